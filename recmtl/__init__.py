@@ -1,0 +1,1 @@
+"""Multitask ranking for CTR/CVR data."""

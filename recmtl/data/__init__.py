@@ -1,0 +1,8 @@
+"""Files to batches. Knows the schema; knows no model."""
+
+from recmtl.data.errors import DataError
+from recmtl.data.loader import Batch, Loader
+from recmtl.data.prepare import encode_rows, prepare
+from recmtl.data.prepared import PreparedData, Rows
+
+__all__ = ["Batch", "DataError", "Loader", "PreparedData", "Rows", "encode_rows", "prepare"]

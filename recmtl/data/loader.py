@@ -1,0 +1,80 @@
+"""Batches cut from a matrix in memory, one gather each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recmtl.data.encode import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.prepared import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model reads and what its losses are measured on.
+
+    Args:
+        ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list.
+        numeric: float32 ``[B, numeric features]``.
+        labels: float32 ``[B, labels]``, NaN where a label is missing.
+        weight: float32 ``[B]``, or ``None`` where every row counts the same.
+    """
+
+    ids: Tensor
+    numeric: Tensor
+    labels: Tensor
+    weight: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+
+class Loader:
+    """Cuts rows into batches; all rows lie on the device, as one matrix.
+
+    Args:
+        rows: The rows.
+        batch_size: The number of rows of a batch; the last one is shorter.
+        device: Where the rows lie and the batches are made.
+        seed: Shuffles the rows, anew in every epoch; ``None`` keeps their order.
+
+    Raises:
+        ValueError: `batch_size` is below 1.
+    """
+
+    def __init__(
+        self, rows: Rows, batch_size: int, device: torch.device | str = "cpu", seed: int | None = None
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._matrix = rows.packed().to(device)
+        self._widths = rows.widths
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def epoch(self, number: int = 0) -> Iterator[Batch]:
+        """Give the batches of one epoch; equal seed and number give the same order."""
+        order = None if self.seed is None else self._order(self.seed, number)
+        for start in range(0, len(self.rows), self.batch_size):
+            if order is None:
+                yield self._cut(self._matrix[start : start + self.batch_size])
+            else:
+                yield self._cut(self._matrix.index_select(0, order[start : start + self.batch_size]))
+
+    def _order(self, seed: int, number: int) -> Tensor:
+        generator = torch.Generator().manual_seed((seed << 20) + number)
+        return torch.randperm(len(self.rows), generator=generator).to(self._matrix.device)
+
+    def _cut(self, packed: Tensor) -> Batch:
+        parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
+        return Batch(
+            ids=parts[IDS],
+            numeric=parts[NUMERIC].view(torch.float32),
+            labels=parts[LABELS].view(torch.float32),
+            weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
+        )

@@ -1,0 +1,161 @@
+"""A schema together with what the training rows taught it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.ipc as ipc
+
+from recmtl.schema.checks import SchemaError
+from recmtl.schema.features import Categorical, MultiCategorical, Numeric
+from recmtl.schema.schema import Schema
+from recmtl.schema.tasks import Task
+
+UNKNOWN, MISSING, FIRST = 0, 1, 2  # the indices of a vocabulary: two reserved ones, then the categories
+SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabularies.arrow"
+
+
+class Moments(NamedTuple):
+    """Mean and standard deviation of a numeric column in the training rows, after its transform."""
+
+    mean: float
+    deviation: float
+
+
+class LabelRate(NamedTuple):
+    """How many training rows have a label, and its (weighted) mean over them."""
+
+    rows: int
+    mean: float
+
+
+class IdBlock(NamedTuple):
+    """The columns that a categorical feature takes in the matrix of ids.
+
+    Args:
+        feature: The feature.
+        size: The number of indices: vocabulary or buckets, "unknown" and "missing" included.
+        start: The first column of the block.
+        length: The number of columns: 1, or the longest list of a multi-valued feature.
+    """
+
+    feature: Categorical
+    size: int
+    start: int
+    length: int
+
+
+@dataclass(frozen=True, eq=False)
+class FittedSchema:
+    """A schema, and the vocabularies, statistics and label rates of its training rows.
+
+    Encoders and models are built from it, and it is saved with a run.
+
+    Args:
+        schema: The schema, its patterns resolved.
+        vocabularies: The categories of each feature that is not hashed, as text, the most frequent first. Their
+            indices start at 2; 0 is "unknown", 1 is "missing".
+        lengths: The longest list kept of each multi-valued feature.
+        moments: Mean and deviation of each numeric feature.
+        integer_keys: The carried columns that hold integers alone; the others are kept as text.
+        rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
+    """
+
+    schema: Schema
+    vocabularies: Mapping[str, pa.Array]
+    lengths: Mapping[str, int]
+    moments: Mapping[str, Moments]
+    integer_keys: frozenset[str]
+    rates: Mapping[tuple[str, str | None], LabelRate]
+
+    @cached_property
+    def id_blocks(self) -> tuple[IdBlock, ...]:
+        """The categorical features in the order of their columns in the matrix of ids."""
+        blocks: list[IdBlock] = []
+        start = 0
+        for feature in self.schema.features:
+            if isinstance(feature, Categorical):
+                categories = feature.hash_buckets or len(self.vocabularies[feature.name])
+                length = self.lengths[feature.name] if isinstance(feature, MultiCategorical) else 1
+                blocks.append(IdBlock(feature, FIRST + categories, start, length))
+                start += length
+        return tuple(blocks)
+
+    @property
+    def id_columns(self) -> int:
+        """The number of columns of the matrix of ids."""
+        return sum(block.length for block in self.id_blocks)
+
+    @cached_property
+    def numeric(self) -> tuple[Numeric, ...]:
+        """The numeric features in the order of their columns."""
+        return tuple(f for f in self.schema.features if isinstance(f, Numeric))
+
+    def rate(self, task: Task) -> LabelRate:
+        """Give the rows that count for a task in training, and the mean of its label over them."""
+        return self.rates[task.label, task.given]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides how rows are encoded; equal fingerprints encode equally."""
+        digest = hashlib.sha256(self._json().encode())
+        for name in sorted(self.vocabularies):
+            digest.update("\0".join([name, *self.vocabularies[name].to_pylist()]).encode())
+        return digest.hexdigest()[:16]
+
+    def _json(self) -> str:
+        content = {
+            "schema": self.schema.to_dict(),
+            "lengths": dict(self.lengths),
+            "moments": {name: m._asdict() for name, m in self.moments.items()},
+            "integer_keys": sorted(self.integer_keys),
+            "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
+            "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
+        }
+        return json.dumps(content, indent=1, ensure_ascii=False)
+
+    def save(self, folder: Path) -> None:
+        """Write the fitted schema into a folder that exists: `schema.json` and `vocabularies.arrow`."""
+        (folder / SCHEMA_FILE).write_text(self._json(), encoding="utf-8")
+        layout = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
+        with ipc.new_file(str(folder / VOCABULARY_FILE), layout) as writer:
+            for name, values in self.vocabularies.items():
+                names = pa.array([name]).take(pa.array([0] * len(values), pa.int32()))
+                writer.write_batch(pa.record_batch([names, values.cast(pa.large_string())], schema=layout))
+
+    @classmethod
+    def load(cls, folder: Path) -> FittedSchema:
+        """Read what `save` wrote.
+
+        Raises:
+            SchemaError: A file is missing, damaged, or the two do not belong together.
+        """
+        try:
+            content = json.loads((folder / SCHEMA_FILE).read_text(encoding="utf-8"))
+            schema = Schema.from_dict(content["schema"], str(folder / SCHEMA_FILE))
+            sizes = content["vocabulary_sizes"]
+            with pa.OSFile(str(folder / VOCABULARY_FILE)) as file:
+                reader = ipc.open_file(file)
+                batches = [reader.get_batch(i).column(1) for i in range(reader.num_record_batches)]
+            fitted = cls(
+                schema=schema,
+                vocabularies=dict(zip(sizes, batches, strict=True)),
+                lengths=content["lengths"],
+                moments={name: Moments(**m) for name, m in content["moments"].items()},
+                integer_keys=frozenset(content["integer_keys"]),
+                rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
+            )
+        except OSError as error:
+            raise SchemaError(f"cannot read the fitted schema in {str(folder)!r}: {error}") from error
+        except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            raise SchemaError(f"the fitted schema in {str(folder)!r} is damaged: {error}") from error
+        if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
+            raise SchemaError(f"the fitted schema in {str(folder)!r} is damaged: its vocabularies have other sizes")
+        return fitted

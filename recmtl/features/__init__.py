@@ -1,0 +1,6 @@
+"""Encoders: from a batch to one dense vector per row."""
+
+from recmtl.features.encoder import FeatureEncoder
+from recmtl.features.table import EmbeddingTable
+
+__all__ = ["EmbeddingTable", "FeatureEncoder"]

@@ -1,0 +1,74 @@
+"""One flat embedding table for all features of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recmtl.layers import SharedTensor
+from recmtl.schema import IdBlock, MultiCategorical
+
+DEVIATION = 0.01  # of a row at the start
+
+
+class EmbeddingTable(nn.Module):
+    """The embeddings of all features of one width: one table, each feature at its own offset.
+
+    Rows start at N(0, 0.01²), the rows of "unknown" at zero. A multi-valued feature is pooled over its elements.
+
+    Shape:
+        - ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list
+        - output: ``[B, features · width]``
+
+    Args:
+        blocks: The features and their columns.
+        width: The width of an embedding.
+    """
+
+    offsets: Tensor
+    columns: Tensor
+    part_of_row: Tensor
+
+    def __init__(self, blocks: Sequence[IdBlock], width: int) -> None:
+        super().__init__()
+        # Single-valued features first: they are one gather without any pooling.
+        blocks = sorted(blocks, key=lambda block: isinstance(block.feature, MultiCategorical))
+        self.width, self.features = width, len(blocks)
+        self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
+        self._singles = len(blocks) - len(self._bags)
+        sizes = torch.tensor([b.size for b in blocks])
+        starts = sizes.cumsum(0) - sizes
+        lengths = torch.tensor([b.length for b in blocks])
+        columns = torch.cat([torch.arange(b.start, b.start + b.length) for b in blocks])
+        self.register_buffer("offsets", starts.repeat_interleave(lengths).int(), persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("part_of_row", torch.arange(len(blocks)).repeat_interleave(sizes), persistent=False)
+        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width) * DEVIATION)
+        with torch.no_grad():
+            self.weight[starts] = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look the embeddings up."""
+        own = ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
+        if not self._bags:
+            return self._rows(own + self.offsets).flatten(1)
+        padding = own < 0
+        rows = self._rows(own.clamp(min=0) + self.offsets)  # [B, columns, width]
+        pooled = [rows[:, : self._singles].flatten(1)]
+        start = self._singles
+        for feature, length in self._bags:
+            kept = ~padding[:, start : start + length, None]
+            total = (rows[:, start : start + length] * kept).sum(1)
+            pooled.append(total / kept.sum(1).clamp(min=1) if feature.pooling == "mean" else total)
+            start += length
+        return torch.cat(pooled, dim=1)
+
+    def _rows(self, flat: Tensor) -> Tensor:
+        # On a CPU the backward of index_select is far faster on repeated ids than that of F.embedding.
+        return self.weight.index_select(0, flat.flatten()).view(*flat.shape, self.width)
+
+    def shared(self) -> SharedTensor:
+        """Name the table: it counts feature by feature."""
+        return SharedTensor(self.weight, self.features, self.part_of_row)

@@ -1,0 +1,130 @@
+"""Fully connected layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+Normalization = Literal["none", "batch", "layer"]
+Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
+Initialization = Literal["xavier", "kaiming", "torch"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "leaky_relu": nn.LeakyReLU,
+}
+
+
+@dataclass(frozen=True)
+class LayerStyle:
+    """What stands around each linear layer: linear, normalisation, activation, dropout, in this order.
+
+    Args:
+        normalization: ``none``, ``batch`` or ``layer``.
+        dropout: The probability with which an activation is dropped in training.
+        activation: ``relu``, ``gelu``, ``silu``, ``tanh`` or ``leaky_relu``.
+        initialization: Of the weights: ``xavier`` or ``kaiming`` (both uniform), or ``torch``'s own. Biases start at
+            0, with ``torch`` at its own.
+
+    Raises:
+        ValueError: An option is none of these.
+    """
+
+    normalization: Normalization = "none"
+    dropout: float = 0.0
+    activation: Activation = "relu"
+    initialization: Initialization = "xavier"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name, choices in {
+            "normalization": Normalization,
+            "activation": Activation,
+            "initialization": Initialization,
+        }.items():
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"`{name}` must be one of {get_args(choices)}, got {getattr(self, name)!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout}")
+
+    def linear(self, in_features: int, out_features: int, stacked: int = 1) -> nn.Linear:
+        """Make a linear layer; `stacked` of them lie side by side in one, each initialised as if it stood alone."""
+        layer = nn.Linear(in_features, out_features * stacked)
+        if self.initialization == "torch":
+            return layer
+        for weight in layer.weight.data.chunk(stacked):
+            if self.initialization == "xavier":
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.kaiming_uniform_(weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+        return layer
+
+    def after(self, features: int, stacked: int = 1) -> nn.Sequential:
+        """Make what follows a linear layer, for `stacked` of them side by side."""
+        steps: list[nn.Module] = []
+        if self.normalization == "batch":
+            steps.append(nn.BatchNorm1d(features * stacked))
+        elif self.normalization == "layer":
+            steps.append(nn.LayerNorm(features) if stacked == 1 else StackedLayerNorm(features, stacked))
+        steps.append(ACTIVATIONS[self.activation]())
+        if self.dropout:
+            steps.append(nn.Dropout(self.dropout))
+        return nn.Sequential(*steps)
+
+
+class StackedLayerNorm(nn.Module):
+    """Several layer normalisations side by side.
+
+    Shape:
+        - input and output: ``[B, stacked · features]``
+    """
+
+    def __init__(self, features: int, stacked: int) -> None:
+        super().__init__()
+        self._norm = nn.GroupNorm(stacked, features * stacked)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each of the stacked slices over its features."""
+        normalized: Tensor = self._norm(x)
+        return normalized
+
+
+class MLP(nn.Sequential):
+    """Linear layers, each followed by normalisation, activation and dropout.
+
+    Shape:
+        - input: ``[B, in_features]``
+        - output: ``[B, sizes[-1]]``, or ``[B, in_features]`` without layers
+
+    Args:
+        in_features: The width of the input.
+        sizes: The widths of the layers.
+        style: What stands around each linear layer.
+
+    Example:
+        >>> MLP(8, [4, 2])(torch.zeros(3, 8)).shape
+        torch.Size([3, 2])
+    """
+
+    def __init__(self, in_features: int, sizes: Sequence[int], style: LayerStyle | None = None) -> None:
+        style = style or LayerStyle()
+        steps: list[nn.Module] = []
+        for size in sizes:
+            if size < 1:
+                raise ValueError(f"the width of a layer must be at least 1, got {size}")
+            steps += [style.linear(in_features, size), style.after(size)]
+            in_features = size
+        super().__init__(*steps)
+        self.out_features = in_features
+
+    @property
+    def last_weights(self) -> tuple[Tensor, ...]:
+        """The weight of the last linear layer; empty without layers."""
+        return tuple(m.weight for m in self if isinstance(m, nn.Linear))[-1:]

@@ -1,0 +1,75 @@
+"""CTR, CVR and CTCVR from whichever two of them a model predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from recmtl.evaluate.metrics import Metrics, binary_metrics, regression_metrics
+from recmtl.schema import Schema, Task
+
+Floats = npt.NDArray[np.float64]
+
+
+def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, int]]:
+    """Derive the member of the funnel that a model does not predict: pCTCVR = pCTR·pCVR, pCVR = min(1, pCTCVR/pCTR).
+
+    Shape:
+        - predictions: ``{task: [rows]}``, probabilities
+
+    Returns:
+        The predictions with the derived one, those of the funnel first; and for a derived CVR, how many rows were
+        capped at 1.
+    """
+    predictions = dict(predictions)
+    if not schema.funnel:
+        return predictions, {}
+    capped: dict[str, int] = {}
+    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
+    if ctr in predictions and cvr in predictions and ctcvr not in predictions:
+        predictions[ctcvr] = predictions[ctr] * predictions[cvr]
+    elif ctr in predictions and ctcvr in predictions and cvr not in predictions:
+        click, both = predictions[ctr], predictions[ctcvr]
+        predictions[cvr] = np.divide(np.minimum(both, click), click, out=np.zeros_like(both), where=click > 0)
+        capped[cvr] = int((both > click).sum())
+    order = [name for name in (ctr, cvr, ctcvr) if name in predictions]
+    return {name: predictions[name] for name in [*order, *predictions]}, capped
+
+
+def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
+    """Give the labels that count for a task ``[rows]``: NaN where its condition is not met."""
+    if task.given is None:
+        return labels[task.label]
+    return np.where(labels[task.given] == 1, labels[task.label], np.nan)
+
+
+def measure(
+    schema: Schema,
+    predictions: Mapping[str, Floats],
+    labels: Mapping[str, Floats],
+    weight: Floats | None = None,
+) -> dict[str, Metrics]:
+    """Measure every reported task of a schema, each on its own sample space.
+
+    Shape:
+        - predictions, labels, weight: ``[rows]`` each
+
+    Args:
+        schema: Says which tasks are reported; with a funnel CTR, CVR and CTCVR, whichever are predicted directly.
+        predictions: By task: probabilities, or the values of a regression.
+        labels: By label column, NaN where missing.
+        weight: Of each row.
+    """
+    completed, capped = complete(schema, predictions)
+    metrics = {}
+    for task in schema.reported_tasks:
+        if task.name not in completed:
+            continue
+        y, p = task_labels(task, labels), completed[task.name]
+        if task.kind == "regression":
+            metrics[task.name] = regression_metrics(y, p, weight)
+        else:
+            metrics[task.name] = binary_metrics(y, p, weight, capped.get(task.name))
+    return metrics

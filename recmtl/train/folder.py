@@ -1,0 +1,97 @@
+"""A run folder: recipe, schema, metrics and checkpoints."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recmtl.data.errors import DataError
+from recmtl.data.files import new_file
+from recmtl.schema import FittedSchema
+
+RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
+CHECKPOINT = "checkpoints/{name}/checkpoint.pt"
+
+
+class RunError(ValueError):
+    """A run folder or checkpoint that cannot be used, said in one sentence."""
+
+
+class RunFolder:
+    """The files of one run, each written beside and renamed.
+
+    ``metrics.json`` comes last: a folder without it holds an unfinished run.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / RESULT).is_file()
+
+    def create(self, schema: FittedSchema) -> None:
+        """Make the folder and write the schema.
+
+        Raises:
+            RunError: The folder holds another run.
+        """
+        if (self.path / SCHEMA).exists():
+            state = "a finished" if self.finished else "an unfinished"
+            raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
+        (self.path / SCHEMA).mkdir(parents=True)
+        schema.save(self.path / SCHEMA)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a line to `metrics.jsonl`."""
+        with (self.path / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read `metrics.jsonl`."""
+        file = self.path / LOG
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Write `metrics.json`, which marks the run as finished."""
+        with new_file(self.path / RESULT) as file:
+            file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
+        """Write a checkpoint, ``best`` or ``last``."""
+        with new_file(self.path / CHECKPOINT.format(name=name)) as file:
+            torch.save(state, file)
+
+    def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+        """Read a checkpoint; it cannot execute code.
+
+        Raises:
+            RunError: The checkpoint is missing or damaged.
+        """
+        path = self.path / CHECKPOINT.format(name=name)
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        except FileNotFoundError:
+            raise RunError(f"{str(self.path)!r} is not a run with a checkpoint: there is no {path}") from None
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+            raise RunError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+        return state
+
+    def schema(self) -> FittedSchema:
+        """Read the fitted schema.
+
+        Raises:
+            DataError: The folder is not a run.
+            SchemaError: The schema is damaged.
+        """
+        if not (self.path / SCHEMA).is_dir():
+            raise DataError(f"{str(self.path)!r} is not a run: it has no {SCHEMA} folder")
+        return FittedSchema.load(self.path / SCHEMA)

@@ -1,0 +1,74 @@
+"""From logits to one loss per objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recmtl.data import Batch
+from recmtl.schema import Schema, Task
+
+FOCUS = 2.0  # the exponent of the focal loss
+
+
+def focal(logits: Tensor, labels: Tensor) -> Tensor:
+    """Weigh each row's cross-entropy by (1 − p)², p its label's probability (Lin et al., ICCV 2017, eq. 4).
+
+    Shape:
+        - inputs and output: ``[B]``
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (1 - torch.exp(-entropy)) ** FOCUS * entropy
+
+
+ROW_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
+    "focal": focal,
+    "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
+    "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
+    "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
+}
+DEFAULT_LOSS = {"binary": "bce", "regression": "mse"}
+
+
+class Losses:
+    """The losses of a model's objectives.
+
+    A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. A
+    batch without such a row gives a loss of exactly 0 without gradient.
+
+    Args:
+        schema: Says in which columns of a batch the labels stand.
+        objectives: What the logits are trained on.
+    """
+
+    def __init__(self, schema: Schema, objectives: Sequence[Task]) -> None:
+        column = {name: i for i, name in enumerate(schema.labels)}
+        self._terms = [
+            (t, column[t.label], column[t.given] if t.given else None, ROW_LOSSES[t.loss or DEFAULT_LOSS[t.kind]])
+            for t in objectives
+        ]
+
+    def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Give one scalar per objective, in their order."""
+        return {
+            task.name: task.weight * self._mean(row_loss, logits[task.name], batch, label, given)
+            for task, label, given, row_loss in self._terms
+        }
+
+    @staticmethod
+    def _mean(
+        row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
+    ) -> Tensor:
+        labels = batch.labels[:, label]
+        valid = ~labels.isnan()
+        if given is not None:
+            valid = valid & (batch.labels[:, given] == 1)
+        weight = valid.to(logits.dtype) if batch.weight is None else valid * batch.weight
+        # Rows that do not count are masked on both sides: whatever stands there, no NaN reaches the gradient.
+        losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))
+        total = weight.sum()
+        return (weight * losses).sum() / torch.where(total > 0, total, 1.0)

@@ -1,0 +1,118 @@
+"""What a user can set about training, in three groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
+Schedule = Literal["constant", "linear", "cosine"]
+Precision = Literal["fp32", "bf16"]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """How the weights move.
+
+    Args:
+        batch_size: Rows per step.
+        optimizer: Builds the optimizer of the model's parameters: any of torch's, ``Adam`` at its 0.001 by default.
+        schedule: Of the learning rate, step by step over all epochs: ``constant``, or falling to 0 in a ``linear``
+            or ``cosine`` way.
+        warmup: The share of all steps in which the learning rate rises linearly from 0 first.
+        clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
+        precision: ``fp32``, or ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in
+            fp32.
+        balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    batch_size: int = 2048
+    optimizer: OptimizerFactory = torch.optim.Adam
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    clip_norm: float | None = None
+    precision: Precision = "fp32"
+    balancer_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"`schedule` must be one of {get_args(Schedule)}, got {self.schedule!r}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {self.precision!r}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"`clip_norm` must be above 0, got {self.clip_norm}")
+        if not self.balancer_rate >= 0:
+            raise ValueError(f"`balancer_rate` must be at least 0, got {self.balancer_rate}")
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When training ends early. The best weights are restored in any case.
+
+    Args:
+        monitor: What is watched on the validation rows: ``auc``, the mean over the objectives, or a task's own metric
+            such as ``ctcvr.auc`` or ``ctr.logloss``. A metric that is undefined neither improves nor costs patience.
+        patience: Stop after so many evaluations without improvement; ``None`` trains all epochs.
+        min_delta: An improvement must be larger than this.
+        evaluations: How often per epoch the validation rows are measured.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    monitor: str = "auc"
+    patience: int | None = 3
+    min_delta: float = 0.0
+    evaluations: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"`patience` must be at least 1, got {self.patience}")
+        if self.min_delta < 0:
+            raise ValueError(f"`min_delta` must be at least 0, got {self.min_delta}")
+        if self.evaluations < 1:
+            raise ValueError(f"`evaluations` must be at least 1, got {self.evaluations}")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a run happens and what it leaves behind.
+
+    Args:
+        folder: The run folder to write; ``None`` writes nothing.
+        seed: Of the shuffling, of dropout and of balancers that draw.
+        device: Such as ``cpu`` or ``cuda``; ``None`` takes the GPU where there is one.
+        log_every: Steps between two lines of `metrics.jsonl`.
+        progress: Show a progress bar on a terminal, plain lines in a log.
+
+    Raises:
+        ValueError: An option is out of its range.
+    """
+
+    folder: Path | None = None
+    seed: int = 0
+    device: str | None = None
+    log_every: int = 50
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.seed < 0:
+            raise ValueError(f"`seed` must be at least 0, got {self.seed}")
+        if self.log_every < 1:
+            raise ValueError(f"`log_every` must be at least 1, got {self.log_every}")

@@ -1,0 +1,70 @@
+"""One training step: losses, balanced gradients, updates. Nothing in it waits for the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from recmtl.balance import Balancer, Leaf, zero_nonfinite_gradients
+from recmtl.data import Batch
+from recmtl.models import RankingModel
+from recmtl.train.losses import Losses
+from recmtl.train.options import Optimization
+from recmtl.train.schedule import learning_rate_factor
+
+
+class Step:
+    """Trains a model on one batch at a time.
+
+    Args:
+        model: The model; the balancer takes its place as the model's fork.
+        balancer: Turns the losses into gradients.
+        options: How the weights move.
+        total_steps: How many steps the schedule of the learning rate spans.
+    """
+
+    def __init__(self, model: RankingModel, balancer: Balancer, options: Optimization, total_steps: int) -> None:
+        self._model, self._balancer, self._options = model, balancer, options
+        self._losses = Losses(model.schema.schema, model.objectives)
+        self._own = list(own_parameters(model, balancer))
+        self.optimizers = [options.optimizer([p for p in self._own if p.requires_grad])]
+        rotations = [p for p in balancer.parameters() if p.requires_grad]
+        if rotations:
+            self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate))
+        factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
+        self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Take one step and give the losses ``[K]``, still on the device."""
+        with autocast(batch.labels.device, self._options):
+            logits = self._model(batch)
+        losses = self._losses(logits, batch)
+        shared = self._model.shared()
+        self._balancer.backward(losses, [Leaf(*tensor) for tensor in shared.tensors], shared.last)
+        zero_nonfinite_gradients(self._own)
+        if self._options.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._own, self._options.clip_norm)
+        for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+        return torch.stack([loss.detach() for loss in losses.values()])
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        return float(self.optimizers[0].param_groups[0]["lr"])
+
+
+def own_parameters(model: RankingModel, balancer: Balancer) -> Iterator[nn.Parameter]:
+    """Give the model's parameters without those of the balancer that lies in its fork."""
+    foreign = {id(parameter) for parameter in balancer.parameters()}
+    return (parameter for parameter in model.parameters() if id(parameter) not in foreign)
+
+
+def autocast(device: torch.device, options: Optimization) -> torch.autocast:
+    """Compute in the precision that the options ask for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -26,9 +27,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
-        os.replace(partial, path)
+        _take_place(partial, path)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _take_place(partial: Path, path: Path) -> None:
+    try:
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise FileExistsError(f"{str(path)!r} appeared meanwhile") from error
         raise
 
 

@@ -185,11 +185,16 @@ def open_sources(data: Data, what: str = "data") -> list[Source]:
     if isinstance(data, pa.Table):
         return [FrameSource(data, f"the {what} table")]
     if isinstance(data, str | Path):
-        return [_open(path) for path in _expand(data)]
+        return [_open(path) for path in expand(data)]
     return [source for item in data for source in open_sources(item, what)]
 
 
-def _expand(location: str | Path) -> list[Path]:
+def expand(location: str | Path) -> list[Path]:
+    """Give the files that a path, folder or glob names.
+
+    Raises:
+        DataError: There are none.
+    """
     path = Path(location)
     if path.is_dir():
         paths = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))

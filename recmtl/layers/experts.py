@@ -38,13 +38,13 @@ class Experts(nn.Module):
         self.experts = experts
         self.wide = style.linear(in_features, first, stacked=experts)
         self.after = style.after(first, stacked=experts)
-        self.towers = nn.ModuleList(MLP(first, rest, style) for _ in range(experts)) if rest else None
+        self.towers = nn.ModuleList(MLP(first, rest, style) for _ in range(experts if rest else 0))
         self.out_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all experts."""
         hidden = self.after(self.wide(x))  # [B, E·first]
-        if self.towers is None:
+        if not len(self.towers):
             return torch.unflatten(hidden, 1, (self.experts, self.out_features))  # [B, E, D]
         chunks = hidden.chunk(self.experts, dim=1)  # E of [B, first]
         return torch.stack([tower(chunk) for tower, chunk in zip(self.towers, chunks, strict=True)], dim=1)  # [B, E, D]
@@ -52,14 +52,13 @@ class Experts(nn.Module):
     def shared(self) -> list[SharedTensor]:
         """Name the parameters: the wide layer counts expert by expert."""
         wide = parameters_of(self.wide, self.experts) + parameters_of(self.after, self.experts)
-        return wide + (parameters_of(self.towers) if self.towers is not None else [])
+        return wide + parameters_of(self.towers)
 
     @property
     def last_weights(self) -> tuple[Tensor, ...]:
         """The weights of the experts' last linear layers."""
-        if self.towers is None:
-            return (self.wide.weight,)
-        return tuple(weight for tower in self.towers for weight in tower.last_weights)
+        weights = [w for tower in self.towers if isinstance(tower, MLP) for w in tower.last_weights]
+        return tuple(weights) or (self.wide.weight,)
 
 
 class Gates(nn.Module):

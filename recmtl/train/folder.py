@@ -38,15 +38,25 @@ class RunFolder:
         """Whether the run came to its end."""
         return (self.path / RESULT).is_file()
 
+    def check_free(self) -> None:
+        """Check that the folder holds no run.
+
+        Raises:
+            RunError: It does, or it is a file.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{str(self.path)!r} is a file: give `--run` a folder")
+        if (self.path / SCHEMA).exists():
+            state = "a finished" if self.finished else "an unfinished"
+            raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
+
     def create(self, schema: FittedSchema) -> None:
         """Make the folder and write the schema.
 
         Raises:
             RunError: The folder holds another run.
         """
-        if (self.path / SCHEMA).exists():
-            state = "a finished" if self.finished else "an unfinished"
-            raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
+        self.check_free()
         (self.path / SCHEMA).mkdir(parents=True)
         schema.save(self.path / SCHEMA)
 

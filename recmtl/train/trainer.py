@@ -131,6 +131,15 @@ class Trainer:
             self._save("best", epoch)
         self.rows_per_second, self.best = meter.rows_per_second, watch.best
 
+    @property
+    def skipped(self) -> dict[str, int]:
+        """How often a loss or gradient was left out for not being finite, by objective; those that never were are not.
+
+        Waits for the device.
+        """
+        counts = self.balancer.skipped.tolist()
+        return {name: count for name, count in zip(self._names, counts, strict=False) if count}
+
     def evaluate(self, rows: Rows) -> pd.DataFrame:
         """Measure the model: one row per task, with a funnel CTR, CVR and CTCVR; NaN and a reason where undefined."""
         return table(self.measure(rows))

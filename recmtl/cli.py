@@ -1,0 +1,318 @@
+"""The command ``recmtl``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile as ConfigFile
+from rich.console import Console
+
+from recmtl.console import Counter, metrics_table
+from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
+from recmtl.data.files import new_file
+from recmtl.data.prepared import MANIFEST
+from recmtl.data.synth import synthesize
+from recmtl.demo import logistic_regression
+from recmtl.evaluate import Metrics
+from recmtl.recipe import add_recipe, build, load_run, open_data, save_recipe
+from recmtl.schema import Schema, SchemaError
+from recmtl.shipped import find_card, find_recipe
+from recmtl.train import RunError, RunFolder, Trainer
+
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+
+class UsageError(ValueError):
+    """Options that do not fit together."""
+
+
+def synth_command(
+    out: Path,
+    rows: int = 200_000,
+    seed: int = 0,
+    vocabulary: int = 0,
+    click_rate: float = 0.05,
+    conversion_rate: float = 0.10,
+) -> None:
+    """Generate rows in the layout of AliExpress with a planted truth: train, valid and test CSV and truth.json.
+
+    Args:
+        out: The folder to write.
+        rows: Rows in all: 80 % train, 10 % validation, 10 % test.
+        seed: Decides the truth and the rows.
+        vocabulary: Values of each of two id-like columns that matter; 0 leaves these columns small.
+        click_rate: Share of rows that are clicked.
+        conversion_rate: Share of clicks that convert.
+    """
+    with Counter() as counter:
+        done = 0
+
+        def progress(total: int) -> None:
+            nonlocal done
+            counter("write", total - done)
+            done = total
+
+        truth = synthesize(
+            out,
+            rows,
+            seed=seed,
+            vocabulary=vocabulary,
+            click_rate=click_rate,
+            conversion_rate=conversion_rate,
+            progress=progress,
+        )
+    bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in truth.test.items() if task.auc is not None)
+    print_line(f"{rows:,} rows in {out} · Bayes AUC of the test rows: {bayes}")
+
+
+def prepare_command(
+    card: str, train: str, out: Path, valid: str | None = None, test: str | None = None, holdout: float = 0.1
+) -> None:
+    """Turn raw files into a prepared dataset.
+
+    Args:
+        card: A dataset card (YAML), or the bare name of a shipped one.
+        train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
+        out: The folder to write; it must not exist yet.
+        valid: Validation rows; without them a share of the training groups is held out.
+        test: Test rows.
+        holdout: The share to hold out when there are no validation rows.
+    """
+    start = time.perf_counter()
+    with Counter() as counter:
+        data = prepare(Schema.load(find_card(card)), train, valid, test, out, holdout, counter)
+        notes(data, counter)
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
+
+
+def evaluate_command(run: Path, rows: str, as_json: bool = False, trust: Sequence[str] = ()) -> None:
+    """Measure the best weights of a run on labelled rows.
+
+    Args:
+        run: The run folder.
+        rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
+        as_json: Print JSON instead of a table.
+        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+    """
+    trainer = load_run(run, trust)
+    metrics = trainer.measure(labelled(trainer, rows))
+    if as_json:
+        print_line(json.dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
+    else:
+        Console().print(metrics_table(metrics, f"{run} on {rows}"))
+
+
+def labelled(trainer: Trainer, rows: str) -> Rows:
+    """Give labelled rows in the encoding of a trained model."""
+    if (Path(rows) / MANIFEST).is_file():
+        return PreparedData.open(rows).test
+    with Counter() as counter:
+        parts = list(encode_rows(trainer.model.schema, rows, progress=counter))
+    return Rows(trainer.model.schema, pa.concat_tables([part.table for part in parts]))
+
+
+def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) -> None:
+    """Predict with the best weights of a run: Parquet with the keys, and a probability per task.
+
+    Args:
+        run: The run folder.
+        rows: Raw files as `prepare` takes them; labels are not needed.
+        out: The Parquet file to write.
+        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+    """
+    trainer = load_run(run, trust)
+    writer: pq.ParquetWriter | None = None
+    count = 0
+    with Counter() as counter, new_file(out) as partial:
+        for part in encode_rows(trainer.model.schema, rows, labelled=False, progress=counter):
+            table = pa.Table.from_pandas(trainer.predict(part), preserve_index=False)
+            writer = writer or pq.ParquetWriter(partial, table.schema)
+            writer.write_table(table)
+            count += len(part)
+        if writer:
+            writer.close()
+    print_line(f"{count:,} predictions in {out}")
+
+
+def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metrics]:
+    """Train a recipe, measure it and finish its run folder."""
+    given = config.get("run") or config.trainer.run.folder
+    config.trainer.run.folder = str(given or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+    RunFolder(config.trainer.run.folder).check_free()
+    options = parser.instantiate(config).data
+    with Counter() as counter:
+        data = open_data(options, counter)
+        notes(data, counter)
+    try:
+        trainer = build(parser, config, data.schema)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    assert trainer.folder is not None
+    save_recipe(parser, config, trainer.folder.path)
+    trainer.fit(data.train, data.splits.get("valid"))
+    measured = {name: trainer.measure(data.splits[name]) for name in ("valid", "test") if name in data.splits}
+    trainer.folder.finish(result(trainer, measured))
+    console = Console()
+    for name, metrics in measured.items():
+        if name == "test" or "test" not in measured:
+            console.print(metrics_table(metrics, f"{name} rows"))
+    skipped = trainer.skipped
+    if skipped:
+        console.print(f"left out for not being finite: {skipped}", highlight=False)
+    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {trainer.folder.path}")
+    return measured.get("test") or measured.get("valid") or {}
+
+
+def result(trainer: Trainer, measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
+    """Give the content of `metrics.json`."""
+    return {
+        **{split: {name: m.to_dict() for name, m in metrics.items()} for split, metrics in measured.items()},
+        "best": {"monitor": trainer.stopping.monitor, "value": trainer.best},
+        "train_rows_per_second": trainer.rows_per_second,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device": str(trainer.device),
+    }
+
+
+def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -> None:
+    """Run the main job on generated rows: CSV files, a prepared dataset, MMOE with MetaBalance, an AUC table.
+
+    Args:
+        out: The folder for files and run; it must not exist yet.
+        rows: Rows to generate.
+        seed: Decides rows and training.
+    """
+    if out.exists():
+        raise DataError(f"{str(out)!r} exists already: give `--out` another folder or remove it")
+    csv, prepared = out / "csv", out / "prepared"
+    synth_command(csv, rows, seed, click_rate=0.10, conversion_rate=0.25)  # so that the test rows say something
+    prepare_command("aliexpress", str(csv / "train.csv"), prepared, str(csv / "valid.csv"), str(csv / "test.csv"))
+    parser = train_parser()
+    arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
+    metrics = train_command(parser, parser.parse_args(resolve_recipe([*arguments, "--run", str(out / "run")])))
+    truth = json.loads((csv / "truth.json").read_text(encoding="utf-8"))["test"]
+    linear = logistic_regression(PreparedData.open(prepared))
+    extra = {
+        "Bayes": {name: truth[name]["auc"] for name in metrics},
+        "logistic": {name: linear[name].values["auc"] for name in metrics},
+    }
+    title = "MMOE with MetaBalance, test AUC beside the best possible (Bayes) and a logistic regression's"
+    Console().print(metrics_table(metrics, title, extra))
+
+
+def notes(data: PreparedData, counter: Counter) -> None:
+    """Show what was noticed while preparing."""
+    for note in data.notes:
+        counter.note(f"note: {note}")
+
+
+def train_parser() -> ArgumentParser:
+    """Build the parser of `recmtl train`."""
+    parser = ArgumentParser(
+        prog="recmtl train", exit_on_error=False, description="Train a model and measure it on the test rows."
+    )
+    parser.add_argument("--config", action=ConfigFile, help="A recipe (YAML), or the bare name of a shipped one.")
+    parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    add_recipe(parser)
+    return parser
+
+
+def resolve_recipe(arguments: Sequence[str]) -> list[str]:
+    """Replace the bare name of a shipped recipe after `--config` by its file.
+
+    Raises:
+        SchemaError: There is no such recipe.
+    """
+    resolved: list[str] = []
+    for argument in arguments:
+        if resolved and resolved[-1] == "--config":
+            argument = str(find_recipe(argument))
+        elif argument.startswith("--config="):
+            argument = f"--config={find_recipe(argument.removeprefix('--config='))}"
+        resolved.append(argument)
+    return resolved
+
+
+def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
+    """Build the parser of a command from its signature; a required `run` is positional."""
+    summary = (command.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, description=summary)
+    positional: set[str | int] = {"run"} if "run" in command.__annotations__ else set()
+    if positional:
+        parser.add_argument("run", type=Path, help="The run folder.")
+    parser.add_function_arguments(command, skip=positional)
+    return parser
+
+
+COMMANDS: Mapping[str, Callable[..., None]] = {
+    "demo": demo_command,
+    "synth": synth_command,
+    "prepare": prepare_command,
+    "evaluate": evaluate_command,
+    "predict": predict_command,
+}
+SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()} | {
+    "train": "Train a model and measure it on the test rows."
+}
+
+
+def usage() -> str:
+    """List the commands."""
+    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "synth", "prepare", "train", "evaluate", "predict")]
+    return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Run a command.
+
+    Raises:
+        UsageError: There is no such command, or its options do not fit together.
+    """
+    name, *rest = arguments or ["--help"]
+    if name in ("-h", "--help"):
+        print_line(usage())
+    elif name == "train":
+        parser = train_parser()
+        train_command(parser, parser.parse_args(resolve_recipe(rest)))
+    elif name in COMMANDS:
+        parser = command_parser(name, COMMANDS[name])
+        values = parser.instantiate(parser.parse_args(rest))
+        COMMANDS[name](**vars(values))
+    else:
+        raise UsageError(f"there is no command {name!r}: give one of {', '.join(SUMMARIES)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; bad input ends in one line and exit status 2."""
+    try:
+        run(sys.argv[1:] if arguments is None else arguments)
+    except (UsageError, DataError, SchemaError, RunError, ArgumentError, OSError) as error:
+        sys.stderr.write(f"recmtl: {one_line(error)}\n")
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        sys.stderr.write("recmtl: interrupted\n")
+        return INTERRUPTED
+    return 0
+
+
+def one_line(error: Exception) -> str:
+    """Say an error in one line."""
+    text = error.message if isinstance(error, ArgumentError) else str(error)
+    return " ".join(str(text).split())
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is."""
+    sys.stdout.write(text + "\n")

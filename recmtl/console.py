@@ -1,0 +1,87 @@
+"""What the command shows on a terminal or in a log."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+from recmtl.evaluate import Metrics
+
+LINE_EVERY = 10.0  # seconds between two plain lines
+FORMATS = {"rows": "{:,.0f}", "positives": "{:,.0f}", "capped": "{:,.0f}"}
+
+
+class Counter:
+    """Counts rows while they are read or written: a moving line on a terminal, plain lines in a log."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True)
+        self._rows: dict[str, int] = {}
+        self._started = self._last_line = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("")
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def __call__(self, what: str, rows: int) -> None:
+        """Count rows more of one kind of work."""
+        self._rows[what] = self._rows.get(what, 0) + rows
+        text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
+        self._bar.update(self._task, description=text)
+        if not self._console.is_terminal and time.monotonic() - self._last_line > LINE_EVERY:
+            self._last_line = time.monotonic()
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
+def metrics_table(
+    metrics: Mapping[str, Metrics], title: str, extra: Mapping[str, Mapping[str, Any]] | None = None
+) -> Table:
+    """Set metrics in a table for a terminal; reasons for what is undefined stand below.
+
+    Args:
+        metrics: By task.
+        title: What stands above.
+        extra: Further columns: ``{column: {task: value}}``, placed after the first metric.
+    """
+    frame = pd.DataFrame([m.to_dict() for m in metrics.values()], index=list(metrics))
+    for position, (column, values) in enumerate((extra or {}).items(), start=1):
+        frame.insert(position, column, [values.get(task) for task in frame.index])
+    reasons = frame.pop("reason") if "reason" in frame else pd.Series(dtype=object)
+    notes = [f"{task}: {reason}" for task, reason in reasons.items() if isinstance(reason, str)]
+    shown = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
+    shown.add_column("task")
+    for column in frame.columns:
+        shown.add_column(str(column), justify="right")
+    for task, row in frame.iterrows():
+        shown.add_row(str(task), *(_cell(str(c), v) for c, v in row.items()))
+    return shown
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    return FORMATS.get(column, "{:.4f}").format(value)

@@ -1,0 +1,64 @@
+"""Prepared datasets of raw files, kept under a key of their content and schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from recmtl.data.errors import DataError
+from recmtl.data.prepare import Progress, prepare
+from recmtl.data.prepared import VERSION, PreparedData
+from recmtl.data.sources import expand
+from recmtl.schema import Schema, SchemaError
+
+
+def default_cache() -> Path:
+    """Give the folder for prepared datasets: `RECMTL_CACHE`, or `recmtl` in the user's cache folder."""
+    own = os.environ.get("RECMTL_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recmtl"
+
+
+def prepare_cached(
+    schema: Schema,
+    train: str,
+    valid: str | None = None,
+    test: str | None = None,
+    holdout: float = 0.1,
+    cache: Path | None = None,
+    progress: Progress = lambda what, rows: None,
+) -> PreparedData:
+    """Prepare raw files, or open what was prepared from files of the same content by the same schema.
+
+    Args:
+        schema: What the columns mean.
+        train: Training files, as `prepare` takes them.
+        valid: Validation files.
+        test: Test files.
+        holdout: The share of the training groups to hold out when there are no validation files.
+        cache: The folder that keeps prepared datasets.
+        progress: Called with what is being done and the number of rows just read.
+
+    Raises:
+        DataError: A file is missing or cannot be used.
+        SchemaError: A column is missing.
+    """
+    splits = {"train": train, "valid": valid, "test": test}
+    digests = {name: [_digest(path) for path in expand(files)] for name, files in splits.items() if files}
+    key = json.dumps([VERSION, schema.to_dict(), holdout, digests], sort_keys=True)
+    folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if folder.is_dir():
+        try:
+            return PreparedData.open(folder)
+        except (DataError, SchemaError) as error:
+            raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
+    try:
+        return prepare(schema, train, valid, test, folder, holdout, progress)
+    except FileExistsError:  # another process wanted the same and was faster
+        return PreparedData.open(folder)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() + "".join(path.suffixes)

@@ -1,0 +1,177 @@
+"""Recipes: a dataset, a model, a balancer and a trainer, from files and options to objects and back.
+
+Constructor signatures and docstrings are the options, the help, the recipe keys and the checks.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from recmtl.balance import Balancer
+from recmtl.data import DataError, PreparedData
+from recmtl.data.cache import prepare_cached
+from recmtl.data.files import new_file
+from recmtl.data.prepare import Progress
+from recmtl.data.prepared import MANIFEST
+from recmtl.models import RankingModel
+from recmtl.schema import FittedSchema, Schema
+from recmtl.shipped import find_card
+from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train.folder import RECIPE
+
+TRUSTED = ("recmtl", "torch.nn", "torch.optim")
+PLAIN = re.compile(r"\w*")
+IMPORT = re.compile(r"\w+(\.\w+)+")
+
+ModelFactory = Callable[[FittedSchema], RankingModel]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which rows, and what their columns mean.
+
+    Args:
+        card: A dataset card (YAML), or the bare name of a shipped one; not needed for a prepared dataset.
+        train: Training rows: a CSV, Parquet or Arrow file, a glob, a folder of them, or a prepared dataset.
+        valid: Validation rows; without them a share of the training groups is held out.
+        test: Test rows, measured once at the end.
+        holdout: The share of the training groups to hold out when there are no validation rows.
+        cache: Where prepared datasets are kept; by default `recmtl` in the user's cache folder.
+    """
+
+    card: str | None = None
+    train: str | None = None
+    valid: str | None = None
+    test: str | None = None
+    holdout: float = 0.1
+    cache: Path | None = None
+
+
+def add_recipe(parser: ArgumentParser) -> None:
+    """Add the keys of a recipe to a parser."""
+    parser.add_class_arguments(DataOptions, "data")
+    parser.add_argument(
+        "--model", type=ModelFactory, default={"class_path": "recmtl.models.MMOE"}, help="The ranking model."
+    )
+    parser.add_argument(
+        "--balancer", type=Balancer, default={"class_path": "recmtl.balance.Sum"}, help="Balances the shared gradient."
+    )
+    parser.add_class_arguments(Trainer, "trainer", skip={"model", "balancer"}, instantiate=False)
+
+
+def open_data(options: DataOptions, progress: Progress = lambda what, rows: None) -> PreparedData:
+    """Open the data of a recipe; raw files are prepared into the cache first.
+
+    Raises:
+        DataError: No training rows or no card are named, or the data cannot be read.
+        SchemaError: The card cannot be used.
+    """
+    if options.train is None:
+        raise DataError("no training rows are named: give `--data.train`")
+    if (Path(options.train) / MANIFEST).is_file():
+        if options.valid or options.test:
+            raise DataError(f"{options.train!r} is a prepared dataset: it brings its own validation and test rows")
+        return PreparedData.open(options.train)
+    if options.card is None:
+        raise DataError("no dataset card is named: give `--data.card`, a YAML file or a shipped name")
+    schema = Schema.load(find_card(options.card))
+    return prepare_cached(schema, options.train, options.valid, options.test, options.holdout, options.cache, progress)
+
+
+def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:
+    """Build the trainer of a recipe, its model and its balancer; the seed decides the first weights.
+
+    Raises:
+        ValueError: An option is out of its range, or the model does not fit the schema.
+    """
+    torch.manual_seed(config.trainer.run.seed)
+    objects = parser.instantiate(config)
+    return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+
+
+def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None:
+    """Write a recipe from which the run can be repeated, and as comments what else its bits depend on."""
+    content = yaml.safe_load(parser.dump(config, skip_unset=False))
+    content = {key: content[key] for key in ("data", "model", "balancer", "trainer")}
+    with new_file(folder / RECIPE) as file:
+        text = "".join(f"# {line}\n" for line in environment())
+        file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def environment() -> list[str]:
+    """Say what the bits of a run depend on beside its recipe."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    return [f"torch {torch.__version__}", f"CPU {cpu}", f"{torch.get_num_threads()} threads"]
+
+
+def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
+    """Build the trainer of a run and load its best weights.
+
+    The run's recipe names classes; only those of recmtl and torch are imported.
+
+    Args:
+        folder: The run folder.
+        trust: Further modules whose classes the recipe may name.
+
+    Raises:
+        RunError: The folder is not a finished run, its recipe names a class that is not trusted, or its checkpoint
+            does not fit.
+    """
+    run = RunFolder(folder)
+    path = run.path / RECIPE
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
+    except yaml.YAMLError as error:
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not run.finished:
+        raise RunError(f"{str(run.path)!r} holds an unfinished run")
+    check_trust(recipe, tuple(trust), path)
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe(parser)
+    recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
+    return build(parser, parser.parse_object(recipe), run.schema()).load("best", run)
+
+
+def check_trust(recipe: Any, trust: tuple[str, ...], path: Path) -> None:
+    """Refuse a recipe that names anything to import beside recmtl, torch and what is trusted.
+
+    Raises:
+        RunError: It does, or it is not a recipe.
+    """
+    try:
+        parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+        wellformed = all(isinstance(part, dict) for part in (*parts, recipe["trainer"]["run"]))
+    except (KeyError, TypeError):
+        wellformed = False
+    if not wellformed or not all(isinstance(recipe["trainer"][key], dict) for key in ("stopping", "run")):
+        raise RunError(f"{path} is not the recipe of a run")
+    for text in strings(parts):
+        trusted = any(text == name or text.startswith(f"{name}.") for name in (*TRUSTED, *trust))
+        if not (PLAIN.fullmatch(text) or (IMPORT.fullmatch(text) and trusted)):
+            raise RunError(f"{path} names {text!r}, which is not trusted: if it should be, give `--trust MODULE`")
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Walk all strings of nested data."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from strings(item)

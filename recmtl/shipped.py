@@ -1,0 +1,38 @@
+"""The dataset cards and recipes that come with recmtl, found by their bare names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from recmtl.schema import SchemaError
+
+PACKAGE = Path(__file__).parent
+# In a wheel they lie inside the package, in a checkout beside it.
+ROOT = PACKAGE / "_shipped" if (PACKAGE / "_shipped").is_dir() else PACKAGE.parent
+
+
+def find_card(name: str) -> Path:
+    """Find a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``.
+
+    Raises:
+        SchemaError: There is neither.
+    """
+    return _find(name, "data", "dataset card")
+
+
+def find_recipe(name: str) -> Path:
+    """Find a recipe: a file, or the bare name of a shipped one such as ``aliexpress_mmoe``.
+
+    Raises:
+        SchemaError: There is neither.
+    """
+    return _find(name, "models", "recipe")
+
+
+def _find(name: str, folder: str, what: str) -> Path:
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.stem: path for path in sorted((ROOT / folder).glob("*.yaml"))}
+    if name in shipped:
+        return shipped[name]
+    raise SchemaError(f"there is no {what} {name!r}: give a file or one of {', '.join(shipped)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
@@ -14,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse import ActionConfigFile as ConfigFile
 from rich.console import Console
 
 from recmtl.console import Counter, metrics_table
@@ -24,7 +24,7 @@ from recmtl.data.prepared import MANIFEST
 from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
-from recmtl.recipe import add_recipe, build, load_run, open_data, save_recipe
+from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
 from recmtl.schema import Schema, SchemaError
 from recmtl.shipped import find_card, find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
@@ -223,7 +223,7 @@ def train_parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="recmtl train", exit_on_error=False, description="Train a model and measure it on the test rows."
     )
-    parser.add_argument("--config", action=ConfigFile, help="A recipe (YAML), or the bare name of a shipped one.")
+    parser.add_argument("--config", action="config", help="A recipe (YAML), or the bare name of a shipped one.")
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
     add_recipe(parser)
     return parser
@@ -309,8 +309,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_line(error: Exception) -> str:
     """Say an error in one line."""
-    text = error.message if isinstance(error, ArgumentError) else str(error)
-    return " ".join(str(text).split())
+    text = " ".join(str(error.message if isinstance(error, ArgumentError) else error).split())
+    unknown = re.fullmatch(r'Parser key "(\w+)": Expected a dot import path string: (\S+)', text)
+    if not unknown:
+        return text
+    what, name = unknown.groups()
+    return f"there is no {what} {name!r}: give one of {', '.join(known_names(what))}, or the import path of your own"
 
 
 def print_line(text: str) -> None:

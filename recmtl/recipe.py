@@ -9,6 +9,7 @@ import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from recmtl import balance, models
 from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
@@ -66,6 +68,13 @@ def add_recipe(parser: ArgumentParser) -> None:
         "--balancer", type=Balancer, default={"class_path": "recmtl.balance.Sum"}, help="Balances the shared gradient."
     )
     parser.add_class_arguments(Trainer, "trainer", skip={"model", "balancer"}, instantiate=False)
+
+
+def known_names(key: str) -> list[str]:
+    """Give the names of the shipped classes that a key of a recipe can hold, ``model`` or ``balancer``."""
+    package, base = {"model": (models, RankingModel), "balancer": (balance, Balancer)}[key]
+    classes = [getattr(package, name) for name in package.__all__]
+    return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
 
 
 def open_data(options: DataOptions, progress: Progress = lambda what, rows: None) -> PreparedData:

@@ -1,0 +1,35 @@
+# Each target makes .venv if it is missing; a second call reinstalls nothing.
+PYTHON ?= python3
+VENV = .venv
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo test check lint types examples clean
+
+demo: $(INSTALLED)
+	$(BIN)/recmtl demo --out demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto
+
+check: lint types test
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+examples: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto tests/test_examples.py
+
+clean:
+	rm -rf $(VENV) build dist
+
+# torch first: asked for by itself it is the pinned build and nothing more.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,31 @@
+"""Gradient balancing for multitask models: K losses in, the shared layers' gradients balanced.
+
+Any torch model can use it. A method works on the losses' weights, on the tasks' gradients of the shared tensors, or
+on the gradients where the representation forks into heads.
+"""
+
+from recmtl.balance.base import Balancer, Leaf, Sizes
+from recmtl.balance.gradnorm import GradNorm, GradNormRule
+from recmtl.balance.loss_weights import LossWeightBalancer
+from recmtl.balance.metabalance import MetaBalance
+from recmtl.balance.nonfinite import zero_nonfinite_gradients
+from recmtl.balance.normalized_splitter import NormalizedSplitter
+from recmtl.balance.representation import RepresentationBalancer
+from recmtl.balance.sum import Sum
+from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
+
+__all__ = [
+    "Balancer",
+    "GradNorm",
+    "GradNormRule",
+    "Leaf",
+    "LossWeightBalancer",
+    "MetaBalance",
+    "NormalizedSplitter",
+    "RepresentationBalancer",
+    "Sizes",
+    "Sum",
+    "TaskGradientBalancer",
+    "TaskGradients",
+    "zero_nonfinite_gradients",
+]

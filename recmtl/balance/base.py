@@ -1,0 +1,240 @@
+"""What every balancer is: losses in, gradients out, all state in buffers."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Leaf(NamedTuple):
+    """A shared tensor, and the parts that a balancer counts it as.
+
+    Experts stacked in one wide weight, or the features of one flat table, are tensors of their own to a method
+    that works tensor by tensor. The parts say where they lie.
+
+    Attributes:
+        tensor: A leaf of the graph, of any shape.
+        parts: The number of parts.
+        part_of_row: The part of each row of dimension 0, int64 `[rows]`; None for `parts` equal chunks of it.
+
+    Example:
+        >>> import torch
+        >>> experts = torch.zeros(4 * 16, 32, requires_grad=True)  # four experts' first layers in one weight
+        >>> Leaf(experts, parts=4).parts
+        4
+    """
+
+    tensor: Tensor
+    parts: int = 1
+    part_of_row: Tensor | None = None
+
+
+class Sizes(NamedTuple):
+    """The sizes that a balancer's state may depend on; 0 where it does not depend on one.
+
+    Attributes:
+        objectives: The number of losses, K.
+        heads: The number of views, H.
+        features: The width of a view, D.
+        parts: The number of parts of all shared leaves together, P.
+    """
+
+    objectives: int = 0
+    heads: int = 0
+    features: int = 0
+    parts: int = 0
+
+    def __str__(self) -> str:
+        return ", ".join(f"{size} {name}" for name, size in self._asdict().items() if size) or "no sizes"
+
+
+class Balancer(nn.Module, ABC):
+    """Turns K losses into gradients; the base of the three families.
+
+    A method belongs to one of `LossWeightBalancer`, `TaskGradientBalancer` and `RepresentationBalancer`, which
+    implement `backward` and `fork`. What is left to the method is its state (`_build`) and its mathematics.
+
+    State lives in buffers of at least float32: it is in `state_dict`, follows the model's device, and is not cast
+    down by `half()` or `bfloat16()`. It is made by `setup`, or at first use, or by `load_state_dict`.
+
+    A task is *absent* from a step when its loss does not depend on the parameters, or its gradient is exactly zero
+    (give a loss of 0 for a task without a valid row in the batch). It contributes nothing and its state stays. A
+    task whose loss or gradient is not finite is left out in the same way, and counted in `skipped`. Neither is
+    looked up on the host: no step waits for the device.
+
+    Attributes:
+        names: The losses' names, or None while they have none.
+        skipped: How often each task was left out for not being finite, int64 `[K]` (`[H]` for representation
+            methods); None before the state is made.
+    """
+
+    depends_on: ClassVar[tuple[str, ...]]
+    skipped: Tensor
+    sizes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: tuple[str, ...] | None = None
+        self._sizes: Sizes | None = None
+        self.register_buffer("skipped", None)
+        self.register_buffer("sizes", None)
+        self.register_load_state_dict_pre_hook(_build_like)  # type: ignore[no-untyped-call]
+
+    def setup(
+        self, *, objectives: int, heads: int, features: int, parts: int, names: Sequence[str] | None = None
+    ) -> None:
+        """Makes all state, so that optimizers and checkpoints find it. Without it the first step does so.
+
+        Args:
+            objectives: The number of losses, K.
+            heads: The number of views of the shared representation, H.
+            features: The width of a view, D.
+            parts: The number of parts of all shared leaves together, P.
+            names: The losses' names, in their order.
+
+        Raises:
+            ValueError: If the state was made for other sizes, or there are not as many names as objectives.
+        """
+        if names is not None:
+            if len(names) != objectives or len(set(names)) != objectives:
+                raise ValueError(f"`names` must be {objectives} different names, got {list(names)}")
+            self.names = tuple(names)
+        self._fit(Sizes(objectives, heads, features, parts))
+
+    def fork(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Stands between trunk and heads; hands the views on as they are, unless the method works on them.
+
+        Args:
+            views: One view of the shared representation per head.
+
+        Returns:
+            What the heads read.
+
+        Shape:
+            - views: H tensors `[B, D]`.
+            - output: H tensors `[B, D]`.
+        """
+        return tuple(views)
+
+    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Calls `fork`, so that the balancer can be a submodule of a model."""
+        return self.fork(views)
+
+    @abstractmethod
+    def backward(
+        self,
+        losses: Sequence[Tensor] | Mapping[str, Tensor],
+        shared: Sequence[Tensor | Leaf],
+        last: Sequence[Tensor] = (),
+    ) -> None:
+        """Adds the balanced gradient to `.grad` of every leaf, and frees the graph.
+
+        Args:
+            losses: K scalars, one per objective; names match a mapping to the order of the names.
+            shared: The leaves that more than one objective trains. All others are private.
+            last: Those of them that come last before the views, for methods that measure there.
+
+        Raises:
+            ValueError: If a loss is no scalar, or the sizes are not those that the state was made for.
+        """
+
+    @property
+    @abstractmethod
+    def weights(self) -> Tensor | None:
+        """The tasks' current weights `[K]`, detached; None for a method without weights, or before its state."""
+
+    @abstractmethod
+    def _build(self, sizes: Sizes) -> None:
+        """Registers the method's state; `sizes` holds those named in `depends_on`."""
+
+    def _fit(self, sizes: Sizes) -> None:
+        wanted = Sizes(**{name: getattr(sizes, name) for name in self.depends_on})
+        if self._sizes is None:
+            self._build(wanted)
+            self.skipped = torch.zeros(wanted.objectives or wanted.heads, dtype=torch.int64)
+            self.sizes = torch.tensor(wanted)
+            self._sizes = wanted
+        elif self._sizes != wanted:
+            raise ValueError(f"{type(self).__name__} was made for {self._sizes}; got {wanted}: use a new balancer")
+
+    def _ready(self, like: Tensor, sizes: Sizes) -> None:
+        """Makes the state if there is none, and moves it to the device (and up to the precision) of `like`."""
+        self._fit(sizes)
+        if self.skipped.device != like.device:
+            self.to(like.device)
+        if like.dtype == torch.float64:
+            self._widen()
+
+    def _widen(self) -> None:
+        if any(state.dtype == torch.float32 for state in self.state_dict().values()):
+            self.double()
+
+    def _ordered(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
+        if isinstance(losses, Mapping):
+            if self.names is None:
+                self.names = tuple(losses)
+            if set(losses) != set(self.names):
+                raise ValueError(f"`losses` must be named {sorted(self.names)}, got {sorted(losses)}")
+            ordered = [losses[name] for name in self.names]
+        else:
+            ordered = list(losses)
+        if not ordered:
+            raise ValueError("`losses` must hold one loss per objective, got none")
+        for index, loss in enumerate(ordered):
+            if loss.dim():
+                raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
+        return ordered
+
+    def _label(self, index: int) -> str:
+        return f"loss {index}" if self.names is None else f"loss '{self.names[index]}'"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_precision(state: Tensor) -> Tensor:
+            moved = fn(state)
+            return state.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def detached(losses: Sequence[Tensor]) -> Tensor:
+    """The losses' values in one tensor `[K]` of at least float32, without their graph."""
+    values = torch.stack([loss.detach() for loss in losses])
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def backward_weighted(losses: Sequence[Tensor], weights: Tensor) -> None:
+    """Runs one backward pass of the weighted sum of the losses that depend on anything.
+
+    A weight of exactly 0 starts a task's pass from a zero gradient, whatever its loss is.
+    """
+    pairs = zip(losses, weights.unbind(), strict=True)
+    reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
+    if reached:
+        torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached])
+
+
+def start_corrected(average: Tensor, beta: float, updates: Tensor) -> Tensor:
+    """An exponential average that began at 0, divided by 1 − βᵗ; 0 while it has no update.
+
+    1 − βᵗ is formed without cancellation, which at β = 0.999 would cost float32 half of its digits.
+    """
+    if beta == 0.0:
+        return average
+    exponent = updates.clamp(min=1).to(average.dtype) * math.log(beta)
+    return average / -torch.expm1(exponent)
+
+
+def _build_like(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
+    """Makes the state that a saved one needs to be loaded into."""
+    assert isinstance(module, Balancer)
+    saved = state_dict.get(prefix + "sizes")
+    if saved is None:
+        return
+    if module._sizes is None:
+        module._fit(Sizes(*saved.tolist()))
+    if any(state.dtype == torch.float64 for name, state in state_dict.items() if name.startswith(prefix)):
+        module._widen()

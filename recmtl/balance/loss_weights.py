@@ -1,0 +1,69 @@
+"""The family that weighs whole losses: one backward pass of Σ w_k·L_k."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recmtl.balance.base import Balancer, Leaf, Sizes, backward_weighted, detached
+
+
+class LossWeightBalancer(Balancer, ABC):
+    """Weighs each loss as a whole: shared and private gradients alike are those of Σ w_k·L_k.
+
+    A method registers its state in `_build` and computes the K weights in `_weigh`.
+
+    Note:
+        A loss that is not finite gets a weight of 0. Where its graph multiplies by something infinite the gradient
+        is still not finite; `zero_nonfinite_gradients` before the optimizer's step sees to that.
+
+    Example:
+        >>> import torch
+        >>> class FirstTwice(LossWeightBalancer):
+        ...     weights = None
+        ...     def _build(self, sizes):
+        ...         pass
+        ...     def _weigh(self, losses, values, shared, last):
+        ...         weights = torch.ones_like(values)
+        ...         weights[0] = 2.0
+        ...         return weights
+        >>> x = torch.tensor(3.0, requires_grad=True)
+        >>> FirstTwice().backward([x, x], shared=[x])
+        >>> x.grad
+        tensor(3.)
+    """
+
+    depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
+
+    def backward(
+        self,
+        losses: Sequence[Tensor] | Mapping[str, Tensor],
+        shared: Sequence[Tensor | Leaf],
+        last: Sequence[Tensor] = (),
+    ) -> None:
+        """Adds the gradient of Σ w_k·L_k to `.grad` of every leaf.
+
+        Args:
+            losses: K scalars, one per objective.
+            shared: The leaves that more than one objective trains.
+            last: Those of them that come last before the views.
+
+        Raises:
+            ValueError: If a loss is no scalar, or the sizes are not those that the state was made for.
+        """
+        ordered = self._ordered(losses)
+        self._ready(ordered[0], Sizes(objectives=len(ordered)))
+        tensors = [leaf.tensor if isinstance(leaf, Leaf) else leaf for leaf in shared]
+        values = detached(ordered)  # [K]
+        finite = values.isfinite()
+        weights = self._weigh(ordered, values, tensors, last)  # [K]
+        self.skipped += ~finite
+        backward_weighted(ordered, torch.where(finite, weights, 0.0))
+
+    @abstractmethod
+    def _weigh(
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+    ) -> Tensor:
+        """The weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors."""

@@ -1,0 +1,132 @@
+"""The family that works where the trunk forks into heads: on the gradients at the views."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from recmtl.balance.base import Balancer, Leaf, Sizes, backward_weighted, detached
+
+
+class RepresentationBalancer(Balancer, ABC):
+    """Passes the views on to the heads, and works on the heads' gradients on their way back to the trunk.
+
+    `fork` is one autograd function over all H views: its backward pass gets the H gradients at once. So the method
+    acts under any backward pass through it, a plain `loss.backward()` too, and `backward` adds the losses up. All
+    that lies after the fork is private. Call it on one sum of the losses: a backward pass per loss shows the method
+    one task at a time.
+
+    A method registers its state in `_build` and writes `_inward`. One that turns the views on their way out writes
+    `_outward` too; the tensors of its own that it turns them with come from `_own`, and get their gradient from
+    `_inward`.
+
+    Example:
+        >>> import torch
+        >>> class Signs(RepresentationBalancer):
+        ...     weights = None
+        ...     def _build(self, sizes):
+        ...         pass
+        ...     def _inward(self, gradients, own):
+        ...         return [None if g is None else g.sign() for g in gradients], []
+        >>> z = torch.tensor([[1.0, 2.0]], requires_grad=True)
+        >>> a, b = Signs().fork([z, z])
+        >>> (5 * a.sum() - 3 * b[0, 0]).backward()
+        >>> z.grad
+        tensor([[0., 1.]])
+    """
+
+    depends_on: ClassVar[tuple[str, ...]] = ("heads",)
+
+    def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Hands each head its view, and the method the gradients on their way back.
+
+        Args:
+            views: One view of the shared representation per head; one tensor stands for the same view H times, once
+                the number of heads is known.
+
+        Returns:
+            What the heads read.
+
+        Raises:
+            ValueError: If the number of heads is not known, or not the one that the state was made for.
+
+        Shape:
+            - views: H tensors `[B, D]`.
+            - output: H tensors `[B, D]`.
+        """
+        if isinstance(views, Tensor):
+            if self._sizes is None:
+                raise ValueError("the number of heads is not known: give a sequence with one view per head")
+            views = [views] * self._sizes.heads
+        if not views:
+            raise ValueError("`views` must hold one view per head, got none")
+        features = views[0].shape[-1] if views[0].dim() else 0
+        self._ready(views[0], Sizes(heads=len(views), features=features))
+        own = self._own()
+        if not torch.is_grad_enabled():
+            return tuple(self._outward(views, own))
+        outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
+        return outputs
+
+    def backward(
+        self,
+        losses: Sequence[Tensor] | Mapping[str, Tensor],
+        shared: Sequence[Tensor | Leaf],
+        last: Sequence[Tensor] = (),
+    ) -> None:
+        """Adds the gradient of Σ_k L_k, as changed at the fork, to `.grad` of every leaf.
+
+        Args:
+            losses: K scalars, one per objective.
+            shared: Not used: the method sees what passes the fork.
+            last: Not used.
+
+        Raises:
+            ValueError: If a loss is no scalar.
+        """
+        ordered = self._ordered(losses)
+        values = detached(ordered)  # [K]
+        finite = values.isfinite()
+        if self._sizes is None or self._sizes.heads != len(ordered):
+            backward_weighted(ordered, finite.to(values.dtype))
+            return
+        expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
+        backward_weighted(ordered, finite.to(values.dtype))
+        self.skipped = torch.maximum(self.skipped, expected)
+
+    def _own(self) -> Sequence[Tensor]:
+        """Tensors of the method that the views are turned with, and that `_inward` has a gradient for."""
+        return ()
+
+    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the heads read of the views."""
+        return [view.view_as(view) for view in views]
+
+    @abstractmethod
+    def _inward(
+        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+        """The gradients of the views and of `own`, from those at the heads' inputs; moves the state.
+
+        A gradient is None where no loss reaches the head; those given must not be written into.
+        """
+
+
+class _Fork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, balancer: RepresentationBalancer, heads: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        views, own = tensors[:heads], tensors[heads:]
+        ctx.balancer = balancer
+        ctx.save_for_backward(*own)
+        ctx.set_materialize_grads(False)
+        return tuple(balancer._outward(views, own))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        device = next(gradient.device for gradient in gradients if gradient is not None)
+        with torch.autocast(device.type, enabled=False):
+            views, own = ctx.balancer._inward(gradients, ctx.saved_tensors)
+        return (None, None, *views, *own)

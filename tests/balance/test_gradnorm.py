@@ -1,0 +1,197 @@
+"""GradNorm against hand-worked numbers, and against autograd and torch's Adam on the paper's loss."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from recmtl.balance import GradNorm, GradNormRule, Leaf
+
+TOLERANCE = {"rtol": 1e-10, "atol": 1e-14}
+
+
+def pairs(*losses_and_norms):
+    """A weight W `[1, 2K]` and losses of given values whose gradients on W have given norms."""
+    W = torch.zeros(1, len(losses_and_norms), dtype=torch.float64, requires_grad=True)
+    return W, [loss + norm * W[0, k] for k, (loss, norm) in enumerate(losses_and_norms)]
+
+
+def test_first_step_by_hand():
+    # G = 3, 1; targets 2, 2; s = +1, −1; pull 3, −1; mean of w·pull 1; slope 2, −2: Adam's first step is ±lr
+    W, losses = pairs((0.7, 3.0), (0.2, 1.0))
+    balancer = GradNorm(lr=0.1)
+    balancer.backward(losses, shared=[W])
+    assert W.grad.tolist() == [[3.0, 1.0]]
+    expected = 2 * torch.tensor([-0.1, 0.1], dtype=torch.float64).softmax(0)
+    torch.testing.assert_close(balancer.weights, expected, rtol=1e-8, atol=0.0)
+    assert balancer.rule.initial.tolist() == [0.7, 0.2]
+
+
+def test_the_second_step_uses_the_moved_weights():
+    balancer = GradNorm()
+    W, losses = pairs((1.0, 3.0), (1.0, 1.0))
+    balancer.backward(losses, shared=[W])
+    weights = balancer.weights
+    W, losses = pairs((1.0, 3.0), (1.0, 1.0))
+    balancer.backward(losses, shared=[W])
+    torch.testing.assert_close(W.grad[0], weights * torch.tensor([3.0, 1.0], dtype=torch.float64))
+    assert not balancer.weights.equal(weights)
+
+
+def test_slope_of_three_tasks_by_hand():
+    rule = GradNormRule(3, alpha=1.0, lr=0.025).double()
+    rule.initial.copy_(torch.tensor([1.0, 2.0, 4.0]))
+    # L̃ = 1, 1/2, 1/4, mean 7/12; r = 12/7, 6/7, 3/7; norms 2, 4, 6, mean 4; T = 48/7, 24/7, 12/7; s = −, +, +
+    rule.step(torch.ones(3, dtype=torch.float64), torch.tensor([2.0, 4.0, 6.0], dtype=torch.float64))
+    pull = torch.tensor([-2.0, 4.0, 6.0], dtype=torch.float64)
+    torch.testing.assert_close(rule.mean, 0.1 * (pull - 8 / 3), **TOLERANCE)
+
+
+def test_the_task_that_has_learned_least_is_favoured():
+    rule = GradNormRule(2, alpha=1.5, lr=0.025)
+    rule.step(torch.tensor([1.0, 1.0]), norms=torch.tensor([1.0, 1.0]))
+    for _ in range(20):
+        rule.step(torch.tensor([0.9, 0.1]), norms=torch.tensor([1.0, 1.0]))
+    assert rule.weights[0] > 1.2
+
+
+@pytest.mark.parametrize("alpha", [0.5, 3.0])
+def test_alpha_decides_between_norm_and_progress(alpha):
+    """The first task has the larger gradient and has learned less: only a strong α favours it."""
+    rule = GradNormRule(2, alpha=alpha, lr=0.025)
+    rule.initial.fill_(1.0)
+    rule.step(torch.tensor([0.9, 0.5]), norms=torch.tensor([2.0, 1.0]))
+    assert bool(rule.weights[0] > 1) is (alpha == 3.0)
+
+
+def test_weights_stay_positive_with_losses_a_thousand_times_apart():
+    balancer = GradNorm()
+    for _ in range(500):
+        W, losses = pairs((1000.0, 1000.0), (1.0, 1.0))
+        balancer.backward(losses, shared=[W])
+    weights = balancer.weights
+    assert weights.min() > 0
+    assert weights.sum().item() == pytest.approx(2.0)
+    assert weights[1] > 1.9
+
+
+def test_an_absent_task_keeps_its_logit_and_the_first_loss_it_had():
+    balancer = GradNorm()
+    W, (loss, _) = pairs((1.0, 3.0), (1.0, 1.0))
+    balancer.backward([loss, W.sum() * 0.0], shared=[W])
+    assert balancer.rule.initial.tolist() == [1.0, 0.0]
+    W, losses = pairs((0.5, 3.0), (8.0, 1.0))
+    balancer.backward(losses, shared=[W])
+    assert balancer.rule.initial.tolist() == [1.0, 8.0]
+    before = balancer.rule.logits.clone()
+    W, (loss, _) = pairs((0.5, 3.0), (8.0, 1.0))
+    balancer.backward([loss, torch.zeros((), dtype=torch.float64)], shared=[W])
+    assert balancer.rule.logits[1] == before[1]
+    assert balancer.rule.updates.tolist() == [3, 1]
+
+
+def test_a_loss_that_is_not_positive_is_trained_on_but_not_compared():
+    balancer = GradNorm()
+    W, losses = pairs((-1.0, 3.0), (1.0, 1.0))
+    balancer.backward(losses, shared=[W])
+    assert W.grad.tolist() == [[3.0, 1.0]]
+    assert balancer.rule.updates.tolist() == [0, 1]
+    assert balancer.rule.initial.tolist() == [0.0, 1.0]
+
+
+def test_a_nonfinite_norm_leaves_the_task_out():
+    balancer = GradNorm()
+    W, (a, b) = pairs((1.0, 3.0), (1.0, 1.0))
+    hook = (W[0, 0] * 1.0).clamp(min=-1)
+    hook.register_hook(lambda gradient: gradient * torch.nan)
+    balancer.backward([a, b + hook], shared=[W])
+    assert balancer.skipped.tolist() == [0, 1]
+    assert balancer.rule.updates.tolist() == [1, 0]
+
+
+def test_measures_on_last_or_the_last_matrix_that_is_trained():
+    tensors = [torch.ones(2, 2, requires_grad=True), torch.ones(3, 2, requires_grad=True)]
+    frozen, bias = torch.ones(2, 2), torch.ones(3, requires_grad=True)
+
+    def moved(**arguments):
+        balancer = GradNorm()
+        first, second = tensors
+        losses = [10 * first.sum() + second.sum() + bias.sum(), first.sum() + 10 * second.sum()]
+        balancer.backward(losses, shared=[Leaf(first), Leaf(second, parts=3), frozen, bias], **arguments)
+        return (balancer.weights - 1).sign().tolist()
+
+    assert moved() == [1.0, -1.0]
+    assert moved(last=[tensors[0]]) == [-1.0, 1.0]
+    assert moved(last=[tensors[0], frozen]) == [-1.0, 1.0]
+
+
+def test_last_may_be_several_tensors_measured_together():
+    x, y = torch.zeros(2, requires_grad=True), torch.zeros(2, requires_grad=True)
+    balancer = GradNorm()
+    balancer.backward([1 + 3 * x[0] + 4 * y[0], 1 + 5 * x[1]], shared=[x, y], last=[x, y])
+    assert balancer.weights.tolist() == [1.0, 1.0]  # both norms are 5
+
+
+@pytest.mark.parametrize("shared", [[torch.zeros(2, 2)], []])
+def test_says_so_when_there_is_nothing_to_measure_on(shared):
+    loss = torch.ones((), requires_grad=True)
+    with pytest.raises(ValueError, match="give one that requires a gradient in `last`"):
+        GradNorm().backward([loss, loss], shared=shared)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"alpha": -1.0}, "`alpha`"), ({"lr": 0.0}, "`lr`")])
+def test_refuses_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GradNorm(**arguments)
+
+
+def test_equals_autograd_through_the_papers_loss_and_adam():
+    torch.manual_seed(0)
+    double = {"dtype": torch.float64}
+    trunk = nn.Sequential(nn.Linear(5, 6, **double), nn.Tanh(), nn.Linear(6, 4, **double), nn.Tanh())
+    towers = nn.ModuleList(nn.Linear(4, 1, **double) for _ in range(3))
+    parameters = [*trunk.parameters(), *towers.parameters()]
+    W, alpha = trunk[2].weight, 1.5
+    balancer = GradNorm(alpha=alpha, lr=0.025)
+    omega = torch.zeros(3, **double, requires_grad=True)
+    adam = torch.optim.Adam([omega], lr=0.025)
+    initial = None
+    for _ in range(40):
+        x, y = torch.randn(16, 5, **double), torch.randn(16, 3, **double)
+
+        def losses(x=x, y=y):
+            z = trunk(x)
+            return [
+                s * (t(z)[:, 0] - y[:, k]).square().mean()
+                for k, (s, t) in enumerate(zip((1, 30, 0.1), towers, strict=True))
+            ]
+
+        L = losses()
+        w = 3 * omega.softmax(0)
+        expected = torch.autograd.grad(sum(a * b for a, b in zip(w.detach(), L, strict=True)), parameters)
+        G = torch.stack(
+            [wk * torch.autograd.grad(loss, W)[0].norm() for wk, loss in zip(w, losses_again(losses), strict=True)]
+        )
+        values = torch.stack([loss.detach() for loss in L])
+        initial = values if initial is None else initial
+        r = (values / initial) / (values / initial).mean()
+        adam.zero_grad()
+        (G - (G.mean() * r**alpha).detach()).abs().sum().backward()
+        adam.step()
+
+        for p in parameters:
+            p.grad = None
+        balancer.backward(losses(), shared=list(trunk.parameters()))
+        for p, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(p.grad, gradient, **TOLERANCE)
+        torch.testing.assert_close(balancer.weights, 3 * omega.detach().softmax(0), **TOLERANCE)
+        with torch.no_grad():
+            for p in parameters:
+                p -= 0.01 * p.grad
+    assert math.dist(balancer.weights.tolist(), [1, 1, 1]) > 0.1
+
+
+def losses_again(losses):
+    """Each loss from a graph of its own."""
+    return [losses()[k] for k in range(3)]

@@ -1,1 +1,55 @@
-"""Multitask ranking for CTR/CVR data."""
+"""Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
+
+from recmtl.balance import Balancer, GradNorm, MetaBalance, NormalizedSplitter, Sum
+from recmtl.data import Batch, DataError, Loader, PreparedData, Rows, prepare
+from recmtl.features import FeatureEncoder
+from recmtl.layers import LayerStyle
+from recmtl.models import ESMM, MMOE, RankingModel, SharedBottom
+from recmtl.recipe import load_run
+from recmtl.schema import (
+    Categorical,
+    FittedSchema,
+    Funnel,
+    MultiCategorical,
+    Numeric,
+    Schema,
+    SchemaError,
+    Task,
+)
+from recmtl.shipped import card
+from recmtl.train import Optimization, Run, RunError, Stopping, Trainer
+
+__all__ = [
+    "ESMM",
+    "MMOE",
+    "Balancer",
+    "Batch",
+    "Categorical",
+    "DataError",
+    "FeatureEncoder",
+    "FittedSchema",
+    "Funnel",
+    "GradNorm",
+    "LayerStyle",
+    "Loader",
+    "MetaBalance",
+    "MultiCategorical",
+    "NormalizedSplitter",
+    "Numeric",
+    "Optimization",
+    "PreparedData",
+    "RankingModel",
+    "Rows",
+    "Run",
+    "RunError",
+    "Schema",
+    "SchemaError",
+    "SharedBottom",
+    "Stopping",
+    "Sum",
+    "Task",
+    "Trainer",
+    "card",
+    "load_run",
+    "prepare",
+]

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from recmtl import shipped
 from recmtl.console import Counter, metrics_table
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
@@ -25,9 +26,11 @@ from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
 from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
-from recmtl.schema import Schema, SchemaError
-from recmtl.shipped import find_card, find_recipe
+from recmtl.schema import SchemaError
+from recmtl.shipped import find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train.curves import save_learning_curves
+from recmtl.train.folder import PLOTS
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -91,7 +94,7 @@ def prepare_command(
     """
     start = time.perf_counter()
     with Counter() as counter:
-        data = prepare(Schema.load(find_card(card)), train, valid, test, out, holdout, counter)
+        data = prepare(shipped.card(card), train, valid, test, out, holdout, counter)
         notes(data, counter)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
@@ -163,6 +166,7 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
     save_recipe(parser, config, trainer.folder.path)
     trainer.fit(data.train, data.splits.get("valid"))
     measured = {name: trainer.measure(data.splits[name]) for name in ("valid", "test") if name in data.splits}
+    save_learning_curves(trainer.folder.records(), trainer.folder.path / PLOTS / "learning_curves.png")
     trainer.folder.finish(result(trainer, measured))
     console = Console()
     for name, metrics in measured.items():

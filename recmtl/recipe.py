@@ -25,8 +25,8 @@ from recmtl.data.files import new_file
 from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST
 from recmtl.models import RankingModel
-from recmtl.schema import FittedSchema, Schema
-from recmtl.shipped import find_card
+from recmtl.schema import FittedSchema
+from recmtl.shipped import card
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
 
@@ -92,7 +92,7 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
         return PreparedData.open(options.train)
     if options.card is None:
         raise DataError("no dataset card is named: give `--data.card`, a YAML file or a shipped name")
-    schema = Schema.load(find_card(options.card))
+    schema = card(options.card)
     return prepare_cached(schema, options.train, options.valid, options.test, options.holdout, options.cache, progress)
 
 

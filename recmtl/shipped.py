@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recmtl.schema import SchemaError
+from recmtl.schema import Schema, SchemaError
 
 PACKAGE = Path(__file__).parent
 # In a wheel they lie inside the package, in a checkout beside it.
 ROOT = PACKAGE / "_shipped" if (PACKAGE / "_shipped").is_dir() else PACKAGE.parent
+
+
+def card(name: str) -> Schema:
+    """Read a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``.
+
+    Raises:
+        SchemaError: There is neither, or it is no card.
+    """
+    return Schema.load(find_card(name))
 
 
 def find_card(name: str) -> Path:

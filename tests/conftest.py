@@ -1,5 +1,78 @@
-"""Settings that every test shares."""
+"""Settings and data that many tests share."""
 
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
 import torch
 
+import recmtl
+from recmtl.data.synth import synthesize
+
 torch.set_num_threads(1)  # tests run side by side, one process a core
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("RECMTL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="session")
+def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train, valid and test CSV in the layout of AliExpress, 3,000 rows in all."""
+    folder = tmp_path_factory.mktemp("csv")
+    synthesize(folder, 3000, seed=1, click_rate=0.2, conversion_rate=0.3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def aliexpress(csv: Path) -> recmtl.PreparedData:
+    """The generated rows, prepared by the AliExpress card."""
+    return recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", csv / "valid.csv", csv / "test.csv")
+
+
+@pytest.fixture(scope="session")
+def small() -> recmtl.PreparedData:
+    """200 rows with every kind of feature, a funnel, a regression, missing labels and row weights."""
+    rng = np.random.default_rng(0)
+    rows = 200
+    click = rng.integers(0, 2, rows).astype(float)
+    frame = pd.DataFrame(
+        {
+            "user": rng.integers(0, 7, rows),
+            "genres": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4), replace=False)) for _ in range(rows)],
+            "price": rng.normal(size=rows),
+            "click": np.where(np.arange(rows) == 3, np.nan, click),
+            "conversion": click * rng.integers(0, 2, rows),
+            "stay": rng.exponential(size=rows),
+            "weight": rng.uniform(0.5, 2, rows),
+        }
+    )
+    schema = recmtl.Schema(
+        features=[
+            recmtl.Categorical("user", width=5),
+            recmtl.MultiCategorical("genres"),
+            recmtl.Numeric("price"),
+        ],
+        tasks=[
+            recmtl.Task("ctr", "click"),
+            recmtl.Task("cvr", "conversion", given="click"),
+            recmtl.Task("stay", "stay", kind="regression"),
+        ],
+        funnel=recmtl.Funnel("click", "conversion"),
+        weight="weight",
+    )
+    return recmtl.prepare(schema, frame, valid=frame.head(50), test=frame.tail(50))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real rows; the test is skipped where there is none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("RECMTL_REAL_DATA") or beside)
+    if not folder.is_dir():
+        pytest.skip("no data folder: RECMTL_REAL_DATA names none")
+    return folder

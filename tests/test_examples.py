@@ -1,0 +1,32 @@
+"""The examples run, as a user would run them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NEEDS_DATA = {"census.py"}
+
+
+def run(script: Path, *arguments: str) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py") if p.name not in NEEDS_DATA))
+def test_example_runs_and_says_something(name: str) -> None:
+    assert run(EXAMPLES / name).strip()
+
+
+def test_census_example_learns_both_tasks(real_data: Path) -> None:
+    printed = run(EXAMPLES / "census.py", str(real_data / "census_income"), "--epochs", "1")
+    aucs = [float(line.split()[1]) for line in printed.splitlines() if line.startswith(("income", "never_married"))]
+    assert len(aucs) == 4
+    assert min(aucs) > 0.9

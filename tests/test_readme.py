@@ -1,0 +1,57 @@
+"""What the README says works."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recmtl.cli import COMMANDS, main
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a reader would be: generated rows take the place of AliExpress_NL."""
+    (tmp_path / "AliExpress_NL").mkdir()
+    for name in ("train.csv", "test.csv"):
+        shutil.copy(csv / name, tmp_path / "AliExpress_NL" / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def commands() -> list[str]:
+    lines = [line for language, block in BLOCKS if language == "console" for line in block.splitlines()]
+    return [line for line in lines if line.startswith("recmtl ")]
+
+
+def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(commands()) >= 4
+    for command in commands():
+        assert main(shlex.split(command)[1:]) == 0, (command, capsys.readouterr().err)
+    again = ["train", "--config", "runs/nl/recipe.yaml", "--run", "runs/again"]
+    assert main(again) == 0
+    for run in ("runs/nl", "runs/again"):
+        for name in re.findall(
+            r"^\| `([\w./-]+)`(?:, `([\w./-]+)`)? \|", README.split("run folder holds")[1], re.MULTILINE
+        ):
+            for path in filter(None, name):
+                assert (folder / run / path).exists(), path
+    assert (folder / "predictions.parquet").exists()
+
+
+@pytest.mark.parametrize("number", range(sum(language == "python" for language, _ in BLOCKS)))
+def test_python_block(number: int, folder: Path) -> None:
+    block = [block for language, block in BLOCKS if language == "python"][number]
+    exec(compile(block, f"README block {number}", "exec"), {})
+
+
+def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    for target in set(re.findall(r"make (\w+)`", README)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for command in set(re.findall(r"`recmtl (\w+)", README)):
+        assert command in COMMANDS or command == "train", command

@@ -15,10 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
-from rich.console import Console
 
 from recmtl import shipped
-from recmtl.console import Counter, metrics_table
+from recmtl.console import Counter, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
 from recmtl.data.prepared import MANIFEST
@@ -114,7 +113,7 @@ def evaluate_command(run: Path, rows: str, as_json: bool = False, trust: Sequenc
     if as_json:
         print_line(json.dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
-        Console().print(metrics_table(metrics, f"{run} on {rows}"))
+        print_metrics(metrics, f"{run} on {rows}")
 
 
 def labelled(trainer: Trainer, rows: str) -> Rows:
@@ -168,13 +167,12 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
     measured = {name: trainer.measure(data.splits[name]) for name in ("valid", "test") if name in data.splits}
     save_learning_curves(trainer.folder.records(), trainer.folder.path / PLOTS / "learning_curves.png")
     trainer.folder.finish(result(trainer, measured))
-    console = Console()
     for name, metrics in measured.items():
         if name == "test" or "test" not in measured:
-            console.print(metrics_table(metrics, f"{name} rows"))
+            print_metrics(metrics, f"{name} rows")
     skipped = trainer.skipped
     if skipped:
-        console.print(f"left out for not being finite: {skipped}", highlight=False)
+        print_line(f"left out for not being finite: {skipped}")
     print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {trainer.folder.path}")
     return measured.get("test") or measured.get("valid") or {}
 
@@ -213,7 +211,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
         "logistic": {name: linear[name].values["auc"] for name in metrics},
     }
     title = "MMOE with MetaBalance, test AUC beside the best possible (Bayes) and a logistic regression's"
-    Console().print(metrics_table(metrics, title, extra))
+    print_metrics(metrics, title, extra)
 
 
 def notes(data: PreparedData, counter: Counter) -> None:

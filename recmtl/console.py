@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
-from recmtl.evaluate import Metrics
+from recmtl.evaluate import Metrics, table
 
 LINE_EVERY = 10.0  # seconds between two plain lines
 FORMATS = {"rows": "{:,.0f}", "positives": "{:,.0f}", "capped": "{:,.0f}"}
@@ -57,28 +57,31 @@ class Counter:
         self._console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
-def metrics_table(
+def print_metrics(
     metrics: Mapping[str, Metrics], title: str, extra: Mapping[str, Mapping[str, Any]] | None = None
-) -> Table:
-    """Set metrics in a table for a terminal; reasons for what is undefined stand below.
+) -> None:
+    """Print metrics as a table; reasons for what is undefined stand below.
 
     Args:
         metrics: By task.
         title: What stands above.
         extra: Further columns: ``{column: {task: value}}``, placed after the first metric.
     """
-    frame = pd.DataFrame([m.to_dict() for m in metrics.values()], index=list(metrics))
+    frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
-        frame.insert(position, column, [values.get(task) for task in frame.index])
-    reasons = frame.pop("reason") if "reason" in frame else pd.Series(dtype=object)
-    notes = [f"{task}: {reason}" for task, reason in reasons.items() if isinstance(reason, str)]
-    shown = Table(title=title, title_justify="left", caption="\n".join(notes) or None, caption_justify="left")
-    shown.add_column("task")
+        frame.insert(position, column, [values.get(str(task)) for task in frame.index])
+    reasons = {task: m.reason for task, m in metrics.items() if m.reason}
+    frame = frame.drop(columns="reason", errors="ignore")
+    shown = Table("task")
     for column in frame.columns:
         shown.add_column(str(column), justify="right")
     for task, row in frame.iterrows():
         shown.add_row(str(task), *(_cell(str(c), v) for c, v in row.items()))
-    return shown
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(title, markup=False)
+    console.print(shown)
+    for task, reason in reasons.items():
+        console.print(f"{task}: {reason}", markup=False)
 
 
 def _cell(column: str, value: Any) -> str:

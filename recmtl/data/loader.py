@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,7 +38,8 @@ class Loader:
 
     Args:
         rows: The rows.
-        batch_size: The number of rows of a batch; the last one is shorter.
+        batch_size: The number of rows of a batch. The last one is shorter; a single row left over joins the batch
+            before it, because batch normalisation cannot train on one row.
         device: Where the rows lie and the batches are made.
         seed: Shuffles the rows, anew in every epoch; ``None`` keeps their order.
 
@@ -55,16 +57,21 @@ class Loader:
         self._widths = rows.widths
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return len(self._starts())
 
     def epoch(self, number: int = 0) -> Iterator[Batch]:
         """Give the batches of one epoch; equal seed and number give the same order."""
         order = None if self.seed is None else self._order(self.seed, number)
-        for start in range(0, len(self.rows), self.batch_size):
+        starts = self._starts()
+        for start, end in itertools.pairwise([*starts, len(self.rows)]):
             if order is None:
-                yield self._cut(self._matrix[start : start + self.batch_size])
+                yield self._cut(self._matrix[start:end])
             else:
-                yield self._cut(self._matrix.index_select(0, order[start : start + self.batch_size]))
+                yield self._cut(self._matrix.index_select(0, order[start:end]))
+
+    def _starts(self) -> range:
+        rows = len(self.rows)
+        return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
     def _order(self, seed: int, number: int) -> Tensor:
         generator = torch.Generator().manual_seed((seed << 20) + number)

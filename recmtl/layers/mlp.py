@@ -96,7 +96,7 @@ class StackedLayerNorm(nn.Module):
         return normalized
 
 
-class MLP(nn.Sequential):
+class MLP(nn.Module):
     """Linear layers, each followed by normalisation, activation and dropout.
 
     Shape:
@@ -114,6 +114,7 @@ class MLP(nn.Sequential):
     """
 
     def __init__(self, in_features: int, sizes: Sequence[int], style: LayerStyle | None = None) -> None:
+        super().__init__()
         style = style or LayerStyle()
         steps: list[nn.Module] = []
         for size in sizes:
@@ -121,10 +122,15 @@ class MLP(nn.Sequential):
                 raise ValueError(f"the width of a layer must be at least 1, got {size}")
             steps += [style.linear(in_features, size), style.after(size)]
             in_features = size
-        super().__init__(*steps)
+        self.layers = nn.Sequential(*steps)
         self.out_features = in_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the layers."""
+        output: Tensor = self.layers(x)
+        return output
 
     @property
     def last_weights(self) -> tuple[Tensor, ...]:
         """The weight of the last linear layer; empty without layers."""
-        return tuple(m.weight for m in self if isinstance(m, nn.Linear))[-1:]
+        return tuple(m.weight for m in self.layers if isinstance(m, nn.Linear))[-1:]

@@ -1,0 +1,1 @@
+"""Side-by-side measurements; their last results lie under results/."""

@@ -1,0 +1,167 @@
+"""What holds for every exported model, with every exported balancer."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recmtl
+from recmtl import balance, models
+from recmtl.balance import Leaf
+from recmtl.data import Batch, Loader
+from recmtl.train import Losses, Optimization, Step
+
+MODELS = [
+    c
+    for c in (getattr(models, name) for name in models.__all__)
+    if isinstance(c, type) and issubclass(c, models.RankingModel) and not inspect.isabstract(c)
+]
+BALANCERS = [
+    c
+    for c in (getattr(balance, name) for name in balance.__all__)
+    if isinstance(c, type) and issubclass(c, balance.Balancer) and not inspect.isabstract(c)
+]
+each_model = pytest.mark.parametrize("cls", MODELS, ids=lambda c: c.__name__)
+each_balancer = pytest.mark.parametrize("balancer", BALANCERS, ids=lambda c: c.__name__)
+
+
+@pytest.fixture
+def batch(aliexpress: recmtl.PreparedData) -> Batch:
+    return next(Loader(aliexpress.train, 256, seed=0).epoch())
+
+
+def built(cls: type[models.RankingModel], data: recmtl.PreparedData, **options: object) -> models.RankingModel:
+    torch.manual_seed(0)
+    return cls(data.schema, **options)
+
+
+@each_model
+def test_logits_of_every_objective(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    logits = built(cls, aliexpress)(batch)
+    assert {t.name for t in built(cls, aliexpress).objectives} <= set(logits)
+    assert all(v.shape == (256,) and v.dtype == torch.float32 and v.isfinite().all() for v in logits.values())
+
+
+@each_model
+def test_predictions_start_at_the_label_rates(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    logits = built(cls, aliexpress)(batch)
+    for task in aliexpress.schema.schema.tasks:
+        mean = torch.sigmoid(logits[task.name]).mean().item()
+        assert mean == pytest.approx(aliexpress.schema.rate(task).mean, rel=0.35)
+
+
+@each_model
+def test_views_have_the_width_that_is_said(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    model = built(cls, aliexpress)
+    views = model.trunk(batch)
+    assert [view.shape for view in views] == [(256, model.view_features)] * len(model.heads)
+
+
+@each_model
+def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
+    cls: type, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    """Found without asking the model: a parameter before the fork with a gradient from more than one head's view."""
+    model = built(cls, aliexpress)
+    before = [p for name, p in model.named_parameters() if not name.startswith(("heads.", "gates."))]
+    losses = Losses(model.schema.schema, model.objectives)(model(batch), batch)
+    reached = torch.zeros(len(before), dtype=torch.int64)
+    for loss in losses.values():
+        gradients = torch.autograd.grad(loss, before, retain_graph=True, allow_unused=True)
+        reached += torch.tensor([g is not None for g in gradients])
+    assert {id(p) for p, count in zip(before, reached, strict=True) if count > 1} == {
+        id(s.tensor) for s in model.shared().tensors
+    }
+
+
+@each_model
+def test_parts_divide_their_tensors(cls: type, aliexpress: recmtl.PreparedData) -> None:
+    shared = built(cls, aliexpress).shared()
+    for tensor, parts, part_of_row in shared.tensors:
+        if part_of_row is None:
+            assert tensor.shape[0] % parts == 0
+        else:
+            assert part_of_row.unique().numel() == parts
+            assert len(part_of_row) == len(tensor)
+    assert {id(t) for t in shared.last} <= {id(s.tensor) for s in shared.tensors}
+
+
+@each_balancer
+@each_model
+def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
+    cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    model, method = built(cls, aliexpress), balancer()
+    plain = copy.deepcopy(model)
+    trainer = recmtl.Trainer(model, method, run=recmtl.Run(progress=False, device="cpu"))
+    losses = Losses(model.schema.schema, model.objectives)
+    shared = model.shared()
+    method.backward(losses(model(batch), batch), [Leaf(*s) for s in shared.tensors], shared.last)
+    sum(losses(plain(batch), batch).values()).backward()
+    for mine, theirs in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    model.zero_grad()
+    step = Step(trainer.model, method, Optimization(), 20)
+    first = step(batch)
+    for _ in range(15):
+        last = step(batch)
+    assert (last < first).all()
+
+
+@each_balancer
+@each_model
+def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    model = built(cls, aliexpress)
+    trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+    step = Step(trainer.model, trainer.balancer, Optimization(precision="bf16"), 20)
+    first = step(batch)
+    for _ in range(15):
+        last = step(batch)
+    assert (last < first).all()
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@each_balancer
+@each_model
+def test_state_is_in_the_models_state_dict(
+    cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    """A second model continues bit for bit from the first one's state."""
+    runs = []
+    for _ in range(2):
+        model = built(cls, aliexpress)
+        trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+        runs.append((model, Step(model, trainer.balancer, Optimization(), 20)))
+    (model, step), (other, other_step) = runs
+    for _ in range(3):
+        step(batch)
+    other.load_state_dict(model.state_dict())
+    for mine, theirs in zip(step.optimizers, other_step.optimizers, strict=True):
+        theirs.load_state_dict(copy.deepcopy(mine.state_dict()))
+    for _ in range(2):
+        assert torch.equal(step(batch), other_step(batch))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+class ScalarTower(nn.Module):
+    """An own tower that gives `[B]`."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(features))
+
+    def forward(self, view: Tensor) -> Tensor:
+        return view @ self.weight
+
+
+@each_balancer
+@each_model
+def test_own_towers(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    name = list(built(cls, aliexpress).heads)[1]
+    model = built(cls, aliexpress, towers={name: ScalarTower})
+    trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+    before = model.heads[name].tower.weight.clone()
+    Step(model, trainer.balancer, Optimization(), 20)(batch)
+    assert not torch.equal(before, model.heads[name].tower.weight)

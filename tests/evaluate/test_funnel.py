@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+import recmtl
+from recmtl.evaluate import complete, measure
+
+FUNNEL = recmtl.Funnel("click", "conversion")
+CTR, CVR, CTCVR = (
+    recmtl.Task("ctr", "click"),
+    recmtl.Task("cvr", "conversion", given="click"),
+    recmtl.Task("ctcvr", "conversion"),
+)
+LABELS = {"click": np.array([1.0, 1, 1, 0, 0]), "conversion": np.array([1.0, 0, 0, 0, 0])}
+
+
+def schema(*tasks: recmtl.Task, funnel: recmtl.Funnel | None = FUNNEL) -> recmtl.Schema:
+    return recmtl.Schema([recmtl.Numeric("x")], tasks, funnel=funnel)
+
+
+def test_ctcvr_is_the_product() -> None:
+    predictions, capped = complete(schema(CTR, CVR), {"ctr": np.array([0.5, 0.2]), "cvr": np.array([0.1, 0.5])})
+    assert list(predictions) == ["ctr", "cvr", "ctcvr"]
+    assert predictions["ctcvr"] == pytest.approx([0.05, 0.1])
+    assert capped == {}
+
+
+def test_cvr_is_the_ratio_capped_at_one_and_counted() -> None:
+    given = {"ctr": np.array([0.5, 0.2, 0.0]), "ctcvr": np.array([0.1, 0.3, 0.0])}
+    predictions, capped = complete(schema(CTR, CTCVR), given)
+    assert predictions["cvr"] == pytest.approx([0.2, 1.0, 0.0])
+    assert capped == {"cvr": 1}
+
+
+def test_nothing_is_derived_where_the_model_predicts_it() -> None:
+    given = {"ctr": np.array([0.5]), "cvr": np.array([0.9]), "ctcvr": np.array([0.1])}
+    assert complete(schema(CTR), given)[0] == given
+
+
+def test_without_a_funnel_nothing_is_derived() -> None:
+    given = {"ctr": np.array([0.5]), "ctcvr": np.array([0.1])}
+    assert complete(schema(CTR, CTCVR, funnel=None), given) == (given, {})
+
+
+@pytest.mark.parametrize("tasks", [(CTR, CVR), (CTR, CTCVR)])
+def test_each_task_is_measured_on_its_own_rows(tasks: tuple[recmtl.Task, ...]) -> None:
+    probabilities = {"ctr": np.full(5, 0.5), "cvr": np.full(5, 0.3), "ctcvr": np.full(5, 0.15)}
+    metrics = measure(schema(*tasks), {t.name: probabilities[t.name] for t in tasks}, LABELS)
+    assert {name: (m.rows, m.positives) for name, m in metrics.items()} == {
+        "ctr": (5, 3),
+        "cvr": (3, 1),
+        "ctcvr": (5, 1),
+    }
+    assert metrics["cvr"].values["logloss"] == pytest.approx(-(np.log(0.3) + 2 * np.log(0.7)) / 3)
+
+
+def test_a_conversion_without_a_click_counts_for_ctcvr_alone() -> None:
+    labels = {"click": np.array([1.0, 0.0]), "conversion": np.array([0.0, 1.0])}
+    metrics = measure(schema(CTR, CTCVR), {"ctr": np.full(2, 0.5), "ctcvr": np.full(2, 0.2)}, labels)
+    assert (metrics["ctcvr"].positives, metrics["cvr"].positives) == (1, 0)
+
+
+def test_regressions_are_measured_as_such() -> None:
+    task = recmtl.Task("stay", "stay", kind="regression")
+    metrics = measure(schema(task, funnel=None), {"stay": np.array([1.0, 2.0])}, {"stay": np.array([1.0, 4.0])})
+    assert metrics["stay"].values["mae"] == 1.0

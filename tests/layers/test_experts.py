@@ -1,0 +1,66 @@
+"""Experts laid out for speed equal experts built as separate modules, in value and in gradient."""
+
+import pytest
+import torch
+from torch import nn
+
+from recmtl.layers import MLP, Experts, Gates, LayerStyle
+
+STYLES = [LayerStyle(), LayerStyle(normalization="batch"), LayerStyle(normalization="layer", activation="silu")]
+
+
+def separate(experts: Experts, sizes: list[int], style: LayerStyle) -> nn.ModuleList:
+    """The same experts as plain MLPs."""
+    count, (first, *rest) = experts.experts, sizes
+    alone = nn.ModuleList(MLP(experts.wide.in_features, sizes, style) for _ in range(count)).double()
+    for index, mlp in enumerate(alone):
+        chunk = slice(index * first, (index + 1) * first)
+        mlp.layers[0].weight.data, mlp.layers[0].bias.data = (
+            experts.wide.weight.data[chunk],
+            experts.wide.bias.data[chunk],
+        )
+        if rest:
+            for mine, theirs in zip(mlp.layers[2:].parameters(), experts.towers[index].parameters(), strict=True):
+                mine.data = theirs.data
+    return alone
+
+
+@pytest.mark.parametrize("sizes", [[6], [6, 4], [6, 5, 3]])
+@pytest.mark.parametrize("style", STYLES, ids=["plain", "batch", "layer"])
+def test_equal_separate_modules(sizes: list[int], style: LayerStyle) -> None:
+    experts = Experts(7, 3, sizes, style).double()
+    alone = separate(experts, sizes, style)
+    x = torch.randn(9, 7, dtype=torch.float64)
+    wide, plain = experts(x), torch.stack([mlp(x) for mlp in alone], dim=1)
+    torch.testing.assert_close(wide, plain, rtol=1e-12, atol=1e-12)
+    target = torch.randn_like(wide)
+    (wide * target).sum().backward()
+    (plain * target).sum().backward()
+    expected = torch.cat([mlp.layers[0].weight.grad for mlp in alone])
+    torch.testing.assert_close(experts.wide.weight.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_the_wide_layer_counts_expert_by_expert() -> None:
+    shared = Experts(7, 3, [6, 4], LayerStyle(normalization="batch")).shared()
+    parts = [(tuple(s.tensor.shape), s.parts) for s in shared]
+    assert parts[:4] == [((18, 7), 3), ((18,), 3), ((18,), 3), ((18,), 3)]
+    assert sum(s.parts for s in shared) == 3 * 8  # two layers of weight, bias, scale and shift per expert
+
+
+def test_last_weights() -> None:
+    assert [tuple(w.shape) for w in Experts(7, 3, [6, 4], LayerStyle()).last_weights] == [(4, 6)] * 3
+    assert [tuple(w.shape) for w in Experts(7, 3, [6], LayerStyle()).last_weights] == [(18, 7)]
+
+
+def test_gates_are_distributions_of_their_own() -> None:
+    gates = Gates(5, heads=2, experts=3, style=LayerStyle())
+    weights = gates(torch.randn(4, 5))
+    assert weights.shape == (4, 2, 3)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(4, 2))
+    assert not torch.equal(weights[:, 0], weights[:, 1])
+
+
+@pytest.mark.parametrize(("experts", "sizes", "said"), [(0, [4], "`experts`"), (2, [], "at least one layer")])
+def test_bad_sizes(experts: int, sizes: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Experts(3, experts, sizes, LayerStyle())

@@ -1,0 +1,47 @@
+import pytest
+import torch
+from torch import nn
+
+from recmtl.layers import MLP, LayerStyle
+
+
+def test_layers_follow_the_order_linear_norm_activation_dropout() -> None:
+    mlp = MLP(4, [3], LayerStyle(normalization="batch", dropout=0.1, activation="gelu"))
+    linear, after = mlp.layers
+    assert isinstance(linear, nn.Linear)
+    assert [type(m) for m in after] == [nn.BatchNorm1d, nn.GELU, nn.Dropout]
+
+
+def test_without_layers_it_is_the_identity() -> None:
+    mlp, x = MLP(4, []), torch.randn(2, 4)
+    assert torch.equal(mlp(x), x)
+    assert mlp.out_features == 4
+    assert mlp.last_weights == ()
+
+
+def test_last_weight_is_that_of_the_last_layer() -> None:
+    (weight,) = MLP(4, [3, 2]).last_weights
+    assert weight.shape == (2, 3)
+
+
+def test_stacked_initialisation_equals_that_of_layers_that_stand_alone() -> None:
+    bound = (6 / (100 + 20)) ** 0.5  # Glorot and Bengio, 2010, eq. 16, of one layer of 100 to 20
+    weight = LayerStyle().linear(100, 20, stacked=8).weight
+    assert weight.abs().max() <= bound
+    assert weight.abs().max() > 0.98 * bound
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"normalization": "instance"}, {"activation": "step"}, {"initialization": "ones"}, {"dropout": 1.0}],
+)
+def test_bad_options_say_what_is_accepted(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=f"`{next(iter(options))}` must be"):
+        LayerStyle(**options)
+
+
+def test_layer_norm_of_stacked_layers_equals_separate_ones() -> None:
+    style, x = LayerStyle(normalization="layer"), torch.randn(5, 12)
+    stacked = style.after(4, stacked=3)[0](x)
+    alone = torch.cat([nn.LayerNorm(4)(chunk) for chunk in x.chunk(3, dim=1)], dim=1)
+    torch.testing.assert_close(stacked, alone)

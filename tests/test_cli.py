@@ -1,0 +1,140 @@
+"""The commands, end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+import recmtl
+from recmtl.cli import main
+from recmtl.data.prepared import PreparedData
+
+QUICK = ["--trainer.epochs", "1", "--trainer.run.progress", "false"]
+SMALL = ["--model.layers", "[8,4]", "--model.experts", "2"]
+
+
+@pytest.fixture
+def run(csv: Path, tmp_path: Path) -> Path:
+    """A finished run of a small MMOE."""
+    folder = tmp_path / "run"
+    arguments = ["train", "--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--data.test"]
+    assert main([*arguments, f"{csv}/test.csv", "--model", "MMOE", *SMALL, *QUICK, "--run", str(folder)]) == 0
+    return folder
+
+
+def test_train_leaves_a_complete_run(run: Path) -> None:
+    result = json.loads((run / "metrics.json").read_text())
+    assert set(result["test"]) == {"ctr", "cvr", "ctcvr"}
+    assert {"auc", "logloss", "rows", "positives"} <= set(result["test"]["ctr"])
+    assert result["train_rows_per_second"] > 0
+    assert result["peak_memory_bytes"] > 50e6
+    assert result["device"] in ("cpu", "cuda")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["model"]["init_args"]["experts"] == 2
+    assert recipe["trainer"]["optimization"]["optimizer"]["init_args"]["lr"] == 0.001
+    assert (run / "recipe.yaml").read_text().startswith("# torch ")
+    assert (run / "plots" / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_recipe_of_a_run_repeats_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    again = tmp_path / "again"
+    capsys.readouterr()
+    assert main(["train", "--config", str(run / "recipe.yaml"), "--run", str(again)]) == 0
+    printed = capsys.readouterr().out
+    assert "ctcvr" in printed
+    assert "rows/s" in printed
+    first, second = (json.loads((f / "metrics.json").read_text()) for f in (run, again))
+    assert first["test"] == second["test"]
+    assert first["best"] == second["best"]
+
+
+def test_evaluate_and_predict_agree_with_the_run(
+    run: Path, csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--as_json", "true"]) == 0
+    measured = json.loads(capsys.readouterr().out)
+    assert measured == json.loads((run / "metrics.json").read_text())["test"]
+    out = tmp_path / "p.parquet"
+    assert main(["predict", str(run), "--rows", f"{csv}/test.csv", "--out", str(out)]) == 0
+    predicted = pd.read_parquet(out)
+    from sklearn.metrics import roc_auc_score
+
+    truth = pd.read_csv(csv / "test.csv")
+    assert roc_auc_score(truth.click, predicted.ctr) == pytest.approx(measured["ctr"]["auc"], abs=1e-12)
+    assert (predicted.search_id == truth.search_id).all()
+
+
+def test_a_run_loads_in_python(run: Path, csv: Path) -> None:
+    trainer = recmtl.load_run(run)
+    assert trainer.predict(csv / "test.csv").shape == (300, 4)
+
+
+def test_prepare_and_train_on_it(csv: Path, tmp_path: Path) -> None:
+    out, run = tmp_path / "prepared", tmp_path / "run"
+    arguments = ["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--test", f"{csv}/test.csv"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    data = PreparedData.open(out)
+    assert len(data.train) + len(data.valid) == 2400
+    assert 150 < len(data.valid) < 350
+    assert main(["train", "--data.train", str(out), "--model", "ESMM", *QUICK, "--run", str(run)]) == 0
+    assert main(["evaluate", str(run), "--rows", str(out)]) == 0
+
+
+def test_training_twice_prepares_once(csv: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name in ("a", "b"):
+        arguments = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--data.cache", str(cache)]
+        assert main(["train", *arguments, *SMALL, *QUICK, "--run", str(tmp_path / name)]) == 0
+        stamps = {p: p.stat().st_mtime_ns for p in cache.rglob("*") if p.is_file()}
+        if name == "a":
+            first = stamps
+    assert stamps == first
+
+
+def test_synth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synth", "--out", str(tmp_path / "s"), "--rows", "1000", "--click_rate", "0.2"]) == 0
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {"train.csv", "valid.csv", "test.csv", "truth.json"}
+    assert "Bayes AUC" in capsys.readouterr().out
+
+
+def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 0
+    printed = capsys.readouterr().out
+    assert "Bayes" in printed
+    assert "logistic" in printed
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 2
+
+
+@pytest.mark.parametrize("command", ["demo", "synth", "prepare", "train", "evaluate", "predict"])
+def test_help_lists_the_options(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "recmtl", command, "--help"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert f"usage: recmtl {command}" in done.stdout
+    assert main(["--help"]) == 0
+
+
+def test_a_foreign_class_in_a_run_needs_trust(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "recipe.yaml"
+    recipe = path.read_text()
+    balancer = yaml.safe_load(recipe)["balancer"]["class_path"]
+    path.write_text(recipe.replace(balancer, "os.system"))
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
+    assert "'os.system', which is not trusted" in capsys.readouterr().err
+    for harmful in ("torch.hub.load", "recmtlevil.Sum", "../evil.yaml", "/etc/passwd"):
+        path.write_text(recipe.replace(balancer, harmful))
+        assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
+    path.write_text(recipe)
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--trust", "[os]"]) == 0
+
+
+def test_an_unfinished_run_is_not_measured(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.json").unlink()
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
+    assert "holds an unfinished run" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""Every shipped recipe and card can be used."""
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+import recmtl
+from recmtl.recipe import add_recipe, build, known_names
+from recmtl.shipped import find_card, find_recipe
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(p.stem for p in (ROOT / "models").glob("*.yaml"))
+CARDS = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
+
+
+def test_what_is_shipped() -> None:
+    assert {
+        "aliexpress_esmm",
+        "aliexpress_mmoe",
+        "aliexpress_shared_bottom",
+        "census_mmoe",
+        "census_shared_bottom",
+    } <= set(RECIPES)
+    assert CARDS == ["aliexpress", "census_income"]
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith("census")])
+def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe(parser)
+    config = parser.parse_path(find_recipe(name))
+    assert find_card(config.data.card).is_file()
+    trainer = build(parser, config, aliexpress.schema)
+    assert type(trainer.model).__name__.lower() in name.replace("_", "") or name == "demo"
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("census")])
+def test_census_recipe_builds_its_model(name: str, small: recmtl.PreparedData) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe(parser)
+    trainer = build(parser, parser.parse_path(find_recipe(name)), small.schema)
+    assert type(trainer.model).__name__.lower() in name.replace("_", "")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_card_says_where_to_get_the_data(name: str) -> None:
+    assert "http" in recmtl.card(name).description
+
+
+def test_known_names() -> None:
+    assert known_names("model") == ["ESMM", "MMOE", "SharedBottom"]
+    assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_esmm"):
+        find_recipe("nope")
+    with pytest.raises(
+        recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, census_income"
+    ):
+        find_card("nope")

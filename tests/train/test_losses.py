@@ -1,0 +1,78 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+import recmtl
+from recmtl.data import Batch
+from recmtl.train import Losses
+
+NAN = float("nan")
+TASKS = [
+    recmtl.Task("ctr", "click"),
+    recmtl.Task("cvr", "conversion", given="click"),
+    recmtl.Task("stay", "stay", kind="regression"),
+]
+SCHEMA = recmtl.Schema([recmtl.Numeric("x")], TASKS)
+
+
+def batch(labels: list[list[float]], weight: list[float] | None = None) -> Batch:
+    rows = len(labels)
+    return Batch(
+        ids=torch.zeros(rows, 0, dtype=torch.int32),
+        numeric=torch.zeros(rows, 1),
+        labels=torch.tensor(labels),
+        weight=None if weight is None else torch.tensor(weight),
+    )
+
+
+def losses(rows: Batch, logits: list[float], *tasks: recmtl.Task) -> dict[str, torch.Tensor]:
+    objectives = tasks or TASKS
+    values = torch.tensor(logits, requires_grad=True)
+    return Losses(SCHEMA, objectives)({t.name: values for t in objectives}, rows)
+
+
+def bce(logit: float, label: float) -> float:
+    return math.log1p(math.exp(-logit)) if label else math.log1p(math.exp(logit))
+
+
+def test_each_loss_is_the_mean_over_the_rows_that_count() -> None:
+    rows = batch([[1, 1, 2.0], [1, 0, NAN], [0, 0, 1.0], [NAN, 1, 5.0]])
+    assert SCHEMA.labels == ("click", "conversion", "stay")
+    values = losses(rows, [0.5, -1.0, 2.0, 0.0])
+    assert values["ctr"].item() == pytest.approx((bce(0.5, 1) + bce(-1, 1) + bce(2, 0)) / 3)
+    assert values["cvr"].item() == pytest.approx((bce(0.5, 1) + bce(-1, 0)) / 2)  # clicked rows alone
+    assert values["stay"].item() == pytest.approx((1.5**2 + 1 + 25) / 3)
+
+
+def test_row_weights() -> None:
+    rows = batch([[1, 0, 0.0], [0, 0, 0.0]], weight=[3.0, 1.0])
+    assert losses(rows, [0.5, 2.0])["ctr"].item() == pytest.approx((3 * bce(0.5, 1) + bce(2, 0)) / 4)
+
+
+def test_a_task_without_rows_has_a_loss_of_zero_without_gradient() -> None:
+    logits = torch.tensor([0.5, float("inf")], requires_grad=True)
+    loss = Losses(SCHEMA, TASKS)({t.name: logits for t in TASKS}, batch([[0, 1, NAN], [0, NAN, NAN]]))["cvr"]
+    assert loss.item() == 0.0
+    loss.backward()
+    assert logits.grad.tolist() == [0.0, 0.0]
+
+
+def test_what_stands_in_rows_that_do_not_count_reaches_no_gradient() -> None:
+    logits = torch.tensor([0.5, NAN, float("inf")], requires_grad=True)
+    loss = Losses(SCHEMA, TASKS)({t.name: logits for t in TASKS}, batch([[1, 0, 0.0], [NAN, 0, 0.0], [NAN, 0, 0.0]]))
+    loss["ctr"].backward()
+    assert logits.grad[0].isfinite()
+    assert logits.grad[1:].tolist() == [0.0, 0.0]
+
+
+def test_task_weight_and_other_losses() -> None:
+    rows = batch([[1, 0, 3.0]])
+    double = dataclasses.replace(TASKS[0], weight=2.0)
+    assert losses(rows, [0.5], double)["ctr"].item() == pytest.approx(2 * bce(0.5, 1))
+    p = 1 / (1 + math.exp(-0.5))
+    focal = dataclasses.replace(TASKS[0], loss="focal")
+    assert losses(rows, [0.5], focal)["ctr"].item() == pytest.approx((1 - p) ** 2 * -math.log(p), rel=1e-5)
+    assert losses(rows, [0.5], dataclasses.replace(TASKS[2], loss="mae"))["stay"].item() == pytest.approx(2.5)
+    assert losses(rows, [0.5], dataclasses.replace(TASKS[2], loss="huber"))["stay"].item() == pytest.approx(2.0)

@@ -1,0 +1,55 @@
+import pytest
+
+from recmtl.evaluate import Metrics
+from recmtl.train import Stopping
+from recmtl.train.stopping import Watch
+
+
+def metrics(ctr: float | None, ctcvr: float | None, logloss: float = 0.1) -> dict[str, Metrics]:
+    return {
+        "ctr": Metrics({"auc": ctr, "logloss": logloss}, 10),
+        "ctcvr": Metrics({"auc": ctcvr, "logloss": logloss}, 10),
+    }
+
+
+def watch(**options: object) -> Watch:
+    return Watch(Stopping(**options), ["ctr", "ctcvr"], ["ctr", "cvr", "ctcvr"])
+
+
+def test_default_is_the_mean_auc_of_the_objectives() -> None:
+    assert watch().value(metrics(0.7, 0.9)) == pytest.approx(0.8)
+
+
+def test_one_task_and_metric() -> None:
+    assert watch(monitor="ctcvr.auc").value(metrics(0.7, 0.9)) == 0.9
+
+
+def test_lower_is_better_for_a_loss() -> None:
+    w = watch(monitor="ctr.logloss")
+    assert [w.improved(v) for v in (0.5, 0.6, 0.4)] == [True, False, True]
+
+
+def test_patience_ends_after_evaluations_without_improvement() -> None:
+    w = watch(patience=2)
+    assert [(w.improved(v), w.exhausted) for v in (0.7, 0.7, 0.6)] == [(True, False), (False, False), (False, True)]
+    assert w.best == 0.7
+
+
+def test_undefined_neither_improves_nor_costs_patience() -> None:
+    w = watch(patience=1)
+    assert w.value(metrics(None, 0.9)) is None
+    assert [w.improved(v) for v in (None, 0.7, None, None)] == [False, True, False, False]
+    assert not w.exhausted
+    assert w.best == 0.7
+
+
+def test_min_delta() -> None:
+    w = watch(min_delta=0.1)
+    assert [w.improved(v) for v in (0.5, 0.55, 0.65)] == [True, False, True]
+
+
+def test_a_monitor_that_is_not_measured_is_named() -> None:
+    with pytest.raises(ValueError, match=r"`monitor` must name one of the tasks ctr, cvr, ctcvr, got 'cvvr.auc'"):
+        watch(monitor="cvvr.auc")
+    with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics auc, logloss, got 'ctr.auk'"):
+        watch(monitor="ctr.auk").value(metrics(0.7, 0.9))

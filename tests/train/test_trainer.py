@@ -1,0 +1,280 @@
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recmtl
+from recmtl.train import RunFolder
+from recmtl.train.options import Optimization, Run, Stopping
+
+
+def trainer(data: recmtl.PreparedData, seed: int = 0, **options: object) -> recmtl.Trainer:
+    torch.manual_seed(seed)
+    model = recmtl.SharedBottom(data.schema, layers=[16, 8], style=recmtl.LayerStyle(dropout=0.1))
+    defaults = {
+        "epochs": 2,
+        "optimization": Optimization(batch_size=256),
+        "run": Run(seed=seed, progress=False, device="cpu"),
+    }
+    return recmtl.Trainer(model, **(defaults | options))
+
+
+def weights(fitted: recmtl.Trainer) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in fitted.model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "balancer", [recmtl.Sum, recmtl.GradNorm, recmtl.MetaBalance, recmtl.NormalizedSplitter], ids=lambda c: c.__name__
+)
+def test_one_seed_gives_the_same_bits(aliexpress: recmtl.PreparedData, balancer: type) -> None:
+    runs = [trainer(aliexpress, balancer=balancer()).fit(aliexpress.train, aliexpress.valid) for _ in range(2)]
+    assert all(torch.equal(a, b) for a, b in zip(*map(weights, runs), strict=True))
+    other = trainer(aliexpress, seed=1, balancer=balancer()).fit(aliexpress.train, aliexpress.valid)
+    assert not all(torch.equal(a, b) for a, b in zip(weights(runs[0]), weights(other), strict=True))
+
+
+def test_training_leaves_the_global_generator_alone(aliexpress: recmtl.PreparedData) -> None:
+    ready = trainer(aliexpress)
+    before = torch.get_rng_state()
+    ready.fit(aliexpress.train, aliexpress.valid)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_learns(aliexpress: recmtl.PreparedData) -> None:
+    table = trainer(aliexpress, epochs=4).fit(aliexpress.train, aliexpress.valid).evaluate(aliexpress.test)
+    assert list(table.index) == ["ctr", "cvr", "ctcvr"]
+    assert table.auc["ctr"] > 0.55
+
+
+def test_the_best_weights_are_restored(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    """A learning rate that destroys the model makes the first evaluation the best one."""
+    diverging = Optimization(batch_size=256, optimizer=partial(torch.optim.SGD, lr=3.0))
+    run = trainer(
+        aliexpress,
+        epochs=4,
+        optimization=diverging,
+        stopping=Stopping(monitor="ctr.logloss", patience=None),
+        run=Run(folder=tmp_path / "run", progress=False, device="cpu"),
+    ).fit(aliexpress.train, aliexpress.valid)
+    values = [r["valid"]["ctr"]["logloss"] for r in RunFolder(tmp_path / "run").records() if "valid" in r]
+    assert len(values) == 4
+    assert run.best == min(values) != values[-1]
+    assert run.measure(aliexpress.valid)["ctr"].values["logloss"] == run.best
+
+
+def test_stops_early(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    still = Optimization(batch_size=256, optimizer=partial(torch.optim.SGD, lr=0.0))
+    folder = tmp_path / "run"
+    trainer(
+        aliexpress,
+        epochs=10,
+        optimization=still,
+        stopping=Stopping(patience=2),
+        run=Run(folder=folder, progress=False, device="cpu"),
+    ).fit(aliexpress.train, aliexpress.valid)
+    assert max(r["epoch"] for r in RunFolder(folder).records()) == 3
+
+
+def test_several_evaluations_per_epoch(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run(folder=folder, progress=False, device="cpu")
+    trainer(aliexpress, epochs=1, stopping=Stopping(evaluations=4), run=run).fit(aliexpress.train, aliexpress.valid)
+    steps = [r["step"] for r in RunFolder(folder).records() if "valid" in r]
+    assert steps == [2, 5, 8, 10]  # of 10 steps
+
+
+def test_without_validation_rows_the_last_weights_stay(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    fitted = trainer(aliexpress, run=Run(folder=folder, progress=False, device="cpu")).fit(aliexpress.train)
+    assert fitted.best is None
+    again = trainer(aliexpress, seed=5).load("best", RunFolder(folder))
+    assert all(torch.equal(a, b) for a, b in zip(weights(fitted), weights(again), strict=True))
+
+
+def test_a_batch_without_a_valid_row_trains_on(small: recmtl.PreparedData) -> None:
+    """Batches of two rows: many have no click, so that CVR is absent from them."""
+    model = recmtl.SharedBottom(small.schema, layers=[4])
+    fitted = recmtl.Trainer(
+        model,
+        recmtl.GradNorm(),
+        epochs=1,
+        optimization=Optimization(batch_size=2),
+        run=Run(progress=False, device="cpu"),
+    ).fit(small.train, small.valid)
+    assert all(p.isfinite().all() for p in fitted.model.parameters())
+    assert fitted.skipped == {}
+
+
+def test_a_single_leftover_row_does_not_break_batch_normalisation(aliexpress: recmtl.PreparedData) -> None:
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[4], style=recmtl.LayerStyle(normalization="batch"))
+    optimization = Optimization(batch_size=len(aliexpress.train) - 1)
+    run = Run(progress=False, device="cpu")
+    recmtl.Trainer(model, epochs=1, optimization=optimization, run=run).fit(aliexpress.train)
+
+
+def test_clipping_bounds_the_step(aliexpress: recmtl.PreparedData) -> None:
+    moved = []
+    for clip in (None, 1e-6):
+        optimization = Optimization(batch_size=4096, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=clip)
+        run = trainer(aliexpress, epochs=1, optimization=optimization)
+        before = weights(run)
+        run.fit(aliexpress.train)
+        moved.append(sum((a - b).square().sum() for a, b in zip(before, weights(run), strict=True)) ** 0.5)
+    assert moved[0] > 1e-3
+    assert moved[1] == pytest.approx(1e-6, rel=0.05)
+
+
+def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    trainer(
+        aliexpress,
+        epochs=1,
+        optimization=Optimization(batch_size=256, schedule="linear"),
+        run=Run(folder=folder, log_every=1, progress=False, device="cpu"),
+    ).fit(aliexpress.train)
+    rates = [r["learning_rate"] for r in RunFolder(folder).records()]
+    assert rates == pytest.approx([1e-3 * (1 - step / 10) for step in range(1, 11)])
+
+
+def test_negative_sampling_is_undone_at_prediction(aliexpress: recmtl.PreparedData) -> None:
+    plain = trainer(aliexpress)
+    task = dataclasses.replace(aliexpress.schema.schema.tasks[0], negative_rate=0.1)
+    schema = dataclasses.replace(aliexpress.schema.schema, tasks=[task, aliexpress.schema.schema.tasks[1]])
+    sampled = recmtl.SharedBottom(dataclasses.replace(aliexpress.schema, schema=schema), layers=[16, 8])
+    sampled.load_state_dict(plain.model.state_dict(), strict=False)
+    rows = recmtl.Rows(sampled.schema, aliexpress.test.table)
+    p = plain.predictions(aliexpress.test)["ctr"]
+    q = recmtl.Trainer(sampled, run=Run(device="cpu")).predictions(rows)["ctr"]
+    np.testing.assert_allclose(q / (1 - q), 0.1 * p / (1 - p), rtol=1e-5)
+
+
+def test_predictions_of_a_frame_without_labels_equal_those_of_prepared_rows(
+    aliexpress: recmtl.PreparedData, csv: Path
+) -> None:
+    fitted = trainer(aliexpress).fit(aliexpress.train)
+    frame = pd.read_csv(csv / "test.csv")
+    predicted = fitted.predict(frame.drop(columns=["click", "conversion"]))
+    assert list(predicted.columns) == ["search_id", "ctr", "cvr", "ctcvr"]
+    pd.testing.assert_frame_equal(predicted, fitted.predict(aliexpress.test))
+    pd.testing.assert_frame_equal(predicted, fitted.predict(csv / "test.csv"))
+    assert (predicted.search_id == frame.search_id).all()
+    without_keys = fitted.predict(frame.drop(columns=["click", "conversion", "search_id"]))
+    assert list(without_keys.columns) == ["ctr", "cvr", "ctcvr"]
+
+
+def test_a_regression_beside_binary_tasks(small: recmtl.PreparedData) -> None:
+    model = recmtl.MMOE(small.schema, experts=2, layers=[8])
+    fitted = recmtl.Trainer(model, epochs=1, run=Run(progress=False, device="cpu")).fit(small.train, small.valid)
+    table = fitted.evaluate(small.test)
+    assert list(table.index) == ["ctr", "cvr", "ctcvr", "stay"]
+    assert table.mae["stay"] > 0
+    assert np.isnan(table.auc["stay"])
+
+
+def test_run_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run = Run(folder=folder, log_every=4, progress=False, device="cpu")
+    fitted = trainer(aliexpress, balancer=recmtl.GradNorm(), run=run).fit(aliexpress.train, aliexpress.valid)
+    records = RunFolder(folder).records()
+    losses = [r for r in records if "loss" in r]
+    assert [r["step"] for r in losses] == [4, 8, 10, 14, 18, 20]
+    assert set(losses[0]["loss"]) == set(losses[0]["weight"]) == {"ctr", "ctcvr"}
+    assert sum(losses[-1]["weight"].values()) == pytest.approx(2)
+    assert not RunFolder(folder).finished  # whoever measures the run finishes it
+    RunFolder(folder).finish({"test": {}})
+    assert json.loads((folder / "metrics.json").read_text()) == {"test": {}}
+    with pytest.raises(recmtl.RunError, match="holds a finished run"):
+        trainer(aliexpress, run=run).fit(aliexpress.train)
+    again = trainer(aliexpress, seed=9, balancer=recmtl.GradNorm()).load("best", RunFolder(folder))
+    assert all(torch.equal(a, b) for a, b in zip(weights(fitted), weights(again), strict=True))
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_an_interrupted_run_is_not_taken_for_a_finished_one(
+    aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    interrupted = trainer(aliexpress, run=run)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupted, "_measured", stop)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.fit(aliexpress.train, aliexpress.valid)
+    assert not RunFolder(tmp_path / "run").finished
+    with pytest.raises(recmtl.RunError, match="holds an unfinished run"):
+        trainer(aliexpress, run=run).fit(aliexpress.train)
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    aliexpress: recmtl.PreparedData, small: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    run = Run(folder=folder.path, progress=False, device="cpu")
+    trainer(aliexpress, run=run).fit(aliexpress.train)
+    with pytest.raises(recmtl.RunError, match="was trained on another schema"):
+        trainer(small).load("best", folder)
+    other = recmtl.Trainer(recmtl.SharedBottom(aliexpress.schema, layers=[5]), run=Run(device="cpu"))
+    with pytest.raises(recmtl.RunError, match="does not fit the model"):
+        other.load("best", folder)
+    checkpoint = folder.path / "checkpoints/best/checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    with pytest.raises(recmtl.RunError, match="is damaged"):
+        trainer(aliexpress).load("best", folder)
+    checkpoint.unlink()
+    with pytest.raises(recmtl.RunError, match="there is no"):
+        trainer(aliexpress).load("best", folder)
+
+
+def test_rows_of_another_schema_are_refused(aliexpress: recmtl.PreparedData, small: recmtl.PreparedData) -> None:
+    with pytest.raises(ValueError, match="another schema"):
+        trainer(aliexpress).fit(small.train)
+    with pytest.raises(ValueError, match="another schema"):
+        trainer(aliexpress).evaluate(small.test)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (lambda: Optimization(batch_size=0), "`batch_size`"),
+        (lambda: Optimization(schedule="step"), "`schedule`"),
+        (lambda: Optimization(precision="fp16"), "`precision`"),
+        (lambda: Optimization(warmup=1.0), "`warmup`"),
+        (lambda: Optimization(clip_norm=0.0), "`clip_norm`"),
+        (lambda: Optimization(balancer_rate=-1.0), "`balancer_rate`"),
+        (lambda: Stopping(patience=0), "`patience`"),
+        (lambda: Stopping(min_delta=-0.1), "`min_delta`"),
+        (lambda: Stopping(evaluations=0), "`evaluations`"),
+        (lambda: Run(seed=-1), "`seed`"),
+        (lambda: Run(log_every=0), "`log_every`"),
+    ],
+)
+def test_bad_options_name_themselves(options: object, said: str) -> None:
+    with pytest.raises(ValueError, match=f"{said} must be"):
+        options()
+
+
+def test_bad_trainer_options(aliexpress: recmtl.PreparedData) -> None:
+    with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
+        trainer(aliexpress, epochs=0)
+    with pytest.raises(ValueError, match="`monitor` must name one of the tasks"):
+        trainer(aliexpress, stopping=Stopping(monitor="cvvr.auc"))
+
+
+def test_a_metric_that_is_never_defined_does_not_stop_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    clicks = aliexpress.valid.labels["click"]
+    table = aliexpress.valid.table.filter(clicks == 0)
+    folder = tmp_path / "run"
+    run = Run(folder=folder, progress=False, device="cpu")
+    fitted = trainer(aliexpress, epochs=3, stopping=Stopping(patience=1), run=run)
+    fitted.fit(aliexpress.train, recmtl.Rows(aliexpress.schema, table))
+    assert fitted.best is None
+    records = RunFolder(folder).records()
+    assert max(r["epoch"] for r in records) == 3
+    assert all(r["valid"]["ctr"]["auc"] is None for r in records if "valid" in r)

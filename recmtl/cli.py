@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-import resource
 import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from json import dumps, loads
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,8 +26,6 @@ from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, s
 from recmtl.schema import SchemaError
 from recmtl.shipped import find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
-from recmtl.train.curves import save_learning_curves
-from recmtl.train.folder import PLOTS
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -99,19 +95,19 @@ def prepare_command(
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
 
 
-def evaluate_command(run: Path, rows: str, as_json: bool = False, trust: Sequence[str] = ()) -> None:
+def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[str] = ()) -> None:
     """Measure the best weights of a run on labelled rows.
 
     Args:
         run: The run folder.
         rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
-        as_json: Print JSON instead of a table.
+        json: Print JSON instead of a table.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
     """
     trainer = load_run(run, trust)
     metrics = trainer.measure(labelled(trainer, rows))
-    if as_json:
-        print_line(json.dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
+    if json:
+        print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
         print_metrics(metrics, f"{run} on {rows}")
 
@@ -164,9 +160,7 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
     assert trainer.folder is not None
     save_recipe(parser, config, trainer.folder.path)
     trainer.fit(data.train, data.splits.get("valid"))
-    measured = {name: trainer.measure(data.splits[name]) for name in ("valid", "test") if name in data.splits}
-    save_learning_curves(trainer.folder.records(), trainer.folder.path / PLOTS / "learning_curves.png")
-    trainer.folder.finish(result(trainer, measured))
+    measured = trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})
     for name, metrics in measured.items():
         if name == "test" or "test" not in measured:
             print_metrics(metrics, f"{name} rows")
@@ -175,17 +169,6 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
         print_line(f"left out for not being finite: {skipped}")
     print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {trainer.folder.path}")
     return measured.get("test") or measured.get("valid") or {}
-
-
-def result(trainer: Trainer, measured: Mapping[str, Mapping[str, Metrics]]) -> dict[str, Any]:
-    """Give the content of `metrics.json`."""
-    return {
-        **{split: {name: m.to_dict() for name, m in metrics.items()} for split, metrics in measured.items()},
-        "best": {"monitor": trainer.stopping.monitor, "value": trainer.best},
-        "train_rows_per_second": trainer.rows_per_second,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "device": str(trainer.device),
-    }
 
 
 def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -> None:
@@ -204,7 +187,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
     parser = train_parser()
     arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
     metrics = train_command(parser, parser.parse_args(resolve_recipe([*arguments, "--run", str(out / "run")])))
-    truth = json.loads((csv / "truth.json").read_text(encoding="utf-8"))["test"]
+    truth = loads((csv / "truth.json").read_text(encoding="utf-8"))["test"]
     linear = logistic_regression(PreparedData.open(prepared))
     extra = {
         "Bayes": {name: truth[name]["auc"] for name in metrics},
@@ -248,13 +231,14 @@ def resolve_recipe(arguments: Sequence[str]) -> list[str]:
 
 
 def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
-    """Build the parser of a command from its signature; a required `run` is positional."""
-    summary = (command.__doc__ or "").splitlines()[0]
-    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, description=summary)
-    positional: set[str | int] = {"run"} if "run" in command.__annotations__ else set()
-    if positional:
+    """Build the parser of a command from its signature; a required `run` is positional, `json` a flag."""
+    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, description=SUMMARIES[name])
+    own = {"run", "json"} & set(command.__annotations__)
+    if "run" in own:
         parser.add_argument("run", type=Path, help="The run folder.")
-    parser.add_function_arguments(command, skip=positional)
+    if "json" in own:
+        parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    parser.add_function_arguments(command, skip=set(own))
     return parser
 
 

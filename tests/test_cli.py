@@ -56,7 +56,7 @@ def test_evaluate_and_predict_agree_with_the_run(
     run: Path, csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--as_json", "true"]) == 0
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured == json.loads((run / "metrics.json").read_text())["test"]
     out = tmp_path / "p.parquet"

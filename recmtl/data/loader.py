@@ -33,8 +33,13 @@ class Batch:
         return self.labels.shape[0]
 
 
+def fits(matrix: Tensor, device: torch.device) -> bool:
+    """Whether a matrix may lie on a device: it takes no more than half of the memory that is free there."""
+    return device.type != "cuda" or matrix.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
 class Loader:
-    """Cuts rows into batches; all rows lie on the device, as one matrix.
+    """Cuts rows into batches; all rows lie on the device as one matrix where they fit, else in the host's memory.
 
     Args:
         rows: The rows.
@@ -53,7 +58,9 @@ class Loader:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._matrix = rows.packed().to(device)
+        self._device = torch.device(device)
+        matrix = rows.packed()
+        self._matrix = matrix.to(self._device) if fits(matrix, self._device) else matrix.pin_memory()
         self._widths = rows.widths
 
     def __len__(self) -> int:
@@ -78,6 +85,7 @@ class Loader:
         return torch.randperm(len(self.rows), generator=generator).to(self._matrix.device)
 
     def _cut(self, packed: Tensor) -> Batch:
+        packed = packed.to(self._device, non_blocking=True)
         parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
         return Batch(
             ids=parts[IDS],

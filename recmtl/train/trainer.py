@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +20,8 @@ from recmtl.data import Batch, Loader, Rows, encode_rows
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
-from recmtl.train.folder import RunError, RunFolder
+from recmtl.train.curves import save_learning_curves
+from recmtl.train.folder import PLOTS, RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.step import Step, autocast
@@ -148,6 +150,26 @@ class Trainer:
         """Measure the model, task by task."""
         schema = self.model.schema.schema
         return measure(schema, self.predictions(rows), rows.labels, rows.weight)
+
+    def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
+        """Measure the model on the named rows and finish the run folder: learning curves, then `metrics.json`.
+
+        Args:
+            splits: The rows to measure, by the name under which the metrics stand.
+        """
+        measured = {name: self.measure(rows) for name, rows in splits.items()}
+        if self.folder:
+            save_learning_curves(self.folder.records(), self.folder.path / PLOTS / "learning_curves.png")
+            self.folder.finish(
+                {
+                    **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
+                    "best": {"monitor": self.stopping.monitor, "value": self.best},
+                    "train_rows_per_second": self.rows_per_second,
+                    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                    "device": str(self.device),
+                }
+            )
+        return measured
 
     def predict(self, data: Rows | Data) -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys that the data has.

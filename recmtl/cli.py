@@ -6,7 +6,8 @@ import re
 import sys
 import time
 from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from json import dumps, loads
 from pathlib import Path
 
@@ -149,14 +150,13 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
     given = config.get("run") or config.trainer.run.folder
     config.trainer.run.folder = str(given or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     RunFolder(config.trainer.run.folder).check_free()
-    options = parser.instantiate(config).data
+    with usage_errors():
+        options = parser.instantiate(config).data
     with Counter() as counter:
         data = open_data(options, counter)
         notes(data, counter)
-    try:
+    with usage_errors():
         trainer = build(parser, config, data.schema)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
     assert trainer.folder is not None
     save_recipe(parser, config, trainer.folder.path)
     trainer.fit(data.train, data.splits.get("valid"))
@@ -195,6 +195,15 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
     }
     title = "MMOE with MetaBalance, test AUC beside the best possible (Bayes) and a logistic regression's"
     print_metrics(metrics, title, extra)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what a constructor says of its options into an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def notes(data: PreparedData, counter: Counter) -> None:

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table

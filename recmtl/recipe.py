@@ -144,7 +144,7 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")

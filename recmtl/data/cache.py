@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-from recmtl.data.errors import DataError
+from recmtl.data.errors import DataError, ExistsError
 from recmtl.data.prepare import Progress, prepare
 from recmtl.data.prepared import VERSION, PreparedData
 from recmtl.data.sources import expand
@@ -55,7 +55,7 @@ def prepare_cached(
             raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
     try:
         return prepare(schema, train, valid, test, folder, holdout, progress)
-    except FileExistsError:  # another process wanted the same and was faster
+    except ExistsError:  # another process wanted the same and was faster
         return PreparedData.open(folder)
 
 

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
 from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Codes, all_integers, as_lists, as_numbers, as_text, stable_hash
-from recmtl.schema import FittedSchema, IdBlock, MultiCategorical, Schema
+from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.schema import FittedSchema, IdBlock, MultiCategorical, Numeric, Schema
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 PADDING = -1  # in the columns of a list that is shorter than the longest
@@ -68,12 +68,12 @@ class Encoder:
             if isinstance(block.feature, MultiCategorical):
                 ids[:, block.start : block.start + block.length] = self._bag(column, block, block.feature)
             else:
-                values, codes = as_text(column)
+                values, codes = as_text(column, block.feature.name)
                 ids[:, block.start] = self._lookup(values, block)[codes]
         return ids
 
     def _bag(self, column: pa.Array, block: IdBlock, feature: MultiCategorical) -> Ids:
-        values, codes, lengths = as_lists(column, feature.separator)
+        values, codes, lengths = as_lists(column, feature.separator, feature.name)
         rows = np.repeat(np.arange(len(lengths)), lengths)
         position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         kept = position < block.length
@@ -86,28 +86,30 @@ class Encoder:
         """The index of each distinct value, and at the end (position -1) that of "missing"."""
         feature = block.feature
         if feature.hash_buckets:
-            texts = values.fill_null("")
-            indices = (stable_hash(texts) % np.uint64(feature.hash_buckets)).astype(np.int64) + FIRST
+            indices = (stable_hash(values) % np.uint64(feature.hash_buckets)).astype(np.int64) + FIRST
         else:
             found = pc.index_in(values, self.fitted.vocabularies[feature.name], skip_nulls=True)
             indices = found.fill_null(UNKNOWN - FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST
         return np.append(indices, MISSING)
 
     def _numeric(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        features = self.fitted.numeric
-        moments = np.array([self.fitted.moments[f.name] for f in features])  # [columns, 2]
-        values = np.column_stack([transform(as_numbers(batch.column(f.name), f.name), f) for f in features])
-        scaled = (values - moments[:, 0]) / moments[:, 1]
+        columns = [self._scaled(as_numbers(batch.column(f.name), f.name), f) for f in self.fitted.numeric]
         largest = np.finfo(np.float32).max
-        clipped: npt.NDArray[np.float64] = np.clip(np.nan_to_num(scaled, nan=0.0), -largest, largest)
+        clipped: npt.NDArray[np.float64] = np.clip(np.column_stack(columns), -largest, largest)
         return clipped.astype(np.float32)
+
+    def _scaled(self, values: Floats, feature: Numeric) -> Floats:
+        mean, deviation = self.fitted.moments[feature.name]
+        values = transform(values, feature)
+        filled = np.where(np.isnan(values), mean, values)
+        return filled if feature.transform == "none" else (filled - mean) / deviation
 
     def _key(self, column: pa.Array, key: str) -> pa.Array:
         """A carried column: integers where the training rows had nothing else, or text."""
-        values, codes = as_text(column)
+        values, codes = as_text(column, key)
         if key in self.fitted.integer_keys:
-            if not all_integers(values):
-                bad = next(v for v in values.drop_null().to_pylist() if not all_integers(pa.array([v])))
+            if not all_integers(values, key):
+                bad = next(v for v in values.drop_null().to_pylist() if not all_integers(pa.array([v]), key))
                 row = int(np.argmax(codes == values.index(bad).as_py()))
                 raise BadValueError(row, key, bad, "an integer, as this key was in the training rows")
             values = values.cast(pa.int64())

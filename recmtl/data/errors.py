@@ -7,6 +7,10 @@ class DataError(ValueError):
     """Data that cannot be read or used, said in one sentence with the place where it stands."""
 
 
+class ExistsError(DataError):
+    """A folder that was to be written is there already."""
+
+
 class BadValueError(ValueError):
     """A value that does not parse, found while a batch is converted; its place is added by who knows the file.
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recmtl.data.errors import DataError
+from recmtl.data.errors import ExistsError
 
 
 @contextmanager
@@ -18,10 +18,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder beside `path` that takes its place when the block ends without an exception.
 
     Raises:
-        DataError: `path` exists and is not an empty folder.
+        ExistsError: `path` exists and is not an empty folder.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise DataError(f"{str(path)!r} exists already: choose another folder or remove it")
+        raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
@@ -37,8 +37,8 @@ def _take_place(partial: Path, path: Path) -> None:
     try:
         os.replace(partial, path)
     except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise FileExistsError(f"{str(path)!r} appeared meanwhile") from error
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ExistsError(f"{str(path)!r} appeared meanwhile") from error
         raise
 
 

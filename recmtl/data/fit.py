@@ -72,10 +72,10 @@ class MomentSums:
         self._rows += rows
 
     def moments(self, features: Sequence[Numeric]) -> dict[str, Moments]:
-        """Give mean and deviation: 1 for a column that does not vary; ``none`` has mean 0 and deviation 1."""
+        """Give mean and deviation: 1 for a column that does not vary."""
         deviation = np.sqrt(self._squares / np.maximum(self._rows, 1))
         return {
-            f.name: Moments(0.0, 1.0) if f.transform == "none" else Moments(float(mean), float(sd) if ok else 1.0)
+            f.name: Moments(float(mean), float(sd) if ok else 1.0)
             for f, mean, sd, ok in zip(features, self._mean, deviation, self._varies(), strict=True)
         }
 
@@ -122,18 +122,18 @@ class Fitter:
         self.rows += batch.num_rows
         for feature in self._schema.features:
             if isinstance(feature, MultiCategorical):
-                values, codes, lengths = as_lists(batch.column(feature.name), feature.separator)
+                values, codes, lengths = as_lists(batch.column(feature.name), feature.separator, feature.name)
                 counts = self._counts[feature.name]
                 counts.add(values, codes)
                 counts.longest = max(counts.longest, int(lengths.max(initial=0)))
             elif isinstance(feature, Categorical):
-                self._counts[feature.name].add(*as_text(batch.column(feature.name)))
+                self._counts[feature.name].add(*as_text(batch.column(feature.name), feature.name))
         if self._numeric:
             columns = [transform(as_numbers(batch.column(f.name), f.name), f) for f in self._numeric]
             self._moments.add(np.column_stack(columns))
         self._add_labels(batch)
         for key, integer in self._integer_keys.items():
-            self._integer_keys[key] = integer and all_integers(batch.column(key))
+            self._integer_keys[key] = integer and all_integers(batch.column(key), key)
 
     def _add_labels(self, batch: pa.RecordBatch) -> None:
         labels = {name: label_column(self._schema, batch, name) for name in self._schema.labels}

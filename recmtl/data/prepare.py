@@ -19,7 +19,7 @@ from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
 from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
-from recmtl.data.sources import Data, Source, open_sources
+from recmtl.data.sources import Data, Source, open_sources, unreadable
 from recmtl.data.values import as_text, stable_hash
 from recmtl.schema import FittedSchema, Numeric, Schema
 
@@ -64,14 +64,15 @@ def prepare(
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
     fold = Fold(resolved, 0.0 if valid is not None else holdout)
-    fitted, notes = _fit(resolved, sources["train"], fold, progress)
     if out is None:
+        fitted, notes = _fit(resolved, sources["train"], fold, progress)
         batches: dict[str, list[pa.RecordBatch]] = {}
         for name, batch in _encode(fitted, sources, fold, progress):
             batches.setdefault(name, []).append(batch)
         splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
         return PreparedData(fitted, splits, tuple(notes))
     with new_folder(Path(out)) as folder:
+        fitted, notes = _fit(resolved, sources["train"], fold, progress)
         _write(folder, fitted, notes, _encode(fitted, sources, fold, progress))
     return PreparedData.open(out)
 
@@ -109,7 +110,7 @@ def convert(schema: Schema, sources: list[Source], use: Callable[[pa.RecordBatch
         use: Converts a batch that has so many rows before it, all sources together.
 
     Raises:
-        DataError: A value does not parse; the message says where it stands.
+        DataError: A file cannot be read, or a value does not parse; the message says where it stands.
     """
     numbers = {f.name for f in schema.features if isinstance(f, Numeric)} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
@@ -117,22 +118,24 @@ def convert(schema: Schema, sources: list[Source], use: Callable[[pa.RecordBatch
     for source in sources:
         columns = [c for c in schema.columns if c in source.columns]
         offset = 0
-        for batch in source.batches(columns, frozenset(numbers)):
-            try:
+        try:
+            for batch in source.batches(columns, frozenset(numbers)):
                 yield use(batch, total + offset)
-            except BadValueError as bad:
-                raise source.fault(bad, offset) from None
-            offset += batch.num_rows
+                offset += batch.num_rows
+        except BadValueError as bad:
+            raise source.fault(bad, offset) from None
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(source.name, error) from error
         total += offset
     if total == 0:
-        raise DataError(f"{', '.join(s.name for s in sources)} has a header but no rows")
+        raise DataError(f"there are no rows in {', '.join(s.name for s in sources)}")
 
 
 class Fold:
     """Says which training rows are held out, the same in every pass.
 
     Args:
-        schema: The resolved schema; its group decides, or the row's number where it has none.
+        schema: The resolved schema; its group decides, or the row's number where there is none.
         share: The share to hold out.
     """
 
@@ -141,27 +144,36 @@ class Fold:
 
     def mask(self, batch: pa.RecordBatch, offset: int) -> npt.NDArray[np.bool_]:
         """Give the held-out rows of a batch that has `offset` rows before it ``[rows]``."""
-        if self._group is None:
-            hashes = stable_hash(np.arange(offset, offset + batch.num_rows))
-        else:
-            values, codes = as_text(batch.column(self._group))
-            hashes = stable_hash(values.fill_null(""))[codes]
-        held_out: npt.NDArray[np.bool_] = hashes % np.uint64(10_000) < np.uint64(round(self.share * 10_000))
+        hashes = stable_hash(np.arange(offset, offset + batch.num_rows))
+        if self._group is not None:
+            values, codes = as_text(batch.column(self._group), self._group)
+            grouped = codes >= 0
+            hashes[grouped] = stable_hash(values)[codes[grouped]]
+        held_out: npt.NDArray[np.bool_] = hashes < self.share * 2.0**64
         return held_out
 
 
 def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) -> tuple[FittedSchema, list[str]]:
-    fitter = Fitter(schema)
+    fitter, total = Fitter(schema), 0
 
     def use(batch: pa.RecordBatch, row: int) -> int:
-        fitter.add(batch.filter(pa.array(~fold.mask(batch, row))) if fold.share else batch)
+        kept = np.flatnonzero(~fold.mask(batch, row)) if fold.share else np.arange(batch.num_rows)
+        try:
+            fitter.add(batch.take(pa.array(kept)) if len(kept) < batch.num_rows else batch)
+        except BadValueError as bad:
+            bad.row = int(kept[bad.row])
+            raise
         return int(batch.num_rows)
 
     for rows in convert(schema, sources, use):
+        total += rows
         progress("fit", rows)
     if fitter.rows == 0:
         raise DataError("every training row fell into the held-out share: give a validation file or more rows")
-    return fitter.finish()
+    fitted, notes = fitter.finish()
+    if fold.share and fitter.rows == total:
+        notes.append("no training row fell into the held-out share: there are no validation rows")
+    return fitted, notes
 
 
 def _encode(
@@ -180,7 +192,7 @@ def _encode(
     for name, split in sources.items():
         for parts in convert(fitted.schema, split, divide if name == "train" and fold.share else partial(whole, name)):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
-            yield from parts.items()
+            yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
 
 
 def _write(folder: Path, fitted: FittedSchema, notes: list[str], batches: Iterator[tuple[str, pa.RecordBatch]]) -> None:

@@ -148,18 +148,23 @@ class PreparedData:
             if table.num_rows != split["rows"]:
                 raise DataError(f"{folder / split['file']} is damaged: {table.num_rows} rows, expected {split['rows']}")
             splits[name] = Rows(schema, table, name)
+            for part, width in splits[name].widths.items():
+                if width and part not in table.column_names:
+                    raise DataError(f"{folder / split['file']} is damaged: it lacks the column {part!r}")
         return cls(schema, splits, tuple(manifest["notes"]))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{str(folder)!r} is not a prepared dataset: it has no {MANIFEST}") from None
     except ValueError as error:
         raise DataError(f"{folder / MANIFEST} is damaged: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         raise DataError(f"{str(folder)!r} was prepared by another version: prepare the data again")
+    if not {"fingerprint", "splits", "notes"} <= set(manifest):
+        raise DataError(f"{folder / MANIFEST} is damaged: it lacks the fingerprint, the splits or the notes")
     return manifest
 
 

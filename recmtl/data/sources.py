@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.values import NULLS, as_numbers
+from recmtl.schema.infer import suffix
 
 BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
-COMPRESSIONS = (".gz", ".zst", ".bz2")
+NOT_TEXT = frozenset("\0\ufffd")  # the second stands for what is not UTF-8
 
 Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Sequence[str | Path]
 
@@ -105,68 +106,74 @@ class CsvSource(Source):
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path
-        self._delimiter = "\t" if ".tsv" in path.suffixes else ","
-        header = next(self._records(), None)
-        if header is None:
+        self._delimiter = "\t" if suffix(path) == ".tsv" else ","
+        _, header = next(self._records(), (1, []))
+        if not header:
             raise DataError(f"{self.name} is empty: expected a header and rows")
+        if any(set(column) & NOT_TEXT for column in header):
+            raise DataError(f"{self.name} is not a CSV file: expected a header in UTF-8 text")
         self.columns = tuple(header)
-        for column in self.columns:
-            if self.columns.count(column) > 1:
-                raise DataError(f"{self.name} has the column {column!r} twice")
 
     def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
         """Stream the rows: numbers as float64, all else as dictionary-encoded text."""
+        if next(itertools.islice(self._records(), 1, None), None) is None:
+            return
         types = {c: pa.float64() if c in numbers else pa.dictionary(pa.int32(), pa.string()) for c in columns}
         try:
             yield from self._blocks(types)
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as error:
-            if "conversion error" not in str(error):
-                raise DataError(f"{self.name}: {_first_line(error)}") from error
-            self._locate([c for c in columns if c in numbers])
-            raise DataError(f"{self.name}: {_first_line(error)}") from error
+        except pa.ArrowInvalid as error:  # which does not say where
+            if "conversion error" in str(error):
+                self._find_bad_value(columns, numbers)
+            else:
+                self._find_bad_record()
+            raise
 
-    def _locate(self, numbers: Sequence[str]) -> None:
-        """Find the value that the reader stumbled over: it does not say where that stands."""
+    def _find_bad_value(self, columns: Sequence[str], numbers: frozenset[str]) -> None:
         offset = 0
-        for batch in self._blocks(dict.fromkeys(numbers, pa.string())):
-            for column in numbers:
-                try:
-                    as_numbers(batch.column(column), column)
-                except BadValueError as bad:
-                    raise self.fault(bad, offset) from None
+        for batch in self._blocks(dict.fromkeys(columns, pa.binary())):
+            try:
+                for column in columns:
+                    text = _decoded(batch.column(column), column)
+                    if column in numbers:
+                        as_numbers(text, column)
+            except BadValueError as bad:
+                raise self.fault(bad, offset) from None
             offset += batch.num_rows
 
+    def _find_bad_record(self) -> None:
+        for line, record in self._records():
+            if len(record) != len(self.columns):
+                raise DataError(f"{self.name}, line {line}: {len(record)} columns, expected {len(self.columns)}")
+
     def place(self, row: int) -> str:
-        """Name a row by its line in the file."""
-        reader = csv.reader(self._text(), delimiter=self._delimiter)
-        filled = (reader.line_num for record in reader if record)
-        return f"{self.name}, line {next(itertools.islice(filled, row + 1, None), row + 2)}"
+        """Name a row by the line in the file where it begins."""
+        line, _ = next(itertools.islice(self._records(), row + 1, None))
+        return f"{self.name}, line {line}"
 
     def _blocks(self, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         with pa.input_stream(self.name, compression="detect") as stream:
-            try:
-                reader = pacsv.open_csv(
-                    stream,
-                    read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
-                    parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
-                    convert_options=pacsv.ConvertOptions(
-                        column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
-                    ),
-                )
-            except OSError as error:
-                raise DataError(f"{self.name} cannot be read: {_first_line(error)}") from error
-            yield from reader
+            yield from pacsv.open_csv(
+                stream,
+                read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
+                parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
+                convert_options=pacsv.ConvertOptions(
+                    column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
+                ),
+            )
 
-    def _text(self) -> io.TextIOWrapper:
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """Give header and rows, blank lines left out, and the line where each begins."""
         stream = pa.input_stream(self.name, compression="detect")
-        return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="")
-
-    def _records(self) -> Iterator[list[str]]:
-        with self._text() as text:
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
+            reader = csv.reader(text, delimiter=self._delimiter)
+            line = 1
             try:
-                yield from csv.reader(text, delimiter=self._delimiter)
-            except OSError as error:
-                raise DataError(f"{self.name} cannot be read: {_first_line(error)}") from error
+                for record in reader:
+                    if record:
+                        yield line, record
+                    line = reader.line_num + 1
+            except csv.Error as error:
+                raise DataError(f"{self.name}, line {line} is not CSV: {error}") from error
 
 
 def open_sources(data: Data, what: str = "data") -> list[Source]:
@@ -181,11 +188,13 @@ def open_sources(data: Data, what: str = "data") -> list[Source]:
         DataError: A file is missing, empty, or cannot be read.
     """
     if isinstance(data, pd.DataFrame):
-        return [FrameSource(_from_pandas(data, what), f"the {what} frame")]
+        return [_checked(FrameSource(_from_pandas(data, what), f"the {what} frame"))]
     if isinstance(data, pa.Table):
-        return [FrameSource(data, f"the {what} table")]
+        return [_checked(FrameSource(data, f"the {what} table"))]
     if isinstance(data, str | Path):
         return [_open(path) for path in expand(data)]
+    if not data:
+        raise DataError(f"the list of {what} files is empty")
     return [source for item in data for source in open_sources(item, what)]
 
 
@@ -203,14 +212,13 @@ def expand(location: str | Path) -> list[Path]:
         return paths
     if path.exists():
         return [path]
-    paths = sorted(Path(p) for p in glob.glob(str(location), recursive=True))
+    paths = sorted(p for p in map(Path, glob.glob(str(location), recursive=True)) if p.is_file())
     if not paths:
         raise DataError(f"there is no file {str(location)!r}")
     return paths
 
 
 def _open(path: Path) -> Source:
-    suffix = next((s for s in reversed(path.suffixes) if s not in COMPRESSIONS), ".csv")
     kinds: dict[str, Callable[[Path], Source]] = {
         ".parquet": ParquetSource,
         ".pq": ParquetSource,
@@ -218,17 +226,35 @@ def _open(path: Path) -> Source:
         ".feather": ArrowSource,
     }
     try:
-        return kinds.get(suffix, CsvSource)(path)
+        return _checked(kinds.get(suffix(path), CsvSource)(path))
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {_first_line(error)}") from error
+        raise unreadable(str(path), error) from error
+
+
+def _checked(source: Source) -> Source:
+    for column in source.columns:
+        if source.columns.count(column) > 1:
+            raise DataError(f"{source.name} has the column {column!r} twice")
+    return source
 
 
 def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise DataError(f"the {what} frame has a column of mixed types: {_first_line(error)}") from error
+        raise unreadable(f"the {what} frame", error) from error
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+def _decoded(values: pa.BinaryArray, column: str) -> pa.StringArray:
+    try:
+        return values.cast(pa.string())
+    except pa.ArrowInvalid:
+        texts = [(value or b"").decode(errors="replace") for value in values.to_pylist()]
+        row = next(i for i, text in enumerate(texts) if set(text) & NOT_TEXT)
+        raise BadValueError(row, column, texts[row], "text in UTF-8") from None
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """Say of a source why its reader gave up."""
+    what = " ".join(map(str, error.args)) or type(error).__name__
+    return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")

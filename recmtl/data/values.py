@@ -13,43 +13,54 @@ import pyarrow.compute as pc
 from recmtl.data.errors import BadValueError
 
 NULLS = ("", "nan", "NaN", "null", "NULL")  # the texts that mean "missing"
+SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"  # as an integer of 64 bits is written
+INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
-def as_text(array: pa.Array) -> tuple[pa.StringArray, Codes]:
+def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     """Give a column as its distinct values in text, and the position of each row's value among them (-1: missing).
 
-    Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``: one category has one
-    text whatever the source. A category may appear twice among the values.
+    Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
+    one of these alike (``3.0``, ``True``): one category has one text whatever the source. A category may appear twice
+    among the values; those that mean "missing" are null.
 
     Shape:
         - codes: ``[rows]``
+
+    Raises:
+        BadValueError: The column holds lists or records.
     """
+    if pa.types.is_nested(array.type):
+        value = array[0].as_py() if len(array) else None
+        raise BadValueError(0, column, value, "one category: a column of lists is a `multi_categorical` feature")
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    empty = values.is_null().to_numpy(zero_copy_only=False) | (pc.fill_null(pc.equal(values, ""), True)).to_numpy(
-        zero_copy_only=False
-    )
-    if empty.any():
-        codes = np.where(np.append(empty, True)[codes], -1, codes)
+    values = pc.if_else(pc.is_in(values, pa.array(NULLS)), None, values)
+    if values.null_count:
+        missing = values.is_null().to_numpy(zero_copy_only=False)
+        codes = np.where(np.append(missing, True)[codes], -1, codes)
     return values, codes
 
 
 def _text_of(values: pa.Array) -> pa.StringArray:
     if pa.types.is_floating(values.type):
+        values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
         values = pc.if_else(pc.is_nan(values), None, values)
         whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
         integers = pc.if_else(whole, values, None).cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.string())
         return pc.if_else(whole, integers, values.cast(pa.string())).cast(pa.string())
-    return values.cast(pa.string())
+    text = values.cast(pa.string())
+    for spelling, plain in SPELLINGS:
+        text = pc.replace_substring_regex(text, spelling, plain)
+    return text
 
 
-def as_lists(array: pa.Array, separator: str) -> tuple[pa.StringArray, Codes, Codes]:
+def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArray, Codes, Codes]:
     """Give a column of lists as distinct values, the codes of all elements, and the length of each row's list.
 
     Text is split at the separator, blanks around an element are dropped; missing elements are left out.
@@ -58,24 +69,32 @@ def as_lists(array: pa.Array, separator: str) -> tuple[pa.StringArray, Codes, Co
         - codes: ``[Σ lengths]``
         - lengths: ``[rows]``
     """
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
-        values, codes = as_text(array)
+        values, codes = as_text(array, column)
         array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
-    rows = pc.list_parent_indices(array).to_numpy(zero_copy_only=False)
+    rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
     elements = pc.list_flatten(array)
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         elements = pc.utf8_trim_whitespace(elements)
-    values, codes = as_text(elements)
+    values, codes = as_text(elements, column)
     kept = codes >= 0
     return values, codes[kept], np.bincount(rows[kept], minlength=len(array)).astype(np.int64)
 
 
-def all_integers(array: pa.Array) -> bool:
+def all_integers(array: pa.Array, column: str) -> bool:
     """Whether a column holds 64-bit integers, or text that reads back the same from them."""
-    if pa.types.is_integer(array.type):
+    if pa.types.is_signed_integer(array.type):
         return True
-    values, _ = as_text(array)
-    return bool(pc.all(pc.match_substring_regex(values.drop_null(), INTEGER), min_count=0).as_py())
+    values = as_text(array, column)[0].drop_null()
+    if not pc.all(pc.match_substring_regex(values, INTEGER), min_count=0).as_py():
+        return False
+    try:
+        values.cast(pa.int64())
+    except pa.ArrowInvalid:  # 19 digits can be too many
+        return False
+    return True
 
 
 def as_numbers(array: pa.Array, column: str) -> Floats:
@@ -102,7 +121,7 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
         numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     else:
         value = array[0].as_py() if len(array) else None
-        raise BadValueError(0, column, value, f"a number, but of type {kind}")
+        raise BadValueError(0, column, value, f"a number: the column is of type {kind}")
     infinite: npt.NDArray[np.bool_] = np.isinf(numbers)
     if infinite.any():
         row = int(infinite.argmax())
@@ -120,8 +139,11 @@ def _parse(array: pa.Array, column: str) -> Floats:
     return numbers
 
 
-def stable_hash(values: pa.Array | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Hash text or integers to 64 bits, the same in every process, on every machine, in every version."""
-    array = values.to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values
+def stable_hash(values: pa.StringArray | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Hash text or integers to 64 bits, the same in every process, on every machine, in every version.
+
+    Missing text has the hash of empty text.
+    """
+    array = values.fill_null("").to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values
     hashes: npt.NDArray[np.uint64] = pd.util.hash_array(array, categorize=False)
     return hashes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, get_args
 
 
@@ -9,18 +10,37 @@ class SchemaError(ValueError):
     """A schema, dataset card or column that cannot be used, said in one sentence."""
 
 
-def at_least_one(instance: Any, *names: str) -> None:
-    """Check that options are ``None`` or integers from 1."""
-    for name in names:
-        value = getattr(instance, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise SchemaError(f"feature {instance.name!r}: `{name}` must be an integer from 1, got {value!r}")
+def names(instance: Any, *options: str) -> None:
+    """Check that options are text that is not empty; ``None`` passes where it is the default."""
+    for option in options:
+        value = getattr(instance, option)
+        if not (isinstance(value, str) and value) and not _is_default_none(instance, option):
+            raise _refused(instance, option, "must be text that is not empty")
 
 
-def one_of(instance: Any, name: str, choices: Any) -> None:
+def at_least_one(instance: Any, *options: str) -> None:
+    """Check that options are integers from 1; ``None`` passes where it is the default."""
+    for option in options:
+        value = getattr(instance, option)
+        if not (type(value) is int and value >= 1) and not _is_default_none(instance, option):
+            raise _refused(instance, option, "must be an integer from 1")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def one_of(instance: Any, option: str, choices: Any) -> None:
     """Check that an option is one of the values of a ``Literal``."""
-    if getattr(instance, name) not in get_args(choices):
-        what = type(instance).__name__
-        raise SchemaError(
-            f"{what} {instance.name!r}: `{name}` must be one of {get_args(choices)}, got {getattr(instance, name)!r}"
-        )
+    if getattr(instance, option) not in get_args(choices):
+        raise _refused(instance, option, f"must be one of {get_args(choices)}")
+
+
+def _is_default_none(instance: Any, option: str) -> bool:
+    return getattr(instance, option) is None and getattr(type(instance), option, ...) is None
+
+
+def _refused(instance: Any, option: str, demand: str) -> SchemaError:
+    who = type(instance).__name__ + (f" {instance.name!r}" if hasattr(instance, "name") else "")
+    return SchemaError(f"{who}: `{option}` {demand}, got {getattr(instance, option)!r}")

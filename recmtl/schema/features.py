@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import SchemaError, at_least_one, one_of
+from recmtl.schema.checks import at_least_one, names, one_of
 
 NumericTransform = Literal["standardize", "log1p", "none"]
 Pooling = Literal["mean", "sum"]
@@ -33,7 +33,8 @@ class Categorical:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the counts."""
+        """Check the name and the counts."""
+        names(self, "name")
         at_least_one(self, "min_count", "max_vocabulary", "hash_buckets", "width")
 
 
@@ -61,8 +62,7 @@ class MultiCategorical(Categorical):
         super().__post_init__()
         at_least_one(self, "max_length")
         one_of(self, "pooling", Pooling)
-        if not self.separator:
-            raise SchemaError(f"feature {self.name!r}: `separator` must not be empty")
+        names(self, "separator")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Numeric:
     transform: NumericTransform = "standardize"
 
     def __post_init__(self) -> None:
-        """Check the transform."""
+        """Check the name and the transform."""
+        names(self, "name")
         one_of(self, "transform", NumericTransform)
 
 

@@ -127,7 +127,7 @@ class FittedSchema:
         layout = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
         with ipc.new_file(str(folder / VOCABULARY_FILE), layout) as writer:
             for name, values in self.vocabularies.items():
-                names = pa.array([name]).take(pa.array([0] * len(values), pa.int32()))
+                names = pa.repeat(name, len(values))
                 writer.write_batch(pa.record_batch([names, values.cast(pa.large_string())], schema=layout))
 
     @classmethod

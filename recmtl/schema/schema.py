@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.schema.checks import SchemaError
+from recmtl.schema.checks import SchemaError, names
 from recmtl.schema.features import KINDS, Feature, Numeric
 from recmtl.schema.infer import head, propose
 from recmtl.schema.tasks import Funnel, Task
@@ -47,7 +47,8 @@ class Schema:
     def __post_init__(self) -> None:
         """Check that the names fit together."""
         for name in ("features", "tasks", "keys"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            object.__setattr__(self, name, tuple(_listed(getattr(self, name), name, "the schema")))
+        names(self, "group", "weight")
         self._check()
 
     def _check(self) -> None:
@@ -57,6 +58,15 @@ class Schema:
             raise SchemaError("a schema needs at least one task")
         _unique("feature", [f.name for f in self.features])
         _unique("task", [t.name for t in self.tasks])
+        reported = [t.name for t in self.reported_tasks]
+        for task in self.tasks:
+            if reported.count(task.name) > 1:
+                raise SchemaError(
+                    f"task {task.name!r} is not what the funnel calls {task.name!r}: give it another name"
+                )
+        for key in self.keys:
+            if not isinstance(key, str):
+                raise SchemaError(f"`keys` must be columns, got {key!r}")
         for feature in self.features:
             role = self.role(feature.name)
             if role:
@@ -130,7 +140,7 @@ class Schema:
         Raises:
             SchemaError: A column is missing, a pattern matches none, or a pattern catches a label.
         """
-        named = {f.name for f in self.features if not WILDCARDS & set(f.name)}
+        named = {f.name for f in self.features if f.name in columns or not WILDCARDS & set(f.name)}
         features: list[Feature] = []
         for feature in self.features:
             if feature.name in named:
@@ -143,7 +153,8 @@ class Schema:
         resolved = dataclasses.replace(self, features=tuple(features))
         for column in resolved.columns:
             if column not in columns:
-                raise SchemaError(f"column {column!r} is not in {source}{_nearest(column, columns)}")
+                hint = _nearest(column, columns) or f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
+                raise SchemaError(f"column {column!r} is not in {source}{hint}")
         return resolved
 
     def to_dict(self) -> dict[str, Any]:
@@ -176,8 +187,8 @@ class Schema:
             if key not in fields:
                 raise SchemaError(f"{source}: unknown key {key!r}{_nearest(str(key), sorted(fields))}")
         return cls(
-            features=[_feature(entry, source) for entry in card.get("features") or ()],
-            tasks=[_build(Task, entry, source) for entry in card.get("tasks") or ()],
+            features=[_feature(entry, source) for entry in _listed(card.get("features") or (), "features", source)],
+            tasks=[_build(Task, entry, source) for entry in _listed(card.get("tasks") or (), "tasks", source)],
             funnel=_build(Funnel, card["funnel"], source) if card.get("funnel") else None,
             group=card.get("group"),
             keys=card.get("keys") or (),
@@ -241,11 +252,16 @@ def _build(cls: type[Any], entry: Any, source: str) -> Any:
     for key in entry:
         if key not in fields:
             raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{_nearest(str(key), list(fields))}")
-    try:
-        return cls(**entry)
-    except TypeError as error:
-        needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
-        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(needed)}, got {dict(entry)}") from error
+    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
+    if not set(needed) <= set(entry):
+        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(needed)}, got {dict(entry)}")
+    return cls(**entry)
+
+
+def _listed(value: Any, name: str, source: str) -> Sequence[Any]:
+    if not isinstance(value, list | tuple):
+        raise SchemaError(f"{source}: `{name}` must be a list, got {value!r}")
+    return value
 
 
 def _changed(instance: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import SchemaError, one_of
+from recmtl.schema.checks import SchemaError, is_number, names, one_of
 
 Kind = Literal["binary", "regression"]
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]
@@ -38,19 +38,20 @@ class Task:
     negative_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check kind, loss, weight and rate."""
+        """Check names, kind, loss, weight and rate."""
+        names(self, "name", "label", "given")
         one_of(self, "kind", Kind)
         losses = {"binary": ("bce", "focal"), "regression": ("mse", "mae", "huber")}[self.kind]
         if self.loss is not None and self.loss not in losses:
             raise SchemaError(
-                f"task {self.name!r}: `loss` of a {self.kind} task must be one of {losses}, got {self.loss!r}"
+                f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {losses}, got {self.loss!r}"
             )
-        if not 0 <= self.weight < float("inf"):
-            raise SchemaError(f"task {self.name!r}: `weight` must be a number from 0, got {self.weight}")
-        if not 0 < self.negative_rate <= 1:
-            raise SchemaError(f"task {self.name!r}: `negative_rate` must be in (0, 1], got {self.negative_rate}")
+        if not (is_number(self.weight) and self.weight >= 0):
+            raise SchemaError(f"Task {self.name!r}: `weight` must be a number from 0, got {self.weight!r}")
+        if not (is_number(self.negative_rate) and 0 < self.negative_rate <= 1):
+            raise SchemaError(f"Task {self.name!r}: `negative_rate` must be in (0, 1], got {self.negative_rate!r}")
         if self.negative_rate != 1 and self.kind != "binary":
-            raise SchemaError(f"task {self.name!r}: `negative_rate` has no meaning for a regression")
+            raise SchemaError(f"Task {self.name!r}: `negative_rate` has no meaning for a regression")
 
 
 @dataclass(frozen=True)
@@ -67,3 +68,7 @@ class Funnel:
 
     click: str
     conversion: str
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        names(self, "click", "conversion")

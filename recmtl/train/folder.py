@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +89,15 @@ class RunFolder:
         """
         path = self.path / CHECKPOINT.format(name=name)
         try:
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about what turns out to be damaged
+                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         except FileNotFoundError:
             raise RunError(f"{str(self.path)!r} is not a run with a checkpoint: there is no {path}") from None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-            raise RunError(f"the checkpoint {path} is damaged: {str(error).splitlines()[0]}") from error
+            raise RunError(
+                f"the checkpoint {path} is damaged: {str(error).partition('.')[0] or type(error).__name__}"
+            ) from error
         return state
 
     def schema(self) -> FittedSchema:

@@ -1,0 +1,151 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+
+from recmtl.data import DataError, PreparedData, prepare
+from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
+
+SCHEMA = Schema(
+    [Categorical("c"), Numeric("x", transform="none"), MultiCategorical("m")],
+    [Task("t", "y"), Task("u", "r", kind="regression")],
+    keys=["k"],
+    weight="w",
+)
+FRAME = pd.DataFrame(
+    {
+        "c": ["a", "b", "a"],
+        "x": [1.5, -2.0, 0.25],
+        "m": ["p|q", None, "q"],
+        "y": [1, 0, None],
+        "r": [-1.5, None, 7.0],
+        "w": [1.0, 0.0, 2.5],
+        "k": [2**53 + 1, 7, 8],
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    prepare(SCHEMA, FRAME, FRAME[:2], FRAME[1:], out=tmp_path / "data")
+    return tmp_path / "data"
+
+
+def test_packed_rows_hold_every_part_bit_by_bit(folder):
+    rows = PreparedData.open(folder).train
+    packed = rows.packed()
+    assert packed.dtype == torch.int32
+    assert packed.shape == (3, 3 + 1 + 2 + 1)
+    assert rows.widths == {"ids": 3, "numeric": 1, "labels": 2, "weight": 1}
+    q, p = 2, 3
+    assert packed[:, :3].tolist() == [[2, p, q], [3, 1, -1], [2, q, -1]]
+    floats = packed[:, 3:].view(torch.float32).numpy()
+    np.testing.assert_array_equal(floats, FRAME[["x", "y", "r", "w"]].to_numpy(np.float32))
+
+
+def test_labels_weight_and_keys(folder):
+    rows = PreparedData.open(folder).train
+    np.testing.assert_array_equal(rows.labels["y"], [1, 0, np.nan])
+    np.testing.assert_array_equal(rows.labels["r"], [-1.5, np.nan, 7])
+    np.testing.assert_array_equal(rows.weight, [1, 0, 2.5])
+    assert rows.keys.to_pydict() == {"k": [2**53 + 1, 7, 8]}
+
+
+def test_rows_in_several_chunks():
+    parts = prepare(SCHEMA, [FRAME[:1], FRAME[1:2], FRAME[2:]], FRAME[:1]).train
+    assert parts.table.column("ids").num_chunks == 3
+    np.testing.assert_array_equal(parts.packed(), prepare(SCHEMA, FRAME, FRAME[:1]).train.packed())
+
+
+def test_splits(folder):
+    data = PreparedData.open(str(folder))
+    assert [(name, len(rows), rows.name) for name, rows in data.splits.items()] == [
+        ("train", 3, "train"),
+        ("valid", 2, "valid"),
+        ("test", 2, "test"),
+    ]
+    assert data.test.schema is data.schema
+    with pytest.raises(DataError, match="has no test rows: it has train"):
+        _ = prepare(SCHEMA, FRAME, holdout=0).test
+
+
+def test_notes_are_kept(tmp_path):
+    data = prepare(SCHEMA, FRAME.assign(x=1.0), holdout=0, out=tmp_path / "data")
+    assert "numeric column 'x' is constant in the training rows" in data.notes
+    assert PreparedData.open(tmp_path / "data").notes == data.notes
+
+
+def test_not_a_prepared_dataset(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "gone", tmp_path / "file"):
+        with pytest.raises(DataError, match=f"'{path}' is not a prepared dataset: it has no manifest.json"):
+            PreparedData.open(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "manifest.json is damaged"),
+        ('{"version": 1, ', "manifest.json is damaged"),
+        ('{"version": 1}', "manifest.json is damaged: it lacks"),
+        ("[]", "was prepared by another version: prepare the data again"),
+        ('{"version": 99}', "was prepared by another version"),
+    ],
+)
+def test_damaged_manifest(folder, text, message):
+    (folder / "manifest.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        PreparedData.open(folder)
+
+
+def test_manifest_that_is_no_text(folder):
+    (folder / "manifest.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"manifest\.json is damaged"):
+        PreparedData.open(folder)
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("keep", [0, 8, 200, -1])
+def test_truncated_split(folder, split, keep):
+    path = folder / f"{split}.arrow"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(DataError, match=rf"{path} cannot be read: "):
+        PreparedData.open(folder)
+
+
+def test_missing_split(folder):
+    (folder / "test.arrow").unlink()
+    with pytest.raises(DataError, match=rf"{folder}/test\.arrow cannot be read: "):
+        PreparedData.open(folder)
+
+
+def test_split_of_another_dataset(folder):
+    (folder / "train.arrow").write_bytes((folder / "test.arrow").read_bytes())
+    with pytest.raises(DataError, match=r"train\.arrow is damaged: 2 rows, expected 3"):
+        PreparedData.open(folder)
+
+
+def test_split_of_another_schema(folder):
+    table = pa.table({"other": [1, 2, 3]})
+    with pa.ipc.new_file(str(folder / "train.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"train\.arrow is damaged: it lacks the column 'ids'"):
+        PreparedData.open(folder)
+
+
+@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
+def test_missing_schema(folder, file):
+    (folder / file).unlink()
+    with pytest.raises(SchemaError, match="cannot read the fitted schema"):
+        PreparedData.open(folder)
+
+
+def test_schema_of_another_dataset(folder):
+    content = json.loads((folder / "schema.json").read_text())
+    content["moments"]["x"]["mean"] += 1
+    (folder / "schema.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="is damaged: its schema is not the one of its manifest"):
+        PreparedData.open(folder)

@@ -1,0 +1,254 @@
+import bz2
+import gzip
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from recmtl.data import sources
+from recmtl.data.errors import BadValueError, DataError
+from recmtl.data.prepare import convert
+from recmtl.data.sources import expand, open_sources
+from recmtl.schema import Categorical, Schema, Task
+
+COLUMNS, NUMBERS = ["c", "n"], frozenset({"n"})
+FRAME = pd.DataFrame({"c": ["a", "b,\nc", None, "Ü"], "n": [1.5, None, -2.0, 0.0], "z": [1, 2, 3, 4]})
+ROWS = [{"c": "a", "n": 1.5}, {"c": "b,\nc", "n": None}, {"c": None, "n": -2.0}, {"c": "Ü", "n": 0.0}]
+CSV = FRAME.to_csv(index=False).encode()
+
+
+def read(data, columns=COLUMNS, numbers=NUMBERS):
+    batches = [batch for source in open_sources(data) for batch in source.batches(columns, numbers)]
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+def write(path, content):
+    if content is None:
+        content = CSV
+    with pa.output_stream(str(path), compression="detect") as stream:
+        stream.write(content)
+    return path
+
+
+def error(data):
+    with pytest.raises(DataError) as caught:
+        read(data)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+class TestFormats:
+    @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.csv.bz2", "a.txt", "a", "a.b.csv", "a.gz"])
+    def test_csv(self, tmp_path, name):
+        assert read(write(tmp_path / name, None)) == ROWS
+
+    def test_compressed_by_other_tools(self, tmp_path):
+        (tmp_path / "a.csv.gz").write_bytes(gzip.compress(CSV[:20]) + gzip.compress(CSV[20:]))  # as bgzip does
+        (tmp_path / "a.csv.bz2").write_bytes(bz2.compress(CSV))
+        assert read(tmp_path / "a.csv.gz") == read(tmp_path / "a.csv.bz2") == ROWS
+
+    @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])
+    def test_tsv(self, tmp_path, name):
+        assert read(write(tmp_path / name, FRAME.to_csv(index=False, sep="\t").encode())) == ROWS
+
+    @pytest.mark.parametrize("name", ["a.parquet", "a.pq", "a.arrow", "a.feather"])
+    def test_binary(self, tmp_path, name):
+        table = pa.Table.from_pandas(FRAME)
+        (pq.write_table if ".p" in name else pa.feather.write_feather)(table, str(tmp_path / name))
+        assert read(tmp_path / name) == ROWS
+
+    def test_memory(self):
+        assert read(FRAME) == ROWS
+        assert read(pa.Table.from_pandas(FRAME)) == ROWS
+        assert read(FRAME.set_index("z")) == ROWS
+
+    def test_order_of_columns_is_the_callers(self, tmp_path):
+        FRAME.to_parquet(tmp_path / "a.parquet")
+        pa.feather.write_feather(FRAME, str(tmp_path / "a.arrow"))
+        for data in (FRAME, write(tmp_path / "a.csv", None), tmp_path / "a.parquet", tmp_path / "a.arrow"):
+            (source,) = open_sources(data)
+            assert next(source.batches(["z", "c"], frozenset())).schema.names == ["z", "c"]
+            assert source.columns == ("c", "n", "z")
+
+    def test_streams_in_batches(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(sources, "FRAME_ROWS", 3)
+        monkeypatch.setattr(sources, "BLOCK_BYTES", 24)
+        FRAME.to_parquet(tmp_path / "a.parquet")
+        for data in (FRAME, write(tmp_path / "a.csv", None), tmp_path / "a.parquet"):
+            (source,) = open_sources(data)
+            assert len(list(source.batches(COLUMNS, NUMBERS))) > 1
+            assert read(data) == ROWS
+            assert read(data) == ROWS  # any number of times
+
+
+class TestCsv:
+    def test_numbers_and_text(self, tmp_path):
+        path = write(tmp_path / "a.csv", b"c,n\n007,007\nNA,1e3\n")
+        assert read(path) == [{"c": "007", "n": 7.0}, {"c": "NA", "n": 1000.0}]
+
+    @pytest.mark.parametrize("null", ["", '""', "nan", "NaN", "null", "NULL"])
+    def test_missing(self, tmp_path, null):
+        assert read(write(tmp_path / "a.csv", f"c,n\n{null},{null}\n".encode())) == [{"c": None, "n": None}]
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\xef\xbb\xbfc,n\na,1\nb,2\n",
+            b"c,n\r\na,1\r\nb,2\r\n",
+            b"c,n\ra,1\rb,2",
+            b"c,n\na,1\n\n\nb,2\n\n",
+            b"\n\r\nc,n\na,1\nb,2",
+            b'"c","n"\n"a","1"\n"b","2"\n',
+            b'\xef\xbb\xbf"c",n\r\n\r\na, 1\r\nb,2 \r\n',
+        ],
+    )
+    def test_dialects(self, tmp_path, content):
+        assert read(write(tmp_path / "a.csv", content)) == [{"c": "a", "n": 1.0}, {"c": "b", "n": 2.0}]
+
+    def test_quotes(self, tmp_path):
+        path = write(tmp_path / "a.csv", b'c,n\n"a,""b""\r\n\n c",1\n5" pipe,2\n')
+        assert [row["c"] for row in read(path)] == ['a,"b"\r\n\n c', '5" pipe']
+
+
+LINES = [  # what stands before the bad record, and the line where the record begins
+    (b"", 2),
+    (b"a,1\n", 3),
+    (b"\n\na,1\n\n", 6),
+    (b'"a\nb\n\nc",1\n', 6),
+    (b'"a\r\nb",1\r\n\r\n', 5),
+    (b"a,1\n" * 20, 22),
+]
+
+
+class TestFaults:
+    @pytest.mark.parametrize("block", [1 << 22, 32])
+    @pytest.mark.parametrize(("before", "line"), LINES)
+    def test_bad_number(self, tmp_path, monkeypatch, before, line, block):
+        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        path = write(tmp_path / "a.csv", b"c,n\n" + before + b"b,x1\nc,x2\n")
+        assert error(path) == f"{path}, line {line}, column 'n': 'x1' is not a number"
+
+    def test_bad_number_in_a_record_of_several_lines(self, tmp_path):
+        path = write(tmp_path / "a.csv", b'c,n\na,1\n"b\nc",x\n')
+        assert error(path) == f"{path}, line 3, column 'n': 'x' is not a number"
+
+    @pytest.mark.parametrize(("before", "line"), LINES)
+    @pytest.mark.parametrize(("record", "count"), [(b"b", 1), (b"b,2,3", 3), (b"b,2,", 3)])
+    def test_wrong_number_of_columns(self, tmp_path, before, line, record, count):
+        path = write(tmp_path / "a.csv", b"c,n\n" + before + record + b"\nc,3\n")
+        assert error(path) == f"{path}, line {line}: {count} columns, expected 2"
+
+    def test_quote_that_never_closes(self, tmp_path):
+        path = write(tmp_path / "a.csv", b'c,n\na,1\n"b,2\nc,3\n')
+        assert error(path) == f"{path}, line 3: 1 columns, expected 2"
+
+    @pytest.mark.parametrize(("before", "line"), LINES)
+    def test_bytes_that_are_no_utf8(self, tmp_path, before, line):
+        path = write(tmp_path / "a.csv", b"c,n\n" + before + b"Gr\xf6\xdfe,1\n")
+        assert error(path) == f"{path}, line {line}, column 'c': 'Gr\ufffd\ufffde' is not text in UTF-8"
+
+    def test_place(self, tmp_path):
+        path = write(tmp_path / "a.csv.gz", b'\xef\xbb\xbfc,n\n"a\nb",1\n\nb,2\n')
+        (source,) = open_sources(path)
+        assert [source.place(row) for row in (0, 1)] == [f"{path}, line 2", f"{path}, line 5"]
+        fault = source.fault(BadValueError(1, "n", "x", "a number"), 0)
+        assert str(fault) == f"{path}, line 5, column 'n': 'x' is not a number"
+
+    def test_place_in_memory(self):
+        (source,) = open_sources(FRAME, "train")
+        assert source.place(2) == "the train frame, row 3"
+
+    @pytest.mark.parametrize("content", [b"", b"\n", b"\r\n\n", b"\xef\xbb\xbf"])
+    def test_empty(self, tmp_path, content):
+        path = write(tmp_path / "a.csv", content)
+        assert error(path) == f"{path} is empty: expected a header and rows"
+
+    @pytest.mark.parametrize("content", [b"c,n", b"c,n\n", b"c,n\r\n\r\n", b"\xef\xbb\xbfc,n\n"])
+    def test_only_a_header(self, tmp_path, content):
+        assert read(write(tmp_path / "a.csv", content)) == []
+
+    @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.arrow"])
+    def test_column_twice(self, tmp_path, name):
+        table = pa.table([[1], [2], [3]], names=["c", "n", "c"])
+        path = tmp_path / name
+        if name == "a.csv":
+            write(path, b"c,n,c\n1,2,3\n")
+        else:
+            (pq.write_table if ".p" in name else pa.feather.write_feather)(table, str(path))
+        assert "twice" in error(path) or "unique" in error(path) or "uplicate" in error(path)
+        assert str(path) in error(path)
+        assert "'c' twice" in error(table)
+
+    @pytest.mark.parametrize("content", [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(CSV)])
+    def test_no_text(self, tmp_path, content):
+        path = tmp_path / "a.csv"
+        path.write_bytes(content)
+        assert error(path) == f"{path} is not a CSV file: expected a header in UTF-8 text"
+
+    @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.csv.gz", "a.csv.zst", "a.csv.bz2"])
+    def test_content_of_another_kind(self, tmp_path, name):
+        path = tmp_path / name
+        path.write_bytes(CSV)
+        assert error(path).startswith(f"{path} cannot be read: ")
+
+    @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet", "a.arrow"])
+    @pytest.mark.parametrize("share", [0.3, 0.9])
+    def test_truncated(self, tmp_path, name, share):
+        long = pd.DataFrame({"c": [f"{i * 7919}" for i in range(3000)], "n": range(3000)})
+        path = tmp_path / name
+        if name == "a.csv.gz":
+            write(path, long.to_csv(index=False).encode())
+        elif name == "a.parquet":
+            long.to_parquet(path)
+        else:
+            pa.feather.write_feather(long, str(path))
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        (message,) = {error_of_convert(path)}
+        assert message.startswith(f"{path} cannot be read: ")
+
+    def test_frame_of_mixed_types(self):
+        message = error(pd.DataFrame({"c": [1, "a"], "n": [0, 0]}))
+        assert message.startswith("the data frame cannot be read: Could not convert 'a'")
+        assert "column c" in message
+
+
+def error_of_convert(path):
+    """Reading goes through `convert`, which names the file whatever the reader says."""
+    schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
+    with pytest.raises(DataError) as caught:
+        list(convert(schema, open_sources(path), lambda batch, row: batch.num_rows))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestExpand:
+    def test_file_folder_glob(self, tmp_path):
+        for name in ("b.csv", "a.csv", "_SUCCESS", ".hidden", "c.txt"):
+            (tmp_path / name).write_text("x")
+        (tmp_path / "sub.csv").mkdir()
+        assert expand(tmp_path / "a.csv") == [tmp_path / "a.csv"]
+        assert expand(str(tmp_path)) == [tmp_path / name for name in ("a.csv", "b.csv", "c.txt")]
+        assert expand(f"{tmp_path}/*.csv") == [tmp_path / "a.csv", tmp_path / "b.csv"]
+        assert expand(f"{tmp_path.parent}/**/a.cs?")[0].name == "a.csv"
+
+    def test_name_with_wildcards_that_exists(self, tmp_path):
+        (tmp_path / "a[1].csv").write_text("x")
+        assert expand(tmp_path / "a[1].csv") == [tmp_path / "a[1].csv"]
+
+    def test_nothing_there(self, tmp_path):
+        for location in (tmp_path / "gone.csv", f"{tmp_path}/*.csv"):
+            with pytest.raises(DataError, match="there is no file"):
+                expand(location)
+        with pytest.raises(DataError, match="holds no files"):
+            expand(tmp_path)
+        with pytest.raises(DataError, match="the list of train files is empty"):
+            open_sources([], "train")
+
+    def test_list(self, tmp_path):
+        paths = [write(tmp_path / f"{name}.csv", None) for name in "ba"]
+        assert [s.name for s in open_sources([paths[0], str(paths[1])])] == [str(p) for p in paths]
+        assert read(paths) == ROWS + ROWS

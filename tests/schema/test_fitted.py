@@ -1,0 +1,97 @@
+import json
+
+import pyarrow as pa
+import pytest
+
+from recmtl.schema import (
+    Categorical,
+    FittedSchema,
+    IdBlock,
+    LabelRate,
+    Moments,
+    MultiCategorical,
+    Numeric,
+    Schema,
+    SchemaError,
+    Task,
+)
+
+BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
+
+
+def make(brands=("a", "ü"), mean=0.5, deviation=2.0):
+    schema = Schema([Numeric("x"), BRAND, TAGS, USER, Numeric("z")], [Task("t", "y"), Task("u", "v", given="y")])
+    return FittedSchema(
+        schema=schema,
+        vocabularies={"brand": pa.array(brands, pa.string()), "tags": pa.array([], pa.string())},
+        lengths={"tags": 3},
+        moments={"x": Moments(mean, deviation), "z": Moments(0.1, 1.0)},
+        integer_keys=frozenset({"k"}),
+        rates={("y", None): LabelRate(10, 0.25), ("v", "y"): LabelRate(3, 1 / 3), ("v", None): LabelRate(9, 0.1)},
+    )
+
+
+def test_id_blocks_follow_the_features():
+    fitted = make()
+    assert fitted.id_blocks == (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1))
+    assert fitted.id_columns == 5
+    assert [f.name for f in fitted.numeric] == ["x", "z"]
+
+
+def test_rate_of_a_task_is_that_of_its_condition():
+    fitted = make()
+    assert [fitted.rate(t) for t in fitted.schema.tasks] == [LabelRate(10, 0.25), LabelRate(3, 1 / 3)]
+
+
+def test_round_trip_is_exact(tmp_path):
+    fitted = make()
+    fitted.save(tmp_path)
+    loaded = FittedSchema.load(tmp_path)
+    assert loaded.schema == fitted.schema
+    assert {n: v.to_pylist() for n, v in loaded.vocabularies.items()} == {"brand": ["a", "ü"], "tags": []}
+    for name in ("lengths", "moments", "integer_keys", "rates"):
+        assert getattr(loaded, name) == getattr(fitted, name)
+    assert loaded.fingerprint == fitted.fingerprint
+    assert loaded.id_blocks == fitted.id_blocks
+
+
+def test_fingerprint_tells_what_encodes_differently():
+    prints = {make().fingerprint, make(brands=("ü", "a")).fingerprint, make(brands=("a",)).fingerprint}
+    prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint}
+    assert len(prints) == 5
+    assert make().fingerprint == make().fingerprint
+
+
+@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
+def test_missing_file(tmp_path, file):
+    make().save(tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(SchemaError, match=f"cannot read the fitted schema in '{tmp_path}'"):
+        FittedSchema.load(tmp_path)
+
+
+@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
+@pytest.mark.parametrize("keep", [0, 10, -7])
+def test_truncated_file(tmp_path, file, keep):
+    make().save(tmp_path)
+    content = (tmp_path / file).read_bytes()
+    (tmp_path / file).write_bytes(content[:keep])
+    with pytest.raises(SchemaError, match=r"the fitted schema in .* is damaged"):
+        FittedSchema.load(tmp_path)
+
+
+def test_files_of_two_schemas(tmp_path):
+    (tmp_path / "other").mkdir()
+    make().save(tmp_path)
+    make(brands=("a", "b", "c")).save(tmp_path / "other")
+    (tmp_path / "other" / "vocabularies.arrow").replace(tmp_path / "vocabularies.arrow")
+    with pytest.raises(SchemaError, match="is damaged: its vocabularies have other sizes"):
+        FittedSchema.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {}, {"schema": 5, "vocabulary_sizes": {}}, {"schema": {"features": []}}])
+def test_other_content(tmp_path, content):
+    make().save(tmp_path)
+    (tmp_path / "schema.json").write_text(json.dumps(content))
+    with pytest.raises(SchemaError, match=r"the fitted schema in .* is damaged"):
+        FittedSchema.load(tmp_path)

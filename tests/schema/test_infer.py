@@ -1,0 +1,102 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task
+
+ROWS = 60
+FRAME = pd.DataFrame(
+    {
+        "user_id": np.arange(ROWS) * 7,
+        "half_ids": [float(i) if i % 2 else None for i in range(ROWS)],
+        "age": np.arange(ROWS) + 18,
+        "level": np.arange(ROWS) % 3,
+        "price": np.arange(ROWS) / 7,
+        "city": [f"city {i % 5}" for i in range(ROWS)],
+        "genres": ["|".join(sorted({f"g{i % 4}", f"g{i % 3}"})) + f"|h{i % 2}" for i in range(ROWS)],
+        "tags": [f"t{i % 7};t{i % 11}" for i in range(ROWS)],
+        "new": [i % 2 == 0 for i in range(ROWS)],
+        "note": [f"only|{i}" if i == 0 else f"text {i}" for i in range(ROWS)],
+        "click": np.arange(ROWS) % 2,
+        "buy": np.arange(ROWS) % 4 == 0,
+        "search": np.arange(ROWS) // 3,
+    }
+)
+EXPECTED = {
+    "user_id": Categorical("user_id", min_count=2),
+    "half_ids": Categorical("half_ids", min_count=2),
+    "age": Numeric("age"),
+    "level": Categorical("level", min_count=2),
+    "price": Numeric("price"),
+    "city": Categorical("city", min_count=2),
+    "genres": MultiCategorical("genres", separator="|"),
+    "tags": MultiCategorical("tags", separator=";"),
+    "new": Categorical("new", min_count=2),
+    "note": Categorical("note", min_count=2),
+}
+TASKS = [Task("ctr", "click")]
+ROLES = {"funnel": Funnel("click", "buy"), "group": "search"}
+
+
+def proposed(data):
+    schema = Schema.infer(data, TASKS, **ROLES)
+    assert schema.tasks == tuple(TASKS)
+    assert (schema.group, schema.funnel) == (ROLES["group"], ROLES["funnel"])
+    return {f.name: f for f in schema.features}
+
+
+def test_frame():
+    assert proposed(FRAME) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.tsv", "a.parquet", "a.pq", "a.feather", "a.txt"])
+def test_files(tmp_path, name):
+    path = tmp_path / name
+    if ".parquet" in name or ".pq" in name:
+        FRAME.to_parquet(path)
+    elif ".feather" in name:
+        pyarrow.feather.write_feather(pa.Table.from_pandas(FRAME), path)
+    else:
+        text = FRAME.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
+        with pa.output_stream(str(path), compression="detect") as stream:
+            stream.write(text)
+    assert proposed(path) == EXPECTED
+    assert proposed(str(path)) == EXPECTED
+
+
+def test_list_column(tmp_path):
+    table = pa.table({"m": [["a", "b"], ["c"], None], "y": [0, 1, 0]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    task = [Task("t", "y")]
+    assert Schema.infer(tmp_path / "a.parquet", task).features == (MultiCategorical("m"),)
+    assert Schema.infer(table.to_pandas(), task).features == (MultiCategorical("m"),)
+
+
+def test_roles_are_no_features():
+    schema = Schema.infer(FRAME, TASKS, keys=["user_id"], weight="price")
+    assert {"click", "user_id", "price"}.isdisjoint(f.name for f in schema.features)
+    assert schema.keys == ("user_id",)
+    assert schema.weight == "price"
+
+
+def test_column_without_values_is_a_start_to_edit():
+    frame = pd.DataFrame({"empty": [None, None], "nan": [np.nan, np.nan], "y": [0, 1]})
+    assert [type(f) for f in Schema.infer(frame, [Task("t", "y")]).features] == [Categorical, Numeric]
+
+
+def test_nothing_left():
+    with pytest.raises(SchemaError, match="at least one feature"):
+        Schema.infer(FRAME[["click"]], TASKS)
+
+
+def test_unreadable(tmp_path):
+    with pytest.raises(SchemaError, match=r"cannot infer a schema from '.*gone\.csv'"):
+        Schema.infer(tmp_path / "gone.csv", TASKS)
+    (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
+    with pytest.raises(SchemaError, match=r"cannot infer a schema from '.*a\.parquet'"):
+        Schema.infer(tmp_path / "a.parquet", TASKS)
+    with pytest.raises(SchemaError, match="cannot infer a schema from the frame"):
+        Schema.infer(pd.DataFrame({"x": [1, "a"], "click": [0, 1]}), TASKS)

@@ -1,0 +1,332 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.shipped import find_card
+
+CARDS = sorted((Path(__file__).parents[2] / "data").glob("*.yaml"))
+ALIEXPRESS = [
+    "search_id",
+    *(f"categorical_{i}" for i in range(1, 17)),
+    *(f"numerical_{i}" for i in range(1, 64)),
+    "click",
+    "conversion",
+]
+
+
+def make(**changes):
+    parts = {"features": [Categorical("c"), Numeric("n")], "tasks": [Task("t", "y")]} | changes
+    return Schema(**parts)
+
+
+FULL = Schema(
+    features=[
+        Categorical("brand", min_count=2, max_vocabulary=9, width=4),
+        Categorical("user", hash_buckets=1024),
+        MultiCategorical("genres", separator=";", max_length=7, pooling="sum"),
+        Numeric("price", transform="log1p"),
+        Numeric("n_*"),
+    ],
+    tasks=[
+        Task("ctr", "click", weight=0.5, loss="focal", negative_rate=0.1),
+        Task("buy", "conversion", given="click"),
+        Task("stay", "seconds", kind="regression", loss="huber"),
+    ],
+    funnel=Funnel("click", "conversion"),
+    group="search",
+    keys=["search", "item"],
+    weight="w",
+    description="Größe",
+)
+
+
+class TestResolve:
+    def test_patterns_take_the_order_of_the_file(self):
+        schema = make(features=[Numeric("n*"), Categorical("c?")])
+        resolved = schema.resolve(["n2", "c1", "y", "n1", "other"])
+        assert [(type(f), f.name) for f in resolved.features] == [
+            (Numeric, "n2"),
+            (Numeric, "n1"),
+            (Categorical, "c1"),
+        ]
+
+    def test_pattern_keeps_its_options(self):
+        resolved = make(features=[Categorical("c*", min_count=3, width=2)]).resolve(["c1", "c2", "y"])
+        assert resolved.features == (
+            Categorical("c1", min_count=3, width=2),
+            Categorical("c2", min_count=3, width=2),
+        )
+
+    def test_name_spelt_out_wins_over_a_pattern_wherever_it_stands(self):
+        for features in ([Numeric("x*"), Categorical("x1")], [Categorical("x1"), Numeric("x*")]):
+            kinds = {f.name: type(f) for f in make(features=features).resolve(["x1", "x2", "y"]).features}
+            assert kinds == {"x1": Categorical, "x2": Numeric}
+
+    def test_a_column_with_a_wildcard_in_its_name_can_be_spelt_out(self):
+        resolved = make(features=[Numeric("price[usd]")]).resolve(["price[usd]", "y"])
+        assert resolved.resolve(["price[usd]", "y"]) == resolved
+
+    def test_resolving_twice_changes_nothing(self):
+        columns = ["a", "b*", "y"]
+        resolved = make(features=[Numeric("*")], tasks=[Task("t", "y")], keys=[])
+        with pytest.raises(SchemaError, match="'y' is the label of task 't'"):
+            resolved.resolve(columns)
+        resolved = make(features=[Numeric("[ab]*")]).resolve(columns)
+        assert resolved.resolve(columns) == resolved
+
+    def test_two_patterns_for_one_column_are_refused(self):
+        with pytest.raises(SchemaError, match="feature 'x1' is declared twice"):
+            make(features=[Numeric("x*"), Categorical("*1")]).resolve(["x1", "y"])
+
+    def test_pattern_without_a_column(self):
+        with pytest.raises(SchemaError, match=r"no column of f\.csv matches the feature pattern 'z_\*'"):
+            make(features=[Numeric("z_*")]).resolve(["x", "y"], "f.csv")
+
+    @pytest.mark.parametrize(
+        "roles",
+        [
+            {},
+            {"group": "g"},
+            {"weight": "w"},
+            {"tasks": [Task("t", "y", given="cond")]},
+            {"funnel": Funnel("click", "bought")},
+        ],
+    )
+    def test_pattern_that_catches_a_role_is_refused(self, roles):
+        schema = make(features=[Numeric("*")], **roles)
+        caught = next(c for c in schema.columns if c != "*" and (c != "y" or not roles))
+        with pytest.raises(SchemaError, match=f"'{caught}' is the .* and cannot be a feature as well"):
+            schema.resolve(["x", caught])
+
+    def test_missing_column_names_the_nearest(self):
+        with pytest.raises(SchemaError, match=r"column 'price' is not in f\.csv; did you mean 'prices'\?"):
+            make(features=[Numeric("price")]).resolve(["prices", "y"], "f.csv")
+
+    def test_missing_column_without_a_near_one_shows_the_first_columns(self):
+        with pytest.raises(SchemaError, match=r"column 'price' is not in the data; its columns begin with 'a;b;y'"):
+            make(features=[Numeric("price")]).resolve(["a;b;y"])
+
+    @pytest.mark.parametrize("role", [{"group": "gone"}, {"weight": "gone"}, {"keys": ["gone"]}])
+    def test_every_role_must_be_there(self, role):
+        with pytest.raises(SchemaError, match="column 'gone' is not in"):
+            make(**role).resolve(["c", "n", "y"])
+
+
+class TestRoles:
+    @pytest.mark.parametrize(
+        ("changes", "why"),
+        [
+            ({"tasks": [Task("t", "c")]}, "label of task 't'"),
+            ({"tasks": [Task("t", "y", given="c")]}, "condition of task 't'"),
+            ({"funnel": Funnel("c", "y")}, "label of the funnel"),
+            ({"funnel": Funnel("y", "c")}, "label of the funnel"),
+            ({"group": "c"}, "group"),
+            ({"weight": "c"}, "row weight"),
+        ],
+    )
+    def test_refused_as_a_feature(self, changes, why):
+        with pytest.raises(SchemaError, match=f"column 'c' is the {why} and cannot be a feature"):
+            make(**changes)
+
+    def test_a_key_may_be_a_feature(self):
+        schema = make(keys=["c"])
+        assert schema.carried == ("c",)
+        assert "c" not in schema.unfeatured
+
+    def test_columns(self):
+        assert FULL.labels == ("click", "conversion", "seconds")
+        assert FULL.binary_labels == {"click", "conversion"}
+        assert FULL.carried == ("search", "item")
+        expected = ("brand", "user", "genres", "price", "n_*", "click", "conversion", "seconds", "search", "item", "w")
+        assert FULL.columns == expected
+        assert FULL.unfeatured == {"click", "conversion", "seconds", "search", "item", "w"}
+
+    def test_no_features_no_tasks_duplicates(self):
+        with pytest.raises(SchemaError, match="at least one feature"):
+            make(features=[])
+        with pytest.raises(SchemaError, match="at least one task"):
+            make(tasks=[])
+        with pytest.raises(SchemaError, match="feature 'c' is declared twice"):
+            make(features=[Categorical("c"), Numeric("c")])
+        with pytest.raises(SchemaError, match="task 't' is declared twice"):
+            make(tasks=[Task("t", "y"), Task("t", "z")])
+
+    @pytest.mark.parametrize("changes", [{"keys": "search"}, {"features": "c"}, {"tasks": "t"}])
+    def test_a_text_is_no_list(self, changes):
+        with pytest.raises(SchemaError, match="must be a list, got '"):
+            make(**changes)
+
+    @pytest.mark.parametrize(
+        "changes", [{"group": 5}, {"weight": ""}, {"keys": [5]}, {"group": ["a"]}, {"keys": [["a"]]}]
+    )
+    def test_roles_are_names(self, changes):
+        with pytest.raises(SchemaError, match=r"`(group|weight)` must be text|`keys` must be columns"):
+            make(**changes)
+
+
+class TestFunnel:
+    def test_tasks_are_made_where_the_schema_has_none(self):
+        schema = make(funnel=Funnel("click", "buy"))
+        made = (Task("ctr", "click"), Task("cvr", "buy", given="click"), Task("ctcvr", "buy"))
+        assert schema.funnel_tasks == made
+        assert schema.reported_tasks == (*made, Task("t", "y"))
+
+    def test_own_tasks_keep_their_names_and_options(self):
+        own = (Task("p_buy", "buy", weight=2.0), Task("p_click", "click"), Task("other", "y"))
+        schema = make(tasks=own, funnel=Funnel("click", "buy"))
+        assert [t.name for t in schema.funnel_tasks] == ["p_click", "cvr", "p_buy"]
+        assert schema.funnel_tasks[2] is own[0]
+        assert [t.name for t in schema.reported_tasks] == ["p_click", "cvr", "p_buy", "other"]
+
+    def test_without_a_funnel(self):
+        assert make().funnel_tasks == ()
+        assert make().reported_tasks == make().tasks
+
+    def test_a_name_that_means_something_else_in_the_funnel_is_refused(self):
+        # "cvr" over all rows is CTCVR; the report's "cvr" would overwrite it
+        with pytest.raises(SchemaError, match="task 'cvr' is not what the funnel calls 'cvr'"):
+            make(tasks=[Task("ctr", "click"), Task("cvr", "buy")], funnel=Funnel("click", "buy"))
+
+
+class TestOptions:
+    @pytest.mark.parametrize("option", ["min_count", "max_vocabulary", "hash_buckets", "width"])
+    @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
+    def test_counts(self, option, value):
+        with pytest.raises(SchemaError, match=f"'c': `{option}` must be an integer from 1, got {value!r}"):
+            Categorical("c", **{option: value})
+
+    def test_none_only_where_it_is_the_default(self):
+        Categorical("c", max_vocabulary=None, hash_buckets=None, width=None)
+        with pytest.raises(SchemaError, match="`min_count` must be an integer from 1, got None"):
+            Categorical("c", min_count=None)
+        with pytest.raises(SchemaError, match="`max_length` must be an integer from 1, got None"):
+            MultiCategorical("c", max_length=None)
+
+    @pytest.mark.parametrize(
+        ("build", "message"),
+        [
+            (lambda: MultiCategorical("m", separator=""), "`separator` must be text"),
+            (lambda: MultiCategorical("m", max_length=0), "`max_length` must be an integer from 1, got 0"),
+            (lambda: MultiCategorical("m", min_count=0), "`min_count` must be an integer from 1, got 0"),
+            (lambda: MultiCategorical("m", pooling="max"), r"`pooling` must be one of \('mean', 'sum'\), got 'max'"),
+            (lambda: Numeric("n", transform="sqrt"), "`transform` must be one of .*, got 'sqrt'"),
+            (lambda: Numeric(5), "`name` must be text that is not empty, got 5"),
+            (lambda: Categorical(""), "`name` must be text that is not empty, got ''"),
+            (lambda: Task("t", "y", kind="ranking"), "`kind` must be one of .*, got 'ranking'"),
+            (lambda: Task("t", "y", loss="mse"), r"`loss` of a binary task must be one of \('bce', 'focal'\)"),
+            (lambda: Task("t", "y", kind="regression", loss="bce"), "`loss` of a regression task must be one of"),
+            (lambda: Task("t", "y", weight=-1), "`weight` must be a number from 0, got -1"),
+            (lambda: Task("t", "y", weight=float("nan")), "`weight` must be a number from 0, got nan"),
+            (lambda: Task("t", "y", weight=float("inf")), "`weight` must be a number from 0, got inf"),
+            (lambda: Task("t", "y", weight="1e-3"), "`weight` must be a number from 0, got '1e-3'"),
+            (lambda: Task("t", "y", negative_rate=0), r"`negative_rate` must be in \(0, 1\], got 0"),
+            (lambda: Task("t", "y", negative_rate=1.5), r"`negative_rate` must be in \(0, 1\], got 1.5"),
+            (lambda: Task("t", "y", kind="regression", negative_rate=0.5), "no meaning for a regression"),
+            (lambda: Task("t", True), "`label` must be text that is not empty, got True"),
+            (lambda: Task("t", "y", given=1), "`given` must be text"),
+            (lambda: Funnel("click", None), "`conversion` must be text"),
+        ],
+    )
+    def test_refused(self, build, message):
+        with pytest.raises(SchemaError, match=message):
+            build()
+
+
+class TestCard:
+    def test_round_trip(self, tmp_path):
+        assert Schema.from_dict(FULL.to_dict()) == FULL
+        FULL.save(tmp_path / "card.yaml")
+        loaded = Schema.load(tmp_path / "card.yaml")
+        assert loaded == FULL
+        assert loaded.description == "Größe"
+        assert loaded.to_dict() == FULL.to_dict()
+
+    def test_defaults_are_not_written(self):
+        assert make().to_dict() == {
+            "features": [{"categorical": "c"}, {"numeric": "n"}],
+            "tasks": [{"name": "t", "label": "y"}],
+        }
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"feature": []}, r"unknown key 'feature'; did you mean 'features'\?"),
+            ({"features": [{"categorical": "c", "min_counts": 2}]}, "unknown option 'min_counts' of a Categorical; "),
+            ({"features": [{"kategorical": "c"}]}, "a feature must name one of categorical, multi_categorical, num"),
+            ({"features": [{"categorical": "c", "numeric": "c"}]}, "a feature must name one of"),
+            ({"features": ["c"]}, "a feature must name one of .*, got 'c'"),
+            ({"features": 5}, "`features` must be a list, got 5"),
+            ({"features": {"categorical": "c"}}, "`features` must be a list"),
+            ({"features": None}, "at least one feature"),
+            ({"tasks": [{"name": "t"}]}, "a Task needs name and label, got {'name': 't'}"),
+            ({"tasks": ["t"]}, "a Task must be a mapping, got 't'"),
+            ({"tasks": [{"name": "t", "label": "y", "wieght": 2}]}, "unknown option 'wieght' of a Task; .*'weight'"),
+            ({"tasks": [{"name": "t", "label": "y", "weight": "big"}]}, "`weight` must be a number from 0, got 'big'"),
+            ({"funnel": {"click": "c"}}, "a Funnel needs click and conversion"),
+            ({"funnel": "click"}, "a Funnel must be a mapping, got 'click'"),
+            ({"keys": "search"}, "`keys` must be a list, got 'search'"),
+            ({7: 1}, "unknown key 7"),
+        ],
+    )
+    def test_refused(self, change, message):
+        with pytest.raises(SchemaError, match=message):
+            Schema.from_dict(make().to_dict() | change, "card.yaml")
+
+    def test_errors_name_the_card(self, tmp_path):
+        path = tmp_path / "card.yaml"
+        path.write_text("featurez: []\n")
+        with pytest.raises(SchemaError, match=rf"{path}: unknown key 'featurez'"):
+            Schema.load(path)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "must be a mapping with features and tasks, got NoneType"),
+            (b"- a\n", "must be a mapping with features and tasks, got list"),
+            (b"a: [1\n", "is not YAML"),
+            (b"\xff\xfe\x00\xd8", "is not YAML"),
+            (b"\x00\x01", "is not YAML"),
+        ],
+    )
+    def test_not_a_card(self, tmp_path, content, message):
+        (tmp_path / "card.yaml").write_bytes(content)
+        with pytest.raises(SchemaError, match=message) as caught:
+            Schema.load(tmp_path / "card.yaml")
+        assert "\n" not in str(caught.value)
+
+    def test_missing_card(self, tmp_path):
+        for path in (tmp_path / "gone.yaml", tmp_path):
+            with pytest.raises(SchemaError, match=f"cannot read the dataset card '{path}'"):
+                Schema.load(path)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
+def test_shipped_cards_load(path):
+    schema = Schema.load(path)
+    assert schema.description
+    assert find_card(path.stem) == path
+    assert Schema.from_dict(yaml.safe_load(yaml.safe_dump(schema.to_dict()))) == schema
+
+
+def test_there_are_shipped_cards():
+    assert {"aliexpress", "census_income"} <= {path.stem for path in CARDS}
+
+
+def test_aliexpress_card():
+    schema = Schema.load(find_card("aliexpress")).resolve(ALIEXPRESS)
+    assert [f.name for f in schema.features] == ALIEXPRESS[1:80]
+    assert sum(type(f) is Categorical for f in schema.features) == 16
+    assert sum(type(f) is Numeric for f in schema.features) == 63
+    assert [t.name for t in schema.reported_tasks] == ["ctr", "cvr", "ctcvr"]
+    assert [t.name for t in schema.tasks] == ["ctr", "ctcvr"]
+    assert schema.group == "search_id"
+    assert schema.carried == ("search_id",)
+
+
+def test_census_card():
+    schema = Schema.load(find_card("census_income"))
+    assert len(schema.features) == 39
+    assert "instance_weight" not in schema.columns
+    assert [t.name for t in schema.tasks] == ["income", "never_married"]

@@ -145,8 +145,20 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) 
     print_line(f"{count:,} predictions in {out}")
 
 
-def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metrics]:
-    """Train a recipe, measure it and finish its run folder."""
+def train_command(parser: ArgumentParser, config: Namespace) -> None:
+    """Train a recipe and show its metrics on the test rows, or else on the validation rows."""
+    trainer, measured = train(parser, config)
+    split = "test" if "test" in measured else "valid"
+    if split in measured:
+        print_metrics(measured[split], f"{split} rows")
+    skipped = trainer.skipped
+    if skipped:
+        print_line(f"left out for not being finite: {skipped}")
+    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
+
+
+def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe, measure it on all but its training rows and finish its run folder."""
     given = config.get("run") or config.trainer.run.folder
     config.trainer.run.folder = str(given or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     RunFolder(config.trainer.run.folder).check_free()
@@ -160,15 +172,7 @@ def train_command(parser: ArgumentParser, config: Namespace) -> dict[str, Metric
     assert trainer.folder is not None
     save_recipe(parser, config, trainer.folder.path)
     trainer.fit(data.train, data.splits.get("valid"))
-    measured = trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})
-    for name, metrics in measured.items():
-        if name == "test" or "test" not in measured:
-            print_metrics(metrics, f"{name} rows")
-    skipped = trainer.skipped
-    if skipped:
-        print_line(f"left out for not being finite: {skipped}")
-    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {trainer.folder.path}")
-    return measured.get("test") or measured.get("valid") or {}
+    return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})
 
 
 def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -> None:
@@ -186,7 +190,9 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
     prepare_command("aliexpress", str(csv / "train.csv"), prepared, str(csv / "valid.csv"), str(csv / "test.csv"))
     parser = train_parser()
     arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
-    metrics = train_command(parser, parser.parse_args(resolve_recipe([*arguments, "--run", str(out / "run")])))
+    config = parser.parse_args(resolve_recipe([*arguments, "--run", str(out / "run")]))
+    trainer, measured = train(parser, config)
+    metrics = measured["test"]
     truth = loads((csv / "truth.json").read_text(encoding="utf-8"))["test"]
     linear = logistic_regression(PreparedData.open(prepared))
     extra = {
@@ -195,6 +201,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
     }
     title = "MMOE with MetaBalance, test AUC beside the best possible (Bayes) and a logistic regression's"
     print_metrics(metrics, title, extra)
+    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {out / 'run'}")
 
 
 @contextmanager

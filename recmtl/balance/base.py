@@ -123,23 +123,29 @@ class Balancer(nn.Module, ABC):
         """Calls `fork`, so that the balancer can be a submodule of a model."""
         return self.fork(views)
 
-    @abstractmethod
     def backward(
         self,
         losses: Sequence[Tensor] | Mapping[str, Tensor],
         shared: Sequence[Tensor | Leaf],
         last: Sequence[Tensor] = (),
     ) -> None:
-        """Adds the balanced gradient to `.grad` of every leaf, and frees the graph.
+        """Adds the balanced gradient to `.grad` of every leaf, shared and private, and frees the graph.
 
         Args:
             losses: K scalars, one per objective; names match a mapping to the order of the names.
-            shared: The leaves that more than one objective trains. All others are private.
+            shared: The leaves that more than one objective trains, with their parts. All others are private.
             last: Those of them that come last before the views, for methods that measure there.
 
         Raises:
-            ValueError: If a loss is no scalar, or the sizes are not those that the state was made for.
+            ValueError: If a loss is no scalar, a shared tensor cannot be balanced, or the sizes are not those that
+                the state was made for.
         """
+        leaves = [leaf if isinstance(leaf, Leaf) else Leaf(leaf) for leaf in shared]
+        self._balance(self._ordered(losses), leaves, last)
+
+    @abstractmethod
+    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+        """What `backward` does, with the losses in order and every shared tensor a leaf."""
 
     @property
     @abstractmethod

@@ -1,7 +1,7 @@
 """The family that weighs whole losses: one backward pass of Σ w_k·L_k."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -37,30 +37,14 @@ class LossWeightBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
 
-    def backward(
-        self,
-        losses: Sequence[Tensor] | Mapping[str, Tensor],
-        shared: Sequence[Tensor | Leaf],
-        last: Sequence[Tensor] = (),
-    ) -> None:
-        """Adds the gradient of Σ w_k·L_k to `.grad` of every leaf.
-
-        Args:
-            losses: K scalars, one per objective.
-            shared: The leaves that more than one objective trains.
-            last: Those of them that come last before the views.
-
-        Raises:
-            ValueError: If a loss is no scalar, or the sizes are not those that the state was made for.
-        """
-        ordered = self._ordered(losses)
-        self._ready(ordered[0], Sizes(objectives=len(ordered)))
-        tensors = [leaf.tensor if isinstance(leaf, Leaf) else leaf for leaf in shared]
-        values = detached(ordered)  # [K]
+    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+        self._ready(losses[0], Sizes(objectives=len(losses)))
+        tensors = [leaf.tensor for leaf in leaves]
+        values = detached(losses)  # [K]
         finite = values.isfinite()
-        weights = self._weigh(ordered, values, tensors, last)  # [K]
+        weights = self._weigh(losses, values, tensors, last)  # [K]
         self.skipped += ~finite
-        backward_weighted(ordered, torch.where(finite, weights, 0.0))
+        backward_weighted(losses, torch.where(finite, weights, 0.0))
 
     @abstractmethod
     def _weigh(

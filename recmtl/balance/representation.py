@@ -1,7 +1,7 @@
 """The family that works where the trunk forks into heads: on the gradients at the views."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -70,30 +70,14 @@ class RepresentationBalancer(Balancer, ABC):
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
         return outputs
 
-    def backward(
-        self,
-        losses: Sequence[Tensor] | Mapping[str, Tensor],
-        shared: Sequence[Tensor | Leaf],
-        last: Sequence[Tensor] = (),
-    ) -> None:
-        """Adds the gradient of Σ_k L_k, as changed at the fork, to `.grad` of every leaf.
-
-        Args:
-            losses: K scalars, one per objective.
-            shared: Not used: the method sees what passes the fork.
-            last: Not used.
-
-        Raises:
-            ValueError: If a loss is no scalar.
-        """
-        ordered = self._ordered(losses)
-        values = detached(ordered)  # [K]
+    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+        values = detached(losses)  # [K]
         finite = values.isfinite()
-        if self._sizes is None or self._sizes.heads != len(ordered):
-            backward_weighted(ordered, finite.to(values.dtype))
+        if self._sizes is None or self._sizes.heads != len(losses):
+            backward_weighted(losses, finite.to(values.dtype))
             return
         expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
-        backward_weighted(ordered, finite.to(values.dtype))
+        backward_weighted(losses, finite.to(values.dtype))
         self.skipped = torch.maximum(self.skipped, expected)
 
     def _own(self) -> Sequence[Tensor]:

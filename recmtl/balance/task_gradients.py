@@ -1,7 +1,7 @@
 """The family that weighs each task's gradient of the shared tensors: K backward passes, one combined gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -94,34 +94,18 @@ class TaskGradientBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
 
-    def backward(
-        self,
-        losses: Sequence[Tensor] | Mapping[str, Tensor],
-        shared: Sequence[Tensor | Leaf],
-        last: Sequence[Tensor] = (),
-    ) -> None:
-        """Adds the combined gradient to `.grad` of the shared leaves, and the plain sum's to that of all others.
-
-        Args:
-            losses: K scalars, one per objective.
-            shared: The leaves that more than one objective trains, with their parts.
-            last: Not used by these methods.
-
-        Raises:
-            ValueError: If a loss is no scalar, a shared tensor cannot be balanced, or the sizes are not those that
-                the state was made for.
-        """
-        ordered = self._ordered(losses)
-        leaves = [_checked(index, leaf) for index, leaf in enumerate(shared)]
+    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+        for index, leaf in enumerate(leaves):
+            _check(index, leaf)
         if len({id(leaf.tensor) for leaf in leaves}) != len(leaves):
             raise ValueError("`shared` must hold each tensor once")
-        self._ready(ordered[0], Sizes(objectives=len(ordered), parts=sum(leaf.parts for leaf in leaves)))
-        finite = detached(ordered).isfinite()  # [K]
-        gradients = _task_gradients(ordered, finite, [leaf.tensor for leaf in leaves])
+        self._ready(losses[0], Sizes(objectives=len(losses), parts=sum(leaf.parts for leaf in leaves)))
+        finite = detached(losses).isfinite()  # [K]
+        gradients = _task_gradients(losses, finite, [leaf.tensor for leaf in leaves])
         if not leaves:
             self.skipped += ~finite
             return
-        with torch.no_grad(), torch.autocast(ordered[0].device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
             measured = TaskGradients(leaves, gradients)
             self.skipped += ~(finite & measured.finite)
             measured.add_combined(self._weigh(measured))
@@ -131,8 +115,7 @@ class TaskGradientBalancer(Balancer, ABC):
         """The weights `[K, P]` or `[K, 1]` of the tasks' gradients; moves the state of present tasks."""
 
 
-def _checked(index: int, shared: Tensor | Leaf) -> Leaf:
-    leaf = shared if isinstance(shared, Leaf) else Leaf(shared)
+def _check(index: int, leaf: Leaf) -> None:
     tensor, rows = leaf.tensor, leaf.part_of_row
     if not tensor.is_leaf:
         raise ValueError(f"shared tensor {index} must be a leaf of the graph, got the output of {tensor.grad_fn}")
@@ -146,7 +129,6 @@ def _checked(index: int, shared: Tensor | Leaf) -> Leaf:
         raise ValueError(
             f"`part_of_row` of shared tensor {index} must have shape {tuple(tensor.shape[:1])}, got {tuple(rows.shape)}"
         )
-    return leaf
 
 
 def _task_gradients(losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[Tensor]) -> list[list[Tensor | None]]:

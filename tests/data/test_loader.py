@@ -17,7 +17,10 @@ FRAME = pd.DataFrame(
     }
 )
 FEATURES = [Categorical("c"), Numeric("row", transform="none"), MultiCategorical("m")]
-DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))]
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+]
 
 
 def rows(**roles):

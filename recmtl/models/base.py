@@ -45,7 +45,7 @@ class Head(nn.Module):
 
     Shape:
         - input: ``[B, D]``
-        - output: ``[B]``, float32
+        - output: ``[B]``, in the precision of the weights, also under autocast
 
     Args:
         name: The head's name.
@@ -67,7 +67,7 @@ class Head(nn.Module):
                 f"the tower of head {self._name!r} must map [{len(view)}, {view.shape[1]}] to [{len(view)}] or "
                 f"[{len(view)}, 1], got {list(output.shape)}"
             )
-        return output.flatten().float() + self.bias
+        return output.flatten().to(self.bias.dtype) + self.bias
 
 
 class RankingModel(nn.Module, ABC):

@@ -63,7 +63,7 @@ class Losses:
     def _mean(
         row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
     ) -> Tensor:
-        labels = batch.labels[:, label]
+        labels = batch.labels[:, label].to(logits.dtype)
         valid = ~labels.isnan()
         if given is not None:
             valid = valid & (batch.labels[:, given] == 1)

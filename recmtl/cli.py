@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from argparse import ArgumentError
@@ -23,6 +22,7 @@ from recmtl.data.prepared import MANIFEST
 from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
+from recmtl.messages import explain
 from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
 from recmtl.schema import SchemaError
 from recmtl.shipped import find_recipe
@@ -62,15 +62,16 @@ def synth_command(
             counter("write", total - done)
             done = total
 
-        truth = synthesize(
-            out,
-            rows,
-            seed=seed,
-            vocabulary=vocabulary,
-            click_rate=click_rate,
-            conversion_rate=conversion_rate,
-            progress=progress,
-        )
+        with usage_errors():
+            truth = synthesize(
+                out,
+                rows,
+                seed=seed,
+                vocabulary=vocabulary,
+                click_rate=click_rate,
+                conversion_rate=conversion_rate,
+                progress=progress,
+            )
     bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in truth.test.items() if task.auc is not None)
     print_line(f"{rows:,} rows in {out} · Bayes AUC of the test rows: {bayes}")
 
@@ -311,12 +312,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_line(error: Exception) -> str:
     """Say an error in one line."""
-    text = " ".join(str(error.message if isinstance(error, ArgumentError) else error).split())
-    unknown = re.fullmatch(r'Parser key "(\w+)": Expected a dot import path string: (\S+)', text)
-    if not unknown:
-        return text
-    what, name = unknown.groups()
-    return f"there is no {what} {name!r}: give one of {', '.join(known_names(what))}, or the import path of your own"
+    if isinstance(error, ArgumentError):
+        return explain(error.message, known_names)
+    return " ".join(str(error).split())
 
 
 def print_line(text: str) -> None:

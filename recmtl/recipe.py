@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import isabstract
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -71,8 +72,11 @@ def add_recipe(parser: ArgumentParser) -> None:
 
 
 def known_names(key: str) -> list[str]:
-    """Give the names of the shipped classes that a key of a recipe can hold, ``model`` or ``balancer``."""
-    package, base = {"model": (models, RankingModel), "balancer": (balance, Balancer)}[key]
+    """Give the names of the shipped classes that ``model`` or ``balancer`` can be; none for any other key."""
+    places: dict[str, tuple[ModuleType, type]] = {"model": (models, RankingModel), "balancer": (balance, Balancer)}
+    if key not in places:
+        return []
+    package, base = places[key]
     classes = [getattr(package, name) for name in package.__all__]
     return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
 

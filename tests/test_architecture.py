@@ -20,8 +20,9 @@ BELOW = {
     "shipped": {"schema"},
     "recipe": {"train", "models", "data", "schema", "balance", "shipped"},
     "console": {"evaluate"},
+    "messages": set(),
     "demo": {"data", "evaluate"},
-    "cli": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "demo"},
+    "cli": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "demo", "messages"},
     "__main__": {"cli"},
 }
 

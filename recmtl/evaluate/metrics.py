@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.metrics import log_loss, mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
 
 Floats = npt.NDArray[np.float64]
+METRICS = {"binary": ("auc", "logloss"), "regression": ("mae", "rmse", "r2")}  # by kind of task, the main one first
 LOWER_IS_BETTER = frozenset({"logloss", "mae", "rmse"})
 
 

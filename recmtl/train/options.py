@@ -64,8 +64,9 @@ class Stopping:
     """When training ends early. The best weights are restored in any case.
 
     Args:
-        monitor: What is watched on the validation rows: ``auc``, the mean over the objectives, or a task's own metric
-            such as ``ctcvr.auc`` or ``ctr.logloss``. A metric that is undefined neither improves nor costs patience.
+        monitor: What is watched on the validation rows: a task's own metric such as ``ctcvr.auc`` or ``ctr.logloss``,
+            or the mean of one over the objectives that have it: ``auc``. ``None`` takes ``auc``, or ``r2`` where every
+            objective is a regression. A metric that is undefined neither improves nor costs patience.
         patience: Stop after so many evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
         evaluations: How often per epoch the validation rows are measured.
@@ -74,7 +75,7 @@ class Stopping:
         ValueError: An option is out of its range.
     """
 
-    monitor: str = "auc"
+    monitor: str | None = None
     patience: int | None = 3
     min_delta: float = 0.0
     evaluations: int = 1

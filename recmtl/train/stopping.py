@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from recmtl.evaluate import LOWER_IS_BETTER, Metrics
+from recmtl.evaluate import LOWER_IS_BETTER, METRICS, Metrics
+from recmtl.schema import Task
 from recmtl.train.options import Stopping
 
 
@@ -13,38 +14,40 @@ class Watch:
 
     Args:
         options: What is watched, and how patiently.
-        objectives: The names of the model's objectives, over which ``auc`` is a mean.
-        reported: The names of all tasks that are measured.
+        objectives: What the model is trained on: a metric without a task is the mean over those of them that have it.
+        reported: All tasks that are measured.
 
     Raises:
         ValueError: The monitor names no task or no metric that is measured.
+
+    Attributes:
+        monitor: What is watched.
+        best: Its best value so far; ``None`` while it was never defined.
+        waited: Evaluations since then.
     """
 
-    def __init__(self, options: Stopping, objectives: Sequence[str], reported: Sequence[str]) -> None:
+    def __init__(self, options: Stopping, objectives: Sequence[Task], reported: Sequence[Task]) -> None:
         self._options = options
-        task, _, metric = options.monitor.rpartition(".")
-        if task and task not in reported:
-            raise ValueError(f"`monitor` must name one of the tasks {', '.join(reported)}, got {options.monitor!r}")
-        self._tasks, self._metric = ([task] if task else list(objectives)), metric
+        self.monitor = options.monitor or ("auc" if any(t.kind == "binary" for t in objectives) else "r2")
+        name, _, metric = self.monitor.rpartition(".")
+        chosen = [task for task in reported if task.name == name] if name else objectives
+        if not chosen:
+            names = ", ".join(task.name for task in reported)
+            raise ValueError(f"`monitor` must name one of the tasks {names}, got {self.monitor!r}")
+        self._tasks = [task.name for task in chosen if metric in METRICS[task.kind]]
+        if not self._tasks:
+            known = ", ".join(dict.fromkeys(m for task in chosen for m in METRICS[task.kind]))
+            raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}")
+        self._metric = metric
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         self.best: float | None = None
         self.waited = 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
-        """Give the watched value, ``None`` where it is undefined.
-
-        Raises:
-            ValueError: The monitor names a metric that none of its tasks has.
-        """
-        known = [metrics[task].values for task in self._tasks if task in metrics]
-        if known and not any(self._metric in values for values in known):
-            measured = sorted({name for values in known for name in values})
-            raise ValueError(
-                f"`monitor` must name one of the metrics {', '.join(measured)}, got {self._options.monitor!r}"
-            )
-        values = [v[self._metric] for v in known if self._metric in v]
-        defined = [v for v in values if v is not None]
-        return sum(defined) / len(defined) if defined and len(defined) == len(values) else None
+        """Give the watched value, ``None`` where it is undefined for one of its tasks."""
+        values = [metrics[task].values[self._metric] for task in self._tasks]
+        defined = [value for value in values if value is not None]
+        return sum(defined) / len(defined) if len(defined) == len(values) else None
 
     def improved(self, value: float | None) -> bool:
         """Take an evaluation in and say whether it is the best so far; an undefined one costs no patience."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import resource
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +21,7 @@ from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
 from recmtl.train.curves import save_learning_curves
 from recmtl.train.folder import PLOTS, RunError, RunFolder
+from recmtl.train.meter import Meter
 from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.step import Step, autocast
@@ -46,6 +46,7 @@ class Trainer:
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
+        monitor: The metric that is watched.
         best: The best value of the monitored metric; ``None`` before a fit, or where it was never defined.
     """
 
@@ -65,7 +66,7 @@ class Trainer:
         self.device = torch.device(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.folder = RunFolder(run.folder) if run.folder else None
         self._names = [task.name for task in model.objectives]
-        self._watch = self._new_watch()
+        self.monitor = self._new_watch().monitor
         self.rows_per_second = 0.0
         self.best: float | None = None
         self.balancer.setup(
@@ -125,7 +126,7 @@ class Trainer:
                         self._log_metrics(metrics, epoch, (epoch - 1) * len(loader) + number)
                 self._save("last", epoch)
                 if watch.exhausted:
-                    progress.note(f"stopped: no better {self.stopping.monitor} in {watch.waited} evaluations")
+                    progress.note(f"stopped: no better {self.monitor} in {watch.waited} evaluations")
                     break
         if best_weights is not None:
             self.model.load_state_dict(best_weights)
@@ -163,7 +164,7 @@ class Trainer:
             self.folder.finish(
                 {
                     **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
-                    "best": {"monitor": self.stopping.monitor, "value": self.best},
+                    "best": {"monitor": self.monitor, "value": self.best},
                     "train_rows_per_second": self.rows_per_second,
                     "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
                     "device": str(self.device),
@@ -231,8 +232,8 @@ class Trainer:
             )
 
     def _new_watch(self) -> Watch:
-        reported = [task.name for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)]
-        return Watch(self.stopping, self._names, list(dict.fromkeys(reported)))
+        reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
+        return Watch(self.stopping, self.model.objectives, list(reported.values()))
 
     def _measured(self, valid: Rows, meter: Meter) -> dict[str, Metrics]:
         with meter.paused():
@@ -260,44 +261,6 @@ class Trainer:
         if self.folder:
             valid = {name: m.to_dict() for name, m in metrics.items()}
             self.folder.log({"step": step, "epoch": epoch, "valid": valid})
-
-
-class Meter:
-    """Sums losses on the device and counts rows and seconds.
-
-    Args:
-        names: The names of the losses.
-    """
-
-    def __init__(self, names: list[str]) -> None:
-        self._names = names
-        self._sum: Tensor | None = None
-        self._steps = self._rows = 0
-        self._started = time.perf_counter()
-
-    def add(self, losses: Tensor, rows: int) -> None:
-        """Add the losses ``[K]`` of a step."""
-        self._sum = losses.double() if self._sum is None else self._sum + losses
-        self._steps += 1
-        self._rows += rows
-
-    def take_losses(self) -> dict[str, float]:
-        """Give the mean losses since the last call. Waits for the device."""
-        mean = (self._sum / self._steps).tolist() if self._sum is not None else []
-        self._sum, self._steps = None, 0
-        return dict(zip(self._names, mean, strict=False))
-
-    @property
-    def rows_per_second(self) -> float:
-        """Rows per second since the start, pauses not counted."""
-        return self._rows / (time.perf_counter() - self._started)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Stop the clock within a block."""
-        start = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - start
 
 
 @contextmanager

@@ -1,8 +1,13 @@
 import pytest
 
 from recmtl.evaluate import Metrics
+from recmtl.schema import Task
 from recmtl.train import Stopping
 from recmtl.train.stopping import Watch
+
+CTR, CTCVR = Task("ctr", "click"), Task("ctcvr", "conversion")
+CVR = Task("cvr", "conversion", given="click")
+STAY = Task("stay", "stay", kind="regression")
 
 
 def metrics(ctr: float | None, ctcvr: float | None, logloss: float = 0.1) -> dict[str, Metrics]:
@@ -13,7 +18,7 @@ def metrics(ctr: float | None, ctcvr: float | None, logloss: float = 0.1) -> dic
 
 
 def watch(**options: object) -> Watch:
-    return Watch(Stopping(**options), ["ctr", "ctcvr"], ["ctr", "cvr", "ctcvr"])
+    return Watch(Stopping(**options), [CTR, CTCVR], [CTR, CVR, CTCVR])
 
 
 def test_default_is_the_mean_auc_of_the_objectives() -> None:
@@ -52,4 +57,13 @@ def test_a_monitor_that_is_not_measured_is_named() -> None:
     with pytest.raises(ValueError, match=r"`monitor` must name one of the tasks ctr, cvr, ctcvr, got 'cvvr.auc'"):
         watch(monitor="cvvr.auc")
     with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics auc, logloss, got 'ctr.auk'"):
-        watch(monitor="ctr.auk").value(metrics(0.7, 0.9))
+        watch(monitor="ctr.auk")
+    with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics mae, rmse, r2, got 'auc'"):
+        Watch(Stopping(monitor="auc"), [STAY], [STAY])
+
+
+def test_regressions_are_watched_by_r2_unless_there_is_an_auc() -> None:
+    assert Watch(Stopping(), [STAY], [STAY]).monitor == "r2"
+    mixed = Watch(Stopping(), [CTR, STAY], [CTR, STAY])
+    assert mixed.monitor == "auc"
+    assert mixed.value({"ctr": Metrics({"auc": 0.7}, 10), "stay": Metrics({"r2": 0.1}, 10)}) == 0.7

@@ -7,6 +7,7 @@ INSTALLED = $(VENV)/.installed
 .PHONY: demo test check lint types examples clean
 
 demo: $(INSTALLED)
+	rm -rf demo
 	$(BIN)/recmtl demo --out demo
 
 test: $(INSTALLED)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from json import dumps, loads
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
@@ -107,20 +106,23 @@ def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[s
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
     """
     trainer = load_run(run, trust)
-    metrics = trainer.measure(labelled(trainer, rows))
+    prepared = prepared_rows(rows)
+    metrics = trainer.measure(encoded(trainer, rows) if prepared is None else prepared)
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
         print_metrics(metrics, f"{run} on {rows}")
 
 
-def labelled(trainer: Trainer, rows: str) -> Rows:
-    """Give labelled rows in the encoding of a trained model."""
-    if (Path(rows) / MANIFEST).is_file():
-        return PreparedData.open(rows).test
+def prepared_rows(rows: str) -> Rows | None:
+    """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
+    return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
+
+
+def encoded(trainer: Trainer, rows: str) -> Rows:
+    """Encode labelled raw files as the training rows were."""
     with Counter() as counter:
-        parts = list(encode_rows(trainer.model.schema, rows, progress=counter))
-    return Rows(trainer.model.schema, pa.concat_tables([part.table for part in parts]))
+        return trainer.encode(rows, counter)
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) -> None:
@@ -128,7 +130,8 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) 
 
     Args:
         run: The run folder.
-        rows: Raw files as `prepare` takes them; labels are not needed.
+        rows: Raw files as `prepare` takes them, labels are not needed; or a prepared dataset, of which the test rows
+            are taken.
         out: The Parquet file to write.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
     """
@@ -136,8 +139,10 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) 
     writer: pq.ParquetWriter | None = None
     count = 0
     with Counter() as counter, new_file(out) as partial:
-        for part in encode_rows(trainer.model.schema, rows, labelled=False, progress=counter):
-            table = pa.Table.from_pandas(trainer.predict(part), preserve_index=False)
+        prepared = prepared_rows(rows)
+        raw = encode_rows(trainer.model.schema, rows, labelled=False, progress=counter)
+        for part in raw if prepared is None else [prepared]:
+            table = trainer.predict_table(part)
             writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             count += len(part)
@@ -172,7 +177,8 @@ def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str,
         trainer = build(parser, config, data.schema)
     assert trainer.folder is not None
     save_recipe(parser, config, trainer.folder.path)
-    trainer.fit(data.train, data.splits.get("valid"))
+    with usage_errors():
+        trainer.fit(data.train, data.splits.get("valid"))
     return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})
 
 
@@ -223,7 +229,7 @@ def notes(data: PreparedData, counter: Counter) -> None:
 def train_parser() -> ArgumentParser:
     """Build the parser of `recmtl train`."""
     parser = ArgumentParser(
-        prog="recmtl train", exit_on_error=False, description="Train a model and measure it on the test rows."
+        prog="recmtl train", exit_on_error=False, allow_abbrev=False, description=SUMMARIES["train"]
     )
     parser.add_argument("--config", action="config", help="A recipe (YAML), or the bare name of a shipped one.")
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
@@ -249,7 +255,7 @@ def resolve_recipe(arguments: Sequence[str]) -> list[str]:
 
 def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     """Build the parser of a command from its signature; a required `run` is positional, `json` a flag."""
-    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, description=SUMMARIES[name])
+    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=SUMMARIES[name])
     own = {"run", "json"} & set(command.__annotations__)
     if "run" in own:
         parser.add_argument("run", type=Path, help="The run folder.")

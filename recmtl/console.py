@@ -2,58 +2,34 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import Progress, TextColumn
+from rich.progress import TextColumn
 from rich.table import Table
 
 from recmtl.evaluate import Metrics, table
+from recmtl.train.progress import Display
 
-LINE_EVERY = 10.0  # seconds between two plain lines
 FORMATS = {"rows": "{:,.0f}", "positives": "{:,.0f}", "capped": "{:,.0f}"}
 
 
-class Counter:
-    """Counts rows while they are read or written: a moving line on a terminal, plain lines in a log."""
+class Counter(Display):
+    """Counts rows while they are read or written."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True)
+        super().__init__(TextColumn("{task.description}"), transient=True)
         self._rows: dict[str, int] = {}
-        self._started = self._last_line = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            console=self._console,
-            transient=True,
-            disable=not self._console.is_terminal,
-        )
         self._task = self._bar.add_task("")
-
-    def __enter__(self) -> Self:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.__exit__(kind, error, trace)
 
     def __call__(self, what: str, rows: int) -> None:
         """Count rows more of one kind of work."""
         self._rows[what] = self._rows.get(what, 0) + rows
         text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
         self._bar.update(self._task, description=text)
-        if not self._console.is_terminal and time.monotonic() - self._last_line > LINE_EVERY:
-            self._last_line = time.monotonic()
-            self.note(text)
-
-    def note(self, text: str) -> None:
-        """Show a line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.passing(text)
 
 
 def print_metrics(

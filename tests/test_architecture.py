@@ -19,7 +19,7 @@ BELOW = {
     "train": {"models", "evaluate", "features", "layers", "data", "schema", "balance"},
     "shipped": {"schema"},
     "recipe": {"train", "models", "data", "schema", "balance", "shipped"},
-    "console": {"evaluate"},
+    "console": {"evaluate", "train"},
     "messages": set(),
     "demo": {"data", "evaluate"},
     "cli": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "demo", "messages"},
@@ -65,6 +65,15 @@ def test_balance_imports_torch_and_the_standard_library_alone() -> None:
             else:
                 continue
             assert roots <= {"torch", "recmtl"} | set(sys.stdlib_module_names), path
+
+
+def test_what_a_layer_shares_is_what_a_balancer_takes() -> None:
+    """The two may not import each other; their fields agree."""
+    from recmtl.balance import Leaf
+    from recmtl.layers import SharedTensor
+
+    assert SharedTensor._fields == Leaf._fields
+    assert SharedTensor._field_defaults == Leaf._field_defaults
 
 
 def test_the_schema_knows_no_torch() -> None:

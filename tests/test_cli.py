@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -67,6 +68,47 @@ def test_evaluate_and_predict_agree_with_the_run(
     truth = pd.read_csv(csv / "test.csv")
     assert roc_auc_score(truth.click, predicted.ctr) == pytest.approx(measured["ctr"]["auc"], abs=1e-12)
     assert (predicted.search_id == truth.search_id).all()
+
+
+def test_predict_keeps_large_keys_where_a_later_one_is_missing(run: Path, csv: Path, tmp_path: Path) -> None:
+    header, *lines = (csv / "test.csv").read_text().splitlines()
+    large = str(2**60 + 1)
+    first = [f"{large},{line.partition(',')[2]}" for line in lines] * 60  # more than one block of the file
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join([header, *first, f",{lines[0].partition(',')[2]}"]) + "\n")
+    out = tmp_path / "p.parquet"
+    assert main(["predict", str(run), "--rows", str(rows), "--out", str(out)]) == 0
+    keys = pq.read_table(out).column("search_id")
+    assert keys.null_count == 1
+    assert set(keys.drop_null().to_pylist()) == {int(large)}
+
+
+def test_predict_takes_a_prepared_dataset(run: Path, csv: Path, tmp_path: Path) -> None:
+    trainer = recmtl.load_run(run)
+    (prepared,) = (tmp_path / "cache").iterdir()
+    out = tmp_path / "q.parquet"
+    assert main(["predict", str(run), "--rows", str(prepared), "--out", str(out)]) == 0
+    expected = trainer.predict(csv / "test.csv")
+    pd.testing.assert_frame_equal(pd.read_parquet(out), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trainer.run.device", "foo"], "`device` 'foo' cannot be used"),
+        (["--trainer.optimization.optimizer.lr", "-1"], "Invalid learning rate"),
+        (["--trainer.stopping.monitor", "ctr.auuc"], "`monitor` must name one of the metrics auc, logloss"),
+        (["--trainer.epoch", "1"], "unrecognized arguments"),
+    ],
+)
+def test_what_only_training_finds_out_is_one_line_and_blocks_no_second_try(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--run", str(tmp_path / "r")]
+    assert main(["train", *data, *SMALL, *QUICK, *arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recmtl: ")]
+    assert said in line
+    assert main(["train", *data, *SMALL, *QUICK]) == 0
 
 
 def test_a_run_loads_in_python(run: Path, csv: Path) -> None:

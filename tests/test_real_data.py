@@ -32,8 +32,8 @@ def test_census_income_trains(real_data: Path, tmp_path: Path) -> None:
     assert main(["train", "--config", "census_mmoe", *arguments, *quick]) == 0
     test = json.loads((run / "metrics.json").read_text())["test"]
     assert test["income"]["rows"] == 14_964
-    assert test["income"]["auc"] > 0.94
-    assert test["never_married"]["auc"] > 0.99
+    assert test["income"]["auc"] > 0.9
+    assert test["never_married"]["auc"] > 0.98
 
 
 def test_census_schema_can_be_inferred(real_data: Path) -> None:

@@ -150,7 +150,10 @@ def _measured_on(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tenso
     if not last:
         chosen = [tensor for tensor in shared if tensor.dim() == 2 and tensor.requires_grad][-1:]
     if not chosen:
-        raise ValueError("GradNorm needs a tensor to measure on: give one that requires a gradient in `last`")
+        raise ValueError(
+            "GradNorm measures gradients on a shared weight, and there is none that requires a gradient: give one in "
+            "`last`, or use another balancer for a model that shares nothing"
+        )
     return chosen
 
 

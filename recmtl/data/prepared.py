@@ -67,7 +67,9 @@ class Rows:
         row = 0
         for chunk in self.table.column(name).chunks:
             values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
-            block[row : row + len(chunk)] = values.to_numpy().view(np.int32).reshape(len(chunk), -1)
+            block[row : row + len(chunk)] = (
+                values.to_numpy().view(np.int32).reshape(block[row : row + len(chunk)].shape)
+            )
             row += len(chunk)
 
     @cached_property

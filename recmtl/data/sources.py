@@ -18,8 +18,8 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.values import NULLS, as_numbers
-from recmtl.schema.infer import suffix
+from recmtl.data.values import as_numbers
+from recmtl.schema.infer import NULLS, suffix
 
 BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
+from recmtl.schema.infer import NULLS
 
-NULLS = ("", "nan", "NaN", "null", "NULL")  # the texts that mean "missing"
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written

@@ -11,29 +11,30 @@ from recmtl.evaluate.metrics import Metrics, binary_metrics, regression_metrics
 from recmtl.schema import Schema, Task
 
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 
-def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, int]]:
+def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Mask]]:
     """Derive the member of the funnel that a model does not predict: pCTCVR = pCTR·pCVR, pCVR = min(1, pCTCVR/pCTR).
 
     Shape:
         - predictions: ``{task: [rows]}``, probabilities
 
     Returns:
-        The predictions with the derived one, those of the funnel first; and for a derived CVR, how many rows were
-        capped at 1.
+        The predictions with the derived one, those of the funnel first; and for a derived CVR, which rows were capped
+        at 1.
     """
     predictions = dict(predictions)
     if not schema.funnel:
         return predictions, {}
-    capped: dict[str, int] = {}
+    capped: dict[str, Mask] = {}
     ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
     if ctr in predictions and cvr in predictions and ctcvr not in predictions:
         predictions[ctcvr] = predictions[ctr] * predictions[cvr]
     elif ctr in predictions and ctcvr in predictions and cvr not in predictions:
         click, both = predictions[ctr], predictions[ctcvr]
         predictions[cvr] = np.divide(np.minimum(both, click), click, out=np.zeros_like(both), where=click > 0)
-        capped[cvr] = int((both > click).sum())
+        capped[cvr] = both > click
     order = [name for name in (ctr, cvr, ctcvr) if name in predictions]
     return {name: predictions[name] for name in [*order, *predictions]}, capped
 
@@ -53,6 +54,8 @@ def measure(
 ) -> dict[str, Metrics]:
     """Measure every reported task of a schema, each on its own sample space.
 
+    Where a task's negatives were sampled, the rows are taken to be sampled alike: a negative counts 1 / rate times.
+
     Shape:
         - predictions, labels, weight: ``[rows]`` each
 
@@ -71,5 +74,15 @@ def measure(
         if task.kind == "regression":
             metrics[task.name] = regression_metrics(y, p, weight)
         else:
-            metrics[task.name] = binary_metrics(y, p, weight, capped.get(task.name))
+            rows = capped.get(task.name)
+            counted = None if rows is None else int((rows & ~np.isnan(y)).sum())
+            metrics[task.name] = binary_metrics(y, p, unsampled(task, y, weight), counted)
     return metrics
+
+
+def unsampled(task: Task, labels: Floats, weight: Floats | None) -> Floats | None:
+    """Give row weights ``[rows]`` that undo the sampling of negatives: each kept one stands for 1 / rate of them."""
+    if task.negative_rate == 1:
+        return weight
+    kept: Floats = np.where(labels == 0, 1 / task.negative_rate, 1.0)
+    return kept if weight is None else kept * weight

@@ -54,7 +54,13 @@ class LayerStyle:
             raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout}")
 
     def linear(self, in_features: int, out_features: int, stacked: int = 1) -> nn.Linear:
-        """Make a linear layer; `stacked` of them lie side by side in one, each initialised as if it stood alone."""
+        """Make a linear layer; `stacked` of them lie side by side in one, each initialised as if it stood alone.
+
+        Raises:
+            ValueError: `out_features` is below 1.
+        """
+        if out_features < 1:
+            raise ValueError(f"the width of a layer must be at least 1, got {out_features}")
         layer = nn.Linear(in_features, out_features * stacked)
         if self.initialization == "torch":
             return layer
@@ -118,8 +124,6 @@ class MLP(nn.Module):
         style = style or LayerStyle()
         steps: list[nn.Module] = []
         for size in sizes:
-            if size < 1:
-                raise ValueError(f"the width of a layer must be at least 1, got {size}")
             steps += [style.linear(in_features, size), style.after(size)]
             in_features = size
         self.layers = nn.Sequential(*steps)

@@ -117,7 +117,7 @@ class RankingModel(nn.Module, ABC):
             towers: Towers of one's own by the name of their head.
 
         Raises:
-            ValueError: `towers` names no head.
+            ValueError: `towers` names no head, or a task's name cannot be that of a module.
         """
         own = towers or {}
         for name in own:
@@ -128,6 +128,8 @@ class RankingModel(nn.Module, ABC):
         for task in tasks:
             build = own.get(task.name)
             tower = build(view_features) if build else default_tower(view_features, layers, style)
+            if hasattr(self.heads, task.name) or "." in task.name:
+                raise ValueError(f"a task cannot be named {task.name!r}: its head is a module of that name")
             self.heads[task.name] = Head(task.name, tower, starting_bias(task, self.schema.rate(task)))
 
     @abstractmethod

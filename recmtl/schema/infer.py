@@ -21,6 +21,7 @@ SEPARATORS = ("|", ";")
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
 COMPRESSIONS = (".gz", ".zst", ".bz2")
 IDENTIFIER = re.compile(r"(^|_)(id|code|key|index)s?$", re.IGNORECASE)
+NULLS = ("", "nan", "NaN", "null", "NULL")  # the texts that mean "missing"
 FEW_CODES = 20  # integers with at most this many distinct values are codes rather than quantities
 
 
@@ -50,7 +51,8 @@ def head(data: str | Path | pd.DataFrame) -> pa.Table:
 def _csv_head(path: Path) -> pa.Table:
     options = pacsv.ParseOptions(delimiter="\t" if suffix(path) == ".tsv" else ",", newlines_in_values=True)
     with pa.input_stream(str(path), compression="detect") as stream:
-        reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), options)
+        missing = pacsv.ConvertOptions(null_values=NULLS, strings_can_be_null=True)
+        reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), options, missing)
         return pa.Table.from_batches(itertools.islice(reader, 1), reader.schema).slice(0, HEAD_ROWS)
 
 

@@ -67,6 +67,8 @@ class Schema:
         for key in self.keys:
             if not isinstance(key, str):
                 raise SchemaError(f"`keys` must be columns, got {key!r}")
+            if key in reported:
+                raise SchemaError(f"key {key!r} has the name of a task, under which its predictions stand")
         for feature in self.features:
             role = self.role(feature.name)
             if role:

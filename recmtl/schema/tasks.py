@@ -26,7 +26,7 @@ class Task:
         loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression;
             ``None`` takes the first of these.
         negative_rate: The rate at which negative rows were kept when the data was sampled. Predictions undo it:
-            its logarithm is added to the logit.
+            its logarithm is added to the logit, and metrics count a negative row 1 / rate times.
     """
 
     name: str

@@ -98,6 +98,8 @@ class RunFolder:
             raise RunError(
                 f"the checkpoint {path} is damaged: {str(error).partition('.')[0] or type(error).__name__}"
             ) from error
+        if not isinstance(state, dict):
+            raise RunError(f"the checkpoint {path} is damaged: it holds a {type(state).__name__}")
         return state
 
     def schema(self) -> FittedSchema:

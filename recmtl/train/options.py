@@ -84,7 +84,7 @@ class Stopping:
         """Check the ranges."""
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"`patience` must be at least 1, got {self.patience}")
-        if self.min_delta < 0:
+        if not self.min_delta >= 0:
             raise ValueError(f"`min_delta` must be at least 0, got {self.min_delta}")
         if self.evaluations < 1:
             raise ValueError(f"`evaluations` must be at least 1, got {self.evaluations}")
@@ -113,7 +113,7 @@ class Run:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be at least 0, got {self.seed}")
+        if not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"`seed` must be in [0, 2³²), got {self.seed}")
         if self.log_every < 1:
             raise ValueError(f"`log_every` must be at least 1, got {self.log_every}")

@@ -34,6 +34,7 @@ class Step:
         rotations = [p for p in balancer.parameters() if p.requires_grad]
         if rotations:
             self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate))
+        self.zeroed: Tensor | int = 0  # tensors whose gradient had entries that were not finite, over all steps
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
 
@@ -44,7 +45,7 @@ class Step:
         losses = self._losses(logits, batch)
         shared = self._model.shared()
         self._balancer.backward(losses, [Leaf(*tensor) for tensor in shared.tensors], shared.last)
-        zero_nonfinite_gradients(self._own)
+        self.zeroed = self.zeroed + zero_nonfinite_gradients(self._own)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._own, self._options.clip_norm)
         for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import copy
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from recmtl.balance import Balancer, Sum
-from recmtl.data import Batch, Loader, Rows, encode_rows
+from recmtl.data import Batch, DataError, Loader, Rows, encode_rows
+from recmtl.data.prepare import Progress
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
 from recmtl.train.curves import save_learning_curves
+from recmtl.train.fitting import Fitting
 from recmtl.train.folder import PLOTS, RunError, RunFolder
-from recmtl.train.meter import Meter
 from recmtl.train.options import Optimization, Run, Stopping
-from recmtl.train.progress import TrainingProgress
 from recmtl.train.step import Step, autocast
 from recmtl.train.stopping import Watch
 
 PREDICT_ROWS = 8192  # per batch where no gradient is taken
+INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
 
 class Trainer:
@@ -42,7 +42,7 @@ class Trainer:
         run: Where it happens and what it leaves behind.
 
     Raises:
-        ValueError: `epochs` is below 1, or the monitor names no task.
+        ValueError: `epochs` is below 1, the monitor names nothing that is measured, or the device cannot be used.
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
@@ -63,12 +63,13 @@ class Trainer:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
         self.model, self.balancer, self.epochs = model, balancer or Sum(), epochs
         self.optimization, self.stopping, self.run = optimization, stopping, run
-        self.device = torch.device(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.folder = RunFolder(run.folder) if run.folder else None
         self._names = [task.name for task in model.objectives]
-        self.monitor = self._new_watch().monitor
+        self.monitor = self.watch().monitor
         self.rows_per_second = 0.0
         self.best: float | None = None
+        self._step: Step | None = None
         self.balancer.setup(
             objectives=len(model.objectives),
             heads=len(model.heads),
@@ -88,14 +89,15 @@ class Trainer:
                 stay.
 
         Raises:
-            ValueError: There are no training rows, or they were prepared for another schema.
+            DataError: There are no training rows, or they were prepared for another schema.
+            ValueError: The optimizer refuses its options.
             RunError: The run folder holds another run.
         """
         self._check(train)
         if len(train) == 0:
-            raise ValueError("there are no training rows")
+            raise DataError("there are no training rows")
         if self.folder:
-            self.folder.create(self.model.schema)
+            self.folder.check_free()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.run.seed)
             self._fit(train, valid if valid is not None and len(valid) else None)
@@ -103,49 +105,38 @@ class Trainer:
 
     def _fit(self, train: Rows, valid: Rows | None) -> None:
         loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed)
-        step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
-        watch, meter = self._new_watch(), Meter(self._names)
-        measured_at = {
-            round(len(loader) * (i + 1) / self.stopping.evaluations) for i in range(self.stopping.evaluations)
-        }
-        best_weights: dict[str, Tensor] | None = None
-        with TrainingProgress(self.epochs, len(loader), self.run.progress) as progress:
-            for epoch in range(1, self.epochs + 1):
-                self.model.train()
-                for number, batch in enumerate(loader.epoch(epoch), start=1):
-                    meter.add(step(batch), len(batch))
-                    if number % self.run.log_every == 0 or number == len(loader):
-                        self._log(progress, meter, step, epoch, number, len(loader))
-                    if number in measured_at and valid is not None:
-                        metrics = self._measured(valid, meter)
-                        value = watch.value(metrics)
-                        if watch.improved(value):
-                            best_weights = copy.deepcopy(self.model.state_dict())
-                            self._save("best", epoch)
-                        progress.evaluated(epoch, number, metrics, watch.waited == 0 and value is not None)
-                        self._log_metrics(metrics, epoch, (epoch - 1) * len(loader) + number)
-                self._save("last", epoch)
-                if watch.exhausted:
-                    progress.note(f"stopped: no better {self.monitor} in {watch.waited} evaluations")
-                    break
-        if best_weights is not None:
-            self.model.load_state_dict(best_weights)
-        elif self.folder:
-            self._save("best", epoch)
-        self.rows_per_second, self.best = meter.rows_per_second, watch.best
+        self._step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
+        if self.folder:
+            self.folder.create(self.model.schema)
+        Fitting(self, loader, self._step, valid).run()
 
     @property
     def skipped(self) -> dict[str, int]:
-        """How often a loss or gradient was left out for not being finite, by objective; those that never were are not.
+        """What was left out for not being finite, counted: losses and shared gradients by objective, private gradients.
 
-        Waits for the device.
+        What never was is not named. Waits for the device.
         """
-        counts = self.balancer.skipped.tolist()
-        return {name: count for name, count in zip(self._names, counts, strict=False) if count}
+        counts = dict(zip(self._names, self.balancer.skipped.tolist(), strict=False))
+        counts["private gradients"] = int(self._step.zeroed) if self._step else 0
+        return {name: count for name, count in counts.items() if count}
 
-    def evaluate(self, rows: Rows) -> pd.DataFrame:
-        """Measure the model: one row per task, with a funnel CTR, CVR and CTCVR; NaN and a reason where undefined."""
-        return table(self.measure(rows))
+    def evaluate(self, data: Rows | Data) -> pd.DataFrame:
+        """Measure the model: one row per task, with a funnel CTR, CVR and CTCVR; NaN and a reason where undefined.
+
+        Args:
+            data: Prepared rows, or raw ones with labels in any form that `prepare` takes.
+        """
+        return table(self.measure(data if isinstance(data, Rows) else self.encode(data)))
+
+    def encode(self, data: Data, progress: Progress = lambda what, rows: None) -> Rows:
+        """Encode raw rows with labels as the training rows were.
+
+        Args:
+            data: Rows in any form that `prepare` takes.
+            progress: Called with what is being done and the number of rows just read.
+        """
+        parts = [part.table for part in encode_rows(self.model.schema, data, progress=progress)]
+        return Rows(self.model.schema, pa.concat_tables(parts))
 
     def measure(self, rows: Rows) -> dict[str, Metrics]:
         """Measure the model, task by task."""
@@ -179,22 +170,28 @@ class Trainer:
             data: Prepared rows, or raw ones in any form that `prepare` takes; these need no labels.
         """
         parts = [data] if isinstance(data, Rows) else encode_rows(self.model.schema, data, labelled=False)
-        return pd.concat([self._predicted(rows) for rows in parts], ignore_index=True)
+        predicted = pa.concat_tables([self.predict_table(rows) for rows in parts])
+        frame: pd.DataFrame = predicted.to_pandas(types_mapper=INTEGERS.get)
+        return frame
 
-    def _predicted(self, rows: Rows) -> pd.DataFrame:
+    def predict_table(self, rows: Rows) -> pa.Table:
+        """Predict as `predict` does, as an Arrow table: keys keep their types."""
         predictions, _ = complete(self.model.schema.schema, self.predictions(rows))
-        keys: pd.DataFrame = rows.keys.to_pandas()
-        return keys.assign(**predictions)
+        table = rows.keys
+        for name, values in predictions.items():
+            table = table.append_column(name, pa.array(values))
+        return table
 
     def predictions(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
         """Predict each output of the model ``{task: [rows]}``, in the order of the rows."""
         self._check(rows)
+        if len(rows) == 0:
+            return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
         parts: list[dict[str, Tensor]] = []
         with evaluating(self.model), torch.inference_mode(), autocast(self.device, self.optimization):
             for batch in Loader(rows, PREDICT_ROWS, self.device).epoch():
                 parts.append({name: value.double() for name, value in self._activated(batch).items()})
-        names = parts[0] if parts else {}
-        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in names}
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
     def _activated(self, batch: Batch) -> dict[str, Tensor]:
         """Turn logits into probabilities; the sampling of negatives is undone."""
@@ -220,47 +217,23 @@ class Trainer:
             raise RunError(f"the checkpoint of {str(folder.path)!r} was trained on another schema than the model's")
         try:
             self.model.load_state_dict(state["model"])
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())
             raise RunError(f"the checkpoint of {str(folder.path)!r} does not fit the model: {detail}") from error
         return self
 
     def _check(self, rows: Rows) -> None:
+        if not isinstance(rows, Rows):
+            raise DataError(f"expected prepared rows, got {type(rows).__name__}: use `prepare` first")
         if rows.schema is not self.model.schema and rows.schema.fingerprint != self.model.schema.fingerprint:
-            raise ValueError(
+            raise DataError(
                 "the rows were prepared with another schema than the model's: prepare them with the model's"
             )
 
-    def _new_watch(self) -> Watch:
+    def watch(self) -> Watch:
+        """Make what says which evaluation is the best, anew for each training."""
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         return Watch(self.stopping, self.model.objectives, list(reported.values()))
-
-    def _measured(self, valid: Rows, meter: Meter) -> dict[str, Metrics]:
-        with meter.paused():
-            return self.measure(valid)
-
-    def _save(self, name: str, epoch: int) -> None:
-        if self.folder:
-            state = {"fingerprint": self.model.schema.fingerprint, "epoch": epoch, "model": self.model.state_dict()}
-            self.folder.save_checkpoint(name, state)
-
-    def _log(self, progress: TrainingProgress, meter: Meter, step: Step, epoch: int, number: int, steps: int) -> None:
-        losses = meter.take_losses()
-        progress.step(epoch, number, losses, meter.rows_per_second)
-        if not self.folder:
-            return
-        record: dict[str, Any] = {"step": (epoch - 1) * steps + number, "epoch": epoch}
-        record["loss"] = {name: finite(loss) for name, loss in losses.items()}
-        weights = self.balancer.weights
-        if weights is not None:
-            record["weight"] = dict(zip(self._names, weights.tolist(), strict=True))
-        record |= {"learning_rate": step.learning_rate, "rows_per_second": meter.rows_per_second}
-        self.folder.log(record)
-
-    def _log_metrics(self, metrics: dict[str, Metrics], epoch: int, step: int) -> None:
-        if self.folder:
-            valid = {name: m.to_dict() for name, m in metrics.items()}
-            self.folder.log({"step": step, "epoch": epoch, "valid": valid})
 
 
 @contextmanager
@@ -274,6 +247,13 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
         model.train(mode)
 
 
-def finite(value: float) -> float | None:
-    """Give a number that JSON can hold: ``None`` for NaN and infinity."""
-    return value if np.isfinite(value) else None
+def usable(device: str) -> torch.device:
+    """Give a device that tensors can be made on.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -136,7 +136,7 @@ def test_last_may_be_several_tensors_measured_together():
 @pytest.mark.parametrize("shared", [[torch.zeros(2, 2)], []])
 def test_says_so_when_there_is_nothing_to_measure_on(shared):
     loss = torch.ones((), requires_grad=True)
-    with pytest.raises(ValueError, match="give one that requires a gradient in `last`"):
+    with pytest.raises(ValueError, match="measures gradients on a shared weight"):
         GradNorm().backward([loss, loss], shared=shared)
 
 

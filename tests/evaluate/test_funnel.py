@@ -28,7 +28,23 @@ def test_cvr_is_the_ratio_capped_at_one_and_counted() -> None:
     given = {"ctr": np.array([0.5, 0.2, 0.0]), "ctcvr": np.array([0.1, 0.3, 0.0])}
     predictions, capped = complete(schema(CTR, CTCVR), given)
     assert predictions["cvr"] == pytest.approx([0.2, 1.0, 0.0])
-    assert capped == {"cvr": 1}
+    assert capped["cvr"].tolist() == [False, True, False]
+
+
+def test_capped_rows_are_counted_among_those_that_are_measured() -> None:
+    given = {"ctr": np.full(5, 0.2), "ctcvr": np.array([0.3, 0.1, 0.3, 0.3, 0.1])}
+    assert measure(schema(CTR, CTCVR), given, LABELS)["cvr"].capped == 2  # of three clicked rows
+
+
+def test_sampled_negatives_stand_for_all() -> None:
+    """Ten copies of the negative without sampling, or one kept at the rate 0.1: the same metrics."""
+    whole = measure(
+        schema(CTR, funnel=None), {"ctr": np.array([0.3] + [0.2] * 10)}, {"click": np.array([1.0] + [0.0] * 10)}
+    )
+    sampled = recmtl.Task("ctr", "click", negative_rate=0.1)
+    kept = measure(schema(sampled, funnel=None), {"ctr": np.array([0.3, 0.2])}, {"click": np.array([1.0, 0.0])})
+    assert kept["ctr"].values == pytest.approx(whole["ctr"].values)
+    assert kept["ctr"].rows == 2
 
 
 def test_nothing_is_derived_where_the_model_predicts_it() -> None:

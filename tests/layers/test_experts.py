@@ -60,7 +60,9 @@ def test_gates_are_distributions_of_their_own() -> None:
     assert not torch.equal(weights[:, 0], weights[:, 1])
 
 
-@pytest.mark.parametrize(("experts", "sizes", "said"), [(0, [4], "`experts`"), (2, [], "at least one layer")])
+@pytest.mark.parametrize(
+    ("experts", "sizes", "said"), [(0, [4], "`experts`"), (2, [], "at least one layer"), (2, [0], "width of a layer")]
+)
 def test_bad_sizes(experts: int, sizes: list[int], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Experts(3, experts, sizes, LayerStyle())

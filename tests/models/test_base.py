@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -57,3 +58,11 @@ def test_a_tower_of_the_wrong_shape_is_named(aliexpress: recmtl.PreparedData, sh
 def test_towers_must_name_heads(aliexpress: recmtl.PreparedData) -> None:
     with pytest.raises(ValueError, match="`towers` names 'cvr', but the heads are ctr, ctcvr"):
         recmtl.MMOE(aliexpress.schema, towers={"cvr": nn.Identity})
+
+
+@pytest.mark.parametrize("name", ["c.tr", "keys"])
+def test_a_task_cannot_have_a_name_that_no_module_can(aliexpress: recmtl.PreparedData, name: str) -> None:
+    task = dataclasses.replace(aliexpress.schema.schema.tasks[0], name=name)
+    schema = dataclasses.replace(aliexpress.schema.schema, tasks=[task])
+    with pytest.raises(ValueError, match=f"a task cannot be named '{name}'"):
+        recmtl.SharedBottom(dataclasses.replace(aliexpress.schema, schema=schema))

@@ -100,3 +100,11 @@ def test_unreadable(tmp_path):
         Schema.infer(tmp_path / "a.parquet", TASKS)
     with pytest.raises(SchemaError, match="cannot infer a schema from the frame"):
         Schema.infer(pd.DataFrame({"x": [1, "a"], "click": [0, 1]}), TASKS)
+
+
+def test_missing_values_are_what_prepare_takes_for_missing(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n1.5,0\nNA,1\n")
+    (feature,) = Schema.infer(tmp_path / "a.csv", [Task("t", "y")]).features
+    assert feature == Categorical("x", min_count=2)  # "NA" is text, not a missing number
+    (tmp_path / "b.csv").write_text("x,y\n1.5,0\nNaN,1\n,1\n2.5,1\n" + "".join(f"{i}.25,0\n" for i in range(30)))
+    assert Schema.infer(tmp_path / "b.csv", [Task("t", "y")]).features == (Numeric("x"),)

@@ -330,3 +330,8 @@ def test_census_card():
     assert len(schema.features) == 39
     assert "instance_weight" not in schema.columns
     assert [t.name for t in schema.tasks] == ["income", "never_married"]
+
+
+def test_a_key_cannot_have_the_name_of_a_task():
+    with pytest.raises(SchemaError, match="key 'ctr' has the name of a task"):
+        Schema([Numeric("x")], [Task("ctr", "click")], keys=["ctr"])

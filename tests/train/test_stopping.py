@@ -48,6 +48,11 @@ def test_undefined_neither_improves_nor_costs_patience() -> None:
     assert w.best == 0.7
 
 
+def test_min_delta_must_be_a_number() -> None:
+    with pytest.raises(ValueError, match="`min_delta` must be at least 0, got nan"):
+        Stopping(min_delta=float("nan"))
+
+
 def test_min_delta() -> None:
     w = watch(min_delta=0.1)
     assert [w.improved(v) for v in (0.5, 0.55, 0.65)] == [True, False, True]

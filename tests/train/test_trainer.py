@@ -34,6 +34,9 @@ def weights(fitted: recmtl.Trainer) -> list[torch.Tensor]:
 def test_one_seed_gives_the_same_bits(aliexpress: recmtl.PreparedData, balancer: type) -> None:
     runs = [trainer(aliexpress, balancer=balancer()).fit(aliexpress.train, aliexpress.valid) for _ in range(2)]
     assert all(torch.equal(a, b) for a, b in zip(*map(weights, runs), strict=True))
+    built = trainer(aliexpress, balancer=balancer())
+    torch.manual_seed(99)  # the run's own seed decides shuffling and dropout
+    assert all(map(torch.equal, weights(runs[0]), weights(built.fit(aliexpress.train, aliexpress.valid))))
     other = trainer(aliexpress, seed=1, balancer=balancer()).fit(aliexpress.train, aliexpress.valid)
     assert not all(torch.equal(a, b) for a, b in zip(weights(runs[0]), weights(other), strict=True))
 
@@ -78,6 +81,16 @@ def test_stops_early(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
         run=Run(folder=folder, progress=False, device="cpu"),
     ).fit(aliexpress.train, aliexpress.valid)
     assert max(r["epoch"] for r in RunFolder(folder).records()) == 3
+
+
+def test_patience_ends_within_an_epoch(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    still = Optimization(batch_size=256, optimizer=partial(torch.optim.SGD, lr=0.0))
+    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    stopping = Stopping(patience=1, evaluations=5)
+    trainer(aliexpress, epochs=3, optimization=still, stopping=stopping, run=run).fit(
+        aliexpress.train, aliexpress.valid
+    )
+    assert [r["step"] for r in RunFolder(run.folder).records() if "valid" in r] == [2, 4]
 
 
 def test_several_evaluations_per_epoch(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
@@ -129,6 +142,57 @@ def test_clipping_bounds_the_step(aliexpress: recmtl.PreparedData) -> None:
     assert moved[1] == pytest.approx(1e-6, rel=0.05)
 
 
+class Turned(recmtl.Balancer):
+    """A balancer with a parameter of its own, whose gradient is huge."""
+
+    depends_on = ()
+    weights = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.angle = torch.nn.Parameter(torch.zeros(()))
+
+    def _build(self, sizes: object) -> None:
+        pass
+
+    def _balance(self, losses: list[torch.Tensor], leaves: object, last: object) -> None:
+        (sum(losses) + 1e6 * self.angle).backward()
+
+
+def test_a_balancers_own_parameters_have_their_own_rate_and_are_not_clipped(aliexpress: recmtl.PreparedData) -> None:
+    optimization = Optimization(
+        batch_size=4096, optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=0.01, balancer_rate=0.125
+    )
+    run = trainer(aliexpress, balancer=Turned(), epochs=1, optimization=optimization)
+    before = weights(run)
+    run.fit(aliexpress.train)
+    assert run.balancer.angle.item() == pytest.approx(-0.125)  # Adam's first step is its rate
+    moved = [a - b for a, b in zip(before, weights(run), strict=True) if a.dim()]
+    assert sum(m.square().sum() for m in moved) ** 0.5 == pytest.approx(0.01, rel=0.01)
+
+
+class Exploding(torch.nn.Module):
+    """A tower whose own weight has a gradient that is not finite, while its output and the shared gradient are."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.output = torch.nn.Linear(features, 1)
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        return self.output(view) + self.weight.sqrt()  # the slope of a root at 0 is infinite
+
+
+def test_private_gradients_that_are_not_finite_are_zeroed_and_counted(aliexpress: recmtl.PreparedData) -> None:
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Exploding})
+    run = Run(progress=False, device="cpu")
+    fitted = recmtl.Trainer(model, epochs=1, optimization=Optimization(batch_size=1200), run=run)
+    fitted.fit(aliexpress.train)
+    assert model.heads["ctr"].tower.weight.item() == 0
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert fitted.skipped == {"private gradients": 2}  # one tensor in each of two steps
+
+
 def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trainer(
@@ -165,6 +229,44 @@ def test_predictions_of_a_frame_without_labels_equal_those_of_prepared_rows(
     assert (predicted.search_id == frame.search_id).all()
     without_keys = fitted.predict(frame.drop(columns=["click", "conversion", "search_id"]))
     assert list(without_keys.columns) == ["ctr", "cvr", "ctcvr"]
+
+
+def test_keys_stay_integers_where_one_is_missing(aliexpress: recmtl.PreparedData, csv: Path) -> None:
+    frame = pd.read_csv(csv / "test.csv").head(3).astype({"search_id": "Int64"})
+    large = 1152921504606873506  # a float64 would end in 600
+    frame["search_id"] = pd.array([large, None, 7], dtype="Int64")
+    predicted = trainer(aliexpress).predict(frame)
+    assert predicted.search_id.tolist() == [large, pd.NA, 7]
+    without = trainer(aliexpress).predict(aliexpress.test)
+    assert without.search_id.dtype == predicted.search_id.dtype
+
+
+def test_evaluate_takes_raw_rows_and_fit_asks_for_prepared_ones(aliexpress: recmtl.PreparedData, csv: Path) -> None:
+    ready = trainer(aliexpress)
+    pd.testing.assert_frame_equal(ready.evaluate(csv / "test.csv"), ready.evaluate(aliexpress.test))
+    pd.testing.assert_frame_equal(ready.evaluate(pd.read_csv(csv / "test.csv")), ready.evaluate(aliexpress.test))
+    with pytest.raises(recmtl.DataError, match="expected prepared rows, got DataFrame"):
+        ready.fit(pd.read_csv(csv / "train.csv"))
+
+
+def test_no_rows_give_no_metrics(aliexpress: recmtl.PreparedData) -> None:
+    empty = recmtl.Rows(aliexpress.schema, aliexpress.test.table.slice(0, 0))
+    assert trainer(aliexpress).measure(empty)["ctr"].to_dict() == {
+        "auc": None, "logloss": None, "rows": 0, "positives": 0, "reason": "no row has a label",
+    }  # fmt: skip
+    assert len(trainer(aliexpress).predict(empty)) == 0
+
+
+def test_regressions_alone_train_with_the_defaults(small: recmtl.PreparedData) -> None:
+    schema = dataclasses.replace(small.schema.schema, tasks=[small.schema.schema.tasks[2]], funnel=None)
+    rows = recmtl.prepare(
+        schema,
+        pd.DataFrame({"user": [1, 2] * 50, "genres": "a", "price": range(100), "stay": range(100), "weight": 1.0}),
+    )
+    model = recmtl.SharedBottom(rows.schema, layers=[8])
+    trained = recmtl.Trainer(model, epochs=2, run=Run(progress=False, device="cpu")).fit(rows.train, rows.valid)
+    assert trained.monitor == "r2"
+    assert trained.best is not None
 
 
 def test_a_regression_beside_binary_tasks(small: recmtl.PreparedData) -> None:
@@ -204,7 +306,7 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interrupted, "_measured", stop)
+    monkeypatch.setattr(interrupted, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit(aliexpress.train, aliexpress.valid)
     assert not RunFolder(tmp_path / "run").finished
@@ -227,6 +329,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(recmtl.RunError, match="is damaged"):
         trainer(aliexpress).load("best", folder)
+    for content in (torch.zeros(2), [1], {"fingerprint": aliexpress.schema.fingerprint, "model": [1]}):
+        torch.save(content, checkpoint)
+        with pytest.raises(recmtl.RunError, match=r"is damaged|does not fit"):
+            trainer(aliexpress).load("best", folder)
     checkpoint.unlink()
     with pytest.raises(recmtl.RunError, match="there is no"):
         trainer(aliexpress).load("best", folder)
@@ -263,6 +369,8 @@ def test_bad_options_name_themselves(options: object, said: str) -> None:
 def test_bad_trainer_options(aliexpress: recmtl.PreparedData) -> None:
     with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
         trainer(aliexpress, epochs=0)
+    with pytest.raises(ValueError, match="`device` 'foo' cannot be used"):
+        trainer(aliexpress, run=Run(device="foo"))
     with pytest.raises(ValueError, match="`monitor` must name one of the tasks"):
         trainer(aliexpress, stopping=Stopping(monitor="cvvr.auc"))
 

@@ -10,6 +10,8 @@ from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
 from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.normalized_splitter import NormalizedSplitter
+from recmtl.balance.pcgrad import PCGrad
+from recmtl.balance.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.representation import RepresentationBalancer
 from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
@@ -22,10 +24,13 @@ __all__ = [
     "LossWeightBalancer",
     "MetaBalance",
     "NormalizedSplitter",
+    "PCGrad",
+    "ProjectionBalancer",
     "RepresentationBalancer",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
+    "project_conflicting",
     "zero_nonfinite_gradients",
 ]

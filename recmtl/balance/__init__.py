@@ -11,6 +11,7 @@ from recmtl.balance.metabalance import MetaBalance
 from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.normalized_splitter import NormalizedSplitter
 from recmtl.balance.pcgrad import PCGrad
+from recmtl.balance.ppcgrad import PPCGrad
 from recmtl.balance.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.representation import RepresentationBalancer
 from recmtl.balance.sum import Sum
@@ -25,6 +26,7 @@ __all__ = [
     "MetaBalance",
     "NormalizedSplitter",
     "PCGrad",
+    "PPCGrad",
     "ProjectionBalancer",
     "RepresentationBalancer",
     "Sizes",

@@ -14,6 +14,8 @@ from recmtl.balance.pcgrad import PCGrad
 from recmtl.balance.ppcgrad import PPCGrad
 from recmtl.balance.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.representation import RepresentationBalancer
+from recmtl.balance.rotate_only import RotateOnly
+from recmtl.balance.rotation import RotationBalancer
 from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
@@ -29,6 +31,8 @@ __all__ = [
     "PPCGrad",
     "ProjectionBalancer",
     "RepresentationBalancer",
+    "RotateOnly",
+    "RotationBalancer",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",

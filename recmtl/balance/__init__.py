@@ -16,6 +16,7 @@ from recmtl.balance.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.representation import RepresentationBalancer
 from recmtl.balance.rotate_only import RotateOnly
 from recmtl.balance.rotation import RotationBalancer
+from recmtl.balance.rotograd import RotoGrad
 from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
@@ -33,6 +34,7 @@ __all__ = [
     "RepresentationBalancer",
     "RotateOnly",
     "RotationBalancer",
+    "RotoGrad",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",

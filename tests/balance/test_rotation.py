@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from recmtl.balance import RotateOnly
+from recmtl.balance import RotateOnly, RotoGrad
 
 DOUBLE = {"dtype": torch.float64}
 D, HEADS = 5, 3
@@ -32,7 +32,7 @@ class Naive:
             module.weight.data = torch.eye(size, **DOUBLE)
             self.modules.append(orthogonal(module, orthogonal_map=balancer.orthogonal_map))
         self.parameters = [p for module in self.modules for p in module.parameters()]
-        self.norms, self.factors = [], naive_factors(balancer)
+        self.factors = TWINS[type(balancer)](balancer)
 
     def __call__(self, views, losses):
         """The gradient of each view; leaves those of the rotations in `.grad`."""
@@ -65,12 +65,36 @@ class Naive:
             p.grad = a * size / a.norm() + b * size / b.norm()
 
 
-def naive_factors(balancer):
-    """How the method scales the h_k, from their norms and the losses' values."""
-    return lambda norms, values: [1.0] * len(norms)
+class NaiveSum:
+    """The h_k as they are."""
+
+    def __init__(self, balancer):
+        pass
+
+    def __call__(self, norms, values):
+        return [1.0] * len(norms)
 
 
-METHODS = [RotateOnly]
+class NaiveSizes:
+    """RotoGrad's one size, with a count of steps for each task."""
+
+    def __init__(self, balancer):
+        self.burn_in, self.first, self.steps = balancer.burn_in, {}, {}
+
+    def __call__(self, norms, values):
+        present = [k for k, n in enumerate(norms) if n > 0]
+        for k in present:
+            step = self.steps.setdefault(k, 0)
+            if step in (0, self.burn_in):
+                self.first[k] = norms[k]
+            self.steps[k] += 1
+        c = {k: norms[k] / self.first[k] for k in present}
+        size = sum(c[k] / sum(c.values()) * norms[k] for k in present)
+        return [size / n if n > 0 else 0.0 for n in norms]
+
+
+TWINS = {RotateOnly: NaiveSum, RotoGrad: NaiveSizes}
+METHODS = list(TWINS)
 
 
 def problem(views_differ=False):

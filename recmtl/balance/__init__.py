@@ -17,6 +17,7 @@ from recmtl.balance.representation import RepresentationBalancer
 from recmtl.balance.rotate_only import RotateOnly
 from recmtl.balance.rotation import RotationBalancer
 from recmtl.balance.rotograd import RotoGrad
+from recmtl.balance.rotogradnorm import RotoGradNorm
 from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
@@ -35,6 +36,7 @@ __all__ = [
     "RotateOnly",
     "RotationBalancer",
     "RotoGrad",
+    "RotoGradNorm",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",

@@ -32,8 +32,8 @@ class RotateOnly(RotationBalancer):
         features: The width of a view, D.
         rotation_size: How many leading features are rotated; all by default.
         batch_scale: Whether the rotation loss is freed of the batch size.
-        normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the loss of
-            the first batch with a gradient; a loss that was never positive is not divided.
+        normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the task's first
+            positive loss; until there is one, the loss is not divided.
         orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
 
     Raises:

@@ -12,8 +12,8 @@ class RotoGrad(RotationBalancer):
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
     section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖, the convergence ratio
     c_k = n_k/n_k(0) and its share a_k = c_k/Σ_j c_j, head k's view receives (h_k/n_k)·Σ_j a_j·n_j: every task pulls
-    as strongly as the others, with a size that leans to those that have converged least. The
-    towers' gradients are those of the plain sum.
+    as strongly as the others, with a size that leans to those that have converged least. The towers' gradients are
+    those of the plain sum.
 
     The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
     their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.
@@ -32,8 +32,8 @@ class RotoGrad(RotationBalancer):
         features: The width of a view, D.
         rotation_size: How many leading features are rotated; all by default.
         batch_scale: Whether the rotation loss is freed of the batch size; see `RotateOnly`.
-        normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the loss of
-            the first batch with a gradient; a loss that was never positive is not divided.
+        normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the task's first
+            positive loss; until there is one, the loss is not divided.
         orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
         burn_in: The step at which n_k(0) is taken anew.
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from recmtl.balance import RotateOnly, RotoGrad
+from recmtl.balance import RotateOnly, RotoGrad, RotoGradNorm
 
 DOUBLE = {"dtype": torch.float64}
 D, HEADS = 5, 3
@@ -93,7 +93,38 @@ class NaiveSizes:
         return [size / n if n > 0 else 0.0 for n in norms]
 
 
-TWINS = {RotateOnly: NaiveSum, RotoGrad: NaiveSizes}
+class NaiveGradNorm:
+    """GradNorm's weights: autograd through the paper's loss, and an Adam for each task that is present."""
+
+    def __init__(self, balancer):
+        self.options = balancer.alpha, balancer.lr, balancer.burn_in
+        self.omega = torch.zeros(HEADS, **DOUBLE)
+        self.first, self.steps = {}, [0] * HEADS
+        self.m, self.v = [0.0] * HEADS, [0.0] * HEADS
+
+    def __call__(self, norms, values):
+        alpha, lr, burn_in = self.options
+        present = [k for k, n in enumerate(norms) if n > 0]
+        omega = self.omega.clone().requires_grad_()
+        w = len(norms) * omega.softmax(0)
+        for k in present:
+            if self.steps[k] in (0, burn_in):
+                self.first[k] = values[k]
+        learned = {k: values[k] / self.first[k] for k in present}
+        mean = sum(w[k].item() * norms[k] for k in present) / len(present)
+        targets = {k: mean * (learned[k] * len(present) / sum(learned.values())) ** alpha for k in present}
+        sum((w[k] * norms[k] - targets[k]).abs() for k in present).backward()
+        for k in present:
+            g = omega.grad[k].item()
+            self.steps[k] += 1
+            self.m[k] = 0.9 * self.m[k] + 0.1 * g
+            self.v[k] = 0.999 * self.v[k] + 0.001 * g * g
+            m, v = self.m[k] / (1 - 0.9 ** self.steps[k]), self.v[k] / (1 - 0.999 ** self.steps[k])
+            self.omega[k] -= lr * m / (math.sqrt(v) + 1e-8)
+        return w.tolist()
+
+
+TWINS = {RotateOnly: NaiveSum, RotoGrad: NaiveSizes, RotoGradNorm: NaiveGradNorm}
 METHODS = list(TWINS)
 
 
@@ -387,6 +418,15 @@ def test_bfloat16_views_keep_their_type_and_rotations_theirs():
     (a[:, 0].float() + b[:, 1].float()).sum().backward()
     assert (a.dtype, z.grad.dtype, kept.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
     assert next(balancer.parameters()).grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_turned_rotations_are_loaded(method):
+    balancer, fresh = method(heads=2, features=4, rotation_size=3), method(rotation_size=3)
+    with torch.no_grad():
+        balancer.rotations.matrix.original.normal_()
+    fresh.load_state_dict(balancer.state_dict())
+    assert fresh.rotation().equal(balancer.rotation())
 
 
 @pytest.mark.parametrize(

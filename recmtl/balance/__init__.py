@@ -10,7 +10,14 @@ from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
 from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.normalized_splitter import NormalizedSplitter
+from recmtl.balance.pcgrad import PCGrad
+from recmtl.balance.ppcgrad import PPCGrad
+from recmtl.balance.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.representation import RepresentationBalancer
+from recmtl.balance.rotate_only import RotateOnly
+from recmtl.balance.rotation import RotationBalancer
+from recmtl.balance.rotograd import RotoGrad
+from recmtl.balance.rotogradnorm import RotoGradNorm
 from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
@@ -22,10 +29,18 @@ __all__ = [
     "LossWeightBalancer",
     "MetaBalance",
     "NormalizedSplitter",
+    "PCGrad",
+    "PPCGrad",
+    "ProjectionBalancer",
     "RepresentationBalancer",
+    "RotateOnly",
+    "RotationBalancer",
+    "RotoGrad",
+    "RotoGradNorm",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
+    "project_conflicting",
     "zero_nonfinite_gradients",
 ]

@@ -38,6 +38,7 @@ class RepresentationBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
+    _values: Tensor | None = None  # the losses, while `backward` runs
 
     def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hands each head its view, and the method the gradients on their way back.
@@ -73,15 +74,28 @@ class RepresentationBalancer(Balancer, ABC):
     def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
         values = detached(losses)  # [K]
         finite = values.isfinite()
-        if self._sizes is None or self._sizes.heads != len(losses):
-            backward_weighted(losses, finite.to(values.dtype))
-            return
-        expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
-        backward_weighted(losses, finite.to(values.dtype))
-        self.skipped = torch.maximum(self.skipped, expected)
+        weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
+        expected = self.skipped
+        if self._sizes is not None and self._sizes.heads == len(losses):
+            expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
+        self._values = values
+        try:
+            backward_weighted(losses, weights)
+        finally:
+            self._values = None
+        if self._sizes is not None:
+            self.skipped = torch.maximum(self.skipped, expected)
+
+    def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
+        """What each loss is multiplied by under `backward`, private gradients included: `[K]`."""
+        return torch.ones_like(values)
 
     def _own(self) -> Sequence[Tensor]:
         """Tensors of the method that the views are turned with, and that `_inward` has a gradient for."""
+        return ()
+
+    def _kept(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What `_inward` needs of the views themselves; it finds these behind its own tensors, in `own`."""
         return ()
 
     def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -103,7 +117,7 @@ class _Fork(torch.autograd.Function):
     def forward(ctx: Any, balancer: RepresentationBalancer, heads: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         views, own = tensors[:heads], tensors[heads:]
         ctx.balancer = balancer
-        ctx.save_for_backward(*own)
+        ctx.save_for_backward(*own, *balancer._kept(views))
         ctx.set_materialize_grads(False)
         return tuple(balancer._outward(views, own))
 

@@ -127,7 +127,7 @@ def test_equals_separate_modules(cls: type[RankingModel], method: type, aliexpre
     losses = Losses(model.schema.schema, model.objectives)
     batches = list(Loader(aliexpress.train, 120, seed=0).epoch())[:STEPS]
     assert len(batches) == STEPS
-    model.fork = fast
+    model.fork, net.fork = fast, plain  # so that rotations move, too
     for batch in batches:
         shared = model.shared()
         fast.backward(losses(model(batch), batch), [Leaf(*s) for s in shared.tensors], shared.last)

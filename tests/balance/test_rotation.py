@@ -1,0 +1,459 @@
+"""What all rotating methods share, against a loop over heads with autograd through the rotation loss."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from recmtl.balance import RotateOnly, RotoGrad, RotoGradNorm
+
+DOUBLE = {"dtype": torch.float64}
+D, HEADS = 5, 3
+
+
+def turned(x, R):
+    """R applied to each row's leading coordinates."""
+    size = len(R)
+    return torch.cat([x[:, :size] @ R.T, x[:, size:]], 1)
+
+
+class Naive:
+    """The formulas head by head: its own rotation module, its own backward pass, autograd through the rotation loss."""
+
+    def __init__(self, balancer, heads=HEADS, size=D):
+        self.balancer = balancer
+        self.modules = []
+        for _ in range(heads):
+            module = nn.Linear(size, size, bias=False, **DOUBLE)
+            module.weight.data = torch.eye(size, **DOUBLE)
+            self.modules.append(orthogonal(module, orthogonal_map=balancer.orthogonal_map))
+        self.parameters = [p for module in self.modules for p in module.parameters()]
+        self.factors = TWINS[type(balancer)](balancer)
+
+    def __call__(self, views, losses):
+        """The gradient of each view; leaves those of the rotations in `.grad`."""
+        R = [module.weight for module in self.modules]
+        inputs = [turned(z.detach(), r.detach()).requires_grad_() for z, r in zip(views, R, strict=True)]
+        values = losses(inputs)
+        ghat = [torch.autograd.grad(loss, y, retain_graph=True)[0] for loss, y in zip(values, inputs, strict=True)]
+        h = [turned(g, r.detach().T) for g, r in zip(ghat, R, strict=True)]
+        present = [k for k in range(len(h)) if h[k].any()]
+        K, B = len(present), len(views[0])
+        mean = sum(h[k] for k in present) / K
+        v = sum(h[k] * mean.norm() / h[k].norm() for k in present) / K
+        factor = B if self.balancer.batch_scale else math.sqrt(B)  # without: a sum over the batch
+        for p in self.parameters:
+            p.grad = torch.zeros_like(p)
+        for k in present:
+            ((turned(factor * v, R[k]) - factor * ghat[k]) ** 2).sum(1).mean().backward()
+        if self.balancer.cooperative:
+            self.cooperate(views, ghat, present)
+        scales = self.factors([x.norm().item() for x in h], [value.item() for value in values])
+        return [scale * x for scale, x in zip(scales, h, strict=True)]
+
+    def cooperate(self, views, ghat, present):
+        for k in present:
+            p = self.parameters[k]
+            a = p.grad.clone()
+            z = turned(views[k].detach(), self.modules[k].weight)
+            (b,) = torch.autograd.grad((z * ghat[k]).sum(), p)
+            size = ((a + b) / 2).norm()
+            p.grad = a * size / a.norm() + b * size / b.norm()
+
+
+class NaiveSum:
+    """The h_k as they are."""
+
+    def __init__(self, balancer):
+        pass
+
+    def __call__(self, norms, values):
+        return [1.0] * len(norms)
+
+
+class NaiveSizes:
+    """RotoGrad's one size, with a count of steps for each task."""
+
+    def __init__(self, balancer):
+        self.burn_in, self.first, self.steps = balancer.burn_in, {}, {}
+
+    def __call__(self, norms, values):
+        present = [k for k, n in enumerate(norms) if n > 0]
+        for k in present:
+            step = self.steps.setdefault(k, 0)
+            if step in (0, self.burn_in):
+                self.first[k] = norms[k]
+            self.steps[k] += 1
+        c = {k: norms[k] / self.first[k] for k in present}
+        size = sum(c[k] / sum(c.values()) * norms[k] for k in present)
+        return [size / n if n > 0 else 0.0 for n in norms]
+
+
+class NaiveGradNorm:
+    """GradNorm's weights: autograd through the paper's loss, and an Adam for each task that is present."""
+
+    def __init__(self, balancer):
+        self.options = balancer.alpha, balancer.lr, balancer.burn_in
+        self.omega = torch.zeros(HEADS, **DOUBLE)
+        self.first, self.steps = {}, [0] * HEADS
+        self.m, self.v = [0.0] * HEADS, [0.0] * HEADS
+
+    def __call__(self, norms, values):
+        alpha, lr, burn_in = self.options
+        present = [k for k, n in enumerate(norms) if n > 0]
+        omega = self.omega.clone().requires_grad_()
+        w = len(norms) * omega.softmax(0)
+        for k in present:
+            if self.steps[k] in (0, burn_in):
+                self.first[k] = values[k]
+        learned = {k: values[k] / self.first[k] for k in present}
+        mean = sum(w[k].item() * norms[k] for k in present) / len(present)
+        targets = {k: mean * (learned[k] * len(present) / sum(learned.values())) ** alpha for k in present}
+        sum((w[k] * norms[k] - targets[k]).abs() for k in present).backward()
+        for k in present:
+            g = omega.grad[k].item()
+            self.steps[k] += 1
+            self.m[k] = 0.9 * self.m[k] + 0.1 * g
+            self.v[k] = 0.999 * self.v[k] + 0.001 * g * g
+            m, v = self.m[k] / (1 - 0.9 ** self.steps[k]), self.v[k] / (1 - 0.999 ** self.steps[k])
+            self.omega[k] -= lr * m / (math.sqrt(v) + 1e-8)
+        return w.tolist()
+
+
+TWINS = {RotateOnly: NaiveSum, RotoGrad: NaiveSizes, RotoGradNorm: NaiveGradNorm}
+METHODS = list(TWINS)
+
+
+def problem(views_differ=False):
+    torch.manual_seed(0)
+    trunks = nn.ModuleList(nn.Linear(4, D, **DOUBLE) for _ in range(HEADS if views_differ else 1))
+    towers = nn.ModuleList(nn.Linear(D, 1, **DOUBLE) for _ in range(HEADS))
+
+    def views(x):
+        views = [torch.tanh(trunk(x)) for trunk in trunks]
+        return views if views_differ else views * HEADS
+
+    def losses_on(y, absent):
+        def losses(views):
+            losses = [
+                10.0 ** (k - 1) * (tower(view)[:, 0] - y[k]).square().mean()
+                for k, (tower, view) in enumerate(zip(towers, views, strict=True))
+            ]
+            return [loss * 0.0 if k == absent else loss for k, loss in enumerate(losses)]
+
+        return losses
+
+    return trunks, towers, views, losses_on
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_scale": False},
+        {"orthogonal_map": "matrix_exp"},
+        {"rotation_size": 3},
+        {"rotation_size": 3, "batch_scale": False},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("views_differ", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_equals_a_loop_over_heads(method, views_differ, options):
+    trunks, towers, views, losses_on = problem(views_differ)
+    balancer = method(heads=HEADS, features=D, **options).double()
+    naive = Naive(balancer, size=options.get("rotation_size", D))
+    ours = torch.optim.Adam(balancer.parameters(), lr=0.02)
+    theirs = torch.optim.Adam(naive.parameters, lr=0.02)
+    for step in range(30):
+        x, y = torch.randn(9 + step % 4, 4, **DOUBLE), torch.randn(HEADS, 9 + step % 4, **DOUBLE)
+        losses = losses_on(y, absent=step % 7 - 3)
+        expected = views(x)
+        received = naive(expected, losses)
+        expected = torch.autograd.grad(expected, list(trunks.parameters()), received)
+        inputs = [turned(z.detach(), m.weight.detach()) for z, m in zip(views(x), naive.modules, strict=True)]
+        private = torch.autograd.grad(sum(losses(inputs)), list(towers.parameters()))
+        for module in (trunks, towers, balancer):
+            module.zero_grad()
+        balancer.backward(losses(balancer.fork(views(x))), shared=list(trunks.parameters()))
+        for p, gradient in zip([*trunks.parameters(), *towers.parameters()], [*expected, *private], strict=True):
+            assert (p.grad - gradient).norm() <= 1e-10 * gradient.norm()
+        (mine,) = balancer.parameters()
+        for k, p in enumerate(naive.parameters):
+            assert (mine.grad[k] - p.grad).norm() <= 1e-10 * mine.grad.norm()
+        ours.step()
+        theirs.step()
+        with torch.no_grad():
+            for p in (*trunks.parameters(), *towers.parameters()):
+                p -= 0.003 * p.grad
+    rotations = torch.stack([m.weight.detach() for m in naive.modules])
+    assert (balancer.rotation() - rotations).norm() <= 1e-10 * rotations.norm()
+    assert (rotations - torch.eye(len(rotations[0]), **DOUBLE)).norm() > 0.3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cooperative_mode_equals_the_loop_at_the_base(method):
+    _, _, views, losses_on = problem()
+    balancer = method(heads=HEADS, features=D).double().coop()
+    naive = Naive(balancer)
+    for step in range(5):  # the rotations rest where their parameters are a plain chart
+        x, y = torch.randn(9, 4, **DOUBLE), torch.randn(HEADS, 9, **DOUBLE)
+        losses = losses_on(y, absent=step - 2)
+        naive(views(x), losses)
+        balancer.zero_grad()
+        balancer.backward(losses(balancer.fork(views(x))), shared=[])
+        (mine,) = balancer.parameters()
+        for k, p in enumerate(naive.parameters):
+            assert (mine.grad[k] - p.grad).norm() <= 1e-10 * mine.grad.norm()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_cooperation_is_a_mode(method):
+    _, _, views, losses_on = problem()
+    x, y = torch.randn(9, 4, **DOUBLE), torch.randn(HEADS, 9, **DOUBLE)
+
+    def slope(mode):
+        balancer = method(heads=HEADS, features=D).double()
+        assert balancer.coop(True) is balancer
+        balancer.coop(mode)
+        balancer.backward(losses_on(y, None)(balancer.fork(views(x))), shared=[])
+        assert "cooperative" not in balancer.state_dict()
+        return next(balancer.parameters()).grad
+
+    assert not slope(True).allclose(slope(False))
+
+
+def test_cooperative_rotations_survive_a_nonfinite_view():
+    balancer = RotateOnly(heads=2, features=2).coop()
+    z = torch.tensor([[1.0, 2.0], [torch.inf, 1.0]], requires_grad=True)
+    a, b = balancer.fork(z)
+    balancer.backward([a[0].sum(), 3 * b[0, 1]], shared=[z])
+    assert next(balancer.parameters()).grad.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
+def test_rotations_stay_rotations(method, orthogonal_map):
+    trunks, _, views, losses_on = problem()
+    balancer = method(heads=HEADS, features=D, orthogonal_map=orthogonal_map)
+    balancer.double().float()
+    optimizer = torch.optim.Adam(balancer.parameters(), lr=0.1)
+    for step in range(300):
+        random = torch.Generator().manual_seed(step)
+        x = torch.randn(9, 4, generator=random, **DOUBLE)
+        balancer.zero_grad()
+        losses = losses_on(torch.randn(HEADS, 9, generator=random, **DOUBLE), None)
+        balancer.backward(losses(balancer.fork(views(x))), shared=list(trunks.parameters()))
+        optimizer.step()
+    R = balancer.rotation()
+    torch.testing.assert_close(R.mT @ R, torch.eye(D, **DOUBLE).expand(HEADS, D, D), rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.linalg.det(R), torch.ones(HEADS, **DOUBLE))
+    assert (R - torch.eye(D, **DOUBLE)).norm() > 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch_scale", [True, False])
+def test_one_task_is_the_identity(method, batch_scale):
+    balancer = method(batch_scale=batch_scale)
+    for _ in range(3):
+        z, slope = torch.randn(6, 4, requires_grad=True), torch.randn(6, 4)
+        (view,) = balancer.fork([z])
+        assert view.equal(z)
+        balancer.backward([(view * slope).sum() + 20], shared=[z])
+        torch.testing.assert_close(z.grad, slope)
+        assert next(balancer.parameters()).grad.eq(0).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_alone_in_its_batch_turns_nothing(method):
+    balancer = method()
+    z = torch.randn(6, 4, requires_grad=True)
+    a, b, c = balancer.fork([z, z, z])
+    balancer.backward([a.square().sum(), b.sum() * 0.0, c.detach().sum() * 0.0], shared=[z])
+    assert next(balancer.parameters()).grad.eq(0).all()
+    torch.testing.assert_close(z.grad, 2 * z.detach())
+
+
+def planted(method, steps=400, **options):
+    """The cosine of the two heads' gradients at the view, before and after, on two rotated copies of one problem."""
+    torch.manual_seed(0)
+    z, target = torch.randn(64, D), torch.randn(64, D)
+    copies = [torch.linalg.qr(torch.randn(D, D))[0] for _ in range(2)]
+    copies = [q * torch.linalg.det(q).sign() for q in copies]  # D is odd: determinant 1
+    balancer = method(heads=2, features=D, **options)
+    optimizer = torch.optim.Adam(balancer.parameters(), lr=0.01)
+    cosines = []
+    for _ in range(steps):
+        views = [z.clone().requires_grad_() for _ in range(2)]
+        forked = balancer.fork(views)
+        losses = [(v @ q - target).square().sum(1).mean() for v, q in zip(forked, copies, strict=True)]
+        optimizer.zero_grad()
+        balancer.backward(losses, shared=[])
+        optimizer.step()
+        h = [view.grad.flatten() for view in views]
+        cosines.append(torch.cosine_similarity(h[0], h[1], dim=0).item())
+    return cosines
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("batch_scale", [True, False])
+def test_the_angle_shrinks_on_two_rotated_copies_of_one_problem(method, batch_scale):
+    cosines = planted(method, batch_scale=batch_scale)
+    assert cosines[0] < 0.6
+    assert cosines[-1] > 0.95
+
+
+def test_batch_scale_frees_the_slope_of_the_batch_size():
+    def slope(rows, batch_scale):
+        balancer = RotateOnly(heads=2, features=2, batch_scale=batch_scale)
+        a, b = balancer.fork(torch.ones(rows, 2, requires_grad=True))
+        balancer.backward([a[:, 0].mean(), b[:, 1].mean()], shared=[])
+        return next(balancer.parameters()).grad.norm().item()
+
+    assert slope(1000, True) == pytest.approx(slope(10, True), rel=1e-4)
+    assert slope(1000, False) == pytest.approx(slope(10, False) / 100, rel=1e-4)
+
+
+def test_rotates_the_leading_features_alone():
+    balancer = RotateOnly(heads=1, features=3, rotation_size=2)
+    with torch.no_grad():
+        balancer.rotations.matrix.original[0, 1, 0] = 2.0  # Cayley of [[0, −2], [2, 0]]: a quarter turn
+    torch.testing.assert_close(balancer.rotation()[0], torch.tensor([[0.0, -1.0], [1.0, 0.0]]))
+    (view,) = balancer.fork(torch.tensor([[1.0, 2.0, 3.0]]))
+    torch.testing.assert_close(view, torch.tensor([[-2.0, 1.0, 3.0]]))
+
+
+@pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
+def test_rotations_are_those_of_torch(orthogonal_map):
+    balancer = RotateOnly(heads=3, features=4, orthogonal_map=orthogonal_map).double()
+    matrix = balancer.rotations.matrix
+    with torch.no_grad():
+        matrix.original.normal_()
+    torch.testing.assert_close(balancer.rotation(), matrix().detach(), rtol=1e-13, atol=1e-14)
+
+
+def test_a_cache_forms_the_rotations_once():
+    balancer = RotateOnly(heads=2, features=3)
+    calls = []
+    balancer.rotations.register_forward_hook(lambda *_: calls.append(1))
+    x = torch.randn(4, 3)
+    with balancer.cached():
+        first, second = balancer.fork([x, x]), balancer.fork([2 * x, x])
+        (sum(view.sum() for view in first) + sum(view.square().sum() for view in second)).backward()
+        with balancer.cached(), torch.no_grad():
+            balancer.fork(x)
+    assert len(calls) == 1
+    cached = next(balancer.parameters()).grad.clone()
+    balancer.zero_grad()
+    first, second = balancer.fork([x, x]), balancer.fork([2 * x, x])
+    (sum(view.sum() for view in first) + sum(view.square().sum() for view in second)).backward()
+    assert len(calls) == 3
+    torch.testing.assert_close(next(balancer.parameters()).grad, cached)
+    assert balancer._formed is None
+    copy.deepcopy(balancer)
+
+
+def test_a_cache_filled_without_gradients_does_not_serve_training():
+    balancer = RotateOnly(heads=2, features=3)
+    with balancer.cached():
+        with torch.no_grad():
+            balancer.fork(torch.randn(4, 3))
+        a, b = balancer.fork(torch.randn(4, 3))
+        (a[:, 0] + b[:, 1]).sum().backward()
+    assert next(balancer.parameters()).grad.norm() > 0
+
+
+def test_normalized_losses_give_the_gradients_of_their_share_of_the_first():
+    balancer = RotateOnly(normalize_losses=True)
+    for value in (4.0, 8.0):
+        x = torch.tensor([[value, 1.0]], requires_grad=True)
+        towers = torch.ones(2, requires_grad=True)
+        a, b = balancer.fork([x, x])
+        balancer.backward([towers[0] * a[0, 0], towers[1] * (b[0, 1] - 1)], shared=[x])  # the second starts at 0
+        torch.testing.assert_close(x.grad, torch.tensor([[0.25, 1.0]]))
+        torch.testing.assert_close(towers.grad, torch.tensor([value / 4, 0.0]))
+    assert balancer.initial_losses.tolist() == [4.0, 0.0]
+
+
+def test_normalized_losses_are_one_per_head():
+    balancer = RotateOnly(heads=2, features=1, normalize_losses=True)
+    z = torch.ones(1, 1, requires_grad=True)
+    with pytest.raises(ValueError, match="RotateOnly pairs losses and heads: got 1 and 2"):
+        balancer.backward([sum(balancer.fork(z)).sum()], shared=[z])
+
+
+def test_works_under_a_plain_backward_and_is_part_of_the_models_state():
+    trunk, balancer = nn.Linear(4, 3), RotateOnly(heads=2, features=3)
+    model = nn.ModuleDict({"trunk": trunk, "fork": balancer})
+    a, b = balancer(trunk(torch.randn(8, 4)))
+    (a[:, 0].mean() + b[:, 1].mean()).backward()
+    assert trunk.weight.grad.norm() > 0
+    assert next(balancer.parameters()).grad.norm() > 0
+    assert any(name.startswith("fork.rotations") for name in model.state_dict())
+
+
+def test_an_optimizer_made_first_still_moves_what_double_precision_and_loading_change():
+    balancer = RotateOnly(heads=2, features=3)
+    optimizer = torch.optim.SGD(balancer.parameters(), lr=0.1)
+    other = pickle.loads(pickle.dumps(balancer))
+    other.load_state_dict(balancer.state_dict())
+    a, b = balancer.fork(torch.randn(4, 3, **DOUBLE))
+    (a[:, 0] + b[:, 1]).sum().backward()
+    optimizer.step()
+    assert balancer.rotation().dtype == torch.float64
+    assert (balancer.rotation() - other.rotation()).norm() > 0.01
+
+
+def test_bfloat16_views_keep_their_type_and_rotations_theirs():
+    balancer = RotateOnly(heads=2, features=3)
+    z = torch.randn(4, 3, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        a, b = balancer.fork(z)
+        assert a.equal(z)
+        kept = balancer.fork(z.float())[0]
+    (a[:, 0].float() + b[:, 1].float()).sum().backward()
+    assert (a.dtype, z.grad.dtype, kept.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
+    assert next(balancer.parameters()).grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_turned_rotations_are_loaded(method):
+    balancer, fresh = method(heads=2, features=4, rotation_size=3), method(rotation_size=3)
+    with torch.no_grad():
+        balancer.rotations.matrix.original.normal_()
+    fresh.load_state_dict(balancer.state_dict())
+    assert fresh.rotation().equal(balancer.rotation())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rotation_size": 0}, "`rotation_size` must be at least 1, got 0"),
+        ({"heads": 2, "features": 3, "rotation_size": 4}, "at most the views' 3 features, got 4"),
+        ({"orthogonal_map": "householder"}, "`orthogonal_map` must be 'cayley' or 'matrix_exp', got 'householder'"),
+        ({"heads": 2}, "belong together, got 2 and None"),
+        ({"heads": 0, "features": 3}, "at least 1, got 0 and 3"),
+    ],
+)
+@pytest.mark.parametrize("method", METHODS)
+def test_refuses_arguments_out_of_range(method, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        method(**arguments)
+
+
+def test_refuses_views_of_another_shape():
+    with pytest.raises(ValueError, match=r"share one shape \[B, D\], got \[\(2, 3, 4\), \(2, 3, 4\)\]"):
+        RotateOnly().fork([torch.zeros(2, 3, 4)] * 2)
+    with pytest.raises(ValueError, match="share one shape"):
+        RotateOnly().fork([torch.zeros(2, 3), torch.zeros(4, 3)])
+    with pytest.raises(ValueError, match="made for 2 heads, 3 features; got 2 heads, 4 features"):
+        RotateOnly(heads=2, features=3).fork(torch.zeros(2, 4))
+
+
+def test_there_are_no_rotations_before_the_sizes_are_known():
+    with pytest.raises(ValueError, match="no rotations before `setup`"):
+        RotateOnly().rotation()

@@ -1,6 +1,17 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
-from recmtl.balance import Balancer, GradNorm, MetaBalance, NormalizedSplitter, Sum
+from recmtl.balance import (
+    Balancer,
+    GradNorm,
+    MetaBalance,
+    NormalizedSplitter,
+    PCGrad,
+    PPCGrad,
+    RotateOnly,
+    RotoGrad,
+    RotoGradNorm,
+    Sum,
+)
 from recmtl.data import Batch, DataError, Loader, PreparedData, Rows, prepare
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
@@ -37,8 +48,13 @@ __all__ = [
     "NormalizedSplitter",
     "Numeric",
     "Optimization",
+    "PCGrad",
+    "PPCGrad",
     "PreparedData",
     "RankingModel",
+    "RotateOnly",
+    "RotoGrad",
+    "RotoGradNorm",
     "Rows",
     "Run",
     "RunError",

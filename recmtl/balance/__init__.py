@@ -5,6 +5,7 @@ on the gradients where the representation forks into heads.
 """
 
 from recmtl.balance.base import Balancer, Leaf, Sizes
+from recmtl.balance.diagnostics import Diagnosis, diagnose
 from recmtl.balance.gradnorm import GradNorm, GradNormRule
 from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
@@ -23,6 +24,7 @@ from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
 __all__ = [
     "Balancer",
+    "Diagnosis",
     "GradNorm",
     "GradNormRule",
     "Leaf",
@@ -41,6 +43,7 @@ __all__ = [
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
+    "diagnose",
     "project_conflicting",
     "zero_nonfinite_gradients",
 ]

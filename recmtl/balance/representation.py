@@ -1,7 +1,8 @@
 """The family that works where the trunk forks into heads: on the gradients at the views."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -39,6 +40,7 @@ class RepresentationBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
     _values: Tensor | None = None  # the losses, while `backward` runs
+    _passing = False  # whether gradients go through the fork without the method
 
     def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hands each head its view, and the method the gradients on their way back.
@@ -70,6 +72,15 @@ class RepresentationBalancer(Balancer, ABC):
             return tuple(self._outward(views, own))
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
         return outputs
+
+    @contextmanager
+    def letting_pass(self) -> Iterator[None]:
+        """Lets gradients pass the fork by the chain rule alone in the block; no state moves."""
+        self._passing = True
+        try:
+            yield
+        finally:
+            self._passing = False
 
     def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
         values = detached(losses)  # [K]
@@ -126,5 +137,22 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with torch.autocast(device.type, enabled=False):
-            views, own = ctx.balancer._inward(gradients, ctx.saved_tensors)
+            if ctx.balancer._passing:
+                views = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
+                own = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
+            else:
+                views, own = ctx.balancer._inward(gradients, ctx.saved_tensors)
         return (None, None, *views, *own)
+
+
+def _chain_rule(
+    balancer: RepresentationBalancer, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """The gradients of the views: those at the heads through what `_outward`, which is linear, does to the views."""
+    like = next(gradient for gradient in gradients if gradient is not None)
+    given = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
+    with torch.enable_grad():
+        views = [torch.zeros_like(gradient, requires_grad=True) for gradient in given]
+        outputs = balancer._outward(views, [tensor.detach() for tensor in own])
+    passed = torch.autograd.grad(outputs, views, given)
+    return [None if gradient is None else view for gradient, view in zip(gradients, passed, strict=True)]

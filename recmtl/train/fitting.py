@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,11 @@ class Fitting:
         """Train one epoch, or until patience ends."""
         self._trainer.model.train()
         for number, batch in enumerate(self._loader.epoch(epoch), start=1):
-            self._meter.add(self._step(batch), len(batch))
+            every = self._trainer.diagnose_every
+            diagnosed = every > 0 and (number + (epoch - 1) * len(self._loader)) % every == 0
+            self._meter.add(self._step(batch, diagnosed), len(batch))
+            if diagnosed:
+                self._record(epoch, number, self._diagnosis())
             if number % self._trainer.run.log_every == 0 or number == len(self._loader):
                 self._log(epoch, number)
             if number in self._measured_at:
@@ -90,6 +95,16 @@ class Fitting:
             record["weight"] = dict(zip(self._names, weights.tolist(), strict=True))
         record |= {"learning_rate": self._step.learning_rate, "rows_per_second": self._meter.rows_per_second}
         self._record(epoch, number, record)
+
+    def _diagnosis(self) -> dict[str, Any]:
+        """The norms of the tasks' gradients, and the cosine of each pair."""
+        assert self._step.diagnosis is not None
+        norms, cosines = (values.tolist() for values in self._step.diagnosis)
+        pairs = itertools.combinations(range(len(self._names)), 2)
+        return {
+            "gradient_norm": dict(zip(self._names, norms, strict=True)),
+            "cosine": {f"{self._names[i]}·{self._names[j]}": cosines[i][j] for i, j in pairs},
+        }
 
     def _record(self, epoch: int, number: int, content: Mapping[str, Any]) -> None:
         if self._trainer.folder:

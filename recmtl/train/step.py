@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from recmtl.balance import Balancer, Leaf, zero_nonfinite_gradients
+from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose, zero_nonfinite_gradients
 from recmtl.data import Batch
 from recmtl.models import RankingModel
 from recmtl.train.losses import Losses
@@ -35,16 +35,25 @@ class Step:
         if rotations:
             self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate))
         self.zeroed: Tensor | int = 0  # tensors whose gradient had entries that were not finite, over all steps
+        self.diagnosis: Diagnosis | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """Take one step and give the losses ``[K]``, still on the device."""
+    def __call__(self, batch: Batch, diagnosed: bool = False) -> Tensor:
+        """Take one step and give the losses ``[K]``, still on the device.
+
+        Args:
+            batch: The rows.
+            diagnosed: Whether to measure the tasks' gradients first, into `diagnosis`; the step stays the same.
+        """
         with autocast(batch.labels.device, self._options):
             logits = self._model(batch)
         losses = self._losses(logits, batch)
         shared = self._model.shared()
-        self._balancer.backward(losses, [Leaf(*tensor) for tensor in shared.tensors], shared.last)
+        leaves = [Leaf(*tensor) for tensor in shared.tensors]
+        if diagnosed:
+            self.diagnosis = diagnose(losses, leaves, self._balancer)
+        self._balancer.backward(losses, leaves, shared.last)
         self.zeroed = self.zeroed + zero_nonfinite_gradients(self._own)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._own, self._options.clip_norm)

@@ -37,12 +37,15 @@ class Trainer:
         model: The model. The balancer takes its place as the model's ``fork``.
         balancer: Turns the losses into gradients; ``Sum`` by default.
         epochs: How often the training rows are seen, at most.
+        diagnose_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms and
+            pairwise cosines, into `metrics.jsonl`. 0 measures nothing and costs nothing; training is the same.
         optimization: How the weights move.
         stopping: When training ends early.
         run: Where it happens and what it leaves behind.
 
     Raises:
-        ValueError: `epochs` is below 1, the monitor names nothing that is measured, or the device cannot be used.
+        ValueError: `epochs` or `diagnose_every` is too small, the monitor names nothing that is measured, or the device
+            cannot be used.
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
@@ -55,13 +58,17 @@ class Trainer:
         model: RankingModel,
         balancer: Balancer | None = None,
         epochs: int = 5,
+        diagnose_every: int = 0,
         optimization: Optimization = Optimization(),
         stopping: Stopping = Stopping(),
         run: Run = Run(),
     ) -> None:
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
+        if diagnose_every < 0:
+            raise ValueError(f"`diagnose_every` must be at least 0, got {diagnose_every}")
         self.model, self.balancer, self.epochs = model, balancer or Sum(), epochs
+        self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.folder = RunFolder(run.folder) if run.folder else None

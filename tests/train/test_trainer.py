@@ -297,6 +297,19 @@ def test_run_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     assert not list(folder.rglob("*.partial"))
 
 
+@pytest.mark.parametrize("balancer", [recmtl.Sum, recmtl.NormalizedSplitter, recmtl.RotoGrad, recmtl.PCGrad])
+def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Path, balancer: type) -> None:
+    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    plain = trainer(aliexpress, balancer=balancer()).fit(aliexpress.train, aliexpress.valid)
+    diagnosed = trainer(aliexpress, balancer=balancer(), diagnose_every=3, run=run)
+    diagnosed.fit(aliexpress.train, aliexpress.valid)
+    assert all(map(torch.equal, weights(plain), weights(diagnosed)))
+    records = [r for r in RunFolder(run.folder).records() if "cosine" in r]
+    assert [r["step"] for r in records] == [3, 6, 9, 12, 15, 18]
+    assert set(records[0]["gradient_norm"]) == {"ctr", "ctcvr"}
+    assert -1 <= records[0]["cosine"]["ctr·ctcvr"] <= 1
+
+
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,74 @@
+"""How the tasks' gradients of the shared tensors compare: whether there is any conflict to balance."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from recmtl.balance.base import Balancer, Leaf
+from recmtl.balance.representation import RepresentationBalancer
+from recmtl.balance.task_gradients import TaskGradients
+
+
+class Diagnosis(NamedTuple):
+    """The tasks' gradients of all shared tensors together, before any balancing.
+
+    Attributes:
+        norms: The norm of each task's gradient, `[K]`; 0 where a task is absent or its gradient is not finite.
+        cosines: The cosine between each two of them, `[K, K]`; 0 beside an absent task.
+    """
+
+    norms: Tensor
+    cosines: Tensor
+
+
+def diagnose(
+    losses: Sequence[Tensor] | Mapping[str, Tensor],
+    shared: Sequence[Tensor | Leaf],
+    balancer: Balancer | None = None,
+) -> Diagnosis:
+    """Measures the tasks' gradients and leaves everything as it was: the graph, `.grad`, and the balancer's state.
+
+    Call it before `backward`. It costs one backward pass per task, up to the shared tensors.
+
+    Args:
+        losses: K scalars, one per objective.
+        shared: The leaves that more than one objective trains.
+        balancer: The one whose `fork` lies in the graph: it lets gradients pass without balancing them.
+
+    Shape:
+        - output: `[K]` and `[K, K]`.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(2, requires_grad=True)
+        >>> norms, cosines = diagnose([3 * x[0], x[0] - x[1]], [x])
+        >>> norms, cosines[0, 1]
+        (tensor([3.0000, 1.4142]), tensor(0.7071))
+    """
+    ordered = list(losses.values() if isinstance(losses, Mapping) else losses)
+    leaves = [leaf if isinstance(leaf, Leaf) else Leaf(leaf) for leaf in shared]
+    leaves = [leaf for leaf in leaves if leaf.tensor.requires_grad]
+    if not leaves:
+        none = ordered[0].new_zeros(len(ordered))
+        return Diagnosis(none, none.diag())
+    if isinstance(balancer, RepresentationBalancer):
+        with balancer.letting_pass():
+            gradients = _gradients(ordered, leaves)
+    else:
+        gradients = _gradients(ordered, leaves)
+    gram = TaskGradients(leaves, gradients).gram().sum(0)  # [K, K]
+    norms = gram.diagonal().sqrt()
+    scale = torch.outer(norms, norms)
+    return Diagnosis(norms, torch.where(scale > 0, gram / scale, 0.0))
+
+
+def _gradients(losses: Sequence[Tensor], leaves: Sequence[Leaf]) -> list[tuple[Tensor | None, ...]]:
+    tensors = [leaf.tensor for leaf in leaves]
+    gradients: list[tuple[Tensor | None, ...]] = []
+    for loss in losses:
+        task = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
+        own = tuple(None if gradient is None else gradient.clone() for gradient in task)  # autograd may share them
+        gradients.append(own or (None,) * len(tensors))
+    return gradients

@@ -211,6 +211,37 @@ def test_cooperative_mode_equals_the_loop_at_the_base(method):
             assert (mine.grad[k] - p.grad).norm() <= 1e-10 * mine.grad.norm()
 
 
+def tangent(R, slope):
+    """What of a gradient of R turns it."""
+    return R @ (R.T @ slope - slope.T @ R) / 2
+
+
+def test_cooperative_mode_equals_autograd_on_turned_rotations():
+    _, _, views, losses_on = problem()
+    balancer = RotateOnly(heads=HEADS, features=D).double()
+    with torch.no_grad():
+        balancer.rotations.matrix.original.normal_()
+    x, y = torch.randn(9, 4, **DOUBLE), torch.randn(HEADS, 9, **DOUBLE)
+    losses, z = losses_on(y, absent=None), views(x)[0].detach()
+    matrices = [R.clone().requires_grad_() for R in balancer.rotation()]
+    b = torch.autograd.grad(sum(losses([z @ R.T for R in matrices])), matrices)
+
+    def slope(mode):
+        (R,) = balancer.coop(mode)._own()
+        R.retain_grad()
+        balancer._own = lambda: (R,)
+        balancer.backward(losses(balancer.fork(z)), shared=[])
+        del balancer._own
+        return R.grad
+
+    a, found = slope(False), slope(True)
+    for R, a_k, b_k, found_k in zip(balancer.rotation(), a, b, found, strict=True):
+        torch.testing.assert_close(tangent(R, a_k), a_k)
+        b_k = tangent(R, b_k)
+        size = ((a_k + b_k) / 2).norm()
+        torch.testing.assert_close(found_k, a_k * size / a_k.norm() + b_k * size / b_k.norm(), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_cooperation_is_a_mode(method):
     _, _, views, losses_on = problem()

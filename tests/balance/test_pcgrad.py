@@ -205,6 +205,17 @@ def test_every_order_is_drawn_equally_often_by_every_task():
             assert abs(count - steps / 6) < 5 * (steps * 5 / 36) ** 0.5
 
 
+def test_tasks_given_in_another_order_have_the_same_outcomes():
+    slopes = torch.randn(3, 2, generator=torch.Generator().manual_seed(4)).tolist()
+
+    def outcomes(*slopes):
+        return {tuple(round(g, 9) for g in combined(PCGrad("sum", seed=seed), *slopes)) for seed in range(100)}
+
+    expected = outcomes(*slopes)
+    assert len(expected) > 1
+    assert outcomes(slopes[2], slopes[0], slopes[1]) == expected
+
+
 def test_tasks_draw_independently():
     orders = torch.stack(orders_of(PCGrad(seed=7), 3000, tasks=2))
     together = (orders[:, 0, 0] == orders[:, 1, 0]).double().mean().item()

@@ -9,6 +9,7 @@ from recmtl.balance.diagnostics import Diagnosis, diagnose
 from recmtl.balance.gradnorm import GradNorm, GradNormRule
 from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
+from recmtl.balance.module import BalancedModule, as_module
 from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.normalized_splitter import NormalizedSplitter
 from recmtl.balance.pcgrad import PCGrad
@@ -23,6 +24,7 @@ from recmtl.balance.sum import Sum
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
 __all__ = [
+    "BalancedModule",
     "Balancer",
     "Diagnosis",
     "GradNorm",
@@ -43,6 +45,7 @@ __all__ = [
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
+    "as_module",
     "diagnose",
     "project_conflicting",
     "zero_nonfinite_gradients",

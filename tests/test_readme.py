@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from recmtl.cli import COMMANDS, main
 
@@ -46,7 +47,11 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("number", range(sum(language == "python" for language, _ in BLOCKS)))
 def test_python_block(number: int, folder: Path) -> None:
     block = [block for language, block in BLOCKS if language == "python"][number]
-    exec(compile(block, f"README block {number}", "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(block, f"README block {number}", "exec"), names)
+    modules = [value for value in names.values() if isinstance(value, nn.Module)]
+    assert modules
+    assert all(parameter.isfinite().all() for module in modules for parameter in module.parameters())
 
 
 def test_every_command_and_make_target_that_the_readme_names_exists() -> None:

@@ -127,7 +127,9 @@ def test_a_single_leftover_row_does_not_break_batch_normalisation(aliexpress: re
     model = recmtl.SharedBottom(aliexpress.schema, layers=[4], style=recmtl.LayerStyle(normalization="batch"))
     optimization = Optimization(batch_size=len(aliexpress.train) - 1)
     run = Run(progress=False, device="cpu")
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
     recmtl.Trainer(model, epochs=1, optimization=optimization, run=run).fit(aliexpress.train)
+    assert [norm.num_batches_tracked.item() for norm in norms] == [1] * len(norms)  # one batch of all rows
 
 
 def test_clipping_bounds_the_step(aliexpress: recmtl.PreparedData) -> None:

@@ -49,9 +49,12 @@ def test_training_leaves_the_global_generator_alone(aliexpress: recmtl.PreparedD
 
 
 def test_it_learns(aliexpress: recmtl.PreparedData) -> None:
-    table = trainer(aliexpress, epochs=4).fit(aliexpress.train, aliexpress.valid).evaluate(aliexpress.test)
+    """The best possible CTR AUC of these rows is 0.82; six seeds reached 0.73 to 0.75."""
+    fitted = trainer(aliexpress, epochs=8, optimization=Optimization(batch_size=128))
+    table = fitted.fit(aliexpress.train, aliexpress.valid).evaluate(aliexpress.test)
     assert list(table.index) == ["ctr", "cvr", "ctcvr"]
-    assert table.auc["ctr"] > 0.55
+    assert table.auc["ctr"] > 0.7
+    assert table.auc["ctcvr"] > 0.57
 
 
 def test_the_best_weights_are_restored(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:

@@ -182,7 +182,11 @@ class TestFaults:
         assert str(path) in error(path)
         assert "'c' twice" in error(table)
 
-    @pytest.mark.parametrize("content", [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(CSV)])
+    @pytest.mark.parametrize(
+        "content",
+        [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(CSV, mtime=0)],
+        ids=["every byte", "an image", "a gzip"],
+    )
     def test_no_text(self, tmp_path, content):
         path = tmp_path / "a.csv"
         path.write_bytes(content)

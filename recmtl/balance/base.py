@@ -1,12 +1,15 @@
 """What every balancer is: losses in, gradients out, all state in buffers."""
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+
+from recmtl.balance.folding import folded
 
 
 class Leaf(NamedTuple):
@@ -122,6 +125,39 @@ class Balancer(nn.Module, ABC):
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Calls `fork`, so that the balancer can be a submodule of a model."""
         return self.fork(views)
+
+    @torch.no_grad()
+    def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
+        """Gives copies of the heads that need no fork: what it does to the views is taken into them, for export.
+
+        A linear layer that reads the view takes a rotation in, W ← W·R_k, and nothing is added to the head. In a
+        head that does something else with its view a linear layer of its own goes before it.
+
+        Args:
+            heads: The modules that read the fork's outputs, in their order; they stay as they are.
+            features: The width of a view, D.
+
+        Shape:
+            - heads: H modules, each from `[B, D]` to one tensor.
+
+        Example:
+            >>> import torch
+            >>> from recmtl.balance import RotoGrad
+            >>> balancer, heads = RotoGrad(heads=2, features=3), [nn.Linear(3, 1), nn.Linear(3, 1)]
+            >>> z = torch.ones(4, 3)
+            >>> views, folded = balancer.fork([z, z]), balancer.fold(heads, features=3)
+            >>> all(torch.allclose(f(z), h(v)) for f, h, v in zip(folded, heads, views))
+            True
+        """
+        heads = list(heads)
+        widened = any(state.dtype == torch.float64 for state in self.state_dict().values())
+        device = None if self._sizes is None else self.skipped.device
+        unit = torch.eye(features, dtype=torch.float64 if widened else torch.float32, device=device)
+        matrices = self.fork([unit] * len(heads))  # what a linear map makes of the identity is its matrix
+        return [
+            copy.deepcopy(head) if matrix.equal(unit) else folded(head, matrix)
+            for head, matrix in zip(heads, matrices, strict=True)
+        ]
 
     def backward(
         self,

@@ -1,10 +1,12 @@
 """A backbone, its heads and a balancer as one module."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
 from recmtl.balance.base import Balancer
+from recmtl.balance.sum import Sum
 
 
 class BalancedModule(nn.Module):
@@ -58,6 +60,14 @@ class BalancedModule(nn.Module):
             losses: One scalar per head, in their order.
         """
         self.balancer.backward(losses, [p for p in self.backbone.parameters() if p.requires_grad])
+
+    def fold(self, features: int) -> "BalancedModule":
+        """Gives a copy for export whose balancer is `Sum`: a rotation is taken into the heads, see `Balancer.fold`.
+
+        Args:
+            features: The width of the shared representation, D.
+        """
+        return BalancedModule(copy.deepcopy(self.backbone), self.balancer.fold(self.heads, features), Sum())
 
     def _views(self, x: Tensor) -> tuple[Tensor, ...]:
         shared = self.backbone(x)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +33,26 @@ class Shared(NamedTuple):
     last: tuple[Tensor, ...]
 
 
+class Fork(Protocol):
+    """What lies between trunk and heads: every balancer is one."""
+
+    def __call__(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Hand each head its view, ``[B, D]``."""
+
+    def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
+        """Give copies of the heads that need no fork."""
+
+
 class Identity(nn.Module):
     """A fork that hands every view on as it is."""
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hand the views on."""
         return tuple(views)
+
+    def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
+        """Give copies of the heads: they need no fork."""
+        return [copy.deepcopy(head) for head in heads]
 
 
 class Head(nn.Module):
@@ -95,7 +110,7 @@ class RankingModel(nn.Module, ABC):
         self.schema = schema
         self.objectives = tuple(objectives)
         self.encoder = encoder(schema)
-        self.fork: nn.Module = Identity()
+        self.fork: Fork = Identity()
         self.heads = nn.ModuleDict()
         self.view_features = 0
 
@@ -149,6 +164,14 @@ class RankingModel(nn.Module, ABC):
         views = self.fork(self.trunk(batch))
         heads = zip(self.heads.items(), views, strict=True)
         return self.outputs({name: head(view) for (name, head), view in heads})
+
+    def fold(self) -> Self:
+        """Give a copy for export that predicts the same without a balancer: a rotation is taken into the towers."""
+        model = copy.deepcopy(self, {id(self.schema): self.schema})
+        heads = model.fork.fold(model.heads.values(), self.view_features)
+        model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
+        model.fork = Identity()
+        return model
 
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:

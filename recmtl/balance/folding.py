@@ -1,0 +1,79 @@
+"""A linear map of the view, taken into the head that reads it."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
+    """Gives a copy of a head that makes of z what the head makes of z·M.
+
+    The map goes into the weights of the linear layers that read the view, W ← W·Mᵀ, where a trial with a random
+    rotation shows that the view goes nowhere else. Otherwise a linear layer of its own stands before the head.
+
+    Args:
+        head: A module that reads a view.
+        matrix: What the view is multiplied by, M.
+
+    Shape:
+        - head: from `[B, D]` to one tensor.
+        - matrix: `[D, D]`.
+
+    Example:
+        >>> import torch
+        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> head = nn.Linear(2, 1, bias=False)
+        >>> _ = head.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
+        >>> folded(head, swap).weight
+        Parameter containing:
+        tensor([[4., 3.]], requires_grad=True)
+    """
+    like = next(head.parameters(), matrix)
+    view, rotation = _trial(matrix.shape[0], like)
+    trial = copy.deepcopy(head).eval()
+    readers = _readers(trial, view)
+    expected = trial(view @ rotation)
+    _take_in(trial, readers, rotation)
+    result = copy.deepcopy(head)
+    if readers and torch.allclose(trial(view), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
+        _take_in(result, readers, matrix)
+        return result
+    size = len(matrix)
+    before = nn.utils.skip_init(nn.Linear, size, size, bias=False, device=like.device, dtype=like.dtype)
+    before.weight.copy_(matrix.mT)
+    return nn.Sequential(before, result)
+
+
+def _trial(features: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """A random view `[8, D]` and a rotation that is far from the identity, drawn beside the global generator."""
+    generator = torch.Generator().manual_seed(0)
+    view = torch.randn(8, features, generator=generator, dtype=torch.float64)
+    rotation = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64))[0]
+    return view.to(like), rotation.to(like)
+
+
+def _readers(head: nn.Module, view: Tensor) -> list[str]:
+    """The names of the linear layers that are given the view itself."""
+    found: list[str] = []
+    handles = []
+    for name, module in head.named_modules():
+        if isinstance(module, nn.Linear):
+
+            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                if inputs and inputs[0] is view:
+                    found.append(name)
+
+            handles.append(module.register_forward_pre_hook(note))
+    head(view)
+    for handle in handles:
+        handle.remove()
+    return sorted(set(found))
+
+
+def _take_in(head: nn.Module, readers: list[str], matrix: Tensor) -> None:
+    for name in readers:
+        weight = head.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        weight.copy_(weight.double() @ matrix.mT.to(weight.device, torch.float64))

@@ -40,9 +40,9 @@ def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
     if readers and torch.allclose(trial(view), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max())):
         _take_in(result, readers, matrix)
         return result
-    size = len(matrix)
-    before = nn.utils.skip_init(nn.Linear, size, size, bias=False, device=like.device, dtype=like.dtype)
-    before.weight.copy_(matrix.mT)
+    with torch.device("meta"):  # where nothing is drawn
+        before = nn.Linear(len(matrix), len(matrix), bias=False, dtype=like.dtype)
+    before.weight = nn.Parameter(matrix.mT.to(like, copy=True))
     return nn.Sequential(before, result)
 
 

@@ -16,8 +16,8 @@ class RepresentationBalancer(Balancer, ABC):
 
     `fork` is one autograd function over all H views: its backward pass gets the H gradients at once. So the method
     acts under any backward pass through it, a plain `loss.backward()` too, and `backward` adds the losses up. All
-    that lies after the fork is private. Call it on one sum of the losses: a backward pass per loss shows the method
-    one task at a time.
+    that lies after the fork is private. A second pass through the same graph, such as one per loss or that of a
+    balancer which takes the tasks' gradients one by one, is refused: the method must see all tasks at once.
 
     A method registers its state in `_build` and writes `_inward`. One that turns the views on their way out writes
     `_outward` too; the tensors of its own that it turns them with come from `_own`, and get their gradient from
@@ -137,12 +137,22 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with torch.autocast(device.type, enabled=False):
-            if ctx.balancer._passing:
+            if ctx.balancer._passing:  # may happen any number of times
                 views = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
                 own = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
             else:
+                _check_first_pass(ctx)
                 views, own = ctx.balancer._inward(gradients, ctx.saved_tensors)
         return (None, None, *views, *own)
+
+
+def _check_first_pass(ctx: Any) -> None:
+    if getattr(ctx, "passed", False):
+        raise RuntimeError(
+            f"a second backward pass reached the fork of {type(ctx.balancer).__name__}, which balances all tasks at "
+            "once: use its own `backward` on all losses, without another balancer; `diagnose` measures the tasks one by one"
+        )
+    ctx.passed = True
 
 
 def _chain_rule(

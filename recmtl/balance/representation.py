@@ -150,7 +150,7 @@ def _check_first_pass(ctx: Any) -> None:
     if getattr(ctx, "passed", False):
         raise RuntimeError(
             f"a second backward pass reached the fork of {type(ctx.balancer).__name__}, which balances all tasks at "
-            "once: use its own `backward` on all losses, without another balancer; `diagnose` measures the tasks one by one"
+            "once: use its own `backward` on all losses, without another balancer; `diagnose` measures tasks one by one"
         )
     ctx.passed = True
 

@@ -24,6 +24,11 @@ def forked(method):
     return bottom, balancer, [view.square().mean() for view in views]
 
 
+def one_by_one(losses):
+    for loss in losses:
+        loss.backward(retain_graph=True)
+
+
 @pytest.mark.parametrize("other", [MetaBalance, PCGrad, GradNorm])
 @pytest.mark.parametrize("method", METHODS)
 def test_another_balancer_on_top_is_refused(method, other):
@@ -36,8 +41,7 @@ def test_another_balancer_on_top_is_refused(method, other):
 def test_a_pass_per_loss_is_refused(method):
     _, _, losses = forked(method)
     with pytest.raises(RuntimeError, match=REFUSED):
-        for loss in losses:
-            loss.backward(retain_graph=True)
+        one_by_one(losses)
 
 
 @pytest.mark.parametrize("method", METHODS)

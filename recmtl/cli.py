@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl import shipped
-from recmtl.console import Counter, print_metrics
+from recmtl.console import Counter, print_diagnosis, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
 from recmtl.data.prepared import MANIFEST
@@ -26,6 +26,7 @@ from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, s
 from recmtl.schema import SchemaError
 from recmtl.shipped import find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train.diagnosis import summarize
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -157,6 +158,8 @@ def train_command(parser: ArgumentParser, config: Namespace) -> None:
     split = "test" if "test" in measured else "valid"
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
+    if trainer.diagnose_every and trainer.folder:
+        print_diagnosis(summarize(trainer.folder.records()))
     skipped = trainer.skipped
     if skipped:
         print_line(f"left out for not being finite: {skipped}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from recmtl.evaluate import Metrics, table
+from recmtl.train.diagnosis import PairSummary
 from recmtl.train.progress import Display
 
 FORMATS = {"rows": "{:,.0f}", "positives": "{:,.0f}", "capped": "{:,.0f}"}
@@ -57,6 +58,20 @@ def print_metrics(
     console.print(shown)
     for task, reason in reasons.items():
         console.print(f"{task}: {reason}", markup=False)
+
+
+def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
+    """Print how the tasks' gradients compared, a line for each pair."""
+    shown = Table(
+        "tasks", *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured"))
+    )
+    for s in summaries:
+        shown.add_row(
+            "·".join(s.pair), f"{s.cosine:.3f}", f"{s.conflicts:.0%}", f"{s.size_ratio:.3g}", f"{s.measurements}"
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("gradients on the shared tensors: mean cosine, how often it is below 0, median ratio of norms")
+    console.print(shown)
 
 
 def _cell(column: str, value: Any) -> str:

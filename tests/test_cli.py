@@ -116,6 +116,23 @@ def test_a_run_loads_in_python(run: Path, csv: Path) -> None:
     assert trainer.predict(csv / "test.csv").shape == (300, 4)
 
 
+def test_a_diagnosis_says_whether_the_tasks_conflict(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv"]
+    options = ["--balancer", "Sum", "--trainer.diagnose_every", "1", "--trainer.optimization.batch_size", "256"]
+    assert main(["train", *data, *SMALL, *QUICK, *options, "--run", str(run)]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "ctr·ctcvr" in line]
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    cosines = [r["diagnosis"]["cosine"]["ctr·ctcvr"] for r in records if "diagnosis" in r]
+    _, cosine, conflict, _, measured = (cell.strip() for cell in line.strip("│").split("│"))
+    assert float(cosine) == pytest.approx(sum(cosines) / len(cosines), abs=6e-4)
+    assert conflict == f"{sum(c < 0 for c in cosines) / len(cosines):.0%}"
+    assert int(measured) == len(cosines) == 9
+    assert (run / "plots" / "diagnosis.png").is_file()
+
+
 def test_prepare_and_train_on_it(csv: Path, tmp_path: Path) -> None:
     out, run = tmp_path / "prepared", tmp_path / "run"
     arguments = ["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--test", f"{csv}/test.csv"]

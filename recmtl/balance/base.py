@@ -186,7 +186,11 @@ class Balancer(nn.Module, ABC):
     @property
     @abstractmethod
     def weights(self) -> Tensor | None:
-        """The tasks' current weights `[K]`, detached; None for a method without weights, or before its state."""
+        """What each task's gradient is multiplied by, `[K]` and detached; None before there is any state.
+
+        The weights of the next step where a method keeps them, or else those of the last step in which the task was
+        present.
+        """
 
     @abstractmethod
     def _build(self, sizes: Sizes) -> None:

@@ -68,8 +68,8 @@ class RotateOnly(RotationBalancer):
 
     @property
     def weights(self) -> Tensor | None:
-        """None: no gradient is scaled."""
-        return None
+        """Ones `[H]`."""
+        return None if self._sizes is None else torch.ones(self._sizes.heads, device=self.skipped.device)
 
     def _build_scaling(self, heads: int) -> None:
         pass

@@ -51,6 +51,7 @@ class RotoGrad(RotationBalancer):
         >>> optimizer = torch.optim.Adam(balancer.parameters(), lr=1e-4)  # moves the rotations
     """
 
+    factors: Tensor
     initial_norms: Tensor
     updates: Tensor
 
@@ -68,16 +69,18 @@ class RotoGrad(RotationBalancer):
         if burn_in < 0:
             raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
         self.burn_in = burn_in
+        self.register_buffer("factors", None)
         self.register_buffer("initial_norms", None)
         self.register_buffer("updates", None)
         self._made_for(heads, features)
 
     @property
     def weights(self) -> Tensor | None:
-        """None: what h_k is multiplied by depends on the step's own gradients."""
-        return None
+        """What each h_k was multiplied by when its task was last present, `[H]`; 1 for one that never was."""
+        return None if self._sizes is None else self.factors.clone()
 
     def _build_scaling(self, heads: int) -> None:
+        self.factors = torch.ones(heads)
         self.initial_norms = torch.zeros(heads)
         self.updates = torch.zeros(heads, dtype=torch.int64)
 
@@ -89,4 +92,6 @@ class RotoGrad(RotationBalancer):
         ratios = torch.where(present, norms / self.initial_norms, 0.0)  # c, [H]
         total = ratios.sum()
         size = torch.where(total > 0, (ratios * norms).sum() / total, 0.0)  # Σ a·n
-        return torch.where(present, size / norms, 0.0)
+        factors = torch.where(present, size / norms, 0.0)
+        self.factors.copy_(torch.where(present, factors, self.factors))
+        return factors

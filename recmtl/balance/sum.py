@@ -25,8 +25,8 @@ class Sum(LossWeightBalancer):
 
     @property
     def weights(self) -> Tensor | None:
-        """None: every loss weighs 1."""
-        return None
+        """Ones `[K]`."""
+        return None if self._sizes is None else torch.ones(self._sizes.objectives, device=self.skipped.device)
 
     def _build(self, sizes: Sizes) -> None:
         pass

@@ -1,4 +1,4 @@
-"""Learning curves of a run, as a picture."""
+"""Learning curves of a run, and what its tasks' gradients did, as pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from matplotlib.figure import Figure
 from recmtl.data.files import new_file
 
 Curves = dict[str, tuple[list[int], list[float]]]  # by name: steps and values
+TITLES = {
+    "gradient_norm": "gradient norm on the shared tensors",
+    "cosine": "cosine of two tasks' gradients",
+    "weight": "task weight",
+}
 
 
 def loss_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
@@ -53,5 +58,39 @@ def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
             axes.plot(steps, values, marker="o", markersize=3)
             axes.set(title=f"{what}: {name}", xlabel="step")
             axes.grid(alpha=0.3)
+    _write(figure, path)
+
+
+def diagnosis_curves(records: Iterable[Mapping[str, Any]], what: str) -> Curves:
+    """Collect one of the measurements of a diagnosis, such as `cosine`, from the lines of `metrics.jsonl`."""
+    curves: Curves = {}
+    for record in records:
+        for name, value in record.get("diagnosis", {}).get(what, {}).items():
+            _append(curves, name, record["step"], value)
+    return curves
+
+
+def save_diagnosis(records: list[dict[str, Any]], path: Path) -> None:
+    """Write what a run's diagnosis measured as PNG: a panel for the gradients' norms, their cosines and the weights."""
+    panels = {what: diagnosis_curves(records, what) for what in ("gradient_norm", "cosine", "weight")}
+    panels = {what: curves for what, curves in panels.items() if curves}
+    if not panels:
+        return
+    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    for column, (what, curves) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), column)
+        for name, (steps, values) in curves.items():
+            axes.plot(steps, values, label=name)
+        if what == "cosine":
+            axes.axhline(0, color="black", linewidth=0.8)
+        else:
+            axes.set_yscale("log")
+        axes.set(title=TITLES[what], xlabel="step")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
     with new_file(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from recmtl.data import Loader, Rows
+from recmtl.train.diagnosis import by_name, diagnosis_record
+from recmtl.train.log import Log
 from recmtl.train.meter import Meter
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.step import Step
@@ -38,10 +39,12 @@ class Fitting:
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
+        self._log = Log(trainer.folder, trainer.run.tensorboard)
+        self._left_out: set[str] = set()
 
     def run(self) -> None:
         """Train, and restore the best weights; without a defined metric the last ones stay."""
-        with self._progress:
+        with self._progress, self._log:
             for epoch in range(1, self._trainer.epochs + 1):
                 self._epoch(epoch)
                 self._save("last", epoch)
@@ -65,11 +68,12 @@ class Fitting:
         for number, batch in enumerate(self._loader.epoch(epoch), start=1):
             every = self._trainer.diagnose_every
             diagnosed = every > 0 and (number + (epoch - 1) * len(self._loader)) % every == 0
-            self._meter.add(self._step(batch, diagnosed), len(batch))
+            losses = self._step(batch, diagnosed)  # [K]
+            self._meter.add(losses, len(batch))
             if diagnosed:
-                self._record(epoch, number, self._diagnosis())
+                self._record_diagnosis(epoch, number, losses)
             if number % self._trainer.run.log_every == 0 or number == len(self._loader):
-                self._log(epoch, number)
+                self._record_step(epoch, number)
             if number in self._measured_at:
                 self._evaluate(epoch, number)
                 if self._watch.exhausted:
@@ -86,29 +90,34 @@ class Fitting:
         self._progress.evaluated(epoch, number, metrics, best)
         self._record(epoch, number, {"valid": {name: m.to_dict() for name, m in metrics.items()}})
 
-    def _log(self, epoch: int, number: int) -> None:
+    def _record_step(self, epoch: int, number: int) -> None:
         losses = self._meter.take_losses()
         self._progress.step(epoch, number, losses, self._meter.rows_per_second)
-        record: dict[str, Any] = {"loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()}}
-        weights = self._trainer.balancer.weights
-        if weights is not None:
-            record["weight"] = dict(zip(self._names, weights.tolist(), strict=True))
-        record |= {"learning_rate": self._step.learning_rate, "rows_per_second": self._meter.rows_per_second}
+        record: dict[str, Any] = {
+            "loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()},
+            "weight": by_name(self._names, self._trainer.balancer.weights),
+            "learning_rate": self._step.learning_rate,
+            "rows_per_second": self._meter.rows_per_second,
+        }
+        skipped = self._trainer.skipped
+        if skipped:
+            record["skipped"] = skipped
+            self._report_skipped(skipped, f"epoch {epoch} step {number}")
         self._record(epoch, number, record)
 
-    def _diagnosis(self) -> dict[str, Any]:
-        """The norms of the tasks' gradients, and the cosine of each pair."""
+    def _report_skipped(self, skipped: Mapping[str, int], where: str) -> None:
+        """Say once for each task that something of it was not finite."""
+        for name in skipped.keys() - self._left_out:
+            self._progress.note(f"{where}: {name} had a loss or a gradient that is not finite, which was left out")
+        self._left_out |= skipped.keys()
+
+    def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
         assert self._step.diagnosis is not None
-        norms, cosines = (values.tolist() for values in self._step.diagnosis)
-        pairs = itertools.combinations(range(len(self._names)), 2)
-        return {
-            "gradient_norm": dict(zip(self._names, norms, strict=True)),
-            "cosine": {f"{self._names[i]}·{self._names[j]}": cosines[i][j] for i, j in pairs},
-        }
+        weights = self._trainer.balancer.weights
+        self._record(epoch, number, {"diagnosis": diagnosis_record(self._names, losses, weights, self._step.diagnosis)})
 
     def _record(self, epoch: int, number: int, content: Mapping[str, Any]) -> None:
-        if self._trainer.folder:
-            self._trainer.folder.log({"step": (epoch - 1) * len(self._loader) + number, "epoch": epoch, **content})
+        self._log.write((epoch - 1) * len(self._loader) + number, epoch, content)
 
     def _save(self, name: str, epoch: int) -> None:
         if self._trainer.folder:

@@ -100,6 +100,7 @@ class Run:
         device: Such as ``cpu`` or ``cuda``; ``None`` takes the GPU where there is one.
         log_every: Steps between two lines of `metrics.jsonl`.
         progress: Show a progress bar on a terminal, plain lines in a log.
+        tensorboard: Write TensorBoard event files into the folder, too, where the extra ``tensorboard`` is installed.
 
     Raises:
         ValueError: An option is out of its range.
@@ -110,6 +111,7 @@ class Run:
     device: str | None = None
     log_every: int = 50
     progress: bool = True
+    tensorboard: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""

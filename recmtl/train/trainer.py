@@ -19,7 +19,7 @@ from recmtl.data.prepare import Progress
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
-from recmtl.train.curves import save_learning_curves
+from recmtl.train.curves import save_diagnosis, save_learning_curves
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import PLOTS, RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
@@ -38,7 +38,7 @@ class Trainer:
         balancer: Turns the losses into gradients; ``Sum`` by default.
         epochs: How often the training rows are seen, at most.
         diagnose_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms and
-            pairwise cosines, into `metrics.jsonl`. 0 measures nothing and costs nothing; training is the same.
+            pairwise cosines, beside losses and weights, into the log. 0 measures nothing; training is the same.
         optimization: How the weights move.
         stopping: When training ends early.
         run: Where it happens and what it leaves behind.
@@ -151,14 +151,16 @@ class Trainer:
         return measure(schema, self.predictions(rows), rows.labels, rows.weight)
 
     def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
-        """Measure the model on the named rows and finish the run folder: learning curves, then `metrics.json`.
+        """Measure the model on the named rows and finish the run folder: plots, then `metrics.json`.
 
         Args:
             splits: The rows to measure, by the name under which the metrics stand.
         """
         measured = {name: self.measure(rows) for name, rows in splits.items()}
         if self.folder:
-            save_learning_curves(self.folder.records(), self.folder.path / PLOTS / "learning_curves.png")
+            records, plots = self.folder.records(), self.folder.path / PLOTS
+            save_learning_curves(records, plots / "learning_curves.png")
+            save_diagnosis(records, plots / "diagnosis.png")
             self.folder.finish(
                 {
                     **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},

@@ -60,5 +60,6 @@ def test_the_trunk_receives_the_sum_turned_back():
     torch.testing.assert_close(z.grad, torch.tensor([[10.5, -1.0]]))
 
 
-def test_has_no_weights():
-    assert RotateOnly(heads=2, features=2).weights is None
+def test_weighs_all_alike():
+    assert RotateOnly().weights is None
+    assert RotateOnly(heads=2, features=2).weights.tolist() == [1, 1]

@@ -73,5 +73,11 @@ def test_refuses_a_negative_burn_in():
         RotoGrad(burn_in=-1)
 
 
-def test_has_no_weights():
-    assert RotoGrad(heads=2, features=2).weights is None
+def test_weights_are_those_of_the_last_step():
+    balancer = RotoGrad(heads=2, features=2)
+    assert balancer.weights.tolist() == [1, 1]
+    for absent in (False, True):
+        z = torch.zeros(1, 2, requires_grad=True)
+        a, b = balancer.fork(z)
+        balancer.backward([a[0, 0], 0 * b[0, 1] if absent else 3 * b[0, 1]], [z])
+        assert balancer.weights.tolist() == pytest.approx([1 if absent else 2, 2 / 3])  # ½·1 + ½·3, over 1 and 3

@@ -309,10 +309,12 @@ def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Pa
     diagnosed = trainer(aliexpress, balancer=balancer(), diagnose_every=3, run=run)
     diagnosed.fit(aliexpress.train, aliexpress.valid)
     assert all(map(torch.equal, weights(plain), weights(diagnosed)))
-    records = [r for r in RunFolder(run.folder).records() if "cosine" in r]
+    records = [r for r in RunFolder(run.folder).records() if "diagnosis" in r]
     assert [r["step"] for r in records] == [3, 6, 9, 12, 15, 18]
-    assert set(records[0]["gradient_norm"]) == {"ctr", "ctcvr"}
-    assert -1 <= records[0]["cosine"]["ctr·ctcvr"] <= 1
+    measured = records[0]["diagnosis"]
+    assert list(measured) == ["loss", "weight", "gradient_norm", "cosine"]
+    assert all(set(measured[what]) == {"ctr", "ctcvr"} for what in ("loss", "gradient_norm"))
+    assert -1 <= measured["cosine"]["ctr·ctcvr"] <= 1
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(

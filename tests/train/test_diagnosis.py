@@ -1,0 +1,60 @@
+"""How the tasks' gradients compare over a training."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from recmtl.balance import Diagnosis
+from recmtl.train.curves import diagnosis_curves, save_diagnosis
+from recmtl.train.diagnosis import PairSummary, diagnosis_record, summarize
+
+
+def measured(norms: list[float], cosine: float) -> dict[str, object]:
+    cosines = torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)
+    diagnosis = Diagnosis(torch.tensor(norms, dtype=torch.float64), cosines)
+    return {"diagnosis": diagnosis_record(["a", "b"], torch.tensor([0.5, math.nan]), torch.ones(2), diagnosis)}
+
+
+RECORDS = [
+    {"step": 1, "loss": {"a": 1.0}},
+    {"step": 2} | measured([4.0, 1.0], 0.5),
+    {"step": 4} | measured([9.0, 0.0], 0.0),
+    {"step": 6} | measured([6.0, 3.0], -0.25),
+]
+
+
+def test_a_measurement_by_name() -> None:
+    assert RECORDS[1]["diagnosis"] == {
+        "loss": {"a": 0.5, "b": None},
+        "weight": {"a": 1.0, "b": 1.0},
+        "gradient_norm": {"a": 4.0, "b": 1.0},
+        "cosine": {"a·b": 0.5},
+    }
+
+
+def test_a_method_without_weights_or_with_others_than_tasks_names_none() -> None:
+    diagnosis = Diagnosis(torch.ones(2), torch.eye(2))
+    for weights in (None, torch.ones(3)):
+        assert diagnosis_record(["a", "b"], torch.ones(2), weights, diagnosis)["weight"] == {}
+
+
+def test_summary_worked_by_hand() -> None:
+    """The second measurement, with one task absent, says nothing about the pair."""
+    assert summarize(RECORDS) == [PairSummary(("a", "b"), 2, pytest.approx(0.125), 0.5, pytest.approx(3.0))]
+
+
+def test_no_measurement_no_summary(tmp_path: Path) -> None:
+    assert summarize(RECORDS[:1]) == []
+    assert summarize([RECORDS[2]]) == []
+    save_diagnosis(RECORDS[:1], tmp_path / "none.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path) -> None:
+    assert diagnosis_curves(RECORDS, "cosine") == {"a·b": ([2, 4, 6], [0.5, 0.0, -0.25])}
+    save_diagnosis(RECORDS, tmp_path / "plots.png")
+    height, width, _ = imread(tmp_path / "plots.png").shape
+    assert (width, height) == (1512, 384)

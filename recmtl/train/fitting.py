@@ -107,9 +107,10 @@ class Fitting:
 
     def _report_skipped(self, skipped: Mapping[str, int], where: str) -> None:
         """Say once for each task that something of it was not finite."""
-        for name in skipped.keys() - self._left_out:
-            self._progress.note(f"{where}: {name} had a loss or a gradient that is not finite, which was left out")
-        self._left_out |= skipped.keys()
+        new = [name for name in skipped if name not in self._left_out]
+        if new:
+            self._progress.note(f"{where}: left out for not being finite: {', '.join(new)}")
+        self._left_out.update(new)
 
     def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
         assert self._step.diagnosis is not None

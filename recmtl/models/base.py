@@ -77,10 +77,11 @@ class Head(nn.Module):
     def forward(self, view: Tensor) -> Tensor:
         """Give the logit (a regression: the value) of each row."""
         output: Tensor = self.tower(view)
-        if output.shape not in ((len(view), 1), (len(view),)):
+        rows, features = view.shape  # no len(): an exported model takes any number of rows
+        if output.shape not in ((rows, 1), (rows,)):
             raise ValueError(
-                f"the tower of head {self._name!r} must map [{len(view)}, {view.shape[1]}] to [{len(view)}] or "
-                f"[{len(view)}, 1], got {list(output.shape)}"
+                f"the tower of head {self._name!r} must map [{rows}, {features}] to [{rows}] or [{rows}, 1], got "
+                f"{list(output.shape)}"
             )
         return output.flatten().to(self.bias.dtype) + self.bias
 

@@ -1,30 +1,80 @@
-"""A model laid out for speed trains as the same net built from separate modules does, whatever the balancer.
+"""A model laid out for speed with its balancer trains as a net of separate modules with the balancer's naive twin.
 
-One wide layer for all experts and one flat table for all features are, part by part, separate tensors: over 20 steps in
-float64 all weights stay equal.
+One wide layer for all experts and one flat table for all features are, part by part, separate tensors; over 20 steps in
+float64 all gradients, weights and rotations stay equal. `pytest -s` prints the largest relative error of each method.
 """
 
 import copy
-import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from twins import BALANCERS, TWINS, Pass, twin_of
 
 import recmtl
 from recmtl import balance
-from recmtl.balance import Leaf
+from recmtl.balance import Balancer, Leaf, Sizes
 from recmtl.data import Batch, Loader
 from recmtl.layers import MLP
 from recmtl.models import RankingModel
 from recmtl.models.esmm import product_logit
 from recmtl.train import Losses
 
-STEPS, RATE = 20, 0.05
-BALANCERS = [
-    c
-    for c in (getattr(balance, name) for name in balance.__all__)
-    if isinstance(c, type) and issubclass(c, balance.Balancer) and not inspect.isabstract(c)
+STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10
+MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
+
+
+class Case(NamedTuple):
+    method: type[Balancer]
+    options: dict[str, object]
+    cooperative: bool = False
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self.options.items()] + ["coop"] * self.cooperative
+        return " ".join([self.method.__name__, *options])
+
+    def balancer(self, sizes: Sizes, names: list[str]) -> Balancer:
+        balancer = self.method(**self.options)
+        balancer.setup(**sizes._asdict(), names=names)
+        if self.cooperative:
+            balancer.coop()
+        return balancer.double()
+
+
+SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
+CASES = [
+    *(Case(method, {}) for method in BALANCERS),
+    Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
+    *(Case(balance.MetaBalance, {"strategy": strategy, "beta": 0.5}) for strategy in ("both", "reduce", "enlarge")),
+    Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),
+    *(
+        Case(method, {"reduction": reduction, "scope": scope})
+        for method in (balance.PCGrad, balance.PPCGrad)
+        for reduction in ("mean", "sum")
+        for scope in ("whole", "part")
+    ),
+    *(
+        Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
+        for projection in ("none", "before", "after")
+        for batch_scale in (True, False)
+    ),
+    *(
+        Case(method, options)
+        for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)
+        for options in (
+            {"batch_scale": False},
+            {"rotation_size": 3},
+            {"orthogonal_map": "matrix_exp"},
+            {"normalize_losses": True},
+        )
+    ),
+    *(Case(method, {"burn_in": 4}) for method in (balance.RotoGrad, balance.RotoGradNorm)),
+    *(Case(method, {}, True) for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)),
 ]
 
 
@@ -41,6 +91,8 @@ class Separate(nn.Module):
         self.trunk = copy.deepcopy(getattr(model, "bottom", None))
         self.experts = separate_experts(model) if isinstance(model, recmtl.MMOE) else None
         self.gates = copy.deepcopy(getattr(model, "gates", None))
+        self.objectives = Losses(model.schema.schema, model.objectives)
+        self.names = [task.name for task in model.objectives]
 
     def views(self, batch: Batch) -> list[Tensor]:
         columns = zip(self.embeddings, self.starts, strict=True)
@@ -50,6 +102,13 @@ class Separate(nn.Module):
             return [sum(weights[:, h, e, None] * o for e, o in enumerate(outputs)) for h in range(len(self.heads))]
         return [self.trunk(x) if self.trunk is not None else x] * len(self.heads)
 
+    def losses(self, views: list[Tensor], batch: Batch) -> list[Tensor]:
+        logits = {name: head(view) for (name, head), view in zip(self.heads.items(), views, strict=True)}
+        if "ctcvr" not in logits:
+            logits["ctcvr"] = product_logit(logits["ctr"], logits["cvr"])
+        losses = self.objectives(logits, batch)
+        return [losses[name] for name in self.names]
+
     def shared(self) -> list[Tensor]:
         modules = [m for m in (self.embeddings, self.trunk, self.experts) if m is not None]
         return [p for module in modules for p in module.parameters()]
@@ -58,6 +117,10 @@ class Separate(nn.Module):
         if self.experts is not None:
             return [w for expert in self.experts for w in expert.last_weights]
         return list(self.trunk.last_weights) if self.trunk is not None else list(self.embeddings)
+
+    def through(self, batch: Batch) -> Pass:
+        private = [p for module in (self.heads, self.gates) if module is not None for p in module.parameters()]
+        return Pass(self.views(batch), lambda views: self.losses(views, batch), self.shared(), private, self.last())
 
 
 def separate_experts(model: recmtl.MMOE) -> nn.ModuleList:
@@ -78,28 +141,49 @@ def separate_experts(model: recmtl.MMOE) -> nn.ModuleList:
     return experts
 
 
-def flat(net: Separate) -> dict[str, Tensor]:
-    """The weights of the separate net, set together as the fast layout has them."""
-    weights = {"table": torch.cat(list(net.embeddings))}
+def set_together(net: Separate, of: object) -> dict[str, Tensor]:
+    """What `of` takes of each tensor of the separate net, as the fast layout has it."""
+    found = {"table": torch.cat([of(p) for p in net.embeddings])}
     if net.experts is not None:
-        weights["wide"] = torch.cat([expert.layers[0].weight for expert in net.experts])
-        weights["last"] = torch.stack([expert.layers[2].weight for expert in net.experts])
-    weights |= {f"heads.{name}": p for name, p in net.heads.named_parameters()}
-    for name in ("trunk", "gates"):
-        if getattr(net, name) is not None:
-            weights |= {f"{name}.{key}": p for key, p in getattr(net, name).named_parameters()}
-    return weights
+        found["wide"] = torch.cat([of(expert.layers[0].weight) for expert in net.experts])
+        found["wide bias"] = torch.cat([of(expert.layers[0].bias) for expert in net.experts])
+        found["last"] = torch.stack([of(expert.layers[2].weight) for expert in net.experts])
+        found["last bias"] = torch.stack([of(expert.layers[2].bias) for expert in net.experts])
+    for name, module in (("heads", net.heads), ("trunk", net.trunk), ("gates", net.gates)):
+        if module is not None:
+            found |= {f"{name}.{key}": of(p) for key, p in module.named_parameters()}
+    return found
 
 
-def laid_out(model: RankingModel) -> dict[str, Tensor]:
-    weights = {"table": model.encoder.tables[0].weight}
+def laid_out(model: RankingModel, of: object) -> dict[str, Tensor]:
+    found = {"table": of(model.encoder.tables[0].weight)}
     if isinstance(model, recmtl.MMOE):
-        weights["wide"] = model.experts.wide.weight
-        weights["last"] = torch.stack(list(model.experts.last_weights))
-        weights |= {f"gates.{key}": p for key, p in model.gates.named_parameters()}
-    if isinstance(model, recmtl.SharedBottom):
-        weights |= {f"trunk.{key}": p for key, p in model.bottom.named_parameters()}
-    return weights | {f"heads.{name}": p for name, p in model.heads.named_parameters()}
+        found["wide"], found["wide bias"] = of(model.experts.wide.weight), of(model.experts.wide.bias)
+        found["last"] = torch.stack([of(w) for w in model.experts.last_weights])
+        found["last bias"] = torch.stack([of(tower.layers[0].bias) for tower in model.experts.towers])
+    for name, attribute in (("heads", "heads"), ("trunk", "bottom"), ("gates", "gates")):
+        if hasattr(model, attribute):
+            found |= {f"{name}.{key}": of(p) for key, p in getattr(model, attribute).named_parameters()}
+    return found
+
+
+def weight_of(parameter: Tensor) -> Tensor:
+    return parameter.detach()
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative to the expected; 0 where both are zero."""
+    difference = (found - expected).norm().item()
+    return difference / expected.norm().item() if difference else 0.0
+
+
+def largest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert set(found) == set(expected)
+    return max(error(found[name], expected[name]) for name in found)
 
 
 def descend(module: nn.Module) -> None:
@@ -107,7 +191,42 @@ def descend(module: nn.Module) -> None:
         for parameter in module.parameters():
             if parameter.grad is not None:
                 parameter -= RATE * parameter.grad
-                parameter.grad = None
+    module.zero_grad()
+
+
+@pytest.fixture(scope="module")
+def funnel(csv: Path) -> recmtl.PreparedData:
+    """Three tasks, one of them on clicked rows alone."""
+    schema = recmtl.Schema(
+        features=[
+            *(recmtl.Categorical(f"categorical_{i}", width=3) for i in (1, 2, 3)),
+            *(recmtl.Numeric(f"numerical_{i}") for i in (1, 2, 3)),
+        ],
+        tasks=[
+            recmtl.Task("ctr", "click"),
+            recmtl.Task("cvr", "conversion", given="click"),
+            recmtl.Task("ctcvr", "conversion"),
+        ],
+        funnel=recmtl.Funnel("click", "conversion"),
+    )
+    return recmtl.prepare(schema, csv / "train.csv", csv / "valid.csv")
+
+
+def batches(data: recmtl.PreparedData, cooperative: bool) -> Iterator[Batch]:
+    """In some batches a task has no valid row.
+
+    Cooperation compares the rotation loss with the task's own, and there is none while a task is alone.
+    """
+    click, conversion = (data.schema.schema.labels.index(name) for name in ("click", "conversion"))
+    for step, batch in enumerate(Loader(data.train, ROWS, seed=0).epoch()):
+        labels = batch.labels.clone()
+        if step % 4 == 1:
+            labels[:, click] = 0
+        elif step % 4 == 2 and not cooperative:
+            labels[:, conversion] = torch.nan
+        elif step % 8 == 3 and not cooperative:
+            labels[:, click] = torch.nan
+        yield replace(batch, labels=labels, numeric=batch.numeric.double())
 
 
 def built(cls: type[RankingModel], data: recmtl.PreparedData) -> RankingModel:
@@ -119,28 +238,59 @@ def built(cls: type[RankingModel], data: recmtl.PreparedData) -> RankingModel:
     return model
 
 
-@pytest.mark.parametrize("method", BALANCERS, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM], ids=lambda c: c.__name__)
-def test_equals_separate_modules(cls: type[RankingModel], method: type, aliexpress: recmtl.PreparedData) -> None:
-    model = built(cls, aliexpress)
-    net, fast, plain = Separate(model), method(), method()
-    losses = Losses(model.schema.schema, model.objectives)
-    batches = list(Loader(aliexpress.train, 120, seed=0).epoch())[:STEPS]
-    assert len(batches) == STEPS
-    model.fork, net.fork = fast, plain  # so that rotations move, too
-    for batch in batches:
+@pytest.fixture(scope="module")
+def errors() -> Iterator[dict[str, float]]:
+    """The largest relative error of each method, printed at the end."""
+    found: dict[str, float] = {}
+    yield found
+    for name, value in found.items():
+        print(f"\n{name:20} {value:.1e}", end="")  # noqa: T201
+
+
+def test_every_balancer_has_a_twin() -> None:
+    assert set(TWINS) == set(BALANCERS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+def test_equals_the_naive_twin(
+    cls: type[RankingModel], case: Case, funnel: recmtl.PreparedData, errors: dict[str, float]
+) -> None:
+    model = built(cls, funnel)
+    net, losses = Separate(model), Losses(model.schema.schema, model.objectives)
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()))
+    balancer = case.balancer(sizes, net.names)
+    twin = twin_of(balancer, sizes)
+    optimizers = [
+        torch.optim.Adam(rotations, lr=ROTATION_RATE)
+        for rotations in (list(balancer.parameters()), twin.rotations)
+        if rotations
+    ]
+    found = []
+    steps = list(itertools.islice(batches(funnel, case.cooperative), STEPS))
+    assert len(steps) == STEPS
+    for batch in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        twin(net.through(batch))
+        views = balancer.fork(model.trunk(batch))
+        logits = model.outputs({name: head(v) for (name, head), v in zip(model.heads.items(), views, strict=True)})
         shared = model.shared()
-        fast.backward(losses(model(batch), batch), [Leaf(*s) for s in shared.tensors], shared.last)
-        views = plain.fork(net.views(batch))
-        logits = {name: head(view) for (name, head), view in zip(net.heads.items(), views, strict=True)}
-        if cls is recmtl.ESMM:
-            logits["ctcvr"] = product_logit(logits["ctr"], logits["cvr"])
-        plain.backward(losses(logits, batch), net.shared(), net.last())
+        balancer.backward(losses(logits, batch), [Leaf(*s) for s in shared.tensors], shared.last)
+        found.append(largest(laid_out(model, gradient_of), set_together(net, gradient_of)))
+        if twin.rotations:
+            (mine,) = balancer.parameters()
+            found.append(error(mine.grad, torch.stack([p.grad for p in twin.rotations])))
+        for optimizer in optimizers:
+            optimizer.step()
         descend(model)
         descend(net)
-    expected = flat(net)
-    weights = laid_out(model)
-    assert set(weights) == set(expected)
-    for name, weight in weights.items():
-        error = (weight - expected[name]).norm() / expected[name].norm()
-        assert error < 1e-10, name
+    found.append(largest(laid_out(model, weight_of), set_together(net, weight_of)))
+    if twin.weights is not None:
+        found.append(error(balancer.weights, twin.weights))
+    if twin.rotations:
+        found.append(error(balancer.rotation(), twin.matrices()))
+        assert (twin.matrices() - torch.eye(len(twin.matrices()[0]))).norm() > 0.3
+    name = case.method.__name__
+    errors[name] = max(errors.get(name, 0.0), *found)
+    assert max(found) <= LIMIT

@@ -73,6 +73,53 @@ def test_weights_stay_positive_with_losses_a_thousand_times_apart():
     assert weights[1] > 1.9
 
 
+def test_weights_fall_until_the_sizes_match_when_a_loss_is_1000_times_as_large():
+    balancer, ratios = GradNorm(lr=0.1), []
+    for step in range(600):
+        learned = 0.99**step
+        W, losses = pairs((3000.0 * learned, 2000.0), (0.5 * learned, 1.0))
+        balancer.backward(losses, shared=[W])
+        first, second = balancer.weights.tolist()
+        ratios.append(first * 2000 / second)
+    assert ratios[0] > ratios[50] > ratios[200] > ratios[400]
+    assert ratios[-1] == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_loss_scaled_from_the_start_has_learned_as_much():
+    weights = []
+    for scale in (1.0, 1000.0):
+        balancer = GradNorm()
+        for loss in (1.0, 0.7, 0.2, 0.1):
+            W, losses = pairs((scale * loss, 3.0), (0.5, 1.0))  # the norms stay: L/L(0) is all that could differ
+            balancer.backward(losses, shared=[W])
+        weights.append(balancer.weights)
+    torch.testing.assert_close(*weights, rtol=1e-12, atol=0.0)
+
+
+def test_parts_that_some_tasks_reach_get_the_weights_of_those():
+    W, losses = pairs((1.0, 3.0), (1.0, 1.0))
+    y, unused = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.zeros(1, requires_grad=True)
+    balancer = GradNorm()
+    balancer.backward([losses[0], losses[1] + 5 * y.sum()], shared=[y, W, unused], last=[W])
+    assert y.grad.item() == 5.0
+    weight = balancer.weights[1]
+    W, losses = pairs((1.0, 3.0), (1.0, 1.0))
+    y.grad = None
+    balancer.backward([losses[0], losses[1] + 5 * y.sum()], shared=[y, W, unused], last=[W])
+    torch.testing.assert_close(y.grad[0], 5 * weight)
+    assert unused.grad is None
+
+
+def test_a_task_that_does_not_reach_the_measured_weight_keeps_its_weight_of_the_start():
+    W, losses = pairs((1.0, 3.0), (1.0, 1.0))
+    y = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    balancer = GradNorm()
+    balancer.backward([*losses, 1 + 7 * y.sum()], shared=[y, W], last=[W])
+    assert y.grad.item() == 7.0
+    assert balancer.rule.updates.tolist() == [1, 1, 0]
+    assert balancer.rule.logits[2] == 0.0
+
+
 def test_an_absent_task_keeps_its_logit_and_the_first_loss_it_had():
     balancer = GradNorm()
     W, (loss, _) = pairs((1.0, 3.0), (1.0, 1.0))

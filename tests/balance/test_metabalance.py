@@ -85,6 +85,30 @@ def test_a_part_that_the_target_does_not_reach_keeps_its_plain_sum():
     assert x.grad.item() == pytest.approx(2 + 0.7 * 2 + 0.3 * 8)
 
 
+def test_parts_that_the_target_or_an_auxiliary_reaches_alone():
+    x, y, z = (torch.zeros(1, requires_grad=True) for _ in range(3))
+    losses = [2 * x.sum() + 5 * y.sum(), 8 * x.sum() + 8 * z.sum(), 4 * z.sum()]
+    MetaBalance(relax_factor=0.5).backward(losses, shared=[x, y, z])
+    # x: 2 + (0.5·2/8 + 0.5)·8; y is the target's alone; z, which it does not reach, is the plain sum
+    assert (x.grad.item(), y.grad.item(), z.grad.item()) == (7.0, 5.0, 12.0)
+
+
+def scaled(position, steps=4):
+    """The shared gradients of some steps, one task's loss 1000 times as large."""
+    random, balancer, found = torch.Generator().manual_seed(0), MetaBalance(relax_factor=1.0), []
+    for _ in range(steps):
+        slopes = torch.randn(3, 4, generator=random, dtype=torch.float64)
+        if position is not None:
+            slopes[position] *= 1000
+        found.append(combined(balancer, *slopes.tolist()))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("position", "factor"), [(0, 1000.0), (1, 1.0), (2, 1.0)])
+def test_an_auxiliary_loss_1000_times_as_large_changes_nothing_the_target_scales_all(position, factor):
+    torch.testing.assert_close(scaled(position), factor * scaled(None), rtol=1e-12, atol=1e-14)
+
+
 def test_a_missing_gradient_does_not_end_the_walk_over_the_leaves():
     x, unused, y = (torch.zeros(1, requires_grad=True) for _ in range(3))
     MetaBalance(relax_factor=1.0).backward([x.sum() + y.sum(), 4 * y.sum()], shared=[x, unused, y])

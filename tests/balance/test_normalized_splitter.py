@@ -59,6 +59,64 @@ def test_projections_by_hand():
     torch.testing.assert_close(b, torch.tensor([[0.0, 1 / math.sqrt(8)]]))
 
 
+def test_the_order_decides_between_three_tasks_by_hand():
+    # sizes 1, √2, √2 leave c·(1,0)·√2, c·(−1,1) and c·(−1,−1) with c = 1/(3√2)
+    # the first ends at 0; the second meets (1,0), then the third: (0,1), then (−½,½); the other way nothing, then (0,1)
+    h = [torch.tensor([row]) for row in ([1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0])]
+    outcomes = set()
+    for seed in range(20):
+        splitter = NormalizedSplitter(projection="after", seed=seed)
+        orders = splitter.orders(3).tolist()
+        a, b, c = (x * 3 * math.sqrt(2) for x in pull(splitter, *h))
+        first = [orders[k].index(0) < orders[k].index(3 - k) for k in (1, 2)]  # whether each met (1,0) first
+        torch.testing.assert_close(a, torch.zeros(1, 2), rtol=0, atol=1e-6)
+        torch.testing.assert_close(b, torch.tensor([[-0.5, 0.5]] if first[0] else [[0.0, 1.0]]), rtol=0, atol=1e-6)
+        torch.testing.assert_close(c, torch.tensor([[-0.5, -0.5]] if first[1] else [[0.0, -1.0]]), rtol=0, atol=1e-6)
+        outcomes.add(tuple(first))
+    assert len(outcomes) == 4
+
+
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_a_task_without_gradient_for_a_sample_neither_loses_nor_takes(projection):
+    h = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 3.0]] * 2)
+    plain = pull(NormalizedSplitter(), *h)
+    for found, expected in zip(pull(NormalizedSplitter(projection=projection), *h), plain, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_a_head_that_no_loss_reaches_takes_nothing_from_the_others(projection):
+    splitter, alone = (NormalizedSplitter(projection=projection) for _ in range(2))
+    z = torch.randn(5, 3)
+    views = [z.clone().requires_grad_() for _ in range(3)]
+    a, b, _ = splitter.fork(views)
+    (a.square().sum() - b.square().sum()).backward()
+    expected = pull(alone, 2 * z, -2 * z, torch.zeros(5, 3))
+    torch.testing.assert_close(views[0].grad, expected[0])
+    torch.testing.assert_close(views[1].grad, expected[1])
+    assert views[2].grad is None
+
+
+def test_parts_that_one_head_alone_reaches_by_hand():
+    # one row, sizes 3 and 4: each task has half of the unit size; y lies under the second view alone
+    x, y, unused = (torch.zeros(1, 1, requires_grad=True) for _ in range(3))
+    splitter = NormalizedSplitter()
+    a, b = splitter.fork([x, x + y])
+    splitter.backward([3 * a.sum(), 4 * b.sum()], shared=[x, y, unused])
+    assert (x.grad.item(), y.grad.item()) == pytest.approx((1.0, 0.5))
+    assert unused.grad is None
+
+
+@pytest.mark.parametrize("projection", ["none", "before", "after"])
+def test_a_loss_1000_times_as_large_changes_nothing(projection):
+    plain, scaled = (NormalizedSplitter(projection=projection) for _ in range(2))
+    for _ in range(4):
+        h = torch.randn(3, 6, 4, dtype=torch.float64)
+        found = pull(scaled, h[0], 1000 * h[1], h[2])
+        for a, b in zip(found, pull(plain, *h), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("projection", ["before", "after"])
 def test_projection_acts_sample_by_sample(projection):
     h = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[-1.0, 1.0], [1.0, 1.0]])

@@ -80,6 +80,36 @@ def test_scope_decides_whether_parts_conflict_apart(scope, expected):
     assert (x.grad.item(), y.grad.item()) == expected  # as wholes they agree, on x alone they do not
 
 
+@pytest.mark.parametrize(
+    ("reduction", "scope", "expected"),
+    [
+        ("sum", "whole", (9 / 13, 45 / 13)),
+        ("mean", "whole", (9 / 26, 45 / 13)),
+        ("sum", "part", (0.0, 3.0)),
+        ("mean", "part", (0.0, 3.0)),
+    ],
+)
+def test_a_part_that_one_task_alone_reaches_by_hand(reduction, scope, expected):
+    # (1,0) and (−2,3): ⟨⟩ = −2; (1,0) + 2/13·(−2,3) = (9,6)/13; (−2,3) + 2·(1,0) = (0,3); one task reaches y
+    x, y, unused = (torch.zeros(1, **DOUBLE, requires_grad=True) for _ in range(3))
+    PCGrad(reduction, scope).backward([x.sum(), 3 * y.sum() - 2 * x.sum()], shared=[x, y, unused])
+    assert (x.grad.item(), y.grad.item()) == pytest.approx(expected, rel=1e-14, abs=1e-15)
+    assert unused.grad is None
+
+
+def test_a_loss_1000_times_as_large_scales_its_own_projected_gradient_alone():
+    random = torch.Generator().manual_seed(0)
+    gradients, scale = torch.randn(4, 6, generator=random, **DOUBLE), torch.tensor([[1.0], [1.0], [1000.0], [1.0]])
+    gradients -= gradients.mean(0)  # their sum is 0, so that every task has a conflict
+    order = torch.rand(4, 4, generator=random).argsort(1)
+    expected = project_conflicting(gradients, order)
+    assert (expected - gradients).norm(dim=1).gt(0.1).all()
+    torch.testing.assert_close(project_conflicting(scale * gradients, order), scale * expected, rtol=1e-12, atol=1e-12)
+    found = combined(PCGrad("sum"), *(scale * gradients).tolist())
+    alone = project_conflicting(gradients, PCGrad().orders(4))
+    assert found == pytest.approx((scale * alone).sum(0).tolist(), rel=1e-12)
+
+
 def test_no_task_is_left_in_conflict_with_the_last_it_met():
     random = torch.Generator().manual_seed(0)
     gradients = torch.randn(5, 8, generator=random, **DOUBLE)

@@ -1,6 +1,5 @@
 """The normalizing splitter: each task's gradient of the representation at its chosen share of the size."""
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, overload
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.base import Sizes, start_corrected
+from recmtl.balance.projection import coefficients_in_order
+from recmtl.balance.random_orders import RandomOrders
 from recmtl.balance.representation import RepresentationBalancer
 
 
@@ -27,20 +28,24 @@ class NormalizedSplitter(RepresentationBalancer):
         Losses are means over a task's n_k valid rows, so h_k carries 1/n_k. With `batch_scale` the size is that of
         n_k·h_k per valid row, n_k counting the rows whose h_k is not zero: the gradient of the shared parameters
         then depends neither on the batch size nor on how few rows are valid. Without it the squares are averaged
-        over all rows, as published. In `projection` a task's conflicts are all removed at once, each against the
-        others' gradients as they were, so that no random order is needed; for two tasks there is no difference.
+        over all rows, as published. All samples of a step are projected in the same random order, drawn as in
+        `PCGrad`.
 
     Shape:
         - views: H tensors `[B, ...]`, or one.
         - weights: `[H]`.
 
+    Attributes:
+        orders: `orders(H)` gives, row by row, whom each task meets at the next step, if there is a projection.
+
     Args:
         tasks: The tasks' names, one per head; they make `splitter(x)` return a dict, and the state at once.
         task_weights: Each task's weight, in the order of the heads or by name; all equal by default.
         beta: The rate of the averages, β.
-        projection: Whether each sample's gradient loses its conflicts with the other tasks': `none`, `before` or
-            `after` the normalisation (Yu et al., "Gradient Surgery for Multi-Task Learning", arXiv:2001.06782).
+        projection: Whether each sample's gradient loses, in a random order, what points against the other tasks':
+            `none`, `before` or `after` the normalisation (PCGrad: Yu et al., NeurIPS 2020, arXiv:2001.06782).
         batch_scale: Whether sizes are per valid row, whatever the batch.
+        seed: Decides the orders of the projection; below 2³².
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -66,6 +71,7 @@ class NormalizedSplitter(RepresentationBalancer):
         beta: float = 0.999,
         projection: Literal["none", "before", "after"] = "none",
         batch_scale: bool = True,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= beta < 1:
@@ -75,6 +81,7 @@ class NormalizedSplitter(RepresentationBalancer):
         self.beta = beta
         self.projection = projection
         self.batch_scale = batch_scale
+        self.orders = RandomOrders(seed)
         self.tasks = None if tasks is None else tuple(tasks)
         self._given_weights = task_weights
         for name in ("task_weights", "square", "updates"):
@@ -145,16 +152,29 @@ class NormalizedSplitter(RepresentationBalancer):
         valid = torch.stack([length.count_nonzero() for length in lengths])  # [H]
         finite = torch.stack([length.isfinite().all() for length in lengths])  # [H]
         if self.projection == "before":
-            h = _without_conflicts(h, finite)
+            h = self._projected(h, finite)
             lengths = self._lengths(h)
         self.skipped += ~finite
         present = self._average(self._sizes_squared(lengths, valid))
         scales = self._scales(present)  # [H]
         h = [None if x is None else (x * scale).nan_to_num_(0.0, 0.0, 0.0) for x, scale in zip(h, scales, strict=True)]
         if self.projection == "after":
-            h = _without_conflicts(h, finite)
+            h = self._projected(h, finite)
+        if self.projection != "none":
+            self.orders.advance((finite & (valid > 0)).any())
         pairs = zip(h, gradients, strict=True)
         return [None if x is None or gradient is None else x.view(gradient.shape) for x, gradient in pairs], []
+
+    def _projected(self, h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
+        """Takes from each h_k, sample by sample and in order, its parts against the others as they came."""
+        like = next(x for x in h if x is not None)
+        clean = [
+            torch.zeros_like(like) if x is None else torch.where(ok, x, 0.0) for x, ok in zip(h, finite, strict=True)
+        ]
+        stacked = torch.stack(clean, 1)  # [B, H, n]
+        coefficients = coefficients_in_order(stacked @ stacked.mT, self.orders(len(h)))  # [B, H, H]
+        freed = (coefficients @ stacked).unbind(1)
+        return [None if x is None else result for x, result in zip(h, freed, strict=True)]
 
     def _lengths(self, h: Sequence[Tensor | None]) -> list[Tensor]:
         zero = self.square.new_zeros(1)
@@ -183,18 +203,3 @@ class NormalizedSplitter(RepresentationBalancer):
 
 def _rows(gradient: Tensor) -> Tensor:
     return gradient.flatten(1) if gradient.dim() > 1 else gradient.unsqueeze(1)
-
-
-def _without_conflicts(h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
-    """Takes from each h_k, sample by sample, its part against any other h_j; h_k and h_j as they came."""
-    clean = [None if x is None else torch.where(ok, x, 0.0) for x, ok in zip(h, finite, strict=True)]
-    squares = [None if x is None else x.square().sum(1) for x in clean]  # [B]
-    freed = list(clean)
-    for k, j in itertools.permutations(range(len(clean)), 2):
-        a, b, square, result = clean[k], clean[j], squares[j], freed[k]
-        if a is None or b is None or square is None or result is None:
-            continue
-        against = (a * b).sum(1).clamp(max=0)  # [B]
-        part = torch.where(square > 0, against / square, 0.0)
-        freed[k] = torch.addcmul(result, part.unsqueeze(1), b, value=-1)
-    return freed

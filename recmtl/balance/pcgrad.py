@@ -2,13 +2,10 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes
 from recmtl.balance.projection import ProjectionBalancer, coefficients_in_order
-
-_BITS = 0xFFFFFFFF  # of a random word: products with the factors below stay under 2⁶³
+from recmtl.balance.random_orders import RandomOrders
 
 
 class PCGrad(ProjectionBalancer):
@@ -28,7 +25,9 @@ class PCGrad(ProjectionBalancer):
 
     Shape:
         - losses: K scalars.
-        - orders: int64 `[K, K]`.
+
+    Attributes:
+        orders: `orders(K)` gives, row by row, whom each task meets at the next step; its own place is passed over.
 
     Args:
         reduction: `mean` or `sum` of the projected gradients.
@@ -46,8 +45,6 @@ class PCGrad(ProjectionBalancer):
         tensor([0.5000, 1.5000])
     """
 
-    generator: Tensor
-
     def __init__(
         self,
         reduction: Literal["mean", "sum"] = "mean",
@@ -55,36 +52,9 @@ class PCGrad(ProjectionBalancer):
         seed: int = 0,
     ) -> None:
         super().__init__(reduction, scope)
-        if not 0 <= seed <= _BITS:
-            raise ValueError(f"`seed` must be at least 0 and below 2**32, got {seed}")
-        self.seed = seed
-        self.register_buffer("generator", None)
-
-    def orders(self) -> Tensor:
-        """The order in which each task, row by row, will meet the tasks at the next step; its own place counts not.
-
-        Raises:
-            ValueError: If the number of tasks is not known yet.
-        """
-        if self._sizes is None:
-            raise ValueError("the number of tasks is not known before `setup` or the first step")
-        tasks = self._sizes.objectives
-        seed, drawn = self.generator.unbind()
-        start = _mixed(_mixed(seed) ^ (drawn & _BITS))
-        places = torch.arange(tasks * tasks, device=self.generator.device)
-        return _mixed((start + places) & _BITS).view(tasks, tasks).argsort(1)  # [K, K]
-
-    def _build(self, sizes: Sizes) -> None:
-        self.generator = torch.tensor([self.seed, 0])  # the seed, and how often it was drawn from
+        self.orders = RandomOrders(seed)
 
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
-        coefficients = coefficients_in_order(gram, self.orders())
-        self.generator[1] += present.any()
+        coefficients = coefficients_in_order(gram, self.orders(len(present)))
+        self.orders.advance(present.any())
         return coefficients
-
-
-def _mixed(words: Tensor) -> Tensor:
-    """Scatters words of 32 bits, held in int64, over all words; one to one."""
-    words = (words ^ (words >> 16)) * 0x21F0AAAD & _BITS
-    words = (words ^ (words >> 15)) * 0x735A2D97 & _BITS
-    return words ^ (words >> 15)

@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from recmtl.balance.base import Sizes
 from recmtl.balance.projection import ProjectionBalancer, coefficients_at_once
 
 
@@ -35,9 +34,6 @@ class PPCGrad(ProjectionBalancer):
         >>> x.grad
         tensor([0.5000, 1.5000])
     """
-
-    def _build(self, sizes: Sizes) -> None:
-        pass
 
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
         return coefficients_at_once(gram)

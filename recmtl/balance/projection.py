@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from recmtl.balance.base import Sizes
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
 
@@ -26,8 +27,6 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
     Example:
         >>> import torch
         >>> class Never(ProjectionBalancer):
-        ...     def _build(self, sizes):
-        ...         pass
         ...     def _coefficients(self, gram, present):
         ...         return torch.eye(len(present)).expand_as(gram)
         >>> x = torch.zeros(2, requires_grad=True)
@@ -37,6 +36,7 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
+    factors: Tensor
 
     def __init__(self, reduction: Literal["mean", "sum"] = "mean", scope: Literal["whole", "part"] = "whole") -> None:
         super().__init__()
@@ -46,11 +46,15 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
             raise ValueError(f"`scope` must be 'whole' or 'part', got {scope!r}")
         self.reduction = reduction
         self.scope = scope
+        self.register_buffer("factors", None)
 
     @property
     def weights(self) -> Tensor | None:
-        """None: the projections are those of one step."""
-        return None
+        """What each G_k was multiplied by in the step that last had it, `[K]`: the mean over its parts; 1 before."""
+        return None if self._sizes is None else self.factors.clone()
+
+    def _build(self, sizes: Sizes) -> None:
+        self.factors = torch.ones(sizes.objectives)
 
     def _weigh(self, measured: TaskGradients) -> Tensor:
         reached = measured.norms > 0  # [K, P]
@@ -58,7 +62,11 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
         if self.scope == "whole":
             gram = gram.sum(0, keepdim=True)  # [P, K, K] -> [1, K, K]
         weights = self._coefficients(gram, reached.any(1)).sum(1).T  # [P or 1, K, K] -> [K, P or 1]
-        return weights / reached.sum(0).clamp(min=1) if self.reduction == "mean" else weights
+        if self.reduction == "mean":
+            weights = weights / reached.sum(0).clamp(min=1)  # [K, P]
+        mean = (weights * reached).sum(1) / reached.sum(1)  # [K]
+        self.factors.copy_(torch.where(reached.any(1), mean, self.factors))
+        return weights
 
     @abstractmethod
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:

@@ -60,6 +60,21 @@ def test_the_trunk_receives_the_sum_turned_back():
     torch.testing.assert_close(z.grad, torch.tensor([[10.5, -1.0]]))
 
 
+def test_a_loss_1000_times_as_large_scales_its_term_of_the_sum():
+    for scale in (1.0, 1000.0):
+        received, _ = slopes(RotateOnly(heads=2, features=2), [[0.0, 0.0]], [[1.0, 3.0]], [[0.0, 2.0 * scale]])
+        assert received.tolist() == [[1.0, 3.0 + 2.0 * scale]]
+
+
+def test_parts_that_one_head_alone_reaches_by_hand():
+    x, y, unused = (torch.zeros(1, 2, requires_grad=True) for _ in range(3))
+    balancer = RotateOnly()
+    a, b = balancer.fork([x, x + y])
+    balancer.backward([3 * a[0, 0], 4 * b[0, 1]], shared=[x, y, unused])
+    assert (x.grad.tolist(), y.grad.tolist()) == ([[3.0, 4.0]], [[0.0, 4.0]])
+    assert unused.grad is None
+
+
 def test_weighs_all_alike():
     assert RotateOnly().weights is None
     assert RotateOnly(heads=2, features=2).weights.tolist() == [1, 1]

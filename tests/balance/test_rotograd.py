@@ -68,6 +68,30 @@ def test_all_tasks_pull_with_one_size():
         assert sizes == pytest.approx([sizes[0]] * 3, rel=1e-5)
 
 
+def test_a_loss_1000_times_as_large_leaves_the_directions():
+    plain, scaled = RotoGrad(), RotoGrad()
+    for step in range(5):
+        slopes = torch.randn(3, 4, generator=torch.Generator().manual_seed(step))
+        a, b = (
+            received(plain, *slopes.tolist()),
+            received(scaled, *(slopes * torch.tensor([[1.0], [1e3], [1.0]])).tolist()),
+        )
+        a, b = torch.tensor(a), torch.tensor(b)
+        torch.testing.assert_close(torch.cosine_similarity(a, b), torch.ones(3))
+        assert torch.cosine_similarity(a.sum(0), b.sum(0), dim=0).item() == pytest.approx(1.0)
+
+
+def test_parts_that_one_head_alone_reaches_by_hand():
+    # n = 3, 5, both as large as at first: each pulls with the size ½·3 + ½·5
+    x, y, unused = (torch.zeros(1, 2, requires_grad=True) for _ in range(3))
+    balancer = RotoGrad()
+    a, b = balancer.fork([x, x + y])
+    balancer.backward([3 * a[0, 0], 5 * b[0, 1]], shared=[x, y, unused])
+    assert x.grad[0].tolist() == pytest.approx([4.0, 4.0])
+    assert y.grad[0].tolist() == pytest.approx([0.0, 4.0])
+    assert unused.grad is None
+
+
 def test_refuses_a_negative_burn_in():
     with pytest.raises(ValueError, match="`burn_in` must be at least 0, got -1"):
         RotoGrad(burn_in=-1)

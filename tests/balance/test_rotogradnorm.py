@@ -32,6 +32,40 @@ def test_the_task_that_has_learned_least_is_favoured():
     assert balancer.weights[0] > 1.2
 
 
+def test_weights_fall_until_the_sizes_match_when_a_loss_is_1000_times_as_large():
+    balancer, ratios = RotoGradNorm(lr=0.1), []
+    for step in range(600):
+        learned = 0.99**step
+        received(balancer, [2000.0, 0.0], [0.0, 1.0], losses=[3000 * learned, 0.5 * learned])
+        first, second = balancer.weights.tolist()
+        ratios.append(first * 2000 / second)
+    assert ratios[0] > ratios[50] > ratios[200] > ratios[400]
+    assert ratios[-1] == pytest.approx(1.0, rel=0.02)
+
+
+def test_a_loss_scaled_from_the_start_has_learned_as_much():
+    weights = []
+    for scale in (1.0, 1000.0):
+        balancer = RotoGradNorm(burn_in=2)
+        for loss in (1.0, 0.7, 0.2, 0.1):  # the norms stay: L/L(0) is all that could differ
+            received(balancer, [3.0, 0.0], [0.0, 1.0], losses=[scale * loss, 0.5])
+        weights.append(balancer.weights)
+    torch.testing.assert_close(*weights)
+
+
+def test_parts_that_one_head_alone_reaches_get_its_weight():
+    x, y, unused = (torch.zeros(1, 2, requires_grad=True) for _ in range(3))
+    balancer, weights = RotoGradNorm(), torch.ones(2)
+    for _ in range(2):
+        a, b = balancer.fork([x, x + y])
+        balancer.backward([1 + 3 * a[0, 0], 1 + 5 * b[0, 1]], shared=[x, y, unused])
+        torch.testing.assert_close(x.grad[0], weights * torch.tensor([3.0, 5.0]))
+        torch.testing.assert_close(y.grad[0], weights * torch.tensor([0.0, 5.0]))
+        x.grad, y.grad, weights = None, None, balancer.weights
+    assert weights[0] > weights[1]
+    assert unused.grad is None
+
+
 def test_the_first_losses_are_taken_anew_at_burn_in():
     balancer = RotoGradNorm(burn_in=2)
     found = []

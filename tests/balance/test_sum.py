@@ -14,6 +14,13 @@ def test_adds_up_shared_and_private_gradients():
     assert (a.grad.item(), b.grad.item()) == (1.0, 2.0)
 
 
+def test_parts_that_some_tasks_reach_and_a_loss_1000_times_as_large():
+    x, y, unused = (torch.zeros(1, requires_grad=True) for _ in range(3))
+    Sum().backward([2 * x.sum(), 1000 * (3 * x.sum() + 5 * y.sum())], shared=[x, y, unused])
+    assert (x.grad.item(), y.grad.item()) == (2 + 3000, 5000)
+    assert unused.grad is None
+
+
 def test_needs_no_setup_and_has_no_weights():
     balancer = Sum()
     assert balancer.weights is None

@@ -313,7 +313,7 @@ def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Pa
     assert [r["step"] for r in records] == [3, 6, 9, 12, 15, 18]
     measured = records[0]["diagnosis"]
     assert list(measured) == ["loss", "weight", "gradient_norm", "cosine"]
-    assert all(set(measured[what]) == {"ctr", "ctcvr"} for what in ("loss", "gradient_norm"))
+    assert all(set(measured[what]) == {"ctr", "ctcvr"} for what in ("loss", "weight", "gradient_norm"))
     assert -1 <= measured["cosine"]["ctr·ctcvr"] <= 1
 
 

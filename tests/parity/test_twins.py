@@ -1,0 +1,296 @@
+"""A model laid out for speed with its balancer trains as a net of separate modules with the balancer's naive twin.
+
+One wide layer for all experts and one flat table for all features are, part by part, separate tensors; over 20 steps in
+float64 all gradients, weights and rotations stay equal. `pytest -s` prints the largest relative error of each method.
+"""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from twins import BALANCERS, TWINS, Pass, twin_of
+
+import recmtl
+from recmtl import balance
+from recmtl.balance import Balancer, Leaf, Sizes
+from recmtl.data import Batch, Loader
+from recmtl.layers import MLP
+from recmtl.models import RankingModel
+from recmtl.models.esmm import product_logit
+from recmtl.train import Losses
+
+STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10
+MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
+
+
+class Case(NamedTuple):
+    method: type[Balancer]
+    options: dict[str, object]
+    cooperative: bool = False
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self.options.items()] + ["coop"] * self.cooperative
+        return " ".join([self.method.__name__, *options])
+
+    def balancer(self, sizes: Sizes, names: list[str]) -> Balancer:
+        balancer = self.method(**self.options)
+        balancer.setup(**sizes._asdict(), names=names)
+        if self.cooperative:
+            balancer.coop()
+        return balancer.double()
+
+
+SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
+CASES = [
+    *(Case(method, {}) for method in BALANCERS),
+    Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
+    *(Case(balance.MetaBalance, {"strategy": strategy, "beta": 0.5}) for strategy in ("both", "reduce", "enlarge")),
+    Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),
+    *(
+        Case(method, {"reduction": reduction, "scope": scope})
+        for method in (balance.PCGrad, balance.PPCGrad)
+        for reduction in ("mean", "sum")
+        for scope in ("whole", "part")
+    ),
+    *(
+        Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
+        for projection in ("none", "before", "after")
+        for batch_scale in (True, False)
+    ),
+    *(
+        Case(method, options)
+        for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)
+        for options in (
+            {"batch_scale": False},
+            {"rotation_size": 3},
+            {"orthogonal_map": "matrix_exp"},
+            {"normalize_losses": True},
+        )
+    ),
+    *(Case(method, {"burn_in": 4}) for method in (balance.RotoGrad, balance.RotoGradNorm)),
+    *(Case(method, {}, True) for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)),
+]
+
+
+class Separate(nn.Module):
+    """A net of separate tensors with the weights of a ranking model: an embedding per feature, a module per expert."""
+
+    def __init__(self, model: RankingModel) -> None:
+        super().__init__()
+        (table,) = model.encoder.tables
+        sizes = [block.size for block in model.schema.id_blocks]
+        self.embeddings = nn.ParameterList(nn.Parameter(t.clone()) for t in table.weight.detach().split(sizes))
+        self.starts = [block.start for block in model.schema.id_blocks]
+        self.heads = copy.deepcopy(model.heads)
+        self.trunk = copy.deepcopy(getattr(model, "bottom", None))
+        self.experts = separate_experts(model) if isinstance(model, recmtl.MMOE) else None
+        self.gates = copy.deepcopy(getattr(model, "gates", None))
+        self.objectives = Losses(model.schema.schema, model.objectives)
+        self.names = [task.name for task in model.objectives]
+
+    def views(self, batch: Batch) -> list[Tensor]:
+        columns = zip(self.embeddings, self.starts, strict=True)
+        x = torch.cat([table[batch.ids[:, start].long()] for table, start in columns] + [batch.numeric], dim=1)
+        if self.experts is not None:
+            outputs, weights = [expert(x) for expert in self.experts], self.gates(x)
+            return [sum(weights[:, h, e, None] * o for e, o in enumerate(outputs)) for h in range(len(self.heads))]
+        return [self.trunk(x) if self.trunk is not None else x] * len(self.heads)
+
+    def losses(self, views: list[Tensor], batch: Batch) -> list[Tensor]:
+        logits = {name: head(view) for (name, head), view in zip(self.heads.items(), views, strict=True)}
+        if "ctcvr" not in logits:
+            logits["ctcvr"] = product_logit(logits["ctr"], logits["cvr"])
+        losses = self.objectives(logits, batch)
+        return [losses[name] for name in self.names]
+
+    def shared(self) -> list[Tensor]:
+        modules = [m for m in (self.embeddings, self.trunk, self.experts) if m is not None]
+        return [p for module in modules for p in module.parameters()]
+
+    def last(self) -> list[Tensor]:
+        if self.experts is not None:
+            return [w for expert in self.experts for w in expert.last_weights]
+        return list(self.trunk.last_weights) if self.trunk is not None else list(self.embeddings)
+
+    def through(self, batch: Batch) -> Pass:
+        private = [p for module in (self.heads, self.gates) if module is not None for p in module.parameters()]
+        return Pass(self.views(batch), lambda views: self.losses(views, batch), self.shared(), private, self.last())
+
+
+def separate_experts(model: recmtl.MMOE) -> nn.ModuleList:
+    wide, count = model.experts.wide, model.experts.experts
+    experts = nn.ModuleList()
+    for index in range(count):
+        width = wide.out_features // count
+        expert = MLP(wide.in_features, [width, model.experts.out_features]).double()
+        chunk = slice(index * width, (index + 1) * width)
+        with torch.no_grad():
+            expert.layers[0].weight.copy_(wide.weight[chunk])
+            expert.layers[0].bias.copy_(wide.bias[chunk])
+            for mine, theirs in zip(
+                expert.layers[2].parameters(), model.experts.towers[index].parameters(), strict=True
+            ):
+                mine.copy_(theirs)
+        experts.append(expert)
+    return experts
+
+
+def set_together(net: Separate, of: object) -> dict[str, Tensor]:
+    """What `of` takes of each tensor of the separate net, as the fast layout has it."""
+    found = {"table": torch.cat([of(p) for p in net.embeddings])}
+    if net.experts is not None:
+        found["wide"] = torch.cat([of(expert.layers[0].weight) for expert in net.experts])
+        found["wide bias"] = torch.cat([of(expert.layers[0].bias) for expert in net.experts])
+        found["last"] = torch.stack([of(expert.layers[2].weight) for expert in net.experts])
+        found["last bias"] = torch.stack([of(expert.layers[2].bias) for expert in net.experts])
+    for name, module in (("heads", net.heads), ("trunk", net.trunk), ("gates", net.gates)):
+        if module is not None:
+            found |= {f"{name}.{key}": of(p) for key, p in module.named_parameters()}
+    return found
+
+
+def laid_out(model: RankingModel, of: object) -> dict[str, Tensor]:
+    found = {"table": of(model.encoder.tables[0].weight)}
+    if isinstance(model, recmtl.MMOE):
+        found["wide"], found["wide bias"] = of(model.experts.wide.weight), of(model.experts.wide.bias)
+        found["last"] = torch.stack([of(w) for w in model.experts.last_weights])
+        found["last bias"] = torch.stack([of(tower.layers[0].bias) for tower in model.experts.towers])
+    for name, attribute in (("heads", "heads"), ("trunk", "bottom"), ("gates", "gates")):
+        if hasattr(model, attribute):
+            found |= {f"{name}.{key}": of(p) for key, p in getattr(model, attribute).named_parameters()}
+    return found
+
+
+def weight_of(parameter: Tensor) -> Tensor:
+    return parameter.detach()
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative to the expected; 0 where both are zero."""
+    difference = (found - expected).norm().item()
+    return difference / expected.norm().item() if difference else 0.0
+
+
+def largest(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    assert set(found) == set(expected)
+    return max(error(found[name], expected[name]) for name in found)
+
+
+def descend(module: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.grad is not None:
+                parameter -= RATE * parameter.grad
+    module.zero_grad()
+
+
+@pytest.fixture(scope="module")
+def funnel(csv: Path) -> recmtl.PreparedData:
+    """Three tasks, one of them on clicked rows alone."""
+    schema = recmtl.Schema(
+        features=[
+            *(recmtl.Categorical(f"categorical_{i}", width=3) for i in (1, 2, 3)),
+            *(recmtl.Numeric(f"numerical_{i}") for i in (1, 2, 3)),
+        ],
+        tasks=[
+            recmtl.Task("ctr", "click"),
+            recmtl.Task("cvr", "conversion", given="click"),
+            recmtl.Task("ctcvr", "conversion"),
+        ],
+        funnel=recmtl.Funnel("click", "conversion"),
+    )
+    return recmtl.prepare(schema, csv / "train.csv", csv / "valid.csv")
+
+
+def batches(data: recmtl.PreparedData, cooperative: bool) -> Iterator[Batch]:
+    """In some batches a task has no valid row.
+
+    Cooperation compares the rotation loss with the task's own, and there is none while a task is alone.
+    """
+    click, conversion = (data.schema.schema.labels.index(name) for name in ("click", "conversion"))
+    for step, batch in enumerate(Loader(data.train, ROWS, seed=0).epoch()):
+        labels = batch.labels.clone()
+        if step % 4 == 1:
+            labels[:, click] = 0
+        elif step % 4 == 2 and not cooperative:
+            labels[:, conversion] = torch.nan
+        elif step % 8 == 3 and not cooperative:
+            labels[:, click] = torch.nan
+        yield replace(batch, labels=labels, numeric=batch.numeric.double())
+
+
+def built(cls: type[RankingModel], data: recmtl.PreparedData) -> RankingModel:
+    torch.manual_seed(0)
+    options = {"tower_layers": [8]} if cls is recmtl.ESMM else {"layers": [12, 8], "tower_layers": [6]}
+    model = cls(data.schema, **options).double()
+    with torch.no_grad():
+        model.encoder.tables[0].weight.normal_()  # so that the embeddings matter from the first step on
+    return model
+
+
+@pytest.fixture(scope="module")
+def errors() -> Iterator[dict[str, float]]:
+    """The largest relative error of each method, printed at the end."""
+    found: dict[str, float] = {}
+    yield found
+    for name, value in found.items():
+        print(f"\n{name:20} {value:.1e}", end="")  # noqa: T201
+
+
+def test_every_balancer_has_a_twin() -> None:
+    assert set(TWINS) == set(BALANCERS)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+def test_equals_the_naive_twin(
+    cls: type[RankingModel], case: Case, funnel: recmtl.PreparedData, errors: dict[str, float]
+) -> None:
+    model = built(cls, funnel)
+    net, losses = Separate(model), Losses(model.schema.schema, model.objectives)
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()))
+    balancer = case.balancer(sizes, net.names)
+    twin = twin_of(balancer, sizes)
+    optimizers = [
+        torch.optim.Adam(rotations, lr=ROTATION_RATE)
+        for rotations in (list(balancer.parameters()), twin.rotations)
+        if rotations
+    ]
+    found = []
+    steps = list(itertools.islice(batches(funnel, case.cooperative), STEPS))
+    assert len(steps) == STEPS
+    for batch in steps:
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        twin(net.through(batch))
+        views = balancer.fork(model.trunk(batch))
+        logits = model.outputs({name: head(v) for (name, head), v in zip(model.heads.items(), views, strict=True)})
+        shared = model.shared()
+        balancer.backward(losses(logits, batch), [Leaf(*s) for s in shared.tensors], shared.last)
+        found.append(largest(laid_out(model, gradient_of), set_together(net, gradient_of)))
+        if twin.rotations:
+            (mine,) = balancer.parameters()
+            found.append(error(mine.grad, torch.stack([p.grad for p in twin.rotations])))
+        for optimizer in optimizers:
+            optimizer.step()
+        descend(model)
+        descend(net)
+    found.append(largest(laid_out(model, weight_of), set_together(net, weight_of)))
+    if twin.weights is not None:
+        found.append(error(balancer.weights, twin.weights))
+    if twin.rotations:
+        found.append(error(balancer.rotation(), twin.matrices()))
+        assert (twin.matrices() - torch.eye(len(twin.matrices()[0]))).norm() > 0.3
+    name = case.method.__name__
+    errors[name] = max(errors.get(name, 0.0), *found)
+    assert max(found) <= LIMIT

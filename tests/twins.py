@@ -1,0 +1,407 @@
+"""A naive float64 twin of every balancer: the formulas of the papers, task by task and tensor by tensor.
+
+A twin reads its balancer's options, and the orders that it will draw, but none of its state: let the twin take a step
+before the balancer takes the same one.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from recmtl import balance
+from recmtl.balance import Balancer, Sizes
+
+EXPORTS = [getattr(balance, name) for name in balance.__all__]
+BALANCERS = [c for c in EXPORTS if inspect.isclass(c) and issubclass(c, Balancer) and not inspect.isabstract(c)]
+
+
+class Pass(NamedTuple):
+    """One batch's way through a net of separate tensors, every part a tensor of its own.
+
+    `views` holds one view per head, and `losses` goes from what the heads read to one loss per objective. `private`
+    holds all parameters that are not shared, whether they lie before the views (gates) or after (towers).
+    """
+
+    views: Sequence[Tensor]
+    losses: Callable[[Sequence[Tensor]], Sequence[Tensor]]
+    shared: Sequence[Tensor]
+    private: Sequence[Tensor]
+    last: Sequence[Tensor] = ()
+
+
+class Twin:
+    """Called with a `Pass`, it adds one balanced gradient to `.grad`, zeros where nothing is reached."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        self.balancer, self.K, self.H = balancer, sizes.objectives, sizes.heads
+        self.rotations: list[nn.Parameter] = []
+
+    @property
+    def weights(self) -> Tensor | None:
+        return None
+
+    def turned(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """What the heads read."""
+        return list(views)
+
+
+def gradients(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """One backward pass; zeros for what the loss does not reach."""
+    if not loss.requires_grad:
+        return [torch.zeros_like(t) for t in tensors]
+    return list(torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=True))
+
+
+def add(tensors: Sequence[Tensor], terms: Sequence[Tensor], weight: float = 1.0) -> None:
+    for tensor, term in zip(tensors, terms, strict=True):
+        tensor.grad = (torch.zeros_like(tensor) if tensor.grad is None else tensor.grad) + weight * term
+
+
+# loss weights
+
+
+class NaiveSum(Twin):
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        return [1.0] * len(losses)
+
+    def __call__(self, at: Pass) -> None:
+        losses = at.losses(at.views)
+        for loss, weight in zip(losses, self.weigh(losses, at), strict=True):
+            tensors = [*at.shared, *at.private]
+            add(tensors, gradients(loss, tensors), weight)
+
+
+class NaiveWeights:
+    """The w of GradNorm: an Adam that descends the paper's loss, one parameter per task."""
+
+    def __init__(self, tasks: int, alpha: float, lr: float, burn_in: int | None = None) -> None:
+        self.alpha, self.burn_in = alpha, burn_in
+        self.omega = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(tasks)]
+        self.adam = torch.optim.Adam(self.omega, lr=lr)
+        self.first: dict[int, float] = {}
+        self.steps = [0] * tasks
+
+    def w(self) -> Tensor:
+        return len(self.omega) * torch.stack(self.omega).softmax(0)
+
+    def step(self, losses: Sequence[float], norms: Sequence[float]) -> list[float]:
+        """The weights before they move."""
+        w = self.w()
+        for k, loss in enumerate(losses):
+            if loss > 0:
+                self.first.setdefault(k, loss)
+        present = [k for k in range(len(losses)) if losses[k] > 0 and norms[k] > 0]
+        for k in present:
+            if self.steps[k] == self.burn_in:
+                self.first[k] = losses[k]
+            self.steps[k] += 1
+        if present:
+            self.descend(w, {k: losses[k] / self.first[k] for k in present}, norms)
+        return w.tolist()
+
+    def descend(self, w: Tensor, learned: dict[int, float], norms: Sequence[float]) -> None:
+        G = {k: w[k] * norms[k] for k in learned}
+        mean = sum(G.values()).item() / len(G)
+        mean_learned = sum(learned.values()) / len(learned)
+        T = {k: mean * (learned[k] / mean_learned) ** self.alpha for k in learned}
+        self.adam.zero_grad()
+        sum((G[k] - T[k]).abs() for k in learned).backward()
+        for k, omega in enumerate(self.omega):
+            if k not in learned:
+                omega.grad = None  # Adam passes it over
+        self.adam.step()
+
+
+class NaiveGradNorm(NaiveSum):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.rule = NaiveWeights(self.K, balancer.alpha, balancer.lr)
+
+    @property
+    def weights(self) -> Tensor:
+        return self.rule.w().detach()
+
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        W = at.last or [t for t in at.shared if t.dim() == 2][-1:]
+        norms = [math.sqrt(sum(g.square().sum().item() for g in gradients(loss, W))) for loss in losses]
+        return self.rule.step([loss.item() for loss in losses], norms)
+
+
+# task gradients
+
+
+class TaskGradientTwin(Twin):
+    def __call__(self, at: Pass) -> None:
+        losses = at.losses(at.views)
+        G = [gradients(loss, at.shared) for loss in losses]  # [K][P]
+        for loss in losses:
+            add(at.private, gradients(loss, at.private))
+        add(at.shared, self.combined(G))
+
+
+class NaiveMetaBalance(TaskGradientTwin):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.m = [[0.0] * sizes.parts for _ in range(self.K)]
+        self.t = [[0] * sizes.parts for _ in range(self.K)]
+
+    @property
+    def target(self) -> int:
+        target = self.balancer.target
+        return self.balancer.names.index(target) if isinstance(target, str) else target
+
+    @property
+    def weights(self) -> Tensor:
+        """Of each task the mean over the parts that it has reached."""
+        means = []
+        for k in range(self.K):
+            reached = [p for p in range(len(self.t[k])) if self.t[k][p]]
+            means.append(sum(self.weight(k, p) for p in reached) / len(reached) if reached else 1.0)
+        return torch.tensor(means, dtype=torch.float64)
+
+    def hat(self, k: int, p: int) -> float:
+        return self.m[k][p] / (1 - self.balancer.beta ** self.t[k][p]) if self.t[k][p] else 0.0
+
+    def weight(self, k: int, p: int) -> float:
+        target, own, r = self.hat(self.target, p), self.hat(k, p), self.balancer.relax_factor
+        if target == 0 or own == 0:
+            return 1.0
+        if (self.balancer.strategy == "reduce" and not own > target) or (
+            self.balancer.strategy == "enlarge" and not own < target
+        ):
+            return 1.0
+        return r * target / own + (1 - r)
+
+    def combined(self, G: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        beta = self.balancer.beta
+        for k in range(self.K):
+            for p, gradient in enumerate(G[k]):
+                norm = gradient.norm().item()
+                if norm > 0:
+                    self.m[k][p] = beta * self.m[k][p] + (1 - beta) * norm
+                    self.t[k][p] += 1
+        return [sum(self.weight(k, p) * G[k][p] for k in range(self.K)) for p in range(len(G[0]))]
+
+
+def one_after_the_other(G: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> list[Tensor]:
+    """PCGrad's algorithm on flat gradients: g_k meets the others in order, always as they came."""
+    result = []
+    for k, g in enumerate(G):
+        for j in orders[k]:
+            if j != k and g @ G[j] < 0:
+                g = g - (g @ G[j]) / (G[j] @ G[j]) * G[j]
+        result.append(g)
+    return result
+
+
+def all_at_once(G: Sequence[Tensor]) -> list[Tensor]:
+    """PPCGrad on flat gradients."""
+    result = []
+    for k, own in enumerate(G):
+        g = own.clone()
+        for j, other in enumerate(G):
+            if j != k and own @ other < 0:
+                g -= (own @ other) / (other @ other) * other
+        result.append(g)
+    return result
+
+
+class NaivePCGrad(TaskGradientTwin):
+    def projected(self, G: Sequence[Tensor]) -> list[Tensor]:
+        return one_after_the_other(G, self.balancer.orders(len(G)).tolist())
+
+    def combined(self, G: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        if self.balancer.scope == "whole":
+            sizes = [g.numel() for g in G[0]]
+            wholes = self.projected([torch.cat([g.flatten() for g in task]) for task in G])
+            parts = list(zip(*(g.split(sizes) for g in wholes), strict=True))  # [P][K]
+        else:
+            parts = [self.projected([g.flatten() for g in column]) for column in zip(*G, strict=True)]
+        result = []
+        for p, projected in enumerate(parts):
+            reached = sum(bool(task[p].any()) for task in G)
+            count = max(reached, 1) if self.balancer.reduction == "mean" else 1
+            result.append((sum(projected) / count).view_as(G[0][p]))
+        return result
+
+
+class NaivePPCGrad(NaivePCGrad):
+    def projected(self, G: Sequence[Tensor]) -> list[Tensor]:
+        return all_at_once(G)
+
+
+# representation
+
+
+class RepresentationTwin(Twin):
+    def normalized(self, losses: Sequence[Tensor]) -> list[Tensor]:
+        return list(losses)
+
+    def __call__(self, at: Pass) -> None:
+        inputs = [x.detach().requires_grad_() for x in self.turned(at.views)]
+        losses = at.losses(inputs)
+        ghat = [torch.zeros_like(x) for x in inputs]
+        for loss in self.normalized(losses):
+            for k, term in enumerate(gradients(loss, inputs)):
+                ghat[k] += term
+            add(at.private, gradients(loss, at.private))
+        before = [*at.shared, *at.private]
+        received = self.received(ghat, at.views, [loss.item() for loss in losses])
+        for view, h in zip(at.views, received, strict=True):
+            add(before, gradients((view * h).sum(), before))
+
+
+class NaiveNormalizedSplitter(RepresentationTwin):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.v, self.t = [0.0] * self.H, [0] * self.H
+
+    @property
+    def weights(self) -> Tensor:
+        scales = [self.scale(k) if self.t[k] else 0.0 for k in range(self.H)]
+        return torch.tensor(scales, dtype=torch.float64)
+
+    def scale(self, k: int) -> float:
+        weights = self.balancer._given_weights or [1.0] * self.H
+        return weights[k] / sum(weights) / math.sqrt(self.v[k] / (1 - self.balancer.beta ** self.t[k]))
+
+    def projected(self, h: Sequence[Tensor]) -> list[Tensor]:
+        orders = self.balancer.orders(self.H).tolist()
+        samples = [one_after_the_other(list(rows), orders) for rows in zip(*h, strict=True)]  # [B][H]
+        return [torch.stack(rows) for rows in zip(*samples, strict=True)]
+
+    def normalized_size(self, k: int, h: Tensor, n: int) -> Tensor:
+        q = (n * h).square().sum().item() / n if self.balancer.batch_scale else h.square().sum().item() / len(h)
+        self.t[k] += 1
+        self.v[k] = self.balancer.beta * self.v[k] + (1 - self.balancer.beta) * q
+        return self.scale(k) * h
+
+    def received(self, ghat: Sequence[Tensor], views: Sequence[Tensor], values: Sequence[float]) -> list[Tensor]:
+        n = [sum(bool(row.any()) for row in g) for g in ghat]
+        h = self.projected(ghat) if self.balancer.projection == "before" else ghat
+        h = [self.normalized_size(k, x, n[k]) if x.any() else x for k, x in enumerate(h)]
+        return self.projected(h) if self.balancer.projection == "after" else h
+
+
+def turn(x: Tensor, R: Tensor) -> Tensor:
+    """R applied to the leading coordinates of each row."""
+    size = len(R)
+    return torch.cat([x[:, :size] @ R.T, x[:, size:]], 1)
+
+
+def tangent(R: Tensor, slope: Tensor) -> Tensor:
+    """What of a gradient of R turns it."""
+    return R @ (R.T @ slope - slope.T @ R) / 2
+
+
+class NaiveRotateOnly(RepresentationTwin):
+    """A rotation module per head, turned by autograd through the rotation loss."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        size = balancer.rotation_size or sizes.features
+        self.modules = [nn.Linear(size, size, bias=False, dtype=torch.float64) for _ in range(self.H)]
+        for module in self.modules:
+            nn.init.eye_(module.weight)
+            orthogonal(module, orthogonal_map=balancer.orthogonal_map)
+        self.rotations = [p for module in self.modules for p in module.parameters()]
+        self.first_losses: dict[int, float] = {}
+
+    def matrices(self) -> Tensor:
+        return torch.stack([module.weight.detach() for module in self.modules])
+
+    def turned(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return [turn(view, module.weight.detach()) for view, module in zip(views, self.modules, strict=True)]
+
+    def normalized(self, losses: Sequence[Tensor]) -> list[Tensor]:
+        if not self.balancer.normalize_losses:
+            return list(losses)
+        for k, loss in enumerate(losses):
+            if loss.item() > 0:
+                self.first_losses.setdefault(k, loss.item())
+        return [loss / self.first_losses.get(k, 1.0) for k, loss in enumerate(losses)]
+
+    def received(self, ghat: Sequence[Tensor], views: Sequence[Tensor], values: Sequence[float]) -> list[Tensor]:
+        h = [turn(g, module.weight.detach().T) for g, module in zip(ghat, self.modules, strict=True)]
+        self.rotate(h, ghat, views)
+        factors = self.factors([x.norm().item() for x in h], values)
+        return [factor * x for factor, x in zip(factors, h, strict=True)]
+
+    def rotate(self, h: Sequence[Tensor], ghat: Sequence[Tensor], views: Sequence[Tensor]) -> None:
+        present = [k for k in range(len(h)) if h[k].any()]
+        for k, module in enumerate(self.modules):
+            module.weight.backward(torch.zeros_like(module.weight))  # the gradient of an absent task is 0
+            if k in present and len(present) > 1:  # alone, v is h_k itself, and nothing turns
+                R = module.weight.detach().requires_grad_()
+                (slope,) = torch.autograd.grad(self.rotation_loss(R, ghat[k], [h[j] for j in present]), R)
+                if self.balancer.cooperative:
+                    slope = self.cooperative(R, slope, views[k].detach(), ghat[k])
+                module.weight.backward(slope)
+
+    def rotation_loss(self, R: Tensor, ghat: Tensor, h: Sequence[Tensor]) -> Tensor:
+        mean = sum(h) / len(h)
+        v = sum(x * mean.norm() / x.norm() for x in h) / len(h)
+        B = len(ghat)
+        if self.balancer.batch_scale:
+            return (turn(B * v, R) - B * ghat).square().sum(1).mean()
+        return (turn(v, R) - ghat).square().sum()  # the published package adds up over the batch
+
+    def cooperative(self, R: Tensor, slope: Tensor, view: Tensor, ghat: Tensor) -> Tensor:
+        a, b = tangent(R.detach(), slope), tangent(R.detach(), torch.autograd.grad((turn(view, R) * ghat).sum(), R)[0])
+        size = ((a + b) / 2).norm()
+        return a * size / a.norm() + b * size / b.norm()
+
+    def factors(self, norms: Sequence[float], values: Sequence[float]) -> list[float]:
+        return [1.0] * len(norms)
+
+
+class NaiveRotoGrad(NaiveRotateOnly):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.first_norms: dict[int, float] = {}
+        self.steps = [0] * self.H
+
+    def factors(self, norms: Sequence[float], values: Sequence[float]) -> list[float]:
+        present = [k for k, n in enumerate(norms) if n > 0]
+        for k in present:
+            if self.steps[k] in (0, self.balancer.burn_in):
+                self.first_norms[k] = norms[k]
+            self.steps[k] += 1
+        c = {k: norms[k] / self.first_norms[k] for k in present}
+        size = sum(c[k] / sum(c.values()) * norms[k] for k in present)
+        return [size / n if n > 0 else 0.0 for n in norms]
+
+
+class NaiveRotoGradNorm(NaiveRotateOnly):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.rule = NaiveWeights(self.H, balancer.alpha, balancer.lr, balancer.burn_in)
+
+    @property
+    def weights(self) -> Tensor:
+        return self.rule.w().detach()
+
+    def factors(self, norms: Sequence[float], values: Sequence[float]) -> list[float]:
+        return self.rule.step(values, norms)
+
+
+TWINS: dict[type[Balancer], type[Twin]] = {
+    balance.Sum: NaiveSum,
+    balance.GradNorm: NaiveGradNorm,
+    balance.MetaBalance: NaiveMetaBalance,
+    balance.PCGrad: NaivePCGrad,
+    balance.PPCGrad: NaivePPCGrad,
+    balance.NormalizedSplitter: NaiveNormalizedSplitter,
+    balance.RotateOnly: NaiveRotateOnly,
+    balance.RotoGrad: NaiveRotoGrad,
+    balance.RotoGradNorm: NaiveRotoGradNorm,
+}
+
+
+def twin_of(balancer: Balancer, sizes: Sizes) -> Twin:
+    return TWINS[type(balancer)](balancer, sizes)

@@ -20,8 +20,13 @@ class RotateOnly(RotationBalancer):
 
     Note:
         With `batch_scale`, ĝ and v are first multiplied by the batch size B. Means over the batch make ĝ shrink as
-        1/B: the rotation loss would be about 1/B² and its gradient below an Adam's ε. Without it the squares are
-        added up over the batch, as in the published package.
+        1/B: the rotation loss would be about 1/B² and its gradient below an Adam's ε.
+
+        The authors' package (rotograd 0.1.6.0) adds the squares up over the batch instead of taking their mean:
+        that is `batch_scale=False`. Its rotations start at random; set to the identity, they move as these do with
+        `orthogonal_map="matrix_exp"`. Its `normalize_losses` takes L_k(0) anew at `burn_in_period`. It has no
+        cooperative mode; that of its version 0.1.4 brings the whole gradients of the matrices to one size, `coop` only
+        what turns them.
 
     Shape:
         - views: H tensors `[B, D]`, or one.

@@ -19,9 +19,10 @@ class RotoGrad(RotationBalancer):
     their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.
 
     Note:
-        n_k(0) is the task's size at its first step and, as in the published package, taken anew at its step
-        `burn_in`, as sizes change fast at the start. Steps count from 0, task by task: a task that is absent at
-        first is measured when it appears.
+        n_k(0) is the task's size at its first step and, as in the authors' package (rotograd 0.1.6.0) but not in
+        their paper, taken anew at its step `burn_in`, as sizes change fast at the start. Steps count from 0, task by
+        task: a task that is absent at first is measured when it appears. Where else the package departs,
+        `RotateOnly` says.
 
     Shape:
         - views: H tensors `[B, D]`, or one.

@@ -26,6 +26,10 @@ class RotoGradNorm(RotationBalancer):
         the balancer's `backward`, as a plain `loss.backward()` does not show the losses. L_k(0) is the loss at the
         task's first step, and taken anew at its step `burn_in`, counted from 0.
 
+        In the authors' package (rotograd 0.1.6.0) the sizes w_k·n_k aim at the norm of the mean gradient,
+        ‖Σ_j w_j·h_j‖/K, where GradNorm takes the mean of the norms; the two agree only for gradients of one direction.
+        Its weights are parameters for an optimizer of yours. Where else it departs, `RotateOnly` says.
+
     Shape:
         - views: H tensors `[B, D]`, or one.
         - weights: `[H]`.

@@ -6,8 +6,9 @@ import math
 import pytest
 import torch
 from torch import nn
+from twins import Pass, twin_of
 
-from recmtl.balance import NormalizedSplitter
+from recmtl.balance import NormalizedSplitter, Sizes
 
 
 def pull(splitter, *gradients):
@@ -163,6 +164,25 @@ def test_weights_can_be_set_while_training():
     assert [h.item() for h in pull(splitter, ones, ones)] == pytest.approx([0.5, 0.5])
     torch.testing.assert_close(splitter.weights, torch.tensor([0.5, 0.5]))
     assert splitter.state_dict()["task_weights"].tolist() == [1.0, 1.0]
+
+
+def test_equals_its_twin_while_the_weights_change():
+    splitter = NormalizedSplitter(task_weights=[1.0, 2.0, 0.5], beta=0.9)
+    splitter.setup(objectives=3, heads=3, features=4, parts=1)
+    twin = twin_of(splitter, Sizes(3, 3, 4, 1))
+    for step in range(8):
+        if step == 4:
+            splitter.set_task_weights([0.0, 1.0, 4.0])
+        slopes = torch.randn(3, 6 + step % 3, 4, dtype=torch.float64)
+        found, expected = (torch.zeros_like(slopes[0], requires_grad=True) for _ in range(2))
+
+        def losses(views, slopes=slopes):
+            return [(view * slope).sum() for view, slope in zip(views, slopes, strict=True)]
+
+        twin(Pass([expected] * 3, losses, shared=[expected], private=[]))
+        splitter.backward(losses(splitter.fork([found] * 3)), shared=[found])
+        assert (found.grad - expected.grad).norm() <= 1e-12 * expected.grad.norm()
+        torch.testing.assert_close(splitter.weights, twin.weights, rtol=1e-12, atol=0.0)
 
 
 def test_weights_set_before_the_first_step_hold():

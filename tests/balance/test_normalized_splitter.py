@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from no_waiting import NoWaiting
 from torch import nn
 from twins import Pass, twin_of
 
@@ -289,7 +290,32 @@ def test_beta_survives_bfloat16():
     assert h.sum().item() == pytest.approx(math.sqrt(2) * 4 / 4, rel=0.02)
 
 
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_projection_in_bfloat16_is_that_of_float32(projection):
+    h = [x.bfloat16() for x in torch.randn(3, 8, 4)]
+    found = pull(NormalizedSplitter(projection=projection), *h)
+    for a, b in zip(found, pull(NormalizedSplitter(projection=projection), *(x.float() for x in h)), strict=True):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a, b.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_projection_never_waits_for_the_device(projection):
+    splitter, h = NormalizedSplitter(projection=projection), torch.randn(3, 8, 4)
+    pull(splitter, *h)
+    with NoWaiting():
+        pull(splitter, *h)
+
+
 def test_refuses_another_number_of_heads():
     splitter = NormalizedSplitter(tasks=["a", "b"])
     with pytest.raises(ValueError, match="made for 2 heads; got 3 heads"):
         splitter.fork([torch.zeros(1, 1)] * 3)
+
+
+def test_views_of_different_widths_are_normalized_but_not_projected():
+    h = torch.full((2, 3), 5.0), torch.full((2, 4), 7.0)
+    a, b = pull(NormalizedSplitter(), *h)
+    assert (a.norm().item(), b.norm().item()) == pytest.approx((0.5 / 2**0.5, 0.5 / 2**0.5))
+    with pytest.raises(ValueError, match=r"share one shape to be projected, got \[\(2, 3\), \(2, 4\)\]"):
+        pull(NormalizedSplitter(projection="after"), *h)

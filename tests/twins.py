@@ -52,7 +52,7 @@ class Twin:
 
 def gradients(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
     """One backward pass; zeros for what the loss does not reach."""
-    if not loss.requires_grad:
+    if not loss.requires_grad or not tensors:
         return [torch.zeros_like(t) for t in tensors]
     return list(torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=True))
 
@@ -267,7 +267,7 @@ class NaiveNormalizedSplitter(RepresentationTwin):
         return torch.tensor(scales, dtype=torch.float64)
 
     def scale(self, k: int) -> float:
-        weights = self.balancer._given_weights or [1.0] * self.H
+        weights = self.balancer.task_weights.tolist()
         return weights[k] / sum(weights) / math.sqrt(self.v[k] / (1 - self.balancer.beta ** self.t[k]))
 
     def projected(self, h: Sequence[Tensor]) -> list[Tensor]:
@@ -405,3 +405,9 @@ TWINS: dict[type[Balancer], type[Twin]] = {
 
 def twin_of(balancer: Balancer, sizes: Sizes) -> Twin:
     return TWINS[type(balancer)](balancer, sizes)
+
+
+def rotation_optimizers(balancer: Balancer, twin: Twin, lr: float) -> list[torch.optim.Optimizer]:
+    """An Adam for the rotations of each; none for a method without rotations."""
+    pairs = (list(balancer.parameters()), twin.rotations)
+    return [torch.optim.Adam(rotations, lr=lr) for rotations in pairs if rotations]

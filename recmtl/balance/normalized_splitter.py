@@ -144,6 +144,11 @@ class NormalizedSplitter(RepresentationBalancer):
             raise ValueError(f"`task_weights` must be {heads} numbers of at least 0, not all 0, got {weights}")
         return weights
 
+    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self.projection != "none" and any(view.shape != views[0].shape for view in views):
+            raise ValueError(f"views must share one shape to be projected, got {[tuple(view.shape) for view in views]}")
+        return super()._outward(views, own)
+
     def _inward(
         self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:

@@ -5,9 +5,11 @@ import math
 
 import pytest
 import torch
+from no_waiting import NoWaiting
 from torch import nn
+from twins import Pass, twin_of
 
-from recmtl.balance import NormalizedSplitter
+from recmtl.balance import NormalizedSplitter, Sizes
 
 
 def pull(splitter, *gradients):
@@ -165,6 +167,25 @@ def test_weights_can_be_set_while_training():
     assert splitter.state_dict()["task_weights"].tolist() == [1.0, 1.0]
 
 
+def test_equals_its_twin_while_the_weights_change():
+    splitter = NormalizedSplitter(task_weights=[1.0, 2.0, 0.5], beta=0.9)
+    splitter.setup(objectives=3, heads=3, features=4, parts=1)
+    twin = twin_of(splitter, Sizes(3, 3, 4, 1))
+    for step in range(8):
+        if step == 4:
+            splitter.set_task_weights([0.0, 1.0, 4.0])
+        slopes = torch.randn(3, 6 + step % 3, 4, dtype=torch.float64)
+        found, expected = (torch.zeros_like(slopes[0], requires_grad=True) for _ in range(2))
+
+        def losses(views, slopes=slopes):
+            return [(view * slope).sum() for view, slope in zip(views, slopes, strict=True)]
+
+        twin(Pass([expected] * 3, losses, shared=[expected], private=[]))
+        splitter.backward(losses(splitter.fork([found] * 3)), shared=[found])
+        assert (found.grad - expected.grad).norm() <= 1e-12 * expected.grad.norm()
+        torch.testing.assert_close(splitter.weights, twin.weights, rtol=1e-12, atol=0.0)
+
+
 def test_weights_set_before_the_first_step_hold():
     splitter = NormalizedSplitter()
     splitter.set_task_weights([0.0, 2.0])
@@ -269,7 +290,32 @@ def test_beta_survives_bfloat16():
     assert h.sum().item() == pytest.approx(math.sqrt(2) * 4 / 4, rel=0.02)
 
 
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_projection_in_bfloat16_is_that_of_float32(projection):
+    h = [x.bfloat16() for x in torch.randn(3, 8, 4)]
+    found = pull(NormalizedSplitter(projection=projection), *h)
+    for a, b in zip(found, pull(NormalizedSplitter(projection=projection), *(x.float() for x in h)), strict=True):
+        assert a.dtype == torch.bfloat16
+        torch.testing.assert_close(a, b.bfloat16(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("projection", ["before", "after"])
+def test_projection_never_waits_for_the_device(projection):
+    splitter, h = NormalizedSplitter(projection=projection), torch.randn(3, 8, 4)
+    pull(splitter, *h)
+    with NoWaiting():
+        pull(splitter, *h)
+
+
 def test_refuses_another_number_of_heads():
     splitter = NormalizedSplitter(tasks=["a", "b"])
     with pytest.raises(ValueError, match="made for 2 heads; got 3 heads"):
         splitter.fork([torch.zeros(1, 1)] * 3)
+
+
+def test_views_of_different_widths_are_normalized_but_not_projected():
+    h = torch.full((2, 3), 5.0), torch.full((2, 4), 7.0)
+    a, b = pull(NormalizedSplitter(), *h)
+    assert (a.norm().item(), b.norm().item()) == pytest.approx((0.5 / 2**0.5, 0.5 / 2**0.5))
+    with pytest.raises(ValueError, match=r"share one shape to be projected, got \[\(2, 3\), \(2, 4\)\]"):
+        pull(NormalizedSplitter(projection="after"), *h)

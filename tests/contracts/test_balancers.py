@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 import torch
+from no_waiting import NoWaiting
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from twins import BALANCERS
 
 from recmtl.balance import Leaf, LossWeightBalancer, NormalizedSplitter, zero_nonfinite_gradients
@@ -401,15 +401,6 @@ def test_another_number_of_tasks_is_refused(method):
     net, balancer = Net(tasks=2), made(method)
     with pytest.raises(ValueError, match="made for 3"):
         step(net, balancer)
-
-
-class NoWaiting(TorchDispatchMode):
-    """Fails where a tensor's value or a size that depends on it would be asked for on the host."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.overloadpacket.__name__
-        assert name not in ("_local_scalar_dense", "nonzero", "equal", "masked_select", "unique_dim"), name
-        return function(*args, **(kwargs or {}))
 
 
 def test_the_step_never_waits_for_the_device(method):

@@ -93,6 +93,9 @@ class GradNorm(LossWeightBalancer):
         The weights are w = K·softmax(ω), ω from 0, where the paper steps w and renormalises it: nothing there keeps
         w positive. The gradient for ω is in closed form, so there is no second backward pass.
 
+        The weights move slowly at first: their Adam remembers the first, large slopes. With losses 2000× apart the
+        sizes match after about 2,000 steps at the default rate, after about 500 at 0.1.
+
         In torch-rechub 0.9.0 the mean of all L_k/L_k(0) stands in place of r_k, so that α favours no task, and W is
         the first shared tensor, an embedding table.
 

@@ -21,6 +21,10 @@ class MetaBalance(TaskGradientBalancer):
         The averages are divided by 1 − βᵗ, t counting each part's own updates. The factors cancel while all tasks
         have equal counts; without them a task that is first present late would start with a far too large weight.
 
+        A task keeps 1 − r of its gradient however large it is: beside a target a thousand times smaller it still
+        decides the step. Where sizes differ by more than about 1/(1 − r), make the largest task the target, or
+        take r = 1.
+
         torch-rechub 0.9.0 adds 1e-5 to m_k,p, which shrinks gradients of that size or smaller, the target's too, and
         leaves every part after one that no task reaches unbalanced.
 

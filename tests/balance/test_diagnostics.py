@@ -1,18 +1,12 @@
 import copy
-import inspect
 
 import pytest
 import torch
 from torch import nn
+from twins import BALANCERS
 
 from recmtl import balance
 from recmtl.balance import Leaf, Sum, diagnose
-
-BALANCERS = [
-    c
-    for c in (getattr(balance, name) for name in balance.__all__)
-    if isinstance(c, type) and issubclass(c, balance.Balancer) and not inspect.isabstract(c)
-]
 
 
 def test_worked_by_hand():

@@ -1,20 +1,14 @@
 """What holds for every method that acts where the representation forks."""
 
-import inspect
-
 import pytest
 import torch
 from torch import nn
+from twins import BALANCERS
 
-from recmtl import balance
 from recmtl.balance import GradNorm, MetaBalance, PCGrad, RepresentationBalancer, diagnose
 
 REFUSED = r"balances all tasks at once|compares the losses"  # RotoGradNorm refuses any plain pass
-METHODS = [
-    c
-    for c in (getattr(balance, name) for name in balance.__all__)
-    if isinstance(c, type) and issubclass(c, RepresentationBalancer) and not inspect.isabstract(c)
-]
+METHODS = [c for c in BALANCERS if issubclass(c, RepresentationBalancer)]
 
 
 def forked(method):

@@ -159,7 +159,13 @@ def train_command(parser: ArgumentParser, config: Namespace) -> None:
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
     if trainer.diagnose_every and trainer.folder:
-        print_diagnosis(summarize(trainer.folder.records()))
+        summaries = summarize(trainer.folder.records())
+        if summaries:
+            print_diagnosis(summaries)
+        else:
+            print_line(
+                f"no two gradients were measured in one of every {trainer.diagnose_every} steps: lower the number"
+            )
     skipped = trainer.skipped
     if skipped:
         print_line(f"left out for not being finite: {skipped}")

@@ -63,7 +63,8 @@ def print_metrics(
 def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
     """Print how the tasks' gradients compared, a line for each pair."""
     shown = Table(
-        "tasks", *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured"))
+        Column("tasks", overflow="fold"),
+        *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured")),
     )
     for s in summaries:
         shown.add_row(

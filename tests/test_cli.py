@@ -133,6 +133,15 @@ def test_a_diagnosis_says_whether_the_tasks_conflict(
     assert (run / "plots" / "diagnosis.png").is_file()
 
 
+def test_a_diagnosis_that_measured_nothing_says_so(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv"]
+    options = ["--trainer.diagnose_every", "1000", "--run", str(tmp_path / "run")]
+    assert main(["train", *data, *SMALL, *QUICK, *options]) == 0
+    assert "no two gradients were measured in one of every 1000 steps" in capsys.readouterr().out
+
+
 def test_prepare_and_train_on_it(csv: Path, tmp_path: Path) -> None:
     out, run = tmp_path / "prepared", tmp_path / "run"
     arguments = ["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--test", f"{csv}/test.csv"]

@@ -1,6 +1,7 @@
 """What every balancer is: losses in, gradients out, all state in buffers."""
 
 import copy
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,6 +71,7 @@ class Balancer(nn.Module, ABC):
 
     Attributes:
         names: The losses' names, or None while they have none.
+        head_names: The heads' names, or None while they have none.
         skipped: How often each task was left out for not being finite, int64 `[K]` (`[H]` for representation
             methods); None before the state is made.
     """
@@ -81,13 +83,21 @@ class Balancer(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.names: tuple[str, ...] | None = None
+        self.head_names: tuple[str, ...] | None = None
         self._sizes: Sizes | None = None
         self.register_buffer("skipped", None)
         self.register_buffer("sizes", None)
         self.register_load_state_dict_pre_hook(_build_like)  # type: ignore[no-untyped-call]
 
     def setup(
-        self, *, objectives: int, heads: int, features: int, parts: int, names: Sequence[str] | None = None
+        self,
+        *,
+        objectives: int,
+        heads: int,
+        features: int,
+        parts: int,
+        names: Sequence[str] | None = None,
+        head_names: Sequence[str] | None = None,
     ) -> None:
         """Makes all state, so that optimizers and checkpoints find it. Without it the first step does so.
 
@@ -97,15 +107,19 @@ class Balancer(nn.Module, ABC):
             features: The width of a view, D.
             parts: The number of parts of all shared leaves together, P.
             names: The losses' names, in their order.
+            head_names: The heads' names, in their order.
 
         Raises:
-            ValueError: If the state was made for other sizes, or there are not as many names as objectives.
+            ValueError: If the state was made for other sizes, or the names are not different or not as many.
         """
-        if names is not None:
-            if len(names) != objectives or len(set(names)) != objectives:
-                raise ValueError(f"`names` must be {objectives} different names, got {list(names)}")
-            self.names = tuple(names)
+        self.names = checked_names("names", names, objectives, self.names)
+        self.head_names = checked_names("head_names", head_names, heads, self.head_names)
         self._fit(Sizes(objectives, heads, features, parts))
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of what `weights` and `skipped` count: losses, or heads for representation methods."""
+        return self.names
 
     def fork(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Stands between trunk and heads; hands the views on as they are, unless the method works on them.
@@ -116,10 +130,15 @@ class Balancer(nn.Module, ABC):
         Returns:
             What the heads read.
 
+        Raises:
+            ValueError: If one tensor is given: this method does not know the number of heads.
+
         Shape:
             - views: H tensors `[B, D]`.
             - output: H tensors `[B, D]`.
         """
+        if isinstance(views, Tensor):
+            raise ValueError(f"`views` must be a sequence with one view per head, got a tensor of {tuple(views.shape)}")
         return tuple(views)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -177,7 +196,12 @@ class Balancer(nn.Module, ABC):
                 the state was made for.
         """
         leaves = [leaf if isinstance(leaf, Leaf) else Leaf(leaf) for leaf in shared]
-        self._balance(self._ordered(losses), leaves, last)
+        names = self.names
+        try:
+            self._balance(self._ordered(losses), leaves, last)
+        except BaseException:
+            self.names = names  # those of a call that failed do not count
+            raise
 
     @abstractmethod
     def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
@@ -192,6 +216,25 @@ class Balancer(nn.Module, ABC):
         present.
         """
 
+    def get_extra_state(self) -> Tensor:
+        """The names of losses and heads, as bytes: part of `state_dict`."""
+        return torch.tensor(list(json.dumps([self.names, self.head_names]).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the names over where there are none yet.
+
+        Raises:
+            RuntimeError: If the state is that of other tasks, or of the same ones in another order.
+        """
+        names, head_names = (None if found is None else tuple(found) for found in json.loads(bytes(state.tolist())))
+        for mine, saved in ((self.names, names), (self.head_names, head_names)):
+            if mine is not None and saved is not None and mine != saved:
+                raise RuntimeError(f"the state of {type(self).__name__} is for {list(saved)}, not for {list(mine)}")
+        self.names, self.head_names = self.names or names, self.head_names or head_names
+
+    def _made_late(self) -> None:
+        """Called where the first step makes the state; nothing to say by default."""
+
     @abstractmethod
     def _build(self, sizes: Sizes) -> None:
         """Registers the method's state; `sizes` holds those named in `depends_on`."""
@@ -199,20 +242,25 @@ class Balancer(nn.Module, ABC):
     def _fit(self, sizes: Sizes) -> None:
         wanted = Sizes(**{name: getattr(sizes, name) for name in self.depends_on})
         if self._sizes is None:
-            self._build(wanted)
-            self.skipped = torch.zeros(wanted.objectives or wanted.heads, dtype=torch.int64)
-            self.sizes = torch.tensor(wanted)
+            with torch.inference_mode(mode=False):  # state made in an evaluation will be trained, too
+                self._build(wanted)
+                self.skipped = torch.zeros(wanted.objectives or wanted.heads, dtype=torch.int64)
+                self.sizes = torch.tensor(wanted)
             self._sizes = wanted
         elif self._sizes != wanted:
             raise ValueError(f"{type(self).__name__} was made for {self._sizes}; got {wanted}: use a new balancer")
 
     def _ready(self, like: Tensor, sizes: Sizes) -> None:
         """Makes the state if there is none, and moves it to the device (and up to the precision) of `like`."""
+        training = torch.is_grad_enabled()
+        if self._sizes is None and training:
+            self._made_late()
         self._fit(sizes)
-        if self.skipped.device != like.device:
-            self.to(like.device)
-        if like.dtype == torch.float64:
-            self._widen()
+        with torch.inference_mode(mode=False):  # which allows gradients within
+            if self.skipped.device != like.device:
+                self.to(like.device)
+            if like.dtype == torch.float64 and training:
+                self._widen()
 
     def _widen(self) -> None:
         if any(state.dtype == torch.float32 for state in self.state_dict().values()):
@@ -221,7 +269,9 @@ class Balancer(nn.Module, ABC):
     def _ordered(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
         if isinstance(losses, Mapping):
             if self.names is None:
-                self.names = tuple(losses)
+                as_heads = self.head_names is not None and set(losses) == set(self.head_names)
+                self.names = self.head_names if as_heads else tuple(losses)
+            assert self.names is not None
             if set(losses) != set(self.names):
                 raise ValueError(f"`losses` must be named {sorted(self.names)}, got {sorted(losses)}")
             ordered = [losses[name] for name in self.names]
@@ -230,6 +280,8 @@ class Balancer(nn.Module, ABC):
         if not ordered:
             raise ValueError("`losses` must hold one loss per objective, got none")
         for index, loss in enumerate(ordered):
+            if not isinstance(loss, Tensor):
+                raise ValueError(f"{self._label(index)} must be a tensor, got {loss!r}: an absent task's is a zero one")
             if loss.dim():
                 raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
         return ordered
@@ -244,6 +296,19 @@ class Balancer(nn.Module, ABC):
 
         super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def checked_names(
+    what: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
+) -> tuple[str, ...] | None:
+    """The names, if there are so many different ones, and they are those known; those known if none are given."""
+    if names is None:
+        return known
+    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
+        raise ValueError(f"`{what}` must be {count} different names, got {names!r}")
+    if known is not None and tuple(names) != known:
+        raise ValueError(f"`{what}` must be {list(known)}, as they were before, got {list(names)}")
+    return tuple(names)
 
 
 def detached(losses: Sequence[Tensor]) -> Tensor:
@@ -280,6 +345,8 @@ def _build_like(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *
     saved = state_dict.get(prefix + "sizes")
     if saved is None:
         return
+    if prefix + "_extra_state" in state_dict:
+        module.set_extra_state(state_dict[prefix + "_extra_state"])
     if module._sizes is None:
         module._fit(Sizes(*saved.tolist()))
     if any(state.dtype == torch.float64 for name, state in state_dict.items() if name.startswith(prefix)):

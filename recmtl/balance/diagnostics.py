@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Balancer, Leaf
-from recmtl.balance.representation import RepresentationBalancer
+from recmtl.balance.base import Leaf
+from recmtl.balance.representation import letting_pass
 from recmtl.balance.task_gradients import TaskGradients
 
 
@@ -23,19 +23,15 @@ class Diagnosis(NamedTuple):
     cosines: Tensor
 
 
-def diagnose(
-    losses: Sequence[Tensor] | Mapping[str, Tensor],
-    shared: Sequence[Tensor | Leaf],
-    balancer: Balancer | None = None,
-) -> Diagnosis:
+def diagnose(losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Sequence[Tensor | Leaf]) -> Diagnosis:
     """Measures the tasks' gradients and leaves everything as it was: the graph, `.grad`, and the balancer's state.
 
-    Call it before `backward`. It costs one backward pass per task, up to the shared tensors.
+    Call it before `backward`. It costs one backward pass per task, up to the shared tensors; a fork lets the gradients
+    pass without balancing them.
 
     Args:
         losses: K scalars, one per objective.
         shared: The leaves that more than one objective trains.
-        balancer: The one whose `fork` lies in the graph: it lets gradients pass without balancing them.
 
     Shape:
         - output: `[K]` and `[K, K]`.
@@ -53,10 +49,7 @@ def diagnose(
     if not leaves:
         none = ordered[0].new_zeros(len(ordered))
         return Diagnosis(none, none.diag())
-    if isinstance(balancer, RepresentationBalancer):
-        with balancer.letting_pass():
-            gradients = _gradients(ordered, leaves)
-    else:
+    with letting_pass():
         gradients = _gradients(ordered, leaves)
     gram = TaskGradients(leaves, gradients).gram().sum(0)  # [K, K]
     norms = gram.diagonal().sqrt()

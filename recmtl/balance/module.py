@@ -25,7 +25,7 @@ class BalancedModule(nn.Module):
         balancer: The balancer.
 
     Raises:
-        ValueError: If there is no head.
+        ValueError: If there is no head, or no balancer.
 
     Example:
         >>> import torch
@@ -39,6 +39,10 @@ class BalancedModule(nn.Module):
 
     def __init__(self, backbone: nn.Module, heads: Iterable[nn.Module], balancer: Balancer) -> None:
         super().__init__()
+        if not isinstance(balancer, Balancer):
+            raise ValueError(
+                f"`balancer` must be a balancer such as `RotoGrad(heads=2, features=16)`, got {balancer!r}"
+            )
         self.backbone = backbone
         self.heads = nn.ModuleList(heads)
         self.balancer = balancer

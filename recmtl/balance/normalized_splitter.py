@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes, start_corrected
+from recmtl.balance.base import Sizes, checked_names, start_corrected
 from recmtl.balance.projection import coefficients_in_order
 from recmtl.balance.random_orders import RandomOrders
 from recmtl.balance.representation import RepresentationBalancer
@@ -82,12 +82,13 @@ class NormalizedSplitter(RepresentationBalancer):
         self.projection = projection
         self.batch_scale = batch_scale
         self.orders = RandomOrders(seed)
-        self.tasks = None if tasks is None else tuple(tasks)
+        if tasks is not None:
+            self.head_names = checked_names("tasks", tasks, len(tasks))
         self._given_weights = task_weights
         for name in ("task_weights", "square", "updates"):
             self.register_buffer(name, None)
-        if self.tasks is not None:
-            self._fit(Sizes(heads=len(self.tasks)))
+        if self.head_names is not None:
+            self._fit(Sizes(heads=len(self.head_names)))
 
     @overload
     def forward(self, views: Tensor) -> dict[str, Tensor]: ...
@@ -104,9 +105,9 @@ class NormalizedSplitter(RepresentationBalancer):
         """
         if not isinstance(views, Tensor):
             return self.fork(views)
-        if self.tasks is None:
+        if self.head_names is None:
             raise ValueError("splitting one tensor by name needs `tasks`: NormalizedSplitter(tasks=['ctr', 'cvr'])")
-        return dict(zip(self.tasks, self.fork(views), strict=True))
+        return dict(zip(self.head_names, self.fork(views), strict=True))
 
     @property
     def weights(self) -> Tensor | None:
@@ -135,9 +136,11 @@ class NormalizedSplitter(RepresentationBalancer):
 
     def _weight_list(self, given: Sequence[float] | Mapping[str, float], heads: int) -> list[float]:
         if isinstance(given, Mapping):
-            names = self.tasks or self.names or ()
+            names = self.labels
+            if names is None:
+                raise ValueError("`task_weights` by name need the names of the heads in their order: give `tasks`, too")
             if set(given) != set(names):
-                raise ValueError(f"`task_weights` must name the tasks {list(names)}, got {list(given)}")
+                raise ValueError(f"`task_weights` must name the heads {list(names)}, got {list(given)}")
             given = [given[name] for name in names]
         weights = [float(weight) for weight in given]
         if len(weights) != heads or not all(0 <= weight < math.inf for weight in weights) or not sum(weights):

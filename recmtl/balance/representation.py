@@ -40,7 +40,12 @@ class RepresentationBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
     _values: Tensor | None = None  # the losses, while `backward` runs
-    _passing = False  # whether gradients go through the fork without the method
+    _forked = False  # whether `fork` was called since the last `backward`
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The heads' names, or those of the losses while heads have none."""
+        return self.head_names or self.names
 
     def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Hands each head its view, and the method the gradients on their way back.
@@ -68,21 +73,18 @@ class RepresentationBalancer(Balancer, ABC):
         features = views[0].shape[-1] if views[0].dim() else 0
         self._ready(views[0], Sizes(heads=len(views), features=features))
         own = self._own()
+        self._forked = True
         if not torch.is_grad_enabled():
             return tuple(self._outward(views, own))
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
         return outputs
 
-    @contextmanager
-    def letting_pass(self) -> Iterator[None]:
-        """Lets gradients pass the fork by the chain rule alone in the block; no state moves."""
-        self._passing = True
-        try:
-            yield
-        finally:
-            self._passing = False
-
     def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+        if not self._forked:
+            raise RuntimeError(
+                f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
+            )
+        self._forked = False
         values = detached(losses)  # [K]
         finite = values.isfinite()
         weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
@@ -123,7 +125,19 @@ class RepresentationBalancer(Balancer, ABC):
         """
 
 
+@contextmanager
+def letting_pass() -> Iterator[None]:
+    """Lets gradients pass every fork by the chain rule alone in the block; no state moves."""
+    outer, _Fork.passing = _Fork.passing, True
+    try:
+        yield
+    finally:
+        _Fork.passing = outer
+
+
 class _Fork(torch.autograd.Function):
+    passing = False  # not of one thread: autograd has its own for some devices
+
     @staticmethod
     def forward(ctx: Any, balancer: RepresentationBalancer, heads: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         views, own = tensors[:heads], tensors[heads:]
@@ -137,7 +151,7 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with torch.autocast(device.type, enabled=False):
-            if ctx.balancer._passing:  # may happen any number of times
+            if _Fork.passing:  # may happen any number of times
                 views = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
                 own = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
             else:

@@ -1,5 +1,6 @@
 """Rotations between trunk and heads: the part that RotateOnly, RotoGrad and RotoGradNorm share."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -122,6 +123,13 @@ class RotationBalancer(RepresentationBalancer, ABC):
                 raise ValueError(f"`heads` and `features` must be at least 1, got {heads} and {features}")
             self._fit(Sizes(heads=heads, features=features))
 
+    def _made_late(self) -> None:
+        warnings.warn(
+            "the rotations are made by this first fork: an optimizer that was built before does not move them; give "
+            "`heads` and `features`, or call `setup`",
+            stacklevel=5,
+        )
+
     def _build(self, sizes: Sizes) -> None:
         size = self.rotation_size or sizes.features
         if size > sizes.features:
@@ -172,6 +180,8 @@ class RotationBalancer(RepresentationBalancer, ABC):
     def _inward(
         self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        if self.normalize_losses and self._values is None:
+            raise RuntimeError("`normalize_losses` compares the losses: call `balancer.backward(losses, ...)`")
         R, *views = own  # [H, size, size], and H tensors [B, D] in the cooperative mode
         like = next(gradient for gradient in gradients if gradient is not None)
         stacked = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients]).to(R.dtype)  # [H, B, D]
@@ -211,8 +221,16 @@ class _Rotations(nn.Module):
         assert isinstance(parametrizations, nn.ModuleDict)
         matrix = parametrizations["weight"]
         assert isinstance(matrix, ParametrizationList)
-        self.matrix = matrix  # kept by itself: a module with a parametrized attribute cannot be pickled
+        # Kept by itself, as a module with a parametrized attribute cannot be pickled; by the map's name, so that no
+        # other map takes its state.
+        self.add_module(orthogonal_map, matrix)
         self.orthogonal_map = orthogonal_map
+
+    @property
+    def matrix(self) -> ParametrizationList:
+        matrix = self.get_submodule(self.orthogonal_map)
+        assert isinstance(matrix, ParametrizationList)
+        return matrix
 
     def forward(self) -> Tensor:
         original = self.matrix.original

@@ -137,12 +137,14 @@ def _task_gradients(losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[
     gradients: list[list[Tensor | None]] = [[None] * len(tensors) for _ in losses]
     reached = [index for index, loss in enumerate(losses) if loss.requires_grad]
     starts = finite.unbind()
-    for index in reached:
-        loss = losses[index]
-        torch.autograd.backward(loss, starts[index].to(loss.dtype), retain_graph=index != reached[-1])
-        gradients[index] = _take_gradients(tensors)
-    for tensor, gradient in zip(tensors, kept, strict=True):
-        tensor.grad = gradient
+    try:
+        for index in reached:
+            loss = losses[index]
+            torch.autograd.backward(loss, starts[index].to(loss.dtype), retain_graph=index != reached[-1])
+            gradients[index] = _take_gradients(tensors)
+    finally:
+        for tensor, gradient in zip(tensors, kept, strict=True):
+            tensor.grad = gradient
     if any(gradient is not None and gradient.is_sparse for task in gradients for gradient in task):
         raise ValueError("shared tensors must have dense gradients, got a sparse one: embed with `sparse=False`")
     return gradients

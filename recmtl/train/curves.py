@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recmtl.data.files import new_file
@@ -16,6 +19,8 @@ TITLES = {
     "cosine": "cosine of two tasks' gradients",
     "weight": "task weight",
 }
+MOST_PAIRS = 6  # of tasks, whose cosines can be told apart as lines
+LONGEST_NAME = 20
 
 
 def loss_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
@@ -71,24 +76,51 @@ def diagnosis_curves(records: Iterable[Mapping[str, Any]], what: str) -> Curves:
 
 
 def save_diagnosis(records: list[dict[str, Any]], path: Path) -> None:
-    """Write what a run's diagnosis measured as PNG: a panel for the gradients' norms, their cosines and the weights."""
-    panels = {what: diagnosis_curves(records, what) for what in ("gradient_norm", "cosine", "weight")}
+    """Write what a run's diagnosis measured as PNG: a panel for the gradients' norms, their cosines and the weights.
+
+    The cosines of many pairs are shown by their means over the run.
+    """
+    panels = {what: diagnosis_curves(records, what) for what in TITLES}
     panels = {what: curves for what, curves in panels.items() if curves}
     if not panels:
         return
-    figure = Figure(figsize=(4.2 * len(panels), 3.2), layout="constrained")
+    figure = Figure(figsize=(4.8 * len(panels), 4.2), layout="constrained")
     for column, (what, curves) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), column)
-        for name, (steps, values) in curves.items():
-            axes.plot(steps, values, label=name)
-        if what == "cosine":
-            axes.axhline(0, color="black", linewidth=0.8)
+        axes.set_title(TITLES[what])
+        if what == "cosine" and len(curves) > MOST_PAIRS:
+            _draw_means(axes, list(panels["gradient_norm"]), curves)
         else:
-            axes.set_yscale("log")
-        axes.set(title=TITLES[what], xlabel="step")
-        axes.grid(alpha=0.3)
-        axes.legend()
+            _draw_lines(axes, curves, logarithmic=what != "cosine")
     _write(figure, path)
+
+
+def _draw_lines(axes: Axes, curves: Curves, logarithmic: bool) -> None:
+    for name, (steps, values) in curves.items():
+        axes.plot(steps, values, label=_short(name))
+    if logarithmic and all(value > 0 for _, values in curves.values() for value in values):
+        axes.set_yscale("log")
+    else:
+        axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("step")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _draw_means(axes: Axes, names: list[str], curves: Curves) -> None:
+    """Draw a map of the mean cosine of each pair."""
+    ticks = range(len(names))
+    means = {name: fmean(values) for name, (_, values) in curves.items()}
+    table = [[1.0 if a == b else means.get(f"{a}·{b}", means.get(f"{b}·{a}", 0.0)) for b in names] for a in names]
+    axes.imshow(table, vmin=-1, vmax=1, cmap="coolwarm")
+    for row, column in itertools.product(ticks, ticks):
+        axes.text(column, row, f"{table[row][column]:.2f}", ha="center", va="center", fontsize="x-small")
+    axes.set_xticks([])  # as the rows
+    axes.set_yticks(ticks, [_short(name) for name in names])
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _write(figure: Figure, path: Path) -> None:

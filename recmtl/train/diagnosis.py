@@ -12,35 +12,24 @@ from torch import Tensor
 from recmtl.balance import Diagnosis
 
 
-def diagnosis_record(
-    names: Sequence[str], losses: Tensor, weights: Tensor | None, diagnosis: Diagnosis
-) -> dict[str, dict[str, float | None]]:
-    """Give one measurement by name: loss, weight and gradient norm of each task, the cosine of each pair.
-
-    Waits for the device.
+def diagnosis_record(names: Sequence[str], diagnosis: Diagnosis) -> dict[str, dict[str, float | None]]:
+    """Give one measurement by name: the gradient norm of each task, the cosine of each pair. Waits for the device.
 
     Args:
         names: The objectives.
-        losses: The step's losses.
-        weights: The balancer's weights of the tasks, if it has them.
         diagnosis: The step's norms and cosines.
-
-    Shape:
-        - losses, weights: ``[K]``
     """
     cosines = diagnosis.cosines.tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return {
-        "loss": by_name(names, losses),
-        "weight": by_name(names, weights),
         "gradient_norm": by_name(names, diagnosis.norms),
         "cosine": {f"{names[i]}·{names[j]}": cosines[i][j] for i, j in pairs},
     }
 
 
-def by_name(names: Sequence[str], values: Tensor | None) -> dict[str, float | None]:
-    """Give values by name; ``None`` where one is not finite, nothing where there are none or not one for each name."""
-    if values is None or len(values) != len(names):
+def by_name(names: Sequence[str] | None, values: Tensor | None) -> dict[str, float | None]:
+    """Give values by name, ``None`` where one is not finite; nothing where there are not as many names as values."""
+    if names is None or values is None or len(names) != len(values):
         return {}
     finite = values.isfinite().tolist()
     return {name: v if ok else None for name, v, ok in zip(names, values.tolist(), finite, strict=True)}

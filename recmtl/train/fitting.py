@@ -95,7 +95,7 @@ class Fitting:
         self._progress.step(epoch, number, losses, self._meter.rows_per_second)
         record: dict[str, Any] = {
             "loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()},
-            "weight": by_name(self._names, self._trainer.balancer.weights),
+            "weight": by_name(self._trainer.balancer.labels, self._trainer.balancer.weights),
             "learning_rate": self._step.learning_rate,
             "rows_per_second": self._meter.rows_per_second,
         }
@@ -114,8 +114,9 @@ class Fitting:
 
     def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
         assert self._step.diagnosis is not None
-        weights = self._trainer.balancer.weights
-        self._record(epoch, number, {"diagnosis": diagnosis_record(self._names, losses, weights, self._step.diagnosis)})
+        balancer = self._trainer.balancer
+        values = {"loss": by_name(self._names, losses), "weight": by_name(balancer.labels, balancer.weights)}
+        self._record(epoch, number, {"diagnosis": values | diagnosis_record(self._names, self._step.diagnosis)})
 
     def _record(self, epoch: int, number: int, content: Mapping[str, Any]) -> None:
         self._log.write((epoch - 1) * len(self._loader) + number, epoch, content)

@@ -96,7 +96,7 @@ class Run:
 
     Args:
         folder: The run folder to write; ``None`` writes nothing.
-        seed: Of the shuffling, of dropout and of balancers that draw.
+        seed: Of the shuffling and of dropout. Balancers that draw have a seed of their own.
         device: Such as ``cpu`` or ``cuda``; ``None`` takes the GPU where there is one.
         log_every: Steps between two lines of `metrics.jsonl`.
         progress: Show a progress bar on a terminal, plain lines in a log.

@@ -52,7 +52,7 @@ class Step:
         shared = self._model.shared()
         leaves = [Leaf(*tensor) for tensor in shared.tensors]
         if diagnosed:
-            self.diagnosis = diagnose(losses, leaves, self._balancer)
+            self.diagnosis = diagnose(losses, leaves)
         self._balancer.backward(losses, leaves, shared.last)
         self.zeroed = self.zeroed + zero_nonfinite_gradients(self._own)
         if self._options.clip_norm is not None:

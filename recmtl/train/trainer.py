@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.step import Step, autocast
 from recmtl.train.stopping import Watch
 
+OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 PREDICT_ROWS = 8192  # per batch where no gradient is taken
 INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
@@ -68,6 +70,7 @@ class Trainer:
         if diagnose_every < 0:
             raise ValueError(f"`diagnose_every` must be at least 0, got {diagnose_every}")
         self.model, self.balancer, self.epochs = model, balancer or Sum(), epochs
+        claim(self.balancer, model)
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -83,6 +86,7 @@ class Trainer:
             features=model.view_features,
             parts=sum(tensor.parts for tensor in model.shared().tensors),
             names=self._names,
+            head_names=list(model.heads),
         )
         model.fork = self.balancer
         model.to(self.device)
@@ -119,12 +123,14 @@ class Trainer:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """What was left out for not being finite, counted: losses and shared gradients by objective, private gradients.
+        """What was left out for not being finite, counted; what never was is not named. Waits for the device.
 
-        What never was is not named. Waits for the device.
+        Steps by the name of the objective (of the head, for representation methods) whose loss or shared gradient was
+        left out, and under `gradients` the tensors that had entries set to 0: those of a task's own layers and, where
+        losses are weighed as a whole, also what it shares with the others.
         """
-        counts = dict(zip(self._names, self.balancer.skipped.tolist(), strict=False))
-        counts["private gradients"] = int(self._step.zeroed) if self._step else 0
+        counts = dict(zip(self.balancer.labels or (), self.balancer.skipped.tolist(), strict=False))
+        counts["gradients"] = int(self._step.zeroed) if self._step else 0
         return {name: count for name, count in counts.items() if count}
 
     def evaluate(self, data: Rows | Data) -> pd.DataFrame:
@@ -243,6 +249,20 @@ class Trainer:
         """Make what says which evaluation is the best, anew for each training."""
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         return Watch(self.stopping, self.model.objectives, list(reported.values()))
+
+
+def claim(balancer: Balancer, model: RankingModel) -> None:
+    """Note that a balancer's state is that of a model.
+
+    Raises:
+        ValueError: It is another model's, or it is no balancer.
+    """
+    if not isinstance(balancer, Balancer):
+        raise ValueError(f"`balancer` must be a balancer such as `recmtl.MetaBalance()`, got {balancer!r}")
+    owner = OWNERS.get(balancer)
+    if owner is not None and owner() not in (None, model):
+        raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
+    OWNERS[balancer] = weakref.ref(model)
 
 
 @contextmanager

@@ -55,7 +55,12 @@ def test_a_loss_1000_times_as_large_scales_its_own_projected_gradient_alone():
 def test_has_no_state_of_its_own():
     balancer = PPCGrad()
     combined(balancer, [1.0], [-1.0])
-    assert set(balancer.state_dict()) == {"skipped", "sizes", "factors"}  # the last of them is for looking at
+    assert set(balancer.state_dict()) == {
+        "_extra_state",
+        "skipped",
+        "sizes",
+        "factors",
+    }  # the last of them is for looking at
 
 
 def test_refuses_arguments_that_are_no_choice():

@@ -9,13 +9,13 @@ from matplotlib.image import imread
 
 from recmtl.balance import Diagnosis
 from recmtl.train.curves import diagnosis_curves, save_diagnosis
-from recmtl.train.diagnosis import PairSummary, diagnosis_record, summarize
+from recmtl.train.diagnosis import PairSummary, by_name, diagnosis_record, summarize
 
 
 def measured(norms: list[float], cosine: float) -> dict[str, object]:
     cosines = torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)
     diagnosis = Diagnosis(torch.tensor(norms, dtype=torch.float64), cosines)
-    return {"diagnosis": diagnosis_record(["a", "b"], torch.tensor([0.5, math.nan]), torch.ones(2), diagnosis)}
+    return {"diagnosis": diagnosis_record(["a", "b"], diagnosis)}
 
 
 RECORDS = [
@@ -27,18 +27,12 @@ RECORDS = [
 
 
 def test_a_measurement_by_name() -> None:
-    assert RECORDS[1]["diagnosis"] == {
-        "loss": {"a": 0.5, "b": None},
-        "weight": {"a": 1.0, "b": 1.0},
-        "gradient_norm": {"a": 4.0, "b": 1.0},
-        "cosine": {"a·b": 0.5},
-    }
+    assert RECORDS[1]["diagnosis"] == {"gradient_norm": {"a": 4.0, "b": 1.0}, "cosine": {"a·b": 0.5}}
 
 
-def test_a_method_without_weights_or_with_others_than_tasks_names_none() -> None:
-    diagnosis = Diagnosis(torch.ones(2), torch.eye(2))
-    for weights in (None, torch.ones(3)):
-        assert diagnosis_record(["a", "b"], torch.ones(2), weights, diagnosis)["weight"] == {}
+def test_values_by_name() -> None:
+    assert by_name(["a", "b"], torch.tensor([0.5, math.nan])) == {"a": 0.5, "b": None}
+    assert by_name(["a"], None) == by_name(None, torch.ones(2)) == {}
 
 
 def test_summary_worked_by_hand() -> None:
@@ -53,8 +47,18 @@ def test_no_measurement_no_summary(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path) -> None:
-    assert diagnosis_curves(RECORDS, "cosine") == {"a·b": ([2, 4, 6], [0.5, 0.0, -0.25])}
-    save_diagnosis(RECORDS, tmp_path / "plots.png")
+@pytest.mark.parametrize("tasks", [2, 8])
+def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> None:
+    """Names may be long, and weights negative, as a projection's can be."""
+    names = [f"a_task_with_a_long_name_{k}" for k in range(tasks)]
+    cosines = torch.eye(tasks) * 0.5 + 0.5
+    records = [
+        {"step": step, "diagnosis": diagnosis_record(names, Diagnosis(torch.ones(tasks) * step, cosines))}
+        for step in (1, 2)
+    ]
+    for record in records:
+        record["diagnosis"]["weight"] = by_name(names, torch.arange(tasks) - 0.5)
+    assert diagnosis_curves(records, "cosine")[f"{names[0]}·{names[1]}"] == ([1, 2], [0.5, 0.5])
+    save_diagnosis(records, tmp_path / "plots.png")
     height, width, _ = imread(tmp_path / "plots.png").shape
-    assert (width, height) == (1512, 384)
+    assert (width, height) == (1728, 504)

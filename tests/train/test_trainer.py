@@ -195,7 +195,7 @@ def test_private_gradients_that_are_not_finite_are_zeroed_and_counted(aliexpress
     fitted.fit(aliexpress.train)
     assert model.heads["ctr"].tower.weight.item() == 0
     assert all(p.isfinite().all() for p in model.parameters())
-    assert fitted.skipped == {"private gradients": 2}  # one tensor in each of two steps
+    assert fitted.skipped == {"gradients": 2}  # one tensor in each of two steps
 
 
 def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
@@ -315,6 +315,30 @@ def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Pa
     assert list(measured) == ["loss", "weight", "gradient_norm", "cosine"]
     assert all(set(measured[what]) == {"ctr", "ctcvr"} for what in ("loss", "weight", "gradient_norm"))
     assert -1 <= measured["cosine"]["ctr·ctcvr"] <= 1
+
+
+def test_a_balancer_holds_the_state_of_one_model(aliexpress: recmtl.PreparedData) -> None:
+    first = trainer(aliexpress, balancer=recmtl.RotoGrad())
+    recmtl.Trainer(first.model, first.balancer)  # the same model again
+    with pytest.raises(ValueError, match="this RotoGrad balances another model"):
+        trainer(aliexpress, balancer=first.balancer)
+    with pytest.raises(ValueError, match="`balancer` must be a balancer"):
+        trainer(aliexpress, balancer=recmtl.RotoGrad)
+
+
+def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    """ESMM's heads are ctr and cvr, its losses those of ctr and ctcvr."""
+    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    splitter = recmtl.NormalizedSplitter(task_weights={"ctr": 1, "cvr": 3})
+    options = Optimization(batch_size=256)
+    fitted = recmtl.Trainer(recmtl.ESMM(aliexpress.schema), splitter, 1, 5, optimization=options, run=run)
+    fitted.fit(aliexpress.train)
+    assert splitter.task_weights.tolist() == [1, 3]
+    records = RunFolder(tmp_path / "run").records()
+    (measured,) = (r["diagnosis"] for r in records if r.get("diagnosis") and r["step"] == 5)
+    assert (list(measured["weight"]), list(measured["gradient_norm"])) == (["ctr", "cvr"], ["ctr", "ctcvr"])
+    splitter.skipped += 1
+    assert fitted.skipped == {"ctr": 1, "cvr": 1}
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(

@@ -1,5 +1,6 @@
 """Settings and data that many tests share."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,13 @@ torch.set_num_threads(1)  # tests run side by side, one process a core
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("RECMTL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def without_values(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A device whose tensors have shapes alone; torch has no autocast for it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    return "meta"
 
 
 @pytest.fixture(scope="session")

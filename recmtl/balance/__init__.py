@@ -4,9 +4,10 @@ Any torch model can use it. A method works on the losses' weights, on the tasks'
 on the gradients where the representation forks into heads.
 """
 
-from recmtl.balance.base import Balancer, Leaf, Sizes
+from recmtl.balance.base import Balancer
 from recmtl.balance.diagnostics import Diagnosis, diagnose
 from recmtl.balance.gradnorm import GradNorm, GradNormRule
+from recmtl.balance.leaf import Leaf, Sizes
 from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
 from recmtl.balance.module import BalancedModule, as_module

@@ -2,57 +2,15 @@
 
 import copy
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.balance.folding import folded
-
-
-class Leaf(NamedTuple):
-    """A shared tensor, and the parts that a balancer counts it as.
-
-    Experts stacked in one wide weight, or the features of one flat table, are tensors of their own to a method
-    that works tensor by tensor. The parts say where they lie.
-
-    Attributes:
-        tensor: A leaf of the graph, of any shape.
-        parts: The number of parts.
-        part_of_row: The part of each row of dimension 0, int64 `[rows]`; None for `parts` equal chunks of it.
-
-    Example:
-        >>> import torch
-        >>> experts = torch.zeros(4 * 16, 32, requires_grad=True)  # four experts' first layers in one weight
-        >>> Leaf(experts, parts=4).parts
-        4
-    """
-
-    tensor: Tensor
-    parts: int = 1
-    part_of_row: Tensor | None = None
-
-
-class Sizes(NamedTuple):
-    """The sizes that a balancer's state may depend on; 0 where it does not depend on one.
-
-    Attributes:
-        objectives: The number of losses, K.
-        heads: The number of views, H.
-        features: The width of a view, D.
-        parts: The number of parts of all shared leaves together, P.
-    """
-
-    objectives: int = 0
-    heads: int = 0
-    features: int = 0
-    parts: int = 0
-
-    def __str__(self) -> str:
-        return ", ".join(f"{size} {name}" for name, size in self._asdict().items() if size) or "no sizes"
+from recmtl.balance.leaf import Leaf, Sizes
 
 
 class Balancer(nn.Module, ABC):
@@ -242,7 +200,7 @@ class Balancer(nn.Module, ABC):
     def _fit(self, sizes: Sizes) -> None:
         wanted = Sizes(**{name: getattr(sizes, name) for name in self.depends_on})
         if self._sizes is None:
-            with torch.inference_mode(mode=False):  # state made in an evaluation will be trained, too
+            with torch.inference_mode(False):  # state made in an evaluation will be trained, too
                 self._build(wanted)
                 self.skipped = torch.zeros(wanted.objectives or wanted.heads, dtype=torch.int64)
                 self.sizes = torch.tensor(wanted)
@@ -256,7 +214,7 @@ class Balancer(nn.Module, ABC):
         if self._sizes is None and training:
             self._made_late()
         self._fit(sizes)
-        with torch.inference_mode(mode=False):  # which allows gradients within
+        with torch.inference_mode(False):  # which allows gradients within
             if self.skipped.device != like.device:
                 self.to(like.device)
             if like.dtype == torch.float64 and training:
@@ -309,34 +267,6 @@ def checked_names(
     if known is not None and tuple(names) != known:
         raise ValueError(f"`{what}` must be {list(known)}, as they were before, got {list(names)}")
     return tuple(names)
-
-
-def detached(losses: Sequence[Tensor]) -> Tensor:
-    """The losses' values in one tensor `[K]` of at least float32, without their graph."""
-    values = torch.stack([loss.detach() for loss in losses])
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def backward_weighted(losses: Sequence[Tensor], weights: Tensor) -> None:
-    """Runs one backward pass of the weighted sum of the losses that depend on anything.
-
-    A weight of exactly 0 starts a task's pass from a zero gradient, whatever its loss is.
-    """
-    pairs = zip(losses, weights.unbind(), strict=True)
-    reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
-    if reached:
-        torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached])
-
-
-def start_corrected(average: Tensor, beta: float, updates: Tensor) -> Tensor:
-    """An exponential average that began at 0, divided by 1 − βᵗ; 0 while it has no update.
-
-    1 − βᵗ is formed without cancellation, which at β = 0.999 would cost float32 half of its digits.
-    """
-    if beta == 0.0:
-        return average
-    exponent = updates.clamp(min=1).to(average.dtype) * math.log(beta)
-    return average / -torch.expm1(exponent)
 
 
 def _build_like(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Leaf
+from recmtl.balance.leaf import Leaf
 from recmtl.balance.representation import letting_pass
 from recmtl.balance.task_gradients import TaskGradients
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.base import Sizes, start_corrected
+from recmtl.balance.averages import start_corrected
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.loss_weights import LossWeightBalancer
 
 _BETAS = (0.9, 0.999)  # of the weights' own Adam, as is its ε
@@ -157,8 +158,8 @@ def _measured_on(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tenso
         chosen = [tensor for tensor in shared if tensor.dim() == 2 and tensor.requires_grad][-1:]
     if not chosen:
         raise ValueError(
-            "GradNorm measures gradients on a shared weight, and there is none that requires a gradient: give one in "
-            "`last`, or use another balancer for a model that shares nothing"
+            "GradNorm measures gradients on a shared weight, and there is none with two dimensions that requires a "
+            "gradient: give one in `last`, or use another balancer for a model that shares nothing"
         )
     return chosen
 

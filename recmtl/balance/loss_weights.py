@@ -7,7 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Balancer, Leaf, Sizes, backward_weighted, detached
+from recmtl.balance.base import Balancer
+from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.passes import backward_weighted, detached
 
 
 class LossWeightBalancer(Balancer, ABC):
@@ -16,8 +18,10 @@ class LossWeightBalancer(Balancer, ABC):
     A method registers its state in `_build` and computes the K weights in `_weigh`.
 
     Note:
-        A loss that is not finite gets a weight of 0. Where its graph multiplies by something infinite the gradient
-        is still not finite; `zero_nonfinite_gradients` before the optimizer's step sees to that.
+        A loss that is not finite is counted and gets a weight of 0. There is one backward pass for all tasks: where the
+        graph of one multiplies by something that is not finite, what it shares with the others is not finite either,
+        though their losses are. `zero_nonfinite_gradients` before the optimizer's step keeps that out of the weights.
+        The other families leave out the one task alone.
 
     Example:
         >>> import torch

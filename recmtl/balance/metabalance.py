@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes, start_corrected
+from recmtl.balance.averages import start_corrected
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
 

@@ -7,7 +7,9 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes, checked_names, start_corrected
+from recmtl.balance.averages import start_corrected
+from recmtl.balance.base import checked_names
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.projection import coefficients_in_order
 from recmtl.balance.random_orders import RandomOrders
 from recmtl.balance.representation import RepresentationBalancer

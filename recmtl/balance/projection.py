@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
 
 

@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Balancer, Leaf, Sizes, backward_weighted, detached
+from recmtl.balance.base import Balancer
+from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.passes import backward_weighted, detached
 
 
 class RepresentationBalancer(Balancer, ABC):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.nn.utils.parametrize import ParametrizationList
 
-from recmtl.balance.base import Sizes
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.representation import RepresentationBalancer
 
 OrthogonalMap = Literal["cayley", "matrix_exp"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Sizes
+from recmtl.balance.leaf import Sizes
 from recmtl.balance.loss_weights import LossWeightBalancer
 
 

@@ -7,7 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import Balancer, Leaf, Sizes, detached
+from recmtl.balance.base import Balancer
+from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.passes import detached
 
 
 class TaskGradients:
@@ -77,6 +79,10 @@ class TaskGradientBalancer(Balancer, ABC):
     Each loss runs backward once; its gradient of the shared leaves is taken aside, measured part by part, and the
     weighted sum is added to `.grad`. A method registers its state in `_build` and computes the weights in `_weigh`,
     from norms or inner products: a projection, too, is a linear combination of the tasks' gradients.
+
+    Note:
+        K passes go through one graph. A trunk from `torch.compile` allows one alone, unless
+        `torch._functorch.config.donated_buffer = False` was set before. Hooks on gradients run once per task.
 
     Example:
         >>> import torch

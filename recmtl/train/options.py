@@ -29,7 +29,8 @@ class Optimization:
         clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
         precision: ``fp32``, or ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in
             fp32.
-        balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations.
+        balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations. To be found by trial:
+            RotoGrad's paper advises one below the model's, but too low a one does nothing.
 
     Raises:
         ValueError: An option is out of its range.

@@ -187,3 +187,12 @@ def test_a_loss_that_is_no_tensor(loss):
 def test_a_class_is_no_balancer():
     with pytest.raises(ValueError, match="`balancer` must be a balancer"):
         as_module(nn.Linear(2, 2), [nn.Linear(2, 1)], RotoGrad)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [torch.Tensor.item, torch.Tensor.cpu, torch.Tensor.tolist, torch.Tensor.numpy, bool, lambda x: x[x > 0]],
+)
+def test_a_look_at_a_value_fails_on_the_device_that_has_none(look, without_values):
+    with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
+        look(torch.ones((), device=without_values))

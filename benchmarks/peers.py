@@ -1,8 +1,10 @@
-"""End-to-end training speed beside a peer, in one run: python -m benchmarks.peers [--json FILE]
+"""Speed beside a peer and beside a flat step written by hand, in one run: python -m benchmarks.peers [--json FILE]
 
-The same MMOE (4 experts [256, 128], towers [64], width 16, batch normalisation in experts, towers and gates) is trained
-for one epoch on the same generated rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, Adam, by this
-project's trainer and by torch-rechub's, from arrays in memory to updated weights. They take turns; medians are quoted.
+AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, Adam, MMOE with 4 experts
+[256, 128], towers [64], width 16. Within each table all contenders take turns, repetition by repetition; medians are
+quoted, and ratios are medians of the ratios within a repetition. The peer, torch-rechub, has batch normalisation in
+experts, towers and gates; this project is measured with and without it. Products of float32 matrices go through the
+library that the trainer chooses on this machine; the setting is undone while the peer runs.
 
 Needs the extra `bench`: pip install -c constraints.txt -e '.[bench]'
 """
@@ -10,75 +12,140 @@ Needs the extra `bench`: pip install -c constraints.txt -e '.[bench]'
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
+import itertools
 import json
 import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
 import recmtl
-from recmtl.data.synth import synthesize
+from benchmarks import rechub
+from benchmarks.flat import FlatStep
+from benchmarks.generated import ALL_LARGE, BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
+from recmtl.data import Batch
 from recmtl.recipe import environment
+from recmtl.schema import FittedSchema
+from recmtl.train import Step
+from recmtl.train.options import Precision
+from recmtl.train.products import exact
 
-EXPERTS, LAYERS, TOWER, WIDTH, BATCH = 4, [256, 128], [64], 16, 2048
 PEER = "torch-rechub"
+VOCABULARIES = {"200 rows": SMALL, "4 M in two columns": TWO_LARGE, "4 M in all columns": ALL_LARGE}
+Contenders = Mapping[str, Callable[[], None]]
+Seconds = dict[str, list[float]]
 
 
-def generated(rows: int) -> recmtl.PreparedData:
-    """Rows in the layout of AliExpress: so many to train on."""
-    with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder), rows * 10 // 8)
-        return recmtl.prepare(recmtl.card("aliexpress"), f"{folder}/train.csv", holdout=0.0)
-
-
-def ours(data: recmtl.PreparedData, normalization: str) -> float:
-    """Train one epoch with this project; give the seconds."""
+def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> recmtl.Trainer:
+    torch.manual_seed(0)
     style = recmtl.LayerStyle(normalization=normalization)  # type: ignore[arg-type]
-    model = recmtl.MMOE(data.schema, EXPERTS, LAYERS, TOWER, style)
-    optimization = recmtl.Optimization(batch_size=BATCH)
-    trainer = recmtl.Trainer(model, epochs=1, optimization=optimization, run=recmtl.Run(progress=False, device="cpu"))
-    start = time.perf_counter()
-    trainer.fit(data.train)
-    return time.perf_counter() - start
+    model = recmtl.MMOE(schema, rechub.EXPERTS, rechub.LAYERS, rechub.TOWER, style)
+    optimization = recmtl.Optimization(batch_size=BATCH, precision=precision)
+    return recmtl.Trainer(model, epochs=1, optimization=optimization, run=recmtl.Run(progress=False, device="cpu"))
 
 
-def peer(data: recmtl.PreparedData) -> float:
-    """Train one epoch with torch-rechub; give the seconds."""
-    from torch_rechub.basic.features import DenseFeature, SparseFeature
-    from torch_rechub.models.multi_task import MMOE
-    from torch_rechub.trainers import MTLTrainer
-    from torch_rechub.utils.data import DataGenerator
+def steps(
+    schema: FittedSchema, given: Iterable[Batch], precision: Precision = "fp32", balancer: str = "Sum"
+) -> Callable[[], None]:
+    """This project's step on batches that lie in memory, without normalisation."""
+    made = trainer(schema, "none", precision)
+    made = recmtl.Trainer(made.model, getattr(recmtl, balancer)(), optimization=made.optimization, run=made.run)
+    step, ready = Step(made.model, made.balancer, made.optimization, 1), itertools.cycle(given)
+    return lambda: (step(next(ready)), None)[1]
 
-    packed = data.train.packed()
-    ids, numbers = data.schema.id_columns, len(data.schema.numeric)
-    floats = packed[:, ids:].view(torch.float32)
-    sparse = [SparseFeature(b.feature.name, b.size, WIDTH) for b in data.schema.id_blocks]
-    dense = [DenseFeature(f.name) for f in data.schema.numeric]
-    x = {f.name: packed[:, i].long().numpy() for i, f in enumerate(sparse)}
-    x |= {f.name: floats[:, i].numpy().copy() for i, f in enumerate(dense)}
-    model = MMOE(
-        sparse + dense,
-        ["classification"] * 2,
-        EXPERTS,
-        {"dims": LAYERS, "activation": "relu"},
-        [{"dims": TOWER, "activation": "relu"}] * 2,
-    )
-    trainer = MTLTrainer(model, ["classification"] * 2, optimizer_params={"lr": 1e-3}, n_epoch=1)
-    loader, *_ = DataGenerator(x, floats[:, numbers:].numpy().copy()).generate_dataloader(
-        x_val=x, y_val=x["categorical_1"], x_test=x, y_test=x["categorical_1"], batch_size=BATCH
-    )
-    start = time.perf_counter()
-    with contextlib.redirect_stderr(io.StringIO()):
-        trainer.train_one_epoch(loader)
-    return time.perf_counter() - start
+
+def flat_steps(schema: FittedSchema, given: Iterable[Batch], bf16: bool) -> Callable[[], None]:
+    step, ready = FlatStep(schema, bf16), itertools.cycle(given)
+    return lambda: step(next(ready))
+
+
+def end_to_end(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
+    """One epoch, from rows in memory to updated weights."""
+
+    def train(normalization: str, precision: Precision) -> Callable[[], None]:
+        return lambda: (trainer(data.schema, normalization, precision).fit(data.train), None)[1]
+
+    return {
+        "recmtl fp32": train("none", "fp32"),
+        "recmtl fp32, batch normalisation": train("batch", "fp32"),
+        "recmtl bf16": train("none", "bf16"),
+        "recmtl bf16, batch normalisation": train("batch", "bf16"),
+        PEER: peer.train,
+    }
+
+
+def evaluation(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
+    """Predictions of all rows, and the AUC of each task."""
+
+    def evaluate(normalization: str, precision: Precision) -> Callable[[], None]:
+        made = trainer(data.schema, normalization, precision)
+        return lambda: (made.measure(data.train), None)[1]
+
+    return {
+        "recmtl fp32": evaluate("none", "fp32"),
+        "recmtl fp32, batch normalisation": evaluate("batch", "fp32"),
+        "recmtl bf16": evaluate("none", "bf16"),
+        "recmtl bf16, batch normalisation": evaluate("batch", "bf16"),
+        PEER: peer.evaluate,
+    }
+
+
+def floor(data: recmtl.PreparedData) -> Contenders:
+    """The step beside one written by hand."""
+    given = batches(data, data.schema, 20)
+    return {
+        "recmtl fp32": steps(data.schema, given),
+        "flat fp32": flat_steps(data.schema, given, bf16=False),
+        "recmtl bf16": steps(data.schema, given, "bf16"),
+        "flat bf16": flat_steps(data.schema, given, bf16=True),
+        PEER: rechub.steps(data.schema, given),
+    }
+
+
+def vocabulary(data: recmtl.PreparedData, balancer: str) -> Contenders:
+    """The step with 200 rows in the tables, and with 4 million in two columns or in all."""
+    contenders: dict[str, Callable[[], None]] = {}
+    for name, sizes in VOCABULARIES.items():
+        schema = with_vocabularies(data.schema, sizes)
+        given = batches(data, schema, 20)
+        contenders[f"recmtl, {name}"] = steps(schema, given, balancer=balancer)
+        if sizes is not ALL_LARGE:
+            contenders[f"{PEER}, {name}"] = rechub.steps(schema, given, metabalance=balancer == "MetaBalance")
+    return contenders
+
+
+def measured(contenders: Contenders, repetitions: int, warm_up: int) -> Seconds:
+    """Seconds of each contender, by turns."""
+    seconds: Seconds = {name: [] for name in contenders}
+    for repetition in range(repetitions + warm_up):
+        for name, run in contenders.items():
+            start = time.perf_counter()
+            run()
+            if repetition >= warm_up:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def report(title: str, seconds: Seconds, rows: int, references: Mapping[str, str]) -> dict[str, Any]:
+    """Print rows/s and how many times faster each contender is than its reference."""
+    table = Table(title, "rows/s", "least", "most", "times as fast as", "")
+    results = {}
+    for name, times in seconds.items():
+        speeds = [rows / t for t in times]
+        reference = references.get(name, PEER)
+        ratio = statistics.median(r / t for t, r in zip(times, seconds[reference], strict=True))
+        cells = [f"{value:,.0f}" for value in (statistics.median(speeds), min(speeds), max(speeds))]
+        table.add_row(name, *cells, reference, f"{ratio:.2f}")
+        results[name] = {"rows_per_second": statistics.median(speeds), "over": reference, "ratio": ratio}
+        results[name] |= {"least": min(speeds), "most": max(speeds)}
+    Console(width=120).print(table)
+    return results
 
 
 def main() -> None:
@@ -87,36 +154,24 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-
-    data = generated(arguments.rows)
-    contenders: dict[str, Callable[[], float]] = {
-        "recmtl, batch normalisation": lambda: ours(data, "batch"),
-        "recmtl, no normalisation": lambda: ours(data, "none"),
-        PEER: lambda: peer(data),
+    data, repetitions = generated(arguments.rows), arguments.repetitions
+    peer = rechub.EndToEnd(data)
+    small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER) for name in VOCABULARIES}
+    flat = {"recmtl fp32": "flat fp32", "recmtl bf16": "flat bf16"}
+    sections: dict[str, tuple[Callable[[], Contenders], int, int, int, Mapping[str, str]]] = {
+        "one epoch, end to end": (lambda: end_to_end(data, peer), arguments.rows, repetitions, 0, {}),
+        "evaluation": (lambda: evaluation(data, peer), arguments.rows, repetitions, 1, {}),
+        "one step": (lambda: floor(data), BATCH, 8 * repetitions, 3, flat),
+        "one step, Sum": (lambda: vocabulary(data, "Sum"), BATCH, 3 * repetitions, 3, small),
+        "one step, MetaBalance": (lambda: vocabulary(data, "MetaBalance"), BATCH, 3 * repetitions, 3, small),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(arguments.repetitions):
-        for name, run in contenders.items():
-            seconds[name].append(run())
-    report(seconds, arguments.rows, arguments.json)
-
-
-def report(seconds: dict[str, list[float]], rows: int, file: Path | None) -> None:
-    """Print rows/s and ratios; write them where a file is named."""
-    table = Table("one epoch, end to end", "rows/s", "least", "most", f"over {PEER}")
     results = {}
-    for name, times in seconds.items():
-        speeds = [rows / t for t in times]
-        ratio = statistics.median(p / t for t, p in zip(times, seconds[PEER], strict=True))
-        table.add_row(
-            name, f"{statistics.median(speeds):,.0f}", f"{min(speeds):,.0f}", f"{max(speeds):,.0f}", f"{ratio:.2f}"
-        )
-        results[name] = {"rows_per_second": speeds, "median": statistics.median(speeds), "ratio": ratio}
-    Console().print(table)
-    if file:
-        machine = [*environment(), platform.machine()]
-        content = {"command": "python -m benchmarks.peers", "machine": machine, "rows": rows, "results": results}
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    for title, (contenders, rows, count, warm_up, references) in sections.items():
+        results[title] = report(title, measured(contenders(), count, warm_up), rows, references)
+    if arguments.json:
+        machine = [*environment(), platform.machine(), f"float32 products by {'oneDNN' if exact() else 'MKL'}"]
+        content = {"command": "python -m benchmarks.peers", "machine": machine, "results": results}
+        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

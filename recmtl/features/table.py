@@ -18,6 +18,13 @@ class EmbeddingTable(nn.Module):
 
     Rows start at N(0, 0.01²), the rows of "unknown" at zero. A multi-valued feature is pooled over its elements.
 
+    In *row mode* a forward pass that trains gathers the distinct rows of the batch into a leaf of its own, which then
+    stands for the table in `shared`: gradients are those of the whole table, and nothing touches its other rows. Who
+    switches it on puts the rows back, as `recmtl.train.rows` does.
+
+    Attributes:
+        row_mode: Whether training passes gather rows; off at first.
+
     Shape:
         - ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list
         - output: ``[B, features · width]``
@@ -29,7 +36,7 @@ class EmbeddingTable(nn.Module):
 
     offsets: Tensor
     columns: Tensor
-    part_of_row: Tensor
+    starts: Tensor
 
     def __init__(self, blocks: Sequence[IdBlock], width: int) -> None:
         super().__init__()
@@ -44,10 +51,12 @@ class EmbeddingTable(nn.Module):
         columns = torch.cat([torch.arange(b.start, b.start + b.length) for b in blocks])
         self.register_buffer("offsets", starts.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-        self.register_buffer("part_of_row", torch.arange(len(blocks)).repeat_interleave(sizes), persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
         self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width) * DEVIATION)
         with torch.no_grad():
             self.weight[starts] = 0
+        self.row_mode = False
+        self._gathered: tuple[Tensor, Tensor] | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look the embeddings up."""
@@ -66,9 +75,31 @@ class EmbeddingTable(nn.Module):
         return torch.cat(pooled, dim=1)
 
     def _rows(self, flat: Tensor) -> Tensor:
-        # On a CPU the backward of index_select is far faster on repeated ids than that of F.embedding.
-        return self.weight.index_select(0, flat.flatten()).view(*flat.shape, self.width)
+        if not (self.row_mode and torch.is_grad_enabled()):
+            self._gathered = None
+            # On a CPU the backward of index_select is far faster on repeated ids than that of F.embedding.
+            return self.weight.index_select(0, flat.flatten()).view(*flat.shape, self.width)
+        index, inverse = torch.unique(flat, return_inverse=True)  # [U], [B · columns]
+        rows = self.weight.detach().index_select(0, index).requires_grad_()  # [U, width]
+        self._gathered = index.long(), rows
+        return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
+
+    @property
+    def gathered(self) -> tuple[Tensor, Tensor]:
+        """What the last pass in row mode gathered: the rows' places, int64 ``[U]``, and the leaf ``[U, width]``.
+
+        Raises:
+            RuntimeError: There was none.
+        """
+        if self._gathered is None:
+            raise RuntimeError("the table has gathered no rows: there was no training pass in row mode")
+        return self._gathered
 
     def shared(self) -> SharedTensor:
-        """Name the table: it counts feature by feature."""
-        return SharedTensor(self.weight, self.features, self.part_of_row)
+        """Name the table, or the rows that the last pass has gathered of it: it counts feature by feature."""
+        tensor: Tensor = self.weight
+        if self._gathered is None:
+            index = torch.arange(len(tensor), device=tensor.device)
+        else:
+            index, tensor = self._gathered
+        return SharedTensor(tensor, self.features, torch.bucketize(index, self.starts, right=True) - 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose, zero_nonfinite_gradients
 from recmtl.data import Batch
+from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
 from recmtl.train.losses import Losses
 from recmtl.train.options import Optimization
+from recmtl.train.products import fast_products
+from recmtl.train.rows import RowOptimizer, fused
 from recmtl.train.schedule import learning_rate_factor
+
+ROW_MODE = 1_000_000  # numbers in a table above which a step gathers its rows; below, the whole lies in a cache
 
 
 class Step:
@@ -29,11 +35,14 @@ class Step:
     def __init__(self, model: RankingModel, balancer: Balancer, options: Optimization, total_steps: int) -> None:
         self._model, self._balancer, self._options = model, balancer, options
         self._losses = Losses(model.schema.schema, model.objectives)
-        self._own = list(own_parameters(model, balancer))
-        self.optimizers = [options.optimizer([p for p in self._own if p.requires_grad])]
+        self._tables = [m for m in model.modules() if isinstance(m, EmbeddingTable) and m.weight.numel() > ROW_MODE]
+        self._row_optimizers = [RowOptimizer(table, options.optimizer) for table in self._tables]
+        by_rows = {id(table.weight) for table in self._tables}
+        self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]
+        self.optimizers = [fused(options.optimizer([p for p in self._own if p.requires_grad]))]
         rotations = [p for p in balancer.parameters() if p.requires_grad]
         if rotations:
-            self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate))
+            self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate, fused=True))
         self.zeroed: Tensor | int = 0  # tensors whose gradient had entries that were not finite, over all steps
         self.diagnosis: Diagnosis | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
@@ -46,6 +55,10 @@ class Step:
             batch: The rows.
             diagnosed: Whether to measure the tasks' gradients first, into `diagnosis`; the step stays the same.
         """
+        with fast_products(batch.labels.device), in_row_mode(self._tables):
+            return self._train(batch, diagnosed)
+
+    def _train(self, batch: Batch, diagnosed: bool) -> Tensor:
         with autocast(batch.labels.device, self._options):
             logits = self._model(batch)
         losses = self._losses(logits, batch)
@@ -54,19 +67,37 @@ class Step:
         if diagnosed:
             self.diagnosis = diagnose(losses, leaves)
         self._balancer.backward(losses, leaves, shared.last)
-        self.zeroed = self.zeroed + zero_nonfinite_gradients(self._own)
+        self._update()
+        return torch.stack([loss.detach() for loss in losses.values()])
+
+    def _update(self) -> None:
+        moved = [*self._own, *(table.gathered[1] for table in self._tables)]
+        self.zeroed = self.zeroed + zero_nonfinite_gradients(moved)
         if self._options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._own, self._options.clip_norm)
+            nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
+        for row_optimizer in self._row_optimizers:
+            row_optimizer.step(self.learning_rate)
         for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        return torch.stack([loss.detach() for loss in losses.values()])
 
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizers[0].param_groups[0]["lr"])
+
+
+@contextmanager
+def in_row_mode(tables: Sequence[EmbeddingTable]) -> Iterator[None]:
+    """Gather the rows of large tables within a block; the rows must be put back by its end."""
+    for table in tables:
+        table.row_mode = True
+    try:
+        yield
+    finally:
+        for table in tables:
+            table.row_mode = False
 
 
 def own_parameters(model: RankingModel, balancer: Balancer) -> Iterator[nn.Parameter]:

@@ -24,6 +24,7 @@ from recmtl.train.curves import save_diagnosis, save_learning_curves
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import PLOTS, RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
+from recmtl.train.products import fast_products
 from recmtl.train.step import Step, autocast
 from recmtl.train.stopping import Watch
 
@@ -203,7 +204,8 @@ class Trainer:
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
         parts: list[dict[str, Tensor]] = []
-        with evaluating(self.model), torch.inference_mode(), autocast(self.device, self.optimization):
+        products = fast_products(self.device)
+        with evaluating(self.model), torch.inference_mode(), products, autocast(self.device, self.optimization):
             for batch in Loader(rows, PREDICT_ROWS, self.device).epoch():
                 parts.append({name: value.double() for name, value in self._activated(batch).items()})
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}

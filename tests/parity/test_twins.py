@@ -25,6 +25,7 @@ from recmtl.layers import MLP
 from recmtl.models import RankingModel
 from recmtl.models.esmm import product_logit
 from recmtl.train import Losses
+from recmtl.train.step import in_row_mode
 
 STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
@@ -260,6 +261,10 @@ def take(model: RankingModel, balancer: Balancer, batch: Batch) -> None:
     logits = model.outputs({name: head(view) for (name, head), view in zip(model.heads.items(), views, strict=True)})
     shared, losses = model.shared(), Losses(model.schema.schema, model.objectives)
     balancer.backward(losses(logits, batch), [Leaf(*tensor) for tensor in shared.tensors], shared.last)
+    for table in (table for table in model.encoder.tables if table.row_mode):
+        index, rows = table.gathered
+        assert table.weight.grad is None
+        table.weight.grad = torch.zeros_like(table.weight).index_copy(0, index, gradient_of(rows))
 
 
 def trained(model: RankingModel, balancer: Balancer, net: Separate, twin: Twin, steps: list[Batch]) -> Iterator[float]:
@@ -285,18 +290,30 @@ def trained(model: RankingModel, balancer: Balancer, net: Separate, twin: Twin, 
         assert (twin.matrices() - torch.eye(len(twin.matrices()[0]))).norm() > 0.3
 
 
+def worst_error(cls: type[RankingModel], case: Case, data: recmtl.PreparedData, row_mode: bool) -> float:
+    model = built(cls, data)
+    net = Separate(model)
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()))
+    balancer = case.balancer(sizes, net.names)
+    steps = list(itertools.islice(batches(data, case.cooperative), STEPS))
+    assert len(steps) == STEPS
+    with in_row_mode(model.encoder.tables if row_mode else []):
+        return max(trained(model, balancer, net, twin_of(balancer, sizes), steps))
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 def test_equals_the_naive_twin(
     cls: type[RankingModel], case: Case, funnel: recmtl.PreparedData, errors: dict[str, float]
 ) -> None:
-    model = built(cls, funnel)
-    net = Separate(model)
-    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()))
-    balancer = case.balancer(sizes, net.names)
-    steps = list(itertools.islice(batches(funnel, case.cooperative), STEPS))
-    assert len(steps) == STEPS
-    worst = max(trained(model, balancer, net, twin_of(balancer, sizes), steps))
-    name = case.method.__name__
+    worst, name = worst_error(cls, case, funnel, row_mode=False), case.method.__name__
     errors[name] = max(errors.get(name, 0.0), worst)
     assert worst <= LIMIT
+
+
+@pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+def test_row_mode_equals_the_naive_twin(
+    cls: type[RankingModel], method: type[Balancer], funnel: recmtl.PreparedData
+) -> None:
+    assert worst_error(cls, Case(method, {}), funnel, row_mode=True) <= LIMIT

@@ -1,0 +1,44 @@
+"""AliExpress-shaped rows: generated, and with vocabularies of any size."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+import recmtl
+from recmtl.data import Batch, Loader
+from recmtl.data.synth import synthesize
+
+BATCH = 2048
+COLUMNS = 16
+SMALL, TWO_LARGE, ALL_LARGE = [12] * COLUMNS, [2_000_000] * 2 + [12] * 14, [250_000] * COLUMNS
+
+
+def generated(rows: int) -> recmtl.PreparedData:
+    """Rows in the layout of AliExpress: so many to train on."""
+    with tempfile.TemporaryDirectory() as folder:
+        synthesize(Path(folder), rows * 10 // 8)
+        return recmtl.prepare(recmtl.card("aliexpress"), f"{folder}/train.csv", holdout=0.0)
+
+
+def with_vocabularies(schema: recmtl.FittedSchema, sizes: Sequence[int]) -> recmtl.FittedSchema:
+    """The same schema, its categorical features hashed into so many buckets."""
+    left = iter(sizes)
+    features = (
+        replace(feature, hash_buckets=next(left)) if isinstance(feature, recmtl.Categorical) else feature
+        for feature in schema.schema.features
+    )
+    return replace(schema, schema=replace(schema.schema, features=tuple(features)))
+
+
+def batches(data: recmtl.PreparedData, schema: recmtl.FittedSchema, count: int) -> list[Batch]:
+    """Batches of the rows, their ids drawn anew and uniformly from the schema's vocabularies."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.tensor([block.size for block in schema.id_blocks])
+    full = [batch for batch in Loader(data.train, BATCH, seed=0).epoch() if len(batch) == BATCH]
+    drawn = ((torch.rand(BATCH, len(sizes), generator=generator) * sizes).int() for _ in range(count))
+    return [replace(full[i % len(full)], ids=ids) for i, ids in enumerate(drawn)]

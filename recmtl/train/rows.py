@@ -1,0 +1,78 @@
+"""The optimizer of a large embedding table: it reads and writes the batch's rows alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from recmtl.features import EmbeddingTable
+from recmtl.train.options import OptimizerFactory
+
+
+class RowOptimizer:
+    """Updates the rows of a table that a step has gathered, by any optimizer that works element by element.
+
+    The optimizer sees one parameter ``[U, width]``, the batch's distinct rows, with their part of its state; both are
+    put back afterwards. So a row, its moments and its decay rest while it is not in a batch, and the cost of a step
+    follows the batch, not the table. Step counts are the table's.
+
+    Args:
+        table: The table.
+        factory: Builds the optimizer.
+    """
+
+    def __init__(self, table: EmbeddingTable, factory: OptimizerFactory) -> None:
+        self._table, self._factory = table, factory
+        self._optimizer: Optimizer | None = None
+        self._counts: dict[str, Any] = {}
+        self._elements: dict[str, Tensor] = {}  # by name: [rows of the table, width]
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Update the gathered rows at a learning rate.
+
+        Raises:
+            ValueError: The optimizer's state is not element by element.
+        """
+        index, rows = self._table.gathered
+        first = self._optimizer is None
+        optimizer = self._optimizer = self._optimizer or fused(self._factory([rows]))
+        (group,) = optimizer.param_groups
+        group["lr"], group["params"] = rate, [rows]
+        if not first:
+            parts = {name: whole.index_select(0, index) for name, whole in self._elements.items()}
+            optimizer.state[rows] = self._counts | parts
+        optimizer.step()
+        state: dict[str, Any] = optimizer.state.pop(rows, {})
+        if first:
+            self._elements = dict(self._whole(state, rows))
+        for name, whole in self._elements.items():
+            whole.index_copy_(0, index, state.pop(name))
+        self._counts = state
+        self._table.weight.index_copy_(0, index, rows)
+
+    def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""
+        sample = torch.zeros_like(rows[:1], requires_grad=True)
+        sample.grad = torch.zeros_like(sample)
+        probe = self._factory([sample])
+        probe.step()
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == rows.shape:
+                yield name, probe.state[sample][name].repeat(len(self._table.weight), 1)
+            elif isinstance(value, Tensor) and value.numel() > 1:
+                raise ValueError(
+                    f"{type(probe).__name__} cannot train a large embedding table: its state is not element by element"
+                )
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """Choose the fused implementation where an optimizer has one and leaves the choice open."""
+    for group in optimizer.param_groups:
+        if group.get("fused", False) is None and not (group.get("foreach") or group.get("differentiable")):
+            group["fused"] = True
+    return optimizer

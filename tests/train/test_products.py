@@ -1,0 +1,49 @@
+"""Products by the faster library, only where they stay float32."""
+
+import pytest
+import torch
+
+from recmtl.train import products
+from recmtl.train.products import exact, fast_products
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    exact.cache_clear()
+    yield
+    exact.cache_clear()
+
+
+def setting() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_products_within_are_float32() -> None:
+    """Holds on every processor: where oneDNN computes in bfloat16, error 2e-3, the setting is left alone."""
+    torch.manual_seed(0)
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    with fast_products(CPU):
+        found = a @ b
+    expected = a.double() @ b.double()
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("error", [1e-7, 2e-3])
+def test_the_probe_decides_and_the_setting_is_put_back(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+    before, seen = setting(), []
+    monkeypatch.setattr(products, "largest_error", lambda: seen.append(setting()) or error)
+    with fast_products(CPU):
+        assert setting() == ("bf16" if error < 1e-6 else before)
+    assert seen == ["bf16"]
+    assert setting() == before
+    with pytest.raises(KeyError), fast_products(CPU):
+        raise KeyError
+    assert setting() == before
+
+
+def test_other_devices_are_left_alone() -> None:
+    before = setting()
+    with fast_products(torch.device("meta")):
+        assert setting() == before

@@ -39,6 +39,8 @@ class RowOptimizer:
             ValueError: The optimizer's state is not element by element.
         """
         index, rows = self._table.gathered
+        if rows.grad is None:  # no loss reaches the table
+            return
         first = self._optimizer is None
         optimizer = self._optimizer = self._optimizer or fused(self._factory([rows]))
         (group,) = optimizer.param_groups

@@ -35,7 +35,8 @@ class Step:
     def __init__(self, model: RankingModel, balancer: Balancer, options: Optimization, total_steps: int) -> None:
         self._model, self._balancer, self._options = model, balancer, options
         self._losses = Losses(model.schema.schema, model.objectives)
-        self._tables = [m for m in model.modules() if isinstance(m, EmbeddingTable) and m.weight.numel() > ROW_MODE]
+        tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
+        self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
         self._row_optimizers = [RowOptimizer(table, options.optimizer) for table in self._tables]
         by_rows = {id(table.weight) for table in self._tables}
         self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]

@@ -93,6 +93,32 @@ def test_rows_that_are_not_in_the_batch_rest(aliexpress: recmtl.PreparedData) ->
     assert table.weight.grad is None
 
 
+def test_a_step_that_does_not_reach_the_table_changes_nothing(aliexpress: recmtl.PreparedData) -> None:
+    """Not even at the first step, before the optimizer has any state."""
+    table, other = table_of(aliexpress), table_of(aliexpress)
+    optimizers = [RowOptimizer(t, torch.optim.Adam) for t in (table, other)]
+    ids = all_rows(table)
+    for reached in (False, True, False, True):
+        for t, optimizer in zip((table, other), optimizers, strict=True):
+            if t is table or reached:
+                with in_row_mode([t]):
+                    output = t(ids)
+                    if reached:
+                        output.square().sum().backward()
+                    optimizer.step(0.1)
+        assert torch.equal(table.weight, other.weight)
+
+
+def test_a_frozen_table_is_not_trained(aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_module, "ROW_MODE", 0)
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8])
+    weight = model.encoder.tables[0].weight.requires_grad_(False)
+    before = weight.clone()
+    trainer = recmtl.Trainer(model, Sum(), run=recmtl.Run(device="cpu"))
+    Step(model, trainer.balancer, Optimization(), 1)(next(Loader(aliexpress.train, 64).epoch()))
+    assert torch.equal(weight, before)
+
+
 def test_an_optimizer_that_mixes_elements_is_refused(aliexpress: recmtl.PreparedData) -> None:
     table = table_of(aliexpress)
     with in_row_mode([table]):

@@ -1,6 +1,5 @@
 """What is left to do for gradients that no balancer looks at."""
 
-import math
 from collections.abc import Iterable
 
 import torch
@@ -32,7 +31,8 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
     gradients = [tensor.grad for tensor in tensors if tensor.grad is not None and tensor.grad.numel()]
     if not gradients:
         return torch.zeros((), dtype=torch.int64)
-    largest = torch.stack([torch.linalg.vector_norm(gradient, math.inf).float() for gradient in gradients])
+    # The extremes tell of any entry that is not finite, at a fraction of the cost of a norm.
+    extremes = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients])  # [tensors, 2]
     for gradient in gradients:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
-    return (~largest.isfinite()).sum()
+    return (~extremes.isfinite()).any(1).sum()

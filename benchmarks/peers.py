@@ -159,7 +159,7 @@ def main() -> None:
     small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER) for name in VOCABULARIES}
     flat = {"recmtl fp32": "flat fp32", "recmtl bf16": "flat bf16"}
     sections: dict[str, tuple[Callable[[], Contenders], int, int, int, Mapping[str, str]]] = {
-        "one epoch, end to end": (lambda: end_to_end(data, peer), arguments.rows, repetitions, 0, {}),
+        "one epoch, end to end": (lambda: end_to_end(data, peer), arguments.rows, repetitions, 1, {}),
         "evaluation": (lambda: evaluation(data, peer), arguments.rows, repetitions, 1, {}),
         "one step": (lambda: floor(data), BATCH, 8 * repetitions, 3, flat),
         "one step, Sum": (lambda: vocabulary(data, "Sum"), BATCH, 3 * repetitions, 3, small),

@@ -73,8 +73,11 @@ class RowOptimizer:
 
 
 def fused(optimizer: Optimizer) -> Optimizer:
-    """Choose the fused implementation where an optimizer has one and leaves the choice open."""
+    """Choose the fused implementation where an optimizer has one for its device and leaves the choice open."""
+    everywhere = not isinstance(optimizer, torch.optim.Adagrad)  # whose fused form is for CPUs
     for group in optimizer.param_groups:
-        if group.get("fused", False) is None and not (group.get("foreach") or group.get("differentiable")):
+        open_choice = group.get("fused", False) is None and not (group.get("foreach") or group.get("differentiable"))
+        devices = {parameter.device.type for parameter in group["params"]}
+        if open_choice and devices <= ({"cpu", "cuda"} if everywhere else {"cpu"}):
             group["fused"] = True
     return optimizer

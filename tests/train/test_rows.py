@@ -149,6 +149,8 @@ def test_fused_where_it_is_left_open() -> None:
     assert not fused(torch.optim.Adam([p], foreach=True)).param_groups[0]["fused"]
     assert not fused(torch.optim.Adam([p], fused=False)).param_groups[0]["fused"]
     assert "fused" not in fused(torch.optim.NAdam([p])).param_groups[0]
+    elsewhere = nn.Parameter(torch.zeros(1, device="meta"))
+    assert fused(torch.optim.Adagrad([elsewhere])).param_groups[0]["fused"] is None
 
 
 def steps(data: recmtl.PreparedData, options: Optimization, model: type = recmtl.MMOE) -> list[Tensor]:

@@ -14,6 +14,7 @@ from recmtl.data import Batch
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
 from recmtl.train.losses import Losses
+from recmtl.train.memory import keep_freed_memory
 from recmtl.train.options import Optimization
 from recmtl.train.products import fast_products
 from recmtl.train.rows import RowOptimizer, fused
@@ -33,6 +34,7 @@ class Step:
     """
 
     def __init__(self, model: RankingModel, balancer: Balancer, options: Optimization, total_steps: int) -> None:
+        keep_freed_memory()
         self._model, self._balancer, self._options = model, balancer, options
         self._losses = Losses(model.schema.schema, model.objectives)
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))

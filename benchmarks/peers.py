@@ -38,7 +38,7 @@ from recmtl.train.products import exact
 
 PEER = "torch-rechub"
 VOCABULARIES = {"200 rows": SMALL, "4 M in two columns": TWO_LARGE, "4 M in all columns": ALL_LARGE}
-Contenders = Mapping[str, Callable[[], None]]
+Contenders = Mapping[str, Callable[[], object]]
 Seconds = dict[str, list[float]]
 
 
@@ -52,15 +52,15 @@ def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> r
 
 def steps(
     schema: FittedSchema, given: Iterable[Batch], precision: Precision = "fp32", balancer: str = "Sum"
-) -> Callable[[], None]:
+) -> Callable[[], object]:
     """This project's step on batches that lie in memory, without normalisation."""
     made = trainer(schema, "none", precision)
     made = recmtl.Trainer(made.model, getattr(recmtl, balancer)(), optimization=made.optimization, run=made.run)
     step, ready = Step(made.model, made.balancer, made.optimization, 1), itertools.cycle(given)
-    return lambda: (step(next(ready)), None)[1]
+    return lambda: step(next(ready))
 
 
-def flat_steps(schema: FittedSchema, given: Iterable[Batch], bf16: bool) -> Callable[[], None]:
+def flat_steps(schema: FittedSchema, given: Iterable[Batch], bf16: bool) -> Callable[[], object]:
     step, ready = FlatStep(schema, bf16), itertools.cycle(given)
     return lambda: step(next(ready))
 
@@ -68,8 +68,8 @@ def flat_steps(schema: FittedSchema, given: Iterable[Batch], bf16: bool) -> Call
 def end_to_end(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
     """One epoch, from rows in memory to updated weights."""
 
-    def train(normalization: str, precision: Precision) -> Callable[[], None]:
-        return lambda: (trainer(data.schema, normalization, precision).fit(data.train), None)[1]
+    def train(normalization: str, precision: Precision) -> Callable[[], object]:
+        return lambda: trainer(data.schema, normalization, precision).fit(data.train)
 
     return {
         "recmtl fp32": train("none", "fp32"),
@@ -83,9 +83,9 @@ def end_to_end(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
 def evaluation(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
     """Predictions of all rows, and the AUC of each task."""
 
-    def evaluate(normalization: str, precision: Precision) -> Callable[[], None]:
+    def evaluate(normalization: str, precision: Precision) -> Callable[[], object]:
         made = trainer(data.schema, normalization, precision)
-        return lambda: (made.measure(data.train), None)[1]
+        return lambda: made.measure(data.train)
 
     return {
         "recmtl fp32": evaluate("none", "fp32"),
@@ -110,7 +110,7 @@ def floor(data: recmtl.PreparedData) -> Contenders:
 
 def vocabulary(data: recmtl.PreparedData, balancer: str) -> Contenders:
     """The step with 200 rows in the tables, and with 4 million in two columns or in all."""
-    contenders: dict[str, Callable[[], None]] = {}
+    contenders: dict[str, Callable[[], object]] = {}
     for name, sizes in VOCABULARIES.items():
         schema = with_vocabularies(data.schema, sizes)
         given = batches(data, schema, 20)

@@ -1,5 +1,6 @@
 """What the README says works."""
 
+import json
 import re
 import shlex
 import shutil
@@ -60,3 +61,18 @@ def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for command in set(re.findall(r"`recmtl (\w+)", README)):
         assert command in COMMANDS or command == "train", command
+
+
+def test_speed_is_quoted_as_measured() -> None:
+    """Every figure of the section comes, in this order, from the record that the benchmark wrote."""
+    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/peers.json").read_text())["results"]
+    ours = ["recmtl fp32", "recmtl fp32, batch normalisation", "recmtl bf16", "recmtl bf16, batch normalisation"]
+    speed = README.split("## Speed")[1].split("## For developers")[0]
+    for title, row in (("one epoch, end to end", "one epoch, end to end"), ("evaluation", "evaluation, AUC included")):
+        figures = " | ".join(f"{record[title][name]['ratio']:.1f}" for name in ours)
+        assert f"| {row} | {figures} |" in speed
+    quoted = [record["one step"][name]["ratio"] for name in ("recmtl fp32", "recmtl bf16")]
+    large, larger, peer = "recmtl, 4 M in two columns", "recmtl, 4 M in all columns", "torch-rechub, 4 M in two columns"
+    quoted += [record["one step, Sum"][name]["ratio"] for name in (large, peer, larger)]
+    quoted += [record["one step, MetaBalance"][name]["ratio"] for name in (large, larger, peer)]
+    assert re.findall(r"\b0\.\d\d\b", speed) == [f"{ratio:.2f}" for ratio in quoted]

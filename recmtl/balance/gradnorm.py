@@ -124,10 +124,7 @@ class GradNorm(LossWeightBalancer):
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
         super().__init__()
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"`alpha` must be at least 0, got {alpha}")
-        if not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"`lr` must be positive, got {lr}")
+        check_rates(alpha, lr)
         self.alpha = alpha
         self.lr = lr
         self.rule: GradNormRule | None = None
@@ -149,6 +146,18 @@ class GradNorm(LossWeightBalancer):
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
         return weights
+
+
+def check_rates(alpha: float, lr: float) -> None:
+    """Checks what `GradNormRule` is later made with.
+
+    Raises:
+        ValueError: If `alpha` is negative or `lr` is not positive.
+    """
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"`alpha` must be at least 0, got {alpha}")
+    if not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"`lr` must be positive, got {lr}")
 
 
 def _measured_on(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:

@@ -1,12 +1,11 @@
 """RotoGradNorm: rotations for the directions of the tasks' gradients, GradNorm at the views for their sizes."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from recmtl.balance.gradnorm import GradNormRule
+from recmtl.balance.gradnorm import GradNormRule, check_rates
 from recmtl.balance.rotation import OrthogonalMap, RotationBalancer
 
 
@@ -77,10 +76,7 @@ class RotoGradNorm(RotationBalancer):
         super().__init__(rotation_size, batch_scale, normalize_losses, orthogonal_map)
         if burn_in < 0:
             raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
-        if not (math.isfinite(alpha) and alpha >= 0):
-            raise ValueError(f"`alpha` must be at least 0, got {alpha}")
-        if not (math.isfinite(lr) and lr > 0):
-            raise ValueError(f"`lr` must be positive, got {lr}")
+        check_rates(alpha, lr)
         self.burn_in = burn_in
         self.alpha = alpha
         self.lr = lr

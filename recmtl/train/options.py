@@ -22,7 +22,8 @@ class Optimization:
 
     Args:
         batch_size: Rows per step.
-        optimizer: Builds the optimizer of the model's parameters: any of torch's, ``Adam`` at its 0.001 by default.
+        optimizer: Builds the optimizer of the model's parameters: any of torch's, ``Adam`` at its 0.001 by default. In
+            a table above a million numbers it moves the batch's rows alone, and must work element by element.
         schedule: Of the learning rate, step by step over all epochs: ``constant``, or falling to 0 in a ``linear``
             or ``cosine`` way.
         warmup: The share of all steps in which the learning rate rises linearly from 0 first.

@@ -234,7 +234,7 @@ class Trainer:
             raise RunError(f"the checkpoint of {str(folder.path)!r} was trained on another schema than the model's")
         try:
             self.model.load_state_dict(state["model"])
-        except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())
             raise RunError(f"the checkpoint of {str(folder.path)!r} does not fit the model: {detail}") from error
         return self

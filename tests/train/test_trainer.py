@@ -370,6 +370,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     with pytest.raises(recmtl.RunError, match="does not fit the model"):
         other.load("best", folder)
     checkpoint = folder.path / "checkpoints/best/checkpoint.pt"
+    state = torch.load(checkpoint)
+    state["model"]["fork._extra_state"] = torch.tensor([1, 2], dtype=torch.uint8)  # which should hold names
+    torch.save(state, checkpoint)
+    with pytest.raises(recmtl.RunError, match="does not fit the model"):
+        trainer(aliexpress).load("best", folder)
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(recmtl.RunError, match="is damaged"):
         trainer(aliexpress).load("best", folder)

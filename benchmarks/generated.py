@@ -35,10 +35,10 @@ def with_vocabularies(schema: recmtl.FittedSchema, sizes: Sequence[int]) -> recm
     return replace(schema, schema=replace(schema.schema, features=tuple(features)))
 
 
-def batches(data: recmtl.PreparedData, schema: recmtl.FittedSchema, count: int) -> list[Batch]:
+def batches(data: recmtl.PreparedData, schema: recmtl.FittedSchema, count: int, rows: int = BATCH) -> list[Batch]:
     """Batches of the rows, their ids drawn anew and uniformly from the schema's vocabularies."""
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([block.size for block in schema.id_blocks])
-    full = [batch for batch in Loader(data.train, BATCH, seed=0).epoch() if len(batch) == BATCH]
-    drawn = ((torch.rand(BATCH, len(sizes), generator=generator) * sizes).int() for _ in range(count))
+    full = [batch for batch in Loader(data.train, rows, seed=0).epoch() if len(batch) == rows]
+    drawn = ((torch.rand(rows, len(sizes), generator=generator) * sizes).int() for _ in range(count))
     return [replace(full[i % len(full)], ids=ids) for i, ids in enumerate(drawn)]

@@ -99,7 +99,7 @@ class RepresentationBalancer(Balancer, ABC):
         finally:
             self._values = None
         if self._sizes is not None:
-            self.skipped = torch.maximum(self.skipped, expected)
+            self.skipped.copy_(torch.maximum(self.skipped, expected))
 
     def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
         """What each loss is multiplied by under `backward`, private gradients included: `[K]`."""

@@ -46,7 +46,7 @@ class Loader:
         batch_size: The number of rows of a batch. The last one is shorter; a single row left over joins the batch
             before it, because batch normalisation cannot train on one row.
         device: Where the rows lie and the batches are made.
-        seed: Shuffles the rows, anew in every epoch; ``None`` keeps their order.
+        seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
 
     Raises:
         ValueError: `batch_size` is below 1.
@@ -81,8 +81,9 @@ class Loader:
         return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
     def _order(self, seed: int, number: int) -> Tensor:
-        generator = torch.Generator().manual_seed((seed << 20) + number)
-        return torch.randperm(len(self.rows), generator=generator).to(self._matrix.device)
+        device = self._matrix.device
+        generator = torch.Generator(device).manual_seed((seed << 20) + number)
+        return torch.randperm(len(self.rows), generator=generator, device=device)
 
     def _cut(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)

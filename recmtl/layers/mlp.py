@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -12,8 +13,8 @@ Normalization = Literal["none", "batch", "layer"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
 Initialization = Literal["xavier", "kaiming", "torch"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,14 @@ class Optimization:
             or ``cosine`` way.
         warmup: The share of all steps in which the learning rate rises linearly from 0 first.
         clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
-        precision: ``fp32``, or ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in
-            fp32.
+        precision: ``fp32``; ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in fp32;
+            on a CUDA device also ``tf32``, for products of float32 whose factors are rounded to 10 bits.
         balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations. To be found by trial:
             RotoGrad's paper advises one below the model's, but too low a one does nothing.
+        cuda_graph: Record the step on a CUDA device and replay it, so that it costs one launch; ``None`` does so where
+            the model, its towers and the balancer are recmtl's and torch's, and the optimizer keeps its state in
+            tensors. ``True`` also records modules of one's own: what they compute must depend on tensors alone, and
+            what they change, they must change in place.
 
     Raises:
         ValueError: An option is out of its range.
@@ -44,6 +48,7 @@ class Optimization:
     clip_norm: float | None = None
     precision: Precision = "fp32"
     balancer_rate: float = 1e-4
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""

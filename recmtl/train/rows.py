@@ -32,13 +32,14 @@ class RowOptimizer:
         self._elements: dict[str, Tensor] = {}  # by name: [rows of the table, width]
 
     @torch.no_grad()
-    def step(self, rate: float) -> None:
+    def step(self, rate: float | Tensor) -> None:
         """Update the gathered rows at a learning rate.
 
         Raises:
             ValueError: The optimizer's state is not element by element.
         """
-        index, rows = self._table.gathered
+        gathered = self._table.gathered
+        places, rows, _ = gathered
         if rows.grad is None:  # no loss reaches the table
             return
         first = self._optimizer is None
@@ -46,16 +47,16 @@ class RowOptimizer:
         (group,) = optimizer.param_groups
         group["lr"], group["params"] = rate, [rows]
         if not first:
-            parts = {name: whole.index_select(0, index) for name, whole in self._elements.items()}
+            parts = {name: whole.index_select(0, places) for name, whole in self._elements.items()}
             optimizer.state[rows] = self._counts | parts
         optimizer.step()
         state: dict[str, Any] = optimizer.state.pop(rows, {})
         if first:
             self._elements = dict(self._whole(state, rows))
         for name, whole in self._elements.items():
-            whole.index_copy_(0, index, state.pop(name))
+            gathered.put(whole, state.pop(name))
         self._counts = state
-        self._table.weight.index_copy_(0, index, rows)
+        gathered.put(self._table.weight, rows)
 
     def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""
@@ -73,11 +74,16 @@ class RowOptimizer:
 
 
 def fused(optimizer: Optimizer) -> Optimizer:
-    """Choose the fused implementation where an optimizer has one for its device and leaves the choice open."""
+    """Choose the fused implementation where an optimizer has one for its device and leaves the choice open.
+
+    On a GPU its step counts lie on the device, too, where it can keep them there.
+    """
     everywhere = not isinstance(optimizer, torch.optim.Adagrad)  # whose fused form is for CPUs
     for group in optimizer.param_groups:
         open_choice = group.get("fused", False) is None and not (group.get("foreach") or group.get("differentiable"))
         devices = {parameter.device.type for parameter in group["params"]}
         if open_choice and devices <= ({"cpu", "cuda"} if everywhere else {"cpu"}):
             group["fused"] = True
+        if "capturable" in group and devices == {"cuda"}:
+            group["capturable"] = True
     return optimizer

@@ -17,6 +17,7 @@ from recmtl.train.losses import Losses
 from recmtl.train.memory import keep_freed_memory
 from recmtl.train.options import Optimization
 from recmtl.train.products import fast_products
+from recmtl.train.recording import CudaGraph, Graph, RecordedStep, recordable
 from recmtl.train.rows import RowOptimizer, fused
 from recmtl.train.schedule import learning_rate_factor
 
@@ -31,9 +32,17 @@ class Step:
         balancer: Turns the losses into gradients.
         options: How the weights move.
         total_steps: How many steps the schedule of the learning rate spans.
+        graph: Records the step and replays it; by default a CUDA graph, where the options and the device allow one.
     """
 
-    def __init__(self, model: RankingModel, balancer: Balancer, options: Optimization, total_steps: int) -> None:
+    def __init__(
+        self,
+        model: RankingModel,
+        balancer: Balancer,
+        options: Optimization,
+        total_steps: int,
+        graph: Graph | None = None,
+    ) -> None:
         keep_freed_memory()
         self._model, self._balancer, self._options = model, balancer, options
         self._losses = Losses(model.schema.schema, model.objectives)
@@ -45,11 +54,18 @@ class Step:
         self.optimizers = [fused(options.optimizer([p for p in self._own if p.requires_grad]))]
         rotations = [p for p in balancer.parameters() if p.requires_grad]
         if rotations:
-            self.optimizers.append(torch.optim.Adam(rotations, lr=options.balancer_rate, fused=True))
-        self.zeroed: Tensor | int = 0  # tensors whose gradient had entries that were not finite, over all steps
+            self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
+        device = next(model.parameters()).device
+        # How many tensors had a gradient with entries that were not finite, over all steps.
+        self.zeroed = torch.zeros((), dtype=torch.int64, device=device)
         self.diagnosis: Diagnosis | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
+        if graph is None and device.type == "cuda" and self._is_to_be_recorded():
+            graph = CudaGraph()
+        self._plain_or_recorded = self._train if graph is None else RecordedStep(self._train, graph)
+        if graph is not None:
+            self._put_rates_on(device)
 
     def __call__(self, batch: Batch, diagnosed: bool = False) -> Tensor:
         """Take one step and give the losses ``[K]``, still on the device.
@@ -58,10 +74,19 @@ class Step:
             batch: The rows.
             diagnosed: Whether to measure the tasks' gradients first, into `diagnosis`; the step stays the same.
         """
-        with fast_products(batch.labels.device), in_row_mode(self._tables):
-            return self._train(batch, diagnosed)
+        losses = self._train(batch, diagnosed=True) if diagnosed else self._plain_or_recorded(batch)
+        for schedule in self._schedules:
+            schedule.step()
+        return losses
 
-    def _train(self, batch: Batch, diagnosed: bool) -> Tensor:
+    def _train(self, batch: Batch, diagnosed: bool = False) -> Tensor:
+        """All of a step that the device does; what it changes, it changes in place."""
+        with fast_products(batch.labels.device, self._options.precision), in_row_mode(self._tables):
+            for optimizer in self.optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            return self._balanced(batch, diagnosed)
+
+    def _balanced(self, batch: Batch, diagnosed: bool) -> Tensor:
         with autocast(batch.labels.device, self._options):
             logits = self._model(batch)
         losses = self._losses(logits, batch)
@@ -74,16 +99,24 @@ class Step:
         return torch.stack([loss.detach() for loss in losses.values()])
 
     def _update(self) -> None:
-        moved = [*self._own, *(table.gathered[1] for table in self._tables)]
-        self.zeroed = self.zeroed + zero_nonfinite_gradients(moved)
+        moved = [*self._own, *(table.gathered.rows for table in self._tables)]
+        self.zeroed += zero_nonfinite_gradients(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
         for row_optimizer in self._row_optimizers:
-            row_optimizer.step(self.learning_rate)
-        for optimizer, schedule in zip(self.optimizers, self._schedules, strict=True):
+            row_optimizer.step(self.optimizers[0].param_groups[0]["lr"])
+        for optimizer in self.optimizers:
             optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+
+    def _is_to_be_recorded(self) -> bool:
+        if self._options.cuda_graph is not None:
+            return self._options.cuda_graph
+        return recordable([self._model, self._balancer], self.optimizers)
+
+    def _put_rates_on(self, device: torch.device) -> None:
+        """Hold the learning rates in tensors, so that a record reads what the schedule writes."""
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = torch.tensor(float(group["lr"]), device=device)
 
     @property
     def learning_rate(self) -> float:

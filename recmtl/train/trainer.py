@@ -48,7 +48,7 @@ class Trainer:
 
     Raises:
         ValueError: `epochs` or `diagnose_every` is too small, the monitor names nothing that is measured, or the device
-            cannot be used.
+            cannot be used, or not with the precision.
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
@@ -75,6 +75,10 @@ class Trainer:
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if optimization.precision == "tf32" and self.device.type != "cuda":
+            raise ValueError(
+                f"`precision` 'tf32' is for a CUDA device, got {str(self.device)!r}: take 'fp32' or 'bf16'"
+            )
         self.folder = RunFolder(run.folder) if run.folder else None
         self._names = [task.name for task in model.objectives]
         self.monitor = self.watch().monitor
@@ -204,7 +208,7 @@ class Trainer:
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
         parts: list[dict[str, Tensor]] = []
-        products = fast_products(self.device)
+        products = fast_products(self.device, self.optimization.precision)
         with evaluating(self.model), torch.inference_mode(), products, autocast(self.device, self.optimization):
             for batch in Loader(rows, PREDICT_ROWS, self.device).epoch():
                 parts.append({name: value.double() for name, value in self._activated(batch).items()})

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import recmtl
 from recmtl.train import products
 from recmtl.train.products import exact, fast_products
 
@@ -47,3 +48,18 @@ def test_other_devices_are_left_alone() -> None:
     before = setting()
     with fast_products(torch.device("meta")):
         assert setting() == before
+
+
+def test_tf32_where_it_is_asked_for() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    for precision, within in (("fp32", before), ("tf32", "tf32"), ("bf16", before)):
+        with fast_products(torch.device("cuda"), precision):
+            assert matmul.fp32_precision == within
+        assert matmul.fp32_precision == before
+
+
+def test_tf32_needs_a_gpu(aliexpress: recmtl.PreparedData) -> None:
+    options = recmtl.Optimization(precision="tf32")
+    with pytest.raises(ValueError, match="'tf32' is for a CUDA device, got 'cpu': take 'fp32' or 'bf16'"):
+        recmtl.Trainer(recmtl.ESMM(aliexpress.schema), optimization=options, run=recmtl.Run(device="cpu"))

@@ -134,7 +134,7 @@ def test_row_mode_is_off_outside_of_a_step(aliexpress: recmtl.PreparedData) -> N
         table.gathered  # noqa: B018
     with in_row_mode([table]):
         expected = table(ids)
-        assert table.shared().tensor is table.gathered[1]
+        assert table.shared().tensor is table.gathered.rows
         with torch.no_grad():
             assert torch.equal(table(ids), expected)
     assert torch.equal(table(ids), expected)

@@ -1,0 +1,109 @@
+"""The whole step on devices other than a CPU: nothing waits, and a GPU computes what a CPU does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from twins import BALANCERS
+
+import recmtl
+from recmtl.balance import Balancer
+from recmtl.data import Batch, Loader
+from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
+
+MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
+EVERY_CASE = [
+    pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"]),
+    pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__),
+    pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__),
+]
+ADAM = partial(torch.optim.Adam, lr=0.01, eps=1e-6)
+
+
+def every_case(test: object) -> object:
+    for mark in EVERY_CASE:
+        test = mark(test)
+    return test
+
+
+def prepared(
+    data: recmtl.PreparedData, cls: type, method: type[Balancer], device: str, dtype: torch.dtype, steps: int
+) -> tuple[Step, recmtl.RankingModel]:
+    torch.manual_seed(0)
+    trainer = recmtl.Trainer(cls(data.schema), method(), run=recmtl.Run(device="cpu"))
+    model = trainer.model.to(device, dtype)
+    options = Optimization(optimizer=ADAM, clip_norm=1.0, schedule="linear")
+    return Step(model, trainer.balancer, options, steps), model
+
+
+def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
+    return Batch(batch.ids.to(device), batch.numeric.to(device, dtype), batch.labels.to(device, dtype))
+
+
+@every_case
+def test_no_step_asks_for_a_value(
+    cls: type,
+    method: type[Balancer],
+    row_mode: bool,
+    aliexpress: recmtl.PreparedData,
+    without_values: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 1 << 40)
+    step, _ = prepared(aliexpress, cls, method, without_values, torch.float32, 3)
+    for batch in list(Loader(aliexpress.train, 50).epoch())[:3]:
+        losses = step(moved(batch, without_values, torch.float32))
+    assert losses.shape == (2,)
+    assert losses.device.type == without_values
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Any wait of the host for the GPU is an error in the block."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@every_case
+def test_a_gpu_takes_the_steps_of_a_cpu_without_a_wait(
+    cls: type, method: type[Balancer], row_mode: bool, aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first four rehearse and record; from then on nothing may wait."""
+    monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 1 << 40)
+    batches = list(Loader(aliexpress.train, 50, seed=0).epoch())[:25]
+    found: dict[str, tuple[list[Tensor], dict[str, Tensor]]] = {}
+    for device in ("cpu", "cuda"):
+        step, model = prepared(aliexpress, cls, method, device, torch.float64, len(batches))
+        on_device = [moved(batch, device, torch.float64) for batch in batches]
+        losses = [step(batch) for batch in on_device[:4]]
+        if device == "cuda":
+            with no_waiting():
+                losses += [step(batch) for batch in on_device[4:]]
+        else:
+            losses += [step(batch) for batch in on_device[4:]]
+        found[device] = [loss.cpu() for loss in losses], {n: t.cpu() for n, t in model.state_dict().items()}
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 0.01), ("bf16", 0.02)])
+def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliexpress: recmtl.PreparedData) -> None:
+    def losses(device: str, precision: str) -> Tensor:
+        torch.manual_seed(0)
+        options = Optimization(batch_size=100, precision=precision)  # type: ignore[arg-type]
+        run = recmtl.Run(device=device, progress=False)
+        trainer = recmtl.Trainer(recmtl.MMOE(aliexpress.schema), optimization=options, run=run)
+        step = Step(trainer.model, trainer.balancer, options, 20)
+        return torch.stack([step(batch) for batch in Loader(aliexpress.train, 100, device).epoch()][:20]).cpu()
+
+    torch.testing.assert_close(losses("cuda", precision), losses("cpu", "fp32"), rtol=tolerance, atol=tolerance)

@@ -47,14 +47,14 @@ class FlatStep:
 
     def logits(self, batch: Batch) -> list[Tensor]:
         linear = torch.nn.functional.linear
-        rows = self.table.index_select(0, (batch.ids + self.offsets).flatten())
+        rows = self.table.index_select(0, (batch.ids + self.offsets).flatten().long())
         x = torch.cat([rows.view(len(batch), -1), batch.numeric], 1)  # [B, W]
-        hidden = torch.split(linear(x, self.first, self.first_bias).relu(), FIRST, 1)
-        experts = [linear(h, *layer).relu() for h, layer in zip(hidden, self.second, strict=True)]
+        hidden = torch.split(linear(x, self.first, self.first_bias).relu_(), FIRST, 1)
+        experts = [linear(h, *layer).relu_() for h, layer in zip(hidden, self.second, strict=True)]
         gates = linear(x, self.gates, self.gates_bias).view(-1, TASKS, EXPERTS).softmax(2)
         views = torch.bmm(gates.to(experts[0].dtype), torch.stack(experts, 1)).unbind(1)  # TASKS of [B, SECOND]
         return [
-            linear(linear(view, w, b).relu(), v, c).squeeze(1)
+            linear(linear(view, w, b).relu_(), v, c).squeeze(1)
             for view, (w, b, v, c) in zip(views, self.towers, strict=True)
         ]
 

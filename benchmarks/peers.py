@@ -4,7 +4,9 @@ AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2
 [256, 128], towers [64], width 16. Within each table all contenders take turns, repetition by repetition; medians are
 quoted, and ratios are medians of the ratios within a repetition. The peer, torch-rechub, has batch normalisation in
 experts, towers and gates; this project is measured with and without it. Products of float32 matrices go through the
-library that the trainer chooses on this machine; the setting is undone while the peer runs.
+library that the trainer chooses on this machine; the setting is undone while the peer runs. With MetaBalance
+torch-rechub's trainer crashes: its balancing class is called directly. TorchJD's PCGrad and the RotoGrad of its authors
+stand beside this project's on the same layers, without batch normalisation.
 
 Needs the extra `bench`: pip install -c constraints.txt -e '.[bench]'
 """
@@ -17,7 +19,8 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import recmtl
-from benchmarks import rechub
+from benchmarks import others, rechub
 from benchmarks.flat import FlatStep
 from benchmarks.generated import ALL_LARGE, BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch
@@ -34,11 +37,12 @@ from recmtl.recipe import environment
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.options import Precision
-from recmtl.train.products import exact
+from recmtl.train.products import by_onednn, exact
 
-PEER = "torch-rechub"
+PEER, TORCHJD, ROTOGRAD = "torch-rechub", "TorchJD", "rotograd"
 VOCABULARIES = {"200 rows": SMALL, "4 M in two columns": TWO_LARGE, "4 M in all columns": ALL_LARGE}
 Contenders = Mapping[str, Callable[[], object]]
+StepsOf = Callable[[FittedSchema, Sequence[Batch]], Callable[[], object]]
 Seconds = dict[str, list[float]]
 
 
@@ -51,12 +55,17 @@ def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> r
 
 
 def steps(
-    schema: FittedSchema, given: Iterable[Batch], precision: Precision = "fp32", balancer: str = "Sum"
+    schema: FittedSchema,
+    given: Iterable[Batch],
+    precision: Precision = "fp32",
+    balancer: str = "Sum",
+    model: Callable[[FittedSchema], recmtl.RankingModel] = recmtl.MMOE,
 ) -> Callable[[], object]:
     """This project's step on batches that lie in memory, without normalisation."""
-    made = trainer(schema, "none", precision)
-    made = recmtl.Trainer(made.model, getattr(recmtl, balancer)(), optimization=made.optimization, run=made.run)
-    step, ready = Step(made.model, made.balancer, made.optimization, 1), itertools.cycle(given)
+    torch.manual_seed(0)
+    options = recmtl.Optimization(batch_size=BATCH, precision=precision)
+    made = recmtl.Trainer(model(schema), getattr(recmtl, balancer)(), run=recmtl.Run(device="cpu"))
+    step, ready = Step(made.model, made.balancer, options, 1), itertools.cycle(given)
     return lambda: step(next(ready))
 
 
@@ -110,14 +119,29 @@ def floor(data: recmtl.PreparedData) -> Contenders:
 
 def vocabulary(data: recmtl.PreparedData, balancer: str) -> Contenders:
     """The step with 200 rows in the tables, and with 4 million in two columns or in all."""
+    peers: dict[str, tuple[str, StepsOf]] = {
+        "Sum": (PEER, rechub.steps),
+        "MetaBalance": (PEER, partial(rechub.steps, metabalance=True)),
+        "PCGrad": (TORCHJD, others.torchjd_steps),
+    }
     contenders: dict[str, Callable[[], object]] = {}
+    peer, peer_steps = peers[balancer]
     for name, sizes in VOCABULARIES.items():
         schema = with_vocabularies(data.schema, sizes)
         given = batches(data, schema, 20)
         contenders[f"recmtl, {name}"] = steps(schema, given, balancer=balancer)
         if sizes is not ALL_LARGE:
-            contenders[f"{PEER}, {name}"] = rechub.steps(schema, given, metabalance=balancer == "MetaBalance")
+            contenders[f"{peer}, {name}"] = peer_steps(schema, given)
     return contenders
+
+
+def rotations(data: recmtl.PreparedData) -> Contenders:
+    """The step of RotoGrad on a shared-bottom model, which is what the authors' package takes."""
+    given = batches(data, data.schema, 20)
+    return {
+        "recmtl": steps(data.schema, given, balancer="RotoGrad", model=recmtl.SharedBottom),
+        ROTOGRAD: others.rotograd_steps(data.schema, given),
+    }
 
 
 def measured(contenders: Contenders, repetitions: int, warm_up: int) -> Seconds:
@@ -148,6 +172,23 @@ def report(title: str, seconds: Seconds, rows: int, references: Mapping[str, str
     return results
 
 
+def product_rates() -> list[str]:
+    """What a layer's product reaches by each library: decides how far fp32 and bf16 can be apart, and from MKL."""
+    x, w = torch.randn(BATCH, 319), torch.randn(1024, 319)
+    low_x, low_w = x.bfloat16(), w.bfloat16()
+
+    def rate(product: Callable[[], object]) -> float:
+        (seconds,) = measured({"": product}, 50, 10).values()
+        return 2 * BATCH * 319 * 1024 / statistics.median(seconds) / 1e9
+
+    rates = {"float32 by MKL": rate(lambda: x @ w.T)}
+    if exact():
+        with by_onednn():
+            rates["float32 by oneDNN, which is used"] = rate(lambda: x @ w.T)
+    rates["bfloat16"] = rate(lambda: low_x @ low_w.T)
+    return [f"{value:.0f} GFLOP/s in {name}" for name, value in rates.items()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=160_000)
@@ -156,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data, repetitions = generated(arguments.rows), arguments.repetitions
     peer = rechub.EndToEnd(data)
-    small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER) for name in VOCABULARIES}
+    small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER, TORCHJD) for name in VOCABULARIES}
     flat = {"recmtl fp32": "flat fp32", "recmtl bf16": "flat bf16"}
     sections: dict[str, tuple[Callable[[], Contenders], int, int, int, Mapping[str, str]]] = {
         "one epoch, end to end": (lambda: end_to_end(data, peer), arguments.rows, repetitions, 1, {}),
@@ -164,12 +205,17 @@ def main() -> None:
         "one step": (lambda: floor(data), BATCH, 8 * repetitions, 3, flat),
         "one step, Sum": (lambda: vocabulary(data, "Sum"), BATCH, 3 * repetitions, 3, small),
         "one step, MetaBalance": (lambda: vocabulary(data, "MetaBalance"), BATCH, 3 * repetitions, 3, small),
+        "one step, PCGrad": (lambda: vocabulary(data, "PCGrad"), BATCH, 3 * repetitions, 3, small),
+        "one step, RotoGrad on SharedBottom": (
+            *(lambda: rotations(data), BATCH, 8 * repetitions, 3),
+            {"recmtl": ROTOGRAD, ROTOGRAD: ROTOGRAD},
+        ),
     }
     results = {}
     for title, (contenders, rows, count, warm_up, references) in sections.items():
         results[title] = report(title, measured(contenders(), count, warm_up), rows, references)
     if arguments.json:
-        machine = [*environment(), platform.machine(), f"float32 products by {'oneDNN' if exact() else 'MKL'}"]
+        machine = [*environment(), platform.machine(), *product_rates()]
         content = {"command": "python -m benchmarks.peers", "machine": machine, "results": results}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

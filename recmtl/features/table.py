@@ -72,7 +72,7 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("offsets", starts.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
-        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width) * DEVIATION)
+        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(DEVIATION))
         with torch.no_grad():
             self.weight[starts] = 0
         self.row_mode = False

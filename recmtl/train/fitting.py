@@ -35,7 +35,7 @@ class Fitting:
         self._names = [task.name for task in trainer.model.objectives]
         evaluations = trainer.stopping.evaluations if valid is not None else 0
         self._measured_at = {round(len(loader) * (i + 1) / evaluations) for i in range(evaluations)}
-        self._best_weights: dict[str, Tensor] | None = None
+        self._best_weights: dict[str, Tensor] | None = None  # where no run folder holds them
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
@@ -52,10 +52,12 @@ class Fitting:
                     waited = self._watch.waited
                     self._progress.note(f"stopped: no better {self._watch.monitor} in {waited} evaluations")
                     break
-            if self._best_weights is not None:
+            if self._watch.best is None:
+                self._save("best", epoch)
+            elif self._best_weights is not None:
                 self._trainer.model.load_state_dict(self._best_weights)
             else:
-                self._save("best", epoch)
+                self._trainer.load("best")
             if self._watch.best is None and self._valid is not None:
                 self._progress.note(
                     f"{self._watch.monitor} was never defined on the validation rows: the last weights stay"
@@ -85,8 +87,9 @@ class Fitting:
             metrics = self._trainer.measure(self._valid)
         best = self._watch.improved(self._watch.value(metrics))
         if best:
-            self._best_weights = copy.deepcopy(self._trainer.model.state_dict())
             self._save("best", epoch)
+            if self._trainer.folder is None:
+                self._best_weights = copy.deepcopy(self._trainer.model.state_dict())
         self._progress.evaluated(epoch, number, metrics, best)
         self._record(epoch, number, {"valid": {name: m.to_dict() for name, m in metrics.items()}})
 

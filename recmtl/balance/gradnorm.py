@@ -141,7 +141,10 @@ class GradNorm(LossWeightBalancer):
         self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
     ) -> Tensor:
         assert self.rule is not None
-        norms = _norms_on(_measured_on(shared, last), losses, values)  # [K]
+        tensors = _measured_on(shared, last)
+        gradients = [_gradients(loss, tensors) for loss in losses]
+        norms = torch.stack([_norm(task, values) for task in gradients])  # [K]
+        self._formed = dict(zip(tensors, zip(*gradients, strict=True), strict=True))
         weights = torch.where(norms.isfinite(), self.rule.weights, 0.0)
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
@@ -173,15 +176,14 @@ def _measured_on(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tenso
     return chosen
 
 
-def _norms_on(tensors: Sequence[Tensor], losses: Sequence[Tensor], values: Tensor) -> Tensor:
-    """‖∇_W L_k‖ for each loss, 0 where it does not reach W: `[K]`."""
-    norms = []
-    for loss in losses:
-        gradients = (
-            torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
-        )
-        reached = [
-            torch.linalg.vector_norm(gradient, dtype=values.dtype) for gradient in gradients if gradient is not None
-        ]
-        norms.append(torch.linalg.vector_norm(torch.stack(reached)) if reached else values.new_zeros(()))
-    return torch.stack(norms)
+def _gradients(loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The loss's gradient of each tensor; None where it does not reach it."""
+    if not loss.requires_grad:
+        return (None,) * len(tensors)
+    return torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+
+
+def _norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    """The norm of all of them together, 0 of none: `[]`."""
+    reached = [torch.linalg.vector_norm(gradient, dtype=like.dtype) for gradient in gradients if gradient is not None]
+    return torch.linalg.vector_norm(torch.stack(reached)) if reached else like.new_zeros(())

@@ -1,7 +1,7 @@
 """The family that weighs whole losses: one backward pass of Σ w_k·L_k."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -40,18 +40,38 @@ class LossWeightBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
+    _formed: Mapping[Tensor, Sequence[Tensor | None]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._formed = {}
 
     def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
         self._ready(losses[0], Sizes(objectives=len(losses)))
         tensors = [leaf.tensor for leaf in leaves]
         values = detached(losses)  # [K]
         finite = values.isfinite()
-        weights = self._weigh(losses, values, tensors, last)  # [K]
+        weights = torch.where(finite, self._weigh(losses, values, tensors, last), 0.0)  # [K]
         self.skipped += ~finite
-        backward_weighted(losses, torch.where(finite, weights, 0.0))
+        formed, self._formed = self._formed, {}
+        for tensor, gradients in formed.items():
+            _add_weighted(tensor, gradients, weights)
+        backward_weighted(losses, weights, without=list(formed))
 
     @abstractmethod
     def _weigh(
         self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
     ) -> Tensor:
-        """The weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors."""
+        """The weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors.
+
+        A method that forms gradients on the way hands them on in `_formed`: by leaf, one for each loss, None where that
+        does not depend on the leaf. They are weighed instead of being formed anew.
+        """
+
+
+def _add_weighted(tensor: Tensor, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
+    """Adds Σ_k w_k·G_k to the tensor's `.grad`; a weight of 0 counts for more than what is not finite."""
+    for gradient, weight in zip(gradients, weights.to(tensor.dtype).unbind(), strict=True):
+        if gradient is not None:
+            part = torch.where(weight == 0, 0.0, gradient * weight)
+            tensor.grad = part if tensor.grad is None else tensor.grad + part

@@ -1,6 +1,7 @@
 """Losses as values, and one backward pass of their weighted sum."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,41 @@ def detached(losses: Sequence[Tensor]) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def backward_weighted(losses: Sequence[Tensor], weights: Tensor) -> None:
+def backward_weighted(losses: Sequence[Tensor], weights: Tensor, without: Sequence[Tensor] = ()) -> None:
     """Runs one backward pass of the weighted sum of the losses that depend on anything.
 
     A weight of exactly 0 starts a task's pass from a zero gradient, whatever its loss is.
+
+    Args:
+        losses: K scalars.
+        weights: What each is multiplied by, `[K]`.
+        without: Leaves whose `.grad` is left alone, and not computed.
     """
     pairs = zip(losses, weights.unbind(), strict=True)
     reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
-    if reached:
-        torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached])
+    if not reached:
+        return
+    inputs = None
+    if without:
+        left_out = {id(tensor) for tensor in without}
+        inputs = [leaf for leaf in leaves_of([loss for loss, _ in reached]) if id(leaf) not in left_out]
+        if not inputs:
+            return
+    torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached], inputs=inputs)
+
+
+def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
+    """The leaves that the losses' graphs end in."""
+    leaves: list[Tensor] = []
+    seen: set[Any] = set()
+    nodes: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
+    leaves += [loss for loss in losses if loss.grad_fn is None]
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # of a node that accumulates a leaf's gradient
+            leaves.append(node.variable)
+        nodes += [following for following, _ in node.next_functions if following is not None]
+    return leaves

@@ -63,16 +63,29 @@ def test_every_command_and_make_target_that_the_readme_names_exists() -> None:
         assert command in COMMANDS or command == "train", command
 
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+
+
 def test_speed_is_quoted_as_measured() -> None:
     """Every figure of the section comes, in this order, from the record that the benchmark wrote."""
-    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/peers.json").read_text())["results"]
+    content = json.loads((RESULTS / "peers.json").read_text())
+    record, rates = content["results"], [int(line.split()[0]) for line in content["machine"] if "GFLOP" in line]
     ours = ["recmtl fp32", "recmtl fp32, batch normalisation", "recmtl bf16", "recmtl bf16, batch normalisation"]
     speed = README.split("## Speed")[1].split("## For developers")[0]
     for title, row in (("one epoch, end to end", "one epoch, end to end"), ("evaluation", "evaluation, AUC included")):
         figures = " | ".join(f"{record[title][name]['ratio']:.1f}" for name in ours)
         assert f"| {row} | {figures} |" in speed
     quoted = [record["one step"][name]["ratio"] for name in ("recmtl fp32", "recmtl bf16")]
-    large, larger, peer = "recmtl, 4 M in two columns", "recmtl, 4 M in all columns", "torch-rechub, 4 M in two columns"
-    quoted += [record["one step, Sum"][name]["ratio"] for name in (large, peer, larger)]
-    quoted += [record["one step, MetaBalance"][name]["ratio"] for name in (large, larger, peer)]
+    two, larger = "4 M in two columns", "recmtl, 4 M in all columns"
+    peers = {"Sum": "torch-rechub", "MetaBalance": "torch-rechub", "PCGrad": "TorchJD"}
+    for names in (dict.fromkeys(peers, f"recmtl, {two}"), dict.fromkeys(peers, larger)):
+        quoted += [record[f"one step, {method}"][name]["ratio"] for method, name in names.items()]
+    quoted += [record[f"one step, {method}"][f"{peer}, {two}"]["ratio"] for method, peer in peers.items()]
     assert re.findall(r"\b0\.\d\d\b", speed) == [f"{ratio:.2f}" for ratio in quoted]
+    assert f"{record['one step, RotoGrad on SharedBottom']['recmtl']['ratio']:.1f} times as fast" in speed
+    assert [int(rate) for rate in re.findall(r"(\d+) GFLOP/s by MKL, at\s+(\d+) by oneDNN", speed)[0]] == rates[:2]
+
+
+def test_memory_is_quoted_as_measured() -> None:
+    beyond = [row["beyond"] for row in json.loads((RESULTS / "memory.json").read_text())["results"].values()]
+    assert f"{min(beyond):.0f} to {max(beyond):.0f} MiB" in README

@@ -1,4 +1,4 @@
-"""Batches cut from a matrix in memory, one gather each."""
+"""Batches cut from matrices in memory, one gather each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from recmtl.data.encode import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.memory import available_memory
 from recmtl.data.prepared import Rows
+from recmtl.data.windows import Window, cut, read_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,51 +43,67 @@ def fits(matrix: Tensor, device: torch.device) -> bool:
 class Loader:
     """Cuts rows into batches; all rows lie on the device as one matrix where they fit, else in the host's memory.
 
+    Rows that would fill more than half of the host's free memory are read window by window: a thread reads the next
+    one ahead. The rows are then shuffled in two steps, blocks of neighbours over the windows and rows in a window.
+
     Args:
         rows: The rows.
         batch_size: The number of rows of a batch. The last one is shorter; a single row left over joins the batch
             before it, because batch normalisation cannot train on one row.
         device: Where the rows lie and the batches are made.
         seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
+        window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
 
     Raises:
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` or `window` is below 1.
     """
 
     def __init__(
-        self, rows: Rows, batch_size: int, device: torch.device | str = "cpu", seed: int | None = None
+        self,
+        rows: Rows,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        seed: int | None = None,
+        window: int | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1, got {batch_size}")
+        for name, value in (("batch_size", batch_size), ("window", window)):
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.window = window or rows_in(available_memory() // 2, rows)
         self._device = torch.device(device)
-        matrix = rows.packed()
-        self._matrix = matrix.to(self._device) if fits(matrix, self._device) else matrix.pin_memory()
         self._widths = rows.widths
+        self._matrix: Tensor | None = None
+        if self.window >= len(rows):
+            matrix = rows.packed()
+            self._matrix = matrix.to(self._device) if fits(matrix, self._device) else matrix.pin_memory()
 
     def __len__(self) -> int:
         return len(self._starts())
 
     def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch; equal seed and number give the same order."""
-        order = None if self.seed is None else self._order(self.seed, number)
-        starts = self._starts()
-        for start, end in itertools.pairwise([*starts, len(self.rows)]):
-            if order is None:
-                yield self._cut(self._matrix[start:end])
-            else:
-                yield self._cut(self._matrix.index_select(0, order[start:end]))
+        """Give the batches of one epoch; equal seed, number and window give the same order."""
+        bounds = itertools.pairwise([*self._starts(), len(self.rows)])
+        for packed in cut(self._windows(number), (end - start for start, end in bounds)):
+            yield self._batch(packed)
 
     def _starts(self) -> range:
         rows = len(self.rows)
         return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
-    def _order(self, seed: int, number: int) -> Tensor:
-        device = self._matrix.device
-        generator = torch.Generator(device).manual_seed((seed << 20) + number)
-        return torch.randperm(len(self.rows), generator=generator, device=device)
+    def _windows(self, number: int) -> Iterator[Window]:
+        device = torch.device("cpu") if self._matrix is None else self._matrix.device
+        generator = None
+        if self.seed is not None:
+            generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
+        if self._matrix is None:
+            yield from read_windows(self.rows, self.window, generator)
+        elif generator is None:
+            yield Window(self._matrix, None)
+        else:
+            yield Window(self._matrix, torch.randperm(len(self.rows), generator=generator, device=device))
 
-    def _cut(self, packed: Tensor) -> Batch:
+    def _batch(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)
         parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
         return Batch(
@@ -94,3 +112,9 @@ class Loader:
             labels=parts[LABELS].view(torch.float32),
             weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
         )
+
+
+def rows_in(memory: int, rows: Rows) -> int:
+    """Give how many rows to hold at a time: all that there are, or a third of what the memory holds."""
+    held = memory // (4 * sum(rows.widths.values()))
+    return len(rows) if held >= len(rows) else max(1, held // 3)

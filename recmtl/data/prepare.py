@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -20,6 +21,7 @@ from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
 from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
 from recmtl.data.sources import Data, Source, open_sources, unreadable
+from recmtl.data.spool import Spooled
 from recmtl.data.values import as_text, stable_hash
 from recmtl.schema import FittedSchema, Numeric, Schema
 
@@ -38,7 +40,8 @@ def prepare(
 ) -> PreparedData:
     """Turn raw data into a prepared dataset.
 
-    Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes.
+    Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes. Text
+    is parsed in the first alone: what it gave lies meanwhile in a temporary file in `out`, about as large as the text.
     Without validation data a share of the training groups (of the rows, where the schema has no group), chosen by a
     stable hash, is held out of fitting and training.
 
@@ -65,15 +68,15 @@ def prepare(
         resolved.resolve(source.columns, source.name)
     fold = Fold(resolved, 0.0 if valid is not None else holdout)
     if out is None:
-        fitted, notes = _fit(resolved, sources["train"], fold, progress)
-        batches: dict[str, list[pa.RecordBatch]] = {}
-        for name, batch in _encode(fitted, sources, fold, progress):
-            batches.setdefault(name, []).append(batch)
+        with tempfile.TemporaryDirectory() as parsed:
+            fitted, notes, encoded = _read(resolved, sources, fold, Path(parsed), progress)
+            batches: dict[str, list[pa.RecordBatch]] = {}
+            for name, batch in encoded:
+                batches.setdefault(name, []).append(batch)
         splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
         return PreparedData(fitted, splits, tuple(notes))
-    with new_folder(Path(out)) as folder:
-        fitted, notes = _fit(resolved, sources["train"], fold, progress)
-        _write(folder, fitted, notes, _encode(fitted, sources, fold, progress))
+    with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
+        _write(folder, *_read(resolved, sources, fold, Path(parsed), progress))
     return PreparedData.open(out)
 
 
@@ -151,6 +154,18 @@ class Fold:
             hashes[grouped] = stable_hash(values)[codes[grouped]]
         held_out: npt.NDArray[np.bool_] = hashes < self.share * 2.0**64
         return held_out
+
+
+def _read(
+    schema: Schema, sources: Mapping[str, list[Source]], fold: Fold, parsed: Path, progress: Progress
+) -> tuple[FittedSchema, list[str], Iterator[tuple[str, pa.RecordBatch]]]:
+    """Fit on the training rows, and give the encoded batches of every split; parsed text is kept in `parsed`."""
+    train = [
+        Spooled(source, parsed / f"{number}.arrows") if source.parses else source
+        for number, source in enumerate(sources["train"])
+    ]
+    fitted, notes = _fit(schema, train, fold, progress)
+    return fitted, notes, _encode(fitted, {**sources, "train": train}, fold, progress)
 
 
 def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) -> tuple[FittedSchema, list[str]]:

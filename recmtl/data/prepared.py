@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,35 +49,33 @@ class Rows:
         }
         return columns | ({WEIGHT: 1} if self.schema.schema.weight else {})
 
-    def packed(self) -> Tensor:
-        """Give all rows as one row-major matrix, so that a batch is one gather.
+    def packed(self, spans: Sequence[tuple[int, int]] | None = None) -> Tensor:
+        """Give rows as one row-major matrix, so that a batch is one gather.
+
+        Args:
+            spans: Where the rows begin and end, span after span; ``None`` takes all.
 
         Shape:
             - output: int32 ``[rows, Σ widths]``; floats stand in it bit by bit.
         """
-        matrix = np.empty((len(self), sum(self.widths.values())), np.int32)
-        start = 0
-        for name, width in self.widths.items():
-            if width:
-                self._fill(matrix[:, start : start + width], name)
-            start += width
-        return torch.from_numpy(matrix)
-
-    def _fill(self, block: npt.NDArray[np.int32], name: str) -> None:
+        spans = [(0, len(self))] if spans is None else spans
+        matrix = np.empty((sum(end - start for start, end in spans), sum(self.widths.values())), np.int32)
         row = 0
-        for chunk in self.table.column(name).chunks:
-            values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
-            block[row : row + len(chunk)] = (
-                values.to_numpy().view(np.int32).reshape(block[row : row + len(chunk)].shape)
-            )
-            row += len(chunk)
+        for start, end in spans:
+            table, column = self.table.slice(start, end - start), 0
+            for name, width in self.widths.items():
+                if width:
+                    fill(matrix[row : row + end - start, column : column + width], table.column(name))
+                column += width
+            row += end - start
+        return torch.from_numpy(matrix)
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.float64]]:
         """The label columns ``[rows]``, NaN where a label is missing."""
         names = self.schema.schema.labels
         block = np.empty((len(self), len(names)), np.int32)
-        self._fill(block, LABELS)
+        fill(block, self.table.column(LABELS))
         values = block.view(np.float32).astype(np.float64)
         return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
 
@@ -93,6 +91,16 @@ class Rows:
         """The columns carried through, under their own names."""
         names = [n for n in self.table.column_names if n.startswith(KEY_PREFIX)]
         return self.table.select(names).rename_columns([n.removeprefix(KEY_PREFIX) for n in names])
+
+
+def fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
+    """Copy the values of a prepared column, bit by bit, into a block ``[rows, width]``."""
+    row = 0
+    for chunk in column.chunks:
+        values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
+        part = block[row : row + len(chunk)]
+        part[:] = values.to_numpy().view(np.int32).reshape(part.shape)
+        row += len(chunk)
 
 
 @dataclass(frozen=True)

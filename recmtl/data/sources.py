@@ -29,10 +29,17 @@ Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Sequence[str | Path]
 
 
 class Source(ABC):
-    """Rows that can be streamed any number of times."""
+    """Rows that can be streamed any number of times.
+
+    Attributes:
+        name: What to call them in an error.
+        columns: Their columns.
+        parses: Whether reading them takes more time than reading what was parsed.
+    """
 
     name: str
     columns: tuple[str, ...]
+    parses = False
 
     @abstractmethod
     def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
@@ -103,6 +110,8 @@ class ParquetSource(Source):
 
 class CsvSource(Source):
     """A CSV file with a header, plain or compressed; ``.tsv`` is separated by tabs."""
+
+    parses = True
 
     def __init__(self, path: Path) -> None:
         self.name, self._path = str(path), path

@@ -1,9 +1,13 @@
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from recmtl.data import Loader, prepare
+from recmtl.data import loader as loader_module
+from recmtl.data import windows as windows_module
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 ROWS = 23
@@ -97,3 +101,59 @@ def test_without_weights_and_without_categories():
 def test_batch_size_is_checked():
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         Loader(rows(), 0)
+    with pytest.raises(ValueError, match="`window` must be at least 1, got 0"):
+        Loader(rows(), 1, window=0)
+
+
+@pytest.fixture
+def _blocks_of_two(monkeypatch):
+    monkeypatch.setattr(windows_module, "BLOCK_ROWS", 2)
+
+
+@pytest.mark.usefixtures("_blocks_of_two")
+@pytest.mark.parametrize("window", [1, 4, 7, 22])
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 22, 100])
+def test_windows_hold_each_row_once(window, size):
+    data = rows(weight="w")
+    whole, loader = Loader(data, size, seed=3), Loader(data, size, seed=3, window=window)
+    assert [len(batch) for batch in loader.epoch(1)] == [len(batch) for batch in whole.epoch(1)]
+    assert sorted(order(loader, 1)) == list(range(ROWS))
+    assert order(loader, 1) == order(Loader(data, size, seed=3, window=window), 1) != order(loader, 2)
+    assert order(Loader(data, size, window=window)) == list(range(ROWS))
+    for batch in loader.epoch(1):
+        torch.testing.assert_close(batch.weight, batch.numeric[:, 0] / 4, rtol=0, atol=0)
+
+
+@pytest.mark.usefixtures("_blocks_of_two")
+def test_rows_of_a_window_are_mixed_and_blocks_lie_anywhere():
+    loader = Loader(rows(), 1, seed=0, window=8)
+    found = [order(loader, epoch) for epoch in range(200)]
+    assert len({tuple(o) for o in found}) == 200
+    firsts = np.bincount([o[0] for o in found], minlength=ROWS)
+    assert (firsts > 0).all()  # any row can be the first
+    for o in found:
+        assert len({row // 2 for row in o[:8]}) <= 5  # those of four blocks, one of which may be the last, of one row
+
+
+@pytest.mark.usefixtures("_blocks_of_two")
+def test_one_window_is_read_ahead_and_none_more(monkeypatch):
+    data, read = rows(), []
+    monkeypatch.setattr(
+        data, "packed", lambda spans: read.append(threading.current_thread()) or type(data).packed(data, spans)
+    )
+    batches = Loader(data, 4, window=4).epoch()
+    for number in range(1, 5):
+        next(batches)
+        assert number <= len(read) <= number + 1
+    batches.close()
+    assert threading.main_thread() not in read
+
+
+def test_rows_that_do_not_fit_are_read_in_windows(monkeypatch):
+    data = rows()
+    row = 4 * sum(data.widths.values())
+    for free, window in ((2 * ROWS * row, ROWS), (2 * ROWS * row - 2, 7), (0, 1)):
+        monkeypatch.setattr(loader_module, "available_memory", lambda free=free: free)
+        loader = Loader(data, 5, seed=0)
+        assert loader.window == window
+        assert sorted(order(loader)) == list(range(ROWS))

@@ -1,0 +1,82 @@
+"""Rows that memory does not hold at once: read window by window, each while the one before is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from recmtl.data.prepared import Rows
+
+BLOCK_ROWS = 4096  # read together: neighbours in the file stay in one window
+T = TypeVar("T")
+
+
+class Window(NamedTuple):
+    """Rows in memory, and the order in which they are taken.
+
+    Args:
+        matrix: Packed rows ``[n, Σ widths]``.
+        order: Their positions in the order of the epoch, int64 ``[n]``; ``None`` keeps the one they lie in.
+    """
+
+    matrix: Tensor
+    order: Tensor | None
+
+    def take(self, start: int, end: int) -> Tensor:
+        """Give some rows of the order."""
+        return self.matrix[start:end] if self.order is None else self.matrix.index_select(0, self.order[start:end])
+
+
+def read_windows(rows: Rows, size: int, generator: torch.Generator | None) -> Iterator[Window]:
+    """Read rows in windows, the next one always ahead, by a thread of its own.
+
+    Args:
+        rows: The rows.
+        size: Rows of a window, about.
+        generator: Shuffles the blocks of the file over the windows, then the rows of a window; ``None`` keeps the
+            order of the file.
+    """
+    blocks = torch.arange(0, len(rows), BLOCK_ROWS)
+    if generator is not None:
+        blocks = blocks[torch.randperm(len(blocks), generator=generator)]
+    windows = torch.split(blocks, max(1, size // BLOCK_ROWS))
+
+    def reading(starts: list[int]) -> Callable[[], Window]:
+        ends = [min(start + BLOCK_ROWS, len(rows)) for start in starts]
+        count = sum(ends) - sum(starts)
+        order = None if generator is None else torch.randperm(count, generator=generator)
+        return lambda: Window(rows.packed(list(zip(starts, ends, strict=True))), order)
+
+    yield from ahead(reading(window.tolist()) for window in windows)
+
+
+def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Give the results of jobs in their order, each of them done while the one before is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: Future[T] | None = None
+        for job in jobs:
+            upcoming = thread.submit(job)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = upcoming
+        if waiting is not None:
+            yield waiting.result()
+
+
+def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
+    """Cut windows into batches of the given sizes, of which some span two windows ``[size, Σ widths]``."""
+    source = iter(windows)
+    window, start = next(source), 0
+    for size in sizes:
+        parts: list[Tensor] = []
+        while size:
+            if start == len(window.matrix):
+                window, start = next(source), 0
+            end = min(start + size, len(window.matrix))
+            parts.append(window.take(start, end))
+            size, start = size - (end - start), end
+        yield parts[0] if len(parts) == 1 else torch.cat(parts)

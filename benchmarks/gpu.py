@@ -12,6 +12,7 @@ Smaller numbers and `--device cpu` show that the command works; its figures say 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import json
 import statistics
@@ -238,6 +239,7 @@ def main() -> None:
     }
     for title, section in sections.items():
         results[title] = section()
+        gc.collect()  # models, and what their recorded steps compute in
         show(title, results[title])
         if arguments.json:
             content = {"command": "python -m benchmarks.gpu", "machine": machine, "results": results}

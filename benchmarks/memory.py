@@ -18,6 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from recmtl.recipe import environment
+
 MEBI = 1 << 20
 SIZES = {"200": 12, "1 M": 62_500, "4 M": 250_000, "16 M": 1_000_000}  # rows in all, and in each of 16 columns
 METHODS = ("Sum", "PCGrad", "MetaBalance")
@@ -73,7 +75,7 @@ def main() -> None:
             table.add_row(name, balancer, f"{found['tables']:,.0f}", f"{found['beyond']:,.0f}")
     Console(width=120).print(table)
     if arguments.json:
-        content = {"command": "python -m benchmarks.memory", "results": results}
+        content = {"command": "python -m benchmarks.memory", "machine": environment(), "results": results}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

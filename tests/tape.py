@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+REFUSED = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
 
 class Tape(TorchDispatchMode):
     """Repeats, operation by operation, what was computed while it recorded, on the very same tensors.
@@ -26,7 +28,7 @@ class Tape(TorchDispatchMode):
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # of what was there before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if REFUSED & set(func.tags):
             raise RuntimeError("operation not permitted when a tape is recording")
         for storage in storages((args, kwargs)):
             if storage.data_ptr() not in self._made | self._before.keys():

@@ -144,7 +144,8 @@ class GradNorm(LossWeightBalancer):
         tensors = _measured_on(shared, last)
         gradients = [_gradients(loss, tensors) for loss in losses]
         norms = torch.stack([_norm(task, values) for task in gradients])  # [K]
-        self._formed = dict(zip(tensors, zip(*gradients, strict=True), strict=True))
+        by_tensor = zip(tensors, zip(*gradients, strict=True), strict=True)
+        self._formed = {tensor: formed for tensor, formed in by_tensor if tensor.is_leaf and not _hooked(tensor)}
         weights = torch.where(norms.isfinite(), self.rule.weights, 0.0)
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
@@ -187,3 +188,8 @@ def _norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """The norm of all of them together, 0 of none: `[]`."""
     reached = [torch.linalg.vector_norm(gradient, dtype=like.dtype) for gradient in gradients if gradient is not None]
     return torch.linalg.vector_norm(torch.stack(reached)) if reached else like.new_zeros(())
+
+
+def _hooked(tensor: Tensor) -> bool:
+    """Whether something of the user's is called when the tensor gets its gradient."""
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))

@@ -74,4 +74,4 @@ def _add_weighted(tensor: Tensor, gradients: Sequence[Tensor | None], weights: T
     for gradient, weight in zip(gradients, weights.to(tensor.dtype).unbind(), strict=True):
         if gradient is not None:
             part = torch.where(weight == 0, 0.0, gradient * weight)
-            tensor.grad = part if tensor.grad is None else tensor.grad + part
+            tensor.grad = part if tensor.grad is None else tensor.grad.add_(part)

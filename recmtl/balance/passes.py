@@ -47,7 +47,7 @@ def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
         if node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):  # of a node that accumulates a leaf's gradient
+        if node.name() == "torch::autograd::AccumulateGrad":
             leaves.append(node.variable)
         nodes += [following for following, _ in node.next_functions if following is not None]
     return leaves

@@ -99,10 +99,16 @@ class EmbeddingTable(nn.Module):
             self._gathered = None
             # On a CPU index_select has the fastest backward, on repeated ids and by int64: seven times that by int32.
             return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
+        if self._gathered is not None:
+            raise RuntimeError("a table in row mode can be looked up once in a step: join the ids of all look-ups")
         places, inverse, source = distinct(flat)  # [U], [B, columns], [U]
         rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
         self._gathered = Gathered(places, rows, source)
         return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
+
+    def start_row_mode(self) -> None:
+        """Let the next pass that trains gather rows."""
+        self.row_mode, self._gathered = True, None
 
     @property
     def gathered(self) -> Gathered:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Normalization = Literal["none", "batch", "layer"]
@@ -14,7 +14,7 @@ Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
 Initialization = Literal["xavier", "kaiming", "torch"]
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": partial(nn.ReLU, inplace=True),
+    "relu": lambda: ReLU(),
     "gelu": nn.GELU,
     "silu": nn.SiLU,
     "tanh": nn.Tanh,
@@ -84,6 +84,17 @@ class LayerStyle:
         if self.dropout:
             steps.append(nn.Dropout(self.dropout))
         return nn.Sequential(*steps)
+
+
+class ReLU(nn.ReLU):
+    """A ReLU that writes over its input, which no layer before it here needs any more; not over views of others.
+
+    A forward hook that keeps what comes into it keeps what it makes of that.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Set what is negative to 0."""
+        return F.relu(x, inplace=not x._is_view())
 
 
 class StackedLayerNorm(nn.Module):

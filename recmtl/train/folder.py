@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,21 @@ class RunFolder:
             file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint, ``best`` or ``last``."""
+        """Write a checkpoint, ``best`` or ``last``.
+
+        Raises:
+            RunError: The state holds what a checkpoint that cannot execute code may not hold.
+        """
         with new_file(self.path / CHECKPOINT.format(name=name)) as file:
             torch.save(state, file)
+            try:
+                torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
+            except pickle.UnpicklingError as error:
+                found = re.search(r"GLOBAL ([\w.]+)", str(error))
+                raise RunError(
+                    f"the model's state holds {found[1] if found else 'an object'}, which no checkpoint can hold: it "
+                    "may hold tensors, numbers, text, and lists and dicts of these"
+                ) from error
 
     def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
         """Read a checkpoint; it cannot execute code.
@@ -91,7 +104,7 @@ class RunFolder:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about what turns out to be damaged
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=True)
         except FileNotFoundError:
             raise RunError(f"{str(self.path)!r} is not a run with a checkpoint: there is no {path}") from None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:

@@ -62,6 +62,8 @@ class Optimization:
             raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"`clip_norm` must be above 0, got {self.clip_norm}")
+        if self.cuda_graph not in (None, False, True):
+            raise ValueError(f"`cuda_graph` must be true, false or none, got {self.cuda_graph!r}")
         if not self.balancer_rate >= 0:
             raise ValueError(f"`balancer_rate` must be at least 0, got {self.balancer_rate}")
 

@@ -13,7 +13,17 @@ from torch.optim import Optimizer
 from recmtl.data import Batch
 
 REHEARSALS = 3  # steps before one is recorded: libraries, optimizers and balancers set themselves up in them
+WAIT = "called a synchronizing CUDA operation"  # what torch warns of
 OWN = ("recmtl", "torch")  # packages whose modules choose by tensors and options alone
+HOOKS = (  # where modules, parameters and optimizers keep what is called besides them
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_post_accumulate_grad_hooks",
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+)
 
 
 class Graph(Protocol):
@@ -34,15 +44,22 @@ class Graph(Protocol):
 
 
 class CudaGraph:
-    """A CUDA graph; what it computes in stays reserved."""
+    """A CUDA graph; what it computes in stays reserved.
 
-    def __init__(self) -> None:
-        self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    Args:
+        device: The device of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._waits: list[warnings.WarningMessage] = []
 
     def rehearse(self, work: Callable[[], Tensor]) -> Tensor:
         """Do the work on a stream of its own, and note where the host waits for the device."""
-        self._stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
         before = torch.cuda.get_sync_debug_mode()
         with torch.cuda.stream(self._stream), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -51,8 +68,8 @@ class CudaGraph:
                 result = work()
             finally:
                 torch.cuda.set_sync_debug_mode(before)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        self._waits = [warning for warning in caught if "synchronizing" in str(warning.message)]
+        current.wait_stream(self._stream)
+        self._waits = [warning for warning in caught if WAIT in str(warning.message)]
         for warning in caught:
             if warning not in self._waits:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
@@ -62,21 +79,32 @@ class CudaGraph:
         """Record what the work launches."""
         for wait in self._waits:
             raise RuntimeError(f"the host waits for the device at {wait.filename}:{wait.lineno}")
-        # The stream comes to its end also where recording fails.
-        with torch.cuda.stream(self._stream), torch.cuda.graph(self._graph, stream=self._stream):
-            return work()
+        with torch.cuda.device(self._device):
+            graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+            before = generator.clone_state()
+            try:
+                # The outer block puts the stream back also where recording fails.
+                with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
+                    result = work()
+            except BaseException:
+                generator.graphsafe_set_state(before)  # which would otherwise go on expecting to be recorded
+                raise
+        self._graph = graph
+        return result
 
     def replay(self) -> None:
         """Launch all of it at once."""
-        self._graph.replay()
+        assert self._graph is not None
+        with torch.cuda.device(self._device):
+            self._graph.replay()
 
 
 class RecordedStep:
     """Takes a few steps as they are, then records one, and replays the record from then on.
 
     A record repeats what was computed, not the Python code around it: it fits a step whose every choice and every
-    state lies in tensors that are changed in place. Batches of another shape than the recorded one are computed as
-    they are; so are all where recording fails, with one warning that says why.
+    state lies in tensors that are changed in place. It is made for batches like the first one; others are computed as
+    they are, and so are all where recording fails, with one warning that says why.
 
     Args:
         step: From a batch to a tensor.
@@ -87,46 +115,52 @@ class RecordedStep:
         self._step, self._graph = step, graph
         self._rehearsals = 0
         self._failed = False
-        self._inputs: Batch | None = None
+        self._inputs: Batch | None = None  # of the record; at first those of the first batch
         self._result: Tensor | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Take one step."""
-        if self._failed:
+        if self._inputs is None:
+            self._inputs = copied(batch)
+        if self._failed or not alike(self._inputs, batch):
             return self._step(batch)
         if self._rehearsals < REHEARSALS:
             self._rehearsals += 1
             return self._graph.rehearse(lambda: self._step(batch))
-        if self._inputs is None:
-            self._record(batch)
-        if self._result is None or self._inputs is None or not alike(self._inputs, batch):
+        if self._result is None:
+            self._result = self._record(self._inputs)
+        if self._result is None:
             return self._step(batch)
         for mine, given in zip(tensors(self._inputs), tensors(batch), strict=True):
             mine.copy_(given)
         self._graph.replay()
         return self._result.clone()
 
-    def _record(self, batch: Batch) -> None:
-        weight = None if batch.weight is None else batch.weight.clone()
-        self._inputs = inputs = Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)
+    def _record(self, inputs: Batch) -> Tensor | None:
         try:
-            self._result = self._graph.record(lambda: self._step(inputs))
+            return self._graph.record(lambda: self._step(inputs))
         except RuntimeError as error:
             self._failed = True
             reason = str(error).splitlines()[0]
             warnings.warn(f"the step is not recorded, each of its operations is launched: {reason}", stacklevel=4)
+            return None
 
 
 def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> bool:
-    """Whether nothing in a step is known to choose by anything but tensors: no module of one's own, no other optimizer.
+    """Whether nothing in a step is known to choose by anything but tensors.
+
+    That is: no module, optimizer or hook of one's own, and optimizers that can keep their counts on the device.
 
     Args:
         modules: The model, with the balancer in it.
         optimizers: Those that the step takes.
     """
-    own = (type(m).__module__.split(".")[0] in OWN for module in modules for m in module.modules())
-    steady = (isinstance(optimizer, torch.optim.SGD) or "capturable" in optimizer.defaults for optimizer in optimizers)
-    return all(own) and all(steady)
+    parts = [*(m for module in modules for m in module.modules()), *optimizers]
+    parameters = [p for module in modules for p in module.parameters()]
+    known = all(type(part).__module__.split(".")[0] in OWN for part in parts)
+    steady = all(type(o) is torch.optim.SGD or "capturable" in o.defaults for o in optimizers)
+    hooked = any(getattr(part, name, None) for part in (*parts, *parameters) for name in HOOKS)
+    return known and steady and not hooked
 
 
 def tensors(batch: Batch) -> list[Tensor]:
@@ -134,6 +168,12 @@ def tensors(batch: Batch) -> list[Tensor]:
     return [t for t in (batch.ids, batch.numeric, batch.labels, batch.weight) if t is not None]
 
 
+def copied(batch: Batch) -> Batch:
+    """Copy a batch."""
+    weight = None if batch.weight is None else batch.weight.clone()
+    return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)
+
+
 def alike(a: Batch, b: Batch) -> bool:
-    """Whether two batches have the same shapes."""
-    return [t.shape for t in tensors(a)] == [t.shape for t in tensors(b)]
+    """Whether two batches have the same shapes and types."""
+    return [(t.shape, t.dtype) for t in tensors(a)] == [(t.shape, t.dtype) for t in tensors(b)]

@@ -62,7 +62,7 @@ class Step:
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
         if graph is None and device.type == "cuda" and self._is_to_be_recorded():
-            graph = CudaGraph()
+            graph = CudaGraph(device)
         self._plain_or_recorded = self._train if graph is None else RecordedStep(self._train, graph)
         if graph is not None:
             self._put_rates_on(device)
@@ -99,6 +99,12 @@ class Step:
         return torch.stack([loss.detach() for loss in losses.values()])
 
     def _update(self) -> None:
+        for table in self._tables:
+            if table.weight.grad is not None:
+                raise RuntimeError(
+                    "a table above a million numbers is trained by the rows that it gathers, but its `weight` was also "
+                    "used directly: look its rows up by calling it"
+                )
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         self.zeroed += zero_nonfinite_gradients(moved)
         if self._options.clip_norm is not None:
@@ -128,7 +134,7 @@ class Step:
 def in_row_mode(tables: Sequence[EmbeddingTable]) -> Iterator[None]:
     """Gather the rows of large tables within a block; the rows must be put back by its end."""
     for table in tables:
-        table.row_mode = True
+        table.start_row_mode()
     try:
         yield
     finally:

@@ -75,16 +75,14 @@ class Trainer:
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if optimization.precision == "tf32" and self.device.type != "cuda":
-            raise ValueError(
-                f"`precision` 'tf32' is for a CUDA device, got {str(self.device)!r}: take 'fp32' or 'bf16'"
-            )
+        if self.device.type != "cuda":
+            check_without_gpu(optimization, self.device)
         self.folder = RunFolder(run.folder) if run.folder else None
         self._names = [task.name for task in model.objectives]
         self.monitor = self.watch().monitor
         self.rows_per_second = 0.0
         self.best: float | None = None
-        self._step: Step | None = None
+        self._zeroed: Tensor | None = None
         self.balancer.setup(
             objectives=len(model.objectives),
             heads=len(model.heads),
@@ -121,10 +119,11 @@ class Trainer:
 
     def _fit(self, train: Rows, valid: Rows | None) -> None:
         loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed)
-        self._step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
+        step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder:
             self.folder.create(self.model.schema)
-        Fitting(self, loader, self._step, valid).run()
+        self._zeroed = step.zeroed
+        Fitting(self, loader, step, valid).run()
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -135,7 +134,7 @@ class Trainer:
         losses are weighed as a whole, also what it shares with the others.
         """
         counts = dict(zip(self.balancer.labels or (), self.balancer.skipped.tolist(), strict=False))
-        counts["gradients"] = int(self._step.zeroed) if self._step else 0
+        counts["gradients"] = 0 if self._zeroed is None else int(self._zeroed)
         return {name: count for name, count in counts.items() if count}
 
     def evaluate(self, data: Rows | Data) -> pd.DataFrame:
@@ -255,6 +254,18 @@ class Trainer:
         """Make what says which evaluation is the best, anew for each training."""
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         return Watch(self.stopping, self.model.objectives, list(reported.values()))
+
+
+def check_without_gpu(optimization: Optimization, device: torch.device) -> None:
+    """Refuse options that ask for a GPU.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if optimization.precision == "tf32":
+        raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
+    if optimization.cuda_graph:
+        raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
 
 
 def claim(balancer: Balancer, model: RankingModel) -> None:

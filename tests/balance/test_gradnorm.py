@@ -152,6 +152,30 @@ def test_a_nonfinite_norm_leaves_the_task_out():
     balancer.backward([a, b + hook], shared=[W])
     assert balancer.skipped.tolist() == [0, 1]
     assert balancer.rule.updates.tolist() == [1, 0]
+    torch.testing.assert_close(W.grad, torch.tensor([[3.0, 0.0]], dtype=torch.float64))  # the first task's alone
+
+
+def test_a_loss_that_is_a_leaf_gets_its_gradient():
+    W = torch.ones(2, 2, requires_grad=True)
+    leaf = torch.tensor(2.0, requires_grad=True)
+    GradNorm().backward([W.sum(), leaf], shared=[W])
+    torch.testing.assert_close(leaf.grad, torch.tensor(1.0))
+    torch.testing.assert_close(W.grad, torch.ones(2, 2))
+
+
+def test_the_measured_gradient_is_added_in_place():
+    W = torch.ones(2, 2, requires_grad=True)
+    W.grad = held = torch.full((2, 2), 10.0)
+    GradNorm().backward([W.sum(), 2 * W.sum()], shared=[W])
+    assert W.grad is held
+    torch.testing.assert_close(held, torch.full((2, 2), 13.0))
+
+
+def test_hooks_on_the_measured_weight_see_the_balanced_gradient():
+    W, seen = torch.ones(2, 2, requires_grad=True), []
+    W.register_post_accumulate_grad_hook(lambda tensor: seen.append(tensor.grad.clone()))
+    GradNorm().backward([W.sum(), 2 * W.sum()], shared=[W])
+    torch.testing.assert_close(seen, [torch.full((2, 2), 3.0)])
 
 
 def test_measures_on_last_or_the_last_matrix_that_is_trained():

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 
 from recmtl.layers import MLP, LayerStyle
+from recmtl.layers.mlp import ReLU
 
 
 def test_layers_follow_the_order_linear_norm_activation_dropout() -> None:
@@ -45,3 +46,14 @@ def test_layer_norm_of_stacked_layers_equals_separate_ones() -> None:
     stacked = style.after(4, stacked=3)[0](x)
     alone = torch.cat([nn.LayerNorm(4)(chunk) for chunk in x.chunk(3, dim=1)], dim=1)
     torch.testing.assert_close(stacked, alone)
+
+
+def test_relu_leaves_views_and_hooks_alone() -> None:
+    """Written over is only what a layer has made; a view of something else is not."""
+    x = torch.tensor([[-1.0, 2.0]])
+    assert ReLU()(x[:, :1]).tolist() == [[0.0]]
+    assert x.tolist() == [[-1.0, 2.0]]
+    mlp, seen = MLP(2, [3, 1]), []
+    mlp.layers[0].register_full_backward_hook(lambda _, into, out: seen.append(out[0]))
+    mlp(torch.randn(4, 2, requires_grad=True)).sum().backward()
+    assert seen[0].shape == (4, 3)

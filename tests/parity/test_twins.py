@@ -260,6 +260,8 @@ def test_every_balancer_has_a_twin() -> None:
 
 def take(model: RankingModel, balancer: Balancer, batch: Batch) -> None:
     """One balanced pass, as the trainer takes it."""
+    for table in (table for table in model.encoder.tables if table.row_mode):
+        table.start_row_mode()
     views = balancer.fork(model.trunk(batch))
     logits = model.outputs({name: head(view) for (name, head), view in zip(model.heads.items(), views, strict=True)})
     shared, losses = model.shared(), Losses(model.schema.schema, model.objectives)

@@ -59,7 +59,12 @@ def test_tf32_where_it_is_asked_for() -> None:
         assert matmul.fp32_precision == before
 
 
-def test_tf32_needs_a_gpu(aliexpress: recmtl.PreparedData) -> None:
-    options = recmtl.Optimization(precision="tf32")
-    with pytest.raises(ValueError, match="'tf32' is for a CUDA device, got 'cpu': take 'fp32' or 'bf16'"):
-        recmtl.Trainer(recmtl.ESMM(aliexpress.schema), optimization=options, run=recmtl.Run(device="cpu"))
+def test_what_needs_a_gpu_is_refused_without(aliexpress: recmtl.PreparedData) -> None:
+    for options, message in (
+        (recmtl.Optimization(precision="tf32"), "'tf32' is for a CUDA device, got 'cpu': take 'fp32' or 'bf16'"),
+        (recmtl.Optimization(cuda_graph=True), "`cuda_graph` is for a CUDA device, got 'cpu': leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recmtl.Trainer(recmtl.ESMM(aliexpress.schema), optimization=options, run=recmtl.Run(device="cpu"))
+    with pytest.raises(ValueError, match="`cuda_graph` must be true, false or none, got 'yes'"):
+        recmtl.Optimization(cuda_graph="yes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections.abc import Callable, Iterator
@@ -125,6 +126,28 @@ def test_modules_and_optimizers_that_may_hide_state_are_not_recorded_unasked(ali
     assert recordable([plain, recmtl.RotoGrad(heads=2, features=8)], [adam, sgd])
     assert not recordable([own], [adam])
     assert not recordable([plain], [adam, adagrad])
+    hooked = copy.deepcopy(plain)
+    hooked.bottom.register_forward_hook(lambda *_: None)
+    assert not recordable([hooked], [])
+    hooked = copy.deepcopy(plain)
+    next(hooked.parameters()).register_post_accumulate_grad_hook(lambda *_: None)
+    assert not recordable([hooked], [])
+
+    class Own(torch.optim.SGD):
+        pass
+
+    assert not recordable([plain], [Own(plain.parameters(), lr=0.1)])
+
+
+def test_batches_like_the_first_are_recorded(aliexpress: recmtl.PreparedData) -> None:
+    """Whatever stands where the record is made: here the last, shorter batch of an epoch."""
+    whole = next(Loader(aliexpress.train, 50, seed=0).epoch())
+    short = Batch(whole.ids[:7], whole.numeric[:7], whole.labels[:7])
+    tape = Tape()
+    recorded = RecordedStep(lambda batch: batch.numeric.sum() + 1, tape)
+    for batch in [whole, whole, whole, short] * 4:
+        torch.testing.assert_close(recorded(batch), batch.numeric.sum() + 1)
+    assert (tape.rehearsed, tape.replayed) == (3, 9)
 
 
 def test_a_state_outside_of_tensors_shows_on_the_tape(aliexpress: recmtl.PreparedData) -> None:

@@ -143,6 +143,26 @@ def test_row_mode_is_off_outside_of_a_step(aliexpress: recmtl.PreparedData) -> N
     assert table.weight.grad.any()
 
 
+def test_a_table_that_is_looked_up_twice_or_used_directly_is_refused(
+    aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "ROW_MODE", 0)
+
+    class Twice(recmtl.SharedBottom):
+        def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
+            return tuple(self.bottom(self.encoder(batch) + self.encoder(batch)) for _ in self.heads)
+
+    class Direct(recmtl.SharedBottom):
+        def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
+            return tuple(view + self.encoder.tables[0].weight.sum() for view in super().trunk(batch))
+
+    for cls, what in ((Twice, "can be looked up once in a step"), (Direct, "`weight` was also used directly")):
+        trainer = recmtl.Trainer(cls(aliexpress.schema, layers=[8]), run=recmtl.Run(device="cpu"))
+        step = Step(trainer.model, trainer.balancer, Optimization(), 1)
+        with pytest.raises(RuntimeError, match=what):
+            step(next(Loader(aliexpress.train, 64).epoch()))
+
+
 def test_fused_where_it_is_left_open() -> None:
     p = nn.Parameter(torch.zeros(1))
     assert fused(torch.optim.Adam([p])).param_groups[0]["fused"]

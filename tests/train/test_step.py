@@ -107,3 +107,20 @@ def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliex
         return torch.stack([step(batch) for batch in Loader(aliexpress.train, 100, device).epoch()][:20]).cpu()
 
     torch.testing.assert_close(losses("cuda", precision), losses("cpu", "fp32"), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_dropout_goes_on_after_a_record_that_failed(aliexpress: recmtl.PreparedData) -> None:
+    class Waits(torch.nn.Linear):
+        def forward(self, view: Tensor) -> Tensor:
+            torch.cuda.synchronize()  # which no warning announces
+            return super().forward(view)
+
+    style, towers = recmtl.LayerStyle(dropout=0.5), {"ctr": lambda features: Waits(features, 1)}
+    model = recmtl.SharedBottom(aliexpress.schema, style=style, towers=towers)
+    options = Optimization(batch_size=100, cuda_graph=True)
+    trainer = recmtl.Trainer(model, optimization=options, run=recmtl.Run(device="cuda", progress=False))
+    step = Step(trainer.model, trainer.balancer, options, 20)
+    with pytest.warns(UserWarning, match="the step is not recorded"):
+        losses = [step(batch) for batch in Loader(aliexpress.train, 100, "cuda", seed=0).epoch()]
+    assert torch.stack(losses).isfinite().all()

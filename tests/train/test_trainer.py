@@ -435,3 +435,19 @@ def test_a_metric_that_is_never_defined_does_not_stop_training(aliexpress: recmt
     records = RunFolder(folder).records()
     assert max(r["epoch"] for r in records) == 3
     assert all(r["valid"]["ctr"]["auc"] is None for r in records if "valid" in r)
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
+    aliexpress: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    class Tower(torch.nn.Linear):
+        def get_extra_state(self) -> Path:
+            return tmp_path
+
+        def set_extra_state(self, state: object) -> None: ...
+
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": lambda features: Tower(features, 1)})
+    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    with pytest.raises(recmtl.RunError, match=r"the model's state holds pathlib\.PosixPath, which no checkpoint can"):
+        recmtl.Trainer(model, epochs=1, run=run).fit(aliexpress.train, aliexpress.valid)
+    assert not list(tmp_path.rglob("*.pt"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import lzma
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -21,7 +22,7 @@ from recmtl.data.errors import DataError
 NESTED_BYTES = 1 << 36  # of a zip within a zip, which is copied to a temporary file
 NESTED_DEPTH = 2  # zips around a zip
 ENCRYPTED = 0x1  # flag of a member
-FAULTS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)  # of damaged or unknown zips
+FAULTS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError)  # of damaged or unknown zips
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _archived(
                 raise DataError(
                     f"{inner} lies within {depth + 1} other zips: unpack the outer ones and give the folder"
                 )
-            file = _open_zip(_spooled(archive, info, inner, stack), inner, stack)
+            file = _open_zip(stack.enter_context(_spooled(archive, info, inner)), inner, stack)
             yield from _archived(file, f"{name}/", inner, wanted, stack, depth + 1)
         else:
             yield Member(name, partial(_stream, archive, info))
@@ -99,22 +100,21 @@ def _open_zip(file: Path | IO[bytes], place: str, stack: ExitStack) -> zipfile.Z
         raise DataError(f"{place} is neither a folder nor a zip that can be read: {error}") from error
 
 
-def _spooled(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, stack: ExitStack) -> IO[bytes]:
+@contextmanager
+def _spooled(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str) -> Iterator[IO[bytes]]:
     """Copy a zip within a zip to a temporary file: it can be read from any position."""
     folder = tempfile.gettempdir()
     limit = min(NESTED_BYTES, shutil.disk_usage(folder).free)
     if info.file_size > limit:
         size = f"{info.file_size:,} bytes, and {folder} takes {limit:,}"
         raise DataError(f"{place} has {size}: unpack the outer zip and give the folder")
-    with ExitStack() as failing:
-        file = failing.enter_context(tempfile.TemporaryFile())
+    with tempfile.TemporaryFile() as file:
         try:
             with archive.open(info) as packed:  # which ends at the size declared
                 shutil.copyfileobj(packed, file)
         except FAULTS as error:
             raise DataError(f"{place} cannot be read: {error}") from error
-        stack.push(failing.pop_all())
-    return file
+        yield file
 
 
 def _stream(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pa.NativeFile:

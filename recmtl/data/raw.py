@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.archives import FAULTS
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.layout import CLICK, CONVERSION, HEADER, ITEM_COLUMNS, LABEL, SEARCH_ID, USER_COLUMNS
-from recmtl.data.sources import Source
+from recmtl.data.sources import Source, unreadable
 from recmtl.data.values import as_text, stable_hash
 
 Positions = npt.NDArray[np.int64]
@@ -31,7 +32,7 @@ class Users:
     """
 
     def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str]) -> None:
-        batches = list(source.batches([SEARCH_ID, *columns], numbers - {SEARCH_ID}))
+        batches = list(_read(source, [SEARCH_ID, *columns], numbers))
         if not batches:
             raise DataError(f"there are no rows in {source.name}")
         (self._rows,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
@@ -63,12 +64,17 @@ class Users:
         return np.append(found, -1)[codes]
 
     def take(self, positions: Positions) -> dict[str, pa.Array]:
-        """Give the columns of rows, dictionaries without the values that no row has."""
-        rows = self._rows.take(pa.array(positions))
-        return {name: _compact(rows.column(name)) for name in rows.schema.names}
+        """Give the columns of rows."""
+        return _take(self._rows, positions)
+
+
+def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
+    rows = batch.take(pa.array(positions))
+    return {name: _compact(column) for name, column in zip(rows.schema.names, rows.columns, strict=True)}
 
 
 def _compact(array: pa.Array) -> pa.Array:
+    """Leave out what no row has of a dictionary: it would be taken for values that stand in the file."""
     if not pa.types.is_dictionary(array.type):
         return array
     used = array.indices.dictionary_encode()
@@ -95,14 +101,12 @@ class RawSource(Source):
         users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers)
         wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [LABEL] * (CLICK in columns or CONVERSION in columns)
         items = unmatched = 0
-        for batch in self._items.batches([SEARCH_ID, *wanted], numbers | {LABEL}):
+        for batch in _read(self._items, [SEARCH_ID, *wanted], numbers | {LABEL}):
             positions = users.find(batch.column(SEARCH_ID))
-            found = positions >= 0
-            items, unmatched = items + len(found), unmatched + int((~found).sum())
-            if not found.all():
-                batch, positions = batch.filter(pa.array(found)), positions[found]
-            if len(positions):
-                given = users.take(positions) | dict(zip(batch.schema.names, batch.columns, strict=True))
+            found = np.flatnonzero(positions >= 0)
+            items, unmatched = items + len(positions), unmatched + len(positions) - len(found)
+            if len(found):
+                given = users.take(positions[found]) | _take(batch, found)
                 given |= _labels(given[LABEL]) if LABEL in given else {}
                 yield pa.RecordBatch.from_arrays([given[c] for c in columns], names=list(columns))
         if items and items == unmatched:
@@ -127,13 +131,20 @@ class RawSource(Source):
     def _origin(self, row: int) -> tuple[int, int]:
         """Give the row of the item file and the row of the user file that a row is made of."""
         users, items = Users(self._users, [], frozenset()), 0
-        for batch in self._items.batches([SEARCH_ID], frozenset()):
+        for batch in _read(self._items, [SEARCH_ID], frozenset()):
             positions = users.find(batch.column(SEARCH_ID))
             found = np.flatnonzero(positions >= 0)
             if row < len(found):
                 return items + int(found[row]), int(positions[found[row]])
             row, items = row - len(found), items + batch.num_rows
         raise IndexError(f"{self.name} has no such row")
+
+
+def _read(source: Source, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from source.batches(columns, numbers)
+    except (OSError, pa.ArrowException, *FAULTS) as error:
+        raise unreadable(source.name, error) from error
 
 
 def _labels(array: pa.Array) -> dict[str, pa.Array]:

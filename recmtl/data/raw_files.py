@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from recmtl.data.archives import Member, members
+from recmtl.data.archives import FAULTS, Member, members
 from recmtl.data.errors import DataError
 from recmtl.data.layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
-from recmtl.data.sources import CsvSource
+from recmtl.data.sources import CsvSource, unreadable
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
-USER = dict.fromkeys(("user", "users", "usr"), "user")
-ITEM = dict.fromkeys(("item", "items", "itm", "impression", "impressions"), "item")
+USER = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
+ITEM = dict.fromkeys(("item", "items", "itm", "itms", "impression", "impressions"), "item")
 SPLITS = {"train": "train", "test": "test"}
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # also of NamesLikeThis
 SHOWN = 12  # names in an error
@@ -60,7 +60,11 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
 
 
 def _opened(member: Member, location: Path, columns: Sequence[str]) -> CsvSource:
-    return CsvSource(location / member.name, columns, member.open)
+    path = location / member.name
+    try:
+        return CsvSource(path, columns, member.open)
+    except (OSError, *FAULTS) as error:
+        raise unreadable(str(path), error) from error
 
 
 def _only(

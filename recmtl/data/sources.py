@@ -23,6 +23,7 @@ from recmtl.data.values import as_numbers
 from recmtl.schema.infer import NULLS, suffix
 
 BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
+LINE_CHARACTERS = 1 << 22  # read at a time, so that a file without line ends does not fill the memory
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
 NOT_TEXT = frozenset("\0\ufffd")  # the second stands for what is not UTF-8
 
@@ -184,7 +185,7 @@ class CsvSource(Source):
         if self._header:
             yield 0, self._header
         with io.TextIOWrapper(self._open(), encoding="utf-8-sig", errors="replace", newline="") as text:
-            reader = csv.reader(text, delimiter=self._delimiter)
+            reader = csv.reader(iter(partial(text.readline, LINE_CHARACTERS), ""), delimiter=self._delimiter)
             line = 1
             try:
                 for record in reader:

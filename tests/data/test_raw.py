@@ -2,6 +2,7 @@
 
 import json
 import stat
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -336,6 +337,16 @@ class TestHostileZips:
         content[at : at + 4] = (100).to_bytes(4, "little")
         path.write_bytes(content)
         assert error(prepared, path).startswith(f"{path}/b.zip ")
+
+    @pytest.mark.parametrize("content", [b"1", b"1,"])
+    def test_a_line_without_end(self, raw, tmp_path, content):
+        path = zipped(tmp_path / "a.zip", contents(raw) | {"user_train.csv": content * (1 << 25)})
+        tracemalloc.start()
+        try:
+            assert error(prepared, path).startswith(f"{path}/user_train.csv, line 1")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 25
+        finally:
+            tracemalloc.stop()
 
     def test_depth(self, raw, tmp_path):
         path = zipped(tmp_path / "0.zip", contents(raw))

@@ -6,9 +6,10 @@ import sys
 import time
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from json import dumps, loads
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +19,8 @@ from recmtl.console import Counter, print_diagnosis, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
 from recmtl.data.prepared import MANIFEST
+from recmtl.data.raw_files import open_raw
+from recmtl.data.sources import Data
 from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
@@ -43,6 +46,7 @@ def synth_command(
     vocabulary: int = 0,
     click_rate: float = 0.05,
     conversion_rate: float = 0.10,
+    layout: Literal["processed", "raw"] = "processed",
 ) -> None:
     """Generate rows in the layout of AliExpress with a planted truth: train, valid and test CSV and truth.json.
 
@@ -53,46 +57,55 @@ def synth_command(
         vocabulary: Values of each of two id-like columns that matter; 0 leaves these columns small.
         click_rate: Share of rows that are clicked.
         conversion_rate: Share of clicks that convert.
+        layout: A CSV a split, or the user and item files that AliExpress hands out; there validation rows are training
+            rows.
     """
-    with Counter() as counter:
-        done = 0
-
-        def progress(total: int) -> None:
-            nonlocal done
-            counter("write", total - done)
-            done = total
-
-        with usage_errors():
-            truth = synthesize(
-                out,
-                rows,
-                seed=seed,
-                vocabulary=vocabulary,
-                click_rate=click_rate,
-                conversion_rate=conversion_rate,
-                progress=progress,
-            )
+    with Counter() as counter, usage_errors():
+        truth = synthesize(
+            out,
+            rows,
+            seed=seed,
+            vocabulary=vocabulary,
+            click_rate=click_rate,
+            conversion_rate=conversion_rate,
+            layout=layout,
+            progress=counter.totals("write"),
+        )
     bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in truth.test.items() if task.auc is not None)
     print_line(f"{rows:,} rows in {out} · Bayes AUC of the test rows: {bayes}")
 
 
 def prepare_command(
-    card: str, train: str, out: Path, valid: str | None = None, test: str | None = None, holdout: float = 0.1
+    card: str,
+    out: Path,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
+    holdout: float = 0.1,
+    raw: Path | None = None,
+    country: str | None = None,
 ) -> None:
     """Turn raw files into a prepared dataset.
 
     Args:
         card: A dataset card (YAML), or the bare name of a shipped one.
-        train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
         out: The folder to write; it must not exist yet.
+        train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows.
         holdout: The share to hold out when there are no validation rows.
+        raw: Instead of these files, a folder or zip with the user and item files that AliExpress hands out.
+        country: Whose raw files to take: NL, ES, FR, US or RU.
     """
     start = time.perf_counter()
-    with Counter() as counter:
-        data = prepare(shipped.card(card), train, valid, test, out, holdout, counter)
-        notes(data, counter)
+    if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
+        raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
+    with Counter() as counter, ExitStack() as stack:
+        given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
+        if raw and country:
+            given = stack.enter_context(open_raw(raw, country))
+        data = prepare(shipped.card(card), **given, out=out, holdout=holdout, progress=counter)
+        counter.notes(data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
 
@@ -181,7 +194,7 @@ def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str,
         options = parser.instantiate(config).data
     with Counter() as counter:
         data = open_data(options, counter)
-        notes(data, counter)
+        counter.notes(data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
     assert trainer.folder is not None
@@ -203,7 +216,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
         raise DataError(f"{str(out)!r} exists already: give `--out` another folder or remove it")
     csv, prepared = out / "csv", out / "prepared"
     synth_command(csv, rows, seed, click_rate=0.10, conversion_rate=0.25)  # so that the test rows say something
-    prepare_command("aliexpress", str(csv / "train.csv"), prepared, str(csv / "valid.csv"), str(csv / "test.csv"))
+    prepare_command("aliexpress", prepared, str(csv / "train.csv"), str(csv / "valid.csv"), str(csv / "test.csv"))
     parser = train_parser()
     arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
     config = parser.parse_args(resolve_recipe([*arguments, "--run", str(out / "run")]))
@@ -227,12 +240,6 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def notes(data: PreparedData, counter: Counter) -> None:
-    """Show what was noticed while preparing."""
-    for note in data.notes:
-        counter.note(f"note: {note}")
 
 
 def train_parser() -> ArgumentParser:

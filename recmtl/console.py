@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,15 @@ class Counter(Display):
         text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
         self._bar.update(self._task, description=text)
         self.passing(text)
+
+    def totals(self, what: str) -> Callable[[int], None]:
+        """Give a function that is told how many rows of one kind of work are done in all."""
+        return lambda total: self(what, total - self._rows.get(what, 0))
+
+    def notes(self, notes: Iterable[str]) -> None:
+        """Show what was noticed while preparing."""
+        for note in notes:
+            self.note(f"note: {note}")
 
 
 def print_metrics(

@@ -10,6 +10,7 @@ import pytest
 from torch import nn
 
 from recmtl.cli import COMMANDS, main
+from recmtl.data.synth import synthesize
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -21,6 +22,8 @@ def folder(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "AliExpress_NL").mkdir()
     for name in ("train.csv", "test.csv"):
         shutil.copy(csv / name, tmp_path / "AliExpress_NL" / name)
+    synthesize(tmp_path / "raw", 1000, layout="raw")
+    shutil.make_archive(str(tmp_path / "AliExpress_NL"), "zip", tmp_path / "raw")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

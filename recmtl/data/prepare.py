@@ -47,7 +47,7 @@ def prepare(
 
     Args:
         schema: What the columns mean; patterns are resolved by the training file's header.
-        train: Training rows: a file, glob, folder, list of these, DataFrame or Arrow table.
+        train: Training rows: a file, glob, folder, source, list of these, DataFrame or Arrow table.
         valid: Validation rows.
         test: Test rows: encoded, never learned from.
         out: The folder to write, which must not exist yet; ``None`` keeps the dataset in memory. A folder appears
@@ -165,7 +165,7 @@ def _read(
         for number, source in enumerate(sources["train"])
     ]
     fitted, notes = _fit(schema, train, fold, progress)
-    return fitted, notes, _encode(fitted, {**sources, "train": train}, fold, progress)
+    return fitted, notes, _encode(fitted, {**sources, "train": train}, fold, progress, notes)
 
 
 def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) -> tuple[FittedSchema, list[str]]:
@@ -192,9 +192,9 @@ def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) 
 
 
 def _encode(
-    fitted: FittedSchema, sources: Mapping[str, list[Source]], fold: Fold, progress: Progress
+    fitted: FittedSchema, sources: Mapping[str, list[Source]], fold: Fold, progress: Progress, notes: list[str]
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Encode every split, batch by batch: its name and its rows."""
+    """Encode every split, batch by batch: its name and its rows; at the end the sources' notes join `notes`."""
     encoder = Encoder(fitted)
 
     def divide(batch: pa.RecordBatch, row: int) -> dict[str, pa.RecordBatch]:
@@ -208,6 +208,7 @@ def _encode(
         for parts in convert(fitted.schema, split, divide if name == "train" and fold.share else partial(whole, name)):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
+    notes += [note for source in chain.from_iterable(sources.values()) for note in source.notes]
 
 
 def _write(folder: Path, fitted: FittedSchema, notes: list[str], batches: Iterator[tuple[str, pa.RecordBatch]]) -> None:

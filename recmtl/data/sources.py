@@ -8,6 +8,7 @@ import io
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,10 +23,9 @@ from recmtl.data.values import as_numbers
 from recmtl.schema.infer import NULLS, suffix
 
 BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
+LINE_CHARACTERS = 1 << 22  # read at a time, so that a file without line ends does not fill the memory
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
 NOT_TEXT = frozenset("\0\ufffd")  # the second stands for what is not UTF-8
-
-Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Sequence[str | Path]
 
 
 class Source(ABC):
@@ -35,11 +35,13 @@ class Source(ABC):
         name: What to call them in an error.
         columns: Their columns.
         parses: Whether reading them takes more time than reading what was parsed.
+        notes: What was noticed when they were last read to their end, in sentences.
     """
 
     name: str
     columns: tuple[str, ...]
     parses = False
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
@@ -63,6 +65,9 @@ class Source(ABC):
     def place(self, row: int) -> str:
         """Name a row (from 0) in the words that find it again."""
         return f"{self.name}, row {row + 1}"
+
+
+Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Source | Sequence[str | Path | Source]
 
 
 class FrameSource(Source):
@@ -109,12 +114,21 @@ class ParquetSource(Source):
 
 
 class CsvSource(Source):
-    """A CSV file with a header, plain or compressed; ``.tsv`` is separated by tabs."""
+    """A CSV file, plain or compressed; ``.tsv`` is separated by tabs.
+
+    Args:
+        path: The file, or the name of what `opener` opens.
+        header: The columns of a file without a header.
+        opener: Opens what is not a file of its own.
+    """
 
     parses = True
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
+    def __init__(
+        self, path: Path, header: Sequence[str] = (), opener: Callable[[], pa.NativeFile] | None = None
+    ) -> None:
+        self.name, self._header = str(path), list(header)
+        self._open = opener or partial(pa.input_stream, self.name, compression="detect")
         self._delimiter = "\t" if suffix(path) == ".tsv" else ","
         _, header = next(self._records(), (1, []))
         if not header:
@@ -160,10 +174,10 @@ class CsvSource(Source):
         return f"{self.name}, line {line}"
 
     def _blocks(self, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        with pa.input_stream(self.name, compression="detect") as stream:
+        with self._open() as stream:
             yield from pacsv.open_csv(
                 stream,
-                read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES),
+                read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._header),
                 parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
                 convert_options=pacsv.ConvertOptions(
                     column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
@@ -172,9 +186,10 @@ class CsvSource(Source):
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Give header and rows, blank lines left out, and the line where each begins."""
-        stream = pa.input_stream(self.name, compression="detect")
-        with io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace", newline="") as text:
-            reader = csv.reader(text, delimiter=self._delimiter)
+        if self._header:
+            yield 0, self._header
+        with io.TextIOWrapper(self._open(), encoding="utf-8-sig", errors="replace", newline="") as text:
+            reader = csv.reader(iter(partial(text.readline, LINE_CHARACTERS), ""), delimiter=self._delimiter)
             line = 1
             try:
                 for record in reader:
@@ -189,13 +204,15 @@ def open_sources(data: Data, what: str = "data") -> list[Source]:
     """Open data in any accepted form.
 
     Args:
-        data: A file, a glob, a folder, a list of these, a DataFrame or an Arrow table. Files are CSV (``.gz``,
-            ``.zst`` and ``.tsv`` too), Parquet or Arrow IPC, told by their suffix.
+        data: A file, a glob, a folder, a source, a list of these, a DataFrame or an Arrow table. Files are CSV
+            (``.gz``, ``.zst`` and ``.tsv`` too), Parquet or Arrow IPC, told by their suffix.
         what: What to call data in memory in an error.
 
     Raises:
         DataError: A file is missing, empty, or cannot be read.
     """
+    if isinstance(data, Source):
+        return [data]
     if isinstance(data, pd.DataFrame):
         return [_checked(FrameSource(_from_pandas(data, what), f"the {what} frame"))]
     if isinstance(data, pa.Table):

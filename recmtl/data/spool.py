@@ -40,7 +40,7 @@ class Spooled(Source):
         finally:
             if writer:
                 writer.close()
-        self._whole = writer is not None
+        self._whole, self.notes = writer is not None, self._source.notes
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
         """Say where a bad value stands, in the words of the source."""

@@ -8,24 +8,20 @@ conversion. The AUC of the true probabilities, which no model can be expected to
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
 from sklearn.metrics import roc_auc_score
 
-from recmtl.data.planted import WEIGHTS, Array, Columns, PlantedTruth, effects_of, sigmoid
+from recmtl.data.layout import CATEGORICAL, NUMERICAL, USER_CATEGORICAL, USER_NUMERICAL
+from recmtl.data.planted import WEIGHTS, Array, PlantedTruth, effects_of, sigmoid
+from recmtl.data.writers import WRITERS
 
 Drawn = dict[str, npt.NDArray[np.generic]]
-
-CATEGORICAL = tuple(f"categorical_{i}" for i in range(1, 17))
-NUMERICAL = tuple(f"numerical_{i}" for i in range(1, 64))
-HEADER = ("search_id", *CATEGORICAL, *NUMERICAL, "click", "conversion")
-USER_CATEGORICAL, USER_NUMERICAL = 9, 23  # so many of each kind, the first ones, are constant within a search
 
 CHUNK_ROWS = 50_000  # what memory holds at a time; it enters the seeding: another value gives other rows
 CALIBRATION_ROWS = 200_000
@@ -94,9 +90,13 @@ def synthesize(
     vocabulary: int = 0,
     click_rate: float = 0.05,
     conversion_rate: float = 0.10,
+    layout: Literal["processed", "raw"] = "processed",
     progress: Callable[[int], None] | None = None,
 ) -> Truth:
     """Writes `train.csv`, `valid.csv` and `test.csv` (80, 10 and 10 % of the rows), then `truth.json`.
+
+    The raw layout has the same rows in `user_train.csv`, `item_train.csv`, `user_test.csv` and `item_test.csv`; it has
+    no validation files, so these rows follow the training rows.
 
     The same arguments give the same files. They appear when all are complete, `truth.json` last. Memory does not grow
     with `rows`, but for the test rows' probabilities and labels, 18 bytes a row.
@@ -108,6 +108,7 @@ def synthesize(
         vocabulary: Number of user ids (`categorical_1`) and of item ids (`categorical_10`); 0 for small categories.
         click_rate: Expected share of rows clicked.
         conversion_rate: Expected share of clicks converted.
+        layout: A CSV a split, or a user file and an item file for train and for test as AliExpress hands them out.
         progress: Called with the number of rows done so far.
 
     Raises:
@@ -119,11 +120,11 @@ def synthesize(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
         beside = Path(folder)
-        counts, tasks = _write(beside, planted, sizes, vocabulary, progress or (lambda done: None))
+        counts, tasks = _write(beside, planted, sizes, vocabulary, layout, progress or (lambda done: None))
         truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, counts, tasks)
         (beside / "truth.json").write_text(json.dumps(asdict(truth), indent=2) + "\n", encoding="utf-8")
         (out / "truth.json").unlink(missing_ok=True)  # an earlier one never stands beside files that are not its own
-        for name in (*(f"{name}.csv" for name in sizes), "truth.json"):
+        for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
             (beside / name).replace(out / name)
     return truth
 
@@ -171,34 +172,28 @@ def _generator(seed: int, stream: str, chunk: int) -> np.random.Generator:
 
 
 def _write(
-    folder: Path, planted: PlantedTruth, sizes: Mapping[str, int], vocabulary: int, progress: Callable[[int], None]
+    folder: Path,
+    planted: PlantedTruth,
+    sizes: Mapping[str, int],
+    vocabulary: int,
+    layout: str,
+    progress: Callable[[int], None],
 ) -> tuple[dict[str, FileCounts], dict[str, TaskTruth]]:
-    counts = {name: np.zeros(4, dtype=np.int64) for name in sizes}
+    into = {name: "train" if name == "valid" and layout == "raw" else name for name in sizes}
+    counts = {split: np.zeros(4, dtype=np.int64) for split in into.values()}
     tested = []
     with ExitStack() as stack:
-        writers = {name: stack.enter_context(_csv_writer(folder / f"{name}.csv")) for name in sizes}
+        writers = {split: stack.enter_context(WRITERS[layout](folder, split)) for split in counts}
         for name, columns, probabilities in _draw(planted, sizes, vocabulary):
-            writers[name](columns)
+            writers[into[name]](columns)
             click, conversion = columns["click"] == 1, columns["conversion"] == 1
             searches = 1 + np.count_nonzero(np.diff(columns["search_id"]))
-            counts[name] += [len(click), searches, click.sum(), conversion.sum()]
+            counts[into[name]] += [len(click), searches, click.sum(), conversion.sum()]
             if name == "test":
                 tested.append((*probabilities, click, conversion))
             progress(int(sum(count[0] for count in counts.values())))
     tasks = bayes_auc(*(np.concatenate(chunks) for chunks in zip(*tested, strict=True)))
     return {name: FileCounts(*count.tolist()) for name, count in counts.items()}, tasks
-
-
-@contextmanager
-def _csv_writer(path: Path) -> Iterator[Callable[[Columns], None]]:
-    """Gives a function that appends rows, given by column name, to a new file in the layout."""
-    schema = pa.schema([(name, pa.float64() if name in NUMERICAL else pa.int64()) for name in HEADER])
-    with path.open("wb") as file:
-        file.write((",".join(HEADER) + "\n").encode())
-        with pyarrow.csv.CSVWriter(
-            file, schema, write_options=pyarrow.csv.WriteOptions(include_header=False)
-        ) as writer:
-            yield lambda columns: writer.write_table(pa.table([columns[name] for name in HEADER], schema=schema))
 
 
 def _draw(

@@ -14,8 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from recmtl.data import planted, synth
+from recmtl.data.layout import CATEGORICAL, NUMERICAL
 from recmtl.data.planted import PlantedTruth
-from recmtl.data.synth import CATEGORICAL, NUMERICAL, Truth, bayes_auc, calibrate, synthesize
+from recmtl.data.synth import Truth, bayes_auc, calibrate, synthesize
 
 ROWS, CLICK_RATE, CONVERSION_RATE = 100_000, 0.10, 0.25
 FILES = ("train", "valid", "test")

@@ -1,0 +1,159 @@
+"""The raw layout of AliExpress: items joined with the users of their searches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recmtl.data.archives import FAULTS
+from recmtl.data.errors import BadValueError, DataError
+from recmtl.data.layout import CLICK, CONVERSION, HEADER, ITEM_COLUMNS, LABEL, SEARCH_ID, USER_COLUMNS
+from recmtl.data.sources import Source, unreadable
+from recmtl.data.values import as_text, stable_hash
+
+Positions = npt.NDArray[np.int64]
+
+
+class Users:
+    """The user file in memory, each row found by its search id.
+
+    Args:
+        source: The file.
+        columns: The columns to keep, beside the search id.
+        numbers: Those of them that are numbers.
+
+    Raises:
+        DataError: The file is empty, or has a search id twice with different values.
+    """
+
+    def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str]) -> None:
+        batches = list(_read(source, [SEARCH_ID, *columns], numbers))
+        if not batches:
+            raise DataError(f"there are no rows in {source.name}")
+        (self._rows,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+        values, codes = as_text(self._rows.column(SEARCH_ID), SEARCH_ID)
+        self._ids = values.take(pa.array(codes, mask=codes < 0))  # [rows]
+        present = np.flatnonzero(codes >= 0)
+        hashes = stable_hash(values)[codes[present]]
+        again = pd.Index(hashes).duplicated()
+        self._positions, self._index = present[~again], pd.Index(hashes[~again])  # [searches] each
+        self._refuse_contradictions(source, present[np.isin(hashes, hashes[again])])
+
+    def _refuse_contradictions(self, source: Source, repeated: Positions) -> None:
+        frame = self._rows.take(pa.array(repeated)).to_pandas().set_index(repeated).drop_duplicates()
+        other = frame.index[frame.duplicated(SEARCH_ID)]
+        if len(other):
+            value = self._ids[int(other[0])].as_py()
+            place = source.place(int(other[0]))
+            raise DataError(
+                f"{place}: search id {value!r} has other values in an earlier line, expected one user a search"
+            )
+
+    def find(self, ids: pa.Array) -> Positions:
+        """Give the row of each search id, -1 where there is none ``[rows]``."""
+        values, codes = as_text(ids, SEARCH_ID)
+        at = self._index.get_indexer(pd.Index(stable_hash(values)))
+        found = np.where(at < 0, -1, self._positions[at])
+        same = pc.equal(values, self._ids.take(pa.array(found, mask=found < 0)))  # equal hashes do not prove it
+        found[~same.fill_null(False).to_numpy(zero_copy_only=False)] = -1
+        return np.append(found, -1)[codes]
+
+    def take(self, positions: Positions) -> dict[str, pa.Array]:
+        """Give the columns of rows."""
+        return _take(self._rows, positions)
+
+
+def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
+    rows = batch.take(pa.array(positions))
+    return {name: _compact(column) for name, column in zip(rows.schema.names, rows.columns, strict=True)}
+
+
+def _compact(array: pa.Array) -> pa.Array:
+    """Leave out what no row has of a dictionary: it would be taken for values that stand in the file."""
+    if not pa.types.is_dictionary(array.type):
+        return array
+    used = array.indices.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(used.indices, array.dictionary.take(used.dictionary))
+
+
+class RawSource(Source):
+    """Items with the columns of their search's user and the labels click and conversion: the processed layout.
+
+    Memory holds the user file, items are streamed. Items without a user are left out and counted.
+
+    Args:
+        users: The user file.
+        items: The item file.
+    """
+
+    parses = True
+
+    def __init__(self, users: Source, items: Source) -> None:
+        self.name, self.columns = items.name, HEADER
+        self._users, self._items = users, items
+        self.unmatched = 0  # items left out when last read to the end
+
+    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+        """Stream the rows: numbers as float64, all else as dictionary-encoded text."""
+        users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers)
+        wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [LABEL] * (CLICK in columns or CONVERSION in columns)
+        items = unmatched = 0
+        for batch in _read(self._items, [SEARCH_ID, *wanted], numbers | {LABEL}):
+            positions = users.find(batch.column(SEARCH_ID))
+            found = np.flatnonzero(positions >= 0)
+            items, unmatched = items + len(positions), unmatched + len(positions) - len(found)
+            if len(found):
+                given = users.take(positions[found]) | _take(batch, found)
+                given |= _labels(given[LABEL]) if LABEL in given else {}
+                yield pa.RecordBatch.from_arrays([given[c] for c in columns], names=list(columns))
+        if items and items == unmatched:
+            raise DataError(f"no search id of {self.name} is in {self._users.name}: expected files of the same split")
+        self.unmatched = unmatched
+        left_out = f"{unmatched:,} of {items:,} rows of {self.name} are left out: {self._users.name} has no such search"
+        self.notes = (left_out,) if unmatched else ()
+
+    def fault(self, bad: BadValueError, offset: int) -> DataError:
+        """Say where a bad value stands: in the user file or in the item file."""
+        item, user = self._origin(offset + bad.row)
+        if bad.column in USER_COLUMNS[1:]:
+            return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected), 0)
+        if bad.column in (CLICK, CONVERSION):
+            bad = BadValueError(0, LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
+        return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected), 0)
+
+    def place(self, row: int) -> str:
+        """Name a row by the line in the item file where it begins."""
+        return self._items.place(self._origin(row)[0])
+
+    def _origin(self, row: int) -> tuple[int, int]:
+        """Give the row of the item file and the row of the user file that a row is made of."""
+        users, items = Users(self._users, [], frozenset()), 0
+        for batch in _read(self._items, [SEARCH_ID], frozenset()):
+            positions = users.find(batch.column(SEARCH_ID))
+            found = np.flatnonzero(positions >= 0)
+            if row < len(found):
+                return items + int(found[row]), int(positions[found[row]])
+            row, items = row - len(found), items + batch.num_rows
+        raise IndexError(f"{self.name} has no such row")
+
+
+def _read(source: Source, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from source.batches(columns, numbers)
+    except (OSError, pa.ArrowException, *FAULTS) as error:
+        raise unreadable(source.name, error) from error
+
+
+def _labels(array: pa.Array) -> dict[str, pa.Array]:
+    """Give click and conversion; a label that is none of the three stays, to be refused as any bad label is."""
+    label = array.to_numpy(zero_copy_only=False)
+    known = np.isin(label, (0, 1, 2))
+    return {
+        CLICK: pa.array(np.where(known, label >= 1, label)),
+        CONVERSION: pa.array(np.where(known, label == 2, label)),
+    }

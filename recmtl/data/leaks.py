@@ -1,0 +1,117 @@
+"""Columns that give a label away: the classic way to an AUC of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from recmtl.data.values import Codes, Floats
+
+LEAK_AUC = 0.95  # of a single column; honest features stay far below
+ENOUGH_ROWS = 10  # of each class, so that no column comes this far by chance
+FOLDS = 5
+SMOOTHING = 10.0  # rows of the mean rate that each category is given
+FEW_NUMBERS = 1000  # distinct numbers that are looked at as categories, too
+
+
+class Leak(NamedTuple):
+    """A column that alone separates a label.
+
+    Args:
+        column: The column.
+        label: The label.
+        auc: The AUC of the column alone.
+        same: Whether the column is the label itself in other words: two values, one for each class.
+    """
+
+    column: str
+    label: str
+    auc: float
+    same: bool
+
+    def __str__(self) -> str:
+        what = (
+            f"is label {self.label!r} in other words"
+            if self.same
+            else f"alone separates label {self.label!r} with AUC {self.auc:.3f}"
+        )
+        return f"column {self.column!r} {what}: is it known before the {self.label}?"
+
+
+def countable(label: Floats) -> bool:
+    """Whether a binary label ``[rows]`` has rows enough of both classes to look for leaks."""
+    return min(int((label == 0).sum()), int((label == 1).sum())) >= ENOUGH_ROWS
+
+
+def uncountable(label: str) -> str:
+    """Say that a label is not `countable`."""
+    few = f"label {label!r} has fewer than {ENOUGH_ROWS} rows of a class in the sample"
+    return f"{few}: columns that give it away were not looked for"
+
+
+def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Floats]) -> Iterator[Leak]:
+    """Find the columns whose AUC alone reaches `LEAK_AUC` for a label.
+
+    Shape:
+        - columns: ``[rows]`` each: floats are numbers (NaN: missing), integers are categories from 0
+        - labels: ``[rows]`` each, NaN where one is missing
+
+    Args:
+        columns: By name.
+        labels: The binary labels that are `countable`, by name.
+    """
+    for column, values in columns.items():
+        codes = _codes(values)
+        for name, label in labels.items():
+            valid = ~np.isnan(label)
+            truth = label[valid] == 1
+            aucs = [_rate_auc(codes[valid], truth)] if codes is not None else []
+            if values.dtype.kind == "f":
+                aucs += list(_number_aucs(values[valid].astype(np.float64), truth))
+            if max(aucs) >= LEAK_AUC:
+                yield Leak(column, name, max(aucs), codes is not None and _same(codes[valid], truth))
+
+
+def _codes(values: Floats | Codes) -> Codes | None:
+    """The categories of a column from 0; ``None`` for numbers with more than a few."""
+    distinct, codes = np.unique(values, return_inverse=True)
+    return codes if values.dtype.kind != "f" or len(distinct) <= FEW_NUMBERS else None
+
+
+def _number_aucs(values: Floats, truth: npt.NDArray[np.bool_]) -> Iterator[float]:
+    """The AUC of numbers in the better direction: of the rows that have one, and with missing below all others."""
+    missing = np.isnan(values)
+    present = truth[~missing]
+    if countable(present.astype(np.float64)):
+        yield _either(present, values[~missing])
+    if missing.any():
+        yield _either(truth, np.where(missing, -np.inf, values))
+
+
+def _either(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
+    ranks = np.unique(scores, return_inverse=True)[1]
+    auc = float(roc_auc_score(truth, ranks))
+    return max(auc, 1 - auc)
+
+
+def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_]) -> float:
+    """The AUC of each category's smoothed label rate, counted in the other folds."""
+    fold = np.random.default_rng(0).integers(0, FOLDS, len(codes))
+    size = int(codes.max()) + 1
+    cell = fold * size + codes
+    rows = np.bincount(cell, minlength=FOLDS * size).reshape(FOLDS, size)
+    positives = np.bincount(cell, weights=truth, minlength=FOLDS * size).reshape(FOLDS, size)
+    rows, positives = rows.sum(axis=0) - rows, positives.sum(axis=0) - positives  # [folds, categories]: the others'
+    prior = truth.mean()
+    rates = (positives + SMOOTHING * prior) / (rows + SMOOTHING)
+    return float(roc_auc_score(truth, rates[fold, codes]))
+
+
+def _same(codes: Codes, truth: npt.NDArray[np.bool_]) -> bool:
+    """Whether there are two categories, one for each class."""
+    pairs = np.unique(np.column_stack([codes, truth]), axis=0)
+    return len(pairs) == len(np.unique(codes)) == 2

@@ -270,6 +270,7 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "evaluate": evaluate_command,
     "predict": predict_command,
     "describe": inspection.describe_command,
+    "cache": inspection.cache_command,
 }
 SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()} | {
     "train": "Train a model and measure it on the test rows."
@@ -281,7 +282,7 @@ ON_RUNS = ("train", "evaluate", "predict")
 
 def usage() -> str:
     """List the commands."""
-    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "synth", "describe", "prepare", *ON_RUNS)]
+    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "synth", "describe", "prepare", *ON_RUNS, "cache")]
     return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
 
 

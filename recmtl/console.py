@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console, JustifyMethod
+from rich.filesize import decimal
 from rich.progress import TextColumn
 from rich.table import Column, Table
 from rich.text import Text
@@ -101,6 +102,22 @@ def print_description(description: Description, title: str) -> None:
             console.print(_frame(frame))
     for note in description.notes:
         console.print(f"note: {note}", markup=False)
+
+
+def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print the datasets of a cache: name, rows, size, age, and the files they come from."""
+    shown = Table(
+        "name", *(Column(name, justify="right") for name in ("rows", "size", "age")), Column("files", overflow="fold")
+    )
+    for dataset in datasets:
+        files = "\n".join(f"{split}: {path}" for split, paths in dataset["files"].items() for path in paths)
+        rows, age = f"{sum(dataset['rows'].values()):,}", f"{dataset['days']:.1f} days"
+        shown.add_row(dataset["name"], rows, decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
+    total = decimal(sum(dataset["bytes"] for dataset in datasets))
+    console = _wide_console()
+    if datasets:
+        console.print(shown)
+    console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
 
 
 def _wide_console() -> Console:

@@ -43,7 +43,7 @@ class EncodedTally:
             ids = _matrix(batch, encode.IDS)[:, block.start : block.start + block.length]
             self.missing[i] += (ids[:, 0] == MISSING).sum()
             self.unknown[i] += (ids == UNKNOWN).sum()
-            self.elements[i] += (ids != encode.PADDING).sum()
+            self.elements[i] += ((ids != encode.PADDING) & (ids != MISSING)).sum()
             whole = ids[drawn].astype(np.int64) @ np.random.default_rng(0).integers(1 << 62, size=block.length)
             kept[block.feature.name] = pa.array(whole)  # equal lists are equal numbers
         for i, (name, tally) in enumerate(self.numbers.items()):
@@ -57,7 +57,7 @@ class EncodedTally:
         self.rows += batch.num_rows
 
     def shares(self) -> dict[str, tuple[float, float]]:
-        """Give for each categorical feature the shares of missing rows and unknown elements."""
+        """Give for each categorical feature the shares of missing rows, and of unknown ones among what is there."""
         names = [block.feature.name for block in self._schema.id_blocks]
         unknown = self.unknown / np.maximum(self.elements, 1)
         return dict(zip(names, zip((self.missing / self.rows).tolist(), unknown.tolist(), strict=True), strict=True))

@@ -41,14 +41,15 @@ class Description:
     Args:
         leaks: Features that alone separate a binary label: column, label, AUC, and whether the two are the same.
         columns: The kind of each column. Of raw data the share that is missing and the number of distinct values
-            (``more``: that many and more); of prepared data the size of the vocabulary, and for each split the shares
-            that are missing and unknown (of a list's elements).
+            (``more``: more than that); of prepared data the size of the vocabulary, and for each split the share that is
+            missing and the share of the others that is unknown (of a list: of its elements).
         values: The most frequent categories of each column of raw data.
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
             prepared data as they are encoded, beside what they were standardised by.
         labels: For each split and task the rows that count, the positive ones and the mean label.
-        drift: What is different in the other splits: the share that is missing, the share whose category (of a list's
-            elements: that) the training rows have not, or by how many deviations of the training rows the mean differs.
+        drift: What is different in the other splits: the share that is missing, the share of the others whose category
+            the training rows have not (of a list: of its elements), or by how many deviations of the training rows the
+            mean differs.
         notes: Columns without information, and what could not be looked at.
     """
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 
+from recmtl.data.tally import STREAM
 from recmtl.data.values import Codes, Floats
 
 LEAK_AUC = 0.95  # of a single column; honest features stay far below
@@ -100,7 +101,7 @@ def _either(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
 
 def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_]) -> float:
     """The AUC of each category's smoothed label rate, counted in the other folds."""
-    fold = np.random.default_rng(0).integers(0, FOLDS, len(codes))
+    fold = np.random.default_rng([STREAM, FOLDS]).integers(0, FOLDS, len(codes))
     size = int(codes.max()) + 1
     cell = fold * size + codes
     rows = np.bincount(cell, minlength=FOLDS * size).reshape(FOLDS, size)

@@ -15,6 +15,7 @@ from recmtl.schema import Task
 DISTINCT_CATEGORIES = 1_000_000  # counted of a categorical column
 DISTINCT_NUMBERS = 100_000  # counted of a numeric column
 SAMPLE_ROWS = 200_000
+STREAM = 6151  # of random numbers, so that they are not those that generated rows were made of
 
 
 class CategoryTally:
@@ -52,7 +53,7 @@ class CategoryTally:
         return self._tables[0]
 
     def unseen(self, trained: CategoryTally) -> float:
-        """Give the share of elements here that the training rows have not, NaN where either has too many to tell."""
+        """Give the share of elements here that the training rows have not; NaN where either has too many to tell."""
         if self.more or trained.more or self.elements == 0:
             return float("nan")
         counts = self.counts()
@@ -81,7 +82,7 @@ class NumberTally:
         self._bound = bound
         self._values: list[pa.Array] = []
         self.rows = self.missing = 0
-        self.mean, self._squares = 0.0, 0.0
+        self._mean, self._squares = 0.0, 0.0
         self.low, self.high = float("inf"), float("-inf")
         self.more = False
 
@@ -95,13 +96,18 @@ class NumberTally:
         self.low, self.high = min(self.low, float(present.min())), max(self.high, float(present.max()))
         with np.errstate(over="ignore", invalid="ignore"):
             mean = present.mean()
-            delta = mean - self.mean
+            delta = mean - self._mean
             self._squares += float(((present - mean) ** 2).sum() + delta**2 * before * rows / (before + rows))
-            self.mean += float(delta * rows / (before + rows))
+            self._mean += float(delta * rows / (before + rows))
         if not self.more:
             self._values.append(pa.array(present).unique())
             if sum(map(len, self._values)) > self._bound:
                 self._compact()
+
+    @property
+    def mean(self) -> float:
+        """The mean; NaN without values."""
+        return self._mean if self.rows > self.missing else float("nan")
 
     @property
     def deviation(self) -> float:
@@ -117,7 +123,7 @@ class NumberTally:
 
     def shift(self, trained: NumberTally) -> float:
         """Give by how many deviations of the training rows the mean here differs; NaN without values or variation."""
-        if self.rows == self.missing or not trained.deviation > 0:
+        if not trained.deviation > 0:
             return float("nan")
         return (self.mean - trained.mean) / trained.deviation
 
@@ -137,7 +143,8 @@ class Sample:
     """
 
     def __init__(self, size: int = SAMPLE_ROWS, seed: int = 0) -> None:
-        self._size, self._rng, self._limit = size, np.random.default_rng(seed), 1.0
+        self._size, self._limit = size, 1.0
+        self._rng = np.random.default_rng([STREAM, seed])
         self._tables: list[pa.Table] = []
         self._drawn = np.empty(0)
 
@@ -186,7 +193,7 @@ class LabelTally:
     def table(self, split: str) -> list[tuple[str, str, int, float, float]]:
         """Give split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows."""
         return [
-            (split, task.name, int(rows), total if task.kind == "binary" else float("nan"), float(total / rows))
+            (split, task.name, int(rows), float(total) if task.kind == "binary" else float("nan"), float(total / rows))
             for task, (rows, total) in self._sums.items()
             if rows
         ]

@@ -16,7 +16,7 @@ OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         {"metavar": "FILE|PREPARED", "help": "Raw files, as `prepare` takes them, or a prepared dataset."},
     ),
     "action": ("action", {"choices": ["list", "clear"], "help": "What to do."}),
-    "names": ("names", {"metavar": "KEY", "nargs": "*", "help": "Only those whose names begin so."}),
+    "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only those whose names begin so."}),
     "label": ("--label", {"action": "append", "help": "A binary label, where there is no card; may be repeated."}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
     "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),

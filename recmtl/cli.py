@@ -277,12 +277,12 @@ SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in 
 }
 
 
-ON_RUNS = ("train", "evaluate", "predict")
+ORDER = ("demo", "synth", "describe", "prepare", "train", "evaluate", "predict", "cache")
 
 
 def usage() -> str:
     """List the commands."""
-    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "synth", "describe", "prepare", *ON_RUNS, "cache")]
+    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ORDER]
     return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
 
 

@@ -41,8 +41,8 @@ class Description:
     Args:
         leaks: Features that alone separate a binary label: column, label, AUC, and whether the two are the same.
         columns: The kind of each column. Of raw data the share that is missing and the number of distinct values
-            (``more``: more than that); of prepared data the size of the vocabulary, and for each split the share that is
-            missing and the share of the others that is unknown (of a list: of its elements).
+            (``more``: more than that); of prepared data the size of the vocabulary, and for each split the share that
+            is missing and the share of the others that is unknown (of a list: of its elements).
         values: The most frequent categories of each column of raw data.
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
             prepared data as they are encoded, beside what they were standardised by.

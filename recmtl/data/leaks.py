@@ -66,37 +66,26 @@ def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Float
         labels: The binary labels that are `countable`, by name.
     """
     for column, values in columns.items():
-        codes = _codes(values)
+        distinct, ranks = np.unique(values, return_inverse=True)
+        number = values.dtype.kind == "f"
+        category = not number or len(distinct) <= FEW_NUMBERS
+        missing = np.isnan(values) if number else np.zeros(len(values), bool)
         for name, label in labels.items():
             valid = ~np.isnan(label)
             truth = label[valid] == 1
-            aucs = [_rate_auc(codes[valid], truth)] if codes is not None else []
-            if values.dtype.kind == "f":
-                aucs += list(_number_aucs(values[valid].astype(np.float64), truth))
+            aucs = [_rate_auc(ranks[valid], truth)] if category else []
+            aucs += _number_aucs(ranks[valid], missing[valid], truth) if number else []
             if max(aucs) >= LEAK_AUC:
-                yield Leak(column, name, max(aucs), codes is not None and _same(codes[valid], truth))
+                yield Leak(column, name, max(aucs), category and _same(ranks[valid], truth))
 
 
-def _codes(values: Floats | Codes) -> Codes | None:
-    """The categories of a column from 0; ``None`` for numbers with more than a few."""
-    distinct, codes = np.unique(values, return_inverse=True)
-    return codes if values.dtype.kind != "f" or len(distinct) <= FEW_NUMBERS else None
-
-
-def _number_aucs(values: Floats, truth: npt.NDArray[np.bool_]) -> Iterator[float]:
+def _number_aucs(ranks: Codes, missing: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> list[float]:
     """The AUC of numbers in the better direction: of the rows that have one, and with missing below all others."""
-    missing = np.isnan(values)
-    present = truth[~missing]
-    if countable(present.astype(np.float64)):
-        yield _either(present, values[~missing])
-    if missing.any():
-        yield _either(truth, np.where(missing, -np.inf, values))
-
-
-def _either(truth: npt.NDArray[np.bool_], scores: Floats) -> float:
-    ranks = np.unique(scores, return_inverse=True)[1]
-    auc = float(roc_auc_score(truth, ranks))
-    return max(auc, 1 - auc)
+    kept = [~missing] if countable(truth[~missing].astype(np.float64)) else []
+    kept += [np.ones_like(missing)] if missing.any() else []
+    scores = np.where(missing, -1, ranks)
+    aucs = [float(roc_auc_score(truth[rows], scores[rows])) for rows in kept]
+    return [max(auc, 1 - auc) for auc in aucs]
 
 
 def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_]) -> float:

@@ -12,7 +12,7 @@ from recmtl.balance import (
     RotoGradNorm,
     Sum,
 )
-from recmtl.data import Batch, DataError, Loader, PreparedData, Rows, prepare
+from recmtl.data import Batch, DataError, Description, Loader, PreparedData, Rows, describe, prepare
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models import ESMM, MMOE, RankingModel, SharedBottom
@@ -37,6 +37,7 @@ __all__ = [
     "Batch",
     "Categorical",
     "DataError",
+    "Description",
     "FeatureEncoder",
     "FittedSchema",
     "Funnel",
@@ -66,6 +67,7 @@ __all__ = [
     "Task",
     "Trainer",
     "card",
+    "describe",
     "load_run",
     "prepare",
 ]

@@ -14,7 +14,8 @@ from typing import Literal
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
-from recmtl import shipped
+from recmtl import inspection, shipped
+from recmtl.arguments import command_parser
 from recmtl.console import Counter, print_diagnosis, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
@@ -269,33 +270,26 @@ def resolve_recipe(arguments: Sequence[str]) -> list[str]:
     return resolved
 
 
-def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
-    """Build the parser of a command from its signature; a required `run` is positional, `json` a flag."""
-    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=SUMMARIES[name])
-    own = {"run", "json"} & set(command.__annotations__)
-    if "run" in own:
-        parser.add_argument("run", type=Path, help="The run folder.")
-    if "json" in own:
-        parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
-    parser.add_function_arguments(command, skip=set(own))
-    return parser
-
-
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "demo": demo_command,
     "synth": synth_command,
     "prepare": prepare_command,
     "evaluate": evaluate_command,
     "predict": predict_command,
+    "describe": inspection.describe_command,
+    "cache": inspection.cache_command,
 }
 SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()} | {
     "train": "Train a model and measure it on the test rows."
 }
 
 
+ORDER = ("demo", "synth", "describe", "prepare", "train", "evaluate", "predict", "cache")
+
+
 def usage() -> str:
     """List the commands."""
-    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ("demo", "synth", "prepare", "train", "evaluate", "predict")]
+    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ORDER]
     return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
 
 

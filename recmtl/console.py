@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from rich.console import Console
+import pandas as pd
+from rich.console import Console, JustifyMethod
+from rich.filesize import decimal
 from rich.progress import TextColumn
 from rich.table import Column, Table
+from rich.text import Text
 
+from recmtl.data import Description
 from recmtl.evaluate import Metrics, table
 from recmtl.train.diagnosis import PairSummary
 from recmtl.train.progress import Display
 
-FORMATS = {"rows": "{:,.0f}", "positives": "{:,.0f}", "capped": "{:,.0f}"}
+COUNT, SHARE = "{:,.0f}", "{:.2%}"
+FORMATS = dict.fromkeys(("rows", "positives", "capped", "vocabulary"), COUNT)
+SHARES = ("missing", "unknown", "unseen")  # the columns whose names begin so
+LONGEST = 24  # letters of a category that are shown
 
 
 class Counter(Display):
@@ -84,7 +90,65 @@ def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
     console.print(shown)
 
 
-def _cell(column: str, value: Any) -> str:
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+def print_description(description: Description, title: str) -> None:
+    """Print what is in a dataset: first of all the columns that give a label away, at the end what else was noticed."""
+    console = _wide_console()
+    for warning in description.warnings:
+        console.print(f"WARNING: {warning}", style="bold red", markup=False)
+    columns = description.columns
+    if "more" in columns:
+        distinct = [f"{'>' * more}{count:,}" for count, more in zip(columns["distinct"], columns["more"], strict=True)]
+        top: dict[str, list[str]] = {}
+        for row in description.values.itertuples():
+            top.setdefault(str(row.column), []).append(f"{str(row.value)[:LONGEST]} {row.share:.1%}")
+        frequent = [" · ".join(top.get(name, [])) for name in columns["column"]]
+        columns = columns.drop(columns="more").assign(**{"distinct": distinct, "most frequent": frequent})
+    named = {"columns": columns, "numbers": description.numbers, "labels": description.labels}
+    named["against the training rows"] = description.drift
+    for name, frame in named.items():
+        if len(frame):
+            console.print(f"{title}: {name}", markup=False)
+            console.print(_frame(frame))
+    for note in description.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print the datasets of a cache: name, rows, size, age, and the files they come from."""
+    shown = Table(
+        "name", *(Column(name, justify="right") for name in ("rows", "size", "age")), Column("files", overflow="fold")
+    )
+    for dataset in datasets:
+        files = "\n".join(f"{split}: {path}" for split, paths in dataset["files"].items() for path in paths)
+        rows, age = f"{sum(dataset['rows'].values()):,}", f"{dataset['days']:.1f} days"
+        shown.add_row(dataset["name"], rows, decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
+    total = decimal(sum(dataset["bytes"] for dataset in datasets))
+    console = _wide_console()
+    if datasets:
+        console.print(shown)
+    console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
+
+
+def _wide_console() -> Console:
+    """A console whose tables are not squeezed where there is no terminal."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
+
+
+def _frame(frame: pd.DataFrame) -> Table:
+    """A frame as a table: text to the left, numbers to the right."""
+    shown = Table()
+    for i, (name, kind) in enumerate(frame.dtypes.items()):
+        side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(kind) else "left"
+        shown.add_column(str(name), justify=side, overflow="fold", no_wrap=i == 0)
+    for row in frame.itertuples(index=False):
+        shown.add_row(*(Text(_cell(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
+    return shown
+
+
+def _cell(column: str, value: Any, plain: str = "{:.4f}") -> str:
+    if pd.isna(value):
         return "–"
-    return FORMATS.get(column, "{:.4f}").format(value)
+    if isinstance(value, str):
+        return value
+    return FORMATS.get(column, SHARE if column.startswith(SHARES) else plain).format(value)

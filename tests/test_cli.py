@@ -178,7 +178,7 @@ def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 2
 
 
-@pytest.mark.parametrize("command", ["demo", "synth", "prepare", "train", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["demo", "synth", "describe", "prepare", "train", "evaluate", "predict", "cache"])
 def test_help_lists_the_options(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "recmtl", command, "--help"], capture_output=True, text=True, check=False
@@ -206,3 +206,50 @@ def test_an_unfinished_run_is_not_measured(run: Path, csv: Path, capsys: pytest.
     (run / "metrics.json").unlink()
     assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
     assert "holds an unfinished run" in capsys.readouterr().err
+
+
+def test_describe_says_first_what_gives_the_label_away(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leak = pd.read_csv(csv / "train.csv").assign(categorical_3=lambda f: f["click"])
+    leak.to_csv(tmp_path / "leak.csv", index=False)
+    assert main(["describe", str(tmp_path / "leak.csv"), "--card", "aliexpress", "--test", f"{csv}/test.csv"]) == 0
+    first, *_ = printed = capsys.readouterr().out.splitlines()
+    assert first.startswith("WARNING: column 'categorical_3' is label 'click' in other words: is it known before")
+    (click,) = [line for line in printed if "│ ctr " in line and "train" in line]
+    assert [cell.strip() for cell in click.split("│")[3:5]] == [f"{len(leak):,}", f"{leak.click.sum():,}"]
+    assert main(["describe", f"{csv}/train.csv", "--label", "click", "--label", "conversion"]) == 0
+    assert "WARNING" not in capsys.readouterr().out
+
+
+def test_describe_gives_json(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "prepared"
+    assert main(["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--out", str(out)]) == 0
+    capsys.readouterr()
+    for arguments in ([str(out)], [f"{csv}/train.csv", "--card", "aliexpress"]):
+        assert main(["describe", *arguments, "--json"]) == 0
+        described = json.loads(capsys.readouterr().out)
+        assert described["warnings"] == []
+        assert {"categorical_1", "numerical_63"} <= {column["column"] for column in described["columns"]}
+    assert main(["describe", str(out), "--label", "click"]) == 2
+    assert "brings its own card" in capsys.readouterr().err
+
+
+def test_cache_lists_and_clears(run: Path, csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder,) = (tmp_path / "cache").iterdir()
+    capsys.readouterr()
+    assert main(["cache", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert folder.name in printed
+    assert str(csv / "train.csv") in printed
+    assert "2,700" in printed
+    assert main(["cache", "list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["name"], sum(listed["rows"].values())) == (folder.name, 2700)
+    assert main(["cache", "clear", "--older-than", "1"]) == 0
+    assert folder.is_dir()
+    assert main(["cache", "clear", "zzz"]) == 2
+    assert main(["cache", "clear", folder.name[:8]]) == 0
+    assert list((tmp_path / "cache").iterdir()) == []
+    for wrong in (["cache"], ["cache", "empty"], ["cache", "list", "--older-than", "-1"]):
+        assert main(wrong) == 2

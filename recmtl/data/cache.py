@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
+from recmtl.data.cached import DAY, KEY_LETTERS, CachedDataset, check, lock_of, remove_leftovers, write_origin
 from recmtl.data.errors import DataError, ExistsError
+from recmtl.data.files import locked
 from recmtl.data.prepare import Progress, prepare
 from recmtl.data.prepared import VERSION, PreparedData
 from recmtl.data.sources import expand
@@ -31,6 +34,9 @@ def prepare_cached(
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
+    Of two processes that want the same one prepares and the other waits. What is opened is checked whole against the
+    digests of when it was written: training reads all of it anyway, and the raw files were read for their key.
+
     Args:
         schema: What the columns mean.
         train: Training files, as `prepare` takes them.
@@ -41,22 +47,30 @@ def prepare_cached(
         progress: Called with what is being done and the number of rows just read.
 
     Raises:
-        DataError: A file is missing or cannot be used.
+        DataError: A file is missing or cannot be used, or what the cache has is damaged.
         SchemaError: A column is missing.
     """
     splits = {"train": train, "valid": valid, "test": test}
-    digests = {name: [_digest(path) for path in expand(files)] for name, files in splits.items() if files}
+    paths = {name: expand(files) for name, files in splits.items() if files}
+    digests = {name: [_digest(path) for path in files] for name, files in paths.items()}
     key = json.dumps([VERSION, schema.to_dict(), holdout, digests], sort_keys=True)
-    folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if folder.is_dir():
-        try:
-            return PreparedData.open(folder)
-        except (DataError, SchemaError) as error:
-            raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
+    folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
+    remove_leftovers(folder.parent, older_than=DAY)
+    if not CachedDataset.open(folder).finished:
+        with locked(lock_of(folder), lambda: progress("wait for another process", 0)):
+            if not CachedDataset.open(folder).finished:
+                shutil.rmtree(folder, ignore_errors=True)
+                try:
+                    data = prepare(schema, train, valid, test, folder, holdout, progress)
+                except ExistsError:  # another process was faster, on a file system without locks
+                    return PreparedData.open(folder)
+                write_origin(folder, paths, {name: len(rows) for name, rows in data.splits.items()})
+                return data
     try:
-        return prepare(schema, train, valid, test, folder, holdout, progress)
-    except ExistsError:  # another process wanted the same and was faster
+        check(folder)
         return PreparedData.open(folder)
+    except (DataError, SchemaError) as error:
+        raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
 
 
 def _digest(path: Path) -> str:

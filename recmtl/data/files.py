@@ -1,14 +1,16 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from recmtl.data.errors import ExistsError
 
@@ -52,6 +54,56 @@ def new_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+    """Hold the lock of a file that is there as long as the lock is; the lock of a process ends with the process.
+
+    Where the file system has no locks, nothing is locked.
+
+    Args:
+        path: The file.
+        waiting: Called once before another process is waited for; ``None`` does not wait and gives ``False``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("ab") as file:
+            if not _lock(file, wait=False):
+                if waiting is None:
+                    yield False
+                    return
+                waiting()
+                _lock(file, wait=True)
+            if not _is_at(file, path):  # its last owner took it away
+                continue
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _umask() -> int:

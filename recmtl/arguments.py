@@ -1,0 +1,35 @@
+"""The options of a command, from its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+# Parameters that are not `--name VALUE`: what stands on the command line, and its settings.
+OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "run": ("run", {"type": Path, "help": "The run folder."}),
+    "data": (
+        "data",
+        {"metavar": "FILE|PREPARED", "help": "Raw files, as `prepare` takes them, or a prepared dataset."},
+    ),
+    "action": ("action", {"choices": ["list", "clear"], "help": "What to do."}),
+    "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only those whose names begin so."}),
+    "label": ("--label", {"action": "append", "help": "A binary label, where there is no card; may be repeated."}),
+    "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
+    "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
+}
+
+
+def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
+    """Build the parser of a command: its options are its parameters, described in its docstring."""
+    summary = (command.__doc__ or "").splitlines()[0]
+    parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
+    own = [parameter for parameter in OWN if parameter in command.__annotations__]
+    for parameter in own:
+        written, settings = OWN[parameter]
+        parser.add_argument(written, **settings)
+    parser.add_function_arguments(command, skip=set(own))
+    return parser

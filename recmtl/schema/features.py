@@ -122,7 +122,7 @@ class Timestamp:
         """Check the name, the parts and the format."""
         names(self, "name", "format")
         at_least_one(self, "width")
-        known = isinstance(self.parts, list | tuple) and all(p in CALENDAR for p in self.parts)
+        known = isinstance(self.parts, list | tuple) and all(p in list(CALENDAR) for p in self.parts)
         if not known or not self.parts or len(set(self.parts)) < len(self.parts):
             raise SchemaError(
                 f"Timestamp {self.name!r}: `parts` must be some of {', '.join(CALENDAR)}, each once, got {self.parts!r}"

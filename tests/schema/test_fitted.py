@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from recmtl.schema import (
     Schema,
     SchemaError,
     Task,
+    Timestamp,
 )
 
 BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
@@ -36,6 +38,32 @@ def test_id_blocks_follow_the_features():
     assert fitted.id_blocks == (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1))
     assert fitted.id_columns == 5
     assert [f.name for f in fitted.numeric] == ["x", "z"]
+
+
+def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_owner(tmp_path):
+    item, seen = Categorical("item", width=5), MultiCategorical("seen", share_with="item")
+    day = Timestamp("day", parts=("month", "hour"), width=2)
+    fitted = dataclasses.replace(
+        make(),
+        schema=Schema([seen, day, item, BRAND], [Task("t", "y")]),
+        vocabularies={"item": pa.array(["a", "b", "c"]), "brand": pa.array(["x"])},
+        lengths={"seen": 4},
+    )
+    assert fitted.id_blocks == (
+        IdBlock(seen, 5, 0, 4, 5),
+        IdBlock(day, 14, 4, 1, 2, "month"),
+        IdBlock(day, 26, 5, 1, 2, "hour"),
+        IdBlock(item, 5, 6, 1, 5),
+        IdBlock(BRAND, 3, 7, 1),
+    )
+    owners = [("item", None), ("day", "month"), ("day", "hour"), ("item", None), ("brand", None)]
+    assert [block.owner for block in fitted.id_blocks] == owners
+    assert [block.name for block in fitted.id_blocks] == ["seen", "day.month", "day.hour", "item", "brand"]
+    fitted.save(tmp_path)
+    loaded = FittedSchema.load(tmp_path)
+    assert (loaded.fingerprint, loaded.id_blocks) == (fitted.fingerprint, fitted.id_blocks)
+    other = dataclasses.replace(fitted, schema=Schema([seen, Timestamp("day"), item, BRAND], [Task("t", "y")]))
+    assert other.fingerprint != fitted.fingerprint
 
 
 def test_rate_of_a_task_is_that_of_its_condition():

@@ -36,13 +36,12 @@ def data() -> recmtl.PreparedData:
 
 def write(path: Path, vectors: dict[str, list[float]] = VECTORS) -> Path:
     table = pa.table({"category": list(vectors), "vector": list(vectors.values())})
-    flat = pd.DataFrame(list(vectors.values()), index=pd.Index(list(vectors), name="category"))
     if path.suffix == ".csv":
-        flat.to_csv(path)
+        pd.DataFrame(vectors).T.to_csv(path)
     elif path.suffix == ".feather":
         pyarrow.feather.write_feather(table, path)
     elif path.stem == "flat":
-        flat.rename(columns=str).reset_index().to_parquet(path)
+        pd.DataFrame(vectors).T.rename(columns=str).reset_index().to_parquet(path)
     else:
         pq.write_table(table, path)
     return path
@@ -50,8 +49,7 @@ def write(path: Path, vectors: dict[str, list[float]] = VECTORS) -> Path:
 
 def rows_by_category(encoder: FeatureEncoder, data: recmtl.PreparedData) -> dict[str, list[float]]:
     categories = ["unknown", "missing", *data.schema.vocabularies["item"].to_pylist()]
-    (table,) = (t for t in encoder.tables if data.schema.id_blocks[0].owner in t._spans)
-    rows = table.rows_of(data.schema.id_blocks[0])
+    rows = encoder.tables[-1].rows_of(data.schema.id_blocks[0])  # a frozen table is the last
     return dict(zip(categories, rows.tolist(), strict=True))
 
 

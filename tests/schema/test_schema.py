@@ -142,8 +142,8 @@ class TestRoles:
         assert FULL.labels == ("click", "conversion", "seconds")
         assert FULL.binary_labels == {"click", "conversion"}
         assert FULL.carried == ("search", "item")
-        expected = ("brand", "user", "genres", "price", "n_*", "click", "conversion", "seconds", "search", "item", "w")
-        assert FULL.columns == expected
+        features = ("brand", "user", "genres", "price", "n_*", "brands_*", "day", "when")
+        assert FULL.columns == (*features, "click", "conversion", "seconds", "search", "item", "w")
         assert FULL.unfeatured == {"click", "conversion", "seconds", "search", "item", "w"}
 
     def test_no_features_no_tasks_duplicates(self):

@@ -19,6 +19,7 @@ from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # the indices of a vocabulary: two reserved ones, then the categories
+DIGESTED_TOGETHER = 1 << 20  # categories, as Python text
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabularies.arrow"
 
 
@@ -128,7 +129,10 @@ class FittedSchema:
         """A digest of everything that decides how rows are encoded; equal fingerprints encode equally."""
         digest = hashlib.sha256(self._json().encode())
         for name in sorted(self.vocabularies):
-            digest.update("\0".join([name, *self.vocabularies[name].to_pylist()]).encode())
+            digest.update(name.encode())
+            for start in range(0, len(self.vocabularies[name]), DIGESTED_TOGETHER):
+                part = self.vocabularies[name].slice(start, DIGESTED_TOGETHER).to_pylist()
+                digest.update("\0".join(["", *part]).encode())
         return digest.hexdigest()[:16]
 
     def _json(self) -> str:

@@ -90,6 +90,13 @@ def test_fingerprint_tells_what_encodes_differently():
     assert make().fingerprint == make().fingerprint
 
 
+def test_fingerprint_does_not_depend_on_how_much_is_read_at_a_time(monkeypatch):
+    whole = make(brands="abcde").fingerprint
+    monkeypatch.setattr("recmtl.schema.fitted.DIGESTED_TOGETHER", 2)
+    assert make(brands="abcde").fingerprint == whole
+    assert make(brands="abced").fingerprint != whole
+
+
 @pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
 def test_missing_file(tmp_path, file):
     make().save(tmp_path)

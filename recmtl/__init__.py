@@ -26,6 +26,7 @@ from recmtl.schema import (
     Schema,
     SchemaError,
     Task,
+    Timestamp,
 )
 from recmtl.shipped import card
 from recmtl.train import Optimization, Run, RunError, Stopping, Trainer
@@ -65,6 +66,7 @@ __all__ = [
     "Stopping",
     "Sum",
     "Task",
+    "Timestamp",
     "Trainer",
     "card",
     "describe",

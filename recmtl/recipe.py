@@ -152,11 +152,22 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
         raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
+    recipe = without_files(recipe)
     check_trust(recipe, tuple(trust), path)
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
     return build(parser, parser.parse_object(recipe), run.schema()).load("best", run)
+
+
+def without_files(recipe: Any) -> Any:
+    """Give a recipe without the files that embeddings started from, as a checkpoint brings the weights."""
+    if not isinstance(recipe, dict):
+        return recipe
+    return {
+        key: dict.fromkeys(value) if key == "pretrained" and isinstance(value, dict) else without_files(value)
+        for key, value in recipe.items()
+    }
 
 
 def check_trust(recipe: Any, trust: tuple[str, ...], path: Path) -> None:

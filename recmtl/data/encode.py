@@ -7,19 +7,15 @@ from collections.abc import Collection
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from recmtl.data.categorical import encode_ids
 from recmtl.data.errors import BadValueError
 from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text, stable_hash
-from recmtl.schema import FittedSchema, IdBlock, MultiCategorical, Numeric, Schema
-from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
+from recmtl.data.values import Floats, all_integers, as_numbers, as_text
+from recmtl.schema import FittedSchema, Numeric, Schema
 
-PADDING = -1  # in the columns of a list that is shorter than the longest
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a prepared table
 KEY_PREFIX = "key:"  # before the name of a column that is carried through
-
-Ids = npt.NDArray[np.int32]
 
 
 class Encoder:
@@ -48,7 +44,7 @@ class Encoder:
         schema, present = self.fitted.schema, set(batch.schema.names)
         columns: dict[str, pa.Array] = {}
         if self.fitted.id_columns:
-            columns[IDS] = _matrix(self._ids(batch))
+            columns[IDS] = _matrix(encode_ids(self.fitted, batch))
         if self.fitted.numeric:
             columns[NUMERIC] = _matrix(self._numeric(batch))
         columns[LABELS] = _matrix(labels_of(schema, batch, present))
@@ -60,37 +56,6 @@ class Encoder:
             if key in present:
                 columns[KEY_PREFIX + key] = self._key(batch.column(key), key)
         return pa.RecordBatch.from_pydict(columns)
-
-    def _ids(self, batch: pa.RecordBatch) -> Ids:
-        ids = np.empty((batch.num_rows, self.fitted.id_columns), np.int32)
-        for block in self.fitted.id_blocks:
-            column = batch.column(block.feature.name)
-            if isinstance(block.feature, MultiCategorical):
-                ids[:, block.start : block.start + block.length] = self._bag(column, block, block.feature)
-            else:
-                values, codes = as_text(column, block.feature.name)
-                ids[:, block.start] = self._lookup(values, block)[codes]
-        return ids
-
-    def _bag(self, column: pa.Array, block: IdBlock, feature: MultiCategorical) -> Ids:
-        values, codes, lengths = as_lists(column, feature.separator, feature.name)
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        kept = position < block.length
-        bag = np.full((len(lengths), block.length), PADDING, np.int32)
-        bag[lengths == 0, 0] = MISSING
-        bag[rows[kept], position[kept]] = self._lookup(values, block)[codes[kept]]
-        return bag
-
-    def _lookup(self, values: pa.StringArray, block: IdBlock) -> Codes:
-        """The index of each distinct value, and at the end (position -1) that of "missing"."""
-        feature = block.feature
-        if feature.hash_buckets:
-            indices = (stable_hash(values) % np.uint64(feature.hash_buckets)).astype(np.int64) + FIRST
-        else:
-            found = pc.index_in(values, self.fitted.vocabularies[feature.name], skip_nulls=True)
-            indices = found.fill_null(UNKNOWN - FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST
-        return np.append(indices, MISSING)
 
     def _numeric(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
         columns = [self._scaled(as_numbers(batch.column(f.name), f.name), f) for f in self.fitted.numeric]

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from recmtl.data.categorical import CategoryFitter, notes
 from recmtl.data.errors import BadValueError
-from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text
-from recmtl.schema import Categorical, FittedSchema, LabelRate, Moments, MultiCategorical, Numeric, Schema
-
-COMPACT_AFTER = 1 << 20  # distinct values counted before their counts are merged
+from recmtl.data.values import Floats, all_integers, as_numbers
+from recmtl.schema import FittedSchema, LabelRate, Moments, Numeric, Schema
 
 
 def transform(values: Floats, numeric: Numeric) -> Floats:
@@ -21,36 +19,6 @@ def transform(values: Floats, numeric: Numeric) -> Floats:
     if numeric.transform == "log1p":
         return np.sign(values) * np.log1p(np.abs(values))
     return values
-
-
-class CategoryCounts:
-    """Counts the categories of one feature as batches come."""
-
-    def __init__(self) -> None:
-        self._tables: list[pa.Table] = []
-        self._pending = 0
-        self.longest = 0
-
-    def add(self, values: pa.StringArray, codes: Codes) -> None:
-        """Count a batch: distinct values and the code of each element (-1: missing)."""
-        counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
-        seen = counts > 0
-        self._tables.append(pa.table({"category": values.filter(pa.array(seen)), "count": counts[seen]}))
-        self._pending += int(seen.sum())
-        if self._pending > COMPACT_AFTER:
-            self._tables, self._pending = [self._merged()], 0
-
-    def vocabulary(self, feature: Categorical) -> pa.Array:
-        """Give the categories kept: the most frequent first, equal counts in the order of their text."""
-        if feature.hash_buckets or not self._tables:
-            return pa.array([], pa.string())
-        merged = self._merged().sort_by([("count", "descending"), ("category", "ascending")])
-        kept = merged.filter(pc.greater_equal(merged["count"], feature.min_count))
-        return kept["category"].slice(0, feature.max_vocabulary).combine_chunks()
-
-    def _merged(self) -> pa.Table:
-        merged = pa.concat_tables(self._tables).group_by("category").aggregate([("count", "sum")])
-        return merged.rename_columns({"count_sum": "count"})
 
 
 class MomentSums:
@@ -105,7 +73,7 @@ class Fitter:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._numeric = [f for f in schema.features if isinstance(f, Numeric)]
-        self._counts = {f.name: CategoryCounts() for f in schema.features if isinstance(f, Categorical)}
+        self._categories = CategoryFitter(schema)
         self._moments = MomentSums(len(self._numeric))
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
         self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
@@ -118,16 +86,10 @@ class Fitter:
 
         Raises:
             BadValueError: A value does not parse.
+            DataError: A column has more categories than memory holds.
         """
         self.rows += batch.num_rows
-        for feature in self._schema.features:
-            if isinstance(feature, MultiCategorical):
-                values, codes, lengths = as_lists(batch.column(feature.name), feature.separator, feature.name)
-                counts = self._counts[feature.name]
-                counts.add(values, codes)
-                counts.longest = max(counts.longest, int(lengths.max(initial=0)))
-            elif isinstance(feature, Categorical):
-                self._counts[feature.name].add(*as_text(batch.column(feature.name), feature.name))
+        self._categories.add(batch)
         if self._numeric:
             columns = [transform(as_numbers(batch.column(f.name), f.name), f) for f in self._numeric]
             self._moments.add(np.column_stack(columns))
@@ -147,15 +109,10 @@ class Fitter:
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Give the fitted schema, and a sentence on each column or task without information."""
-        multi = [f for f in self._schema.features if isinstance(f, MultiCategorical)]
         fitted = FittedSchema(
             schema=self._schema,
-            vocabularies={
-                f.name: self._counts[f.name].vocabulary(f)
-                for f in self._schema.features
-                if isinstance(f, Categorical) and not f.hash_buckets
-            },
-            lengths={f.name: max(1, min(f.max_length, self._counts[f.name].longest)) for f in multi},
+            vocabularies=self._categories.vocabularies(),
+            lengths=self._categories.lengths(),
             moments=self._moments.moments(self._numeric),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={
@@ -166,20 +123,16 @@ class Fitter:
         return fitted, self._moments.notes(self._numeric) + self._notes(fitted)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
-        notes = []
-        for name, vocabulary in fitted.vocabularies.items():
-            if len(vocabulary) < 2:
-                what = "is constant" if len(vocabulary) else "has no category frequent enough"
-                notes.append(f"categorical column {name!r} {what} in the training rows")
+        found = notes(fitted)
         if self._unclicked:
-            notes.append(f"{self._unclicked} training rows have a conversion without a click")
+            found.append(f"{self._unclicked} training rows have a conversion without a click")
         for task in self._schema.tasks:
             rate = fitted.rate(task)
             if rate.rows == 0:
-                notes.append(f"task {task.name!r} has no training row with a label")
+                found.append(f"task {task.name!r} has no training row with a label")
             elif task.kind == "binary" and rate.mean in (0.0, 1.0):
-                notes.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
-        return notes
+                found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
+        return found
 
 
 def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:

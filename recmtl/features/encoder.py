@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from recmtl.data import Batch
+from recmtl.features.pretrained import check_features, put_vectors
 from recmtl.features.table import EmbeddingTable
 from recmtl.layers import SharedTensor
 from recmtl.schema import FittedSchema, IdBlock
@@ -20,20 +24,46 @@ class FeatureEncoder(nn.Module):
     Args:
         schema: The fitted schema.
         width: The width of the embeddings of features that do not name their own.
+        pretrained: Vectors to start from, by the name of their feature: a file (CSV, Parquet or Arrow) whose first
+            column holds categories, and whose other columns the vectors, one number each or all in a column of lists.
+            Categories without a vector keep their start. ``None`` in place of a file leaves all of them at it: the
+            weights come from a checkpoint.
+        freeze: Whether features with pretrained vectors are left as they start: none of their rows is trained.
 
     Raises:
-        ValueError: `width` is below 1.
+        ValueError: `width` is below 1, or `pretrained` names a feature that cannot have vectors.
+        DataError: A file cannot be read, its vectors have another width, or no category has a vector.
+
+    Attributes:
+        found: The share of the categories that have a vector, by the name of their feature.
     """
 
-    def __init__(self, schema: FittedSchema, width: int = 16) -> None:
+    def __init__(
+        self,
+        schema: FittedSchema,
+        width: int = 16,
+        pretrained: Mapping[str, str | Path | None] | None = None,
+        freeze: bool = False,
+    ) -> None:
         super().__init__()
         if width < 1:
             raise ValueError(f"`width` must be at least 1, got {width}")
-        by_width: dict[int, list[IdBlock]] = {}
+        files = dict(pretrained or {})
+        check_features(files, schema)
+        groups: dict[tuple[int, bool], list[IdBlock]] = {}  # a table each
         for block in schema.id_blocks:
-            by_width.setdefault(block.feature.width or width, []).append(block)
-        self.tables = nn.ModuleList(EmbeddingTable(blocks, w) for w, blocks in sorted(by_width.items()))
-        self.out_features = sum(w * len(blocks) for w, blocks in by_width.items()) + len(schema.numeric)
+            frozen = freeze and block.owner in [(name, None) for name in files]
+            groups.setdefault((block.width or width, frozen), []).append(block)
+        self.tables = nn.ModuleList()
+        self.found: dict[str, float] = {}
+        for (w, frozen), blocks in sorted(groups.items()):
+            table = EmbeddingTable(blocks, w)
+            for block in blocks:
+                file = files.get(block.name)
+                if file is not None:
+                    self.found[block.name] = put_vectors(table.rows_of(block), file, schema, block.name)
+            self.tables.append(table.requires_grad_(not frozen))
+        self.out_features = sum(w * len(blocks) for (w, _), blocks in groups.items()) + len(schema.numeric)
 
     def forward(self, batch: Batch) -> Tensor:
         """Encode a batch."""

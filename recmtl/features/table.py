@@ -36,7 +36,8 @@ class Gathered(NamedTuple):
 class EmbeddingTable(nn.Module):
     """The embeddings of all features of one width: one table, each feature at its own offset.
 
-    Rows start at N(0, 0.01²), the rows of "unknown" at zero. A multi-valued feature is pooled over its elements.
+    Features that share a vocabulary share an offset, too. Rows start at N(0, 0.01²), the rows of "unknown" at zero. A
+    multi-valued feature is pooled over its elements.
 
     In *row mode* a forward pass that trains gathers the distinct rows of the batch into a leaf of its own, which then
     stands for the table in `shared`: gradients are those of the whole table, and nothing touches its other rows. Who
@@ -65,16 +66,20 @@ class EmbeddingTable(nn.Module):
         self.width, self.features = width, len(blocks)
         self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
         self._singles = len(blocks) - len(self._bags)
-        sizes = torch.tensor([b.size for b in blocks])
+        owned = {b.owner: b.size for b in blocks}
+        sizes = torch.tensor(list(owned.values()))
         starts = sizes.cumsum(0) - sizes
+        place = {owner: i for i, owner in enumerate(owned)}
         lengths = torch.tensor([b.length for b in blocks])
         columns = torch.cat([torch.arange(b.start, b.start + b.length) for b in blocks])
-        self.register_buffer("offsets", starts.repeat_interleave(lengths).int(), persistent=False)
+        offsets = starts[torch.tensor([place[b.owner] for b in blocks])]
+        self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
         self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(DEVIATION))
         with torch.no_grad():
             self.weight[starts] = 0
+        self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
         self.row_mode = False
         self._gathered: Gathered | None = None
 
@@ -93,6 +98,10 @@ class EmbeddingTable(nn.Module):
             pooled.append(total / kept.sum(1).clamp(min=1) if feature.pooling == "mean" else total)
             start += length
         return torch.cat(pooled, dim=1)
+
+    def rows_of(self, block: IdBlock) -> Tensor:
+        """Give the rows of a feature, a view of the table ``[size, width]``."""
+        return self.weight.detach().narrow(0, *self._spans[block.owner])
 
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
@@ -122,10 +131,10 @@ class EmbeddingTable(nn.Module):
         return self._gathered
 
     def shared(self) -> SharedTensor:
-        """Name the table, or the rows that the last pass has gathered of it: it counts feature by feature."""
+        """Name the table, or the rows that the last pass has gathered of it; who has rows of its own is a part."""
         tensor: Tensor = self.weight
         if self._gathered is None:
             places = torch.arange(len(tensor), device=tensor.device)
         else:
             places, tensor, _ = self._gathered
-        return SharedTensor(tensor, self.features, torch.bucketize(places, self.starts, right=True) - 1)
+        return SharedTensor(tensor, len(self.starts), torch.bucketize(places, self.starts, right=True) - 1)

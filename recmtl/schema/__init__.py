@@ -1,7 +1,7 @@
 """Features, tasks, the schema that holds them, and what fitting adds to it. Knows no torch."""
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric
+from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted import FittedSchema, IdBlock, LabelRate, Moments
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Funnel, Task
@@ -19,4 +19,5 @@ __all__ = [
     "Schema",
     "SchemaError",
     "Task",
+    "Timestamp",
 ]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import at_least_one, names, one_of
+from recmtl.schema.checks import SchemaError, at_least_one, names, one_of
 
 NumericTransform = Literal["standardize", "log1p", "none"]
 Pooling = Literal["mean", "sum"]
+# The parts of a date or time, and how many values each has.
+CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
+ZONE = "%z"
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Categorical:
         max_vocabulary: Keep only that many of the most frequent categories; ``None`` keeps all.
         hash_buckets: Hash into this many buckets instead of keeping a vocabulary.
         width: Width of the embedding; ``None`` takes the encoder's.
+        share_with: Another feature, whose categories and embeddings are this one's, too: a history of items and the
+            item itself. The vocabulary is learned from both columns; how it is kept is said by that feature alone.
     """
 
     name: str
@@ -31,11 +37,17 @@ class Categorical:
     max_vocabulary: int | None = None
     hash_buckets: int | None = None
     width: int | None = None
+    share_with: str | None = None
 
     def __post_init__(self) -> None:
         """Check the name and the counts."""
-        names(self, "name")
-        at_least_one(self, "min_count", "max_vocabulary", "hash_buckets", "width")
+        names(self, "name", "share_with")
+        options = ("min_count", "max_vocabulary", "hash_buckets", "width")
+        at_least_one(self, *options)
+        own = [o for o in options if self.share_with and getattr(self, o) != getattr(type(self), o)]
+        if own:
+            who = f"{type(self).__name__} {self.name!r}"
+            raise SchemaError(f"{who} shares the vocabulary of {self.share_with!r}: set `{own[0]}` there")
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,7 @@ class MultiCategorical(Categorical):
         max_vocabulary: As in `Categorical`.
         hash_buckets: As in `Categorical`.
         width: As in `Categorical`.
+        share_with: As in `Categorical`.
         separator: What stands between two categories in a text column.
         max_length: Only that many categories of a row are kept, the first ones.
         pooling: How the embeddings of a row become one. A row without categories has the embedding of "missing".
@@ -84,9 +97,65 @@ class Numeric:
         one_of(self, "transform", NumericTransform)
 
 
-Feature = Categorical | MultiCategorical | Numeric
+@dataclass(frozen=True)
+class Timestamp:
+    """A date or time per row, read as one category per part of the calendar; missing is a category of each part.
+
+    The clock is the one that the column shows: the offset of a text (``+02:00``) is passed over, a column with a time
+    zone is read in that zone, Unix time in UTC. There is no part for the year, as the years to predict are never those
+    of the training rows.
+
+    Args:
+        name: The column, or a pattern: dates and timestamps, text or integers.
+        parts: Any of ``minute``, ``hour``, ``weekday``, ``day`` (of the month), ``month`` and ``quarter``.
+        format: How text is written: ISO 8601 by default, else as in ``strptime`` (``%d.%m.%Y``; ``%z`` only at the
+            end). ``seconds`` and ``milliseconds`` are Unix time.
+        width: Width of each part's embedding; ``None`` takes the encoder's.
+    """
+
+    name: str
+    parts: Sequence[str] = ("hour", "weekday", "day", "month")
+    format: str | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name, the parts and the format."""
+        names(self, "name", "format")
+        at_least_one(self, "width")
+        known = isinstance(self.parts, list | tuple) and all(p in list(CALENDAR) for p in self.parts)
+        if not known or not self.parts or len(set(self.parts)) < len(self.parts):
+            raise SchemaError(
+                f"Timestamp {self.name!r}: `parts` must be some of {', '.join(CALENDAR)}, each once, got {self.parts!r}"
+            )
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if self.format and ZONE in self.format.removesuffix(ZONE):
+            raise SchemaError(f"Timestamp {self.name!r}: `format` may have {ZONE} only at its end, got {self.format!r}")
+
+
+Feature = Categorical | MultiCategorical | Numeric | Timestamp
 KINDS: Mapping[str, type[Feature]] = {
     "categorical": Categorical,
     "multi_categorical": MultiCategorical,
     "numeric": Numeric,
+    "timestamp": Timestamp,
 }
+
+
+def check_sharing(features: Sequence[Feature]) -> None:
+    """Check that whoever shares a vocabulary shares that of a categorical feature that has its own.
+
+    Raises:
+        SchemaError: The other feature is unknown, has no vocabulary, or shares one itself.
+    """
+    for feature in (f for f in features if isinstance(f, Categorical) and f.share_with):
+        wanted = str(feature.share_with)
+        owner = next((f for f in features if f.name == wanted), None)
+        owner = owner or next((f for f in features if fnmatch.fnmatchcase(wanted, f.name)), None)
+        if not isinstance(owner, Categorical):
+            what = "is not categorical" if owner else "is not a feature"
+            raise SchemaError(f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which {what}")
+        if owner.share_with:
+            raise SchemaError(
+                f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which has none of its own: name the "
+                f"feature whose vocabulary {wanted!r} shares"
+            )

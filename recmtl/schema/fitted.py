@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import Categorical, MultiCategorical, Numeric
+from recmtl.schema.features import CALENDAR, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # the indices of a vocabulary: two reserved ones, then the categories
+DIGESTED_TOGETHER = 1 << 20  # categories, as Python text
 SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabularies.arrow"
 
 
@@ -37,19 +38,34 @@ class LabelRate(NamedTuple):
 
 
 class IdBlock(NamedTuple):
-    """The columns that a categorical feature takes in the matrix of ids.
+    """The columns that a categorical feature, or a part of a date, takes in the matrix of ids.
 
     Args:
         feature: The feature.
         size: The number of indices: vocabulary or buckets, "unknown" and "missing" included.
         start: The first column of the block.
         length: The number of columns: 1, or the longest list of a multi-valued feature.
+        width: The width of the embedding that the schema asks for; ``None`` takes the encoder's.
+        part: The part of a date.
     """
 
-    feature: Categorical
+    feature: Categorical | Timestamp
     size: int
     start: int
     length: int
+    width: int | None = None
+    part: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call the block: ``item``, ``time.hour``."""
+        return self.feature.name if self.part is None else f"{self.feature.name}.{self.part}"
+
+    @property
+    def owner(self) -> tuple[str, str | None]:
+        """Whose embeddings the block uses; blocks with equal owners share them."""
+        shared = self.feature.share_with if isinstance(self.feature, Categorical) else None
+        return shared or self.feature.name, self.part
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +76,8 @@ class FittedSchema:
 
     Args:
         schema: The schema, its patterns resolved.
-        vocabularies: The categories of each feature that is not hashed, as text, the most frequent first. Their
-            indices start at 2; 0 is "unknown", 1 is "missing".
+        vocabularies: The categories of each feature that is not hashed and has its own, as text, the most frequent
+            first. Their indices start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature.
         integer_keys: The carried columns that hold integers alone; the others are kept as text.
@@ -77,16 +93,22 @@ class FittedSchema:
 
     @cached_property
     def id_blocks(self) -> tuple[IdBlock, ...]:
-        """The categorical features in the order of their columns in the matrix of ids."""
+        """The categorical features and the parts of dates in the order of their columns in the matrix of ids."""
         blocks: list[IdBlock] = []
-        start = 0
-        for feature in self.schema.features:
-            if isinstance(feature, Categorical):
-                categories = feature.hash_buckets or len(self.vocabularies[feature.name])
-                length = self.lengths[feature.name] if isinstance(feature, MultiCategorical) else 1
-                blocks.append(IdBlock(feature, FIRST + categories, start, length))
-                start += length
+        for block in (block for feature in self.schema.features for block in self._blocks(feature)):
+            start = blocks[-1].start + blocks[-1].length if blocks else 0
+            blocks.append(block._replace(start=start))
         return tuple(blocks)
+
+    def _blocks(self, feature: Feature) -> Iterator[IdBlock]:
+        if isinstance(feature, Timestamp):
+            for part in feature.parts:
+                yield IdBlock(feature, FIRST + CALENDAR[part], 0, 1, feature.width, part)
+        elif isinstance(feature, Categorical):
+            owner = self.schema.owner(feature)
+            categories = owner.hash_buckets or len(self.vocabularies[owner.name])
+            length = self.lengths[feature.name] if isinstance(feature, MultiCategorical) else 1
+            yield IdBlock(feature, FIRST + categories, 0, length, owner.width)
 
     @property
     def id_columns(self) -> int:
@@ -107,7 +129,10 @@ class FittedSchema:
         """A digest of everything that decides how rows are encoded; equal fingerprints encode equally."""
         digest = hashlib.sha256(self._json().encode())
         for name in sorted(self.vocabularies):
-            digest.update("\0".join([name, *self.vocabularies[name].to_pylist()]).encode())
+            digest.update(name.encode())
+            for start in range(0, len(self.vocabularies[name]), DIGESTED_TOGETHER):
+                part = self.vocabularies[name].slice(start, DIGESTED_TOGETHER).to_pylist()
+                digest.update("\0".join(["", *part]).encode())
         return digest.hexdigest()[:16]
 
     def _json(self) -> str:

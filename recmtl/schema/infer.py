@@ -13,7 +13,7 @@ import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric
+from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
@@ -62,6 +62,10 @@ def propose(table: pa.Table, column: str) -> Feature:
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return MultiCategorical(column)
+    if pa.types.is_timestamp(kind):
+        return Timestamp(column)
+    if pa.types.is_date(kind):
+        return Timestamp(column, parts=("weekday", "day", "month"))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         codes = IDENTIFIER.search(column) or pc.count_distinct(values).as_py() <= FEW_CODES
         return Categorical(column, min_count=2) if codes and _is_whole(values) else Numeric(column)

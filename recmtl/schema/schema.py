@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from recmtl.schema.checks import SchemaError, names
-from recmtl.schema.features import KINDS, Feature, Numeric
+from recmtl.schema.features import KINDS, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import head, propose
 from recmtl.schema.tasks import Funnel, Task
 
@@ -69,6 +69,7 @@ class Schema:
                 raise SchemaError(f"`keys` must be columns, got {key!r}")
             if key in reported:
                 raise SchemaError(f"key {key!r} has the name of a task, under which its predictions stand")
+        check_sharing(self.features)
         for feature in self.features:
             role = self.role(feature.name)
             if role:
@@ -84,6 +85,11 @@ class Schema:
         if self.funnel and column in (self.funnel.click, self.funnel.conversion):
             return "label of the funnel"
         return {self.group: "group", self.weight: "row weight"}.get(column)
+
+    def owner(self, feature: Categorical) -> Categorical:
+        """Give the feature whose vocabulary and embeddings a feature of the resolved schema uses: mostly its own."""
+        name = feature.share_with or feature.name
+        return next(f for f in self.features if isinstance(f, Categorical) and f.name == name)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -206,8 +212,8 @@ class Schema:
     def infer(cls, data: str | Path | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
         """Propose a schema from the first rows of a file or frame: a start to edit, not a verdict.
 
-        Text and booleans become categories, or lists of categories where a separator repeats; numbers become numeric,
-        except integers that look like identifiers or codes.
+        Text and booleans become categories, or lists of categories where a separator repeats; dates and times parts of
+        the calendar; numbers become numeric, except integers that look like identifiers or codes.
 
         Args:
             data: A CSV, Parquet or Arrow file, or a DataFrame.

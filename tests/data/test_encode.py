@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
-from recmtl.data.encode import IDS, LABELS, NUMERIC, PADDING, WEIGHT
+from recmtl.data.categorical import PADDING
+from recmtl.data.encode import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.data.values import stable_hash
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN

@@ -1,6 +1,6 @@
 """Parts of wide, stacked and flat tensors, which not every task reaches, move as separate tensors with the naive twin.
 
-A flat table is used as a whole, or through a leaf of the rows that the batch holds.
+A flat table is used as a whole, or through a leaf of the rows that the batch holds; two features may share their rows.
 """
 
 import copy
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from twins import BALANCERS, Pass, rotation_optimizers, twin_of
 
 from recmtl.balance import Balancer, Leaf, Sizes
+from recmtl.features import EmbeddingTable
+from recmtl.schema import Categorical, IdBlock
 
 STEPS, RATE, ROTATION_RATE, LIMIT = 12, 0.003, 0.02, 1e-10
 FEATURES, ROWS, D = 3, 40, 4
-PARTS = 2 + 2 + 2 + FEATURES + 1
+OWN, SHARED = (0, 1, 2), (0, 1, 0)  # the table of each feature: one each, or the last one has the first one's
 DOUBLE = {"dtype": torch.float64}
 
 
@@ -55,14 +57,16 @@ def losses_of(towers: nn.ModuleList, views: Iterable[Tensor], batch: Batch) -> l
 
 
 class Separate:
-    """Two experts, a table per feature, a tensor that no task reaches, and a tower per task."""
+    """Two experts, the features' tables, a tensor that no task reaches, and a tower per task."""
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, owners: tuple[int, ...]) -> None:
+        self.owners = owners
+
         def tensors(count: int, *shape: int) -> list[Tensor]:
             return [torch.randn(shape, **DOUBLE, requires_grad=True) for _ in range(count)]
 
         self.weights, self.biases, self.seconds = tensors(2, 3, 5), tensors(2, 3), tensors(2, 3, D)
-        self.tables, self.unused = tensors(FEATURES, ROWS, D), tensors(1, 2)
+        self.tables, self.unused = tensors(len(set(owners)), ROWS, D), tensors(1, 2)
         self.towers = nn.ModuleList(nn.Linear(D, 1, **DOUBLE) for _ in range(tasks))
 
     def shared(self) -> list[Tensor]:
@@ -74,7 +78,8 @@ class Separate:
     def through(self, batch: Batch) -> Pass:
         experts = zip(self.weights, self.biases, self.seconds, strict=True)
         z = sum(torch.tanh(batch.x @ weight.T + bias) @ second for weight, bias, second in experts)
-        views = views_of(z, [table[batch.ids[:, f]] for f, table in enumerate(self.tables)], len(self.towers))
+        embedded = [self.tables[owner][batch.ids[:, f]] for f, owner in enumerate(self.owners)]
+        views = views_of(z, embedded, len(self.towers))
         return Pass(
             views, lambda read: losses_of(self.towers, read, batch), self.shared(), self.private(), self.seconds
         )
@@ -84,33 +89,62 @@ class Laid:
     """The same numbers as a wide layer, a stack, and a flat table that holds the features' rows in any order."""
 
     def __init__(self, net: Separate, by_rows: bool) -> None:
-        self.by_rows = by_rows
-        self.order = torch.randperm(FEATURES * ROWS)
-        self.place, self.feature = self.order.argsort(), self.order // ROWS
+        self.by_rows, self.owners, self.tables = by_rows, torch.tensor(net.owners), len(net.tables)
+        self.order = self.ordered()
+        self.place, self.part = self.order.argsort(), self.order // ROWS
         self.tensors = [t.detach().clone().requires_grad_() for t in self.set_together(net.shared())]
         self.towers = copy.deepcopy(net.towers)
 
+    def ordered(self) -> Tensor:
+        return torch.randperm(self.tables * ROWS)
+
     def set_together(self, separate: list[Tensor]) -> list[Tensor]:
-        table = torch.cat(separate[6:9])[self.order]
-        return [torch.cat(separate[0:2]), torch.cat(separate[2:4]), torch.stack(separate[4:6]), table, separate[9]]
+        table = torch.cat(separate[6:-1])[self.order]
+        return [torch.cat(separate[0:2]), torch.cat(separate[2:4]), torch.stack(separate[4:6]), table, separate[-1]]
 
     def private(self) -> list[Tensor]:
         return list(self.towers.parameters())
 
-    def backward(self, balancer: Balancer, batch: Batch) -> None:
-        wide, bias, stack, table, unused = self.tensors
-        places = self.place[batch.ids + ROWS * torch.arange(FEATURES)]
-        leaf, feature = table, self.feature
+    def embedded(self, ids: Tensor) -> tuple[Tensor, Leaf, Tensor]:
+        """The embeddings `[B, features, D]`, what they are trained through, and where that lies in the table."""
+        places, leaf, distinct = self.place[ids + ROWS * self.owners], self.tensors[3], torch.arange(len(self.part))
         if self.by_rows:
             distinct, places = places.unique(return_inverse=True)
-            leaf, feature = table.detach()[distinct].requires_grad_(), self.feature[distinct]
+            leaf = leaf.detach()[distinct].requires_grad_()
+        return leaf[places], Leaf(leaf, self.tables, self.part[distinct]), distinct
+
+    def backward(self, balancer: Balancer, batch: Batch) -> None:
+        wide, bias, stack, table, unused = self.tensors
+        embedded, leaf, distinct = self.embedded(batch.ids)
         h = torch.tanh(batch.x @ wide.T + bias).view(-1, 2, 3)
         z = torch.einsum("beh,ehd->bd", h, stack)
-        views = balancer.fork(views_of(z, list(leaf[places].unbind(1)), len(self.towers)))
-        shared = [Leaf(wide, 2), Leaf(bias, 2), Leaf(stack, 2), Leaf(leaf, FEATURES, feature), unused]
+        views = balancer.fork(views_of(z, list(embedded.unbind(1)), len(self.towers)))
+        shared = [Leaf(wide, 2), Leaf(bias, 2), Leaf(stack, 2), leaf, unused]
         balancer.backward(losses_of(self.towers, views, batch), shared, [stack])
         if self.by_rows:
-            table.grad = torch.zeros_like(table).index_copy(0, distinct, gradients([leaf])[0])
+            table.grad = torch.zeros_like(table).index_copy(0, distinct, gradients([leaf.tensor])[0])
+
+
+class Tabled(Laid):
+    """The flat table is an encoder's, with what it says that it shares."""
+
+    def __init__(self, net: Separate, by_rows: bool) -> None:
+        super().__init__(net, by_rows)
+        features = [
+            Categorical(f"f{f}", share_with=None if owner == f else f"f{owner}") for f, owner in enumerate(net.owners)
+        ]
+        self.module = EmbeddingTable([IdBlock(f, ROWS, column, 1) for column, f in enumerate(features)], D).double()
+        self.module.row_mode = by_rows
+        self.module.weight.data.copy_(self.tensors[3])
+        self.tensors[3] = self.module.weight
+
+    def ordered(self) -> Tensor:
+        return torch.arange(self.tables * ROWS)
+
+    def embedded(self, ids: Tensor) -> tuple[Tensor, Leaf, Tensor]:
+        embedded = self.module(ids.int()).view(-1, FEATURES, D)
+        places = self.module.gathered.places if self.by_rows else torch.arange(len(self.part))
+        return embedded, Leaf(*self.module.shared()), places
 
 
 def gradients(tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -130,13 +164,17 @@ def descend(tensors: Iterable[Tensor]) -> None:
             tensor.grad = None
 
 
+@pytest.mark.parametrize(("layout", "owners"), [(Laid, OWN), (Tabled, SHARED)], ids=["own", "shared"])
 @pytest.mark.parametrize("by_rows", [False, True])
 @pytest.mark.parametrize("tasks", [1, 2, 5, 8])
 @pytest.mark.parametrize("method", BALANCERS, ids=lambda c: c.__name__)
-def test_equals_separate_tensors(method: type[Balancer], tasks: int, by_rows: bool) -> None:
+def test_equals_separate_tensors(
+    method: type[Balancer], tasks: int, by_rows: bool, layout: type[Laid], owners: tuple[int, ...]
+) -> None:
     torch.manual_seed(0)
-    net, sizes = Separate(tasks), Sizes(tasks, tasks, D, PARTS)
-    laid = Laid(net, by_rows)
+    net = Separate(tasks, owners)
+    sizes = Sizes(tasks, tasks, D, parts=len(net.shared()))
+    laid = layout(net, by_rows)
     balancer = method()
     balancer.setup(**sizes._asdict())
     twin = twin_of(balancer.double(), sizes)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from recmtl.schema import (
     Schema,
     SchemaError,
     Task,
+    Timestamp,
 )
 
 BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
@@ -38,6 +40,32 @@ def test_id_blocks_follow_the_features():
     assert [f.name for f in fitted.numeric] == ["x", "z"]
 
 
+def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_owner(tmp_path):
+    item, seen = Categorical("item", width=5), MultiCategorical("seen", share_with="item")
+    day = Timestamp("day", parts=("month", "hour"), width=2)
+    fitted = dataclasses.replace(
+        make(),
+        schema=Schema([seen, day, item, BRAND], [Task("t", "y")]),
+        vocabularies={"item": pa.array(["a", "b", "c"]), "brand": pa.array(["x"])},
+        lengths={"seen": 4},
+    )
+    assert fitted.id_blocks == (
+        IdBlock(seen, 5, 0, 4, 5),
+        IdBlock(day, 14, 4, 1, 2, "month"),
+        IdBlock(day, 26, 5, 1, 2, "hour"),
+        IdBlock(item, 5, 6, 1, 5),
+        IdBlock(BRAND, 3, 7, 1),
+    )
+    owners = [("item", None), ("day", "month"), ("day", "hour"), ("item", None), ("brand", None)]
+    assert [block.owner for block in fitted.id_blocks] == owners
+    assert [block.name for block in fitted.id_blocks] == ["seen", "day.month", "day.hour", "item", "brand"]
+    fitted.save(tmp_path)
+    loaded = FittedSchema.load(tmp_path)
+    assert (loaded.fingerprint, loaded.id_blocks) == (fitted.fingerprint, fitted.id_blocks)
+    other = dataclasses.replace(fitted, schema=Schema([seen, Timestamp("day"), item, BRAND], [Task("t", "y")]))
+    assert other.fingerprint != fitted.fingerprint
+
+
 def test_rate_of_a_task_is_that_of_its_condition():
     fitted = make()
     assert [fitted.rate(t) for t in fitted.schema.tasks] == [LabelRate(10, 0.25), LabelRate(3, 1 / 3)]
@@ -60,6 +88,13 @@ def test_fingerprint_tells_what_encodes_differently():
     prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint}
     assert len(prints) == 5
     assert make().fingerprint == make().fingerprint
+
+
+def test_fingerprint_does_not_depend_on_how_much_is_read_at_a_time(monkeypatch):
+    whole = make(brands="abcde").fingerprint
+    monkeypatch.setattr("recmtl.schema.fitted.DIGESTED_TOGETHER", 2)
+    assert make(brands="abcde").fingerprint == whole
+    assert make(brands="abced").fingerprint != whole
 
 
 @pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])

@@ -5,7 +5,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 
 ROWS = 60
 FRAME = pd.DataFrame(
@@ -108,3 +108,18 @@ def test_missing_values_are_what_prepare_takes_for_missing(tmp_path):
     assert feature == Categorical("x", min_count=2)  # "NA" is text, not a missing number
     (tmp_path / "b.csv").write_text("x,y\n1.5,0\nNaN,1\n,1\n2.5,1\n" + "".join(f"{i}.25,0\n" for i in range(30)))
     assert Schema.infer(tmp_path / "b.csv", [Task("t", "y")]).features == (Numeric("x"),)
+
+
+@pytest.mark.parametrize("source", ["frame", "a.csv", "a.parquet"])
+def test_dates_and_times(tmp_path, source):
+    days = pd.date_range("2024-01-01", periods=5, freq="7h")
+    frame = pd.DataFrame({"at": days, "on": days.date, "y": [0, 1, 0, 1, 0]})
+    data = frame if source == "frame" else tmp_path / source
+    if source == "a.csv":
+        frame.to_csv(data, index=False)
+    elif source == "a.parquet":
+        frame.to_parquet(data)
+    assert Schema.infer(data, [Task("t", "y")]).features == (
+        Timestamp("at"),
+        Timestamp("on", parts=("weekday", "day", "month")),
+    )

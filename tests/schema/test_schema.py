@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.shipped import find_card
 
 CARDS = sorted((Path(__file__).parents[2] / "data").glob("*.yaml"))
@@ -28,6 +28,9 @@ FULL = Schema(
         MultiCategorical("genres", separator=";", max_length=7, pooling="sum"),
         Numeric("price", transform="log1p"),
         Numeric("n_*"),
+        MultiCategorical("brands_*", share_with="brand"),
+        Timestamp("day"),
+        Timestamp("when", parts=["weekday", "minute"], format="%d.%m.%Y %H:%M", width=3),
     ],
     tasks=[
         Task("ctr", "click", weight=0.5, loss="focal", negative_rate=0.1),
@@ -139,8 +142,8 @@ class TestRoles:
         assert FULL.labels == ("click", "conversion", "seconds")
         assert FULL.binary_labels == {"click", "conversion"}
         assert FULL.carried == ("search", "item")
-        expected = ("brand", "user", "genres", "price", "n_*", "click", "conversion", "seconds", "search", "item", "w")
-        assert FULL.columns == expected
+        features = ("brand", "user", "genres", "price", "n_*", "brands_*", "day", "when")
+        assert FULL.columns == (*features, "click", "conversion", "seconds", "search", "item", "w")
         assert FULL.unfeatured == {"click", "conversion", "seconds", "search", "item", "w"}
 
     def test_no_features_no_tasks_duplicates(self):
@@ -335,3 +338,56 @@ def test_census_card():
 def test_a_key_cannot_have_the_name_of_a_task():
     with pytest.raises(SchemaError, match="key 'ctr' has the name of a task"):
         Schema([Numeric("x")], [Task("ctr", "click")], keys=["ctr"])
+
+
+class TestSharing:
+    @pytest.mark.parametrize(
+        ("option", "value"), [("min_count", 2), ("max_vocabulary", 5), ("hash_buckets", 8), ("width", 4)]
+    )
+    def test_how_a_vocabulary_is_kept_is_said_by_its_owner(self, option, value):
+        message = f"MultiCategorical 'm' shares the vocabulary of 'c': set `{option}` there"
+        with pytest.raises(SchemaError, match=message):
+            MultiCategorical("m", share_with="c", **{option: value})
+
+    @pytest.mark.parametrize(
+        ("owner", "message"),
+        [
+            ("gone", "feature 's' shares the vocabulary of 'gone', which is not a feature"),
+            ("n", "feature 's' shares the vocabulary of 'n', which is not categorical"),
+            ("day", "feature 's' shares the vocabulary of 'day', which is not categorical"),
+            ("s", "feature 's' shares the vocabulary of 's', which has none of its own"),
+            (
+                "other",
+                "feature 's' shares the vocabulary of 'other', which has none of its own: name the feature whose",
+            ),
+        ],
+    )
+    def test_refused(self, owner, message):
+        others = [Categorical("c"), Numeric("n"), Timestamp("day"), Categorical("other", share_with="c")]
+        with pytest.raises(SchemaError, match=message):
+            make(features=[*others, Categorical("s", share_with=owner)])
+
+    def test_patterns(self):
+        schema = make(features=[Categorical("item_*"), Categorical("seen_*", share_with="item_1")])
+        resolved = schema.resolve(["item_1", "item_2", "seen_1", "seen_2", "y"])
+        assert [resolved.owner(f).name for f in resolved.features] == ["item_1", "item_2", "item_1", "item_1"]
+        with pytest.raises(SchemaError, match="shares the vocabulary of 'item_1', which is not a feature"):
+            schema.resolve(["item_2", "seen_1", "y"])
+
+
+class TestTimestamp:
+    @pytest.mark.parametrize("parts", [(), ("year",), ("hour", "hour"), "hour", None, [["hour"]]])
+    def test_parts(self, parts):
+        with pytest.raises(SchemaError, match="Timestamp 'd': `parts` must be some of minute, hour, weekday, day, mon"):
+            Timestamp("d", parts=parts)
+
+    @pytest.mark.parametrize("written", ["%z %H", "%H %z%z"])
+    def test_zone_only_at_the_end(self, written):
+        with pytest.raises(SchemaError, match="Timestamp 'd': `format` may have %z only at its end, got"):
+            Timestamp("d", format=written)
+
+    def test_options_that_are_no_text_or_too_small(self):
+        with pytest.raises(SchemaError, match="`format` must be text that is not empty"):
+            Timestamp("d", format="")
+        with pytest.raises(SchemaError, match="`width` must be an integer from 1"):
+            Timestamp("d", width=0)

@@ -1,0 +1,108 @@
+"""Vectors from a file into the rows of their categories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from recmtl.data import DataError
+from recmtl.data.categorical import lookup
+from recmtl.data.errors import BadValueError
+from recmtl.data.sources import Source, open_sources, unreadable
+from recmtl.data.values import Codes, Floats, as_numbers, as_text
+from recmtl.schema import Categorical, FittedSchema
+from recmtl.schema.fitted import FIRST
+
+
+def check_features(names: Iterable[str], schema: FittedSchema) -> None:
+    """Check that features can have vectors of their own.
+
+    Raises:
+        ValueError: A name is no categorical feature, or one that is hashed or shares another's vocabulary.
+    """
+    for name in names:
+        if name not in schema.vocabularies:
+            able = ", ".join(schema.vocabularies) or "none"
+            raise ValueError(
+                f"`pretrained` names {name!r}, which is no feature with a vocabulary of its own; these are: {able}"
+            )
+
+
+def put_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str) -> float:
+    """Write the vectors of a file over the rows of a feature.
+
+    Args:
+        rows: The rows of the feature ``[size, width]``.
+        file: A CSV, Parquet or Arrow file: categories in its first column; the vectors in the others, one number each,
+            or in one column of lists.
+        schema: The fitted schema.
+        name: The feature.
+
+    Returns:
+        The share of the feature's categories that have a vector.
+
+    Raises:
+        DataError: The file cannot be read, its vectors have another width, a category stands twice, or none is one of
+            the feature's.
+    """
+    seen = np.zeros(len(rows), np.int64)
+    (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)
+    for source in open_sources(Path(file)):
+        offset = 0
+        try:
+            for batch in source.batches(source.columns, frozenset(source.columns[1:])):
+                values, codes = as_text(batch.column(0), source.columns[0])
+                places = np.append(lookup(schema, feature, values), 0)[codes]
+                vectors = _vectors(batch, source, rows.shape[1])
+                known = places >= FIRST
+                _count(seen, places[known], source, schema.vocabularies[name])
+                rows[torch.from_numpy(places[known])] = torch.from_numpy(vectors[known]).to(rows)
+                offset += batch.num_rows
+        except BadValueError as bad:
+            raise source.fault(bad, offset) from None
+        except (OSError, pa.ArrowException) as error:
+            raise unreadable(source.name, error) from error
+    if not seen.any():
+        raise DataError(f"{file} has no vector for any category of feature {name!r}")
+    return float(seen.sum() / len(schema.vocabularies[name]))
+
+
+def _vectors(batch: pa.RecordBatch, source: Source, width: int) -> Floats:
+    """The vectors of a batch ``[rows, width]``."""
+    column, found = batch.column(batch.num_columns - 1), batch.num_columns - 1
+    listed = found == 1 and pa.types.is_nested(column.type)
+    if listed:
+        lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+        found = int(lengths[(lengths != width).argmax()]) if len(lengths) else width
+    if found != width:
+        raise DataError(f"{source.name} has vectors of {found} numbers, but the embeddings are {width} wide")
+    if not listed:
+        return np.column_stack([_complete(batch.column(c), c) for c in source.columns[1:]])
+    try:
+        return _complete(pc.list_flatten(column), source.columns[1]).reshape(-1, width)
+    except BadValueError as bad:
+        bad.row //= width
+        raise
+
+
+def _complete(column: pa.Array, name: str) -> Floats:
+    """A column as numbers, none of them missing."""
+    numbers = as_numbers(column, name)
+    gaps = np.isnan(numbers)
+    if gaps.any():
+        row = int(gaps.argmax())
+        raise BadValueError(row, name, column[row].as_py(), "a number")
+    return numbers
+
+
+def _count(seen: Codes, places: Codes, source: Source, vocabulary: pa.Array) -> None:
+    """Note which categories have a vector."""
+    np.add.at(seen, places, 1)
+    if (seen > 1).any():
+        raise DataError(f"{source.name} has the category {vocabulary[int(seen.argmax()) - FIRST].as_py()!r} twice")

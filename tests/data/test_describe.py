@@ -137,7 +137,9 @@ def test_without_labels_leaks_are_not_looked_for():
 
 def test_too_few_rows_of_a_class_are_said():
     (note,) = describe(leaky(30), labels=["click"]).notes
-    assert note.startswith("label 'click' has fewer than 10 groups (or rows, without a group) with a class in the sample: ")
+    assert note.startswith(
+        "label 'click' has fewer than 10 groups (or rows, without a group) with a class in the sample: "
+    )
     card = Schema([Numeric("honest")], [Task("ctr", "click")])
     (note,) = describe(leaky().drop(columns="click"), card).notes  # rows to predict
     assert note.startswith("label 'click' has fewer than 10 groups")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +18,12 @@ from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
 from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
-from recmtl.data.sources import Data, Source, open_sources, unreadable
+from recmtl.data.reading import convert
+from recmtl.data.sources import Data, Source, open_sources
 from recmtl.data.values import as_text, stable_hash
-from recmtl.schema import FittedSchema, Numeric, Schema
+from recmtl.schema import FittedSchema, Schema
 
 Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
-T = TypeVar("T")
 
 
 def prepare(
@@ -99,36 +98,6 @@ def encode_rows(
     for batch in convert(schema.schema, sources, lambda batch, row: encoder.encode(batch)):
         progress("encode", batch.num_rows)
         yield Rows(schema, pa.Table.from_batches([batch]))
-
-
-def convert(schema: Schema, sources: list[Source], use: Callable[[pa.RecordBatch, int], T]) -> Iterator[T]:
-    """Read the schema's columns of several sources and convert them batch by batch.
-
-    Args:
-        schema: The resolved schema.
-        sources: Where the rows come from.
-        use: Converts a batch that has so many rows before it, all sources together.
-
-    Raises:
-        DataError: A file cannot be read, or a value does not parse; the message says where it stands.
-    """
-    numbers = {f.name for f in schema.features if isinstance(f, Numeric)} | set(schema.labels)
-    numbers |= {schema.weight} if schema.weight else set()
-    total = 0
-    for source in sources:
-        columns = [c for c in schema.columns if c in source.columns]
-        offset = 0
-        try:
-            for batch in source.batches(columns, frozenset(numbers)):
-                yield use(batch, total + offset)
-                offset += batch.num_rows
-        except BadValueError as bad:
-            raise source.fault(bad, offset) from None
-        except (OSError, pa.ArrowException) as error:
-            raise unreadable(source.name, error) from error
-        total += offset
-    if total == 0:
-        raise DataError(f"there are no rows in {', '.join(s.name for s in sources)}")
 
 
 class Fold:

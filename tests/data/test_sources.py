@@ -9,7 +9,7 @@ import pytest
 
 from recmtl.data import sources
 from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.prepare import convert
+from recmtl.data.reading import convert
 from recmtl.data.sources import expand, open_sources
 from recmtl.schema import Categorical, Schema, Task
 

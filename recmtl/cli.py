@@ -7,9 +7,11 @@ import time
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from json import dumps, loads
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
@@ -18,6 +20,7 @@ from recmtl.console import Counter, print_diagnosis, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
 from recmtl.data.prepared import MANIFEST
+from recmtl.data.skipped import BadRows
 from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
@@ -77,7 +80,13 @@ def synth_command(
 
 
 def prepare_command(
-    card: str, train: str, out: Path, valid: str | None = None, test: str | None = None, holdout: float = 0.1
+    card: str,
+    train: str,
+    out: Path,
+    valid: str | None = None,
+    test: str | None = None,
+    holdout: float = 0.1,
+    bad_rows: BadRows = "error",
 ) -> None:
     """Turn raw files into a prepared dataset.
 
@@ -88,16 +97,19 @@ def prepare_command(
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows.
         holdout: The share to hold out when there are no validation rows.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     start = time.perf_counter()
     with Counter() as counter:
-        data = prepare(shipped.card(card), train, valid, test, out, holdout, counter)
+        data = prepare(shipped.card(card), train, valid, test, out, holdout, counter, bad_rows)
         notes(data, counter)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
 
 
-def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[str] = ()) -> None:
+def evaluate_command(
+    run: Path, rows: str, json: bool = False, trust: Sequence[str] = (), bad_rows: BadRows = "error"
+) -> None:
     """Measure the best weights of a run on labelled rows.
 
     Args:
@@ -105,10 +117,11 @@ def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[s
         rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
         json: Print JSON instead of a table.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
-    metrics = trainer.measure(encoded(trainer, rows) if prepared is None else prepared)
+    metrics = trainer.measure(encoded(trainer, rows, bad_rows) if prepared is None else prepared)
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
@@ -120,13 +133,15 @@ def prepared_rows(rows: str) -> Rows | None:
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
 
 
-def encoded(trainer: Trainer, rows: str) -> Rows:
+def encoded(trainer: Trainer, rows: str, bad_rows: BadRows) -> Rows:
     """Encode labelled raw files as the training rows were."""
     with Counter() as counter:
-        return trainer.encode(rows, counter)
+        schema = trainer.model.schema
+        parts = encode_rows(schema, rows, True, counter, bad_rows, partial(show, counter))
+        return Rows(schema, pa.concat_tables([part.table for part in parts]))
 
 
-def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) -> None:
+def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
     """Predict with the best weights of a run: Parquet with the keys, and a probability per task.
 
     Args:
@@ -135,13 +150,14 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) 
             are taken.
         out: The Parquet file to write.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     trainer = load_run(run, trust)
     writer: pq.ParquetWriter | None = None
     count = 0
     with Counter() as counter, new_file(out) as partial:
         prepared = prepared_rows(rows)
-        raw = encode_rows(trainer.model.schema, rows, labelled=False, progress=counter)
+        raw = encode_rows(trainer.model.schema, rows, False, counter, bad_rows, partial(show, counter))
         for part in raw if prepared is None else [prepared]:
             table = trainer.predict_table(part)
             writer = writer or pq.ParquetWriter(partial, table.schema)
@@ -232,7 +248,12 @@ def usage_errors() -> Iterator[None]:
 def notes(data: PreparedData, counter: Counter) -> None:
     """Show what was noticed while preparing."""
     for note in data.notes:
-        counter.note(f"note: {note}")
+        show(counter, note)
+
+
+def show(counter: Counter, note: str) -> None:
+    """Show a note above what is counted."""
+    counter.note(f"note: {note}")
 
 
 def train_parser() -> ArgumentParser:

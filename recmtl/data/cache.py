@@ -7,11 +7,13 @@ import json
 import os
 from pathlib import Path
 
-from recmtl.data.errors import DataError, ExistsError
+from recmtl.data.errors import DataError, ExistsError, unreadable
+from recmtl.data.expand import expand
 from recmtl.data.prepare import Progress, prepare
 from recmtl.data.prepared import VERSION, PreparedData
-from recmtl.data.sources import expand
+from recmtl.data.skipped import BadRows
 from recmtl.schema import Schema, SchemaError
+from recmtl.schema.location import Location
 
 
 def default_cache() -> Path:
@@ -28,6 +30,7 @@ def prepare_cached(
     holdout: float = 0.1,
     cache: Path | None = None,
     progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
@@ -39,6 +42,7 @@ def prepare_cached(
         holdout: The share of the training groups to hold out when there are no validation files.
         cache: The folder that keeps prepared datasets.
         progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows that do not parse, as in `prepare`.
 
     Raises:
         DataError: A file is missing or cannot be used.
@@ -46,7 +50,7 @@ def prepare_cached(
     """
     splits = {"train": train, "valid": valid, "test": test}
     digests = {name: [_digest(path) for path in expand(files)] for name, files in splits.items() if files}
-    key = json.dumps([VERSION, schema.to_dict(), holdout, digests], sort_keys=True)
+    key = json.dumps([VERSION, schema.to_dict(), holdout, bad_rows, digests], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:24]
     if folder.is_dir():
         try:
@@ -54,11 +58,14 @@ def prepare_cached(
         except (DataError, SchemaError) as error:
             raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
     try:
-        return prepare(schema, train, valid, test, folder, holdout, progress)
+        return prepare(schema, train, valid, test, folder, holdout, progress, bad_rows)
     except ExistsError:  # another process wanted the same and was faster
         return PreparedData.open(folder)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + "".join(path.suffixes)
+def _digest(location: Location) -> str:
+    try:
+        with location.stream(compression=None) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() + "".join(location.suffixes)
+    except OSError as error:
+        raise unreadable(location.name, error) from error

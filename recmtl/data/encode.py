@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.errors import BadValueError
 from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.data.values import Codes, Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.schema import FittedSchema, IdBlock, MultiCategorical, Numeric, Schema
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
@@ -108,11 +107,7 @@ class Encoder:
         """A carried column: integers where the training rows had nothing else, or text."""
         values, codes = as_text(column, key)
         if key in self.fitted.integer_keys:
-            if not all_integers(values, key):
-                bad = next(v for v in values.drop_null().to_pylist() if not all_integers(pa.array([v]), key))
-                row = int(np.argmax(codes == values.index(bad).as_py()))
-                raise BadValueError(row, key, bad, "an integer, as this key was in the training rows")
-            values = values.cast(pa.int64())
+            values = as_integers(values, codes, key)
         return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
 
 

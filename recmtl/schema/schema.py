@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.schema.checks import SchemaError, names
+from recmtl.schema.checks import SchemaError, names, one_character
 from recmtl.schema.features import KINDS, Feature, Numeric
 from recmtl.schema.infer import head, propose
 from recmtl.schema.tasks import Funnel, Task
@@ -33,6 +33,7 @@ class Schema:
             training and held-out rows.
         keys: Columns carried through to the predictions.
         weight: A column with a weight per row.
+        separator: What stands between the columns of a CSV file; ``None`` finds it in the header.
         description: What the dataset is and where it comes from.
     """
 
@@ -42,6 +43,7 @@ class Schema:
     group: str | None = None
     keys: Sequence[str] = ()
     weight: str | None = None
+    separator: str | None = None
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +51,7 @@ class Schema:
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_listed(getattr(self, name), name, "the schema")))
         names(self, "group", "weight")
+        one_character(self, "separator")
         self._check()
 
     def _check(self) -> None:
@@ -168,7 +171,9 @@ class Schema:
         if self.funnel:
             card["funnel"] = dataclasses.asdict(self.funnel)
         return card | {
-            k: v for k, v in [("group", self.group), ("keys", list(self.keys)), ("weight", self.weight)] if v
+            name: list(value) if name == "keys" else value
+            for name in ("group", "keys", "weight", "separator")
+            if (value := getattr(self, name))
         }
 
     @classmethod
@@ -195,6 +200,7 @@ class Schema:
             group=card.get("group"),
             keys=card.get("keys") or (),
             weight=card.get("weight"),
+            separator=card.get("separator"),
             description=card.get("description") or "",
         )
 
@@ -212,12 +218,13 @@ class Schema:
         Args:
             data: A CSV, Parquet or Arrow file, or a DataFrame.
             tasks: What is predicted; their columns are left out of the features.
-            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`; these are left out as well.
+            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, which are left out as well, and
+                ``separator``.
 
         Raises:
             SchemaError: The file cannot be read or no column is left for a feature.
         """
-        table = head(data)
+        table = head(data, roles.get("separator"))
         draft = cls([Numeric("*")], tasks, **roles)
         used = set(draft.columns)
         return dataclasses.replace(draft, features=[propose(table, c) for c in table.column_names if c not in used])

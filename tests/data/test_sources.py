@@ -9,6 +9,7 @@ import pytest
 
 from recmtl.data import sources
 from recmtl.data.errors import BadValueError, DataError
+from recmtl.data.fit import Fitter
 from recmtl.data.reading import convert
 from recmtl.data.sources import expand, open_sources
 from recmtl.schema import Categorical, Schema, Task
@@ -33,8 +34,10 @@ def write(path, content):
 
 
 def error(data):
+    """The one line that is said when the rows are read and used."""
+    schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
     with pytest.raises(DataError) as caught:
-        read(data)
+        list(convert(schema, open_sources(data), lambda batch, rows: Fitter(schema).add(batch)))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -143,7 +146,16 @@ class TestFaults:
 
     def test_quote_that_never_closes(self, tmp_path):
         path = write(tmp_path / "a.csv", b'c,n\na,1\n"b,2\nc,3\n')
-        assert error(path) == f"{path}, line 3: 1 columns, expected 2"
+        assert error(path) == f"{path}, line 3: a quote is opened in this row and never closed"
+
+    @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+    @pytest.mark.parametrize("text", ['c,n,z\na,1,"x\nb,2,y\nc,3,y', 'n,c\n1,a\n2,"b\n3,c'])
+    def test_quote_that_takes_in_the_last_rows_of_a_file(self, tmp_path, text, end):
+        """The number of columns is right, so that only the end of the file tells."""
+        path = write(tmp_path / "a.csv", (text + end).encode())
+        line = 2 if "z" in text else 3
+        assert error(path) == f"{path}, line {line}: a quote is opened in this row and never closed"
+        assert len(read(write(tmp_path / "b.csv", (text + end + '"').encode()))) == line - 1
 
     @pytest.mark.parametrize(("before", "line"), LINES)
     def test_bytes_that_are_no_utf8(self, tmp_path, before, line):
@@ -211,8 +223,7 @@ class TestFaults:
             pa.feather.write_feather(long, str(path))
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        (message,) = {error_of_convert(path)}
-        assert message.startswith(f"{path} cannot be read: ")
+        assert error(path).startswith(f"{path} cannot be read: ")
 
     def test_frame_of_mixed_types(self):
         message = error(pd.DataFrame({"c": [1, "a"], "n": [0, 0]}))
@@ -220,13 +231,8 @@ class TestFaults:
         assert "column c" in message
 
 
-def error_of_convert(path):
-    """Reading goes through `convert`, which names the file whatever the reader says."""
-    schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
-    with pytest.raises(DataError) as caught:
-        list(convert(schema, open_sources(path), lambda batch, row: batch.num_rows))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def names(place):
+    return [location.name for location in expand(place)]
 
 
 class TestExpand:
@@ -234,14 +240,24 @@ class TestExpand:
         for name in ("b.csv", "a.csv", "_SUCCESS", ".hidden", "c.txt"):
             (tmp_path / name).write_text("x")
         (tmp_path / "sub.csv").mkdir()
-        assert expand(tmp_path / "a.csv") == [tmp_path / "a.csv"]
-        assert expand(str(tmp_path)) == [tmp_path / name for name in ("a.csv", "b.csv", "c.txt")]
-        assert expand(f"{tmp_path}/*.csv") == [tmp_path / "a.csv", tmp_path / "b.csv"]
-        assert expand(f"{tmp_path.parent}/**/a.cs?")[0].name == "a.csv"
+        assert names(tmp_path / "a.csv") == [f"{tmp_path}/a.csv"]
+        assert names(str(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a.csv", "b.csv", "c.txt")]
+        assert names(f"{tmp_path}/*.csv") == [f"{tmp_path}/a.csv", f"{tmp_path}/b.csv"]
+        (tmp_path / "sub.csv" / "d.csv").write_text("x")
+        assert names(f"{tmp_path}/**/?.csv") == [f"{tmp_path}/{name}" for name in ("a.csv", "b.csv", "sub.csv/d.csv")]
+        assert names(f"{tmp_path}/*/[!a].csv") == [f"{tmp_path}/sub.csv/d.csv"]
+        assert names(f"{tmp_path}/_*") == [f"{tmp_path}/_SUCCESS"]
+
+    def test_relative(self, tmp_path, monkeypatch):
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "a.csv").write_text("x")
+        monkeypatch.chdir(tmp_path)
+        assert names("*/*.csv") == names("d") == names("./d/a.csv") == names("**/*.csv") == ["d/a.csv"]
+        assert names(f"file://{tmp_path}/d/*.csv") == [f"file://{tmp_path}/d/a.csv"]
 
     def test_name_with_wildcards_that_exists(self, tmp_path):
         (tmp_path / "a[1].csv").write_text("x")
-        assert expand(tmp_path / "a[1].csv") == [tmp_path / "a[1].csv"]
+        assert names(tmp_path / "a[1].csv") == [f"{tmp_path}/a[1].csv"]
 
     def test_nothing_there(self, tmp_path):
         for location in (tmp_path / "gone.csv", f"{tmp_path}/*.csv"):

@@ -155,12 +155,12 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
     trainer = load_run(run, trust)
     writer: pq.ParquetWriter | None = None
     count = 0
-    with Counter() as counter, new_file(out) as partial:
+    with Counter() as counter, new_file(out) as unfinished:
         prepared = prepared_rows(rows)
         raw = encode_rows(trainer.model.schema, rows, False, counter, bad_rows, partial(show, counter))
         for part in raw if prepared is None else [prepared]:
             table = trainer.predict_table(part)
-            writer = writer or pq.ParquetWriter(partial, table.schema)
+            writer = writer or pq.ParquetWriter(unfinished, table.schema)
             writer.write_table(table)
             count += len(part)
         if writer:

@@ -42,7 +42,7 @@ class BadValueError(ValueError):
     @property
     def reason(self) -> str:
         """The error without the row."""
-        shown = repr(self.value)
+        shown = repr(self.value.decode(errors="replace") if isinstance(self.value, bytes) else self.value)
         if len(shown) > SHOWN:
             shown = f"{shown[:SHOWN]}…"
         return f"column {self.column!r}: {shown} is not {self.expected}"

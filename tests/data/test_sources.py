@@ -7,7 +7,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.data import sources
+from recmtl.data import encode_rows, prepare, sources
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.fit import Fitter
 from recmtl.data.reading import convert
@@ -115,6 +115,39 @@ class TestCsv:
         path = write(tmp_path / "a.csv", b'c,n\n"a,""b""\r\n\n c",1\n5" pipe,2\n')
         assert [row["c"] for row in read(path)] == ['a,"b"\r\n\n c', '5" pipe']
 
+    @pytest.mark.parametrize(
+        ("header", "separator"),
+        [
+            ("c,n", ","),
+            ("c\tn", "\t"),
+            ("c;n", ";"),
+            ("c|n", "|"),
+            ('"a,b,d";c;n', ";"),
+            ('"a ""b"" ;;;\n;;;"|c|n', "|"),
+            ("\ufeff\r\n\r\nc;n", ";"),
+            ("a,b;c;d,n", ","),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.zst"])
+    def test_separator(self, tmp_path, header, separator, name):
+        content = header + "\nx" + separator.join(["x"] * (header.rpartition('"')[2].count(separator) + 1))
+        (source,) = open_sources(write(tmp_path / name, content.encode()))
+        assert len(source.columns) == content.rpartition("\n")[2].count(separator) + 1
+        assert list(source.batches(source.columns, frozenset()))[0].num_rows == 1
+
+    def test_separator_that_is_given(self, tmp_path):
+        path = write(tmp_path / "a.csv", b"c,c,c\x01n\n1,2\x015\n")
+        (source,) = open_sources(path, separator="\x01")
+        assert source.columns == ("c,c,c", "n")
+        schema = Schema.infer(path, [Task("t", "n", kind="regression")], separator="\x01")
+        assert schema.features == (Categorical("c,c,c", min_count=2),)
+        assert prepare(schema, path, holdout=0).train.labels["n"].tolist() == [5]
+        assert encode_once(prepare(schema, path, holdout=0).schema, path) == 1
+
+
+def encode_once(fitted, path):
+    return sum(len(rows) for rows in encode_rows(fitted, path))
+
 
 LINES = [  # what stands before the bad record, and the line where the record begins
     (b"", 2),
@@ -210,12 +243,12 @@ class TestFaults:
         path.write_bytes(CSV)
         assert error(path).startswith(f"{path} cannot be read: ")
 
-    @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet", "a.arrow"])
+    @pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.zst", "a.csv.bz2", "a.parquet", "a.arrow"])
     @pytest.mark.parametrize("share", [0.3, 0.9])
     def test_truncated(self, tmp_path, name, share):
         long = pd.DataFrame({"c": [f"{i * 7919}" for i in range(3000)], "n": range(3000)})
         path = tmp_path / name
-        if name == "a.csv.gz":
+        if ".csv" in name:
             write(path, long.to_csv(index=False).encode())
         elif name == "a.parquet":
             long.to_parquet(path)

@@ -335,3 +335,17 @@ def test_census_card():
 def test_a_key_cannot_have_the_name_of_a_task():
     with pytest.raises(SchemaError, match="key 'ctr' has the name of a task"):
         Schema([Numeric("x")], [Task("ctr", "click")], keys=["ctr"])
+
+
+class TestSeparator:
+    def test_travels_with_the_card(self, tmp_path):
+        schema = Schema([Categorical("c")], [Task("t", "y")], separator=";")
+        schema.save(tmp_path / "card.yaml")
+        assert Schema.load(tmp_path / "card.yaml") == schema
+        assert schema.resolve(["c", "y"]).separator == ";"
+        assert "separator" not in Schema([Categorical("c")], [Task("t", "y")]).to_dict()
+
+    @pytest.mark.parametrize("separator", ["", ";;", "\n", '"', "ß", 5])
+    def test_one_character(self, separator):
+        with pytest.raises(SchemaError, match="`separator` must be one ASCII character"):
+            Schema([Categorical("c")], [Task("t", "y")], separator=separator)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.fit import label_column, weight_column
 from recmtl.data.skipped import Checks, Skipped
-from recmtl.data.sources import Source
+from recmtl.data.source import Source
 from recmtl.data.values import as_integers, as_lists, as_numbers, as_text
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema
 

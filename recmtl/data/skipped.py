@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.sources import Source
+from recmtl.data.source import Source
 
 EXAMPLES = 5
 

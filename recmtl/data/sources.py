@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.expand import expand
+from recmtl.data.source import Source
 from recmtl.data.values import NOT_TEXT
 from recmtl.schema.infer import NULLS, separator_of
 from recmtl.schema.location import Location
@@ -28,48 +30,6 @@ FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
 END = ("\n", '"')  # after the last line: a record of its own, or the end of one whose quote is open
 
 Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Sequence[str | Path]
-
-
-class Source(ABC):
-    """Rows that can be streamed any number of times."""
-
-    name: str
-    columns: tuple[str, ...]
-
-    @abstractmethod
-    def batches(
-        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows.
-
-        Args:
-            columns: The columns to read.
-            numbers: Those of them that are read as numbers where the source has no types of its own; the others are
-                read as text.
-            malformed: Called for each record that is left out as it has a wrong number of columns; ``None`` makes it
-                an error. Where it is given, a source without types of its own gives all columns as bytes.
-        """
-
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands.
-
-        Args:
-            bad: The value.
-            offset: The number of rows before its batch.
-        """
-        return DataError(f"{self.place(offset + bad.row)}, {bad.reason}")
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, and where they stand, in their order.
-
-        Args:
-            bad: The values that do not parse, by the number of the row among those that the source gives.
-        """
-        return (f"{self.place(row)}, {bad[row].reason}" for row in sorted(bad))
-
-    def place(self, row: int) -> str:
-        """Name a row (from 0) in the words that find it again."""
-        return f"{self.name}, row {row + 1}"
 
 
 class FrameSource(Source):
@@ -195,11 +155,13 @@ class CsvSource(Source):
         columns = {last: pa.binary()} | types
         try:
             with self._location.stream() as stream:
-                reader = self._reader(stream, columns, leave_out if malformed else None)
+                reader = self._reader(
+                    _as_text(stream) if malformed else stream, columns, leave_out if malformed else None
+                )
                 for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
                     if following is None and _ends_in_lines(batch.column(last)):
                         self._find_bad_record(columns=malformed is None)
-                    yield batch.select(list(types))
+                    yield _as_bytes(batch.select(list(types))) if malformed else batch.select(list(types))
                 if suspect:
                     self._find_bad_record(columns=False)
         except pa.ArrowInvalid as error:  # which does not say where
@@ -292,6 +254,18 @@ def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise unreadable(f"the {what} frame", error) from error
+
+
+def _as_text(stream: pa.NativeFile) -> pa.NativeFile:
+    """Replace what is not UTF-8, which a record with a wrong number of columns must not hold when it is told of."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return pa.TransformInputStream(stream, lambda part: decoder.decode(part, not part).encode())
+
+
+def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Make what was replaced something again that is not UTF-8."""
+    columns = [pc.replace_substring(column, NOT_TEXT.encode(), b"\xff") for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def _ends_in_lines(values: pa.Array) -> bool:

@@ -133,7 +133,7 @@ class TestCsv:
         content = header + "\nx" + separator.join(["x"] * (header.rpartition('"')[2].count(separator) + 1))
         (source,) = open_sources(write(tmp_path / name, content.encode()))
         assert len(source.columns) == content.rpartition("\n")[2].count(separator) + 1
-        assert list(source.batches(source.columns, frozenset()))[0].num_rows == 1
+        assert next(iter(source.batches(source.columns, frozenset()))).num_rows == 1
 
     def test_separator_that_is_given(self, tmp_path):
         path = write(tmp_path / "a.csv", b"c,c,c\x01n\n1,2\x015\n")

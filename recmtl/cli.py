@@ -7,7 +7,6 @@ import time
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from json import dumps, loads
 from pathlib import Path
 
@@ -102,7 +101,7 @@ def prepare_command(
     start = time.perf_counter()
     with Counter() as counter:
         data = prepare(shipped.card(card), train, valid, test, out, holdout, counter, bad_rows)
-        notes(data, counter)
+        counter.remark(*data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
 
@@ -135,10 +134,10 @@ def prepared_rows(rows: str) -> Rows | None:
 
 def encoded(trainer: Trainer, rows: str, bad_rows: BadRows) -> Rows:
     """Encode labelled raw files as the training rows were."""
+    schema = trainer.model.schema
     with Counter() as counter:
-        schema = trainer.model.schema
-        parts = encode_rows(schema, rows, True, counter, bad_rows, partial(show, counter))
-        return Rows(schema, pa.concat_tables([part.table for part in parts]))
+        parts = [part.table for part in encode_rows(schema, rows, True, counter, bad_rows, counter.remark)]
+    return Rows(schema, pa.concat_tables(parts))
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
@@ -155,12 +154,12 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
     trainer = load_run(run, trust)
     writer: pq.ParquetWriter | None = None
     count = 0
-    with Counter() as counter, new_file(out) as unfinished:
+    with Counter() as counter, new_file(out) as partial:
         prepared = prepared_rows(rows)
-        raw = encode_rows(trainer.model.schema, rows, False, counter, bad_rows, partial(show, counter))
+        raw = encode_rows(trainer.model.schema, rows, False, counter, bad_rows, counter.remark)
         for part in raw if prepared is None else [prepared]:
             table = trainer.predict_table(part)
-            writer = writer or pq.ParquetWriter(unfinished, table.schema)
+            writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             count += len(part)
         if writer:
@@ -197,7 +196,7 @@ def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str,
         options = parser.instantiate(config).data
     with Counter() as counter:
         data = open_data(options, counter)
-        notes(data, counter)
+        counter.remark(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
     assert trainer.folder is not None
@@ -243,17 +242,6 @@ def usage_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def notes(data: PreparedData, counter: Counter) -> None:
-    """Show what was noticed while preparing."""
-    for note in data.notes:
-        show(counter, note)
-
-
-def show(counter: Counter, note: str) -> None:
-    """Show a note above what is counted."""
-    counter.note(f"note: {note}")
 
 
 def train_parser() -> ArgumentParser:

@@ -32,6 +32,11 @@ class Counter(Display):
         self._bar.update(self._task, description=text)
         self.passing(text)
 
+    def remark(self, *texts: str) -> None:
+        """Show what was noticed in the rows."""
+        for text in texts:
+            self.note(f"note: {text}")
+
 
 def print_metrics(
     metrics: Mapping[str, Metrics], title: str, extra: Mapping[str, Mapping[str, Any]] | None = None

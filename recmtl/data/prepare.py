@@ -21,7 +21,8 @@ from recmtl.data.fit import Fitter
 from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
 from recmtl.data.reading import RowNumbers, convert
 from recmtl.data.skipped import BadRows, Skipped, counter
-from recmtl.data.sources import Data, Source, open_sources
+from recmtl.data.source import Source
+from recmtl.data.sources import Data, open_sources
 from recmtl.data.values import as_text, stable_hash
 from recmtl.schema import FittedSchema, Schema
 

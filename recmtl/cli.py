@@ -11,6 +11,7 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
@@ -21,6 +22,7 @@ from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.files import new_file
 from recmtl.data.prepared import MANIFEST
 from recmtl.data.raw_files import open_raw
+from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
 from recmtl.data.synth import synthesize
 from recmtl.demo import logistic_regression
@@ -85,6 +87,7 @@ def prepare_command(
     holdout: float = 0.1,
     raw: Path | None = None,
     country: str | None = None,
+    bad_rows: BadRows = "error",
 ) -> None:
     """Turn raw files into a prepared dataset.
 
@@ -97,6 +100,7 @@ def prepare_command(
         holdout: The share to hold out when there are no validation rows.
         raw: Instead of these files, a folder or zip with the user and item files that AliExpress hands out.
         country: Whose raw files to take: NL, ES, FR, US or RU.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
@@ -105,13 +109,15 @@ def prepare_command(
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
-        data = prepare(shipped.card(card), **given, out=out, holdout=holdout, progress=counter)
-        counter.notes(data.notes)
+        data = prepare(shipped.card(card), **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
+        counter.remark(*data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
 
 
-def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[str] = ()) -> None:
+def evaluate_command(
+    run: Path, rows: str, json: bool = False, trust: Sequence[str] = (), bad_rows: BadRows = "error"
+) -> None:
     """Measure the best weights of a run on labelled rows.
 
     Args:
@@ -119,10 +125,11 @@ def evaluate_command(run: Path, rows: str, json: bool = False, trust: Sequence[s
         rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
         json: Print JSON instead of a table.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
-    metrics = trainer.measure(encoded(trainer, rows) if prepared is None else prepared)
+    metrics = trainer.measure(encoded(trainer, rows, bad_rows) if prepared is None else prepared)
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
@@ -134,13 +141,15 @@ def prepared_rows(rows: str) -> Rows | None:
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
 
 
-def encoded(trainer: Trainer, rows: str) -> Rows:
+def encoded(trainer: Trainer, rows: str, bad_rows: BadRows) -> Rows:
     """Encode labelled raw files as the training rows were."""
+    schema = trainer.model.schema
     with Counter() as counter:
-        return trainer.encode(rows, counter)
+        parts = [part.table for part in encode_rows(schema, rows, True, counter, bad_rows, counter.remark)]
+    return Rows(schema, pa.concat_tables(parts))
 
 
-def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) -> None:
+def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
     """Predict with the best weights of a run: Parquet with the keys, and a probability per task.
 
     Args:
@@ -149,13 +158,14 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = ()) 
             are taken.
         out: The Parquet file to write.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
     trainer = load_run(run, trust)
     writer: pq.ParquetWriter | None = None
     count = 0
     with Counter() as counter, new_file(out) as partial:
         prepared = prepared_rows(rows)
-        raw = encode_rows(trainer.model.schema, rows, labelled=False, progress=counter)
+        raw = encode_rows(trainer.model.schema, rows, False, counter, bad_rows, counter.remark)
         for part in raw if prepared is None else [prepared]:
             table = trainer.predict_table(part)
             writer = writer or pq.ParquetWriter(partial, table.schema)
@@ -195,7 +205,7 @@ def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str,
         options = parser.instantiate(config).data
     with Counter() as counter:
         data = open_data(options, counter)
-        counter.notes(data.notes)
+        counter.remark(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
     assert trainer.folder is not None

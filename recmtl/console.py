@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -42,10 +42,10 @@ class Counter(Display):
         """Give a function that is told how many rows of one kind of work are done in all."""
         return lambda total: self(what, total - self._rows.get(what, 0))
 
-    def notes(self, notes: Iterable[str]) -> None:
-        """Show what was noticed while preparing."""
-        for note in notes:
-            self.note(f"note: {note}")
+    def remark(self, *texts: str) -> None:
+        """Show what was noticed in the rows."""
+        for text in texts:
+            self.note(f"note: {text}")
 
 
 def print_metrics(

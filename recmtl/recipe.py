@@ -25,6 +25,7 @@ from recmtl.data.cache import prepare_cached
 from recmtl.data.files import new_file
 from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST
+from recmtl.data.skipped import BadRows
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
 from recmtl.shipped import card
@@ -49,6 +50,7 @@ class DataOptions:
         test: Test rows, measured once at the end.
         holdout: The share of the training groups to hold out when there are no validation rows.
         cache: Where prepared datasets are kept; by default `recmtl` in the user's cache folder.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
 
     card: str | None = None
@@ -57,6 +59,7 @@ class DataOptions:
     test: str | None = None
     holdout: float = 0.1
     cache: Path | None = None
+    bad_rows: BadRows = "error"
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -97,7 +100,8 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
     if options.card is None:
         raise DataError("no dataset card is named: give `--data.card`, a YAML file or a shipped name")
     schema = card(options.card)
-    return prepare_cached(schema, options.train, options.valid, options.test, options.holdout, options.cache, progress)
+    splits = (options.train, options.valid, options.test)
+    return prepare_cached(schema, *splits, options.holdout, options.cache, progress, options.bad_rows)
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:

@@ -60,7 +60,7 @@ class TestData:
             ("", "{path} is empty: expected a header and rows"),
             ("g,c,x,y,z\n", "there are no rows in {path}"),
             ("g,c,xx,y,z\n1,a,1,0,0\n", "column 'x' is not in {path}; did you mean 'xx'?"),
-            ("g;c;x;y;z\n1;a;1;0;0\n", "column 'c' is not in {path}; its columns begin with 'g;c;x;y;z'"),
+            ("g c x y z\n1 a 1 0 0\n", "column 'c' is not in {path}; its columns begin with 'g c x y z'"),
             ("g,c,x,y,z\n1,a,1,0,0\n2,b,q,1,0\n", "{path}, line 3, column 'x': 'q' is not a number"),
             ("g,c,x,y,z\n1,a,1,0,0\n2,b,inf,1,0\n", "{path}, line 3, column 'x': inf is not a finite number"),
             (

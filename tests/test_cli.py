@@ -253,3 +253,33 @@ def test_cache_lists_and_clears(run: Path, csv: Path, tmp_path: Path, capsys: py
     assert list((tmp_path / "cache").iterdir()) == []
     for wrong in (["cache"], ["cache", "empty"], ["cache", "list", "--older-than", "-1"]):
         assert main(wrong) == 2
+
+
+def test_bad_rows_are_left_out_and_counted(
+    run: Path, csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    header, *lines = (csv / "test.csv").read_text().splitlines()
+    rows = tmp_path / "rows.csv"
+    rows.write_text("\n".join([header, *lines[:100], "1,2,3", *lines[100:], lines[0][:-1] + "7"]) + "\n")
+    out = tmp_path / "p.parquet"
+    for command in (["evaluate", str(run), "--json"], ["predict", str(run), "--out", str(out)]):
+        arguments = [*command, "--rows", str(rows)]
+        assert main(arguments) == 2
+        capsys.readouterr()
+        assert main([*arguments, "--bad_rows", "skip"]) == 0
+        said = capsys.readouterr()
+        assert [line for line in said.err.splitlines() if "left out" in line] == [
+            "note: 2 bad rows were left out",
+            f"note: left out: {rows}, line 102: 3 columns, expected 82",
+            f"note: left out: {rows}, line 303, column 'conversion': '7' is not a binary label: "
+            "expected 0, 1 or nothing",
+        ]
+        if "--json" in command:
+            assert json.loads(said.out) == json.loads((run / "metrics.json").read_text())["test"]
+    assert len(pd.read_parquet(out)) == 300
+    prepared = ["prepare", "--card", "aliexpress", "--train", str(rows), "--out", str(tmp_path / "o")]
+    assert main([*prepared, "--bad_rows", "skip"]) == 0
+    assert "note: 2 bad rows were left out" in capsys.readouterr().err
+    options = ["--data.card", "aliexpress", "--data.train", str(rows), "--data.bad_rows", "skip", *SMALL, *QUICK]
+    assert main(["train", *options, "--run", str(tmp_path / "again")]) == 0
+    assert "note: 2 bad rows were left out" in capsys.readouterr().err

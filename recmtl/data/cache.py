@@ -9,12 +9,14 @@ import shutil
 from pathlib import Path
 
 from recmtl.data.cached import DAY, KEY_LETTERS, CachedDataset, check, lock_of, remove_leftovers, write_origin
-from recmtl.data.errors import DataError, ExistsError
+from recmtl.data.errors import DataError, ExistsError, unreadable
+from recmtl.data.expand import expand
 from recmtl.data.files import locked
 from recmtl.data.prepare import Progress, prepare
 from recmtl.data.prepared import VERSION, PreparedData
-from recmtl.data.sources import expand
+from recmtl.data.skipped import BadRows
 from recmtl.schema import Schema, SchemaError
+from recmtl.schema.location import Location
 
 
 def default_cache() -> Path:
@@ -31,6 +33,7 @@ def prepare_cached(
     holdout: float = 0.1,
     cache: Path | None = None,
     progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
@@ -45,6 +48,7 @@ def prepare_cached(
         holdout: The share of the training groups to hold out when there are no validation files.
         cache: The folder that keeps prepared datasets.
         progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows that do not parse, as in `prepare`.
 
     Raises:
         DataError: A file is missing or cannot be used, or what the cache has is damaged.
@@ -53,7 +57,7 @@ def prepare_cached(
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: expand(files) for name, files in splits.items() if files}
     digests = {name: [_digest(path) for path in files] for name, files in paths.items()}
-    key = json.dumps([VERSION, schema.to_dict(), holdout, digests], sort_keys=True)
+    key = json.dumps([VERSION, schema.to_dict(), holdout, bad_rows, digests], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
     remove_leftovers(folder.parent, older_than=DAY)
     if not CachedDataset.open(folder).finished:
@@ -61,7 +65,7 @@ def prepare_cached(
             if not CachedDataset.open(folder).finished:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    data = prepare(schema, train, valid, test, folder, holdout, progress)
+                    data = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows)
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
                 write_origin(folder, paths, {name: len(rows) for name, rows in data.splits.items()})
@@ -73,6 +77,9 @@ def prepare_cached(
         raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + "".join(path.suffixes)
+def _digest(location: Location) -> str:
+    try:
+        with location.stream(compression=None) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() + "".join(location.suffixes)
+    except OSError as error:
+        raise unreadable(location.name, error) from error

@@ -15,6 +15,7 @@ from typing import Any
 
 from recmtl.data.errors import DataError
 from recmtl.data.files import locked, new_file
+from recmtl.schema.location import Location
 
 ORIGIN = "origin.json"  # written last: without it a dataset is unfinished
 KEY_LETTERS = 24
@@ -69,10 +70,13 @@ class CachedDataset:
         return {"name": self.folder.name, "files": files, "rows": rows, "bytes": self.size, "days": self.age}
 
 
-def write_origin(folder: Path, files: Mapping[str, Sequence[Path]], rows: Mapping[str, int]) -> None:
+def write_origin(folder: Path, files: Mapping[str, Sequence[Location]], rows: Mapping[str, int]) -> None:
     """Write beside a prepared dataset where it comes from and what its files hold."""
     origin = {
-        "files": {split: [str(path.absolute()) for path in paths] for split, paths in files.items()},
+        "files": {
+            split: [str(Path(file.path).absolute()) if file.on_disk else file.name for file in found]
+            for split, found in files.items()
+        },
         "rows": rows,
         "digests": _digests(folder),
         "created": time.time(),

@@ -13,11 +13,14 @@ import pyarrow.compute as pc
 from recmtl.data.describe_prepared import describe_prepared
 from recmtl.data.description import DRIFT, LABELS, VALUES, Description, frame, kind, sampled
 from recmtl.data.errors import DataError
+from recmtl.data.expand import expand
 from recmtl.data.fit import label_column
 from recmtl.data.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
-from recmtl.data.prepare import Progress, convert
+from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST, PreparedData
-from recmtl.data.sources import Data, Source, expand, open_sources
+from recmtl.data.reading import RowNumbers, convert
+from recmtl.data.source import Source
+from recmtl.data.sources import Data, open_sources
 from recmtl.data.tally import CategoryTally, LabelTally, NumberTally, Sample
 from recmtl.data.values import Codes, Floats, as_lists, as_numbers, as_text
 from recmtl.schema import Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task
@@ -58,7 +61,7 @@ def describe(
     if schema and labels:
         raise DataError("the card says which columns are labels: give either a card or labels")
     given = {"train": data} | ({} if test is None else {"test": test})
-    sources = {name: open_sources(rows, name) for name, rows in given.items()}
+    sources = {name: open_sources(rows, name, schema.separator if schema else None) for name, rows in given.items()}
     schema = schema or inferred(data, labels)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
@@ -101,7 +104,7 @@ class SplitTally:
         self.sample = Sample()
         self.rows = 0
 
-    def add(self, batch: pa.RecordBatch, row: int) -> int:
+    def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
         """Count a batch, and say how many rows it has.
 
         Raises:
@@ -112,9 +115,9 @@ class SplitTally:
         for name, feature in self.features.items():
             column = batch.column(name) if name in present else pa.nulls(rows, pa.string())
             if isinstance(feature, Numeric):
-                numbers = as_numbers(column, name)
-                self.numbers[name].add(numbers)
-                kept[name] = pa.array(numbers[drawn])
+                values = as_numbers(column, name)
+                self.numbers[name].add(values)
+                kept[name] = pa.array(values[drawn])
             else:
                 kept[name] = self._categories(column, feature).take(pa.array(drawn))
         missing = np.full(rows, np.nan)
@@ -124,7 +127,7 @@ class SplitTally:
         self.rows += rows
         return int(rows)
 
-    def _categories(self, column: pa.Array, feature: Categorical) -> pa.StringArray:
+    def _categories(self, column: pa.Array, feature: Feature) -> pa.StringArray:
         """Count a column and give it as text, a list as a whole."""
         tally = self.categories[feature.name]
         if isinstance(feature, MultiCategorical):

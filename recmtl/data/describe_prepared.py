@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from recmtl.data import encode
+from recmtl.data.categorical import PADDING
 from recmtl.data.description import DRIFT, LABELS, VALUES, Description, frame, kind, sampled
 from recmtl.data.leaks import Leak, countable, find_leaks, groups_of, uncountable
 from recmtl.data.prepared import PreparedData, Rows
@@ -43,7 +44,7 @@ class EncodedTally:
             ids = _matrix(batch, encode.IDS)[:, block.start : block.start + block.length]
             self.missing[i] += (ids[:, 0] == MISSING).sum()
             self.unknown[i] += (ids == UNKNOWN).sum()
-            self.elements[i] += ((ids != encode.PADDING) & (ids != MISSING)).sum()
+            self.elements[i] += ((ids != PADDING) & (ids != MISSING)).sum()
             whole = ids[drawn].astype(np.int64) @ np.random.default_rng(0).integers(1 << 62, size=block.length)
             kept[block.feature.name] = pa.array(whole)  # equal lists are equal numbers
         for i, (name, tally) in enumerate(self.numbers.items()):

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.categorical import encode_ids
-from recmtl.data.errors import BadValueError
 from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Floats, all_integers, as_numbers, as_text
+from recmtl.data.values import Floats, as_integers, as_numbers, as_text
 from recmtl.schema import FittedSchema, Numeric, Schema
 
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a prepared table
@@ -73,11 +72,7 @@ class Encoder:
         """A carried column: integers where the training rows had nothing else, or text."""
         values, codes = as_text(column, key)
         if key in self.fitted.integer_keys:
-            if not all_integers(values, key):
-                bad = next(v for v in values.drop_null().to_pylist() if not all_integers(pa.array([v]), key))
-                row = int(np.argmax(codes == values.index(bad).as_py()))
-                raise BadValueError(row, key, bad, "an integer, as this key was in the training rows")
-            values = values.cast(pa.int64())
+            values = as_integers(values, codes, key)
         return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
 
 

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
+SHOWN = 80  # characters of a value
+
 
 class DataError(ValueError):
     """Data that cannot be read or used, said in one sentence with the place where it stands."""
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """Say of a source why its reader gave up."""
+    what = " ".join(map(str, error.args)) or type(error).__name__
+    return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
 
 
 class ExistsError(DataError):
@@ -19,8 +30,19 @@ class BadValueError(ValueError):
         column: The column.
         value: The value.
         expected: What would be accepted.
+        mask: All rows of the batch that are at fault in this way ``[rows]``; ``None`` where the whole column is.
     """
 
-    def __init__(self, row: int, column: str, value: object, expected: str) -> None:
-        super().__init__(f"row {row}, column {column!r}: {value!r} is not {expected}")
-        self.row, self.column, self.value, self.expected = row, column, value, expected
+    def __init__(
+        self, row: int, column: str, value: object, expected: str, mask: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        self.row, self.column, self.value, self.expected, self.mask = row, column, value, expected, mask
+        super().__init__(f"row {row}, {self.reason}")
+
+    @property
+    def reason(self) -> str:
+        """The error without the row."""
+        shown = repr(self.value.decode(errors="replace") if isinstance(self.value, bytes) else self.value)
+        if len(shown) > SHOWN:
+            shown = f"{shown[:SHOWN]}…"
+        return f"column {self.column!r}: {shown} is not {self.expected}"

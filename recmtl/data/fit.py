@@ -146,7 +146,7 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         if bad.any():
             row = int(bad.argmax())
-            raise BadValueError(row, name, f"{values[row]:g}", "a binary label: expected 0, 1 or nothing")
+            raise BadValueError(row, name, f"{values[row]:g}", "a binary label: expected 0, 1 or nothing", bad)
     return values
 
 
@@ -163,6 +163,6 @@ def weight_column(schema: Schema, batch: pa.RecordBatch) -> npt.NDArray[np.float
     if bad.any():
         row = int(bad.argmax())
         raise BadValueError(
-            row, schema.weight, batch.column(schema.weight)[row].as_py(), "a weight: expected a number from 0"
+            row, schema.weight, batch.column(schema.weight)[row].as_py(), "a weight: expected a number from 0", bad
         )
     return weight

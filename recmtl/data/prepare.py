@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +20,15 @@ from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
 from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
-from recmtl.data.sources import Data, Source, open_sources, unreadable
-from recmtl.data.spool import Spooled
+from recmtl.data.reading import RowNumbers, convert
+from recmtl.data.skipped import BadRows, Skipped, counter
+from recmtl.data.source import Source
+from recmtl.data.sources import Data, open_sources
+from recmtl.data.spool import spooled
 from recmtl.data.values import as_text, stable_hash
-from recmtl.schema import FittedSchema, Numeric, Schema
+from recmtl.schema import FittedSchema, Schema
 
 Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
-T = TypeVar("T")
 
 
 def prepare(
@@ -37,6 +39,7 @@ def prepare(
     out: str | Path | None = None,
     holdout: float = 0.1,
     progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
 ) -> PreparedData:
     """Turn raw data into a prepared dataset.
 
@@ -47,13 +50,15 @@ def prepare(
 
     Args:
         schema: What the columns mean; patterns are resolved by the training file's header.
-        train: Training rows: a file, glob, folder, source, list of these, DataFrame or Arrow table.
+        train: Training rows: a file, glob, folder, list of these, DataFrame or Arrow table.
         valid: Validation rows.
         test: Test rows: encoded, never learned from.
         out: The folder to write, which must not exist yet; ``None`` keeps the dataset in memory. A folder appears
             whole or not at all.
         holdout: The share of the training groups to hold out when there is no validation data.
         progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows with a value that does not parse or a wrong number of columns: the first is an
+            error, or all are left out, counted and exemplified in the notes.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or `out` exists.
@@ -61,27 +66,37 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
+    skipped = counter(bad_rows)
     given = {"train": train, "valid": valid, "test": test}
-    sources = {name: open_sources(data, name) for name, data in given.items() if data is not None}
+    sources = {name: open_sources(data, name, schema.separator) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
     fold = Fold(resolved, 0.0 if valid is not None else holdout)
     if out is None:
         with tempfile.TemporaryDirectory() as parsed:
-            fitted, notes, encoded = _read(resolved, sources, fold, Path(parsed), progress)
+            sources["train"] = spooled(sources["train"], Path(parsed))
+            fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
             batches: dict[str, list[pa.RecordBatch]] = {}
-            for name, batch in encoded:
+            for name, batch in _encode(fitted, sources, fold, progress, skipped):
                 batches.setdefault(name, []).append(batch)
         splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
-        return PreparedData(fitted, splits, tuple(notes))
+        return PreparedData(fitted, splits, (*notes, *_noticed(sources, skipped)))
     with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
-        _write(folder, *_read(resolved, sources, fold, Path(parsed), progress))
+        sources["train"] = spooled(sources["train"], Path(parsed))
+        fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
+        rows = _write(folder, _encode(fitted, sources, fold, progress, skipped))
+        _describe(folder, fitted, rows, [*notes, *_noticed(sources, skipped)])
     return PreparedData.open(out)
 
 
 def encode_rows(
-    schema: FittedSchema, data: Data, labelled: bool = True, progress: Progress = lambda what, rows: None
+    schema: FittedSchema,
+    data: Data,
+    labelled: bool = True,
+    progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
+    note: Callable[[str], None] = warnings.warn,
 ) -> Iterator[Rows]:
     """Encode raw rows by a fitted schema, a batch at a time.
 
@@ -90,48 +105,23 @@ def encode_rows(
         data: Rows in any form that `prepare` takes.
         labelled: Whether labels, weights and keys must be there; otherwise those that are not are missing.
         progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows that do not parse, as in `prepare`.
+        note: Called at the end with what is to be said of rows that were left out.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse.
         SchemaError: A column is missing.
     """
-    sources, encoder = open_sources(data, "given"), Encoder(schema)
+    skipped, encoder = counter(bad_rows), Encoder(schema)
+    sources = open_sources(data, "given", schema.schema.separator)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)
-    for batch in convert(schema.schema, sources, lambda batch, row: encoder.encode(batch)):
+    for batch in convert(schema.schema, sources, lambda batch, _: encoder.encode(batch), skipped, schema.integer_keys):
         progress("encode", batch.num_rows)
         yield Rows(schema, pa.Table.from_batches([batch]))
-
-
-def convert(schema: Schema, sources: list[Source], use: Callable[[pa.RecordBatch, int], T]) -> Iterator[T]:
-    """Read the schema's columns of several sources and convert them batch by batch.
-
-    Args:
-        schema: The resolved schema.
-        sources: Where the rows come from.
-        use: Converts a batch that has so many rows before it, all sources together.
-
-    Raises:
-        DataError: A file cannot be read, or a value does not parse; the message says where it stands.
-    """
-    numbers = {f.name for f in schema.features if isinstance(f, Numeric)} | set(schema.labels)
-    numbers |= {schema.weight} if schema.weight else set()
-    total = 0
-    for source in sources:
-        columns = [c for c in schema.columns if c in source.columns]
-        offset = 0
-        try:
-            for batch in source.batches(columns, frozenset(numbers)):
-                yield use(batch, total + offset)
-                offset += batch.num_rows
-        except BadValueError as bad:
-            raise source.fault(bad, offset) from None
-        except (OSError, pa.ArrowException) as error:
-            raise unreadable(source.name, error) from error
-        total += offset
-    if total == 0:
-        raise DataError(f"there are no rows in {', '.join(s.name for s in sources)}")
+    for sentence in skipped.notes() if skipped else ():
+        note(sentence)
 
 
 class Fold:
@@ -145,9 +135,9 @@ class Fold:
     def __init__(self, schema: Schema, share: float) -> None:
         self._group, self.share = schema.group, share
 
-    def mask(self, batch: pa.RecordBatch, offset: int) -> npt.NDArray[np.bool_]:
-        """Give the held-out rows of a batch that has `offset` rows before it ``[rows]``."""
-        hashes = stable_hash(np.arange(offset, offset + batch.num_rows))
+    def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
+        """Give the held-out rows of a batch ``[rows]``, given the numbers of its rows."""
+        hashes = stable_hash(rows)
         if self._group is not None:
             values, codes = as_text(batch.column(self._group), self._group)
             grouped = codes >= 0
@@ -156,23 +146,13 @@ class Fold:
         return held_out
 
 
-def _read(
-    schema: Schema, sources: Mapping[str, list[Source]], fold: Fold, parsed: Path, progress: Progress
-) -> tuple[FittedSchema, list[str], Iterator[tuple[str, pa.RecordBatch]]]:
-    """Fit on the training rows, and give the encoded batches of every split; parsed text is kept in `parsed`."""
-    train = [
-        Spooled(source, parsed / f"{number}.arrows") if source.parses else source
-        for number, source in enumerate(sources["train"])
-    ]
-    fitted, notes = _fit(schema, train, fold, progress)
-    return fitted, notes, _encode(fitted, {**sources, "train": train}, fold, progress, notes)
-
-
-def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) -> tuple[FittedSchema, list[str]]:
+def _fit(
+    schema: Schema, sources: list[Source], fold: Fold, progress: Progress, skipped: Skipped | None
+) -> tuple[FittedSchema, list[str]]:
     fitter, total = Fitter(schema), 0
 
-    def use(batch: pa.RecordBatch, row: int) -> int:
-        kept = np.flatnonzero(~fold.mask(batch, row)) if fold.share else np.arange(batch.num_rows)
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        kept = np.flatnonzero(~fold.mask(batch, numbers)) if fold.share else np.arange(batch.num_rows)
         try:
             fitter.add(batch.take(pa.array(kept)) if len(kept) < batch.num_rows else batch)
         except BadValueError as bad:
@@ -180,7 +160,7 @@ def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) 
             raise
         return int(batch.num_rows)
 
-    for rows in convert(schema, sources, use):
+    for rows in convert(schema, sources, use, skipped):
         total += rows
         progress("fit", rows)
     if fitter.rows == 0:
@@ -192,27 +172,37 @@ def _fit(schema: Schema, sources: list[Source], fold: Fold, progress: Progress) 
 
 
 def _encode(
-    fitted: FittedSchema, sources: Mapping[str, list[Source]], fold: Fold, progress: Progress, notes: list[str]
+    fitted: FittedSchema,
+    sources: Mapping[str, list[Source]],
+    fold: Fold,
+    progress: Progress,
+    skipped: Skipped | None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Encode every split, batch by batch: its name and its rows; at the end the sources' notes join `notes`."""
+    """Encode every split, batch by batch: its name and its rows."""
     encoder = Encoder(fitted)
 
-    def divide(batch: pa.RecordBatch, row: int) -> dict[str, pa.RecordBatch]:
-        encoded, held_out = encoder.encode(batch), fold.mask(batch, row)
+    def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
+        encoded, held_out = encoder.encode(batch), fold.mask(batch, numbers)
         return {"train": encoded.filter(pa.array(~held_out)), "valid": encoded.filter(pa.array(held_out))}
 
-    def whole(name: str, batch: pa.RecordBatch, row: int) -> dict[str, pa.RecordBatch]:
+    def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
         return {name: encoder.encode(batch)}
 
     for name, split in sources.items():
-        for parts in convert(fitted.schema, split, divide if name == "train" and fold.share else partial(whole, name)):
+        use = divide if name == "train" and fold.share else partial(whole, name)
+        for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
-    notes += [note for source in chain.from_iterable(sources.values()) for note in source.notes]
 
 
-def _write(folder: Path, fitted: FittedSchema, notes: list[str], batches: Iterator[tuple[str, pa.RecordBatch]]) -> None:
-    """Write schema, splits and manifest into a folder."""
+def _noticed(sources: Mapping[str, list[Source]], skipped: Skipped | None) -> Iterator[str]:
+    """What the sources noticed, and the rows that were left out."""
+    yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
+    yield from skipped.notes() if skipped else ()
+
+
+def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[str, int]:
+    """Write the splits into a folder, and give the number of rows of each."""
     writers: dict[str, ipc.RecordBatchFileWriter] = {}
     rows: dict[str, int] = {}
     try:
@@ -224,6 +214,11 @@ def _write(folder: Path, fitted: FittedSchema, notes: list[str], batches: Iterat
     finally:
         for writer in writers.values():
             writer.close()
+    return rows
+
+
+def _describe(folder: Path, fitted: FittedSchema, rows: Mapping[str, int], notes: list[str]) -> None:
+    """Write schema and manifest."""
     fitted.save(folder)
     manifest = {
         "version": VERSION,

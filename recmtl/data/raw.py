@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.archives import FAULTS
-from recmtl.data.errors import BadValueError, DataError
+from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.layout import CLICK, CONVERSION, HEADER, ITEM_COLUMNS, LABEL, SEARCH_ID, USER_COLUMNS
-from recmtl.data.sources import Source, unreadable
+from recmtl.data.source import Source
 from recmtl.data.values import as_text, stable_hash
 
 Positions = npt.NDArray[np.int64]
@@ -35,7 +35,7 @@ class Users:
         batches = list(_read(source, [SEARCH_ID, *columns], numbers))
         if not batches:
             raise DataError(f"there are no rows in {source.name}")
-        (self._rows,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+        (self._rows,) = pa.Table.from_batches(_of_one_type(batches)).unify_dictionaries().combine_chunks().to_batches()
         values, codes = as_text(self._rows.column(SEARCH_ID), SEARCH_ID)
         self._ids = values.take(pa.array(codes, mask=codes < 0))  # [rows]
         present = np.flatnonzero(codes >= 0)
@@ -68,6 +68,16 @@ class Users:
         return _take(self._rows, positions)
 
 
+def _of_one_type(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Make all columns bytes where a value that does not parse has made some of them so."""
+    if all(batch.schema == batches[0].schema for batch in batches):
+        return batches
+    as_bytes = [
+        [c if pa.types.is_binary(c.type) else c.cast(pa.string()).cast(pa.binary()) for c in b] for b in batches
+    ]
+    return [pa.RecordBatch.from_arrays(columns, names=batches[0].schema.names) for columns in as_bytes]
+
+
 def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
     rows = batch.take(pa.array(positions))
     return {name: _compact(column) for name, column in zip(rows.schema.names, rows.columns, strict=True)}
@@ -98,12 +108,14 @@ class RawSource(Source):
         self._users, self._items = users, items
         self.unmatched = 0  # items left out when last read to the end
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
-        """Stream the rows: numbers as float64, all else as dictionary-encoded text."""
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows: numbers as float64, all else as dictionary-encoded text; all as bytes where one fails."""
         users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers)
         wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [LABEL] * (CLICK in columns or CONVERSION in columns)
         items = unmatched = 0
-        for batch in _read(self._items, [SEARCH_ID, *wanted], numbers | {LABEL}):
+        for batch in _read(self._items, [SEARCH_ID, *wanted], numbers | {LABEL}, malformed):
             positions = users.find(batch.column(SEARCH_ID))
             found = np.flatnonzero(positions >= 0)
             items, unmatched = items + len(positions), unmatched + len(positions) - len(found)
@@ -122,18 +134,22 @@ class RawSource(Source):
         item, user = self._origin(offset + bad.row)
         if bad.column in USER_COLUMNS[1:]:
             return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected), 0)
-        if bad.column in (CLICK, CONVERSION):
-            bad = BadValueError(0, LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
+        bad = _of_the_item(bad)
         return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected), 0)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Say why rows were left out, by the lines of the item file."""
+        items = {self._origin(row, skip=True)[0]: _of_the_item(fault) for row, fault in bad.items()}
+        return self._items.reasons(items)
 
     def place(self, row: int) -> str:
         """Name a row by the line in the item file where it begins."""
         return self._items.place(self._origin(row)[0])
 
-    def _origin(self, row: int) -> tuple[int, int]:
+    def _origin(self, row: int, skip: bool = False) -> tuple[int, int]:
         """Give the row of the item file and the row of the user file that a row is made of."""
         users, items = Users(self._users, [], frozenset()), 0
-        for batch in _read(self._items, [SEARCH_ID], frozenset()):
+        for batch in _read(self._items, [SEARCH_ID], frozenset(), (lambda: None) if skip else None):
             positions = users.find(batch.column(SEARCH_ID))
             found = np.flatnonzero(positions >= 0)
             if row < len(found):
@@ -142,15 +158,31 @@ class RawSource(Source):
         raise IndexError(f"{self.name} has no such row")
 
 
-def _read(source: Source, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+def _of_the_item(bad: BadValueError) -> BadValueError:
+    """Say of a bad click or conversion what it is in the item file."""
+    if bad.column not in (CLICK, CONVERSION):
+        return bad
+    return BadValueError(bad.row, LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
+
+
+def _read(
+    source: Source, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+) -> Iterator[pa.RecordBatch]:
     try:
-        yield from source.batches(columns, numbers)
+        yield from source.batches(columns, numbers, malformed)
     except (OSError, pa.ArrowException, *FAULTS) as error:
         raise unreadable(source.name, error) from error
 
 
 def _labels(array: pa.Array) -> dict[str, pa.Array]:
     """Give click and conversion; a label that is none of the three stays, to be refused as any bad label is."""
+    if pa.types.is_binary(array.type):
+        known = pc.is_in(array, pa.array([b"0", b"1", b"2"]))
+        click, bought = pc.not_equal(array, b"0"), pc.equal(array, b"2")
+        return {
+            name: pc.if_else(known, pc.if_else(positive, b"1", b"0"), array)
+            for name, positive in ((CLICK, click), (CONVERSION, bought))
+        }
     label = array.to_numpy(zero_copy_only=False)
     known = np.isin(label, (0, 1, 2))
     return {

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from recmtl.data.archives import FAULTS, Member, members
-from recmtl.data.errors import DataError
+from recmtl.data.errors import DataError, unreadable
 from recmtl.data.layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
-from recmtl.data.sources import CsvSource, unreadable
+from recmtl.data.sources import CsvSource
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
 USER = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
@@ -60,11 +63,24 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
 
 
 def _opened(member: Member, location: Path, columns: Sequence[str]) -> CsvSource:
-    path = location / member.name
+    file = RawFile(str(location / member.name), member.open)
     try:
-        return CsvSource(path, columns, member.open)
+        return CsvSource(file, ",", columns)
     except (OSError, *FAULTS) as error:
-        raise unreadable(str(path), error) from error
+        raise unreadable(file.name, error) from error
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """A file of a folder or a zip, as `CsvSource` reads it.
+
+    Args:
+        name: What to call it in an error.
+        stream: Opens it.
+    """
+
+    name: str
+    stream: Callable[[], pa.NativeFile]
 
 
 def _only(

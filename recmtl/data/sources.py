@@ -2,72 +2,46 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
-import glob
 import io
 import itertools
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.values import as_numbers
-from recmtl.schema.infer import NULLS, suffix
+from recmtl.data.errors import BadValueError, DataError, unreadable
+from recmtl.data.expand import expand
+from recmtl.data.source import Source
+from recmtl.data.values import NOT_TEXT
+from recmtl.schema.infer import NULLS, separator_of
+from recmtl.schema.location import Location
 
 BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
-LINE_CHARACTERS = 1 << 22  # read at a time, so that a file without line ends does not fill the memory
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
-NOT_TEXT = frozenset("\0\ufffd")  # the second stands for what is not UTF-8
-
-
-class Source(ABC):
-    """Rows that can be streamed any number of times.
-
-    Attributes:
-        name: What to call them in an error.
-        columns: Their columns.
-        parses: Whether reading them takes more time than reading what was parsed.
-        notes: What was noticed when they were last read to their end, in sentences.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    parses = False
-    notes: tuple[str, ...] = ()
-
-    @abstractmethod
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
-        """Stream the rows.
-
-        Args:
-            columns: The columns to read.
-            numbers: Those of them that are read as numbers where the source has no types of its own; the others are
-                read as text.
-        """
-
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands.
-
-        Args:
-            bad: The value.
-            offset: The number of rows before its batch.
-        """
-        return DataError(f"{self.place(offset + bad.row)}, column {bad.column!r}: {bad.value!r} is not {bad.expected}")
-
-    def place(self, row: int) -> str:
-        """Name a row (from 0) in the words that find it again."""
-        return f"{self.name}, row {row + 1}"
-
+LINE_CHARACTERS = 1 << 18  # of a line that are held at a time
+END = ("\n", '"')  # after the last line: a record of its own, or the end of one whose quote is open
 
 Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Source | Sequence[str | Path | Source]
+
+
+class Readable(Protocol):
+    """A file that can be read from its start any number of times."""
+
+    @property
+    def name(self) -> str:
+        """What to call it in an error."""
+
+    def stream(self) -> pa.NativeFile:
+        """Open it."""
 
 
 class FrameSource(Source):
@@ -77,7 +51,9 @@ class FrameSource(Source):
         self.name, self._table = name, table
         self.columns = tuple(table.column_names)
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows; types stay as they are."""
         yield from self._table.select(list(columns)).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
 
@@ -85,14 +61,16 @@ class FrameSource(Source):
 class ArrowSource(Source):
     """An Arrow IPC file (also called Feather)."""
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-        with pa.memory_map(self.name) as file:
+    def __init__(self, location: Location) -> None:
+        self.name, self._location = location.name, location
+        with location.file() as file:
             self.columns = tuple(ipc.open_file(file).schema.names)
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows; types stay as they are."""
-        with pa.memory_map(self.name) as file:
+        with self._location.file() as file:
             reader = ipc.open_file(file)
             for i in range(reader.num_record_batches):
                 yield reader.get_batch(i).select(list(columns))
@@ -101,112 +79,159 @@ class ArrowSource(Source):
 class ParquetSource(Source):
     """A Parquet file."""
 
-    def __init__(self, path: Path) -> None:
-        self.name, self._path = str(path), path
-        with pq.ParquetFile(path) as file:
+    def __init__(self, location: Location) -> None:
+        self.name, self._location = location.name, location
+        with self._open() as file:
             self.columns = tuple(file.schema_arrow.names)
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows; types stay as they are."""
-        with pq.ParquetFile(self._path) as file:
+        with self._open() as file:
             for batch in file.iter_batches(batch_size=FRAME_ROWS, columns=list(columns)):
                 yield batch.select(list(columns))
 
+    def _open(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self._location.path, filesystem=self._location.filesystem)
+
 
 class CsvSource(Source):
-    """A CSV file, plain or compressed; ``.tsv`` is separated by tabs.
+    """A CSV file, plain or compressed.
 
     Args:
-        path: The file, or the name of what `opener` opens.
+        location: The file.
+        separator: What stands between two columns; ``None`` finds it in the header.
         header: The columns of a file without a header.
-        opener: Opens what is not a file of its own.
     """
 
     parses = True
 
-    def __init__(
-        self, path: Path, header: Sequence[str] = (), opener: Callable[[], pa.NativeFile] | None = None
-    ) -> None:
-        self.name, self._header = str(path), list(header)
-        self._open = opener or partial(pa.input_stream, self.name, compression="detect")
-        self._delimiter = "\t" if suffix(path) == ".tsv" else ","
+    def __init__(self, location: Readable, separator: str | None = None, header: Sequence[str] = ()) -> None:
+        self.name, self._location, self._header = location.name, location, list(header)
+        with location.stream() as stream:
+            self._separator = separator or separator_of(stream)
         _, header = next(self._records(), (1, []))
         if not header:
             raise DataError(f"{self.name} is empty: expected a header and rows")
-        if any(set(column) & NOT_TEXT for column in header):
+        if any(mark in column for column in header for mark in ("\0", NOT_TEXT)):
             raise DataError(f"{self.name} is not a CSV file: expected a header in UTF-8 text")
         self.columns = tuple(header)
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
-        """Stream the rows: numbers as float64, all else as dictionary-encoded text."""
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows: numbers as float64, all else as dictionary-encoded text; all as bytes where that fails."""
         if next(itertools.islice(self._records(), 1, None), None) is None:
             return
         types = {c: pa.float64() if c in numbers else pa.dictionary(pa.int32(), pa.string()) for c in columns}
+        done = 0
         try:
-            yield from self._blocks(types)
-        except pa.ArrowInvalid as error:  # which does not say where
-            if "conversion error" in str(error):
-                self._find_bad_value(columns, numbers)
-            else:
-                self._find_bad_record()
-            raise
+            if malformed is None:
+                for batch in self._blocks(types):
+                    yield batch
+                    done += 1
+                return
+        except pa.ArrowInvalid as error:
+            if "conversion error" not in str(error):
+                raise
+        # whoever uses a value that does not parse says which it is
+        yield from itertools.islice(self._blocks(dict.fromkeys(columns, pa.binary()), malformed), done, None)
 
-    def _find_bad_value(self, columns: Sequence[str], numbers: frozenset[str]) -> None:
-        offset = 0
-        for batch in self._blocks(dict.fromkeys(columns, pa.binary())):
-            try:
-                for column in columns:
-                    text = _decoded(batch.column(column), column)
-                    if column in numbers:
-                        as_numbers(text, column)
-            except BadValueError as bad:
-                raise self.fault(bad, offset) from None
-            offset += batch.num_rows
-
-    def _find_bad_record(self) -> None:
-        for line, record in self._records():
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Say why rows were left out: for a value, or for their number of columns."""
+        row = 0
+        for line, record in itertools.islice(self._records(), 1, None):
             if len(record) != len(self.columns):
-                raise DataError(f"{self.name}, line {line}: {len(record)} columns, expected {len(self.columns)}")
+                yield f"{self.name}, line {line}: {len(record)} columns, expected {len(self.columns)}"
+                continue
+            if row in bad:
+                yield f"{self.name}, line {line}, {bad[row].reason}"
+            row += 1
 
     def place(self, row: int) -> str:
         """Name a row by the line in the file where it begins."""
         line, _ = next(itertools.islice(self._records(), row + 1, None))
         return f"{self.name}, line {line}"
 
-    def _blocks(self, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        with self._open() as stream:
-            yield from pacsv.open_csv(
-                stream,
-                read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._header),
-                parse_options=pacsv.ParseOptions(delimiter=self._delimiter, newlines_in_values=True),
-                convert_options=pacsv.ConvertOptions(
-                    column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
-                ),
-            )
+    def _blocks(
+        self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Parse block by block; a quote that is still open at the end is found, as it may have taken in many rows."""
+        last, suspect = self.columns[-1], False
+
+        def leave_out(record: pacsv.InvalidRow) -> str:
+            nonlocal suspect
+            suspect |= '"' in record.text
+            if malformed is not None:
+                malformed()
+            return "skip"
+
+        columns = {last: pa.binary()} | types
+        try:
+            with self._location.stream() as stream:
+                reader = self._reader(
+                    _as_text(stream) if malformed else stream, columns, leave_out if malformed else None
+                )
+                for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
+                    if following is None and _ends_in_lines(batch.column(last)):
+                        self._find_bad_record(columns=malformed is None)
+                    yield _as_bytes(batch.select(list(types))) if malformed else batch.select(list(types))
+                if suspect:
+                    self._find_bad_record(columns=False)
+        except pa.ArrowInvalid as error:  # which does not say where
+            if "conversion error" not in str(error):
+                self._find_bad_record(columns=malformed is None)
+            raise
+
+    def _reader(self, stream: pa.NativeFile, types: dict[str, pa.DataType], bad: Any) -> pacsv.CSVStreamingReader:
+        return pacsv.open_csv(
+            stream,
+            read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._header),
+            parse_options=pacsv.ParseOptions(
+                delimiter=self._separator, newlines_in_values=True, invalid_row_handler=bad
+            ),
+            convert_options=pacsv.ConvertOptions(
+                column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
+            ),
+        )
+
+    def _find_bad_record(self, columns: bool) -> None:
+        """Raise for a quote that is never closed and, where asked to, for a wrong number of columns."""
+        for reason in self.reasons({}):
+            if columns:
+                raise DataError(reason)
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """Give header and rows, blank lines left out, and the line where each begins."""
         if self._header:
             yield 0, self._header
-        with io.TextIOWrapper(self._open(), encoding="utf-8-sig", errors="replace", newline="") as text:
-            reader = csv.reader(iter(partial(text.readline, LINE_CHARACTERS), ""), delimiter=self._delimiter)
-            line = 1
+        with io.TextIOWrapper(self._location.stream(), encoding="utf-8-sig", errors="replace", newline="") as text:
+            lines = iter(partial(text.readline, LINE_CHARACTERS), "")
+            reader = csv.reader(itertools.chain(lines, END), delimiter=self._separator)
+            line, held = 1, (0, [""])
             try:
                 for record in reader:
                     if record:
-                        yield line, record
+                        if held[0]:
+                            yield held
+                        held = line, record
                     line = reader.line_num + 1
             except csv.Error as error:
                 raise DataError(f"{self.name}, line {line} is not CSV: {error}") from error
+            if held[1] != [""]:
+                raise DataError(f"{self.name}, line {held[0]}: a quote is opened in this row and never closed")
 
 
-def open_sources(data: Data, what: str = "data") -> list[Source]:
+def open_sources(data: Data, what: str = "data", separator: str | None = None) -> list[Source]:
     """Open data in any accepted form.
 
     Args:
         data: A file, a glob, a folder, a source, a list of these, a DataFrame or an Arrow table. Files are CSV
-            (``.gz``, ``.zst`` and ``.tsv`` too), Parquet or Arrow IPC, told by their suffix.
+            (``.gz`` and ``.zst`` too), Parquet or Arrow IPC, told by their suffix, on disk or behind a URI
+            (``s3://``, ``gs://``, ``hdfs://``, ``file://``).
         what: What to call data in memory in an error.
+        separator: What stands between the columns of a CSV file; ``None`` finds it in each header.
 
     Raises:
         DataError: A file is missing, empty, or cannot be read.
@@ -218,43 +243,23 @@ def open_sources(data: Data, what: str = "data") -> list[Source]:
     if isinstance(data, pa.Table):
         return [_checked(FrameSource(data, f"the {what} table"))]
     if isinstance(data, str | Path):
-        return [_open(path) for path in expand(data)]
+        return [_open(location, separator) for location in expand(data)]
     if not data:
         raise DataError(f"the list of {what} files is empty")
-    return [source for item in data for source in open_sources(item, what)]
+    return [source for item in data for source in open_sources(item, what, separator)]
 
 
-def expand(location: str | Path) -> list[Path]:
-    """Give the files that a path, folder or glob names.
-
-    Raises:
-        DataError: There are none.
-    """
-    path = Path(location)
-    if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith((".", "_")))
-        if not paths:
-            raise DataError(f"the folder {str(path)!r} holds no files")
-        return paths
-    if path.exists():
-        return [path]
-    paths = sorted(p for p in map(Path, glob.glob(str(location), recursive=True)) if p.is_file())
-    if not paths:
-        raise DataError(f"there is no file {str(location)!r}")
-    return paths
-
-
-def _open(path: Path) -> Source:
-    kinds: dict[str, Callable[[Path], Source]] = {
+def _open(location: Location, separator: str | None) -> Source:
+    kinds: dict[str, Callable[[Location], Source]] = {
         ".parquet": ParquetSource,
         ".pq": ParquetSource,
         ".arrow": ArrowSource,
         ".feather": ArrowSource,
     }
     try:
-        return _checked(kinds.get(suffix(path), CsvSource)(path))
+        return _checked(kinds.get(location.suffix, partial(CsvSource, separator=separator))(location))
     except (OSError, pa.ArrowException) as error:
-        raise unreadable(str(path), error) from error
+        raise unreadable(location.name, error) from error
 
 
 def _checked(source: Source) -> Source:
@@ -271,16 +276,19 @@ def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
         raise unreadable(f"the {what} frame", error) from error
 
 
-def _decoded(values: pa.BinaryArray, column: str) -> pa.StringArray:
-    try:
-        return values.cast(pa.string())
-    except pa.ArrowInvalid:
-        texts = [(value or b"").decode(errors="replace") for value in values.to_pylist()]
-        row = next(i for i, text in enumerate(texts) if set(text) & NOT_TEXT)
-        raise BadValueError(row, column, texts[row], "text in UTF-8") from None
+def _as_text(stream: pa.NativeFile) -> pa.NativeFile:
+    """Replace what is not UTF-8, which a record with a wrong number of columns must not hold when it is told of."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return pa.TransformInputStream(stream, lambda part: decoder.decode(part, not part).encode())
 
 
-def unreadable(name: str, error: Exception) -> DataError:
-    """Say of a source why its reader gave up."""
-    what = " ".join(map(str, error.args)) or type(error).__name__
-    return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
+def _as_bytes(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Make what was replaced something again that is not UTF-8."""
+    columns = [pc.replace_substring(column, NOT_TEXT.encode(), b"\xff") for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _ends_in_lines(values: pa.Array) -> bool:
+    """Whether the last value holds a line break, as one does whose quote is never closed."""
+    value = values[-1].as_py() if len(values) else None
+    return isinstance(value, str | bytes) and len(value.splitlines()) > 1

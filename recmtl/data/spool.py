@@ -2,50 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.sources import Source
+from recmtl.data.source import Source
 
 
 class Spooled(Source):
     """A source whose first whole reading is written to a file, from which the later ones come.
 
     Args:
-        source: The source; every reading must ask for the same columns.
-        path: The file to write, an Arrow stream of the parsed columns.
+        source: The source; every reading must ask for the same.
+        folder: The empty folder to write, Arrow streams of the parsed columns: one, or more where types change.
     """
 
-    def __init__(self, source: Source, path: Path) -> None:
+    def __init__(self, source: Source, folder: Path) -> None:
         self.name, self.columns = source.name, source.columns
-        self._source, self._path = source, path
+        self._source, self._folder = source, folder
+        self._files: list[Path] = []
         self._whole = False
+        self._malformed = 0
 
-    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """Stream the rows, as the source gives them."""
         if self._whole:
-            with pa.memory_map(str(self._path)) as file, ipc.open_stream(file) as reader:
-                yield from reader
-            return
+            if malformed is not None:
+                for _ in range(self._malformed):
+                    malformed()
+            for path in self._files:
+                with pa.memory_map(str(path)) as file, ipc.open_stream(file) as reader:
+                    yield from reader
+        else:
+            yield from self._written(columns, numbers, malformed)
+
+    def _written(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None
+    ) -> Iterator[pa.RecordBatch]:
         writer: ipc.RecordBatchStreamWriter | None = None
-        try:
-            for batch in self._source.batches(columns, numbers):
-                writer = writer or ipc.new_stream(str(self._path), batch.schema)
+        types: pa.Schema | None = None
+        self._files, self._malformed = [], 0
+
+        def count() -> None:
+            self._malformed += 1
+            if malformed is not None:
+                malformed()
+
+        with ExitStack() as stack:
+            for batch in self._source.batches(columns, numbers, count if malformed else None):
+                if writer is None or batch.schema != types:
+                    types = batch.schema
+                    self._files.append(self._folder / f"{len(self._files)}.arrows")
+                    writer = stack.enter_context(ipc.new_stream(str(self._files[-1]), types))
                 writer.write_batch(batch)
                 yield batch
-        finally:
-            if writer:
-                writer.close()
-        self._whole, self.notes = writer is not None, self._source.notes
+        self._whole, self.notes = True, self._source.notes
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
         """Say where a bad value stands, in the words of the source."""
         return self._source.fault(bad, offset)
 
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Say why rows were left out, in the words of the source."""
+        return self._source.reasons(bad)
+
     def place(self, row: int) -> str:
         """Name a row in the words of the source."""
         return self._source.place(row)
+
+
+def spooled(sources: Iterable[Source], folder: Path) -> list[Source]:
+    """Keep what sources of text give in a folder; others are read again."""
+    return [Spooled(s, Path(tempfile.mkdtemp(dir=folder))) if s.parses else s for s in sources]

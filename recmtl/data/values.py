@@ -15,7 +15,9 @@ from recmtl.schema.infer import NULLS
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written
+INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written, but that 19 digits can be too many
+LARGEST, SMALLEST = "9223372036854775807", "-9223372036854775808"
+NOT_TEXT = "\ufffd"  # stands for what is not UTF-8
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -37,6 +39,7 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
         raise BadValueError(0, column, value, "one category: a column of lists is a `multi_categorical` feature")
+    array = decoded(array, column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -45,6 +48,24 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
         missing = values.is_null().to_numpy(zero_copy_only=False)
         codes = np.where(np.append(missing, True)[codes], -1, codes)
     return values, codes
+
+
+def decoded(array: pa.Array, column: str) -> pa.Array:
+    """Give bytes as text, any other column as it is.
+
+    Raises:
+        BadValueError: Bytes are not UTF-8.
+    """
+    if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
+        return array
+    try:
+        return array.cast(pa.large_string() if pa.types.is_large_binary(array.type) else pa.string())
+    except pa.ArrowInvalid:
+        text = pa.array(array.to_pandas().str.decode("utf-8", errors="replace"), pa.large_string(), from_pandas=True)
+        changed = pc.not_equal(text.cast(pa.large_binary()), array.cast(pa.large_binary())).fill_null(False)
+        bad = changed.to_numpy(zero_copy_only=False)
+        row = int(bad.argmax())
+        raise BadValueError(row, column, text[row].as_py(), "text in UTF-8", bad) from None
 
 
 def _text_of(values: pa.Array) -> pa.StringArray:
@@ -76,6 +97,7 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
         array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
     elements = pc.list_flatten(array)
+    elements = elements.cast(pa.string()) if pa.types.is_binary(elements.type) else elements
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         elements = pc.utf8_trim_whitespace(elements)
     values, codes = as_text(elements, column)
@@ -88,13 +110,28 @@ def all_integers(array: pa.Array, column: str) -> bool:
     if pa.types.is_signed_integer(array.type):
         return True
     values = as_text(array, column)[0].drop_null()
-    if not pc.all(pc.match_substring_regex(values, INTEGER), min_count=0).as_py():
-        return False
-    try:
-        values.cast(pa.int64())
-    except pa.ArrowInvalid:  # 19 digits can be too many
-        return False
-    return True
+    return bool(pc.all(_are_integers(values), min_count=0).as_py())
+
+
+def _are_integers(values: pa.StringArray) -> pa.BooleanArray:
+    digits = pc.utf8_lpad(pc.utf8_ltrim(values, "-"), len(LARGEST), "0")
+    fits = pc.or_(pc.less_equal(digits, LARGEST), pc.equal(values, SMALLEST))
+    return pc.and_(pc.match_substring_regex(values, INTEGER), fits)
+
+
+def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
+    """Give the distinct values of a key, as `as_text` has them, as integers.
+
+    Raises:
+        BadValueError: One is not an integer of 64 bits.
+    """
+    odd = pc.invert(_are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
+    bad = np.append(odd, False)[codes]
+    if bad.any():
+        row = int(bad.argmax())
+        expected = "an integer, as this key was in the training rows"
+        raise BadValueError(row, column, values[codes[row]].as_py(), expected, bad)
+    return values.cast(pa.int64())
 
 
 def as_numbers(array: pa.Array, column: str) -> Floats:
@@ -103,6 +140,7 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     Raises:
         BadValueError: A value is not a finite number.
     """
+    array = decoded(array, column)
     kind = array.type
     numbers: Floats
     if pa.types.is_dictionary(kind):
@@ -125,17 +163,24 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     infinite: npt.NDArray[np.bool_] = np.isinf(numbers)
     if infinite.any():
         row = int(infinite.argmax())
-        raise BadValueError(row, column, float(numbers[row]), "a finite number")
+        raise BadValueError(row, column, float(numbers[row]), "a finite number", infinite)
     return numbers
 
 
 def _parse(array: pa.Array, column: str) -> Floats:
-    text = array.to_pandas()
-    numbers: Floats = pd.to_numeric(text.str.strip(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = np.isnan(numbers) & text.notna().to_numpy() & ~text.isin(NULLS).to_numpy()
+    numbers: Floats
+    present = pc.if_else(pc.is_in(array, pa.array(NULLS, array.type)), None, array)
+    try:
+        numbers = pc.utf8_trim_whitespace(present).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        return numbers
+    except pa.ArrowInvalid:  # slower, and says where
+        text = array.to_pandas()
+    numbers = pd.to_numeric(text.str.strip(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    missing = text.isna() | text.isin(NULLS) | (text.str.strip().str.lower() == "nan")
+    bad = np.isnan(numbers) & ~missing.to_numpy()
     if bad.any():
         row = int(bad.argmax())
-        raise BadValueError(row, column, text.iloc[row], "a number")
+        raise BadValueError(row, column, text.iloc[row], "a number", bad)
     return numbers
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from recmtl.data import DataError
 from recmtl.data.categorical import lookup
-from recmtl.data.errors import BadValueError
-from recmtl.data.sources import Source, open_sources, unreadable
+from recmtl.data.errors import BadValueError, unreadable
+from recmtl.data.source import Source
+from recmtl.data.sources import open_sources
 from recmtl.data.values import Codes, Floats, as_numbers, as_text
 from recmtl.schema import Categorical, FittedSchema
 from recmtl.schema.fitted import FIRST

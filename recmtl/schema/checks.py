@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, get_args
 
 
@@ -24,6 +25,13 @@ def at_least_one(instance: Any, *options: str) -> None:
         value = getattr(instance, option)
         if not (type(value) is int and value >= 1) and not _is_default_none(instance, option):
             raise _refused(instance, option, "must be an integer from 1")
+
+
+def one_character(instance: Any, option: str) -> None:
+    """Check that an option is one character that can stand between columns; ``None`` passes."""
+    value = getattr(instance, option)
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r'[^"\r\n\0\x80-\U0010ffff]', value)):
+        raise _refused(instance, option, "must be one ASCII character, neither a quote nor a line break")
 
 
 def is_number(value: Any) -> bool:

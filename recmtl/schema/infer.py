@@ -14,24 +14,33 @@ import pyarrow.dataset as pads
 
 from recmtl.schema.checks import SchemaError
 from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.location import Location, public_name
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
-SEPARATORS = ("|", ";")
+HEADER_BYTES = 1 << 20  # of a CSV file
+COLUMN_SEPARATORS = (",", "\t", ";", "|")  # the first of those that stand equally often
+SEPARATORS = ("|", ";")  # within a list
+QUOTED, LINE = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
-COMPRESSIONS = (".gz", ".zst", ".bz2")
 IDENTIFIER = re.compile(r"(^|_)(id|code|key|index)s?$", re.IGNORECASE)
 NULLS = ("", "nan", "NaN", "null", "NULL")  # the texts that mean "missing"
 FEW_CODES = 20  # integers with at most this many distinct values are codes rather than quantities
 
 
-def suffix(path: Path) -> str:
-    """Give a file's suffix without that of its compression; ``.csv`` where it has none."""
-    return next((s for s in reversed(path.suffixes) if s not in COMPRESSIONS), ".csv")
+def separator_of(stream: pa.NativeFile) -> str:
+    """Find what separates the columns of a CSV file: what stands most often in its header, outside quotes."""
+    text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    header = LINE.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
+    return max(COLUMN_SEPARATORS, key=header.count)
 
 
-def head(data: str | Path | pd.DataFrame) -> pa.Table:
+def head(data: str | Path | Location | pd.DataFrame, separator: str | None = None) -> pa.Table:
     """Read the first rows of a file or a frame.
+
+    Args:
+        data: The file or frame.
+        separator: What stands between the columns of a CSV file; ``None`` finds it in the header.
 
     Raises:
         SchemaError: The file is missing or cannot be read.
@@ -39,18 +48,26 @@ def head(data: str | Path | pd.DataFrame) -> pa.Table:
     try:
         if isinstance(data, pd.DataFrame):
             return pa.Table.from_pandas(data.head(HEAD_ROWS), preserve_index=False)
-        path = Path(data)
-        if suffix(path) in FORMATS:
-            return pads.dataset(path, format=FORMATS[suffix(path)]).head(HEAD_ROWS)
-        return _csv_head(path)
+        location = data if isinstance(data, Location) else Location.of(data)
+        if location.suffix in FORMATS:
+            kind = FORMATS[location.suffix]
+            return pads.dataset(location.path, filesystem=location.filesystem, format=kind).head(HEAD_ROWS)
+        return _csv_head(location, separator)
     except (OSError, TypeError, ValueError) as error:
-        what = "the frame" if isinstance(data, pd.DataFrame) else repr(str(data))
+        what = (
+            "the frame"
+            if isinstance(data, pd.DataFrame)
+            else repr(data.name if isinstance(data, Location) else public_name(data))
+        )
         raise SchemaError(f"cannot infer a schema from {what}: {' '.join(str(error).split())}") from error
 
 
-def _csv_head(path: Path) -> pa.Table:
-    options = pacsv.ParseOptions(delimiter="\t" if suffix(path) == ".tsv" else ",", newlines_in_values=True)
-    with pa.input_stream(str(path), compression="detect") as stream:
+def _csv_head(location: Location, separator: str | None) -> pa.Table:
+    if separator is None:
+        with location.stream() as stream:
+            separator = separator_of(stream)
+    options = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    with location.stream() as stream:
         missing = pacsv.ConvertOptions(null_values=NULLS, strings_can_be_null=True)
         reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), options, missing)
         return pa.Table.from_batches(itertools.islice(reader, 1), reader.schema).slice(0, HEAD_ROWS)

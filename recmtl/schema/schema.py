@@ -13,9 +13,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.schema.checks import SchemaError, names
+from recmtl.schema.checks import SchemaError, names, one_character
 from recmtl.schema.features import KINDS, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import head, propose
+from recmtl.schema.location import Location
 from recmtl.schema.tasks import Funnel, Task
 
 WILDCARDS = frozenset("*?[")
@@ -33,6 +34,7 @@ class Schema:
             training and held-out rows.
         keys: Columns carried through to the predictions.
         weight: A column with a weight per row.
+        separator: What stands between the columns of a CSV file; ``None`` finds it in the header.
         description: What the dataset is and where it comes from.
     """
 
@@ -42,6 +44,7 @@ class Schema:
     group: str | None = None
     keys: Sequence[str] = ()
     weight: str | None = None
+    separator: str | None = None
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class Schema:
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_listed(getattr(self, name), name, "the schema")))
         names(self, "group", "weight")
+        one_character(self, "separator")
         self._check()
 
     def _check(self) -> None:
@@ -174,7 +178,9 @@ class Schema:
         if self.funnel:
             card["funnel"] = dataclasses.asdict(self.funnel)
         return card | {
-            k: v for k, v in [("group", self.group), ("keys", list(self.keys)), ("weight", self.weight)] if v
+            name: list(value) if name == "keys" else value
+            for name in ("group", "keys", "weight", "separator")
+            if (value := getattr(self, name))
         }
 
     @classmethod
@@ -201,6 +207,7 @@ class Schema:
             group=card.get("group"),
             keys=card.get("keys") or (),
             weight=card.get("weight"),
+            separator=card.get("separator"),
             description=card.get("description") or "",
         )
 
@@ -209,7 +216,7 @@ class Schema:
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     @classmethod
-    def infer(cls, data: str | Path | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
+    def infer(cls, data: str | Path | Location | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
         """Propose a schema from the first rows of a file or frame: a start to edit, not a verdict.
 
         Text and booleans become categories, or lists of categories where a separator repeats; dates and times parts of
@@ -218,12 +225,13 @@ class Schema:
         Args:
             data: A CSV, Parquet or Arrow file, or a DataFrame.
             tasks: What is predicted; their columns are left out of the features.
-            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`; these are left out as well.
+            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, which are left out as well, and
+                ``separator``.
 
         Raises:
             SchemaError: The file cannot be read or no column is left for a feature.
         """
-        table = head(data)
+        table = head(data, roles.get("separator"))
         draft = cls([Numeric("*")], tasks, **roles)
         used = set(draft.columns)
         return dataclasses.replace(draft, features=[propose(table, c) for c in table.column_names if c not in used])

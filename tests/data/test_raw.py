@@ -17,6 +17,7 @@ from recmtl.data.raw import RawSource
 from recmtl.data.raw_files import open_raw
 from recmtl.data.sources import CsvSource
 from recmtl.data.synth import synthesize
+from recmtl.schema.location import Location
 
 ITEM_CATEGORICAL = (19, 34, 35, 36, 40, 41, 42)  # columns, from 1
 NUMBERS = frozenset({*(f"numerical_{i}" for i in range(1, 64)), "click", "conversion"})
@@ -74,7 +75,8 @@ def item_line(search, label="0", **given):
 def source(folder, users, items):
     (folder / "user.csv").write_text("".join(f"{line}\n" for line in users))
     (folder / "item.csv").write_text("".join(f"{line}\n" for line in items))
-    return RawSource(CsvSource(folder / "user.csv", USER_COLUMNS), CsvSource(folder / "item.csv", ITEM_COLUMNS))
+    user, item = (Location.of(folder / f"{side}.csv") for side in ("user", "item"))
+    return RawSource(CsvSource(user, ",", USER_COLUMNS), CsvSource(item, ",", ITEM_COLUMNS))
 
 
 def read(opened, columns=HEADER):
@@ -186,7 +188,7 @@ class TestFaults:
         ("users", "items", "message"),
         [
             ([user_line("7", c9="x")], [item_line("7")], "user.csv, line 1, column 'numerical_1': 'x' is not a number"),
-            ([user_line("7")], [item_line("7", "x")], "item.csv, line 1, column 'label': 'x' is not a number"),
+            ([user_line("7")], [item_line("7", "x")], "item.csv, line 1, column 'label': 'x' is not 0 (shown), 1 (c"),
             ([user_line("7")], [item_line("7"), "7,1"], "item.csv, line 2: 2 columns, expected 49"),
             ([item_line("7")], [item_line("7")], "user.csv, line 1: 49 columns, expected 33"),
             ([], [item_line("7")], "there are no rows in {}/user.csv"),
@@ -393,3 +395,23 @@ class TestCommands:
         assert "note: 1 of 301 rows" in said.out + said.err
         assert same(recmtl.PreparedData.open(tmp_path / "a"), recmtl.PreparedData.open(tmp_path / "b"))
         assert "1 of 301 rows" in recmtl.PreparedData.open(tmp_path / "b").notes[-1]
+
+
+def test_bad_rows_of_items_are_left_out_and_counted(raw, tmp_path):
+    item = raw / "item_train.csv"
+    text = item.read_text().splitlines()
+    bad = [text[0].rsplit(",", 1)[0] + ",3", "1,2,3", *text]
+    files = {p.name: p.read_text() for p in item.parent.iterdir()} | {item.name: "\n".join(bad) + "\n"}
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with open_raw(tmp_path, "NL") as given:
+        found = recmtl.prepare(recmtl.card("aliexpress"), **given, bad_rows="skip")
+    with open_raw(raw, "NL") as given:
+        expected = recmtl.prepare(recmtl.card("aliexpress"), **given)
+    assert len(found.train) == len(expected.train)
+    left_out = [note for note in found.notes if "left out" in note]
+    assert left_out == [
+        "2 bad rows were left out",
+        f"left out: {tmp_path}/item_train.csv, line 1, column 'label': '3' is not 0 (shown), 1 (clicked) or 2 (bought)",
+        f"left out: {tmp_path}/item_train.csv, line 2: 3 columns, expected 49",
+    ]

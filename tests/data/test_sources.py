@@ -7,9 +7,10 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.data import sources
+from recmtl.data import encode_rows, prepare, sources
 from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.prepare import convert
+from recmtl.data.fit import Fitter
+from recmtl.data.reading import convert
 from recmtl.data.sources import expand, open_sources
 from recmtl.schema import Categorical, Schema, Task
 
@@ -33,8 +34,10 @@ def write(path, content):
 
 
 def error(data):
+    """The one line that is said when the rows are read and used."""
+    schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
     with pytest.raises(DataError) as caught:
-        read(data)
+        list(convert(schema, open_sources(data), lambda batch, rows: Fitter(schema).add(batch)))
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -112,6 +115,39 @@ class TestCsv:
         path = write(tmp_path / "a.csv", b'c,n\n"a,""b""\r\n\n c",1\n5" pipe,2\n')
         assert [row["c"] for row in read(path)] == ['a,"b"\r\n\n c', '5" pipe']
 
+    @pytest.mark.parametrize(
+        ("header", "separator"),
+        [
+            ("c,n", ","),
+            ("c\tn", "\t"),
+            ("c;n", ";"),
+            ("c|n", "|"),
+            ('"a,b,d";c;n', ";"),
+            ('"a ""b"" ;;;\n;;;"|c|n', "|"),
+            ("\ufeff\r\n\r\nc;n", ";"),
+            ("a,b;c;d,n", ","),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.zst"])
+    def test_separator(self, tmp_path, header, separator, name):
+        content = header + "\nx" + separator.join(["x"] * (header.rpartition('"')[2].count(separator) + 1))
+        (source,) = open_sources(write(tmp_path / name, content.encode()))
+        assert len(source.columns) == content.rpartition("\n")[2].count(separator) + 1
+        assert next(iter(source.batches(source.columns, frozenset()))).num_rows == 1
+
+    def test_separator_that_is_given(self, tmp_path):
+        path = write(tmp_path / "a.csv", b"c,c,c\x01n\n1,2\x015\n")
+        (source,) = open_sources(path, separator="\x01")
+        assert source.columns == ("c,c,c", "n")
+        schema = Schema.infer(path, [Task("t", "n", kind="regression")], separator="\x01")
+        assert schema.features == (Categorical("c,c,c", min_count=2),)
+        assert prepare(schema, path, holdout=0).train.labels["n"].tolist() == [5]
+        assert encode_once(prepare(schema, path, holdout=0).schema, path) == 1
+
+
+def encode_once(fitted, path):
+    return sum(len(rows) for rows in encode_rows(fitted, path))
+
 
 LINES = [  # what stands before the bad record, and the line where the record begins
     (b"", 2),
@@ -143,7 +179,16 @@ class TestFaults:
 
     def test_quote_that_never_closes(self, tmp_path):
         path = write(tmp_path / "a.csv", b'c,n\na,1\n"b,2\nc,3\n')
-        assert error(path) == f"{path}, line 3: 1 columns, expected 2"
+        assert error(path) == f"{path}, line 3: a quote is opened in this row and never closed"
+
+    @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+    @pytest.mark.parametrize("text", ['c,n,z\na,1,"x\nb,2,y\nc,3,y', 'n,c\n1,a\n2,"b\n3,c'])
+    def test_quote_that_takes_in_the_last_rows_of_a_file(self, tmp_path, text, end):
+        """The number of columns is right, so that only the end of the file tells."""
+        path = write(tmp_path / "a.csv", (text + end).encode())
+        line = 2 if "z" in text else 3
+        assert error(path) == f"{path}, line {line}: a quote is opened in this row and never closed"
+        assert len(read(write(tmp_path / "b.csv", (text + end + '"').encode()))) == line - 1
 
     @pytest.mark.parametrize(("before", "line"), LINES)
     def test_bytes_that_are_no_utf8(self, tmp_path, before, line):
@@ -198,12 +243,12 @@ class TestFaults:
         path.write_bytes(CSV)
         assert error(path).startswith(f"{path} cannot be read: ")
 
-    @pytest.mark.parametrize("name", ["a.csv.gz", "a.parquet", "a.arrow"])
+    @pytest.mark.parametrize("name", ["a.csv.gz", "a.csv.zst", "a.csv.bz2", "a.parquet", "a.arrow"])
     @pytest.mark.parametrize("share", [0.3, 0.9])
     def test_truncated(self, tmp_path, name, share):
         long = pd.DataFrame({"c": [f"{i * 7919}" for i in range(3000)], "n": range(3000)})
         path = tmp_path / name
-        if name == "a.csv.gz":
+        if ".csv" in name:
             write(path, long.to_csv(index=False).encode())
         elif name == "a.parquet":
             long.to_parquet(path)
@@ -211,8 +256,7 @@ class TestFaults:
             pa.feather.write_feather(long, str(path))
         content = path.read_bytes()
         path.write_bytes(content[: int(len(content) * share)])
-        (message,) = {error_of_convert(path)}
-        assert message.startswith(f"{path} cannot be read: ")
+        assert error(path).startswith(f"{path} cannot be read: ")
 
     def test_frame_of_mixed_types(self):
         message = error(pd.DataFrame({"c": [1, "a"], "n": [0, 0]}))
@@ -220,13 +264,8 @@ class TestFaults:
         assert "column c" in message
 
 
-def error_of_convert(path):
-    """Reading goes through `convert`, which names the file whatever the reader says."""
-    schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
-    with pytest.raises(DataError) as caught:
-        list(convert(schema, open_sources(path), lambda batch, row: batch.num_rows))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
+def names(place):
+    return [location.name for location in expand(place)]
 
 
 class TestExpand:
@@ -234,14 +273,24 @@ class TestExpand:
         for name in ("b.csv", "a.csv", "_SUCCESS", ".hidden", "c.txt"):
             (tmp_path / name).write_text("x")
         (tmp_path / "sub.csv").mkdir()
-        assert expand(tmp_path / "a.csv") == [tmp_path / "a.csv"]
-        assert expand(str(tmp_path)) == [tmp_path / name for name in ("a.csv", "b.csv", "c.txt")]
-        assert expand(f"{tmp_path}/*.csv") == [tmp_path / "a.csv", tmp_path / "b.csv"]
-        assert expand(f"{tmp_path.parent}/**/a.cs?")[0].name == "a.csv"
+        assert names(tmp_path / "a.csv") == [f"{tmp_path}/a.csv"]
+        assert names(str(tmp_path)) == [f"{tmp_path}/{name}" for name in ("a.csv", "b.csv", "c.txt")]
+        assert names(f"{tmp_path}/*.csv") == [f"{tmp_path}/a.csv", f"{tmp_path}/b.csv"]
+        (tmp_path / "sub.csv" / "d.csv").write_text("x")
+        assert names(f"{tmp_path}/**/?.csv") == [f"{tmp_path}/{name}" for name in ("a.csv", "b.csv", "sub.csv/d.csv")]
+        assert names(f"{tmp_path}/*/[!a].csv") == [f"{tmp_path}/sub.csv/d.csv"]
+        assert names(f"{tmp_path}/_*") == [f"{tmp_path}/_SUCCESS"]
+
+    def test_relative(self, tmp_path, monkeypatch):
+        (tmp_path / "d").mkdir()
+        (tmp_path / "d" / "a.csv").write_text("x")
+        monkeypatch.chdir(tmp_path)
+        assert names("*/*.csv") == names("d") == names("./d/a.csv") == names("**/*.csv") == ["d/a.csv"]
+        assert names(f"file://{tmp_path}/d/*.csv") == [f"file://{tmp_path}/d/a.csv"]
 
     def test_name_with_wildcards_that_exists(self, tmp_path):
         (tmp_path / "a[1].csv").write_text("x")
-        assert expand(tmp_path / "a[1].csv") == [tmp_path / "a[1].csv"]
+        assert names(tmp_path / "a[1].csv") == [f"{tmp_path}/a[1].csv"]
 
     def test_nothing_there(self, tmp_path):
         for location in (tmp_path / "gone.csv", f"{tmp_path}/*.csv"):

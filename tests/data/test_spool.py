@@ -16,10 +16,12 @@ COLUMNS, NUMBERS = ("search_id", "categorical_10", "numerical_52", "click"), fro
 def test_later_readings_are_the_first(csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsings: list[str] = []
     parse = CsvSource._blocks
-    monkeypatch.setattr(CsvSource, "_blocks", lambda self, types: parsings.append(self.name) or parse(self, types))
+    monkeypatch.setattr(
+        CsvSource, "_blocks", lambda self, *options: parsings.append(self.name) or parse(self, *options)
+    )
     monkeypatch.setattr("recmtl.data.sources.BLOCK_BYTES", 1 << 16)  # several blocks, each with categories of its own
     (source,) = open_sources(csv / "train.csv")
-    spooled = Spooled(source, tmp_path / "spool")
+    spooled = Spooled(source, tmp_path)
     expected = pa.Table.from_batches(source.batches(COLUMNS, NUMBERS)).to_pylist()
     next(spooled.batches(COLUMNS, NUMBERS))  # a reading that is given up does not count
     readings = [list(spooled.batches(COLUMNS, NUMBERS)) for _ in range(3)]

@@ -391,3 +391,17 @@ class TestTimestamp:
             Timestamp("d", format="")
         with pytest.raises(SchemaError, match="`width` must be an integer from 1"):
             Timestamp("d", width=0)
+
+
+class TestSeparator:
+    def test_travels_with_the_card(self, tmp_path):
+        schema = Schema([Categorical("c")], [Task("t", "y")], separator=";")
+        schema.save(tmp_path / "card.yaml")
+        assert Schema.load(tmp_path / "card.yaml") == schema
+        assert schema.resolve(["c", "y"]).separator == ";"
+        assert "separator" not in Schema([Categorical("c")], [Task("t", "y")]).to_dict()
+
+    @pytest.mark.parametrize("separator", ["", ";;", "\n", '"', "ß", 5])
+    def test_one_character(self, separator):
+        with pytest.raises(SchemaError, match="`separator` must be one ASCII character"):
+            Schema([Categorical("c")], [Task("t", "y")], separator=separator)

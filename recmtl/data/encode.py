@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
-from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text, stable_hash
-from recmtl.schema import FittedSchema, IdBlock, MultiCategorical, Numeric, Schema
+from recmtl.data.fit import label_column, weight_column
+from recmtl.data.numeric import bins, numbers
+from recmtl.data.values import Codes, all_integers, as_lists, as_text, stable_hash
+from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 PADDING = -1  # in the columns of a list that is shorter than the longest
@@ -38,7 +39,7 @@ class Encoder:
         Labels, weights and keys that the batch lacks are missing, 1 and left out: rows to predict have none.
 
         Returns:
-            The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric features]``),
+            The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric columns]``),
             ``labels`` (float32 ``[rows, labels]``, NaN: missing), ``weight`` (float32, only where the schema names
             one) and one column ``key:NAME`` per carried column.
 
@@ -50,7 +51,7 @@ class Encoder:
         if self.fitted.id_columns:
             columns[IDS] = _matrix(self._ids(batch))
         if self.fitted.numeric:
-            columns[NUMERIC] = _matrix(self._numeric(batch))
+            columns[NUMERIC] = _matrix(numbers(batch, self.fitted))
         columns[LABELS] = _matrix(labels_of(schema, batch, present))
         if schema.weight:
             known = schema.weight in present
@@ -67,9 +68,11 @@ class Encoder:
             column = batch.column(block.feature.name)
             if isinstance(block.feature, MultiCategorical):
                 ids[:, block.start : block.start + block.length] = self._bag(column, block, block.feature)
+            elif isinstance(block.feature, Binned):
+                ids[:, block.start] = bins(batch, block.feature, self.fitted)
             else:
                 values, codes = as_text(column, block.feature.name)
-                ids[:, block.start] = self._lookup(values, block)[codes]
+                ids[:, block.start] = self._lookup(values, block.feature)[codes]
         return ids
 
     def _bag(self, column: pa.Array, block: IdBlock, feature: MultiCategorical) -> Ids:
@@ -79,30 +82,17 @@ class Encoder:
         kept = position < block.length
         bag = np.full((len(lengths), block.length), PADDING, np.int32)
         bag[lengths == 0, 0] = MISSING
-        bag[rows[kept], position[kept]] = self._lookup(values, block)[codes[kept]]
+        bag[rows[kept], position[kept]] = self._lookup(values, feature)[codes[kept]]
         return bag
 
-    def _lookup(self, values: pa.StringArray, block: IdBlock) -> Codes:
+    def _lookup(self, values: pa.StringArray, feature: Categorical) -> Codes:
         """The index of each distinct value, and at the end (position -1) that of "missing"."""
-        feature = block.feature
         if feature.hash_buckets:
             indices = (stable_hash(values) % np.uint64(feature.hash_buckets)).astype(np.int64) + FIRST
         else:
             found = pc.index_in(values, self.fitted.vocabularies[feature.name], skip_nulls=True)
             indices = found.fill_null(UNKNOWN - FIRST).to_numpy(zero_copy_only=False).astype(np.int64) + FIRST
         return np.append(indices, MISSING)
-
-    def _numeric(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        columns = [self._scaled(as_numbers(batch.column(f.name), f.name), f) for f in self.fitted.numeric]
-        largest = np.finfo(np.float32).max
-        clipped: npt.NDArray[np.float64] = np.clip(np.column_stack(columns), -largest, largest)
-        return clipped.astype(np.float32)
-
-    def _scaled(self, values: Floats, feature: Numeric) -> Floats:
-        mean, deviation = self.fitted.moments[feature.name]
-        values = transform(values, feature)
-        filled = np.where(np.isnan(values), mean, values)
-        return filled if feature.transform == "none" else (filled - mean) / deviation
 
     def _key(self, column: pa.Array, key: str) -> pa.Array:
         """A carried column: integers where the training rows had nothing else, or text."""

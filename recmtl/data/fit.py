@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
+from recmtl.data.numeric import NumericFitter
 from recmtl.data.values import Codes, Floats, all_integers, as_lists, as_numbers, as_text
-from recmtl.schema import Categorical, FittedSchema, LabelRate, Moments, MultiCategorical, Numeric, Schema
+from recmtl.schema import Categorical, FittedSchema, LabelRate, MultiCategorical, Schema
 
 COMPACT_AFTER = 1 << 20  # distinct values counted before their counts are merged
-
-
-def transform(values: Floats, numeric: Numeric) -> Floats:
-    """Apply what comes before the standardisation of a numeric feature."""
-    if numeric.transform == "log1p":
-        return np.sign(values) * np.log1p(np.abs(values))
-    return values
 
 
 class CategoryCounts:
@@ -53,48 +45,6 @@ class CategoryCounts:
         return merged.rename_columns({"count_sum": "count"})
 
 
-class MomentSums:
-    """Mean and deviation of the numeric features as batches come, in float64 (Chan's pairwise update)."""
-
-    def __init__(self, columns: int) -> None:
-        self._rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
-
-    def add(self, values: Floats) -> None:
-        """Add a batch ``[rows, columns]``; NaN is missing."""
-        present = ~np.isnan(values)
-        rows = present.sum(axis=0)
-        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(rows, 1)
-        squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
-        total = np.maximum(self._rows + rows, 1)
-        delta = mean - self._mean
-        self._squares += squares + delta**2 * self._rows * rows / total
-        self._mean += delta * rows / total
-        self._rows += rows
-
-    def moments(self, features: Sequence[Numeric]) -> dict[str, Moments]:
-        """Give mean and deviation: 1 for a column that does not vary."""
-        deviation = np.sqrt(self._squares / np.maximum(self._rows, 1))
-        return {
-            f.name: Moments(float(mean), float(sd) if ok else 1.0)
-            for f, mean, sd, ok in zip(features, self._mean, deviation, self._varies(), strict=True)
-        }
-
-    def _varies(self) -> npt.NDArray[np.bool_]:
-        """Whether a column varies by more than rounding."""
-        varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self._rows * self._mean**2
-        return varies
-
-    def notes(self, features: Sequence[Numeric]) -> list[str]:
-        """Name the columns without information."""
-        notes = []
-        for feature, rows, varies in zip(features, self._rows, self._varies(), strict=True):
-            if rows == 0:
-                notes.append(f"numeric column {feature.name!r} is missing in every training row")
-            elif not varies:
-                notes.append(f"numeric column {feature.name!r} is constant in the training rows")
-        return notes
-
-
 class Fitter:
     """Learns a `FittedSchema` from batches of training rows.
 
@@ -104,9 +54,8 @@ class Fitter:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._numeric = [f for f in schema.features if isinstance(f, Numeric)]
         self._counts = {f.name: CategoryCounts() for f in schema.features if isinstance(f, Categorical)}
-        self._moments = MomentSums(len(self._numeric))
+        self._numeric = NumericFitter(schema.numbers)
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
         self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
         self._integer_keys = dict.fromkeys(schema.carried, True)
@@ -128,9 +77,7 @@ class Fitter:
                 counts.longest = max(counts.longest, int(lengths.max(initial=0)))
             elif isinstance(feature, Categorical):
                 self._counts[feature.name].add(*as_text(batch.column(feature.name), feature.name))
-        if self._numeric:
-            columns = [transform(as_numbers(batch.column(f.name), f.name), f) for f in self._numeric]
-            self._moments.add(np.column_stack(columns))
+        self._numeric.add(batch)
         self._add_labels(batch)
         for key, integer in self._integer_keys.items():
             self._integer_keys[key] = integer and all_integers(batch.column(key), key)
@@ -156,14 +103,15 @@ class Fitter:
                 if isinstance(f, Categorical) and not f.hash_buckets
             },
             lengths={f.name: max(1, min(f.max_length, self._counts[f.name].longest)) for f in multi},
-            moments=self._moments.moments(self._numeric),
+            moments=self._numeric.moments(),
+            quantiles=self._numeric.quantiles(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={
                 k: LabelRate(int(rows), float(total / weight) if weight else 0.0)
                 for k, (rows, weight, total) in self._rates.items()
             },
         )
-        return fitted, self._moments.notes(self._numeric) + self._notes(fitted)
+        return fitted, self._numeric.notes() + self._notes(fitted)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
         notes = []

@@ -23,7 +23,7 @@ from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
 from recmtl.data.sources import Data, Source, open_sources, unreadable
 from recmtl.data.spool import Spooled
 from recmtl.data.values import as_text, stable_hash
-from recmtl.schema import FittedSchema, Numeric, Schema
+from recmtl.schema import FittedSchema, Schema
 
 Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
 T = TypeVar("T")
@@ -115,7 +115,7 @@ def convert(schema: Schema, sources: list[Source], use: Callable[[pa.RecordBatch
     Raises:
         DataError: A file cannot be read, or a value does not parse; the message says where it stands.
     """
-    numbers = {f.name for f in schema.features if isinstance(f, Numeric)} | set(schema.labels)
+    numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
     total = 0
     for source in sources:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import Categorical, MultiCategorical, Numeric
+from recmtl.schema.features import Binned, Categorical, MultiCategorical, Numeric
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
@@ -37,16 +37,16 @@ class LabelRate(NamedTuple):
 
 
 class IdBlock(NamedTuple):
-    """The columns that a categorical feature takes in the matrix of ids.
+    """The columns that a categorical or binned feature takes in the matrix of ids.
 
     Args:
         feature: The feature.
-        size: The number of indices: vocabulary or buckets, "unknown" and "missing" included.
+        size: The number of indices: vocabulary, buckets or bins, "unknown" and "missing" included.
         start: The first column of the block.
         length: The number of columns: 1, or the longest list of a multi-valued feature.
     """
 
-    feature: Categorical
+    feature: Categorical | Binned
     size: int
     start: int
     length: int
@@ -64,6 +64,8 @@ class FittedSchema:
             indices start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature.
+        quantiles: Quantiles of each numeric feature, clipped but not transformed: evenly spaced from the least value
+            to the greatest. Of a binned feature the edges between its bins.
         integer_keys: The carried columns that hold integers alone; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
     """
@@ -72,12 +74,13 @@ class FittedSchema:
     vocabularies: Mapping[str, pa.Array]
     lengths: Mapping[str, int]
     moments: Mapping[str, Moments]
+    quantiles: Mapping[str, tuple[float, ...]]
     integer_keys: frozenset[str]
     rates: Mapping[tuple[str, str | None], LabelRate]
 
     @cached_property
     def id_blocks(self) -> tuple[IdBlock, ...]:
-        """The categorical features in the order of their columns in the matrix of ids."""
+        """The categorical and binned features in the order of their columns in the matrix of ids."""
         blocks: list[IdBlock] = []
         start = 0
         for feature in self.schema.features:
@@ -86,6 +89,9 @@ class FittedSchema:
                 length = self.lengths[feature.name] if isinstance(feature, MultiCategorical) else 1
                 blocks.append(IdBlock(feature, FIRST + categories, start, length))
                 start += length
+            elif isinstance(feature, Binned):
+                blocks.append(IdBlock(feature, FIRST + len(self.quantiles[feature.name]) + 1, start, 1))
+                start += 1
         return tuple(blocks)
 
     @property
@@ -97,6 +103,11 @@ class FittedSchema:
     def numeric(self) -> tuple[Numeric, ...]:
         """The numeric features in the order of their columns."""
         return tuple(f for f in self.schema.features if isinstance(f, Numeric))
+
+    @property
+    def numeric_columns(self) -> int:
+        """The number of columns of the matrix of numbers: the numeric features, then their missing indicators."""
+        return len(self.numeric) + sum(f.missing_indicator for f in self.numeric)
 
     def rate(self, task: Task) -> LabelRate:
         """Give the rows that count for a task in training, and the mean of its label over them."""
@@ -115,6 +126,7 @@ class FittedSchema:
             "schema": self.schema.to_dict(),
             "lengths": dict(self.lengths),
             "moments": {name: m._asdict() for name, m in self.moments.items()},
+            "quantiles": dict(self.quantiles),
             "integer_keys": sorted(self.integer_keys),
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
@@ -149,6 +161,7 @@ class FittedSchema:
                 vocabularies=dict(zip(sizes, batches, strict=True)),
                 lengths=content["lengths"],
                 moments={name: Moments(**m) for name, m in content["moments"].items()},
+                quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
                 integer_keys=frozenset(content["integer_keys"]),
                 rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
             )

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from recmtl.schema.checks import SchemaError, names
-from recmtl.schema.features import KINDS, Feature, Numeric
+from recmtl.schema.features import KINDS, Binned, Feature, Numeric
 from recmtl.schema.infer import head, propose
 from recmtl.schema.tasks import Funnel, Task
 
@@ -100,6 +100,11 @@ class Schema:
         if self.funnel:
             columns |= {self.funnel.click, self.funnel.conversion}
         return frozenset(c for c in columns if c is not None)
+
+    @property
+    def numbers(self) -> tuple[Numeric | Binned, ...]:
+        """The features whose columns hold numbers."""
+        return tuple(f for f in self.features if isinstance(f, Numeric | Binned))
 
     @property
     def carried(self) -> tuple[str, ...]:

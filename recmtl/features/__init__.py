@@ -7,6 +7,7 @@ from recmtl.features.numeric import (
     NumericEmbedding,
     PeriodicEmbeddings,
     PiecewiseLinearEmbeddings,
+    PlainNumbers,
 )
 from recmtl.features.table import EmbeddingTable
 
@@ -18,4 +19,5 @@ __all__ = [
     "NumericEmbedding",
     "PeriodicEmbeddings",
     "PiecewiseLinearEmbeddings",
+    "PlainNumbers",
 ]

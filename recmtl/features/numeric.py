@@ -21,6 +21,7 @@ class NumericEmbedding(nn.Module, ABC):
     """What embeds the numeric features, each by itself: dimension 0 of every parameter counts the features.
 
     Attributes:
+        features: F.
         out_features: F · d.
 
     Args:
@@ -48,6 +49,24 @@ class NumericEmbedding(nn.Module, ABC):
     def shared(self) -> list[SharedTensor]:
         """Name the parameters, which count feature by feature."""
         return parameters_of(self, self.features)
+
+
+class PlainNumbers(NumericEmbedding):
+    """The numbers as they were prepared, side by side: f_i(x_i) = x_i.
+
+    Shape:
+        - input and output: ``[B, F]``
+
+    Args:
+        schema: The fitted schema.
+    """
+
+    def __init__(self, schema: FittedSchema) -> None:
+        super().__init__(schema, width=1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Take the features as they are."""
+        return x[..., None]  # [B, F, 1]
 
 
 class LinearEmbeddings(NumericEmbedding):

@@ -22,6 +22,7 @@ from recmtl.features import (
     NumericEmbedding,
     PeriodicEmbeddings,
     PiecewiseLinearEmbeddings,
+    PlainNumbers,
 )
 from recmtl.schema.features import NumericTransform
 from recmtl.train import Losses
@@ -173,7 +174,7 @@ def test_without_numbers_there_is_nothing_to_embed() -> None:
     rows = prepared([recmtl.Categorical("c")], c=list("aabb"))
     encoder = FeatureEncoder(rows.schema, width=2, numeric=LinearEmbeddings)
     assert encoder(batch(rows)).shape == (4, 2)
-    assert encoder.numeric is None
+    assert type(encoder.numeric) is PlainNumbers
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_refused(build: type, message: str, data: recmtl.PreparedData) -> None:
         build(data.schema)
 
 
+NAMES = "LinearEmbeddings, LinearReLUEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings, PlainNumbers"
 CARD = """
 features:
   - {{numeric: x, transform: {transform}, clip: [-2, 2.5], missing_indicator: true}}
@@ -230,7 +232,7 @@ def trained(folder: Path) -> FeatureEncoder:
 def test_from_csv_to_trained_weights(transform: str, tmp_path: Path) -> None:
     assert main(written(tmp_path, transform)) == 0
     encoder = trained(tmp_path)
-    assert encoder.numeric is None
+    assert type(encoder.numeric) is PlainNumbers
     assert encoder.out_features == 4 + 1 + 1
 
 
@@ -243,11 +245,21 @@ def test_from_the_command_line_to_trained_weights(cls: type, tmp_path: Path) -> 
     assert encoder.out_features == 4 + 5 + 1
 
 
-def test_an_unknown_embedding_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*written(tmp_path), "--model.encoder.numeric", "Nope"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "Nope" in error
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("", "Nope", f"there is no model.encoder.numeric 'Nope': give one of {NAMES}, or the import path of your own"),
+        (".width", "x", "`--model.encoder.numeric.width` must be an integer, got 'x'"),
+        (".width", "0", "`width` must be at least 1, got 0"),
+        (".bins", "4", "`--model.encoder.numeric` has no option 'bins': `--model.encoder.numeric.help` lists them"),
+    ],
+)
+def test_wrong_options_are_refused(
+    option: str, value: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = written(tmp_path) + (["--model.encoder.numeric", "LinearEmbeddings"] if option else [])
+    assert main([*arguments, f"--model.encoder.numeric{option}", value]) == 2
+    assert capsys.readouterr().err.splitlines()[-1:] == [f"recmtl: {message}"]
 
 
 def test_what_rises_and_falls_is_learned_better_piecewise() -> None:
@@ -260,7 +272,7 @@ def test_what_rises_and_falls_is_learned_better_piecewise() -> None:
     data = recmtl.prepare(schema, frame.head(8000), valid=frame.tail(4000))
     auc = {}
     for name, numeric in {
-        "plain": None,
+        "plain": PlainNumbers,
         "piecewise": PiecewiseLinearEmbeddings,
         "periodic": PeriodicEmbeddings,
     }.items():

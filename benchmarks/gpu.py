@@ -84,7 +84,8 @@ class Bench:
     ) -> Work:
         """One step on batches that lie on the device."""
         schema = with_vocabularies(self.data.schema, sizes)
-        options = recmtl.Optimization(batch_size=batch, precision=precision, cuda_graph=recorded)
+        asked = None if self.device == "cpu" else recorded
+        options = recmtl.Optimization(batch_size=batch, precision=precision, cuda_graph=asked)
         trainer = self.trainer(schema, options, balancer)
         step = Step(trainer.model, trainer.balancer, options, 1)
         ready = itertools.cycle([moved(b, self.device) for b in batches(self.data, schema, 4, batch)])

@@ -18,6 +18,7 @@ from recmtl.layers import LayerStyle
 from recmtl.models import ESMM, MMOE, RankingModel, SharedBottom
 from recmtl.recipe import load_run
 from recmtl.schema import (
+    Binned,
     Categorical,
     FittedSchema,
     Funnel,
@@ -36,6 +37,7 @@ __all__ = [
     "MMOE",
     "Balancer",
     "Batch",
+    "Binned",
     "Categorical",
     "DataError",
     "Description",

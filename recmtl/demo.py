@@ -41,7 +41,7 @@ def logistic_regression(data: PreparedData) -> dict[str, Metrics]:
 
 
 def _inputs(rows: Rows) -> npt.NDArray[np.float64]:
-    """Categories and standardised numbers side by side ``[rows, id columns + numeric features]``."""
-    ids, numeric = rows.schema.id_columns, len(rows.schema.numeric)
+    """Categories and standardised numbers side by side ``[rows, id columns + numeric columns]``."""
+    ids, numeric = rows.schema.id_columns, rows.schema.numeric_columns
     packed = rows.packed().numpy()
     return np.hstack([packed[:, :ids], packed[:, ids : ids + numeric].view(np.float32)]).astype(np.float64)

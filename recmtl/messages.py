@@ -13,7 +13,7 @@ UNION = re.compile(r"Subtypes: \[(?P<types>.*?)\] Errors:.*Given value: (?P<valu
 UNKNOWN_OPTION = re.compile(
     r"(?:Option '(?P<option>[\w.]+)' is not accepted|unrecognized arguments: --(?P<flag>[\w.]+)=)"
 )
-UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\S+)")
+UNKNOWN_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\S*[^\s.])")
 NAMES = {"int": "an integer", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null"}
 NAMES |= {"Sequence": "a list", "Mapping": "a mapping"}
 

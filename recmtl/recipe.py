@@ -18,7 +18,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
-from recmtl import balance, models
+from recmtl import balance, features, models
 from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
@@ -26,6 +26,7 @@ from recmtl.data.files import new_file
 from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST
 from recmtl.data.skipped import BadRows
+from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
 from recmtl.shipped import card
@@ -75,8 +76,12 @@ def add_recipe(parser: ArgumentParser) -> None:
 
 
 def known_names(key: str) -> list[str]:
-    """Give the names of the shipped classes that ``model`` or ``balancer`` can be; none for any other key."""
-    places: dict[str, tuple[ModuleType, type]] = {"model": (models, RankingModel), "balancer": (balance, Balancer)}
+    """Give the names of the shipped classes that a key can be; none where it does not name one of several."""
+    places: dict[str, tuple[ModuleType, type]] = {
+        "model": (models, RankingModel),
+        "model.encoder.numeric": (features, NumericEmbedding),
+        "balancer": (balance, Balancer),
+    }
     if key not in places:
         return []
     package, base = places[key]

@@ -18,7 +18,7 @@ BELOW = {
     "evaluate": {"schema"},
     "train": {"models", "evaluate", "features", "layers", "data", "schema", "balance"},
     "shipped": {"schema"},
-    "recipe": {"train", "models", "data", "schema", "balance", "shipped"},
+    "recipe": {"train", "models", "features", "data", "schema", "balance", "shipped"},
     "console": {"data", "evaluate", "train"},
     "arguments": set(),
     "inspection": {"data", "shipped", "console"},

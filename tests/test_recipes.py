@@ -50,6 +50,7 @@ def test_card_says_where_to_get_the_data(name: str) -> None:
 
 def test_known_names() -> None:
     assert known_names("model") == ["ESMM", "MMOE", "SharedBottom"]
+    assert "PiecewiseLinearEmbeddings" in known_names("model.encoder.numeric")
     assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
 
 

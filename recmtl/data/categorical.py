@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 
 from recmtl.data.errors import DataError
 from recmtl.data.memory import available_memory
+from recmtl.data.numeric import bins
 from recmtl.data.timestamps import calendar_ids
 from recmtl.data.values import Codes, as_lists, as_text, stable_hash
-from recmtl.schema import Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
+from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 COMPACT_AFTER = 1 << 20  # distinct values counted before their counts are merged
@@ -191,7 +192,7 @@ def lookup(fitted: FittedSchema, feature: Categorical, values: pa.StringArray) -
 
 
 def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
-    """Encode the categorical features and the parts of dates of a batch ``[rows, id columns]``.
+    """Encode the categorical and binned features and the parts of dates of a batch ``[rows, id columns]``.
 
     Raises:
         BadValueError: A value does not parse.
@@ -204,10 +205,12 @@ def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
     return ids
 
 
-def _encoded(fitted: FittedSchema, column: pa.Array, feature: Categorical | Timestamp, block: IdBlock) -> Ids:
+def _encoded(fitted: FittedSchema, column: pa.Array, feature: Categorical | Binned | Timestamp, block: IdBlock) -> Ids:
     """The columns of one feature."""
     if isinstance(feature, Timestamp):
         return calendar_ids(column, feature)
+    if isinstance(feature, Binned):
+        return bins(column, feature, fitted)[:, None].astype(np.int32)
     find = partial(lookup, fitted, feature)
     if isinstance(feature, MultiCategorical):
         return _bag(column, feature, block.length, find)

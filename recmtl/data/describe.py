@@ -23,7 +23,7 @@ from recmtl.data.source import Source
 from recmtl.data.sources import Data, open_sources
 from recmtl.data.tally import CategoryTally, LabelTally, NumberTally, Sample
 from recmtl.data.values import Codes, Floats, as_lists, as_numbers, as_text
-from recmtl.schema import Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.infer import HEAD_ROWS
 
 QUANTILES = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -98,7 +98,7 @@ class SplitTally:
         self.features: dict[str, Feature] = {key: Categorical(key) for key in schema.carried}
         self.features |= {schema.weight: Numeric(schema.weight)} if schema.weight else {}
         self.features |= {f.name: f for f in schema.features}
-        self.numbers = {name: NumberTally() for name, f in self.features.items() if isinstance(f, Numeric)}
+        self.numbers = {name: NumberTally() for name, f in self.features.items() if isinstance(f, Numeric | Binned)}
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
         self.labels = LabelTally(schema.reported_tasks)
         self.sample = Sample()
@@ -114,7 +114,7 @@ class SplitTally:
         drawn, kept = self.sample.draw(rows), {}
         for name, feature in self.features.items():
             column = batch.column(name) if name in present else pa.nulls(rows, pa.string())
-            if isinstance(feature, Numeric):
+            if isinstance(feature, Numeric | Binned):
                 values = as_numbers(column, name)
                 self.numbers[name].add(values)
                 kept[name] = pa.array(values[drawn])

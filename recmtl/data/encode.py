@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.categorical import encode_ids
-from recmtl.data.fit import label_column, transform, weight_column
-from recmtl.data.values import Floats, as_integers, as_numbers, as_text
-from recmtl.schema import FittedSchema, Numeric, Schema
+from recmtl.data.fit import label_column, weight_column
+from recmtl.data.numeric import numbers
+from recmtl.data.values import as_integers, as_text
+from recmtl.schema import FittedSchema, Schema
 
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a prepared table
 KEY_PREFIX = "key:"  # before the name of a column that is carried through
@@ -33,7 +34,7 @@ class Encoder:
         Labels, weights and keys that the batch lacks are missing, 1 and left out: rows to predict have none.
 
         Returns:
-            The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric features]``),
+            The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric columns]``),
             ``labels`` (float32 ``[rows, labels]``, NaN: missing), ``weight`` (float32, only where the schema names
             one) and one column ``key:NAME`` per carried column.
 
@@ -45,7 +46,7 @@ class Encoder:
         if self.fitted.id_columns:
             columns[IDS] = _matrix(encode_ids(self.fitted, batch))
         if self.fitted.numeric:
-            columns[NUMERIC] = _matrix(self._numeric(batch))
+            columns[NUMERIC] = _matrix(numbers(batch, self.fitted))
         columns[LABELS] = _matrix(labels_of(schema, batch, present))
         if schema.weight:
             known = schema.weight in present
@@ -55,18 +56,6 @@ class Encoder:
             if key in present:
                 columns[KEY_PREFIX + key] = self._key(batch.column(key), key)
         return pa.RecordBatch.from_pydict(columns)
-
-    def _numeric(self, batch: pa.RecordBatch) -> npt.NDArray[np.float32]:
-        columns = [self._scaled(as_numbers(batch.column(f.name), f.name), f) for f in self.fitted.numeric]
-        largest = np.finfo(np.float32).max
-        clipped: npt.NDArray[np.float64] = np.clip(np.column_stack(columns), -largest, largest)
-        return clipped.astype(np.float32)
-
-    def _scaled(self, values: Floats, feature: Numeric) -> Floats:
-        mean, deviation = self.fitted.moments[feature.name]
-        values = transform(values, feature)
-        filled = np.where(np.isnan(values), mean, values)
-        return filled if feature.transform == "none" else (filled - mean) / deviation
 
     def _key(self, column: pa.Array, key: str) -> pa.Array:
         """A carried column: integers where the training rows had nothing else, or text."""

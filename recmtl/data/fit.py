@@ -2,65 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.categorical import CategoryFitter, notes
 from recmtl.data.errors import BadValueError
+from recmtl.data.numeric import NumericFitter
 from recmtl.data.values import Floats, all_integers, as_numbers
-from recmtl.schema import FittedSchema, LabelRate, Moments, Numeric, Schema
-
-
-def transform(values: Floats, numeric: Numeric) -> Floats:
-    """Apply what comes before the standardisation of a numeric feature."""
-    if numeric.transform == "log1p":
-        return np.sign(values) * np.log1p(np.abs(values))
-    return values
-
-
-class MomentSums:
-    """Mean and deviation of the numeric features as batches come, in float64 (Chan's pairwise update)."""
-
-    def __init__(self, columns: int) -> None:
-        self._rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
-
-    def add(self, values: Floats) -> None:
-        """Add a batch ``[rows, columns]``; NaN is missing."""
-        present = ~np.isnan(values)
-        rows = present.sum(axis=0)
-        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(rows, 1)
-        squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
-        total = np.maximum(self._rows + rows, 1)
-        delta = mean - self._mean
-        self._squares += squares + delta**2 * self._rows * rows / total
-        self._mean += delta * rows / total
-        self._rows += rows
-
-    def moments(self, features: Sequence[Numeric]) -> dict[str, Moments]:
-        """Give mean and deviation: 1 for a column that does not vary."""
-        deviation = np.sqrt(self._squares / np.maximum(self._rows, 1))
-        return {
-            f.name: Moments(float(mean), float(sd) if ok else 1.0)
-            for f, mean, sd, ok in zip(features, self._mean, deviation, self._varies(), strict=True)
-        }
-
-    def _varies(self) -> npt.NDArray[np.bool_]:
-        """Whether a column varies by more than rounding."""
-        varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self._rows * self._mean**2
-        return varies
-
-    def notes(self, features: Sequence[Numeric]) -> list[str]:
-        """Name the columns without information."""
-        notes = []
-        for feature, rows, varies in zip(features, self._rows, self._varies(), strict=True):
-            if rows == 0:
-                notes.append(f"numeric column {feature.name!r} is missing in every training row")
-            elif not varies:
-                notes.append(f"numeric column {feature.name!r} is constant in the training rows")
-        return notes
+from recmtl.schema import FittedSchema, LabelRate, Schema
 
 
 class Fitter:
@@ -72,9 +22,8 @@ class Fitter:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._numeric = [f for f in schema.features if isinstance(f, Numeric)]
         self._categories = CategoryFitter(schema)
-        self._moments = MomentSums(len(self._numeric))
+        self._numeric = NumericFitter(schema.numbers)
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
         self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
         self._integer_keys = dict.fromkeys(schema.carried, True)
@@ -90,9 +39,7 @@ class Fitter:
         """
         self.rows += batch.num_rows
         self._categories.add(batch)
-        if self._numeric:
-            columns = [transform(as_numbers(batch.column(f.name), f.name), f) for f in self._numeric]
-            self._moments.add(np.column_stack(columns))
+        self._numeric.add(batch)
         self._add_labels(batch)
         for key, integer in self._integer_keys.items():
             self._integer_keys[key] = integer and all_integers(batch.column(key), key)
@@ -113,14 +60,15 @@ class Fitter:
             schema=self._schema,
             vocabularies=self._categories.vocabularies(),
             lengths=self._categories.lengths(),
-            moments=self._moments.moments(self._numeric),
+            moments=self._numeric.moments(),
+            quantiles=self._numeric.quantiles(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={
                 k: LabelRate(int(rows), float(total / weight) if weight else 0.0)
                 for k, (rows, weight, total) in self._rates.items()
             },
         )
-        return fitted, self._moments.notes(self._numeric) + self._notes(fitted)
+        return fitted, self._numeric.notes() + self._notes(fitted)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
         found = notes(fitted)

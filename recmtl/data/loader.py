@@ -21,7 +21,7 @@ class Batch:
 
     Args:
         ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list.
-        numeric: float32 ``[B, numeric features]``.
+        numeric: float32 ``[B, numeric columns]``, the features and then their missing indicators.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` where every row counts the same.
     """

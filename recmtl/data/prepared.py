@@ -21,7 +21,7 @@ from recmtl.data.errors import DataError
 from recmtl.schema import FittedSchema
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
 
 
 class Rows:
@@ -44,7 +44,7 @@ class Rows:
         """The parts of a packed row, in order, and their widths."""
         columns = {
             IDS: self.schema.id_columns,
-            NUMERIC: len(self.schema.numeric),
+            NUMERIC: self.schema.numeric_columns,
             LABELS: len(self.schema.schema.labels),
         }
         return columns | ({WEIGHT: 1} if self.schema.schema.weight else {})

@@ -14,8 +14,9 @@ from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.fit import label_column, weight_column
 from recmtl.data.skipped import Checks, Skipped
 from recmtl.data.source import Source
+from recmtl.data.timestamps import calendar_ids
 from recmtl.data.values import as_integers, as_lists, as_numbers, as_text
-from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema
+from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
 
 T = TypeVar("T")
 RowNumbers: TypeAlias = npt.NDArray[np.int64]
@@ -40,7 +41,7 @@ def convert(
     Raises:
         DataError: A file cannot be read, or a value does not parse; the message says where it stands.
     """
-    numbers = {f.name for f in schema.features if isinstance(f, Numeric)} | set(schema.labels)
+    numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
     total = used = 0
     for source in sources:
@@ -70,7 +71,8 @@ def convert(
 def _checks(schema: Schema, columns: Collection[str], integer_keys: Collection[str]) -> Checks:
     """What fitting and encoding do with each column that can fail for a value."""
     lists = {f.name: f.separator for f in schema.features if isinstance(f, MultiCategorical)}
-    numeric = {f.name for f in schema.features if isinstance(f, Numeric)}
+    numeric = {f.name for f in schema.numbers}
+    times = {f.name: f for f in schema.features if isinstance(f, Timestamp)}
     texts = {f.name for f in schema.features if isinstance(f, Categorical)} - set(lists) | set(schema.carried)
 
     def check(column: str, batch: pa.RecordBatch) -> None:
@@ -81,6 +83,8 @@ def _checks(schema: Schema, columns: Collection[str], integer_keys: Collection[s
             weight_column(schema, batch)
         if column in numeric:
             as_numbers(values, column)
+        if column in times:
+            calendar_ids(values, times[column])
         if column in lists:
             as_lists(values, lists[column], column)
         if column in texts:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.data import Batch
+from recmtl.features.numeric import NumericEmbedding, PlainNumbers
 from recmtl.features.pretrained import check_features, put_vectors
 from recmtl.features.table import EmbeddingTable
 from recmtl.layers import SharedTensor
 from recmtl.schema import FittedSchema, IdBlock
 
+NumericFactory = Callable[[FittedSchema], NumericEmbedding]
+
 
 class FeatureEncoder(nn.Module):
-    """Embeds categories, takes numbers as they were standardised, and sets them side by side.
+    """Embeds categories, takes numbers as they were prepared or embeds them, too, and sets all side by side.
 
     Shape:
-        - output: ``[B, out_features]``: the embeddings, then the numeric features
+        - output: ``[B, out_features]``: the embeddings, then the numeric features, then their missing indicators
 
     Args:
         schema: The fitted schema.
@@ -29,6 +32,7 @@ class FeatureEncoder(nn.Module):
             Categories without a vector keep their start. ``None`` in place of a file leaves all of them at it: the
             weights come from a checkpoint.
         freeze: Whether features with pretrained vectors are left as they start: none of their rows is trained.
+        numeric: Builds what embeds the numeric features; by default they stay as they are.
 
     Raises:
         ValueError: `width` is below 1, or `pretrained` names a feature that cannot have vectors.
@@ -44,6 +48,7 @@ class FeatureEncoder(nn.Module):
         width: int = 16,
         pretrained: Mapping[str, str | Path | None] | None = None,
         freeze: bool = False,
+        numeric: NumericFactory = PlainNumbers,
     ) -> None:
         super().__init__()
         if width < 1:
@@ -63,12 +68,18 @@ class FeatureEncoder(nn.Module):
                 if file is not None:
                     self.found[block.name] = put_vectors(table.rows_of(block), file, schema, block.name)
             self.tables.append(table.requires_grad_(not frozen))
-        self.out_features = sum(w * len(blocks) for (w, _), blocks in groups.items()) + len(schema.numeric)
+        self.numeric = (numeric if schema.numeric else PlainNumbers)(schema)
+        indicators = schema.numeric_columns - len(schema.numeric)
+        embedded = sum(w * len(blocks) for (w, _), blocks in groups.items())
+        self.out_features = embedded + self.numeric.out_features + indicators
 
     def forward(self, batch: Batch) -> Tensor:
         """Encode a batch."""
-        return torch.cat([*(table(batch.ids) for table in self.tables), batch.numeric], dim=1)  # [B, W]
+        numbers = batch.numeric[:, : self.numeric.features]
+        indicators = batch.numeric[:, self.numeric.features :]
+        return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), indicators], 1)  # [B, W]
 
     def shared(self) -> list[SharedTensor]:
-        """Name the tables, which every objective trains."""
-        return [table.shared() for table in self.tables if isinstance(table, EmbeddingTable)]
+        """Name the tables and the embeddings of numbers, which every objective trains."""
+        tables = [table.shared() for table in self.tables if isinstance(table, EmbeddingTable)]
+        return tables + self.numeric.shared()

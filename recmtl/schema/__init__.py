@@ -1,12 +1,13 @@
 """Features, tasks, the schema that holds them, and what fitting adds to it. Knows no torch."""
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted import FittedSchema, IdBlock, LabelRate, Moments
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Funnel, Task
 
 __all__ = [
+    "Binned",
     "Categorical",
     "Feature",
     "FittedSchema",

@@ -34,6 +34,23 @@ def one_character(instance: Any, option: str) -> None:
         raise _refused(instance, option, "must be one ASCII character, neither a quote nor a line break")
 
 
+def bounds(instance: Any, option: str) -> None:
+    """Check that an option is a pair of limits and make it a tuple; ``None`` passes, and may stand for one limit."""
+    pair = getattr(instance, option)
+    if pair is None:
+        return
+    limits = [limit for limit in pair if limit is not None] if isinstance(pair, list | tuple) else []
+    if not limits or len(pair) != 2 or not all(map(is_number, limits)) or (len(limits) == 2 and pair[0] >= pair[1]):
+        raise _refused(instance, option, "must be [low, high] with low below high, one of which may be null")
+    object.__setattr__(instance, option, tuple(pair))
+
+
+def is_flag(instance: Any, option: str) -> None:
+    """Check that an option is true or false."""
+    if not isinstance(getattr(instance, option), bool):
+        raise _refused(instance, option, "must be true or false")
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import SchemaError, at_least_one, names, one_of
+from recmtl.schema.checks import SchemaError, at_least_one, bounds, is_flag, names, one_of
 
-NumericTransform = Literal["standardize", "log1p", "none"]
+NumericTransform = Literal["standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]
 # The parts of a date or time, and how many values each has.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
 ZONE = "%z"
+Clip = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,25 @@ class Numeric:
 
     Args:
         name: The column, or a pattern such as ``numerical_*``.
-        transform: ``standardize`` to mean 0 and variance 1; ``log1p`` takes sign(x)·log(1 + |x|) first;
-            ``none`` leaves the value as it is.
+        transform: ``standardize`` to mean 0 and variance 1; ``min_max`` to [0, 1] by the range of the training rows,
+            which other rows may leave; ``log1p`` takes sign(x)·log(1 + |x|) and standardises it; ``quantile`` gives the
+            share of the training rows that are no larger, linear between at most 256 quantiles (a missing value
+            becomes their median); ``none`` leaves the value as it is.
+        clip: The limits ``(low, high)`` to which raw values are cut before all else; either may be ``None``.
+        missing_indicator: Give the model a further number: 1 where the value is missing, 0 elsewhere.
     """
 
     name: str
     transform: NumericTransform = "standardize"
+    clip: Clip | None = None
+    missing_indicator: bool = False
 
     def __post_init__(self) -> None:
-        """Check the name and the transform."""
+        """Check the name and the options."""
         names(self, "name")
         one_of(self, "transform", NumericTransform)
+        bounds(self, "clip")
+        is_flag(self, "missing_indicator")
 
 
 @dataclass(frozen=True)
@@ -132,12 +141,39 @@ class Timestamp:
             raise SchemaError(f"Timestamp {self.name!r}: `format` may have {ZONE} only at its end, got {self.format!r}")
 
 
-Feature = Categorical | MultiCategorical | Numeric | Timestamp
+@dataclass(frozen=True)
+class Binned:
+    """A column with one number per row, of which the model sees the bin: each bin has an embedding.
+
+    The bins hold equal shares of the training rows, as far as equal values allow: edges that are equal are one. A
+    missing value is a category of its own.
+
+    Args:
+        name: The column, or a pattern such as ``numerical_*``.
+        bins: How many, at most.
+        width: Width of the embedding; ``None`` takes the encoder's.
+        clip: As in `Numeric`.
+    """
+
+    name: str
+    bins: int = 32
+    width: int | None = None
+    clip: Clip | None = None
+
+    def __post_init__(self) -> None:
+        """Check the name and the options."""
+        names(self, "name")
+        at_least_one(self, "bins", "width")
+        bounds(self, "clip")
+
+
+Feature = Categorical | MultiCategorical | Numeric | Binned | Timestamp
 KINDS: Mapping[str, type[Feature]] = {
     "categorical": Categorical,
     "multi_categorical": MultiCategorical,
     "numeric": Numeric,
     "timestamp": Timestamp,
+    "binned": Binned,
 }
 
 

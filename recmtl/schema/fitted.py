@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.schema.checks import SchemaError
-from recmtl.schema.features import CALENDAR, Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
@@ -38,18 +38,18 @@ class LabelRate(NamedTuple):
 
 
 class IdBlock(NamedTuple):
-    """The columns that a categorical feature, or a part of a date, takes in the matrix of ids.
+    """The columns that a categorical or binned feature, or a part of a date, takes in the matrix of ids.
 
     Args:
         feature: The feature.
-        size: The number of indices: vocabulary or buckets, "unknown" and "missing" included.
+        size: The number of indices: vocabulary, buckets or bins, "unknown" and "missing" included.
         start: The first column of the block.
         length: The number of columns: 1, or the longest list of a multi-valued feature.
         width: The width of the embedding that the schema asks for; ``None`` takes the encoder's.
         part: The part of a date.
     """
 
-    feature: Categorical | Timestamp
+    feature: Categorical | Binned | Timestamp
     size: int
     start: int
     length: int
@@ -80,6 +80,8 @@ class FittedSchema:
             first. Their indices start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature.
+        quantiles: Quantiles of each numeric feature, clipped but not transformed: evenly spaced from the least value
+            to the greatest. Of a binned feature the edges between its bins.
         integer_keys: The carried columns that hold integers alone; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
     """
@@ -88,12 +90,13 @@ class FittedSchema:
     vocabularies: Mapping[str, pa.Array]
     lengths: Mapping[str, int]
     moments: Mapping[str, Moments]
+    quantiles: Mapping[str, tuple[float, ...]]
     integer_keys: frozenset[str]
     rates: Mapping[tuple[str, str | None], LabelRate]
 
     @cached_property
     def id_blocks(self) -> tuple[IdBlock, ...]:
-        """The categorical features and the parts of dates in the order of their columns in the matrix of ids."""
+        """The categorical and binned features and the parts of dates, in the order of their columns of ids."""
         blocks: list[IdBlock] = []
         for block in (block for feature in self.schema.features for block in self._blocks(feature)):
             start = blocks[-1].start + blocks[-1].length if blocks else 0
@@ -104,6 +107,8 @@ class FittedSchema:
         if isinstance(feature, Timestamp):
             for part in feature.parts:
                 yield IdBlock(feature, FIRST + CALENDAR[part], 0, 1, feature.width, part)
+        elif isinstance(feature, Binned):
+            yield IdBlock(feature, FIRST + len(self.quantiles[feature.name]) + 1, 0, 1, feature.width)
         elif isinstance(feature, Categorical):
             owner = self.schema.owner(feature)
             categories = owner.hash_buckets or len(self.vocabularies[owner.name])
@@ -119,6 +124,11 @@ class FittedSchema:
     def numeric(self) -> tuple[Numeric, ...]:
         """The numeric features in the order of their columns."""
         return tuple(f for f in self.schema.features if isinstance(f, Numeric))
+
+    @property
+    def numeric_columns(self) -> int:
+        """The number of columns of the matrix of numbers: the numeric features, then their missing indicators."""
+        return len(self.numeric) + sum(f.missing_indicator for f in self.numeric)
 
     def rate(self, task: Task) -> LabelRate:
         """Give the rows that count for a task in training, and the mean of its label over them."""
@@ -140,6 +150,7 @@ class FittedSchema:
             "schema": self.schema.to_dict(),
             "lengths": dict(self.lengths),
             "moments": {name: m._asdict() for name, m in self.moments.items()},
+            "quantiles": dict(self.quantiles),
             "integer_keys": sorted(self.integer_keys),
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
@@ -174,6 +185,7 @@ class FittedSchema:
                 vocabularies=dict(zip(sizes, batches, strict=True)),
                 lengths=content["lengths"],
                 moments={name: Moments(**m) for name, m in content["moments"].items()},
+                quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
                 integer_keys=frozenset(content["integer_keys"]),
                 rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
             )

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from recmtl.schema.checks import SchemaError, names, one_character
-from recmtl.schema.features import KINDS, Categorical, Feature, Numeric, check_sharing
+from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import head, propose
 from recmtl.schema.location import Location
 from recmtl.schema.tasks import Funnel, Task
@@ -110,6 +110,11 @@ class Schema:
         if self.funnel:
             columns |= {self.funnel.click, self.funnel.conversion}
         return frozenset(c for c in columns if c is not None)
+
+    @property
+    def numbers(self) -> tuple[Numeric | Binned, ...]:
+        """The features whose columns hold numbers."""
+        return tuple(f for f in self.features if isinstance(f, Numeric | Binned))
 
     @property
     def carried(self) -> tuple[str, ...]:

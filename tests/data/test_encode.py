@@ -119,39 +119,6 @@ class TestMulti:
         assert ids.tolist() == [[b, a], [MISSING, PADDING]]
 
 
-class TestNumeric:
-    def test_standardised(self):
-        x = np.array([1.0, 2.0, 4.0, np.nan])
-        fitted = fit(Schema([Numeric("x")], TASKS), x=x)
-        values = encode(fitted, {"x": [1.0, 4.0, None, 1e3]}, NUMERIC)
-        assert values.dtype == np.float32
-        mean, deviation = np.nanmean(x), np.nanstd(x)
-        expected = [(1 - mean) / deviation, (4 - mean) / deviation, 0, (1e3 - mean) / deviation]
-        np.testing.assert_allclose(values[:, 0], expected, rtol=1e-6)
-
-    def test_log1p(self):
-        x = np.array([0.0, 3.0, -20.0])
-        fitted = fit(Schema([Numeric("x", transform="log1p")], TASKS), x=x)
-        logs = np.sign(x) * np.log1p(np.abs(x))
-        values = encode(fitted, {"x": [*x, None]}, NUMERIC)[:, 0]
-        np.testing.assert_allclose(values, [*((logs - logs.mean()) / logs.std()), 0], rtol=1e-6)
-
-    def test_none_leaves_values_and_fills_with_the_mean(self):
-        fitted = fit(Schema([Numeric("x", transform="none")], TASKS), x=[1.0, 2.0, 6.0, None])
-        assert encode(fitted, {"x": [1.0, -7.5, None]}, NUMERIC)[:, 0].tolist() == [1.0, -7.5, 3.0]
-
-    def test_constant_and_missing_columns_are_zero(self):
-        fitted = fit(Schema([Numeric("x"), Numeric("z")], TASKS), x=[0.1] * 3, z=pa.nulls(3))
-        np.testing.assert_allclose(encode(fitted, {"x": [0.1, None], "z": pa.nulls(2)}, NUMERIC), 0, atol=1e-12)
-        assert encode(fitted, {"x": [1.1], "z": [5.0]}, NUMERIC).tolist() == [[1.0, 5.0]]
-
-    def test_what_float32_cannot_hold_is_cut_off(self):
-        fitted = fit(Schema([Numeric("x", transform="none")], TASKS), x=[0.0, 1.0])
-        values = encode(fitted, {"x": [1e300, -1e300]}, NUMERIC)[:, 0]
-        assert np.isfinite(values).all()
-        assert (np.abs(values) > 3e38).all()
-
-
 FULL = Schema(
     [Categorical("c"), Numeric("x")],
     [Task("t", "y"), Task("u", "r", given="click", kind="regression")],

@@ -1,14 +1,11 @@
 import warnings
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from recmtl.data import categorical
 from recmtl.data.errors import BadValueError
-from recmtl.data.fit import Fitter, MomentSums
+from recmtl.data.fit import Fitter
 from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, Task
 
 LABEL = [Task("t", "y")]
@@ -67,54 +64,6 @@ class TestVocabulary:
         assert fitted.vocabularies == {}
         assert fitted.id_blocks[0].size == 10
         assert notes == []
-
-
-class TestMoments:
-    @settings(max_examples=40, deadline=None)
-    @given(
-        st.lists(
-            st.lists(st.tuples(*[st.one_of(st.none(), st.floats(-1e6, 1e6))] * 2), max_size=6), min_size=1, max_size=5
-        )
-    )
-    def test_equal_numpy_over_batches(self, batches):
-        sums = MomentSums(2)
-        for batch in batches:
-            sums.add(np.array(batch, dtype=np.float64).reshape(-1, 2))
-        rows = np.array([row for batch in batches for row in batch], dtype=np.float64).reshape(-1, 2)
-        moments = sums.moments([Numeric("a"), Numeric("b")])
-        for column, name in zip(rows.T, "ab", strict=True):
-            present = column[~np.isnan(column)]
-            mean, deviation = (present.mean(), present.std()) if len(present) else (0.0, 0.0)
-            assert moments[name].mean == pytest.approx(mean, rel=1e-9, abs=1e-9)
-            if deviation > 1e-9 * (1 + abs(mean)):
-                assert moments[name].deviation == pytest.approx(deviation, rel=1e-7)
-            elif deviation == 0:
-                assert moments[name].deviation == 1.0
-
-    def test_a_large_mean_does_not_swallow_the_deviation(self):
-        values = 1.7e9 + np.arange(1000.0)
-        sums = MomentSums(1)
-        for part in np.split(values, 10):
-            sums.add(part[:, None])
-        (moments,) = sums.moments([Numeric("a")]).values()
-        assert moments == pytest.approx((values.mean(), values.std()), rel=1e-12)
-
-    def test_log1p_comes_first(self):
-        values = np.array([-3.0, 0.0, 10.0, 1e6])
-        fitted, _ = learn(Schema([Numeric("x", transform="log1p")], LABEL), {"x": values[:1]}, {"x": values[1:]})
-        logs = np.sign(values) * np.log1p(np.abs(values))
-        assert fitted.moments["x"] == pytest.approx((logs.mean(), logs.std()))
-
-    @pytest.mark.parametrize("value", [0.0, 0.1, -3e7, 1e-9])
-    def test_constant(self, value):
-        fitted, notes = learn(Schema([Numeric("x")], LABEL), *[{"x": [value] * 7}] * 3)
-        assert fitted.moments["x"] == (pytest.approx(value), 1.0)
-        assert notes == ["numeric column 'x' is constant in the training rows"]
-
-    def test_all_missing(self):
-        fitted, notes = learn(Schema([Numeric("x")], LABEL), {"x": [None, None]}, {"x": [float("nan"), None]})
-        assert fitted.moments["x"] == (0.0, 1.0)
-        assert notes == ["numeric column 'x' is missing in every training row"]
 
 
 class TestRates:

@@ -89,8 +89,8 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 1, ', "manifest.json is damaged"),
-        ('{"version": 1}', "manifest.json is damaged: it lacks"),
+        ('{"version": 2, ', "manifest.json is damaged"),
+        ('{"version": 2}', "manifest.json is damaged: it lacks"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],

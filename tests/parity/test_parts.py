@@ -134,7 +134,6 @@ class Tabled(Laid):
             Categorical(f"f{f}", share_with=None if owner == f else f"f{owner}") for f, owner in enumerate(net.owners)
         ]
         self.module = EmbeddingTable([IdBlock(f, ROWS, column, 1) for column, f in enumerate(features)], D).double()
-        self.module.row_mode = by_rows
         self.module.weight.data.copy_(self.tensors[3])
         self.tensors[3] = self.module.weight
 
@@ -142,6 +141,8 @@ class Tabled(Laid):
         return torch.arange(self.tables * ROWS)
 
     def embedded(self, ids: Tensor) -> tuple[Tensor, Leaf, Tensor]:
+        if self.by_rows:
+            self.module.start_row_mode()
         embedded = self.module(ids.int()).view(-1, FEATURES, D)
         places = self.module.gathered.places if self.by_rows else torch.arange(len(self.part))
         return embedded, Leaf(*self.module.shared()), places

@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from recmtl.schema import (
+    Binned,
     Categorical,
     FittedSchema,
     IdBlock,
@@ -19,15 +20,18 @@ from recmtl.schema import (
 )
 
 BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
+AGE = Binned("age", bins=4)
 
 
-def make(brands=("a", "ü"), mean=0.5, deviation=2.0):
-    schema = Schema([Numeric("x"), BRAND, TAGS, USER, Numeric("z")], [Task("t", "y"), Task("u", "v", given="y")])
+def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7):
+    features = [Numeric("x"), BRAND, TAGS, USER, AGE, Numeric("z", clip=(0, None), missing_indicator=True)]
+    schema = Schema(features, [Task("t", "y"), Task("u", "v", given="y")])
     return FittedSchema(
         schema=schema,
         vocabularies={"brand": pa.array(brands, pa.string()), "tags": pa.array([], pa.string())},
         lengths={"tags": 3},
         moments={"x": Moments(mean, deviation), "z": Moments(0.1, 1.0)},
+        quantiles={"x": (-1.0, 0.1, middle), "z": (0.0, 0.0), "age": (18.0, 30.0, 65.0)},
         integer_keys=frozenset({"k"}),
         rates={("y", None): LabelRate(10, 0.25), ("v", "y"): LabelRate(3, 1 / 3), ("v", None): LabelRate(9, 0.1)},
     )
@@ -35,9 +39,11 @@ def make(brands=("a", "ü"), mean=0.5, deviation=2.0):
 
 def test_id_blocks_follow_the_features():
     fitted = make()
-    assert fitted.id_blocks == (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1))
-    assert fitted.id_columns == 5
+    blocks = (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1), IdBlock(AGE, 6, 5, 1))
+    assert fitted.id_blocks == blocks
+    assert fitted.id_columns == 6
     assert [f.name for f in fitted.numeric] == ["x", "z"]
+    assert fitted.numeric_columns == 3
 
 
 def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_owner(tmp_path):
@@ -77,7 +83,7 @@ def test_round_trip_is_exact(tmp_path):
     loaded = FittedSchema.load(tmp_path)
     assert loaded.schema == fitted.schema
     assert {n: v.to_pylist() for n, v in loaded.vocabularies.items()} == {"brand": ["a", "ü"], "tags": []}
-    for name in ("lengths", "moments", "integer_keys", "rates"):
+    for name in ("lengths", "moments", "quantiles", "integer_keys", "rates"):
         assert getattr(loaded, name) == getattr(fitted, name)
     assert loaded.fingerprint == fitted.fingerprint
     assert loaded.id_blocks == fitted.id_blocks
@@ -85,8 +91,8 @@ def test_round_trip_is_exact(tmp_path):
 
 def test_fingerprint_tells_what_encodes_differently():
     prints = {make().fingerprint, make(brands=("ü", "a")).fingerprint, make(brands=("a",)).fingerprint}
-    prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint}
-    assert len(prints) == 5
+    prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint, make(middle=0.8).fingerprint}
+    assert len(prints) == 6
     assert make().fingerprint == make().fingerprint
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
+from recmtl.schema import Binned, Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.shipped import find_card
 
 CARDS = sorted((Path(__file__).parents[2] / "data").glob("*.yaml"))
@@ -27,7 +27,8 @@ FULL = Schema(
         Categorical("user", hash_buckets=1024),
         MultiCategorical("genres", separator=";", max_length=7, pooling="sum"),
         Numeric("price", transform="log1p"),
-        Numeric("n_*"),
+        Numeric("n_*", transform="quantile", clip=(None, 9.5), missing_indicator=True),
+        Binned("age", bins=8, width=4, clip=[0, 99]),
         MultiCategorical("brands_*", share_with="brand"),
         Timestamp("day"),
         Timestamp("when", parts=["weekday", "minute"], format="%d.%m.%Y %H:%M", width=3),
@@ -142,7 +143,7 @@ class TestRoles:
         assert FULL.labels == ("click", "conversion", "seconds")
         assert FULL.binary_labels == {"click", "conversion"}
         assert FULL.carried == ("search", "item")
-        features = ("brand", "user", "genres", "price", "n_*", "brands_*", "day", "when")
+        features = ("brand", "user", "genres", "price", "n_*", "age", "brands_*", "day", "when")
         assert FULL.columns == (*features, "click", "conversion", "seconds", "search", "item", "w")
         assert FULL.unfeatured == {"click", "conversion", "seconds", "search", "item", "w"}
 
@@ -215,6 +216,14 @@ class TestOptions:
             (lambda: MultiCategorical("m", min_count=0), "`min_count` must be an integer from 1, got 0"),
             (lambda: MultiCategorical("m", pooling="max"), r"`pooling` must be one of \('mean', 'sum'\), got 'max'"),
             (lambda: Numeric("n", transform="sqrt"), "`transform` must be one of .*, got 'sqrt'"),
+            (lambda: Numeric("n", clip=5), r"`clip` must be \[low, high\] with low below high, .* null, got 5"),
+            (lambda: Numeric("n", clip=(2, 2)), r"`clip` must be .*, got \(2, 2\)"),
+            (lambda: Numeric("n", clip=(None, None)), r"`clip` must be .*, got \(None, None\)"),
+            (lambda: Numeric("n", clip=(0, "9")), r"`clip` must be .*, got \(0, '9'\)"),
+            (lambda: Binned("n", clip=(0, 1, 2)), r"`clip` must be .*, got \(0, 1, 2\)"),
+            (lambda: Numeric("n", missing_indicator=1), "`missing_indicator` must be true or false, got 1"),
+            (lambda: Binned("n", bins=0), "`bins` must be an integer from 1, got 0"),
+            (lambda: Binned("n", width=0), "`width` must be an integer from 1, got 0"),
             (lambda: Numeric(5), "`name` must be text that is not empty, got 5"),
             (lambda: Categorical(""), "`name` must be text that is not empty, got ''"),
             (lambda: Task("t", "y", kind="ranking"), "`kind` must be one of .*, got 'ranking'"),

@@ -1,0 +1,206 @@
+"""Numeric features: what the training rows teach of them, and the numbers and bins that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.values import Codes, Floats, as_numbers, stable_hash
+from recmtl.schema import Binned, FittedSchema, Moments, Numeric
+from recmtl.schema.fitted import FIRST, MISSING
+
+SAMPLE = 100_000  # rows that quantiles are taken of
+QUANTILES = 256  # kept of each numeric feature
+
+
+class MomentSums:
+    """Mean and deviation of the numeric columns as batches come, in float64 (Chan's pairwise update).
+
+    Args:
+        columns: How many columns there are.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
+
+    def add(self, values: Floats) -> None:
+        """Add a batch ``[rows, columns]``; NaN is missing."""
+        present = ~np.isnan(values)
+        rows = present.sum(axis=0)
+        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(rows, 1)
+        squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
+        total = np.maximum(self.rows + rows, 1)
+        delta = mean - self._mean
+        self._squares += squares + delta**2 * self.rows * rows / total
+        self._mean += delta * rows / total
+        self.rows += rows
+
+    def moments(self) -> list[Moments]:
+        """Give mean and deviation of each column: 1 for one that does not vary."""
+        deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
+        return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
+
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Say which columns vary by more than rounding."""
+        varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
+        return varies
+
+
+class RowSample:
+    """Ranges of the numeric columns, exact, and a uniform sample of the rows: those whose number hashes lowest.
+
+    All rows are in the sample while they are at most `SAMPLE`. Beyond that the share of rows below a quantile of the
+    sample has a standard error of at most 0.5 / √n with n sampled values that are not missing: 0.0016 without any.
+
+    Args:
+        columns: How many columns there are.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._rows = 0
+        self._hashes = np.full(SAMPLE, np.iinfo(np.uint64).max)  # a free place hashes highest: it is filled first
+        self._values = np.full((SAMPLE, columns), np.nan)
+        self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
+
+    def add(self, values: Floats) -> None:
+        """Add a batch ``[rows, columns]``; NaN is missing."""
+        hashes = np.concatenate([self._hashes, stable_hash(np.arange(self._rows, self._rows + len(values)))])
+        self._rows += len(values)
+        kept = np.zeros(len(hashes), np.bool_)
+        kept[np.argpartition(hashes, SAMPLE - 1)[:SAMPLE]] = True
+        free, coming = np.flatnonzero(~kept[:SAMPLE]), np.flatnonzero(kept[SAMPLE:])
+        self._hashes[free], self._values[free] = hashes[SAMPLE:][coming], values[coming]
+        self._low = np.fmin(self._low, np.fmin.reduce(values, initial=np.inf))
+        self._high = np.fmax(self._high, np.fmax.reduce(values, initial=-np.inf))
+
+    def quantiles(self, column: int) -> Floats:
+        """Give evenly spaced quantiles, the least and the greatest value of all rows at the ends."""
+        values, low, high = self._column(column)
+        shares = np.linspace(0, 1, max(2, min(QUANTILES, len(values))))
+        quantiles = np.quantile(values, shares, method="inverted_cdf")  # values that rows have
+        quantiles[0], quantiles[-1] = low, high
+        return quantiles
+
+    def edges(self, column: int, bins: int) -> Floats:
+        """Give the edges between bins of equal shares: the greatest value of each bin but the last."""
+        values, _, high = self._column(column)
+        edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
+        return edges[edges < high]
+
+    def _column(self, column: int) -> tuple[Floats, float, float]:
+        """The sampled values of a column, its least and its greatest value; 0 where it has none."""
+        values, low, high = self._values[:, column], float(self._low[column]), float(self._high[column])
+        low, high = (0.0, 0.0) if low > high else (low, high)
+        values = values[~np.isnan(values)]
+        return values if len(values) else np.array([low, high]), low, high
+
+
+class NumericFitter:
+    """Learns moments, quantiles and bins of the numeric columns as batches come.
+
+    Args:
+        features: The features whose columns hold numbers.
+    """
+
+    def __init__(self, features: Sequence[Numeric | Binned]) -> None:
+        self._features = features
+        self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Learn from a batch of training rows.
+
+        Raises:
+            BadValueError: A value is not a number.
+        """
+        if not self._features:
+            return
+        values = np.column_stack([clipped(batch.column(f.name), f) for f in self._features])
+        self._sample.add(values)
+        for column, feature in enumerate(self._features):
+            if isinstance(feature, Numeric) and feature.transform == "log1p":
+                values[:, column] = signed_log(values[:, column])
+        self._moments.add(values)
+
+    def moments(self) -> dict[str, Moments]:
+        """Give mean and deviation of each numeric feature."""
+        moments = self._moments.moments()
+        return {f.name: m for f, m in zip(self._features, moments, strict=True) if isinstance(f, Numeric)}
+
+    def quantiles(self) -> dict[str, tuple[float, ...]]:
+        """Give the quantiles of each numeric feature, and the edges between the bins of each binned one."""
+        found = {}
+        for column, f in enumerate(self._features):
+            edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
+            found[f.name] = tuple(edges.tolist())
+        return found
+
+    def notes(self) -> list[str]:
+        """Name the columns without information."""
+        notes = []
+        for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
+            if not varies:
+                what = "constant in the training rows" if rows else "missing in every training row"
+                notes.append(f"numeric column {f.name!r} is {what}")
+        return notes
+
+
+def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
+    """Read the column of a feature ``[rows]`` and cut it to the feature's limits; NaN is missing.
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    values = as_numbers(column, feature.name)
+    return np.clip(values, *feature.clip) if feature.clip else values
+
+
+def signed_log(values: Floats) -> Floats:
+    """Give sign(x)·log(1 + |x|)."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
+    """Transform clipped values of a feature, as a model reads them; missing ones are filled in."""
+    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
+    if feature.transform == "log1p":
+        values = signed_log(values)
+    center = float(np.median(quantiles)) if feature.transform == "quantile" else mean
+    filled = np.where(np.isnan(values), center, values)
+    if feature.transform == "none":
+        return filled
+    if feature.transform == "quantile":  # where quantiles are equal, np.interp takes the last: the share that is ≤ x
+        return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
+    if feature.transform == "min_max":
+        low, high = quantiles[0], quantiles[-1]
+        return (filled - low) / (high - low or 1.0)
+    return (filled - mean) / deviation
+
+
+def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
+    """Encode the numeric features of a batch: their values, then their missing indicators.
+
+    Shape:
+        - output: float32 ``[rows, numeric columns]``
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
+    columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
+    columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
+    largest = np.finfo(np.float32).max
+    matrix: Floats = np.clip(np.column_stack(columns), -largest, largest)
+    return matrix.astype(np.float32)
+
+
+def bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
+    """Give the index of the bin of each row ``[rows]``; a value that equals an edge lies below it.
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    values = clipped(column, feature)
+    return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))

@@ -76,3 +76,14 @@ def _matrix(values: npt.NDArray[np.generic]) -> pa.FixedSizeListArray:
     """A row-major matrix as an Arrow column without a copy."""
     flat = pa.array(np.ascontiguousarray(values).reshape(-1))
     return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def chosen(encoded: pa.RecordBatch, rows: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """Give the rows of an encoded batch that a mask chooses."""
+
+    def filtered(column: pa.Array) -> pa.Array:
+        if not pa.types.is_fixed_size_list(column.type):
+            return column.filter(pa.array(rows))
+        return _matrix(column.flatten().to_numpy().reshape(len(column), -1)[rows])  # far faster than Arrow's filter
+
+    return pa.RecordBatch.from_arrays([filtered(column) for column in encoded.columns], encoded.schema.names)

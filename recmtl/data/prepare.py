@@ -15,7 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from recmtl.data.encode import Encoder
+from recmtl.data.ahead import prefetched
+from recmtl.data.encode import Encoder, chosen
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
@@ -152,11 +153,11 @@ def _fit(
     fitter, total = Fitter(schema), 0
 
     def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        kept = np.flatnonzero(~fold.mask(batch, numbers)) if fold.share else np.arange(batch.num_rows)
+        kept = ~fold.mask(batch, numbers)
         try:
-            fitter.add(batch.take(pa.array(kept)) if len(kept) < batch.num_rows else batch)
+            fitter.add(batch if kept.all() else batch.filter(pa.array(kept)))
         except BadValueError as bad:
-            bad.row = int(kept[bad.row])
+            bad.row = int(np.flatnonzero(kept)[bad.row])
             raise
         return int(batch.num_rows)
 
@@ -183,7 +184,7 @@ def _encode(
 
     def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
         encoded, held_out = encoder.encode(batch), fold.mask(batch, numbers)
-        return {"train": encoded.filter(pa.array(~held_out)), "valid": encoded.filter(pa.array(held_out))}
+        return {"train": chosen(encoded, ~held_out), "valid": chosen(encoded, held_out)}
 
     def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
         return {name: encoder.encode(batch)}
@@ -206,7 +207,7 @@ def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[
     writers: dict[str, ipc.RecordBatchFileWriter] = {}
     rows: dict[str, int] = {}
     try:
-        for name, batch in batches:
+        for name, batch in prefetched(batches):
             if name not in writers:
                 writers[name] = ipc.new_file(str(folder / f"{name}.arrow"), batch.schema)
             writers[name].write_batch(batch)

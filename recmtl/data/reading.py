@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.data.ahead import prefetched
 from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.fit import label_column, weight_column
 from recmtl.data.skipped import Checks, Skipped
@@ -49,7 +50,8 @@ def convert(
         checks = _checks(schema, columns, integer_keys)
         offset = 0
         try:
-            for batch in source.batches(columns, frozenset(numbers), skipped.add if skipped else None):
+            batches = source.batches(columns, frozenset(numbers), skipped.add if skipped else None)
+            for batch in batches if skipped else prefetched(batches):  # counts of two threads would not add up
                 rows = np.arange(total + offset, total + offset + batch.num_rows)
                 bad = skipped.bad(batch, checks, offset) if skipped else np.zeros(batch.num_rows, np.bool_)
                 if not bad.all():

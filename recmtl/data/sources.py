@@ -157,7 +157,25 @@ class CsvSource(Source):
     def _blocks(
         self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Parse block by block; a quote that is still open at the end is found, as it may have taken in many rows."""
+        """Parse block by block: faster until there is a quote, from where on a line may end within a value."""
+        done = 0
+        if malformed is None:
+            try:
+                for batch in self._parsed(types, None, quotes=False):
+                    yield batch
+                    done += batch.num_rows
+                return
+            except _QuoteError:
+                pass
+        for batch in self._parsed(types, malformed, quotes=True):
+            if done < batch.num_rows:
+                yield batch.slice(done) if done else batch
+            done = max(0, done - batch.num_rows)
+
+    def _parsed(
+        self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None, quotes: bool
+    ) -> Iterator[pa.RecordBatch]:
+        """Parse; a quote that is still open at the end is found, as it may have taken in many rows."""
         last, suspect = self.columns[-1], False
 
         def leave_out(record: pacsv.InvalidRow) -> str:
@@ -170,9 +188,9 @@ class CsvSource(Source):
         columns = {last: pa.binary()} | types
         try:
             with self._location.stream() as stream:
-                reader = self._reader(
-                    _as_text(stream) if malformed else stream, columns, leave_out if malformed else None
-                )
+                text = _as_text(stream) if malformed else stream
+                watched = text if quotes else pa.TransformInputStream(text, _without_quotes)
+                reader = self._reader(watched, columns, quotes, leave_out if malformed else None)
                 for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
                     if following is None and _ends_in_lines(batch.column(last)):
                         self._find_bad_record(columns=malformed is None)
@@ -184,12 +202,14 @@ class CsvSource(Source):
                 self._find_bad_record(columns=malformed is None)
             raise
 
-    def _reader(self, stream: pa.NativeFile, types: dict[str, pa.DataType], bad: Any) -> pacsv.CSVStreamingReader:
+    def _reader(
+        self, stream: pa.NativeFile, types: dict[str, pa.DataType], quotes: bool, bad: Any
+    ) -> pacsv.CSVStreamingReader:
         return pacsv.open_csv(
             stream,
             read_options=pacsv.ReadOptions(block_size=BLOCK_BYTES, column_names=self._header),
             parse_options=pacsv.ParseOptions(
-                delimiter=self._separator, newlines_in_values=True, invalid_row_handler=bad
+                delimiter=self._separator, newlines_in_values=quotes, invalid_row_handler=bad
             ),
             convert_options=pacsv.ConvertOptions(
                 column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
@@ -274,6 +294,16 @@ def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
         raise unreadable(f"the {what} frame", error) from error
+
+
+class _QuoteError(Exception):
+    """There is a quote."""
+
+
+def _without_quotes(part: pa.Buffer) -> pa.Buffer:
+    if b'"' in bytes(part):
+        raise _QuoteError
+    return part
 
 
 def _as_text(stream: pa.NativeFile) -> pa.NativeFile:

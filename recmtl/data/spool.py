@@ -38,7 +38,7 @@ class Spooled(Source):
                 for _ in range(self._malformed):
                     malformed()
             for path in self._files:
-                with pa.memory_map(str(path)) as file, ipc.open_stream(file) as reader:
+                with pa.OSFile(str(path)) as file, ipc.open_stream(file) as reader:
                     yield from reader
         else:
             yield from self._written(columns, numbers, malformed)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recmtl.data.ahead import ahead
 from recmtl.data.prepared import Rows
 
 BLOCK_ROWS = 4096  # read together: neighbours in the file stay in one window
-T = TypeVar("T")
 
 
 class Window(NamedTuple):
@@ -52,19 +51,6 @@ def read_windows(rows: Rows, size: int, generator: torch.Generator | None) -> It
         return lambda: Window(rows.packed(list(zip(starts, ends, strict=True))), order)
 
     yield from ahead(reading(window.tolist()) for window in windows)
-
-
-def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """Give the results of jobs in their order, each of them done while the one before is used."""
-    with ThreadPoolExecutor(1) as thread:
-        waiting: Future[T] | None = None
-        for job in jobs:
-            upcoming = thread.submit(job)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = upcoming
-        if waiting is not None:
-            yield waiting.result()
 
 
 def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:

@@ -52,6 +52,7 @@ class Skipped:
                     break
                 except BadValueError as fault:
                     if fault.mask is None:
+                        fault.row = int(left[fault.row])
                         raise
                     bad[left[fault.mask]] = True
         self.rows += int(bad.sum())

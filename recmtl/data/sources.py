@@ -151,8 +151,9 @@ class CsvSource(Source):
 
     def place(self, row: int) -> str:
         """Name a row by the line in the file where it begins."""
-        line, _ = next(itertools.islice(self._records(), row + 1, None))
-        return f"{self.name}, line {line}"
+        records = itertools.islice(self._records(), 1, None)
+        lines = (line for line, record in records if len(record) == len(self.columns))
+        return f"{self.name}, line {next(itertools.islice(lines, row, None))}"
 
     def _blocks(
         self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None = None

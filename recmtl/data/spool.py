@@ -57,11 +57,14 @@ class Spooled(Source):
 
         with ExitStack() as stack:
             for batch in self._source.batches(columns, numbers, count if malformed else None):
-                if writer is None or batch.schema != types:
-                    types = batch.schema
-                    self._files.append(self._folder / f"{len(self._files)}.arrows")
-                    writer = stack.enter_context(ipc.new_stream(str(self._files[-1]), types))
-                writer.write_batch(batch)
+                try:
+                    if writer is None or batch.schema != types:
+                        types = batch.schema
+                        self._files.append(self._folder / f"{len(self._files)}.arrows")
+                        writer = stack.enter_context(ipc.new_stream(str(self._files[-1]), types))
+                    writer.write_batch(batch)
+                except (OSError, pa.ArrowException) as error:
+                    raise DataError(f"{str(self._folder)!r} cannot be written: {error}") from error
                 yield batch
         self._whole, self.notes = True, self._source.notes
 

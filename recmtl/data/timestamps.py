@@ -65,8 +65,9 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
     parsed = _parse(values, feature.format)
     bad = pc.and_(parsed.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
     if bad.any():
-        row = int(np.append(bad, False)[codes].argmax())
-        raise BadValueError(row, feature.name, values[codes[row]].as_py(), expected)
+        rows = np.append(bad, False)[codes]
+        row = int(rows.argmax())
+        raise BadValueError(row, feature.name, values[codes[row]].as_py(), expected, rows)
     return parsed.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
 
 

@@ -167,6 +167,9 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     return numbers
 
 
+NOT_NUMBERS = ("nan", "+nan", "-nan")  # which are numbers to Arrow, and missing ones
+
+
 def _parse(array: pa.Array, column: str) -> Floats:
     numbers: Floats
     present = pc.if_else(pc.is_in(array, pa.array(NULLS, array.type)), None, array)
@@ -176,7 +179,7 @@ def _parse(array: pa.Array, column: str) -> Floats:
     except pa.ArrowInvalid:  # slower, and says where
         text = array.to_pandas()
     numbers = pd.to_numeric(text.str.strip(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    missing = text.isna() | text.isin(NULLS) | (text.str.strip().str.lower() == "nan")
+    missing = text.isna() | text.isin(NULLS) | text.str.strip().str.lower().isin(NOT_NUMBERS)
     bad = np.isnan(numbers) & ~missing.to_numpy()
     if bad.any():
         row = int(bad.argmax())

@@ -10,7 +10,7 @@ import pytest
 
 from recmtl.data import DataError, PreparedData, encode_rows, prepare, sources
 from recmtl.data.cache import prepare_cached
-from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
+from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp
 
 SCHEMA = Schema(
     [Categorical("c"), MultiCategorical("m"), Numeric("x")], [Task("t", "y")], group="g", keys=["k"], weight="w"
@@ -212,3 +212,27 @@ class TestIds:
         path = write(tmp_path / "a.csv", [f"{text},0\n", "-2.5E-3,1\n"], "x,y\n")
         numbers = prepare(schema, path, holdout=0, bad_rows=bad_rows).train.packed()[:, 0].numpy().view(np.float32)
         np.testing.assert_array_equal(numbers, np.float32([1500, -0.0025]))
+
+
+def test_bad_dates_are_left_out_and_counted(tmp_path):
+    path = tmp_path / "dates.csv"
+    path.write_text("t,y\n2024-01-02,0\n1,2,3\nnotadate,1\n2024-02-03,1\nalso not,0\n")
+    schema = Schema([Timestamp("t")], [Task("t", "y")])
+    data = prepare(schema, path, holdout=0, bad_rows="skip")
+    assert len(data.train) == 2
+    assert [note for note in data.notes if "left out" in note] == [
+        "3 bad rows were left out",
+        f"left out: {path}, line 3: 3 columns, expected 2",
+        f"left out: {path}, line 4, column 't': 'notadate' is not a date as in ISO 8601",
+        f"left out: {path}, line 6, column 't': 'also not' is not a date as in ISO 8601",
+    ]
+
+
+@pytest.mark.parametrize("spelling", ["nan", "NaN", "-nan", "+nan", "-NaN"])
+def test_not_a_number_is_missing_whatever_stands_beside_it(tmp_path, spelling):
+    path = tmp_path / "numbers.csv"
+    path.write_text(f"x,y\n1,0\n{spelling},1\n2,0\nzz,1\n")
+    schema = Schema([Numeric("x")], [Task("t", "y")])
+    assert len(prepare(schema, path, holdout=0, bad_rows="skip").train) == 3
+    with pytest.raises(DataError, match=r"numbers.csv, line 5, column 'x': 'zz' is not a number"):
+        prepare(schema, path, holdout=0)

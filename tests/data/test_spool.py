@@ -45,3 +45,15 @@ def test_errors_are_the_source_s(csv: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"bad.csv, line 41, column 'click': '2' is not a binary label"):
         recmtl.prepare(recmtl.card("aliexpress"), tmp_path / "bad.csv", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_written_is_not_blamed_on_the_input(
+    csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recmtl.data.spool.ipc.new_stream", full)
+    with pytest.raises(DataError, match=r"cannot be written: \[Errno 28\] No space left on device"):
+        recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())

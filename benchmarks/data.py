@@ -23,6 +23,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from recmtl.recipe import environment
+
 MEGA = 1_000_000
 Figures = Mapping[str, float]
 
@@ -101,7 +103,7 @@ def main() -> None:
         table.add_row(name, ", ".join(f"{value:,.0f} {key.replace('_', ' ')}" for key, value in figures.items()))
     Console(width=120).print(table)
     if arguments.json:
-        content = {"command": "python -m benchmarks.data FOLDER", "results": results}
+        content = {"command": "python -m benchmarks.data FOLDER", "machine": environment(), "results": results}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

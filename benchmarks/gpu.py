@@ -1,4 +1,4 @@
-"""Speed on one GPU, in one command of a few minutes: python -m benchmarks.gpu [--json FILE]
+"""Speed on one GPU, in one command: python -m benchmarks.gpu [--json FILE]
 
 MMOE with 8 experts [512, 256] and embeddings of width 128 on AliExpress-shaped rows (16 categorical and 63 numeric
 columns, 2 tasks), Adam. Measured are the products of matrices that the device reaches, the step of every balancer over

@@ -22,8 +22,9 @@ from recmtl.data.reading import RowNumbers, convert
 from recmtl.data.source import Source
 from recmtl.data.sources import Data, open_sources
 from recmtl.data.tally import CategoryTally, LabelTally, NumberTally, Sample
+from recmtl.data.timestamps import as_times
 from recmtl.data.values import Codes, Floats, as_lists, as_numbers, as_text
-from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.infer import HEAD_ROWS
 
 QUANTILES = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -137,6 +138,8 @@ class SplitTally:
                 column = pc.binary_join(column.cast(pa.list_(pa.string())), feature.separator)
             values, codes = as_text(column, feature.name)
         else:
+            if isinstance(feature, Timestamp):
+                as_times(column, feature)  # refuses what is no date
             values, codes = as_text(column, feature.name)
             tally.add(values, codes, len(codes), int((codes < 0).sum()))
         return values.take(pa.array(codes, mask=codes < 0))

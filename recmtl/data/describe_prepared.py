@@ -16,7 +16,7 @@ from recmtl.data.description import DRIFT, LABELS, VALUES, Description, frame, k
 from recmtl.data.leaks import Leak, countable, find_leaks, groups_of, uncountable
 from recmtl.data.prepared import PreparedData, Rows
 from recmtl.data.tally import LabelTally, NumberTally, Sample
-from recmtl.schema import FittedSchema
+from recmtl.schema import Feature, FittedSchema
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 NAN = float("nan")
@@ -46,7 +46,7 @@ class EncodedTally:
             self.unknown[i] += (ids == UNKNOWN).sum()
             self.elements[i] += ((ids != PADDING) & (ids != MISSING)).sum()
             whole = ids[drawn].astype(np.int64) @ np.random.default_rng(0).integers(1 << 62, size=block.length)
-            kept[block.feature.name] = pa.array(whole)  # equal lists are equal numbers
+            kept[block.name] = pa.array(whole)  # equal lists are equal numbers
         for i, (name, tally) in enumerate(self.numbers.items()):
             numbers = _matrix(batch, encode.NUMERIC)[:, i].astype(np.float64)
             tally.add(numbers)
@@ -61,8 +61,8 @@ class EncodedTally:
         self.rows += batch.num_rows
 
     def shares(self) -> dict[str, tuple[float, float]]:
-        """Give for each categorical feature the shares of missing rows, and of unknown ones among what is there."""
-        names = [block.feature.name for block in self._schema.id_blocks]
+        """Give for each block of ids the shares of missing rows, and of unknown ones among what is there."""
+        names = [block.name for block in self._schema.id_blocks]
         unknown = self.unknown / np.maximum(self.elements, 1)
         return dict(zip(names, zip((self.missing / self.rows).tolist(), unknown.tolist(), strict=True), strict=True))
 
@@ -75,7 +75,7 @@ def describe_prepared(data: PreparedData) -> Description:
     labels = {n: sample[n].to_numpy() for n in schema.schema.labels if n in schema.schema.binary_labels}
     groups = groups_of(sample, schema.schema.group)
     looked = {name: label for name, label in labels.items() if countable(label, groups)}
-    features = {f.name: sample[f.name].to_numpy() for f in schema.schema.features}
+    features = {name: sample[name].to_numpy() for name in _inputs(schema)}
     encoded = [(f, train.numbers[f.name], schema.moments[f.name]) for f in schema.numeric]
     return Description(
         leaks=frame(find_leaks(features, looked, groups), Leak._fields),
@@ -109,8 +109,17 @@ def _matrix(batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
     return matrix
 
 
+def _inputs(schema: FittedSchema) -> dict[str, Feature]:
+    """What a model reads, by name, in the order of the schema: features, and of dates each part."""
+    found: dict[str, Feature] = {}
+    for feature in schema.schema.features:
+        blocks = [block.name for block in schema.id_blocks if block.feature is feature]
+        found |= dict.fromkeys(blocks or [feature.name], feature)
+    return found
+
+
 def _columns(schema: FittedSchema, splits: dict[str, EncodedTally]) -> pd.DataFrame:
-    sizes = {block.feature.name: block.size - FIRST for block in schema.id_blocks}
+    sizes = {block.name: block.size - FIRST for block in schema.id_blocks}
     shares = [split.shares() for split in splits.values()]
     names = [
         "column",
@@ -119,8 +128,8 @@ def _columns(schema: FittedSchema, splits: dict[str, EncodedTally]) -> pd.DataFr
         *(f"{what}, {split}" for split in splits for what in ("missing", "unknown")),
     ]
     rows = [
-        (f.name, kind(f), sizes.get(f.name, NAN), *(s for split in shares for s in split.get(f.name, (NAN, NAN))))
-        for f in schema.schema.features
+        (name, kind(feature), sizes.get(name, NAN), *(s for split in shares for s in split.get(name, (NAN, NAN))))
+        for name, feature in _inputs(schema).items()
     ]
     return frame(rows, names).astype({"vocabulary": "Int64"})
 

@@ -115,6 +115,9 @@ class Loader:
 
 
 def rows_in(memory: int, rows: Rows) -> int:
-    """Give how many rows to hold at a time: all that there are, or a third of what the memory holds."""
+    """Give how many rows to hold at a time: all that there are, or up to a third of what the memory holds.
+
+    A power of two, so that a little more or less of free memory does not give another order of the rows.
+    """
     held = memory // (4 * sum(rows.widths.values()))
-    return len(rows) if held >= len(rows) else max(1, held // 3)
+    return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1

@@ -106,7 +106,7 @@ class EmbeddingTable(nn.Module):
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
             self._gathered = None
-            # On a CPU index_select has the fastest backward, on repeated ids and by int64: seven times that by int32.
+            # On a CPU index_select has the fastest backward, on repeated ids and by int64.
             return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
         if self._gathered is not None:
             raise RuntimeError("a table in row mode can be looked up once in a step: join the ids of all look-ups")

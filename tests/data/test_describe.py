@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 import recmtl
-from recmtl.data import DataError, describe, tally
-from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.data import DataError, describe, prepare, tally
+from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 
 HAND = pd.DataFrame(
     {
@@ -231,3 +231,18 @@ def test_what_does_not_fit_together_is_said(tmp_path):
         describe(prepared, test=frame)
     with pytest.raises(DataError, match="there is no file"):
         describe(tmp_path / "gone.csv")
+
+
+def test_each_part_of_a_date_is_described_where_it_was_prepared():
+    hours = np.arange(400) % 24
+    frame = pd.DataFrame({"t": pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, "h"), "click": hours == 3})
+    schema = Schema([Timestamp("t", parts=("hour", "day"))], [Task("ctr", "click")])
+    described = describe(prepare(schema, frame.astype({"click": int}), holdout=0))
+    assert list(described.columns["column"]) == ["t.hour", "t.day"]
+    assert list(described.leaks["column"]) == ["t.hour"]
+
+
+def test_what_is_no_date_is_refused_as_in_preparing():
+    frame = pd.DataFrame({"t": ["2024-01-01", "never"], "click": [0, 1]})
+    with pytest.raises(DataError, match="row 2, column 't': 'never' is not a date as in ISO 8601"):
+        describe(frame, Schema([Timestamp("t")], [Task("ctr", "click")]))

@@ -152,7 +152,7 @@ def test_one_window_is_read_ahead_and_none_more(monkeypatch):
 def test_rows_that_do_not_fit_are_read_in_windows(monkeypatch):
     data = rows()
     row = 4 * sum(data.widths.values())
-    for free, window in ((2 * ROWS * row, ROWS), (2 * ROWS * row - 2, 7), (0, 1)):
+    for free, window in ((2 * ROWS * row, ROWS), (2 * ROWS * row - 2, 4), (0, 1)):
         monkeypatch.setattr(loader_module, "available_memory", lambda free=free: free)
         loader = Loader(data, 5, seed=0)
         assert loader.window == window

@@ -1,0 +1,179 @@
+"""Predictions beside the labels that they are held against: in memory, and as a file that any library can write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from recmtl.evaluate.funnel import complete, task_labels, unsampled
+from recmtl.evaluate.metrics import Floats
+from recmtl.schema import Schema, SchemaError, Task
+
+LABEL = "label_"  # before the name of a label's column: a task may be named like its label
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one task predicted, on the rows that count for it.
+
+    Shape:
+        - labels, predictions, weight, groups: ``[rows]``, without missing values
+
+    Args:
+        task: The task.
+        labels: 0 or 1, or the values of a regression.
+        predictions: Probabilities, or the values of a regression.
+        weight: Of each row, above 0; ``None`` where all count alike.
+        groups: A number for the group of each row; ``None`` where the schema has no group.
+        capped: How many probabilities of a derived CVR were capped at 1; ``None`` where it was predicted directly.
+    """
+
+    task: Task
+    labels: Floats
+    predictions: Floats
+    weight: Floats | None = None
+    groups: npt.NDArray[np.int64] | None = None
+    capped: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of all tasks on the same rows, with labels.
+
+    Shape:
+        - values, labels, weight: ``[rows]`` each
+
+    Args:
+        schema: Says which tasks are reported, and on which rows each counts.
+        values: By task, as a model predicts them; what a funnel lacks is derived.
+        labels: By label column, NaN where missing.
+        weight: Of each row.
+        keys: The columns carried through, the group among them.
+    """
+
+    schema: Schema
+    values: Mapping[str, Floats]
+    labels: Mapping[str, Floats]
+    weight: Floats | None
+    keys: pa.Table
+
+    def scores(self) -> dict[str, Scores]:
+        """Give each reported task that is predicted, on its own sample space.
+
+        Where a task's negatives were sampled, the rows are taken to be sampled alike: a negative counts 1 / rate times.
+        """
+        completed, capped = complete(self.schema, self.values)
+        groups = self._groups()
+        scores = {}
+        for task in self.schema.reported_tasks:
+            if task.name not in completed:
+                continue
+            labels = task_labels(task, self.labels)
+            weight = unsampled(task, labels, self.weight)
+            rows = ~np.isnan(labels) if weight is None else ~np.isnan(labels) & (weight > 0)
+            at_one = capped.get(task.name)
+            scores[task.name] = Scores(
+                task,
+                labels[rows],
+                completed[task.name][rows],
+                None if weight is None else weight[rows],
+                None if groups is None else groups[rows],
+                None if at_one is None else int(at_one[rows].sum()),
+            )
+        return scores
+
+    def _groups(self) -> npt.NDArray[np.int64] | None:
+        """Number the groups; each row without one is a group of its own."""
+        if self.schema.group is None or self.schema.group not in self.keys.column_names:
+            return None
+        column = self.keys[self.schema.group].combine_chunks()
+        indices = pc.dictionary_encode(column).indices.fill_null(-1)
+        codes: npt.NDArray[np.int64] = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        alone = codes < 0
+        codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
+        return codes
+
+    def table(self) -> pa.Table:
+        """Set them in a table: keys, labels as ``label_COLUMN``, the row weight, one column a task."""
+        completed, _ = complete(self.schema, self.values)
+        columns = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
+        columns |= {LABEL + name: pa.array(values, from_pandas=True) for name, values in self.labels.items()}
+        if self.weight is not None and self.schema.weight:
+            columns[self.schema.weight] = pa.array(self.weight)
+        return pa.table(columns | {name: pa.array(values) for name, values in completed.items()})
+
+    @classmethod
+    def from_table(cls, schema: Schema, table: pa.Table, source: str = "the predictions") -> Predictions:
+        """Take predictions from a table, of whatever library.
+
+        Args:
+            schema: Names the tasks, under which the predictions stand, the labels (their columns, or `label_COLUMN`),
+                the row weight, and group and keys, of which any may be missing.
+            table: The columns.
+            source: What to call them in an error.
+
+        Raises:
+            SchemaError: No task is predicted, a label or the row weight is missing, or a column holds no numbers.
+        """
+        tasks = [t.name for t in schema.reported_tasks if t.name in table.column_names]
+        if not tasks:
+            expected = ", ".join(t.name for t in schema.reported_tasks)
+            raise SchemaError(f"{source} predicts no task: expected a column named {expected}")
+        names = {label: _label_column(label, table, tasks, source) for label in schema.labels}
+        weight = None
+        if schema.weight:
+            weight = _numbers(table, schema.weight, source)
+        return cls(
+            schema,
+            {name: _numbers(table, name, source) for name in tasks},
+            {label: _numbers(table, name, source) for label, name in names.items()},
+            weight,
+            table.select([c for c in schema.carried if c in table.column_names]),
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write a Parquet file."""
+        pq.write_table(self.table(), str(path))
+
+    @classmethod
+    def read(cls, schema: Schema, path: str | Path) -> Predictions:
+        """Read a Parquet or CSV file.
+
+        Raises:
+            SchemaError: The file cannot be read or lacks a column.
+        """
+        try:
+            table = pq.read_table(str(path)) if Path(path).suffix == ".parquet" else pacsv.read_csv(str(path))
+        except FileNotFoundError:
+            raise SchemaError(f"there is no file {str(path)!r}") from None
+        except (OSError, pa.ArrowException) as error:
+            raise SchemaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        return cls.from_table(schema, table, str(path))
+
+
+def _label_column(label: str, table: pa.Table, tasks: list[str], source: str) -> str:
+    for name in (LABEL + label, label):
+        if name in table.column_names and name not in tasks:
+            return name
+    raise SchemaError(f"{source} has no label {label!r}: expected a column {label!r} or {LABEL + label!r}")
+
+
+def _numbers(table: pa.Table, name: str, source: str) -> Floats:
+    if name not in table.column_names:
+        raise SchemaError(f"column {name!r} is not in {source}")
+    try:
+        numbers: Floats = table[name].cast(pa.float64()).to_numpy()
+    except pa.ArrowException:
+        raise SchemaError(f"{source}: column {name!r} must hold numbers, got {table[name].type}") from None
+    return numbers

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from recmtl.data.archives import FAULTS
 from recmtl.data.errors import BadValueError, DataError, unreadable
+from recmtl.data.integers import integers_among
 from recmtl.data.layout import CLICK, CONVERSION, HEADER, ITEM_COLUMNS, LABEL, SEARCH_ID, USER_COLUMNS
 from recmtl.data.source import Source
 from recmtl.data.values import as_text, stable_hash
@@ -36,19 +37,25 @@ class Users:
         if not batches:
             raise DataError(f"there are no rows in {source.name}")
         (self._rows,) = pa.Table.from_batches(_of_one_type(batches)).unify_dictionaries().combine_chunks().to_batches()
-        values, codes = as_text(self._rows.column(SEARCH_ID), SEARCH_ID)
-        self._ids = values.take(pa.array(codes, mask=codes < 0))  # [rows]
-        present = np.flatnonzero(codes >= 0)
-        hashes = stable_hash(values)[codes[present]]
-        again = pd.Index(hashes).duplicated()
-        self._positions, self._index = present[~again], pd.Index(hashes[~again])  # [searches] each
-        self._refuse_contradictions(source, present[np.isin(hashes, hashes[again])])
+        ids = self._rows.column(SEARCH_ID)
+        present = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
+        self._by_number = pa.types.is_int64(ids.type)
+        if self._by_number:
+            names = ids.drop_null().to_numpy()
+        else:
+            values, codes = as_text(ids, SEARCH_ID)
+            self._ids = values.take(pa.array(codes, mask=codes < 0))  # [rows]
+            present = np.flatnonzero(codes >= 0)
+            names = stable_hash(values)[codes[present]]
+        again = pd.Index(names).duplicated()
+        self._positions, self._index = np.append(present[~again], -1), pd.Index(names[~again])  # [searches] each
+        self._refuse_contradictions(source, present[np.isin(names, names[again])])
 
     def _refuse_contradictions(self, source: Source, repeated: Positions) -> None:
         frame = self._rows.take(pa.array(repeated)).to_pandas().set_index(repeated).drop_duplicates()
         other = frame.index[frame.duplicated(SEARCH_ID)]
         if len(other):
-            value = self._ids[int(other[0])].as_py()
+            value = str(frame.loc[other[0], SEARCH_ID])
             place = source.place(int(other[0]))
             raise DataError(
                 f"{place}: search id {value!r} has other values in an earlier line, expected one user a search"
@@ -56,9 +63,17 @@ class Users:
 
     def find(self, ids: pa.Array) -> Positions:
         """Give the row of each search id, -1 where there is none ``[rows]``."""
+        if self._by_number and pa.types.is_int64(ids.type):
+            found: Positions = self._positions[self._index.get_indexer(pd.Index(ids.fill_null(0).to_numpy()))]
+            found[ids.is_null().to_numpy(zero_copy_only=False)] = -1
+            return found
         values, codes = as_text(ids, SEARCH_ID)
-        at = self._index.get_indexer(pd.Index(stable_hash(values)))
-        found = np.where(at < 0, -1, self._positions[at])
+        if self._by_number:
+            places, numbers = integers_among(values)
+            found = np.full(len(values) + 1, -1)
+            found[places] = self._positions[self._index.get_indexer(pd.Index(numbers))]
+            return found[codes]
+        found = self._positions[self._index.get_indexer(pd.Index(stable_hash(values)))]
         same = pc.equal(values, self._ids.take(pa.array(found, mask=found < 0)))  # equal hashes do not prove it
         found[~same.fill_null(False).to_numpy(zero_copy_only=False)] = -1
         return np.append(found, -1)[codes]

@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 
 from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.expand import expand
+from recmtl.data.integers import with_integers
 from recmtl.data.source import Source
 from recmtl.data.values import NOT_TEXT
 from recmtl.schema.infer import NULLS, separator_of
 from recmtl.schema.location import Location
 
-BLOCK_BYTES = 1 << 22  # of a CSV file, parsed at a time
+BLOCK_BYTES = 1 << 20  # of a CSV file, parsed at a time: so much stays in a cache
+BLOCKS = 4  # handed on together
 FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
 LINE_CHARACTERS = 1 << 18  # of a line that are held at a time
 END = ("\n", '"')  # after the last line: a record of its own, or the end of one whose quote is open
@@ -121,14 +123,14 @@ class CsvSource(Source):
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows: numbers as float64, all else as dictionary-encoded text; all as bytes where that fails."""
+        """Stream the rows: numbers as float64, all else as integers or text; all as bytes where that fails."""
         if next(itertools.islice(self._records(), 1, None), None) is None:
             return
-        types = {c: pa.float64() if c in numbers else pa.dictionary(pa.int32(), pa.string()) for c in columns}
+        types = {c: pa.float64() if c in numbers else pa.string() for c in columns}
         done = 0
         try:
             if malformed is None:
-                for batch in self._blocks(types):
+                for batch in with_integers(_together(self._blocks(types))):
                     yield batch
                     done += 1
                 return
@@ -136,7 +138,8 @@ class CsvSource(Source):
             if "conversion error" not in str(error):
                 raise
         # whoever uses a value that does not parse says which it is
-        yield from itertools.islice(self._blocks(dict.fromkeys(columns, pa.binary()), malformed), done, None)
+        as_bytes = _together(self._blocks(dict.fromkeys(columns, pa.binary()), malformed))
+        yield from itertools.islice(as_bytes, done, None)
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
         """Say why rows were left out: for a value, or for their number of columns."""
@@ -299,6 +302,12 @@ def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
 
 class _QuoteError(Exception):
     """There is a quote."""
+
+
+def _together(blocks: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Join blocks, which are smaller than what is worth handing on."""
+    while joined := list(itertools.islice(blocks, BLOCKS)):
+        yield from pa.Table.from_batches(joined).combine_chunks().to_batches()
 
 
 def _without_quotes(part: pa.Buffer) -> pa.Buffer:

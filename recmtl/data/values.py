@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
+from recmtl.data.integers import are_integers
 from recmtl.schema.infer import NULLS
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written, but that 19 digits can be too many
-LARGEST, SMALLEST = "9223372036854775807", "-9223372036854775808"
 NOT_TEXT = "\ufffd"  # stands for what is not UTF-8
 
 Floats = npt.NDArray[np.float64]
@@ -69,6 +68,8 @@ def decoded(array: pa.Array, column: str) -> pa.Array:
 
 
 def _text_of(values: pa.Array) -> pa.StringArray:
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
     if pa.types.is_floating(values.type):
         values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
         values = pc.if_else(pc.is_nan(values), None, values)
@@ -110,13 +111,7 @@ def all_integers(array: pa.Array, column: str) -> bool:
     if pa.types.is_signed_integer(array.type):
         return True
     values = as_text(array, column)[0].drop_null()
-    return bool(pc.all(_are_integers(values), min_count=0).as_py())
-
-
-def _are_integers(values: pa.StringArray) -> pa.BooleanArray:
-    digits = pc.utf8_lpad(pc.utf8_ltrim(values, "-"), len(LARGEST), "0")
-    fits = pc.or_(pc.less_equal(digits, LARGEST), pc.equal(values, SMALLEST))
-    return pc.and_(pc.match_substring_regex(values, INTEGER), fits)
+    return bool(pc.all(are_integers(values), min_count=0).as_py())
 
 
 def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
@@ -125,7 +120,7 @@ def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Ar
     Raises:
         BadValueError: One is not an integer of 64 bits.
     """
-    odd = pc.invert(_are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
+    odd = pc.invert(are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
     bad = np.append(odd, False)[codes]
     if bad.any():
         row = int(bad.argmax())

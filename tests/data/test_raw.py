@@ -97,9 +97,9 @@ def converted(opened):
 class TestJoin:
     def test_every_column_by_hand(self, tmp_path):
         (row,) = read(source(tmp_path, [user_line("7")], [item_line("7", "2")]))
-        expected = {"search_id": "7", "click": 1.0, "conversion": 1.0}
+        expected = {"search_id": 7, "click": 1.0, "conversion": 1.0}
         categorical = [*range(2, 9), 32, 33, *ITEM_CATEGORICAL]
-        expected |= {f"categorical_{i}": str(k) for i, k in enumerate(categorical, start=1)}
+        expected |= {f"categorical_{i}": k for i, k in enumerate(categorical, start=1)}
         numerical = [*range(9, 32), *(k for k in range(2, 49) if k not in ITEM_CATEGORICAL)]
         expected |= {f"numerical_{i}": float(k) for i, k in enumerate(numerical, start=1)}
         assert row == expected
@@ -147,8 +147,8 @@ class TestJoin:
 
     def test_equal_hashes_do_not_join(self, tmp_path, monkeypatch):
         monkeypatch.setattr("recmtl.data.raw.stable_hash", lambda values: np.zeros(len(values), np.uint64))
-        opened = source(tmp_path, [user_line("7")], [item_line("8"), item_line("7")])
-        assert [row["search_id"] for row in read(opened)] == ["7"]
+        opened = source(tmp_path, [user_line("x7")], [item_line("x8"), item_line("x7")])
+        assert [row["search_id"] for row in read(opened)] == ["x7"]
         assert opened.unmatched == 1
 
     def test_items_without_a_user_are_counted(self, tmp_path):

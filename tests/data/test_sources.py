@@ -79,6 +79,7 @@ class TestFormats:
     def test_streams_in_batches(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "FRAME_ROWS", 3)
         monkeypatch.setattr(sources, "BLOCK_BYTES", 24)
+        monkeypatch.setattr(sources, "BLOCKS", 1)
         FRAME.to_parquet(tmp_path / "a.parquet")
         for data in (FRAME, write(tmp_path / "a.csv", None), tmp_path / "a.parquet"):
             (source,) = open_sources(data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Lock
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -81,6 +82,7 @@ class IntegerLookup:
         return np.where(found < 0, self._positions[self._large.get_indexer(pd.Index(integers))], found)
 
 
+_making = Lock()
 _made: WeakKeyDictionary[FittedSchema, dict[tuple[str, type], Lookup | IntegerLookup]] = WeakKeyDictionary()
 
 
@@ -107,7 +109,8 @@ def _indices(positions: Codes) -> Codes:
 
 def _of(fitted: FittedSchema, owner: Categorical, kind: type[Lookup] | type[IntegerLookup]) -> Callable[..., Codes]:
     """The lookup of a vocabulary, made once and used by every encoder."""
-    made = _made.setdefault(fitted, {})
-    if (owner.name, kind) not in made:
-        made[owner.name, kind] = kind(fitted.vocabularies[owner.name])
-    return made[owner.name, kind]
+    with _making:
+        made = _made.setdefault(fitted, {})
+        if (owner.name, kind) not in made:
+            made[owner.name, kind] = kind(fitted.vocabularies[owner.name])
+        return made[owner.name, kind]

@@ -11,7 +11,6 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
@@ -129,7 +128,10 @@ def evaluate_command(
     """
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
-    metrics = trainer.measure(encoded(trainer, rows, bad_rows) if prepared is None else prepared)
+    if prepared is None:
+        with Counter() as counter:
+            prepared = trainer.encode(rows, counter, bad_rows, counter.remark)
+    metrics = trainer.measure(prepared)
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
@@ -139,14 +141,6 @@ def evaluate_command(
 def prepared_rows(rows: str) -> Rows | None:
     """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
-
-
-def encoded(trainer: Trainer, rows: str, bad_rows: BadRows) -> Rows:
-    """Encode labelled raw files as the training rows were."""
-    schema = trainer.model.schema
-    with Counter() as counter:
-        parts = [part.table for part in encode_rows(schema, rows, True, counter, bad_rows, counter.remark)]
-    return Rows(schema, pa.concat_tables(parts))
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:

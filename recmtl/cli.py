@@ -29,6 +29,7 @@ from recmtl.evaluate import Metrics
 from recmtl.messages import explain
 from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
 from recmtl.schema import SchemaError
+from recmtl.schema.location import public_name
 from recmtl.shipped import find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
@@ -84,7 +85,7 @@ def prepare_command(
     valid: str | None = None,
     test: str | None = None,
     holdout: float = 0.1,
-    raw: Path | None = None,
+    raw: str | None = None,
     country: str | None = None,
     bad_rows: BadRows = "error",
 ) -> None:
@@ -135,7 +136,7 @@ def evaluate_command(
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
-        print_metrics(metrics, f"{run} on {rows}")
+        print_metrics(metrics, f"{run} on {public_name(rows)}")
 
 
 def prepared_rows(rows: str) -> Rows | None:

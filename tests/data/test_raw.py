@@ -489,3 +489,12 @@ def test_a_bad_value_of_a_user_is_shown_where_it_stands(raw, tmp_path):
     rows, notes = skipping(tmp_path)
     assert rows == rows_of(raw) - len(lines)
     assert notes[1:] == [f"left out: {tmp_path / 'item_train.csv'}, line {i}, its user in {said}" for i in lines[:5]]
+
+
+def test_raw_files_in_an_object_store_are_refused_without_the_password(capsys):
+    place = "s3://user:hunter2@bucket/AliExpress_NL.zip?region=us-east-1"
+    assert main(["prepare", "--card", "aliexpress", "--raw", place, "--country", "NL", "--out", "never"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "recmtl: 's3://bucket/AliExpress_NL.zip' is not on this machine: copy the raw files and give their folder\n"
+    )

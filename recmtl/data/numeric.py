@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.data.errors import DataError
 from recmtl.data.values import Codes, Floats, as_numbers, stable_hash
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
@@ -29,30 +30,32 @@ class MomentSums:
 
     def add(self, values: Floats) -> None:
         """Add a batch ``[columns, rows]``; NaN is missing."""
-        rows = np.full(len(values), float(values.shape[1]))
-        mean = values.sum(axis=1) / max(values.shape[1], 1)
-        if np.isnan(mean).any():
-            present = ~np.isnan(values)
-            rows = present.sum(axis=1).astype(np.float64)
-            mean = np.where(present, values, 0).sum(axis=1) / np.maximum(rows, 1)
-            values = np.where(present, values, mean[:, None])
-        deviations = values - mean[:, None]  # [columns, rows]
-        squares = np.einsum("cr,cr->c", deviations, deviations)
-        total = np.maximum(self.rows + rows, 1)
-        delta = mean - self._mean
-        self._squares += squares + delta**2 * self.rows * rows / total
-        self._mean += delta * rows / total
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers whose squares no float64 holds are found later
+            rows = np.full(len(values), float(values.shape[1]))
+            mean = values.sum(axis=1) / max(values.shape[1], 1)
+            if np.isnan(mean).any():
+                present = ~np.isnan(values)
+                rows = present.sum(axis=1).astype(np.float64)
+                mean = np.where(present, values, 0).sum(axis=1) / np.maximum(rows, 1)
+                values = np.where(present, values, mean[:, None])
+            deviations = values - mean[:, None]  # [columns, rows]
+            squares = np.einsum("cr,cr->c", deviations, deviations)
+            total = np.maximum(self.rows + rows, 1)
+            delta = mean - self._mean
+            self._squares += squares + delta**2 * self.rows * rows / total
+            self._mean += delta * rows / total
         self.rows += rows
 
     def moments(self) -> list[Moments]:
-        """Give mean and deviation of each column: 1 for one that does not vary."""
+        """Give mean and deviation of each column: 1 for one that does not vary, not finite where one is too large."""
         deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
         return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
 
     def varies(self) -> npt.NDArray[np.bool_]:
         """Say which columns vary by more than rounding."""
-        varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
-        return varies
+        with np.errstate(over="ignore"):
+            varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
+        return varies | ~np.isfinite(self._squares)
 
 
 class RowSample:
@@ -151,9 +154,22 @@ class NumericFitter:
         self._moments.add(values)
 
     def moments(self) -> dict[str, Moments]:
-        """Give mean and deviation of each numeric feature."""
-        moments = self._moments.moments()
-        return {f.name: m for f, m in zip(self._features, moments, strict=True) if isinstance(f, Numeric)}
+        """Give mean and deviation of each numeric feature.
+
+        Raises:
+            DataError: Numbers are too large for those that the feature's transform needs.
+        """
+        found = {}
+        for feature, moments in zip(self._features, self._moments.moments(), strict=True):
+            if isinstance(feature, Numeric):
+                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
+                if not np.isfinite(needed).all():
+                    raise DataError(
+                        f"column {feature.name!r} has numbers too large for a mean and a deviation: give the feature "
+                        "`clip`, or the transform `quantile`"
+                    )
+                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
+        return found
 
     def quantiles(self) -> dict[str, tuple[float, ...]]:
         """Give the quantiles of each numeric feature, and the edges between the bins of each binned one."""

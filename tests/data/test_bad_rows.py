@@ -5,11 +5,15 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recmtl.data import DataError, PreparedData, encode_rows, prepare, sources
 from recmtl.data.cache import prepare_cached
+from recmtl.data.errors import BadValueError
+from recmtl.data.skipped import Skipped
+from recmtl.data.sources import FrameSource
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp
 
 SCHEMA = Schema(
@@ -236,3 +240,16 @@ def test_not_a_number_is_missing_whatever_stands_beside_it(tmp_path, spelling):
     assert len(prepare(schema, path, holdout=0, bad_rows="skip").train) == 3
     with pytest.raises(DataError, match=r"numbers.csv, line 5, column 'x': 'zz' is not a number"):
         prepare(schema, path, holdout=0)
+
+
+def test_a_row_that_is_refused_among_others_alone():
+    def check(batch):
+        if batch.num_rows > 1:
+            raise BadValueError(0, "c", "a", "alike", np.array([True, True, False]))
+
+    table, skipped = pa.table({"c": ["a", "b", "b"]}), Skipped()
+    assert skipped.bad(table.to_batches()[0], {"c": check}, 0).tolist() == [True, True, False]
+    skipped.finish(FrameSource(table, "the frame"))
+    assert skipped.notes()[1:] == [
+        f"left out: the frame, row {i}, column 'c': '{v}' is not alike" for i, v in ((1, "a"), (2, "b"))
+    ]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmtl.data import encode_rows, numeric, prepare
+from recmtl.data import DataError, encode_rows, numeric, prepare
 from recmtl.data.encode import IDS, NUMERIC
 from recmtl.data.numeric import MomentSums, NumericFitter, RowSample
 from recmtl.schema import Binned, Numeric, Schema, Task
@@ -265,3 +265,28 @@ class TestBinned:
         (tmp_path / "a.csv").write_text("x,y\n1.50,0\n nan,1\n2,0\n,1\n")
         data = prepare(Schema([Binned("x", bins=2)], TASKS), tmp_path / "a.csv", holdout=0)
         assert data.train.table.column(IDS).to_pylist() == [[2], [1], [3], [1]]
+
+
+class TestTooLarge:
+    """Numbers whose squares, or whose sums, are no float64 any more."""
+
+    FRAME = pd.DataFrame(
+        {"x": [*np.linspace(-1, 1, 60), 1e200], "z": [1.7e308, 1.7e308, 0.0] * 20 + [0.0], "y": [0, 1] * 30 + [0]}
+    )
+
+    @pytest.mark.parametrize(
+        ("column", "transform"), [("x", "standardize"), ("z", "standardize"), ("z", "none"), ("z", "min_max")]
+    )
+    def test_is_said_where_it_would_take_all_else_away(self, column, transform):
+        schema = Schema([Numeric(column, transform=transform)], [Task("t", "y")])
+        with pytest.raises(
+            DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: give"
+        ):
+            prepare(schema, self.FRAME, holdout=0)
+
+    @pytest.mark.parametrize("options", [{"transform": t} for t in ("log1p", "quantile", "none")] + [{"clip": (-5, 5)}])
+    def test_is_no_fault_elsewhere(self, options):
+        data = prepare(Schema([Numeric("x", **options)], [Task("t", "y")]), self.FRAME, holdout=0)
+        assert len(np.unique(data.train.packed()[:, 0])) >= 60
+        assert data.notes == ()
+        assert np.isfinite(data.schema.moments["x"]).all()

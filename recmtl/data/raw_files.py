@@ -11,10 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from recmtl.data.archives import FAULTS, Member, members, on_disk
+from recmtl.data.csv_source import CsvSource
 from recmtl.data.errors import DataError, unreadable
 from recmtl.data.layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
-from recmtl.data.sources import CsvSource
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
 USER = dict.fromkeys(("user", "users", "usr", "usrs"), "user")

@@ -16,7 +16,6 @@ from recmtl.schema.infer import NULLS
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
-NOT_TEXT = "\ufffd"  # stands for what is not UTF-8
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -55,7 +54,11 @@ def decoded(array: pa.Array, column: str) -> pa.Array:
     Raises:
         BadValueError: Bytes are not UTF-8.
     """
-    if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
+    if pa.types.is_dictionary(array.type) and _is_bytes(array.type.value_type):
+        array = array.dictionary_decode()
+    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
+        array = array.cast(pa.string() if pa.types.is_string_view(array.type) else pa.binary())
+    if not _is_bytes(array.type):
         return array
     try:
         return array.cast(pa.large_string() if pa.types.is_large_binary(array.type) else pa.string())
@@ -65,6 +68,10 @@ def decoded(array: pa.Array, column: str) -> pa.Array:
         bad = changed.to_numpy(zero_copy_only=False)
         row = int(bad.argmax())
         raise BadValueError(row, column, text[row].as_py(), "text in UTF-8", bad) from None
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _text_of(values: pa.Array) -> pa.StringArray:
@@ -97,8 +104,11 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
         values, codes = as_text(array, column)
         array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
-    elements = pc.list_flatten(array)
-    elements = elements.cast(pa.string()) if pa.types.is_binary(elements.type) else elements
+    try:
+        elements = decoded(pc.list_flatten(array), column)
+    except BadValueError as bad:
+        mask = np.bincount(rows[bad.mask], minlength=len(array)) > 0
+        raise BadValueError(int(rows[bad.row]), column, bad.value, bad.expected, mask) from None
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         elements = pc.utf8_trim_whitespace(elements)
     values, codes = as_text(elements, column)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.data import DataError, PreparedData, encode_rows, prepare, sources
+from recmtl.data import DataError, PreparedData, csv_source, encode_rows, prepare
 from recmtl.data.cache import prepare_cached
 from recmtl.data.errors import BadValueError
 from recmtl.data.skipped import Skipped
@@ -55,7 +55,7 @@ class TestOneBadRow:
     @pytest.mark.parametrize("block", [1 << 22, 64])
     @pytest.mark.parametrize("row", list(BAD), ids=[ascii(row.strip()) for row in BAD])
     def test_error_or_left_out(self, tmp_path, monkeypatch, row, block, holdout):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         path = write(tmp_path / "a.csv", [*GOOD[:20], row, *GOOD[20:]])
         with pytest.raises(DataError) as caught:
             prepare(SCHEMA, path, holdout=holdout)
@@ -91,7 +91,7 @@ class TestOneBadRow:
 class TestMany:
     @pytest.mark.parametrize("block", [1 << 22, 200])
     def test_all_kinds_in_all_splits(self, tmp_path, monkeypatch, block):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         lines = [line for pair in zip(GOOD, [*BAD] * 4, strict=False) for line in pair]
         splits = {name: write(tmp_path / f"{name}.csv", lines) for name in ("train", "valid", "test")}
         data = prepare(SCHEMA, **splits, bad_rows="skip", out=tmp_path / "out")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recmtl
-from recmtl.data import integers, prepare, sources
+from recmtl.data import csv_source, integers, prepare
 from recmtl.data.counts import CategoryCounts
 from recmtl.data.integers import as_written, integers_among, with_integers
 from recmtl.data.lookup import IntegerLookup
@@ -113,10 +113,9 @@ class TestFiles:
     def test_the_dataset_is_that_of_text(self, tmp_path, monkeypatch):
         """A column read as integers, or for as long as it can be, gives what one read as text gives."""
         file = self.rows(tmp_path)
-        monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 12)
-        monkeypatch.setattr(sources, "BLOCKS", 2)
+        monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 12)
         fast = prepare(self.SCHEMA, file)
-        monkeypatch.setattr(sources, "with_integers", lambda batches: batches)
+        monkeypatch.setattr(csv_source, "with_integers", lambda batches: batches)
         slow = prepare(self.SCHEMA, file)
         assert fast.schema.fingerprint == slow.schema.fingerprint
         assert len(fast.schema.vocabularies["odd"]) > 10

@@ -11,11 +11,11 @@ import pytest
 
 import recmtl
 from recmtl.cli import main
-from recmtl.data import DataError, archives, sources
+from recmtl.data import DataError, archives, csv_source
+from recmtl.data.csv_source import CsvSource
 from recmtl.data.layout import HEADER, ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
 from recmtl.data.raw_files import open_raw
-from recmtl.data.sources import CsvSource
 from recmtl.data.synth import synthesize
 from recmtl.schema.location import Location
 
@@ -113,7 +113,7 @@ class TestJoin:
 
     @pytest.mark.parametrize("block", [1 << 22, 1 << 10])
     def test_as_pandas_joins(self, raw, monkeypatch, block):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         users = pd.read_csv(raw / "user_test.csv", header=None, names=USER_COLUMNS)
         items = pd.read_csv(raw / "item_test.csv", header=None, names=ITEM_COLUMNS)
         joined = items.merge(users, on="search_id", how="left").assign(
@@ -239,7 +239,7 @@ class TestSameRows:
 
     def test_in_blocks_of_any_size(self, raw, processed, monkeypatch):
         """Means and deviations are summed in another order; all else is the same."""
-        monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 12)
+        monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 12)
         blocks = prepared(raw)
         for name, rows in processed.splits.items():
             for column in rows.table.schema.names:

@@ -11,7 +11,6 @@ from json import dumps, loads
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
@@ -30,6 +29,7 @@ from recmtl.evaluate import Metrics
 from recmtl.messages import explain
 from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
 from recmtl.schema import SchemaError
+from recmtl.schema.location import public_name
 from recmtl.shipped import find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
@@ -85,7 +85,7 @@ def prepare_command(
     valid: str | None = None,
     test: str | None = None,
     holdout: float = 0.1,
-    raw: Path | None = None,
+    raw: str | None = None,
     country: str | None = None,
     bad_rows: BadRows = "error",
 ) -> None:
@@ -129,24 +129,19 @@ def evaluate_command(
     """
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
-    metrics = trainer.measure(encoded(trainer, rows, bad_rows) if prepared is None else prepared)
+    if prepared is None:
+        with Counter() as counter:
+            prepared = trainer.encode(rows, counter, bad_rows, counter.remark)
+    metrics = trainer.measure(prepared)
     if json:
         print_line(dumps({name: m.to_dict() for name, m in metrics.items()}, indent=1))
     else:
-        print_metrics(metrics, f"{run} on {rows}")
+        print_metrics(metrics, f"{run} on {public_name(rows)}")
 
 
 def prepared_rows(rows: str) -> Rows | None:
     """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
-
-
-def encoded(trainer: Trainer, rows: str, bad_rows: BadRows) -> Rows:
-    """Encode labelled raw files as the training rows were."""
-    schema = trainer.model.schema
-    with Counter() as counter:
-        parts = [part.table for part in encode_rows(schema, rows, True, counter, bad_rows, counter.remark)]
-    return Rows(schema, pa.concat_tables(parts))
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:

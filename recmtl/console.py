@@ -104,6 +104,7 @@ def print_description(description: Description, title: str) -> None:
         frequent = [" · ".join(top.get(name, [])) for name in columns["column"]]
         columns = columns.drop(columns="more").assign(**{"distinct": distinct, "most frequent": frequent})
     named = {"columns": columns, "numbers": description.numbers, "labels": description.labels}
+    named["labels by file"] = description.files
     named["against the training rows"] = description.drift
     for name, frame in named.items():
         if len(frame):

@@ -12,6 +12,7 @@ from recmtl.console import Counter, print_cached, print_description
 from recmtl.data import DataError, describe
 from recmtl.data.cache import default_cache
 from recmtl.data.cached import find_cached, remove, remove_leftovers
+from recmtl.schema.location import public_name
 
 
 def describe_command(
@@ -32,7 +33,7 @@ def describe_command(
     if json:
         sys.stdout.write(dumps(description.to_dict(), indent=1, ensure_ascii=False) + "\n")
     else:
-        print_description(description, data)
+        print_description(description, public_name(data))
 
 
 def cache_command(

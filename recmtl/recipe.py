@@ -170,13 +170,14 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
 
 
 def without_files(recipe: Any) -> Any:
-    """Give a recipe without the files that embeddings started from, as a checkpoint brings the weights."""
-    if not isinstance(recipe, dict):
-        return recipe
-    return {
-        key: dict.fromkeys(value) if key == "pretrained" and isinstance(value, dict) else without_files(value)
-        for key, value in recipe.items()
-    }
+    """Give a recipe without the files that the encoder's embeddings started from: a checkpoint brings the weights."""
+    options = recipe
+    for key in ("model", "init_args", "encoder", "init_args"):
+        options = options.get(key) if isinstance(options, dict) else None
+    if isinstance(options, dict) and isinstance(options.get("pretrained"), dict):
+        found = options["pretrained"].items()
+        options["pretrained"] = {name: None if isinstance(file, str) else file for name, file in found}
+    return recipe
 
 
 def check_trust(recipe: Any, trust: tuple[str, ...], path: Path) -> None:

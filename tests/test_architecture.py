@@ -21,7 +21,7 @@ BELOW = {
     "recipe": {"train", "models", "features", "data", "schema", "balance", "shipped"},
     "console": {"data", "evaluate", "train"},
     "arguments": set(),
-    "inspection": {"data", "shipped", "console"},
+    "inspection": {"data", "schema", "shipped", "console"},
     "messages": set(),
     "demo": {"data", "evaluate"},
     "cli": {

@@ -6,7 +6,7 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import recmtl
-from recmtl.recipe import add_recipe, build, known_names
+from recmtl.recipe import add_recipe, build, known_names, without_files
 from recmtl.shipped import find_card, find_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -61,3 +61,14 @@ def test_unknown_names_list_what_there_is() -> None:
         recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, census_income"
     ):
         find_card("nope")
+
+
+def test_only_the_files_of_the_encoder_are_left_out() -> None:
+    def recipe(vectors: object) -> dict[str, object]:
+        encoder = {"class_path": "FeatureEncoder", "init_args": {"width": 8, "pretrained": vectors}}
+        own = {"pretrained": {"item": "mine"}, "encoder": encoder}
+        return {"model": {"class_path": "my.Model", "init_args": own}, "pretrained": {"a": "b"}}
+
+    assert without_files(recipe({"item": "v.csv", "x": None})) == recipe({"item": None, "x": None})
+    for other in (None, [], {}, {"model": None}, recipe(None), recipe("v.csv"), {"model": {"init_args": ["encoder"]}}):
+        assert without_files(other) == other

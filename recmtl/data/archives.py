@@ -18,6 +18,7 @@ from typing import IO
 import pyarrow as pa
 
 from recmtl.data.errors import DataError
+from recmtl.schema.location import URI, public_name
 
 NESTED_BYTES = 1 << 36  # of a zip within a zip, which is copied to a temporary file
 NESTED_DEPTH = 2  # zips around a zip
@@ -36,6 +37,17 @@ class Member:
 
     name: str
     open: Callable[[], pa.NativeFile]
+
+
+def on_disk(location: str | Path) -> Path:
+    """Give the path of a folder or zip.
+
+    Raises:
+        DataError: It lies in an object store, where a zip cannot be read from any position.
+    """
+    if isinstance(location, str) and URI.match(location):
+        raise DataError(f"{public_name(location)!r} is not on this machine: copy the raw files and give their folder")
+    return Path(location)
 
 
 def members(location: Path, wanted: Callable[[str], bool], stack: ExitStack) -> Iterator[Member]:

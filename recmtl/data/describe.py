@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.describe_prepared import describe_prepared
-from recmtl.data.description import DRIFT, LABELS, VALUES, Description, frame, kind, sampled
-from recmtl.data.errors import DataError
+from recmtl.data.description import DRIFT, FILES, LABELS, VALUES, Description, frame, kind, sampled
+from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.expand import expand
 from recmtl.data.fit import label_column
 from recmtl.data.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
@@ -102,8 +102,13 @@ class SplitTally:
         self.numbers = {name: NumberTally() for name, f in self.features.items() if isinstance(f, Numeric | Binned)}
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
         self.labels = LabelTally(schema.reported_tasks)
+        self.files: list[tuple[str, LabelTally]] = []
         self.sample = Sample()
         self.rows = 0
+
+    def begin(self, file: str) -> None:
+        """Count the labels of the batches that come now for a file."""
+        self.files.append((file, LabelTally(self._schema.reported_tasks)))
 
     def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
         """Count a batch, and say how many rows it has.
@@ -123,7 +128,8 @@ class SplitTally:
                 kept[name] = self._categories(column, feature).take(pa.array(drawn))
         missing = np.full(rows, np.nan)
         labels = {n: label_column(self._schema, batch, n) if n in present else missing for n in self._schema.labels}
-        self.labels.add(labels)
+        for tally in (self.labels, *(tally for _, tally in self.files[-1:])):
+            tally.add(labels)
         self.sample.keep(kept | {name: pa.array(label[drawn]) for name, label in labels.items()})
         self.rows += rows
         return int(rows)
@@ -145,9 +151,41 @@ class SplitTally:
         return values.take(pa.array(codes, mask=codes < 0))
 
 
+class Announced(Source):
+    """A source that says when a reading begins.
+
+    Args:
+        source: The source.
+        begin: Told its name.
+    """
+
+    def __init__(self, source: Source, begin: Callable[[str], None]) -> None:
+        self.name, self.columns = source.name, source.columns
+        self._source, self._begin = source, begin
+
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows, as the source gives them."""
+        self._begin(self.name)
+        yield from self._source.batches(columns, numbers, malformed)
+
+    def fault(self, bad: BadValueError, offset: int) -> DataError:
+        """Say where a bad value stands, in the words of the source."""
+        return self._source.fault(bad, offset)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Say why rows were left out, in the words of the source."""
+        return self._source.reasons(bad)
+
+    def place(self, row: int) -> str:
+        """Name a row in the words of the source."""
+        return self._source.place(row)
+
+
 def _read(schema: Schema, sources: list[Source], progress: Progress) -> SplitTally:
     tally = SplitTally(schema)
-    for rows in convert(schema, sources, tally.add):
+    for rows in convert(schema, [Announced(source, tally.begin) for source in sources], tally.add):
         progress("describe", rows)
     return tally
 
@@ -173,6 +211,7 @@ def _description(schema: Schema, splits: dict[str, SplitTally]) -> Description:
             ["column", "lowest", *QUANTILES, "highest", "mean", "deviation"],
         ).replace([np.inf, -np.inf], np.nan),
         labels=frame([row for name, split in splits.items() for row in split.labels.table(name)], LABELS),
+        files=frame(_files(splits), FILES),
         drift=frame([row for name in splits if name != "train" for row in _drift(name, splits[name], train)], DRIFT),
         notes=tuple(_notes(schema, train, sample.num_rows, [n for n in labels if n not in looked])),
     )
@@ -195,6 +234,15 @@ def _comparable(column: pa.ChunkedArray) -> Floats | Codes:
 def _quantiles(values: Floats) -> Floats:
     present = values[~np.isnan(values)]
     return np.quantile(present, list(QUANTILES.values())) if len(present) else np.full(len(QUANTILES), np.nan)
+
+
+def _files(splits: Mapping[str, SplitTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
+    """The labels of each file, where there is more to say of them than of the splits."""
+    if all(len(split.files) == 1 for split in splits.values()):
+        return
+    for name, split in splits.items():
+        for file, tally in split.files:
+            yield from ((row[0], file, *row[1:]) for row in tally.table(name))
 
 
 def _values(split: SplitTally) -> Iterator[tuple[str, str, int, float]]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recmtl.data import encode
 from recmtl.data.categorical import PADDING
-from recmtl.data.description import DRIFT, LABELS, VALUES, Description, frame, kind, sampled
+from recmtl.data.description import DRIFT, FILES, LABELS, VALUES, Description, frame, kind, sampled
 from recmtl.data.leaks import Leak, countable, find_leaks, groups_of, uncountable
 from recmtl.data.prepared import PreparedData, Rows
 from recmtl.data.tally import LabelTally, NumberTally, Sample
@@ -86,6 +86,7 @@ def describe_prepared(data: PreparedData) -> Description:
             ["column", "transform", "lowest", "highest", "mean", "deviation", "raw mean", "raw deviation"],
         ),
         labels=frame([row for name, split in splits.items() for row in split.labels.table(name)], LABELS),
+        files=frame([], FILES),
         drift=frame([row for name in splits if name != "train" for row in _drift(name, splits[name], train)], DRIFT),
         notes=(
             *data.notes,

@@ -14,6 +14,7 @@ from recmtl.schema import Feature
 from recmtl.schema.features import KINDS
 
 LABELS = ("split", "task", "rows", "positives", "mean")
+FILES = ("split", "file", *LABELS[1:])
 VALUES = ("column", "value", "rows", "share")
 DRIFT = ("split", "column", "missing", "unseen", "shift")
 
@@ -47,6 +48,7 @@ class Description:
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
             prepared data as they are encoded, beside what they were standardised by.
         labels: For each split and task the rows that count, the positive ones and the mean label.
+        files: The same for each file of raw data, where a split has several.
         drift: What is different in the other splits: the share that is missing, the share of the others whose category
             the training rows have not (of a list: of its elements), or by how many deviations of the training rows the
             mean differs.
@@ -58,6 +60,7 @@ class Description:
     values: pd.DataFrame
     numbers: pd.DataFrame
     labels: pd.DataFrame
+    files: pd.DataFrame
     drift: pd.DataFrame
     notes: tuple[str, ...]
 

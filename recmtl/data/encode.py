@@ -59,6 +59,8 @@ class Encoder:
 
     def _key(self, column: pa.Array, key: str) -> pa.Array:
         """A carried column: integers where the training rows had nothing else, or text."""
+        if key in self.fitted.integer_keys and pa.types.is_int64(column.type):
+            return column
         values, codes = as_text(column, key)
         if key in self.fitted.integer_keys:
             values = as_integers(values, codes, key)

@@ -12,7 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from recmtl.data.errors import ExistsError
+from recmtl.data.errors import DataError, ExistsError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # and pyarrow says of none of them which file it was
 
 
 @contextmanager
@@ -21,6 +23,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ExistsError: `path` exists and is not an empty folder.
+        DataError: The disk is full.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
@@ -30,8 +33,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
         _take_place(partial, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _refuse_full(path, error)
         raise
 
 
@@ -46,14 +50,27 @@ def _take_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an exception."""
+    """Give a temporary path beside `path` that takes its place when the block ends without an exception.
+
+    Raises:
+        DataError: The disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        _refuse_full(path, error)
+        raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _refuse_full(path: Path, error: BaseException) -> None:
+    """Say which file or folder a full disk does not take."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno)}") from error
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from recmtl.data.numeric import NumericFitter
 from recmtl.data.values import Floats, all_integers, as_numbers
 from recmtl.schema import FittedSchema, LabelRate, Schema
 
+LARGEST = float(np.finfo(np.float32).max)
+
 
 class Fitter:
     """Learns a `FittedSchema` from batches of training rows.
@@ -90,6 +92,7 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
         BadValueError: A binary label is neither 0 nor 1, or a value is not a number.
     """
     values = as_numbers(batch.column(name), name)
+    _refuse_huge(values, name)
     if name in schema.binary_labels:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         if bad.any():
@@ -107,6 +110,7 @@ def weight_column(schema: Schema, batch: pa.RecordBatch) -> npt.NDArray[np.float
     if schema.weight is None:
         return np.ones(batch.num_rows)
     weight = as_numbers(batch.column(schema.weight), schema.weight)
+    _refuse_huge(weight, schema.weight)
     bad = ~(weight >= 0)
     if bad.any():
         row = int(bad.argmax())
@@ -114,3 +118,11 @@ def weight_column(schema: Schema, batch: pa.RecordBatch) -> npt.NDArray[np.float
             row, schema.weight, batch.column(schema.weight)[row].as_py(), "a weight: expected a number from 0", bad
         )
     return weight
+
+
+def _refuse_huge(values: Floats, column: str) -> None:
+    """Refuse what training, which computes in float32, would take for infinite."""
+    bad = np.abs(values) > LARGEST
+    if bad.any():
+        row = int(bad.argmax())
+        raise BadValueError(row, column, float(values[row]), f"a number of at most {LARGEST:.2g}", bad)

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.data.errors import DataError
 from recmtl.data.values import Codes, Floats, as_numbers, stable_hash
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
 
 SAMPLE = 100_000  # rows that quantiles are taken of
+SPARE = 50_000  # rows that wait to be sorted out
 QUANTILES = 256  # kept of each numeric feature
 
 
@@ -27,26 +29,33 @@ class MomentSums:
         self.rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
 
     def add(self, values: Floats) -> None:
-        """Add a batch ``[rows, columns]``; NaN is missing."""
-        present = ~np.isnan(values)
-        rows = present.sum(axis=0)
-        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(rows, 1)
-        squares = (np.where(present, values - mean, 0) ** 2).sum(axis=0)
-        total = np.maximum(self.rows + rows, 1)
-        delta = mean - self._mean
-        self._squares += squares + delta**2 * self.rows * rows / total
-        self._mean += delta * rows / total
+        """Add a batch ``[columns, rows]``; NaN is missing."""
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers whose squares no float64 holds are found later
+            rows = np.full(len(values), float(values.shape[1]))
+            mean = values.sum(axis=1) / max(values.shape[1], 1)
+            if np.isnan(mean).any():
+                present = ~np.isnan(values)
+                rows = present.sum(axis=1).astype(np.float64)
+                mean = np.where(present, values, 0).sum(axis=1) / np.maximum(rows, 1)
+                values = np.where(present, values, mean[:, None])
+            deviations = values - mean[:, None]  # [columns, rows]
+            squares = np.einsum("cr,cr->c", deviations, deviations)
+            total = np.maximum(self.rows + rows, 1)
+            delta = mean - self._mean
+            self._squares += squares + delta**2 * self.rows * rows / total
+            self._mean += delta * rows / total
         self.rows += rows
 
     def moments(self) -> list[Moments]:
-        """Give mean and deviation of each column: 1 for one that does not vary."""
+        """Give mean and deviation of each column: 1 for one that does not vary, not finite where one is too large."""
         deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
         return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
 
     def varies(self) -> npt.NDArray[np.bool_]:
         """Say which columns vary by more than rounding."""
-        varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
-        return varies
+        with np.errstate(over="ignore"):
+            varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
+        return varies | ~np.isfinite(self._squares)
 
 
 class RowSample:
@@ -60,21 +69,39 @@ class RowSample:
     """
 
     def __init__(self, columns: int) -> None:
-        self._rows = 0
-        self._hashes = np.full(SAMPLE, np.iinfo(np.uint64).max)  # a free place hashes highest: it is filled first
-        self._values = np.full((SAMPLE, columns), np.nan)
+        self._rows = self._held = 0
+        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
+        self._values = np.empty((SAMPLE + SPARE, columns))
+        self._limit = np.uint64(np.iinfo(np.uint64).max)  # of the hashes that can still come into the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
 
     def add(self, values: Floats) -> None:
-        """Add a batch ``[rows, columns]``; NaN is missing."""
-        hashes = np.concatenate([self._hashes, stable_hash(np.arange(self._rows, self._rows + len(values)))])
-        self._rows += len(values)
-        kept = np.zeros(len(hashes), np.bool_)
-        kept[np.argpartition(hashes, SAMPLE - 1)[:SAMPLE]] = True
-        free, coming = np.flatnonzero(~kept[:SAMPLE]), np.flatnonzero(kept[SAMPLE:])
-        self._hashes[free], self._values[free] = hashes[SAMPLE:][coming], values[coming]
-        self._low = np.fmin(self._low, np.fmin.reduce(values, initial=np.inf))
-        self._high = np.fmax(self._high, np.fmax.reduce(values, initial=-np.inf))
+        """Add a batch ``[columns, rows]``; NaN is missing."""
+        hashes = stable_hash(np.arange(self._rows, self._rows + values.shape[1]))
+        self._rows += values.shape[1]
+        for start in range(0, values.shape[1], SPARE):
+            end = start + SPARE
+            self._keep(hashes[start:end], values[:, start:end])
+        self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
+        self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
+
+    def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
+        """Keep those rows of at most `SPARE` whose hash is low enough until now."""
+        (low,) = np.nonzero(hashes <= self._limit)
+        if self._held + len(low) > len(self._hashes):
+            self._cut()
+        places = slice(self._held, self._held + len(low))
+        self._hashes[places], self._values[places] = hashes[low], values.T[low]
+        self._held += len(low)
+
+    def _cut(self) -> None:
+        """Keep the rows of the sample alone."""
+        if self._held > SAMPLE:
+            kept = np.zeros(self._held, np.bool_)
+            kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
+            free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
+            self._hashes[free], self._values[free] = self._hashes[moved], self._values[moved]
+            self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
 
     def quantiles(self, column: int) -> Floats:
         """Give evenly spaced quantiles, the least and the greatest value of all rows at the ends."""
@@ -92,7 +119,9 @@ class RowSample:
 
     def _column(self, column: int) -> tuple[Floats, float, float]:
         """The sampled values of a column, its least and its greatest value; 0 where it has none."""
-        values, low, high = self._values[:, column], float(self._low[column]), float(self._high[column])
+        self._cut()
+        values = self._values[: self._held, column]
+        low, high = float(self._low[column]), float(self._high[column])
         low, high = (0.0, 0.0) if low > high else (low, high)
         values = values[~np.isnan(values)]
         return values if len(values) else np.array([low, high]), low, high
@@ -117,17 +146,30 @@ class NumericFitter:
         """
         if not self._features:
             return
-        values = np.column_stack([clipped(batch.column(f.name), f) for f in self._features])
+        values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
         self._sample.add(values)
         for column, feature in enumerate(self._features):
             if isinstance(feature, Numeric) and feature.transform == "log1p":
-                values[:, column] = signed_log(values[:, column])
+                values[column] = signed_log(values[column])
         self._moments.add(values)
 
     def moments(self) -> dict[str, Moments]:
-        """Give mean and deviation of each numeric feature."""
-        moments = self._moments.moments()
-        return {f.name: m for f, m in zip(self._features, moments, strict=True) if isinstance(f, Numeric)}
+        """Give mean and deviation of each numeric feature.
+
+        Raises:
+            DataError: Numbers are too large for those that the feature's transform needs.
+        """
+        found = {}
+        for feature, moments in zip(self._features, self._moments.moments(), strict=True):
+            if isinstance(feature, Numeric):
+                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
+                if not np.isfinite(needed).all():
+                    raise DataError(
+                        f"column {feature.name!r} has numbers too large for a mean and a deviation: give the feature "
+                        "`clip`, or the transform `quantile`"
+                    )
+                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
+        return found
 
     def quantiles(self) -> dict[str, tuple[float, ...]]:
         """Give the quantiles of each numeric feature, and the edges between the bins of each binned one."""
@@ -192,8 +234,10 @@ def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float
     columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
     columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
     largest = np.finfo(np.float32).max
-    matrix: Floats = np.clip(np.column_stack(columns), -largest, largest)
-    return matrix.astype(np.float32)
+    matrix = np.empty((batch.num_rows, len(columns)), np.float32)
+    for position, values in enumerate(columns):
+        matrix[:, position] = np.clip(values, -largest, largest)
+    return matrix
 
 
 def bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:

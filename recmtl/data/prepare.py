@@ -15,7 +15,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from recmtl.data.ahead import prefetched
 from recmtl.data.encode import Encoder, chosen
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
@@ -28,6 +27,8 @@ from recmtl.data.sources import Data, open_sources
 from recmtl.data.spool import spooled
 from recmtl.data.values import as_text, stable_hash
 from recmtl.schema import FittedSchema, Schema
+
+ENCODERS = 2  # batches encoded at the same time
 
 Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
 
@@ -191,7 +192,7 @@ def _encode(
 
     for name, split in sources.items():
         use = divide if name == "train" and fold.share else partial(whole, name)
-        for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys):
+        for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys, ENCODERS):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
 
@@ -207,7 +208,7 @@ def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[
     writers: dict[str, ipc.RecordBatchFileWriter] = {}
     rows: dict[str, int] = {}
     try:
-        for name, batch in prefetched(batches):
+        for name, batch in batches:
             if name not in writers:
                 writers[name] = ipc.new_file(str(folder / f"{name}.arrow"), batch.schema)
             writers[name].write_batch(batch)

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from recmtl.data.archives import FAULTS, Member, members
+from recmtl.data.archives import FAULTS, Member, members, on_disk
+from recmtl.data.csv_source import CsvSource
 from recmtl.data.errors import DataError, unreadable
 from recmtl.data.layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
-from recmtl.data.sources import CsvSource
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
 USER = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
@@ -40,7 +40,7 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
         DataError: There is no such country, folder or zip, a zip cannot be trusted, or one of the four files is missing
             or there twice.
     """
-    path, code = Path(location), country.upper()
+    path, code = on_disk(location), country.upper()
     if code not in COUNTRIES.values():
         raise DataError(f"`country` must be one of {', '.join(COUNTRIES.values())}, got {country!r}")
     with ExitStack() as stack:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.ahead import prefetched
+from recmtl.data.ahead import ahead
 from recmtl.data.errors import BadValueError, DataError, unreadable
 from recmtl.data.fit import label_column, weight_column
 from recmtl.data.skipped import Checks, Skipped
@@ -29,8 +29,9 @@ def convert(
     use: Callable[[pa.RecordBatch, RowNumbers], T],
     skipped: Skipped | None = None,
     integer_keys: Collection[str] = (),
+    threads: int = 1,
 ) -> Iterator[T]:
-    """Read the schema's columns of several sources and convert them batch by batch.
+    """Read the schema's columns of several sources and convert them batch by batch, in threads of its own.
 
     Args:
         schema: The resolved schema.
@@ -38,6 +39,7 @@ def convert(
         use: Converts a batch, given the number of each of its rows, all sources together.
         skipped: Counts the rows that do not parse, which are then left out; ``None`` makes the first of them an error.
         integer_keys: The carried columns that must hold integers.
+        threads: How many batches are converted at the same time; one where `use` depends on the batches before.
 
     Raises:
         DataError: A file cannot be read, or a value does not parse; the message says where it stands.
@@ -45,29 +47,41 @@ def convert(
     numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
     total = used = 0
-    for source in sources:
+
+    def jobs(source: Source) -> Iterator[Callable[[], T]]:
+        nonlocal total, used
         columns = [c for c in schema.columns if c in source.columns]
         checks = _checks(schema, columns, integer_keys)
         offset = 0
+        for batch in source.batches(columns, frozenset(numbers), skipped.add if skipped else None):
+            rows = np.arange(total, total + batch.num_rows)
+            bad = _at(offset, skipped.bad, batch, checks, offset) if skipped else np.zeros(batch.num_rows, np.bool_)
+            if not bad.all():
+                yield partial(_at, offset, use, batch.filter(pa.array(~bad)) if bad.any() else batch, rows[~bad])
+            used += int((~bad).sum())
+            offset, total = offset + batch.num_rows, total + batch.num_rows
+
+    for source in sources:
         try:
-            batches = source.batches(columns, frozenset(numbers), skipped.add if skipped else None)
-            for batch in batches if skipped else prefetched(batches):  # counts of two threads would not add up
-                rows = np.arange(total + offset, total + offset + batch.num_rows)
-                bad = skipped.bad(batch, checks, offset) if skipped else np.zeros(batch.num_rows, np.bool_)
-                if not bad.all():
-                    yield use(batch.filter(pa.array(~bad)) if bad.any() else batch, rows[~bad])
-                used += int((~bad).sum())
-                offset += batch.num_rows
+            yield from ahead(jobs(source), threads)
         except BadValueError as bad_value:
-            raise source.fault(bad_value, offset) from None
+            raise source.fault(bad_value, 0) from None
         except (OSError, pa.ArrowException) as error:
             raise unreadable(source.name, error) from error
         if skipped:
             skipped.finish(source)
-        total += offset
     if used == 0:
         nothing = f"there are no rows in {', '.join(s.name for s in sources)}"
         raise DataError("; ".join([nothing, *(skipped.notes() if skipped else ())]))
+
+
+def _at(offset: int, use: Callable[..., T], *arguments: Any) -> T:
+    """Do something with a batch; a bad value is given the number of its row in the source."""
+    try:
+        return use(*arguments)
+    except BadValueError as bad:
+        bad.row += offset
+        raise
 
 
 def _checks(schema: Schema, columns: Collection[str], integer_keys: Collection[str]) -> Checks:

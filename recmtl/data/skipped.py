@@ -44,6 +44,7 @@ class Skipped:
             BadValueError: A whole column is at fault.
         """
         bad = np.zeros(batch.num_rows, np.bool_)
+        first: dict[int, BadValueError] = {}
         for column, check in checks.items():
             while not bad.all():
                 left, values = np.flatnonzero(~bad), batch.select([column])
@@ -54,10 +55,13 @@ class Skipped:
                     if fault.mask is None:
                         fault.row = int(left[fault.row])
                         raise
-                    bad[left[fault.mask]] = True
+                    refused = left[fault.mask]
+                    bad[refused] = True
+                    first |= dict.fromkeys(refused[:EXAMPLES].tolist(), fault)
         self.rows += int(bad.sum())
         for row in np.flatnonzero(bad)[: EXAMPLES - len(self.examples) - len(self._faults)]:
-            self._faults[offset + int(row)] = _fault(batch.slice(row, 1), checks)
+            shared = first[int(row)]
+            self._faults[offset + int(row)] = _alone(batch.slice(row, 1), shared, checks[shared.column])
         return bad
 
     def finish(self, source: Source) -> None:
@@ -74,13 +78,13 @@ class Skipped:
         return [f"{count} left out", *(f"left out: {example}" for example in self.examples)]
 
 
-def _fault(row: pa.RecordBatch, checks: Checks) -> BadValueError:
-    for check in checks.values():
-        try:
-            check(row)
-        except BadValueError as fault:
-            return fault
-    raise AssertionError("a row that is refused among others is refused alone")
+def _alone(row: pa.RecordBatch, fault: BadValueError, check: Callable[[pa.RecordBatch], object]) -> BadValueError:
+    """Give what a check says of a row that it refuses among others."""
+    try:
+        check(row)
+    except BadValueError as own:
+        return own
+    return BadValueError(0, fault.column, row.column(fault.column)[0].as_py(), fault.expected)
 
 
 def counter(bad_rows: BadRows) -> Skipped | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -64,9 +65,18 @@ class Spooled(Source):
                         writer = stack.enter_context(ipc.new_stream(str(self._files[-1]), types))
                     writer.write_batch(batch)
                 except (OSError, pa.ArrowException) as error:
-                    raise DataError(f"{str(self._folder)!r} cannot be written: {error}") from error
+                    stack.pop_all()  # closing would fail once more, and hide this
+                    raise self._unwritten(error) from error
                 yield batch
+            try:
+                stack.close()
+            except (OSError, pa.ArrowException) as error:
+                raise self._unwritten(error) from error
         self._whole, self.notes = True, self._source.notes
+
+    def _unwritten(self, error: Exception) -> DataError:
+        what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        return DataError(f"the rows of {self.name} cannot be written: {what}")
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
         """Say where a bad value stands, in the words of the source."""

@@ -11,13 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.errors import BadValueError
+from recmtl.data.integers import are_integers
 from recmtl.schema.infer import NULLS
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # as an integer of 64 bits is written, but that 19 digits can be too many
-LARGEST, SMALLEST = "9223372036854775807", "-9223372036854775808"
-NOT_TEXT = "\ufffd"  # stands for what is not UTF-8
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -56,7 +54,11 @@ def decoded(array: pa.Array, column: str) -> pa.Array:
     Raises:
         BadValueError: Bytes are not UTF-8.
     """
-    if not (pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type)):
+    if pa.types.is_dictionary(array.type) and _is_bytes(array.type.value_type):
+        array = array.dictionary_decode()
+    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
+        array = array.cast(pa.string() if pa.types.is_string_view(array.type) else pa.binary())
+    if not _is_bytes(array.type):
         return array
     try:
         return array.cast(pa.large_string() if pa.types.is_large_binary(array.type) else pa.string())
@@ -68,7 +70,13 @@ def decoded(array: pa.Array, column: str) -> pa.Array:
         raise BadValueError(row, column, text[row].as_py(), "text in UTF-8", bad) from None
 
 
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _text_of(values: pa.Array) -> pa.StringArray:
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
     if pa.types.is_floating(values.type):
         values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
         values = pc.if_else(pc.is_nan(values), None, values)
@@ -96,8 +104,11 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
         values, codes = as_text(array, column)
         array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
-    elements = pc.list_flatten(array)
-    elements = elements.cast(pa.string()) if pa.types.is_binary(elements.type) else elements
+    try:
+        elements = decoded(pc.list_flatten(array), column)
+    except BadValueError as bad:
+        mask = np.bincount(rows[bad.mask], minlength=len(array)) > 0
+        raise BadValueError(int(rows[bad.row]), column, bad.value, bad.expected, mask) from None
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         elements = pc.utf8_trim_whitespace(elements)
     values, codes = as_text(elements, column)
@@ -110,13 +121,7 @@ def all_integers(array: pa.Array, column: str) -> bool:
     if pa.types.is_signed_integer(array.type):
         return True
     values = as_text(array, column)[0].drop_null()
-    return bool(pc.all(_are_integers(values), min_count=0).as_py())
-
-
-def _are_integers(values: pa.StringArray) -> pa.BooleanArray:
-    digits = pc.utf8_lpad(pc.utf8_ltrim(values, "-"), len(LARGEST), "0")
-    fits = pc.or_(pc.less_equal(digits, LARGEST), pc.equal(values, SMALLEST))
-    return pc.and_(pc.match_substring_regex(values, INTEGER), fits)
+    return bool(pc.all(are_integers(values), min_count=0).as_py())
 
 
 def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
@@ -125,7 +130,7 @@ def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Ar
     Raises:
         BadValueError: One is not an integer of 64 bits.
     """
-    odd = pc.invert(_are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
+    odd = pc.invert(are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
     bad = np.append(odd, False)[codes]
     if bad.any():
         row = int(bad.argmax())

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recmtl.data import DataError
-from recmtl.data.categorical import lookup
 from recmtl.data.errors import BadValueError, unreadable
+from recmtl.data.lookup import lookup
 from recmtl.data.source import Source
 from recmtl.data.sources import open_sources
 from recmtl.data.values import Codes, Floats, as_numbers, as_text

@@ -81,10 +81,14 @@ class RunFolder:
         """Write a checkpoint, ``best`` or ``last``.
 
         Raises:
-            RunError: The state holds what a checkpoint that cannot execute code may not hold.
+            RunError: The state holds what a checkpoint that cannot execute code may not hold, or cannot be written.
         """
-        with new_file(self.path / CHECKPOINT.format(name=name)) as file:
-            torch.save(state, file)
+        path = self.path / CHECKPOINT.format(name=name)
+        with new_file(path) as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # what torch makes of a failed write
+                raise RunError(f"the checkpoint {path} cannot be written: is the disk full?") from error
             try:
                 torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
             except pickle.UnpicklingError as error:

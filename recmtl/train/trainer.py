@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import resource
+import warnings
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 from recmtl.balance import Balancer, Sum
 from recmtl.data import Batch, DataError, Loader, Rows, encode_rows
 from recmtl.data.prepare import Progress
+from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
@@ -137,22 +139,31 @@ class Trainer:
         counts["gradients"] = 0 if self._zeroed is None else int(self._zeroed)
         return {name: count for name, count in counts.items() if count}
 
-    def evaluate(self, data: Rows | Data) -> pd.DataFrame:
+    def evaluate(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Measure the model: one row per task, with a funnel CTR, CVR and CTCVR; NaN and a reason where undefined.
 
         Args:
             data: Prepared rows, or raw ones with labels in any form that `prepare` takes.
+            bad_rows: What becomes of raw rows that do not parse, as in `prepare`; a warning counts those left out.
         """
-        return table(self.measure(data if isinstance(data, Rows) else self.encode(data)))
+        return table(self.measure(data if isinstance(data, Rows) else self.encode(data, bad_rows=bad_rows)))
 
-    def encode(self, data: Data, progress: Progress = lambda what, rows: None) -> Rows:
+    def encode(
+        self,
+        data: Data,
+        progress: Progress = lambda what, rows: None,
+        bad_rows: BadRows = "error",
+        note: Callable[[str], None] = warnings.warn,
+    ) -> Rows:
         """Encode raw rows with labels as the training rows were.
 
         Args:
             data: Rows in any form that `prepare` takes.
             progress: Called with what is being done and the number of rows just read.
+            bad_rows: What becomes of rows that do not parse, as in `prepare`.
+            note: Called at the end with what is to be said of rows that were left out.
         """
-        parts = [part.table for part in encode_rows(self.model.schema, data, progress=progress)]
+        parts = [part.table for part in encode_rows(self.model.schema, data, True, progress, bad_rows, note)]
         return Rows(self.model.schema, pa.concat_tables(parts))
 
     def measure(self, rows: Rows) -> dict[str, Metrics]:
@@ -182,13 +193,15 @@ class Trainer:
             )
         return measured
 
-    def predict(self, data: Rows | Data) -> pd.DataFrame:
+    def predict(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys that the data has.
 
         Args:
             data: Prepared rows, or raw ones in any form that `prepare` takes; these need no labels.
+            bad_rows: What becomes of raw rows that do not parse, as in `prepare`; a warning counts those left out.
         """
-        parts = [data] if isinstance(data, Rows) else encode_rows(self.model.schema, data, labelled=False)
+        schema = self.model.schema
+        parts = [data] if isinstance(data, Rows) else encode_rows(schema, data, labelled=False, bad_rows=bad_rows)
         predicted = pa.concat_tables([self.predict_table(rows) for rows in parts])
         frame: pd.DataFrame = predicted.to_pandas(types_mapper=INTEGERS.get)
         return frame

@@ -5,11 +5,15 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.data import DataError, PreparedData, encode_rows, prepare, sources
+from recmtl.data import DataError, PreparedData, csv_source, encode_rows, prepare
 from recmtl.data.cache import prepare_cached
+from recmtl.data.errors import BadValueError
+from recmtl.data.skipped import Skipped
+from recmtl.data.sources import FrameSource
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp
 
 SCHEMA = Schema(
@@ -51,7 +55,7 @@ class TestOneBadRow:
     @pytest.mark.parametrize("block", [1 << 22, 64])
     @pytest.mark.parametrize("row", list(BAD), ids=[ascii(row.strip()) for row in BAD])
     def test_error_or_left_out(self, tmp_path, monkeypatch, row, block, holdout):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         path = write(tmp_path / "a.csv", [*GOOD[:20], row, *GOOD[20:]])
         with pytest.raises(DataError) as caught:
             prepare(SCHEMA, path, holdout=holdout)
@@ -87,7 +91,7 @@ class TestOneBadRow:
 class TestMany:
     @pytest.mark.parametrize("block", [1 << 22, 200])
     def test_all_kinds_in_all_splits(self, tmp_path, monkeypatch, block):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         lines = [line for pair in zip(GOOD, [*BAD] * 4, strict=False) for line in pair]
         splits = {name: write(tmp_path / f"{name}.csv", lines) for name in ("train", "valid", "test")}
         data = prepare(SCHEMA, **splits, bad_rows="skip", out=tmp_path / "out")
@@ -236,3 +240,16 @@ def test_not_a_number_is_missing_whatever_stands_beside_it(tmp_path, spelling):
     assert len(prepare(schema, path, holdout=0, bad_rows="skip").train) == 3
     with pytest.raises(DataError, match=r"numbers.csv, line 5, column 'x': 'zz' is not a number"):
         prepare(schema, path, holdout=0)
+
+
+def test_a_row_that_is_refused_among_others_alone():
+    def check(batch):
+        if batch.num_rows > 1:
+            raise BadValueError(0, "c", "a", "alike", np.array([True, True, False]))
+
+    table, skipped = pa.table({"c": ["a", "b", "b"]}), Skipped()
+    assert skipped.bad(table.to_batches()[0], {"c": check}, 0).tolist() == [True, True, False]
+    skipped.finish(FrameSource(table, "the frame"))
+    assert skipped.notes()[1:] == [
+        f"left out: the frame, row {i}, column 'c': '{v}' is not alike" for i, v in ((1, "a"), (2, "b"))
+    ]

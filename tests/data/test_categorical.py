@@ -5,9 +5,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from recmtl.data import DataError, categorical, encode_rows, prepare
-from recmtl.data.categorical import CategoryCounts, CategoryFitter, Lookup
+from recmtl.data import DataError, categorical, counts, encode_rows, prepare
+from recmtl.data.categorical import CategoryFitter
+from recmtl.data.counts import CategoryCounts
 from recmtl.data.encode import IDS
+from recmtl.data.lookup import Lookup
 from recmtl.schema import Categorical, FittedSchema, MultiCategorical, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
@@ -48,7 +50,7 @@ class TestLookup:
 
     def test_hashing_part_by_part_changes_nothing(self, monkeypatch):
         vocabulary, values = pa.array([f"v{i}" for i in range(100)]), pa.array(["v99", "v0", "v50", "no"])
-        monkeypatch.setattr(categorical, "HASHED_TOGETHER", 7)
+        monkeypatch.setattr("recmtl.data.lookup.HASHED_TOGETHER", 7)
         assert Lookup(vocabulary)(values).tolist() == [99, 0, 50, -1]
 
     def test_nothing_to_find(self):
@@ -58,30 +60,30 @@ class TestLookup:
     def test_is_made_once_for_a_fitted_schema(self, monkeypatch):
         fitted = fit([Categorical("c")], c=["a", "b"])
         assert encode(fitted, c=["b"]) == [[FIRST + 1]]
-        monkeypatch.setattr(categorical, "Lookup", None)
+        monkeypatch.setattr(Lookup, "__init__", None)
         assert encode(fitted, c=["a", "z"]) == [[FIRST], [UNKNOWN]]
 
 
 class TestBounds:
     def test_more_categories_than_memory_holds(self, monkeypatch):
-        monkeypatch.setattr(categorical, "COMPACT_AFTER", 10)
-        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
+        monkeypatch.setattr(counts, "COMPACT_AFTER", 10)
+        monkeypatch.setattr(counts, "available_memory", lambda: 1000)
         features = [Categorical("user")]
         fit(features, user=[f"u{i}" for i in range(9)])
         with pytest.raises(DataError, match=r"'user' has more categories than memory holds, 100 until now: give the"):
             fit(features, user=[f"u{i}" for i in range(100)])
 
     def test_repeated_categories_fit(self, monkeypatch):
-        monkeypatch.setattr(categorical, "COMPACT_AFTER", 10)
-        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
-        counts = CategoryCounts(Categorical("user"))
+        monkeypatch.setattr(counts, "COMPACT_AFTER", 10)
+        monkeypatch.setattr(counts, "available_memory", lambda: 1000)
+        counted = CategoryCounts(Categorical("user"))
         for i in range(1000):
-            counts.add(pa.array([f"u{i % 3}"]), np.zeros(1, np.int64))
-        assert counts.vocabulary().to_pylist() == ["u0", "u1", "u2"]
+            counted.add(pa.array([f"u{i % 3}"]), np.zeros(1, np.int64))
+        assert counted.vocabulary().to_pylist() == ["u0", "u1", "u2"]
 
     @pytest.mark.parametrize("options", [{"min_count": 2}, {"max_vocabulary": 2}, {"hash_buckets": 9}])
     def test_more_categories_than_a_vocabulary_may_have(self, monkeypatch, options):
-        monkeypatch.setattr(categorical, "MAX_CATEGORIES", 2)
+        monkeypatch.setattr(counts, "MAX_CATEGORIES", 2)
         column = ["a", "a", "b", "b", "c"]
         fit([Categorical("c", **options)], c=column)
         with pytest.raises(

@@ -246,3 +246,23 @@ def test_what_is_no_date_is_refused_as_in_preparing():
     frame = pd.DataFrame({"t": ["2024-01-01", "never"], "click": [0, 1]})
     with pytest.raises(DataError, match="row 2, column 't': 'never' is not a date as in ISO 8601"):
         describe(frame, Schema([Timestamp("t")], [Task("ctr", "click")]))
+
+
+def test_labels_of_each_file(tmp_path):
+    schema = Schema([Numeric("x")], [Task("t", "y")])
+    for name, labels in {"a": [0, 1, 1], "b": [], "c": [0, 0, 0, 1, None]}.items():
+        pd.DataFrame({"x": 1.5, "y": pd.array(labels, "Int64")}).to_csv(tmp_path / f"{name}.csv", index=False)
+    found = describe(tmp_path / "[abc].csv", schema, test=tmp_path / "a.csv")
+    assert by(found.labels, "split")["train"] == {"task": "t", "rows": 7, "positives": 3, "mean": pytest.approx(3 / 7)}
+    assert by(found.files, "split", "file") == {
+        (split, str(tmp_path / f"{name}.csv")): {"task": "t", "rows": rows, "positives": positives, "mean": mean}
+        for split, name, rows, positives, mean in (
+            ("train", "a", 3, 2, pytest.approx(2 / 3)),
+            ("train", "c", 4, 1, 0.25),
+            ("test", "a", 3, 2, pytest.approx(2 / 3)),
+        )
+    }
+    assert describe(tmp_path / "c.csv", schema, test=tmp_path / "a.csv").files.empty  # the splits say it
+    (tmp_path / "d.csv").write_text("x,y\n1,0\n1,2\n")
+    with pytest.raises(DataError, match=r"d\.csv, line 3, column 'y': '2' is not a binary label"):
+        describe(tmp_path, schema)

@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 
@@ -77,3 +78,13 @@ class TestFile:
         with new_file(tmp_path / "a" / "b" / "x") as file:
             file.write_text("x")
         assert (tmp_path / "a" / "b" / "x").read_text() == "x"
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder])
+def test_a_full_disk_is_said_with_the_place(tmp_path, new):
+    with (
+        pytest.raises(DataError, match=r"^'.*a' cannot be written: No space left on device$"),
+        new(tmp_path / "a"),
+    ):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")  # as pyarrow does
+    assert os.listdir(tmp_path) == []

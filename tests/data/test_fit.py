@@ -3,7 +3,6 @@ import warnings
 import pyarrow as pa
 import pytest
 
-from recmtl.data import categorical
 from recmtl.data.errors import BadValueError
 from recmtl.data.fit import Fitter
 from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, Task
@@ -44,7 +43,7 @@ class TestVocabulary:
     def test_merging_counts_early_changes_nothing(self, monkeypatch):
         batches = [[f"v{i * j % 7}" for i in range(9)] for j in range(1, 9)]
         whole = vocabulary(Categorical("c", min_count=2), *batches)
-        monkeypatch.setattr(categorical, "COMPACT_AFTER", 3)
+        monkeypatch.setattr("recmtl.data.counts.COMPACT_AFTER", 3)
         assert vocabulary(Categorical("c", min_count=2), *batches) == whole
 
     def test_elements_of_lists(self):

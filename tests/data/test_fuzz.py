@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from recmtl.data import DataError, prepare, sources
+from recmtl.data import DataError, csv_source, prepare
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 
 SCHEMA = Schema([Categorical("c"), MultiCategorical("m"), Numeric("x")], [Task("t", "y")], keys=["k"])
@@ -105,9 +105,9 @@ def test_any_bytes(content):
 @given(valid, edits, st.integers(30, 80))
 def test_small_blocks(content, changes, size):
     """A record that does not fit into a block may be refused, but no row goes astray."""
-    previous = sources.BLOCK_BYTES
-    sources.BLOCK_BYTES = size
+    previous = csv_source.PART_BYTES
+    csv_source.PART_BYTES = size
     try:
         check(edited(content, changes))
     finally:
-        sources.BLOCK_BYTES = previous
+        csv_source.PART_BYTES = previous

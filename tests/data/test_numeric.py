@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmtl.data import encode_rows, numeric, prepare
+from recmtl.data import DataError, encode_rows, numeric, prepare
 from recmtl.data.encode import IDS, NUMERIC
 from recmtl.data.numeric import MomentSums, NumericFitter, RowSample
 from recmtl.schema import Binned, Numeric, Schema, Task
@@ -42,7 +42,7 @@ class TestMoments:
     def test_equal_numpy_over_batches(self, batches):
         sums = MomentSums(2)
         for batch in batches:
-            sums.add(np.array(batch, dtype=np.float64).reshape(-1, 2))
+            sums.add(np.array(batch, dtype=np.float64).reshape(-1, 2).T)
         rows = np.array([row for batch in batches for row in batch], dtype=np.float64).reshape(-1, 2)
         for column, moments in zip(rows.T, sums.moments(), strict=True):
             present = column[~np.isnan(column)]
@@ -57,7 +57,7 @@ class TestMoments:
         values = 1.7e9 + np.arange(1000.0)
         sums = MomentSums(1)
         for part in np.split(values, 10):
-            sums.add(part[:, None])
+            sums.add(part[None])
         assert sums.moments() == [pytest.approx((values.mean(), values.std()), rel=1e-12)]
 
     def test_log1p_and_clip_come_first(self):
@@ -86,7 +86,7 @@ class TestSample:
     def learned(self, values, parts):
         sample = RowSample(values.shape[1])
         for part in np.array_split(values, parts):
-            sample.add(part)
+            sample.add(part.T)
         return sample
 
     def test_all_rows_while_they_are_few(self):
@@ -104,6 +104,7 @@ class TestSample:
 
     def test_the_same_rows_however_they_are_cut(self, monkeypatch):
         monkeypatch.setattr(numeric, "SAMPLE", 100)
+        monkeypatch.setattr(numeric, "SPARE", 70)
         values = np.random.default_rng(0).normal(size=(3000, 1))
         samples = [self.learned(values, parts) for parts in (1, 2, 300, 1000)]
         for sample in samples:
@@ -117,7 +118,7 @@ class TestSample:
             sample = self.learned(values[:, None], 9)
             shares = np.interp([63.75, 127.5, 191.25], np.arange(256), sample.quantiles(0)) / 50_000
             assert np.abs(shares - [0.25, 0.5, 0.75]).max() < 3 * 0.5 / np.sqrt(500)
-            assert sample._values.shape == (500, 1)
+            assert sample._held == 500
 
     def test_ends_are_exact(self, monkeypatch):
         monkeypatch.setattr(numeric, "SAMPLE", 10)
@@ -129,8 +130,8 @@ class TestSample:
         monkeypatch.setattr(numeric, "SAMPLE", 1)
         values = np.full((100, 1), np.nan)
         chosen = RowSample(1)
-        chosen.add(np.arange(100.0)[:, None])
-        row = int(chosen._values[0, 0])
+        chosen.add(np.arange(100.0)[None])
+        (row,) = chosen.quantiles(0)[:1].astype(int)
         values[(row + 1) % 100], values[(row + 2) % 100] = 3.0, 5.0
         assert self.learned(values, 4).quantiles(0).tolist() == [3.0, 5.0]
         assert self.learned(values, 4).edges(0, 4).tolist() == [3.0]
@@ -264,3 +265,28 @@ class TestBinned:
         (tmp_path / "a.csv").write_text("x,y\n1.50,0\n nan,1\n2,0\n,1\n")
         data = prepare(Schema([Binned("x", bins=2)], TASKS), tmp_path / "a.csv", holdout=0)
         assert data.train.table.column(IDS).to_pylist() == [[2], [1], [3], [1]]
+
+
+class TestTooLarge:
+    """Numbers whose squares, or whose sums, are no float64 any more."""
+
+    FRAME = pd.DataFrame(
+        {"x": [*np.linspace(-1, 1, 60), 1e200], "z": [1.7e308, 1.7e308, 0.0] * 20 + [0.0], "y": [0, 1] * 30 + [0]}
+    )
+
+    @pytest.mark.parametrize(
+        ("column", "transform"), [("x", "standardize"), ("z", "standardize"), ("z", "none"), ("z", "min_max")]
+    )
+    def test_is_said_where_it_would_take_all_else_away(self, column, transform):
+        schema = Schema([Numeric(column, transform=transform)], [Task("t", "y")])
+        with pytest.raises(
+            DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: give"
+        ):
+            prepare(schema, self.FRAME, holdout=0)
+
+    @pytest.mark.parametrize("options", [{"transform": t} for t in ("log1p", "quantile", "none")] + [{"clip": (-5, 5)}])
+    def test_is_no_fault_elsewhere(self, options):
+        data = prepare(Schema([Numeric("x", **options)], [Task("t", "y")]), self.FRAME, holdout=0)
+        assert len(np.unique(data.train.packed()[:, 0])) >= 60
+        assert data.notes == ()
+        assert np.isfinite(data.schema.moments["x"]).all()

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from recmtl.cli import main
 from recmtl.data import DataError, prepare
 from recmtl.data.cache import prepare_cached
 from recmtl.data.expand import expand
@@ -122,3 +123,10 @@ def test_a_store_that_does_not_answer(store):
 def test_names(place, path, name):
     location = Location.of(place)
     assert (location.path, location.name, location.on_disk) == (path, name, True)
+
+
+def test_a_description_shows_no_secret(store, capsys):
+    assert main(["describe", f"s3://rows/all/a.csv?{store}&tls_ca_dir_path=hunter2", "--label", "y"]) == 0
+    said = capsys.readouterr()
+    assert "s3://rows/all/a.csv: columns" in said.out
+    assert "hunter2" not in said.out + said.err

@@ -11,11 +11,11 @@ import pytest
 
 import recmtl
 from recmtl.cli import main
-from recmtl.data import DataError, archives, sources
+from recmtl.data import DataError, archives, csv_source
+from recmtl.data.csv_source import CsvSource
 from recmtl.data.layout import HEADER, ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.raw import RawSource
 from recmtl.data.raw_files import open_raw
-from recmtl.data.sources import CsvSource
 from recmtl.data.synth import synthesize
 from recmtl.schema.location import Location
 
@@ -97,9 +97,9 @@ def converted(opened):
 class TestJoin:
     def test_every_column_by_hand(self, tmp_path):
         (row,) = read(source(tmp_path, [user_line("7")], [item_line("7", "2")]))
-        expected = {"search_id": "7", "click": 1.0, "conversion": 1.0}
+        expected = {"search_id": 7, "click": 1.0, "conversion": 1.0}
         categorical = [*range(2, 9), 32, 33, *ITEM_CATEGORICAL]
-        expected |= {f"categorical_{i}": str(k) for i, k in enumerate(categorical, start=1)}
+        expected |= {f"categorical_{i}": k for i, k in enumerate(categorical, start=1)}
         numerical = [*range(9, 32), *(k for k in range(2, 49) if k not in ITEM_CATEGORICAL)]
         expected |= {f"numerical_{i}": float(k) for i, k in enumerate(numerical, start=1)}
         assert row == expected
@@ -113,7 +113,7 @@ class TestJoin:
 
     @pytest.mark.parametrize("block", [1 << 22, 1 << 10])
     def test_as_pandas_joins(self, raw, monkeypatch, block):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         users = pd.read_csv(raw / "user_test.csv", header=None, names=USER_COLUMNS)
         items = pd.read_csv(raw / "item_test.csv", header=None, names=ITEM_COLUMNS)
         joined = items.merge(users, on="search_id", how="left").assign(
@@ -147,8 +147,8 @@ class TestJoin:
 
     def test_equal_hashes_do_not_join(self, tmp_path, monkeypatch):
         monkeypatch.setattr("recmtl.data.raw.stable_hash", lambda values: np.zeros(len(values), np.uint64))
-        opened = source(tmp_path, [user_line("7")], [item_line("8"), item_line("7")])
-        assert [row["search_id"] for row in read(opened)] == ["7"]
+        opened = source(tmp_path, [user_line("x7")], [item_line("x8"), item_line("x7")])
+        assert [row["search_id"] for row in read(opened)] == ["x7"]
         assert opened.unmatched == 1
 
     def test_items_without_a_user_are_counted(self, tmp_path):
@@ -239,7 +239,7 @@ class TestSameRows:
 
     def test_in_blocks_of_any_size(self, raw, processed, monkeypatch):
         """Means and deviations are summed in another order; all else is the same."""
-        monkeypatch.setattr(sources, "BLOCK_BYTES", 1 << 12)
+        monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 12)
         blocks = prepared(raw)
         for name, rows in processed.splits.items():
             for column in rows.table.schema.names:
@@ -415,3 +415,86 @@ def test_bad_rows_of_items_are_left_out_and_counted(raw, tmp_path):
         f"left out: {tmp_path}/item_train.csv, line 1, column 'label': '3' is not 0 (shown), 1 (clicked) or 2 (bought)",
         f"left out: {tmp_path}/item_train.csv, line 2: 3 columns, expected 49",
     ]
+
+
+def broken(raw, folder, file, line, change):
+    """The raw files with one line changed, and the name of the file with that line."""
+    for path in raw.glob("*.csv"):
+        lines = path.read_bytes().split(b"\n")
+        if path.name == file:
+            lines[line - 1] = change(lines[line - 1])
+        (folder / path.name).write_bytes(b"\n".join(lines))
+    return f"{folder / file}, line {line}"
+
+
+def items_of(raw, line):
+    """The lines of the item file with the search of a line of the user file."""
+    search = (raw / "user_train.csv").read_text().splitlines()[line - 1].partition(",")[0]
+    items = (raw / "item_train.csv").read_text().splitlines()
+    return [i for i, item in enumerate(items, start=1) if item.startswith(f"{search},")]
+
+
+def skipping(folder):
+    """Rows and notes where bad rows are left out."""
+    with open_raw(folder, "NL") as given:
+        data = recmtl.prepare(recmtl.card("aliexpress"), **given, holdout=0.0, bad_rows="skip")
+    return len(data.train), [note for note in data.notes if "left out" in note]
+
+
+def rows_of(raw):
+    return len((raw / "item_train.csv").read_text().splitlines())
+
+
+@pytest.mark.parametrize("file", ["item_train.csv", "user_train.csv"])
+def test_a_search_id_that_is_no_text(raw, tmp_path, file):
+    place = broken(raw, tmp_path, file, 5, lambda line: b"\xff" + line)
+    said = error(prepared, tmp_path)
+    assert said.startswith(f"{place}, column 'search_id': ")
+    assert said.endswith(" is not text in UTF-8")
+    rows, notes = skipping(tmp_path)
+    if file == "item_train.csv":
+        assert rows == rows_of(raw) - 1
+        assert notes == ["1 bad row was left out", f"left out: {said}"]
+    else:
+        unmatched = len(items_of(raw, 5))
+        assert rows == rows_of(raw) - unmatched
+        assert notes[:2] == [f"bad rows of {tmp_path / file} left out: 1", f"left out: {said}"]
+        assert notes[2].startswith(f"{unmatched} of {rows_of(raw):,} rows of ")
+
+
+def test_a_user_with_a_wrong_number_of_columns(raw, tmp_path):
+    place = broken(raw, tmp_path, "user_train.csv", 5, lambda line: line[:10])
+    columns = (raw / "user_train.csv").read_bytes().splitlines()[4][:10].count(b",") + 1
+    said = f"{place}: {columns} columns, expected 33"
+    assert error(prepared, tmp_path) == said
+    unmatched = len(items_of(raw, 5))
+    rows, notes = skipping(tmp_path)
+    assert rows == rows_of(raw) - unmatched
+    assert notes[:2] == [f"bad rows of {tmp_path / 'user_train.csv'} left out: 1", f"left out: {said}"]
+    assert notes[2].startswith(f"{unmatched} of ")
+
+
+def test_users_of_whom_none_can_be_read(tmp_path):
+    said = error(lambda opened: list(opened.batches(HEADER, NUMBERS, lambda: None)), source(tmp_path, ["1,2"], []))
+    user = tmp_path / "user.csv"
+    expected = f"bad rows of {user} left out: 1; left out: {user}, line 1: 2 columns, expected 33"
+    assert said == f"there are no rows in {user}; {expected}"
+
+
+def test_a_bad_value_of_a_user_is_shown_where_it_stands(raw, tmp_path):
+    place = broken(raw, tmp_path, "user_train.csv", 5, lambda line: line.rsplit(b",", 3)[0] + b",abc,1,1")
+    said = error(prepared, tmp_path)
+    assert said.startswith(f"{place}, column 'numerical_23': 'abc' ")
+    lines = items_of(raw, 5)
+    rows, notes = skipping(tmp_path)
+    assert rows == rows_of(raw) - len(lines)
+    assert notes[1:] == [f"left out: {tmp_path / 'item_train.csv'}, line {i}, its user in {said}" for i in lines[:5]]
+
+
+def test_raw_files_in_an_object_store_are_refused_without_the_password(capsys):
+    place = "s3://user:hunter2@bucket/AliExpress_NL.zip?region=us-east-1"
+    assert main(["prepare", "--card", "aliexpress", "--raw", place, "--country", "NL", "--out", "never"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "recmtl: 's3://bucket/AliExpress_NL.zip' is not on this machine: copy the raw files and give their folder\n"
+    )

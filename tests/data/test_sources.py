@@ -7,7 +7,7 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from recmtl.data import encode_rows, prepare, sources
+from recmtl.data import csv_source, encode_rows, prepare, sources
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.fit import Fitter
 from recmtl.data.reading import convert
@@ -78,7 +78,7 @@ class TestFormats:
 
     def test_streams_in_batches(self, tmp_path, monkeypatch):
         monkeypatch.setattr(sources, "FRAME_ROWS", 3)
-        monkeypatch.setattr(sources, "BLOCK_BYTES", 24)
+        monkeypatch.setattr(csv_source, "PART_BYTES", 24)
         FRAME.to_parquet(tmp_path / "a.parquet")
         for data in (FRAME, write(tmp_path / "a.csv", None), tmp_path / "a.parquet"):
             (source,) = open_sources(data)
@@ -163,7 +163,7 @@ class TestFaults:
     @pytest.mark.parametrize("block", [1 << 22, 32])
     @pytest.mark.parametrize(("before", "line"), LINES)
     def test_bad_number(self, tmp_path, monkeypatch, before, line, block):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", block)
+        monkeypatch.setattr(csv_source, "PART_BYTES", block)
         path = write(tmp_path / "a.csv", b"c,n\n" + before + b"b,x1\nc,x2\n")
         assert error(path) == f"{path}, line {line}, column 'n': 'x1' is not a number"
 
@@ -305,3 +305,45 @@ class TestExpand:
         paths = [write(tmp_path / f"{name}.csv", None) for name in "ba"]
         assert [s.name for s in open_sources([paths[0], str(paths[1])])] == [str(p) for p in paths]
         assert read(paths) == ROWS + ROWS
+
+
+class TestParts:
+    """A file is cut after line breaks, or read as a whole where that cannot be."""
+
+    @pytest.fixture(autouse=True)
+    def short(self, monkeypatch):
+        monkeypatch.setattr(csv_source, "PART_BYTES", 128)
+        monkeypatch.setattr(csv_source, "BLOCK_BYTES", 32)
+
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["lf", "crlf", "cr"])
+    @pytest.mark.parametrize("last", ["", "end"])
+    @pytest.mark.parametrize("blank", [0, 1, 50])
+    @pytest.mark.parametrize("long", ["x", "x" * 100], ids=["short", "long"])
+    @pytest.mark.parametrize("odd", ["y", '"y"', '"a,b"'], ids=["plain", "quoted", "separator"])
+    def test_equal_pandas(self, tmp_path, end, last, blank, long, odd):
+        lines = ["c,n", "a,1", *[""] * blank, f"{long},2", *(f"v{i},{i}" for i in range(30)), f"{odd},3", "z,4"]
+        (tmp_path / "a.csv").write_bytes((end.join(lines) + (end if last else "")).encode())
+        expected = pd.read_csv(tmp_path / "a.csv").to_dict("records")
+        assert read(tmp_path / "a.csv") == expected
+
+    def test_lines_within_values_are_told(self, tmp_path, monkeypatch):
+        """Two quotes that do not belong make one value of many lines: nothing that can be told from a quoted text."""
+        monkeypatch.setattr(csv_source, "PART_BYTES", 500)
+        rows = [f"v{i},{i % 2}" for i in range(100)]
+        rows[20], rows[60] = '"' + rows[20], '"' + rows[60]
+        file = write(tmp_path / "a.csv", "\n".join(["c,n", "", *rows, "", ""]).encode())
+        data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0, bad_rows="skip")
+        left = [note for note in data.notes if "quoted" in note]
+        assert left == [f"40 lines of {file} stand within quoted values"]
+
+    def test_quoted_values_of_one_line_are_not(self, tmp_path):
+        file = write(tmp_path / "a.csv", b'c,n\r\n\r\n"a,b",1\r\n"c",0\r\n\r\nd,1')
+        data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0)
+        assert not [note for note in data.notes if "quoted" in note]
+
+
+@pytest.mark.parametrize("policy", ["error", "skip"])
+def test_a_replacement_character_is_text(tmp_path, policy):
+    file = write(tmp_path / "a.csv", "c,n\n\ufffd,1\nb,0\n".encode())
+    data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0, bad_rows=policy)
+    assert data.schema.vocabularies["c"].to_pylist() == ["b", "\ufffd"]

@@ -451,3 +451,29 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
     with pytest.raises(recmtl.RunError, match=r"the model's state holds pathlib\.PosixPath, which no checkpoint can"):
         recmtl.Trainer(model, epochs=1, run=run).fit(aliexpress.train, aliexpress.valid)
     assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(state: object, file: Path) -> None:
+        file.write_bytes(b"half")
+        raise RuntimeError("unexpected pos 64 vs 0")  # what torch says of a full disk
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(recmtl.RunError, match=r"best/checkpoint\.pt cannot be written: is the disk full\?$"):
+        RunFolder(tmp_path).save_checkpoint("best", {})
+    assert list((tmp_path / "checkpoints/best").iterdir()) == []
+
+
+def test_bad_rows_are_left_out_where_that_is_asked_for(
+    aliexpress: recmtl.PreparedData, csv: Path, tmp_path: Path
+) -> None:
+    fitted = trainer(aliexpress)
+    header, first, *others = (csv / "test.csv").read_text().splitlines()
+    (tmp_path / "rows.csv").write_text("\n".join([header, "1,2,3", first, *others]) + "\n")
+    for method in (fitted.evaluate, fitted.predict):
+        with pytest.raises(recmtl.DataError, match="line 2: 3 columns, expected 82"):
+            method(tmp_path / "rows.csv")
+        with pytest.warns(UserWarning, match="left out") as said:
+            found = method(tmp_path / "rows.csv", bad_rows="skip")
+        assert str(said[0].message) == "1 bad row was left out"
+        pd.testing.assert_frame_equal(found, method(aliexpress.test))

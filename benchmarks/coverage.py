@@ -59,7 +59,7 @@ class Population:
 
 POPULATIONS = {
     "independent rows": Population(300, 20, -2.0),
-    "rows clustered by search": Population(300, 20, -2.0, labels=1.2, scores=0.8),
+    "rows clustered by search": Population(200, 30, -2.0, labels=1.2, scores=1.2),
     "few positives": Population(100, 10, -3.0),
 }
 
@@ -111,8 +111,8 @@ def intervals(population: Population, rng: np.random.Generator, draws: int) -> F
     found |= {f"{name}, bootstrap": bootstrapped.get(name) for name in METRICS}
     for title, spread in SPREAD.items():
         runs = [rows.runs(gain, spread, rng) for gain in (GAIN + LEAD, GAIN)]
-        found[f"difference over paired runs, {title}"] = auc_difference(*runs)
-        found[f"difference over runs of their own, {title}"] = auc_difference(*runs, paired=False)
+        found[f"difference over paired runs, {title}"] = auc_difference(runs[0], runs[1])
+        found[f"difference over runs of their own, {title}"] = auc_difference(runs[0], runs[1], paired=False)
     return found
 
 
@@ -135,7 +135,7 @@ def auc(scores: Scores) -> float:
 
 
 def coverage(population: Population, repeats: int, draws: int, large: int) -> dict[str, dict[str, float]]:
-    """By interval: how many percent of the draws it held the true value, its mean width, and how often there was none."""
+    """By interval: the percentage of draws in which it held the true value, its mean width, and how often none was."""
     true = true_values(population, large)
     held: Counter[str] = Counter()
     widths: dict[str, list[float]] = {}

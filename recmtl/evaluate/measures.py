@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from recmtl.evaluate.grouped import Averages, K, by_group
-from recmtl.evaluate.ranked import Ranked, RankedRows, ratio
+from recmtl.evaluate.ranked import Ranked, RankedRows, distinct, ratio
 from recmtl.evaluate.scores import Floats, Integers, Scores
 
 METRICS = {  # by kind of task, the main one first
@@ -46,7 +46,7 @@ def monitors(kind: str, grouped: bool) -> tuple[str, ...]:
 
 
 class BinaryMeasure:
-    """The metrics of a binary task, whose rows are sorted once; a metric that is undefined is NaN.
+    """The metrics of a binary task, whose rows are sorted once for all that is asked; one that is undefined is NaN.
 
     Args:
         scores: The rows; their predictions are finite.
@@ -58,7 +58,7 @@ class BinaryMeasure:
     """
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
-        self._names, self._scores, self._rows = names, scores, RankedRows(scores)
+        self._names, self._scores = names, scores
         self.averages: Averages | None = None
         if not set(names) <= set(FUNCTIONS):
             self.averages = Averages(by_group(scores, k, self._rows.order), k)
@@ -72,12 +72,18 @@ class BinaryMeasure:
         Args:
             times: How often each of the clusters of the rows counts; ``None`` counts each once.
         """
-        ranked = self._rows.ranked(None if times is None else times[self._clusters])
+        if times is not None:
+            ranked = self._rows.ranked(times[self._clusters])
+        else:
+            ranked = self._rows.ranked() if self.averages else distinct(self._scores)
         values = {name: FUNCTIONS[name](ranked) for name in self._names if name in FUNCTIONS}
         if self.averages is not None:
-            at = {name: self.averages.average(name, times) for name in self._names if name not in FUNCTIONS}
-            values |= at
+            values |= {name: self.averages.average(name, times) for name in self._names if name not in FUNCTIONS}
         return values
+
+    @cached_property
+    def _rows(self) -> RankedRows:
+        return RankedRows(self._scores)
 
     @cached_property
     def _clusters(self) -> Integers:

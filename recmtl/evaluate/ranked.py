@@ -77,6 +77,24 @@ class Ranked:
         return float(np.abs(gaps).sum() / weight.sum())
 
 
+def distinct(scores: Scores) -> Ranked:
+    """Weigh the distinct predictions of rows whose order is not needed: where they have no weights, in less time.
+
+    The bits of numbers from 0 ascend as the numbers do and leave the sign's free, in which the label is sorted along.
+    """
+    if scores.weight is not None or (len(scores) and scores.predictions.min() < 0):
+        return RankedRows(scores).ranked()
+    keys = (scores.predictions + 0.0).view(np.uint64)  # [rows]; + 0.0 makes -0.0 the same as 0.0
+    keys <<= np.uint64(1)
+    keys |= scores.labels.astype(np.uint64)
+    keys.sort()
+    labels = (keys & np.uint64(1)).astype(np.float64)
+    keys >>= np.uint64(1)
+    starts = changes(keys)
+    positives = totals(labels, starts)
+    return Ranked(keys.view(np.float64)[starts], positives, np.diff(starts, append=len(keys)) - positives)
+
+
 class RankedRows:
     """The rows of a binary task, sorted by prediction.
 

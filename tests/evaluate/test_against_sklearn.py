@@ -60,6 +60,11 @@ def test_a_whole_weight_counts_a_row_so_many_times() -> None:
     assert weighed.values == pytest.approx(metrics_of(repeated(scores, times)).values, abs=1e-12)
 
 
+def test_zero_has_no_sign() -> None:
+    scores = Scores(BINARY, np.array([1.0, 0.0, 0.0]), np.array([-0.0, 0.0, 5e-324]))
+    assert metrics_of(scores).values["auc"] == 0.25  # a tie and a wrong order
+
+
 def test_the_order_of_tied_rows_does_not_matter() -> None:
     scores = drawn(500, levels=4, groups=30)
     turned = np.random.default_rng(1).permutation(len(scores))

@@ -1,7 +1,7 @@
 """Metrics of predictions, their intervals and tests. Knows numpy, scipy, pyarrow and pandas; knows no model."""
 
 from recmtl.evaluate.calibration import reliability
-from recmtl.evaluate.compared import Difference, Spread, auc_difference, holm, over_seeds
+from recmtl.evaluate.compared import Difference, Spread, auc_difference, bootstrap_differences, holm, over_seeds
 from recmtl.evaluate.funnel import complete, task_labels
 from recmtl.evaluate.grouped import by_group
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
@@ -23,6 +23,7 @@ __all__ = [
     "auc_difference",
     "auc_interval",
     "binary_metrics",
+    "bootstrap_differences",
     "bootstrap_intervals",
     "by_group",
     "complete",

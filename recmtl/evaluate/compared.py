@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +10,8 @@ import numpy.typing as npt
 from scipy import stats
 
 from recmtl.evaluate.components import Clusters, Components, mean
-from recmtl.evaluate.intervals import Interval, check_level, quantile
-from recmtl.evaluate.measures import refusals
+from recmtl.evaluate.intervals import Interval, between, bootstrap, check_level, informative, quantile
+from recmtl.evaluate.measures import chosen, refusals
 from recmtl.evaluate.scores import Scores
 
 
@@ -91,6 +91,45 @@ def auc_difference(
     uncertain = rows**2 / whole.degrees(clusters) + (sum(side.uncertain for side in seeds) if beyond else 0.0)
     sd_seeds = sum(side.variance for side in seeds) ** 0.5 if seeds else None
     return tested(whole.auc, rows + beyond, uncertain, level, rows**0.5, sd_seeds)
+
+
+def bootstrap_differences(
+    first: Scores,
+    second: Scores,
+    names: Collection[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Give intervals for the differences of any metrics of two runs, by drawing the groups (or rows) of both alike.
+
+    Args:
+        first: A run.
+        second: Another on the same rows; what is given is the first less the second.
+        names: The metrics; ``None`` takes all that the task has.
+        draws: How often to draw.
+        seed: Of the draws.
+        level: How often such intervals should hold the true difference.
+
+    Returns:
+        By metric, those that are defined for both.
+
+    Raises:
+        ValueError: The runs are of different rows, `level` is not between 0 and 1, or `draws` is below 2.
+    """
+    check_level(level)
+    check_runs([first], [second], paired=True)
+    wanted, clusters = chosen(first, names), informative(first)
+    refused = refusals(first, wanted) | refusals(second, wanted)
+    measured = [name for name in wanted if name not in refused]
+    if not measured or clusters < 2:
+        return {}
+    (ours, drawn), (theirs, others) = (bootstrap(run, measured, draws, seed) for run in (first, second))
+    return {
+        name: interval
+        for name, values in zip(measured, (drawn - others).T, strict=True)
+        if (interval := between(ours[name] - theirs[name], values, clusters, level)) is not None
+    }
 
 
 @dataclass(frozen=True)

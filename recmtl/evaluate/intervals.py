@@ -92,14 +92,25 @@ def bootstrap_intervals(
     if not measured or count < 2:
         return {}
     estimates, drawn = bootstrap(scores, measured, draws, seed)
-    found = {}
-    for column, name in enumerate(measured):
-        values = drawn[np.isfinite(drawn[:, column]), column]
-        if np.isfinite(estimates[name]) and len(values):
-            tail = float(stats.norm.sf(quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
-            low, high = np.quantile(values, [tail, 1 - tail])
-            found[name] = Interval(estimates[name], float(low), float(high), level)
-    return found
+    return {
+        name: interval
+        for name, values in zip(measured, drawn.T, strict=True)
+        if (interval := between(estimates[name], values, count, level)) is not None
+    }
+
+
+def between(estimate: float, drawn: Floats, clusters: int, level: float) -> Interval | None:
+    """Give the interval between quantiles of the draws of a metric, `None` where it is undefined.
+
+    Shape:
+        - drawn: ``[draws]``, NaN where undefined
+    """
+    values = drawn[np.isfinite(drawn)]
+    if not np.isfinite(estimate) or not len(values):
+        return None
+    tail = float(stats.norm.sf(quantile(level, clusters - 1) * (clusters / (clusters - 1)) ** 0.5))
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high), level)
 
 
 def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> tuple[dict[str, float], Floats]:

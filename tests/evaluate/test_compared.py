@@ -5,7 +5,7 @@ import pytest
 from naive import BINARY, auc, drawn, kernel, obuchowski
 from scipy import stats
 
-from recmtl.evaluate import Scores, auc_difference, holm, over_seeds
+from recmtl.evaluate import Scores, auc_difference, bootstrap_differences, holm, metrics_of, over_seeds
 from recmtl.evaluate.components import Clusters, Components
 
 
@@ -139,3 +139,20 @@ def test_over_seeds_is_a_t_interval() -> None:
     assert np.isnan([one.low, one.high, one.sd]).all()
     with pytest.raises(ValueError, match="a mean over seeds needs a value, got none"):
         over_seeds([])
+
+
+def test_other_metrics_are_compared_on_the_same_draws() -> None:
+    first = drawn(3000, levels=1000, groups=400)
+    (second,) = [dataclasses.replace(run, predictions=np.clip(run.predictions, 0, 1)) for run in runs(first, 1, 0.2)]
+    found, closed = bootstrap_differences(first, second), auc_difference([first], [second])
+    assert closed is not None
+    assert found["auc"].high - found["auc"].low == pytest.approx(closed.high - closed.low, rel=0.1)
+    ours, theirs = metrics_of(first).values, metrics_of(second).values
+    assert set(found) == set(ours)
+    for name, interval in found.items():
+        assert interval.estimate == pytest.approx((ours[name] or 0) - (theirs[name] or 0))
+        assert interval.low < interval.estimate < interval.high
+    same = bootstrap_differences(first, first, ["logloss"])["logloss"]
+    assert (same.low, same.high) == (0, 0)
+    with pytest.raises(ValueError, match="must be measured on the same rows"):
+        bootstrap_differences(first, drawn(3000))

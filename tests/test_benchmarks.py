@@ -40,13 +40,12 @@ def test_intervals_hold_what_they_promise() -> None:
     record = json.loads((RESULTS / "coverage.json").read_text())
     assert record["repeats"] == 1000
     results = {name: found["intervals"] for name, found in record["results"].items()}
-    for name in ("independent rows", "rows clustered by search"):
-        for title, row in results[name].items():
+    for name, found in results.items():
+        for title, row in found.items():
             most = 98 if title.endswith("seeds alike") else 97
-            plain = title.endswith("plain") and name != "independent rows"
+            plain = title.endswith("plain") and name == "rows clustered by search"
             assert plain or 93 <= row["covered_percent"] <= most, (name, title)
-    clustered = results["rows clustered by search"]
-    assert clustered["auc, DeLong plain"]["covered_percent"] < 90
+    assert results["rows clustered by search"]["auc, DeLong plain"]["covered_percent"] < 80
 
 
 def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

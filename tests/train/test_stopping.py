@@ -61,7 +61,9 @@ def test_min_delta() -> None:
 def test_a_monitor_that_is_not_measured_is_named() -> None:
     with pytest.raises(ValueError, match=r"`monitor` must name one of the tasks ctr, cvr, ctcvr, got 'cvvr.auc'"):
         watch(monitor="cvvr.auc")
-    with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics auc, logloss, got 'ctr.auk'"):
+    with pytest.raises(
+        ValueError, match=r"`monitor` must name one of the metrics auc, logloss, pr_auc, ne, ece, got 'ctr.auk'"
+    ):
         watch(monitor="ctr.auk")
     with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics mae, rmse, r2, got 'auc'"):
         Watch(Stopping(monitor="auc"), [STAY], [STAY])
@@ -72,3 +74,19 @@ def test_regressions_are_watched_by_r2_unless_there_is_an_auc() -> None:
     mixed = Watch(Stopping(), [CTR, STAY], [CTR, STAY])
     assert mixed.monitor == "auc"
     assert mixed.value({"ctr": Metrics({"auc": 0.7}, 10), "stay": Metrics({"r2": 0.1}, 10)}) == 0.7
+
+
+def test_what_is_measured_within_groups_can_be_watched_where_there_are_groups() -> None:
+    grouped = Watch(Stopping(monitor="ctr.ndcg@10"), [CTR], [CTR], grouped=True)
+    assert grouped.value({"ctr": Metrics({"ndcg@10": 0.3}, 10)}) == 0.3
+    assert grouped.names >= {"auc", "logloss", "ndcg@10"}
+    assert "gauc" not in grouped.names  # not worth its time while training
+    with pytest.raises(ValueError, match="`monitor` must name one of the metrics"):
+        watch(monitor="ctr.gauc")
+
+
+def test_calibration_is_best_at_one_and_cannot_be_watched() -> None:
+    with pytest.raises(ValueError, match="`monitor` must name one of the metrics auc, logloss, pr_auc, ne, ece, got"):
+        watch(monitor="ctr.calibration")
+    w = watch(monitor="ctr.ne")
+    assert [w.improved(v) for v in (0.9, 1.0, 0.8)] == [True, False, True]

@@ -68,7 +68,7 @@ def _differences(
         path, one, other = (*above, key), found.get(key), wanted.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             yield from _differences(one, other, path)
-        elif one != other and path not in FREE:
+        elif one != other and path not in FREE and (one or other or {} not in (one, other)):  # no options are none
             yield ".".join(path), one, other
 
 

@@ -14,8 +14,8 @@ from recmtl.comparison.cells import CELLS, error_of, state_of
 from recmtl.comparison.differences import ROW, Tester, best_rows, corrected, possible
 from recmtl.comparison.grid import SINGLE, Cell, Row
 from recmtl.data.files import new_file
-from recmtl.evaluate import METRICS
-from recmtl.schema import Schema, Task
+from recmtl.evaluate import monitors
+from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RESULT
 
@@ -95,20 +95,8 @@ class Comparison:
             for task, metrics in self._result(cell).get(self.split, {}).items()
         ]
         frame = pd.DataFrame(records, columns=None if records else [*ROW, "seed", "task"])
-        measured = frame.columns.intersection([name for names in METRICS.values() for name in names])
-        return frame.astype(dict.fromkeys(["learning_rate", *measured], float))
-
-    @cached_property
-    def schema(self) -> Schema:
-        """The schema of the data.
-
-        Raises:
-            RunError: No run is finished.
-        """
-        for cell in self.grid:
-            if state_of(self.path(cell)) == "finished":
-                return RunFolder(self.path(cell)).schema().schema
-        raise RunError(f"no run of {str(self.folder)!r} is finished")
+        numbers = [name for name in frame.columns if name not in ("model", "balancer", "seed", "task", "reason")]
+        return frame.astype(dict.fromkeys(numbers, float))
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """Give mean and sd over the seeds for each row and task, and what can be told apart from the best.
@@ -161,7 +149,7 @@ class Comparison:
         key = (tuple(metrics.items()), reference)
         if key not in self._tested:
             means = summarize(self.runs, metrics)
-            tester = Tester(self.runs, {(c.row, c.seed): self.path(c) for c in self.grid}, self.schema, self.split)
+            tester = Tester(self.runs, {(c.row, c.seed): self.path(c) for c in self.grid}, self.split)
             self._tested[key] = corrected(tester.against(means, reference), 0 if reference else possible(means))
         return self._tested[key].copy()
 
@@ -178,7 +166,11 @@ class Comparison:
 
     def _metrics(self, metric: str | None) -> dict[str, str]:
         measured = set(self.runs["task"])
-        return metrics_by_task([task for task in self.schema.reported_tasks if task.name in measured], metric)
+        if not measured:
+            return {}
+        finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
+        chosen = metrics_by_task(RunFolder(finished).schema().schema, metric)
+        return {task: name for task, name in chosen.items() if task in measured}
 
     def _result(self, cell: Cell) -> Mapping[str, Any]:
         path = self.path(cell) / RESULT
@@ -186,16 +178,17 @@ class Comparison:
         return result
 
 
-def metrics_by_task(tasks: Sequence[Task], metric: str | None = None) -> dict[str, str]:
+def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]:
     """Say which metric is shown of each task: the one that is asked for where it has it, or its main one.
 
     Raises:
-        ValueError: None of them has it.
+        ValueError: No task has it, or no value of it is the best, as of `calibration`.
     """
-    chosen = {task.name: metric or METRICS[task.kind][0] for task in tasks if metric in (None, *METRICS[task.kind])}
-    if tasks and not chosen:
-        known = ", ".join(dict.fromkeys(name for task in tasks for name in METRICS[task.kind]))
-        raise ValueError(f"`metric` must be one of {known}, got {metric!r}")
+    known = {task.name: monitors(task.kind, schema.group is not None) for task in schema.reported_tasks}
+    chosen = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
+    if not chosen:
+        listed = ", ".join(dict.fromkeys(name for names in known.values() for name in names))
+        raise ValueError(f"`metric` must be one of {listed}, got {metric!r}")
     return chosen
 
 
@@ -207,4 +200,5 @@ def summarize(runs: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
         grouped = of_task.groupby([*ROW, "task"], sort=False, dropna=False)["value"]
         parts.append(grouped.agg(runs="count", mean="mean", sd="std").reset_index().assign(metric=metric))
     columns = [*ROW, "task", "metric", "runs", "mean", "sd"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    frame = pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return frame.astype(dict.fromkeys(("learning_rate", "mean", "sd"), float))

@@ -9,14 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from recmtl.comparison.grid import Row
-from recmtl.evaluate import LOWER_IS_BETTER
-from recmtl.evaluate.compared import Difference, auc_difference, holm
-from recmtl.evaluate.predictions import Predictions, Scores
+from recmtl.evaluate import LOWER_IS_BETTER, Difference, Predictions, Scores, auc_difference, holm
+from recmtl.evaluate.compared import tested
 from recmtl.schema import Schema
-from recmtl.train import RunError
+from recmtl.train import RunError, RunFolder
 
 ROW = list(Row._fields)
 LEVEL = 0.95
@@ -70,13 +68,13 @@ class Tester:
     Args:
         runs: What the finished runs measured, a line for each run and task.
         folders: The run folder of each row and seed.
-        schema: Of the data.
         split: The rows of data that are reported.
     """
 
-    def __init__(self, runs: pd.DataFrame, folders: Mapping[tuple[Row, int], Path], schema: Schema, split: str) -> None:
-        self._folders, self._schema, self._split = folders, schema, split
+    def __init__(self, runs: pd.DataFrame, folders: Mapping[tuple[Row, int], Path], split: str) -> None:
+        self._folders, self._split = folders, split
         self._runs = list(zip(rows_of(runs), runs.to_dict("records"), strict=True))
+        self._schema: Schema | None = None  # the same in all runs
         self._kept: tuple[tuple[str, Row], list[Scores]] | None = None  # the reference's: it is the same many times
 
     def against(self, means: pd.DataFrame, reference: str | None) -> pd.DataFrame:
@@ -112,6 +110,7 @@ class Tester:
             path = folder / PREDICTIONS / f"{self._split}.parquet"
             if not path.is_file():
                 raise RunError(f"{str(folder)!r} has no predictions to test: remove it and compare again")
+            self._schema = self._schema or RunFolder(folder).schema().schema
             found.append(Predictions.read(self._schema, path).scores()[task])
         return found
 
@@ -132,26 +131,23 @@ def seeds_difference(
     one, other = np.asarray(first, float), np.asarray(second, float)
     samples = [one - other] if paired else [one, other]
     parts = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
-    below = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
-    freedom = sum(parts) ** 2 / below if below else 1.0  # of one sample: its size less 1
-    estimate, error = float(one.mean() - other.mean()), math.sqrt(sum(parts))
-    p = float(2 * student.sf(abs(estimate) / error, freedom)) if error else float(estimate == 0)
-    half = float(student.ppf((1 + level) / 2, freedom)) * error
-    return Difference(estimate, estimate - half, estimate + half, p, level, math.nan, error)
+    uncertain = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
+    sd = sum(sample.var(ddof=1) for sample in samples) ** 0.5
+    return tested(float(one.mean() - other.mean()), sum(parts), uncertain, level, 0.0, float(sd))
 
 
-def corrected(tested: pd.DataFrame, comparisons: int) -> pd.DataFrame:
+def corrected(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
     """Correct the p values of all comparisons by Holm's method, and say which rows can be told apart.
 
     Args:
-        tested: The comparisons that were made.
+        frame: The comparisons that were made.
         comparisons: How many could have been: those that were not made count as without any difference.
     """
-    defined = tested["p"].notna()
+    defined = frame["p"].notna()
     others = max(0, comparisons - int(defined.sum()))
-    values = holm([*tested.loc[defined, "p"], *[1.0] * others])[: int(defined.sum())]
-    p_holm = pd.Series(values, tested.index[defined], float).reindex(tested.index)
-    return tested.assign(p_holm=p_holm, apart=p_holm < 1 - LEVEL)
+    values = holm([*frame.loc[defined, "p"], *[1.0] * others])[: int(defined.sum())]
+    p_holm = pd.Series(values, frame.index[defined], float).reindex(frame.index)
+    return frame.assign(p_holm=p_holm, apart=p_holm < 1 - LEVEL)
 
 
 def possible(means: pd.DataFrame) -> int:

@@ -89,7 +89,7 @@ def run_grid(
             raise RunError(f"another process is at work in {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments)
         split = "test" if "test" in data.splits else "valid"
-        metrics_by_task(data.schema.schema.reported_tasks, metric)
+        metrics_by_task(data.schema.schema, metric)
         comparison = Comparison(out, split, cells)
         finished = [cell for cell in cells if state_of(comparison.path(cell)) == "finished"]
         fingerprint = identify(data)

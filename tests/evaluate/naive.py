@@ -45,9 +45,7 @@ def obuchowski(first: Scores, second: Scores | None = None) -> float:
         s10, s01, s11 = s10 + a * a, s01 + b * b, s11 + a * b
     i10, i01, i = len(set(ours)), len(set(theirs)), len(set(groups))
     m, n_ = x.sum(), n.sum()
-    return float(
-        s10 * i10 / (i10 - 1) / m / m + s01 * i01 / (i01 - 1) / n_ / n_ + 2 * s11 * i / (i - 1) / m / n_
-    )
+    return float(s10 * i10 / (i10 - 1) / m / m + s01 * i01 / (i01 - 1) / n_ / n_ + 2 * s11 * i / (i - 1) / m / n_)
 
 
 def drawn(rows: int, seed: int = 0, levels: int = 9, groups: int | None = None, weighted: bool = False) -> Scores:

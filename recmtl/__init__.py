@@ -12,6 +12,7 @@ from recmtl.balance import (
     RotoGradNorm,
     Sum,
 )
+from recmtl.comparison import Comparison, compare
 from recmtl.data import Batch, DataError, Description, Loader, PreparedData, Rows, describe, prepare
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
@@ -39,6 +40,7 @@ __all__ = [
     "Batch",
     "Binned",
     "Categorical",
+    "Comparison",
     "DataError",
     "Description",
     "FeatureEncoder",
@@ -71,6 +73,7 @@ __all__ = [
     "Timestamp",
     "Trainer",
     "card",
+    "compare",
     "describe",
     "load_run",
     "prepare",

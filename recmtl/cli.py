@@ -14,7 +14,7 @@ from typing import Literal
 import pyarrow.parquet as pq
 from jsonargparse import ArgumentParser, Namespace
 
-from recmtl import inspection, shipped
+from recmtl import comparing, inspection, shipped
 from recmtl.arguments import command_parser
 from recmtl.console import Counter, print_diagnosis, print_metrics
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
@@ -285,11 +285,10 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "cache": inspection.cache_command,
 }
 SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()} | {
-    "train": "Train a model and measure it on the test rows."
+    "train": "Train a model and measure it on the test rows.",
+    "compare": comparing.SUMMARY,
 }
-
-
-ORDER = ("demo", "synth", "describe", "prepare", "train", "evaluate", "predict", "cache")
+ORDER = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "cache")
 
 
 def usage() -> str:
@@ -298,8 +297,8 @@ def usage() -> str:
     return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
 
 
-def run(arguments: Sequence[str]) -> None:
-    """Run a command.
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and give its exit status.
 
     Raises:
         UsageError: There is no such command, or its options do not fit together.
@@ -310,25 +309,28 @@ def run(arguments: Sequence[str]) -> None:
     elif name == "train":
         parser = train_parser()
         train_command(parser, parser.parse_args(resolve_recipe(rest)))
+    elif name == "compare":
+        with usage_errors():
+            return comparing.compare_command(resolve_recipe(rest))
     elif name in COMMANDS:
         parser = command_parser(name, COMMANDS[name])
         values = parser.instantiate(parser.parse_args(rest))
         COMMANDS[name](**vars(values))
     else:
         raise UsageError(f"there is no command {name!r}: give one of {', '.join(SUMMARIES)}")
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
     try:
-        run(sys.argv[1:] if arguments is None else arguments)
+        return run(sys.argv[1:] if arguments is None else arguments)
     except (UsageError, DataError, SchemaError, RunError, ArgumentError, OSError) as error:
         sys.stderr.write(f"recmtl: {one_line(error)}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("recmtl: interrupted\n")
         return INTERRUPTED
-    return 0
 
 
 def one_line(error: Exception) -> str:

@@ -92,7 +92,7 @@ def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
 
 def print_description(description: Description, title: str) -> None:
     """Print what is in a dataset: first of all the columns that give a label away, at the end what else was noticed."""
-    console = _wide_console()
+    console = wide_console()
     for warning in description.warnings:
         console.print(f"WARNING: {warning}", style="bold red", markup=False)
     columns = description.columns
@@ -124,14 +124,14 @@ def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
         rows, age = f"{sum(dataset['rows'].values()):,}", f"{dataset['days']:.1f} days"
         shown.add_row(dataset["name"], rows, decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
     total = decimal(sum(dataset["bytes"] for dataset in datasets))
-    console = _wide_console()
+    console = wide_console()
     if datasets:
         console.print(shown)
     console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
 
 
-def _wide_console() -> Console:
-    """A console whose tables are not squeezed where there is no terminal."""
+def wide_console() -> Console:
+    """Give a console whose tables are not squeezed where there is no terminal."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
 

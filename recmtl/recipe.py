@@ -120,10 +120,15 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
 
 
+def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Give every key of a recipe as plain data, also those that were left at their defaults."""
+    content = yaml.safe_load(parser.dump(config, skip_unset=False))
+    return {key: content[key] for key in ("data", "model", "balancer", "trainer")}
+
+
 def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None:
     """Write a recipe from which the run can be repeated, and as comments what else its bits depend on."""
-    content = yaml.safe_load(parser.dump(config, skip_unset=False))
-    content = {key: content[key] for key in ("data", "model", "balancer", "trainer")}
+    content = complete_recipe(parser, config)
     with new_file(folder / RECIPE) as file:
         text = "".join(f"# {line}\n" for line in environment())
         file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -21,6 +21,8 @@ BELOW = {
     "recipe": {"train", "models", "features", "data", "schema", "balance", "shipped"},
     "console": {"data", "evaluate", "train"},
     "arguments": set(),
+    "comparison": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console"},
+    "comparing": {"comparison"},
     "inspection": {"data", "schema", "shipped", "console"},
     "messages": set(),
     "demo": {"data", "evaluate"},
@@ -36,6 +38,7 @@ BELOW = {
         "messages",
         "arguments",
         "inspection",
+        "comparing",
     },
     "__main__": {"cli"},
 }

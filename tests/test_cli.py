@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import recmtl
-from recmtl.cli import main
+from recmtl.cli import ORDER, main
 from recmtl.data.prepared import PreparedData
 
 QUICK = ["--trainer.epochs", "1", "--trainer.run.progress", "false"]
@@ -178,7 +178,7 @@ def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 2
 
 
-@pytest.mark.parametrize("command", ["demo", "synth", "describe", "prepare", "train", "evaluate", "predict", "cache"])
+@pytest.mark.parametrize("command", ORDER)
 def test_help_lists_the_options(command: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "recmtl", command, "--help"], capture_output=True, text=True, check=False

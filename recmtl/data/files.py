@@ -74,28 +74,29 @@ def _refuse_full(path: Path, error: BaseException) -> None:
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[bool]:
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[BinaryIO | None]:
     """Hold the lock of a file that is there as long as the lock is; the lock of a process ends with the process.
 
-    Where the file system has no locks, nothing is locked.
+    What is given is the locked file: a child process that inherits its descriptor holds the lock, too. Where the file
+    system has no locks, nothing is locked.
 
     Args:
         path: The file.
-        waiting: Called once before another process is waited for; ``None`` does not wait and gives ``False``.
+        waiting: Called once before another process is waited for; ``None`` does not wait and gives ``None``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("ab") as file:
             if not _lock(file, wait=False):
                 if waiting is None:
-                    yield False
+                    yield None
                     return
                 waiting()
                 _lock(file, wait=True)
             if not _is_at(file, path):  # its last owner took it away
                 continue
             try:
-                yield True
+                yield file
             finally:
                 path.unlink(missing_ok=True)
             return

@@ -1,0 +1,71 @@
+"""The command that compares: a grid of models, balancers and seeds, and a table of what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from recmtl.comparison.experiment import run_grid
+from recmtl.comparison.formats import print_sheets
+from recmtl.comparison.grid import Grid, grid_parser
+from recmtl.comparison.sheets import sheets
+
+SUMMARY = "Train a grid of models, balancers and seeds, and show which differences are real."
+SOME_FAILED = 1
+
+
+def compare_command(arguments: Sequence[str]) -> int:
+    """Compare, print the tables, and give the exit status: 1 where a run failed."""
+    parser = compare_parser()
+    given = parser.parse_args(arguments)
+    if given.models is None or given.out is None:
+        raise ValueError(f"give {'`--models`, what is compared' if given.out else '`--out`, the folder to write'}")
+    grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates)
+    comparison = run_grid(parser, arguments, grid, given.out, given.metric, given.jobs)
+    print_sheets(sheets(comparison, given.metric))
+    return SOME_FAILED if (comparison.cells["state"] != "finished").any() else 0
+
+
+def compare_parser() -> ArgumentParser:
+    """Build the parser of `recmtl compare`: the keys of a recipe, and what the grid is."""
+    parser = grid_parser()
+    parser.description = SUMMARY
+    entry = str | dict[str, Any]
+    options = (
+        "a name; or, for options that are not the recipe's, a YAML file or a mapping with class_path and init_args"
+    )
+    parser.add_argument("--models", type=entry, nargs="+", metavar="MODEL", help=f"The models, each {options}.")
+    parser.add_argument(
+        "--balancers",
+        type=entry,
+        nargs="+",
+        metavar="BALANCER",
+        default=["Sum"],
+        help=f"The balancers, each {options}. SingleTask is trained with Sum alone.",
+    )
+    parser.add_argument(
+        "--seeds", type=int | list[int], default=5, metavar="N|[S,…]", help="How many seeds, from 0, or a list of them."
+    )
+    parser.add_argument(
+        "--learning-rates",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="LR",
+        help="Of the optimizer, if not the recipe's.",
+    )
+    parser.add_argument(
+        "--metric", type=str | None, default=None, help="What the tables show; by default AUC, of a regression MAE."
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="How many runs at once.")
+    parser.add_argument(
+        "--out",
+        type=Path | None,
+        default=None,
+        metavar="DIR",
+        help="The comparison's folder. What is finished there is not run again; what failed or was interrupted is.",
+    )
+    return parser

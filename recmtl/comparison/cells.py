@@ -1,0 +1,150 @@
+"""The runs of a comparison on disk and at work: each is a process of its own, and is run once."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from recmtl.comparison.board import Board
+from recmtl.comparison.grid import Cell
+from recmtl.data.files import new_file
+from recmtl.train import RunError, RunFolder
+from recmtl.train.folder import RECIPE
+
+CELLS, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
+TRAIN = (sys.executable, "-m", "recmtl", "train")
+POLL = 0.05  # seconds
+PATIENCE = 10.0  # seconds that a process has to end
+# What may differ between a run and the recipe that would be run now.
+FREE = (("data", "cache"), ("trainer", "run", "folder"), ("trainer", "run", "progress"))
+
+State = Literal["finished", "failed", "unfinished"]
+
+
+def state_of(folder: Path) -> State:
+    """Say how far a run came."""
+    if RunFolder(folder).finished:
+        return "finished"
+    return "failed" if (folder / ERROR).is_file() else "unfinished"
+
+
+def error_of(folder: Path) -> str | None:
+    """Give what a failed run said last; ``None`` of any other."""
+    return (folder / ERROR).read_text(encoding="utf-8").strip() if state_of(folder) == "failed" else None
+
+
+def check_finished(cell: Cell, folder: Path) -> None:
+    """Check that a finished run is the one that would be run now.
+
+    Raises:
+        RunError: Its recipe is another.
+    """
+    advice = "give another `--out`, or remove that run"
+    try:
+        found = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+        difference = next(_differences(found, cell.recipe), None)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+        raise RunError(f"{folder / RECIPE} cannot be read: {advice}") from error
+    if difference:
+        key, before, now = difference
+        raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {advice}")
+
+
+def _differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Any, Any]]:
+    """Walk the keys in which two recipes differ."""
+    for key in dict.fromkeys((*found, *wanted)):
+        path, one, other = (*above, key), found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, path)
+        elif one != other and path not in FREE and (one or other or {} not in (one, other)):  # no options are none
+            yield ".".join(path), one, other
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run at work.
+
+    Args:
+        folder: Its run folder.
+        process: Its process.
+    """
+
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def start(cls, cell: Cell, folder: Path, lock: int) -> Attempt:
+        """Run a cell anew, in a process that inherits the environment and holds the comparison's lock, too."""
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_file(folder / RECIPE) as file:
+            file.write_text(yaml.safe_dump(dict(cell.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        command = [*TRAIN, "--config", str(folder / RECIPE), "--run", str(folder)]
+        with (folder / OUTPUT).open("wb") as output:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,)
+            )
+        return cls(folder, process)
+
+    def ended(self) -> bool:
+        """Say whether the process has ended; what a failed one said last is kept in the run folder."""
+        status = self.process.poll()
+        if status is not None and not RunFolder(self.folder).finished:
+            with new_file(self.folder / ERROR) as file:
+                file.write_text(self._reason(status) + "\n", encoding="utf-8")
+        return status is not None
+
+    def _reason(self, status: int) -> str:
+        if status < 0:
+            memory = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+            return f"killed by {signal.Signals(-status).name}{memory}"
+        lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), f"ended with status {status}")
+        return last.strip().removeprefix("recmtl: ")
+
+    def stop(self) -> None:
+        """End the process, whatever it does."""
+        self.process.terminate()
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def run_cells(cells: Sequence[Cell], folder: Path, jobs: int, lock: int, board: Board) -> None:
+    """Run cells, so many at once; one that fails keeps none of the others from running.
+
+    Args:
+        cells: What is to run.
+        folder: Where the run folders lie.
+        jobs: How many at once.
+        lock: The descriptor of the comparison's lock.
+        board: Is told what happens.
+    """
+    waiting, running = deque(cells), dict[str, tuple[Cell, Attempt]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                cell = waiting.popleft()
+                board.started(cell)
+                running[cell.name] = (cell, Attempt.start(cell, folder / cell.name, lock))
+            for name, (cell, attempt) in list(running.items()):
+                if attempt.ended():
+                    del running[name]
+                    board.ended(cell, attempt.folder, error_of(attempt.folder))
+            time.sleep(POLL)
+    finally:
+        for _, attempt in running.values():
+            attempt.stop()

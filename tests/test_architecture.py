@@ -21,6 +21,7 @@ BELOW = {
     "recipe": {"train", "models", "features", "data", "schema", "balance", "shipped"},
     "console": {"data", "evaluate", "train"},
     "arguments": set(),
+    "report": {"recipe", "train", "evaluate", "data", "schema", "console"},
     "inspection": {"data", "shipped", "console"},
     "messages": set(),
     "demo": {"data", "evaluate"},
@@ -36,6 +37,7 @@ BELOW = {
         "messages",
         "arguments",
         "inspection",
+        "report",
     },
     "__main__": {"cli"},
 }

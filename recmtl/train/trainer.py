@@ -20,7 +20,7 @@ from recmtl.data.prepare import Progress
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
-from recmtl.train.curves import save_diagnosis, save_learning_curves
+from recmtl.train.plots import save_diagnosis, save_learning_curves
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import PLOTS, RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping

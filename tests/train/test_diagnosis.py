@@ -8,7 +8,8 @@ import torch
 from matplotlib.image import imread
 
 from recmtl.balance import Diagnosis
-from recmtl.train.curves import diagnosis_curves, save_diagnosis
+from recmtl.evaluate.curves import diagnosis_curves
+from recmtl.train.plots import save_diagnosis
 from recmtl.train.diagnosis import PairSummary, by_name, diagnosis_record, summarize
 
 

@@ -1,0 +1,186 @@
+"""The sections of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pandas as pd
+
+from recmtl.data.prepare import Progress
+from recmtl.evaluate.curves import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
+from recmtl.evaluate.slices import slice_table
+from recmtl.report.album import Album
+from recmtl.report.data import described, values_of
+from recmtl.report.parts import Code, Heading, Notes, Part, Picture, Section, Table, Text
+from recmtl.report.runs import ReportedRun
+from recmtl.report.tables import (
+    difference_frame,
+    difference_sentence,
+    difference_table,
+    metric_frame,
+    metric_tables,
+    reasons,
+    same_rows,
+)
+
+MOST_COSINES = 6  # pairs whose every value the table of a figure shows
+
+
+def metric_section(runs: Sequence[ReportedRun], draws: int) -> Section:
+    """Set all metrics in tables, and between several runs the differences in AUC."""
+    frame = metric_frame(runs, draws)
+    parts: list[Part] = [Text(how_measured(runs, draws)), *metric_tables(frame, len(runs) > 1)]
+    if reasons(frame):
+        parts.append(Notes(reasons(frame)))
+    if len(runs) > 1:
+        parts += [Heading("Differences"), *_differences(runs)]
+    return Section("metrics", "Metrics", parts)
+
+
+def how_measured(runs: Sequence[ReportedRun], draws: int) -> str:
+    """Say on which rows and how intervals were made."""
+    rows = "; ".join(
+        f"{run.name}: {len(next(iter(run.predictions.labels.values()))):,} {run.split} rows" for run in runs
+    )
+    groups = sorted({run.fitted.schema.group for run in runs if run.fitted.schema.group})
+    clustered = f", rows of one {' or '.join(groups)} taken together" if groups else ""
+    drawn = f"those of the other metrics by a bootstrap of {draws:,} draws{clustered}" if draws else "others have none"
+    return f"Measured on {rows}. Intervals of AUC are DeLong's{clustered}; {drawn}."
+
+
+def _differences(runs: Sequence[ReportedRun]) -> Iterator[Part]:
+    others = [run.name for run in runs[1:] if not same_rows(runs[0], run)]
+    if others:
+        yield Text(f"Measured on other rows than {runs[0].name}, so not compared with it: {', '.join(others)}.")
+    frame = difference_frame(runs)
+    if len(frame):
+        yield Text(difference_sentence(frame))
+        yield difference_table(frame, runs[0].name)
+
+
+def learning_section(runs: Sequence[ReportedRun], album: Album) -> Section:
+    """Draw the training loss of each objective and the main validation metric of each task, a line for each run."""
+    parts: list[Part] = []
+    for what, collect in (("training loss", loss_curves), ("on the validation rows", metric_curves)):
+        for name, curves in _by_curve(runs, collect).items():
+            parts.append(album.over_steps(f"{name}: {what}" if what == "training loss" else f"{name} {what}", what, curves))
+    return Section("learning", "Learning curves", parts)
+
+
+def _by_curve(runs: Sequence[ReportedRun], collect: Callable[..., Curves]) -> dict[str, Curves]:
+    """Collect the curves of all runs: by the curve's name, then by the run's."""
+    found: dict[str, Curves] = {}
+    for run in runs:
+        for name, curve in collect(run.records).items():
+            found.setdefault(name, {})[run.name] = curve
+    return found
+
+
+def curve_section(runs: Sequence[ReportedRun], album: Album) -> Section:
+    """Draw ROC, precision-recall and reliability of each task, a line for each run."""
+    tasks = dict.fromkeys(task for run in runs for task in run.curved)
+    parts: list[Part] = []
+    for task in tasks:
+        scores = {run.name: run.curved[task] for run in runs if task in run.curved}
+        parts += [Heading(task), album.roc(task, scores), album.precision_recall(task, scores)]
+        parts.append(album.reliability(task, scores))
+    return Section("curves", "ROC, precision and reliability", parts)
+
+
+def slice_section(
+    runs: Sequence[ReportedRun], names: Sequence[str], rows: str | None, album: Album, progress: Progress
+) -> Section:
+    """Measure the AUC by the values of features, the smallest first."""
+    parts: list[Part] = []
+    for name in names:
+        parts.append(Heading(f"By {name}"))
+        tables = {run.name: slice_table(run.predictions, values_of(run, name, rows, progress)) for run in runs}
+        for run, table in tables.items():
+            named = f" ({run})" if len(runs) > 1 else ""
+            for task, part in table.groupby("task", sort=False):
+                if part["auc"].notna().any():
+                    parts.append(album.slices(f"{task}: AUC by {name}{named}", part))
+        whole = pd.concat(tables, names=["run"]).reset_index("run")
+        parts.append(_slice_table(whole if len(runs) > 1 else whole.drop(columns="run"), name))
+    return Section("slices", "Slices", parts)
+
+
+def _slice_table(table: pd.DataFrame, name: str) -> Table:
+    from recmtl.evaluate.intervals import Interval
+
+    auc = [Interval(s.auc, s.low, s.high) if s.auc == s.auc else None for s in table.itertuples()]
+    lead = [column for column in ("run", "task") if column in table]
+    shown = table[["value", *lead]].assign(AUC=pd.Series(auc, table.index, object), **table[["rows", "positives"]])
+    caption = f"AUC by {name}, the smallest first, with 95 % intervals below; none where a slice has one class alone"
+    return Table.of(shown.rename(columns={"value": name if name not in lead else "value"}), caption)
+
+
+def balance_section(runs: Sequence[ReportedRun], album: Album) -> Section:
+    """Draw task weights, and the norms and cosines of the tasks' gradients, run by run."""
+    parts: list[Part] = []
+    for run in runs:
+        found = list(_balance(run, album, f" ({run.name})" if len(runs) > 1 else ""))
+        parts += found
+    if not any(diagnosis_curves(run.records, "cosine") for run in runs):
+        parts.append(Text("Gradients were not measured: `--trainer.diagnose_every N` does so in one of N steps."))
+    return Section("balance", "Task weights and gradients", parts)
+
+
+def _balance(run: ReportedRun, album: Album, named: str) -> Iterator[Picture]:
+    norms, cosines = (diagnosis_curves(run.records, what) for what in ("gradient_norm", "cosine"))
+    weights = weight_curves(run.records)
+    if weights:
+        yield album.over_steps(f"Task weights{named}", "task weight", weights, logarithmic=True)
+    if norms:
+        yield album.over_steps(f"Gradient norms{named}", "gradient norm", norms, logarithmic=True)
+    if cosines:
+        yield album.cosines(f"Cosines of the tasks' gradients{named}", run.records, cosines)
+
+
+def expert_section(runs: Sequence[ReportedRun], album: Album) -> Section:
+    """Draw what the gates of each run take of its experts."""
+    parts = [
+        album.usage(f"Use of experts{f' ({run.name})' if len(runs) > 1 else ''}", run.usage)
+        for run in runs
+        if run.usage
+    ]
+    return Section("experts", "Experts", parts)
+
+
+def data_section(runs: Sequence[ReportedRun], progress: Progress) -> Section:
+    """Describe the data of each run, the same data once."""
+    parts: list[Part] = []
+    seen: dict[str, list[ReportedRun]] = {}
+    for run in runs:
+        seen.setdefault(run.fitted.fingerprint, []).append(run)
+    for same in seen.values():
+        if len(seen) > 1:
+            parts.append(Heading(", ".join(run.name for run in same)))
+        parts += _description(same[0], progress)
+    return Section("data", "Data", parts)
+
+
+def _description(run: ReportedRun, progress: Progress) -> Iterator[Part]:
+    description, missing = described(run, progress)
+    if run.fitted.schema.description:
+        yield Text(run.fitted.schema.description)
+    if missing:
+        yield Text(missing)
+    yield from (Text(warning, warning=True) for warning in description.warnings)
+    captions = {
+        "labels": "Labels: rows that count, positive ones, and the mean",
+        "columns": "Columns",
+        "numbers": "Numbers as they are encoded, beside what they were standardised by",
+        "drift": "Against the training rows",
+    }
+    for name, caption in captions.items():
+        frame = getattr(description, name)
+        if len(frame):
+            yield Table.of(frame, caption)
+    if description.notes:
+        yield Notes(description.notes)
+
+
+def recipe_section(runs: Sequence[ReportedRun]) -> Section:
+    """Show the recipe of each run."""
+    return Section("recipe", "Recipe", [Code(f"Recipe of {run.name}", run.recipe) for run in runs])

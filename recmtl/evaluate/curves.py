@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from recmtl.evaluate.metrics import Floats
 from recmtl.evaluate.predictions import Scores
 
 Curves = dict[str, tuple[list[int], list[float]]]  # by name: steps and values
@@ -46,7 +45,7 @@ def precision_recall_points(scores: Scores, most: int = MOST) -> pd.DataFrame:
     y, x, _ = precision_recall_curve(
         scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True
     )
-    frame = pd.DataFrame({"recall": x[::-1], "precision": y[::-1]})
+    frame = pd.DataFrame({"recall": x[-2::-1], "precision": y[-2::-1]})  # the last one is no threshold's
     ranges = frame.groupby(np.minimum(frame["recall"] * (most // 4), most // 4 - 1).astype(int))["precision"]
     ends = np.r_[0, np.cumsum(ranges.size()) - 1]
     return frame.iloc[_thinned(np.r_[ends, ranges.idxmin(), ranges.idxmax()], len(frame), most)].reset_index(drop=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from recmtl.evaluate.calibration import reliability as reliability_bins
 from recmtl.evaluate.curves import (
@@ -31,6 +31,9 @@ MOST_PAIRS = 6  # of tasks, whose cosines can be told apart as lines
 MOST_NUMBERS = 12  # of tasks, between which cosines are written out
 LONGEST_NAME = 24  # letters
 HISTOGRAM_BINS = 40
+DECADE = 10.0
+FEW = 30  # points of a curve, each of which has a sign
+MARKERS = "osD^vPX*"
 
 Records = Iterable[Mapping[str, Any]]  # the lines of `metrics.jsonl`
 Named = Scores | Mapping[str, Scores | pd.DataFrame]  # by the name of their line
@@ -109,7 +112,7 @@ def learning_curves(records: Records, what: str = "loss", axes: Axes | None = No
     if what not in ("loss", "valid"):
         raise ValueError(f"`what` must be 'loss' or 'valid', got {what!r}")
     label = "training loss" if what == "loss" else "on the validation rows"
-    return over_steps((loss_curves if what == "loss" else metric_curves)(records), label, axes, marker="o")
+    return over_steps((loss_curves if what == "loss" else metric_curves)(records), label, axes)
 
 
 def task_weights(records: Records, axes: Axes | None = None) -> Axes:
@@ -133,23 +136,23 @@ def cosines(records: Records, axes: Axes | None = None) -> Axes:
     return axes
 
 
-def over_steps(
-    curves: Curves, label: str, axes: Axes | None = None, logarithmic: bool = False, marker: str | None = None
-) -> Axes:
+def over_steps(curves: Curves, label: str, axes: Axes | None = None, logarithmic: bool = False) -> Axes:
     """Draw any curves over the steps of a training.
 
     Args:
         curves: Steps and values by the name of their line.
         label: What the values are.
         axes: Where to draw; ``None`` makes a figure.
-        logarithmic: Whether the scale is, where all values are above 0.
-        marker: The sign at each point.
+        logarithmic: Whether the scale is, where all values are above 0 and reach over more than a decade.
     """
     axes = _axes(axes)
+    marker = "o" if all(len(steps) <= FEW for steps, _ in curves.values()) else None
     for name, (steps, values) in curves.items():
         axes.plot(steps, values, label=short(name), marker=marker, markersize=3)
-    if logarithmic and curves and all(value > 0 for _, values in curves.values() for value in values):
+    found = [value for _, values in curves.values() for value in values]
+    if logarithmic and found and 0 < min(found) < max(found) / DECADE:
         axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="step", ylabel=label)
     return _finished(axes)
 
@@ -174,26 +177,33 @@ def expert_usage(usage: Mapping[str, Sequence[float]], axes: Axes | None = None)
     return _finished(axes)
 
 
-def slices(table: pd.DataFrame, axes: Axes | None = None) -> Axes:
-    """Draw the AUC of each slice with its interval, the smallest on top.
+def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None = None) -> Axes:
+    """Draw the AUC of each slice with its interval, the smallest of the first line on top.
 
     Args:
-        table: The slices of one task, as `recmtl.evaluate.slices.slice_table` gives them.
+        tables: The slices of one task, as `recmtl.evaluate.slices.slice_table` gives them, or several such tables of
+            the same slices by the name of their line.
         axes: Where to draw; ``None`` makes a figure.
     """
     axes = _axes(axes)
-    shown = table[table["auc"].notna()]
-    places = np.arange(len(shown))
-    reach = np.vstack([shown["auc"] - shown["low"], shown["high"] - shown["auc"]])
-    axes.errorbar(shown["auc"], places, xerr=np.maximum(np.nan_to_num(reach), 0), fmt="o", markersize=4, linewidth=1.2)
+    named = {"": tables} if isinstance(tables, pd.DataFrame) else tables
+    values = list(dict.fromkeys(v for table in named.values() for v in table.loc[table["auc"].notna(), "value"]))
+    for i, (name, table) in enumerate(named.items()):
+        shown = table.set_index("value").reindex(values)
+        places = np.arange(len(values)) + (i - (len(named) - 1) / 2) * 0.6 / len(named)
+        reach = np.vstack([shown["auc"] - shown["low"], shown["high"] - shown["auc"]])
+        bars = axes.errorbar(
+            shown["auc"], places, xerr=np.maximum(np.nan_to_num(reach), 0), fmt=MARKERS[i % len(MARKERS)], markersize=4
+        )
+        bars.set_label(short(name) if name else None)
     axes.axvline(0.5, color=_ink(), linewidth=0.8, linestyle=":")
-    axes.set_yticks(places, [short(value) for value in shown["value"]])
-    axes.set(xlabel="AUC", ylim=(len(shown) - 0.5, -0.5))
+    axes.set_yticks(range(len(values)), [short(value) for value in values])
+    axes.set(xlabel="AUC", ylim=(len(values) - 0.5, -0.5))
     return _finished(axes)
 
 
 def short(name: object) -> str:
-    """Give a name that matplotlib takes as it is, no formula and no line without a name; a long one lacks its middle."""
+    """Give a name that matplotlib shows as it is, never as a formula or not at all; a long one lacks its middle."""
     text = str(name)
     if len(text) > LONGEST_NAME:
         text = f"{text[: LONGEST_NAME // 2]}…{text[-LONGEST_NAME // 2 + 1 :]}"
@@ -232,6 +242,7 @@ def _ink() -> str:
 
 def _finished(axes: Axes) -> Axes:
     """Set grid and legend."""
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if handles:

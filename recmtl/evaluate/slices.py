@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +49,7 @@ class Values:
 
     @classmethod
     def of_numbers(cls, numbers: Floats) -> Values:
-        """Take a number per row ``[rows]``, NaN where missing: as it is, or in bins of equal shares where many differ."""
+        """Take a number per row ``[rows]``, NaN where missing; many different ones are put in equal bins."""
         present = numbers[~np.isnan(numbers)]
         distinct = np.unique(present)
         if len(distinct) <= MOST_SLICES:
@@ -77,7 +78,7 @@ class Values:
 def ranges(edges: Floats) -> list[str]:
     """Name the ranges between edges; a value that equals an edge lies below it."""
     texts = [f"{edge:.4g}" for edge in edges]
-    between = [f"{low} to {high}" for low, high in zip(texts[:-1], texts[1:], strict=True)]
+    between = [f"{low} to {high}" for low, high in pairwise(texts)]
     return [f"up to {texts[0]}", *between, f"above {texts[-1]}"] if texts else ["all"]
 
 

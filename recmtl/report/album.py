@@ -57,7 +57,9 @@ class Album:
         """Draw the reliability diagram of a task, a line for each run."""
         tables = {name: reliability(s).reset_index(drop=True) for name, s in scores.items()}
         worst = {name: t.loc[(t["predicted"] - t["observed"]).abs().idxmax()] for name, t in tables.items()}
-        found = "; ".join(f"{name}: {w['observed']:.2%} where {w['predicted']:.2%} is predicted" for name, w in worst.items())
+        found = "; ".join(
+            f"{name}: {w['observed']:.2%} where {w['predicted']:.2%} is predicted" for name, w in worst.items()
+        )
         words = f"Observed rate over predicted rate of {task}. The bin that is furthest off. {found}."
         parts = [t[["predicted", "observed", "rows"]] for t in tables.values()]
         table = pd.concat(parts, keys=list(tables), names=["run"]).reset_index("run")
@@ -68,10 +70,8 @@ class Album:
     def over_steps(self, title: str, label: str, curves: Curves, logarithmic: bool = False) -> Picture:
         """Draw curves over the steps of a training."""
         words = f"{title}. {_courses(curves)}"
-        marker = "o" if max(len(steps) for steps, _ in curves.values()) <= STEPS else None
-        return self._picture(
-            title, words, lambda axes: figures.over_steps(curves, label, axes, logarithmic, marker), _steps_table(curves)
-        )
+        draw = figures.over_steps
+        return self._picture(title, words, lambda axes: draw(curves, label, axes, logarithmic), _steps_table(curves))
 
     def cosines(self, title: str, records: Sequence[Mapping[str, object]], curves: Curves) -> Picture:
         """Draw the cosines of a training's gradients."""
@@ -89,14 +89,18 @@ class Album:
         words = f"{title}. Most used. {most}. {dead_sentence(usage)}"
         return self._picture(title, words, lambda axes: figures.expert_usage(usage, axes), table)
 
-    def slices(self, title: str, table: pd.DataFrame) -> Picture:
-        """Draw the AUC of the slices of one task."""
-        known = table[table["auc"].notna()]
-        low, high = known.iloc[0], known.iloc[-1]
-        words = f"{title}. Slices: {len(known)}. Lowest: {low['value']} at {low['auc']:.4f} ({low['rows']:,} rows); "
-        words += f"highest: {high['value']} at {high['auc']:.4f} ({high['rows']:,} rows)."
-        columns = ["value", "auc", "low", "high", "rows", "positives"]
-        return self._picture(title, words, lambda axes: figures.slices(known, axes), table[columns])
+    def slices(self, title: str, tables: Mapping[str, pd.DataFrame]) -> Picture:
+        """Draw the AUC of the slices of one task, a line for each run."""
+        ends = {name: table[table["auc"].notna()].iloc[[0, -1]].to_dict("records") for name, table in tables.items()}
+        found = "; ".join(
+            f"{name}: lowest {low['value']} at {low['auc']:.4f} ({low['rows']:,} rows), highest {high['value']} at "
+            f"{high['auc']:.4f} ({high['rows']:,} rows)"
+            for name, (low, high) in ends.items()
+        )
+        parts = pd.concat(tables, names=["run"]).reset_index("run")
+        table = parts[["value", *(["run"] if len(tables) > 1 else []), "auc", "low", "high", "rows", "positives"]]
+        shown = tables if len(tables) > 1 else next(iter(tables.values()))
+        return self._picture(title, f"{title}. {found}.", lambda axes: figures.slices(shown, axes), table)
 
 
 def dead_sentence(usage: Mapping[str, Sequence[float]]) -> str:
@@ -110,7 +114,7 @@ def dead_sentence(usage: Mapping[str, Sequence[float]]) -> str:
 
 def _titled(columns: Mapping[str, object], what: str) -> dict[str, object]:
     """Name the only column by what it holds, several by their runs."""
-    return {what: column for column in columns.values()} if len(columns) == 1 else dict(columns)
+    return {what if len(columns) == 1 else name: column for name, column in columns.items()}
 
 
 def _rate(scores: Scores) -> float:
@@ -118,11 +122,14 @@ def _rate(scores: Scores) -> float:
 
 
 def _courses(curves: Curves) -> str:
-    return "; ".join(
-        f"{name}: from {values[0]:.4g} at step {steps[0]:,} to {values[-1]:.4g} at step {steps[-1]:,}, "
-        f"between {min(values):.4g} and {max(values):.4g}"
-        for name, (steps, values) in curves.items()
-    ) + "."
+    return (
+        "; ".join(
+            f"{name}: from {values[0]:.4g} at step {steps[0]:,} to {values[-1]:.4g} at step {steps[-1]:,}, "
+            f"between {min(values):.4g} and {max(values):.4g}"
+            for name, (steps, values) in curves.items()
+        )
+        + "."
+    )
 
 
 def _steps_table(curves: Curves) -> pd.DataFrame:

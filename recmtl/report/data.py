@@ -99,7 +99,9 @@ def described(run: ReportedRun, progress: Progress) -> tuple[Description, str]:
     found = RunData.open(run, progress)
     if found.data is not None:
         return describe(found.data), ""
-    return from_the_run(run), f"The data is not where the recipe says, so this is what the run itself holds: {found.reason}."
+    return from_the_run(
+        run
+    ), f"The data is not where the recipe says, so this is what the run itself holds: {found.reason}."
 
 
 def from_the_run(run: ReportedRun) -> Description:

@@ -98,7 +98,9 @@ def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, w
     Raises:
         DataError: They are not.
     """
-    predicted = predictions.keys.num_rows if predictions.keys.num_columns else len(next(iter(predictions.labels.values())))
+    predicted = (
+        predictions.keys.num_rows if predictions.keys.num_columns else len(next(iter(predictions.labels.values())))
+    )
     if rows != predicted:
         raise DataError(f"{where} has {rows:,} rows, expected the {predicted:,} that were predicted")
     for name, values in labels.items():

@@ -20,6 +20,7 @@ from recmtl.report.runs import ReportedRun, open_runs
 
 FOLDER = Path(__file__).parent
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
+POLICY = "default-src 'none'; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 DRAWS = 200
 
 
@@ -85,9 +86,13 @@ def report_html(
 def rendered(title: str, subject: str, sections: Sequence[Section]) -> str:
     """Set sections in a page; all text is escaped."""
     style, script = (_trusted(name) for name in (STYLE, SCRIPT))
-    policy = f"default-src 'none'; style-src '{_digest(style)}'; script-src '{_digest(script)}'; base-uri 'none'; form-action 'none'"
+    policy = POLICY.format(style=_digest(style), script=_digest(script))
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template(PAGE).render(
         title=title,

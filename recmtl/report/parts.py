@@ -73,7 +73,7 @@ def cell(value: Any, column: str = "") -> Cell:
 
 def _number(value: float) -> str:
     """Write a number with four decimals, or as many digits where it is large or small."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"  # noqa: PLR2004
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

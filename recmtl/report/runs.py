@@ -53,7 +53,7 @@ class ReportedRun:
     def curved(self) -> dict[str, Scores]:
         """The binary tasks that have rows of both classes, and so an AUC and curves."""
         binary = {name: s for name, s in self.scores.items() if s.task.kind == "binary"}
-        return {name: s for name, s in binary.items() if len(np.unique(s.labels)) == 2}  # noqa: PLR2004
+        return {name: s for name, s in binary.items() if len(np.unique(s.labels)) == 2}
 
     @classmethod
     def open(cls, path: str | Path, name: str | None = None) -> ReportedRun:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from recmtl.data.prepare import Progress
 from recmtl.evaluate.curves import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
+from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.slices import slice_table
 from recmtl.report.album import Album
 from recmtl.report.data import described, values_of
@@ -22,8 +24,6 @@ from recmtl.report.tables import (
     reasons,
     same_rows,
 )
-
-MOST_COSINES = 6  # pairs whose every value the table of a figure shows
 
 
 def metric_section(runs: Sequence[ReportedRun], draws: int) -> Section:
@@ -63,7 +63,9 @@ def learning_section(runs: Sequence[ReportedRun], album: Album) -> Section:
     parts: list[Part] = []
     for what, collect in (("training loss", loss_curves), ("on the validation rows", metric_curves)):
         for name, curves in _by_curve(runs, collect).items():
-            parts.append(album.over_steps(f"{name}: {what}" if what == "training loss" else f"{name} {what}", what, curves))
+            parts.append(
+                album.over_steps(f"{name}: {what}" if what == "training loss" else f"{name} {what}", what, curves)
+            )
     return Section("learning", "Learning curves", parts)
 
 
@@ -92,27 +94,46 @@ def slice_section(
 ) -> Section:
     """Measure the AUC by the values of features, the smallest first."""
     parts: list[Part] = []
-    for name in names:
-        parts.append(Heading(f"By {name}"))
-        tables = {run.name: slice_table(run.predictions, values_of(run, name, rows, progress)) for run in runs}
-        for run, table in tables.items():
-            named = f" ({run})" if len(runs) > 1 else ""
-            for task, part in table.groupby("task", sort=False):
-                if part["auc"].notna().any():
-                    parts.append(album.slices(f"{task}: AUC by {name}{named}", part))
-        whole = pd.concat(tables, names=["run"]).reset_index("run")
-        parts.append(_slice_table(whole if len(runs) > 1 else whole.drop(columns="run"), name))
+    for name, same in itertools.product(names, alike(runs)):
+        title = f"By {name}" if len(same) == len(runs) else f"By {name}: {', '.join(run.name for run in same)}"
+        values = values_of(same[0], name, rows, progress)
+        tables = {run.name: slice_table(run.predictions, values) for run in same}
+        pictures, shown = [], []
+        for task in dict.fromkeys(task for table in tables.values() for task in table["task"]):
+            of_task = {run: table[table["task"] == task] for run, table in tables.items()}
+            of_task = {run: table for run, table in of_task.items() if table["auc"].notna().any()}
+            if of_task:
+                pictures.append(album.slices(f"{task}: AUC by {name}", of_task))
+                shown.append(_slice_table(of_task, task, name))
+        parts += [Heading(title), *pictures, *shown]
     return Section("slices", "Slices", parts)
 
 
-def _slice_table(table: pd.DataFrame, name: str) -> Table:
-    from recmtl.evaluate.intervals import Interval
+def alike(runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
+    """Put runs together that were measured on the same rows."""
+    groups: list[list[ReportedRun]] = []
+    for run in runs:
+        group = next((group for group in groups if same_rows(group[0], run)), None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    return groups
 
-    auc = [Interval(s.auc, s.low, s.high) if s.auc == s.auc else None for s in table.itertuples()]
-    lead = [column for column in ("run", "task") if column in table]
-    shown = table[["value", *lead]].assign(AUC=pd.Series(auc, table.index, object), **table[["rows", "positives"]])
-    caption = f"AUC by {name}, the smallest first, with 95 % intervals below; none where a slice has one class alone"
-    return Table.of(shown.rename(columns={"value": name if name not in lead else "value"}), caption)
+
+def _slice_table(tables: Mapping[str, pd.DataFrame], task: str, name: str) -> Table:
+    """Set the slices of a task in a table, the AUC of each run in a column."""
+    first = next(iter(tables.values())).set_index("value")
+    columns = {}
+    for run, table in tables.items():
+        defined = table[table["auc"].notna()]
+        ends = defined[["auc", "low", "high"]].to_numpy().tolist()
+        auc = {value: Interval(*three) for value, three in zip(defined["value"], ends, strict=True)}
+        columns[f"AUC, {run}" if len(tables) > 1 else "AUC"] = [auc.get(value) for value in first.index]
+    shown = pd.DataFrame({"value": first.index, **columns, "rows": first["rows"].array})
+    shown["positives"] = first["positives"].array
+    caption = f"{task}: AUC by {name}, the smallest first, with 95 % intervals below; none where one class is missing"
+    return Table.of(shown, caption)
 
 
 def balance_section(runs: Sequence[ReportedRun], album: Album) -> Section:

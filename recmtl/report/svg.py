@@ -21,7 +21,7 @@ INK, EDGE, GRID = "#1b1b1c", "#6b6b6d", "#b4b4b6"
 SERIES = ("#0b5fa5", "#b34700", "#00704a", "#8a2d8f", "#7a5c00", "#b3123d", "#00697a", "#55555a")
 CLASSES = {INK: "ink", EDGE: "edge", GRID: "grid"} | {color: f"c{i}" for i, color in enumerate(SERIES)}
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1)))
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recmtl",
     "figure.facecolor": "none",
@@ -37,7 +37,7 @@ STYLE: dict[str, Any] = {
     "ytick.color": INK,
     "grid.color": GRID,
     "legend.frameon": False,
-    "font.size": 11,
+    "font.size": 12,
 }
 SHORTHAND = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) ")
 
@@ -55,9 +55,9 @@ def drawn(draw: Callable[[Axes], object], words: str, number: int) -> Markup:
     file = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has more letters
-        axes = Figure(layout="constrained").add_subplot()
-        draw(axes)
-        axes.figure.savefig(file, format="svg", metadata={"Date": None})
+        figure = Figure(layout="constrained")
+        draw(figure.add_subplot())
+        figure.savefig(file, format="svg", metadata={"Date": None})
     return Markup(_for_page(file.getvalue(), words, f"f{number}-"))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,7 @@ def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
             first = metrics.iloc[0]
             row = {"task": task} | ({"run": run} if several else {}) | {"rows": first["rows"]}
             row |= {"positives": first["positives"]} if kind == "binary" else {}
-            rows.append(row | {NAMES.get(m.metric, m.metric): _interval(m) for m in metrics.itertuples()})
+            rows.append(row | {NAMES.get(m["metric"], m["metric"]): _interval(m) for m in metrics.to_dict("records")})
         table = pd.DataFrame(rows)
         order = {name: i for i, name in enumerate(part["task"].unique())}
         table = table.sort_values("task", key=lambda tasks: tasks.map(order), kind="stable")
@@ -86,8 +86,9 @@ def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
     return shown
 
 
-def _interval(row: Any) -> Interval | float:
-    return row.value if np.isnan(row.low) else Interval(row.value, row.low, row.high)
+def _interval(row: Mapping[Any, Any]) -> Interval | float:
+    value: float = row["value"]
+    return value if np.isnan(row["low"]) else Interval(value, row["low"], row["high"])
 
 
 def reasons(frame: pd.DataFrame) -> list[str]:
@@ -140,7 +141,7 @@ def difference_table(frame: pd.DataFrame, against: str) -> Table:
         {
             "task": frame["task"],
             "run": frame["run"],
-            "AUC difference": [Interval(d.difference, d.low, d.high) for d in frame.itertuples()],
+            "AUC difference": [Interval(*ends) for ends in frame[["difference", "low", "high"]].to_numpy().tolist()],
             "p": frame["p"],
             "p, Holm": frame["p_holm"],
         }
@@ -150,11 +151,12 @@ def difference_table(frame: pd.DataFrame, against: str) -> Table:
 
 def difference_sentence(frame: pd.DataFrame, level: float = 0.95) -> str:
     """Say what the differences support."""
-    told = frame[frame["p_holm"] < 1 - level]
-    if told.empty:
+    told = frame[frame["p_holm"] < 1 - level].to_dict("records")
+    if not told:
         return f"No difference can be told from zero at {level:.0%} (Holm, comparisons: {len(frame)})."
     parts = [
-        f"{d.run} is {'better' if d.difference > 0 else 'worse'} than {d.against} on {d.task} by {abs(d.difference):.4f}"
-        for d in told.itertuples()
+        f"{d['run']} is {'better' if d['difference'] > 0 else 'worse'} than {d['against']} on {d['task']} "
+        f"by {abs(d['difference']):.4f}"
+        for d in told
     ]
     return f"Told from zero at {level:.0%} (Holm, comparisons: {len(frame)}): {'; '.join(parts)}."

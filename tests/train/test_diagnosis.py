@@ -9,8 +9,8 @@ from matplotlib.image import imread
 
 from recmtl.balance import Diagnosis
 from recmtl.evaluate.curves import diagnosis_curves
-from recmtl.train.plots import save_diagnosis
 from recmtl.train.diagnosis import PairSummary, by_name, diagnosis_record, summarize
+from recmtl.train.plots import save_diagnosis
 
 
 def measured(norms: list[float], cosine: float) -> dict[str, object]:

@@ -18,7 +18,7 @@ from recmtl.train.diagnosis import PairSummary
 from recmtl.train.progress import Display
 
 COUNT, SHARE = "{:,.0f}", "{:.2%}"
-FORMATS = dict.fromkeys(("rows", "positives", "capped", "vocabulary"), COUNT)
+FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT)
 SHARES = ("missing", "unknown", "unseen")  # the columns whose names begin so
 LONGEST = 24  # letters of a category that are shown
 
@@ -51,23 +51,23 @@ class Counter(Display):
 def print_metrics(
     metrics: Mapping[str, Metrics], title: str, extra: Mapping[str, Mapping[str, Any]] | None = None
 ) -> None:
-    """Print metrics as a table; reasons for what is undefined stand below.
+    """Print metrics as a table, a column for each task; reasons for what is undefined stand below.
 
     Args:
         metrics: By task.
         title: What stands above.
-        extra: Further columns: ``{column: {task: value}}``, placed after the first metric.
+        extra: Further lines: ``{line: {task: value}}``, placed after the first metric.
     """
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
         frame.insert(position, column, [values.get(str(task)) for task in frame.index])
     reasons = {task: m.reason for task, m in metrics.items() if m.reason}
     frame = frame.drop(columns="reason", errors="ignore")
-    shown = Table("task")
-    for column in frame.columns:
-        shown.add_column(str(column), justify="right")
-    for task, row in frame.iterrows():
-        shown.add_row(str(task), *(_cell(str(c), v) for c, v in row.items()))
+    shown = Table("")
+    for task in frame.index:
+        shown.add_column(str(task), justify="right")
+    for name, found in frame.items():
+        shown.add_row(str(name), *(_cell(str(name), value) for value in found))
     console = Console(highlight=False, soft_wrap=True)
     console.print(title, markup=False)
     console.print(shown)

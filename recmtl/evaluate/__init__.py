@@ -1,16 +1,40 @@
-"""Metrics of predictions. Knows numpy, scikit-learn and pandas; knows no model."""
+"""Metrics of predictions, their intervals and tests. Knows numpy, scipy, pyarrow and pandas; knows no model."""
 
-from recmtl.evaluate.funnel import complete, measure, task_labels
-from recmtl.evaluate.metrics import LOWER_IS_BETTER, METRICS, Metrics, binary_metrics, regression_metrics, table
+from recmtl.evaluate.calibration import reliability
+from recmtl.evaluate.compared import Difference, Spread, auc_difference, holm, over_seeds
+from recmtl.evaluate.funnel import complete, task_labels
+from recmtl.evaluate.grouped import by_group
+from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
+from recmtl.evaluate.measures import LOWER_IS_BETTER, METRICS, metric_names, monitors
+from recmtl.evaluate.metrics import Metrics, binary_metrics, metrics_of, regression_metrics, table
+from recmtl.evaluate.predictions import Predictions
+from recmtl.evaluate.reported import measure
+from recmtl.evaluate.scores import Scores, scores_of
 
 __all__ = [
     "LOWER_IS_BETTER",
     "METRICS",
+    "Difference",
+    "Interval",
     "Metrics",
+    "Predictions",
+    "Scores",
+    "Spread",
+    "auc_difference",
+    "auc_interval",
     "binary_metrics",
+    "bootstrap_intervals",
+    "by_group",
     "complete",
+    "holm",
     "measure",
+    "metric_names",
+    "metrics_of",
+    "monitors",
+    "over_seeds",
     "regression_metrics",
+    "reliability",
+    "scores_of",
     "table",
     "task_labels",
 ]

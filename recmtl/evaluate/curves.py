@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from recmtl.evaluate.predictions import Scores
+from recmtl.evaluate.scores import Scores
 
 Curves = dict[str, tuple[list[int], list[float]]]  # by name: steps and values
 MOST = 500  # points of a curve that is drawn

@@ -24,7 +24,7 @@ from recmtl.evaluate.curves import (
     roc_points,
     weight_curves,
 )
-from recmtl.evaluate.predictions import Scores
+from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.usage import dead_experts
 
 MOST_PAIRS = 6  # of tasks, whose cosines can be told apart as lines

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.evaluate.metrics import Metrics, binary_metrics, regression_metrics
+from recmtl.evaluate.scores import Floats
 from recmtl.schema import Schema, Task
 
-Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -44,40 +43,6 @@ def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
     if task.given is None:
         return labels[task.label]
     return np.where(labels[task.given] == 1, labels[task.label], np.nan)
-
-
-def measure(
-    schema: Schema,
-    predictions: Mapping[str, Floats],
-    labels: Mapping[str, Floats],
-    weight: Floats | None = None,
-) -> dict[str, Metrics]:
-    """Measure every reported task of a schema, each on its own sample space.
-
-    Where a task's negatives were sampled, the rows are taken to be sampled alike: a negative counts 1 / rate times.
-
-    Shape:
-        - predictions, labels, weight: ``[rows]`` each
-
-    Args:
-        schema: Says which tasks are reported; with a funnel CTR, CVR and CTCVR, whichever are predicted directly.
-        predictions: By task: probabilities, or the values of a regression.
-        labels: By label column, NaN where missing.
-        weight: Of each row.
-    """
-    completed, capped = complete(schema, predictions)
-    metrics = {}
-    for task in schema.reported_tasks:
-        if task.name not in completed:
-            continue
-        y, p = task_labels(task, labels), completed[task.name]
-        if task.kind == "regression":
-            metrics[task.name] = regression_metrics(y, p, weight)
-        else:
-            rows = capped.get(task.name)
-            counted = None if rows is None else int((rows & ~np.isnan(y)).sum())
-            metrics[task.name] = binary_metrics(y, p, unsampled(task, y, weight), counted)
-    return metrics
 
 
 def unsampled(task: Task, labels: Floats, weight: Floats | None) -> Floats | None:

@@ -14,37 +14,10 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recmtl.evaluate.funnel import complete, task_labels, unsampled
-from recmtl.evaluate.metrics import Floats
-from recmtl.schema import Schema, SchemaError, Task
+from recmtl.evaluate.scores import Floats, Scores
+from recmtl.schema import Schema, SchemaError
 
 LABEL = "label_"  # before the name of a label's column: a task may be named like its label
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What one task predicted, on the rows that count for it.
-
-    Shape:
-        - labels, predictions, weight, groups: ``[rows]``, without missing values
-
-    Args:
-        task: The task.
-        labels: 0 or 1, or the values of a regression.
-        predictions: Probabilities, or the values of a regression.
-        weight: Of each row, above 0; ``None`` where all count alike.
-        groups: A number for the group of each row; ``None`` where the schema has no group.
-        capped: How many probabilities of a derived CVR were capped at 1; ``None`` where it was predicted directly.
-    """
-
-    task: Task
-    labels: Floats
-    predictions: Floats
-    weight: Floats | None = None
-    groups: npt.NDArray[np.int64] | None = None
-    capped: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 from recmtl.evaluate.intervals import auc_interval
-from recmtl.evaluate.metrics import Floats
-from recmtl.evaluate.predictions import Predictions, Scores
+from recmtl.evaluate.metrics import metrics_of
+from recmtl.evaluate.predictions import Predictions
+from recmtl.evaluate.scores import Floats, Scores
 
 MOST_SLICES = 20
 BINS = 5  # of a feature with many different numbers
@@ -93,7 +94,7 @@ def slice_table(predictions: Predictions, values: Values, most: int = MOST_SLICE
 
     Returns:
         The columns ``task``, ``value``, ``rows``, ``positives``, ``auc``, ``low`` and ``high``, for each task the
-        smallest AUC first; NaN where a slice lacks one of the classes.
+        smallest AUC first; NaN where a slice lacks one of the classes, or is too small for an interval.
     """
     found = []
     for value, mask in values.parts(most):
@@ -108,9 +109,10 @@ def slice_table(predictions: Predictions, values: Values, most: int = MOST_SLICE
 
 
 def _slice(value: str, scores: Scores, level: float) -> tuple[str, str, int, int, float, float, float]:
-    interval = auc_interval(scores, level)
-    numbers = (np.nan,) * 3 if interval is None else (interval.estimate, interval.low, interval.high)
-    return (scores.task.name, value, len(scores), int(scores.labels.sum()), *numbers)
+    auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores, level)
+    low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
+    found = np.nan if auc is None else auc
+    return scores.task.name, value, len(scores), int(scores.labels.sum()), found, low, high
 
 
 def chosen(predictions: Predictions, mask: npt.NDArray[np.bool_]) -> Predictions:

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from recmtl.evaluate import figures
 from recmtl.evaluate.calibration import reliability
 from recmtl.evaluate.curves import Curves, precision_recall_points, roc_points
-from recmtl.evaluate.predictions import Scores
+from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.usage import dead_experts, unused_experts
 from recmtl.report.parts import Picture, Table
 from recmtl.report.svg import drawn
@@ -56,7 +56,9 @@ class Album:
     def reliability(self, task: str, scores: Mapping[str, Scores]) -> Picture:
         """Draw the reliability diagram of a task, a line for each run."""
         tables = {name: reliability(s).reset_index(drop=True) for name, s in scores.items()}
-        worst = {name: t.loc[(t["predicted"] - t["observed"]).abs().idxmax()] for name, t in tables.items()}
+        worst = {
+            name: t.iloc[int((t["predicted"] - t["observed"]).abs().to_numpy().argmax())] for name, t in tables.items()
+        }
         found = "; ".join(
             f"{name}: {w['observed']:.2%} where {w['predicted']:.2%} is predicted" for name, w in worst.items()
         )

@@ -30,8 +30,8 @@ def report_command(
         title: The title of the page.
         draws: Draws of the bootstrap; 0 leaves out the intervals that come from it.
     """
-    if draws < 0:
-        raise DataError(f"`--draws` must be at least 0, got {draws}")
+    if draws < 0 or draws == 1:
+        raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
     with Counter() as counter:
         write_report(runs, out, slices or (), rows, title, draws, counter)
     sys.stdout.write(f"report in {out}\n")

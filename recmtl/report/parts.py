@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,7 +59,8 @@ class Table:
 def cell(value: Any, column: str = "") -> Cell:
     """Show a value as its column asks for."""
     if isinstance(value, Interval):
-        return Cell(_number(value.estimate), f"{_number(value.low)} to {_number(value.high)}", value.estimate, True)
+        ends = "" if math.isnan(value.low) else f"{_number(value.low)} to {_number(value.high)}"
+        return Cell(_number(value.estimate), ends, value.estimate, True)
     if isinstance(value, str):
         return Cell(value, key=value)
     if pd.isna(value):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from recmtl.evaluate.predictions import Predictions, Scores
+from recmtl.evaluate.predictions import Predictions
+from recmtl.evaluate.scores import Scores
 from recmtl.schema import FittedSchema
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RECIPE

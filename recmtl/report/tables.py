@@ -11,7 +11,7 @@ import pandas as pd
 from recmtl.evaluate.compared import auc_difference, holm
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
 from recmtl.evaluate.metrics import metrics_of
-from recmtl.evaluate.predictions import Scores
+from recmtl.evaluate.scores import Scores
 from recmtl.report.parts import Table
 from recmtl.report.runs import ReportedRun
 

@@ -84,7 +84,7 @@ class Fitting:
     def _evaluate(self, epoch: int, number: int) -> None:
         assert self._valid is not None
         with self._meter.paused():
-            metrics = self._trainer.measure(self._valid)
+            metrics = self._trainer.measure(self._valid, self._watch.names)
         best = self._watch.improved(self._watch.value(metrics))
         if best:
             self._save("best", epoch)

@@ -74,7 +74,8 @@ class Stopping:
 
     Args:
         monitor: What is watched on the validation rows: a task's own metric such as ``ctcvr.auc`` or ``ctr.logloss``,
-            or the mean of one over the objectives that have it: ``auc``. ``None`` takes ``auc``, or ``r2`` where every
+            or the mean of one over the objectives that have it: ``auc``. Where the schema has a group, ``gauc``,
+            ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` where every
             objective is a regression. A metric that is undefined neither improves nor costs patience.
         patience: Stop after so many evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.

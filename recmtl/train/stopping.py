@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from recmtl.evaluate import LOWER_IS_BETTER, METRICS, Metrics
+from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
 from recmtl.schema import Task
 from recmtl.train.options import Stopping
+
+QUICK = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
 
 
 class Watch:
@@ -16,17 +18,21 @@ class Watch:
         options: What is watched, and how patiently.
         objectives: What the model is trained on: a metric without a task is the mean over those of them that have it.
         reported: All tasks that are measured.
+        grouped: Whether the rows have groups, within which tasks are measured, too.
 
     Raises:
         ValueError: The monitor names no task or no metric that is measured.
 
     Attributes:
         monitor: What is watched.
+        names: The metrics that are worth measuring while training: the quick ones, and what is watched.
         best: Its best value so far; ``None`` while it was never defined.
         waited: Evaluations since then.
     """
 
-    def __init__(self, options: Stopping, objectives: Sequence[Task], reported: Sequence[Task]) -> None:
+    def __init__(
+        self, options: Stopping, objectives: Sequence[Task], reported: Sequence[Task], grouped: bool = False
+    ) -> None:
         self._options = options
         self.monitor = options.monitor or ("auc" if any(t.kind == "binary" for t in objectives) else "r2")
         name, _, metric = self.monitor.rpartition(".")
@@ -34,11 +40,12 @@ class Watch:
         if not chosen:
             names = ", ".join(task.name for task in reported)
             raise ValueError(f"`monitor` must name one of the tasks {names}, got {self.monitor!r}")
-        self._tasks = [task.name for task in chosen if metric in METRICS[task.kind]]
+        self._tasks = [task.name for task in chosen if metric in monitors(task.kind, grouped)]
         if not self._tasks:
-            known = ", ".join(dict.fromkeys(m for task in chosen for m in METRICS[task.kind]))
+            known = ", ".join(dict.fromkeys(m for task in chosen for m in monitors(task.kind, grouped)))
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}")
         self._metric = metric
+        self.names = QUICK | {metric}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         self.best: float | None = None
         self.waited = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -155,10 +155,15 @@ class Trainer:
         parts = [part.table for part in encode_rows(self.model.schema, data, progress=progress)]
         return Rows(self.model.schema, pa.concat_tables(parts))
 
-    def measure(self, rows: Rows) -> dict[str, Metrics]:
-        """Measure the model, task by task."""
+    def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
+        """Measure the model, task by task.
+
+        Args:
+            rows: The rows.
+            names: The metrics to measure, where not all are wanted.
+        """
         schema = self.model.schema.schema
-        return measure(schema, self.predictions(rows), rows.labels, rows.weight)
+        return measure(schema, self.predictions(rows), rows.labels, rows.weight, rows.keys, names=names)
 
     def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
         """Measure the model on the named rows and finish the run folder: plots, then `metrics.json`.
@@ -253,7 +258,8 @@ class Trainer:
     def watch(self) -> Watch:
         """Make what says which evaluation is the best, anew for each training."""
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
-        return Watch(self.stopping, self.model.objectives, list(reported.values()))
+        grouped = self.model.schema.schema.group is not None
+        return Watch(self.stopping, self.model.objectives, list(reported.values()), grouped)
 
 
 def check_without_gpu(optimization: Optimization, device: torch.device) -> None:

@@ -61,7 +61,9 @@ def test_min_delta() -> None:
 def test_a_monitor_that_is_not_measured_is_named() -> None:
     with pytest.raises(ValueError, match=r"`monitor` must name one of the tasks ctr, cvr, ctcvr, got 'cvvr.auc'"):
         watch(monitor="cvvr.auc")
-    with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics auc, logloss, got 'ctr.auk'"):
+    with pytest.raises(
+        ValueError, match=r"`monitor` must name one of the metrics auc, logloss, pr_auc, ne, ece, got 'ctr.auk'"
+    ):
         watch(monitor="ctr.auk")
     with pytest.raises(ValueError, match=r"`monitor` must name one of the metrics mae, rmse, r2, got 'auc'"):
         Watch(Stopping(monitor="auc"), [STAY], [STAY])

@@ -1,0 +1,101 @@
+import itertools
+
+import numpy as np
+import pytest
+from naive import BINARY, drawn
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from recmtl.evaluate import Scores, by_group, metrics_of
+from recmtl.schema import Task
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 10])
+def test_each_group_is_as_scikit_learn_says(k: int, weighted: bool) -> None:
+    scores = drawn(600, groups=60, weighted=weighted)
+    found = by_group(scores, k)
+    assert scores.groups is not None
+    assert list(found.index) == sorted(set(scores.groups))
+    for group, row in found.iterrows():
+        inside = scores.groups == group
+        y, p = scores.labels[inside], scores.predictions[inside]
+        w = np.ones(len(y)) if scores.weight is None else scores.weight[inside]
+        assert (row.rows, row.weight, row.positives) == (len(y), w.sum(), y.sum())
+        if y.min() == y.max():
+            assert np.isnan([row.auc, row.ndcg, row.recall]).all()
+            continue
+        assert row.auc == pytest.approx(roc_auc_score(y, p, sample_weight=w), abs=1e-12)
+        assert row.ndcg == pytest.approx(ndcg_score([y * w], [p], k=k), abs=1e-12)  # ties averaged there, too
+
+
+def test_ties_count_with_the_mean_over_all_their_orders() -> None:
+    labels, predictions = np.array([1.0, 0, 1, 0, 0]), np.array([0.5, 0.5, 0.5, 0.9, 0.1])
+    weight = np.array([1.0, 1, 2, 1, 1])
+    found = by_group(Scores(BINARY, labels, predictions, weight, np.zeros(5, np.int64)), k=2).iloc[0]
+    dcg, recall = [], []
+    for order in itertools.permutations([0, 1, 2]):
+        top = [3, *order][:2]
+        dcg.append(sum(labels[row] * weight[row] / np.log2(2 + place) for place, row in enumerate(top)))
+        recall.append(sum(labels[row] * weight[row] for row in top) / 3)
+    assert found.ndcg == pytest.approx(np.mean(dcg) / (2 + 1 / np.log2(3)))
+    assert found.recall == pytest.approx(np.mean(recall))
+
+
+def test_a_constant_predictor_gets_what_chance_would() -> None:
+    labels = np.array([1.0, 0, 0, 0, 0, 1, 0, 0])
+    scores = Scores(BINARY, labels, np.full(8, 0.3), groups=np.zeros(8, np.int64))
+    row = by_group(scores, k=2).iloc[0]
+    assert (row.auc, row.recall) == (0.5, 0.25)
+    assert row.ndcg == pytest.approx(0.25)  # each place holds a positive one time in four
+
+
+def test_sampled_negatives_take_the_places_of_all() -> None:
+    """One negative kept at the rate 0.25 stands for four of its kind."""
+    kept = Scores(
+        Task("t", "t", negative_rate=0.25),
+        np.array([1.0, 0, 1, 0]),
+        np.array([0.9, 0.8, 0.7, 0.1]),
+        np.array([1.0, 4, 1, 4]),
+        np.zeros(4, np.int64),
+    )
+    labels, predictions = np.array([1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), np.repeat([0.9, 0.8, 0.7, 0.1], [1, 4, 1, 4])
+    whole = Scores(BINARY, labels, predictions, groups=np.zeros(10, np.int64))
+    for k in (1, 4, 5, 6, 10):
+        one, all_ = by_group(kept, k).iloc[0], by_group(whole, k).iloc[0]
+        assert [one.auc, one.ndcg, one.recall] == pytest.approx([all_.auc, all_.ndcg, all_.recall])
+
+
+def test_averages_are_over_groups_of_both_classes() -> None:
+    scores = Scores(
+        BINARY,
+        labels=np.array([1.0, 0, 0, 1, 0, 0, 0, 1]),
+        predictions=np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3]),
+        groups=np.array([5, 5, 5, 2, 2, 9, 9, 1]),  # AUC 1 of three impressions, 0 of two; one class twice
+    )
+    metrics = metrics_of(scores, k=1)
+    assert metrics.values["gauc"] == pytest.approx(3 / 5)
+    assert metrics.values["ndcg@1"] == metrics.values["recall@1"] == 0.5
+    assert (metrics.groups, metrics.groups_left_out) == (4, 2)
+    assert metrics.to_dict()["groups_left_out"] == 2
+
+
+def test_weights_count_impressions_and_positives() -> None:
+    labels, predictions = np.array([1.0, 0, 1, 0]), np.array([0.9, 0.1, 0.1, 0.9])
+    scores = Scores(BINARY, labels, predictions, np.array([3.0, 1, 1, 1]), np.array([0, 0, 1, 1]))
+    metrics = metrics_of(scores, k=1)
+    assert metrics.values["gauc"] == pytest.approx(4 / 6)
+    assert metrics.values["ndcg@1"] == pytest.approx(3 / 4)
+
+
+def test_without_a_group_of_both_classes_there_is_a_reason() -> None:
+    metrics = metrics_of(Scores(BINARY, np.array([1.0, 0.0]), np.array([0.9, 0.1]), groups=np.array([0, 1])))
+    assert metrics.values["gauc"] is metrics.values["ndcg@10"] is None
+    assert metrics.values["auc"] == 1.0
+    assert metrics.reason == "no group has both classes"
+
+
+def test_what_cannot_be_grouped_is_said() -> None:
+    with pytest.raises(ValueError, match="metrics by group need `groups`, got rows without"):
+        by_group(drawn(5))
+    with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):
+        by_group(drawn(5, groups=2), 0)

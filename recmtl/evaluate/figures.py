@@ -152,7 +152,7 @@ def over_steps(curves: Curves, label: str, axes: Axes | None = None, logarithmic
     found = [value for _, values in curves.values() for value in values]
     if logarithmic and found and 0 < min(found) < max(found) / DECADE:
         axes.set_yscale("log")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="step", ylabel=label)
     return _finished(axes)
 
@@ -199,7 +199,7 @@ def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None 
     axes.axvline(0.5, color=_ink(), linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(values)), [short(value) for value in values])
     axes.set(xlabel="AUC", ylim=(len(values) - 0.5, -0.5))
-    return _finished(axes)
+    return _finished(axes, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def short(name: object) -> str:
@@ -240,11 +240,11 @@ def _ink() -> str:
     return str(mpl.rcParams["text.color"])
 
 
-def _finished(axes: Axes) -> Axes:
-    """Set grid and legend."""
+def _finished(axes: Axes, **legend: Any) -> Axes:
+    """Set grid and, for several lines, a legend."""
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles, labels, fontsize="small")
+    if len(handles) > 1:
+        axes.legend(handles, labels, fontsize="small", **legend)
     return axes

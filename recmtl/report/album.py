@@ -14,7 +14,7 @@ from recmtl.evaluate.curves import Curves, precision_recall_points, roc_points
 from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.usage import dead_experts, unused_experts
 from recmtl.report.parts import Picture, Table
-from recmtl.report.svg import drawn
+from recmtl.report.svg import HEIGHT, drawn
 
 TENTHS = np.linspace(0, 1, 11)
 STEPS = 12  # that the table of a curve shows
@@ -26,9 +26,11 @@ class Album:
     def __init__(self) -> None:
         self._count = 0
 
-    def _picture(self, title: str, words: str, draw: Callable[[Axes], object], table: pd.DataFrame) -> Picture:
+    def _picture(
+        self, title: str, words: str, draw: Callable[[Axes], object], table: pd.DataFrame, height: float = HEIGHT
+    ) -> Picture:
         self._count += 1
-        return Picture(title, drawn(draw, words, self._count), words, Table.of(table, f"Numbers of: {title}"))
+        return Picture(title, drawn(draw, words, self._count, height), words, Table.of(table, f"Numbers of: {title}"))
 
     def roc(self, task: str, scores: Mapping[str, Scores]) -> Picture:
         """Draw the ROC curve of a task, a line for each run."""
@@ -102,7 +104,8 @@ class Album:
         parts = pd.concat(tables, names=["run"]).reset_index("run")
         table = parts[["value", *(["run"] if len(tables) > 1 else []), "auc", "low", "high", "rows", "positives"]]
         shown = tables if len(tables) > 1 else next(iter(tables.values()))
-        return self._picture(title, f"{title}. {found}.", lambda axes: figures.slices(shown, axes), table)
+        height = max(HEIGHT, 1 + len(table) * (0.24 if len(tables) == 1 else 0.16) + 0.2 * len(tables))
+        return self._picture(title, f"{title}. {found}.", lambda axes: figures.slices(shown, axes), table, height)
 
 
 def dead_sentence(usage: Mapping[str, Sequence[float]]) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from recmtl.console import Counter
 from recmtl.data import DataError
-from recmtl.report.page import DRAWS, write_report
+from recmtl.report.page import write_report
+from recmtl.report.tables import DRAWS
 
 
 def report_command(

@@ -24,6 +24,7 @@ from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 UNKNOWN_VALUE = "(unknown)"
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DIGITS = 6  # that float32 keeps of a number, after the first
 FROM_ONE = ("day", "month", "quarter")  # parts of a date that people count so
 
 Floats = npt.NDArray[np.float64]
@@ -161,6 +162,8 @@ def _numbers(rows: Rows, feature: Numeric) -> Floats:
     schema, place = rows.schema, rows.schema.numeric.index(feature)
     encoded = np.concatenate([_columns(chunk, place, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks]).astype(float)
     numbers = restored(encoded, feature, schema)
+    largest = np.abs(numbers).max(initial=0) or 1.0
+    numbers = np.round(numbers, DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
     if not feature.missing_indicator:
         return numbers
     indicated = [f for f in schema.numeric if f.missing_indicator]

@@ -17,11 +17,11 @@ from recmtl.report import sections as build
 from recmtl.report.album import Album
 from recmtl.report.parts import Section, gallery
 from recmtl.report.runs import ReportedRun, open_runs
+from recmtl.report.tables import DRAWS
 
 FOLDER = Path(__file__).parent
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
 POLICY = "default-src 'none'; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
-DRAWS = 200
 
 
 def write_report(
@@ -70,7 +70,7 @@ def report_html(
     """
     album = Album()
     found = [
-        build.metric_section(runs, draws),
+        build.metric_section(runs, draws, progress),
         build.learning_section(runs, album),
         build.curve_section(runs, album),
         build.slice_section(runs, slices, rows, album, progress),

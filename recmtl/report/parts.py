@@ -69,6 +69,8 @@ def cell(value: Any, column: str = "") -> Cell:
         return Cell("yes" if value else "no", key=float(value))
     if column.startswith(SHARES):
         return Cell(f"{value:.2%}", key=float(value), number=True)
+    if column.split(",")[0] == "p":
+        return Cell(f"{value:.2g}", key=float(value), number=True)
     whole = column in COUNTS or (isinstance(value, int) and column != "expert")
     return Cell(f"{value:,.0f}" if whole else _number(float(value)), key=float(value), number=True)
 

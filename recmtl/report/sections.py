@@ -16,22 +16,24 @@ from recmtl.report.data import described, values_of
 from recmtl.report.parts import Code, Heading, Notes, Part, Picture, Section, Table, Text
 from recmtl.report.runs import ReportedRun
 from recmtl.report.tables import (
+    NAMES,
     difference_frame,
     difference_sentence,
     difference_table,
     metric_frame,
     metric_tables,
-    reasons,
+    remarks,
     same_rows,
 )
 
 
-def metric_section(runs: Sequence[ReportedRun], draws: int) -> Section:
+def metric_section(runs: Sequence[ReportedRun], draws: int, progress: Progress) -> Section:
     """Set all metrics in tables, and between several runs the differences in AUC."""
-    frame = metric_frame(runs, draws)
+    frame = metric_frame(runs, draws, progress=progress)
     parts: list[Part] = [Text(how_measured(runs, draws)), *metric_tables(frame, len(runs) > 1)]
-    if reasons(frame):
-        parts.append(Notes(reasons(frame)))
+    said = remarks(frame)
+    if said:
+        parts.append(Notes(said))
     if len(runs) > 1:
         parts += [Heading("Differences"), *_differences(runs)]
     return Section("metrics", "Metrics", parts)
@@ -61,11 +63,12 @@ def _differences(runs: Sequence[ReportedRun]) -> Iterator[Part]:
 def learning_section(runs: Sequence[ReportedRun], album: Album) -> Section:
     """Draw the training loss of each objective and the main validation metric of each task, a line for each run."""
     parts: list[Part] = []
-    for what, collect in (("training loss", loss_curves), ("on the validation rows", metric_curves)):
-        for name, curves in _by_curve(runs, collect).items():
-            parts.append(
-                album.over_steps(f"{name}: {what}" if what == "training loss" else f"{name} {what}", what, curves)
-            )
+    for name, curves in _by_curve(runs, loss_curves).items():
+        parts.append(album.over_steps(f"{name}: training loss", "training loss", curves))
+    for name, curves in _by_curve(runs, metric_curves).items():
+        task, _, metric = name.rpartition(" ")
+        label = f"{NAMES.get(metric, metric)} on validation rows"
+        parts.append(album.over_steps(f"{task}: {label}", label, curves))
     return Section("learning", "Learning curves", parts)
 
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 UNWANTED = {f"{{{SVG}}}metadata", f"{{{SVG}}}style"}  # the page has its own
 INK, EDGE, GRID = "#1b1b1c", "#6b6b6d", "#b4b4b6"
+WIDTH, HEIGHT = 5.0, 3.7  # inches
 SERIES = ("#0b5fa5", "#b34700", "#00704a", "#8a2d8f", "#7a5c00", "#b3123d", "#00697a", "#55555a")
 CLASSES = {INK: "ink", EDGE: "edge", GRID: "grid"} | {color: f"c{i}" for i, color in enumerate(SERIES)}
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), (0, (1, 1)))
@@ -25,7 +26,6 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "recmtl",
     "figure.facecolor": "none",
-    "figure.figsize": (5.0, 3.7),
     "axes.facecolor": "none",
     "axes.edgecolor": EDGE,
     "axes.labelcolor": INK,
@@ -44,18 +44,19 @@ SHORTHAND = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) ")
 ElementTree.register_namespace("", SVG)
 
 
-def drawn(draw: Callable[[Axes], object], words: str, number: int) -> Markup:
+def drawn(draw: Callable[[Axes], object], words: str, number: int, height: float = HEIGHT) -> Markup:
     """Draw into axes in the page's colours and give the SVG.
 
     Args:
         draw: Draws into the axes that it is given.
         words: What stands for the figure where it is not seen.
         number: Tells the figures of a page apart.
+        height: Of the figure, in inches.
     """
     file = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # a browser has more letters
-        figure = Figure(layout="constrained")
+        figure = Figure((WIDTH, height), layout="constrained")
         draw(figure.add_subplot())
         figure.savefig(file, format="svg", metadata={"Date": None})
     return Markup(_for_page(file.getvalue(), words, f"f{number}-"))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recmtl.data.prepare import Progress
 from recmtl.evaluate.compared import auc_difference, holm
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
 from recmtl.evaluate.metrics import metrics_of
@@ -27,24 +28,49 @@ NAMES = {
     "rmse": "RMSE",
     "r2": "R²",
 }
-METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "metric", "value", "low", "high", "reason")
+DRAWS = 200
+METRIC_COLUMNS = (
+    "run",
+    "task",
+    "kind",
+    "rows",
+    "positives",
+    "metric",
+    "value",
+    "low",
+    "high",
+    "reason",
+    "groups",
+    "left_out",
+)
+NUMBERS = ("value", "low", "high", "groups", "left_out")
 DIFFERENCE_COLUMNS = ("task", "run", "against", "difference", "low", "high", "p", "p_holm")
 
 
-def metric_frame(runs: Sequence[ReportedRun], draws: int = 200, level: float = 0.95) -> pd.DataFrame:
+def metric_frame(
+    runs: Sequence[ReportedRun],
+    draws: int = DRAWS,
+    level: float = 0.95,
+    progress: Progress = lambda what, rows: None,
+) -> pd.DataFrame:
     """Measure every reported task of runs, a row for each metric.
 
     Args:
         runs: The runs.
         draws: Of the bootstrap, from which the intervals of all metrics but the AUC come; 0 leaves these out.
         level: Of the intervals.
+        progress: Called with what is being done and the number of rows just measured.
 
     Returns:
-        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``metric``, ``value``, ``low``, ``high`` and
-        ``reason`` (why a metric is undefined).
+        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``metric``, ``value``, ``low``, ``high``,
+        ``reason`` (why a metric is undefined), ``groups`` and ``left_out`` (those of them that have one class alone).
     """
-    rows = [row for run in runs for scores in run.scores.values() for row in _metrics(run.name, scores, draws, level)]
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype({"value": float, "low": float, "high": float})
+    rows: list[tuple[Any, ...]] = []
+    for run in runs:
+        for scores in run.scores.values():
+            rows += _metrics(run.name, scores, draws, level)
+            progress("measure", len(scores))
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(dict.fromkeys(NUMBERS, float))
 
 
 def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tuple[Any, ...]]:
@@ -60,7 +86,19 @@ def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tup
         ends = (np.nan, np.nan) if found is None else (found.low, found.high)
         reason = metrics.reason if value is None else None
         task = scores.task
-        yield run, task.name, task.kind, metrics.rows, metrics.positives, name, value, *ends, reason
+        yield (
+            run,
+            task.name,
+            task.kind,
+            metrics.rows,
+            metrics.positives,
+            name,
+            value,
+            *ends,
+            reason,
+            metrics.groups,
+            metrics.groups_left_out,
+        )
 
 
 def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
@@ -91,12 +129,18 @@ def _interval(row: Mapping[Any, Any]) -> Interval | float:
     return value if np.isnan(row["low"]) else Interval(value, row["low"], row["high"])
 
 
-def reasons(frame: pd.DataFrame) -> list[str]:
-    """Say once for each task of a run why metrics are undefined."""
+def remarks(frame: pd.DataFrame) -> list[str]:
+    """Say once for each task of a run why metrics are undefined, and which groups do not count."""
     undefined = frame[frame["reason"].notna()].groupby(["run", "task", "reason"], sort=False)["metric"]
-    return [
+    said = [
         f"{run}, {task}: {', '.join(NAMES.get(m, m) for m in names)} undefined, as {reason}"
         for (run, task, reason), names in undefined
+    ]
+    left_out = frame[frame["left_out"] > 0].drop_duplicates(["run", "task"]).to_dict("records")
+    return said + [
+        f"{row['run']}, {row['task']}: {row['left_out']:,.0f} of {row['groups']:,.0f} groups have one class alone and "
+        "count for no metric within groups"
+        for row in left_out
     ]
 
 

@@ -23,7 +23,7 @@ def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
     for line, (what, curves) in enumerate(lines):
         for column, (name, curve) in enumerate(curves.items()):
             axes = figure.add_subplot(len(lines), columns, line * columns + column + 1)
-            figures.over_steps({name: curve}, what, axes)
+            figures.over_steps({name: curve}, what, axes).set_title(f"{what}: {figures.short(name)}")
     _write(figure, path)
 
 

@@ -62,8 +62,8 @@ def metric_frame(
         progress: Called with what is being done and the number of rows just measured.
 
     Returns:
-        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``metric``, ``value``, ``low``, ``high``,
-        ``reason`` (why a metric is undefined), ``groups`` and ``left_out`` (those of them that have one class alone).
+        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``metric``, ``reason`` (why it is undefined),
+        ``value``, ``low``, ``high``, ``groups`` and ``left_out`` (those of them that have one class alone).
     """
     rows: list[tuple[Any, ...]] = []
     for run in runs:
@@ -81,23 +81,22 @@ def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tup
     by_delong = auc_interval(scores, level) if "auc" in defined else None
     if by_delong:
         intervals["auc"] = by_delong
+    groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():
         found = intervals.get(name)
         ends = (np.nan, np.nan) if found is None else (found.low, found.high)
         reason = metrics.reason if value is None else None
-        task = scores.task
         yield (
             run,
-            task.name,
-            task.kind,
+            scores.task.name,
+            scores.task.kind,
             metrics.rows,
             metrics.positives,
             name,
+            reason,
             value,
             *ends,
-            reason,
-            metrics.groups,
-            metrics.groups_left_out,
+            *groups,
         )
 
 

@@ -46,6 +46,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
 def browser(chromium: "Chrome", page: Path) -> "Chrome":
     """The report, freshly opened, in light colours."""
     show(chromium)
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)  # of what was open before
     chromium.get(page.as_uri())
     return chromium
 

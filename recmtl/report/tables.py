@@ -29,21 +29,8 @@ NAMES = {
     "r2": "R²",
 }
 DRAWS = 200
-METRIC_COLUMNS = (
-    "run",
-    "task",
-    "kind",
-    "rows",
-    "positives",
-    "metric",
-    "value",
-    "low",
-    "high",
-    "reason",
-    "groups",
-    "left_out",
-)
 NUMBERS = ("value", "low", "high", "groups", "left_out")
+METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "metric", "reason", *NUMBERS)
 DIFFERENCE_COLUMNS = ("task", "run", "against", "difference", "low", "high", "p", "p_holm")
 
 
@@ -81,6 +68,7 @@ def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tup
     by_delong = auc_interval(scores, level) if "auc" in defined else None
     if by_delong:
         intervals["auc"] = by_delong
+    about = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives
     groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():
         found = intervals.get(name)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from recmtl.data import DataError, Rows
 from recmtl.data.categorical import PADDING
 from recmtl.data.encode import IDS, NUMERIC
-from recmtl.data.errors import BadValueError
+from recmtl.data.errors import BadValueError, unreadable
 from recmtl.data.numeric import restored
 from recmtl.data.source import Source
 from recmtl.data.values import as_lists, as_numbers, as_text
@@ -78,10 +78,9 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
     feature = next((f for f in schema.features if f.name == name), None)
     labels = [label for label in schema.labels if all(label in source.columns for source in sources)]
     numbers = frozenset({*labels, name} if isinstance(feature, Numeric | Binned) else labels)
-    batches = [batch for source in sources for batch in source.batches([name, *labels], numbers)]
-    table = pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table({})
     where = ", ".join(source.name for source in sources)
     try:
+        table = _read(sources, list(dict.fromkeys([name, *labels])), numbers)
         check_rows({label: as_numbers(_whole(table[label]), label) for label in labels}, len(table), predictions, where)
         if isinstance(feature, Numeric | Binned):
             return Values.of_numbers(as_numbers(_whole(table[name]), name))
@@ -91,6 +90,13 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
         return _of_text(table[name], name)
     except BadValueError as bad:
         raise DataError(f"{where}, {bad}") from bad
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(where, error) from error
+
+
+def _read(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[str]) -> pa.Table:
+    batches = [batch for source in sources for batch in source.batches(columns, numbers)]
+    return pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table(dict.fromkeys(columns, []))
 
 
 def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
@@ -99,9 +105,7 @@ def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, w
     Raises:
         DataError: They are not.
     """
-    predicted = (
-        predictions.keys.num_rows if predictions.keys.num_columns else len(next(iter(predictions.labels.values())))
-    )
+    predicted = len(next(iter(predictions.labels.values())))
     if rows != predicted:
         raise DataError(f"{where} has {rows:,} rows, expected the {predicted:,} that were predicted")
     for name, values in labels.items():

@@ -74,18 +74,7 @@ def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tup
         found = intervals.get(name)
         ends = (np.nan, np.nan) if found is None else (found.low, found.high)
         reason = metrics.reason if value is None else None
-        yield (
-            run,
-            scores.task.name,
-            scores.task.kind,
-            metrics.rows,
-            metrics.positives,
-            name,
-            reason,
-            value,
-            *ends,
-            *groups,
-        )
+        yield *about, name, reason, value, *ends, *groups
 
 
 def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:

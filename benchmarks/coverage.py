@@ -7,7 +7,8 @@ beside; one has some 25 positives. True values are those of one sample so large 
 an interval.
 
 Two models predict the same rows. *Seeds that matter*: each has five runs, whose quality varies by seed; *seeds alike*:
-runs err on different rows, but are equally good. The true difference is that over all seeds.
+runs err on different rows, but are equally good, the hardest case: a variance of the seeds that is 0 cannot be
+estimated below 0. The true difference is that over all seeds.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class Population:
         largest: The most rows of one; all sizes are as frequent.
         base: The log-odds of a positive in a usual search.
         labels: The standard deviation of these log-odds over searches.
-        scores: That of what a search adds to all of its scores; it goes along with its log-odds.
+        scores: That of what a search adds to all of its scores.
+        along: The correlation of what it adds to its log-odds and to its scores.
     """
 
     searches: int
@@ -55,11 +57,12 @@ class Population:
     base: float
     labels: float = 0.0
     scores: float = 0.0
+    along: float = 0.3
 
 
 POPULATIONS = {
     "independent rows": Population(300, 20, -2.0),
-    "rows clustered by search": Population(200, 30, -2.0, labels=1.2, scores=1.2),
+    "rows clustered by search": Population(200, 40, -2.0, labels=1.2, scores=1.2),
     "few positives": Population(100, 10, -3.0),
 }
 
@@ -80,10 +83,10 @@ class Rows:
     def draw(cls, population: Population, rng: np.random.Generator, searches: int) -> Rows:
         sizes = rng.integers(1, population.largest + 1, searches)
         groups = np.repeat(np.arange(searches), sizes)
-        of_search = rng.normal(size=searches)
-        odds = population.base + population.labels * of_search
+        odd, liked = rng.multivariate_normal([0, 0], [[1, population.along], [population.along, 1]], searches).T
+        odds = population.base + population.labels * odd
         labels = (rng.random(len(groups)) < expit(odds)[groups]).astype(float)
-        common = population.scores * of_search[groups] + 0.6 * rng.normal(size=len(groups))
+        common = population.scores * liked[groups] + 0.6 * rng.normal(size=len(groups))
         return cls(groups, labels, common)
 
     def scored(self, gain: float | Floats, rng: np.random.Generator) -> Scores:

@@ -66,8 +66,10 @@ def bootstrap_intervals(
 ) -> dict[str, Interval]:
     """Give intervals for metrics by drawing groups with replacement; rows, where there are no groups.
 
-    The rows are sorted once; each draw weighs them anew, in O(rows). The interval lies between quantiles of the draws
-    (Efron's percentiles). Draws in which a metric is undefined are left out.
+    The rows are sorted once; each draw weighs them anew, in O(rows). The interval lies between quantiles of the draws:
+    percentiles that are moved outwards as Student's t is wider than the normal distribution (Hesterberg 2015), with the
+    degrees of freedom of the clusters with positives or with negatives, whichever are fewer; a regression has those of
+    all clusters. Draws in which a metric is undefined are left out.
 
     Args:
         scores: The rows.
@@ -77,7 +79,7 @@ def bootstrap_intervals(
         level: How often such intervals should hold the true value.
 
     Returns:
-        By metric, those that are defined.
+        By metric, those that are defined; none where fewer than two clusters have positives or negatives.
 
     Raises:
         ValueError: `level` is not between 0 and 1, or `draws` is below 2.
@@ -86,14 +88,16 @@ def bootstrap_intervals(
     wanted = chosen(scores, names)
     refused = refusals(scores, wanted)
     measured = [name for name in wanted if name not in refused]
-    if not measured:
+    count = informative(scores)
+    if not measured or count < 2:
         return {}
     estimates, drawn = bootstrap(scores, measured, draws, seed)
     found = {}
     for column, name in enumerate(measured):
         values = drawn[np.isfinite(drawn[:, column]), column]
         if np.isfinite(estimates[name]) and len(values):
-            low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            tail = float(stats.norm.sf(quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
+            low, high = np.quantile(values, [tail, 1 - tail])
             found[name] = Interval(estimates[name], float(low), float(high), level)
     return found
 
@@ -110,6 +114,14 @@ def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> 
         values = measure(times)
         row[:] = [values[name] for name in names]
     return measure(), drawn
+
+
+def informative(scores: Scores) -> int:
+    """Count the clusters with positives or those with negatives, whichever are fewer; of a regression all clusters."""
+    if scores.task.kind == "regression":
+        return scores.clusters()[1]
+    clusters = Clusters.of(scores)
+    return int(min(clusters.positive.sum(), clusters.negative.sum()))
 
 
 def quantile(level: float, degrees: float) -> float:

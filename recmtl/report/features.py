@@ -96,7 +96,9 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
 
 def _read(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[str]) -> pa.Table:
     batches = [batch for source in sources for batch in source.batches(columns, numbers)]
-    return pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table(dict.fromkeys(columns, []))
+    return (
+        pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table({column: [] for column in columns})
+    )
 
 
 def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:

@@ -9,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.schema import FittedSchema
@@ -52,9 +51,9 @@ class ReportedRun:
 
     @cached_property
     def curved(self) -> dict[str, Scores]:
-        """The binary tasks that have rows of both classes, and so an AUC and curves."""
+        """The binary tasks that have an AUC, and so curves."""
         binary = {name: s for name, s in self.scores.items() if s.task.kind == "binary"}
-        return {name: s for name, s in binary.items() if len(np.unique(s.labels)) == 2}
+        return {name: s for name, s in binary.items() if metrics_of(s, names=["auc"]).values["auc"] is not None}
 
     @classmethod
     def open(cls, path: str | Path, name: str | None = None) -> ReportedRun:

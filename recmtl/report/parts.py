@@ -15,6 +15,8 @@ from recmtl.evaluate.intervals import Interval
 COUNTS = ("rows", "positives", "vocabulary", "distinct", "step")  # the columns of whole numbers
 SHARES = ("missing", "unknown", "unseen", "share")  # the columns whose names begin so
 
+SMALL, LARGE = 1e-3, 1e4  # between which numbers have four decimals
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -59,7 +61,7 @@ class Table:
 def cell(value: Any, column: str = "") -> Cell:
     """Show a value as its column asks for."""
     if isinstance(value, Interval):
-        ends = "" if math.isnan(value.low) else f"{_number(value.low)} to {_number(value.high)}"
+        ends = "" if math.isnan(value.low) else " to ".join(_number(v, value.estimate) for v in (value.low, value.high))
         return Cell(_number(value.estimate), ends, value.estimate, True)
     if isinstance(value, str):
         return Cell(value, key=value)
@@ -71,13 +73,14 @@ def cell(value: Any, column: str = "") -> Cell:
         return Cell(f"{value:.2%}", key=float(value), number=True)
     if column.split(",")[0] == "p":
         return Cell(f"{value:.2g}", key=float(value), number=True)
-    whole = column in COUNTS or (isinstance(value, int) and column != "expert")
+    whole = column in COUNTS or isinstance(value, int)
     return Cell(f"{value:,.0f}" if whole else _number(float(value)), key=float(value), number=True)
 
 
-def _number(value: float) -> str:
-    """Write a number with four decimals, or as many digits where it is large or small."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+def _number(value: float, size: float | None = None) -> str:
+    """Write a number with four decimals; with as many digits where it, or another one, is large or small."""
+    size = abs(value if size is None else size)
+    return f"{value:.4f}" if size == 0 or SMALL <= size < LARGE else f"{value:.4g}"
 
 
 @dataclass(frozen=True)

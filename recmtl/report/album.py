@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from sklearn.metrics import auc
 
 from recmtl.evaluate import figures
 from recmtl.evaluate.calibration import reliability
@@ -38,8 +39,9 @@ class Album:
         rates = {
             name: np.interp(TENTHS, p["false_positive_rate"], p["true_positive_rate"]) for name, p in points.items()
         }
-        found = "; ".join(f"{name}: {r[1]:.1%} of the positives" for name, r in rates.items())
-        words = f"ROC of {task}. Where 10 % of the negatives are taken for positives, this is found. {found}."
+        areas = {name: auc(p["false_positive_rate"], p["true_positive_rate"]) for name, p in points.items()}
+        found = "; ".join(f"{name}: AUC {areas[name]:.3f}, {r[1]:.1%} of the positives" for name, r in rates.items())
+        words = f"ROC of {task}: area below the curve, and what is found at a false positive rate of 10 %. {found}."
         table = pd.DataFrame({"false positive rate": TENTHS, **_titled(rates, "true positive rate")})
         return self._picture(f"{task}: ROC", words, lambda axes: figures.roc(points, axes), table)
 
@@ -49,8 +51,8 @@ class Album:
         at = {name: p["precision"].to_numpy()[np.searchsorted(p["recall"], TENTHS)] for name, p in points.items()}
         base = ", ".join(sorted({f"{_rate(s):.2%}" for s in scores.values()}))
         found = "; ".join(f"{name}: {p[5]:.2%}" for name, p in at.items())
-        words = f"Precision over recall of {task}. Precision where half of the positives are found, beside a rate of "
-        words += f"positives of {base}. {found}."
+        words = f"Precision over recall of {task}: precision where half of the positives are found; all rows have "
+        words += f"{base} positives. {found}."
         table = pd.DataFrame({"recall": TENTHS, **_titled(at, "precision")})
         draw = figures.precision_recall
         return self._picture(f"{task}: precision and recall", words, lambda axes: draw(points, axes), table)
@@ -64,7 +66,7 @@ class Album:
         found = "; ".join(
             f"{name}: {w['observed']:.2%} where {w['predicted']:.2%} is predicted" for name, w in worst.items()
         )
-        words = f"Observed rate over predicted rate of {task}. The bin that is furthest off. {found}."
+        words = f"Observed over predicted rate of {task}: the bin that is furthest off. {found}."
         parts = [t[["predicted", "observed", "rows"]] for t in tables.values()]
         table = pd.concat(parts, keys=list(tables), names=["run"]).reset_index("run")
         table = table[["run", *parts[0].columns]] if len(tables) > 1 else table.drop(columns="run")

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser
 # Parameters that are not `--name VALUE`: what stands on the command line, and its settings.
 OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "run": ("run", {"type": Path, "help": "The run folder."}),
+    "runs": ("runs", {"type": Path, "metavar": "RUN", "nargs": "+", "help": "The run folders."}),
     "data": (
         "data",
         {"metavar": "FILE|PREPARED", "help": "Raw files, as `prepare` takes them, or a prepared dataset."},
@@ -18,6 +19,15 @@ OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "action": ("action", {"choices": ["list", "clear"], "help": "What to do."}),
     "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only those whose names begin so."}),
     "label": ("--label", {"action": "append", "help": "A binary label, where there is no card; may be repeated."}),
+    "slices": (
+        "--slice",
+        {
+            "dest": "slices",
+            "action": "append",
+            "metavar": "FEATURE",
+            "help": "A feature by whose values the AUC is shown; may be repeated.",
+        },
+    ),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
     "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
 }

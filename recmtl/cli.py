@@ -28,6 +28,7 @@ from recmtl.demo import logistic_regression
 from recmtl.evaluate import Metrics
 from recmtl.messages import explain
 from recmtl.recipe import add_recipe, build, known_names, load_run, open_data, save_recipe
+from recmtl.report.command import report_command
 from recmtl.schema import SchemaError
 from recmtl.schema.location import public_name
 from recmtl.shipped import find_recipe
@@ -283,12 +284,13 @@ COMMANDS: Mapping[str, Callable[..., None]] = {
     "predict": predict_command,
     "describe": inspection.describe_command,
     "cache": inspection.cache_command,
+    "report": report_command,
 }
 SUMMARIES = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()} | {
     "train": "Train a model and measure it on the test rows.",
     "compare": comparing.SUMMARY,
 }
-ORDER = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "cache")
+ORDER = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "report", "cache")
 
 
 def usage() -> str:

@@ -24,6 +24,7 @@ BELOW = {
     "comparison": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console"},
     "comparing": {"comparison"},
     "inspection": {"data", "schema", "shipped", "console"},
+    "report": {"recipe", "train", "evaluate", "data", "schema", "console"},
     "messages": set(),
     "demo": {"data", "evaluate"},
     "cli": {
@@ -39,6 +40,7 @@ BELOW = {
         "arguments",
         "inspection",
         "comparing",
+        "report",
     },
     "__main__": {"cli"},
 }

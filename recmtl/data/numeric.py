@@ -221,6 +221,20 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     return (filled - mean) / deviation
 
 
+def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
+    """Undo `transformed`: clipped values of a feature, where missing ones stay what they were filled in with."""
+    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
+    if feature.transform == "none":
+        return values
+    if feature.transform == "quantile":
+        return np.interp(values, np.linspace(0, 1, len(quantiles)), quantiles)
+    if feature.transform == "min_max":
+        low, high = quantiles[0], quantiles[-1]
+        return values * (high - low or 1.0) + low
+    standard = values * deviation + mean
+    return np.sign(standard) * np.expm1(np.abs(standard)) if feature.transform == "log1p" else standard
+
+
 def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
     """Encode the numeric features of a batch: their values, then their missing indicators.
 

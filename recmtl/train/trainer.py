@@ -22,10 +22,10 @@ from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, complete, measure, table
 from recmtl.models import RankingModel
-from recmtl.train.curves import save_diagnosis, save_learning_curves
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import PLOTS, RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
+from recmtl.train.plots import save_diagnosis, save_learning_curves
 from recmtl.train.products import fast_products
 from recmtl.train.step import Step, autocast
 from recmtl.train.stopping import Watch

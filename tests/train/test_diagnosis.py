@@ -8,8 +8,9 @@ import torch
 from matplotlib.image import imread
 
 from recmtl.balance import Diagnosis
-from recmtl.train.curves import diagnosis_curves, save_diagnosis
+from recmtl.evaluate.curves import diagnosis_curves
 from recmtl.train.diagnosis import PairSummary, by_name, diagnosis_record, summarize
+from recmtl.train.plots import save_diagnosis
 
 
 def measured(norms: list[float], cosine: float) -> dict[str, object]:

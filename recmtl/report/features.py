@@ -1,0 +1,187 @@
+"""The values of a feature in the rows that were predicted, by which they are sliced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data import DataError, Rows
+from recmtl.data.categorical import PADDING
+from recmtl.data.encode import IDS, NUMERIC
+from recmtl.data.errors import BadValueError, unreadable
+from recmtl.data.numeric import restored
+from recmtl.data.source import Source
+from recmtl.data.values import as_lists, as_numbers, as_text
+from recmtl.evaluate.predictions import Predictions
+from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, Values, ranges
+from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Numeric, Schema, SchemaError
+from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
+
+UNKNOWN_VALUE = "(unknown)"
+WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+DIGITS = 6  # that float32 keeps of a number, after the first
+FROM_ONE = ("day", "month", "quarter")  # parts of a date that people count so
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+def key_values(predictions: Predictions, name: str) -> Values:
+    """Give the values of a column that was carried through to the predictions."""
+    return _of_text(predictions.keys[name], name)
+
+
+def prepared_values(rows: Rows, name: str) -> Values:
+    """Give the values of a feature of prepared rows, read back by the fitted schema.
+
+    A number is what the model was given, so that a missing one is what it was filled in with, unless the feature has a
+    missing indicator.
+
+    Args:
+        rows: The rows.
+        name: The feature; of a date one of its parts, such as ``time.hour``.
+
+    Raises:
+        SchemaError: There is no such feature.
+    """
+    schema = rows.schema
+    blocks = {block.name: block for block in schema.id_blocks}
+    numeric = {feature.name: feature for feature in schema.numeric}
+    if name in blocks:
+        return _of_ids(rows, blocks[name])
+    if name in numeric:
+        return Values.of_numbers(_numbers(rows, numeric[name]))
+    raise SchemaError(f"`--slice` names no feature {name!r}: expected one of {', '.join([*blocks, *numeric])}")
+
+
+def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions: Predictions) -> Values:
+    """Give the values of a column of raw rows, whether the model read it or not.
+
+    Args:
+        sources: Where the rows come from: those that were predicted, in their order.
+        schema: The run's.
+        name: The column.
+        predictions: Of these rows; labels that do not agree show that they are others.
+
+    Raises:
+        DataError: The rows are others, a file cannot be read, or a value does not parse.
+        SchemaError: There is no such column.
+    """
+    for source in sources:
+        if name not in source.columns:
+            raise SchemaError(f"`--slice` names {name!r}, which is no column of {source.name}")
+    feature = next((f for f in schema.features if f.name == name), None)
+    labels = [label for label in schema.labels if all(label in source.columns for source in sources)]
+    numbers = frozenset({*labels, name} if isinstance(feature, Numeric | Binned) else labels)
+    where = ", ".join(source.name for source in sources)
+    try:
+        table = _read(sources, list(dict.fromkeys([name, *labels])), numbers)
+        check_rows({label: as_numbers(_whole(table[label]), label) for label in labels}, len(table), predictions, where)
+        if isinstance(feature, Numeric | Binned):
+            return Values.of_numbers(as_numbers(_whole(table[name]), name))
+        if isinstance(feature, MultiCategorical):
+            values, codes, lengths = as_lists(_whole(table[name]), feature.separator, name)
+            return _of_lists(values.to_pylist(), codes, lengths)
+        return _of_text(table[name], name)
+    except BadValueError as bad:
+        raise DataError(f"{where}, {bad}") from bad
+    except (OSError, pa.ArrowException) as error:
+        raise unreadable(where, error) from error
+
+
+def _read(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[str]) -> pa.Table:
+    batches = [batch for source in sources for batch in source.batches(columns, numbers)]
+    return (
+        pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table({column: [] for column in columns})
+    )
+
+
+def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
+    """Check that rows are those that were predicted, as far as their number and their labels tell.
+
+    Raises:
+        DataError: They are not.
+    """
+    predicted = len(next(iter(predictions.labels.values())))
+    if rows != predicted:
+        raise DataError(f"{where} has {rows:,} rows, expected the {predicted:,} that were predicted")
+    for name, values in labels.items():
+        differs = ~np.isclose(values, predictions.labels[name], rtol=1e-6, equal_nan=True)
+        if differs.any():
+            row = int(differs.argmax())
+            raise DataError(
+                f"{where}, row {row + 1}, column {name!r}: {values[row]:g}, but predicted was a row with "
+                f"{predictions.labels[name][row]:g}: expected the rows of the run, in their order"
+            )
+
+
+def _of_text(column: pa.ChunkedArray, name: str) -> Values:
+    """The values of any column; those that are many different numbers are put in bins."""
+    values, codes = as_text(_whole(column), name)
+    found = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
+    codes = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(found.dictionary) > MOST_SLICES:
+        with suppress(pa.ArrowInvalid):
+            numbers = found.dictionary.cast(pa.float64()).to_numpy()
+            return Values.of_numbers(np.append(numbers, np.nan)[codes])
+    return Values.of(found.dictionary.to_pylist(), codes)
+
+
+def _of_lists(names: Sequence[str | None], codes: Indices, lengths: Indices) -> Values:
+    """The values of lists, of which a row may have several or none."""
+    empty = np.flatnonzero(lengths == 0)
+    rows = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), empty])
+    texts = [MISSING_VALUE if name is None else name for name in names]
+    return Values([*texts, MISSING_VALUE], np.concatenate([codes, np.full(len(empty), len(names))]), rows, len(lengths))
+
+
+def _of_ids(rows: Rows, block: IdBlock) -> Values:
+    ids = np.concatenate([_columns(chunk, block.start, block.length) for chunk in rows.table[IDS].chunks])
+    row, column = np.nonzero(ids != PADDING)
+    kept = ids[row, column]
+    distinct, codes = np.unique(kept, return_inverse=True)
+    return Values(_names(distinct, block, rows.schema), codes, row, len(ids))
+
+
+def _names(ids: Indices, block: IdBlock, schema: FittedSchema) -> list[str]:
+    """Say what ids mean."""
+    places = ids[ids >= FIRST] - FIRST
+    if block.part is not None:
+        known = [WEEKDAYS[p] if block.part == "weekday" else str(p + (block.part in FROM_ONE)) for p in places]
+    elif isinstance(block.feature, Binned):
+        named = ranges(np.array(schema.quantiles[block.feature.name]))
+        known = [named[p] for p in places]
+    elif isinstance(block.feature, Categorical) and not schema.schema.owner(block.feature).hash_buckets:
+        known = schema.vocabularies[schema.schema.owner(block.feature).name].take(pa.array(places)).to_pylist()
+    else:
+        known = [f"bucket {p}" for p in places]
+    reserved = {UNKNOWN: UNKNOWN_VALUE, MISSING: MISSING_VALUE}
+    return [reserved[i] for i in ids[ids < FIRST].tolist()] + known
+
+
+def _numbers(rows: Rows, feature: Numeric) -> Floats:
+    schema, place = rows.schema, rows.schema.numeric.index(feature)
+    encoded = np.concatenate([_columns(chunk, place, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks]).astype(float)
+    numbers = restored(encoded, feature, schema)
+    largest = np.abs(numbers).max(initial=0) or 1.0
+    numbers = np.round(numbers, DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
+    if not feature.missing_indicator:
+        return numbers
+    indicated = [f for f in schema.numeric if f.missing_indicator]
+    at = len(schema.numeric) + indicated.index(feature)
+    missing = np.concatenate([_columns(chunk, at, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks])
+    return np.where(missing == 1, np.nan, numbers)
+
+
+def _columns(chunk: pa.FixedSizeListArray, start: int, length: int) -> npt.NDArray[Any]:
+    matrix: npt.NDArray[Any] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
+    return matrix[:, start : start + length]
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks()

@@ -1,0 +1,205 @@
+"""A report in a real browser."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1200,900",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
+    """A browser with a profile of its own."""
+    if not CHROMIUM.exists() or not DRIVER.exists():
+        pytest.skip("no chromium: /usr/bin/chromium or /usr/bin/chromedriver is missing")
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: "Chrome", page: Path) -> "Chrome":
+    """The report, freshly opened, in light colours."""
+    show(chromium)
+    chromium.get("about:blank")
+    for kind in ("browser", "performance"):
+        chromium.get_log(kind)  # of what was open before
+    chromium.get(page.as_uri())
+    return chromium
+
+
+def show(browser: "Chrome", width: int = 1200, scheme: str = "light") -> None:
+    """Set the width of the screen and the colour scheme."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def script(browser: "Chrome", code: str, *arguments: object) -> Any:
+    return browser.execute_script(code, *arguments)
+
+
+# The rows of the first table by their task and run, and what its header says of its order.
+ORDER = """
+const table = document.querySelector("table");
+const cells = [...table.tBodies[0].rows].map(row => [...row.cells].map(cell => cell.dataset.key ?? null));
+return [cells, [...table.tHead.rows[0].cells].map(cell => cell.getAttribute("aria-sort"))];
+"""
+
+
+def test_no_complaint_and_no_request(browser: "Chrome", page: Path) -> None:
+    assert browser.get_log("browser") == []
+    log = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    sent = {event["params"]["request"]["url"] for event in log if event["method"] == "Network.requestWillBeSent"}
+    assert sent == {page.as_uri()}
+    assert script(browser, "return performance.getEntriesByType('resource').length") == 0
+
+
+def test_a_page_may_not_fetch(browser: "Chrome") -> None:
+    script(browser, "const image = new Image(); image.src = 'http://127.0.0.1:9/x.png'; document.body.append(image)")
+    assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_every_figure_is_visible(browser: "Chrome") -> None:
+    sizes = script(
+        browser,
+        "return [...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width,"
+        " s.getBoundingClientRect().height, s.querySelectorAll('path').length])",
+    )
+    assert len(sizes) > 15
+    assert all(width > 250 and height > 180 and paths > 5 for width, height, paths in sizes)
+
+
+def test_tables_sort_by_click_and_by_key(browser: "Chrome") -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    buttons = browser.find_elements(By.CSS_SELECTOR, "table:first-of-type thead button")
+    names = [button.text for button in buttons]
+    auc, rows = names.index("AUC"), names.index("rows")
+    buttons[auc].click()
+    cells, sorts = script(browser, ORDER)
+    values = [float(row[auc]) for row in cells]
+    assert values == sorted(values)
+    assert [sorts.index("ascending"), sorts.count("none")] == [auc, len(sorts) - 1]
+    buttons[auc].send_keys(Keys.ENTER)
+    cells, sorts = script(browser, ORDER)
+    assert [float(row[auc]) for row in cells] == values[::-1]
+    assert sorts[auc] == "descending"
+    buttons[rows].send_keys(Keys.SPACE)
+    cells, sorts = script(browser, ORDER)
+    assert [float(row[rows]) for row in cells] == sorted(float(row[rows]) for row in cells)
+    assert (sorts[auc], sorts[rows]) == ("none", "ascending")
+
+
+def test_what_has_no_value_is_sorted_last(browser: "Chrome") -> None:
+    """The drift table has no shift of categories and no unseen numbers."""
+    found = script(
+        browser,
+        """
+        const table = [...document.querySelectorAll("table")].find(t => t.caption.textContent.startsWith("Against"));
+        const at = [...table.tHead.rows[0].cells].findIndex(cell => cell.textContent === "shift");
+        const button = table.tHead.rows[0].cells[at].querySelector("button");
+        const keys = () => [...table.tBodies[0].rows].map(row => row.cells[at].dataset.key);
+        return [0, 1].map(() => { button.click(); return keys(); });
+        """,
+    )
+    for order in found:
+        known = [float(key) for key in order if key is not None]
+        assert 0 < len(known) < len(order)
+        assert all(key is None for key in order[len(known) :])
+        assert known in (sorted(known), sorted(known, reverse=True))
+    assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("width", [360, 768, 1200])
+def test_the_page_never_scrolls_sideways(browser: "Chrome", width: int) -> None:
+    show(browser, width)
+    script(browser, "document.querySelectorAll('details').forEach(details => details.open = true)")
+    assert script(browser, "return document.documentElement.scrollWidth") <= width
+    if width == 360:
+        wide = (
+            "return [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
+        )
+        assert script(browser, wide) > 0
+
+
+def test_dark_and_light_differ_in_page_and_figures(browser: "Chrome") -> None:
+    """All text, that of the figures too, is far from what is behind it."""
+    seen = []
+    for scheme in ("light", "dark"):
+        show(browser, scheme=scheme)
+        seen.append(
+            script(
+                browser,
+                "const text = document.querySelector('svg text'), line = document.querySelector('svg .stroke-c0');"
+                "return [getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
+                " getComputedStyle(text).fill, getComputedStyle(line).stroke]",
+            )
+        )
+    light, dark = seen
+    assert light[0] == "rgb(255, 255, 255)"
+    assert all(before != after for before, after in zip(light, dark, strict=True))
+    for paper, ink, text, _ in seen:
+        assert text == ink != paper
+
+
+def test_the_keyboard_reaches_the_content_first(browser: "Chrome") -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    active = browser.switch_to.active_element
+    active.send_keys(Keys.TAB)
+    link = browser.switch_to.active_element
+    assert link.text == "Skip to the content"
+    assert link.is_displayed()
+    assert link.location["x"] >= 0
+    link.send_keys(Keys.ENTER)
+    assert browser.switch_to.active_element.tag_name == "main"
+
+
+def test_figures_and_tables_have_names_for_a_screen_reader(browser: "Chrome") -> None:
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    by_role: dict[str, list[str]] = {}
+    for node in nodes:
+        if not node["ignored"]:
+            role = node.get("role", {}).get("value", "")
+            by_role.setdefault(role, []).append(node.get("name", {}).get("value", ""))
+    assert len(by_role["image"]) > 15
+    assert all(len(name) > 40 for name in by_role["image"])
+    assert all(by_role["table"])
+    assert {"main", "navigation", "banner", "contentinfo"} <= set(by_role)
+    assert "AUC" in by_role["button"]
+
+
+def test_prints_to_pages(browser: "Chrome") -> None:
+    import base64
+
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    assert pdf.startswith(b"%PDF")
+    assert pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page ") >= 3

@@ -1,0 +1,47 @@
+"""How values are written in tables."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recmtl.evaluate import Interval
+from recmtl.report.parts import Heading, Picture, Table, Text, cell, gallery
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "text"),
+    [
+        (0.12345, "AUC", "0.1235"),
+        (1234567, "rows", "1,234,567"),
+        (1234567.0, "positives", "1,234,567"),
+        (0.000012345, "mean", "1.234e-05"),
+        (123456.0, "mean", "1.235e+05"),
+        (0.0, "mean", "0.0000"),
+        (0.0421, "missing, train", "4.21%"),
+        (0.000012, "p, Holm", "1.2e-05"),
+        (np.nan, "AUC", "–"),
+        (None, "AUC", "–"),
+        (pd.NA, "vocabulary", "–"),
+        (True, "same", "yes"),
+        (3, "expert", "3"),
+    ],
+)
+def test_a_value_is_written_as_its_column_asks(value: object, column: str, text: str) -> None:
+    assert cell(value, column).text == text
+
+
+def test_an_interval_has_its_ends_below_and_is_sorted_by_its_estimate() -> None:
+    shown = cell(Interval(0.7, 0.00001, 0.9))
+    assert (shown.text, shown.range, shown.key) == ("0.7000", "0.0000 to 0.9000", 0.7)
+    assert cell(Interval(0.7, np.nan, np.nan)).range == ""
+
+
+def test_what_is_missing_has_nothing_to_sort_by() -> None:
+    table = Table.of(pd.DataFrame({"a": ["x", None], "rows": [1.0, np.nan]}), "")
+    assert [[c.key for c in row] for row in table.rows] == [["x", 1.0], [None, None]]
+
+
+def test_pictures_that_follow_each_other_stand_together() -> None:
+    pictures = [Picture(str(i), "", "") for i in range(3)]  # type: ignore[arg-type]
+    parts = [Heading("a"), pictures[0], pictures[1], Text("b"), pictures[2]]
+    assert gallery(parts) == [parts[:1], parts[1:3], parts[3:4], parts[4:]]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
+class UsageError(ValueError):
+    """Options that do not fit together."""
+
+
 def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     """Build the parser of a command: its options are its parameters, described in its docstring."""
     summary = (command.__doc__ or "").splitlines()[0]
@@ -43,3 +48,12 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
         parser.add_argument(written, **settings)
     parser.add_function_arguments(command, skip=set(own))
     return parser
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turn what a constructor says of its options into an error of usage."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error

@@ -8,19 +8,31 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from recmtl.arguments import usage_errors
 from recmtl.comparison.experiment import run_grid
 from recmtl.comparison.formats import print_sheets
-from recmtl.comparison.grid import Grid, grid_parser
+from recmtl.comparison.grid import Grid
 from recmtl.comparison.sheets import sheets
+from recmtl.recipe import parse_recipe, recipe_parser
 
-SUMMARY = "Train a grid of models, balancers and seeds, and show which differences are real."
 SOME_FAILED = 1
 
 
+@usage_errors()
 def compare_command(arguments: Sequence[str]) -> int:
-    """Compare, print the tables, and give the exit status: 1 where a run failed."""
+    """Train a grid of models, balancers and seeds, and show which differences are real.
+
+    Args:
+        arguments: What is combined with what, and the keys of a recipe as options, or a recipe that holds them.
+
+    Returns:
+        The exit status, 1 where a run failed.
+
+    Raises:
+        UsageError: No models are named, or no folder; or an option does not fit.
+    """
     parser = compare_parser()
-    given = parser.parse_args(arguments)
+    given = parse_recipe(parser, arguments)
     if given.models is None or given.out is None:
         raise ValueError(f"give {'`--models`, what is compared' if given.out else '`--out`, the folder to write'}")
     grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates)
@@ -31,8 +43,7 @@ def compare_command(arguments: Sequence[str]) -> int:
 
 def compare_parser() -> ArgumentParser:
     """Build the parser of `recmtl compare`: the keys of a recipe, and what the grid is."""
-    parser = grid_parser()
-    parser.description = SUMMARY
+    parser = recipe_parser("recmtl compare", (compare_command.__doc__ or "").splitlines()[0])
     entry = str | dict[str, Any]
     options = (
         "a name; or, for options that are not the recipe's, a YAML file or a mapping with class_path and init_args"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,6 +47,11 @@ class Counter(Display):
         """Show what was noticed in the rows."""
         for text in texts:
             self.note(f"note: {text}")
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is."""
+    sys.stdout.write(text + "\n")
 
 
 def print_metrics(

@@ -29,10 +29,11 @@ from recmtl.data.skipped import BadRows
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
-from recmtl.shipped import card
+from recmtl.shipped import card, find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
 
+START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 PLAIN = re.compile(r"\w*")
 IMPORT = re.compile(r"\w+(\.\w+)+")
@@ -63,15 +64,48 @@ class DataOptions:
     bad_rows: BadRows = "error"
 
 
+def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
+    """Build the parser of a command that takes a recipe, to be used by `parse_recipe`."""
+    parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
+    parser.add_argument("--config", action="config", help="A recipe (YAML), or the bare name of a shipped one.")
+    add_recipe(parser)
+    return parser
+
+
+def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse options, those of a recipe among them; what neither names starts as `START` says.
+
+    Raises:
+        ArgumentError: There is no such option.
+        SchemaError: There is no such recipe.
+    """
+    return parser.parse_args([*START, *_resolved(arguments)])
+
+
+def _resolved(arguments: Sequence[str]) -> Iterator[str]:
+    """Replace the bare name of a shipped recipe after `--config` by its file."""
+    named = False
+    for argument in arguments:
+        option, equals, recipe = argument.partition("=")
+        if named:
+            yield _file(argument)
+        else:
+            yield f"{option}={_file(recipe)}" if equals and option == "--config" else argument
+        named = argument == "--config"
+
+
+def _file(recipe: str) -> str:
+    return recipe if recipe.startswith("{") else str(find_recipe(recipe))  # JSON is the recipe itself
+
+
 def add_recipe(parser: ArgumentParser) -> None:
-    """Add the keys of a recipe to a parser."""
+    """Add the keys of a recipe to a parser.
+
+    Model and balancer have no default: its options would be kept for another class.
+    """
     parser.add_class_arguments(DataOptions, "data")
-    parser.add_argument(
-        "--model", type=ModelFactory, default={"class_path": "recmtl.models.MMOE"}, help="The ranking model."
-    )
-    parser.add_argument(
-        "--balancer", type=Balancer, default={"class_path": "recmtl.balance.Sum"}, help="Balances the shared gradient."
-    )
+    parser.add_argument("--model", type=ModelFactory, help="The ranking model, by default MMOE.")
+    parser.add_argument("--balancer", type=Balancer, help="Balances the shared gradient, by default Sum.")
     parser.add_class_arguments(Trainer, "trainer", skip={"model", "balancer"}, instantiate=False)
 
 

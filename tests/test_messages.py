@@ -4,7 +4,8 @@ from argparse import ArgumentError
 
 import pytest
 
-from recmtl.cli import one_line, train_parser
+from recmtl.cli import one_line
+from recmtl.recipe import parse_recipe, recipe_parser
 
 
 @pytest.mark.parametrize(
@@ -43,5 +44,5 @@ from recmtl.cli import one_line, train_parser
 )
 def test_one_sentence(arguments: list[str], said: str) -> None:
     with pytest.raises(ArgumentError) as caught:
-        train_parser().parse_args(arguments)
+        parse_recipe(recipe_parser("test"), arguments)
     assert one_line(caught.value) == said

@@ -14,12 +14,11 @@ from recmtl.comparison.board import Board
 from recmtl.comparison.cells import CELLS, check_finished, run_cells, state_of
 from recmtl.comparison.comparison import CONTENT, Comparison, metrics_by_task
 from recmtl.comparison.formats import write_tables
-from recmtl.comparison.grid import START, Entry, Grid, grid_parser
+from recmtl.comparison.grid import Entry, Grid
 from recmtl.console import Counter
 from recmtl.data import DataError, PreparedData
 from recmtl.data.files import locked
-from recmtl.recipe import open_data
-from recmtl.shipped import find_recipe
+from recmtl.recipe import open_data, parse_recipe, recipe_parser
 from recmtl.train import RunError
 
 LOCK = ".lock"
@@ -60,11 +59,11 @@ def compare(
         RunError: The folder holds something else, or a finished run that would be another now; or another process is
             at work in it.
     """
-    given = json.dumps(recipe) if isinstance(recipe, Mapping) else str(find_recipe(str(recipe)))
+    given = json.dumps(recipe) if isinstance(recipe, Mapping) else str(recipe)
     plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (options or {}).items()}
     arguments = [f"--config={given}", *(f"--{key}={value}" for key, value in plain.items())]
     grid = Grid(models, balancers, seeds, learning_rates)
-    return run_grid(grid_parser(), arguments, grid, Path(out), metric, jobs)
+    return run_grid(recipe_parser("recmtl compare"), arguments, grid, Path(out), metric, jobs)
 
 
 def run_grid(
@@ -73,7 +72,7 @@ def run_grid(
     """Run what is not finished of a grid, and write its tables.
 
     Args:
-        parser: Of `grid_parser`.
+        parser: Of `recipe_parser`.
         arguments: What it parses: the options that all runs share.
         grid: The runs.
         out: The comparison's folder.
@@ -146,7 +145,7 @@ def prepared(parser: ArgumentParser, arguments: Sequence[str]) -> PreparedData:
     Raises:
         DataError: The data cannot be read, or there are neither test nor validation rows.
     """
-    options = parser.instantiate(parser.parse_args([*START, *arguments])).data
+    options = parser.instantiate(parse_recipe(parser, arguments)).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)

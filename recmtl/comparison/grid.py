@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser
 
-from recmtl.recipe import add_recipe, complete_recipe
+from recmtl.recipe import complete_recipe, parse_recipe
 
 SINGLE, SUM = "SingleTask", "Sum"  # a model without shared tensors, which only the plain sum can balance
-START = ("--model", "MMOE", "--balancer", SUM)  # where neither recipe nor options name any
 SUFFIXES = (".yaml", ".yml")
 
 Entry = str | dict[str, Any]
@@ -106,7 +105,7 @@ class Grid:
         So what the recipe says of its own model holds for another one where that has an argument of the same name.
 
         Args:
-            parser: Knows the keys of a recipe; of `grid_parser`.
+            parser: Of `recipe_parser`.
             arguments: What it parses: the options that all runs share.
 
         Raises:
@@ -117,7 +116,7 @@ class Grid:
         for model, balancer, rate in self._combinations():
             options = ["--model", _option(model), "--balancer", _option(balancer)]
             options += [] if rate is None else ["--trainer.optimization.optimizer.lr", repr(rate)]
-            config = parser.parse_args([*START, *arguments, *options])
+            config = parse_recipe(parser, [*arguments, *options])
             row = Row(_name(model), _name(balancer), rate)
             cells += [Cell(row, seed, _seeded(complete_recipe(parser, config), seed)) for seed in self._seeds]
         for name, count in Counter(cell.name for cell in cells).items():
@@ -130,15 +129,6 @@ class Grid:
         for model in self.models:
             balancers = [SUM] if class_name(_read(model)) == SINGLE else self.balancers
             yield from itertools.product([model], balancers, rates)
-
-
-def grid_parser() -> ArgumentParser:
-    """Build the parser of `recmtl compare`, but for what it does with the runs."""
-    parser = ArgumentParser(prog="recmtl compare", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="A recipe (YAML), or the bare name of a shipped one.")
-    add_recipe(parser)
-    parser.set_defaults(model=None, balancer=None)  # START comes instead: its options are not kept for another class
-    return parser
 
 
 def class_name(entry: Entry) -> str:

@@ -6,9 +6,8 @@ import pytest
 from jsonargparse import ArgumentError
 
 import recmtl
-from recmtl.cli import train_parser
-from recmtl.comparison.grid import Cell, Grid, Row, grid_parser
-from recmtl.recipe import complete_recipe
+from recmtl.comparison.grid import Cell, Grid, Row
+from recmtl.recipe import complete_recipe, parse_recipe, recipe_parser
 
 RECIPE = """
 model: {class_path: SharedBottom, init_args: {layers: [8], style: {dropout: 0.5}}}
@@ -29,7 +28,7 @@ def recipe(tmp_path: Path) -> str:
 
 
 def cells(grid: Grid, *arguments: str) -> dict[str, Cell]:
-    return {cell.name: cell for cell in grid.cells(grid_parser(), arguments)}
+    return {cell.name: cell for cell in grid.cells(recipe_parser("test"), arguments)}
 
 
 def test_every_model_meets_every_balancer_seed_and_rate(recipe: str) -> None:
@@ -46,8 +45,8 @@ def test_every_model_meets_every_balancer_seed_and_rate(recipe: str) -> None:
 
 def test_a_cell_is_what_train_makes_of_the_same_options(recipe: str) -> None:
     (cell,) = cells(Grid(["SharedBottom"], ["PCGrad"], [0]), "--config", recipe, "--trainer.epochs", "2").values()
-    parser = train_parser()
-    assert cell.recipe == complete_recipe(parser, parser.parse_args(["--config", recipe, "--trainer.epochs", "2"]))
+    parser = recipe_parser("test")
+    assert cell.recipe == complete_recipe(parser, parse_recipe(parser, ["--config", recipe, "--trainer.epochs", "2"]))
 
 
 def test_another_model_keeps_the_options_that_the_recipe_gives_and_it_has(recipe: str) -> None:

@@ -1,0 +1,66 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+
+from recmtl.arguments import usage_errors
+from recmtl.console import Counter, print_diagnosis, print_line, print_metrics
+from recmtl.evaluate import Metrics
+from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, save_recipe
+from recmtl.train import RunFolder, Trainer
+from recmtl.train.diagnosis import summarize
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """Train a model and measure it on the test rows.
+
+    Args:
+        arguments: The keys of a recipe as options, or a recipe that holds them.
+
+    Returns:
+        The exit status.
+    """
+    parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    config = parse_recipe(parser, arguments)
+    config.trainer.run.folder = config.run or config.trainer.run.folder
+    trainer, measured = train(parser, config)
+    split = "test" if "test" in measured else "valid"
+    if split in measured:
+        print_metrics(measured[split], f"{split} rows")
+    if trainer.diagnose_every and trainer.folder:
+        summaries = summarize(trainer.folder.records())
+        if summaries:
+            print_diagnosis(summaries)
+        else:
+            print_line(
+                f"no two gradients were measured in one of every {trainer.diagnose_every} steps: lower the number"
+            )
+    skipped = trainer.skipped
+    if skipped:
+        print_line(f"left out for not being finite: {skipped}")
+    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
+    return 0
+
+
+def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe, measure it on all but its training rows and finish its run folder."""
+    config.trainer.run.folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+    RunFolder(config.trainer.run.folder).check_free()
+    with usage_errors():
+        options = parser.instantiate(config).data
+    with Counter() as counter:
+        data = open_data(options, counter)
+        counter.remark(*data.notes)
+    with usage_errors():
+        trainer = build(parser, config, data.schema)
+    assert trainer.folder is not None
+    save_recipe(parser, config, trainer.folder.path)
+    with usage_errors():
+        trainer.fit(data.train, data.splits.get("valid"))
+    return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     summary = (command.__doc__ or "").splitlines()[0]
     parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
     own = [parameter for parameter in OWN if parameter in command.__annotations__]
+    given = signature(command).parameters
     for parameter in own:
         written, settings = OWN[parameter]
-        parser.add_argument(written, **settings)
+        optional: dict[str, Any] = {"nargs": "?"} if written == parameter and given[parameter].default is None else {}
+        parser.add_argument(written, **settings, **optional)
     parser.add_function_arguments(command, skip=set(own))
     return parser
 

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recmtl.data import Description
-from recmtl.evaluate import Metrics, table
+from recmtl.evaluate import Interval, Metrics, table
 from recmtl.train.diagnosis import PairSummary
 from recmtl.train.progress import Display
 
@@ -55,7 +55,10 @@ def print_line(text: str) -> None:
 
 
 def print_metrics(
-    metrics: Mapping[str, Metrics], title: str, extra: Mapping[str, Mapping[str, Any]] | None = None
+    metrics: Mapping[str, Metrics],
+    title: str,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
 ) -> None:
     """Print metrics as a table, a column for each task; reasons for what is undefined stand below.
 
@@ -63,6 +66,7 @@ def print_metrics(
         metrics: By task.
         title: What stands above.
         extra: Further lines: ``{line: {task: value}}``, placed after the first metric.
+        intervals: By task and metric, to stand beside the value.
     """
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
@@ -73,7 +77,9 @@ def print_metrics(
     for task in frame.index:
         shown.add_column(str(task), justify="right")
     for name, found in frame.items():
-        shown.add_row(str(name), *(_cell(str(name), value) for value in found))
+        beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
+        cells = [_cell(str(name), value) + _ends(ends) for value, ends in zip(found, beside, strict=True)]
+        shown.add_row(str(name), *cells)
     console = Console(highlight=False, soft_wrap=True)
     console.print(title, markup=False)
     console.print(shown)
@@ -151,6 +157,10 @@ def _frame(frame: pd.DataFrame) -> Table:
     for row in frame.itertuples(index=False):
         shown.add_row(*(Text(_cell(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
     return shown
+
+
+def _ends(interval: Interval | None) -> str:
+    return f"  {interval.low:.4f} … {interval.high:.4f}" if interval else ""
 
 
 def _cell(column: str, value: Any, plain: str = "{:.4f}") -> str:

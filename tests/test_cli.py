@@ -59,6 +59,10 @@ def test_evaluate_and_predict_agree_with_the_run(
     capsys.readouterr()
     assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
+    for task in measured.values():
+        assert task.pop("independent") == "search_id"
+        low, high = task.pop("intervals")["auc"]
+        assert low < task["auc"] < high
     assert measured == json.loads((run / "metrics.json").read_text())["test"]
     out = tmp_path / "p.parquet"
     assert main(["predict", str(run), "--rows", f"{csv}/test.csv", "--out", str(out)]) == 0

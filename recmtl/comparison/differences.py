@@ -18,7 +18,6 @@ from recmtl.train import RunError, RunFolder
 
 ROW = list(Row._fields)
 LEVEL = 0.95
-PREDICTIONS = "predictions"
 TESTED = ["reference", "estimate", "low", "high", "p", "p_holm", "apart"]
 
 
@@ -106,11 +105,14 @@ class Tester:
     def _scores(self, task: str, row: Row, seeds: Iterable[int]) -> list[Scores]:
         found = []
         for seed in seeds:
-            folder = self._folders[row, seed]
-            path = folder / PREDICTIONS / f"{self._split}.parquet"
+            folder = RunFolder(self._folders[row, seed])
+            path = folder.predictions(self._split)
             if not path.is_file():
-                raise RunError(f"{str(folder)!r} has no predictions to test: remove it and compare again")
-            self._schema = self._schema or RunFolder(folder).schema().schema
+                raise RunError(
+                    f"{str(folder.path)!r} has no predictions to test: remove it and compare again, with "
+                    "`--trainer.run.predictions true`"
+                )
+            self._schema = self._schema or folder.schema().schema
             found.append(Predictions.read(self._schema, path).scores()[task])
         return found
 

@@ -82,6 +82,8 @@ def run_grid(
     if jobs < 1:
         raise ValueError(f"`jobs` must be at least 1, got {jobs}")
     cells = grid.cells(parser, arguments)
+    if not all(cell.recipe["trainer"]["run"]["predictions"] for cell in cells):
+        raise ValueError("a comparison is made of the runs' predictions: leave `trainer.run.predictions` true")
     check_folder(out)
     with locked(out / LOCK) as lock:
         if lock is None:

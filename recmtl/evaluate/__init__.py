@@ -4,7 +4,7 @@ from recmtl.evaluate.calibration import reliability
 from recmtl.evaluate.compared import Difference, Spread, auc_difference, bootstrap_differences, holm, over_seeds
 from recmtl.evaluate.funnel import complete, task_labels
 from recmtl.evaluate.grouped import by_group
-from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
+from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals, intervals_of
 from recmtl.evaluate.measures import LOWER_IS_BETTER, METRICS, metric_names, monitors
 from recmtl.evaluate.metrics import Metrics, binary_metrics, metrics_of, regression_metrics, table
 from recmtl.evaluate.predictions import Predictions
@@ -28,6 +28,7 @@ __all__ = [
     "by_group",
     "complete",
     "holm",
+    "intervals_of",
     "measure",
     "metric_names",
     "metrics_of",

@@ -12,6 +12,8 @@ from recmtl.evaluate.components import Clusters, Components
 from recmtl.evaluate.measures import chosen, measure_of, refusals
 from recmtl.evaluate.scores import Floats, Scores
 
+DRAWS = 200  # of a bootstrap, where nobody says how many
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -97,6 +99,24 @@ def bootstrap_intervals(
         for name, values in zip(measured, drawn.T, strict=True)
         if (interval := between(estimates[name], values, count, level)) is not None
     }
+
+
+def intervals_of(
+    scores: Scores, names: Collection[str] | None = None, draws: int = DRAWS, level: float = 0.95
+) -> dict[str, Interval]:
+    """Give the interval of each metric: that of an AUC as `auc_interval` does, the others by the bootstrap.
+
+    Args:
+        scores: The rows.
+        names: The metrics; ``None`` takes all that the task has.
+        draws: How often to draw; 0 leaves out the intervals that come from the bootstrap.
+        level: How often such intervals should hold the true value.
+    """
+    wanted = chosen(scores, names)
+    drawn = [name for name in wanted if name != "auc"]
+    found = bootstrap_intervals(scores, drawn, draws, level=level) if draws and drawn else {}
+    by_delong = auc_interval(scores, level) if "auc" in wanted else None
+    return {**({"auc": by_delong} if by_delong else {}), **found}
 
 
 def between(estimate: float, drawn: Floats, clusters: int, level: float) -> Interval | None:

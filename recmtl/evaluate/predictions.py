@@ -68,7 +68,7 @@ class Predictions:
 
     def _groups(self) -> npt.NDArray[np.int64] | None:
         """Number the groups; each row without one is a group of its own."""
-        if self.schema.group is None or self.schema.group not in self.keys.column_names:
+        if self.schema.group is None or not self.grouped:
             return None
         column = self.keys[self.schema.group].combine_chunks()
         indices = pc.dictionary_encode(column).indices.fill_null(-1)
@@ -76,6 +76,28 @@ class Predictions:
         alone = codes < 0
         codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
         return codes
+
+    @property
+    def grouped(self) -> bool:
+        """Whether the rows have the group that the schema names, if it names one."""
+        return self.schema.group is not None and self.schema.group in self.keys.column_names
+
+    def check(self, source: str = "the predictions") -> None:
+        """Check that every row that counts for a task has a label and a prediction that can be measured.
+
+        Args:
+            source: What to call them in an error.
+
+        Raises:
+            SchemaError: A binary label is not 0 or 1, a prediction is missing, or that of a binary task no probability.
+        """
+        for task in (task for task in self.schema.reported_tasks if task.name in self.values):
+            labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
+            bad = ~np.isnan(labels) & (labels != 0) & (labels != 1) & binary
+            _refuse(bad, labels, f"{source}, label {task.label!r}", "0, 1 or nothing")
+            fits = (values >= 0) & (values <= 1) if binary else np.isfinite(values)
+            expected = "a probability in [0, 1]" if binary else "a number"
+            _refuse(~np.isnan(labels) & ~fits, values, f"{source}, column {task.name!r}", expected)
 
     def table(self) -> pa.Table:
         """Set them in a table: keys, labels as ``label_COLUMN``, the row weight, one column a task."""
@@ -133,6 +155,13 @@ class Predictions:
         except (OSError, pa.ArrowException) as error:
             raise SchemaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
         return cls.from_table(schema, table, str(path))
+
+
+def _refuse(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        value = "nothing" if np.isnan(values[row]) else f"{values[row]:g}"
+        raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} (rows like it: {bad.sum():,})")
 
 
 def _label_column(label: str, table: pa.Table, tasks: list[str], source: str) -> str:

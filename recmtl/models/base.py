@@ -156,6 +156,10 @@ class RankingModel(nn.Module, ABC):
     def shared(self) -> Shared:
         """Name the tensors that more than one objective trains through the trunk: neither gates nor heads."""
 
+    def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
+        """Give by head the weight of each expert in each row, ``{head: [B, E]}``; nothing where there are no gates."""
+        return {}
+
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         """Turn the logits of the heads into those of the model; the same by default."""
         return logits

@@ -50,6 +50,10 @@ class MMOE(RankingModel):
         x = self.encoder(batch)  # [B, W]
         return torch.bmm(self.gates(x), self.experts(x)).unbind(1)  # [B, H, E] · [B, E, D] -> H of [B, D]
 
+    def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
+        """Give by head the weights of its gate."""
+        return dict(zip(self.heads, self.gates(self.encoder(batch)).unbind(1), strict=True))  # H of [B, E]
+
     def shared(self) -> Shared:
         """Name the encoder and the experts; the experts' last weights lie last."""
         return Shared((*self.encoder.shared(), *self.experts.shared()), self.experts.last_weights)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from recmtl.console import Counter
 from recmtl.data import DataError
+from recmtl.evaluate.intervals import DRAWS
 from recmtl.report.page import write_report
-from recmtl.report.tables import DRAWS
 
 
 def report_command(

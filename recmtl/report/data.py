@@ -108,7 +108,7 @@ def from_the_run(run: ReportedRun) -> Description:
     """Describe the data as far as the fitted schema and the predictions tell."""
     empty = pd.DataFrame()
     labels = pd.DataFrame([*_trained(run.fitted), *_predicted(run)], columns=list(LABELS))
-    return Description(empty, _columns(run.fitted), empty, empty, labels, empty, ())
+    return Description(empty, _columns(run.fitted), empty, empty, labels, empty, empty, ())
 
 
 def _columns(fitted: FittedSchema) -> pd.DataFrame:

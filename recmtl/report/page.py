@@ -13,11 +13,11 @@ from markupsafe import Markup
 
 from recmtl.data.files import new_file
 from recmtl.data.prepare import Progress
+from recmtl.evaluate.intervals import DRAWS
 from recmtl.report import sections as build
 from recmtl.report.album import Album
 from recmtl.report.parts import Section, gallery
 from recmtl.report.runs import ReportedRun, open_runs
-from recmtl.report.tables import DRAWS
 
 FOLDER = Path(__file__).parent
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,10 +13,7 @@ from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.schema import FittedSchema
 from recmtl.train import RunError, RunFolder
-from recmtl.train.folder import RECIPE
-
-REPORTED = ("test", "valid")  # the splits that a report can be about, the better one first
-PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
+from recmtl.train.folder import RECIPE, REPORTED
 
 
 @dataclass(frozen=True)
@@ -68,11 +64,12 @@ class ReportedRun:
         fitted = folder.schema()
         if not folder.finished:
             raise RunError(f"{str(folder.path)!r} holds an unfinished run")
-        files = {split: folder.path / PREDICTIONS.format(split=split) for split in REPORTED}
+        files = {split: folder.predictions(split) for split in REPORTED}
         split = next((split for split, file in files.items() if file.is_file()), None)
         if split is None:
             raise RunError(
-                f"{str(folder.path)!r} holds no predictions of test or validation rows: train it with such rows"
+                f"{str(folder.path)!r} holds no predictions of test or validation rows: train it with such rows, "
+                "and without `--trainer.run.predictions false`"
             )
         try:
             recipe = (folder.path / RECIPE).read_text(encoding="utf-8")
@@ -80,18 +77,7 @@ class ReportedRun:
             raise RunError(f"{folder.path / RECIPE} cannot be read: {error}") from error
         predictions = Predictions.read(fitted.schema, files[split])
         called = name or folder.path.resolve().name
-        return cls(called, folder.path, fitted, recipe, folder.records(), split, predictions, _usage(folder.path))
-
-
-def _usage(path: Path) -> Mapping[str, Sequence[float]]:
-    file = path / USAGE
-    if not file.is_file():
-        return {}
-    try:
-        usage: Mapping[str, Sequence[float]] = json.loads(file.read_text(encoding="utf-8"))["experts"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
-    return usage
+        return cls(called, folder.path, fitted, recipe, folder.records(), split, predictions, folder.usage())
 
 
 def open_runs(paths: Sequence[str | Path]) -> list[ReportedRun]:

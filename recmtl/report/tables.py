@@ -10,7 +10,7 @@ import pandas as pd
 
 from recmtl.data.prepare import Progress
 from recmtl.evaluate.compared import auc_difference, holm
-from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals
+from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.scores import Scores
 from recmtl.report.parts import Table
@@ -28,7 +28,6 @@ NAMES = {
     "rmse": "RMSE",
     "r2": "R²",
 }
-DRAWS = 200
 NUMBERS = ("value", "low", "high", "groups", "left_out")
 METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "metric", "reason", *NUMBERS)
 DIFFERENCE_COLUMNS = ("task", "run", "against", "difference", "low", "high", "p", "p_holm")
@@ -63,11 +62,7 @@ def metric_frame(
 def _metrics(run: str, scores: Scores, draws: int, level: float) -> Iterator[tuple[Any, ...]]:
     metrics = metrics_of(scores)
     defined = [name for name, value in metrics.values.items() if value is not None]
-    drawn = [name for name in defined if name != "auc"]
-    intervals = bootstrap_intervals(scores, drawn, draws, level=level) if draws and drawn else {}
-    by_delong = auc_interval(scores, level) if "auc" in defined else None
-    if by_delong:
-        intervals["auc"] = by_delong
+    intervals = intervals_of(scores, defined, draws, level)
     about = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives
     groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():

@@ -1,4 +1,4 @@
-"""A run folder: recipe, schema, metrics and checkpoints."""
+"""A run folder: recipe, schema, metrics, predictions and checkpoints."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from recmtl.schema import FittedSchema
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
 CHECKPOINT = "checkpoints/{name}/checkpoint.pt"
+PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
+REPORTED = ("test", "valid")  # the splits that a run is reported on, the better one first
 
 
 class RunError(ValueError):
@@ -76,6 +78,30 @@ class RunFolder:
         """Write `metrics.json`, which marks the run as finished."""
         with new_file(self.path / RESULT) as file:
             file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def predictions(self, split: str) -> Path:
+        """Name the file of the predictions of a split; a run may have been told to write none."""
+        return self.path / PREDICTIONS.format(split=split)
+
+    def save_usage(self, experts: dict[str, list[float]]) -> None:
+        """Write by head the mean gate weight of each expert."""
+        with new_file(self.path / USAGE) as file:
+            file.write_text(json.dumps({"experts": experts}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def usage(self) -> dict[str, list[float]]:
+        """Read by head the mean gate weight of each expert; nothing of a model without gates.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        file = self.path / USAGE
+        if not file.is_file():
+            return {}
+        try:
+            experts: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))["experts"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+        return experts
 
     def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
         """Write a checkpoint, ``best`` or ``last``.

@@ -111,6 +111,8 @@ class Run:
         log_every: Steps between two lines of `metrics.jsonl`.
         progress: Show a progress bar on a terminal, plain lines in a log.
         tensorboard: Write TensorBoard event files into the folder, too, where the extra ``tensorboard`` is installed.
+        predictions: Keep the predictions of all measured rows in the folder. Without them the run cannot be reported,
+            and in a comparison its AUC cannot be tested.
 
     Raises:
         ValueError: An option is out of its range.
@@ -122,6 +124,7 @@ class Run:
     log_every: int = 50
     progress: bool = True
     tensorboard: bool = True
+    predictions: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import resource
+import time
 import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,22 +16,21 @@ import torch
 from torch import Tensor
 
 from recmtl.balance import Balancer, Sum
-from recmtl.data import Batch, DataError, Loader, Rows, encode_rows
+from recmtl.data import DataError, Loader, Rows, encode_rows
 from recmtl.data.prepare import Progress
 from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
-from recmtl.evaluate import Metrics, complete, measure, table
+from recmtl.evaluate import Metrics, Predictions, measure, table
 from recmtl.models import RankingModel
+from recmtl.train.finishing import finish
 from recmtl.train.fitting import Fitting
-from recmtl.train.folder import PLOTS, RunError, RunFolder
+from recmtl.train.folder import RunError, RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
-from recmtl.train.plots import save_diagnosis, save_learning_curves
-from recmtl.train.products import fast_products
-from recmtl.train.step import Step, autocast
+from recmtl.train.predicting import outputs
+from recmtl.train.step import Step
 from recmtl.train.stopping import Watch
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
-PREDICT_ROWS = 8192  # per batch where no gradient is taken
 INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
 
@@ -54,6 +53,7 @@ class Trainer:
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
+        seconds: How long the last fit took, evaluations counted.
         monitor: The metric that is watched.
         best: The best value of the monitored metric; ``None`` before a fit, or where it was never defined.
     """
@@ -82,7 +82,7 @@ class Trainer:
         self.folder = RunFolder(run.folder) if run.folder else None
         self._names = [task.name for task in model.objectives]
         self.monitor = self.watch().monitor
-        self.rows_per_second = 0.0
+        self.rows_per_second = self.seconds = 0.0
         self.best: float | None = None
         self._zeroed: Tensor | None = None
         self.balancer.setup(
@@ -114,9 +114,11 @@ class Trainer:
             raise DataError("there are no training rows")
         if self.folder:
             self.folder.check_free()
+        start = time.perf_counter()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.run.seed)
             self._fit(train, valid if valid is not None and len(valid) else None)
+        self.seconds = time.perf_counter() - start
         return self
 
     def _fit(self, train: Rows, valid: Rows | None) -> None:
@@ -177,26 +179,12 @@ class Trainer:
         return measure(schema, self.predictions(rows), rows.labels, rows.weight, rows.keys, names=names)
 
     def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
-        """Measure the model on the named rows and finish the run folder: plots, then `metrics.json`.
+        """Measure the model on the named rows and finish the run folder: predictions, plots, at last `metrics.json`.
 
         Args:
             splits: The rows to measure, by the name under which the metrics stand.
         """
-        measured = {name: self.measure(rows) for name, rows in splits.items()}
-        if self.folder:
-            records, plots = self.folder.records(), self.folder.path / PLOTS
-            save_learning_curves(records, plots / "learning_curves.png")
-            save_diagnosis(records, plots / "diagnosis.png")
-            self.folder.finish(
-                {
-                    **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
-                    "best": {"monitor": self.monitor, "value": self.best},
-                    "train_rows_per_second": self.rows_per_second,
-                    "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-                    "device": str(self.device),
-                }
-            )
-        return measured
+        return finish(self, splits)
 
     def predict(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys that the data has.
@@ -207,39 +195,20 @@ class Trainer:
         """
         schema = self.model.schema
         parts = [data] if isinstance(data, Rows) else encode_rows(schema, data, labelled=False, bad_rows=bad_rows)
-        predicted = pa.concat_tables([self.predict_table(rows) for rows in parts])
-        frame: pd.DataFrame = predicted.to_pandas(types_mapper=INTEGERS.get)
+        predicted = [replace(self.predict_rows(rows), labels={}, weight=None).table() for rows in parts]
+        frame: pd.DataFrame = pa.concat_tables(predicted).to_pandas(types_mapper=INTEGERS.get)
         return frame
 
-    def predict_table(self, rows: Rows) -> pa.Table:
-        """Predict as `predict` does, as an Arrow table: keys keep their types."""
-        predictions, _ = complete(self.model.schema.schema, self.predictions(rows))
-        table = rows.keys
-        for name, values in predictions.items():
-            table = table.append_column(name, pa.array(values))
-        return table
+    def predict_rows(self, rows: Rows) -> Predictions:
+        """Predict every task, beside labels, weights and keys of the rows."""
+        return Predictions(self.model.schema.schema, self.predictions(rows), rows.labels, rows.weight, rows.keys)
 
     def predictions(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
         """Predict each output of the model ``{task: [rows]}``, in the order of the rows."""
         self._check(rows)
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
-        parts: list[dict[str, Tensor]] = []
-        products = fast_products(self.device, self.optimization.precision)
-        with evaluating(self.model), torch.inference_mode(), products, autocast(self.device, self.optimization):
-            for batch in Loader(rows, PREDICT_ROWS, self.device).epoch():
-                parts.append({name: value.double() for name, value in self._activated(batch).items()})
-        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
-
-    def _activated(self, batch: Batch) -> dict[str, Tensor]:
-        """Turn logits into probabilities; the sampling of negatives is undone."""
-        tasks = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
-        outputs = {}
-        for name, logit in self.model(batch).items():
-            binary = tasks[name].kind == "binary"
-            shift = float(np.log(tasks[name].negative_rate))
-            outputs[name] = torch.sigmoid(logit.double() + shift) if binary else logit
-        return outputs
+        return outputs(self.model, rows, self.device, self.optimization)
 
     def load(self, name: str = "best", folder: RunFolder | None = None) -> Trainer:
         """Load the weights of a checkpoint of the run folder.
@@ -299,17 +268,6 @@ def claim(balancer: Balancer, model: RankingModel) -> None:
     if owner is not None and owner() not in (None, model):
         raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
     OWNERS[balancer] = weakref.ref(model)
-
-
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode within a block."""
-    mode = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(mode)
 
 
 def usable(device: str) -> torch.device:

@@ -14,10 +14,12 @@ from recmtl.balance import (
 )
 from recmtl.comparison import Comparison, compare
 from recmtl.data import Batch, DataError, Description, Loader, PreparedData, Rows, describe, prepare
+from recmtl.evaluate import Predictions
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
-from recmtl.models import ESMM, MMOE, RankingModel, SharedBottom
+from recmtl.models import ESMM, MMOE, RankingModel, SharedBottom, SingleTask
 from recmtl.recipe import load_run
+from recmtl.report import write_report
 from recmtl.schema import (
     Binned,
     Categorical,
@@ -56,6 +58,7 @@ __all__ = [
     "Optimization",
     "PCGrad",
     "PPCGrad",
+    "Predictions",
     "PreparedData",
     "RankingModel",
     "RotateOnly",
@@ -67,6 +70,7 @@ __all__ = [
     "Schema",
     "SchemaError",
     "SharedBottom",
+    "SingleTask",
     "Stopping",
     "Sum",
     "Task",
@@ -77,4 +81,5 @@ __all__ = [
     "describe",
     "load_run",
     "prepare",
+    "write_report",
 ]

@@ -37,10 +37,12 @@ def train_command(arguments: Sequence[str]) -> int:
         summaries = summarize(trainer.folder.records())
         if summaries:
             print_diagnosis(summaries)
-        else:
+        elif trainer.model.shared().tensors:
             print_line(
                 f"no two gradients were measured in one of every {trainer.diagnose_every} steps: lower the number"
             )
+        else:
+            print_line("the tasks share no tensor on which their gradients could be measured")
     skipped = trainer.skipped
     if skipped:
         print_line(f"left out for not being finite: {skipped}")

@@ -93,7 +93,9 @@ def test_predict_takes_a_prepared_dataset(run: Path, csv: Path, tmp_path: Path) 
     out = tmp_path / "q.parquet"
     assert main(["predict", str(run), "--rows", str(prepared), "--out", str(out)]) == 0
     expected = trainer.predict(csv / "test.csv")
-    pd.testing.assert_frame_equal(pd.read_parquet(out), expected, check_dtype=False)
+    found = pd.read_parquet(out)
+    assert list(found.pop("label_click")) == list(pd.read_csv(csv / "test.csv").click)
+    pd.testing.assert_frame_equal(found.drop(columns="label_conversion"), expected, check_dtype=False)
 
 
 @pytest.mark.parametrize(

@@ -4,5 +4,6 @@ from recmtl.models.base import RankingModel, Shared
 from recmtl.models.esmm import ESMM
 from recmtl.models.mmoe import MMOE
 from recmtl.models.shared_bottom import SharedBottom
+from recmtl.models.single_task import SingleTask
 
-__all__ = ["ESMM", "MMOE", "RankingModel", "Shared", "SharedBottom"]
+__all__ = ["ESMM", "MMOE", "RankingModel", "Shared", "SharedBottom", "SingleTask"]

@@ -94,7 +94,7 @@ class RankingModel(nn.Module, ABC):
 
     Attributes:
         schema: The fitted schema.
-        encoder: From a batch to ``[B, W]``.
+        encoder: From a batch to ``[B, W]``; not where each task has one of its own.
         fork: From H views to H views.
         heads: One head per name.
         objectives: What the logits are trained on, in the order of the losses.
@@ -103,14 +103,17 @@ class RankingModel(nn.Module, ABC):
     Args:
         schema: The fitted schema.
         objectives: What the logits are trained on, in the order of the losses.
-        encoder: Builds the encoder.
+        encoder: Builds the encoder; ``None`` where a model builds its own.
     """
 
-    def __init__(self, schema: FittedSchema, objectives: Sequence[Task], encoder: EncoderFactory) -> None:
+    encoder: FeatureEncoder
+
+    def __init__(self, schema: FittedSchema, objectives: Sequence[Task], encoder: EncoderFactory | None) -> None:
         super().__init__()
         self.schema = schema
         self.objectives = tuple(objectives)
-        self.encoder = encoder(schema)
+        if encoder is not None:
+            self.encoder = encoder(schema)
         self.fork: Fork = Identity()
         self.heads = nn.ModuleDict()
         self.view_features = 0

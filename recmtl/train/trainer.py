@@ -49,7 +49,7 @@ class Trainer:
 
     Raises:
         ValueError: `epochs` or `diagnose_every` is too small, the monitor names nothing that is measured, or the device
-            cannot be used, or not with the precision.
+            cannot be used, or not with the precision; or the balancer is not `Sum` where the tasks share nothing.
 
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
@@ -74,6 +74,7 @@ class Trainer:
             raise ValueError(f"`diagnose_every` must be at least 0, got {diagnose_every}")
         self.model, self.balancer, self.epochs = model, balancer or Sum(), epochs
         claim(self.balancer, model)
+        check_shares(model, self.balancer)
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -268,6 +269,17 @@ def claim(balancer: Balancer, model: RankingModel) -> None:
     if owner is not None and owner() not in (None, model):
         raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
     OWNERS[balancer] = weakref.ref(model)
+
+
+def check_shares(model: RankingModel, balancer: Balancer) -> None:
+    """Refuse to balance where there is nothing to.
+
+    Raises:
+        ValueError: The model's tasks share no tensor, and the balancer is not the plain sum.
+    """
+    if not (model.shared().tensors or isinstance(balancer, Sum)):
+        name, method = type(model).__name__, type(balancer).__name__
+        raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")
 
 
 def usable(device: str) -> torch.device:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentError
 
-import recmtl
 from recmtl.comparison.grid import Cell, Grid, Row
 from recmtl.recipe import complete_recipe, parse_recipe, recipe_parser
 
@@ -14,10 +13,6 @@ model: {class_path: SharedBottom, init_args: {layers: [8], style: {dropout: 0.5}
 balancer: {class_path: PCGrad, init_args: {reduction: sum}}
 trainer: {epochs: 7}
 """
-
-
-class SingleTask(recmtl.SharedBottom):
-    """Named like the model that shares nothing."""
 
 
 @pytest.fixture

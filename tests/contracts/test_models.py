@@ -11,6 +11,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.balance import Leaf
 from recmtl.data import Batch, Loader
+from recmtl.layers import Gates
 from recmtl.train import Losses, Optimization, Step
 
 MODELS = [
@@ -24,7 +25,9 @@ BALANCERS = [
     if isinstance(c, type) and issubclass(c, balance.Balancer) and not inspect.isabstract(c)
 ]
 each_model = pytest.mark.parametrize("cls", MODELS, ids=lambda c: c.__name__)
-each_balancer = pytest.mark.parametrize("balancer", BALANCERS, ids=lambda c: c.__name__)
+# Where no tensor is shared there is nothing to balance.
+PAIRS = [(m, b) for m in MODELS for b in BALANCERS if m is not models.SingleTask or b is balance.Sum]
+each_pair = pytest.mark.parametrize(("cls", "balancer"), PAIRS, ids=[f"{m.__name__}-{b.__name__}" for m, b in PAIRS])
 
 
 @pytest.fixture
@@ -77,6 +80,30 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
 
 
 @each_model
+def test_gates_are_said_by_head(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    """Found without asking the model: it has gates, or it says nothing."""
+    model = built(cls, aliexpress)
+    usage = model.expert_usage(batch)
+    gated = any(isinstance(module, Gates) for module in model.modules())
+    assert list(usage) == (list(model.heads) if gated else [])
+    for weights in usage.values():
+        assert weights.shape[0] == 256
+        torch.testing.assert_close(weights.sum(1), torch.ones(256))
+
+
+@each_model
+def test_what_shares_nothing_is_trained_with_the_sum_alone(cls: type, aliexpress: recmtl.PreparedData) -> None:
+    shares = bool(built(cls, aliexpress).shared().tensors)
+    for balancer in BALANCERS:
+        fits = (cls, balancer) in PAIRS
+        assert fits == (shares or balancer is balance.Sum)
+        if not fits:
+            said = f"the tasks of {cls.__name__} share no tensor that {balancer.__name__} could balance"
+            with pytest.raises(ValueError, match=said):
+                recmtl.Trainer(built(cls, aliexpress), balancer())
+
+
+@each_model
 def test_parts_divide_their_tensors(cls: type, aliexpress: recmtl.PreparedData) -> None:
     shared = built(cls, aliexpress).shared()
     for tensor, parts, part_of_row in shared.tensors:
@@ -88,8 +115,7 @@ def test_parts_divide_their_tensors(cls: type, aliexpress: recmtl.PreparedData) 
     assert {id(t) for t in shared.last} <= {id(s.tensor) for s in shared.tensors}
 
 
-@each_balancer
-@each_model
+@each_pair
 def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
@@ -110,8 +136,7 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     assert (last < first).all()
 
 
-@each_balancer
-@each_model
+@each_pair
 def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
     model = built(cls, aliexpress)
     trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
@@ -123,8 +148,7 @@ def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData,
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@each_balancer
-@each_model
+@each_pair
 def test_state_is_in_the_models_state_dict(
     cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
@@ -156,8 +180,7 @@ class ScalarTower(nn.Module):
         return view @ self.weight
 
 
-@each_balancer
-@each_model
+@each_pair
 def test_own_towers(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
     name = list(built(cls, aliexpress).heads)[1]
     model = built(cls, aliexpress, towers={name: ScalarTower})

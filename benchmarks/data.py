@@ -5,7 +5,7 @@ FOLDER holds generated rows, for instance the 12.1 million training rows, about 
 (`--layout raw`). Each line is a process of its own. `prepare` is measured on all training rows and the first million:
 megabytes of text per second, and the most memory that the process held. Training (MMOE of the benchmarks, `--steps`
 steps of an epoch) is measured with all rows in memory, in windows of an eighth and, where a memory cgroup can be made
-(by root), in one that holds a quarter of the prepared rows; in turns, three times, of which the median counts.
+(by root), in one that holds a quarter of the prepared rows; in `--turns` turns, of which the median counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from rich.table import Table
 from recmtl.recipe import environment
 
 MEGA = 1_000_000
-TURNS = 3
+PROCESS = 600 * MEGA  # what the process needs besides rows
 Figures = Mapping[str, float]
 
 
@@ -117,18 +117,18 @@ def alone(*arguments: object) -> Figures:
     return found
 
 
-def trainings(prepared: Path, steps: int) -> dict[str, Figures]:
+def trainings(prepared: Path, steps: int, turns: int) -> dict[str, Figures]:
     """The ways to hold the rows, in turns: of each the run with the median speed."""
     size = (prepared / "train.arrow").stat().st_size
     runs: dict[str, list[Figures]] = {}
     with cgroup_of(size // 4) as cgroup:
         ways = {"in memory": (1.0, ""), "in windows of an eighth": (1 / 8, "")}
-        if cgroup:
+        if cgroup and size // 4 > PROCESS:
             ways[f"in a cgroup of {size / 4 / MEGA:.0f} MB, a quarter of the rows"] = (0.0, cgroup)
-        for _ in range(TURNS):
+        for _ in range(turns):
             for name, (share, limited) in ways.items():
                 runs.setdefault(f"train, {name}", []).append(alone("train", prepared, share, steps, limited))
-    return {name: sorted(found, key=lambda f: f["rows_per_second"])[TURNS // 2] for name, found in runs.items()}
+    return {name: sorted(found, key=lambda f: f["rows_per_second"])[turns // 2] for name, found in runs.items()}
 
 
 def one(what: str, path: str, *rest: str) -> Figures:
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--raw", type=Path)
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--one", nargs="+", help="measure one line in this process")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -159,7 +160,7 @@ def main() -> None:
         first_rows(arguments.folder / "train.csv", few, MEGA)
         results["prepare, a million rows"] = alone("prepare", few, Path(beside) / "few")
         results["prepare, all rows"] = alone("prepare", arguments.folder / "train.csv", Path(beside) / "all")
-        results |= trainings(Path(beside) / "all", arguments.steps)
+        results |= trainings(Path(beside) / "all", arguments.steps, arguments.turns)
         if arguments.raw:
             shutil.rmtree(Path(beside) / "all")
             results["prepare, the raw layout"] = alone("prepare_raw", arguments.raw, Path(beside) / "raw")

@@ -106,8 +106,10 @@ def cgroup_of(size: int) -> Iterator[str]:
     except OSError:
         yield ""
         return
-    yield str(folder)
-    folder.rmdir()
+    try:
+        yield str(folder)
+    finally:
+        folder.rmdir()
 
 
 def alone(*arguments: object) -> Figures:

@@ -32,5 +32,6 @@ def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypat
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     data.main()
     results = json.loads((tmp_path / "data.json").read_text())["results"]
-    assert {"prepare, a million rows", "prepare, all rows", "prepare, the raw layout", "train, in memory"} < set(results)
+    lines = {"prepare, a million rows", "prepare, all rows", "prepare, the raw layout", "train, in memory"}
+    assert set(results) == lines | {"train, in windows of an eighth"}
     assert all(value >= 0 for figures in results.values() for value in figures.values())

@@ -2,9 +2,9 @@
 
 *census*: single-task training with `Sum`, and SharedBottom and MMOE with six balancers, on Census-Income. FOLDER holds
 census_train.csv.gz and census_valid.csv.gz; the second is cut in two by a hash of each line: one half decides when to
-stop, the other is measured. *aliexpress*: single-task training with `Sum` and ESMM with the same balancers, on generated
-rows in the layout of AliExpress. Each combination is trained from five seeds. What is finished in the folder of `--out`
-is not run again, so that it can be interrupted; `--results` is where the tables go as Markdown.
+stop, the other is measured. *aliexpress*: single-task training with `Sum` and ESMM with the same balancers, on
+generated rows in the layout of AliExpress. Each combination is trained from five seeds. What is finished in the folder
+of `--out` is not run again, so that it can be interrupted; the tables go to `--results` as Markdown.
 """
 
 from __future__ import annotations

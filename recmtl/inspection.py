@@ -12,11 +12,17 @@ from recmtl.console import Counter, print_cached, print_description
 from recmtl.data import DataError, describe
 from recmtl.data.cache import default_cache
 from recmtl.data.cached import find_cached, remove, remove_leftovers
+from recmtl.data.skipped import BadRows
 from recmtl.schema.location import public_name
 
 
 def describe_command(
-    data: str, card: str | None = None, test: str | None = None, label: Sequence[str] | None = None, json: bool = False
+    data: str,
+    card: str | None = None,
+    test: str | None = None,
+    label: Sequence[str] | None = None,
+    bad_rows: BadRows = "error",
+    json: bool = False,
 ) -> None:
     """Describe a dataset: columns, labels, drift, and columns that give a label away.
 
@@ -25,11 +31,12 @@ def describe_command(
         card: A dataset card (YAML), or the bare name of a shipped one; without it the columns' kinds are inferred.
         test: Other rows, held against the first ones.
         label: The binary labels, where there is no card.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
         json: Print JSON instead of tables.
     """
     with Counter() as counter:
         schema = None if card is None else shipped.card(card)
-        description = describe(data, schema, test, label or (), counter)
+        description = describe(data, schema, test, label or (), counter, bad_rows)
     if json:
         sys.stdout.write(dumps(description.to_dict(), indent=1, ensure_ascii=False) + "\n")
     else:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import coverage, gpu, metrics
+from benchmarks import coverage, data, gpu, metrics
+from recmtl.data.synth import synthesize
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_the_gpu_benchmark_runs_and_writes_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,3 +58,16 @@ def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
             assert found[ours]["found"] == pytest.approx(found[theirs]["found"])
     assert found[metrics.LOOP]["measured_part"] == 0.25
     assert all(row["seconds"] > 0 for row in found.values())
+
+
+def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesize(tmp_path / "csv", 40_000)
+    synthesize(tmp_path / "raw", 12_000, layout="raw")
+    given = [str(tmp_path / "csv"), "--raw", str(tmp_path / "raw"), "--steps", "3", "--turns", "1"]
+    monkeypatch.setattr(sys, "argv", ["data", *given, "--json", str(tmp_path / "data.json")])
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    data.main()
+    results = json.loads((tmp_path / "data.json").read_text())["results"]
+    lines = {"prepare, a million rows", "prepare, all rows", "prepare, the raw layout", "train, in memory"}
+    assert set(results) == lines | {"train, in windows of an eighth"}
+    assert all(value >= 0 for figures in results.values() for value in figures.values())

@@ -92,3 +92,16 @@ def test_speed_is_quoted_as_measured() -> None:
 def test_memory_is_quoted_as_measured() -> None:
     beyond = [row["beyond"] for row in json.loads((RESULTS / "memory.json").read_text())["results"].values()]
     assert f"{min(beyond):.0f} to {max(beyond):.0f} MiB" in README
+
+
+def test_preparing_is_quoted_as_measured() -> None:
+    results = json.loads((RESULTS / "data.json").read_text())["results"]
+    (limited,) = (figures for name, figures in results.items() if "cgroup" in name)
+    share = 100 * limited["rows_per_second"] / results["train, in memory"]["rows_per_second"]
+    everything, few = results["prepare, all rows"], results["prepare, a million rows"]
+    raw = results["prepare, the raw layout"]["megabytes_per_second"]
+    text = " ".join(README.split())
+    assert f"`prepare` takes {everything['megabytes_per_second']:.0f} MB of CSV a second" in text
+    assert f"at most {everything['peak_megabytes']:.0f} MB, {few['peak_megabytes']:.0f} MB for a million rows" in text
+    assert f"of the raw layout {raw:.0f} MB a second" in text
+    assert f"train at {share:.0f} % of the speed of rows in memory" in text

@@ -61,18 +61,33 @@ class CategoryCounts:
         Raises:
             DataError: There are more than a vocabulary may have.
         """
-        (seen,) = np.nonzero(self._small)
-        self._integers.add(pa.array(seen), self._small[seen])
-        for integers in self._integers.table().to_batches():
-            self._texts.add(integers.column("category").cast(pa.large_string()), integers.column("count").to_numpy())
-        merged = self._texts.table().filter(pc.field("count") >= self._feature.min_count)
+        (small,) = np.nonzero(self._small)
+        counted = [self._texts.table(), self._integers.table(), _table(pa.array(small), self._small[small])]
+        counted = [_as_text(table) for table in counted if table.num_rows]
+        merged = pa.concat_tables(counted) if counted else _as_text(self._texts.table())
+        if len(counted) > 1:  # a category may be counted as text, too
+            merged = _merged(merged)
+        merged = merged.filter(pc.field("count") >= self._feature.min_count)
         if min(merged.num_rows, self._feature.max_vocabulary or merged.num_rows) > MAX_CATEGORIES:
             raise DataError(
                 f"column {self._feature.name!r} has {merged.num_rows:,} categories, more than {MAX_CATEGORIES:,}: give "
                 "the feature `hash_buckets`, a larger `min_count` or a `max_vocabulary`"
             )
         kept = merged.sort_by([("count", "descending"), ("category", "ascending")])["category"]
-        return kept.slice(0, self._feature.max_vocabulary).cast(pa.large_string()).combine_chunks()
+        return kept.slice(0, self._feature.max_vocabulary).combine_chunks()
+
+
+def _table(values: pa.Array, counts: Codes) -> pa.Table:
+    return pa.table({"category": values, "count": counts})
+
+
+def _as_text(table: pa.Table) -> pa.Table:
+    return table.set_column(0, "category", table["category"].cast(pa.large_string()))
+
+
+def _merged(table: pa.Table) -> pa.Table:
+    """Each category once, its counts added up."""
+    return table.group_by("category").aggregate([("count", "sum")]).rename_columns({"count_sum": "count"})
 
 
 class _Merged:
@@ -91,7 +106,7 @@ class _Merged:
         """Add the counts of values."""
         if len(values) == 0:
             return
-        self._tables.append(pa.table({"category": values, "count": counts}))
+        self._tables.append(_table(values, counts))
         self._pending += len(values)
         if self._pending > max(COMPACT_AFTER, self._merged_rows):  # so that each category is merged a few times only
             self._compact()
@@ -99,13 +114,12 @@ class _Merged:
     def table(self) -> pa.Table:
         """Give the columns ``category`` and ``count``, each category once."""
         if not self._tables:
-            return pa.table({"category": pa.array([], pa.large_string()), "count": pa.array([], pa.int64())})
+            return _table(pa.array([], pa.large_string()), np.empty(0, np.int64))
         self._compact()
         return self._tables[0]
 
     def _compact(self) -> None:
-        merged = pa.concat_tables(self._tables).group_by("category").aggregate([("count", "sum")])
-        merged = merged.rename_columns({"count_sum": "count"})
+        merged = _merged(pa.concat_tables(self._tables))
         self._tables, self._pending, self._merged_rows = [merged], 0, merged.num_rows
         if merged.nbytes * COPIES > available_memory():
             raise DataError(

@@ -130,14 +130,14 @@ class CsvSource(Source):
     def _in_parts(self, types: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Parse parts of the file in threads."""
 
-        def parse(part: bytes, header: list[str]) -> pa.RecordBatch:
-            options = self._options(types, quotes=False)
+        def parse(part: memoryview, header: list[str]) -> pa.RecordBatch:
+            options, text = self._options(types, quotes=False), pa.py_buffer(part)
             try:
-                table = pacsv.read_csv(pa.BufferReader(part), _read_options(BLOCK_BYTES, header), **options)
+                table = pacsv.read_csv(pa.BufferReader(text), _read_options(BLOCK_BYTES, header), **options)
             except pa.ArrowInvalid as error:
                 if "straddl" not in str(error):
                     raise
-                table = pacsv.read_csv(pa.BufferReader(part), _read_options(len(part), header), **options)
+                table = pacsv.read_csv(pa.BufferReader(text), _read_options(len(part), header), **options)
             (batch,) = table.combine_chunks().to_batches() or [None]
             return batch
 
@@ -257,17 +257,18 @@ def _read_options(block: int, header: list[str]) -> pacsv.ReadOptions:
     return pacsv.ReadOptions(block_size=block, column_names=header, use_threads=False)
 
 
-def _parts(stream: pa.NativeFile) -> Iterator[bytes]:
+def _parts(stream: pa.NativeFile) -> Iterator[memoryview]:
     """Cut a file after line breaks; a quote, or a part without a line break, is an error."""
     rest = b""
     while read := stream.read(PART_BYTES):
-        end = read.rfind(b"\n") + 1
-        if b'"' in read or not end:
+        part = rest + read
+        end = part.rfind(b"\n", len(rest)) + 1
+        if part.find(b'"', len(rest)) >= 0 or not end:
             raise _QuoteError
-        yield rest + read[:end]
-        rest = read[end:]
+        yield memoryview(part)[:end]
+        rest = part[end:]
     if rest:
-        yield rest
+        yield memoryview(rest)
 
 
 def _as_text(stream: pa.NativeFile) -> pa.NativeFile:

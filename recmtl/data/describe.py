@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 
 from recmtl.data.describe_prepared import describe_prepared
 from recmtl.data.description import DRIFT, FILES, LABELS, VALUES, Description, frame, kind, sampled
-from recmtl.data.errors import BadValueError, DataError
+from recmtl.data.errors import DataError
 from recmtl.data.expand import expand
 from recmtl.data.fit import label_column
 from recmtl.data.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
 from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST, PreparedData
 from recmtl.data.reading import RowNumbers, convert
-from recmtl.data.source import Source
+from recmtl.data.skipped import BadRows, Skipped, counter
+from recmtl.data.source import Source, WrappedSource
 from recmtl.data.sources import Data, open_sources
 from recmtl.data.tally import CategoryTally, LabelTally, NumberTally, Sample
 from recmtl.data.timestamps import as_times
@@ -38,6 +39,7 @@ def describe(
     test: Data | None = None,
     labels: Sequence[str] = (),
     progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
 ) -> Description:
     """Describe a dataset: its columns, labels, drift, and the columns that give a label away.
 
@@ -50,6 +52,7 @@ def describe(
         test: Other rows, held against the first ones.
         labels: The binary label columns, where there is no schema.
         progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of raw rows that do not parse, as in `prepare`.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or the arguments do not fit together.
@@ -67,8 +70,9 @@ def describe(
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
         schema = schema.resolve([*source.columns, *sorted(optional - set(source.columns))], source.name)
-    tallies = {name: _read(schema, split, progress) for name, split in sources.items()}
-    return _description(schema, tallies)
+    skipped = counter(bad_rows)
+    tallies = {name: _read(schema, split, progress, skipped) for name, split in sources.items()}
+    return _description(schema, tallies, skipped.notes() if skipped else [])
 
 
 def inferred(data: Data, labels: Sequence[str]) -> Schema:
@@ -151,7 +155,7 @@ class SplitTally:
         return values.take(pa.array(codes, mask=codes < 0))
 
 
-class Announced(Source):
+class Announced(WrappedSource):
     """A source that says when a reading begins.
 
     Args:
@@ -160,8 +164,8 @@ class Announced(Source):
     """
 
     def __init__(self, source: Source, begin: Callable[[str], None]) -> None:
-        self.name, self.columns = source.name, source.columns
-        self._source, self._begin = source, begin
+        super().__init__(source)
+        self._begin = begin
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
@@ -169,28 +173,17 @@ class Announced(Source):
         """Stream the rows, as the source gives them."""
         self._begin(self.name)
         yield from self._source.batches(columns, numbers, malformed)
-
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands, in the words of the source."""
-        return self._source.fault(bad, offset)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, in the words of the source."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Name a row in the words of the source."""
-        return self._source.place(row)
+        self.notes = self._source.notes
 
 
-def _read(schema: Schema, sources: list[Source], progress: Progress) -> SplitTally:
+def _read(schema: Schema, sources: list[Source], progress: Progress, skipped: Skipped | None) -> SplitTally:
     tally = SplitTally(schema)
-    for rows in convert(schema, [Announced(source, tally.begin) for source in sources], tally.add):
+    for rows in convert(schema, [Announced(source, tally.begin) for source in sources], tally.add, skipped):
         progress("describe", rows)
     return tally
 
 
-def _description(schema: Schema, splits: dict[str, SplitTally]) -> Description:
+def _description(schema: Schema, splits: dict[str, SplitTally], left_out: Sequence[str]) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
     labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
     groups = groups_of(sample, schema.group)
@@ -213,7 +206,7 @@ def _description(schema: Schema, splits: dict[str, SplitTally]) -> Description:
         labels=frame([row for name, split in splits.items() for row in split.labels.table(name)], LABELS),
         files=frame(_files(splits), FILES),
         drift=frame([row for name in splits if name != "train" for row in _drift(name, splits[name], train)], DRIFT),
-        notes=tuple(_notes(schema, train, sample.num_rows, [n for n in labels if n not in looked])),
+        notes=(*left_out, *_notes(schema, train, sample.num_rows, [n for n in labels if n not in looked])),
     )
 
 

@@ -210,7 +210,8 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     if feature.transform == "log1p":
         values = signed_log(values)
     center = float(np.median(quantiles)) if feature.transform == "quantile" else mean
-    filled = np.where(np.isnan(values), center, values)
+    missing = np.isnan(values)
+    filled = np.where(missing, center, values) if missing.any() else values
     if feature.transform == "none":
         return filled
     if feature.transform == "quantile":  # where quantiles are equal, np.interp takes the last: the share that is ≤ x
@@ -249,9 +250,10 @@ def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float
     columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
     largest = np.finfo(np.float32).max
     matrix = np.empty((batch.num_rows, len(columns)), np.float32)
-    for position, values in enumerate(columns):
-        matrix[:, position] = np.clip(values, -largest, largest)
-    return matrix
+    with np.errstate(over="ignore"):  # what is too large is cut off below
+        for position, values in enumerate(columns):
+            matrix[:, position] = values
+    return np.clip(matrix, -largest, largest, out=matrix)
 
 
 def bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:

@@ -59,3 +59,26 @@ class Source(ABC):
     def place(self, row: int) -> str:
         """Name a row (from 0) in the words that find it again."""
         return f"{self.name}, row {row + 1}"
+
+
+class WrappedSource(Source):
+    """A source that gives the rows of another and speaks of them in its words.
+
+    Args:
+        source: The other.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.columns, self._source = source.name, source.columns, source
+
+    def fault(self, bad: BadValueError, offset: int) -> DataError:
+        """Say where a bad value stands, in the words of the source."""
+        return self._source.fault(bad, offset)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Say why rows were left out, in the words of the source."""
+        return self._source.reasons(bad)
+
+    def place(self, row: int) -> str:
+        """Name a row in the words of the source."""
+        return self._source.place(row)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from recmtl.data.errors import BadValueError, DataError
-from recmtl.data.source import Source
+from recmtl.data.errors import DataError
+from recmtl.data.source import Source, WrappedSource
 
 
-class Spooled(Source):
+class Spooled(WrappedSource):
     """A source whose first whole reading is written to a file, from which the later ones come.
 
     Args:
@@ -24,8 +24,8 @@ class Spooled(Source):
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
-        self.name, self.columns = source.name, source.columns
-        self._source, self._folder = source, folder
+        super().__init__(source)
+        self._folder = folder
         self._files: list[Path] = []
         self._whole = False
         self._malformed = 0
@@ -77,18 +77,6 @@ class Spooled(Source):
     def _unwritten(self, error: Exception) -> DataError:
         what = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         return DataError(f"the rows of {self.name} cannot be written: {what}")
-
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands, in the words of the source."""
-        return self._source.fault(bad, offset)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, in the words of the source."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Name a row in the words of the source."""
-        return self._source.place(row)
 
 
 def spooled(sources: Iterable[Source], folder: Path) -> list[Source]:

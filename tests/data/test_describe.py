@@ -266,3 +266,16 @@ def test_labels_of_each_file(tmp_path):
     (tmp_path / "d.csv").write_text("x,y\n1,0\n1,2\n")
     with pytest.raises(DataError, match=r"d\.csv, line 3, column 'y': '2' is not a binary label"):
         describe(tmp_path, schema)
+
+
+def test_bad_rows_are_left_out_and_counted(tmp_path):
+    lines = ["city,price,click", "x,1,1", "y,much,0", "x,2", "z,3,2", "y,4,0"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    schema = Schema([Categorical("city"), Numeric("price")], [Task("ctr", "click")])
+    with pytest.raises(DataError, match=r"a\.csv, line 4: 2 columns, expected 3"):
+        describe(tmp_path / "a.csv", schema)
+    found = describe(tmp_path / "a.csv", schema, bad_rows="skip")
+    assert by(found.numbers, "column")["price"]["highest"] == 4
+    assert by(found.labels, "split", "task")["train", "ctr"]["rows"] == 2
+    assert found.notes[0] == "3 bad rows were left out"
+    assert "line 3, column 'price': 'much' is not a number" in found.notes[1]

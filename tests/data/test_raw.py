@@ -498,3 +498,19 @@ def test_raw_files_in_an_object_store_are_refused_without_the_password(capsys):
     assert said == (
         "recmtl: 's3://bucket/AliExpress_NL.zip' is not on this machine: copy the raw files and give their folder\n"
     )
+
+
+@pytest.mark.parametrize("odd", ["user", "item", "both", "neither"])
+def test_search_ids_join_whether_read_as_integers_or_as_text(tmp_path, monkeypatch, odd):
+    """One id that is no integer makes the rest of its file text, from some part on."""
+    monkeypatch.setattr(csv_source, "PART_BYTES", 2000)
+    users = [user_line(str(i), c2=f"u{i}") for i in range(40)] + [user_line("x", c2="ux")] * (odd in ("user", "both"))
+    users += [user_line(str(i), c2=f"u{i}") for i in range(100, 140)]
+    items = [item_line(str(i)) for i in (3, 120, 999, -5)] * 20 + [item_line("x")] * (odd in ("item", "both"))
+    items += [item_line(str(i)) for i in (7, 139)] * 20
+    opened = source(tmp_path, users, items)
+    rows = read(opened)
+    found = [(str(row["search_id"]), row["categorical_1"]) for row in rows]
+    x = [("x", "ux")] if odd == "both" else []
+    assert found == [("3", "u3"), ("120", "u120")] * 20 + x + [("7", "u7"), ("139", "u139")] * 20
+    assert opened.unmatched == 40 + (odd == "item")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import coverage, data, gpu, metrics
+from benchmarks import comparison, coverage, data, gpu, metrics
+from benchmarks.comparison import cut
 from recmtl.data.synth import synthesize
 
 ROOT = Path(__file__).parents[1]
@@ -71,3 +72,27 @@ def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypat
     lines = {"prepare, a million rows", "prepare, all rows", "prepare, the raw layout", "train, in memory"}
     assert set(results) == lines | {"train, in windows of an eighth"}
     assert all(value >= 0 for figures in results.values() for value in figures.values())
+
+
+def test_the_comparison_of_generated_rows_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "BALANCERS", ("Sum",))
+    arguments = ["--out", str(tmp_path), "--results", str(tmp_path), "--seeds", "1", "--rows", "2000"]
+    comparison.main(["aliexpress", *arguments])
+    text = (tmp_path / "comparison_aliexpress.md").read_text()
+    assert text.startswith(
+        "# Generated rows in the layout of AliExpress\n\n`python -m benchmarks.comparison aliexpress`"
+    )
+    assert "| ESMM | Sum | " in text
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    comparison.main(["aliexpress", *arguments])
+    assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    assert len(stamps) == 2
+
+
+def test_census_is_cut_by_lines(tmp_path: Path) -> None:
+    lines = [f"{i % 500},x" for i in range(1000)]  # each twice
+    (tmp_path / "all.csv").write_text("\n".join(["a,b", *lines]) + "\n")
+    halves = {name: Path(file).read_text().split()[1:] for name, file in cut(tmp_path / "all.csv", tmp_path).items()}
+    assert sorted(halves["valid"] + halves["test"]) == sorted(lines)
+    assert not set(halves["valid"]) & set(halves["test"])
+    assert 400 < len(halves["valid"]) < 600

@@ -6,7 +6,15 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import recmtl
-from recmtl.recipe import add_recipe, build, known_names, without_files
+from recmtl.recipe import (
+    add_recipe,
+    build,
+    complete_recipe,
+    known_names,
+    parse_recipe,
+    recipe_parser,
+    without_files,
+)
 from recmtl.shipped import find_card, find_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -49,9 +57,22 @@ def test_card_says_where_to_get_the_data(name: str) -> None:
 
 
 def test_known_names() -> None:
-    assert known_names("model") == ["ESMM", "MMOE", "SharedBottom"]
+    assert known_names("model") == ["ESMM", "MMOE", "SharedBottom", "SingleTask"]
     assert "PiecewiseLinearEmbeddings" in known_names("model.encoder.numeric")
     assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
+
+
+@pytest.mark.parametrize("given", ["file", "options"])
+def test_a_model_starts_at_its_own_defaults(given: str, tmp_path: Path) -> None:
+    """Not at those of the model that there is without any, which has arguments of the same names."""
+    (tmp_path / "recipe.yaml").write_text("model: ESMM\nbalancer: MetaBalance\n")
+    parser = recipe_parser("test")
+    options = ["--config", str(tmp_path / "recipe.yaml")] if given == "file" else ["--model", "ESMM"]
+    recipe = complete_recipe(parser, parse_recipe(parser, options))
+    assert recipe["model"]["init_args"]["tower_layers"] == [256, 128, 64]
+    plain = complete_recipe(parser, parse_recipe(parser, []))
+    assert plain["model"]["class_path"] == "recmtl.MMOE"
+    assert plain["balancer"]["class_path"] == "recmtl.Sum"
 
 
 def test_unknown_names_list_what_there_is() -> None:

@@ -119,20 +119,25 @@ class Predictions:
             source: What to call them in an error.
 
         Raises:
-            SchemaError: No task is predicted, a label or the row weight is missing, or a column holds no numbers.
+            SchemaError: No task is predicted, a label of one that is or the row weight is missing, or a column holds no
+                numbers.
         """
-        tasks = [t.name for t in schema.reported_tasks if t.name in table.column_names]
+        predicted = [t for t in schema.reported_tasks if t.name in table.column_names]
+        tasks = [t.name for t in predicted]
         if not tasks:
             expected = ", ".join(t.name for t in schema.reported_tasks)
             raise SchemaError(f"{source} predicts no task: expected a column named {expected}")
-        names = {label: _label_column(label, table, tasks, source) for label in schema.labels}
+        names = {label: _label_column(label, table, tasks) for label in schema.labels}
+        for label in (label for t in predicted for label in (t.label, t.given) if label):
+            if names[label] is None:
+                raise SchemaError(f"{source} has no label {label!r}: expected a column {label!r} or {LABEL + label!r}")
         weight = None
         if schema.weight:
             weight = _numbers(table, schema.weight, source)
         return cls(
             schema,
             {name: _numbers(table, name, source) for name in tasks},
-            {label: _numbers(table, name, source) for label, name in names.items()},
+            {label: _numbers(table, name, source) for label, name in names.items() if name},
             weight,
             table.select([c for c in schema.carried if c in table.column_names]),
         )
@@ -164,11 +169,9 @@ def _refuse(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: st
         raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} (rows like it: {bad.sum():,})")
 
 
-def _label_column(label: str, table: pa.Table, tasks: list[str], source: str) -> str:
-    for name in (LABEL + label, label):
-        if name in table.column_names and name not in tasks:
-            return name
-    raise SchemaError(f"{source} has no label {label!r}: expected a column {label!r} or {LABEL + label!r}")
+def _label_column(label: str, table: pa.Table, tasks: list[str]) -> str | None:
+    found = (name for name in (LABEL + label, label) if name in table.column_names and name not in tasks)
+    return next(found, None)
 
 
 def _numbers(table: pa.Table, name: str, source: str) -> Floats:

@@ -33,6 +33,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
         _take_place(partial, path)
+        synced(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         _refuse_full(path, error)
@@ -52,6 +53,8 @@ def _take_place(partial: Path, path: Path) -> None:
 def new_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` that takes its place when the block ends without an exception.
 
+    By then its content lies on the disk: a machine that fails leaves the old file or the new one, never half of one.
+
     Raises:
         DataError: The disk is full.
     """
@@ -59,12 +62,25 @@ def new_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        synced(partial)
         os.replace(partial, path)
+        synced(path.parent)
     except OSError as error:
         _refuse_full(path, error)
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def synced(path: Path) -> None:
+    """Wait until a file, or which files lie in a folder, is on the disk."""
+    if sys.platform == "win32":  # where neither a folder nor a file that is read can be waited for
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_full(path: Path, error: BaseException) -> None:

@@ -81,27 +81,36 @@ class Loader:
     def __len__(self) -> int:
         return len(self._starts())
 
-    def epoch(self, number: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch; equal seed, number and window give the same order."""
-        bounds = itertools.pairwise([*self._starts(), len(self.rows)])
-        for packed in cut(self._windows(number), (end - start for start, end in bounds)):
+    def epoch(self, number: int = 0, done: int = 0) -> Iterator[Batch]:
+        """Give the batches of one epoch; equal seed, number and window give the same order.
+
+        Args:
+            number: The epoch's.
+            done: How many batches to leave out at the beginning, which are not read.
+        """
+        starts = self._starts()[done:]
+        if not starts:
+            return
+        bounds = itertools.pairwise([*starts, len(self.rows)])
+        for packed in cut(self._windows(number, starts[0]), (end - start for start, end in bounds)):
             yield self._batch(packed)
 
     def _starts(self) -> range:
         rows = len(self.rows)
         return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
-    def _windows(self, number: int) -> Iterator[Window]:
+    def _windows(self, number: int, skip: int) -> Iterator[Window]:
         device = torch.device("cpu") if self._matrix is None else self._matrix.device
         generator = None
         if self.seed is not None:
             generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
         if self._matrix is None:
-            yield from read_windows(self.rows, self.window, generator)
+            yield from read_windows(self.rows, self.window, generator, skip)
         elif generator is None:
-            yield Window(self._matrix, None)
+            yield Window(self._matrix, None).after(skip)
         else:
-            yield Window(self._matrix, torch.randperm(len(self.rows), generator=generator, device=device))
+            order = torch.randperm(len(self.rows), generator=generator, device=device)
+            yield Window(self._matrix, order).after(skip)
 
     def _batch(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,8 +30,17 @@ class Window(NamedTuple):
         """Give some rows of the order."""
         return self.matrix[start:end] if self.order is None else self.matrix.index_select(0, self.order[start:end])
 
+    def after(self, rows: int) -> Window:
+        """Give what is left after some rows of the order."""
+        return Window(self.matrix[rows:], None) if self.order is None else Window(self.matrix, self.order[rows:])
 
-def read_windows(rows: Rows, size: int, generator: torch.Generator | None) -> Iterator[Window]:
+    @property
+    def rows(self) -> int:
+        """How many rows the order has."""
+        return len(self.matrix if self.order is None else self.order)
+
+
+def read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int = 0) -> Iterator[Window]:
     """Read rows in windows, the next one always ahead, by a thread of its own.
 
     Args:
@@ -38,19 +48,26 @@ def read_windows(rows: Rows, size: int, generator: torch.Generator | None) -> It
         size: Rows of a window, about.
         generator: Shuffles the blocks of the file over the windows, then the rows of a window; ``None`` keeps the
             order of the file.
+        skip: Rows of the order to leave out at the beginning: windows that hold no others are not read.
     """
     blocks = torch.arange(0, len(rows), BLOCK_ROWS)
     if generator is not None:
         blocks = blocks[torch.randperm(len(blocks), generator=generator)]
     windows = torch.split(blocks, max(1, size // BLOCK_ROWS))
 
-    def reading(starts: list[int]) -> Callable[[], Window]:
-        ends = [min(start + BLOCK_ROWS, len(rows)) for start in starts]
-        count = sum(ends) - sum(starts)
-        order = None if generator is None else torch.randperm(count, generator=generator)
-        return lambda: Window(rows.packed(list(zip(starts, ends, strict=True))), order)
+    def read(spans: list[tuple[int, int]], order: Tensor | None, skip: int) -> Window:
+        return Window(rows.packed(spans), order).after(skip)
 
-    yield from ahead(reading(window.tolist()) for window in windows)
+    def jobs(skip: int) -> Iterator[Callable[[], Window]]:
+        for starts in (window.tolist() for window in windows):
+            spans = [(start, min(start + BLOCK_ROWS, len(rows))) for start in starts]
+            count = sum(end - start for start, end in spans)
+            order = None if generator is None else torch.randperm(count, generator=generator)
+            if skip < count:
+                yield partial(read, spans, order, skip)
+            skip = max(0, skip - count)
+
+    yield from ahead(jobs(skip))
 
 
 def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
@@ -60,9 +77,9 @@ def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
     for size in sizes:
         parts: list[Tensor] = []
         while size:
-            if start == len(window.matrix):
+            if start == window.rows:
                 window, start = next(source), 0
-            end = min(start + size, len(window.matrix))
+            end = min(start + size, window.rows)
             parts.append(window.take(start, end))
             size, start = size - (end - start), end
         yield parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from recmtl.data import Rows
 from recmtl.data.files import new_file
 from recmtl.evaluate import Metrics, metrics_of
+from recmtl.train.checkpoints import prune
 from recmtl.train.folder import PLOTS, REPORTED, RunFolder
 from recmtl.train.memory import peak_memory
 from recmtl.train.plots import save_diagnosis, save_learning_curves
@@ -41,12 +42,14 @@ def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, 
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
                 "best": {"monitor": trainer.monitor, "value": trainer.best},
+                **({} if trainer.window is None else {"window": trainer.window}),
                 "seconds": trainer.seconds,
                 "train_rows_per_second": trainer.rows_per_second,
                 "peak_memory_bytes": peak_memory(),
                 "device": str(trainer.device),
             }
         )
+        prune(folder, 1)
     return measured
 
 

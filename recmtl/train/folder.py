@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
-import warnings
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from recmtl.data.errors import DataError
-from recmtl.data.files import new_file
+from recmtl.data.files import new_file, synced
 from recmtl.schema import FittedSchema
+from recmtl.train.checkpoint import RunError, read_checkpoint, write_checkpoint
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
-CHECKPOINT = "checkpoints/{name}/checkpoint.pt"
+CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoint.pt"
+BEST, LAST, STEP = "best", "last", "step-{}"
+DIGITS = 10  # of a step
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits that a run is reported on, the better one first
-
-
-class RunError(ValueError):
-    """A run folder or checkpoint that cannot be used, said in one sentence."""
 
 
 class RunFolder:
@@ -55,14 +52,10 @@ class RunFolder:
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
 
     def create(self, schema: FittedSchema) -> None:
-        """Make the folder and write the schema.
-
-        Raises:
-            RunError: The folder holds another run.
-        """
-        self.check_free()
-        (self.path / SCHEMA).mkdir(parents=True)
+        """Make the folder and write the schema, over what is left of a run that came to no checkpoint."""
+        (self.path / SCHEMA).mkdir(parents=True, exist_ok=True)
         schema.save(self.path / SCHEMA)
+        self.cut_log(0)
 
     def log(self, record: dict[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
@@ -73,6 +66,19 @@ class RunFolder:
         """Read `metrics.jsonl`."""
         file = self.path / LOG
         return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+
+    def log_size(self) -> int:
+        """Give the bytes of `metrics.jsonl`, which lie on the disk by then."""
+        file = self.path / LOG
+        if not file.exists():
+            return 0
+        synced(file)
+        return file.stat().st_size
+
+    def cut_log(self, size: int) -> None:
+        """Cut from `metrics.jsonl` what was written after a checkpoint."""
+        if self.log_size() > size:
+            os.truncate(self.path / LOG, size)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write `metrics.json`, which marks the run as finished."""
@@ -103,47 +109,35 @@ class RunFolder:
             raise RunError(f"{file} is damaged: {error}") from error
         return experts
 
-    def save_checkpoint(self, name: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint, ``best`` or ``last``.
+    def checkpoint(self, name: str) -> Path:
+        """Name the file of a checkpoint: ``best``, or ``last``, the newest one that a training can go on from."""
+        folder = self.path / CHECKPOINTS / name
+        return (max(self.steps().items())[1] if name == LAST and self.steps() else folder) / CHECKPOINT
+
+    def steps(self) -> dict[int, Path]:
+        """Give by step the folders of the checkpoints that a training can go on from, the oldest first."""
+        found = sorted((self.path / CHECKPOINTS).glob(STEP.format("[0-9]" * DIGITS)))
+        return {int(folder.name[-DIGITS:]): folder for folder in found}
+
+    def save_best(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of the best weights.
 
         Raises:
             RunError: The state holds what a checkpoint that cannot execute code may not hold, or cannot be written.
         """
-        path = self.path / CHECKPOINT.format(name=name)
-        with new_file(path) as file:
-            try:
-                torch.save(state, file)
-            except RuntimeError as error:  # what torch makes of a failed write
-                raise RunError(f"the checkpoint {path} cannot be written: is the disk full?") from error
-            try:
-                torch.load(file, map_location="cpu", weights_only=True, mmap=True)  # reads no tensor
-            except pickle.UnpicklingError as error:
-                found = re.search(r"GLOBAL ([\w.]+)", str(error))
-                raise RunError(
-                    f"the model's state holds {found[1] if found else 'an object'}, which no checkpoint can hold: it "
-                    "may hold tensors, numbers, text, and lists and dicts of these"
-                ) from error
+        write_checkpoint(self.checkpoint(BEST), state)
 
     def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Read a checkpoint; it cannot execute code.
+        """Read a checkpoint, ``best`` or ``last``; it cannot execute code.
 
         Raises:
             RunError: The checkpoint is missing or damaged.
         """
-        path = self.path / CHECKPOINT.format(name=name)
+        path = self.checkpoint(name)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about what turns out to be damaged
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=True)
+            return read_checkpoint(path, device)
         except FileNotFoundError:
             raise RunError(f"{str(self.path)!r} is not a run with a checkpoint: there is no {path}") from None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-            raise RunError(
-                f"the checkpoint {path} is damaged: {str(error).partition('.')[0] or type(error).__name__}"
-            ) from error
-        if not isinstance(state, dict):
-            raise RunError(f"the checkpoint {path} is damaged: it holds a {type(state).__name__}")
-        return state
 
     def schema(self) -> FittedSchema:
         """Read the fitted schema.

@@ -20,11 +20,12 @@ class Log:
     Args:
         folder: The run folder; ``None`` writes nothing.
         tensorboard: Whether event files are wanted.
+        done: The steps after which a stopped run goes on: what event files say of later ones no longer holds.
     """
 
-    def __init__(self, folder: RunFolder | None, tensorboard: bool) -> None:
+    def __init__(self, folder: RunFolder | None, tensorboard: bool, done: int = 0) -> None:
         self._folder = folder
-        self._events = event_writer(folder) if folder and tensorboard else None
+        self._events = event_writer(folder, done) if folder and tensorboard else None
 
     def __enter__(self) -> Self:
         return self
@@ -44,13 +45,13 @@ class Log:
                 self._events.add_scalar(name, value, step)
 
 
-def event_writer(folder: RunFolder) -> SummaryWriter | None:
+def event_writer(folder: RunFolder, done: int = 0) -> SummaryWriter | None:
     """Open an event file in a run folder; ``None`` without TensorBoard."""
     if find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter  # takes half a second
 
-    return SummaryWriter(folder.path)
+    return SummaryWriter(folder.path, purge_step=done + 1 if done else None)
 
 
 def numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class Meter:
 
     def add(self, losses: Tensor, rows: int) -> None:
         """Add the losses ``[K]`` of a step."""
-        self._sum = losses.double() if self._sum is None else self._sum + losses
+        self._sum = losses.double() if self._sum is None else self._sum.to(losses.device) + losses
         self._steps += 1
         self._rows += rows
 
@@ -43,5 +44,17 @@ class Meter:
     def paused(self) -> Iterator[None]:
         """Stop the clock within a block."""
         start = time.perf_counter()
-        yield
-        self._started += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give what was counted so far."""
+        seconds = time.perf_counter() - self._started
+        return {"sum": self._sum, "steps": self._steps, "rows": self._rows, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from what another one's `state_dict` gave."""
+        self._sum, self._steps, self._rows = state["sum"], state["steps"], state["rows"]
+        self._started = time.perf_counter() - state["seconds"]

@@ -113,6 +113,11 @@ class Run:
         tensorboard: Write TensorBoard event files into the folder, too, where the extra ``tensorboard`` is installed.
         predictions: Keep the predictions of all measured rows in the folder. Without them the run cannot be reported,
             and in a comparison its AUC cannot be tested.
+        window: Training rows held in memory at a time, of which there are up to three, shuffled in two steps; ``None``
+            holds all where half of the free memory takes them.
+        checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and of a stop.
+        checkpoint_minutes: Minutes between two checkpoints.
+        keep: How many of them are kept while training: where the newest is damaged, the one before is taken.
 
     Raises:
         ValueError: An option is out of its range.
@@ -125,10 +130,18 @@ class Run:
     progress: bool = True
     tensorboard: bool = True
     predictions: bool = True
+    window: int | None = None
+    checkpoint_every: int | None = None
+    checkpoint_minutes: float | None = None
+    keep: int = 2
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"`seed` must be in [0, 2³²), got {self.seed}")
-        if self.log_every < 1:
-            raise ValueError(f"`log_every` must be at least 1, got {self.log_every}")
+        for name in ("log_every", "window", "checkpoint_every", "keep"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes >= 0:
+            raise ValueError(f"`checkpoint_minutes` must be at least 0, got {self.checkpoint_minutes}")

@@ -28,6 +28,7 @@ class RowOptimizer:
     def __init__(self, table: EmbeddingTable, factory: OptimizerFactory) -> None:
         self._table, self._factory = table, factory
         self._optimizer: Optimizer | None = None
+        self._started = False
         self._counts: dict[str, Any] = {}
         self._elements: dict[str, Tensor] = {}  # by name: [rows of the table, width]
 
@@ -42,7 +43,7 @@ class RowOptimizer:
         places, rows, _ = gathered
         if rows.grad is None:  # no loss reaches the table
             return
-        first = self._optimizer is None
+        first = not self._started
         optimizer = self._optimizer = self._optimizer or fused(self._factory([rows]))
         (group,) = optimizer.param_groups
         group["lr"], group["params"] = rate, [rows]
@@ -50,6 +51,7 @@ class RowOptimizer:
             parts = {name: whole.index_select(0, places) for name, whole in self._elements.items()}
             optimizer.state[rows] = self._counts | parts
         optimizer.step()
+        self._started = True
         state: dict[str, Any] = optimizer.state.pop(rows, {})
         if first:
             self._elements = dict(self._whole(state, rows))
@@ -57,6 +59,17 @@ class RowOptimizer:
             gathered.put(whole, state.pop(name))
         self._counts = state
         gathered.put(self._table.weight, rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state of all rows, and whether there is any."""
+        return {"started": self._started, "counts": self._counts, "elements": self._elements}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another one's `state_dict` gave."""
+        device = self._table.weight.device
+        self._started = state["started"]
+        self._counts = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in state["counts"].items()}
+        self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
 
     def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""

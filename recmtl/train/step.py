@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,8 +65,8 @@ class Step:
         if graph is None and device.type == "cuda" and self._is_to_be_recorded():
             graph = CudaGraph(device)
         self._plain_or_recorded = self._train if graph is None else RecordedStep(self._train, graph)
-        if graph is not None:
-            self._put_rates_on(device)
+        self._rates_on = None if graph is None else device
+        self._put_rates()
 
     def __call__(self, batch: Batch, diagnosed: bool = False) -> Tensor:
         """Take one step and give the losses ``[K]``, still on the device.
@@ -119,10 +120,31 @@ class Step:
             return self._options.cuda_graph
         return recordable([self._model, self._balancer], self.optimizers)
 
-    def _put_rates_on(self, device: torch.device) -> None:
-        """Hold the learning rates in tensors, so that a record reads what the schedule writes."""
-        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
-            group["lr"] = torch.tensor(float(group["lr"]), device=device)
+    def _put_rates(self) -> None:
+        """Hold the learning rates in tensors where steps are recorded: a record reads what the schedule writes."""
+        if self._rates_on is not None:
+            for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+                group["lr"] = torch.tensor(float(group["lr"]), device=self._rates_on)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give all that the next step depends on beside the model, the balancer in it and the batch."""
+        return {**{name: [p.state_dict() for p in parts] for name, parts in self._parts.items()}, "zeroed": self.zeroed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another step's `state_dict` gave.
+
+        Raises:
+            ValueError: It was that of other optimizers.
+        """
+        for name, parts in self._parts.items():
+            for part, saved in zip(parts, state[name], strict=True):
+                part.load_state_dict(saved)
+        self.zeroed.copy_(state["zeroed"])
+        self._put_rates()
+
+    @property
+    def _parts(self) -> dict[str, Sequence[Any]]:
+        return {"optimizers": self.optimizers, "rows": self._row_optimizers, "schedules": self._schedules}
 
     @property
     def learning_rate(self) -> float:

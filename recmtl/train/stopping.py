@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
 from recmtl.schema import Task
@@ -65,6 +66,14 @@ class Watch:
             return True
         self.waited += 1
         return False
+
+    def state_dict(self) -> dict[str, float | None]:
+        """Give what was seen so far."""
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what another one's `state_dict` gave."""
+        self.best, self.waited = state["best"], state["waited"]
 
     @property
     def exhausted(self) -> bool:

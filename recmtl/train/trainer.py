@@ -7,6 +7,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +23,12 @@ from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
 from recmtl.evaluate import Metrics, Predictions, measure, table
 from recmtl.models import RankingModel
+from recmtl.train.checkpoint import RunError
+from recmtl.train.checkpoints import Checkpoints
+from recmtl.train.device import check_without_gpu, usable
 from recmtl.train.finishing import finish
 from recmtl.train.fitting import Fitting
-from recmtl.train.folder import RunError, RunFolder
+from recmtl.train.folder import RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.predicting import outputs
 from recmtl.train.step import Step
@@ -54,6 +58,7 @@ class Trainer:
     Attributes:
         rows_per_second: Training rows per second of the last fit, evaluations not counted.
         seconds: How long the last fit took, evaluations counted.
+        window: The training rows that the last fit held in memory at a time; ``None`` where it held all.
         monitor: The metric that is watched.
         best: The best value of the monitored metric; ``None`` before a fit, or where it was never defined.
     """
@@ -85,6 +90,7 @@ class Trainer:
         self.monitor = self.watch().monitor
         self.rows_per_second = self.seconds = 0.0
         self.best: float | None = None
+        self.window: int | None = None
         self._zeroed: Tensor | None = None
         self.balancer.setup(
             objectives=len(model.objectives),
@@ -97,38 +103,48 @@ class Trainer:
         model.fork = self.balancer
         model.to(self.device)
 
-    def fit(self, train: Rows, valid: Rows | None = None) -> Trainer:
+    def fit(self, train: Rows, valid: Rows | None = None, resume: bool = False) -> Trainer:
         """Train, and restore the best weights.
+
+        With a run folder checkpoints are written. SIGINT and SIGTERM then end the step first, and leave one.
 
         Args:
             train: The training rows.
             valid: The rows that decide which weights are the best and when to stop; without them the last weights
                 stay.
+            resume: Go on from the last good checkpoint of the run folder, where there is one: on a CPU, all comes out
+                as if the training had not been stopped. Rows and options must be the same.
 
         Raises:
             DataError: There are no training rows, or they were prepared for another schema.
             ValueError: The optimizer refuses its options.
-            RunError: The run folder holds another run.
+            RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
+                damaged, or it was begun otherwise.
+            Interrupted: A signal asked to stop. It is a `KeyboardInterrupt`.
         """
         self._check(train)
         if len(train) == 0:
             raise DataError("there are no training rows")
-        if self.folder:
+        if resume and self.folder is None:
+            raise RunError("there is no run folder to go on in: give `run=Run(folder=…)`")
+        if self.folder and not resume:
             self.folder.check_free()
-        start = time.perf_counter()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.run.seed)
-            self._fit(train, valid if valid is not None and len(valid) else None)
-        self.seconds = time.perf_counter() - start
+            self._fit(train, valid if valid is not None and len(valid) else None, resume)
         return self
 
-    def _fit(self, train: Rows, valid: Rows | None) -> None:
-        loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed)
+    def _fit(self, train: Rows, valid: Rows | None, resume: bool) -> None:
+        start = time.perf_counter()
+        saved = Checkpoints(self.folder, self.run).restore(warnings.warn) if self.folder and resume else None
+        window = saved["window"] if saved else self.run.window
+        loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed, window)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
-        if self.folder:
+        if self.folder and saved is None:
             self.folder.create(self.model.schema)
         self._zeroed = step.zeroed
-        Fitting(self, loader, step, valid).run()
+        self.window = loader.window if loader.window < len(train) else None
+        Fitting(self, loader, step, valid, start).run(saved)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -220,7 +236,14 @@ class Trainer:
         folder = folder or self.folder
         if folder is None:
             raise RunError("there is no run folder to load from: give `run=Run(folder=…)`")
-        state = folder.load_checkpoint(name, self.device)
+        return self.take(folder.load_checkpoint(name, self.device), folder)
+
+    def take(self, state: Mapping[str, Any], folder: RunFolder) -> Trainer:
+        """Take the weights of a checkpoint that was read from a run folder.
+
+        Raises:
+            RunError: It does not fit the schema or the model.
+        """
         if state.get("fingerprint") != self.model.schema.fingerprint:
             raise RunError(f"the checkpoint of {str(folder.path)!r} was trained on another schema than the model's")
         try:
@@ -243,18 +266,6 @@ class Trainer:
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         grouped = self.model.schema.schema.group is not None
         return Watch(self.stopping, self.model.objectives, list(reported.values()), grouped)
-
-
-def check_without_gpu(optimization: Optimization, device: torch.device) -> None:
-    """Refuse options that ask for a GPU.
-
-    Raises:
-        ValueError: There is one.
-    """
-    if optimization.precision == "tf32":
-        raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
-    if optimization.cuda_graph:
-        raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
 
 
 def claim(balancer: Balancer, model: RankingModel) -> None:
@@ -280,15 +291,3 @@ def check_shares(model: RankingModel, balancer: Balancer) -> None:
     if not (model.shared().tensors or isinstance(balancer, Sum)):
         name, method = type(model).__name__, type(balancer).__name__
         raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")
-
-
-def usable(device: str) -> torch.device:
-    """Give a device that tensors can be made on.
-
-    Raises:
-        ValueError: There is no such device.
-    """
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -11,6 +11,7 @@ import torch
 import recmtl
 from recmtl.evaluate import metric_names
 from recmtl.train import RunFolder
+from recmtl.train.checkpoint import write_checkpoint
 from recmtl.train.options import Optimization, Run, Stopping
 
 
@@ -374,14 +375,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     checkpoint = folder.path / "checkpoints/best/checkpoint.pt"
     state = torch.load(checkpoint)
     state["model"]["fork._extra_state"] = torch.tensor([1, 2], dtype=torch.uint8)  # which should hold names
-    torch.save(state, checkpoint)
+    write_checkpoint(checkpoint, state)
     with pytest.raises(recmtl.RunError, match="does not fit the model"):
         trainer(aliexpress).load("best", folder)
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
     with pytest.raises(recmtl.RunError, match="is damaged"):
         trainer(aliexpress).load("best", folder)
     for content in (torch.zeros(2), [1], {"fingerprint": aliexpress.schema.fingerprint, "model": [1]}):
-        torch.save(content, checkpoint)
+        write_checkpoint(checkpoint, content)
         with pytest.raises(recmtl.RunError, match=r"is damaged|does not fit"):
             trainer(aliexpress).load("best", folder)
     checkpoint.unlink()
@@ -450,7 +451,9 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
 
     model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": lambda features: Tower(features, 1)})
     run = Run(folder=tmp_path / "run", progress=False, device="cpu")
-    with pytest.raises(recmtl.RunError, match=r"the model's state holds pathlib\.PosixPath, which no checkpoint can"):
+    with pytest.raises(
+        recmtl.RunError, match=r"the state of the training holds pathlib\.PosixPath, which no checkpoint can"
+    ):
         recmtl.Trainer(model, epochs=1, run=run).fit(aliexpress.train, aliexpress.valid)
     assert not list(tmp_path.rglob("*.pt"))
 
@@ -462,7 +465,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(recmtl.RunError, match=r"best/checkpoint\.pt cannot be written: is the disk full\?$"):
-        RunFolder(tmp_path).save_checkpoint("best", {})
+        RunFolder(tmp_path).save_best({})
     assert list((tmp_path / "checkpoints/best").iterdir()) == []
 
 

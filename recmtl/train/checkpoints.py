@@ -1,0 +1,123 @@
+"""The checkpoints that a training goes on from: when one is due, which are kept, and which is the last good one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from recmtl.data.files import new_file, new_folder
+from recmtl.train.checkpoint import RunError, is_sealed, read_checkpoint, write_checkpoint
+from recmtl.train.folder import BEST, CHECKPOINT, CHECKPOINTS, DIGITS, STEP, RunFolder
+from recmtl.train.options import Run
+
+BEST_FILE = "best.pt"  # beside the state: the best weights so far, a link to their file
+
+
+class Checkpoints:
+    """Writes a run's checkpoints and finds the last good one.
+
+    Each is a folder that appears whole: the state of the training, and beside it the weights that are the best by then.
+
+    Args:
+        folder: The run folder.
+        run: Says how often, and how many are kept.
+    """
+
+    def __init__(self, folder: RunFolder, run: Run) -> None:
+        self._folder, self._run = folder, run
+        self._step, self._time = 0, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether there were steps or minutes enough since the last one."""
+        every, minutes = self._run.checkpoint_every, self._run.checkpoint_minutes
+        waited = time.monotonic() - self._time
+        return (every is not None and step % every == 0) or (minutes is not None and waited >= 60 * minutes)
+
+    def save(self, step: int, state: dict[str, Any], best: bool) -> None:
+        """Write a checkpoint, and remove those that are too many.
+
+        Args:
+            step: The steps done.
+            state: All that decides what comes.
+            best: Whether weights are known that are the best so far.
+
+        Raises:
+            RunError: The state cannot be held by a checkpoint, or not be written.
+        """
+        if self._step == step:
+            return
+        with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{DIGITS}}")) as path:
+            write_checkpoint(path / CHECKPOINT, state | {"log": self._folder.log_size()})
+            if best:
+                link(self._folder.checkpoint(BEST), path / BEST_FILE)
+        self._step, self._time = step, time.monotonic()
+        prune(self._folder, self._run.keep)
+
+    def restore(self, note: Callable[[str], None]) -> dict[str, Any] | None:
+        """Give the state of the last good checkpoint and make the folder what it was by then; ``None`` without any.
+
+        Args:
+            note: Told of each newer one that is damaged.
+
+        Raises:
+            RunError: All are damaged.
+        """
+        folders = self._folder.steps()
+        for leftover in (self._folder.path / CHECKPOINTS).glob(".*.partial"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        for step, path in reversed(folders.items()):
+            try:
+                state = read_whole(path)
+            except RunError as error:
+                note(f"{error}; an older one is looked for")
+                continue
+            self._step = step
+            self._clear_after(step, path)
+            self._folder.cut_log(state["log"])
+            return state
+        if folders:
+            raise RunError(f"all checkpoints of {str(self._folder.path)!r} are damaged: begin a run in another folder")
+        return None
+
+    def _clear_after(self, step: int, path: Path) -> None:
+        for later, folder in self._folder.steps().items():
+            if later > step:
+                shutil.rmtree(folder)
+        if (path / BEST_FILE).exists():
+            with new_file(self._folder.checkpoint(BEST)) as file:
+                link(path / BEST_FILE, file)
+
+
+def read_whole(path: Path) -> dict[str, Any]:
+    """Read the state in the folder of a checkpoint, whose best weights are whole, too.
+
+    Raises:
+        RunError: One of the two is damaged or missing.
+    """
+    try:
+        state = read_checkpoint(path / CHECKPOINT)
+        if state["watch"]["best"] is not None and not is_sealed(path / BEST_FILE):
+            raise RunError(f"the checkpoint {path / BEST_FILE} is damaged: its content is not what its checksum says")
+    except FileNotFoundError as error:
+        raise RunError(f"the checkpoint {path} is damaged: there is no {Path(error.filename).name}") from error
+    except (KeyError, TypeError) as error:
+        raise RunError(f"the checkpoint {path / CHECKPOINT} is damaged: it is not that of a training") from error
+    return state
+
+
+def prune(folder: RunFolder, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for path in list(folder.steps().values())[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def link(source: Path, path: Path) -> None:
+    """Give a file a second name, or copy it where the file system has none."""
+    try:
+        os.link(source, path)
+    except OSError:
+        shutil.copyfile(source, path)

@@ -1,0 +1,68 @@
+"""What must be as it was for a training to go on: its options, its rows, and where its generators stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recmtl.train.checkpoint import RunError
+from recmtl.train.step import Step
+
+if TYPE_CHECKING:
+    from recmtl.train.trainer import Trainer
+
+
+def conditions(trainer: Trainer, step: Step, rows: int, valid: int) -> dict[str, Any]:
+    """Give by name what the result of a training depends on, as far as it can be written down.
+
+    Args:
+        trainer: The model, the balancer and the options.
+        step: Has the optimizers.
+        rows: How many training rows there are.
+        valid: How many validation rows there are.
+    """
+    optimizer = step.optimizers[0]
+    settings = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
+    return {
+        "training rows": rows,
+        "validation rows": valid,
+        "model": type(trainer.model).__name__,
+        "balancer": type(trainer.balancer).__name__,
+        "epochs": trainer.epochs,
+        "diagnose_every": trainer.diagnose_every,
+        "seed": trainer.run.seed,
+        "log_every": trainer.run.log_every,
+        "window": trainer.run.window,
+        **vars(trainer.stopping),
+        **vars(trainer.optimization),
+        "optimizer": f"{type(optimizer).__name__}({settings})",
+    }
+
+
+def check_conditions(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a training goes on as it was begun.
+
+    Raises:
+        RunError: Something is not as it was.
+    """
+    for name in dict.fromkeys((*before, *now)):
+        one, other = before.get(name), now.get(name)
+        if one != other:
+            raise RunError(f"{str(folder)!r} was begun with `{name}` {one!r}, which is {other!r} now: it cannot go on")
+
+
+def generators(device: torch.device) -> dict[str, Tensor]:
+    """Give where torch's generators stand, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_generators(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Put torch's generators where they stood."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,31 @@
+"""Where a training happens: whether the device is there, and does what the options ask of it."""
+
+from __future__ import annotations
+
+import torch
+
+from recmtl.train.options import Optimization
+
+
+def usable(device: str) -> torch.device:
+    """Give a device that tensors can be made on.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def check_without_gpu(optimization: Optimization, device: torch.device) -> None:
+    """Refuse options that ask for a GPU.
+
+    Raises:
+        ValueError: There is one.
+    """
+    if optimization.precision == "tf32":
+        raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
+    if optimization.cuda_graph:
+        raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from recmtl.messages import explain
 from recmtl.recipe import known_names
 from recmtl.report.command import report_command
 from recmtl.schema import SchemaError
-from recmtl.train import RunError
+from recmtl.train import Interrupted, RunError
 
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -72,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError, SchemaError, RunError, ArgumentError, OSError) as error:
         sys.stderr.write(f"recmtl: {one_line(error)}\n")
         return BAD_INPUT
+    except Interrupted as error:
+        command = f"recmtl train --run {shlex.quote(str(error.folder))} --resume"
+        sys.stderr.write(f"recmtl: {error}: go on with `{command}`\n")
+        return error.status
     except KeyboardInterrupt:
         sys.stderr.write("recmtl: interrupted\n")
         return INTERRUPTED

@@ -54,6 +54,11 @@ def print_line(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def print_note(text: str) -> None:
+    """Print what was noticed, beside what a command gives."""
+    sys.stderr.write(f"note: {text}\n")
+
+
 def print_metrics(
     metrics: Mapping[str, Metrics],
     title: str,

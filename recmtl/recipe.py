@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isabstract
 from pathlib import Path
@@ -34,6 +34,10 @@ from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
 
 START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
+# What may differ between a run and one with the same result.
+FREE = {("data", "cache")} | {
+    ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
+}
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 PLAIN = re.compile(r"\w*")
 IMPORT = re.compile(r"\w+(\.\w+)+")
@@ -160,6 +164,18 @@ def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]
     return {key: content[key] for key in ("data", "model", "balancer", "trainer")}
 
 
+def differences(
+    found: Mapping[str, Any], wanted: Mapping[str, Any], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Any, Any]]:
+    """Walk the keys in which two recipes differ, beside those that change no result."""
+    for key in dict.fromkeys((*found, *wanted)):
+        path, one, other = (*above, key), found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from differences(one, other, path)
+        elif one != other and path not in FREE and (one or other or {} not in (one, other)):  # no options are none
+            yield ".".join(path), one, other
+
+
 def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None:
     """Write a recipe from which the run can be repeated, and as comments what else its bits depend on."""
     content = complete_recipe(parser, config)
@@ -191,21 +207,53 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
             does not fit.
     """
     run = RunFolder(folder)
-    path = run.path / RECIPE
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    recipe = read_recipe(run)
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
     recipe = without_files(recipe)
-    check_trust(recipe, tuple(trust), path)
+    check_trust(recipe, tuple(trust), run.path / RECIPE)
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
     return build(parser, parser.parse_object(recipe), run.schema()).load("best", run)
+
+
+def resumed_recipe(
+    parser: ArgumentParser, arguments: Sequence[str], folder: str | Path, trust: Sequence[str] = ()
+) -> Namespace:
+    """Give the recipe of a run that is to go on.
+
+    Args:
+        parser: Of `recipe_parser`.
+        arguments: Options, which must say what the recipe says.
+        folder: The run folder.
+        trust: Further modules whose classes the recipe may name.
+
+    Raises:
+        RunError: The folder holds no recipe, it names a class that is not trusted, or an option differs from it.
+    """
+    run = RunFolder(folder)
+    begun = read_recipe(run)
+    check_trust(begun, tuple(trust), run.path / RECIPE)
+    config = parser.parse_args([*START, "--config", str(run.path / RECIPE), *_resolved(arguments)])
+    for key, before, now in differences(begun, complete_recipe(parser, config)):
+        raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
+    return config
+
+
+def read_recipe(run: RunFolder) -> Any:
+    """Read the recipe of a run as plain data.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    path = run.path / RECIPE
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
 
 
 def without_files(recipe: Any) -> Any:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from recmtl.arguments import usage_errors
-from recmtl.console import Counter, print_diagnosis, print_line, print_metrics
+from recmtl.arguments import UsageError, usage_errors
+from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
 from recmtl.evaluate import Metrics
-from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, save_recipe
+from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
+from recmtl.train.folder import RECIPE
+
+RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
+TRUST = "Further modules whose classes the recipe of a run to go on with may name."
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -27,9 +31,14 @@ def train_command(arguments: Sequence[str]) -> int:
     """
     parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    parser.add_argument("--resume", action="store_true", help=RESUME)
+    parser.add_argument("--trust", type=list[str], default=[], help=TRUST)
     config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder
-    trainer, measured = train(parser, config)
+    if config.resume and RunFolder(folder_to_resume(config)).finished:
+        print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
+        return 0
+    trainer, measured = train(parser, resumed(parser, arguments, config) if config.resume else config, config.resume)
     split = "test" if "test" in measured else "valid"
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
@@ -50,10 +59,41 @@ def train_command(arguments: Sequence[str]) -> int:
     return 0
 
 
-def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe, measure it on all but its training rows and finish its run folder."""
+def folder_to_resume(config: Namespace) -> str:
+    """Give the run folder that is named.
+
+    Raises:
+        UsageError: None is.
+    """
+    if not config.trainer.run.folder:
+        raise UsageError("give `--run`, the folder of the run that is to go on")
+    return str(config.trainer.run.folder)
+
+
+def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
+    """Give the recipe of the run that is to go on; where none was begun, the one that the options name."""
+    folder = folder_to_resume(config)
+    if not (Path(folder) / RECIPE).exists():
+        print_line(f"{folder!r} holds no run yet: it is begun")
+        return config
+    config = resumed_recipe(parser, arguments, folder, config.trust)
+    config.trainer.run.folder = folder
+    return config
+
+
+def train(
+    parser: ArgumentParser, config: Namespace, resume: bool = False
+) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe, measure it on all but its training rows and finish its run folder.
+
+    Args:
+        parser: Of `recipe_parser`.
+        config: The recipe.
+        resume: Go on with the run in its folder.
+    """
     config.trainer.run.folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-    RunFolder(config.trainer.run.folder).check_free()
+    if not resume:
+        RunFolder(config.trainer.run.folder).check_free()
     with usage_errors():
         options = parser.instantiate(config).data
     with Counter() as counter:
@@ -62,7 +102,8 @@ def train(parser: ArgumentParser, config: Namespace) -> tuple[Trainer, dict[str,
     with usage_errors():
         trainer = build(parser, config, data.schema)
     assert trainer.folder is not None
-    save_recipe(parser, config, trainer.folder.path)
+    if not (resume and (trainer.folder.path / RECIPE).exists()):
+        save_recipe(parser, config, trainer.folder.path)
     with usage_errors():
-        trainer.fit(data.train, data.splits.get("valid"))
+        trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
     return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

@@ -8,16 +8,17 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
 from recmtl.comparison.board import Board
 from recmtl.comparison.grid import Cell
 from recmtl.data.files import new_file
+from recmtl.recipe import differences
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RECIPE
 
@@ -25,8 +26,6 @@ CELLS, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 TRAIN = (sys.executable, "-m", "recmtl", "train")
 POLL = 0.05  # seconds
 PATIENCE = 10.0  # seconds that a process has to end
-# What may differ between a run and the recipe that would be run now.
-FREE = (("data", "cache"), ("trainer", "run", "folder"), ("trainer", "run", "progress"))
 
 State = Literal["finished", "failed", "unfinished"]
 
@@ -52,24 +51,12 @@ def check_finished(cell: Cell, folder: Path) -> None:
     advice = "give another `--out`, or remove that run"
     try:
         found = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
-        difference = next(_differences(found, cell.recipe), None)
+        difference = next(differences(found, cell.recipe), None)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
         raise RunError(f"{folder / RECIPE} cannot be read: {advice}") from error
     if difference:
         key, before, now = difference
         raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {advice}")
-
-
-def _differences(
-    found: Mapping[str, Any], wanted: Mapping[str, Any], above: tuple[str, ...] = ()
-) -> Iterator[tuple[str, Any, Any]]:
-    """Walk the keys in which two recipes differ."""
-    for key in dict.fromkeys((*found, *wanted)):
-        path, one, other = (*above, key), found.get(key), wanted.get(key)
-        if isinstance(one, dict) and isinstance(other, dict):
-            yield from _differences(one, other, path)
-        elif one != other and path not in FREE and (one or other or {} not in (one, other)):  # no options are none
-            yield ".".join(path), one, other
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Checkpoints:
 
     def __init__(self, folder: RunFolder, run: Run) -> None:
         self._folder, self._run = folder, run
-        self._step, self._time = 0, time.monotonic()
+        self._time = time.monotonic()
 
     def due(self, step: int) -> bool:
         """Whether there were steps or minutes enough since the last one."""
@@ -48,13 +48,13 @@ class Checkpoints:
         Raises:
             RunError: The state cannot be held by a checkpoint, or not be written.
         """
-        if self._step == step:
+        if step in self._folder.steps():  # the one that this training went on from
             return
         with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{DIGITS}}")) as path:
             write_checkpoint(path / CHECKPOINT, state | {"log": self._folder.log_size()})
             if best:
                 link(self._folder.checkpoint(BEST), path / BEST_FILE)
-        self._step, self._time = step, time.monotonic()
+        self._time = time.monotonic()
         prune(self._folder, self._run.keep)
 
     def restore(self, note: Callable[[str], None]) -> dict[str, Any] | None:
@@ -75,7 +75,6 @@ class Checkpoints:
             except RunError as error:
                 note(f"{error}; an older one is looked for")
                 continue
-            self._step = step
             self._clear_after(step, path)
             self._folder.cut_log(state["log"])
             return state

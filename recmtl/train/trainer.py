@@ -103,7 +103,13 @@ class Trainer:
         model.fork = self.balancer
         model.to(self.device)
 
-    def fit(self, train: Rows, valid: Rows | None = None, resume: bool = False) -> Trainer:
+    def fit(
+        self,
+        train: Rows,
+        valid: Rows | None = None,
+        resume: bool = False,
+        note: Callable[[str], None] = warnings.warn,
+    ) -> Trainer:
         """Train, and restore the best weights.
 
         With a run folder checkpoints are written. SIGINT and SIGTERM then end the step first, and leave one.
@@ -114,6 +120,7 @@ class Trainer:
                 stay.
             resume: Go on from the last good checkpoint of the run folder, where there is one: on a CPU, all comes out
                 as if the training had not been stopped. Rows and options must be the same.
+            note: Told of a checkpoint that is damaged, where an older one is taken.
 
         Raises:
             DataError: There are no training rows, or they were prepared for another schema.
@@ -129,14 +136,14 @@ class Trainer:
             raise RunError("there is no run folder to go on in: give `run=Run(folder=…)`")
         if self.folder and not resume:
             self.folder.check_free()
+        saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.run.seed)
-            self._fit(train, valid if valid is not None and len(valid) else None, resume)
+            self._fit(train, valid if valid is not None and len(valid) else None, saved)
         return self
 
-    def _fit(self, train: Rows, valid: Rows | None, resume: bool) -> None:
+    def _fit(self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None) -> None:
         start = time.perf_counter()
-        saved = Checkpoints(self.folder, self.run).restore(warnings.warn) if self.folder and resume else None
         window = saved["window"] if saved else self.run.window
         loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed, window)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))

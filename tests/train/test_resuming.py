@@ -1,0 +1,354 @@
+"""A training that is stopped and goes on ends as one that was not stopped, bit for bit."""
+
+import inspect
+import os
+import signal
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recmtl
+from recmtl import balance, models
+from recmtl.data import loader as loader_module
+from recmtl.data import windows as windows_module
+from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping
+from recmtl.train import step as step_module
+from recmtl.train.checkpoint import is_sealed, write_checkpoint
+
+MODELS = [c for c in (getattr(models, n) for n in models.__all__) if isinstance(c, type) and not inspect.isabstract(c)]
+MODELS = [c for c in MODELS if issubclass(c, models.RankingModel)]
+BALANCERS = [c for c in (getattr(balance, name) for name in balance.__all__) if isinstance(c, type)]
+BALANCERS = [c for c in BALANCERS if issubclass(c, balance.Balancer) and not inspect.isabstract(c)]
+PAIRS = [(m, b) for m in MODELS for b in BALANCERS if m is not models.SingleTask or b is balance.Sum]
+STEPS = 6  # of an epoch of the 200 rows in batches of 34
+STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
+SMALL = {"layers": [6, 4], "tower_layers": [4], "experts": 2, "style": STYLE}
+
+Make = Callable[..., recmtl.Trainer]
+
+
+def maker(data: recmtl.PreparedData, **changes: object) -> Make:
+    """Give a function that builds a trainer for a run folder; each time from other first weights if asked to."""
+
+    def make(folder: Path | None, seed: int = 0, **run: object) -> recmtl.Trainer:
+        torch.manual_seed(seed)
+        model = changes.get("model", recmtl.SharedBottom)
+        model = model(data.schema, **{k: v for k, v in SMALL.items() if k in inspect.signature(model).parameters})
+        return recmtl.Trainer(
+            model,
+            changes.get("balancer", recmtl.Sum)(),
+            epochs=changes.get("epochs", 2),
+            diagnose_every=4,
+            optimization=Optimization(batch_size=34, **changes.get("optimization", {})),
+            stopping=Stopping(**changes.get("stopping", {"evaluations": 2})),
+            run=Run(folder, progress=False, tensorboard=False, device="cpu", log_every=4, **run),
+        )
+
+    return make
+
+
+def signals(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> pytest.MonkeyPatch:
+    """Let the process get a signal while it takes a step of this fit, counted from 1."""
+    taken, plain = [], Step.__call__
+
+    def call(self: Step, *arguments: object) -> torch.Tensor:
+        taken.append(1)
+        if len(taken) == step:
+            signal.raise_signal(number)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Step, "__call__", call)
+    return monkeypatch
+
+
+def stopped(make: Make, data: recmtl.PreparedData, step: int, number: int = signal.SIGTERM, **run: object) -> None:
+    """Go on with the run in `run["folder"]`, or begin it, up to a step counted from there."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Interrupted):
+        signals(patch, step, number)
+        make(**run, seed=99 if run["folder"].exists() else 0).fit(data.train, data.valid, resume=True)
+
+
+def lasting(record: object) -> object:
+    """What a record says beside times."""
+    return {k: v for k, v in record.items() if k != "rows_per_second"}
+
+
+def assert_same(found: recmtl.Trainer, whole: recmtl.Trainer, data: recmtl.PreparedData) -> None:
+    mine, theirs = found.model.state_dict(), whole.model.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    assert (found.best, found.skipped) == (whole.best, whole.skipped)
+    assert list(map(lasting, found.folder.records())) == list(map(lasting, whole.folder.records()))
+    predictions = found.predictions(data.test), whole.predictions(data.test)
+    assert all(np.array_equal(predictions[0][name], predictions[1][name]) for name in predictions[1])
+    last = [trainer.folder.load_checkpoint("last") for trainer in (found, whole)]
+    for name in ("model", "training", "generators", "watch"):
+        torch.testing.assert_close(last[0][name], last[1][name], rtol=0, atol=0, equal_nan=True)
+
+
+def check(make: Make, data: recmtl.PreparedData, tmp_path: Path, *steps: int) -> recmtl.Trainer:
+    """Compare a training that is stopped again and again, each time after so many steps, with one that is not."""
+    whole = make(tmp_path / "whole").fit(data.train, data.valid)
+    for step in steps:
+        stopped(make, data, step, folder=tmp_path / "run")
+    found = make(tmp_path / "run", seed=99).fit(data.train, data.valid, resume=True)
+    assert_same(found, whole, data)
+    return found
+
+
+@pytest.fixture(scope="module")
+def tiny(aliexpress: recmtl.PreparedData) -> recmtl.PreparedData:
+    """200 training rows, and 100 to measure, of tasks that every model takes."""
+    sizes = {"train": 200, "valid": 100, "test": 100}
+    rows = {
+        n: recmtl.Rows(aliexpress.schema, aliexpress.splits[n].table.slice(0, size), n) for n, size in sizes.items()
+    }
+    return recmtl.PreparedData(aliexpress.schema, rows)
+
+
+@pytest.mark.parametrize(("model", "balancer"), PAIRS, ids=[f"{m.__name__}-{b.__name__}" for m, b in PAIRS])
+def test_each_model_with_each_balancer(model: type, balancer: type, tiny: recmtl.PreparedData, tmp_path: Path) -> None:
+    """Stopped within the first epoch, at its end, and in the second one."""
+    first = int(np.random.default_rng(PAIRS.index((model, balancer))).integers(1, STEPS))
+    make = maker(tiny, model=model, balancer=balancer)
+    check(make, tiny, tmp_path, first, STEPS - first, 2)
+
+
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True)
+OPTIMIZERS = [torch.optim.Adam, partial(torch.optim.Adagrad, lr=0.1), SGD, partial(torch.optim.SGD, lr=0.1)]
+
+
+@pytest.mark.parametrize("rows", [False, True], ids=["dense", "rows"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["Adam", "Adagrad", "momentum", "SGD"])
+def test_each_optimizer_and_row_mode(
+    optimizer: object, rows: bool, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "ROW_MODE", 0 if rows else 1_000_000)
+    options = {"optimizer": optimizer, "schedule": "cosine", "warmup": 0.3, "clip_norm": 1.0}
+    make = maker(small, model=recmtl.MMOE, balancer=recmtl.MetaBalance, optimization=options)
+    assert check(make, small, tmp_path, 2, 7).skipped == {}
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+@pytest.mark.parametrize("balancer", [recmtl.GradNorm, recmtl.RotoGrad, recmtl.PCGrad], ids=lambda c: c.__name__)
+def test_schedules(schedule: str, balancer: type, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    check(maker(small, balancer=balancer, optimization={"schedule": schedule}), small, tmp_path, 3)
+
+
+def test_what_is_damaged_by_training_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """Weights that overflow: what is left out, and that it was said, is state, too."""
+    options = {"optimizer": partial(torch.optim.SGD, lr=1e18)}
+    found = check(maker(small, balancer=recmtl.MetaBalance, optimization=options), small, tmp_path, 3, 4)
+    assert found.skipped
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_windows(given: bool, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that began to read windows goes on with the same ones, however much memory is free by then."""
+    monkeypatch.setattr(windows_module, "BLOCK_ROWS", 8)
+    row = 4 * sum(small.train.widths.values())
+    monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40 if given else 2 * 3 * 64 * row)
+    make = partial(maker(small), window=64 if given else None)
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    stopped(make, small, 2, folder=tmp_path / "run")
+    monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40)
+    stopped(make, small, 2, folder=tmp_path / "run")
+    found = make(tmp_path / "run").fit(small.train, small.valid, resume=True)
+    assert found.window == whole.window == 64
+    assert_same(found, whole, small)
+
+
+@pytest.mark.parametrize("step", [5, 6, 11, 13])
+def test_patience_goes_on(step: int, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """A learning rate that destroys the model: the best weights are early ones, and patience ends."""
+    options = {"optimizer": partial(torch.optim.SGD, lr=5.0)}
+    make = maker(small, epochs=9, optimization=options, stopping={"patience": 4, "evaluations": 2})
+    found = check(make, small, tmp_path, step)
+    assert step < found.folder.records()[-1]["step"] < 9 * STEPS
+
+
+@pytest.mark.parametrize("evaluation", [1, 2, 4])
+def test_an_evaluation_is_not_waited_for(
+    evaluation: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = maker(small)
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    interrupted, begun = make(tmp_path / "run"), []
+    plain = interrupted.measure
+
+    def measure(*arguments: object) -> object:
+        begun.append(1)
+        if len(begun) == evaluation:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the evaluation goes on")
+        return plain(*arguments)
+
+    monkeypatch.setattr(interrupted, "measure", measure)
+    with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {evaluation * STEPS // 2}, with"):
+        interrupted.fit(small.train, small.valid)
+    stopped(make, small, 1, folder=tmp_path / "run") if evaluation < 4 else None
+    assert_same(make(tmp_path / "run").fit(small.train, small.valid, resume=True), whole, small)
+
+
+def test_a_run_that_came_to_its_last_step_is_not_trained_again(
+    small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = maker(small)
+    whole = make(tmp_path / "run").fit(small.train, small.valid)
+    monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("a step is taken"))
+    again = make(tmp_path / "run", seed=1).fit(small.train, small.valid, resume=True)
+    assert_same(again, whole, small)
+    assert again.seconds >= whole.folder.load_checkpoint("last")["seconds"] > 0
+
+
+class Died(BaseException):
+    """The process is gone; no checkpoint is written."""
+
+
+def killed(make: Make, data: recmtl.PreparedData, folder: Path, step: int, **run: object) -> list[int]:
+    """Begin a run that ends without notice, and give the steps whose checkpoints it leaves."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Died):
+        handler = signal.signal(signal.SIGUSR1, lambda *_: (_ for _ in ()).throw(Died))
+        try:
+            signals(patch, step, signal.SIGUSR1)
+            make(folder, **run).fit(data.train, data.valid)
+        finally:
+            signal.signal(signal.SIGUSR1, handler)
+    return list(RunFolder(folder).steps())
+
+
+def test_checkpoints_every_few_steps_or_minutes(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    assert killed(make, small, tmp_path / "a", 12) == [6]
+    assert killed(make, small, tmp_path / "b", 12, checkpoint_every=4, keep=9) == [4, 6, 8]
+    assert killed(make, small, tmp_path / "c", 4, checkpoint_minutes=0, keep=2) == [2, 3]
+    assert killed(make, small, tmp_path / "d", 4, checkpoint_minutes=5.0) == []
+    make(tmp_path / "d").fit(small.train, small.valid, resume=True)  # from the beginning
+    assert RunFolder(tmp_path / "d").records()[0]["step"] == 3
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": lambda folder: flip(folder / "checkpoint.pt"),
+    "best-flipped": lambda folder: flip(folder / "best.pt"),
+    "cut": lambda folder: os.truncate(folder / "checkpoint.pt", 1000),
+    "empty": lambda folder: os.truncate(folder / "checkpoint.pt", 0),
+    "gone": lambda folder: (folder / "checkpoint.pt").unlink(),
+    "best-gone": lambda folder: (folder / "best.pt").unlink(),
+    "foreign": lambda folder: write_checkpoint(folder / "checkpoint.pt", {"model": {}}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """Better weights were found between the two."""
+    make = maker(small)
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    assert killed(make, small, tmp_path / "run", 12, checkpoint_every=4, keep=3) == [4, 6, 8]
+    newest, older, _ = list(RunFolder(tmp_path / "run").steps().values())[::-1]
+    DAMAGES[damage](newest)
+    DAMAGES[damage](older)
+    (tmp_path / "run/checkpoints/.step-0000000010.x.partial").mkdir()
+    notes: list[str] = []
+    found = make(tmp_path / "run", seed=5, keep=9).fit(small.train, small.valid, resume=True, note=notes.append)
+    assert len(notes) == 2
+    assert all(" is damaged: " in note and str(path) in note for note, path in zip(notes, (newest, older), strict=True))
+    assert list(found.folder.steps()) == [4, 6, 12]
+    assert_same(found, whole, small)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    killed(make, small, tmp_path, 8)
+    (folder,) = RunFolder(tmp_path).steps().values()
+    flip(folder / "checkpoint.pt")
+    with (
+        pytest.warns(UserWarning, match="is damaged: its content is not what its checksum says; an older one"),
+        pytest.raises(recmtl.RunError, match="all checkpoints of .* are damaged: begin a run in another folder"),
+    ):
+        make(tmp_path).fit(small.train, small.valid, resume=True)
+    assert folder.is_dir()
+
+
+def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c.pt", {"a": torch.arange(99.0), "b": [1, None, (True, "x")]})
+    content = (tmp_path / "c.pt").read_bytes()
+    assert is_sealed(tmp_path / "c.pt")
+    random = np.random.default_rng(0)
+    for place, bit in zip(random.integers(len(content), size=200), random.integers(8, size=200), strict=True):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(bit)
+        (tmp_path / "d.pt").write_bytes(damaged)
+        assert not is_sealed(tmp_path / "d.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 3}, "was begun with `epochs` 2, which is 3 now"),
+        ({"balancer": recmtl.PCGrad}, "was begun with `balancer` 'Sum', which is 'PCGrad' now"),
+        ({"stopping": {"patience": 1}}, "was begun with `patience` 3, which is 1 now"),
+        ({"optimization": {"optimizer": SGD}}, r"was begun with `optimizer` 'Adam\(lr=0.001"),
+    ],
+)
+def test_a_run_goes_on_as_it_was_begun(
+    changes: dict[str, object], said: str, small: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    stopped(maker(small), small, 2, folder=tmp_path)
+    with pytest.raises(recmtl.RunError, match=said):
+        maker(small, **changes)(tmp_path).fit(small.train, small.valid, resume=True)
+    with pytest.raises(recmtl.RunError, match="was begun with `validation rows` 50, which is 0 now"):
+        maker(small)(tmp_path).fit(small.train, resume=True)
+    with pytest.raises(recmtl.RunError, match="holds an unfinished run"):
+        maker(small)(tmp_path).fit(small.train, small.valid)
+    with pytest.raises(recmtl.RunError, match="there is no run folder to go on in"):
+        maker(small)(None).fit(small.train, resume=True)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_are_taken_while_a_run_is_trained_alone(
+    number: int, status: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = signal.getsignal(number)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt) as caught:
+        signals(patch, 2, number)
+        maker(small)(tmp_path).fit(small.train, small.valid)
+    assert caught.value.status == status
+    assert list(RunFolder(tmp_path).steps()) == [2]
+    assert signal.getsignal(number) is before
+    seen = []
+    monkeypatch.setattr(Step, "__call__", lambda *_: seen.append(signal.getsignal(number)) or torch.zeros(4))
+    maker(small)(None).fit(small.train)  # nothing to go on from could be left
+    thread = threading.Thread(target=maker(small)(tmp_path / "other").fit, args=(small.train,))
+    thread.start()
+    thread.join()
+    assert seen == [before] * 4 * STEPS
+
+
+def test_a_second_sigint_stops_at_once(
+    small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Step.__call__
+
+    def call(self: Step, *arguments: object) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(Step, "__call__", call)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        maker(small)(tmp_path).fit(small.train, small.valid)
+    assert not isinstance(caught.value, Interrupted)
+    assert RunFolder(tmp_path).steps() == {}

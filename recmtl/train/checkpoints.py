@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from recmtl.train.checkpoint import RunError, is_sealed, read_checkpoint, write_
 from recmtl.train.folder import BEST, CHECKPOINT, CHECKPOINTS, DIGITS, STEP, RunFolder
 from recmtl.train.options import Run
 
-BEST_FILE = "best.pt"  # beside the state: the best weights so far, a link to their file
+BEST_FILE = "best.pt"  # beside the state: the best weights so far, not a link, as that would share their damage
 
 
 class Checkpoints:
@@ -53,7 +52,7 @@ class Checkpoints:
         with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{DIGITS}}")) as path:
             write_checkpoint(path / CHECKPOINT, state | {"log": self._folder.log_size()})
             if best:
-                link(self._folder.checkpoint(BEST), path / BEST_FILE)
+                copy(self._folder.checkpoint(BEST), path / BEST_FILE)
         self._time = time.monotonic()
         prune(self._folder, self._run.keep)
 
@@ -87,8 +86,7 @@ class Checkpoints:
             if later > step:
                 shutil.rmtree(folder)
         if (path / BEST_FILE).exists():
-            with new_file(self._folder.checkpoint(BEST)) as file:
-                link(path / BEST_FILE, file)
+            copy(path / BEST_FILE, self._folder.checkpoint(BEST))
 
 
 def read_whole(path: Path) -> dict[str, Any]:
@@ -114,9 +112,7 @@ def prune(folder: RunFolder, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def link(source: Path, path: Path) -> None:
-    """Give a file a second name, or copy it where the file system has none."""
-    try:
-        os.link(source, path)
-    except OSError:
-        shutil.copyfile(source, path)
+def copy(source: Path, path: Path) -> None:
+    """Copy a file to one that appears whole."""
+    with new_file(path) as file:
+        shutil.copyfile(source, file)

@@ -157,3 +157,22 @@ def test_rows_that_do_not_fit_are_read_in_windows(monkeypatch):
         loader = Loader(data, 5, seed=0)
         assert loader.window == window
         assert sorted(order(loader)) == list(range(ROWS))
+
+
+@pytest.mark.usefixtures("_blocks_of_two")
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("window", [None, 4, 7])
+def test_an_epoch_goes_on_after_some_batches_without_reading_the_windows_before(monkeypatch, window, seed):
+    data = rows(weight="w")
+    loader = Loader(data, 4, seed=seed, window=window)
+    whole, spans = list(loader.epoch(2)), []
+    monkeypatch.setattr(data, "packed", lambda s: spans.extend(s) or type(data).packed(data, s))
+    for done in range(len(loader) + 1):
+        spans.clear()
+        left = list(loader.epoch(2, done))
+        assert len(left) == len(whole) - done
+        for mine, theirs in zip(left, whole[done:], strict=True):
+            assert all(torch.equal(getattr(mine, n), getattr(theirs, n)) for n in ("ids", "numeric", "weight"))
+        if window:
+            read = sum(end - start for start, end in spans)
+            assert ROWS - 4 * done <= read < ROWS - 4 * done + window or (done, read) == (len(loader), 0)

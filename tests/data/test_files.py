@@ -88,3 +88,16 @@ def test_a_full_disk_is_said_with_the_place(tmp_path, new):
     ):
         raise OSError(errno.ENOSPC, "Error writing bytes to file")  # as pyarrow does
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    done, (fsync, replace) = [], (os.fsync, os.replace)
+    monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda a, b: done.append("replaced") or replace(a, b))
+    with new_file(tmp_path / "a") as partial:
+        partial.write_text("x")
+    assert done == [str(partial), "replaced", str(tmp_path)]
+    done.clear()
+    with new_folder(tmp_path / "b") as partial:
+        (partial / "c").touch()
+    assert done == ["replaced", str(tmp_path)]

@@ -1,6 +1,7 @@
 """A training that is stopped and goes on ends as one that was not stopped, bit for bit."""
 
 import inspect
+import json
 import os
 import signal
 import threading
@@ -164,6 +165,8 @@ def test_windows(given: bool, small: recmtl.PreparedData, tmp_path: Path, monkey
     found = make(tmp_path / "run").fit(small.train, small.valid, resume=True)
     assert found.window == whole.window == 64
     assert_same(found, whole, small)
+    found.finish({"test": small.test})
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["window"] == 64
 
 
 @pytest.mark.parametrize("step", [5, 6, 11, 13])

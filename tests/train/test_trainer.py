@@ -411,6 +411,10 @@ def test_rows_of_another_schema_are_refused(aliexpress: recmtl.PreparedData, sma
         (lambda: Stopping(evaluations=0), "`evaluations`"),
         (lambda: Run(seed=-1), "`seed`"),
         (lambda: Run(log_every=0), "`log_every`"),
+        (lambda: Run(window=0), "`window`"),
+        (lambda: Run(checkpoint_every=0), "`checkpoint_every`"),
+        (lambda: Run(checkpoint_minutes=-1.0), "`checkpoint_minutes`"),
+        (lambda: Run(keep=0), "`keep`"),
     ],
 )
 def test_bad_options_name_themselves(options: object, said: str) -> None:

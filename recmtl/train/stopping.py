@@ -55,7 +55,7 @@ class Watch:
         """Give the watched value, ``None`` where it is undefined for one of its tasks."""
         values = [metrics[task].values[self._metric] for task in self._tasks]
         defined = [value for value in values if value is not None]
-        return sum(defined) / len(defined) if len(defined) == len(values) else None
+        return float(sum(defined) / len(defined)) if len(defined) == len(values) else None
 
     def improved(self, value: float | None) -> bool:
         """Take an evaluation in and say whether it is the best so far; an undefined one costs no patience."""

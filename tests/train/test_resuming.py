@@ -177,6 +177,22 @@ def test_patience_goes_on(step: int, small: recmtl.PreparedData, tmp_path: Path)
     assert found.folder.records()[-1]["step"] == 15
 
 
+def test_the_best_weights_are_those_that_belong_to_the_checkpoint(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """The first evaluation stays the best; what lies in the place of its weights is of no matter."""
+    make = maker(small, stopping={"evaluations": 2, "min_delta": 0.5})
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    stopped(make, small, 5, folder=tmp_path / "run")
+    (tmp_path / "run/checkpoints/best/checkpoint.pt").write_bytes(b"another one's")
+    assert_same(make(tmp_path / "run").fit(small.train, small.valid, resume=True), whole, small)
+
+
+@pytest.mark.parametrize("monitor", ["ctr.gauc", "cvr.ndcg@10", "ctcvr.pr_auc", "ne"])
+def test_whatever_is_watched_can_be_held(monitor: str, tiny: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(tiny, epochs=1, stopping={"monitor": monitor})
+    whole = make(tmp_path).fit(tiny.train, tiny.valid)
+    assert whole.folder.load_checkpoint("last")["watch"]["best"] == whole.best
+
+
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
 def test_an_evaluation_is_not_waited_for(
     evaluation: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

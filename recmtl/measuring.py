@@ -42,7 +42,8 @@ def evaluate_command(
         predictions: Instead of a run and rows, a Parquet or CSV file with a column per task, named like it, the labels
             (their own columns, or `label_COLUMN`) and, where the card names them, group and row weight.
         card: The dataset card (YAML) of `--predictions`, or the bare name of a shipped one.
-        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; 0 leaves these out.
+        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; each takes about as long as
+            the metrics themselves, and 0 leaves these intervals out.
         json: Print JSON instead of a table.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
         bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
@@ -72,8 +73,11 @@ def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRo
 def show(predictions: Predictions, draws: int, json: bool, title: str) -> None:
     """Measure predictions, and print metrics and intervals."""
     scores = predictions.scores()
-    metrics = {name: metrics_of(found) for name, found in scores.items()}
-    intervals = {name: intervals_of(found, None, draws) for name, found in scores.items()}
+    metrics, intervals = {}, {}
+    with Counter() as counter:
+        for name, found in scores.items():
+            metrics[name], intervals[name] = metrics_of(found), intervals_of(found, None, draws)
+            counter("measure", len(found))
     if json:
         ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}
         independent = predictions.schema.group if predictions.grouped else "rows"

@@ -33,6 +33,14 @@ class Predictions:
         labels: By label column, NaN where missing.
         weight: Of each row.
         keys: The columns carried through, the group among them.
+
+    Example:
+        >>> from recmtl.evaluate import metrics_of
+        >>> from recmtl.schema import Numeric, Task
+        >>> schema = Schema(features=[Numeric("price")], tasks=[Task("ctr", label="click")])
+        >>> given = pa.table({"click": [0, 1, 1, 0], "ctr": [0.1, 0.3, 0.2, 0.2]})
+        >>> metrics_of(Predictions.from_table(schema, given).scores()["ctr"]).values["auc"]
+        0.875
     """
 
     schema: Schema

@@ -111,3 +111,16 @@ def test_preparing_is_quoted_as_measured() -> None:
     assert f"at most {everything['peak_megabytes']:.0f} MB, {few['peak_megabytes']:.0f} MB for a million rows" in text
     assert f"of the raw layout {raw:.0f} MB a second" in text
     assert f"train at {share:.0f} % of the speed of rows in memory" in text
+
+
+def test_differences_are_quoted_as_measured() -> None:
+    record = (RESULTS / "comparison_census.md").read_text()
+    section = README.split("## Which differences are real")[1].split("\n## ")[0]
+    quoted = re.findall(r"^\| (?:SingleTask|SharedBottom|MMOE) \| \w+ \| .*\|$", section, re.MULTILINE)
+    assert len(quoted) == 13
+    assert all(f"\n{row}" in record for row in quoted)
+    said = re.findall(r"On \*(\w+)\*, (\d+) of 12 rows cannot be told apart from the best, on \*(\w+)\* (\d+)", section)
+    for task, rows in (said[0][:2], said[0][2:]):
+        assert f"On {task}, {rows} rows cannot be told apart from the best" in record
+    assert "On income, no row can be told apart from single-task training" in record
+    assert "On never_married, transfer is negative for SharedBottom with GradNorm, MMOE with GradNorm; 10" in record

@@ -14,6 +14,8 @@ from recmtl.evaluate.intervals import Interval, between, bootstrap, check_level,
 from recmtl.evaluate.measures import chosen, refusals
 from recmtl.evaluate.scores import Scores
 
+ROUNDING = 1e-12  # of a difference: a smaller standard deviation is none
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -72,7 +74,8 @@ def auc_difference(
             themselves (Welch).
 
     Returns:
-        ``None`` where an AUC is undefined or fewer than two clusters have positives or negatives.
+        ``None`` where an AUC is undefined, fewer than two clusters have positives or negatives, or the difference has
+        no variance, as where one AUC is 1 and the other 0.5.
 
     Raises:
         ValueError: The runs are of different rows; there is none; paired ones are not as many; `level` is none.
@@ -160,10 +163,16 @@ class SeedVariance:
 
 def tested(
     estimate: float, variance: float, uncertain: float, level: float, sd_rows: float, sd_seeds: float | None
-) -> Difference:
-    """Test a difference by Student's t; `uncertain` is the variance squared over its degrees of freedom."""
-    if variance <= 0:  # the same order of the same rows
-        return Difference(estimate, estimate, estimate, 1.0 if estimate == 0 else 0.0, level, sd_rows, sd_seeds)
+) -> Difference | None:
+    """Test a difference by Student's t; `uncertain` is the variance squared over its degrees of freedom.
+
+    Returns:
+        ``None`` where a difference seems to have no variance, as between the AUCs 1 and 0.5 of whatever number of rows,
+        or the same loss with each of two seeds: then nothing is known of it, which is not certainty.
+    """
+    if variance <= (ROUNDING * estimate) ** 2:
+        same = Difference(estimate, estimate, estimate, 1.0, level, sd_rows, sd_seeds)
+        return same if estimate == 0 else None
     degrees, sd = variance**2 / uncertain, variance**0.5
     half = quantile(level, degrees) * sd
     p = 2 * float(stats.t.sf(abs(estimate) / sd, degrees))

@@ -165,7 +165,7 @@ def difference_table(frame: pd.DataFrame, against: str) -> Table:
 
 
 def difference_sentence(frame: pd.DataFrame, level: float = 0.95) -> str:
-    """Say what the differences support."""
+    """Say what the differences support: something of these runs, not of all that their recipes might give."""
     told = frame[frame["p_holm"] < 1 - level].to_dict("records")
     if not told:
         return f"No difference can be told from zero at {level:.0%} (Holm, comparisons: {len(frame)})."
@@ -174,4 +174,7 @@ def difference_sentence(frame: pd.DataFrame, level: float = 0.95) -> str:
         f"by {abs(d['difference']):.4f}"
         for d in told
     ]
-    return f"Told from zero at {level:.0%} (Holm, comparisons: {len(frame)}): {'; '.join(parts)}."
+    return (
+        f"Told from zero at {level:.0%} (Holm, comparisons: {len(frame)}): {'; '.join(parts)}. This is about these "
+        "runs: the same recipes with other seeds might give other ones (`recmtl compare` takes several)."
+    )

@@ -179,7 +179,10 @@ def test_the_sentence_says_what_differences_support() -> None:
     known = {"task": "ctr", "run": "b", "against": "a", "low": 0.0, "high": 0.0, "p": 0.0}
     frame = pd.DataFrame([known | {"difference": -0.02, "p_holm": 0.01}, known | {"difference": 0.5, "p_holm": 0.06}])
     said = difference_sentence(frame)
-    assert said == "Told from zero at 95% (Holm, comparisons: 2): b is worse than a on ctr by 0.0200."
+    assert said == (
+        "Told from zero at 95% (Holm, comparisons: 2): b is worse than a on ctr by 0.0200. This is about these runs: "
+        "the same recipes with other seeds might give other ones (`recmtl compare` takes several)."
+    )
     assert difference_sentence(frame.tail(1)).startswith("No difference can be told from zero at 95%")
 
 

@@ -191,12 +191,17 @@ def check_runs(first: Sequence[Scores], second: Sequence[Scores], paired: bool) 
         raise ValueError(f"paired runs must be as many of both models, got {len(first)} and {len(second)}")
     one = first[0]
     for other in (*first, *second):
-        if not (
-            np.array_equal(one.labels, other.labels)
-            and _equal(one.weight, other.weight)
-            and _equal(one.groups, other.groups)
-        ):
+        if not same_rows(one, other):
             raise ValueError(f"the runs of task {one.task.name!r} must be measured on the same rows, in the same order")
+
+
+def same_rows(one: Scores, other: Scores) -> bool:
+    """Say whether a task was measured twice on the same rows: their labels, weights and groups are equal, in order."""
+    return (
+        np.array_equal(one.labels, other.labels)
+        and _equal(one.weight, other.weight)
+        and _equal(one.groups, other.groups)
+    )
 
 
 def _equal(one: npt.NDArray[np.generic] | None, other: npt.NDArray[np.generic] | None) -> bool:

@@ -88,7 +88,7 @@ def main_sheet(comparison: Comparison, metric: str | None = None) -> Sheet:
         f"apart from it at 95 % ({_test(titles)}; Holm's correction over all pairs of rows, as data choose it). "
         "Time is the mean of a run, memory the most that one took.",
         *(_sentence(task, means[means["task"] == task], tested[tested["task"] == task], claim) for task in titles),
-        *_single(means),
+        *_single(means, tested),
         *_failures(cells),
     ]
     header = [*_header(cells), *(f"{task} {name}" for task, name in titles.items()), "runs", "time", "memory"]
@@ -112,7 +112,7 @@ def transfer_sheet(comparison: Comparison, single: str, metric: str | None = Non
         f"Difference to {single}, on the {comparison.split} rows, with its 95 % interval taken alone; bold: told apart "
         f"from 0 at 95 % ({_test(titles)}; Holm's correction over all comparisons).",
         *(_transfer(task, tested[tested["task"] == task], claim) for task in titles),
-        *_single(comparison.table(metric)),
+        *_single(comparison.table(metric), tested),
     ]
     header = [*_header(tested), *(f"{task} {name}" for task, name in titles.items())]
     return Sheet("transfer", header, rows, len(_header(tested)), notes)
@@ -155,10 +155,11 @@ def _untested(means: pd.DataFrame) -> str:
     return f"the rows and seeds at hand do not show how far {metric} varies"
 
 
-def _single(means: pd.DataFrame) -> list[str]:
-    """Say of what a row with a single run is tested."""
+def _single(means: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
+    """Say what a test of a row with a single run is about."""
     once = (means["metric"] == "auc") & (means["runs"] == 1)
-    return ["A row with a single run is tested as that run: other seeds might give another."] if once.any() else []
+    said = once.any() and tested["p"].notna().any()
+    return ["A row with a single run is tested as that run: other seeds might give another."] if said else []
 
 
 def _transfer(task: str, tested: pd.DataFrame, claim: str) -> str:

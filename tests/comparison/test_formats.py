@@ -132,6 +132,11 @@ def test_a_single_seed_says_nothing_of_other_seeds(plant: Plant, seeds: int, sai
         assert not any(note.startswith("A row with a single run") for note in sheet.notes)
 
 
+def test_nothing_is_said_of_tests_where_there_is_none(plant: Plant) -> None:
+    (main,) = sheets(plant({BEST: {"a": 1.0}}, 1))
+    assert not any(note.startswith("A row with a single run") for note in main.notes)
+
+
 def test_no_row_can_be_told_from_single_task(plant: Plant) -> None:
     _, transfer = sheets(plant({row: {"a": 1.0} for row in SIGNALS}))
     assert transfer.notes[1] == (

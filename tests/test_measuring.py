@@ -148,3 +148,23 @@ def test_predict_writes_the_labels_that_the_rows_have(csv: Path, tmp_path: Path)
             assert list(found[f"label_{name}"]) == list(rows[name])
     assert main(["predict", run, "--rows", f"{csv}/test.csv", "--out", str(out)]) == 0
     assert main(["evaluate", "--predictions", str(out), "--card", "aliexpress", "--draws", "0"]) == 0
+
+
+@pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])
+def test_a_weight_that_is_none_is_refused(
+    frame: pd.DataFrame, card: str, weight: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path(card).open("a") as file:
+        file.write("weight: w\n")
+    assert evaluate(frame.assign(w=2.0), card, "--draws", "0") == 0
+    assert evaluate(frame.assign(w=np.where(frame.index == 3, weight, 2.0)), card) == 2
+    assert "column 'w', row 4: expected a weight from 0, got" in capsys.readouterr().err
+
+
+def test_columns_that_cannot_be_told_apart_or_grouped_by_are_refused(
+    frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(pd.concat([frame, frame[["ctr"]]], axis=1), card, suffix="csv") == 2
+    assert "has several columns 'ctr'" in capsys.readouterr().err
+    assert evaluate(frame.assign(search=[[1, 2]] * len(frame)), card) == 2
+    assert "column 'search' must hold one group a row, got list<" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,8 +98,12 @@ class Predictions:
             source: What to call them in an error.
 
         Raises:
-            SchemaError: A binary label is not 0 or 1, a prediction is missing, or that of a binary task no probability.
+            SchemaError: A binary label is not 0 or 1, a prediction is missing, or that of a binary task no probability;
+                or a row weight is missing or negative.
         """
+        if self.weight is not None:
+            bad = ~((self.weight >= 0) & np.isfinite(self.weight))
+            _refuse(bad, self.weight, f"{source}, column {self.schema.weight!r}", "a weight from 0")
         for task in (task for task in self.schema.reported_tasks if task.name in self.values):
             labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
             bad = ~np.isnan(labels) & (labels != 0) & (labels != 1) & binary
@@ -127,9 +132,16 @@ class Predictions:
             source: What to call them in an error.
 
         Raises:
-            SchemaError: No task is predicted, a label of one that is or the row weight is missing, or a column holds no
-                numbers.
+            SchemaError: No task is predicted, a label of one that is or the row weight is missing, a column is there
+                twice or holds no numbers, or the group holds lists.
         """
+        twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+        if twice:
+            raise SchemaError(f"{source} has several columns {twice[0]!r}")
+        if schema.group in table.column_names and pa.types.is_nested(table[schema.group].type):
+            raise SchemaError(
+                f"{source}: column {schema.group!r} must hold one group a row, got {table[schema.group].type}"
+            )
         predicted = [t for t in schema.reported_tasks if t.name in table.column_names]
         tasks = [t.name for t in predicted]
         if not tasks:

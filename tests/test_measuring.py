@@ -168,3 +168,23 @@ def test_columns_that_cannot_be_told_apart_or_grouped_by_are_refused(
     assert "has several columns 'ctr'" in capsys.readouterr().err
     assert evaluate(frame.assign(search=[[1, 2]] * len(frame)), card) == 2
     assert "column 'search' must hold one group a row, got list<" in capsys.readouterr().err
+
+
+def test_rows_are_grouped_by_the_column_asked_for(
+    frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame["user"] = np.arange(400) // 4
+    found = []
+    for options in (["--group", "user", "--k", "3"], []):
+        given = frame if options else frame.assign(search=frame.user)
+        assert evaluate(given, card, "--json", "--draws", "0", *options) == 0
+        found.append(json.loads(capsys.readouterr().out)["ctr"])
+    by_user, by_search = found
+    assert by_user["independent"] == "user"
+    assert by_user["gauc"] == by_search["gauc"]
+    assert by_user["intervals"] == by_search["intervals"]
+    assert by_user["groups"] == 100 > by_user["groups_left_out"]
+    assert {"ndcg@3", "recall@3"} < set(by_user)
+    assert evaluate(frame, card, "--group", "nobody") == 2
+    said = "rows cannot be grouped by 'nobody': the columns carried through are 'search'"
+    assert said in capsys.readouterr().err

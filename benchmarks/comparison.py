@@ -83,7 +83,7 @@ def write(comparison: Comparison, title: str, what: str, file: Path) -> None:
     """Write the tables of a comparison, and what they are of."""
     machine = ", ".join(environment())
     tables = (comparison.folder / "table.md").read_text(encoding="utf-8")
-    file.write_text(f"# {title}\n\n{what} ({machine})\n\n{tables}", encoding="utf-8")
+    file.write_text(f"# {title}\n\n{what}, on {machine}.\n\n{tables}", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         comparison, title = aliexpress(folder, given.rows, **grid), "Generated rows in the layout of AliExpress"
     rows = f"{len(recmtl.PreparedData.open(next((folder / 'cache').iterdir())).splits[comparison.split]):,}"
-    what = f"`python -m benchmarks.comparison {given.name}{' FOLDER' if given.folder else ''}`: {rows} rows measured."
+    what = f"`python -m benchmarks.comparison {given.name}{' FOLDER' if given.folder else ''}`: {rows} rows measured"
     write(comparison, title, what, given.results / f"comparison_{given.name}.md")
 
 

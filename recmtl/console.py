@@ -80,12 +80,12 @@ def print_metrics(
     frame = frame.drop(columns="reason", errors="ignore")
     shown = Table("")
     for task in frame.index:
-        shown.add_column(str(task), justify="right")
+        shown.add_column(str(task), justify="right", overflow="fold")
     for name, found in frame.items():
         beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
         cells = [_cell(str(name), value) + _ends(ends) for value, ends in zip(found, beside, strict=True)]
-        shown.add_row(str(name), *cells)
-    console = Console(highlight=False, soft_wrap=True)
+        shown.add_row(str(name), *map(Text, cells))
+    console = wide_console()
     console.print(title, markup=False)
     console.print(shown)
     for task, reason in reasons.items():
@@ -165,7 +165,7 @@ def _frame(frame: pd.DataFrame) -> Table:
 
 
 def _ends(interval: Interval | None) -> str:
-    return f"  {interval.low:.4f} … {interval.high:.4f}" if interval else ""
+    return f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
 
 
 def _cell(column: str, value: Any, plain: str = "{:.4f}") -> str:

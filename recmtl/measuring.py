@@ -18,6 +18,7 @@ from recmtl.data.prepared import MANIFEST
 from recmtl.data.skipped import BadRows
 from recmtl.data.sources import open_sources
 from recmtl.evaluate import Predictions, intervals_of, metrics_of
+from recmtl.evaluate.grouped import K
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.recipe import load_run
 from recmtl.schema import Schema
@@ -29,6 +30,8 @@ def evaluate_command(
     rows: str | None = None,
     predictions: Path | None = None,
     card: str | None = None,
+    group: str | None = None,
+    k: int = K,
     draws: int = DRAWS,
     json: bool = False,
     trust: Sequence[str] = (),
@@ -42,21 +45,26 @@ def evaluate_command(
         predictions: Instead of a run and rows, a Parquet or CSV file with a column per task, named like it, the labels
             (their own columns, or `label_COLUMN`) and, where the card names them, group and row weight.
         card: The dataset card (YAML) of `--predictions`, or the bare name of a shipped one.
-        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; 0 leaves these out.
+        group: The column that groups rows instead of the card's group: one of its keys, or any of `--predictions`.
+        k: How many rows of a group NDCG and recall look at.
+        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; each takes about as long as
+            the metrics themselves, and 0 leaves these intervals out.
         json: Print JSON instead of a table.
         trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
         bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
     """
+    if k < 1:
+        raise UsageError(f"`--k` must be at least 1, got {k}")
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     if predictions is not None and card is not None and run is None and rows is None:
-        held, title = Predictions.read(shipped.card(card), predictions), str(predictions)
+        held, title = Predictions.read(shipped.card(card), predictions, group), str(predictions)
         held.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
         held, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
-    show(held, draws, json, title)
+    show(held if group is None else held.grouped_by(group), k, draws, json, title)
 
 
 def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows) -> Predictions:
@@ -69,14 +77,18 @@ def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRo
     return trainer.predict_rows(prepared)
 
 
-def show(predictions: Predictions, draws: int, json: bool, title: str) -> None:
+def show(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
     """Measure predictions, and print metrics and intervals."""
     scores = predictions.scores()
-    metrics = {name: metrics_of(found) for name, found in scores.items()}
-    intervals = {name: intervals_of(found, None, draws) for name, found in scores.items()}
+    metrics, intervals = {}, {}
+    with Counter() as counter:
+        for name, found in scores.items():
+            metrics[name] = metrics_of(found, k)
+            intervals[name] = intervals_of(found, list(metrics[name].values), draws)
+            counter("measure", len(found))
     if json:
         ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}
-        independent = predictions.schema.group if predictions.grouped else "rows"
+        independent = predictions.group_column if predictions.grouped else "rows"
         about = {name: {"intervals": ends[name], "independent": independent} for name in metrics}
         print_line(dumps({name: m.to_dict() | about[name] for name, m in metrics.items()}, indent=1))
     else:
@@ -86,7 +98,7 @@ def show(predictions: Predictions, draws: int, json: bool, title: str) -> None:
 
 def said_of_groups(predictions: Predictions) -> str:
     """Say what the intervals take for independent."""
-    group = predictions.schema.group
+    group = predictions.group_column
     if predictions.grouped:
         return f"95 % intervals: groups of {group} are independent, the rows of one need not be"
     why = "the card names no group" if group is None else f"there is no column {group!r}, the card's group"

@@ -33,7 +33,8 @@ from recmtl.recipe import parse_recipe, recipe_parser
         ),
         (
             ["--model", "Nope"],
-            "there is no model 'Nope': give one of ESMM, MMOE, SharedBottom, or the import path of your own",
+            "there is no model 'Nope': give one of ESMM, MMOE, SharedBottom, SingleTask, or the import path of your "
+            "own",
         ),
         (
             ["--trainer.optimization.optimizer", "Adm"],

@@ -120,7 +120,9 @@ class Tester:
 def seeds_difference(
     first: Sequence[float], second: Sequence[float], paired: bool, level: float = LEVEL
 ) -> Difference | None:
-    """Test the difference of two means over seeds: a t test, paired or Welch's; ``None`` where one has a single seed.
+    """Test the difference of two means over seeds: a t test, paired or Welch's.
+
+    ``None`` where one has a single seed, or the seeds make no difference that a variance could be taken from.
 
     Args:
         first: A value for each seed.

@@ -22,6 +22,7 @@ from recmtl.recipe import open_data, parse_recipe, recipe_parser
 from recmtl.train import RunError
 
 LOCK = ".lock"
+WINDOW = 1 << 16  # rows that are looked at together
 
 
 def compare(
@@ -121,12 +122,12 @@ def check_folder(folder: Path) -> None:
 
 
 def identify(data: PreparedData) -> str:
-    """Identify data by its fitted schema, which the training rows decide, and by the labels of all other rows."""
+    """Identify data by its fitted schema and all of its rows: encoded features, labels and weights."""
     digest = hashlib.sha256(data.schema.fingerprint.encode())
     for name, rows in sorted(data.splits.items()):
-        if name != "train":
-            for labels in rows.labels.values():
-                digest.update(labels.tobytes())
+        digest.update(f"{name} {len(rows)}".encode())
+        for start in range(0, len(rows), WINDOW):
+            digest.update(rows.packed([(start, min(start + WINDOW, len(rows)))]).numpy().data)
     return digest.hexdigest()
 
 

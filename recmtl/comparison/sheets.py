@@ -88,6 +88,7 @@ def main_sheet(comparison: Comparison, metric: str | None = None) -> Sheet:
         f"apart from it at 95 % ({_test(titles)}; Holm's correction over all pairs of rows, as data choose it). "
         "Time is the mean of a run, memory the most that one took.",
         *(_sentence(task, means[means["task"] == task], tested[tested["task"] == task], claim) for task in titles),
+        *_single(means, tested),
         *_failures(cells),
     ]
     header = [*_header(cells), *(f"{task} {name}" for task, name in titles.items()), "runs", "time", "memory"]
@@ -111,6 +112,7 @@ def transfer_sheet(comparison: Comparison, single: str, metric: str | None = Non
         f"Difference to {single}, on the {comparison.split} rows, with its 95 % interval taken alone; bold: told apart "
         f"from 0 at 95 % ({_test(titles)}; Holm's correction over all comparisons).",
         *(_transfer(task, tested[tested["task"] == task], claim) for task in titles),
+        *_single(comparison.table(metric), tested),
     ]
     header = [*_header(tested), *(f"{task} {name}" for task, name in titles.items())]
     return Sheet("transfer", header, rows, len(_header(tested)), notes)
@@ -134,7 +136,7 @@ def _sentence(task: str, means: pd.DataFrame, tested: pd.DataFrame, claim: str) 
     if tested.empty:
         return f"On {task}, there is nothing to hold {best[0]} against."
     if tested["p"].isna().all():
-        return f"On {task}, nothing can be told: a single seed leaves {means['metric'].iloc[0]} untested."
+        return f"On {task}, nothing can be told: {_untested(means)}."
     if not apart:
         return f"On {task}, no row can be told apart from the best, {best[0]}, {claim}."
     if not rest:
@@ -143,6 +145,21 @@ def _sentence(task: str, means: pd.DataFrame, tested: pd.DataFrame, claim: str) 
         f"On {task}, {_counted(rest, 'row')} cannot be told apart from the best, {best[0]}; "
         f"{_counted(apart, 'row')} {'is' if apart == 1 else 'are'} worse, {claim}."
     )
+
+
+def _untested(means: pd.DataFrame) -> str:
+    """Say why no row could be tested."""
+    metric = means["metric"].iloc[0]
+    if metric != "auc" and (means["runs"] < 2).any():
+        return f"a single seed leaves {metric} untested"
+    return f"the rows and seeds at hand do not show how far {metric} varies"
+
+
+def _single(means: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
+    """Say what a test of a row with a single run is about."""
+    once = (means["metric"] == "auc") & (means["runs"] == 1)
+    said = once.any() and tested["p"].notna().any()
+    return ["A row with a single run is tested as that run: other seeds might give another."] if said else []
 
 
 def _transfer(task: str, tested: pd.DataFrame, claim: str) -> str:

@@ -14,6 +14,8 @@ from recmtl.evaluate.intervals import Interval, between, bootstrap, check_level,
 from recmtl.evaluate.measures import chosen, refusals
 from recmtl.evaluate.scores import Scores
 
+ROUNDING = 1e-12  # of a difference: a smaller standard deviation is none
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -72,7 +74,8 @@ def auc_difference(
             themselves (Welch).
 
     Returns:
-        ``None`` where an AUC is undefined or fewer than two clusters have positives or negatives.
+        ``None`` where an AUC is undefined, fewer than two clusters have positives or negatives, or the difference has
+        no variance, as where one AUC is 1 and the other 0.5.
 
     Raises:
         ValueError: The runs are of different rows; there is none; paired ones are not as many; `level` is none.
@@ -160,10 +163,16 @@ class SeedVariance:
 
 def tested(
     estimate: float, variance: float, uncertain: float, level: float, sd_rows: float, sd_seeds: float | None
-) -> Difference:
-    """Test a difference by Student's t; `uncertain` is the variance squared over its degrees of freedom."""
-    if variance <= 0:  # the same order of the same rows
-        return Difference(estimate, estimate, estimate, 1.0 if estimate == 0 else 0.0, level, sd_rows, sd_seeds)
+) -> Difference | None:
+    """Test a difference by Student's t; `uncertain` is the variance squared over its degrees of freedom.
+
+    Returns:
+        ``None`` where a difference seems to have no variance, as between the AUCs 1 and 0.5 of whatever number of rows,
+        or the same loss with each of two seeds: then nothing is known of it, which is not certainty.
+    """
+    if variance <= (ROUNDING * estimate) ** 2:
+        same = Difference(estimate, estimate, estimate, 1.0, level, sd_rows, sd_seeds)
+        return same if estimate == 0 else None
     degrees, sd = variance**2 / uncertain, variance**0.5
     half = quantile(level, degrees) * sd
     p = 2 * float(stats.t.sf(abs(estimate) / sd, degrees))
@@ -182,12 +191,17 @@ def check_runs(first: Sequence[Scores], second: Sequence[Scores], paired: bool) 
         raise ValueError(f"paired runs must be as many of both models, got {len(first)} and {len(second)}")
     one = first[0]
     for other in (*first, *second):
-        if not (
-            np.array_equal(one.labels, other.labels)
-            and _equal(one.weight, other.weight)
-            and _equal(one.groups, other.groups)
-        ):
+        if not same_rows(one, other):
             raise ValueError(f"the runs of task {one.task.name!r} must be measured on the same rows, in the same order")
+
+
+def same_rows(one: Scores, other: Scores) -> bool:
+    """Say whether a task was measured twice on the same rows: their labels, weights and groups are equal, in order."""
+    return (
+        np.array_equal(one.labels, other.labels)
+        and _equal(one.weight, other.weight)
+        and _equal(one.groups, other.groups)
+    )
 
 
 def _equal(one: npt.NDArray[np.generic] | None, other: npt.NDArray[np.generic] | None) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import special, stats
 
 from recmtl.evaluate.components import Clusters, Components
-from recmtl.evaluate.measures import chosen, measure_of, refusals
+from recmtl.evaluate.measures import INFLATED, chosen, measure_of, refusals
 from recmtl.evaluate.scores import Floats, Scores
 
 DRAWS = 200  # of a bootstrap, where nobody says how many
@@ -73,6 +73,9 @@ def bootstrap_intervals(
     degrees of freedom of the clusters with positives or with negatives, whichever are fewer; a regression has those of
     all clusters. Draws in which a metric is undefined are left out.
 
+    Note: The expected calibration error has no interval. Rows that come twice make bins look worse than they are, so
+    that the draws lie above what is estimated.
+
     Args:
         scores: The rows.
         names: The metrics; ``None`` takes all that the task has.
@@ -89,7 +92,7 @@ def bootstrap_intervals(
     check_level(level)
     wanted = chosen(scores, names)
     refused = refusals(scores, wanted)
-    measured = [name for name in wanted if name not in refused]
+    measured = [name for name in wanted if name not in refused and name not in INFLATED]
     count = informative(scores)
     if not measured or count < 2:
         return {}

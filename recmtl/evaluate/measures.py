@@ -17,6 +17,7 @@ METRICS = {  # by kind of task, the main one first
 }
 GROUPED = ("gauc", "ndcg@{k}", "recall@{k}")  # of binary tasks whose rows have groups
 PROBABILITIES = frozenset({"logloss", "ne", "calibration", "ece"})  # need them; the others, an order alone
+INFLATED = frozenset({"ece"})  # by drawing rows with replacement: what the draws give lies above the estimate
 LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse"})
 FUNCTIONS = {
     "auc": Ranked.auc,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,15 @@ class Predictions:
         labels: By label column, NaN where missing.
         weight: Of each row.
         keys: The columns carried through, the group among them.
+        group: The column of these that groups rows; ``None`` takes the schema's group.
+
+    Example:
+        >>> from recmtl.evaluate import metrics_of
+        >>> from recmtl.schema import Numeric, Task
+        >>> schema = Schema(features=[Numeric("price")], tasks=[Task("ctr", label="click")])
+        >>> given = pa.table({"click": [0, 1, 1, 0], "ctr": [0.1, 0.3, 0.2, 0.2]})
+        >>> metrics_of(Predictions.from_table(schema, given).scores()["ctr"]).values["auc"]
+        0.875
     """
 
     schema: Schema
@@ -40,6 +50,7 @@ class Predictions:
     labels: Mapping[str, Floats]
     weight: Floats | None
     keys: pa.Table
+    group: str | None = None
 
     def scores(self) -> dict[str, Scores]:
         """Give each reported task that is predicted, on its own sample space.
@@ -68,9 +79,9 @@ class Predictions:
 
     def _groups(self) -> npt.NDArray[np.int64] | None:
         """Number the groups; each row without one is a group of its own."""
-        if self.schema.group is None or not self.grouped:
+        if not self.grouped:
             return None
-        column = self.keys[self.schema.group].combine_chunks()
+        column = self.keys[self.group_column].combine_chunks()
         indices = pc.dictionary_encode(column).indices.fill_null(-1)
         codes: npt.NDArray[np.int64] = indices.to_numpy(zero_copy_only=False).astype(np.int64)
         alone = codes < 0
@@ -78,9 +89,25 @@ class Predictions:
         return codes
 
     @property
+    def group_column(self) -> str | None:
+        """The column that groups rows, whether it is there or not."""
+        return self.group or self.schema.group
+
+    @property
     def grouped(self) -> bool:
-        """Whether the rows have the group that the schema names, if it names one."""
-        return self.schema.group is not None and self.schema.group in self.keys.column_names
+        """Whether the rows have the column that groups them."""
+        return self.group_column in self.keys.column_names
+
+    def grouped_by(self, column: str) -> Predictions:
+        """Group the rows by another of the columns carried through.
+
+        Raises:
+            SchemaError: There is no such column.
+        """
+        if column not in self.keys.column_names:
+            there = ", ".join(map(repr, self.keys.column_names)) or "none"
+            raise SchemaError(f"rows cannot be grouped by {column!r}: the columns carried through are {there}")
+        return replace(self, group=column)
 
     def check(self, source: str = "the predictions") -> None:
         """Check that every row that counts for a task has a label and a prediction that can be measured.
@@ -89,8 +116,12 @@ class Predictions:
             source: What to call them in an error.
 
         Raises:
-            SchemaError: A binary label is not 0 or 1, a prediction is missing, or that of a binary task no probability.
+            SchemaError: A binary label is not 0 or 1, a prediction is missing, or that of a binary task no probability;
+                or a row weight is missing or negative.
         """
+        if self.weight is not None:
+            bad = ~((self.weight >= 0) & np.isfinite(self.weight))
+            _refuse(bad, self.weight, f"{source}, column {self.schema.weight!r}", "a weight from 0")
         for task in (task for task in self.schema.reported_tasks if task.name in self.values):
             labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
             bad = ~np.isnan(labels) & (labels != 0) & (labels != 1) & binary
@@ -109,7 +140,9 @@ class Predictions:
         return pa.table(columns | {name: pa.array(values) for name, values in completed.items()})
 
     @classmethod
-    def from_table(cls, schema: Schema, table: pa.Table, source: str = "the predictions") -> Predictions:
+    def from_table(
+        cls, schema: Schema, table: pa.Table, source: str = "the predictions", group: str | None = None
+    ) -> Predictions:
         """Take predictions from a table, of whatever library.
 
         Args:
@@ -117,11 +150,18 @@ class Predictions:
                 the row weight, and group and keys, of which any may be missing.
             table: The columns.
             source: What to call them in an error.
+            group: A column that groups rows instead of the schema's.
 
         Raises:
-            SchemaError: No task is predicted, a label of one that is or the row weight is missing, or a column holds no
-                numbers.
+            SchemaError: No task is predicted, a label of one that is or the row weight is missing, a column is there
+                twice or holds no numbers, or the group holds lists.
         """
+        twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+        if twice:
+            raise SchemaError(f"{source} has several columns {twice[0]!r}")
+        column = group or schema.group
+        if column in table.column_names and pa.types.is_nested(table[column].type):
+            raise SchemaError(f"{source}: column {column!r} must hold one group a row, got {table[column].type}")
         predicted = [t for t in schema.reported_tasks if t.name in table.column_names]
         tasks = [t.name for t in predicted]
         if not tasks:
@@ -139,7 +179,8 @@ class Predictions:
             {name: _numbers(table, name, source) for name in tasks},
             {label: _numbers(table, name, source) for label, name in names.items() if name},
             weight,
-            table.select([c for c in schema.carried if c in table.column_names]),
+            table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
+            group,
         )
 
     def write(self, path: str | Path) -> None:
@@ -147,7 +188,7 @@ class Predictions:
         pq.write_table(self.table(), str(path))
 
     @classmethod
-    def read(cls, schema: Schema, path: str | Path) -> Predictions:
+    def read(cls, schema: Schema, path: str | Path, group: str | None = None) -> Predictions:
         """Read a Parquet or CSV file.
 
         Raises:
@@ -159,7 +200,7 @@ class Predictions:
             raise SchemaError(f"there is no file {str(path)!r}") from None
         except (OSError, pa.ArrowException) as error:
             raise SchemaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        return cls.from_table(schema, table, str(path))
+        return cls.from_table(schema, table, str(path), group)
 
 
 def _refuse(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Scores
 
 MOST_SLICES = 20
+MOST_DIGITS = 17  # which tell any two numbers apart
 BINS = 5  # of a feature with many different numbers
 MISSING_VALUE = "(missing)"
 COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
@@ -55,18 +57,24 @@ class Values:
         distinct = np.unique(present)
         if len(distinct) <= MOST_SLICES:
             codes = np.where(np.isnan(numbers), -1, np.searchsorted(distinct, numbers))
-            return cls.of([f"{value:g}" for value in distinct], codes)
+            return cls.of(written(distinct, 6), codes)
         edges = np.unique(np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf"))
         codes = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers))
         return cls.of(ranges(edges), codes)
 
     def parts(self, most: int = MOST_SLICES) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-        """Give each value and its rows as a mask ``[rows]``: of many values the most frequent, then all others."""
+        """Give each value and its rows as a mask ``[rows]``: of many values the most frequent, then all others.
+
+        No two have the same name: of a value that is called like what stands for a missing one, the rarer has a number.
+        """
         counts = np.bincount(self.codes, minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         shown, others = (order, order[:0]) if len(order) <= most else np.split(order, [most - 1])
+        seen = Counter[str]()
         for code in shown.tolist():
-            yield self.names[code], self._mask(self.codes == code)
+            name = self.names[code]
+            seen[name] += 1
+            yield name if seen[name] == 1 else f"{name} ({seen[name]})", self._mask(self.codes == code)
         if len(others):
             yield f"({len(others):,} others)", self._mask(np.isin(self.codes, others))
 
@@ -76,9 +84,15 @@ class Values:
         return mask
 
 
+def written(numbers: Floats, digits: int) -> list[str]:
+    """Write distinct numbers with so many digits, or with as many as tell them apart."""
+    texts = [f"{number:.{digits}g}" for number in numbers]
+    return texts if len(set(texts)) == len(texts) or digits >= MOST_DIGITS else written(numbers, digits + 1)
+
+
 def ranges(edges: Floats) -> list[str]:
     """Name the ranges between edges; a value that equals an edge lies below it."""
-    texts = [f"{edge:.4g}" for edge in edges]
+    texts = written(edges, 4)
     between = [f"{low} to {high}" for low, high in pairwise(texts)]
     return [f"up to {texts[0]}", *between, f"above {texts[-1]}"] if texts else ["all"]
 

@@ -31,7 +31,8 @@ class Album:
         self, title: str, words: str, draw: Callable[[Axes], object], table: pd.DataFrame, height: float = HEIGHT
     ) -> Picture:
         self._count += 1
-        return Picture(title, drawn(draw, words, self._count, height), words, Table.of(table, f"Numbers of: {title}"))
+        numbers = Table.of(table, f"Numbers of: {title}", known=False)
+        return Picture(title, drawn(draw, words, self._count, height), words, numbers)
 
     def roc(self, task: str, scores: Mapping[str, Scores]) -> Picture:
         """Draw the ROC curve of a task, a line for each run."""

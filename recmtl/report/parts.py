@@ -51,10 +51,17 @@ class Table:
     rows: Sequence[Sequence[Cell]]
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, caption: str) -> Table:
-        """Show a frame; cells may be intervals."""
+    def of(cls, frame: pd.DataFrame, caption: str, known: bool = True) -> Table:
+        """Show a frame; cells may be intervals.
+
+        Args:
+            frame: The frame.
+            caption: What it shows.
+            known: Whether the names of its columns say how to write numbers; those of tasks and runs do not.
+        """
         columns = [str(name) for name in frame.columns]
-        rows = [[cell(value, name) for value, name in zip(row, columns, strict=True)] for row in frame.to_numpy(object)]
+        asked = columns if known else [""] * len(columns)
+        rows = [[cell(value, name) for value, name in zip(row, asked, strict=True)] for row in frame.to_numpy(object)]
         return cls(caption, columns, rows)
 
 

@@ -53,7 +53,8 @@ def how_measured(runs: Sequence[ReportedRun], draws: int) -> str:
 def _differences(runs: Sequence[ReportedRun]) -> Iterator[Part]:
     others = [run.name for run in runs[1:] if not same_rows(runs[0], run)]
     if others:
-        yield Text(f"Measured on other rows than {runs[0].name}, so not compared with it: {', '.join(others)}.")
+        named = f"{runs[0].name}, so not compared with it: {', '.join(others)}"
+        yield Text(f"Measured on other rows, or with other row weights, than {named}.")
     frame = difference_frame(runs)
     if len(frame):
         yield Text(difference_sentence(frame))

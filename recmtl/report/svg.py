@@ -39,6 +39,7 @@ STYLE: Any = {
     "legend.frameon": False,
     "font.size": 12,
 }
+NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 SHORTHAND = re.compile(r"(?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) ")
 
 ElementTree.register_namespace("", SVG)
@@ -63,7 +64,7 @@ def drawn(draw: Callable[[Axes], object], words: str, number: int, height: float
 
 
 def _for_page(text: str, words: str, prefix: str) -> str:
-    root = ElementTree.fromstring(text)
+    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", text))
     for parent in list(root.iter()):
         for child in [c for c in parent if c.tag in UNWANTED]:
             parent.remove(child)

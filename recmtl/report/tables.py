@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from recmtl.data.prepare import Progress
+from recmtl.evaluate import compared
 from recmtl.evaluate.compared import auc_difference, holm
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.metrics import metrics_of
@@ -138,7 +139,10 @@ def difference_frame(runs: Sequence[ReportedRun], level: float = 0.95) -> pd.Dat
 
 
 def same_rows(a: ReportedRun, b: ReportedRun) -> bool:
-    """Whether two runs were measured on the same rows: equal labels and equal groups in the same order."""
+    """Whether two runs were measured on the same rows: equal labels and equal groups in the same order.
+
+    What their schemas say of the tasks that both have must also count the same rows with the same weights.
+    """
     labels = a.predictions.labels
     other = b.predictions.labels
     group = a.fitted.schema.group
@@ -147,6 +151,7 @@ def same_rows(a: ReportedRun, b: ReportedRun) -> bool:
         and all(np.array_equal(labels[name], other[name], equal_nan=True) for name in labels)
         and group == b.fitted.schema.group
         and (group is None or a.predictions.keys[group].equals(b.predictions.keys[group]))
+        and all(compared.same_rows(a.scores[name], b.scores[name]) for name in a.scores if name in b.scores)
     )
 
 
@@ -165,7 +170,7 @@ def difference_table(frame: pd.DataFrame, against: str) -> Table:
 
 
 def difference_sentence(frame: pd.DataFrame, level: float = 0.95) -> str:
-    """Say what the differences support."""
+    """Say what the differences support: something of these runs, not of all that their recipes might give."""
     told = frame[frame["p_holm"] < 1 - level].to_dict("records")
     if not told:
         return f"No difference can be told from zero at {level:.0%} (Holm, comparisons: {len(frame)})."
@@ -174,4 +179,7 @@ def difference_sentence(frame: pd.DataFrame, level: float = 0.95) -> str:
         f"by {abs(d['difference']):.4f}"
         for d in told
     ]
-    return f"Told from zero at {level:.0%} (Holm, comparisons: {len(frame)}): {'; '.join(parts)}."
+    return (
+        f"Told from zero at {level:.0%} (Holm, comparisons: {len(frame)}): {'; '.join(parts)}. This is about these "
+        "runs: the same recipes with other seeds might give other ones (`recmtl compare` takes several)."
+    )

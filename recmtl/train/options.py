@@ -111,8 +111,8 @@ class Run:
         log_every: Steps between two lines of `metrics.jsonl`.
         progress: Show a progress bar on a terminal, plain lines in a log.
         tensorboard: Write TensorBoard event files into the folder, too, where the extra ``tensorboard`` is installed.
-        predictions: Keep the predictions of all measured rows in the folder. Without them the run cannot be reported,
-            and in a comparison its AUC cannot be tested.
+        predictions: Keep the predictions of all measured rows in the folder. Without them there is no report on the run
+            and no comparison with it.
         window: Training rows held in memory at a time, of which there are up to three, shuffled in two steps; ``None``
             holds all where half of the free memory takes them.
         checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and of a stop.

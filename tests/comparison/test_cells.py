@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -125,6 +126,21 @@ def test_other_rows_behind_the_same_names_are_an_error(
     rows.write_text("\n".join([header, *lines[1:]]))
     with pytest.raises(RunError, match="were made on other data than there is now"):
         go(data__test=str(rows))
+
+
+@pytest.mark.parametrize(("split", "column"), [("test", "numerical_1"), ("train", "click")])
+def test_other_values_of_the_same_mean_are_other_data(
+    go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path, split: str, column: str
+) -> None:
+    frame, rows = pd.read_csv(csv / f"{split}.csv", dtype=str), tmp_path / "rows.csv"
+    frame.to_csv(rows, index=False)
+    options = {f"data__{split}": str(rows), "data__valid": f"{csv}/test.csv"}
+    go(**options)
+    go(**options)
+    frame.assign(**{column: frame[column].to_numpy()[::-1]}).to_csv(rows, index=False)
+    with pytest.raises(RunError, match="were made on other data than there is now"):
+        go(**options)
+    assert ran(out) == ["MMOE-Sum-1"]
 
 
 def test_an_interruption_ends_the_run_at_work_and_keeps_what_is_finished(

@@ -54,6 +54,7 @@ def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
         (["--models", "MMOE", "--jobs", "0"], "`jobs` must be at least 1, got 0"),
         (["--models", "MMOE", "--metric", "f1"], "`metric` must be one of auc, logloss"),
         (["--models", "MMOE", "--data.test", "missing.csv"], "missing.csv"),
+        (["--models", "MMOE", "--trainer.run.predictions", "false"], "leave `trainer.run.predictions` true"),
         (["--models", "MMOE", "--learning-rates", "fast"], "fast"),
     ],
 )

@@ -86,6 +86,7 @@ def test_seeds_that_differ_are_not_paired() -> None:
     interval = expected.confidence_interval(0.95)
     assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, *interval), rel=1e-12)
     assert seeds_difference([0.5], [0.4], paired=True) is None
+    assert seeds_difference([0.1, 0.1, 0.1], [0.3, 0.3, 0.3], paired=False) is None  # that they vary is not seen
 
 
 def test_a_lower_loss_is_better(plant: Plant) -> None:

@@ -123,6 +123,20 @@ def test_a_sentence_for_each_outcome(
     assert re.search(said, main.notes[1])
 
 
+@pytest.mark.parametrize(("seeds", "said"), [(1, True), (2, False)])
+def test_a_single_seed_says_nothing_of_other_seeds(plant: Plant, seeds: int, said: bool) -> None:
+    comparison = plant(SIGNALS, seeds)
+    for sheet in sheets(comparison):
+        assert any(note.startswith("A row with a single run is tested as that run") for note in sheet.notes) == said
+    for sheet in sheets(comparison, "logloss"):  # which a single seed leaves untested
+        assert not any(note.startswith("A row with a single run") for note in sheet.notes)
+
+
+def test_nothing_is_said_of_tests_where_there_is_none(plant: Plant) -> None:
+    (main,) = sheets(plant({BEST: {"a": 1.0}}, 1))
+    assert not any(note.startswith("A row with a single run") for note in main.notes)
+
+
 def test_no_row_can_be_told_from_single_task(plant: Plant) -> None:
     _, transfer = sheets(plant({row: {"a": 1.0} for row in SIGNALS}))
     assert transfer.notes[1] == (
@@ -164,3 +178,10 @@ def test_formats_are_written_beside_and_renamed(plant: Plant, monkeypatch: pytes
     with pytest.raises(ZeroDivisionError):
         write_tables(comparison, "logloss")
     assert (comparison.folder / "table.md").read_text() == before
+
+
+def test_rows_that_show_no_variance_are_not_told_apart(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmtl.comparison.differences.auc_difference", lambda *_: None)
+    main, transfer = sheets(plant(SIGNALS))
+    assert main.notes[1] == "On a, nothing can be told: the rows and seeds at hand do not show how far auc varies."
+    assert transfer.notes[1].startswith("On a, no row can be told apart from single-task training")

@@ -74,7 +74,7 @@ def test_options_of_its_own_name_a_row(recipe: str, tmp_path: Path) -> None:
 
 
 def test_a_model_that_shares_nothing_is_trained_with_the_sum_alone(recipe: str) -> None:
-    grid = Grid(["test_grid.SingleTask", "MMOE"], ["MetaBalance", "PCGrad"], 1)
+    grid = Grid(["SingleTask", "MMOE"], ["MetaBalance", "PCGrad"], 1)
     assert list(cells(grid, "--config", recipe)) == ["SingleTask-Sum-0", "MMOE-MetaBalance-0", "MMOE-PCGrad-0"]
 
 

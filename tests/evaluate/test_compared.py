@@ -156,3 +156,19 @@ def test_other_metrics_are_compared_on_the_same_draws() -> None:
     assert (same.low, same.high) == (0, 0)
     with pytest.raises(ValueError, match="must be measured on the same rows"):
         bootstrap_differences(first, drawn(3000))
+
+
+@pytest.mark.parametrize("weight", [None, np.array([0.3, 1.7, 0.11, 0.9])])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("other", [[0.5, 0.5, 0.5, 0.5], [0.9, 0.8, 0.2, 0.1]])
+def test_a_difference_without_variance_is_not_certain(
+    weight: np.ndarray | None, count: int, other: list[float]
+) -> None:
+    """All is right, or all is wrong or tied: of four rows that says little, and nothing of how far it varies."""
+    labels = np.array([0.0, 0.0, 1.0, 1.0])
+    best = Scores(BINARY, labels, np.array([0.1, 0.2, 0.8, 0.9]), weight)
+    worst = dataclasses.replace(best, predictions=np.array(other))
+    assert auc_difference([best] * count, [worst] * count) is None
+    same = auc_difference([best] * count, [best] * count)
+    assert same is not None
+    assert (same.estimate, same.p) == (0, 1)

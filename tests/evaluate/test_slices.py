@@ -94,3 +94,21 @@ def test_a_frame_also_without_a_binary_task() -> None:
     table = slice_table(given, Values.of(["a"], np.zeros(2, int)))
     assert isinstance(table, pd.DataFrame)
     assert table.empty
+
+
+@pytest.mark.parametrize("distinct", [5, 1000])
+@pytest.mark.parametrize("start", [1_600_000_000.0, 1234567.0, 0.25])
+def test_numbers_that_differ_have_names_that_differ(start: float, distinct: int) -> None:
+    numbers = start + np.arange(1000) % distinct * start * 1e-9
+    names = [name for name, _ in Values.of_numbers(numbers).parts()]
+    assert len(names) == len(set(names)) == 5
+
+
+def test_a_value_named_like_a_missing_one_is_a_slice_of_its_own() -> None:
+    codes = np.array([0, 0, 0, 1, -1, -1])
+    found = {name: mask.tolist() for name, mask in Values.of(["(missing)", "a"], codes).parts()}
+    assert found == {
+        "(missing)": (codes == 0).tolist(),
+        "(missing) (2)": (codes == -1).tolist(),
+        "a": (codes == 1).tolist(),
+    }

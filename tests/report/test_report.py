@@ -1,6 +1,7 @@
 """What a report says, and that nothing in it is taken for markup."""
 
 import base64
+import dataclasses
 import hashlib
 import re
 import shutil
@@ -8,6 +9,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,9 +23,9 @@ from recmtl.evaluate import auc_difference
 from recmtl.evaluate.slices import slice_table
 from recmtl.report import difference_frame, metric_frame, open_runs, report_html
 from recmtl.report.data import values_of
-from recmtl.report.svg import _font
+from recmtl.report.svg import _font, drawn
 from recmtl.report.tables import difference_sentence, same_rows
-from recmtl.schema import SchemaError
+from recmtl.schema import SchemaError, Task
 from recmtl.train import RunError
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -179,7 +181,10 @@ def test_the_sentence_says_what_differences_support() -> None:
     known = {"task": "ctr", "run": "b", "against": "a", "low": 0.0, "high": 0.0, "p": 0.0}
     frame = pd.DataFrame([known | {"difference": -0.02, "p_holm": 0.01}, known | {"difference": 0.5, "p_holm": 0.06}])
     said = difference_sentence(frame)
-    assert said == "Told from zero at 95% (Holm, comparisons: 2): b is worse than a on ctr by 0.0200."
+    assert said == (
+        "Told from zero at 95% (Holm, comparisons: 2): b is worse than a on ctr by 0.0200. This is about these runs: "
+        "the same recipes with other seeds might give other ones (`recmtl compare` takes several)."
+    )
     assert difference_sentence(frame.tail(1)).startswith("No difference can be told from zero at 95%")
 
 
@@ -191,7 +196,24 @@ def test_other_rows_are_not_compared(folder: Path, first: Path, tmp_path: Path) 
     assert not same_rows(*runs)
     assert difference_frame(runs).empty
     text = " ".join(Reader(report_html(runs, draws=0)).text["p"])
-    assert "Measured on other rows than <b>first&1, so not compared with it: third." in text
+    assert "Measured on other rows, or with other row weights, than <b>first&1, so not compared with it: third." in text
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"weight": "w"}, {"tasks": [Task("ctr", "click"), Task("cvr", "buy")]}],
+    ids=["weight", "condition"],
+)
+def test_rows_that_count_otherwise_are_not_compared(
+    folder: Path, first: Path, tmp_path: Path, changed: dict[str, Any]
+) -> None:
+    one, other = open_runs([first, folder / "second"])
+    given = other.predictions
+    weight = np.linspace(1, 2, len(given.labels["click"])) if "weight" in changed else None
+    schema = dataclasses.replace(given.schema, **changed)
+    other = dataclasses.replace(other, predictions=dataclasses.replace(given, schema=schema, weight=weight))
+    assert difference_frame([one, other]).empty
+    assert "not compared with it: second." in report_html([one, other], draws=0)
 
 
 @pytest.mark.parametrize("feature", ["shop", "genres", "count", "price"])
@@ -289,3 +311,8 @@ def test_a_page_is_the_same_each_time(first: Path) -> None:
 def test_a_font_is_taken_apart() -> None:
     assert _font("11px 'DejaVu Sans', sans-serif") == {"font-size": "11px"}
     assert _font("italic bold 8.5px serif") == {"font-style": "italic", "font-weight": "bold", "font-size": "8.5px"}
+
+
+def test_letters_that_xml_does_not_have_are_replaced() -> None:
+    svg = drawn(lambda axes: axes.set_title("a\x00b\x0bc\ufffe<"), "words", 1)
+    assert "a\ufffdb\ufffdc\ufffd&lt;" in svg

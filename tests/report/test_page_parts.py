@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from recmtl.evaluate import Interval
+from recmtl.report.album import Album
 from recmtl.report.parts import Heading, Picture, Table, Text, cell, gallery
 
 
@@ -45,3 +46,10 @@ def test_pictures_that_follow_each_other_stand_together() -> None:
     pictures = [Picture(str(i), "", "") for i in range(3)]  # type: ignore[arg-type]
     parts = [Heading("a"), pictures[0], pictures[1], Text("b"), pictures[2]]
     assert gallery(parts) == [parts[:1], parts[1:3], parts[3:4], parts[4:]]
+
+
+def test_a_task_named_like_a_column_keeps_its_numbers() -> None:
+    norms = {"share": ([1, 2], [0.5, 0.0323]), "rows": ([1, 2], [0.25, 0.75])}
+    table = Album().over_steps("norms", "norm", norms).table
+    assert table is not None
+    assert [[cell.text for cell in row] for row in table.rows] == [["1", "0.5000", "0.2500"], ["2", "0.0323", "0.7500"]]

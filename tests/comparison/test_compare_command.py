@@ -41,7 +41,9 @@ def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
     assert "On ctr, there is nothing to hold SharedBottom with Sum against." in capsys.readouterr().out
     again = tmp_path / "again"
     assert main(["train", "--config", str(finished.parent / "recipe.yaml"), "--run", str(again)]) == 0
-    assert json.loads((again / "metrics.json").read_text())["test"] == result["test"]
+    repeated = json.loads((again / "metrics.json").read_text())["test"]
+    for task, values in result["test"].items():  # here by other threads: the last bits may differ
+        assert repeated[task] == pytest.approx(values, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -301,6 +302,38 @@ def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, 
     ):
         make(tmp_path).fit(small.train, small.valid, resume=True)
     assert folder.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+def test_a_damaged_log_is_said_and_hinders_nothing(damage: str, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    stopped(make, small, 8, folder=tmp_path / "run")
+    log = tmp_path / "run/metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1][:20] + (b"" if damage == "cut" else b"\0" * (len(lines[1]) - 20))
+    log.write_bytes(b"".join(lines[:2] if damage == "cut" else lines))
+    if damage == "gone":
+        log.unlink()
+    notes: list[str] = []
+    found = make(tmp_path / "run").fit(small.train, small.valid, resume=True, note=notes.append)
+    assert notes == [f"{log} is damaged: what it lacks of the steps up to 8 stays lost"]
+    kept = {"gone": [], "cut": lines[:1], "overwritten": lines[:1] + lines[3:]}[damage]  # no end of a line
+    assert found.finish({"valid": small.valid}) == whole.finish({"valid": small.valid})
+    rest = whole.folder.records()[len(lines) :]
+    assert [lasting(r) for r in found.folder.records()] == [lasting(r) for r in (*map(json.loads, kept), *rest)]
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_overwritten(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    folder = make(tmp_path).fit(small.train, small.valid).folder
+    folder.finish({})
+    for path in folder.steps().values():
+        shutil.rmtree(path)
+    log = folder.records()
+    with pytest.raises(recmtl.RunError, match="holds a finished run"):
+        make(tmp_path).fit(small.train, small.valid, resume=True)
+    assert folder.records() == log
 
 
 def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
 from recmtl.data import windows as windows_module
-from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping
+from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping, conditions
 from recmtl.train import step as step_module
 from recmtl.train.checkpoint import is_sealed, write_checkpoint
 
@@ -369,6 +369,23 @@ def test_a_run_goes_on_as_it_was_begun(
         maker(small)(tmp_path).fit(small.train, small.valid)
     with pytest.raises(recmtl.RunError, match="there is no run folder to go on in"):
         maker(small)(None).fit(small.train, resume=True)
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+@pytest.mark.parametrize("stretch", [256, 1])
+def test_other_rows_are_seen(
+    name: str, stretch: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many rows only some are looked at: an order other than before is seen in these."""
+    monkeypatch.setattr(conditions, "STRETCHES", 9)
+    monkeypatch.setattr(conditions, "STRETCH", stretch)
+    stopped(maker(small), small, 2, folder=tmp_path)
+    rows = small.splits[name]
+    order = np.arange(len(rows))[::-1].copy()
+    other = {**small.splits, name: recmtl.Rows(rows.schema, rows.table.take(order), name)}
+    with pytest.raises(recmtl.RunError, match=r"was begun with `digest of the (training|validation) rows`"):
+        maker(small)(tmp_path).fit(other["train"], other["valid"], resume=True)
+    maker(small)(tmp_path).fit(small.train, small.valid, resume=True)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

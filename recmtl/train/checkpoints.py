@@ -68,6 +68,8 @@ class Checkpoints:
         folders = self._folder.steps()
         for leftover in (self._folder.path / CHECKPOINTS).glob(".*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._folder.checkpoint(BEST).parent.glob(".*.partial"):
+            leftover.unlink()
         for step, path in reversed(folders.items()):
             try:
                 state = read_whole(path)

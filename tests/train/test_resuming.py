@@ -282,6 +282,7 @@ def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedDa
     DAMAGES[damage](newest)
     DAMAGES[damage](older)
     (tmp_path / "run/checkpoints/.step-0000000010.x.partial").mkdir()
+    (tmp_path / "run/checkpoints/best/.checkpoint.pt.7.partial").touch()
     notes: list[str] = []
     found = make(tmp_path / "run", seed=5, keep=9).fit(small.train, small.valid, resume=True, note=notes.append)
     assert len(notes) == 2

@@ -35,10 +35,12 @@ def train_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--trust", type=list[str], default=[], help=TRUST)
     config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder
-    if config.resume and RunFolder(folder_to_resume(config)).finished:
-        print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
-        return 0
-    trainer, measured = train(parser, resumed(parser, arguments, config) if config.resume else config, config.resume)
+    if config.resume:
+        config = resumed(parser, arguments, config)
+        if RunFolder(config.trainer.run.folder).finished:
+            print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
+            return 0
+    trainer, measured = train(parser, config, config.resume)
     split = "test" if "test" in measured else "valid"
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
@@ -74,7 +76,8 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
     """Give the recipe of the run that is to go on; where none was begun, the one that the options name."""
     folder = folder_to_resume(config)
     if not (Path(folder) / RECIPE).exists():
-        print_line(f"{folder!r} holds no run yet: it is begun")
+        if not RunFolder(folder).finished:
+            print_line(f"{folder!r} holds no run yet: it is begun")
         return config
     config = resumed_recipe(parser, arguments, folder, config.trust)
     config.trainer.run.folder = folder

@@ -102,6 +102,9 @@ def test_the_same_command_begins_goes_on_and_is_done(
     assert f"'{tmp_path / 'run'}' holds no run yet: it is begun" in capsys.readouterr().out
     assert main([*short, "--resume"]) == 0
     assert "holds a finished run: nothing is left to do" in capsys.readouterr().out
+    assert main([*short, "--resume", "--trainer.epochs", "2"]) == 2
+    assert "was begun with `trainer.epochs` 1, got 2" in capsys.readouterr().err
+    assert main(["train", "--run", str(tmp_path / "run"), "--resume"]) == 0
 
 
 def test_options_may_be_repeated_but_not_changed(

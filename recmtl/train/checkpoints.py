@@ -10,7 +10,7 @@ from typing import Any
 
 from recmtl.data.files import new_file, new_folder
 from recmtl.train.checkpoint import RunError, is_sealed, read_checkpoint, write_checkpoint
-from recmtl.train.folder import BEST, CHECKPOINT, CHECKPOINTS, DIGITS, STEP, RunFolder
+from recmtl.train.folder import BEST, CHECKPOINT, CHECKPOINTS, DIGITS, LOG, STEP, RunFolder
 from recmtl.train.options import Run
 
 BEST_FILE = "best.pt"  # beside the state: the best weights so far, not a link, as that would share their damage
@@ -60,7 +60,7 @@ class Checkpoints:
         """Give the state of the last good checkpoint and make the folder what it was by then; ``None`` without any.
 
         Args:
-            note: Told of each newer one that is damaged.
+            note: Told of each newer one that is damaged, and of a log that is.
 
         Raises:
             RunError: All are damaged.
@@ -68,6 +68,8 @@ class Checkpoints:
         folders = self._folder.steps()
         for leftover in (self._folder.path / CHECKPOINTS).glob(".*.partial"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self._folder.checkpoint(BEST).parent.glob(".*.partial"):
+            leftover.unlink()
         for step, path in reversed(folders.items()):
             try:
                 state = read_whole(path)
@@ -75,7 +77,8 @@ class Checkpoints:
                 note(f"{error}; an older one is looked for")
                 continue
             self._clear_after(step, path)
-            self._folder.cut_log(state["log"])
+            if not self._folder.cut_log(state["log"]):
+                note(f"{self._folder.path / LOG} is damaged: what it lacks of the steps up to {step} stays lost")
             return state
         if folders:
             raise RunError(f"all checkpoints of {str(self._folder.path)!r} are damaged: begin a run in another folder")

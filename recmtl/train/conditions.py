@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,27 +10,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from recmtl.data import Rows
 from recmtl.train.checkpoint import RunError
 from recmtl.train.step import Step
 
 if TYPE_CHECKING:
     from recmtl.train.trainer import Trainer
 
+STRETCHES, STRETCH = 256, 256  # rows that are looked at, to know whether they are the same
+LETTERS = 16  # of a digest
 
-def conditions(trainer: Trainer, step: Step, rows: int, valid: int) -> dict[str, Any]:
+
+def conditions(trainer: Trainer, step: Step, train: Rows, valid: Rows | None) -> dict[str, Any]:
     """Give by name what the result of a training depends on, as far as it can be written down.
 
     Args:
         trainer: The model, the balancer and the options.
         step: Has the optimizers.
-        rows: How many training rows there are.
-        valid: How many validation rows there are.
+        train: The training rows.
+        valid: The validation rows.
     """
     optimizer = step.optimizers[0]
     settings = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
     return {
-        "training rows": rows,
-        "validation rows": valid,
+        "training rows": len(train),
+        "validation rows": 0 if valid is None else len(valid),
+        "digest of the training rows": digest(train),
+        "digest of the validation rows": None if valid is None else digest(valid),
         "model": type(trainer.model).__name__,
         "balancer": type(trainer.balancer).__name__,
         "epochs": trainer.epochs,
@@ -41,6 +48,14 @@ def conditions(trainer: Trainer, step: Step, rows: int, valid: int) -> dict[str,
         **vars(trainer.optimization),
         "optimizer": f"{type(optimizer).__name__}({settings})",
     }
+
+
+def digest(rows: Rows) -> str:
+    """Give letters that tell rows from others: of all of them, or of stretches all over them where there are many."""
+    size = min(len(rows), STRETCHES * STRETCH)
+    starts = [i * (len(rows) - STRETCH) // (STRETCHES - 1) for i in range(STRETCHES)]
+    spans = [(0, size)] if size == len(rows) else [(start, start + STRETCH) for start in starts]
+    return hashlib.sha256(rows.packed(spans).numpy().data).hexdigest()[:LETTERS]
 
 
 def check_conditions(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,16 +188,16 @@ class Fitting:
         assert self._trainer.folder is not None
         raise Interrupted(self._stop.signal, self._trainer.folder.path, self._done) from None
 
+    @cached_property
     def _conditions(self) -> dict[str, Any]:
-        rows, valid = len(self._loader.rows), 0 if self._valid is None else len(self._valid)
-        return conditions(self._trainer, self._step, rows, valid)
+        return conditions(self._trainer, self._step, self._loader.rows, self._valid)
 
     def _state(self) -> dict[str, Any]:
         """All that decides what comes."""
         model = self._trainer.model
         return {
             "fingerprint": model.schema.fingerprint,
-            "conditions": self._conditions(),
+            "conditions": self._conditions,
             "done": self._done,
             "unmeasured": self._unmeasured,
             "window": self._loader.window,
@@ -211,7 +212,7 @@ class Fitting:
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         assert self._trainer.folder is not None
-        check_conditions(self._trainer.folder.path, saved["conditions"], self._conditions())
+        check_conditions(self._trainer.folder.path, saved["conditions"], self._conditions)
         self._trainer.take(saved, self._trainer.folder)
         self._done, self._unmeasured = saved["done"], saved["unmeasured"]
         self._step.load_state_dict(saved["training"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +74,18 @@ class RunFolder:
         synced(file)
         return file.stat().st_size
 
-    def cut_log(self, size: int) -> None:
-        """Cut from `metrics.jsonl` what was written after a checkpoint."""
-        if self.log_size() > size:
-            os.truncate(self.path / LOG, size)
+    def cut_log(self, size: int) -> bool:
+        """Cut from `metrics.jsonl` what was written after a checkpoint; say whether all from before is there.
+
+        Lines that are damaged go, too: a run could not be finished with them.
+        """
+        file = self.path / LOG
+        found = file.read_bytes() if file.exists() else b""
+        good = b"".join(line for line in found[:size].splitlines(keepends=True) if is_record(line))
+        if good != found:
+            with new_file(file) as new:
+                new.write_bytes(good)
+        return len(good) == size
 
     def finish(self, result: dict[str, Any]) -> None:
         """Write `metrics.json`, which marks the run as finished."""
@@ -149,3 +156,11 @@ class RunFolder:
         if not (self.path / SCHEMA).is_dir():
             raise DataError(f"{str(self.path)!r} is not a run: it has no {SCHEMA} folder")
         return FittedSchema.load(self.path / SCHEMA)
+
+
+def is_record(line: bytes) -> bool:
+    """Whether a line of `metrics.jsonl` is whole."""
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

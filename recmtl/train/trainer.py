@@ -120,7 +120,7 @@ class Trainer:
                 stay.
             resume: Go on from the last good checkpoint of the run folder, where there is one: on a CPU, all comes out
                 as if the training had not been stopped. Rows and options must be the same.
-            note: Told of a checkpoint that is damaged, where an older one is taken.
+            note: Told of a checkpoint that is damaged, where an older one is taken, and of a damaged log.
 
         Raises:
             DataError: There are no training rows, or they were prepared for another schema.
@@ -134,9 +134,9 @@ class Trainer:
             raise DataError("there are no training rows")
         if resume and self.folder is None:
             raise RunError("there is no run folder to go on in: give `run=Run(folder=…)`")
-        if self.folder and not resume:
-            self.folder.check_free()
         saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
+        if self.folder and saved is None and (self.folder.finished or not resume):
+            self.folder.check_free()
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(self.run.seed)
             self._fit(train, valid if valid is not None and len(valid) else None, saved)

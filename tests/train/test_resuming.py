@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
 from recmtl.data import windows as windows_module
-from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping
+from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping, conditions
 from recmtl.train import step as step_module
 from recmtl.train.checkpoint import is_sealed, write_checkpoint
 
@@ -281,6 +282,7 @@ def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedDa
     DAMAGES[damage](newest)
     DAMAGES[damage](older)
     (tmp_path / "run/checkpoints/.step-0000000010.x.partial").mkdir()
+    (tmp_path / "run/checkpoints/best/.checkpoint.pt.7.partial").touch()
     notes: list[str] = []
     found = make(tmp_path / "run", seed=5, keep=9).fit(small.train, small.valid, resume=True, note=notes.append)
     assert len(notes) == 2
@@ -301,6 +303,38 @@ def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, 
     ):
         make(tmp_path).fit(small.train, small.valid, resume=True)
     assert folder.is_dir()
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+def test_a_damaged_log_is_said_and_hinders_nothing(damage: str, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    whole = make(tmp_path / "whole").fit(small.train, small.valid)
+    stopped(make, small, 8, folder=tmp_path / "run")
+    log = tmp_path / "run/metrics.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1][:20] + (b"" if damage == "cut" else b"\0" * (len(lines[1]) - 20))
+    log.write_bytes(b"".join(lines[:2] if damage == "cut" else lines))
+    if damage == "gone":
+        log.unlink()
+    notes: list[str] = []
+    found = make(tmp_path / "run").fit(small.train, small.valid, resume=True, note=notes.append)
+    assert notes == [f"{log} is damaged: what it lacks of the steps up to 8 stays lost"]
+    kept = {"gone": [], "cut": lines[:1], "overwritten": lines[:1] + lines[3:]}[damage]  # no end of a line
+    assert found.finish({"valid": small.valid}) == whole.finish({"valid": small.valid})
+    rest = whole.folder.records()[len(lines) :]
+    assert [lasting(r) for r in found.folder.records()] == [lasting(r) for r in (*map(json.loads, kept), *rest)]
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_overwritten(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    make = maker(small)
+    folder = make(tmp_path).fit(small.train, small.valid).folder
+    folder.finish({})
+    for path in folder.steps().values():
+        shutil.rmtree(path)
+    log = folder.records()
+    with pytest.raises(recmtl.RunError, match="holds a finished run"):
+        make(tmp_path).fit(small.train, small.valid, resume=True)
+    assert folder.records() == log
 
 
 def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
@@ -336,6 +370,23 @@ def test_a_run_goes_on_as_it_was_begun(
         maker(small)(tmp_path).fit(small.train, small.valid)
     with pytest.raises(recmtl.RunError, match="there is no run folder to go on in"):
         maker(small)(None).fit(small.train, resume=True)
+
+
+@pytest.mark.parametrize("name", ["train", "valid"])
+@pytest.mark.parametrize("stretch", [256, 1])
+def test_other_rows_are_seen(
+    name: str, stretch: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many rows only some are looked at: an order other than before is seen in these."""
+    monkeypatch.setattr(conditions, "STRETCHES", 9)
+    monkeypatch.setattr(conditions, "STRETCH", stretch)
+    stopped(maker(small), small, 2, folder=tmp_path)
+    rows = small.splits[name]
+    order = np.arange(len(rows))[::-1].copy()
+    other = {**small.splits, name: recmtl.Rows(rows.schema, rows.table.take(order), name)}
+    with pytest.raises(recmtl.RunError, match=r"was begun with `digest of the (training|validation) rows`"):
+        maker(small)(tmp_path).fit(other["train"], other["valid"], resume=True)
+    maker(small)(tmp_path).fit(small.train, small.valid, resume=True)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

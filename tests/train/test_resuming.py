@@ -389,6 +389,15 @@ def test_other_rows_are_seen(
     maker(small)(tmp_path).fit(small.train, small.valid, resume=True)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell lets what runs in the background ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_are_taken_while_a_run_is_trained_alone(
     number: int, status: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -408,6 +417,7 @@ def test_signals_are_taken_while_a_run_is_trained_alone(
     assert seen == [before] * 4 * STEPS
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_sigint_stops_at_once(
     small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jsonargparse import ArgumentParser
 
 from recmtl.comparison.board import Board
@@ -18,6 +19,7 @@ from recmtl.comparison.grid import Entry, Grid
 from recmtl.console import Counter
 from recmtl.data import DataError, PreparedData
 from recmtl.data.files import locked
+from recmtl.data.values import as_text, stable_hash
 from recmtl.recipe import open_data, parse_recipe, recipe_parser
 from recmtl.train import RunError
 
@@ -122,12 +124,16 @@ def check_folder(folder: Path) -> None:
 
 
 def identify(data: PreparedData) -> str:
-    """Identify data by its fitted schema and all of its rows: encoded features, labels and weights."""
+    """Identify data by its fitted schema and all of its rows: encoded features, labels, weights and groups."""
     digest = hashlib.sha256(data.schema.fingerprint.encode())
     for name, rows in sorted(data.splits.items()):
         digest.update(f"{name} {len(rows)}".encode())
         for start in range(0, len(rows), WINDOW):
             digest.update(rows.packed([(start, min(start + WINDOW, len(rows)))]).numpy().data)
+            if data.schema.schema.group:
+                column = rows.keys[data.schema.schema.group].slice(start, WINDOW).combine_chunks()
+                values, codes = as_text(column, data.schema.schema.group)
+                digest.update(np.append(stable_hash(values), np.uint64(0))[codes].data)
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from recmtl.evaluate.funnel import complete, task_labels, unsampled
-from recmtl.evaluate.scores import Floats, Scores
+from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.schema import Schema, SchemaError
 
 LABEL = "label_"  # before the name of a label's column: a task may be named like its label
@@ -63,18 +63,9 @@ class Predictions:
         for task in self.schema.reported_tasks:
             if task.name not in completed:
                 continue
-            labels = task_labels(task, self.labels)
+            labels, predicted = task_labels(task, self.labels), completed[task.name]
             weight = unsampled(task, labels, self.weight)
-            rows = ~np.isnan(labels) if weight is None else ~np.isnan(labels) & (weight > 0)
-            at_one = capped.get(task.name)
-            scores[task.name] = Scores(
-                task,
-                labels[rows],
-                completed[task.name][rows],
-                None if weight is None else weight[rows],
-                None if groups is None else groups[rows],
-                None if at_one is None else int(at_one[rows].sum()),
-            )
+            scores[task.name] = scores_of(task, labels, predicted, weight, groups, capped.get(task.name))
         return scores
 
     def _groups(self) -> npt.NDArray[np.int64] | None:

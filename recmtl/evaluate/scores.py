@@ -54,11 +54,25 @@ class Scores:
         return codes, len(found)
 
 
-def scores_of(task: Task, labels: Floats, predictions: Floats, weight: Floats | None = None) -> Scores:
+def scores_of(
+    task: Task,
+    labels: Floats,
+    predictions: Floats,
+    weight: Floats | None = None,
+    groups: Integers | None = None,
+    capped: npt.NDArray[np.bool_] | None = None,
+) -> Scores:
     """Take the rows that count: those with a label and a weight above 0.
 
     Shape:
-        - labels, predictions, weight: ``[rows]``; NaN in labels: the row does not count
+        - labels, predictions, weight, groups, capped: ``[rows]``; NaN in labels: the row does not count
     """
     rows = ~np.isnan(labels) if weight is None else ~np.isnan(labels) & (weight > 0)
-    return Scores(task, labels[rows], predictions[rows], None if weight is None else weight[rows])
+    return Scores(
+        task,
+        labels[rows],
+        predictions[rows],
+        None if weight is None else weight[rows],
+        None if groups is None else groups[rows],
+        None if capped is None else int(capped[rows].sum()),
+    )

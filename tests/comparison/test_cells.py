@@ -128,7 +128,7 @@ def test_other_rows_behind_the_same_names_are_an_error(
         go(data__test=str(rows))
 
 
-@pytest.mark.parametrize(("split", "column"), [("test", "numerical_1"), ("train", "click")])
+@pytest.mark.parametrize(("split", "column"), [("test", "numerical_1"), ("train", "click"), ("test", "search_id")])
 def test_other_values_of_the_same_mean_are_other_data(
     go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path, split: str, column: str
 ) -> None:

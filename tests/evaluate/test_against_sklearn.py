@@ -109,4 +109,6 @@ def test_no_warning_on_small_rows() -> None:
         warnings.simplefilter("error")
         for labels in ([1.0], [0.0], [0.0, 1.0]):
             y = np.array(labels)
-            metrics_of(Scores(BINARY, y, np.full(len(y), 0.5), groups=np.zeros(len(y), np.int64)))
+            metrics = metrics_of(Scores(BINARY, y, np.full(len(y), 0.5), groups=np.zeros(len(y), np.int64)))
+            assert metrics.values["auc"] == (0.5 if len(y) == 2 else None)
+            assert metrics.values["logloss"] == pytest.approx(np.log(2))

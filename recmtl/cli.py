@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from recmtl import comparing, inspection, measuring, preparing, training
 from recmtl.arguments import UsageError, command_parser
+from recmtl.balance.ranks import LostRankError
 from recmtl.console import print_line
 from recmtl.data import DataError
 from recmtl.demo import demo_command
@@ -17,9 +18,11 @@ from recmtl.recipe import known_names
 from recmtl.report.command import report_command
 from recmtl.schema import SchemaError
 from recmtl.train import Interrupted, RunError
+from recmtl.train.processes import launched, place
 
 BAD_INPUT = 2
 INTERRUPTED = 130
+LOST = 1
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
     "demo": demo_command,
@@ -53,6 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         UsageError: There is no such command, or its options do not fit together.
     """
     name, *rest = arguments or ["--help"]
+    if launched() > 1 and name != "train":
+        raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
     if name in ("-h", "--help"):
         print_line(usage())
     elif name in OF_RECIPES:
@@ -75,8 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except Interrupted as error:
         command = f"recmtl train --run {shlex.quote(str(error.folder))} --resume"
-        sys.stderr.write(f"recmtl: {error}: go on with `{command}`\n")
+        if place() == 0:
+            sys.stderr.write(f"recmtl: {error}: go on with `{command}`\n")
         return error.status
+    except LostRankError as error:
+        sys.stderr.write(f"recmtl: process {place()} of {launched()}: {one_line(error)}\n")
+        return LOST
     except KeyboardInterrupt:
         sys.stderr.write("recmtl: interrupted\n")
         return INTERRUPTED

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveFloat
 
 from recmtl.arguments import UsageError, usage_errors
+from recmtl.balance import Ranks
 from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
 from recmtl.evaluate import Metrics
 from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
 from recmtl.train.folder import RECIPE
+from recmtl.train.processes import all_ranks, joined, told_by_first
 
 RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
+TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
 TRUST = "Further modules whose classes the recipe of a run to go on with may name."
 
 
@@ -33,8 +39,14 @@ def train_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--trust", type=list[str], default=[], help=TRUST)
+    parser.add_argument("--timeout", type=PositiveFloat, default=10.0, help=TIMEOUT)
     config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder
+    with joined(config.timeout) as ranks, heard_of(ranks):
+        return _train_command(parser, arguments, config, ranks)
+
+
+def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Namespace, ranks: Ranks) -> int:
     if config.resume:
         config = resumed(parser, arguments, config)
         if RunFolder(config.trainer.run.folder).finished:
@@ -59,6 +71,16 @@ def train_command(arguments: Sequence[str]) -> int:
         print_line(f"left out for not being finite: {skipped}")
     print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
     return 0
+
+
+@contextmanager
+def heard_of(ranks: Ranks) -> Iterator[None]:
+    """Let only the first of several processes say within a block how it goes; errors are left to all."""
+    if ranks.first:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 def folder_to_resume(config: Namespace) -> str:
@@ -94,8 +116,10 @@ def train(
         config: The recipe.
         resume: Go on with the run in its folder.
     """
-    config.trainer.run.folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-    if not resume:
+    ranks = all_ranks()
+    folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+    config.trainer.run.folder = told_by_first(ranks, folder)
+    if not resume and ranks.first:
         RunFolder(config.trainer.run.folder).check_free()
     with usage_errors():
         options = parser.instantiate(config).data
@@ -104,8 +128,7 @@ def train(
         counter.remark(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
-    assert trainer.folder is not None
-    if not (resume and (trainer.folder.path / RECIPE).exists()):
+    if trainer.folder and not (resume and (trainer.folder.path / RECIPE).exists()):
         save_recipe(parser, config, trainer.folder.path)
     with usage_errors():
         trainer.fit(data.train, data.splits.get("valid"), resume, print_note)

@@ -25,7 +25,7 @@ BELOW = {
     "comparison": {"recipe", "train", "evaluate", "data", "schema", "console"},
     "report": {"recipe", "train", "evaluate", "data", "schema", "console"},
     "preparing": {"data", "shipped", "console", "arguments"},
-    "training": {"recipe", "train", "evaluate", "console", "arguments"},
+    "training": {"recipe", "train", "balance", "evaluate", "console", "arguments"},
     "measuring": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "arguments"},
     "comparing": {"comparison", "recipe", "arguments"},
     "inspection": {"data", "schema", "shipped", "console"},
@@ -33,6 +33,7 @@ BELOW = {
     "cli": {
         "recipe",
         "train",
+        "balance",
         "data",
         "schema",
         "console",

@@ -16,6 +16,7 @@ from recmtl.balance.normalized_splitter import NormalizedSplitter
 from recmtl.balance.pcgrad import PCGrad
 from recmtl.balance.ppcgrad import PPCGrad
 from recmtl.balance.projection import ProjectionBalancer, project_conflicting
+from recmtl.balance.ranks import LostRankError, Ranks
 from recmtl.balance.representation import RepresentationBalancer
 from recmtl.balance.rotate_only import RotateOnly
 from recmtl.balance.rotation import RotationBalancer
@@ -32,11 +33,13 @@ __all__ = [
     "GradNormRule",
     "Leaf",
     "LossWeightBalancer",
+    "LostRankError",
     "MetaBalance",
     "NormalizedSplitter",
     "PCGrad",
     "PPCGrad",
     "ProjectionBalancer",
+    "Ranks",
     "RepresentationBalancer",
     "RotateOnly",
     "RotationBalancer",

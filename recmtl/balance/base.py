@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from recmtl.balance.folding import folded
 from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.passes import detached, leaves_of
+from recmtl.balance.ranks import ALONE, Ranks
 
 
 class Balancer(nn.Module, ABC):
@@ -30,6 +32,8 @@ class Balancer(nn.Module, ABC):
     Attributes:
         names: The losses' names, or None while they have none.
         head_names: The heads' names, or None while they have none.
+        ranks: The processes that share each batch; no part of the state. At first this one alone.
+        losses: The values of the last step's losses, over all processes, `[K]`; None before the first `backward`.
         skipped: How often each task was left out for not being finite, int64 `[K]` (`[H]` for representation
             methods); None before the state is made.
     """
@@ -42,6 +46,9 @@ class Balancer(nn.Module, ABC):
         super().__init__()
         self.names: tuple[str, ...] | None = None
         self.head_names: tuple[str, ...] | None = None
+        self.ranks: Ranks = ALONE
+        self.losses: Tensor | None = None
+        self._checked_private = False
         self._sizes: Sizes | None = None
         self.register_buffer("skipped", None)
         self.register_buffer("sizes", None)
@@ -141,29 +148,46 @@ class Balancer(nn.Module, ABC):
         losses: Sequence[Tensor] | Mapping[str, Tensor],
         shared: Sequence[Tensor | Leaf],
         last: Sequence[Tensor] = (),
+        private: Iterable[Tensor] = (),
     ) -> None:
         """Adds the balanced gradient to `.grad` of every leaf, shared and private, and frees the graph.
+
+        Where several processes share the batch, each gives its share of the losses (see `Ranks`), and the gradients
+        become those of the whole batch, on every process.
 
         Args:
             losses: K scalars, one per objective; names match a mapping to the order of the names.
             shared: The leaves that more than one objective trains, with their parts. All others are private.
             last: Those of them that come last before the views, for methods that measure there.
+            private: All other leaves that are trained, such as the parameters of the heads. Only several processes
+                need them, to add their gradients up.
 
         Raises:
             ValueError: If a loss is no scalar, a shared tensor cannot be balanced, or the sizes are not those that
-                the state was made for.
+                the state was made for; or, with several processes, a leaf is neither shared nor private.
+            LostRankError: If another process has ended, or did not answer in time.
         """
         leaves = [leaf if isinstance(leaf, Leaf) else Leaf(leaf) for leaf in shared]
-        names = self.names
+        names, others = self.names, list(private)
         try:
-            self._balance(self._ordered(losses), leaves, last)
+            ordered = self._ordered(losses)
+            self._check_private(ordered, leaves, others)
+            self.losses = self.ranks.sum(detached(ordered))[0]
+            self._balance(ordered, self.losses, leaves, last, others)
         except BaseException:
             self.names = names  # those of a call that failed do not count
             raise
 
     @abstractmethod
-    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
-        """What `backward` does, with the losses in order and every shared tensor a leaf."""
+    def _balance(
+        self,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        leaves: Sequence[Leaf],
+        last: Sequence[Tensor],
+        private: Sequence[Tensor],
+    ) -> None:
+        """What `backward` does, with the losses in order, their values over all processes, and leaves alone."""
 
     @property
     @abstractmethod
@@ -243,6 +267,19 @@ class Balancer(nn.Module, ABC):
             if loss.dim():
                 raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
         return ordered
+
+    def _check_private(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], private: Sequence[Tensor]) -> None:
+        """Checks at the first step that no gradient would stay that of one process."""
+        if self.ranks.size == 1 or self._checked_private:
+            return
+        known = {id(tensor) for tensor in (*(leaf.tensor for leaf in leaves), *private, *self.parameters())}
+        for leaf in leaves_of(losses):
+            if leaf.requires_grad and id(leaf) not in known:
+                raise ValueError(
+                    f"with several processes `private` must name all leaves that are not shared, but one of shape "
+                    f"{tuple(leaf.shape)} is missing"
+                )
+        self._checked_private = True
 
     def _label(self, index: int) -> str:
         return f"loss {index}" if self.names is None else f"loss '{self.names[index]}'"

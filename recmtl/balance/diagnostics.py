@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.leaf import Leaf
+from recmtl.balance.ranks import ALONE, Ranks
 from recmtl.balance.representation import letting_pass
 from recmtl.balance.task_gradients import TaskGradients
 
@@ -23,7 +24,9 @@ class Diagnosis(NamedTuple):
     cosines: Tensor
 
 
-def diagnose(losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Sequence[Tensor | Leaf]) -> Diagnosis:
+def diagnose(
+    losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Sequence[Tensor | Leaf], ranks: Ranks = ALONE
+) -> Diagnosis:
     """Measures the tasks' gradients and leaves everything as it was: the graph, `.grad`, and the balancer's state.
 
     Call it before `backward`. It costs one backward pass per task, up to the shared tensors; a fork lets the gradients
@@ -32,6 +35,7 @@ def diagnose(losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Sequence[T
     Args:
         losses: K scalars, one per objective.
         shared: The leaves that more than one objective trains.
+        ranks: The processes that share the batch, each with its share of the losses.
 
     Shape:
         - output: `[K]` and `[K, K]`.
@@ -51,17 +55,24 @@ def diagnose(losses: Sequence[Tensor] | Mapping[str, Tensor], shared: Sequence[T
         return Diagnosis(none, none.diag())
     with letting_pass():
         gradients = _gradients(ordered, leaves)
+    ranks.add_up([gradient for task in gradients for gradient in task if gradient is not None])
     gram = TaskGradients(leaves, gradients).gram().sum(0)  # [K, K]
     norms = gram.diagonal().sqrt()
     scale = torch.outer(norms, norms)
     return Diagnosis(norms, torch.where(scale > 0, gram / scale, 0.0))
 
 
-def _gradients(losses: Sequence[Tensor], leaves: Sequence[Leaf]) -> list[tuple[Tensor | None, ...]]:
+def _gradients(losses: Sequence[Tensor], leaves: Sequence[Leaf]) -> list[list[Tensor]]:
+    """The tasks' gradients, zeros where a task does not reach a leaf; autograd may share those that it gives."""
     tensors = [leaf.tensor for leaf in leaves]
-    gradients: list[tuple[Tensor | None, ...]] = []
-    for loss in losses:
-        task = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True) if loss.requires_grad else ()
-        own = tuple(None if gradient is None else gradient.clone() for gradient in task)  # autograd may share them
-        gradients.append(own or (None,) * len(tensors))
-    return gradients
+    return [
+        [
+            gradient.clone()
+            for gradient in torch.autograd.grad(
+                loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+        ]
+        if loss.requires_grad
+        else [torch.zeros_like(tensor) for tensor in tensors]
+        for loss in losses
+    ]

@@ -142,7 +142,8 @@ class GradNorm(LossWeightBalancer):
     ) -> Tensor:
         assert self.rule is not None
         tensors = _measured_on(shared, last)
-        gradients = [_gradients(loss, tensors) for loss in losses]
+        gradients = [self._gradients(loss, tensors) for loss in losses]
+        self.ranks.add_up([gradient for task in gradients for gradient in task if gradient is not None])
         norms = torch.stack([_norm(task, values) for task in gradients])  # [K]
         by_tensor = zip(tensors, zip(*gradients, strict=True), strict=True)
         self._formed = {tensor: formed for tensor, formed in by_tensor if tensor.is_leaf and not _hooked(tensor)}
@@ -150,6 +151,15 @@ class GradNorm(LossWeightBalancer):
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
         return weights
+
+    def _gradients(self, loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """The loss's gradient of each tensor; None where it does not reach it on any process."""
+        several = self.ranks.size > 1
+        if not loss.requires_grad:
+            return tuple(torch.zeros_like(tensor) if several else None for tensor in tensors)
+        found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=several)
+        # Autograd may give one tensor for two losses, and these are added up in place.
+        return tuple(gradient.clone() if several else gradient for gradient in found)
 
 
 def check_rates(alpha: float, lr: float) -> None:
@@ -175,13 +185,6 @@ def _measured_on(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tenso
             "gradient: give one in `last`, or use another balancer for a model that shares nothing"
         )
     return chosen
-
-
-def _gradients(loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    """The loss's gradient of each tensor; None where it does not reach it."""
-    if not loss.requires_grad:
-        return (None,) * len(tensors)
-    return torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
 
 
 def _norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:

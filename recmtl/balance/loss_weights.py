@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmtl.balance.base import Balancer
 from recmtl.balance.leaf import Leaf, Sizes
-from recmtl.balance.passes import backward_weighted, detached
+from recmtl.balance.passes import backward_weighted
 
 
 class LossWeightBalancer(Balancer, ABC):
@@ -46,17 +46,24 @@ class LossWeightBalancer(Balancer, ABC):
         super().__init__()
         self._formed = {}
 
-    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+    def _balance(
+        self,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        leaves: Sequence[Leaf],
+        last: Sequence[Tensor],
+        private: Sequence[Tensor],
+    ) -> None:
         self._ready(losses[0], Sizes(objectives=len(losses)))
         tensors = [leaf.tensor for leaf in leaves]
-        values = detached(losses)  # [K]
         finite = values.isfinite()
         weights = torch.where(finite, self._weigh(losses, values, tensors, last), 0.0)  # [K]
         self.skipped += ~finite
         formed, self._formed = self._formed, {}
         for tensor, gradients in formed.items():
             _add_weighted(tensor, gradients, weights)
-        backward_weighted(losses, weights, without=list(formed))
+        with self.ranks.adding_up([tensor for tensor in (*tensors, *private) if tensor not in formed]):
+            backward_weighted(losses, weights, without=list(formed))
 
     @abstractmethod
     def _weigh(
@@ -65,7 +72,7 @@ class LossWeightBalancer(Balancer, ABC):
         """The weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors.
 
         A method that forms gradients on the way hands them on in `_formed`: by leaf, one for each loss, None where that
-        does not depend on the leaf. They are weighed instead of being formed anew.
+        does not depend on the leaf. They are weighed instead of being formed anew, and must be those of all processes.
         """
 
 

@@ -63,7 +63,7 @@ class BalancedModule(nn.Module):
         Args:
             losses: One scalar per head, in their order.
         """
-        self.balancer.backward(losses, list(self.backbone.parameters()))
+        self.balancer.backward(losses, list(self.backbone.parameters()), private=self.heads.parameters())
 
     def fold(self, features: int) -> "BalancedModule":
         """Gives a copy for export whose balancer is `Sum`: a rotation is taken into the heads, see `Balancer.fold`.

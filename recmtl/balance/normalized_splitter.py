@@ -160,12 +160,16 @@ class NormalizedSplitter(RepresentationBalancer):
         h = [None if gradient is None else _rows(gradient).to(self.square.dtype) for gradient in gradients]  # [B, n]
         lengths = self._lengths(h)  # [B] each
         valid = torch.stack([length.count_nonzero() for length in lengths])  # [H]
-        finite = torch.stack([length.isfinite().all() for length in lengths])  # [H]
+        broken = torch.stack([~length.isfinite().all() for length in lengths])  # [H]
+        rows = torch.full((), next(len(x) for x in h if x is not None), device=valid.device)
+        valid, broken, rows, sums = self.ranks.sum(valid, broken, rows, _sums_of_squares(lengths))
+        finite = broken == 0
         if self.projection == "before":
             h = self._projected(h, finite)
-            lengths = self._lengths(h)
+            (sums,) = self.ranks.sum(_sums_of_squares(self._lengths(h)))
         self.skipped += ~finite
-        present = self._average(self._sizes_squared(lengths, valid))
+        # q: the mean square of n·h over the n valid rows, or of h over all rows
+        present = self._average((sums * valid if self.batch_scale else sums / rows).to(self.square.dtype))
         scales = self._scales(present)  # [H]
         h = [None if x is None else (x * scale).nan_to_num_(0.0, 0.0, 0.0) for x, scale in zip(h, scales, strict=True)]
         if self.projection == "after":
@@ -190,13 +194,6 @@ class NormalizedSplitter(RepresentationBalancer):
         zero = self.square.new_zeros(1)
         return [zero if x is None else torch.linalg.vector_norm(x, dim=1) for x in h]
 
-    def _sizes_squared(self, lengths: Sequence[Tensor], valid: Tensor) -> Tensor:
-        """Each task's q, `[H]`: the mean square of n·h over the n valid rows, or of h over all rows."""
-        if self.batch_scale:
-            sums = [(length * rows).square().sum() for length, rows in zip(lengths, valid, strict=True)]
-            return torch.stack(sums) / valid.clamp(min=1)
-        return torch.stack([length.square().mean() for length in lengths])
-
     def _average(self, sizes: Tensor) -> Tensor:
         """Moves the averages of the tasks that are present, and says which these are: bool `[H]`."""
         present = sizes.isfinite() & (sizes > 0)
@@ -209,6 +206,10 @@ class NormalizedSplitter(RepresentationBalancer):
         square = start_corrected(self.square, self.beta, self.updates)
         shares = self.task_weights / self.task_weights.sum()
         return torch.where(present, shares / square.sqrt(), 0.0)
+
+
+def _sums_of_squares(lengths: Sequence[Tensor]) -> Tensor:
+    return torch.stack([length.double().square().sum() for length in lengths])  # [H]
 
 
 def _rows(gradient: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recmtl.balance.base import Balancer
 from recmtl.balance.leaf import Leaf, Sizes
-from recmtl.balance.passes import backward_weighted, detached
+from recmtl.balance.passes import backward_weighted
 
 
 class RepresentationBalancer(Balancer, ABC):
@@ -81,13 +81,19 @@ class RepresentationBalancer(Balancer, ABC):
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
         return outputs
 
-    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+    def _balance(
+        self,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        leaves: Sequence[Leaf],
+        last: Sequence[Tensor],
+        private: Sequence[Tensor],
+    ) -> None:
         if not self._forked:
             raise RuntimeError(
                 f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
             )
         self._forked = False
-        values = detached(losses)  # [K]
         finite = values.isfinite()
         weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
         expected = self.skipped
@@ -95,7 +101,8 @@ class RepresentationBalancer(Balancer, ABC):
             expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
         self._values = values
         try:
-            backward_weighted(losses, weights)
+            with self.ranks.adding_up([*(leaf.tensor for leaf in leaves), *private]):
+                backward_weighted(losses, weights)
         finally:
             self._values = None
         if self._sizes is not None:
@@ -123,7 +130,8 @@ class RepresentationBalancer(Balancer, ABC):
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
         """The gradients of the views and of `own`, from those at the heads' inputs; moves the state.
 
-        A gradient is None where no loss reaches the head; those given must not be written into.
+        A gradient is None where no loss reaches the head; those given must not be written into. They are of this
+        process's rows: what is measured on them is added up over `ranks`, and the gradients of `own` are those of all.
         """
 
 

@@ -185,29 +185,35 @@ class RotationBalancer(RepresentationBalancer, ABC):
         R, *views = own  # [H, size, size], and H tensors [B, D] in the cooperative mode
         like = next(gradient for gradient in gradients if gradient is not None)
         stacked = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients]).to(R.dtype)  # [H, B, D]
-        finite = torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
+        broken = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
+        broken, rows = self.ranks.sum(broken, torch.full((), stacked.shape[1], device=R.device))  # rows: B
+        finite = broken == 0
         self.skipped += ~finite
         h = _turned(torch.where(finite[:, None, None], stacked, 0.0), R)  # R_kᵀĝ_k, row by row, [H, B, D]
-        norms = torch.linalg.vector_norm(h, dim=(1, 2))  # [H]
-        slope = self._slope(R, h, norms)
+        total = torch.linalg.vector_norm(h.sum(0)).unsqueeze(0)
+        sizes = self.ranks.norm(torch.cat([torch.linalg.vector_norm(h, dim=(1, 2)), total]))
+        norms, total = sizes[:-1], sizes[-1]  # [H], []
+        slopes = [self._slope(R, h, norms, total) * (rows if self.batch_scale else 1)]  # [H, size, size]
         if views:
-            slope = _joined(slope, _task_slope(R, h, torch.stack(list(views)).to(R.dtype)))
+            slopes.append(_task_slope(R, h, torch.stack(list(views)).to(R.dtype)))
+        slopes = list(self.ranks.sum(*slopes))
+        slope = _joined(*slopes) if views else slopes[0]
         received = h * self._factors(norms)[:, None, None]
         pairs = zip(received.unbind(), gradients, strict=True)
         return [None if gradient is None else part for part, gradient in pairs], [slope]
 
-    def _slope(self, R: Tensor, h: Tensor, norms: Tensor) -> Tensor:
-        """The gradient of the rotation loss, `[H, size, size]`."""
+    def _slope(self, R: Tensor, h: Tensor, norms: Tensor, total: Tensor) -> Tensor:
+        """What these rows are of the rotation loss's gradient, `[H, size, size]`; `total` is ‖Σ_k h_k‖."""
         present = norms > 0  # [H]
         count = present.sum().clamp(min=1)
-        mean = torch.linalg.vector_norm(h.sum(0)) / count  # ‖h̄‖
+        mean = total / count  # ‖h̄‖
         shares = torch.where(present, mean / (count * norms), 0.0)  # [H]
         leading = h[..., : R.shape[1]]  # [H, B, size]
         others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], none of the task's own
         v = torch.tensordot(others, leading, 1)  # [H, B, size]
         products = leading.mT @ v  # A, [H, size, size]
         slope: Tensor = R @ (products.mT - products)
-        return slope * h.shape[1] if self.batch_scale else slope
+        return slope
 
 
 class _Rotations(nn.Module):

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from recmtl.balance.base import Balancer
 from recmtl.balance.leaf import Leaf, Sizes
-from recmtl.balance.passes import detached
 
 
 class TaskGradients:
@@ -100,14 +99,26 @@ class TaskGradientBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
 
-    def _balance(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], last: Sequence[Tensor]) -> None:
+    def _balance(
+        self,
+        losses: Sequence[Tensor],
+        values: Tensor,
+        leaves: Sequence[Leaf],
+        last: Sequence[Tensor],
+        private: Sequence[Tensor],
+    ) -> None:
         for index, leaf in enumerate(leaves):
             _check(index, leaf)
         if len({id(leaf.tensor) for leaf in leaves}) != len(leaves):
             raise ValueError("`shared` must hold each tensor once")
         self._ready(losses[0], Sizes(objectives=len(losses), parts=sum(leaf.parts for leaf in leaves)))
-        finite = detached(losses).isfinite()  # [K]
-        gradients = _task_gradients(losses, finite, [leaf.tensor for leaf in leaves])
+        finite = values.isfinite()  # [K]
+        tensors = [leaf.tensor for leaf in leaves]
+        with self.ranks.adding_up(private) as added:
+            gradients = _task_gradients(losses, finite, tensors)
+            if self.ranks.size > 1:
+                gradients = [[_filled(gradient, tensors[i]) for i, gradient in enumerate(task)] for task in gradients]
+                added += [gradient for task in gradients for gradient in task if gradient is not None]
         if not leaves:
             self.skipped += ~finite
             return
@@ -154,6 +165,10 @@ def _task_gradients(losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[
     if any(gradient is not None and gradient.is_sparse for task in gradients for gradient in task):
         raise ValueError("shared tensors must have dense gradients, got a sparse one: embed with `sparse=False`")
     return gradients
+
+
+def _filled(gradient: Tensor | None, tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if gradient is None else gradient
 
 
 def _take_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,15 +25,34 @@ class Batch:
         numeric: float32 ``[B, numeric columns]``, the features and then their missing indicators.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` where every row counts the same.
+        share: Where these rows lie in a batch that several processes share; ``None`` where they are all of it.
     """
 
     ids: Tensor
     numeric: Tensor
     labels: Tensor
     weight: Tensor | None = None
+    share: Share | None = None
+
+    @property
+    def whole(self) -> Batch:
+        """The batch that these rows are a share of, or all of."""
+        return self.share.of if self.share else self
 
     def __len__(self) -> int:
         return self.labels.shape[0]
+
+
+class Share(NamedTuple):
+    """The rows of a batch that are one process's.
+
+    Args:
+        of: The whole batch.
+        rows: Where they lie in it.
+    """
+
+    of: Batch
+    rows: slice
 
 
 def fits(matrix: Tensor, device: torch.device) -> bool:
@@ -53,6 +73,8 @@ class Loader:
         device: Where the rows lie and the batches are made.
         seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
         window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
+        rank: The place of this process among those that share each batch: of every batch it gets a stretch of rows.
+        ranks: How many processes share it.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
@@ -65,12 +87,15 @@ class Loader:
         device: torch.device | str = "cpu",
         seed: int | None = None,
         window: int | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self.window = window or rows_in(available_memory() // 2, rows)
+        self._rank, self._ranks = rank, ranks
+        self.window = window or default_window(rows)
         self._device = torch.device(device)
         self._widths = rows.widths
         self._matrix: Tensor | None = None
@@ -93,7 +118,7 @@ class Loader:
             return
         bounds = itertools.pairwise([*starts, len(self.rows)])
         for packed in cut(self._windows(number, starts[0]), (end - start for start, end in bounds)):
-            yield self._batch(packed)
+            yield self._share(self._batch(packed))
 
     def _starts(self) -> range:
         rows = len(self.rows)
@@ -112,6 +137,13 @@ class Loader:
             order = torch.randperm(len(self.rows), generator=generator, device=device)
             yield Window(self._matrix, order).after(skip)
 
+    def _share(self, batch: Batch) -> Batch:
+        if self._ranks == 1:
+            return batch
+        rows = slice(*(len(batch) * rank // self._ranks for rank in (self._rank, self._rank + 1)))
+        weight = None if batch.weight is None else batch.weight[rows]
+        return Batch(batch.ids[rows], batch.numeric[rows], batch.labels[rows], weight, Share(batch, rows))
+
     def _batch(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)
         parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
@@ -121,6 +153,11 @@ class Loader:
             labels=parts[LABELS].view(torch.float32),
             weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
         )
+
+
+def default_window(rows: Rows, processes: int = 1) -> int:
+    """Give how many rows to hold at a time where several processes of one machine hold as many."""
+    return rows_in(available_memory() // (2 * processes), rows)
 
 
 def rows_in(memory: int, rows: Rows) -> int:

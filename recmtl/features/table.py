@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recmtl.data import Share
 from recmtl.features.distinct import distinct
 from recmtl.layers import SharedTensor
 from recmtl.schema import IdBlock, MultiCategorical
@@ -41,7 +42,8 @@ class EmbeddingTable(nn.Module):
 
     In *row mode* a forward pass that trains gathers the distinct rows of the batch into a leaf of its own, which then
     stands for the table in `shared`: gradients are those of the whole table, and nothing touches its other rows. Who
-    switches it on puts the rows back, as `recmtl.train.rows` does.
+    switches it on puts the rows back, as `recmtl.train.rows` does. Where several processes share a batch, each gathers
+    the distinct rows of the whole batch: their gradients then are of one shape and add up, and the table stays behind.
 
     Attributes:
         row_mode: Whether training passes gather rows; off at first.
@@ -81,15 +83,15 @@ class EmbeddingTable(nn.Module):
             self.weight[starts] = 0
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
         self.row_mode = False
+        self._share: Share | None = None
         self._gathered: Gathered | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look the embeddings up."""
-        own = ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
+        rows = self._rows(self._places(ids))  # [B, columns, width]
         if not self._bags:
-            return self._rows(own + self.offsets).flatten(1)
-        padding = own < 0
-        rows = self._rows(own.clamp(min=0) + self.offsets)  # [B, columns, width]
+            return rows.flatten(1)
+        padding = self._own(ids) < 0
         pooled = [rows[:, : self._singles].flatten(1)]
         start = self._singles
         for feature, length in self._bags:
@@ -103,6 +105,15 @@ class EmbeddingTable(nn.Module):
         """Give the rows of a feature, a view of the table ``[size, width]``."""
         return self.weight.detach().narrow(0, *self._spans[block.owner])
 
+    def _own(self, ids: Tensor) -> Tensor:
+        """The columns of the table's features."""
+        return ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Where in the table the rows lie; for what pads a list, any."""
+        own = self._own(ids)
+        return (own.clamp(min=0) if self._bags else own) + self.offsets
+
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
             self._gathered = None
@@ -110,14 +121,20 @@ class EmbeddingTable(nn.Module):
             return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
         if self._gathered is not None:
             raise RuntimeError("a table in row mode can be looked up once in a step: join the ids of all look-ups")
-        places, inverse, source = distinct(flat)  # [U], [B, columns], [U]
+        whole = flat if self._share is None else self._places(self._share.of.ids)
+        places, inverse, source = distinct(whole)  # [U], [B, columns], [U]
+        inverse = inverse if self._share is None else inverse[self._share.rows]
         rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
         self._gathered = Gathered(places, rows, source)
         return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
 
-    def start_row_mode(self) -> None:
-        """Let the next pass that trains gather rows."""
-        self.row_mode, self._gathered = True, None
+    def start_row_mode(self, share: Share | None = None) -> None:
+        """Let the next pass that trains gather rows.
+
+        Args:
+            share: Which rows of which batch it will look up, where several processes share one.
+        """
+        self.row_mode, self._share, self._gathered = True, share, None
 
     @property
     def gathered(self) -> Gathered:

@@ -30,11 +30,11 @@ class Checkpoints:
         self._folder, self._run = folder, run
         self._time = time.monotonic()
 
-    def due(self, step: int) -> bool:
-        """Whether there were steps or minutes enough since the last one."""
-        every, minutes = self._run.checkpoint_every, self._run.checkpoint_minutes
-        waited = time.monotonic() - self._time
-        return (every is not None and step % every == 0) or (minutes is not None and waited >= 60 * minutes)
+    @property
+    def late(self) -> bool:
+        """Whether the minutes have passed since the last one."""
+        minutes = self._run.checkpoint_minutes
+        return minutes is not None and time.monotonic() - self._time >= 60 * minutes
 
     def save(self, step: int, state: dict[str, Any], best: bool) -> None:
         """Write a checkpoint, and remove those that are too many.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,18 @@ def digest(rows: Rows) -> str:
     starts = [i * (len(rows) - STRETCH) // (STRETCHES - 1) for i in range(STRETCHES)]
     spans = [(0, size)] if size == len(rows) else [(start, start + STRETCH) for start in starts]
     return hashlib.sha256(rows.packed(spans).numpy().data).hexdigest()[:LETTERS]
+
+
+def check_same(told: Sequence[Mapping[str, Any]]) -> None:
+    """Check that all processes train the same.
+
+    Raises:
+        RunError: One has other rows or other options.
+    """
+    for rank, other in enumerate(told):
+        for name, value in told[0].items():
+            if other[name] != value:
+                raise RunError(f"process 0 trains with `{name}` {value!r}, process {rank} with {other[name]!r}")
 
 
 def check_conditions(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -5,6 +5,18 @@ from __future__ import annotations
 import torch
 
 from recmtl.train.options import Optimization
+from recmtl.train.processes import local_rank
+
+
+def device_of(wanted: str | None, several: bool) -> str:
+    """Name the device of this process.
+
+    Args:
+        wanted: What the options name; ``None`` takes a GPU where there is one.
+        several: Whether several processes train together: each then has a GPU of its own.
+    """
+    device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
+    return f"cuda:{local_rank()}" if device == "cuda" and several else device
 
 
 def usable(device: str) -> torch.device:

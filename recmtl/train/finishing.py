@@ -27,7 +27,7 @@ def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, 
     """
     measured, folder = {}, trainer.folder
     for name, rows in splits.items():
-        predictions = trainer.predict_rows(rows)
+        predictions = trainer.predict_rows(rows, together=True)
         measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
         if folder and trainer.run.predictions:
             with new_file(folder.predictions(name)) as file:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import cached_property
+from pathlib import Path
+from signal import Signals
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +16,20 @@ from torch import Tensor
 
 from recmtl.data import Loader, Rows
 from recmtl.train.checkpoints import Checkpoints
-from recmtl.train.conditions import check_conditions, conditions, generators, set_generators
+from recmtl.train.conditions import check_conditions, check_same, conditions, generators, set_generators
 from recmtl.train.diagnosis import by_name, diagnosis_record
+from recmtl.train.folder import RunFolder
 from recmtl.train.interruption import Asked, Interrupted, Interruption
 from recmtl.train.log import Log
 from recmtl.train.meter import Meter
+from recmtl.train.processes import average_statistics, largest, spread, told_by_all
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.step import Step
 
 if TYPE_CHECKING:
     from recmtl.train.trainer import Trainer
+
+STEPS_UNHEARD = 8  # after so many, processes tell each other of signals
 
 
 class Fitting:
@@ -45,8 +52,9 @@ class Fitting:
         self._unmeasured = False  # whether the evaluation that follows the last of them was not done
         self._best_weights: dict[str, Tensor] | None = None  # where no run folder holds them
         self._checkpoints = Checkpoints(trainer.folder, trainer.run) if trainer.folder else None
-        self._stop = Interruption(trainer.folder is not None)
-        self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress)
+        self._ranks = trainer.ranks
+        self._stop = Interruption(trainer.run.folder is not None)
+        self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress and trainer.ranks.first)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
         self._left_out: set[str] = set()
@@ -61,6 +69,8 @@ class Fitting:
             Interrupted: A signal asked to stop; there is a checkpoint.
             RunError: The checkpoint was made under other conditions.
         """
+        if self._ranks.size > 1:
+            check_same(told_by_all(self._ranks, self._conditions))
         if saved is not None:
             self._restore(saved)
         log = Log(self._trainer.folder, self._trainer.run.tensorboard, self._done)
@@ -68,7 +78,7 @@ class Fitting:
             try:
                 self._train()
                 self._take_best()
-                self._stop.check()
+                self._listen()
             except Asked:
                 self._leave()
         trainer = self._trainer
@@ -93,7 +103,7 @@ class Fitting:
             every = self._trainer.diagnose_every
             diagnosed = every > 0 and self._done % every == 0
             losses = self._step(batch, diagnosed)  # [K]
-            self._meter.add(losses, len(batch))
+            self._meter.add(losses, len(batch.whole))
             epoch, number = self._position
             self._unmeasured = number in self._measured_at
             if diagnosed:
@@ -102,8 +112,10 @@ class Fitting:
                 self._record_step(epoch, number)
             if self._unmeasured:
                 self._evaluate()
-            self._stop.check()
-            self._keep(number == len(self._loader) or self._watch.exhausted)
+            ended = number == len(self._loader) or self._watch.exhausted
+            heard = self._ranks.size == 1 or ended or self._done % STEPS_UNHEARD == 0
+            late = heard and self._listen()
+            self._keep(ended or late)
             if self._watch.exhausted:
                 return
 
@@ -115,8 +127,11 @@ class Fitting:
 
     def _evaluate(self) -> None:
         assert self._valid is not None
-        with self._meter.paused(), self._stop.breakable():
-            metrics = self._trainer.measure(self._valid, self._watch.names)
+        average_statistics(self._ranks, self._trainer.model)
+        # What all processes do together, all must finish.
+        breakable = self._stop.breakable() if self._ranks.size == 1 else nullcontext()
+        with self._meter.paused(), breakable:
+            metrics = self._trainer.measure(self._valid, self._watch.names, together=True)
         best = self._watch.improved(self._watch.value(metrics))
         if best:
             self._save_best()
@@ -127,6 +142,8 @@ class Fitting:
 
     def _save_best(self) -> None:
         model = self._trainer.model
+        if not self._ranks.first:
+            return
         if self._trainer.folder:
             state = {"fingerprint": model.schema.fingerprint, "epoch": self._position[0], "model": model.state_dict()}
             self._trainer.folder.save_best(state)
@@ -141,8 +158,9 @@ class Fitting:
                 self._progress.note(f"{monitor} was never defined on the validation rows: the last weights stay")
         elif self._best_weights is not None:
             self._trainer.model.load_state_dict(self._best_weights)
-        else:
+        elif self._ranks.first:
             self._trainer.load("best")
+        spread(self._ranks, self._trainer.model)
 
     def _record_step(self, epoch: int, number: int) -> None:
         losses = self._meter.take_losses()
@@ -175,18 +193,35 @@ class Fitting:
     def _record(self, epoch: int, number: int, content: Mapping[str, Any]) -> None:
         self._log.write((epoch - 1) * len(self._loader) + number, epoch, content)
 
-    def _keep(self, in_any_case: bool) -> None:
+    def _listen(self) -> bool:
+        """Say whether the time for a checkpoint has come, and stop here if that was asked for: all processes do.
+
+        Raises:
+            Asked: One of them was asked to stop.
+        """
+        late = self._checkpoints is not None and self._checkpoints.late
+        number, heard = largest(self._ranks, self._stop.signal or 0, late)
+        if number:
+            self._stop.signal = Signals(number)
+            raise Asked
+        return bool(heard)
+
+    def _keep(self, due: bool) -> None:
         """Write a checkpoint where one is due."""
-        if self._checkpoints and (in_any_case or self._checkpoints.due(self._done)):
+        run = self._trainer.run
+        regular = run.checkpoint_every is not None and self._done % run.checkpoint_every == 0
+        if run.folder and (due or regular):
             with self._meter.paused():
-                self._checkpoints.save(self._done, self._state(), self._watch.best is not None)
+                state = self._state()
+                if self._checkpoints:
+                    self._checkpoints.save(self._done, state, self._watch.best is not None)
 
     def _leave(self) -> None:
         """Write a checkpoint and end."""
-        self._keep(in_any_case=True)
+        self._keep(due=True)
         assert self._stop.signal is not None
-        assert self._trainer.folder is not None
-        raise Interrupted(self._stop.signal, self._trainer.folder.path, self._done) from None
+        assert self._trainer.run.folder is not None
+        raise Interrupted(self._stop.signal, Path(self._trainer.run.folder), self._done) from None
 
     @cached_property
     def _conditions(self) -> dict[str, Any]:
@@ -195,6 +230,7 @@ class Fitting:
     def _state(self) -> dict[str, Any]:
         """All that decides what comes."""
         model = self._trainer.model
+        average_statistics(self._ranks, model)
         return {
             "fingerprint": model.schema.fingerprint,
             "conditions": self._conditions,
@@ -203,7 +239,7 @@ class Fitting:
             "window": self._loader.window,
             "model": model.state_dict(),
             "training": self._step.state_dict(),
-            "generators": generators(self._trainer.device),
+            "generators": told_by_all(self._ranks, generators(self._trainer.device)),
             "watch": self._watch.state_dict(),
             "meter": self._meter.state_dict(),
             "left_out": sorted(self._left_out),
@@ -211,13 +247,14 @@ class Fitting:
         }
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        assert self._trainer.folder is not None
-        check_conditions(self._trainer.folder.path, saved["conditions"], self._conditions)
-        self._trainer.take(saved, self._trainer.folder)
+        folder = RunFolder(self._trainer.run.folder or "")
+        check_conditions(folder.path, saved["conditions"], self._conditions)
+        self._trainer.take(saved, folder)
         self._done, self._unmeasured = saved["done"], saved["unmeasured"]
         self._step.load_state_dict(saved["training"])
         self._watch.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
         self._left_out = set(saved["left_out"])
         self._start -= saved["seconds"]
-        set_generators(self._trainer.device, saved["generators"])
+        if self._ranks.rank < len(saved["generators"]):  # or else it takes part for the first time
+            set_generators(self._trainer.device, saved["generators"][self._ranks.rank])

@@ -38,7 +38,8 @@ class Losses:
     """The losses of a model's objectives.
 
     A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. A
-    batch without such a row gives a loss of exactly 0 without gradient.
+    batch without such a row gives a loss of exactly 0 without gradient. Of a batch that several processes share, each
+    gets its rows' part of the loss: the denominator is that of the whole batch.
 
     Args:
         schema: Says in which columns of a batch the labels stand.
@@ -63,12 +64,18 @@ class Losses:
     def _mean(
         row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
     ) -> Tensor:
-        labels = batch.labels[:, label].to(logits.dtype)
-        valid = ~labels.isnan()
-        if given is not None:
-            valid = valid & (batch.labels[:, given] == 1)
-        weight = valid.to(logits.dtype) if batch.weight is None else valid * batch.weight
+        labels, weight = counted(batch, label, given, logits.dtype)
+        total = weight.sum() if batch.share is None else counted(batch.whole, label, given, logits.dtype)[1].sum()
         # Rows that do not count are masked on both sides: whatever stands there, no NaN reaches the gradient.
+        valid = ~labels.isnan()
         losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))
-        total = weight.sum()
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
+
+
+def counted(batch: Batch, label: int, given: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Give a task's labels ``[B]``, NaN in rows that do not count for it, and the weights of the rows, 0 in those."""
+    labels = batch.labels[:, label].to(dtype)
+    if given is not None:
+        labels = torch.where(batch.labels[:, given] == 1, labels, torch.nan)
+    valid = ~labels.isnan()
+    return labels, valid.to(dtype) if batch.weight is None else valid * batch.weight

@@ -34,7 +34,16 @@ def outputs(
     with inferring(model, device, options):
         for batch in Loader(rows, BATCH, device).epoch():
             parts.append({name: value.double() for name, value in _activated(model, batch).items()})
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}
+
+
+def share_of(rows: Rows, rank: int, ranks: int) -> Rows:
+    """Give the rows that one of several processes predicts: as many batches as the others, or one less."""
+    if ranks == 1:
+        return rows
+    batches = -(-len(rows) // BATCH)
+    start, end = (min(len(rows), batches * i // ranks * BATCH) for i in (rank, rank + 1))
+    return Rows(rows.schema, rows.table.slice(start, end - start), rows.name)
 
 
 def expert_usage(

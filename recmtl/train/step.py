@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose, zero_nonfinite_gradients
-from recmtl.data import Batch
+from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
 from recmtl.train.losses import Losses
 from recmtl.train.memory import keep_freed_memory
 from recmtl.train.options import Optimization
+from recmtl.train.processes import resting_batch_norms
 from recmtl.train.products import fast_products
 from recmtl.train.recording import CudaGraph, Graph, RecordedStep, recordable
 from recmtl.train.rows import RowOptimizer, fused
@@ -62,14 +63,14 @@ class Step:
         self.diagnosis: Diagnosis | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
-        if graph is None and device.type == "cuda" and self._is_to_be_recorded():
+        if graph is None and device.type == "cuda" and balancer.ranks.size == 1 and self._is_to_be_recorded():
             graph = CudaGraph(device)
         self._plain_or_recorded = self._train if graph is None else RecordedStep(self._train, graph)
         self._rates_on = None if graph is None else device
         self._put_rates()
 
     def __call__(self, batch: Batch, diagnosed: bool = False) -> Tensor:
-        """Take one step and give the losses ``[K]``, still on the device.
+        """Take one step and give the losses ``[K]`` of the whole batch, still on the device.
 
         Args:
             batch: The rows.
@@ -82,31 +83,34 @@ class Step:
 
     def _train(self, batch: Batch, diagnosed: bool = False) -> Tensor:
         """All of a step that the device does; what it changes, it changes in place."""
-        with fast_products(batch.labels.device, self._options.precision), in_row_mode(self._tables):
+        with fast_products(batch.labels.device, self._options.precision), in_row_mode(self._tables, batch.share):
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             return self._balanced(batch, diagnosed)
 
     def _balanced(self, batch: Batch, diagnosed: bool) -> Tensor:
-        with autocast(batch.labels.device, self._options):
+        rows = None if batch.share is None else len(batch)
+        with autocast(batch.labels.device, self._options), resting_batch_norms(self._model, rows):
             logits = self._model(batch)
         losses = self._losses(logits, batch)
         shared = self._model.shared()
         leaves = [Leaf(*tensor) for tensor in shared.tensors]
         if diagnosed:
-            self.diagnosis = diagnose(losses, leaves)
-        self._balancer.backward(losses, leaves, shared.last)
-        self._update()
-        return torch.stack([loss.detach() for loss in losses.values()])
+            self.diagnosis = diagnose(losses, leaves, self._balancer.ranks)
+        moved = [*self._own, *(table.gathered.rows for table in self._tables)]
+        known = {id(leaf.tensor) for leaf in leaves}
+        self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
+        self._update(moved)
+        assert self._balancer.losses is not None
+        return self._balancer.losses
 
-    def _update(self) -> None:
+    def _update(self, moved: Sequence[Tensor]) -> None:
         for table in self._tables:
             if table.weight.grad is not None:
                 raise RuntimeError(
                     "a table above a million numbers is trained by the rows that it gathers, but its `weight` was also "
                     "used directly: look its rows up by calling it"
                 )
-        moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         self.zeroed += zero_nonfinite_gradients(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
@@ -153,10 +157,10 @@ class Step:
 
 
 @contextmanager
-def in_row_mode(tables: Sequence[EmbeddingTable]) -> Iterator[None]:
+def in_row_mode(tables: Sequence[EmbeddingTable], share: Share | None = None) -> Iterator[None]:
     """Gather the rows of large tables within a block; the rows must be put back by its end."""
     for table in tables:
-        table.start_row_mode()
+        table.start_row_mode(share)
     try:
         yield
     finally:

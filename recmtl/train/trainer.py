@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance import Balancer, Sum
+from recmtl.balance.ranks import ALONE
 from recmtl.data import DataError, Loader, Rows, encode_rows
 from recmtl.data.prepare import Progress
 from recmtl.data.skipped import BadRows
@@ -25,12 +26,13 @@ from recmtl.evaluate import Metrics, Predictions, measure, table
 from recmtl.models import RankingModel
 from recmtl.train.checkpoint import RunError
 from recmtl.train.checkpoints import Checkpoints
-from recmtl.train.device import check_without_gpu, usable
+from recmtl.train.device import check_without_gpu, device_of, usable
 from recmtl.train.finishing import finish
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import RunFolder
 from recmtl.train.options import Optimization, Run, Stopping
-from recmtl.train.predicting import outputs
+from recmtl.train.predicting import outputs, share_of
+from recmtl.train.processes import all_ranks, smallest_window, spread, told_by_all, told_by_first
 from recmtl.train.step import Step
 from recmtl.train.stopping import Watch
 
@@ -40,6 +42,9 @@ INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
 class Trainer:
     """Trains a ranking model with a balanced gradient.
+
+    Where `torch.distributed` is initialized, its processes share each batch: every one makes the same trainer and calls
+    `fit`, and then `finish`, with the same rows. The first one writes the run folder.
 
     Args:
         model: The model. The balancer takes its place as the model's ``fork``.
@@ -60,6 +65,8 @@ class Trainer:
         seconds: How long the last fit took, evaluations counted.
         window: The training rows that the last fit held in memory at a time; ``None`` where it held all.
         monitor: The metric that is watched.
+        ranks: The processes that share each batch.
+        folder: The run folder, where this process writes one.
         best: The best value of the monitored metric; ``None`` before a fit, or where it was never defined.
     """
 
@@ -82,10 +89,13 @@ class Trainer:
         check_shares(model, self.balancer)
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
-        self.device = usable(run.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.ranks = self.balancer.ranks = all_ranks()
+        self.device = usable(device_of(run.device, self.ranks.size > 1))
         if self.device.type != "cuda":
             check_without_gpu(optimization, self.device)
-        self.folder = RunFolder(run.folder) if run.folder else None
+        elif self.ranks.size > 1:
+            torch.cuda.set_device(self.device)
+        self.folder = RunFolder(run.folder) if run.folder and self.ranks.first else None
         self._names = [task.name for task in model.objectives]
         self.monitor = self.watch().monitor
         self.rows_per_second = self.seconds = 0.0
@@ -132,20 +142,24 @@ class Trainer:
         self._check(train)
         if len(train) == 0:
             raise DataError("there are no training rows")
-        if resume and self.folder is None:
+        if resume and self.run.folder is None:
             raise RunError("there is no run folder to go on in: give `run=Run(folder=…)`")
         saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
+        saved = told_by_first(self.ranks, saved)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(self.run.seed)
+            torch.manual_seed((self.ranks.rank << 32) + self.run.seed)
             self._fit(train, valid if valid is not None and len(valid) else None, saved)
         return self
 
     def _fit(self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None) -> None:
         start = time.perf_counter()
-        window = saved["window"] if saved else self.run.window
-        loader = Loader(train, self.optimization.batch_size, self.device, self.run.seed, window)
+        ranks = self.ranks
+        window = saved["window"] if saved else self.run.window or smallest_window(train, ranks)
+        batch_size, seed = self.optimization.batch_size, self.run.seed
+        loader = Loader(train, batch_size, self.device, seed, window, ranks.rank, ranks.size)
+        spread(ranks, self.model)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder and saved is None:
             self.folder.create(self.model.schema)
@@ -192,15 +206,16 @@ class Trainer:
         parts = [part.table for part in encode_rows(self.model.schema, data, True, progress, bad_rows, note)]
         return Rows(self.model.schema, pa.concat_tables(parts))
 
-    def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
+    def measure(self, rows: Rows, names: Collection[str] | None = None, together: bool = False) -> dict[str, Metrics]:
         """Measure the model, task by task.
 
         Args:
             rows: The rows.
             names: The metrics to measure, where not all are wanted.
+            together: Whether all processes measure it, each predicting its share of the rows.
         """
         schema = self.model.schema.schema
-        return measure(schema, self.predictions(rows), rows.labels, rows.weight, rows.keys, names=names)
+        return measure(schema, self.predictions(rows, together), rows.labels, rows.weight, rows.keys, names=names)
 
     def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
         """Measure the model on the named rows and finish the run folder: predictions, plots, at last `metrics.json`.
@@ -223,16 +238,30 @@ class Trainer:
         frame: pd.DataFrame = pa.concat_tables(predicted).to_pandas(types_mapper=INTEGERS.get)
         return frame
 
-    def predict_rows(self, rows: Rows) -> Predictions:
-        """Predict every task, beside labels, weights and keys of the rows."""
-        return Predictions(self.model.schema.schema, self.predictions(rows), rows.labels, rows.weight, rows.keys)
+    def predict_rows(self, rows: Rows, together: bool = False) -> Predictions:
+        """Predict every task, beside labels, weights and keys of the rows.
 
-    def predictions(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
-        """Predict each output of the model ``{task: [rows]}``, in the order of the rows."""
+        Args:
+            rows: The rows.
+            together: Whether all processes predict them, each its share.
+        """
+        predicted = self.predictions(rows, together)
+        return Predictions(self.model.schema.schema, predicted, rows.labels, rows.weight, rows.keys)
+
+    def predictions(self, rows: Rows, together: bool = False) -> dict[str, npt.NDArray[np.float64]]:
+        """Predict each output of the model ``{task: [rows]}``, in the order of the rows.
+
+        Args:
+            rows: The rows.
+            together: Whether all processes predict them, each its share; every one is given all.
+        """
         self._check(rows)
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
-        return outputs(self.model, rows, self.device, self.optimization)
+        ranks = self.ranks if together else ALONE
+        own = outputs(self.model, share_of(rows, ranks.rank, ranks.size), self.device, self.optimization)
+        parts = [part for part in told_by_all(ranks, own) if part]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load(self, name: str = "best", folder: RunFolder | None = None) -> Trainer:
         """Load the weights of a checkpoint of the run folder.

@@ -1,0 +1,133 @@
+"""The processes that train together: how they are found, and what they tell each other beside gradients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from recmtl.balance import Ranks
+from recmtl.balance.ranks import ALONE, answering
+from recmtl.data import Rows
+from recmtl.data.loader import default_window
+
+T = TypeVar("T")
+
+
+def launched() -> int:
+    """Give how many processes were started together, as by ``torchrun``."""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
+
+
+def place() -> int:
+    """Give the place of this process among them."""
+    return int(os.environ.get("RANK", 0))
+
+
+def neighbours() -> int:
+    """Give how many of them run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", launched()))
+
+
+def local_rank() -> int:
+    """Give the place of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextmanager
+def joined(minutes: float) -> Iterator[Ranks]:
+    """Join the processes that were started together, for the time of a block; they talk by gloo, GPUs by NCCL.
+
+    Args:
+        minutes: How long one waits for the others before it gives up.
+    """
+    if launched() == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
+    yield all_ranks()
+    dist.destroy_process_group()  # not after an error, when the others may be gone
+
+
+def all_ranks() -> Ranks:
+    """Give the processes of `torch.distributed`; where it was not initialized, this one alone."""
+    return Ranks(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else ALONE
+
+
+def told_by_first(ranks: Ranks, value: T) -> T:
+    """Give what the first process has."""
+    if ranks.size == 1:
+        return value
+    told: list[T] = [value]
+    with answering():
+        dist.broadcast_object_list(told, src=0, group=ranks.group)
+    return told[0]
+
+
+def told_by_all(ranks: Ranks, value: T) -> list[T]:
+    """Give what each process has, in their order."""
+    if ranks.size == 1:
+        return [value]
+    told: list[T] = [value] * ranks.size
+    with answering():
+        dist.all_gather_object(told, value, group=ranks.group)
+    return told
+
+
+def largest(ranks: Ranks, *values: int) -> Sequence[int]:
+    """Give of each number the largest that a process has."""
+    if ranks.size == 1:
+        return values
+    numbers = torch.tensor(values)
+    with answering():
+        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=ranks.group)
+    return [int(number) for number in numbers]
+
+
+def smallest_window(rows: Rows, ranks: Ranks) -> int:
+    """Give how many rows each process can hold at a time, beside those that run on the same machine."""
+    return min(told_by_all(ranks, default_window(rows, neighbours() if ranks.size > 1 else 1)))
+
+
+@torch.no_grad()
+def spread(ranks: Ranks, module: nn.Module) -> None:
+    """Give each process the first one's parameters and buffers."""
+    if ranks.size == 1:
+        return
+    for tensor in (*module.parameters(), *module.buffers()):
+        with answering():
+            dist.broadcast(tensor, src=0, group=ranks.group)
+
+
+@torch.no_grad()
+def average_statistics(ranks: Ranks, model: nn.Module) -> None:
+    """Make the running statistics of batch norms those of all rows: each process has seen its own.
+
+    They are averages of averages of batches, which is linear: it does not matter when it is done.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
+    ranks.add_up(statistics)
+    for tensor in statistics if ranks.size > 1 else ():
+        tensor /= ranks.size
+
+
+@contextmanager
+def resting_batch_norms(model: nn.Module, rows: int | None) -> Iterator[None]:
+    """Let batch norms use their running statistics within a block, where there are too few rows to measure any."""
+    few = rows is not None and rows < 2
+    resting = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and few]
+    for norm in resting:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in resting:
+            norm.train()

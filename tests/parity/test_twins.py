@@ -10,15 +10,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
+from cases import CASES, Case
 from torch import Tensor, nn
 from twins import BALANCERS, TWINS, Pass, Twin, rotation_optimizers, twin_of
 
 import recmtl
-from recmtl import balance
 from recmtl.balance import Balancer, Leaf, Sizes
 from recmtl.data import Batch, Loader
 from recmtl.features import table as table_module
@@ -32,55 +31,6 @@ from recmtl.train.step import in_row_mode
 STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
 RELU, SMOOTH = recmtl.LayerStyle(), recmtl.LayerStyle(activation="tanh")
-
-
-class Case(NamedTuple):
-    method: type[Balancer]
-    options: dict[str, object]
-    cooperative: bool = False
-
-    def __str__(self) -> str:
-        options = [f"{name}={value}" for name, value in self.options.items()] + ["coop"] * self.cooperative
-        return " ".join([self.method.__name__, *options])
-
-    def balancer(self, sizes: Sizes, names: list[str]) -> Balancer:
-        balancer = self.method(**self.options)
-        balancer.setup(**sizes._asdict(), names=names)
-        if self.cooperative:
-            balancer.coop()
-        return balancer.double()
-
-
-SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
-CASES = [
-    *(Case(method, {}) for method in BALANCERS),
-    Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
-    *(Case(balance.MetaBalance, {"strategy": strategy, "beta": 0.5}) for strategy in ("both", "reduce", "enlarge")),
-    Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),
-    *(
-        Case(method, {"reduction": reduction, "scope": scope})
-        for method in (balance.PCGrad, balance.PPCGrad)
-        for reduction in ("mean", "sum")
-        for scope in ("whole", "part")
-    ),
-    *(
-        Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
-        for projection in ("none", "before", "after")
-        for batch_scale in (True, False)
-    ),
-    *(
-        Case(method, options)
-        for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)
-        for options in (
-            {"batch_scale": False},
-            {"rotation_size": 3},
-            {"orthogonal_map": "matrix_exp"},
-            {"normalize_losses": True},
-        )
-    ),
-    *(Case(method, {"burn_in": 4}) for method in (balance.RotoGrad, balance.RotoGradNorm)),
-    *(Case(method, {}, True) for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)),
-]
 
 
 class Separate(nn.Module):

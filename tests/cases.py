@@ -1,0 +1,57 @@
+"""Every balancer with every choice among its options."""
+
+from typing import NamedTuple
+
+from twins import BALANCERS
+
+from recmtl import balance
+from recmtl.balance import Balancer, Sizes
+
+
+class Case(NamedTuple):
+    method: type[Balancer]
+    options: dict[str, object]
+    cooperative: bool = False
+
+    def __str__(self) -> str:
+        options = [f"{name}={value}" for name, value in self.options.items()] + ["coop"] * self.cooperative
+        return " ".join([self.method.__name__, *options])
+
+    def balancer(self, sizes: Sizes, names: list[str]) -> Balancer:
+        balancer = self.method(**self.options)
+        balancer.setup(**sizes._asdict(), names=names)
+        if self.cooperative:
+            balancer.coop()
+        return balancer.double()
+
+
+SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
+CASES = [
+    *(Case(method, {}) for method in BALANCERS),
+    Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
+    *(Case(balance.MetaBalance, {"strategy": strategy, "beta": 0.5}) for strategy in ("both", "reduce", "enlarge")),
+    Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),
+    *(
+        Case(method, {"reduction": reduction, "scope": scope})
+        for method in (balance.PCGrad, balance.PPCGrad)
+        for reduction in ("mean", "sum")
+        for scope in ("whole", "part")
+    ),
+    *(
+        Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
+        for projection in ("none", "before", "after")
+        for batch_scale in (True, False)
+    ),
+    *(
+        Case(method, options)
+        for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)
+        for options in (
+            {"batch_scale": False},
+            {"rotation_size": 3},
+            {"orthogonal_map": "matrix_exp"},
+            {"normalize_losses": True},
+        )
+    ),
+    *(Case(method, {"burn_in": 4}) for method in (balance.RotoGrad, balance.RotoGradNorm)),
+    *(Case(method, {}, True) for method in (balance.RotateOnly, balance.RotoGrad, balance.RotoGradNorm)),
+]

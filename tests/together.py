@@ -1,0 +1,29 @@
+"""Work done by several processes that share each batch."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from recmtl.balance import Ranks
+
+
+def together(number: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work(ranks, *arguments)` gives in each of so many processes; one is this process itself."""
+    if number == 1:
+        return [work(Ranks(), *arguments)]
+    folder.mkdir()
+    mp.spawn(one_of_them, (number, folder, work, arguments), nprocs=number)
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
+
+
+def one_of_them(rank: int, number: int, folder: Path, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    address = f"file://{folder / 'address'}"
+    dist.init_process_group("gloo", address, timedelta(minutes=2), world_size=number, rank=rank)
+    torch.save(work(Ranks(dist.group.WORLD), *arguments), folder / f"{rank}.pt")
+    dist.destroy_process_group()

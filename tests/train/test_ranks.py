@@ -1,0 +1,125 @@
+"""Several processes that share each batch train as one process with the whole of it.
+
+20 steps in float64. Of four tasks one has its valid rows in the first process's share alone, two in the last one's; in
+some batches one is absent. Of two data sets the last batch has 7 rows, and 2: with three processes one then gets none.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import CASES, Case
+from together import together
+from torch import Tensor
+
+import recmtl
+from recmtl.balance import Balancer, Ranks, Sizes
+from recmtl.data import Batch, Loader
+from recmtl.models import RankingModel
+from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
+
+BATCH, LIMIT = 30, 1e-10
+MODELS = {cls.__name__: cls for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM)}
+DEFAULTS = [case for case in CASES if not case.options and not case.cooperative]
+Setting = tuple[str, Case, bool]  # model, balancer, whether tables are in row mode
+SETTINGS: list[Setting] = [
+    *((name, case, False) for name in MODELS for case in DEFAULTS),
+    *((name, case, True) for name in ("MMOE", "ESMM") for case in DEFAULTS),
+]
+OPTIONS: list[Setting] = [("MMOE", case, False) for case in CASES if case not in DEFAULTS]
+SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+
+
+def data_for(name: str) -> recmtl.PreparedData:
+    """Rows for a model: 4 batches and 7 rows, and in place of validation rows 4 batches and 2."""
+    tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "conversion", given="click")]
+    tasks += [recmtl.Task("ctcvr", "conversion")] + [recmtl.Task("early", "early")] * (name != "ESMM")
+    features = [
+        recmtl.Categorical("user", width=3),
+        recmtl.MultiCategorical("genres", width=3),
+        recmtl.Numeric("price"),
+    ]
+    schema = recmtl.Schema(features, tasks, funnel=recmtl.Funnel("click", "conversion"), weight="weight")
+    return recmtl.prepare(schema, generated(4 * BATCH + 7), generated(4 * BATCH + 2))
+
+
+def generated(count: int) -> pd.DataFrame:
+    """In batches of 30 the conversions stand in the last rows alone, the label of `early` in the first ones."""
+    rng = np.random.default_rng(count)
+    place, batch = np.arange(count) % BATCH, np.arange(count) // BATCH
+    left = count - np.arange(count)
+    return pd.DataFrame(
+        {
+            "user": rng.integers(0, 9, count),
+            "genres": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4), replace=False)) for _ in range(count)],
+            "price": rng.normal(size=count),
+            "click": np.where(batch == 2, np.nan, place % 2),
+            "conversion": np.where(((place > 24) & (batch != 1)) | (left == 1), rng.integers(0, 2, count), np.nan),
+            "early": np.where(place < 4, rng.integers(0, 2, count), np.nan),
+            "weight": rng.uniform(0.5, 2, count),
+        }
+    )
+
+
+def built(name: str, case: Case, data: recmtl.PreparedData, ranks: Ranks) -> tuple[RankingModel, Balancer]:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {} if name == "ESMM" else {"layers": [12, 8]}
+    model = MODELS[name](data.schema, tower_layers=[6], **options).double()
+    parts = sum(tensor.parts for tensor in model.shared().tensors)
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, parts)
+    balancer = model.fork = case.balancer(sizes, [task.name for task in model.objectives])
+    balancer.ranks = ranks
+    return model, balancer
+
+
+def batches(data: recmtl.PreparedData, ranks: Ranks) -> Iterator[Batch]:
+    """20 batches."""
+    for split in (data.train, data.valid) * 2:
+        for batch in Loader(split, BATCH, rank=ranks.rank, ranks=ranks.size).epoch():
+            yield replace(batch, numeric=batch.numeric.double())
+
+
+def trained(ranks: Ranks, settings: list[Setting]) -> list[dict[str, Tensor]]:
+    """What settings come to: weights, states, and the losses and gradients that were measured."""
+    data = {name: data_for(name) for name in MODELS}
+    return [finished(data[name], name, case, by_rows, ranks) for name, case, by_rows in settings]
+
+
+def finished(data: recmtl.PreparedData, name: str, case: Case, by_rows: bool, ranks: Ranks) -> dict[str, Tensor]:
+    model, balancer = built(name, case, data, ranks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "ROW_MODE", 0 if by_rows else 1_000_000)
+        step = Step(model, balancer, Optimization(BATCH, SGD, clip_norm=1.0, balancer_rate=0.02), 20)
+    losses, norms, cosines = [], [], []
+    for number, batch in enumerate(batches(data, ranks)):
+        losses.append(step(batch, diagnosed=number % 5 == 0))
+        if number % 5 == 0 and step.diagnosis is not None:
+            norms.append(step.diagnosis.norms)
+            cosines.append(step.diagnosis.cosines)
+    assert len(losses) == 20
+    weights = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    return weights | {"losses": torch.stack(losses), "norms": torch.stack(norms), "cosines": torch.stack(cosines)}
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative to the expected."""
+    assert expected.isfinite().all()
+    difference, size = (found - expected).norm().item(), expected.norm().item()
+    return difference / size if difference else 0.0
+
+
+@pytest.mark.parametrize(("number", "settings"), [(2, SETTINGS), (3, SETTINGS + OPTIONS)])
+def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path) -> None:
+    (one,) = together(1, tmp_path / "one", trained, settings)
+    first, *others = together(number, tmp_path / "several", trained, settings)
+    for index, (setting, expected) in enumerate(zip(settings, one, strict=True)):
+        errors = {name: error(first[index][name], value) for name, value in expected.items()}
+        assert max(errors.values()) <= LIMIT, (*map(str, setting), errors)
+        assert all(other[index][name].equal(value) for other in others for name, value in first[index].items())

@@ -30,6 +30,15 @@ OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "help": "A feature by whose values the AUC is shown; may be repeated.",
         },
     ),
+    "trust": (
+        "--trust",
+        {
+            "action": "append",
+            "metavar": "MODULE",
+            "default": [],
+            "help": "A further module whose classes the recipe of the run may name; may be repeated.",
+        },
+    ),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
     "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
 }

@@ -23,7 +23,7 @@ from recmtl.train.processes import all_ranks, joined, told_by_first
 
 RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
 TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
-TRUST = "Further modules whose classes the recipe of a run to go on with may name."
+TRUST = "A further module whose classes the recipe of a run to go on with may name; may be repeated."
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def train_command(arguments: Sequence[str]) -> int:
     parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
     parser.add_argument("--resume", action="store_true", help=RESUME)
-    parser.add_argument("--trust", type=list[str], default=[], help=TRUST)
+    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
     parser.add_argument("--timeout", type=PositiveFloat, default=10.0, help=TIMEOUT)
     config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder

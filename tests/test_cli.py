@@ -205,7 +205,7 @@ def test_a_foreign_class_in_a_run_needs_trust(run: Path, csv: Path, capsys: pyte
         path.write_text(recipe.replace(balancer, harmful))
         assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
     path.write_text(recipe)
-    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--trust", "[os]"]) == 0
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--trust", "os"]) == 0
 
 
 def test_an_unfinished_run_is_not_measured(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -219,6 +219,7 @@ class Fitting:
     def _leave(self) -> None:
         """Write a checkpoint and end."""
         self._keep(due=True)
+        told_by_all(self._ranks, self._done)  # torchrun ends all as soon as one ends: the first has written by now
         assert self._stop.signal is not None
         assert self._trainer.run.folder is not None
         raise Interrupted(self._stop.signal, Path(self._trainer.run.folder), self._done) from None

@@ -19,7 +19,7 @@ from together import together
 from torch import Tensor
 
 import recmtl
-from recmtl.balance import Balancer, Ranks, Sizes
+from recmtl.balance import Balancer, Ranks, RotationBalancer, Sizes, TaskGradientBalancer
 from recmtl.data import Batch, Loader
 from recmtl.models import RankingModel
 from recmtl.train import Optimization, Step
@@ -99,13 +99,35 @@ def finished(data: recmtl.PreparedData, name: str, case: Case, by_rows: bool, ra
         step = Step(model, balancer, Optimization(BATCH, SGD, clip_norm=1.0, balancer_rate=0.02), 20)
     losses, norms, cosines = [], [], []
     for number, batch in enumerate(batches(data, ranks)):
+        sent = ranks.sent
         losses.append(step(batch, diagnosed=number % 5 == 0))
+        if ranks.size > 1 and number % 5:
+            assert ranks.sent - sent == 8 * numbers_sent(model, balancer, step)
         if number % 5 == 0 and step.diagnosis is not None:
             norms.append(step.diagnosis.norms)
             cosines.append(step.diagnosis.cosines)
     assert len(losses) == 20
     weights = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     return weights | {"losses": torch.stack(losses), "norms": torch.stack(norms), "cosines": torch.stack(cosines)}
+
+
+def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
+    """What the README says of a step's messages: of numbers in float64 here."""
+    objectives, heads = len(model.objectives), len(model.heads)
+    shared = model.shared()
+    S, W = sum(t.tensor.numel() for t in shared.tensors), sum(t.numel() for t in shared.last)
+    by_rows = {id(table.weight): table.gathered.rows.numel() for table in step._tables}
+    P = sum(by_rows.get(id(p), p.numel()) for p in model.parameters()) - sum(p.numel() for p in balancer.parameters())
+    sent = objectives + P
+    if isinstance(balancer, recmtl.GradNorm):
+        sent += (objectives - 1) * W
+    elif isinstance(balancer, TaskGradientBalancer):
+        sent += (objectives - 1) * S
+    elif isinstance(balancer, recmtl.NormalizedSplitter):
+        sent += 3 * heads + 1 + heads * (balancer.projection == "before")
+    elif isinstance(balancer, RotationBalancer):
+        sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
+    return sent
 
 
 def error(found: Tensor, expected: Tensor) -> float:

@@ -1,0 +1,160 @@
+"""What a trainer does in several processes beside its steps: evaluations, weights, checkpoints, files."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from together import together
+from torch import nn
+
+import recmtl
+from recmtl.balance import Ranks
+from recmtl.data import Batch, Loader
+from recmtl.data.loader import Share
+from recmtl.train.predicting import BATCH, share_of
+from recmtl.train.processes import average_statistics, largest, resting_batch_norms, told_by_all, told_by_first
+
+STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
+
+
+def prepared(csv: Path) -> recmtl.PreparedData:
+    return recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", csv / "valid.csv", csv / "test.csv")
+
+
+def trainer(data: recmtl.PreparedData, folder: Path | None, rank: int = 0, **options: Any) -> recmtl.Trainer:
+    torch.manual_seed(rank)  # the first process's weights count
+    model = recmtl.MMOE(data.schema, layers=[16, 8], tower_layers=[8], **options)
+    run = recmtl.Run(folder, device="cpu", progress=False, tensorboard=False)
+    return recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=recmtl.Optimization(batch_size=500), run=run)
+
+
+def fitted(ranks: Ranks, csv: Path, folder: Path, style: recmtl.LayerStyle) -> tuple[Any, ...]:
+    data = prepared(csv)
+    fit = trainer(data, folder, ranks.rank, style=style)
+    assert (fit.ranks.rank, fit.ranks.size) == (ranks.rank, ranks.size)
+    fit.fit(data.train, data.valid)
+    measured = fit.finish({"valid": data.valid, "test": data.test})
+    return fit.model.state_dict(), measured, fit.predictions(data.test), fit.best
+
+
+def test_evaluates_all_rows_once_and_keeps_one_model(csv: Path, tmp_path: Path) -> None:
+    plain = recmtl.LayerStyle()
+    ((_, measured, predictions, best),) = together(1, tmp_path / "1", fitted, csv, tmp_path / "one", plain)
+    several = together(2, tmp_path / "2", fitted, csv, tmp_path / "two", plain)
+    for found in several:
+        assert all(found[0][name].equal(value) for name, value in several[0][0].items())
+        for name, value in predictions.items():
+            np.testing.assert_allclose(found[2][name], value, atol=1e-5)
+        assert found[3] == pytest.approx(best, abs=1e-3)
+        for split, tasks in measured.items():
+            for task, metrics in tasks.items():
+                other, one = found[1][split][task].to_dict(), metrics.to_dict()
+                assert (other["rows"], other["positives"]) == (one["rows"], one["positives"])
+                assert other["auc"] == pytest.approx(one["auc"], abs=1e-3)
+    files = [{str(path.relative_to(tmp_path / run)) for path in (tmp_path / run).rglob("*")} for run in ("one", "two")]
+    assert files[0] == files[1]
+    logs = [recmtl.train.RunFolder(tmp_path / run).records() for run in ("one", "two")]
+    for one, two in zip(*logs, strict=True):
+        assert two.keys() == one.keys()
+        if "loss" in one:
+            assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> None:
+    """Each process drops out units of its own and measures its own rows; statistics are those of all."""
+    several = together(2, tmp_path / "2", fitted, csv, tmp_path / "run", STYLE)
+    for name, value in several[0][0].items():
+        assert several[1][0][name].equal(value), name
+    norms = [value for name, value in several[0][0].items() if name.endswith("running_mean")]
+    assert norms
+    assert all(norm.abs().max() > 0 for norm in norms)
+
+
+def told(ranks: Ranks) -> list[Any]:
+    words = ["a", "b"][ranks.rank]
+    norm = nn.BatchNorm1d(1, momentum=1.0).train()
+    norm(torch.tensor([[1.0], [3.0]]) + 10 * ranks.rank)
+    average_statistics(ranks, norm)
+    statistics = [norm.running_mean.item(), norm.running_var.item()]
+    return [told_by_first(ranks, words), told_by_all(ranks, words), largest(ranks, ranks.rank, -ranks.rank), statistics]
+
+
+def test_processes_tell_each_other(tmp_path: Path) -> None:
+    assert together(1, tmp_path / "1", told) == [["a", ["a"], (0, 0), [2.0, 2.0]]]
+    assert together(2, tmp_path / "2", told) == [["a", ["a", "b"], [1, 0], [7.0, 2.0]]] * 2
+
+
+def differing(ranks: Ranks, csv: Path) -> str:
+    data = prepared(csv)
+    rows = data.train if ranks.first else data.test
+    with pytest.raises(
+        recmtl.RunError, match="process 0 trains with `training rows` 2400, process 1 with 300"
+    ) as error:
+        trainer(data, None).fit(rows, data.valid)
+    return str(error.value)
+
+
+def test_processes_with_other_rows_are_refused(csv: Path, tmp_path: Path) -> None:
+    assert len(set(together(2, tmp_path / "2", differing, csv))) == 1
+
+
+def lost(ranks: Ranks, csv: Path) -> str:
+    if not ranks.first:
+        return ""
+    with pytest.raises(recmtl.balance.LostRankError, match="another process has ended, or did not answer in time"):
+        ranks.sum(torch.ones(3))
+    return "noticed"
+
+
+def test_a_lost_process_is_noticed(csv: Path, tmp_path: Path) -> None:
+    assert together(2, tmp_path / "2", lost, csv) == ["noticed", ""]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 30])
+def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> None:
+    whole = next(Loader(aliexpress.train, rows, seed=3).epoch())
+    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, ranks=4).epoch()) for rank in range(4)]
+    for name in ("ids", "numeric", "labels"):
+        assert torch.cat([getattr(part, name) for part in parts]).equal(getattr(whole, name))
+        assert all(getattr(part.whole, name).equal(getattr(whole, name)) for part in parts)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 3 * BATCH - 1])
+def test_shares_of_predictions_begin_where_batches_do(aliexpress: recmtl.PreparedData, count: int) -> None:
+    table = aliexpress.train.table
+    rows = recmtl.Rows(aliexpress.schema, table.take(np.arange(count) % len(table)))
+    parts = [share_of(rows, rank, 2).table for rank in range(2)]
+    assert len(parts[0]) % BATCH == 0 or not len(parts[1])
+    assert [len(part) for part in parts] == [len(parts[0]), count - len(parts[0])]
+    for part, start in zip(parts, (0, len(parts[0])), strict=True):
+        assert part.equals(rows.table.slice(start, len(part)))
+
+
+def test_batch_norms_rest_where_there_is_one_row() -> None:
+    norm = nn.BatchNorm1d(2)
+    before = norm.running_mean.clone()
+    with resting_batch_norms(nn.Sequential(norm), 1):
+        assert norm(torch.ones(1, 2)).allclose(torch.ones(1, 2))
+    assert norm.training
+    assert norm.running_mean.equal(before)
+    with resting_batch_norms(norm, None), pytest.raises(ValueError, match="more than 1 value"):
+        norm(torch.ones(1, 2))
+
+
+def test_a_gradient_that_would_stay_local_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
+    balancer = recmtl.Sum()
+    balancer.ranks = Ranks()
+    monkeypatch.setattr(balancer.ranks, "size", 2)
+    with pytest.raises(ValueError, match=r"`private` must name all leaves .* one of shape \(3,\) is missing"):
+        balancer.backward([x.sum() + y.sum()], [x])
+
+
+def test_a_share_knows_its_batch() -> None:
+    whole = Batch(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, 1))
+    part = Batch(whole.ids[:1], whole.numeric[:1], whole.labels[:1], share=Share(whole, slice(0, 1)))
+    assert part.whole is whole
+    assert whole.whole is whole

@@ -30,3 +30,11 @@ def test_census_example_learns_both_tasks(real_data: Path) -> None:
     aucs = [float(line.split()[1]) for line in printed.splitlines() if line.startswith(("income", "never_married"))]
     assert len(aucs) == 4
     assert min(aucs) > 0.9
+
+
+def test_several_processes_print_what_one_prints() -> None:
+    script = EXAMPLES / "several_processes.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run(script)

@@ -1,9 +1,12 @@
 """What the README says works."""
 
 import json
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,13 +48,23 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(again) == 0
     for run in ("runs/nl", "runs/again"):
         for name in re.findall(
-            r"^\| `([\w./-]+)`(?:, `([\w./-]+)`)? \|", README.split("run folder holds")[1], re.MULTILINE
+            r"^\| `([\w./-]+)`(?:, `([\w./-]+)`)? \|",
+            README.split("run folder holds")[1].split("\n## ")[0],
+            re.MULTILINE,
         ):
             for path in filter(None, name):
                 assert (folder / run / path).exists(), path
     assert (folder / "predictions.parquet").exists()
     assert len(recmtl.Comparison.open("comparisons/demo").table("auc")) == 5 * 3
     assert "<h1>" in (folder / "report.html").read_text()
+
+
+def test_torchrun(folder: Path) -> None:
+    (line,) = (line for _, block in BLOCKS for line in block.splitlines() if line.startswith("torchrun "))
+    command = [sys.executable, "-m", "torch.distributed.run", *shlex.split(line.replace("node 4", "node 2"))[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs/nl/metrics.json").exists()
 
 
 @pytest.mark.parametrize("number", range(sum(language == "python" for language, _ in BLOCKS)))

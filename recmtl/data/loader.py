@@ -39,6 +39,14 @@ class Batch:
         """The batch that these rows are a share of, or all of."""
         return self.share.of if self.share else self
 
+    def part(self, rank: int, ranks: int) -> Batch:
+        """Give the rows of one of the processes that share this batch; one alone has all of it."""
+        if ranks == 1:
+            return self
+        rows = slice(*(len(self) * place // ranks for place in (rank, rank + 1)))
+        weight = None if self.weight is None else self.weight[rows]
+        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows))
+
     def __len__(self) -> int:
         return self.labels.shape[0]
 
@@ -118,7 +126,7 @@ class Loader:
             return
         bounds = itertools.pairwise([*starts, len(self.rows)])
         for packed in cut(self._windows(number, starts[0]), (end - start for start, end in bounds)):
-            yield self._share(self._batch(packed))
+            yield self._batch(packed).part(self._rank, self._ranks)
 
     def _starts(self) -> range:
         rows = len(self.rows)
@@ -136,13 +144,6 @@ class Loader:
         else:
             order = torch.randperm(len(self.rows), generator=generator, device=device)
             yield Window(self._matrix, order).after(skip)
-
-    def _share(self, batch: Batch) -> Batch:
-        if self._ranks == 1:
-            return batch
-        rows = slice(*(len(batch) * rank // self._ranks for rank in (self._rank, self._rank + 1)))
-        weight = None if batch.weight is None else batch.weight[rows]
-        return Batch(batch.ids[rows], batch.numeric[rows], batch.labels[rows], weight, Share(batch, rows))
 
     def _batch(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)

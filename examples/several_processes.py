@@ -1,0 +1,52 @@
+"""A loop of one's own in several processes: torchrun --nproc-per-node 2 examples/several_processes.py
+
+Each process computes on its rows; started by itself, one has them all, and prints the same.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recmtl.balance import MetaBalance, Ranks
+
+
+def main() -> None:
+    if "RANK" in os.environ:  # torchrun says so
+        dist.init_process_group("gloo")
+    ranks = Ranks(dist.group.WORLD if dist.is_initialized() else None)
+
+    torch.manual_seed(0)  # the same first weights and the same rows everywhere
+    bottom = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
+    heads = nn.ModuleList([nn.Linear(16, 1), nn.Linear(16, 1)])
+    optimizer = torch.optim.SGD([*bottom.parameters(), *heads.parameters()], lr=0.5)
+    inputs = torch.randn(600, 8)
+    clicks = (inputs[:, 0] > 0).float()
+    labels = torch.stack([clicks, ((inputs[:, 1] > 0.5) & (clicks == 1)).float()])
+    counts = torch.stack([torch.ones(600), clicks])  # the second task is about clicked rows alone
+
+    balancer = MetaBalance()
+    balancer.ranks = ranks
+    mine = slice(600 * ranks.rank // ranks.size, 600 * (ranks.rank + 1) // ranks.size)
+    for _ in range(100):
+        shared = bottom(inputs[mine])
+        views = balancer.fork([shared, shared])
+        losses = []
+        for head, view, label, count in zip(heads, views, labels, counts, strict=True):
+            each = binary_cross_entropy_with_logits(head(view).squeeze(1), label[mine], reduction="none")
+            losses.append((count[mine] * each).sum() / count.sum())  # over the rows that count in the whole batch
+        optimizer.zero_grad()
+        balancer.backward(losses, shared=list(bottom.parameters()), private=heads.parameters())
+        optimizer.step()
+
+    if ranks.first:
+        assert balancer.losses is not None
+        print("losses over all rows:", [round(loss, 4) for loss in balancer.losses.tolist()])
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -26,12 +26,14 @@ from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 
 BATCH, LIMIT = 30, 1e-10
-MODELS = {cls.__name__: cls for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM)}
+MODELS = {cls.__name__: cls for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM, recmtl.SingleTask)}
+SHARING = ("SharedBottom", "MMOE", "ESMM")
 DEFAULTS = [case for case in CASES if not case.options and not case.cooperative]
 Setting = tuple[str, Case, bool]  # model, balancer, whether tables are in row mode
 SETTINGS: list[Setting] = [
-    *((name, case, False) for name in MODELS for case in DEFAULTS),
+    *((name, case, False) for name in SHARING for case in DEFAULTS),
     *((name, case, True) for name in ("MMOE", "ESMM") for case in DEFAULTS),
+    *(("SingleTask", Case(recmtl.Sum, {}), by_rows) for by_rows in (False, True)),
 ]
 OPTIONS: list[Setting] = [("MMOE", case, False) for case in CASES if case not in DEFAULTS]
 SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)

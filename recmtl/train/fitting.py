@@ -19,6 +19,7 @@ from recmtl.train.interruption import Asked, Interrupted, Interruption
 from recmtl.train.log import Log
 from recmtl.train.meter import Meter
 from recmtl.train.progress import TrainingProgress
+from recmtl.train.soundness import Soundness
 from recmtl.train.step import Step
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Fitting:
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
-        self._left_out: set[str] = set()
+        self._soundness = Soundness(trainer, step, loader.rows, self._progress.note)
 
     def run(self, saved: Mapping[str, Any] | None = None) -> None:
         """Train, and restore the best weights; without a defined metric the last ones stay.
@@ -59,6 +60,7 @@ class Fitting:
 
         Raises:
             Interrupted: A signal asked to stop; there is a checkpoint.
+            Diverged: To go on is of no use.
             RunError: The checkpoint was made under other conditions.
         """
         if saved is not None:
@@ -100,6 +102,9 @@ class Fitting:
                 self._record_diagnosis(epoch, number, losses)
             if number % self._trainer.run.log_every == 0 or number == len(self._loader):
                 self._record_step(epoch, number)
+            if self._unmeasured or number == len(self._loader):
+                with self._meter.paused():
+                    self._soundness.check(self._done)
             if self._unmeasured:
                 self._evaluate()
             self._stop.check()
@@ -154,17 +159,8 @@ class Fitting:
             "rows_per_second": self._meter.rows_per_second,
         }
         skipped = self._trainer.skipped
-        if skipped:
-            record["skipped"] = skipped
-            self._report_skipped(skipped, f"epoch {epoch} step {number}")
-        self._record(epoch, number, record)
-
-    def _report_skipped(self, skipped: Mapping[str, int], where: str) -> None:
-        """Say once for each task that something of it was not finite."""
-        new = [name for name in skipped if name not in self._left_out]
-        if new:
-            self._progress.note(f"{where}: left out for not being finite: {', '.join(new)}")
-        self._left_out.update(new)
+        self._record(epoch, number, record | ({"skipped": skipped} if skipped else {}))
+        self._soundness.look(self._done, losses)
 
     def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
         assert self._step.diagnosis is not None
@@ -179,6 +175,7 @@ class Fitting:
         """Write a checkpoint where one is due."""
         if self._checkpoints and (in_any_case or self._checkpoints.due(self._done)):
             with self._meter.paused():
+                self._soundness.check_weights(self._done)
                 self._checkpoints.save(self._done, self._state(), self._watch.best is not None)
 
     def _leave(self) -> None:
@@ -206,7 +203,7 @@ class Fitting:
             "generators": generators(self._trainer.device),
             "watch": self._watch.state_dict(),
             "meter": self._meter.state_dict(),
-            "left_out": sorted(self._left_out),
+            "soundness": self._soundness.state_dict(),
             "seconds": time.perf_counter() - self._start,
         }
 
@@ -218,6 +215,6 @@ class Fitting:
         self._step.load_state_dict(saved["training"])
         self._watch.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
-        self._left_out = set(saved["left_out"])
+        self._soundness.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
         set_generators(self._trainer.device, saved["generators"])

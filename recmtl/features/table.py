@@ -110,7 +110,7 @@ class EmbeddingTable(nn.Module):
 
     def by_owner(self, whole: Tensor) -> tuple[Tensor, ...]:
         """Cut what is shaped like the table, feature by feature."""
-        return whole.split([size for _, size in self._spans.values()])
+        return torch.split(whole, [size for _, size in self._spans.values()])
 
     def gradient_norms(self) -> Tensor:
         """Give the norm of the last gradient of each feature's rows ``[owners]``."""
@@ -119,7 +119,7 @@ class EmbeddingTable(nn.Module):
             return self.weight.new_zeros(len(self._spans))
         if part_of_row is None:
             return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
-        rows = torch.linalg.vector_norm(tensor.grad, dim=1)  # [U]
+        rows: Tensor = torch.linalg.vector_norm(tensor.grad, dim=1)  # [U]
         return rows.new_zeros(parts).index_add_(0, part_of_row, rows)
 
     def _rows(self, flat: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from recmtl.train.folder import RunFolder
 from recmtl.train.interruption import Interrupted
 from recmtl.train.losses import Losses
 from recmtl.train.options import Optimization, Run, Stopping
-from recmtl.train.soundness import Diverged
+from recmtl.train.soundness import DivergenceError
 from recmtl.train.step import Step
 from recmtl.train.trainer import Trainer
 
 __all__ = [
-    "Diverged",
+    "DivergenceError",
     "Interrupted",
     "Losses",
     "Optimization",

@@ -60,7 +60,7 @@ class Fitting:
 
         Raises:
             Interrupted: A signal asked to stop; there is a checkpoint.
-            Diverged: To go on is of no use.
+            DivergenceError: To go on is of no use.
             RunError: The checkpoint was made under other conditions.
         """
         if saved is not None:

@@ -55,7 +55,8 @@ class Incidents:
         known = {id(layer) for layer in layers} | {id(table.weight) for table in tables}
         all_tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [table for table in all_tables if id(table.weight) in known]
-        tasks = [f"task {label}" for label in balancer.labels or range(len(balancer.skipped))]
+        labels = balancer.labels if len(balancer.labels or ()) == len(balancer.skipped) else None
+        tasks = [f"task {label}" for label in labels or range(len(balancer.skipped))]
         features = [f"feature {owner}" for table in self._tables for owner in table.owners]
         tensors = [*layers, *(table.weight for table in tables)]
         self.names = [*tasks, *(names[id(tensor)] for tensor in tensors), *features]

@@ -8,7 +8,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recmtl.data import Batch, Loader, Rows
+from recmtl.data import Loader, Rows
 from recmtl.models import RankingModel
 from recmtl.models.base import starting_bias
 from recmtl.train.losses import Losses
@@ -41,7 +41,8 @@ class Probe:
 
     Attributes:
         rows: How many rows are taken.
-        constant: The loss of each objective for a model that predicts the mean of the labels for all rows.
+        constant: The loss of each objective for a model that predicts the mean of the labels for all rows; 0 where
+            the labels do not vary.
     """
 
     def __init__(self, model: RankingModel, rows: Rows, device: torch.device, options: Optimization) -> None:
@@ -50,8 +51,11 @@ class Probe:
         sample = spread(rows)
         self.rows = len(sample)
         self._batch = next(Loader(sample, self.rows, device).epoch())
-        biases = {task.name: starting_bias(task, model.schema.rate(task)) for task in model.objectives}
-        self.constant = self._measured({n: torch.full((self.rows,), b, device=device) for n, b in biases.items()})
+        rates = [(task, model.schema.rate(task)) for task in model.objectives]
+        biases = {task.name: starting_bias(task, rate) for task, rate in rates}
+        losses = self._measured({n: torch.full((self.rows,), b, device=device) for n, b in biases.items()})
+        one_class = [task.kind == "binary" and rate.mean in (0, 1) for task, rate in rates]
+        self.constant = [0.0 if one else loss for one, loss in zip(one_class, losses, strict=True)]
 
     def read(self) -> Reading:
         """Measure the model. Waits for the device."""

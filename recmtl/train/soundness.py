@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 ABSURD = 100.0  # times the loss at the start, or that of the labels' mean: no training that learns comes there
 SQUARES = {"mse"}  # losses that grow with the square of an error
-FEW = 0.02  # of the different predictions at the start: what is left where all units of a layer are off
+FEW, ONE = 0.02, 0.001  # of the different predictions at the start: hardly any is left; as good as none
+VARIED = 50  # different predictions at the start, from which on their loss means anything
+EARLY = 20  # steps in which a model may still overcome what the first ones did to it
 NAMES = 6  # that a message holds
 
 
-class Diverged(ValueError):
+class DivergenceError(ValueError):
     """A training that went wrong beyond repair, said in one sentence."""
 
 
@@ -51,48 +53,46 @@ class Soundness:
         """Look at what was counted and at the weights; the mean losses since the last look may be worth a note.
 
         Raises:
-            Diverged: Weights are not finite, or too many steps in a row were not.
+            DivergenceError: Weights are not finite, or too many steps in a row were not.
         """
         incidents = list(self._step.incidents.found())
         self.check_weights(done)
         reached = [incident for incident in incidents if incident.reached]
         if reached:
             self._end(self._too_many(reached))
-        self._say({i.name: f"{i.name} (step {i.first})" for i in incidents}, "not finite, and left out: {}")
-        high = {t.name: f"{t.name} {losses[t.name]:.3g}" for t, limit in self._limits() if losses[t.name] > limit}
-        hint = f"step {done}: a loss of {{}} is absurd: the learning rate ({self._step.learning_rate:g}) may be too high"
+        for step in sorted({incident.first for incident in incidents}):
+            names = {i.name: i.name for i in incidents if i.first == step}
+            self._say(names, f"step {step}: left out for not being finite: {{}}")
+        high = {t.name: f"{t.name} ({losses[t.name]:.3g})" for t, limit in self._limits() if losses[t.name] > limit}
+        hint = f"step {done}: the loss is absurdly high: {{}}: {self._advice}"
         self._say({f"loss {name}": text for name, text in high.items()}, hint)
 
     def check(self, done: int) -> None:
         """Look at the weights and at what the model makes of training rows.
 
         Raises:
-            Diverged: It is by far worse than before the first step, or no longer tells rows apart.
+            DivergenceError: It is by far worse than at the start, or no longer tells rows apart.
         """
         self.check_weights(done)
         now = self._probe.read()
-        by_task = list(zip(self._objectives, now.losses, self._start.losses, strict=True))
-        absurd = [
-            f"the loss of {task.name!r} on training rows is {loss:.3g}, and was {before:.3g} before the first step"
-            for (task, loss, before), (_, limit) in zip(by_task, self._limits(), strict=True)
-            if loss > limit  # NaN may come of a single row; where it comes of all, none has a prediction
-        ]
-        if absurd:
-            self._end(f"the training has diverged by step {done}: {listed(absurd)}: {self._advice}")
-        dead = self._dead(now)
-        if dead and len(dead) == len(self._objectives):
-            self._end(f"the training has diverged by step {done}: {listed(dead.values())}: {self._advice}")
-        self._say(dead, f"step {done}: {{}}: {self._advice}")
+        few = self._dead(now, FEW)
+        hopeless = self._absurd(now) or self._dead(now, ONE, least=1)
+        if not hopeless and len(few) == len(self._objectives):
+            hopeless = few
+        if hopeless and done >= EARLY:
+            self._end(f"the training has diverged by step {done}: {listed(hopeless.values())}: {self._advice}")
+        self._say(hopeless or few, f"step {done}: {{}}: {self._advice}")
 
     def check_weights(self, done: int) -> None:
         """Look at all weights, so that none that is not finite is kept.
 
         Raises:
-            Diverged: Some are not finite.
+            DivergenceError: Some are not finite.
         """
         bad = bad_weights(self._model)
         if bad:
-            when = f"after step {done}" if done <= self._sound_at + 1 else f"in steps {self._sound_at + 1} to {done}"
+            since = self._sound_at + 1
+            when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
             self._end(f"the weights of {listed(bad)} became NaN or infinite {when}: {self._advice}")
         self._sound_at = done
 
@@ -110,21 +110,36 @@ class Soundness:
             factor = ABSURD**2 if (task.loss or DEFAULT_LOSS[task.kind]) in SQUARES else ABSURD
             yield task, factor * max(losses) if losses[1] else float("inf")
 
-    def _dead(self, now: Reading) -> dict[str, str]:
-        """By name the objectives whose predictions hardly vary any more, and how few there are."""
-        found = zip(self._objectives, now.values, self._start.values, strict=True)
+    def _absurd(self, now: Reading) -> dict[str, str]:
+        """By name the objectives whose loss is absurd, and how high it is.
+
+        NaN is not: it may come of a single row, and where it comes of all, no prediction is left.
+        """
+        found = zip(self._limits(), now.losses, self._start.losses, strict=True)
         return {
-            task.name: f"{task.name!r} has {few:,} different predictions for {self._probe.rows:,} training rows, and had "
-            f"{before:,} before the first step"
-            for task, few, before in found
-            if few <= FEW * before
+            task.name: f"the loss of {task.name!r} on training rows is {loss:.3g}, and was {before:.3g} at the start"
+            for (task, limit), loss, before in found
+            if loss > limit
+        }
+
+    def _dead(self, now: Reading, share: float, least: int = 0) -> dict[str, str]:
+        """By name the objectives of which no more than a share of the different predictions is left, and how few.
+
+        A single task that has none at all, as none is finite, is left to what becomes of such losses.
+        """
+        found = zip(self._objectives, now.values, self._start.values, self._probe.constant, strict=True)
+        return {
+            task.name: f"{task.name!r} has {few:,} different predictions for {self._probe.rows:,} training rows, and "
+            f"had {before:,} at the start"
+            for task, few, before, learnable in found
+            if learnable and before >= VARIED and least <= few <= max(1, share * before)
         }
 
     def _too_many(self, reached: Sequence[Incident]) -> str:
         names = listed(i.name for i in reached)
         first, limit = min(i.reached for i in reached), self._trainer.optimization.nonfinite_steps
         if self._trainer.optimization.nonfinite == "error":
-            return f"not finite in step {first}: {names}: {self._advice}, or leave it out by `nonfinite` \"skip\""
+            return f'not finite in step {first}: {names}: {self._advice}, or leave it out by `nonfinite` "skip"'
         return f"not finite in {limit} steps in a row, up to step {first}: {names}: {self._advice}"
 
     @property
@@ -137,7 +152,7 @@ class Soundness:
         kept = [*folder.steps().values()] if folder else []
         if folder and not kept and folder.checkpoint(BEST).exists():
             kept = [folder.path / CHECKPOINTS / BEST]
-        raise Diverged(reason + (f"; {kept[-1]} holds the last good weights" if kept else ""))
+        raise DivergenceError(reason + (f"; {kept[-1]} holds the last good weights" if kept else ""))
 
     def _say(self, found: Mapping[str, str], text: str) -> None:
         """Say once of each name what was found."""

@@ -148,6 +148,7 @@ class Fitting:
             self._trainer.model.load_state_dict(self._best_weights)
         else:
             self._trainer.load("best")
+        self._trainer.balancer.skipped.copy_(self._step.incidents.skipped)  # over the whole training
 
     def _record_step(self, epoch: int, number: int) -> None:
         losses = self._meter.take_losses()

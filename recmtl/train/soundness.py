@@ -24,6 +24,7 @@ SQUARES = {"mse"}  # losses that grow with the square of an error
 FEW, ONE = 0.02, 0.001  # of the different predictions at the start: hardly any is left; as good as none
 VARIED = 50  # different predictions at the start, from which on their loss means anything
 EARLY = 20  # steps in which a model may still overcome what the first ones did to it
+QUICK = 1_000_000  # numbers in a tensor that every look can afford
 NAMES = 6  # that a message holds
 
 
@@ -47,6 +48,7 @@ class Soundness:
         self._probe = Probe(trainer.model, rows, trainer.device, trainer.optimization)
         self._start = self._probe.read()
         self._sound_at = 0  # the last step after which all weights were finite
+        self._counted = 0
         self._said: set[str] = set()
 
     def look(self, done: int, losses: Mapping[str, float]) -> None:
@@ -56,7 +58,8 @@ class Soundness:
             DivergenceError: Weights are not finite, or too many steps in a row were not.
         """
         incidents = list(self._step.incidents.found())
-        self.check_weights(done)
+        before, self._counted = self._counted, sum(incident.steps for incident in incidents)
+        self.check_weights(done, None if self._counted > before else QUICK)
         reached = [incident for incident in incidents if incident.reached]
         if reached:
             self._end(self._too_many(reached))
@@ -83,18 +86,25 @@ class Soundness:
             self._end(f"the training has diverged by step {done}: {listed(hopeless.values())}: {self._advice}")
         self._say(hopeless or few, f"step {done}: {{}}: {self._advice}")
 
-    def check_weights(self, done: int) -> None:
+    def check_weights(self, done: int, largest: int | None = None) -> None:
         """Look at all weights, so that none that is not finite is kept.
+
+        Args:
+            done: The steps done.
+            largest: Tensors of more numbers are not looked at.
 
         Raises:
             DivergenceError: Some are not finite.
         """
-        bad = bad_weights(self._model)
+        state = weights(self._model)
+        quick = {name: tensor for name, tensor in state.items() if largest is None or tensor.numel() <= largest}
+        bad = bad_weights(self._model, quick)
         if bad:
             since = self._sound_at + 1
             when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
             self._end(f"the weights of {listed(bad)} became NaN or infinite {when}: {self._advice}")
-        self._sound_at = done
+        if len(quick) == len(state):
+            self._sound_at = done
 
     def state_dict(self) -> dict[str, Any]:
         """Give what the model was at the start, and what was said."""
@@ -162,10 +172,16 @@ class Soundness:
         self._said.update(new)
 
 
-def bad_weights(model: nn.Module) -> list[str]:
-    """Name the layers, and the features with embeddings, whose weights or statistics are not all finite."""
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Give by name the weights of a model, and what else it keeps in floating-point numbers."""
     tensors = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and t.numel()}
-    state = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def bad_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Name the layers, and the features with embeddings, that are not all finite among weights of a model."""
+    if not state:
+        return []
     finite = torch.stack([torch.stack(torch.aminmax(tensor)).isfinite().all() for tensor in state.values()]).tolist()
     bad = [name for name, good in zip(state, finite, strict=True) if not good]
     return [part for name in bad for part in _parts(model, name)]

@@ -127,8 +127,7 @@ class Trainer:
             ValueError: The optimizer refuses its options.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
                 damaged, or it was begun otherwise.
-            DivergenceError: Weights are not finite, losses or gradients were not in too many steps in a row, or the
-                model is by far worse than before the first step.
+            DivergenceError: Weights or too many steps were not finite, or the model is far worse than at the start.
             Interrupted: A signal asked to stop. It is a `KeyboardInterrupt`.
         """
         self._check(train)

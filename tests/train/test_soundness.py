@@ -17,7 +17,7 @@ import recmtl
 from recmtl.cli import main
 from recmtl.data import Loader
 from recmtl.features import EmbeddingTable
-from recmtl.train import DivergenceError, Optimization, Run, RunFolder
+from recmtl.train import DivergenceError, Optimization, Run, RunFolder, soundness
 from recmtl.train.incidents import Incident, Incidents
 from recmtl.train.probe import Probe, spread
 
@@ -54,6 +54,10 @@ class Poisoned(torch.optim.SGD):
             (weight,) = (p for group in self.param_groups for p in group["params"] if self.where(p))
             with torch.no_grad():
                 weight[self.row] = torch.inf
+
+
+def is_table(parameter: Tensor) -> bool:
+    return parameter.dim() == 2 and parameter.shape[1] == 16 and len(parameter) > 50
 
 
 def trainer(
@@ -163,7 +167,7 @@ def test_an_infinite_gradient_of_a_row_is_named_in_training(
 @pytest.mark.parametrize(
     ("where", "row", "named"),
     [
-        (lambda p: p.dim() == 2 and p.shape[1] == 16 and len(p) > 50, -1, r"feature categorical_16"),
+        (is_table, -1, r"feature categorical_16"),
         (lambda p: p.shape == (8,) and p.ndim == 1, 0, r"bottom\.layers\.2\.bias"),
     ],
     ids=["table", "layer"],
@@ -184,6 +188,18 @@ def test_weights_that_are_not_finite_end_training_and_are_not_kept(
     for name in ("best", "last"):
         weights = RunFolder(tmp_path).load_checkpoint(name)["model"].values()
         assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_a_large_table_is_looked_at_before_it_is_kept(
+    aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its last row is no category's of these rows: no loss tells of it, and each look would cost too much."""
+    monkeypatch.setattr(soundness, "QUICK", 3000)
+    optimizer = partial(Poisoned, where=is_table, row=-1, step=2)
+    run = trainer(aliexpress, optimizer=optimizer, folder=tmp_path)
+    with pytest.raises(DivergenceError, match=r"feature categorical_16 became .* in one of the steps 1 to 10: "):
+        run.fit(aliexpress.train, aliexpress.valid)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 RATES = [(torch.optim.Adam, 0.3), (torch.optim.Adam, 1.0), (torch.optim.Adam, 1e3), (torch.optim.Adam, 1e12)]

@@ -11,7 +11,7 @@ from recmtl.balance.leaf import Leaf, Sizes
 from recmtl.balance.loss_weights import LossWeightBalancer
 from recmtl.balance.metabalance import MetaBalance
 from recmtl.balance.module import BalancedModule, as_module
-from recmtl.balance.nonfinite import zero_nonfinite_gradients
+from recmtl.balance.nonfinite import zero_and_mark, zero_nonfinite_gradients
 from recmtl.balance.normalized_splitter import NormalizedSplitter
 from recmtl.balance.pcgrad import PCGrad
 from recmtl.balance.ppcgrad import PPCGrad
@@ -52,5 +52,6 @@ __all__ = [
     "as_module",
     "diagnose",
     "project_conflicting",
+    "zero_and_mark",
     "zero_nonfinite_gradients",
 ]

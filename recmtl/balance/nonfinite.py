@@ -1,6 +1,6 @@
 """What is left to do for gradients that no balancer looks at."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,11 +28,26 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
         >>> x.grad
         tensor([1., 0., 0.])
     """
-    gradients = [tensor.grad for tensor in tensors if tensor.grad is not None and tensor.grad.numel()]
-    if not gradients:
-        return torch.zeros((), dtype=torch.int64)
+    return zero_and_mark(list(tensors)).sum()
+
+
+@torch.no_grad()
+def zero_and_mark(tensors: Sequence[Tensor]) -> Tensor:
+    """Does what `zero_nonfinite_gradients` does, and says where.
+
+    Args:
+        tensors: Tensors of one device.
+
+    Returns:
+        Whether each tensor's gradient had such entries, bool `[tensors]`, on their device.
+    """
+    gradients = [t.grad if t.grad is not None and t.grad.numel() else None for t in tensors]
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not present:
+        return torch.zeros(len(tensors), dtype=torch.bool, device=tensors[0].device if tensors else None)
+    none = (present[0].new_zeros((), dtype=torch.float32),) * 2
     # The extremes tell of any entry that is not finite, at a fraction of the cost of a norm.
-    extremes = torch.stack([torch.stack(torch.aminmax(gradient)).float() for gradient in gradients])  # [tensors, 2]
-    for gradient in gradients:
+    ends = [end.float() for gradient in gradients for end in (none if gradient is None else torch.aminmax(gradient))]
+    for gradient in present:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
-    return (~extremes.isfinite()).any(1).sum()
+    return ~torch.stack(ends).isfinite().view(-1, 2).all(1)

@@ -114,6 +114,25 @@ class EmbeddingTable(nn.Module):
         own = self._own(ids)
         return (own.clamp(min=0) if self._bags else own) + self.offsets
 
+    @property
+    def owners(self) -> list[str]:
+        """The features that have rows of their own, in the order of the rows."""
+        return [".".join(filter(None, owner)) for owner in self._spans]
+
+    def by_owner(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """Cut what is shaped like the table, feature by feature."""
+        return torch.split(whole, [size for _, size in self._spans.values()])
+
+    def gradient_norms(self) -> Tensor:
+        """Give the norm of the last gradient of each feature's rows ``[owners]``."""
+        tensor, parts, part_of_row = self.shared() if self._gathered else SharedTensor(self.weight)
+        if tensor.grad is None:
+            return self.weight.new_zeros(len(self._spans))
+        if part_of_row is None:
+            return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
+        rows: Tensor = torch.linalg.vector_norm(tensor.grad, dim=1)  # [U]
+        return rows.new_zeros(parts).index_add_(0, part_of_row, rows)
+
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
             self._gathered = None

@@ -24,6 +24,7 @@ from recmtl.train.log import Log
 from recmtl.train.meter import Meter
 from recmtl.train.processes import average_statistics, largest, spread, told_by_all
 from recmtl.train.progress import TrainingProgress
+from recmtl.train.soundness import Soundness
 from recmtl.train.step import Step
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Fitting:
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress and trainer.ranks.first)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
-        self._left_out: set[str] = set()
+        self._soundness = Soundness(trainer, step, loader.rows, self._progress.note)
 
     def run(self, saved: Mapping[str, Any] | None = None) -> None:
         """Train, and restore the best weights; without a defined metric the last ones stay.
@@ -67,6 +68,7 @@ class Fitting:
 
         Raises:
             Interrupted: A signal asked to stop; there is a checkpoint.
+            DivergenceError: To go on is of no use.
             RunError: The checkpoint was made under other conditions.
         """
         if self._ranks.size > 1:
@@ -110,6 +112,10 @@ class Fitting:
                 self._record_diagnosis(epoch, number, losses)
             if number % self._trainer.run.log_every == 0 or number == len(self._loader):
                 self._record_step(epoch, number)
+            if self._unmeasured or number == len(self._loader):
+                with self._meter.paused():
+                    average_statistics(self._ranks, self._trainer.model)
+                    self._soundness.check(self._done)
             if self._unmeasured:
                 self._evaluate()
             ended = number == len(self._loader) or self._watch.exhausted
@@ -127,7 +133,6 @@ class Fitting:
 
     def _evaluate(self) -> None:
         assert self._valid is not None
-        average_statistics(self._ranks, self._trainer.model)
         # What all processes do together, all must finish.
         breakable = self._stop.breakable() if self._ranks.size == 1 else nullcontext()
         with self._meter.paused(), breakable:
@@ -161,6 +166,7 @@ class Fitting:
         elif self._ranks.first:
             self._trainer.load("best")
         spread(self._ranks, self._trainer.model)
+        self._trainer.balancer.skipped.copy_(self._step.incidents.skipped)  # over the whole training
 
     def _record_step(self, epoch: int, number: int) -> None:
         losses = self._meter.take_losses()
@@ -172,17 +178,8 @@ class Fitting:
             "rows_per_second": self._meter.rows_per_second,
         }
         skipped = self._trainer.skipped
-        if skipped:
-            record["skipped"] = skipped
-            self._report_skipped(skipped, f"epoch {epoch} step {number}")
-        self._record(epoch, number, record)
-
-    def _report_skipped(self, skipped: Mapping[str, int], where: str) -> None:
-        """Say once for each task that something of it was not finite."""
-        new = [name for name in skipped if name not in self._left_out]
-        if new:
-            self._progress.note(f"{where}: left out for not being finite: {', '.join(new)}")
-        self._left_out.update(new)
+        self._record(epoch, number, record | ({"skipped": skipped} if skipped else {}))
+        self._soundness.look(self._done, losses)
 
     def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
         assert self._step.diagnosis is not None
@@ -212,6 +209,8 @@ class Fitting:
         regular = run.checkpoint_every is not None and self._done % run.checkpoint_every == 0
         if run.folder and (due or regular):
             with self._meter.paused():
+                average_statistics(self._ranks, self._trainer.model)
+                self._soundness.check_weights(self._done)
                 state = self._state()
                 if self._checkpoints:
                     self._checkpoints.save(self._done, state, self._watch.best is not None)
@@ -231,7 +230,6 @@ class Fitting:
     def _state(self) -> dict[str, Any]:
         """All that decides what comes."""
         model = self._trainer.model
-        average_statistics(self._ranks, model)
         return {
             "fingerprint": model.schema.fingerprint,
             "conditions": self._conditions,
@@ -243,7 +241,7 @@ class Fitting:
             "generators": told_by_all(self._ranks, generators(self._trainer.device)),
             "watch": self._watch.state_dict(),
             "meter": self._meter.state_dict(),
-            "left_out": sorted(self._left_out),
+            "soundness": self._soundness.state_dict(),
             "seconds": time.perf_counter() - self._start,
         }
 
@@ -255,7 +253,7 @@ class Fitting:
         self._step.load_state_dict(saved["training"])
         self._watch.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
-        self._left_out = set(saved["left_out"])
+        self._soundness.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
         if self._ranks.rank < len(saved["generators"]):  # or else it takes part for the first time
             set_generators(self._trainer.device, saved["generators"][self._ranks.rank])

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16"]
+Nonfinite = Literal["skip", "error"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class Optimization:
             the model, its towers and the balancer are recmtl's and torch's, and the optimizer keeps its state in
             tensors. ``True`` also records modules of one's own: what they compute must depend on tensors alone, and
             what they change, they must change in place.
+        nonfinite: What becomes of a loss or a gradient that is NaN or infinite. ``skip``: the task is left out of what
+            it shares with others, entries of other gradients are 0, and it is counted; ``error``: training ends.
+        nonfinite_steps: With ``skip``, so many steps in a row in which it is the same task or layer end training.
 
     Raises:
         ValueError: An option is out of its range.
@@ -49,6 +53,8 @@ class Optimization:
     precision: Precision = "fp32"
     balancer_rate: float = 1e-4
     cuda_graph: bool | None = None
+    nonfinite: Nonfinite = "skip"
+    nonfinite_steps: int = 100
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -64,6 +70,10 @@ class Optimization:
             raise ValueError(f"`clip_norm` must be above 0, got {self.clip_norm}")
         if self.cuda_graph not in (None, False, True):
             raise ValueError(f"`cuda_graph` must be true, false or none, got {self.cuda_graph!r}")
+        if self.nonfinite not in get_args(Nonfinite):
+            raise ValueError(f"`nonfinite` must be one of {get_args(Nonfinite)}, got {self.nonfinite!r}")
+        if self.nonfinite_steps < 1:
+            raise ValueError(f"`nonfinite_steps` must be at least 1, got {self.nonfinite_steps}")
         if not self.balancer_rate >= 0:
             raise ValueError(f"`balancer_rate` must be at least 0, got {self.balancer_rate}")
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose, zero_nonfinite_gradients
+from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
+from recmtl.train.incidents import Incidents
 from recmtl.train.losses import Losses
 from recmtl.train.memory import keep_freed_memory
 from recmtl.train.options import Optimization
@@ -58,8 +59,8 @@ class Step:
         if rotations:
             self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
         device = next(model.parameters()).device
-        # How many tensors had a gradient with entries that were not finite, over all steps.
-        self.zeroed = torch.zeros((), dtype=torch.int64, device=device)
+        limit = options.nonfinite_steps if options.nonfinite == "skip" else 1
+        self.incidents = Incidents(model, balancer, self._own, self._tables, limit)
         self.diagnosis: Diagnosis | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
@@ -111,7 +112,7 @@ class Step:
                     "a table above a million numbers is trained by the rows that it gathers, but its `weight` was also "
                     "used directly: look its rows up by calling it"
                 )
-        self.zeroed += zero_nonfinite_gradients(moved)
+        self.incidents.take(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
         for row_optimizer in self._row_optimizers:
@@ -132,7 +133,8 @@ class Step:
 
     def state_dict(self) -> dict[str, Any]:
         """Give all that the next step depends on beside the model, the balancer in it and the batch."""
-        return {**{name: [p.state_dict() for p in parts] for name, parts in self._parts.items()}, "zeroed": self.zeroed}
+        parts = {name: [part.state_dict() for part in parts] for name, parts in self._parts.items()}
+        return {**parts, "incidents": self.incidents.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from what another step's `state_dict` gave.
@@ -143,7 +145,7 @@ class Step:
         for name, parts in self._parts.items():
             for part, saved in zip(parts, state[name], strict=True):
                 part.load_state_dict(saved)
-        self.zeroed.copy_(state["zeroed"])
+        self.incidents.load_state_dict(state["incidents"])
         self._put_rates()
 
     @property

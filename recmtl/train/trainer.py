@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from recmtl.balance import Balancer, Sum
 from recmtl.balance.ranks import ALONE
@@ -30,6 +29,7 @@ from recmtl.train.device import check_without_gpu, device_of, usable
 from recmtl.train.finishing import finish
 from recmtl.train.fitting import Fitting
 from recmtl.train.folder import RunFolder
+from recmtl.train.incidents import Incidents
 from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.predicting import outputs, share_of
 from recmtl.train.processes import all_ranks, smallest_window, spread, told_by_all, told_by_first
@@ -101,7 +101,7 @@ class Trainer:
         self.rows_per_second = self.seconds = 0.0
         self.best: float | None = None
         self.window: int | None = None
-        self._zeroed: Tensor | None = None
+        self._incidents: Incidents | None = None
         self.balancer.setup(
             objectives=len(model.objectives),
             heads=len(model.heads),
@@ -137,6 +137,7 @@ class Trainer:
             ValueError: The optimizer refuses its options.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
                 damaged, or it was begun otherwise.
+            DivergenceError: Weights or too many steps were not finite, or the model is far worse than at the start.
             Interrupted: A signal asked to stop. It is a `KeyboardInterrupt`.
         """
         self._check(train)
@@ -163,7 +164,7 @@ class Trainer:
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder and saved is None:
             self.folder.create(self.model.schema)
-        self._zeroed = step.zeroed
+        self._incidents = step.incidents
         self.window = loader.window if loader.window < len(train) else None
         Fitting(self, loader, step, valid, start).run(saved)
 
@@ -176,7 +177,7 @@ class Trainer:
         losses are weighed as a whole, also what it shares with the others.
         """
         counts = dict(zip(self.balancer.labels or (), self.balancer.skipped.tolist(), strict=False))
-        counts["gradients"] = 0 if self._zeroed is None else int(self._zeroed)
+        counts["gradients"] = 0 if self._incidents is None else int(self._incidents.zeroed)
         return {name: count for name, count in counts.items() if count}
 
     def evaluate(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:

@@ -80,7 +80,8 @@ def test_what_is_not_finite_is_reported_once_by_name(
     options = recmtl.Optimization(batch_size=256)
     trainer = recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=options, run=run).fit(aliexpress.train)
     said = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
-    assert said == ["epoch 1 step 3: left out for not being finite: ctcvr, gradients"]
+    layers = [f"heads.ctcvr.{name}" for name in ("bias", "tower.layer.weight", "tower.layer.bias")]
+    assert said == [f"step 3: left out for not being finite: task ctcvr, {', '.join(layers)}"]
     assert trainer.skipped["ctcvr"] == 18
     assert "ctr" not in trainer.skipped
     records = [r for r in RunFolder(tmp_path / "run").records() if "skipped" in r]

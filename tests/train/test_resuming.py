@@ -19,7 +19,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
 from recmtl.data import windows as windows_module
-from recmtl.train import Interrupted, Optimization, Run, RunFolder, Step, Stopping, conditions
+from recmtl.train import DivergenceError, Interrupted, Optimization, Run, RunFolder, Step, Stopping, conditions
 from recmtl.train import step as step_module
 from recmtl.train.checkpoint import is_sealed, write_checkpoint
 
@@ -145,11 +145,37 @@ def test_schedules(schedule: str, balancer: type, small: recmtl.PreparedData, tm
     check(maker(small, balancer=balancer, optimization={"schedule": schedule}), small, tmp_path, 3)
 
 
-def test_what_is_damaged_by_training_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
-    """Weights that overflow: what is left out, and that it was said, is state, too."""
-    options = {"optimizer": partial(torch.optim.SGD, lr=1e18)}
-    found = check(maker(small, balancer=recmtl.MetaBalance, optimization=options), small, tmp_path, 3, 4)
-    assert found.skipped
+class Broken(torch.nn.Module):
+    """A tower whose output is not a number in training, from its third step on, up to a later one."""
+
+    def __init__(self, features: int, last: int) -> None:
+        super().__init__()
+        self.linear, self.last = torch.nn.Linear(features, 1), last
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        broken = (self.calls >= 3) & (self.calls <= self.last) & self.training
+        return torch.where(broken, torch.nan, 1.0) * self.linear(view)
+
+
+def broken(data: recmtl.PreparedData, last: int) -> Make:
+    model = partial(recmtl.SharedBottom, towers={"ctr": partial(Broken, last=last)})
+    return maker(data, model=model, balancer=recmtl.PCGrad, optimization={"nonfinite_steps": 5})
+
+
+def test_what_is_not_finite_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    assert check(broken(small, last=6), small, tmp_path, 4, 4).skipped["ctr"] == 4
+
+
+def test_steps_in_a_row_are_counted_beyond_a_stop(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """The third to the seventh, as without the stop after the fifth; looked at after the eighth."""
+    make, said = broken(small, last=8), r"^not finite in 5 steps in a row, up to step 7: task ctr, "
+    with pytest.raises(DivergenceError, match=said):
+        make(tmp_path / "whole").fit(small.train, small.valid)
+    stopped(make, small, 5, folder=tmp_path / "run")
+    with pytest.raises(DivergenceError, match=said):
+        make(tmp_path / "run", seed=99).fit(small.train, small.valid, resume=True)
 
 
 @pytest.mark.parametrize("given", [True, False])

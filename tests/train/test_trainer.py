@@ -162,7 +162,7 @@ class Turned(recmtl.Balancer):
     def _build(self, sizes: object) -> None:
         pass
 
-    def _balance(self, losses: list[torch.Tensor], leaves: object, last: object) -> None:
+    def _balance(self, losses: list[torch.Tensor], *_: object) -> None:
         (sum(losses) + 1e6 * self.angle).backward()
 
 
@@ -406,6 +406,8 @@ def test_rows_of_another_schema_are_refused(aliexpress: recmtl.PreparedData, sma
         (lambda: Optimization(warmup=1.0), "`warmup`"),
         (lambda: Optimization(clip_norm=0.0), "`clip_norm`"),
         (lambda: Optimization(balancer_rate=-1.0), "`balancer_rate`"),
+        (lambda: Optimization(nonfinite="raise"), "`nonfinite`"),
+        (lambda: Optimization(nonfinite_steps=0), "`nonfinite_steps`"),
         (lambda: Stopping(patience=0), "`patience`"),
         (lambda: Stopping(min_delta=-0.1), "`min_delta`"),
         (lambda: Stopping(evaluations=0), "`evaluations`"),

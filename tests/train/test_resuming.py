@@ -229,12 +229,12 @@ def test_an_evaluation_is_not_waited_for(
     interrupted, begun = make(tmp_path / "run"), []
     plain = interrupted.measure
 
-    def measure(*arguments: object) -> object:
+    def measure(*arguments: object, **options: object) -> object:
         begun.append(1)
         if len(begun) == evaluation:
             signal.raise_signal(signal.SIGTERM)
             pytest.fail("the evaluation goes on")
-        return plain(*arguments)
+        return plain(*arguments, **options)
 
     monkeypatch.setattr(interrupted, "measure", measure)
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {evaluation * STEPS // 2}, with"):

@@ -350,7 +350,7 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     run = Run(folder=tmp_path / "run", progress=False, device="cpu")
     interrupted = trainer(aliexpress, run=run)
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(interrupted, "measure", stop)

@@ -6,7 +6,6 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isabstract
@@ -29,18 +28,17 @@ from recmtl.data.skipped import BadRows
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
+from recmtl.schema.plain import from_yaml, read_text
 from recmtl.shipped import card, find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
+from recmtl.trust import check_trust
 
 START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
 # What may differ between a run and one with the same result.
 FREE = {("data", "cache")} | {
     ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
-TRUSTED = ("recmtl", "torch.nn", "torch.optim")
-PLAIN = re.compile(r"\w*")
-IMPORT = re.compile(r"\w+(\.\w+)+")
 
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
@@ -196,7 +194,7 @@ def environment() -> list[str]:
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     """Build the trainer of a run and load its best weights.
 
-    The run's recipe names classes; only those of recmtl and torch are imported.
+    The run's recipe names layers, models and optimizers; only those of recmtl and torch are imported.
 
     Args:
         folder: The run folder.
@@ -235,7 +233,8 @@ def resumed_recipe(
     run = RunFolder(folder)
     begun = read_recipe(run)
     check_trust(begun, tuple(trust), run.path / RECIPE)
-    config = parser.parse_args([*START, "--config", str(run.path / RECIPE), *_resolved(arguments)])
+    checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again
+    config = parser.parse_args([*START, "--config", checked, *_resolved(arguments)])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
@@ -249,11 +248,11 @@ def read_recipe(run: RunFolder) -> Any:
     """
     path = run.path / RECIPE
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return from_yaml(read_text(path))
     except OSError as error:
         raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
 
 
 def without_files(recipe: Any) -> Any:
@@ -265,34 +264,3 @@ def without_files(recipe: Any) -> Any:
         found = options["pretrained"].items()
         options["pretrained"] = {name: None if isinstance(file, str) else file for name, file in found}
     return recipe
-
-
-def check_trust(recipe: Any, trust: tuple[str, ...], path: Path) -> None:
-    """Refuse a recipe that names anything to import beside recmtl, torch and what is trusted.
-
-    Raises:
-        RunError: It does, or it is not a recipe.
-    """
-    try:
-        parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
-        wellformed = all(isinstance(part, dict) for part in (*parts, recipe["trainer"]["run"]))
-    except (KeyError, TypeError):
-        wellformed = False
-    if not wellformed or not all(isinstance(recipe["trainer"][key], dict) for key in ("stopping", "run")):
-        raise RunError(f"{path} is not the recipe of a run")
-    for text in strings(parts):
-        trusted = any(text == name or text.startswith(f"{name}.") for name in (*TRUSTED, *trust))
-        if not (PLAIN.fullmatch(text) or (IMPORT.fullmatch(text) and trusted)):
-            raise RunError(f"{path} names {text!r}, which is not trusted: if it should be, give `--trust MODULE`")
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Walk all strings of nested data."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)

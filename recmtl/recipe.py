@@ -22,8 +22,8 @@ from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
 from recmtl.data.files import new_file
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
-from recmtl.data.prepared import MANIFEST
 from recmtl.data.skipped import BadRows
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel

@@ -12,8 +12,8 @@ import yaml
 
 from recmtl.data import DataError, Description, PreparedData, describe
 from recmtl.data.description import LABELS, kind
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
-from recmtl.data.prepared import MANIFEST
 from recmtl.data.sources import open_sources
 from recmtl.evaluate.slices import Values
 from recmtl.recipe import DataOptions, open_data

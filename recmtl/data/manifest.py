@@ -74,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**content)
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{str(folder)!r} is not a prepared dataset: it has no {MANIFEST}") from None
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder / MANIFEST} is damaged, {ADVICE}: {error}") from error

@@ -1,4 +1,4 @@
-"""The file of a split: Arrow in blocks of equal numbers of rows, each with a checksum that is compared once it is read."""
+"""The file of a split: Arrow in blocks of equal numbers of rows, each with a checksum that is compared at its use."""
 
 from __future__ import annotations
 

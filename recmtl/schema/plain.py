@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ def read_text(path: Path) -> str:
     """Read a file of text whole.
 
     Raises:
-        OSError: It cannot be read.
-        ValueError: It is no regular file, too large, or not UTF-8.
+        OSError: It cannot be read, or is no regular file.
+        ValueError: It is too large, or not UTF-8.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is not a file")
+    if path.exists() and not path.is_file():  # a pipe or a device would be waited for, or has no end
+        raise OSError(errno.EINVAL, "it is no file", str(path))
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise ValueError(f"it has {size:,} bytes, expected at most {MOST_BYTES:,}")

@@ -40,6 +40,9 @@ FREE = {("data", "cache")} | {
     ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
 
+# What torch says of a size that no memory has.
+UNALLOCATED = ("allocate memory", "out of memory", "not enough memory", "Overflow", "overflow", "Storage size")
+
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
 
@@ -153,7 +156,13 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     """
     torch.manual_seed(config.trainer.run.seed)
     objects = parser.instantiate(config)
-    return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+    try:
+        return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        if isinstance(error, RuntimeError | TypeError) and not any(word in str(error) for word in UNALLOCATED):
+            raise
+        what = f"{config.model.class_path.rpartition('.')[2]} with the options of the recipe"
+        raise ValueError(f"memory does not hold {what}: {' '.join(str(error).split())}") from error
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -213,7 +222,12 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
-    return build(parser, parser.parse_object(recipe), run.schema()).load("best", run)
+    schema = run.schema()
+    try:
+        trainer = build(parser, parser.parse_object(recipe), schema)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise RunError(f"{run.path / RECIPE} cannot be used: {' '.join(str(error).split())}") from error
+    return trainer.load("best", run)
 
 
 def resumed_recipe(

@@ -53,10 +53,11 @@ def _is_recipe(recipe: Any) -> bool:
     trainer = recipe["trainer"]
     if not all(isinstance(trainer.get(group), dict) for group in GROUPS):
         return False
-    options = [value for key, value in trainer.items() if key not in GROUPS]
-    options += [v for part in (recipe["data"], trainer["stopping"], trainer["run"]) for v in part.values()]
+    plain = [recipe["data"], trainer["stopping"], trainer["run"], {k: v for k, v in trainer.items() if k not in GROUPS}]
+    if any(ENTRY & set(part) or any(isinstance(v, dict | list) for v in part.values()) for part in plain):
+        return False
     named = (e for e in entries([recipe["model"], recipe["balancer"], trainer["optimization"]]) if ENTRY & set(e))
-    return not any(isinstance(o, dict | list) for o in options) and all(set(entry) <= ENTRY for entry in named)
+    return all(set(entry) <= ENTRY for entry in named)
 
 
 def _is_trusted(name: str, trust: Sequence[str]) -> bool:

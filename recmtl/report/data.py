@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from recmtl.data import DataError, Description, PreparedData, describe
+from recmtl.data.cached import find_cached
 from recmtl.data.description import LABELS, kind
 from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
@@ -20,6 +20,7 @@ from recmtl.recipe import DataOptions, open_data
 from recmtl.report.features import check_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
+from recmtl.schema.plain import from_yaml
 
 NAN = float("nan")
 
@@ -55,13 +56,16 @@ def data_options(run: ReportedRun) -> DataOptions:
         DataError: It does not.
     """
     try:
-        given: Mapping[str, Any] = yaml.safe_load(run.recipe)["data"]
+        given: Mapping[str, Any] = from_yaml(run.recipe)["data"]
         known = {field.name for field in fields(DataOptions)}
         options = {name: value for name, value in given.items() if name in known}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the recipe of {run.name} names no data: {error}") from error
-    cache = options.get("cache")
-    return DataOptions(**options | {"cache": Path(cache) if cache else None})
+    if not all(isinstance(value, str | float | int | None) for value in options.values()):
+        raise DataError(f"the recipe of {run.name} names no data that can be opened")
+    # A stranger's recipe does not say where this machine is written to: only a cache that is one already is used.
+    cache = Path(str(options.pop("cache", None) or ""))
+    return DataOptions(**options, cache=cache if find_cached(cache) else None)
 
 
 def values_of(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> Values:

@@ -12,6 +12,7 @@ from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.schema import FittedSchema
+from recmtl.schema.plain import read_text
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RECIPE, REPORTED
 
@@ -72,8 +73,8 @@ class ReportedRun:
                 "and without `--trainer.run.predictions false`"
             )
         try:
-            recipe = (folder.path / RECIPE).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            recipe = read_text(folder.path / RECIPE)
+        except (OSError, ValueError) as error:
             raise RunError(f"{folder.path / RECIPE} cannot be read: {error}") from error
         predictions = Predictions.read(fitted.schema, files[split])
         called = name or folder.path.resolve().name

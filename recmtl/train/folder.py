@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from recmtl.data.errors import DataError
+from recmtl.data.errors import SHOWN, DataError
 from recmtl.data.files import new_file, synced
 from recmtl.schema import FittedSchema
+from recmtl.schema.checks import is_number
+from recmtl.schema.plain import from_json, read_text
 from recmtl.train.checkpoint import RunError, read_checkpoint, write_checkpoint
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
@@ -62,9 +64,17 @@ class RunFolder:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Read `metrics.jsonl`."""
+        """Read `metrics.jsonl`.
+
+        Raises:
+            RunError: A line is damaged.
+        """
         file = self.path / LOG
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if not is_record(line):
+                raise RunError(f"{file}, line {number} is damaged: expected an object in JSON, got {line[:SHOWN]!r}")
+        return [json.loads(line) for line in lines]
 
     def log_size(self) -> int:
         """Give the bytes of `metrics.jsonl`, which lie on the disk by then."""
@@ -111,8 +121,10 @@ class RunFolder:
         if not file.is_file():
             return {}
         try:
-            experts: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))["experts"]
-        except (ValueError, KeyError, TypeError) as error:
+            experts: dict[str, list[float]] = from_json(read_text(file))["experts"]
+            if not all(is_number(weight) for weights in experts.values() for weight in weights):
+                raise ValueError("expected the weights of experts by task")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{file} is damaged: {error}") from error
         return experts
 
@@ -161,6 +173,6 @@ class RunFolder:
 def is_record(line: bytes) -> bool:
     """Whether a line of `metrics.jsonl` is whole."""
     try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        return line.endswith(b"\n") and isinstance(from_json(line.decode()), dict)
     except ValueError:
         return False

@@ -21,6 +21,7 @@ from recmtl import balance, features, models
 from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
+from recmtl.data.cached import find_cached
 from recmtl.data.files import new_file
 from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
@@ -32,7 +33,7 @@ from recmtl.schema.plain import from_yaml, read_text
 from recmtl.shipped import card, find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
-from recmtl.trust import check_trust
+from recmtl.trust import check_links, check_trust
 
 START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
 # What may differ between a run and one with the same result.
@@ -242,16 +243,24 @@ def resumed_recipe(
         trust: Further modules whose classes the recipe may name.
 
     Raises:
-        RunError: The folder holds no recipe, it names a class that is not trusted, or an option differs from it.
+        RunError: The folder holds no recipe or a link, the recipe names a class that is not trusted, or an option
+            differs from it.
     """
     run = RunFolder(folder)
     begun = read_recipe(run)
     check_trust(begun, tuple(trust), run.path / RECIPE)
+    check_links(run.path)
+    begun["data"]["cache"] = own_cache(begun["data"].get("cache"))
     checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again
     config = parser.parse_args([*START, "--config", checked, *_resolved(arguments)])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
+
+
+def own_cache(cache: Any) -> str | None:
+    """Give the cache that a recipe names where it is one already: a stranger's says not where something is written."""
+    return cache if isinstance(cache, str) and cache and find_cached(Path(cache)) else None
 
 
 def read_recipe(run: RunFolder) -> Any:

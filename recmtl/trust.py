@@ -46,6 +46,17 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
             raise RunError(f"{path} names {text!r}, which is no layer, model, balancer or optimizer")
 
 
+def check_links(folder: Path) -> None:
+    """Refuse a folder that is to be written to and leads elsewhere.
+
+    Raises:
+        RunError: It holds a link.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link: a run goes on in a folder of files and folders of its own")
+
+
 def _is_recipe(recipe: Any) -> bool:
     """Whether a recipe has the sections of one, no other, and options where it must have no classes."""
     if not (isinstance(recipe, dict) and set(recipe) == SECTIONS and all(isinstance(v, dict) for v in recipe.values())):

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from recmtl.cli import main
-from recmtl.recipe import read_recipe
+from recmtl.recipe import read_recipe, recipe_parser, resumed_recipe
 from recmtl.schema import Schema, SchemaError
 from recmtl.train import RunError, RunFolder
 from recmtl.train.checkpoint import read_checkpoint, seal
@@ -251,6 +251,24 @@ def test_a_tensor_does_not_reach_beyond_its_storage(tmp_path: Path) -> None:
     seal(other)
     with pytest.raises(RunError, match="is damaged"):
         read_checkpoint(other)
+
+
+def test_a_run_writes_nowhere_else(run: Path, trained: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Neither through links in the folder, nor into a cache that its recipe names."""
+    recipe = read_recipe(RunFolder(run))
+    recipe["data"]["cache"] = str(tmp_path / "elsewhere")
+    recipe["trainer"]["run"]["folder"] = str(tmp_path / "elsewhere")
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert resumed_recipe(recipe_parser("test"), [], run).data.cache is None
+    victim = tmp_path / "victim"
+    victim.touch()
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").symlink_to(victim)
+    (run / "metrics.json").unlink()
+    assert main(["train", "--run", str(run), "--resume"]) == 2
+    assert f"{run}/metrics.jsonl is a link" in capsys.readouterr().err
+    assert victim.read_bytes() == b""
+    assert not (tmp_path / "elsewhere").exists()
 
 
 FILES = [

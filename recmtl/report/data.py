@@ -10,13 +10,12 @@ from typing import Any
 import pandas as pd
 
 from recmtl.data import DataError, Description, PreparedData, describe
-from recmtl.data.cached import find_cached
 from recmtl.data.description import LABELS, kind
 from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
 from recmtl.data.sources import open_sources
 from recmtl.evaluate.slices import Values
-from recmtl.recipe import DataOptions, open_data
+from recmtl.recipe import DataOptions, open_data, own_cache
 from recmtl.report.features import check_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
@@ -63,9 +62,8 @@ def data_options(run: ReportedRun) -> DataOptions:
         raise DataError(f"the recipe of {run.name} names no data: {error}") from error
     if not all(isinstance(value, str | float | int | None) for value in options.values()):
         raise DataError(f"the recipe of {run.name} names no data that can be opened")
-    # A stranger's recipe does not say where this machine is written to: only a cache that is one already is used.
-    cache = Path(str(options.pop("cache", None) or ""))
-    return DataOptions(**options, cache=cache if find_cached(cache) else None)
+    cache = own_cache(options.pop("cache", None))
+    return DataOptions(**options, cache=Path(cache) if cache else None)
 
 
 def values_of(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> Values:

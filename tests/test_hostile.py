@@ -275,19 +275,15 @@ FILES = [
     "recipe.yaml",
     "schema/schema.json",
     "schema/vocabularies.arrow",
-    "metrics.jsonl",
-    "usage.json",
-    "predictions/test.parquet",
     "checkpoints/best/checkpoint.pt",
 ]
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_damaged_files_of_a_run(run: Path, trained: Path, file: str, capsys: Capture) -> None:
+def test_damaged_files_of_a_run_that_is_read(run: Path, trained: Path, file: str, capsys: Capture) -> None:
     """Cut, or with bytes changed: one line that names the file, or the same metrics."""
     rng, whole, path = np.random.default_rng(len(file)), (run / file).read_bytes(), run / file
     evaluate = ["evaluate", str(run), "--rows", str(trained / "data"), "--draws", "0", "--json"]
-    report = ["report", str(run), "--out", str(run / "r.html"), "--draws", "0"]
     capsys.readouterr()
     assert main(evaluate) == 0
     right = json.loads(capsys.readouterr().out)
@@ -298,13 +294,45 @@ def test_damaged_files_of_a_run(run: Path, trained: Path, file: str, capsys: Cap
         else:
             content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
-        if file.startswith(("recipe", "schema", "checkpoints")):
-            status = main(evaluate)
-            printed = capsys.readouterr()
-            assert status == 2 or (file.startswith("recipe") or json.loads(printed.out) == right)
-        else:
-            status = main(report)
-            printed = capsys.readouterr()
-        assert status in (0, 2)
+        status = main(evaluate)
+        printed = capsys.readouterr()
+        assert status == 2 or file == "recipe.yaml" or json.loads(printed.out) == right
         assert printed.err.count("\n") == (status == 2)
         assert status == 0 or str(run / Path(file).parent) in printed.err
+
+
+@pytest.mark.parametrize("file", ["metrics.json", "metrics.jsonl", "usage.json", "predictions/test.parquet"])
+def test_damaged_files_of_a_run_that_is_reported(run: Path, file: str, capsys: Capture) -> None:
+    """Every changed byte is told, also one that would be another number."""
+    rng, whole, path = np.random.default_rng(len(file)), (run / file).read_bytes(), run / file
+    report = ["report", str(run), "--out", str(run.parent / "report.html"), "--draws", "0"]
+    capsys.readouterr()
+    for place in rng.integers(0, len(whole), 5):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        assert main(report) == 2
+        said = f"recmtl: {path} is damaged: its content is not what its checksum in checksums.json says\n"
+        assert capsys.readouterr().err == said
+    path.write_bytes(whole)
+    assert main(report) == 0
+    for text in ("{", "[]", "[" * 100_000):
+        (run / "checksums.json").write_text(text)
+        assert main(report) == 2
+        assert f"recmtl: {run}/checksums.json is damaged: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "usage.json", "predictions/test.parquet", "metrics.json"])
+def test_reported_files_without_checksums(run: Path, file: str, capsys: Capture) -> None:
+    """A stranger's run need not have any."""
+    (run / "checksums.json").unlink()
+    (run / file).write_text("[1]\nx")
+    if file == "metrics.json":
+        with pytest.raises(RunError, match=rf"{run / file} is damaged: "):
+            RunFolder(run).result()
+        return
+    capsys.readouterr()
+    assert main(["report", str(run), "--out", str(run.parent / "report.html"), "--draws", "0"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert str(run / file) in error

@@ -116,6 +116,7 @@ class Shard:
                 reader = ipc.open_file(file)
                 self._admitted.check_columns(reader.schema)
                 self.table = reader.read_all()
+                self.table.validate()
         except (OSError, pa.ArrowException, ValueError) as error:
             raise error if isinstance(error, DataError) else self._damaged(" ".join(str(error).split())) from error
         lengths = [len(chunk) for chunk in self.table.column(0).chunks]
@@ -142,8 +143,8 @@ class Shard:
     def _check_block(self, block: int) -> None:
         self._check_sum(block)
         start = block * BLOCK_ROWS
-        (batch,) = self.table.slice(start, BLOCK_ROWS).to_batches()
-        fault = self._admitted.fault(batch)
+        batches = self.table.slice(start, BLOCK_ROWS).to_batches()
+        fault = self._admitted.fault(batches[0]) if len(batches) == 1 else "columns have other numbers of rows"
         if fault:
             raise DataError(f"{self.path} cannot be used: among its rows from {start + 1:,} on, {fault}")
         self._checked[block] = True

@@ -58,13 +58,14 @@ class ReportedRun:
 
         Raises:
             DataError: The folder is not a run.
-            RunError: The run is unfinished, or lacks recipe or predictions.
+            RunError: The run is unfinished or damaged, or lacks recipe or predictions.
             SchemaError: Its schema or its predictions are damaged.
         """
         folder = RunFolder(path)
         fitted = folder.schema()
         if not folder.finished:
             raise RunError(f"{str(folder.path)!r} holds an unfinished run")
+        folder.check()
         files = {split: folder.predictions(split) for split in REPORTED}
         split = next((split for split, file in files.items() if file.is_file()), None)
         if split is None:

@@ -1,5 +1,6 @@
 """Prepared datasets that are damaged, and whole ones of strangers: no row of them is used."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -214,6 +215,29 @@ def test_columns_that_are_not_the_schemas(folder, change, reason):
         PreparedData.open(folder)
 
 
+def seal(folder: Path, data: PreparedData) -> None:
+    """Say in the manifest that the training rows are as they are now."""
+    splits = {name: (rows, blocks) for name, (rows, blocks) in read_manifest(folder).splits.items()}
+    content, (rows, blocks) = (folder / "train.arrow").read_bytes(), splits["train"]
+    ends = [0, *(end for end, _ in blocks)]
+    splits["train"] = rows, [(end, zlib.crc32(content[start:end])) for start, end in itertools.pairwise(ends)]
+    write_manifest(folder, data.schema, splits, data.notes)
+
+
+def test_a_strangers_file_is_an_error_or_rows(folder):
+    """Whatever its metadata say, which begin each block and end the file: Arrow may refuse it, and never crashes."""
+    path, data, right = folder / "train.arrow", PreparedData.open(folder), content_of(folder)
+    whole, rng = path.read_bytes(), np.random.default_rng(3)
+    end = read_manifest(folder).splits["train"][1][2][0]
+    for place in (*rng.integers(8, 1600, 100), *rng.integers(end, len(whole), 100)):
+        content = bytearray(whole)
+        content[place] ^= 1 << rng.integers(8)
+        path.write_bytes(content)
+        seal(folder, data)
+        with contextlib.suppress(DataError):
+            assert len(content_of(folder)[2]["train"][0]) == len(right[2]["train"][0])
+
+
 @pytest.mark.parametrize("offset", [1 << 30, -1, 0])
 def test_offsets_that_point_elsewhere(folder, offset):
     """Arrow itself looks at the last one alone."""
@@ -221,13 +245,8 @@ def test_offsets_that_point_elsewhere(folder, offset):
     offsets = data.train.table.column("key:g").chunks[0].buffers()[1].to_pybytes()
     content = path.read_bytes()
     place = content.index(offsets[: 4 * 64]) + 4 * 5
-    content = content[:place] + np.int32(offset).tobytes() + content[place + 4 :]
-    path.write_bytes(content)
-    manifest = read_manifest(folder)
-    splits = {name: (rows, [tuple(block) for block in blocks]) for name, (rows, blocks) in manifest.splits.items()}
-    rows, blocks = splits["train"]
-    splits["train"] = rows, [(blocks[0][0], zlib.crc32(content[: blocks[0][0]])), *blocks[1:]]
-    write_manifest(folder, data.schema, splits, data.notes)
+    path.write_bytes(content[:place] + np.int32(offset).tobytes() + content[place + 4 :])
+    seal(folder, data)
     with pytest.raises(DataError, match=r"train\.arrow cannot be used: among its rows from 1 on, .*ffset"):
         _ = PreparedData.open(folder).train.keys
 

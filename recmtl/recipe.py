@@ -5,6 +5,7 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 
 from __future__ import annotations
 
+import copy
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -248,7 +249,7 @@ def resumed_recipe(
     """
     run = RunFolder(folder)
     begun = read_recipe(run)
-    check_trust(begun, tuple(trust), run.path / RECIPE)
+    check_trust(without_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)  # vectors are data
     check_links(run.path)
     begun["data"]["cache"] = own_cache(begun["data"].get("cache"))
     checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -38,7 +39,7 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
         raise RunError(f"{path} is not the recipe of a run")
     for text in strings([recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]):
         if PLAIN.fullmatch(text):
-            if text and Path(text).exists() and not Path(text).is_dir():  # a file of options, which nobody has checked
+            if os.path.exists(text) and not os.path.isdir(text):  # a file of options, which nobody has checked
                 raise RunError(f"{path} names {text!r}, which is also a file here: call recmtl from another folder")
         elif not IMPORT.fullmatch(text) or not _within(text, (*TRUSTED, *trust)):
             raise RunError(f"{path} names {text!r}, which is not trusted: if it should be, give `--trust MODULE`")

@@ -146,6 +146,14 @@ def test_a_recipe_names_layers_and_what_is_trusted(run: Path, evil: Path) -> Non
         check_trust(recipe, ["evil_module"], run)
 
 
+def test_a_run_with_vectors_from_a_file_can_go_on(run: Path) -> None:
+    recipe = read_recipe(RunFolder(run))
+    recipe["model"]["init_args"]["encoder"]["init_args"]["pretrained"] = {"categorical_1": "vectors/of.csv"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    encoder = resumed_recipe(recipe_parser("test"), [], run).model.init_args.encoder
+    assert encoder.init_args.pretrained == {"categorical_1": "vectors/of.csv"}
+
+
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghi", "bcdefghij", strict=True)
 )

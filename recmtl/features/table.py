@@ -13,6 +13,7 @@ from recmtl.data.memory import available_memory
 from recmtl.features.distinct import distinct
 from recmtl.layers import SharedTensor
 from recmtl.schema import IdBlock, MultiCategorical
+from recmtl.schema.checks import LARGEST
 
 DEVIATION = 0.01  # of a row at the start
 
@@ -148,8 +149,13 @@ class EmbeddingTable(nn.Module):
 
 def _check_memory(sizes: Mapping[tuple[str, str | None], int], width: int) -> None:
     rows, free = sum(sizes.values()), available_memory()
+    (name, _), largest = max(sizes.items(), key=itemgetter(1))
+    if rows > LARGEST:
+        raise ValueError(
+            f"one table of embeddings has {rows:,} categories, {largest:,} of them of {name!r}: expected at most "
+            f"{LARGEST:,}, so lower `hash_buckets` or `max_vocabulary`"
+        )
     if torch.get_default_device().type == "cpu" and 4 * rows * width > free:
-        (name, _), largest = max(sizes.items(), key=itemgetter(1))
         raise ValueError(
             f"the embeddings of {rows:,} categories, {largest:,} of them of {name!r}, {width} wide, take "
             f"{4 * rows * width:,} bytes, and {free:,} are free: lower `hash_buckets`, `max_vocabulary` or `width`"

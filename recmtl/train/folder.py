@@ -150,7 +150,7 @@ class RunFolder:
             raise RunError(f"{file} is damaged: {error}") from error
         for name in names or (*MEASURED, RESULT):
             path = self.path / name
-            if name in sums and not (path.is_file() and digest(path) == sums[name]):
+            if name in sums and path.is_file() and digest(path) != sums[name]:
                 raise RunError(f"{path} is damaged: its content is not what its checksum in {CHECKSUMS} says")
 
     def predictions(self, split: str) -> Path:

@@ -14,7 +14,7 @@ from recmtl.arguments import UsageError
 from recmtl.console import Counter, print_line, print_metrics
 from recmtl.data import PreparedData, Rows, encode_rows
 from recmtl.data.files import new_file
-from recmtl.data.prepared import MANIFEST
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.skipped import BadRows
 from recmtl.data.sources import open_sources
 from recmtl.evaluate import Predictions, intervals_of, metrics_of

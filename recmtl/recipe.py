@@ -5,8 +5,8 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 
 from __future__ import annotations
 
+import copy
 import platform
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isabstract
@@ -22,25 +22,28 @@ from recmtl import balance, features, models
 from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
+from recmtl.data.cached import find_cached
 from recmtl.data.files import new_file
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
-from recmtl.data.prepared import MANIFEST
 from recmtl.data.skipped import BadRows
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
+from recmtl.schema.plain import from_yaml, read_text
 from recmtl.shipped import card, find_recipe
 from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.folder import RECIPE
+from recmtl.trust import check_links, check_trust
 
 START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
 # What may differ between a run and one with the same result.
 FREE = {("data", "cache")} | {
     ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
-TRUSTED = ("recmtl", "torch.nn", "torch.optim")
-PLAIN = re.compile(r"\w*")
-IMPORT = re.compile(r"\w+(\.\w+)+")
+
+# What torch says of a size that no memory has.
+UNALLOCATED = ("allocate memory", "out of memory", "not enough memory", "Overflow", "overflow", "Storage size")
 
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
@@ -155,7 +158,13 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     """
     torch.manual_seed(config.trainer.run.seed)
     objects = parser.instantiate(config)
-    return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+    try:
+        return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
+        if isinstance(error, RuntimeError | TypeError) and not any(word in str(error) for word in UNALLOCATED):
+            raise
+        what = f"{config.model.class_path.rpartition('.')[2]} with the options of the recipe"
+        raise ValueError(f"memory does not hold {what}: {' '.join(str(error).split())}") from error
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -196,7 +205,7 @@ def environment() -> list[str]:
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     """Build the trainer of a run and load its best weights.
 
-    The run's recipe names classes; only those of recmtl and torch are imported.
+    The run's recipe names layers, models and optimizers; only those of recmtl and torch are imported.
 
     Args:
         folder: The run folder.
@@ -215,7 +224,12 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
-    return build(parser, parser.parse_object(recipe), run.schema()).load("best", run)
+    schema = run.schema()
+    try:
+        trainer = build(parser, parser.parse_object(recipe), schema)
+    except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        raise RunError(f"{run.path / RECIPE} cannot be used: {' '.join(str(error).split())}") from error
+    return trainer.load("best", run)
 
 
 def resumed_recipe(
@@ -230,15 +244,24 @@ def resumed_recipe(
         trust: Further modules whose classes the recipe may name.
 
     Raises:
-        RunError: The folder holds no recipe, it names a class that is not trusted, or an option differs from it.
+        RunError: The folder holds no recipe or a link, the recipe names a class that is not trusted, or an option
+            differs from it.
     """
     run = RunFolder(folder)
     begun = read_recipe(run)
-    check_trust(begun, tuple(trust), run.path / RECIPE)
-    config = parser.parse_args([*START, "--config", str(run.path / RECIPE), *_resolved(arguments)])
+    check_trust(without_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)  # vectors are data
+    check_links(run.path)
+    begun["data"]["cache"] = own_cache(begun["data"].get("cache"))
+    checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again
+    config = parser.parse_args([*START, "--config", checked, *_resolved(arguments)])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
+
+
+def own_cache(cache: Any) -> str | None:
+    """Give the cache that a recipe names where it is one already: a stranger's says not where something is written."""
+    return cache if isinstance(cache, str) and cache and find_cached(Path(cache)) else None
 
 
 def read_recipe(run: RunFolder) -> Any:
@@ -249,11 +272,11 @@ def read_recipe(run: RunFolder) -> Any:
     """
     path = run.path / RECIPE
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return from_yaml(read_text(path))
     except OSError as error:
         raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
 
 
 def without_files(recipe: Any) -> Any:
@@ -265,34 +288,3 @@ def without_files(recipe: Any) -> Any:
         found = options["pretrained"].items()
         options["pretrained"] = {name: None if isinstance(file, str) else file for name, file in found}
     return recipe
-
-
-def check_trust(recipe: Any, trust: tuple[str, ...], path: Path) -> None:
-    """Refuse a recipe that names anything to import beside recmtl, torch and what is trusted.
-
-    Raises:
-        RunError: It does, or it is not a recipe.
-    """
-    try:
-        parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
-        wellformed = all(isinstance(part, dict) for part in (*parts, recipe["trainer"]["run"]))
-    except (KeyError, TypeError):
-        wellformed = False
-    if not wellformed or not all(isinstance(recipe["trainer"][key], dict) for key in ("stopping", "run")):
-        raise RunError(f"{path} is not the recipe of a run")
-    for text in strings(parts):
-        trusted = any(text == name or text.startswith(f"{name}.") for name in (*TRUSTED, *trust))
-        if not (PLAIN.fullmatch(text) or (IMPORT.fullmatch(text) and trusted)):
-            raise RunError(f"{path} names {text!r}, which is not trusted: if it should be, give `--trust MODULE`")
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Walk all strings of nested data."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings(item)

@@ -101,7 +101,9 @@ class TestData:
         assert main([str(a) for a in command]) == 0
         capsys.readouterr()
         (place / "out" / "train.arrow").write_bytes(b"x")
-        assert "train.arrow cannot be read" in refused(capsys, train(place, train="out"))
+        assert "train.arrow is damaged, prepare the data again: it has 1 bytes of" in refused(
+            capsys, train(place, train="out")
+        )
         assert nothing_left(place)
 
     def test_no_data(self, place, capsys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recmtl.comparison.grid import Cell
-from recmtl.train.folder import RESULT
+from recmtl.train import RunFolder
 
 
 class Board:
@@ -78,6 +77,6 @@ class Board:
 
 def best(folder: Path) -> str:
     """Say what a finished run reached where it was watched."""
-    watched = json.loads((folder / RESULT).read_text(encoding="utf-8")).get("best", {})
+    watched = RunFolder(folder).result().get("best", {})
     value = watched.get("value")
     return "finished" if value is None else f"{watched['monitor']} {value:.4f}"

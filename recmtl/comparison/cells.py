@@ -19,6 +19,7 @@ from recmtl.comparison.board import Board
 from recmtl.comparison.grid import Cell
 from recmtl.data.files import new_file
 from recmtl.recipe import differences
+from recmtl.schema.plain import from_yaml, read_text
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RECIPE
 
@@ -50,9 +51,9 @@ def check_finished(cell: Cell, folder: Path) -> None:
     """
     advice = "give another `--out`, or remove that run"
     try:
-        found = yaml.safe_load((folder / RECIPE).read_text(encoding="utf-8"))
+        found = from_yaml(read_text(folder / RECIPE))
         difference = next(differences(found, cell.recipe), None)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / RECIPE} cannot be read: {advice}") from error
     if difference:
         key, before, now = difference

@@ -17,7 +17,6 @@ from recmtl.data.files import new_file
 from recmtl.evaluate import monitors
 from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
-from recmtl.train.folder import RESULT
 
 CONTENT = "comparison.json"
 
@@ -173,9 +172,7 @@ class Comparison:
         return {task: name for task, name in chosen.items() if task in measured}
 
     def _result(self, cell: Cell) -> Mapping[str, Any]:
-        path = self.path(cell) / RESULT
-        result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return result
+        return RunFolder(self.path(cell)).result()
 
 
 def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]:

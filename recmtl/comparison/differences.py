@@ -15,6 +15,7 @@ from recmtl.evaluate import LOWER_IS_BETTER, Difference, Predictions, Scores, au
 from recmtl.evaluate.compared import tested
 from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
+from recmtl.train.folder import PREDICTIONS
 
 ROW = list(Row._fields)
 LEVEL = 0.95
@@ -112,6 +113,7 @@ class Tester:
                     f"{str(folder.path)!r} has no predictions to test: remove it and compare again, with "
                     "`--trainer.run.predictions true`"
                 )
+            folder.check(PREDICTIONS.format(split=self._split))
             self._schema = self._schema or folder.schema().schema
             found.append(Predictions.read(self._schema, path).scores()[task])
         return found

@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from recmtl.data.cached import DAY, KEY_LETTERS, CachedDataset, check, lock_of, remove_leftovers, write_origin
+from recmtl.data.cached import DAY, KEY_LETTERS, CachedDataset, lock_of, remove_leftovers, write_origin
 from recmtl.data.errors import DataError, ExistsError, unreadable
 from recmtl.data.expand import expand
 from recmtl.data.files import locked
+from recmtl.data.manifest import VERSION
 from recmtl.data.prepare import Progress, prepare
-from recmtl.data.prepared import VERSION, PreparedData
+from recmtl.data.prepared import PreparedData
 from recmtl.data.skipped import BadRows
 from recmtl.schema import Schema, SchemaError
 from recmtl.schema.location import Location
@@ -37,8 +39,8 @@ def prepare_cached(
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
-    Of two processes that want the same one prepares and the other waits. What is opened is checked whole against the
-    digests of when it was written: training reads all of it anyway, and the raw files were read for their key.
+    Of two processes that want the same one prepares and the other waits. What is opened is checked whole: training
+    reads all of it anyway, and the raw files were read for their key. What is damaged is prepared again, with a note.
 
     Args:
         schema: What the columns mean.
@@ -51,7 +53,7 @@ def prepare_cached(
         bad_rows: What becomes of rows that do not parse, as in `prepare`.
 
     Raises:
-        DataError: A file is missing or cannot be used, or what the cache has is damaged.
+        DataError: A file is missing or cannot be used.
         SchemaError: A column is missing.
     """
     splits = {"train": train, "valid": valid, "test": test}
@@ -60,21 +62,30 @@ def prepare_cached(
     key = json.dumps([VERSION, schema.to_dict(), holdout, bad_rows, digests], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
     remove_leftovers(folder.parent, older_than=DAY)
-    if not CachedDataset.open(folder).finished:
+    found, note = _open(folder)
+    if found is None:
         with locked(lock_of(folder), lambda: progress("wait for another process", 0)):
-            if not CachedDataset.open(folder).finished:
+            found, note = _open(folder)  # what another process may have prepared meanwhile
+            if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    data = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows)
+                    found = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows)
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
-                write_origin(folder, paths, {name: len(rows) for name, rows in data.splits.items()})
-                return data
+                write_origin(folder, paths, {name: len(rows) for name, rows in found.splits.items()})
+    return replace(found, notes=(*found.notes, *note))
+
+
+def _open(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
+    """Open a finished dataset; where there is none that is whole, say what became of it."""
+    if not CachedDataset.open(folder).finished:
+        return None, ()
     try:
-        check(folder)
-        return PreparedData.open(folder)
+        data = PreparedData.open(folder)
+        data.check()
     except (DataError, SchemaError) as error:
-        raise DataError(f"the cache is damaged, remove {str(folder)!r}: {error}") from error
+        return None, (f"what the cache had was prepared again: {error}",)
+    return data, ()
 
 
 def _digest(location: Location) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from recmtl.data.errors import DataError
 from recmtl.data.files import locked, new_file
 from recmtl.schema.location import Location
+from recmtl.schema.plain import from_json, read_text
 
 ORIGIN = "origin.json"  # written last: without it a dataset is unfinished
 KEY_LETTERS = 24
@@ -31,28 +30,26 @@ class CachedDataset:
         folder: Where it stands; its name is its key.
         files: The raw files of each split; of an unfinished dataset they are not known.
         rows: The rows of each split.
-        digests: The SHA-256 of each of its files.
         created: When it was finished, in seconds since 1970.
     """
 
     folder: Path
     files: Mapping[str, Sequence[str]]
     rows: Mapping[str, int]
-    digests: Mapping[str, str]
     created: float
 
     @classmethod
     def open(cls, folder: Path) -> CachedDataset:
         """Read where a dataset comes from."""
         try:
-            return cls(folder, **json.loads((folder / ORIGIN).read_text(encoding="utf-8")))
+            return cls(folder, **from_json(read_text(folder / ORIGIN)))
         except (OSError, ValueError, TypeError):
-            return cls(folder, {}, {}, {}, folder.stat().st_mtime if folder.is_dir() else 0.0)
+            return cls(folder, {}, {}, folder.stat().st_mtime if folder.is_dir() else 0.0)
 
     @property
     def finished(self) -> bool:
         """Whether all of it was written."""
-        return bool(self.digests)
+        return bool(self.rows)
 
     @property
     def size(self) -> int:
@@ -71,42 +68,17 @@ class CachedDataset:
 
 
 def write_origin(folder: Path, files: Mapping[str, Sequence[Location]], rows: Mapping[str, int]) -> None:
-    """Write beside a prepared dataset where it comes from and what its files hold."""
+    """Write beside a prepared dataset where it comes from."""
     origin = {
         "files": {
             split: [str(Path(file.path).absolute()) if file.on_disk else file.name for file in found]
             for split, found in files.items()
         },
         "rows": rows,
-        "digests": _digests(folder),
         "created": time.time(),
     }
     with new_file(folder / ORIGIN) as file:
         file.write_text(json.dumps(origin, indent=1, ensure_ascii=False), encoding="utf-8")
-
-
-def check(folder: Path) -> None:
-    """Check that the files of a cached dataset hold what was written.
-
-    Raises:
-        DataError: One does not, or is missing.
-    """
-    found = _digests(folder)
-    for name, digest in CachedDataset.open(folder).digests.items():
-        if found.get(name) != digest:
-            what = "is missing" if name not in found else "has changed since it was written"
-            raise DataError(f"{folder / name} {what}")
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    paths = sorted(path for path in folder.iterdir() if path.name != ORIGIN and path.suffix != ".partial")
-    with ThreadPoolExecutor() as pool:
-        return dict(zip([path.name for path in paths], pool.map(_digest, paths), strict=True))
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_cached(cache: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[CachedDataset]:

@@ -16,8 +16,9 @@ from recmtl.data.errors import DataError
 from recmtl.data.expand import expand
 from recmtl.data.fit import label_column
 from recmtl.data.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
-from recmtl.data.prepared import MANIFEST, PreparedData
+from recmtl.data.prepared import PreparedData
 from recmtl.data.reading import RowNumbers, convert
 from recmtl.data.skipped import BadRows, Skipped, counter
 from recmtl.data.source import Source, WrappedSource

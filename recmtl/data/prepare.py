@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.ipc as ipc
 
 from recmtl.data.encode import Encoder, chosen
 from recmtl.data.errors import BadValueError, DataError
 from recmtl.data.files import new_folder
 from recmtl.data.fit import Fitter
-from recmtl.data.prepared import MANIFEST, VERSION, PreparedData, Rows
+from recmtl.data.manifest import write_manifest
+from recmtl.data.prepared import PreparedData, Rows
 from recmtl.data.reading import RowNumbers, convert
+from recmtl.data.shard import Blocks, ShardWriter
 from recmtl.data.skipped import BadRows, Skipped, counter
 from recmtl.data.source import Source
 from recmtl.data.sources import Data, open_sources
@@ -87,8 +88,9 @@ def prepare(
     with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
         sources["train"] = spooled(sources["train"], Path(parsed))
         fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
-        rows = _write(folder, _encode(fitted, sources, fold, progress, skipped))
-        _describe(folder, fitted, rows, [*notes, *_noticed(sources, skipped)])
+        written = _write(folder, _encode(fitted, sources, fold, progress, skipped))
+        fitted.save(folder)
+        write_manifest(folder, fitted, written, [*notes, *_noticed(sources, skipped)])
     return PreparedData.open(out)
 
 
@@ -203,29 +205,12 @@ def _noticed(sources: Mapping[str, list[Source]], skipped: Skipped | None) -> It
     yield from skipped.notes() if skipped else ()
 
 
-def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[str, int]:
-    """Write the splits into a folder, and give the number of rows of each."""
-    writers: dict[str, ipc.RecordBatchFileWriter] = {}
-    rows: dict[str, int] = {}
-    try:
+def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[str, tuple[int, Blocks]]:
+    """Write the splits into a folder, and give the number of rows and the blocks of each."""
+    writers: dict[str, ShardWriter] = {}
+    with ExitStack() as stack:
         for name, batch in batches:
             if name not in writers:
-                writers[name] = ipc.new_file(str(folder / f"{name}.arrow"), batch.schema)
-            writers[name].write_batch(batch)
-            rows[name] = rows.get(name, 0) + batch.num_rows
-    finally:
-        for writer in writers.values():
-            writer.close()
-    return rows
-
-
-def _describe(folder: Path, fitted: FittedSchema, rows: Mapping[str, int], notes: list[str]) -> None:
-    """Write schema and manifest."""
-    fitted.save(folder)
-    manifest = {
-        "version": VERSION,
-        "fingerprint": fitted.fingerprint,
-        "splits": {name: {"file": f"{name}.arrow", "rows": count} for name, count in rows.items()},
-        "notes": notes,
-    }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False), encoding="utf-8")
+                writers[name] = stack.enter_context(ShardWriter(folder / f"{name}.arrow", batch.schema))
+            writers[name].write(batch)
+        return {name: (writer.rows, writer.finish()) for name, writer in writers.items()}

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.ipc as ipc
 import torch
 from torch import Tensor
 
 from recmtl.data.encode import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT
 from recmtl.data.errors import DataError
+from recmtl.data.manifest import read_manifest
+from recmtl.data.shard import Shard
 from recmtl.schema import FittedSchema
-
-MANIFEST = "manifest.json"
-VERSION = 2
 
 
 class Rows:
@@ -29,15 +25,39 @@ class Rows:
 
     Args:
         schema: The fitted schema that encoded them.
-        table: The columns that `Encoder.encode` gives; memory-mapped tables are read when they are used.
+        table: The columns that `Encoder.encode` gives, or the file that they are read from when they are used.
         name: The split's name.
     """
 
-    def __init__(self, schema: FittedSchema, table: pa.Table, name: str = "rows") -> None:
-        self.schema, self.table, self.name = schema, table, name
+    def __init__(self, schema: FittedSchema, table: pa.Table | Shard, name: str = "rows") -> None:
+        self.schema, self.name = schema, name
+        self._shard = table if isinstance(table, Shard) else None
+        self._table: pa.Table = table.table if isinstance(table, Shard) else table
 
     def __len__(self) -> int:
-        return int(self.table.num_rows)
+        return int(self._table.num_rows)
+
+    @property
+    def table(self) -> pa.Table:
+        """All columns.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        self.check([(0, len(self))])
+        return self._table
+
+    def check(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Check rows that come from a file, where nobody has: that they are as they were written, and can be used.
+
+        Args:
+            spans: Where the rows begin and end, span after span.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        if self._shard is not None:
+            self._shard.check(spans)
 
     @property
     def widths(self) -> dict[str, int]:
@@ -57,12 +77,16 @@ class Rows:
 
         Shape:
             - output: int32 ``[rows, Σ widths]``; floats stand in it bit by bit.
+
+        Raises:
+            DataError: The file is damaged where these rows lie.
         """
         spans = [(0, len(self))] if spans is None else spans
+        self.check(spans)
         matrix = np.empty((sum(end - start for start, end in spans), sum(self.widths.values())), np.int32)
         row = 0
         for start, end in spans:
-            table, column = self.table.slice(start, end - start), 0
+            table, column = self._table.slice(start, end - start), 0
             for name, width in self.widths.items():
                 if width:
                     fill(matrix[row : row + end - start, column : column + width], table.column(name))
@@ -139,47 +163,28 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedData:
-        """Open a prepared dataset; its rows stay on disk until they are used.
+        """Open a prepared dataset; its rows stay on disk until they are used, and are checked then.
 
         Raises:
             DataError: The folder is missing, incomplete, damaged, or was written by another version.
             SchemaError: The fitted schema in it cannot be read.
         """
         folder = Path(folder)
-        manifest = _manifest(folder)
+        manifest = read_manifest(folder)
         schema = FittedSchema.load(folder)
-        if schema.fingerprint != manifest["fingerprint"]:
-            raise DataError(
-                f"the prepared dataset {str(folder)!r} is damaged: its schema is not the one of its manifest"
-            )
-        splits = {}
-        for name, split in manifest["splits"].items():
-            table = _map(folder / split["file"])
-            if table.num_rows != split["rows"]:
-                raise DataError(f"{folder / split['file']} is damaged: {table.num_rows} rows, expected {split['rows']}")
-            splits[name] = Rows(schema, table, name)
-            for part, width in splits[name].widths.items():
-                if width and part not in table.column_names:
-                    raise DataError(f"{folder / split['file']} is damaged: it lacks the column {part!r}")
-        return cls(schema, splits, tuple(manifest["notes"]))
+        if schema.fingerprint != manifest.fingerprint:
+            raise DataError(f"{str(folder)!r} is damaged, prepare the data again: its schema is another's")
+        splits = {
+            name: Rows(schema, Shard(folder / f"{name}.arrow", schema, *split), name)
+            for name, split in manifest.splits.items()
+        }
+        return cls(schema, splits, tuple(manifest.notes))
 
+    def check(self) -> None:
+        """Check all rows, where that was not done yet.
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(f"{str(folder)!r} is not a prepared dataset: it has no {MANIFEST}") from None
-    except ValueError as error:
-        raise DataError(f"{folder / MANIFEST} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
-        raise DataError(f"{str(folder)!r} was prepared by another version: prepare the data again")
-    if not {"fingerprint", "splits", "notes"} <= set(manifest):
-        raise DataError(f"{folder / MANIFEST} is damaged: it lacks the fingerprint, the splits or the notes")
-    return manifest
-
-
-def _map(path: Path) -> pa.Table:
-    try:
-        return ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        Raises:
+            DataError: A file is damaged.
+        """
+        for rows in self.splits.values():
+            rows.check([(0, len(rows))])

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from recmtl.data.ahead import ahead
 from recmtl.data.prepared import Rows
-
-BLOCK_ROWS = 4096  # read together: neighbours in the file stay in one window
+from recmtl.data.shard import BLOCK_ROWS
 
 
 class Window(NamedTuple):

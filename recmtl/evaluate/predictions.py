@@ -175,8 +175,8 @@ class Predictions:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write a Parquet file."""
-        pq.write_table(self.table(), str(path))
+        """Write a Parquet file, each page with its checksum."""
+        pq.write_table(self.table(), str(path), write_page_checksum=True)
 
     @classmethod
     def read(cls, schema: Schema, path: str | Path, group: str | None = None) -> Predictions:
@@ -186,12 +186,20 @@ class Predictions:
             SchemaError: The file cannot be read or lacks a column.
         """
         try:
-            table = pq.read_table(str(path)) if Path(path).suffix == ".parquet" else pacsv.read_csv(str(path))
+            table = _parquet(path) if Path(path).suffix == ".parquet" else pacsv.read_csv(str(path))
         except FileNotFoundError:
             raise SchemaError(f"there is no file {str(path)!r}") from None
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, MemoryError, pa.ArrowException) as error:
             raise SchemaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
         return cls.from_table(schema, table, str(path), group)
+
+
+def _parquet(path: str | Path) -> pa.Table:
+    """Read a Parquet file, and check what its pages have checksums of."""
+    with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+        table = file.read()
+    table.validate(full=True)
+    return table
 
 
 def _refuse(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:

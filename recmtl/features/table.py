@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.data import Share
+from recmtl.data.memory import available_memory
 from recmtl.features.distinct import distinct
 from recmtl.layers import SharedTensor
 from recmtl.schema import IdBlock, MultiCategorical
+from recmtl.schema.checks import LARGEST
 
 DEVIATION = 0.01  # of a row at the start
 
@@ -55,6 +58,9 @@ class EmbeddingTable(nn.Module):
     Args:
         blocks: The features and their columns.
         width: The width of an embedding.
+
+    Raises:
+        ValueError: Memory does not hold the table.
     """
 
     offsets: Tensor
@@ -78,6 +84,7 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
+        _check_memory(owned, width)
         self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(DEVIATION))
         with torch.no_grad():
             self.weight[starts] = 0
@@ -174,3 +181,18 @@ class EmbeddingTable(nn.Module):
         else:
             places, tensor, _ = self._gathered
         return SharedTensor(tensor, len(self.starts), torch.bucketize(places, self.starts, right=True) - 1)
+
+
+def _check_memory(sizes: Mapping[tuple[str, str | None], int], width: int) -> None:
+    rows, free = sum(sizes.values()), available_memory()
+    (name, _), largest = max(sizes.items(), key=itemgetter(1))
+    if rows > LARGEST:
+        raise ValueError(
+            f"one table of embeddings has {rows:,} categories, {largest:,} of them of {name!r}: expected at most "
+            f"{LARGEST:,}, so lower `hash_buckets` or `max_vocabulary`"
+        )
+    if torch.get_default_device().type == "cpu" and 4 * rows * width > free:
+        raise ValueError(
+            f"the embeddings of {rows:,} categories, {largest:,} of them of {name!r}, {width} wide, take "
+            f"{4 * rows * width:,} bytes, and {free:,} are free: lower `hash_buckets`, `max_vocabulary` or `width`"
+        )

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from recmtl.data import DataError, Description, PreparedData, describe
 from recmtl.data.description import LABELS, kind
+from recmtl.data.manifest import MANIFEST
 from recmtl.data.prepare import Progress
-from recmtl.data.prepared import MANIFEST
 from recmtl.data.sources import open_sources
 from recmtl.evaluate.slices import Values
-from recmtl.recipe import DataOptions, open_data
+from recmtl.recipe import DataOptions, open_data, own_cache
 from recmtl.report.features import check_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
+from recmtl.schema.plain import from_yaml
 
 NAN = float("nan")
 
@@ -55,13 +55,15 @@ def data_options(run: ReportedRun) -> DataOptions:
         DataError: It does not.
     """
     try:
-        given: Mapping[str, Any] = yaml.safe_load(run.recipe)["data"]
+        given: Mapping[str, Any] = from_yaml(run.recipe)["data"]
         known = {field.name for field in fields(DataOptions)}
         options = {name: value for name, value in given.items() if name in known}
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the recipe of {run.name} names no data: {error}") from error
-    cache = options.get("cache")
-    return DataOptions(**options | {"cache": Path(cache) if cache else None})
+    if not all(isinstance(value, str | float | int | None) for value in options.values()):
+        raise DataError(f"the recipe of {run.name} names no data that can be opened")
+    cache = own_cache(options.pop("cache", None))
+    return DataOptions(**options, cache=Path(cache) if cache else None)
 
 
 def values_of(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> Values:

@@ -12,6 +12,7 @@ from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.schema import FittedSchema
+from recmtl.schema.plain import read_text
 from recmtl.train import RunError, RunFolder
 from recmtl.train.folder import RECIPE, REPORTED
 
@@ -57,13 +58,14 @@ class ReportedRun:
 
         Raises:
             DataError: The folder is not a run.
-            RunError: The run is unfinished, or lacks recipe or predictions.
+            RunError: The run is unfinished or damaged, or lacks recipe or predictions.
             SchemaError: Its schema or its predictions are damaged.
         """
         folder = RunFolder(path)
         fitted = folder.schema()
         if not folder.finished:
             raise RunError(f"{str(folder.path)!r} holds an unfinished run")
+        folder.check()
         files = {split: folder.predictions(split) for split in REPORTED}
         split = next((split for split, file in files.items() if file.is_file()), None)
         if split is None:
@@ -72,8 +74,8 @@ class ReportedRun:
                 "and without `--trainer.run.predictions false`"
             )
         try:
-            recipe = (folder.path / RECIPE).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            recipe = read_text(folder.path / RECIPE)
+        except (OSError, ValueError) as error:
             raise RunError(f"{folder.path / RECIPE} cannot be read: {error}") from error
         predictions = Predictions.read(fitted.schema, files[split])
         called = name or folder.path.resolve().name

@@ -17,6 +17,7 @@ from recmtl.schema.checks import SchemaError, names, one_character
 from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import head, propose
 from recmtl.schema.location import Location
+from recmtl.schema.plain import from_yaml, read_text
 from recmtl.schema.tasks import Funnel, Task
 
 WILDCARDS = frozenset("*?[")
@@ -249,11 +250,11 @@ class Schema:
             SchemaError: The file is missing, is not YAML or is not a card.
         """
         try:
-            card = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            card = from_yaml(read_text(Path(path)))
         except OSError as error:
             raise SchemaError(f"cannot read the dataset card {str(path)!r}: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SchemaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            raise SchemaError(f"{path} is not YAML: {error}") from error
         return cls.from_dict(card, str(path))
 
 

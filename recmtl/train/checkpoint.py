@@ -9,6 +9,7 @@ import pickle
 import re
 import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,21 @@ import torch
 from recmtl.data.files import new_file
 
 SEAL = 64  # letters of a SHA-256
+# What torch makes of a file that is no checkpoint, or asks for more than there is.
+FAULTS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 class RunError(ValueError):
@@ -53,20 +69,50 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         RunError: It is damaged.
     """
     try:
-        sealed = is_sealed(path)
+        if not is_sealed(path):
+            raise ValueError("its content is not what its checksum says")
+        check_members(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what turns out to be damaged
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True) if sealed else {}
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        check_state(state)
     except FileNotFoundError:
         raise
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        reason = str(error).partition(".")[0] or type(error).__name__
+    except FAULTS as error:
+        reason = " ".join(str(error).partition(". ")[0].partition("\n")[0].split()) or type(error).__name__
         raise RunError(f"the checkpoint {path} is damaged: {reason}") from error
-    if not sealed:
-        raise RunError(f"the checkpoint {path} is damaged: its content is not what its checksum says")
-    if not isinstance(state, dict):
-        raise RunError(f"the checkpoint {path} is damaged: it holds a {type(state).__name__}")
     return state
+
+
+def check_members(path: Path) -> None:
+    """Check that a zip file holds its members as they are, so that none becomes larger when it is read.
+
+    Raises:
+        ValueError: It does not.
+    """
+    with zipfile.ZipFile(path) as file:
+        for member in file.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+                raise ValueError(f"its member {member.filename!r} is compressed")
+        if sum(member.file_size for member in file.infolist()) > path.stat().st_size:
+            raise ValueError("its members are larger than the file")
+
+
+def check_state(state: Any) -> None:
+    """Check that a state is a dict, and that its tensors are dense: others can name places outside of themselves.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds a {type(state).__name__}")
+    values = [state]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict | list | tuple):
+            values += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, torch.Tensor) and value.layout != torch.strided:
+            raise ValueError(f"it holds a tensor of the layout {value.layout}")
 
 
 def seal(path: Path) -> None:
@@ -82,6 +128,8 @@ def seal(path: Path) -> None:
 
 def is_sealed(path: Path) -> bool:
     """Whether a file ends with the SHA-256 of all that comes before."""
+    if not path.is_file() and path.exists():  # a pipe or a device
+        return False
     if path.stat().st_size <= SEAL:
         return False
     with (

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from recmtl.data.errors import DataError
+from recmtl.data.errors import SHOWN, DataError
 from recmtl.data.files import new_file, synced
 from recmtl.schema import FittedSchema
+from recmtl.schema.checks import is_number
+from recmtl.schema.plain import from_json, read_text
 from recmtl.train.checkpoint import RunError, read_checkpoint, write_checkpoint
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
@@ -19,6 +22,12 @@ BEST, LAST, STEP = "best", "last", "step-{}"
 DIGITS = 10  # of a step
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits that a run is reported on, the better one first
+CHECKSUMS = "checksums.json"
+MEASURED = (
+    LOG,
+    USAGE,
+    *(PREDICTIONS.format(split=split) for split in REPORTED),
+)  # what has checksums beside the result
 
 
 class RunFolder:
@@ -62,9 +71,17 @@ class RunFolder:
             file.write(json.dumps(record, allow_nan=False) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
-        """Read `metrics.jsonl`."""
+        """Read `metrics.jsonl`.
+
+        Raises:
+            RunError: A line is damaged.
+        """
         file = self.path / LOG
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+        lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+        for number, line in enumerate(lines, 1):
+            if not is_record(line):
+                raise RunError(f"{file}, line {number} is damaged: expected an object in JSON, got {line[:SHOWN]!r}")
+        return [json.loads(line) for line in lines]
 
     def log_size(self) -> int:
         """Give the bytes of `metrics.jsonl`, which lie on the disk by then."""
@@ -88,9 +105,53 @@ class RunFolder:
         return len(good) == size
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write `metrics.json`, which marks the run as finished."""
+        """Write `metrics.json`, which marks the run as finished, and before it the checksums of what was measured."""
+        text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+        sums = {name: digest(self.path / name) for name in MEASURED if (self.path / name).is_file()}
+        sums[RESULT] = hashlib.sha256(text.encode()).hexdigest()
+        with new_file(self.path / CHECKSUMS) as file:
+            file.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
         with new_file(self.path / RESULT) as file:
-            file.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            file.write_text(text, encoding="utf-8")
+
+    def result(self) -> dict[str, Any]:
+        """Read `metrics.json`; nothing of a run that is unfinished.
+
+        Raises:
+            RunError: The file is damaged.
+        """
+        file = self.path / RESULT
+        if not file.is_file():
+            return {}
+        self.check(RESULT)
+        try:
+            result: dict[str, Any] = from_json(read_text(file))
+            if not isinstance(result, dict):
+                raise ValueError("expected an object")
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+        return result
+
+    def check(self, *names: str) -> None:
+        """Check files of a finished run against its checksums, where it has any.
+
+        Args:
+            names: The files; by default all that have checksums.
+
+        Raises:
+            RunError: A file has changed since it was written.
+        """
+        file = self.path / CHECKSUMS
+        try:
+            sums = from_json(read_text(file)) if file.exists() else {}
+            if not isinstance(sums, dict):
+                raise ValueError("expected an object of checksums")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+        for name in names or (*MEASURED, RESULT):
+            path = self.path / name
+            if name in sums and path.is_file() and digest(path) != sums[name]:
+                raise RunError(f"{path} is damaged: its content is not what its checksum in {CHECKSUMS} says")
 
     def predictions(self, split: str) -> Path:
         """Name the file of the predictions of a split; a run may have been told to write none."""
@@ -111,8 +172,10 @@ class RunFolder:
         if not file.is_file():
             return {}
         try:
-            experts: dict[str, list[float]] = json.loads(file.read_text(encoding="utf-8"))["experts"]
-        except (ValueError, KeyError, TypeError) as error:
+            experts: dict[str, list[float]] = from_json(read_text(file))["experts"]
+            if not all(is_number(weight) for weights in experts.values() for weight in weights):
+                raise ValueError("expected the weights of experts by task")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{file} is damaged: {error}") from error
         return experts
 
@@ -161,6 +224,12 @@ class RunFolder:
 def is_record(line: bytes) -> bool:
     """Whether a line of `metrics.jsonl` is whole."""
     try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        return line.endswith(b"\n") and isinstance(from_json(line.decode()), dict)
     except ValueError:
         return False
+
+
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

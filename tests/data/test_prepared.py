@@ -2,12 +2,11 @@ import json
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
 
 from recmtl.data import DataError, PreparedData, prepare
-from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 SCHEMA = Schema(
     [Categorical("c"), Numeric("x", transform="none"), MultiCategorical("m")],
@@ -89,8 +88,10 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 2, ', "manifest.json is damaged"),
-        ('{"version": 2}', "manifest.json is damaged: it lacks"),
+        ('{"version": 3, ', "manifest.json is damaged"),
+        ('{"version": 3}', "manifest.json is damaged, prepare the data again: its content is not what its checksum"),
+        ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
+        ('{"version": 2}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],
@@ -107,45 +108,33 @@ def test_manifest_that_is_no_text(folder):
         PreparedData.open(folder)
 
 
-@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "test.arrow", "schema.json", "vocabularies.arrow"])
 @pytest.mark.parametrize("keep", [0, 8, 200, -1])
-def test_truncated_split(folder, split, keep):
-    path = folder / f"{split}.arrow"
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=rf"{path} cannot be read: "):
+def test_truncated_file(folder, file, keep):
+    path = folder / file
+    content = path.read_bytes()
+    path.write_bytes(content[:keep])
+    found = f"{len(content[:keep]):,} bytes of {len(content):,}"
+    with pytest.raises(DataError, match=rf"{path} is damaged, prepare the data again: it has {found}"):
         PreparedData.open(folder)
 
 
-def test_missing_split(folder):
-    (folder / "test.arrow").unlink()
-    with pytest.raises(DataError, match=rf"{folder}/test\.arrow cannot be read: "):
-        PreparedData.open(folder)
-
-
-def test_split_of_another_dataset(folder):
-    (folder / "train.arrow").write_bytes((folder / "test.arrow").read_bytes())
-    with pytest.raises(DataError, match=r"train\.arrow is damaged: 2 rows, expected 3"):
-        PreparedData.open(folder)
-
-
-def test_split_of_another_schema(folder):
-    table = pa.table({"other": [1, 2, 3]})
-    with pa.ipc.new_file(str(folder / "train.arrow"), table.schema) as writer:
-        writer.write_table(table)
-    with pytest.raises(DataError, match=r"train\.arrow is damaged: it lacks the column 'ids'"):
-        PreparedData.open(folder)
-
-
-@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
-def test_missing_schema(folder, file):
+@pytest.mark.parametrize("file", ["test.arrow", "schema.json", "vocabularies.arrow"])
+def test_missing_file(folder, file):
     (folder / file).unlink()
-    with pytest.raises(SchemaError, match="cannot read the fitted schema"):
+    with pytest.raises(DataError, match=rf"{folder / file} is damaged, prepare the data again: it is missing"):
+        PreparedData.open(folder)
+    (folder / file).mkdir()
+    with pytest.raises(DataError, match=rf"{folder / file} is damaged, prepare the data again: it is no file"):
         PreparedData.open(folder)
 
 
-def test_schema_of_another_dataset(folder):
+def test_files_of_other_datasets(folder):
+    (folder / "valid.arrow").write_bytes((folder / "test.arrow").read_bytes())
+    with pytest.raises(DataError, match=r"valid\.arrow is damaged"):
+        PreparedData.open(folder).check()
     content = json.loads((folder / "schema.json").read_text())
-    content["moments"]["x"]["mean"] += 1
+    content["moments"]["x"]["mean"] = 0.5
     (folder / "schema.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="is damaged: its schema is not the one of its manifest"):
+    with pytest.raises(DataError, match=r"schema\.json is damaged"):
         PreparedData.open(folder)

@@ -97,3 +97,15 @@ def test_tables_share_one_gather_per_width(small: recmtl.PreparedData) -> None:
     tables = FeatureEncoder(small.schema, width=5).tables
     assert len(tables) == 1
     assert isinstance(tables[0], EmbeddingTable)
+
+
+@pytest.mark.parametrize(("buckets", "message"), [(10**9, "are free: lower `hash_buckets`"), (2**31 - 8, "at most")])
+def test_tables_that_memory_does_not_hold(
+    small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, buckets: int, message: str
+) -> None:
+    """They are refused before anything is allocated."""
+    monkeypatch.setattr("recmtl.features.table.available_memory", lambda: 4 * 16 * 10**9)
+    features = [recmtl.Categorical("user", hash_buckets=buckets)]
+    schema = dataclasses.replace(small.schema, schema=recmtl.Schema(features, small.schema.schema.tasks))
+    with pytest.raises(ValueError, match=f"categories, {buckets + 2:,} of them of 'user'.*{message}"):
+        recmtl.FeatureEncoder(schema)

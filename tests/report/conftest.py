@@ -1,12 +1,12 @@
 """Two finished runs on rows whose names and values are as bad as they come."""
 
-import json
 from pathlib import Path
 
 import pytest
 from bad_names import CARD, USAGE, rows
 
 from recmtl.cli import main
+from recmtl.train import RunFolder
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +22,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options += ["--trainer.run.log_every=3", "--model.layers=[8]"]
     for name, model in (("<b>first&1", "MMOE"), ("second", "SharedBottom")):
         assert main(["train", f"--run={folder}/{name}", f"--model={model}", *data, *options]) == 0
-    usage = folder / "<b>first&1" / "usage.json"
-    assert list(json.loads(usage.read_text())["experts"]) == ["ctr", "cvr", "stay"]
-    usage.write_text(json.dumps({"experts": USAGE}))  # one of its experts is hardly used
+    run = RunFolder(folder / "<b>first&1")
+    assert list(run.usage()) == ["ctr", "cvr", "stay"]
+    run.save_usage(USAGE)  # one of its experts is hardly used
+    run.finish(run.result())
     assert not (folder / "second" / "usage.json").exists()
     return folder
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ class Stopping(nn.Module):
 
 
 def test_a_stopped_run_goes_on_with_as_many_or_with_others(options: list[str], tmp_path: Path) -> None:
-    """What one of two was asked, both do; two go on bit for bit, three and one up to rounding."""
+    """What one of two was asked, both do; two go on bit for bit, three up to rounding."""
     (tmp_path / "towers.py").write_text(STOPPED)
     options = [*options, "--model.towers", '{"ctr": {"class_path": "towers.Stopping"}}']
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
@@ -67,13 +68,14 @@ def test_a_stopped_run_goes_on_with_as_many_or_with_others(options: list[str], t
     assert whole.returncode == 0, whole.stderr
     assert whole.stdout.count("training rows/s") == 1
     expected = outcome(tmp_path / "whole")
+    stopped = torchrun(2, *options, "--run", str(tmp_path / "stopped2"), STOP="1", **path)
+    assert stopped.returncode == 1
+    assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
+    assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
+    assert [*RunFolder(tmp_path / "stopped2").steps()][-1] == 24
+    shutil.copytree(tmp_path / "stopped2", tmp_path / "stopped3")
     for number in (2, 3):
         folder = tmp_path / f"stopped{number}"
-        stopped = torchrun(2, *options, "--run", str(folder), STOP="1", **path)
-        assert stopped.returncode == 1
-        assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
-        assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
-        assert [*RunFolder(folder).steps()][-1] == 24
         resumed = torchrun(number, "train", "--run", str(folder), "--resume", "--trust", "towers", **path)
         assert resumed.returncode == 0, resumed.stderr
         found = outcome(folder)

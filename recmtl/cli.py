@@ -11,6 +11,7 @@ from recmtl import comparing, inspection, measuring, preparing, training
 from recmtl.arguments import UsageError, command_parser
 from recmtl.console import print_line
 from recmtl.data import DataError
+from recmtl.data.memory import OutOfMemoryError, holding
 from recmtl.demo import demo_command
 from recmtl.messages import explain
 from recmtl.recipe import known_names
@@ -68,9 +69,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
-    except (UsageError, DataError, SchemaError, RunError, ArgumentError, OSError) as error:
+        with holding(f"what `recmtl {' '.join(given[:1])}` works on"):
+            return run(given)
+    except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
         sys.stderr.write(f"recmtl: {one_line(error)}\n")
         return BAD_INPUT
     except Interrupted as error:
@@ -86,4 +89,6 @@ def one_line(error: Exception) -> str:
     """Say an error in one line."""
     if isinstance(error, ArgumentError):
         return explain(error.message, known_names)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}"
     return " ".join(str(error).split())

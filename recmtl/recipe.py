@@ -5,7 +5,6 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 
 from __future__ import annotations
 
-import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +22,11 @@ from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
 from recmtl.data.files import new_file
+from recmtl.data.memory import holding
 from recmtl.data.prepare import Progress
 from recmtl.data.prepared import MANIFEST
 from recmtl.data.skipped import BadRows
+from recmtl.environment import environment
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
@@ -155,7 +156,9 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     """
     torch.manual_seed(config.trainer.run.seed)
     objects = parser.instantiate(config)
-    return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
+    with holding(f"the model {config.model.class_path}", "make its layers smaller"):
+        model = objects.model(schema)
+    return Trainer(model, objects.balancer, **vars(objects.trainer))
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -182,15 +185,6 @@ def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None
     with new_file(folder / RECIPE) as file:
         text = "".join(f"# {line}\n" for line in environment())
         file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def environment() -> list[str]:
-    """Say what the bits of a run depend on beside its recipe."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    return [f"torch {torch.__version__}", f"CPU {cpu}", f"{torch.get_num_threads()} threads"]
 
 
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:

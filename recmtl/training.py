@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.arguments import UsageError, usage_errors
 from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
+from recmtl.environment import changes
 from recmtl.evaluate import Metrics
 from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
 from recmtl.train import RunFolder, Trainer
@@ -80,6 +81,8 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
             print_line(f"{folder!r} holds no run yet: it is begun")
         return config
     config = resumed_recipe(parser, arguments, folder, config.trust)
+    for change in changes(Path(folder) / RECIPE):
+        print_note(change)
     config.trainer.run.folder = folder
     return config
 
@@ -95,8 +98,17 @@ def train(
         resume: Go on with the run in its folder.
     """
     config.trainer.run.folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-    if not resume:
-        RunFolder(config.trainer.run.folder).check_free()
+    folder = RunFolder(config.trainer.run.folder)
+    with folder.held():  # before any work: it also shows that the folder can be written
+        if not resume:
+            folder.check_free()
+        return train_in(folder, parser, config, resume)
+
+
+def train_in(
+    folder: RunFolder, parser: ArgumentParser, config: Namespace, resume: bool
+) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe in a run folder that is held."""
     with usage_errors():
         options = parser.instantiate(config).data
     with Counter() as counter:
@@ -104,9 +116,9 @@ def train(
         counter.remark(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
-    assert trainer.folder is not None
-    if not (resume and (trainer.folder.path / RECIPE).exists()):
-        save_recipe(parser, config, trainer.folder.path)
+    trainer.folder = folder
+    if not (resume and (folder.path / RECIPE).exists()):
+        save_recipe(parser, config, folder.path)
     with usage_errors():
         trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
     return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

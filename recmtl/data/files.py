@@ -36,7 +36,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         synced(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        _refuse_full(path, error)
+        refuse_full(path, error)
         raise
 
 
@@ -66,7 +66,7 @@ def new_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         synced(path.parent)
     except OSError as error:
-        _refuse_full(path, error)
+        refuse_full(path, error)
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -83,8 +83,12 @@ def synced(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_full(path: Path, error: BaseException) -> None:
-    """Say which file or folder a full disk does not take."""
+def refuse_full(path: Path, error: BaseException) -> None:
+    """Say which file or folder a full disk does not take.
+
+    Raises:
+        DataError: The error is that of a full disk.
+    """
     if isinstance(error, OSError) and error.errno in FULL:
         raise DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno)}") from error
 

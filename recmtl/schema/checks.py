@@ -6,6 +6,8 @@ import math
 import re
 from typing import Any, get_args
 
+LARGEST = (1 << 31) - 3  # so that an int32 holds the indices of so many categories, "unknown" and "missing"
+
 
 class SchemaError(ValueError):
     """A schema, dataset card or column that cannot be used, said in one sentence."""
@@ -20,11 +22,13 @@ def names(instance: Any, *options: str) -> None:
 
 
 def at_least_one(instance: Any, *options: str) -> None:
-    """Check that options are integers from 1; ``None`` passes where it is the default."""
+    """Check that options are integers from 1 that an int32 can count; ``None`` passes where it is the default."""
     for option in options:
         value = getattr(instance, option)
         if not (type(value) is int and value >= 1) and not _is_default_none(instance, option):
             raise _refused(instance, option, "must be an integer from 1")
+        if value is not None and value > LARGEST:
+            raise _refused(instance, option, f"must be at most {LARGEST:,}")
 
 
 def one_character(instance: Any, option: str) -> None:

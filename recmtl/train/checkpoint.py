@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from recmtl.data.files import new_file
+from recmtl.data.memory import holding
 
 SEAL = 64  # letters of a SHA-256
 
@@ -31,7 +32,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     with new_file(path) as file:
         try:
-            torch.save(state, file)
+            with holding(f"the checkpoint {path}"):
+                torch.save(state, file)
         except RuntimeError as error:  # what torch makes of a failed write
             raise RunError(f"the checkpoint {path} cannot be written: is the disk full?") from error
         try:
@@ -53,8 +55,8 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         RunError: It is damaged.
     """
     try:
-        sealed = is_sealed(path)
-        with warnings.catch_warnings():
+        with holding(f"the checkpoint {path}"), warnings.catch_warnings():
+            sealed = is_sealed(path)
             warnings.simplefilter("ignore")  # about what turns out to be damaged
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True) if sealed else {}
     except FileNotFoundError:

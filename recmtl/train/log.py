@@ -51,7 +51,7 @@ def event_writer(folder: RunFolder, done: int = 0) -> SummaryWriter | None:
         return None
     from torch.utils.tensorboard import SummaryWriter  # takes half a second
 
-    return SummaryWriter(folder.path, purge_step=done + 1 if done else None)
+    return SummaryWriter(folder.path, purge_step=done + 1)
 
 
 def numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

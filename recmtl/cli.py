@@ -6,6 +6,7 @@ import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from recmtl import comparing, inspection, measuring, preparing, training
 from recmtl.arguments import UsageError, command_parser
@@ -74,15 +75,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with holding(f"what `recmtl {' '.join(given[:1])}` works on"):
             return run(given)
     except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
-        sys.stderr.write(f"recmtl: {one_line(error)}\n")
-        return BAD_INPUT
+        return end(one_line(error), BAD_INPUT)
     except Interrupted as error:
         command = f"recmtl train --run {shlex.quote(str(error.folder))} --resume"
-        sys.stderr.write(f"recmtl: {error}: go on with `{command}`\n")
-        return error.status
+        return end(f"{error}: go on with `{command}`", error.status)
     except KeyboardInterrupt:
-        sys.stderr.write("recmtl: interrupted\n")
-        return INTERRUPTED
+        return end("interrupted", INTERRUPTED)
+
+
+def end(text: str, status: int) -> int:
+    """Say why a command ends, where that can be written, and give its exit status."""
+    with suppress(OSError):
+        sys.stderr.write(f"recmtl: {text}\n")
+        sys.stderr.flush()
+    return status
 
 
 def one_line(error: Exception) -> str:

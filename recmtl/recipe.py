@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl import balance, features, models
 from recmtl.balance import Balancer
+from recmtl.checked import check_nulls, check_text
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
 from recmtl.data.files import new_file
@@ -31,7 +32,7 @@ from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
 from recmtl.shipped import card, find_recipe
-from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train import Optimization, Run, RunError, RunFolder, Stopping, Trainer
 from recmtl.train.folder import RECIPE
 
 START = ("--model", "MMOE", "--balancer", "Sum")  # where neither recipe nor options name any
@@ -69,6 +70,12 @@ class DataOptions:
     bad_rows: BadRows = "error"
 
 
+# What is made of the keys below, beside what a `class_path` names.
+MADE = {"data": DataOptions, "trainer": Trainer} | {
+    f"trainer.{name}": kind for name, kind in {"optimization": Optimization, "stopping": Stopping, "run": Run}.items()
+}
+
+
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
     """Build the parser of a command that takes a recipe, to be used by `parse_recipe`."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
@@ -83,8 +90,11 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     Raises:
         ArgumentError: There is no such option.
         SchemaError: There is no such recipe.
+        ValueError: A recipe holds what none can.
     """
-    return parser.parse_args([*START, *_resolved(arguments)])
+    config = parser.parse_args([*START, *_resolved(arguments)])
+    check_nulls(config, MADE)
+    return config
 
 
 def _resolved(arguments: Sequence[str]) -> Iterator[str]:
@@ -100,7 +110,11 @@ def _resolved(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _file(recipe: str) -> str:
-    return recipe if recipe.startswith("{") else str(find_recipe(recipe))  # JSON is the recipe itself
+    if recipe.startswith("{"):  # JSON, the recipe itself
+        return recipe
+    path = find_recipe(recipe)
+    check_text(path)
+    return str(path)
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -155,10 +169,22 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
         ValueError: An option is out of its range, or the model does not fit the schema.
     """
     torch.manual_seed(config.trainer.run.seed)
-    objects = parser.instantiate(config)
+    objects = instantiated(parser, config)
     with holding(f"the model {config.model.class_path}", "make its layers smaller"):
         model = objects.model(schema)
     return Trainer(model, objects.balancer, **vars(objects.trainer))
+
+
+def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Make the objects that options name; a model is made once the schema is known.
+
+    Raises:
+        ValueError: An option is out of its range, or its value is of another kind than it takes.
+    """
+    try:
+        return parser.instantiate(config)
+    except TypeError as error:  # what the option parser has let through
+        raise ValueError(f"an option of the recipe has a value of another kind than it takes: {error}") from error
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -229,7 +255,7 @@ def resumed_recipe(
     run = RunFolder(folder)
     begun = read_recipe(run)
     check_trust(begun, tuple(trust), run.path / RECIPE)
-    config = parser.parse_args([*START, "--config", str(run.path / RECIPE), *_resolved(arguments)])
+    config = parse_recipe(parser, ["--config", str(run.path / RECIPE), *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config

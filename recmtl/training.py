@@ -12,7 +12,7 @@ from recmtl.arguments import UsageError, usage_errors
 from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
 from recmtl.environment import changes
 from recmtl.evaluate import Metrics
-from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
+from recmtl.recipe import build, instantiated, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
 from recmtl.train.folder import RECIPE
@@ -34,7 +34,8 @@ def train_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--trust", type=list[str], default=[], help=TRUST)
-    config = parse_recipe(parser, arguments)
+    with usage_errors():
+        config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder
     if config.resume:
         config = resumed(parser, arguments, config)
@@ -80,7 +81,8 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
         if not RunFolder(folder).finished:
             print_line(f"{folder!r} holds no run yet: it is begun")
         return config
-    config = resumed_recipe(parser, arguments, folder, config.trust)
+    with usage_errors():
+        config = resumed_recipe(parser, arguments, folder, config.trust)
     for change in changes(Path(folder) / RECIPE):
         print_note(change)
     config.trainer.run.folder = folder
@@ -110,7 +112,7 @@ def train_in(
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
     """Train a recipe in a run folder that is held."""
     with usage_errors():
-        options = parser.instantiate(config).data
+        options = instantiated(parser, config).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)

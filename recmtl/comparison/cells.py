@@ -139,7 +139,10 @@ class Attempt:
             memory = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-status).name}{memory}"
         lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), f"ended with status {status}")
+        last = next(
+            (line for line in reversed(lines) if line.strip()),
+            f"ended with status {status} without a word: is the disk full?",
+        )
         return last.strip().removeprefix("recmtl: ")
 
     def stop(self) -> None:

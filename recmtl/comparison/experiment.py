@@ -21,7 +21,7 @@ from recmtl.console import Counter
 from recmtl.data import DataError, PreparedData
 from recmtl.data.files import locked
 from recmtl.data.values import as_text, stable_hash
-from recmtl.recipe import open_data, parse_recipe, recipe_parser
+from recmtl.recipe import instantiated, open_data, parse_recipe, recipe_parser
 from recmtl.train import RunError
 
 LOCK = ".lock"
@@ -171,7 +171,7 @@ def prepared(parser: ArgumentParser, arguments: Sequence[str]) -> PreparedData:
     Raises:
         DataError: The data cannot be read, or there are neither test nor validation rows.
     """
-    options = parser.instantiate(parse_recipe(parser, arguments)).data
+    options = instantiated(parser, parse_recipe(parser, arguments)).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)

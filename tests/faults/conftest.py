@@ -1,21 +1,15 @@
 """What the fault suite shares: a server that forks processes, rows to train on, and the count of what was survived."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forker import Forker
+from subject import OPTIONS, Subject, data
 
 from recmtl.data.synth import synthesize
 
-LIMIT = 60.0  # seconds that a command has
-FORKING = Path(__file__).with_name("forking.py")
 COLUMNS = ("tried", "survived")
 
 
@@ -67,75 +61,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"{fault:<58}{line['tried']:>6}{line['survived']:>10}  {lost}")
 
 
-class Job:
-    """A command that runs in a process of its own.
-
-    Args:
-        server: The server that forked it.
-        folder: Where its output is.
-    """
-
-    def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
-        self._server, self._folder = server, folder
-        self.pid = int(server.stdout.readline())
-        self.started = time.monotonic()
-
-    def kill(self, seconds: float, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the process and those that it started, once it has run so long."""
-        time.sleep(max(0.0, seconds - (time.monotonic() - self.started)))
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:  # it has ended, or is not a group yet
-            os.kill(self.pid, number) if Path(f"/proc/{self.pid}").exists() else None
-
-    def wait(self) -> int:
-        """Give the exit status; a command that takes too long is killed."""
-        killer = subprocess.Popen([sys.executable, "-S", "-c", KILLER, str(LIMIT), str(self.pid)])
-        status = int(self._server.stdout.readline())
-        killer.kill()
-        killer.wait()
-        self.seconds = time.monotonic() - self.started
-        return status
-
-    @property
-    def said(self) -> str:
-        """What it wrote to its standard error."""
-        return (self._folder / "error.txt").read_text(errors="replace")
-
-
-KILLER = "import os, sys, time; time.sleep(float(sys.argv[1])); os.killpg(int(sys.argv[2]), 9)"
-
-
-class Forker:
-    """Starts commands, one at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLCONFIGDIR": str(folder / "mpl")}
-        self._server = subprocess.Popen(
-            [sys.executable, str(FORKING)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-
-    def start(self, *arguments: object, **faults: object) -> Job:
-        """Start a command; what may be planted in it says `forking.run`."""
-        cache = faults.pop("cache", self._folder / "cache")
-        files = {"output": str(self._folder / "output.txt"), "error": str(self._folder / "error.txt")}
-        job = {"arguments": [str(a) for a in arguments], "environment": {"RECMTL_CACHE": str(cache)}} | files | faults
-        self._server.stdin.write(json.dumps(job) + "\n")
-        self._server.stdin.flush()
-        return Job(self._server, self._folder)
-
-    def run(self, *arguments: object, **faults: object) -> Job:
-        """Run a command to its end."""
-        job = self.start(*arguments, **faults)
-        job.status = job.wait()
-        return job
-
-    def close(self) -> None:
-        """End the server."""
-        self._server.communicate()
-
-
 @pytest.fixture(scope="session")
 def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
     """Start the server of these tests."""
@@ -156,3 +81,30 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def random(request: pytest.FixtureRequest) -> np.random.Generator:
     """Give numbers that are the same each time, and others for each test."""
     return np.random.default_rng(list(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session")
+def training(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    options = ["train", "--model", "MMOE", "--model.experts", "2", "--balancer", "PCGrad", *data(rows), *OPTIONS]
+    place = tmp_path_factory.mktemp("training")
+    return Subject(forker, place, lambda p: [*options, "--run", p], lambda p: [*options, "--run", p, "--resume"])
+
+
+@pytest.fixture(scope="session")
+def preparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    files = ["--train", rows / "train.csv", "--test", rows / "test.csv"]
+
+    def command(path: Path) -> list[object]:
+        return ["prepare", "--card", "aliexpress", *files, "--out", path]
+
+    return Subject(forker, tmp_path_factory.mktemp("preparing"), command, command)
+
+
+@pytest.fixture(scope="session")
+def comparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    grid = ["--models", "SharedBottom", "MMOE", "--seeds", "1", "--balancers", "MetaBalance"]
+
+    def command(path: Path) -> list[object]:
+        return ["compare", *data(rows), *OPTIONS, *grid, "--out", path]
+
+    return Subject(forker, tmp_path_factory.mktemp("comparing"), command, command)

@@ -3,23 +3,26 @@
 It reads what to run from its standard input, a line of JSON each, and answers with the process and its exit status.
 """
 
+import hashlib
 import itertools
 import json
 import os
 import resource
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.tensorboard  # noqa: F401
+import torch.utils.tensorboard
 from matplotlib.figure import Figure
 
-from recmtl.cli import main
+from recmtl.cli import COMMANDS, main
 from recmtl.comparison import cells
+from recmtl.data import PreparedData
 
 # What Python says of files that are about to be changed.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.truncate"}
@@ -42,11 +45,13 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        return self.returncode
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode or 0
 
     def terminate(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
 
     kill = terminate
 
@@ -96,6 +101,7 @@ def run(
     watched: Sequence[Any] = (),
     limits: Mapping[str, int] | None = None,
     user: int | None = None,
+    place: str = "/",
 ) -> int:
     """Run a command where faults are planted.
 
@@ -105,7 +111,9 @@ def run(
         watched: As `watch` takes it.
         limits: Of resources, by their names in `resource`.
         user: Whose process it is to be.
+        place: The folder that it works in.
     """
+    os.chdir(place)
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
     if watched:
@@ -125,6 +133,20 @@ def warm_up() -> None:
     """Import what is imported where it is used, and draw no pictures."""
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
+
+
+def digest_command(data: Path) -> None:
+    """Print a digest of all that a training or a measuring takes of a prepared dataset.
+
+    Args:
+        data: The dataset.
+    """
+    opened = PreparedData.open(data)
+    digest = hashlib.sha256(repr((opened.schema.fingerprint, opened.notes)).encode())
+    for name, rows in sorted(opened.splits.items()):
+        digest.update(repr((name, rows.keys.to_pydict())).encode())
+        digest.update(rows.packed().numpy().data)
+    print(digest.hexdigest())  # noqa: T201
 
 
 def serve() -> None:
@@ -147,4 +169,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warm_up()
     cells.subprocess.Popen = Forked
+    COMMANDS["digest"] = digest_command
     serve()

@@ -182,7 +182,8 @@ def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
         ValueError: An option is out of its range, or its value is of another kind than it takes.
     """
     try:
-        return parser.instantiate(config)
+        made: Namespace = parser.instantiate(config)
+        return made
     except TypeError as error:  # what the option parser has let through
         raise ValueError(f"an option of the recipe has a value of another kind than it takes: {error}") from error
 

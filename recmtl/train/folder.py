@@ -43,7 +43,8 @@ class RunFolder:
         It is made where it is missing, and goes again where nothing came into it.
 
         Raises:
-            RunError: Another process is at work in it, or it cannot be written.
+            RunError: Another process is at work in it.
+            DataError: It cannot be written.
         """
         if self._held:
             yield
@@ -51,11 +52,7 @@ class RunFolder:
         self._check_folder()
         with ExitStack() as stack:
             stack.callback(self._remove_empty)
-            try:
-                lock = stack.enter_context(locked(self.path / LOCK))
-            except OSError as error:
-                raise RunError(f"the run folder {str(self.path)!r} cannot be written: {error.strerror}") from error
-            if lock is None:
+            if stack.enter_context(locked(self.path / LOCK)) is None:
                 raise RunError(f"another process is at work in {str(self.path)!r}: wait for it, or give another folder")
             self._held = True
             stack.callback(setattr, self, "_held", False)

@@ -126,10 +126,11 @@ class Trainer:
             note: Told of a checkpoint that is damaged, where an older one is taken, and of a damaged log.
 
         Raises:
-            DataError: There are no training rows, or they were prepared for another schema.
+            DataError: There are no training rows, they were prepared for another schema, or the run folder cannot be
+                written.
             ValueError: The optimizer refuses its options.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
-                damaged, or it was begun otherwise; or another process is at work in it, or it cannot be written.
+                damaged, or it was begun otherwise; or another process is at work in it.
             OutOfMemoryError: Memory does not hold the rows, or a step. It is a `MemoryError`.
             Interrupted: A signal asked to stop. It is a `KeyboardInterrupt`.
         """

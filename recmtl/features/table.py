@@ -163,7 +163,6 @@ def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
     largest = max(sizes, key=lambda name: sizes[name])
     table = f"an embedding table of {rows:,} rows × {width}, {sizes[largest]:,} of them for {largest!r}"
     with holding(table, "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`"):
-        drawn = torch.empty(0).device.type == "cpu"  # and not shapes alone
-        if drawn and 4 * rows * width > available_memory():
+        if 4 * rows * width > available_memory():  # a system may promise more, and end the process later
             raise MemoryError
         return torch.randn(rows, width).mul_(DEVIATION)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytes
         log.write(7, 1, {"loss": {"ctr": 0.5}})
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "epoch": 1, "loss": {"ctr": 0.5}}
+
+
+def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> None:
+    for loss in (0.5, 0.25):
+        with Log(RunFolder(tmp_path), tensorboard=True) as log:
+            log.write(1, 1, {"loss": {"ctr": loss}})
+            if loss == 0.5:
+                log.write(2, 1, {"loss": {"ctr": loss}})
+        time.sleep(1.1)  # files are read in the order of the seconds in their names
+    assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
 
 
 class Broken(nn.Module):

@@ -57,6 +57,7 @@ def measured_on(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[
         if usage:
             folder.save_usage(usage)
         _plot(folder)
+        prune(folder, 1)
         folder.finish(
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
@@ -68,7 +69,6 @@ def measured_on(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[
                 "device": str(trainer.device),
             }
         )
-        prune(folder, 1)
     return measured
 
 

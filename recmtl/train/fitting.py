@@ -180,6 +180,7 @@ class Fitting:
         """Write a checkpoint where one is due."""
         if self._checkpoints and (in_any_case or self._checkpoints.due(self._done)):
             with self._meter.paused():
+                self._log.flush()
                 self._checkpoints.save(self._done, self._state(), self._watch.best is not None)
 
     def _leave(self) -> None:

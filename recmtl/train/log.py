@@ -36,6 +36,11 @@ class Log:
         if self._events:
             self._events.close()
 
+    def flush(self) -> None:
+        """Hand over what event files still lack."""
+        if self._events:
+            self._events.flush()
+
     def write(self, step: int, epoch: int, content: Mapping[str, Any]) -> None:
         """Write down what was measured after a step."""
         if self._folder:

@@ -85,7 +85,19 @@ def random(request: pytest.FixtureRequest) -> np.random.Generator:
 
 @pytest.fixture(scope="session")
 def training(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    options = ["train", "--model", "MMOE", "--model.experts", "2", "--balancer", "PCGrad", *data(rows), *OPTIONS]
+    options = [
+        "train",
+        "--model",
+        "MMOE",
+        "--model.experts",
+        "2",
+        "--model.style.dropout",
+        "0.1",
+        "--balancer",
+        "PCGrad",
+        *data(rows),
+        *OPTIONS,
+    ]
     place = tmp_path_factory.mktemp("training")
     return Subject(forker, place, lambda p: [*options, "--run", p], lambda p: [*options, "--run", p, "--resume"])
 

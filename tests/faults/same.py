@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from recmtl.train import RunFolder
 from recmtl.train.checkpoint import read_checkpoint
@@ -21,9 +22,9 @@ def timeless(content: object) -> object:
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Give by name what lies in a folder, beside event files, whose names have times."""
+    """Give by name what lies in a folder, beside event files, named by times, and the lock of who was killed."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path for name, path in sorted(found.items()) if "tfevents" not in name}
+    return {name: path for name, path in sorted(found.items()) if "tfevents" not in name and path.name != ".lock"}
 
 
 def assert_same_dataset(found: Path, whole: Path) -> None:
@@ -37,10 +38,18 @@ def assert_same_dataset(found: Path, whole: Path) -> None:
             assert path.read_bytes() == theirs[name].read_bytes(), name
 
 
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Give what event files say, beside rates."""
+    events = EventAccumulator(str(run)).Reload()
+    tags = (tag for tag in events.Tags()["scalars"] if not tag.endswith(TIMES))
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
 def assert_same_run(found: Path, whole: Path) -> None:
     """Weights, metrics, log, predictions and all other files."""
     mine, theirs = files(found), files(whole)
     assert list(mine) == list(theirs)
+    assert scalars(found) == scalars(whole)
     for name, path in mine.items():
         if name.endswith(".pt"):
             states = [read_checkpoint(p)["model"] for p in (path, theirs[name])]

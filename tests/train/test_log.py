@@ -71,6 +71,12 @@ def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> 
     assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
 
 
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(recmtl.DataError, match=r"metrics.jsonl' cannot be written: No space left on device"):
+        RunFolder(tmp_path).log({"step": 1})
+
+
 class Broken(nn.Module):
     """A tower that gives NaN from its third batch on."""
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.utils.tensorboard
 from matplotlib.figure import Figure
 
 from recmtl.cli import COMMANDS, main

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import nn
 import recmtl
 from recmtl.train import RunFolder
 from recmtl.train import log as log_module
+from recmtl.train.events import Events
 from recmtl.train.log import Log, numbers
 
 
@@ -54,7 +54,7 @@ def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp
 def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     if wanted:
         monkeypatch.setattr(log_module, "find_spec", lambda name: None)
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
     with Log(RunFolder(tmp_path), tensorboard=wanted) as log:
         log.write(7, 1, {"loss": {"ctr": 0.5}})
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
@@ -67,7 +67,6 @@ def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> 
             log.write(1, 1, {"loss": {"ctr": loss}})
             if loss == 0.5:
                 log.write(2, 1, {"loss": {"ctr": loss}})
-        time.sleep(1.1)  # files are read in the order of the seconds in their names
     assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
 
 
@@ -75,6 +74,14 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(recmtl.DataError, match=r"metrics.jsonl' cannot be written: No space left on device"):
         RunFolder(tmp_path).log({"step": 1})
+
+
+def test_so_is_that_of_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
+    events = Events(tmp_path)
+    for work in (events.flush, events.close):
+        with pytest.raises(recmtl.DataError, match=r"tfevents.* cannot be written: No space left on device"):
+            work()
 
 
 class Broken(nn.Module):

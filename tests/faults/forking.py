@@ -5,6 +5,7 @@ It reads what to run from its standard input, a line of JSON each, and answers w
 
 import ctypes
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -131,6 +132,7 @@ def run(
 
 def warm_up() -> None:
     """Import what is imported where it is used, and draw no pictures."""
+    importlib.import_module("recmtl.train.events")
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
 

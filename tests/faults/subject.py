@@ -30,8 +30,9 @@ class Subject:
     def __init__(self, forker: Forker, place: Path, begin: Command, go_on: Command) -> None:
         self._forker, self._begin, self._go_on = forker, begin, go_on
         self.whole, self._count = place / "whole" / "it", place / "count"
-        job = self.start(self.whole)
-        assert (job.wait(), job.said.count("Traceback")) == (0, 0), job.said
+        for path in (place / "first" / "it", self.whole):  # the first takes longer
+            job = self.start(path)
+            assert (job.wait(), job.said.count("Traceback")) == (0, 0), job.said
         self.seconds, self.changes = job.seconds, int(self._count.read_text())
 
     def start(self, path: Path, again: bool = False, change: int | None = None, **faults: object) -> Job:
@@ -40,12 +41,16 @@ class Subject:
         watched = [str(path.parent), change, str(self._count)]
         return self._forker.start(*command, **{"watched": watched, "cache": str(path.parent / "cache"), **faults})
 
-    def kill(self, path: Path, random: np.random.Generator, by_change: bool, again: bool) -> bool:
-        """Kill it once, before a change of files or after a time; say whether it did not end before."""
+    def kill(self, path: Path, random: np.random.Generator, by_change: bool, again: int) -> bool:
+        """Kill it once, before a change of files or after a time; say whether it did not end before.
+
+        Each time that it goes on less is left to be done.
+        """
+        share = random.uniform(0, 0.9) / 2**again
         if by_change:
-            return self.start(path, again, int(random.integers(self.changes))).wait() == -9
-        job = self.start(path, again)
-        job.kill(random.uniform(0, self.seconds))
+            return self.start(path, again > 0, int(share * self.changes)).wait() == -9
+        job = self.start(path, again > 0)
+        job.kill(share * self.seconds)
         return job.wait() == -9
 
 

@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test check lint types examples clean
+.PHONY: demo test test-faults check lint types examples clean
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -12,6 +12,10 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto
+
+# What kills, fills and damages; a table at its end counts what was tried and survived.
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 tests/faults
 
 check: lint types test
 

@@ -19,7 +19,7 @@ import pandas as pd
 import recmtl
 from recmtl.comparison import Comparison, compare
 from recmtl.data.synth import synthesize
-from recmtl.recipe import environment
+from recmtl.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 BALANCERS = ("Sum", "MetaBalance", "GradNorm", "PCGrad", "NormalizedSplitter", "RotoGrad")

@@ -27,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recmtl.recipe import environment
+from recmtl.environment import environment
 
 MEGA = 1_000_000
 PROCESS = 600 * MEGA  # what the process needs besides rows

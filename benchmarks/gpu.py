@@ -32,8 +32,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import recmtl
 from benchmarks.generated import ALL_LARGE, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch, Rows
+from recmtl.environment import environment
 from recmtl.features import FeatureEncoder
-from recmtl.recipe import environment, known_names
+from recmtl.recipe import known_names
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.options import Precision

@@ -33,7 +33,7 @@ from benchmarks import others, rechub
 from benchmarks.flat import FlatStep
 from benchmarks.generated import ALL_LARGE, BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch
-from recmtl.recipe import environment
+from recmtl.environment import environment
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.options import Precision

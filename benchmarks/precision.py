@@ -18,7 +18,7 @@ from rich.table import Table
 
 import recmtl
 from recmtl.data.synth import synthesize
-from recmtl.recipe import environment
+from recmtl.environment import environment
 from recmtl.train.options import Precision
 
 

@@ -29,7 +29,7 @@ from torch import Tensor
 import recmtl
 from benchmarks.generated import BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.balance import Ranks
-from recmtl.recipe import environment
+from recmtl.environment import environment
 from recmtl.train import Step
 
 METHODS = ("Sum", "GradNorm", "MetaBalance", "PCGrad", "NormalizedSplitter", "RotoGrad")

@@ -6,12 +6,14 @@ import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from recmtl import comparing, inspection, measuring, preparing, training
 from recmtl.arguments import UsageError, command_parser
 from recmtl.balance.ranks import LostRankError
 from recmtl.console import print_line
 from recmtl.data import DataError
+from recmtl.data.memory import OutOfMemoryError, holding
 from recmtl.demo import demo_command
 from recmtl.messages import explain
 from recmtl.recipe import known_names
@@ -73,26 +75,34 @@ def run(arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        return run(sys.argv[1:] if arguments is None else arguments)
-    except (UsageError, DataError, SchemaError, RunError, ArgumentError, OSError) as error:
-        sys.stderr.write(f"recmtl: {one_line(error)}\n")
-        return BAD_INPUT
+        with holding(f"what `recmtl {' '.join(given[:1])}` works on"):
+            return run(given)
+    except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
+        return end(one_line(error), BAD_INPUT)
     except Interrupted as error:
         command = f"recmtl train --run {shlex.quote(str(error.folder))} --resume"
-        if place() == 0:
-            sys.stderr.write(f"recmtl: {error}: go on with `{command}`\n")
-        return error.status
+        said = f"{error}: go on with `{command}`"
+        return end(said, error.status) if place() == 0 else error.status  # one of several says it for all
     except LostRankError as error:
-        sys.stderr.write(f"recmtl: process {place()} of {launched()}: {one_line(error)}\n")
-        return LOST
+        return end(f"process {place()} of {launched()}: {one_line(error)}", LOST)
     except KeyboardInterrupt:
-        sys.stderr.write("recmtl: interrupted\n")
-        return INTERRUPTED
+        return end("interrupted", INTERRUPTED)
+
+
+def end(text: str, status: int) -> int:
+    """Say why a command ends, where that can be written, and give its exit status."""
+    with suppress(OSError):
+        sys.stderr.write(f"recmtl: {text}\n")
+        sys.stderr.flush()
+    return status
 
 
 def one_line(error: Exception) -> str:
     """Say an error in one line."""
     if isinstance(error, ArgumentError):
         return explain(error.message, known_names)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}"
     return " ".join(str(error).split())

@@ -77,6 +77,6 @@ def compare_parser() -> ArgumentParser:
         type=Path | None,
         default=None,
         metavar="DIR",
-        help="The comparison's folder. What is finished there is not run again; what failed or was interrupted is.",
+        help="The comparison's folder. What is finished there is kept, what failed or was interrupted goes on.",
     )
     return parser

@@ -6,7 +6,6 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 from __future__ import annotations
 
 import copy
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isabstract
@@ -20,19 +19,22 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl import balance, features, models
 from recmtl.balance import Balancer
+from recmtl.checked import check_nulls, check_text
 from recmtl.data import DataError, PreparedData
 from recmtl.data.cache import prepare_cached
 from recmtl.data.cached import find_cached
 from recmtl.data.files import new_file
 from recmtl.data.manifest import MANIFEST
+from recmtl.data.memory import holding
 from recmtl.data.prepare import Progress
 from recmtl.data.skipped import BadRows
+from recmtl.environment import environment
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.schema import FittedSchema
 from recmtl.schema.plain import from_yaml, read_text
 from recmtl.shipped import card, find_recipe
-from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train import Optimization, Run, RunError, RunFolder, Stopping, Trainer
 from recmtl.train.folder import RECIPE
 from recmtl.trust import check_links, check_trust
 
@@ -42,8 +44,6 @@ FREE = {("data", "cache")} | {
     ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
 
-# What torch says of a size that no memory has.
-UNALLOCATED = ("allocate memory", "out of memory", "not enough memory", "Overflow", "overflow", "Storage size")
 
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
@@ -71,6 +71,12 @@ class DataOptions:
     bad_rows: BadRows = "error"
 
 
+# What is made of the keys below, beside what a `class_path` names.
+MADE = {"data": DataOptions, "trainer": Trainer} | {
+    f"trainer.{name}": kind for name, kind in {"optimization": Optimization, "stopping": Stopping, "run": Run}.items()
+}
+
+
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
     """Build the parser of a command that takes a recipe, to be used by `parse_recipe`."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
@@ -85,8 +91,11 @@ def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     Raises:
         ArgumentError: There is no such option.
         SchemaError: There is no such recipe.
+        ValueError: A recipe holds what none can.
     """
-    return parser.parse_args([*START, *_resolved(arguments)])
+    config = parser.parse_args([*START, *_resolved(arguments)])
+    check_nulls(config, MADE)
+    return config
 
 
 def _resolved(arguments: Sequence[str]) -> Iterator[str]:
@@ -102,7 +111,11 @@ def _resolved(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _file(recipe: str) -> str:
-    return recipe if recipe.startswith("{") else str(find_recipe(recipe))  # JSON is the recipe itself
+    if recipe.startswith("{"):  # JSON, the recipe itself
+        return recipe
+    path = find_recipe(recipe)
+    check_text(path)
+    return str(path)
 
 
 def add_recipe(parser: ArgumentParser) -> None:
@@ -157,14 +170,23 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
         ValueError: An option is out of its range, or the model does not fit the schema.
     """
     torch.manual_seed(config.trainer.run.seed)
-    objects = parser.instantiate(config)
+    objects = instantiated(parser, config)
+    with holding(f"the model {config.model.class_path}", "make its layers smaller"):
+        model = objects.model(schema)
+    return Trainer(model, objects.balancer, **vars(objects.trainer))
+
+
+def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Make the objects that options name; a model is made once the schema is known.
+
+    Raises:
+        ValueError: An option is out of its range, or its value is of another kind than it takes.
+    """
     try:
-        return Trainer(objects.model(schema), objects.balancer, **vars(objects.trainer))
-    except (MemoryError, OverflowError, RuntimeError, TypeError) as error:
-        if isinstance(error, RuntimeError | TypeError) and not any(word in str(error) for word in UNALLOCATED):
-            raise
-        what = f"{config.model.class_path.rpartition('.')[2]} with the options of the recipe"
-        raise ValueError(f"memory does not hold {what}: {' '.join(str(error).split())}") from error
+        made: Namespace = parser.instantiate(config)
+        return made
+    except TypeError as error:  # what the option parser has let through
+        raise ValueError(f"an option of the recipe has a value of another kind than it takes: {error}") from error
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -191,15 +213,6 @@ def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None
     with new_file(folder / RECIPE) as file:
         text = "".join(f"# {line}\n" for line in environment())
         file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def environment() -> list[str]:
-    """Say what the bits of a run depend on beside its recipe."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    cpu = names[0] if names else platform.processor() or platform.machine()
-    return [f"torch {torch.__version__}", f"CPU {cpu}", f"{torch.get_num_threads()} threads"]
 
 
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
@@ -253,7 +266,7 @@ def resumed_recipe(
     check_links(run.path)
     begun["data"]["cache"] = own_cache(begun["data"].get("cache"))
     checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again
-    config = parser.parse_args([*START, "--config", checked, *_resolved(arguments)])
+    config = parse_recipe(parser, ["--config", checked, *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config

@@ -14,8 +14,9 @@ from jsonargparse.typing import PositiveFloat
 from recmtl.arguments import UsageError, usage_errors
 from recmtl.balance import Ranks
 from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
+from recmtl.environment import changes
 from recmtl.evaluate import Metrics
-from recmtl.recipe import build, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
+from recmtl.recipe import build, instantiated, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
 from recmtl.train.folder import RECIPE
@@ -40,7 +41,8 @@ def train_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--resume", action="store_true", help=RESUME)
     parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
     parser.add_argument("--timeout", type=PositiveFloat, default=10.0, help=TIMEOUT)
-    config = parse_recipe(parser, arguments)
+    with usage_errors():
+        config = parse_recipe(parser, arguments)
     config.trainer.run.folder = config.run or config.trainer.run.folder
     with joined(config.timeout) as ranks, heard_of(ranks):
         return _train_command(parser, arguments, config, ranks)
@@ -101,7 +103,10 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
         if not RunFolder(folder).finished:
             print_line(f"{folder!r} holds no run yet: it is begun")
         return config
-    config = resumed_recipe(parser, arguments, folder, config.trust)
+    with usage_errors():
+        config = resumed_recipe(parser, arguments, folder, config.trust)
+    for change in changes(Path(folder) / RECIPE):
+        print_note(change)
     config.trainer.run.folder = folder
     return config
 
@@ -117,19 +122,32 @@ def train(
         resume: Go on with the run in its folder.
     """
     ranks = all_ranks()
-    folder = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-    config.trainer.run.folder = told_by_first(ranks, folder)
-    if not resume and ranks.first:
-        RunFolder(config.trainer.run.folder).check_free()
+    name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+    config.trainer.run.folder = told_by_first(ranks, name)
+    folder = RunFolder(config.trainer.run.folder)
+    if not ranks.first:
+        return train_in(folder, parser, config, resume)
+    with folder.held():  # before any work: it also shows that the folder can be written
+        if not resume:
+            folder.check_free()
+        return train_in(folder, parser, config, resume)
+
+
+def train_in(
+    folder: RunFolder, parser: ArgumentParser, config: Namespace, resume: bool
+) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe in a run folder that is held."""
     with usage_errors():
-        options = parser.instantiate(config).data
+        options = instantiated(parser, config).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
-    if trainer.folder and not (resume and (trainer.folder.path / RECIPE).exists()):
-        save_recipe(parser, config, trainer.folder.path)
+    if trainer.folder:  # in the process that writes
+        trainer.folder = folder
+        if not (resume and (folder.path / RECIPE).exists()):
+            save_recipe(parser, config, folder.path)
     with usage_errors():
         trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
     return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

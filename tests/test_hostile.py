@@ -188,10 +188,13 @@ def test_yaml_that_is_no_plain_data(run: Path, csv: Path, text: str, capsys: Cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"experts": 10**9}, "memory does not hold MMOE with the options of the recipe"),
-        ({"layers": [10**12]}, "memory does not hold MMOE"),
-        ({"layers": [10**30]}, "memory does not hold MMOE"),
-        ({"encoder": {"class_path": "recmtl.FeatureEncoder", "init_args": {"width": 10**9}}}, "lower `hash_buckets`"),
+        ({"experts": 10**9}, "memory does not hold the model"),
+        ({"layers": [10**12]}, "memory does not hold the model"),
+        ({"layers": [10**30]}, "memory does not hold the model"),
+        (
+            {"encoder": {"class_path": "recmtl.FeatureEncoder", "init_args": {"width": 10**9}}},
+            "give the feature fewer `hash_buckets`",
+        ),
     ],
 )
 def test_sizes_that_memory_does_not_hold(run: Path, csv: Path, options: Any, message: str, capsys: Capture) -> None:

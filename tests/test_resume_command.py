@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recmtl.cli import main
-from recmtl.train import RunFolder, Step
+from recmtl.train import RunFolder, Step, finishing
 from recmtl.train.checkpoint import read_checkpoint
 
 TIMES = ("seconds", "train_rows_per_second", "peak_memory_bytes")
@@ -154,3 +154,39 @@ def test_what_cannot_go_on(stopped: Path, tmp_path: Path, capsys: pytest.Capture
     recipe.write_text("a: [")
     assert main(["train", "--run", str(stopped), "--resume"]) == 2
     assert f"{recipe} is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_is_asked_to_stop_while_it_is_measured_says_how_to_go_on(
+    number: signal.Signals,
+    status: int,
+    short: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    plain = finishing.expert_usage
+
+    def usage(*arguments: object) -> object:
+        signal.raise_signal(number)
+        return plain(*arguments)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "expert_usage", usage)
+        assert main(short) == status
+    signal.signal(signal.SIGINT, before)
+    run = tmp_path / "run"
+    said = f"after step 4, with a checkpoint in {run}: go on with `recmtl train --run {run} --resume`"
+    assert f"recmtl: stopped by {number.name} {said}" in capsys.readouterr().err
+    assert not (run / "metrics.json").exists()
+    assert main([*short, "--resume"]) == 0
+    assert main([*short[:-1], str(tmp_path / "whole")]) == 0
+    assert_same(run, tmp_path / "whole")
+
+
+def test_another_machine_is_noted(stopped: Path, short: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = stopped / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace(" threads", "00 threads", 1))
+    assert main([*short, "--resume"]) == 0
+    assert "note: the run was begun with 100 threads, here it is 1 threads: the last bits" in capsys.readouterr().err

@@ -43,6 +43,10 @@ class Board:
         if self._console.is_terminal:
             self._live.stop()
 
+    def note(self, text: str) -> None:
+        """Show what was noticed."""
+        self._console.print(f"note: {text}", markup=False)
+
     def kept(self, cell: Cell, folder: Path) -> None:
         """Take in that a run was finished before."""
         self._shown[cell.name] = best(folder)

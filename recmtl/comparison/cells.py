@@ -1,4 +1,4 @@
-"""The runs of a comparison on disk and at work: each is a process of its own, and is run once."""
+"""The runs of a comparison on disk and at work: each is a process of its own, and is run to its end once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from pydoc import locate
+from typing import Any, Literal
 
 import yaml
 
 from recmtl.comparison.board import Board
 from recmtl.comparison.grid import Cell
 from recmtl.data.files import new_file
-from recmtl.recipe import differences
+from recmtl.recipe import differences, read_recipe
 from recmtl.schema.plain import from_yaml, read_text
 from recmtl.train import RunError, RunFolder
+from recmtl.train.checkpoints import is_whole
 from recmtl.train.folder import RECIPE
+from recmtl.trust import IMPORT, strings
 
 CELLS, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 TRAIN = (sys.executable, "-m", "recmtl", "train")
@@ -60,6 +63,34 @@ def check_finished(cell: Cell, folder: Path) -> None:
         raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {advice}")
 
 
+def can_go_on(cell: Cell, folder: Path, note: Callable[[str], None]) -> bool:
+    """Whether an unfinished run was begun by the recipe of a cell, and has a checkpoint to go on from.
+
+    Args:
+        cell: The cell.
+        folder: Its run folder.
+        note: Told that there are checkpoints, but all are damaged.
+    """
+    run = RunFolder(folder)
+    try:
+        if not run.steps() or next(differences(read_recipe(run), cell.recipe), None):
+            return False
+    except (RunError, AttributeError):
+        return False
+    if any(map(is_whole, run.steps().values())):
+        return True
+    note(f"all checkpoints of {str(folder)!r} are damaged: the run is begun anew")
+    return False
+
+
+def modules(recipe: Mapping[str, Any]) -> list[str]:
+    """Give the modules of what a recipe names to be imported, where it is named and where it is defined."""
+    parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+    names = [text for text in strings(parts) if IMPORT.fullmatch(text)]
+    found = [getattr(locate(name), "__module__", None) for name in names]
+    return sorted({*(name.rpartition(".")[0] for name in names), *filter(None, found)})
+
+
 @dataclass(frozen=True)
 class Attempt:
     """A run at work.
@@ -73,13 +104,28 @@ class Attempt:
     process: subprocess.Popen[bytes]
 
     @classmethod
-    def start(cls, cell: Cell, folder: Path, lock: int) -> Attempt:
-        """Run a cell anew, in a process that inherits the environment and holds the comparison's lock, too."""
-        shutil.rmtree(folder, ignore_errors=True)
-        with new_file(folder / RECIPE) as file:
-            file.write_text(yaml.safe_dump(dict(cell.recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        command = [*TRAIN, "--config", str(folder / RECIPE), "--run", str(folder)]
-        with (folder / OUTPUT).open("wb") as output:
+    def start(cls, cell: Cell, folder: Path, lock: int, note: Callable[[str], None]) -> Attempt:
+        """Run a cell in a process that inherits the environment and holds the comparison's lock, too.
+
+        It goes on from the last good checkpoint of a run that was begun by the same recipe.
+
+        Args:
+            cell: The run.
+            folder: Its run folder.
+            lock: The descriptor of the lock.
+            note: Told that all checkpoints are damaged: the run is begun anew then.
+        """
+        command = [*TRAIN, "--run", str(folder)]
+        if can_go_on(cell, folder, note):
+            (folder / ERROR).unlink(missing_ok=True)
+            command += ["--resume", *(f"--trust={name}" for name in modules(cell.recipe))]  # the recipe is the user's
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            with new_file(folder / RECIPE) as file:
+                text = yaml.safe_dump(dict(cell.recipe), sort_keys=False, allow_unicode=True)
+                file.write_text(text, encoding="utf-8")
+            command += ["--config", str(folder / RECIPE)]
+        with (folder / OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,)
             )
@@ -98,7 +144,10 @@ class Attempt:
             memory = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-status).name}{memory}"
         lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next((line for line in reversed(lines) if line.strip()), f"ended with status {status}")
+        last = next(
+            (line for line in reversed(lines) if line.strip()),
+            f"ended with status {status} without a word: is the disk full?",
+        )
         return last.strip().removeprefix("recmtl: ")
 
     def stop(self) -> None:
@@ -127,7 +176,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, jobs: int, lock: int, board: 
             while waiting and len(running) < jobs:
                 cell = waiting.popleft()
                 board.started(cell)
-                running[cell.name] = (cell, Attempt.start(cell, folder / cell.name, lock))
+                running[cell.name] = (cell, Attempt.start(cell, folder / cell.name, lock, board.note))
             for name, (cell, attempt) in list(running.items()):
                 if attempt.ended():
                     del running[name]

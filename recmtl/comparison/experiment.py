@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from recmtl.console import Counter
 from recmtl.data import DataError, PreparedData
 from recmtl.data.files import locked
 from recmtl.data.values import as_text, stable_hash
-from recmtl.recipe import open_data, parse_recipe, recipe_parser
+from recmtl.recipe import instantiated, open_data, parse_recipe, recipe_parser
 from recmtl.train import RunError
 
 LOCK = ".lock"
@@ -40,8 +41,8 @@ def compare(
 ) -> Comparison:
     """Train a grid of models, balancers and seeds from one recipe, and write its tables.
 
-    What is finished in the folder is not run again; what failed or was interrupted is. Each run is a process of its
-    own, and its run folder is like any other.
+    What is finished in the folder is not run again; what failed or was interrupted goes on from its last checkpoint.
+    Each run is a process of its own, and its run folder is like any other.
 
     Args:
         recipe: A file, the bare name of a shipped one, or its content. What it says of its own model holds for the
@@ -99,6 +100,9 @@ def run_grid(
         fingerprint = identify(data)
         if finished:
             check_data(out, fingerprint)
+        elif not saw(out, fingerprint):  # what came to no end is no reason to go on with rows of before
+            for cell in cells:
+                shutil.rmtree(comparison.path(cell), ignore_errors=True)
         for cell in finished:
             check_finished(cell, comparison.path(cell))
         comparison.save(fingerprint)
@@ -137,14 +141,27 @@ def identify(data: PreparedData) -> str:
     return digest.hexdigest()
 
 
+def saw(folder: Path, fingerprint: str) -> bool:
+    """Whether the runs of a comparison were begun on the data that there is now.
+
+    Raises:
+        RunError: What the folder says of it is damaged.
+    """
+    path = folder / CONTENT
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return bool(content.get("data") == fingerprint)
+    except (ValueError, AttributeError) as error:
+        raise RunError(f"{path} is damaged: remove it if no finished run is worth keeping") from error
+
+
 def check_data(folder: Path, fingerprint: str) -> None:
     """Check that the finished runs of a comparison saw the data that there is now.
 
     Raises:
         RunError: They did not.
     """
-    content = json.loads((folder / CONTENT).read_text(encoding="utf-8"))
-    if content.get("data") != fingerprint:
+    if not saw(folder, fingerprint):
         raise RunError(f"the runs in {str(folder)!r} were made on other data than there is now: give another `--out`")
 
 
@@ -154,7 +171,7 @@ def prepared(parser: ArgumentParser, arguments: Sequence[str]) -> PreparedData:
     Raises:
         DataError: The data cannot be read, or there are neither test nor validation rows.
     """
-    options = parser.instantiate(parse_recipe(parser, arguments)).data
+    options = instantiated(parser, parse_recipe(parser, arguments)).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)

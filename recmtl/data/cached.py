@@ -116,7 +116,7 @@ def remove(datasets: Sequence[CachedDataset]) -> list[CachedDataset]:
 def remove_leftovers(cache: Path, older_than: float = 0.0) -> None:
     """Remove what killed processes left, folders and locks, where it is so many seconds old."""
     for path in [*cache.glob(f".{KEY}.*.partial"), *cache.glob(f".{KEY}.lock")]:
-        with suppress(OSError):  # the cache may be somebody else's, or another process is at the same
+        with suppress(OSError, DataError):  # the cache may be somebody else's, or another process is at the same
             if time.time() - path.stat().st_mtime >= older_than:
                 with locked(lock_of(cache / path.name.split(".")[1])) as mine:
                     if mine:

@@ -23,12 +23,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         ExistsError: `path` exists and is not an empty folder.
-        DataError: The disk is full.
+        DataError: The disk is full, or nothing can be written there.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
@@ -36,7 +39,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         synced(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        _refuse_full(path, error)
+        refuse_full(path, error)
         raise
 
 
@@ -56,17 +59,21 @@ def new_file(path: Path) -> Iterator[Path]:
     By then its content lies on the disk: a machine that fails leaves the old file or the new one, never half of one.
 
     Raises:
-        DataError: The disk is full.
+        DataError: The disk is full, or nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()  # before there is anything to lose
+    except OSError as error:
+        raise unwritable(path, error) from error
     try:
         yield partial
         synced(partial)
         os.replace(partial, path)
         synced(path.parent)
     except OSError as error:
-        _refuse_full(path, error)
+        refuse_full(path, error)
         raise
     finally:
         partial.unlink(missing_ok=True)
@@ -83,10 +90,19 @@ def synced(path: Path) -> None:
         os.close(descriptor)
 
 
-def _refuse_full(path: Path, error: BaseException) -> None:
-    """Say which file or folder a full disk does not take."""
+def refuse_full(path: Path, error: BaseException) -> None:
+    """Say which file or folder a full disk does not take.
+
+    Raises:
+        DataError: The error is that of a full disk.
+    """
     if isinstance(error, OSError) and error.errno in FULL:
-        raise DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno)}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> DataError:
+    """Say of a file or folder why it cannot be written."""
+    return DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno) if error.errno else error}")
 
 
 @contextmanager
@@ -99,10 +115,12 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[Bi
     Args:
         path: The file.
         waiting: Called once before another process is waited for; ``None`` does not wait and gives ``None``.
+
+    Raises:
+        DataError: The folder of the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with path.open("ab") as file:
+        with _opened(path) as file:
             if not _lock(file, wait=False):
                 if waiting is None:
                     yield None
@@ -116,6 +134,14 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[Bi
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        raise unwritable(path.parent, error) from error
 
 
 def _lock(file: BinaryIO, wait: bool) -> bool:

@@ -1,12 +1,51 @@
-"""How much memory there is for rows."""
+"""How much memory there is for rows, and what is said where it does not hold what was asked for."""
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 UNLIMITED = 1 << 60
+# What torch says of memory that it does not get, or could not even count.
+REFUSED = re.compile(r"can't allocate memory|not enough memory|out of memory|[Oo]verflow")
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory that cannot be had, said in one sentence with what asked for it."""
+
+
+@contextmanager
+def holding(what: str, advice: str = "") -> Iterator[None]:
+    """Say of memory that is asked for within a block and cannot be had what it was for; the innermost block says it.
+
+    Args:
+        what: What memory is to hold.
+        advice: What would take less.
+
+    Raises:
+        OutOfMemoryError: Memory does not hold it.
+    """
+    try:
+        yield
+    except (MemoryError, OverflowError, RuntimeError, TypeError, OSError) as error:
+        if isinstance(error, OutOfMemoryError) or not is_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        size = re.search(r"allocate ([\d.]+ \w+)", reason)
+        asked = f" ({size[1]} more)" if size else ""
+        raise OutOfMemoryError(f"memory does not hold {what}{asked}{advice and ': '}{advice}") from error
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory cannot be had."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or REFUSED.search(str(error)) is not None
 
 
 def available_memory() -> int:

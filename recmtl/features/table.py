@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.data import Share
-from recmtl.data.memory import available_memory
+from recmtl.data.memory import available_memory, holding
 from recmtl.features.distinct import distinct
 from recmtl.layers import SharedTensor
 from recmtl.schema import IdBlock, MultiCategorical
-from recmtl.schema.checks import LARGEST
 
 DEVIATION = 0.01  # of a row at the start
+LAST_ROW = (1 << 31) - 1  # whose number an id holds
 
 
 class Gathered(NamedTuple):
@@ -84,8 +83,9 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
         self.register_buffer("starts", starts, persistent=False)
-        _check_memory(owned, width)
-        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(DEVIATION))
+        self.weight = nn.Parameter(
+            first_rows({name: size for (name, _), size in owned.items()}, int(sizes.sum()), width)
+        )
         with torch.no_grad():
             self.weight[starts] = 0
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
@@ -183,16 +183,25 @@ class EmbeddingTable(nn.Module):
         return SharedTensor(tensor, len(self.starts), torch.bucketize(places, self.starts, right=True) - 1)
 
 
-def _check_memory(sizes: Mapping[tuple[str, str | None], int], width: int) -> None:
-    rows, free = sum(sizes.values()), available_memory()
-    (name, _), largest = max(sizes.items(), key=itemgetter(1))
-    if rows > LARGEST:
+def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
+    """Draw the rows of a table at the start ``[rows, width]``.
+
+    Args:
+        sizes: The rows of each feature.
+        rows: All rows.
+        width: The width of an embedding.
+
+    Raises:
+        OutOfMemoryError: Memory does not hold them.
+        ValueError: There are more rows than an int32 counts.
+    """
+    if rows > LAST_ROW:
         raise ValueError(
-            f"one table of embeddings has {rows:,} categories, {largest:,} of them of {name!r}: expected at most "
-            f"{LARGEST:,}, so lower `hash_buckets` or `max_vocabulary`"
+            f"a table can have {LAST_ROW:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
         )
-    if torch.get_default_device().type == "cpu" and 4 * rows * width > free:
-        raise ValueError(
-            f"the embeddings of {rows:,} categories, {largest:,} of them of {name!r}, {width} wide, take "
-            f"{4 * rows * width:,} bytes, and {free:,} are free: lower `hash_buckets`, `max_vocabulary` or `width`"
-        )
+    largest = max(sizes, key=lambda name: sizes[name])
+    table = f"an embedding table of {rows:,} rows × {width}, {sizes[largest]:,} of them for {largest!r}"
+    with holding(table, "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`"):
+        if 4 * rows * width > available_memory():  # a system may promise more, and end the process later
+            raise MemoryError
+        return torch.randn(rows, width).mul_(DEVIATION)

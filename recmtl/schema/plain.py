@@ -63,6 +63,8 @@ def from_yaml(text: str) -> Any:
             values += [*value, *value.values()]
         elif isinstance(value, list):
             values += value
+        elif isinstance(value, str) and "\0" in value:
+            raise ValueError(f"{value[:40]!r} has a NUL character")
         elif not isinstance(value, str | int | float | None):
             raise ValueError(f"expected text, numbers, lists and mappings, got the {type(value).__name__} {value}")
     return content

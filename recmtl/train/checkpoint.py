@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from recmtl.data.files import new_file
+from recmtl.data.memory import OutOfMemoryError, holding
 
 SEAL = 64  # letters of a SHA-256
 # What torch makes of a file that is no checkpoint, or asks for more than there is.
@@ -47,7 +48,8 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     with new_file(path) as file:
         try:
-            torch.save(state, file)
+            with holding(f"the checkpoint {path}"):
+                torch.save(state, file)
         except RuntimeError as error:  # what torch makes of a failed write
             raise RunError(f"the checkpoint {path} cannot be written: is the disk full?") from error
         try:
@@ -69,14 +71,14 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         RunError: It is damaged.
     """
     try:
-        if not is_sealed(path):
-            raise ValueError("its content is not what its checksum says")
-        check_members(path)
-        with warnings.catch_warnings():
+        with holding(f"the checkpoint {path}"), warnings.catch_warnings():
+            if not is_sealed(path):
+                raise ValueError("its content is not what its checksum says")
+            check_members(path)
             warnings.simplefilter("ignore")  # about what turns out to be damaged
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         check_state(state)
-    except FileNotFoundError:
+    except (FileNotFoundError, OutOfMemoryError):
         raise
     except FAULTS as error:
         reason = " ".join(str(error).partition(". ")[0].partition("\n")[0].split()) or type(error).__name__

@@ -66,10 +66,7 @@ class Checkpoints:
             RunError: All are damaged.
         """
         folders = self._folder.steps()
-        for leftover in (self._folder.path / CHECKPOINTS).glob(".*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        for leftover in self._folder.checkpoint(BEST).parent.glob(".*.partial"):
-            leftover.unlink()
+        remove_partial(self._folder.path)
         for step, path in reversed(folders.items()):
             try:
                 state = read_whole(path)
@@ -107,6 +104,24 @@ def read_whole(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError) as error:
         raise RunError(f"the checkpoint {path / CHECKPOINT} is damaged: it is not that of a training") from error
     return state
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a training can go on from the folder of a checkpoint."""
+    try:
+        read_whole(path)
+    except RunError:
+        return False
+    return True
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left half written."""
+    for leftover in list(folder.rglob(".*.partial")):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
 
 
 def prune(folder: RunFolder, keep: int) -> None:

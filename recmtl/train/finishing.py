@@ -10,6 +10,7 @@ from recmtl.data.files import new_file
 from recmtl.evaluate import Metrics, metrics_of
 from recmtl.train.checkpoints import prune
 from recmtl.train.folder import PLOTS, REPORTED, RunFolder
+from recmtl.train.interruption import Asked, Interrupted, Interruption
 from recmtl.train.memory import peak_memory
 from recmtl.train.plots import save_diagnosis, save_learning_curves
 from recmtl.train.predicting import expert_usage
@@ -24,7 +25,25 @@ def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, 
     Args:
         trainer: The model and the options.
         splits: The rows, by the name under which their metrics stand.
+
+    Raises:
+        Interrupted: A signal asked to stop; there is a checkpoint, from which the run can be finished.
+        RunError: Another process is at work in the run folder.
     """
+    if trainer.folder is None:
+        return measured_on(trainer, splits)
+    steps = list(trainer.folder.steps())
+    with trainer.folder.held(), Interruption(bool(steps)) as stop:
+        try:
+            with stop.breakable():
+                return measured_on(trainer, splits)
+        except Asked:
+            assert stop.signal is not None
+            raise Interrupted(stop.signal, trainer.folder.path, steps[-1]) from None
+
+
+def measured_on(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
+    """Measure a model on rows, and fill its run folder where it has one."""
     measured, folder = {}, trainer.folder
     for name, rows in splits.items():
         predictions = trainer.predict_rows(rows, together=True)
@@ -38,6 +57,7 @@ def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, 
         if usage:
             folder.save_usage(usage)
         _plot(folder)
+        prune(folder, 1)
         folder.finish(
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
@@ -49,7 +69,6 @@ def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, 
                 "device": str(trainer.device),
             }
         )
-        prune(folder, 1)
     return measured
 
 

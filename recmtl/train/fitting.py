@@ -48,6 +48,7 @@ class Fitting:
         self._trainer, self._loader, self._step, self._valid, self._start = trainer, loader, step, valid, start
         self._names = [task.name for task in trainer.model.objectives]
         evaluations = trainer.stopping.evaluations if valid is not None else 0
+        evaluations = min(evaluations, len(loader))  # there is no more than one after each step
         self._measured_at = {round(len(loader) * (i + 1) / evaluations) for i in range(evaluations)}
         self._done = 0  # steps
         self._unmeasured = False  # whether the evaluation that follows the last of them was not done
@@ -211,6 +212,7 @@ class Fitting:
             with self._meter.paused():
                 average_statistics(self._ranks, self._trainer.model)
                 self._soundness.check_weights(self._done)
+                self._log.flush()
                 state = self._state()
                 if self._checkpoints:
                     self._checkpoints.save(self._done, state, self._watch.best is not None)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from recmtl.data.errors import SHOWN, DataError
-from recmtl.data.files import new_file, synced
+from recmtl.data.files import locked, new_file, refuse_full, synced
 from recmtl.schema import FittedSchema
 from recmtl.schema.checks import is_number
 from recmtl.schema.plain import from_json, read_text
 from recmtl.train.checkpoint import RunError, read_checkpoint, write_checkpoint
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
-CHECKPOINTS, CHECKPOINT = "checkpoints", "checkpoint.pt"
+CHECKPOINTS, CHECKPOINT, LOCK = "checkpoints", "checkpoint.pt", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
 DIGITS = 10  # of a step
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
@@ -41,6 +43,37 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._held = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing the folder within a block; who holds it may hold it once more.
+
+        It is made where it is missing, and goes again where nothing came into it.
+
+        Raises:
+            RunError: Another process is at work in it.
+            DataError: It cannot be written.
+        """
+        if self._held:
+            yield
+            return
+        self._check_folder()
+        with ExitStack() as stack:
+            stack.callback(self._remove_empty)
+            if stack.enter_context(locked(self.path / LOCK)) is None:
+                raise RunError(f"another process is at work in {str(self.path)!r}: wait for it, or give another folder")
+            self._held = True
+            stack.callback(setattr, self, "_held", False)
+            yield
+
+    def _remove_empty(self) -> None:
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def _check_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{str(self.path)!r} is a file: give `--run` a folder")
 
     @property
     def finished(self) -> bool:
@@ -53,8 +86,7 @@ class RunFolder:
         Raises:
             RunError: It does, or it is a file.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{str(self.path)!r} is a file: give `--run` a folder")
+        self._check_folder()
         if (self.path / SCHEMA).exists():
             state = "a finished" if self.finished else "an unfinished"
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
@@ -66,9 +98,17 @@ class RunFolder:
         self.cut_log(0)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`."""
-        with (self.path / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        """Append a line to `metrics.jsonl`.
+
+        Raises:
+            DataError: The disk is full.
+        """
+        try:
+            with (self.path / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            refuse_full(self.path / LOG, error)
+            raise
 
     def records(self) -> list[dict[str, Any]]:
         """Read `metrics.jsonl`.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ASKING = (signal.SIGINT, signal.SIGTERM)
+ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
         step: The steps done.
 
     Attributes:
-        status: The exit status of a command that ends by it, 130 or 143.
+        status: The exit status of a command that ends by it: 130, 143, or 129 of SIGHUP.
     """
 
     def __init__(self, signal: signal.Signals, folder: Path, step: int) -> None:
@@ -35,7 +35,7 @@ class Asked(KeyboardInterrupt):
 
 
 class Interruption:
-    """Notes within a block that SIGINT or SIGTERM asked to stop; a further SIGINT stops at once.
+    """Notes within a block that SIGINT, SIGTERM or SIGHUP asked to stop; a further SIGINT stops at once.
 
     Only the main thread gets signals: in others, nothing is noted. A signal that the process ignores stays ignored.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from recmtl.train.folder import RunFolder
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from recmtl.train.events import Events
 
 
 class Log:
@@ -36,22 +36,28 @@ class Log:
         if self._events:
             self._events.close()
 
+    def flush(self) -> None:
+        """Hand over what event files still lack."""
+        if self._events:
+            self._events.flush()
+
     def write(self, step: int, epoch: int, content: Mapping[str, Any]) -> None:
         """Write down what was measured after a step."""
         if self._folder:
             self._folder.log({"step": step, "epoch": epoch, **content})
         if self._events:
             for name, value in numbers(content):
-                self._events.add_scalar(name, value, step)
+                self._events.add(name, value, step)
 
 
-def event_writer(folder: RunFolder, done: int = 0) -> SummaryWriter | None:
+def event_writer(folder: RunFolder, done: int = 0) -> Events | None:
     """Open an event file in a run folder; ``None`` without TensorBoard."""
     if find_spec("tensorboard") is None:
         return None
-    from torch.utils.tensorboard import SummaryWriter  # takes half a second
+    from recmtl.train.events import Events  # an extra
 
-    return SummaryWriter(folder.path, purge_step=done + 1 if done else None)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    return Events(folder.path, done)
 
 
 def numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recmtl.data import Batch, Loader, Rows
+from recmtl.data.memory import holding
 from recmtl.models import RankingModel
 from recmtl.train.options import Optimization
 from recmtl.train.products import fast_products
@@ -31,7 +32,10 @@ def outputs(
         options: Name the precision.
     """
     parts: list[dict[str, Tensor]] = []
-    with inferring(model, device, options):
+    with (
+        holding(f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"),
+        inferring(model, device, options),
+    ):
         for batch in Loader(rows, BATCH, device).epoch():
             parts.append({name: value.double() for name, value in _activated(model, batch).items()})
     return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}

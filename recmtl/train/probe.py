@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recmtl.data import Loader, Rows
+from recmtl.data.memory import holding
 from recmtl.models import RankingModel
 from recmtl.models.base import starting_bias
 from recmtl.train.losses import Losses
@@ -59,7 +60,9 @@ class Probe:
 
     def read(self) -> Reading:
         """Measure the model. Waits for the device."""
-        with inferring(self._model, self._device, self._options), torch.inference_mode(False), torch.no_grad():
+        predictions = holding(f"predictions of {self.rows:,} training rows at once")
+        plain = torch.inference_mode(False)
+        with predictions, inferring(self._model, self._device, self._options), plain, torch.no_grad():
             logits = self._model(self._batch)
         values = [len(found[found.isfinite()].unique()) for found in (logits[t.name] for t in self._model.objectives)]
         return Reading(self._measured(logits), values)

@@ -6,6 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from recmtl.balance import Balancer, Sum
 from recmtl.balance.ranks import ALONE
 from recmtl.data import DataError, Loader, Rows, encode_rows
+from recmtl.data.memory import holding
 from recmtl.data.prepare import Progress
 from recmtl.data.skipped import BadRows
 from recmtl.data.sources import Data
@@ -111,7 +113,8 @@ class Trainer:
             head_names=list(model.heads),
         )
         model.fork = self.balancer
-        model.to(self.device)
+        with holding(f"the model on {self.device}", "give smaller tables or layers"):
+            model.to(self.device)
 
     def fit(
         self,
@@ -122,7 +125,7 @@ class Trainer:
     ) -> Trainer:
         """Train, and restore the best weights.
 
-        With a run folder checkpoints are written. SIGINT and SIGTERM then end the step first, and leave one.
+        With a run folder checkpoints are written. SIGINT, SIGTERM and SIGHUP then end the step first, and leave one.
 
         Args:
             train: The training rows.
@@ -133,11 +136,13 @@ class Trainer:
             note: Told of a checkpoint that is damaged, where an older one is taken, and of a damaged log.
 
         Raises:
-            DataError: There are no training rows, or they were prepared for another schema.
+            DataError: There are no training rows, they were prepared for another schema, or the run folder cannot be
+                written.
             ValueError: The optimizer refuses its options.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
-                damaged, or it was begun otherwise.
+                damaged, or it was begun otherwise; or another process is at work in it.
             DivergenceError: Weights or too many steps were not finite, or the model is far worse than at the start.
+            OutOfMemoryError: Memory does not hold the rows, or a step. It is a `MemoryError`.
             Interrupted: A signal asked to stop. It is a `KeyboardInterrupt`.
         """
         self._check(train)
@@ -145,21 +150,27 @@ class Trainer:
             raise DataError("there are no training rows")
         if resume and self.run.folder is None:
             raise RunError("there is no run folder to go on in: give `run=Run(folder=…)`")
+        with self.folder.held() if self.folder else nullcontext():
+            self._begin(train, valid, resume, note)
+        return self
+
+    def _begin(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> None:
         saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
         saved = told_by_first(self.ranks, saved)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed((self.ranks.rank << 32) + self.run.seed)
-            self._fit(train, valid if valid is not None and len(valid) else None, saved)
-        return self
+            with holding(f"training on batches of {self.optimization.batch_size:,} rows", "lower `batch_size`"):
+                self._fit(train, valid if valid is not None and len(valid) else None, saved)
 
     def _fit(self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None) -> None:
         start = time.perf_counter()
         ranks = self.ranks
         window = saved["window"] if saved else self.run.window or smallest_window(train, ranks)
         batch_size, seed = self.optimization.batch_size, self.run.seed
-        loader = Loader(train, batch_size, self.device, seed, window, ranks.rank, ranks.size)
+        with holding(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
+            loader = Loader(train, batch_size, self.device, seed, window, ranks.rank, ranks.size)
         spread(ranks, self.model)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder and saved is None:

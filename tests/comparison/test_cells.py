@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,15 +19,16 @@ import recmtl
 from recmtl.comparison import cells as module
 from recmtl.comparison.experiment import check_folder, compare
 from recmtl.train import RunError
+from recmtl.train.checkpoint import write_checkpoint
 
 # Stands in for `recmtl train`: does what the seed in its recipe says, and notes that it ran.
 TRAINER = """
 import json, os, signal, sys, time
 from pathlib import Path
 run = Path(sys.argv[sys.argv.index("--run") + 1])
-recipe = Path(sys.argv[sys.argv.index("--config") + 1]).read_text()
+recipe = (run / "recipe.yaml").read_text()
 with open(run.parent / "ran.txt", "a") as file:
-    file.write(run.name + "\\n")
+    file.write(run.name + ("-goes-on" if "--resume" in sys.argv else "") + "\\n")
 if "seed: 666" in recipe and not (run.parent / "mended").exists():
     print("a line before", file=sys.stderr)
     sys.exit("recmtl: the rows are cursed")
@@ -79,6 +81,51 @@ def test_what_is_finished_is_kept_and_what_is_unfinished_is_run_anew(
     assert not (killed / "half").exists()
     recipe = yaml.safe_load((killed / "recipe.yaml").read_text())
     assert recipe["trainer"]["run"]["seed"] == 2
+
+
+def begun(out: Path) -> Path:
+    """Make an unfinished run of the first cell that has two checkpoints, and give the folder of the older one."""
+    (out / "cells/MMOE-Sum-1/metrics.json").unlink()
+    for step in (1, 2):
+        write_checkpoint(out / f"cells/MMOE-Sum-1/checkpoints/step-{step:010}/checkpoint.pt", {"watch": {"best": None}})
+    return out / "cells/MMOE-Sum-1/checkpoints/step-0000000001"
+
+
+def test_what_has_a_checkpoint_goes_on(go: Callable[..., recmtl.Comparison], out: Path) -> None:
+    go()
+    os.truncate(begun(out).with_name("step-0000000002") / "checkpoint.pt", 9)
+    (out / "cells/MMOE-Sum-1/error.txt").write_text("the disk was full")
+    assert list(go().cells["state"]) == ["finished"]
+    assert ran(out) == ["MMOE-Sum-1", "MMOE-Sum-1-goes-on"]
+    assert not (out / "cells/MMOE-Sum-1/error.txt").exists()
+
+
+def test_without_a_good_checkpoint_it_is_begun_anew_with_a_note(
+    go: Callable[..., recmtl.Comparison], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    go()
+    older = begun(out)
+    for folder in (older, older.with_name("step-0000000002")):
+        os.truncate(folder / "checkpoint.pt", 9)
+    go()
+    assert ran(out) == ["MMOE-Sum-1", "MMOE-Sum-1"]
+    said = f"note: all checkpoints of '{out}/cells/MMOE-Sum-1' are damaged: the run is begun anew"
+    assert said in capsys.readouterr().err.splitlines()
+    assert not older.exists()
+
+
+def test_another_recipe_or_other_rows_are_begun_anew(
+    go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.csv"
+    shutil.copy(csv / "test.csv", rows)
+    go(data__test=str(rows))
+    begun(out)
+    go(data__test=str(rows), trainer__epochs=2)
+    begun(out)
+    rows.write_text("\n".join(rows.read_text().splitlines()[:-1]))
+    go(data__test=str(rows), trainer__epochs=2)
+    assert ran(out) == ["MMOE-Sum-1"] * 3
 
 
 def test_a_failure_is_kept_in_its_cell_while_the_rest_goes_on(

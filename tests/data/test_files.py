@@ -5,7 +5,7 @@ import stat
 import pytest
 
 from recmtl.data.errors import DataError
-from recmtl.data.files import new_file, new_folder
+from recmtl.data.files import locked, new_file, new_folder
 
 
 class TestFolder:
@@ -101,3 +101,10 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     with new_folder(tmp_path / "b") as partial:
         (partial / "c").touch()
     assert done == ["replaced", str(tmp_path)]
+
+
+@pytest.mark.parametrize("new", [new_file, new_folder, locked])
+def test_what_cannot_be_written_is_said_before_work_is_done(tmp_path, new):
+    (tmp_path / "a").touch()
+    with pytest.raises(DataError, match=r"^'.*a/b.*' cannot be written: Not a directory$"), new(tmp_path / "a/b/c"):
+        pytest.fail("work is done")

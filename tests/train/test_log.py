@@ -12,6 +12,7 @@ from torch import nn
 import recmtl
 from recmtl.train import RunFolder
 from recmtl.train import log as log_module
+from recmtl.train.events import Events
 from recmtl.train.log import Log, numbers
 
 
@@ -53,11 +54,34 @@ def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp
 def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     if wanted:
         monkeypatch.setattr(log_module, "find_spec", lambda name: None)
-        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
     with Log(RunFolder(tmp_path), tensorboard=wanted) as log:
         log.write(7, 1, {"loss": {"ctr": 0.5}})
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "epoch": 1, "loss": {"ctr": 0.5}}
+
+
+def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> None:
+    for loss in (0.5, 0.25):
+        with Log(RunFolder(tmp_path), tensorboard=True) as log:
+            log.write(1, 1, {"loss": {"ctr": loss}})
+            if loss == 0.5:
+                log.write(2, 1, {"loss": {"ctr": loss}})
+    assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(recmtl.DataError, match=r"metrics.jsonl' cannot be written: No space left on device"):
+        RunFolder(tmp_path).log({"step": 1})
+
+
+def test_so_is_that_of_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
+    events = Events(tmp_path)
+    for work in (events.flush, events.close):
+        with pytest.raises(recmtl.DataError, match=r"tfevents.* cannot be written: No space left on device"):
+            work()
 
 
 class Broken(nn.Module):

@@ -308,7 +308,9 @@ def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedDa
     DAMAGES[damage](newest)
     DAMAGES[damage](older)
     (tmp_path / "run/checkpoints/.step-0000000010.x.partial").mkdir()
-    (tmp_path / "run/checkpoints/best/.checkpoint.pt.7.partial").touch()
+    for place in ("checkpoints/best/.checkpoint.pt", ".metrics.jsonl", "plots/.learning_curves.png"):
+        (tmp_path / f"run/{place}.7.partial").parent.mkdir(exist_ok=True)
+        (tmp_path / f"run/{place}.7.partial").touch()
     notes: list[str] = []
     found = make(tmp_path / "run", seed=5, keep=9).fit(small.train, small.valid, resume=True, note=notes.append)
     assert len(notes) == 2
@@ -424,7 +426,7 @@ def interruptible() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("interruptible")
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_are_taken_while_a_run_is_trained_alone(
     number: int, status: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -488,3 +488,11 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(
             found = method(tmp_path / "rows.csv", bad_rows="skip")
         assert str(said[0].message) == "1 bad row was left out"
         pd.testing.assert_frame_equal(found, method(aliexpress.test))
+
+
+def test_more_evaluations_than_steps_are_one_after_each(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    run = recmtl.Run(tmp_path, progress=False, tensorboard=False, device="cpu")
+    model, options = recmtl.SharedBottom(small.schema, layers=[4]), recmtl.Optimization(batch_size=50)
+    stopping = recmtl.Stopping(evaluations=10**9, patience=None)
+    recmtl.Trainer(model, epochs=1, optimization=options, stopping=stopping, run=run).fit(small.train, small.valid)
+    assert [r["step"] for r in RunFolder(tmp_path).records() if "valid" in r] == [1, 2, 3, 4]

@@ -1,0 +1,175 @@
+"""A process that has imported everything and forks others, each of which runs one command and meets a fault.
+
+It reads what to run from its standard input, a line of JSON each, and answers with the process and its exit status.
+"""
+
+import ctypes
+import hashlib
+import importlib
+import itertools
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from recmtl.cli import COMMANDS, main
+from recmtl.comparison import cells
+from recmtl.data import PreparedData
+
+# What Python says of files that are about to be changed.
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.truncate"}
+CAPABILITIES = 0x20080522  # the version of what `capset` takes
+WRITING = os.O_WRONLY | os.O_RDWR
+
+
+class Forked:
+    """Stands in for `subprocess.Popen` of `recmtl`: a fork that need not import anything."""
+
+    def __init__(self, command: Sequence[str], *, stdout: Any, stderr: Any, **_: object) -> None:
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            leave(lambda: main(command[3:]), stdout.fileno(), stderr.fileno())
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.returncode or 0
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    kill = terminate
+
+
+def leave(work: Callable[[], int], stdout: int, stderr: int) -> None:
+    """Do the work of a process, and end it as the interpreter would."""
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    status = 1
+    try:
+        status = work()
+        sys.stdout.flush()
+    except BaseException:  # what Python would show
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def watch(folder: str, last: int | None, counted: str) -> None:
+    """Count the changes of files below a folder, and die just before one of them.
+
+    Args:
+        folder: The folder.
+        last: The number of the change, from 0; ``None`` does not die.
+        counted: A file that says how many there were.
+    """
+    numbers = itertools.count()
+    with open(counted, "wb", buffering=0) as file:
+        descriptor = os.dup(file.fileno())
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in CHANGES and not (event == "open" and (arguments[2] or 0) & WRITING):
+            return
+        path = arguments[0]
+        if isinstance(path, str | Path) and (not os.path.isabs(path) or str(path).startswith(folder)):
+            number = next(numbers)
+            os.pwrite(descriptor, b"%d" % (number + 1), 0)
+            if number == last:
+                os.killpg(0, signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def run(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    watched: Sequence[Any] = (),
+    limits: Mapping[str, int] | None = None,
+    powerless: bool = False,
+    place: str = "/",
+) -> int:
+    """Run a command where faults are planted.
+
+    Args:
+        arguments: The command and its options.
+        environment: What is set for it.
+        watched: As `watch` takes it.
+        limits: Of resources, by their names in `resource`.
+        powerless: Whether permissions count, also for root.
+        place: The folder that it works in.
+    """
+    os.chdir(place)
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
+    if watched:
+        watch(*watched)
+    if limits and "RLIMIT_FSIZE" in limits:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if powerless:
+        nothing = (ctypes.c_uint32 * 6)()
+        ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(CAPABILITIES, 0), nothing)
+    for name, limit in (limits or {}).items():
+        resource.setrlimit(getattr(resource, name), (limit, limit))
+    return main(arguments)
+
+
+def warm_up() -> None:
+    """Import what is imported where it is used, and draw no pictures."""
+    importlib.import_module("recmtl.train.events")
+    torch.optim.Adam([torch.zeros(1, requires_grad=True)])
+    Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
+
+
+def digest_command(data: Path) -> None:
+    """Print a digest of all that a training or a measuring takes of a prepared dataset.
+
+    Args:
+        data: The dataset.
+    """
+    opened = PreparedData.open(data)
+    digest = hashlib.sha256(repr((opened.schema.fingerprint, opened.notes)).encode())
+    for name, rows in sorted(opened.splits.items()):
+        digest.update(repr((name, rows.keys.to_pydict())).encode())
+        digest.update(rows.packed().numpy().data)
+    print(digest.hexdigest())  # noqa: T201
+
+
+def serve() -> None:
+    """Answer each line with the process that runs it, and once it has ended with its status."""
+    for line in sys.stdin:
+        job = json.loads(line)
+        output = os.open(job.pop("output"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        error = os.open(job.pop("error"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            leave(lambda: run(**job), output, error)  # noqa: B023
+        os.close(output)
+        os.close(error)
+        print(pid, flush=True)  # noqa: T201
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    warm_up()
+    cells.subprocess.Popen = Forked
+    COMMANDS["digest"] = digest_command
+    serve()

@@ -1,0 +1,77 @@
+"""One of several processes under torchrun is killed, or hangs: all end, and go on as if nothing had been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tally
+from same import assert_same_run
+from subject import EVERY, OPTIONS, data, lost_steps
+
+from recmtl.train import RunFolder
+
+PATIENCE = 240  # seconds: a start takes about 10, and torchrun gives a process that hangs 30 to end
+WAIT = 0.1  # minutes that the processes wait for each other
+
+
+def torchrun(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    return subprocess.Popen(
+        [*command, "recmtl", *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+def begin(rows: Path, folder: Path) -> subprocess.Popen[str]:
+    balanced = ["--balancer", "RotoGrad", "--model", "MMOE", "--model.experts", 2, "--model.style.dropout", 0.1]
+    options = ["--data.cache", folder.parent / "cache", "--timeout", WAIT, "--run", folder, "--trainer.epochs", 4]
+    return torchrun("train", *balanced, *data(rows), *OPTIONS, *options)
+
+
+@pytest.fixture(scope="module")
+def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    process = begin(rows, folder)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+    return folder
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """The processes that it has started, in the order of their ranks."""
+    return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.fault("kill -9 or SIGSTOP of one of two processes")
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_one_of_two(
+    number: int, rank: int, rows: Path, whole: Path, tmp_path: Path, random: np.random.Generator, tally: Tally
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    process = begin(rows, folder.path)
+    while not folder.steps():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(random.uniform(0, 0.3))
+    tally.tried()
+    os.kill(workers(process)[rank], number)
+    _, said = process.communicate(timeout=PATIENCE)  # it does not hang
+    assert process.returncode == 1
+    if rank == 1:
+        assert "recmtl: process 0 of 2: another process has ended, or did not answer in time" in said
+    lost = lost_steps(folder.path)
+    assert lost <= EVERY
+    again = torchrun("train", "--run", folder.path, "--resume", "--timeout", 10)
+    _, said = again.communicate(timeout=PATIENCE)
+    assert again.returncode == 0, said
+    assert_same_run(folder.path, whole)
+    tally.survived(lost=lost, unit="steps of training")

@@ -1,0 +1,60 @@
+"""`kill -9` at any moment: what was killed goes on, and ends as if nothing had been."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tally
+from same import assert_same_comparison, assert_same_dataset, assert_same_run
+from subject import EVERY, Subject, lost_steps
+
+
+def survive(subject: Subject, path: Path, random: np.random.Generator, number: int, tally: Tally) -> int:
+    """Kill it up to three times in a row, go on to the end, and give the steps that were lost at most."""
+    lost = []
+    for again in range(1 + number % 3):
+        tally.tried(subject.kill(path, random, number % 4 < 2, again))
+        lost.append(lost_steps(path))
+    assert max(lost) <= EVERY
+    job = subject.start(path, again=True)
+    assert (job.wait(), job.said.count("Traceback")) == (0, 0), job.said
+    return max(lost)
+
+
+@pytest.mark.fault("kill -9 of train")
+@pytest.mark.parametrize("number", range(16))
+def test_train(training: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
+    lost = survive(training, tmp_path / "it", random, number, tally)
+    assert_same_run(tmp_path / "it", training.whole)
+    assert_same_cache(tmp_path / "cache", training.whole.parent / "cache")
+    tally.survived(tally.counts["tried"], lost, "steps of training")
+
+
+def assert_same_cache(found: Path, whole: Path) -> None:
+    """Of what a killed process was preparing there may be leftovers, which nobody takes for a dataset."""
+    (one,), (other,) = ([p for p in cache.iterdir() if not p.name.startswith(".")] for cache in (found, whole))
+    assert one.name == other.name
+    assert_same_dataset(one, other)
+
+
+@pytest.mark.fault("kill -9 of prepare")
+@pytest.mark.parametrize("number", range(16))
+def test_prepare(preparing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
+    path = tmp_path / "it"
+    for again in range(1 + number % 3):
+        tally.tried(preparing.kill(path, random, number % 4 < 2, again))
+        if path.exists():  # whole, then
+            assert_same_dataset(path, preparing.whole)
+            shutil.rmtree(path)
+    assert preparing.start(path).wait() == 0
+    assert_same_dataset(path, preparing.whole)
+    tally.survived(tally.counts["tried"])
+
+
+@pytest.mark.fault("kill -9 of compare")
+@pytest.mark.parametrize("number", range(16))
+def test_compare(comparing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
+    lost = survive(comparing, tmp_path / "it", random, number, tally)
+    assert_same_comparison(tmp_path / "it", comparing.whole)
+    tally.survived(tally.counts["tried"], lost, "steps of training")

@@ -1,0 +1,42 @@
+"""Signals at any moment of a training: it says how to go on, and ends as if it had not been stopped."""
+
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Tally
+from same import assert_same_run
+from subject import Subject, lost_steps
+
+ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.mark.fault("SIGINT, SIGTERM and SIGHUP while training")
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize("number", ASKING, ids=lambda number: number.name)
+@pytest.mark.parametrize("part", range(3))
+def test_training(
+    part: int, number: int, twice: bool, training: Subject, tmp_path: Path, random: np.random.Generator, tally: Tally
+) -> None:
+    path = tmp_path / "it"
+    job, moment = training.start(path), random.uniform(0.1, 0.8) * training.seconds
+    job.kill(moment, number)
+    if twice:
+        job.kill(moment + random.uniform(0, 0.05), number)
+    status, said = job.wait(), job.said
+    assert "Traceback" not in said
+    if status:
+        tally.tried()
+        assert status in (128 + number, -number)  # the second is what becomes of it before there is anything to lose
+        lost = lost_steps(path)
+        if "with a checkpoint in" in said:
+            assert (lost, status) == (0, 128 + number)
+            assert said.endswith(f"go on with `recmtl train --run {path} --resume`\n")
+        else:
+            assert twice or not (path / "checkpoints").exists() or said.endswith("recmtl: interrupted\n")
+    job = training.start(path, again=True)
+    assert job.wait() == 0, job.said
+    assert_same_run(path, training.whole)
+    if status:
+        tally.survived(lost=lost, unit="steps of training")

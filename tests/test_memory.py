@@ -1,0 +1,109 @@
+"""Memory that runs out: what asked for it is said, and nothing else is blamed."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recmtl
+from recmtl.cli import main
+from recmtl.data.memory import OutOfMemoryError, holding
+from recmtl.features import table as table_module
+from recmtl.train import Optimization, Run, RunFolder, checkpoint
+from recmtl.train.checkpoint import read_checkpoint, write_checkpoint
+
+TOO_MUCH = 1 << 50
+ASKING = {
+    "torch": lambda: torch.empty(TOO_MUCH),
+    "torch-overflow": lambda: torch.empty(TOO_MUCH, TOO_MUCH),
+    "numpy": lambda: np.empty(TOO_MUCH),
+    "pyarrow": lambda: pa.allocate_buffer(TOO_MUCH),
+}
+
+
+@pytest.mark.parametrize("asking", ASKING)
+def test_whoever_asks(asking: str) -> None:
+    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold the rows.*: give fewer$"), holding("all"):  # noqa: SIM117
+        with holding("the rows", "give fewer"):
+            ASKING[asking]()
+
+
+def test_of_a_gpu() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold it \(2.00 GiB more\)$"), holding("it"):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"
+        )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), OSError(28, "No space left"), KeyError("a")])
+def test_other_errors_stay(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, holding("it"):
+        raise error
+    assert caught.value is error
+
+
+class Greedy(nn.Module):
+    """A tower that asks for too much while it trains, or while it does not."""
+
+    def __init__(self, features: int, training: bool) -> None:
+        super().__init__()
+        self.layer, self.when = nn.Linear(features, 1), training
+
+    def forward(self, view: Tensor) -> Tensor:
+        return self.layer(view) + (torch.empty(TOO_MUCH).sum() if self.training == self.when else 0)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        (True, r"training on batches of 50 rows \(4503599627370496 bytes more\): lower `batch_size`"),
+        (False, r"predictions of 200 training rows at once"),
+    ],
+)
+def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.PreparedData) -> None:
+    model = recmtl.SharedBottom(small.schema, layers=[4], towers={"ctr": partial(Greedy, training=training)})
+    trainer = recmtl.Trainer(model, optimization=Optimization(batch_size=50), run=Run(progress=False, device="cpu"))
+    with pytest.raises(OutOfMemoryError, match=said):
+        trainer.fit(small.train, small.valid)
+    if not training:
+        with pytest.raises(OutOfMemoryError, match=r"predictions of 50 valid rows, 8,192 at a time"):
+            trainer.predict_rows(small.valid)
+
+
+def test_rows(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = recmtl.SharedBottom(small.schema, layers=[4])
+    trainer = recmtl.Trainer(model, run=Run(progress=False, device="cpu"))
+    monkeypatch.setattr(recmtl.Rows, "packed", lambda *_: np.empty(TOO_MUCH))
+    with pytest.raises(OutOfMemoryError, match=r"memory does not hold the 200 training rows at once.*: give `window`"):
+        trainer.fit(small.train)
+
+
+def test_a_table_that_would_not_fit_is_not_begun(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that promises more than it has would end the process later, without a word."""
+    monkeypatch.setattr(table_module, "available_memory", lambda: 179)
+    with pytest.raises(
+        OutOfMemoryError, match="an embedding table of 9 rows × 5, 9 of them for 'user': give the feature"
+    ):
+        recmtl.SharedBottom(small.schema)
+
+
+def test_a_checkpoint_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "c.pt", {"a": 1})
+    monkeypatch.setattr(checkpoint.torch, "load", lambda *_, **__: torch.empty(TOO_MUCH))
+    with pytest.raises(OutOfMemoryError, match=f"memory does not hold the checkpoint {tmp_path}/c.pt"):
+        read_checkpoint(tmp_path / "c.pt")
+
+
+def test_the_command_says_it_in_one_line(
+    csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recmtl.cli.preparing, "prepare", lambda *_, **__: np.empty(TOO_MUCH))
+    assert main(["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--out", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("recmtl: memory does not hold what `recmtl prepare` works on (8.00 PiB more)")
+    assert said.count("\n") == 1
+    assert not RunFolder(tmp_path / "o").path.exists()

@@ -19,21 +19,21 @@ PATIENCE = 240  # seconds: a start takes about 10, and torchrun gives a process 
 WAIT = 0.1  # minutes that the processes wait for each other
 
 
-def torchrun(*arguments: object) -> subprocess.Popen[str]:
+def torchrun(cache: Path, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
     return subprocess.Popen(
         [*command, "recmtl", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RECMTL_CACHE": str(cache)},
     )
 
 
 def begin(rows: Path, folder: Path) -> subprocess.Popen[str]:
     balanced = ["--balancer", "RotoGrad", "--model", "MMOE", "--model.experts", 2, "--model.style.dropout", 0.1]
-    options = ["--data.cache", folder.parent / "cache", "--timeout", WAIT, "--run", folder, "--trainer.epochs", 4]
-    return torchrun("train", *balanced, *data(rows), *OPTIONS, *options)
+    options = ["--timeout", WAIT, "--run", folder, "--trainer.epochs", 4]
+    return torchrun(folder.parent / "cache", "train", *balanced, *data(rows), *OPTIONS, *options)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,11 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.fault("kill -9 or SIGSTOP of one of two processes")
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    ("number", "rank"),
+    [(signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGSTOP, 1)],
+    ids=["SIGKILL of the first", "SIGKILL of the other", "SIGSTOP of the other"],
+)
 def test_one_of_two(
     number: int, rank: int, rows: Path, whole: Path, tmp_path: Path, random: np.random.Generator, tally: Tally
 ) -> None:
@@ -70,7 +73,7 @@ def test_one_of_two(
         assert "recmtl: process 0 of 2: another process has ended, or did not answer in time" in said
     lost = lost_steps(folder.path)
     assert lost <= EVERY
-    again = torchrun("train", "--run", folder.path, "--resume", "--timeout", 10)
+    again = torchrun(tmp_path / "cache", "train", "--run", folder.path, "--resume", "--timeout", 10)
     _, said = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert_same_run(folder.path, whole)

@@ -87,7 +87,7 @@ def test_a_run_that_may_not_be_written(place: Path, forker: Forker, tally: Tally
         ),
         (["--model", "MMOE", "--model.experts", str(10**9)], "memory does not hold the model recmtl.MMOE"),
         (
-            ["--model.layers", "[300000]", "--trainer.optimization.batch_size", str(10**9)],
+            ["--model.layers", "[150000]", "--trainer.optimization.batch_size", str(10**9)],
             "memory does not hold training on batches of 1,000,000,000 rows",
         ),
     ],

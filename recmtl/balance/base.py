@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.folding import folded
-from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.leaf import Given, Leaf, Sizes
 from recmtl.balance.passes import detached, leaves_of
 from recmtl.balance.ranks import ALONE, Ranks
 
@@ -173,21 +173,14 @@ class Balancer(nn.Module, ABC):
             ordered = self._ordered(losses)
             self._check_private(ordered, leaves, others)
             self.losses = self.ranks.sum(detached(ordered))[0]
-            self._balance(ordered, self.losses, leaves, last, others)
+            self._balance(Given(ordered, self.losses, leaves, last, others))
         except BaseException:
             self.names = names  # those of a call that failed do not count
             raise
 
     @abstractmethod
-    def _balance(
-        self,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        leaves: Sequence[Leaf],
-        last: Sequence[Tensor],
-        private: Sequence[Tensor],
-    ) -> None:
-        """What `backward` does, with the losses in order, their values over all processes, and leaves alone."""
+    def _balance(self, given: Given) -> None:
+        """What `backward` does, with all that it was given in order."""
 
     @property
     @abstractmethod

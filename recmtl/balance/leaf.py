@@ -1,5 +1,6 @@
 """What a balancer is told of a model: shared tensors with their parts, and sizes."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -26,6 +27,29 @@ class Leaf(NamedTuple):
     tensor: Tensor
     parts: int = 1
     part_of_row: Tensor | None = None
+
+
+class Given(NamedTuple):
+    """What a step gives a balancer.
+
+    Attributes:
+        losses: K scalars.
+        values: Their values over all processes, `[K]` of at least float32, without their graph.
+        leaves: The shared leaves.
+        last: Those of them that come last before the views.
+        private: All other leaves that are trained, where several processes share the batch.
+    """
+
+    losses: Sequence[Tensor]
+    values: Tensor
+    leaves: Sequence[Leaf]
+    last: Sequence[Tensor]
+    private: Sequence[Tensor]
+
+    @property
+    def shared(self) -> list[Tensor]:
+        """The shared leaves' tensors."""
+        return [leaf.tensor for leaf in self.leaves]
 
 
 class Sizes(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.base import Balancer
-from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.leaf import Given, Sizes
 from recmtl.balance.passes import backward_weighted
 
 
@@ -46,23 +46,16 @@ class LossWeightBalancer(Balancer, ABC):
         super().__init__()
         self._formed = {}
 
-    def _balance(
-        self,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        leaves: Sequence[Leaf],
-        last: Sequence[Tensor],
-        private: Sequence[Tensor],
-    ) -> None:
+    def _balance(self, given: Given) -> None:
+        losses, values, tensors = given.losses, given.values, given.shared
         self._ready(losses[0], Sizes(objectives=len(losses)))
-        tensors = [leaf.tensor for leaf in leaves]
         finite = values.isfinite()
-        weights = torch.where(finite, self._weigh(losses, values, tensors, last), 0.0)  # [K]
+        weights = torch.where(finite, self._weigh(losses, values, tensors, given.last), 0.0)  # [K]
         self.skipped += ~finite
         formed, self._formed = self._formed, {}
         for tensor, gradients in formed.items():
             _add_weighted(tensor, gradients, weights)
-        with self.ranks.adding_up([tensor for tensor in (*tensors, *private) if tensor not in formed]):
+        with self.ranks.adding_up([tensor for tensor in (*tensors, *given.private) if tensor not in formed]):
             backward_weighted(losses, weights, without=list(formed))
 
     @abstractmethod

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.base import Balancer
-from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.leaf import Given, Sizes
 from recmtl.balance.passes import backward_weighted
 
 
@@ -81,14 +81,8 @@ class RepresentationBalancer(Balancer, ABC):
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
         return outputs
 
-    def _balance(
-        self,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        leaves: Sequence[Leaf],
-        last: Sequence[Tensor],
-        private: Sequence[Tensor],
-    ) -> None:
+    def _balance(self, given: Given) -> None:
+        losses, values = given.losses, given.values
         if not self._forked:
             raise RuntimeError(
                 f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
@@ -101,7 +95,7 @@ class RepresentationBalancer(Balancer, ABC):
             expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
         self._values = values
         try:
-            with self.ranks.adding_up([*(leaf.tensor for leaf in leaves), *private]):
+            with self.ranks.adding_up([*given.shared, *given.private]):
                 backward_weighted(losses, weights)
         finally:
             self._values = None

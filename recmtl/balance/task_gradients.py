@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.base import Balancer
-from recmtl.balance.leaf import Leaf, Sizes
+from recmtl.balance.leaf import Given, Leaf, Sizes
 
 
 class TaskGradients:
@@ -99,22 +99,15 @@ class TaskGradientBalancer(Balancer, ABC):
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
 
-    def _balance(
-        self,
-        losses: Sequence[Tensor],
-        values: Tensor,
-        leaves: Sequence[Leaf],
-        last: Sequence[Tensor],
-        private: Sequence[Tensor],
-    ) -> None:
+    def _balance(self, given: Given) -> None:
+        losses, leaves, tensors = given.losses, given.leaves, given.shared
         for index, leaf in enumerate(leaves):
             _check(index, leaf)
         if len({id(leaf.tensor) for leaf in leaves}) != len(leaves):
             raise ValueError("`shared` must hold each tensor once")
         self._ready(losses[0], Sizes(objectives=len(losses), parts=sum(leaf.parts for leaf in leaves)))
-        finite = values.isfinite()  # [K]
-        tensors = [leaf.tensor for leaf in leaves]
-        with self.ranks.adding_up(private) as added:
+        finite = given.values.isfinite()  # [K]
+        with self.ranks.adding_up(given.private) as added:
             gradients = _task_gradients(losses, finite, tensors)
             if self.ranks.size > 1:
                 gradients = [[_filled(gradient, tensors[i]) for i, gradient in enumerate(task)] for task in gradients]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -33,12 +32,12 @@ from recmtl.train.fitting import Fitting
 from recmtl.train.folder import RunFolder
 from recmtl.train.incidents import Incidents
 from recmtl.train.options import Optimization, Run, Stopping
+from recmtl.train.pairs import check_shares, claim
 from recmtl.train.predicting import outputs, share_of
 from recmtl.train.processes import all_ranks, smallest_window, spread, told_by_all, told_by_first
 from recmtl.train.step import Step
 from recmtl.train.stopping import Watch
 
-OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
 
@@ -314,28 +313,3 @@ class Trainer:
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         grouped = self.model.schema.schema.group is not None
         return Watch(self.stopping, self.model.objectives, list(reported.values()), grouped)
-
-
-def claim(balancer: Balancer, model: RankingModel) -> None:
-    """Note that a balancer's state is that of a model.
-
-    Raises:
-        ValueError: It is another model's, or it is no balancer.
-    """
-    if not isinstance(balancer, Balancer):
-        raise ValueError(f"`balancer` must be a balancer such as `recmtl.MetaBalance()`, got {balancer!r}")
-    owner = OWNERS.get(balancer)
-    if owner is not None and owner() not in (None, model):
-        raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
-    OWNERS[balancer] = weakref.ref(model)
-
-
-def check_shares(model: RankingModel, balancer: Balancer) -> None:
-    """Refuse to balance where there is nothing to.
-
-    Raises:
-        ValueError: The model's tasks share no tensor, and the balancer is not the plain sum.
-    """
-    if not (model.shared().tensors or isinstance(balancer, Sum)):
-        name, method = type(model).__name__, type(balancer).__name__
-        raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")

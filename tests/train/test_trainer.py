@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import recmtl
+from recmtl.balance.leaf import Given
 from recmtl.evaluate import metric_names
 from recmtl.train import RunFolder
 from recmtl.train.checkpoint import write_checkpoint
@@ -162,8 +163,8 @@ class Turned(recmtl.Balancer):
     def _build(self, sizes: object) -> None:
         pass
 
-    def _balance(self, losses: list[torch.Tensor], *_: object) -> None:
-        (sum(losses) + 1e6 * self.angle).backward()
+    def _balance(self, given: Given) -> None:
+        (sum(given.losses) + 1e6 * self.angle).backward()
 
 
 def test_a_balancers_own_parameters_have_their_own_rate_and_are_not_clipped(aliexpress: recmtl.PreparedData) -> None:

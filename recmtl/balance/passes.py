@@ -13,17 +13,19 @@ def detached(losses: Sequence[Tensor]) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def backward_weighted(losses: Sequence[Tensor], weights: Tensor, without: Sequence[Tensor] = ()) -> None:
+def backward_weighted(
+    losses: Sequence[Tensor], weights: Tensor | Sequence[Tensor], without: Sequence[Tensor] = ()
+) -> None:
     """Runs one backward pass of the weighted sum of the losses that depend on anything.
 
     A weight of exactly 0 starts a task's pass from a zero gradient, whatever its loss is.
 
     Args:
-        losses: K scalars.
+        losses: K scalars; or tensors of any shape, with weights of theirs.
         weights: What each is multiplied by, `[K]`.
         without: Leaves whose `.grad` is left alone, and not computed.
     """
-    pairs = zip(losses, weights.unbind(), strict=True)
+    pairs = zip(losses, weights, strict=True)
     reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
     if not reached:
         return

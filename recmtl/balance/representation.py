@@ -43,6 +43,7 @@ class RepresentationBalancer(Balancer, ABC):
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
     _values: Tensor | None = None  # the losses, while `backward` runs
     _forked = False  # whether `fork` was called since the last `backward`
+    _outputs: Sequence[Tensor] = ()  # of the last fork, where several processes share the batch
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -79,6 +80,7 @@ class RepresentationBalancer(Balancer, ABC):
         if not torch.is_grad_enabled():
             return tuple(self._outward(views, own))
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
+        self._outputs = outputs if self.ranks.size > 1 else ()
         return outputs
 
     def _balance(self, given: Given) -> None:
@@ -93,10 +95,11 @@ class RepresentationBalancer(Balancer, ABC):
         expected = self.skipped
         if self._sizes is not None and self._sizes.heads == len(losses):
             expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
-        self._values = values
+        self._values, outputs, self._outputs = values, self._outputs, ()
         try:
             with self.ranks.adding_up([*given.shared, *given.private]):
-                backward_weighted(losses, weights)
+                # All processes meet at the fork, those whose losses do not reach it, too.
+                backward_weighted([*losses, *outputs], [*weights, *map(torch.zeros_like, outputs)])
         finally:
             self._values = None
         if self._sizes is not None:

@@ -150,8 +150,9 @@ class RotationBalancer(RepresentationBalancer, ABC):
         if not self.normalize_losses or self._sizes is None:
             return torch.ones_like(values)
         self._check_pairs(len(losses))
-        pairs = zip(losses, values.unbind(), strict=True)
-        values = torch.stack([value if loss.requires_grad else torch.zeros_like(value) for loss, value in pairs])
+        pairs = zip(losses, torch.ones_like(values).unbind(), strict=True)
+        (reached,) = self.ranks.sum(torch.stack([one if loss.requires_grad else 0 * one for loss, one in pairs]))
+        values = torch.where(reached > 0, values, 0.0)
         new = values.isfinite() & (values > 0) & (self.initial_losses == 0)
         self.initial_losses.copy_(torch.where(new, values, self.initial_losses))
         return torch.where(self.initial_losses > 0, 1 / self.initial_losses, 1.0).to(values.dtype)

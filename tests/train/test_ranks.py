@@ -17,6 +17,8 @@ import torch
 from cases import CASES, Case
 from together import together
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from twins import BALANCERS
 
 import recmtl
 from recmtl.balance import Balancer, Ranks, RotationBalancer, Sizes, TaskGradientBalancer
@@ -129,6 +131,7 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
         sent += 3 * heads + 1 + heads * (balancer.projection == "before")
     elif isinstance(balancer, RotationBalancer):
         sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
+        sent += objectives * balancer.normalize_losses
     return sent
 
 
@@ -147,3 +150,41 @@ def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path
         errors = {name: error(first[index][name], value) for name, value in expected.items()}
         assert max(errors.values()) <= LIMIT, (*map(str, setting), errors)
         assert all(other[index][name].equal(value) for other in others for name, value in first[index].items())
+
+
+def looped(ranks: Ranks) -> list[Tensor]:
+    """What loops of one's own come to whose losses have no graph where a process has no valid row."""
+    cases = [Case(method, {}) for method in BALANCERS]
+    cases += [Case(method, {"normalize_losses": True}) for method in BALANCERS if issubclass(method, RotationBalancer)]
+    found = []
+    for case in cases:
+        torch.manual_seed(0)
+        bottom = torch.nn.Linear(8, 6).double()
+        heads = torch.nn.ModuleList([torch.nn.Linear(6, 1) for _ in range(2)]).double()
+        x, labels = torch.randn(40, 8).double(), torch.rand(40, 2).round().double()
+        balancer = case.balancer(Sizes(2, 2, 6, 2), ["a", "b"])
+        balancer.ranks = ranks
+        mine = slice(40 * ranks.rank // ranks.size, 40 * (ranks.rank + 1) // ranks.size)
+        for step in range(6):
+            shared = bottom(x[mine])
+            views = balancer.fork([shared, shared])
+            losses = []
+            for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
+                valid = torch.arange(40) < (40 if step % 3 == task else 13)  # in the first process alone, or in all
+                logits = head(view).squeeze(1)[valid[mine]]
+                entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
+                losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
+            balancer.backward(losses, list(bottom.parameters()), private=heads.parameters())
+            with torch.no_grad():
+                for parameter in (*bottom.parameters(), *heads.parameters(), *balancer.parameters()):
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+        found.append(torch.cat([p.detach().flatten() for p in (*bottom.parameters(), *heads.parameters())]))
+    return found
+
+
+def test_loops_without_a_graph_on_some_processes(tmp_path: Path) -> None:
+    (one,) = together(1, tmp_path / "1", looped)
+    for several in together(3, tmp_path / "3", looped):
+        for found, expected in zip(several, one, strict=True):
+            assert error(found, expected) <= LIMIT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
@@ -82,8 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
         return end(one_line(error), BAD_INPUT)
     except Interrupted as error:
-        command = f"recmtl train --run {shlex.quote(str(error.folder))} --resume"
-        said = f"{error}: go on with `{command}`"
+        said = f"{error}: go on with `{training.going_on(error.folder)}`"
         return end(said, error.status) if place() == 0 else error.status  # one of several says it for all
     except LostRankError as error:
         return end(f"process {place()} of {launched()}: {one_line(error)}", LOST)

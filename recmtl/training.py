@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -16,11 +17,21 @@ from recmtl.balance import Ranks
 from recmtl.console import Counter, print_diagnosis, print_line, print_metrics, print_note
 from recmtl.environment import changes
 from recmtl.evaluate import Metrics
-from recmtl.recipe import build, instantiated, open_data, parse_recipe, recipe_parser, resumed_recipe, save_recipe
-from recmtl.train import RunFolder, Trainer
+from recmtl.recipe import (
+    build,
+    instantiated,
+    open_data,
+    parse_recipe,
+    read_recipe,
+    recipe_parser,
+    resumed_recipe,
+    save_recipe,
+)
+from recmtl.train import RunError, RunFolder, Trainer
 from recmtl.train.diagnosis import summarize
 from recmtl.train.folder import RECIPE
-from recmtl.train.processes import all_ranks, joined, told_by_first
+from recmtl.train.processes import all_ranks, joined, launched, told_by_first
+from recmtl.trust import to_be_trusted
 
 RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
 TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
@@ -49,11 +60,12 @@ def train_command(arguments: Sequence[str]) -> int:
 
 
 def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Namespace, ranks: Ranks) -> int:
-    if config.resume:
+    if config.resume and ranks.first:
         config = resumed(parser, arguments, config)
-        if RunFolder(config.trainer.run.folder).finished:
-            print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
-            return 0
+    config = told_by_first(ranks, config)  # the others need not see the run folder
+    if config.resume and told_by_first(ranks, RunFolder(config.trainer.run.folder).finished):
+        print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
+        return 0
     trainer, measured = train(parser, config, config.resume)
     split = "test" if "test" in measured else "valid"
     if split in measured:
@@ -83,6 +95,16 @@ def heard_of(ranks: Ranks) -> Iterator[None]:
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
+
+
+def going_on(folder: Path) -> str:
+    """Give the command by which a run that was stopped goes on."""
+    several = f"torchrun --nproc-per-node {launched()} -m -- " if launched() > 1 else ""
+    try:
+        trust = "".join(f" --trust {name}" for name in to_be_trusted(read_recipe(RunFolder(folder))))
+    except (RunError, LookupError, TypeError):  # a run of a program's own has none
+        trust = ""
+    return f"{several}recmtl train --run {shlex.quote(str(folder))} --resume{trust}"
 
 
 def folder_to_resume(config: Namespace) -> str:

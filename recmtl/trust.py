@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
+from pydoc import locate
 from typing import Any
 
 from torch import nn
@@ -56,6 +57,19 @@ def check_links(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise RunError(f"{path} is a link: a run goes on in a folder of files and folders of its own")
+
+
+def modules(recipe: Mapping[str, Any]) -> list[str]:
+    """Give the modules of what a recipe names to be imported, where it is named and where it is defined."""
+    parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+    names = [text for text in strings(parts) if IMPORT.fullmatch(text)]
+    found = [getattr(locate(name), "__module__", None) for name in names]
+    return sorted({*(name.rpartition(".")[0] for name in names), *filter(None, found)})
+
+
+def to_be_trusted(recipe: Mapping[str, Any]) -> list[str]:
+    """Give the modules that a recipe needs trust in."""
+    return [name for name in modules(recipe) if not _within(name, TRUSTED) and not _within(name, ("torch",))]
 
 
 def _is_recipe(recipe: Any) -> bool:

@@ -39,7 +39,7 @@ BELOW = {
     "comparison": {"trust", "recipe", "train", "evaluate", "data", "schema", "console"},
     "report": {"recipe", "train", "evaluate", "data", "schema", "console"},
     "preparing": {"data", "shipped", "console", "arguments"},
-    "training": {"environment", "recipe", "train", "balance", "evaluate", "console", "arguments"},
+    "training": {"trust", "environment", "recipe", "train", "balance", "evaluate", "console", "arguments"},
     "measuring": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "arguments"},
     "comparing": {"comparison", "recipe", "arguments"},
     "inspection": {"data", "schema", "shipped", "console"},

@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pydoc import locate
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -24,7 +23,7 @@ from recmtl.schema.plain import from_yaml, read_text
 from recmtl.train import RunError, RunFolder
 from recmtl.train.checkpoints import is_whole
 from recmtl.train.folder import RECIPE
-from recmtl.trust import IMPORT, strings
+from recmtl.trust import modules
 
 CELLS, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 TRAIN = (sys.executable, "-m", "recmtl", "train")
@@ -81,14 +80,6 @@ def can_go_on(cell: Cell, folder: Path, note: Callable[[str], None]) -> bool:
         return True
     note(f"all checkpoints of {str(folder)!r} are damaged: the run is begun anew")
     return False
-
-
-def modules(recipe: Mapping[str, Any]) -> list[str]:
-    """Give the modules of what a recipe names to be imported, where it is named and where it is defined."""
-    parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
-    names = [text for text in strings(parts) if IMPORT.fullmatch(text)]
-    found = [getattr(locate(name), "__module__", None) for name in names]
-    return sorted({*(name.rpartition(".")[0] for name in names), *filter(None, found)})
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,14 @@ def digest(rows: Rows) -> str:
     return hashlib.sha256(rows.packed(spans).numpy().data).hexdigest()[:LETTERS]
 
 
+def shape_of(trainer: Trainer) -> dict[str, Any]:
+    """Give by name what must be the same in several processes before they can tell each other anything."""
+    sizes = {f"size of {name}": tuple(tensor.shape) for name, tensor in trainer.model.named_parameters()}
+    run = trainer.run
+    kept = {"run folder": bool(run.folder), "window": run.window, "checkpoint_every": run.checkpoint_every}
+    return {"model": type(trainer.model).__name__, "balancer": type(trainer.balancer).__name__} | sizes | kept
+
+
 def check_same(told: Sequence[Mapping[str, Any]]) -> None:
     """Check that all processes train the same.
 
@@ -65,9 +73,10 @@ def check_same(told: Sequence[Mapping[str, Any]]) -> None:
         RunError: One has other rows or other options.
     """
     for rank, other in enumerate(told):
-        for name, value in told[0].items():
-            if other[name] != value:
-                raise RunError(f"process 0 trains with `{name}` {value!r}, process {rank} with {other[name]!r}")
+        for name in dict.fromkeys((*told[0], *other)):
+            mine, theirs = told[0].get(name), other.get(name)
+            if mine != theirs:
+                raise RunError(f"process 0 trains with `{name}` {mine!r}, process {rank} with {theirs!r}")
 
 
 def check_conditions(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

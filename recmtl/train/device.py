@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from recmtl.balance import Ranks
 from recmtl.train.options import Optimization
-from recmtl.train.processes import local_rank
+from recmtl.train.processes import neighbourhood
 
 
-def device_of(wanted: str | None, several: bool) -> str:
+def device_of(wanted: str | None, ranks: Ranks) -> str:
     """Name the device of this process.
 
     Args:
         wanted: What the options name; ``None`` takes a GPU where there is one.
-        several: Whether several processes train together: each then has a GPU of its own.
+        ranks: The processes that train together: of several on one machine each has a GPU of its own.
     """
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    return f"cuda:{local_rank()}" if device == "cuda" and several else device
+    return f"cuda:{neighbourhood(ranks)[0]}" if device == "cuda" and ranks.size > 1 else device
 
 
 def usable(device: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from recmtl.train.folder import RunFolder
 from recmtl.train.interruption import Asked, Interrupted, Interruption
 from recmtl.train.log import Log
 from recmtl.train.meter import Meter
-from recmtl.train.processes import average_statistics, largest, spread, told_by_all
+from recmtl.train.processes import copy_from_first, largest, told_by_all
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.soundness import Soundness
 from recmtl.train.step import Step
@@ -42,9 +42,18 @@ class Fitting:
         step: Trains on one batch.
         valid: The rows that are measured; ``None`` where there are none.
         start: When the training began, by `time.perf_counter`.
+        note: Told of what went wrong, where no progress is shown.
     """
 
-    def __init__(self, trainer: Trainer, loader: Loader, step: Step, valid: Rows | None, start: float) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        loader: Loader,
+        step: Step,
+        valid: Rows | None,
+        start: float,
+        note: Callable[[str], None],
+    ) -> None:
         self._trainer, self._loader, self._step, self._valid, self._start = trainer, loader, step, valid, start
         self._names = [task.name for task in trainer.model.objectives]
         evaluations = trainer.stopping.evaluations if valid is not None else 0
@@ -59,7 +68,8 @@ class Fitting:
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress and trainer.ranks.first)
         self._watch = trainer.watch()
         self._meter = Meter(self._names)
-        self._soundness = Soundness(trainer, step, loader.rows, self._progress.note)
+        silent = trainer.ranks.first and not trainer.run.progress
+        self._soundness = Soundness(trainer, step, loader.rows, note if silent else self._progress.note)
 
     def run(self, saved: Mapping[str, Any] | None = None) -> None:
         """Train, and restore the best weights; without a defined metric the last ones stay.
@@ -115,7 +125,6 @@ class Fitting:
                 self._record_step(epoch, number)
             if self._unmeasured or number == len(self._loader):
                 with self._meter.paused():
-                    average_statistics(self._ranks, self._trainer.model)
                     self._soundness.check(self._done)
             if self._unmeasured:
                 self._evaluate()
@@ -166,7 +175,7 @@ class Fitting:
             self._trainer.model.load_state_dict(self._best_weights)
         elif self._ranks.first:
             self._trainer.load("best")
-        spread(self._ranks, self._trainer.model)
+        copy_from_first(self._ranks, self._trainer.model)
         self._trainer.balancer.skipped.copy_(self._step.incidents.skipped)  # over the whole training
 
     def _record_step(self, epoch: int, number: int) -> None:
@@ -210,7 +219,6 @@ class Fitting:
         regular = run.checkpoint_every is not None and self._done % run.checkpoint_every == 0
         if run.folder and (due or regular):
             with self._meter.paused():
-                average_statistics(self._ranks, self._trainer.model)
                 self._soundness.check_weights(self._done)
                 self._log.flush()
                 state = self._state()

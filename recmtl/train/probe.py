@@ -8,13 +8,16 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from recmtl.balance import Leaf, diagnose
 from recmtl.data import Loader, Rows
 from recmtl.data.memory import holding
+from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
 from recmtl.models.base import starting_bias
 from recmtl.train.losses import Losses
 from recmtl.train.options import Optimization
 from recmtl.train.predicting import inferring
+from recmtl.train.step import in_row_mode
 
 STRETCHES, STRETCH = 64, 128  # of rows all over the training rows
 
@@ -49,7 +52,7 @@ class Probe:
     def __init__(self, model: RankingModel, rows: Rows, device: torch.device, options: Optimization) -> None:
         self._model, self._device, self._options = model, device, options
         self._losses = Losses(model.schema.schema, model.objectives)
-        sample = spread(rows)
+        sample = stretches_of(rows)
         self.rows = len(sample)
         self._batch = next(Loader(sample, self.rows, device).epoch())
         rates = [(task, model.schema.rate(task)) for task in model.objectives]
@@ -67,11 +70,21 @@ class Probe:
         values = [len(found[found.isfinite()].unique()) for found in (logits[t.name] for t in self._model.objectives)]
         return Reading(self._measured(logits), values)
 
+    def stuck(self) -> list[bool]:
+        """Say of each objective whether it would move nothing that is shared, or that embeds: all units are off."""
+        tables = [m for m in self._model.modules() if isinstance(m, EmbeddingTable) and m.weight.requires_grad]
+        learning = torch.inference_mode(False), torch.enable_grad(), in_row_mode(tables)
+        with inferring(self._model, self._device, self._options), learning[0], learning[1], learning[2]:
+            losses = self._losses(self._model(self._batch), self._batch)
+            leaves = [Leaf(*tensor) for tensor in self._model.shared().tensors]
+            norms = diagnose(losses, leaves or [Leaf(table.gathered.rows) for table in tables]).norms
+        return [norm == 0 and bool(leaves or tables) for norm in norms.tolist()]
+
     def _measured(self, logits: dict[str, Tensor]) -> list[float]:
         return torch.stack(list(self._losses(logits, self._batch).values())).tolist()
 
 
-def spread(rows: Rows) -> Rows:
+def stretches_of(rows: Rows) -> Rows:
     """Take stretches of rows from all over them, or all where there are few."""
     if len(rows) <= STRETCHES * STRETCH:
         return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from recmtl.data import Rows
 from recmtl.data.loader import default_window
 
 T = TypeVar("T")
+FEWEST = 2  # rows that a batch norm can measure
 
 
 def launched() -> int:
@@ -30,14 +32,11 @@ def place() -> int:
     return int(os.environ.get("RANK", 0))
 
 
-def neighbours() -> int:
-    """Give how many of them run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", launched()))
-
-
-def local_rank() -> int:
-    """Give the place of this process among those of its machine."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+def neighbourhood(ranks: Ranks) -> tuple[int, int]:
+    """Give the place of this process among those that share its machine, and how many these are."""
+    hosts = told_by_all(ranks, socket.gethostname())
+    mine = [rank for rank, host in enumerate(hosts) if host == hosts[ranks.rank]]
+    return mine.index(ranks.rank), len(mine)
 
 
 @contextmanager
@@ -83,21 +82,16 @@ def told_by_all(ranks: Ranks, value: T) -> list[T]:
 
 def largest(ranks: Ranks, *values: int) -> Sequence[int]:
     """Give of each number the largest that a process has."""
-    if ranks.size == 1:
-        return values
-    numbers = torch.tensor(values)
-    with answering():
-        dist.all_reduce(numbers, dist.ReduceOp.MAX, group=ranks.group)
-    return [int(number) for number in numbers]
+    return [max(numbers) for numbers in zip(*told_by_all(ranks, values), strict=True)]
 
 
 def smallest_window(rows: Rows, ranks: Ranks) -> int:
     """Give how many rows each process can hold at a time, beside those that run on the same machine."""
-    return min(told_by_all(ranks, default_window(rows, neighbours() if ranks.size > 1 else 1)))
+    return min(told_by_all(ranks, default_window(rows, neighbourhood(ranks)[1])))
 
 
 @torch.no_grad()
-def spread(ranks: Ranks, module: nn.Module) -> None:
+def copy_from_first(ranks: Ranks, module: nn.Module) -> None:
     """Give each process the first one's parameters and buffers."""
     if ranks.size == 1:
         return
@@ -107,22 +101,29 @@ def spread(ranks: Ranks, module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def average_statistics(ranks: Ranks, model: nn.Module) -> None:
-    """Make the running statistics of batch norms those of all rows: each process has seen its own.
+def average_statistics(ranks: Ranks, model: nn.Module, rows: int) -> None:
+    """Make the running statistics of batch norms the mean of those that processes have measured in a step.
 
-    They are averages of averages of batches, which is linear: it does not matter when it is done.
+    Args:
+        ranks: The processes.
+        model: Holds the batch norms, where there are any.
+        rows: How many rows this process had: with too few, it has measured none.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
-    ranks.add_up(statistics)
-    for tensor in statistics if ranks.size > 1 else ():
-        tensor /= ranks.size
+    if ranks.size == 1 or not statistics:
+        return
+    measured = statistics[0].new_full((1,), float(rows >= FEWEST))
+    sums = [measured, *(measured * tensor for tensor in statistics)]
+    ranks.add_up(sums)
+    for tensor, total in zip(statistics, sums[1:], strict=True):
+        tensor.copy_(torch.where(sums[0] > 0, total / sums[0], tensor))
 
 
 @contextmanager
 def resting_batch_norms(model: nn.Module, rows: int | None) -> Iterator[None]:
     """Let batch norms use their running statistics within a block, where there are too few rows to measure any."""
-    few = rows is not None and rows < 2
+    few = rows is not None and rows < FEWEST
     resting = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and few]
     for norm in resting:
         norm.eval()

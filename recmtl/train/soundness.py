@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ABSURD = 100.0  # times the loss at the start, or that of the labels' mean: no training that learns comes there
 SQUARES = {"mse"}  # losses that grow with the square of an error
 FEW, ONE = 0.02, 0.001  # of the different predictions at the start: hardly any is left; as good as none
+WORSE = 1.05  # times the loss of the labels' mean
 VARIED = 50  # different predictions at the start, from which on their loss means anything
 EARLY = 20  # steps in which a model may still overcome what the first ones did to it
 QUICK = 1_000_000  # numbers in a tensor that every look can afford
@@ -79,9 +80,8 @@ class Soundness:
         self.check_weights(done)
         now = self._probe.read()
         few = self._dead(now, FEW)
-        hopeless = self._absurd(now) or self._dead(now, ONE, least=1)
-        if not hopeless and len(few) == len(self._objectives):
-            hopeless = few
+        dead = few if len(few) == len(self._objectives) else self._dead(now, ONE, least=1)
+        hopeless = self._absurd(now) or self._lost(dead, now)
         if hopeless and done >= EARLY:
             self._end(f"the training has diverged by step {done}: {listed(hopeless.values())}: {self._advice}")
         self._say(hopeless or few, f"step {done}: {{}}: {self._advice}")
@@ -145,6 +145,17 @@ class Soundness:
             if learnable and before >= VARIED and least <= few <= max(1, share * before)
         }
 
+    def _lost(self, dead: Mapping[str, str], now: Reading) -> dict[str, str]:
+        """Those that will not come back: worse than the labels' mean, or all of them and without any gradient.
+
+        A model that has learned the labels' mean, as there is nothing else to learn or its weights decay, is sound.
+        """
+        if len(dead) == len(self._objectives) and all(self._probe.stuck()):
+            return dict(dead)
+        means = zip(self._objectives, now.losses, self._probe.constant, strict=True)
+        worse = {task.name for task, loss, mean in means if loss > WORSE * mean}
+        return {name: text for name, text in dead.items() if name in worse}
+
     def _too_many(self, reached: Sequence[Incident]) -> str:
         names = listed(i.name for i in reached)
         first, limit = min(i.reached for i in reached), self._trainer.optimization.nonfinite_steps
@@ -155,7 +166,8 @@ class Soundness:
     @property
     def _advice(self) -> str:
         clip = "" if self._trainer.optimization.clip_norm else ", or set `clip_norm`"
-        return f"lower the learning rate ({self._step.learning_rate:g} by now){clip}"
+        decay = any(group.get("weight_decay") for group in self._step.optimizers[0].param_groups)
+        return f"lower the learning rate ({self._step.learning_rate:g} by now){' or `weight_decay`' * decay}{clip}"
 
     def _end(self, reason: str) -> None:
         folder = self._trainer.folder

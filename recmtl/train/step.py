@@ -18,7 +18,7 @@ from recmtl.train.incidents import Incidents
 from recmtl.train.losses import Losses
 from recmtl.train.memory import keep_freed_memory
 from recmtl.train.options import Optimization
-from recmtl.train.processes import resting_batch_norms
+from recmtl.train.processes import average_statistics, resting_batch_norms
 from recmtl.train.products import fast_products
 from recmtl.train.recording import CudaGraph, Graph, RecordedStep, recordable
 from recmtl.train.rows import RowOptimizer, fused
@@ -102,6 +102,8 @@ class Step:
         known = {id(leaf.tensor) for leaf in leaves}
         self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
         self._update(moved)
+        if rows is not None:
+            average_statistics(self._balancer.ranks, self._model, rows)
         assert self._balancer.losses is not None
         return self._balancer.losses
 

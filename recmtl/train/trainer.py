@@ -26,6 +26,7 @@ from recmtl.evaluate import Metrics, Predictions, measure, table
 from recmtl.models import RankingModel
 from recmtl.train.checkpoint import RunError
 from recmtl.train.checkpoints import Checkpoints
+from recmtl.train.conditions import check_same, shape_of
 from recmtl.train.device import check_without_gpu, device_of, usable
 from recmtl.train.finishing import finish
 from recmtl.train.fitting import Fitting
@@ -34,7 +35,7 @@ from recmtl.train.incidents import Incidents
 from recmtl.train.options import Optimization, Run, Stopping
 from recmtl.train.pairs import check_shares, claim
 from recmtl.train.predicting import outputs, share_of
-from recmtl.train.processes import all_ranks, smallest_window, spread, told_by_all, told_by_first
+from recmtl.train.processes import all_ranks, copy_from_first, smallest_window, told_by_all, told_by_first
 from recmtl.train.step import Step
 from recmtl.train.stopping import Watch
 
@@ -91,7 +92,7 @@ class Trainer:
         self.diagnose_every = diagnose_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
         self.ranks = self.balancer.ranks = all_ranks()
-        self.device = usable(device_of(run.device, self.ranks.size > 1))
+        self.device = usable(device_of(run.device, self.ranks))
         if self.device.type != "cuda":
             check_without_gpu(optimization, self.device)
         elif self.ranks.size > 1:
@@ -132,7 +133,8 @@ class Trainer:
                 stay.
             resume: Go on from the last good checkpoint of the run folder, where there is one: on a CPU, all comes out
                 as if the training had not been stopped. Rows and options must be the same.
-            note: Told of a checkpoint that is damaged, where an older one is taken, and of a damaged log.
+            note: Told of a checkpoint that is damaged, where an older one is taken, and of a damaged log; and, where no
+                progress is shown, of what was not finite.
 
         Raises:
             DataError: There are no training rows, they were prepared for another schema, or the run folder cannot be
@@ -154,6 +156,7 @@ class Trainer:
         return self
 
     def _begin(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> None:
+        check_same(told_by_all(self.ranks, shape_of(self) | {"resume": resume}))
         saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
@@ -161,22 +164,24 @@ class Trainer:
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed((self.ranks.rank << 32) + self.run.seed)
             with holding(f"training on batches of {self.optimization.batch_size:,} rows", "lower `batch_size`"):
-                self._fit(train, valid if valid is not None and len(valid) else None, saved)
+                self._fit(train, valid if valid is not None and len(valid) else None, saved, note)
 
-    def _fit(self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None) -> None:
+    def _fit(
+        self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None, note: Callable[[str], None]
+    ) -> None:
         start = time.perf_counter()
         ranks = self.ranks
         window = saved["window"] if saved else self.run.window or smallest_window(train, ranks)
         batch_size, seed = self.optimization.batch_size, self.run.seed
         with holding(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
             loader = Loader(train, batch_size, self.device, seed, window, ranks.rank, ranks.size)
-        spread(ranks, self.model)
+        copy_from_first(ranks, self.model)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder and saved is None:
             self.folder.create(self.model.schema)
         self._incidents = step.incidents
         self.window = loader.window if loader.window < len(train) else None
-        Fitting(self, loader, step, valid, start).run(saved)
+        Fitting(self, loader, step, valid, start, note).run(saved)
 
     @property
     def skipped(self) -> dict[str, int]:

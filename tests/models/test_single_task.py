@@ -27,6 +27,12 @@ def alone(data: recmtl.PreparedData, model: recmtl.SingleTask, task: int) -> rec
     return one
 
 
+def balancer(objectives: int) -> Sum:
+    made = Sum()
+    made.setup(objectives=objectives, heads=2, features=LAYERS["layers"][-1], parts=0)
+    return made
+
+
 @pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"])
 def test_a_step_is_that_of_each_task_by_itself(
     row_mode: bool, aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
@@ -36,7 +42,7 @@ def test_a_step_is_that_of_each_task_by_itself(
     model = recmtl.SingleTask(aliexpress.schema, **LAYERS).double()
     singles = [alone(aliexpress, model, task) for task in range(len(model.objectives))]
     start = copy.deepcopy(model.state_dict())
-    step, *steps = [Step(m, Sum(), Optimization(), 8) for m in (model, *singles)]
+    step, *steps = [Step(m, balancer(len(m.objectives)), Optimization(), 8) for m in (model, *singles)]
     assert len(step._tables) == (len(singles) if row_mode else 0)
     for batch in list(Loader(aliexpress.train, 64, seed=0).epoch())[:4]:
         batch = dataclasses.replace(batch, labels=batch.labels.double(), numeric=batch.numeric.double())

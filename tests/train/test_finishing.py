@@ -37,7 +37,12 @@ def test_predictions_are_those_that_were_measured(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted, plain = [], recmtl.Trainer.predictions
-    monkeypatch.setattr(recmtl.Trainer, "predictions", lambda self, rows: predicted.append(rows) or plain(self, rows))
+
+    def predictions(self: recmtl.Trainer, rows: recmtl.Rows, together: bool = False) -> dict[str, np.ndarray]:
+        predicted.append(rows)
+        return plain(self, rows, together)
+
+    monkeypatch.setattr(recmtl.Trainer, "predictions", predictions)
     trainer = finished(aliexpress, mmoe, tmp_path)
     assert [rows.name for rows in predicted] == ["valid", "valid", "test"]  # the first while it was trained
     result, schema = json.loads((tmp_path / "metrics.json").read_text()), aliexpress.schema.schema

@@ -164,10 +164,12 @@ def broken(data: recmtl.PreparedData, last: int) -> Make:
     return maker(data, model=model, balancer=recmtl.PCGrad, optimization={"nonfinite_steps": 5})
 
 
+@pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
 def test_what_is_not_finite_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
     assert check(broken(small, last=6), small, tmp_path, 4, 4).skipped["ctr"] == 4
 
 
+@pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
 def test_steps_in_a_row_are_counted_beyond_a_stop(small: recmtl.PreparedData, tmp_path: Path) -> None:
     """The third to the seventh, as without the stop after the fifth; looked at after the eighth."""
     make, said = broken(small, last=8), r"^not finite in 5 steps in a row, up to step 7: task ctr, "
@@ -419,10 +421,12 @@ def test_other_rows_are_seen(
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A shell lets what runs in the background ignore SIGINT."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell lets what runs in the background ignore SIGINT, and `nohup` SIGHUP."""
+    wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -14,7 +14,14 @@ from recmtl.balance import Ranks
 from recmtl.data import Batch, Loader
 from recmtl.data.loader import Share
 from recmtl.train.predicting import BATCH, share_of
-from recmtl.train.processes import average_statistics, largest, resting_batch_norms, told_by_all, told_by_first
+from recmtl.train.processes import (
+    average_statistics,
+    largest,
+    neighbourhood,
+    resting_batch_norms,
+    told_by_all,
+    told_by_first,
+)
 
 STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
 
@@ -75,15 +82,20 @@ def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> N
 def told(ranks: Ranks) -> list[Any]:
     words = ["a", "b"][ranks.rank]
     norm = nn.BatchNorm1d(1, momentum=1.0).train()
-    norm(torch.tensor([[1.0], [3.0]]) + 10 * ranks.rank)
-    average_statistics(ranks, norm)
-    statistics = [norm.running_mean.item(), norm.running_var.item()]
-    return [told_by_first(ranks, words), told_by_all(ranks, words), largest(ranks, ranks.rank, -ranks.rank), statistics]
+    statistics = []
+    for rows in ([2, 2], [2, 1], [0, 1]):  # of each process
+        norm(torch.tensor([[1.0], [3.0]]) + 10 * ranks.rank)
+        average_statistics(ranks, norm, rows[ranks.rank])
+        statistics.append(norm.running_mean.item())
+    largest_of = largest(ranks, ranks.rank, -ranks.rank)
+    return [told_by_first(ranks, words), told_by_all(ranks, words), largest_of, statistics, neighbourhood(ranks)]
 
 
 def test_processes_tell_each_other(tmp_path: Path) -> None:
-    assert together(1, tmp_path / "1", told) == [["a", ["a"], (0, 0), [2.0, 2.0]]]
-    assert together(2, tmp_path / "2", told) == [["a", ["a", "b"], [1, 0], [7.0, 2.0]]] * 2
+    assert together(1, tmp_path / "1", told) == [["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]]
+    first, other = together(2, tmp_path / "2", told)
+    assert first == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 2.0], (0, 2)]
+    assert other == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
 
 
 def differing(ranks: Ranks, csv: Path) -> str:

@@ -19,8 +19,9 @@ from recmtl.data import Loader
 from recmtl.features import EmbeddingTable
 from recmtl.train import DivergenceError, Optimization, Run, RunFolder, soundness
 from recmtl.train.incidents import Incident, Incidents
-from recmtl.train.probe import Probe, spread
+from recmtl.train.probe import Probe, stretches_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")  # what is said where no progress is shown
 BATCH = 256
 STEPS = 10  # of an epoch of the generated rows
 
@@ -281,4 +282,4 @@ def test_a_probe_takes_rows_from_all_over(aliexpress: recmtl.PreparedData, monke
     monkeypatch.setattr("recmtl.train.probe.STRETCH", 5)
     train = aliexpress.train
     starts = [0, (len(train) - 5) // 3, 2 * (len(train) - 5) // 3, len(train) - 5]
-    assert torch.equal(spread(train).packed(), train.packed([(start, start + 5) for start in starts]))
+    assert torch.equal(stretches_of(train).packed(), train.packed([(start, start + 5) for start in starts]))

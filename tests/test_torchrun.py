@@ -71,6 +71,8 @@ def test_a_stopped_run_goes_on_with_as_many_or_with_others(options: list[str], t
     stopped = torchrun(2, *options, "--run", str(tmp_path / "stopped2"), STOP="1", **path)
     assert stopped.returncode == 1
     assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
+    go_on = f"torchrun --nproc-per-node 2 -m -- recmtl train --run {tmp_path}/stopped2 --resume --trust towers"
+    assert f"go on with `{go_on}`" in stopped.stderr
     assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
     assert [*RunFolder(tmp_path / "stopped2").steps()][-1] == 24
     shutil.copytree(tmp_path / "stopped2", tmp_path / "stopped3")

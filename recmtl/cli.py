@@ -81,8 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
         return end(one_line(error), BAD_INPUT)
     except Interrupted as error:
-        said = f"{error}: go on with `{training.going_on(error.folder)}`"
-        return end(said, error.status) if place() == 0 else error.status  # one of several says it for all
+        with suppress(KeyboardInterrupt):  # a further one finds nothing to stop any more
+            if place() == 0:  # one of several says it for all
+                end(f"{error}: go on with `{training.going_on(error.folder)}`", error.status)
+        return error.status
     except LostRankError as error:
         return end(f"process {place()} of {launched()}: {one_line(error)}", LOST)
     except KeyboardInterrupt:

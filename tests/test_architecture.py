@@ -15,7 +15,7 @@ BELOW = {
     "data": {"schema"},
     "features": {"layers", "data", "schema"},
     "models": {"features", "layers", "data", "schema"},
-    "evaluate": {"schema"},
+    "evaluate": {"data", "schema"},
     "train": {"models", "evaluate", "features", "layers", "data", "schema", "balance"},
     "shipped": {"schema"},
     "trust": {"train"},

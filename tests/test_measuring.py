@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import recmtl
 from recmtl.cli import main
-from recmtl.evaluate import auc_interval, bootstrap_intervals
+from recmtl.evaluate import auc_interval, bootstrap_intervals, predictions
 
 CARD = """
 features:
@@ -188,3 +188,18 @@ def test_rows_are_grouped_by_the_column_asked_for(
     assert evaluate(frame, card, "--group", "nobody") == 2
     said = "rows cannot be grouped by 'nobody': the columns carried through are 'search'"
     assert said in capsys.readouterr().err
+
+
+def test_predictions_that_memory_does_not_hold(
+    frame: pd.DataFrame, card: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows that are alike take next to nothing in a file: they are counted before they are read."""
+    rows, columns = frame.shape
+    size = 8 * rows * columns
+    monkeypatch.setattr(predictions, "available_memory", lambda: size)
+    assert evaluate(frame, card, "--draws", "0") == 0
+    monkeypatch.setattr(predictions, "available_memory", lambda: size - 1)
+    assert evaluate(frame, card, "--draws", "0") == 2
+    file = Path(card).parent / "predictions.parquet"
+    said = f"recmtl: {file} cannot be read: its rows take {size:,} bytes at least, and {size - 1:,} are free\n"
+    assert capsys.readouterr().err == said

@@ -18,6 +18,9 @@ class Admitted:
 
     Args:
         schema: The fitted schema that encoded them.
+
+    Attributes:
+        row_bytes: What a row takes at least.
     """
 
     def __init__(self, schema: FittedSchema) -> None:
@@ -34,6 +37,7 @@ class Admitted:
         self._types = {name: pa.list_(kind, width) for name, (kind, width) in widths.items() if width}
         if schema.schema.weight:
             self._types[WEIGHT] = pa.float32()
+        self.row_bytes = 4 * (sum(width for _, width in widths.values()) + bool(schema.schema.weight))
         self._keys = {KEY_PREFIX + key: key in schema.integer_keys for key in schema.schema.carried}
 
     def check_columns(self, columns: pa.Schema) -> None:

@@ -16,6 +16,7 @@ import pyarrow.ipc as ipc
 from recmtl.data.admitted import Admitted
 from recmtl.data.errors import DataError
 from recmtl.schema import FittedSchema
+from recmtl.schema.arrow_file import read_plain
 
 BLOCK_ROWS = 4096  # of a file that are written, checked and shuffled together
 ADVICE = "prepare the data again"
@@ -108,14 +109,17 @@ class Shard:
         if count != -(-rows // BLOCK_ROWS) or ends != sorted(ends):
             raise self._damaged("its blocks are not those of its rows")
         check_size(path, ends[-1])
+        if rows * self._admitted.row_bytes > ends[-1]:
+            raise self._damaged(f"{ends[-1]:,} bytes do not hold {rows:,} rows")
         try:
             with pa.memory_map(str(path)) as file:
-                self._bytes = memoryview(file.read_buffer())
+                content = file.read_buffer()
+                self._bytes = memoryview(content)
                 self._checked = np.zeros(count + 1, np.bool_)
-                self._check_sum(count)  # what ends the file says where all else is
-                reader = ipc.open_file(file)
-                self._admitted.check_columns(reader.schema)
-                self.table = reader.read_all()
+                self._check_sum(count)
+                columns, batches = read_plain(content, "it")
+                self._admitted.check_columns(columns)
+                self.table = pa.Table.from_batches(list(batches), columns)
                 self.table.validate()
         except (OSError, pa.ArrowException, ValueError) as error:
             raise error if isinstance(error, DataError) else self._damaged(" ".join(str(error).split())) from error

@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
+from recmtl.data.memory import available_memory
 from recmtl.evaluate.funnel import complete, task_labels, unsampled
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.schema import Schema, SchemaError
 
 LABEL = "label_"  # before the name of a label's column: a task may be named like its label
+NUMBER = 8  # bytes of one
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Predictions:
         """Read a Parquet or CSV file.
 
         Raises:
-            SchemaError: The file cannot be read or lacks a column.
+            SchemaError: The file cannot be read, memory does not hold it, or it lacks a column.
         """
         try:
             table = _parquet(path) if Path(path).suffix == ".parquet" else pacsv.read_csv(str(path))
@@ -195,8 +197,12 @@ class Predictions:
 
 
 def _parquet(path: str | Path) -> pa.Table:
-    """Read a Parquet file, and check what its pages have checksums of."""
+    """Read a Parquet file that memory holds, and check what its pages have checksums of."""
     with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        size, free = sum(group.num_rows * group.num_columns * NUMBER for group in groups), available_memory()
+        if size > free:
+            raise SchemaError(f"{path} cannot be read: its rows take {size:,} bytes at least, and {free:,} are free")
         table = file.read()
     table.validate(full=True)
     return table

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
+from recmtl.schema.arrow_file import read_plain
 from recmtl.schema.checks import SchemaError
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted_checks import check_fitted
@@ -207,10 +208,10 @@ def _vocabularies(path: Path) -> list[pa.Array]:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a file")
     with pa.OSFile(str(path)) as file:
-        reader = ipc.open_file(file)
-        if reader.schema != VOCABULARY_LAYOUT:
-            raise ValueError(f"{path.name} has other columns")
-        return [reader.get_batch(i).column(1) for i in range(reader.num_record_batches)]
+        columns, batches = read_plain(file.read_buffer(), path.name)
+    if columns != VOCABULARY_LAYOUT:
+        raise ValueError(f"{path.name} has other columns")
+    return [batch.column(1) for batch in batches]
 
 
 def _said(error: Exception) -> str:

@@ -19,6 +19,7 @@ from recmtl.data.files import new_file
 from recmtl.data.memory import OutOfMemoryError, holding
 
 SEAL = 64  # letters of a SHA-256
+MOST_VALUES = 1 << 20  # in a state, those that stand in it twice counted twice
 # What torch makes of a file that is no checkpoint, or asks for more than there is.
 FAULTS = (
     OSError,
@@ -77,7 +78,7 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             check_members(path)
             warnings.simplefilter("ignore")  # about what turns out to be damaged
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-        check_state(state)
+        check_state(state, device)
     except (FileNotFoundError, OutOfMemoryError):
         raise
     except FAULTS as error:
@@ -100,21 +101,39 @@ def check_members(path: Path) -> None:
             raise ValueError("its members are larger than the file")
 
 
-def check_state(state: Any) -> None:
-    """Check that a state is a dict, and that its tensors are dense: others can name places outside of themselves.
+def check_state(state: Any, device: torch.device | str = "cpu") -> None:
+    """Check that a state is a dict, and that its tensors have all their numbers, each in a place of its own.
 
     Raises:
         ValueError: It is not.
     """
     if not isinstance(state, dict):
         raise ValueError(f"it holds a {type(state).__name__}")
-    values = [state]
+    values, count = [state], 1
     while values:
         value = values.pop()
         if isinstance(value, dict | list | tuple):
+            count += len(value)
+            if count > MOST_VALUES:
+                raise ValueError(f"it holds more than {MOST_VALUES:,} values")
             values += value.values() if isinstance(value, dict) else value
-        elif isinstance(value, torch.Tensor) and value.layout != torch.strided:
-            raise ValueError(f"it holds a tensor of the layout {value.layout}")
+        elif isinstance(value, torch.Tensor):
+            check_tensor(value, torch.device(device))
+
+
+def check_tensor(tensor: torch.Tensor, device: torch.device) -> None:
+    """Check that a tensor lies on a device and is dense: others can name places outside of themselves.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if tensor.layout != torch.strided or tensor.is_nested:
+        raise ValueError(f"it holds a tensor of the layout {'nested' if tensor.is_nested else tensor.layout}")
+    if tensor.device.type != device.type:
+        raise ValueError(f"it holds a tensor on the device {tensor.device}")
+    outwards = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    if tensor.untyped_storage().nbytes() < tensor.nbytes or not tensor.permute(outwards).is_contiguous():
+        raise ValueError(f"it holds a tensor {list(tensor.shape)} that lacks numbers of its own")
 
 
 def seal(path: Path) -> None:

@@ -15,6 +15,8 @@ from recmtl.train.options import Run
 
 BEST_FILE = "best.pt"  # beside the state: the best weights so far, not a link, as that would share their damage
 
+LEAST = {"done": 0, "log": 0, "window": 1}  # of what a state counts
+
 
 class Checkpoints:
     """Writes a run's checkpoints and finds the last good one.
@@ -99,6 +101,8 @@ def read_whole(path: Path) -> dict[str, Any]:
         state = read_checkpoint(path / CHECKPOINT)
         if state["watch"]["best"] is not None and not is_sealed(path / BEST_FILE):
             raise RunError(f"the checkpoint {path / BEST_FILE} is damaged: its content is not what its checksum says")
+        if any(type(state[name]) is not int or state[name] < least for name, least in LEAST.items()):
+            raise TypeError
     except FileNotFoundError as error:
         raise RunError(f"the checkpoint {path} is damaged: there is no {Path(error.filename).name}") from error
     except (KeyError, TypeError) as error:

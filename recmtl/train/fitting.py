@@ -15,10 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from recmtl.data import Loader, Rows
+from recmtl.data.memory import is_of_memory
+from recmtl.train.checkpoint import FAULTS, RunError
 from recmtl.train.checkpoints import Checkpoints
 from recmtl.train.conditions import check_conditions, check_same, conditions, generators, set_generators
 from recmtl.train.diagnosis import by_name, diagnosis_record
-from recmtl.train.folder import RunFolder
+from recmtl.train.folder import LAST, RunFolder
+from recmtl.train.forms import check_form
 from recmtl.train.interruption import Asked, Interrupted, Interruption
 from recmtl.train.log import Log
 from recmtl.train.meter import Meter
@@ -257,13 +260,27 @@ class Fitting:
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
         folder = RunFolder(self._trainer.run.folder or "")
-        check_conditions(folder.path, saved["conditions"], self._conditions)
-        self._trainer.take(saved, folder)
+        try:
+            check_conditions(folder.path, saved["conditions"], self._conditions)
+            self._trainer.take(saved, folder)
+            self._take_over(saved)
+            if self._ranks.rank < len(saved["generators"]):  # or else it takes part for the first time
+                set_generators(self._trainer.device, saved["generators"][self._ranks.rank])
+        except FAULTS as error:
+            if isinstance(error, RunError) or is_of_memory(error):
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RunError(f"the checkpoint {folder.checkpoint(LAST)} is damaged: {reason}") from error
+
+    def _take_over(self, saved: Mapping[str, Any]) -> None:
+        """Take all but the weights and the generators."""
+        most, seconds = self._trainer.epochs * len(self._loader), saved["seconds"]
+        check_form([saved["unmeasured"], seconds], [False, 0.0], "what was done")
+        if not 0 <= saved["done"] <= most or (saved["unmeasured"] and self._valid is None):
+            raise ValueError(f"it is not that of a training of {most:,} steps")
         self._done, self._unmeasured = saved["done"], saved["unmeasured"]
         self._step.load_state_dict(saved["training"])
         self._watch.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
         self._soundness.load_state_dict(saved["soundness"], self._done)
-        self._start -= saved["seconds"]
-        if self._ranks.rank < len(saved["generators"]):  # or else it takes part for the first time
-            set_generators(self._trainer.device, saved["generators"][self._ranks.rank])
+        self._start -= seconds

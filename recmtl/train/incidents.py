@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from recmtl.balance import Balancer, zero_and_mark
 from recmtl.features import EmbeddingTable
+from recmtl.train.forms import check_form
 
 STATE = ("steps", "counts", "streaks", "first", "reached", "skipped")
 
@@ -100,6 +101,11 @@ class Incidents:
         return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on counting from what another one's `state_dict` gave."""
+        """Go on counting from what another one's `state_dict` gave.
+
+        Raises:
+            ValueError: It was that of another model.
+        """
+        check_form(state, self.state_dict(), "what was not finite")
         for name in STATE:
             getattr(self, name).copy_(state[name])

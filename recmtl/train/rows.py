@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from recmtl.features import EmbeddingTable
+from recmtl.train.forms import check_form
 from recmtl.train.options import OptimizerFactory
 
 
@@ -65,25 +66,44 @@ class RowOptimizer:
         return {"started": self._started, "counts": self._counts, "elements": self._elements}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another one's `state_dict` gave."""
-        device = self._table.weight.device
+        """Take over what another one's `state_dict` gave.
+
+        Raises:
+            ValueError: It was that of another table or optimizer.
+        """
+        weight = self._table.weight
+        sample = weight.new_zeros(2, weight.shape[1])
+        form = first_state(self._factory, sample) if state["started"] else {}
+        by_row = {n: v for n, v in form.items() if isinstance(v, Tensor) and v.shape == sample.shape}
+        expected = {
+            "started": bool(state["started"]),
+            "counts": {name: value for name, value in form.items() if name not in by_row},
+            "elements": {name: value[:1].expand(weight.shape) for name, value in by_row.items()},
+        }
+        check_form(state, expected, "the state of a table")
+        device = weight.device
         self._started = state["started"]
         self._counts = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in state["counts"].items()}
         self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
 
     def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
         """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""
-        sample = torch.zeros_like(rows[:1], requires_grad=True)
-        sample.grad = torch.zeros_like(sample)
-        probe = self._factory([sample])
-        probe.step()
+        probe = first_state(self._factory, rows[:1])
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == rows.shape:
-                yield name, probe.state[sample][name].repeat(len(self._table.weight), 1)
+                yield name, probe[name].repeat(len(self._table.weight), 1)
             elif isinstance(value, Tensor) and value.numel() > 1:
-                raise ValueError(
-                    f"{type(probe).__name__} cannot train a large embedding table: its state is not element by element"
-                )
+                called = type(self._optimizer).__name__
+                raise ValueError(f"{called} cannot train a large embedding table: its state is not element by element")
+
+
+def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:
+    """Give what an optimizer keeps of a tensor after a gradient of 0."""
+    sample = torch.zeros_like(tensor, requires_grad=True)
+    sample.grad = torch.zeros_like(sample)
+    optimizer = fused(factory([sample]))
+    optimizer.step()
+    return dict(optimizer.state.get(sample, {}))
 
 
 def fused(optimizer: Optimizer) -> Optimizer:

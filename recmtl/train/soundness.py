@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from recmtl.data import Rows
 from recmtl.features import EmbeddingTable
 from recmtl.train.folder import BEST, CHECKPOINTS
+from recmtl.train.forms import check_form
 from recmtl.train.incidents import Incident
 from recmtl.train.losses import DEFAULT_LOSS
 from recmtl.train.probe import Probe, Reading
@@ -111,7 +113,13 @@ class Soundness:
         return {"losses": self._start.losses, "values": self._start.values, "said": sorted(self._said)}
 
     def load_state_dict(self, state: Mapping[str, Any], done: int) -> None:
-        """Go on from what another one's `state_dict` gave."""
+        """Go on from what another one's `state_dict` gave.
+
+        Raises:
+            ValueError: It was that of another model.
+        """
+        count, said = len(self._objectives), [""] * len(state["said"])
+        check_form(state, {"losses": [math.nan] * count, "values": [0] * count, "said": said}, "what the model was")
         self._start, self._said, self._sound_at = Reading(state["losses"], state["values"]), set(state["said"]), done
 
     def _limits(self) -> Iterator[tuple[Any, float]]:

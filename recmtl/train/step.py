@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
+from recmtl.train.forms import check_form
 from recmtl.train.incidents import Incidents
 from recmtl.train.losses import Losses
 from recmtl.train.memory import keep_freed_memory
-from recmtl.train.options import Optimization
+from recmtl.train.options import Optimization, OptimizerFactory
 from recmtl.train.processes import average_statistics, resting_batch_norms
 from recmtl.train.products import fast_products
 from recmtl.train.recording import CudaGraph, Graph, RecordedStep, recordable
-from recmtl.train.rows import RowOptimizer, fused
+from recmtl.train.rows import RowOptimizer, first_state, fused
 from recmtl.train.schedule import learning_rate_factor
 
 ROW_MODE = 1_000_000  # numbers in a table above which a step gathers its rows; below, the whole lies in a cache
@@ -144,9 +146,17 @@ class Step:
         Raises:
             ValueError: It was that of other optimizers.
         """
-        for name, parts in self._parts.items():
-            for part, saved in zip(parts, state[name], strict=True):
-                part.load_state_dict(saved)
+        factories = [self._options.optimizer, torch.optim.Adam][: len(self.optimizers)]  # of model and balancer
+        for optimizer, saved, factory in zip(self.optimizers, state["optimizers"], factories, strict=True):
+            load_optimizer(optimizer, saved, factory)
+        for rows, saved in zip(self._row_optimizers, state["rows"], strict=True):
+            rows.load_state_dict(saved)
+        for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
+            own = schedule.state_dict()
+            steps = {name: value for name, value in own.items() if type(value) is int}
+            found = {name: saved[name] for name in steps}
+            check_form(found, steps, "the schedule")
+            schedule.load_state_dict(own | found)
         self.incidents.load_state_dict(state["incidents"])
         self._put_rates()
 
@@ -158,6 +168,35 @@ class Step:
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizers[0].param_groups[0]["lr"])
+
+
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: OptimizerFactory) -> None:
+    """Take over the state of an optimizer and the numbers that it was set to; how it computes stays.
+
+    Args:
+        optimizer: Goes on.
+        saved: What the other one's `state_dict` gave.
+        factory: Builds such an optimizer.
+
+    Raises:
+        ValueError: It was that of another optimizer, or of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {i: first_state(factory, parameters[i]) for i in range(len(parameters)) if i in saved["state"]}
+    check_form(saved["state"], known, "the state of the optimizer")
+    groups = []
+    for group, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
+        numbers = {name: value for name, value in group.items() if type(value) in (int, float, list, tuple)}
+        numbers["lr"] = _rate(group["lr"])
+        found = {name: other[name] for name in numbers} | {"lr": _rate(other["lr"])}
+        check_form(found, numbers, "a group of the optimizer")
+        groups.append(group | found | {"params": group["params"]})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _rate(value: Any) -> Any:
+    """A learning rate that stands in a tensor, as it does where steps are recorded, as a number."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 @contextmanager

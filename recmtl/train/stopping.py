@@ -7,6 +7,7 @@ from typing import Any
 
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
 from recmtl.schema import Task
+from recmtl.train.forms import check_form
 from recmtl.train.options import Stopping
 
 QUICK = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
@@ -72,7 +73,12 @@ class Watch:
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what another one's `state_dict` gave."""
+        """Go on from what another one's `state_dict` gave.
+
+        Raises:
+            ValueError: It has another form.
+        """
+        check_form(state, {"best": None if state["best"] is None else 0.0, "waited": 0}, "what was watched")
         self.best, self.waited = state["best"], state["waited"]
 
     @property

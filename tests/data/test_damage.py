@@ -20,8 +20,9 @@ from recmtl.data import DataError, Loader, PreparedData, prepare
 from recmtl.data import manifest as manifest_module
 from recmtl.data import shard as shard_module
 from recmtl.data.manifest import read_manifest, write_manifest
-from recmtl.data.shard import ShardWriter
+from recmtl.data.shard import Blocks, Shard, ShardWriter
 from recmtl.schema import Categorical, FittedSchema, MultiCategorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema.arrow_file import read_plain
 
 SCHEMA = Schema(
     [Categorical("c"), Numeric("x"), MultiCategorical("m")],
@@ -298,3 +299,66 @@ def test_pipes_and_devices(folder, file):
         make(folder / file)
         with pytest.raises(DataError, match=str(folder)):
             PreparedData.open(folder)
+
+
+def compressed(path: Path, batches: list[pa.RecordBatch], how: str) -> Blocks:
+    """Write batches as no prepared dataset has them, and give the blocks of the file."""
+    ends, options = [], ipc.IpcWriteOptions(compression="zstd" if how == "zstd" else None)
+    with path.open("wb") as file, ipc.new_file(pa.PythonFile(file), batches[0].schema, options=options) as writer:
+        for batch in batches:
+            custom = {"ARROW:experimental_compression": "zstd"} if how == "experimental" else None
+            writer.write_batch(batch, custom_metadata=custom)
+            ends.append(file.tell())
+    content = path.read_bytes()
+    bounds = itertools.pairwise([0, *ends, len(content)])
+    return [(end, zlib.crc32(content[start:end])) for start, end in bounds]
+
+
+@pytest.mark.parametrize("how", ["zstd", "experimental"])
+def test_rows_that_become_larger(folder, monkeypatch, how):
+    """Megabytes on the disk could be gigabytes in memory: none of them is read."""
+    data, path = PreparedData.open(folder), folder / "train.arrow"
+    batches = data.train.table.to_batches()
+    path.unlink()
+    splits = dict(read_manifest(folder).splits)
+    splits["train"] = ROWS, compressed(path, batches, how)
+    write_manifest(folder, data.schema, splits, data.notes)
+    monkeypatch.setattr(ipc, "read_record_batch", None)
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: it holds rows that are compressed, expected"):
+        Shard(path, data.schema, *read_manifest(folder).splits["train"])
+
+
+def test_more_rows_than_their_file_holds(folder, monkeypatch):
+    """None is read: columns could all lie at the same place."""
+    schema, (rows, blocks) = PreparedData.open(folder).schema, read_manifest(folder).splits["train"]
+    monkeypatch.setattr(shard_module, "BLOCK_ROWS", 64_000)
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: [\d,]+ bytes do not hold 150,000 rows"):
+        Shard(folder / "train.arrow", schema, rows * 1000, blocks)
+
+
+@pytest.mark.parametrize("how", ["zstd", "experimental"])
+def test_a_vocabulary_that_becomes_larger(folder, how):
+    """Also of a run, whose schema no manifest holds."""
+    path = folder / "vocabularies.arrow"
+    batches = ipc.open_file(pa.BufferReader(path.read_bytes())).read_all().to_batches()
+    compressed(path, batches, how)
+    with pytest.raises(SchemaError, match=r"vocabularies\.arrow holds rows that are compressed, expected them as"):
+        FittedSchema.load(folder)
+
+
+def test_a_file_that_holds_dictionaries(tmp_path):
+    table = pa.table({"c": pa.array(["a", "b"]).dictionary_encode()})
+    with ipc.new_file(str(tmp_path / "file"), table.schema) as writer:
+        writer.write_table(table)
+    _, batches = read_plain(pa.py_buffer((tmp_path / "file").read_bytes()), "it")
+    with pytest.raises(ValueError, match="it holds a dictionary, expected rows alone"):
+        next(batches)
+
+
+def test_rows_lie_where_their_file_does(folder):
+    content = pa.py_buffer((folder / "train.arrow").read_bytes())
+    before = pa.total_allocated_bytes()
+    columns, batches = read_plain(content, "it")
+    table = pa.Table.from_batches(batches, columns)
+    assert pa.total_allocated_bytes() == before
+    assert table.equals(ipc.open_file(content).read_all())

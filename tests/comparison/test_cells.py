@@ -87,7 +87,8 @@ def begun(out: Path) -> Path:
     """Make an unfinished run of the first cell that has two checkpoints, and give the folder of the older one."""
     (out / "cells/MMOE-Sum-1/metrics.json").unlink()
     for step in (1, 2):
-        write_checkpoint(out / f"cells/MMOE-Sum-1/checkpoints/step-{step:010}/checkpoint.pt", {"watch": {"best": None}})
+        state = {"watch": {"best": None}, "done": step, "log": 0, "window": 1}
+        write_checkpoint(out / f"cells/MMOE-Sum-1/checkpoints/step-{step:010}/checkpoint.pt", state)
     return out / "cells/MMOE-Sum-1/checkpoints/step-0000000001"
 
 

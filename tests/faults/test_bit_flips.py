@@ -116,7 +116,7 @@ def test_prepared(
 
 
 @pytest.mark.fault("bit flips over the cache")
-@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("part", range(2))
 def test_cached(
     part: int, rows: Path, tmp_path: Path, random: np.random.Generator, forker: Forker, tally: Tally
 ) -> None:

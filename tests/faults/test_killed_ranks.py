@@ -15,12 +15,13 @@ from subject import EVERY, OPTIONS, data, lost_steps
 
 from recmtl.train import RunFolder
 
-PATIENCE = 240  # seconds: a start takes about 10, and torchrun gives a process that hangs 30 to end
+PATIENCE = 240  # seconds: a start takes about 10
 WAIT = 0.1  # minutes that the processes wait for each other
 
 
 def torchrun(cache: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--shutdown-timeout", "3", "-m", "--"]  # seconds that a process that hangs has to end
     return subprocess.Popen(
         [*command, "recmtl", *map(str, arguments)],
         stdout=subprocess.DEVNULL,

@@ -91,28 +91,16 @@ def told(ranks: Ranks) -> list[Any]:
     return [told_by_first(ranks, words), told_by_all(ranks, words), largest_of, statistics, neighbourhood(ranks)]
 
 
-def test_processes_tell_each_other(tmp_path: Path) -> None:
-    assert together(1, tmp_path / "1", told) == [["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]]
-    first, other = together(2, tmp_path / "2", told)
-    assert first == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 2.0], (0, 2)]
-    assert other == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
-
-
 def differing(ranks: Ranks, csv: Path) -> str:
     data = prepared(csv)
     rows = data.train if ranks.first else data.test
-    with pytest.raises(
-        recmtl.RunError, match="process 0 trains with `training rows` 2400, process 1 with 300"
-    ) as error:
+    message = "process 0 trains with `training rows` 2400, process 1 with 300"
+    with pytest.raises(recmtl.RunError, match=message) as error:
         trainer(data, None).fit(rows, data.valid)
     return str(error.value)
 
 
-def test_processes_with_other_rows_are_refused(csv: Path, tmp_path: Path) -> None:
-    assert len(set(together(2, tmp_path / "2", differing, csv))) == 1
-
-
-def lost(ranks: Ranks, csv: Path) -> str:
+def lost(ranks: Ranks) -> str:
     if not ranks.first:
         return ""
     with pytest.raises(recmtl.balance.LostRankError, match="another process has ended, or did not answer in time"):
@@ -120,8 +108,17 @@ def lost(ranks: Ranks, csv: Path) -> str:
     return "noticed"
 
 
-def test_a_lost_process_is_noticed(csv: Path, tmp_path: Path) -> None:
-    assert together(2, tmp_path / "2", lost, csv) == ["noticed", ""]
+def talked(ranks: Ranks, csv: Path) -> tuple[list[Any], str, str]:
+    return told(ranks), differing(ranks, csv), lost(ranks)
+
+
+def test_processes_tell_each_other_and_notice_what_differs_and_who_is_lost(csv: Path, tmp_path: Path) -> None:
+    assert told(Ranks()) == ["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]
+    (first, said, noticed), (other, said_too, _) = together(2, tmp_path / "2", talked, csv)
+    assert first == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 2.0], (0, 2)]
+    assert other == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
+    assert said == said_too
+    assert noticed == "noticed"
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])

@@ -21,10 +21,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing.spawn as mp
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
 import recmtl
 from benchmarks.generated import BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
@@ -86,7 +86,7 @@ def work(rank: int, number: int, threads: int, folder: str, rows: int, rounds: i
 def launch(number: int, threads: int, rows: int, rounds: int) -> dict[str, dict[str, float]]:
     """Let so many processes measure."""
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (number, threads, folder, rows, rounds), nprocs=number)  # type: ignore[no-untyped-call]
+        start_processes(work, (number, threads, folder, rows, rounds), nprocs=number)  # type: ignore[no-untyped-call]
         found: dict[str, dict[str, float]] = json.loads(Path(folder, "found.json").read_text())
     return found
 

@@ -1,8 +1,8 @@
 """Several processes that share each batch train as one process with the whole of it.
 
-20 steps in float64, 10 with options. Of four tasks one has its valid rows in the first process's share alone, two in the
-last one's; in some batches one is absent. Of two data sets the last batch has 7 rows, and 2: with three processes one
-then gets none.
+20 steps in float64, 10 with options. Of four tasks one has its valid rows in the first process's share alone, two in
+the last one's; in some batches one is absent. Of two data sets the last batch has 7 rows, and 2: with three processes
+one then gets none.
 """
 
 import functools

@@ -134,3 +134,15 @@ def test_differences_are_quoted_as_measured() -> None:
         assert f"On {task}, {rows} rows cannot be told apart from the best" in record
     assert "On income, no row can be told apart from single-task training" in record
     assert "On never_married, transfer is negative for SharedBottom with GradNorm, MMOE with GradNorm; 10" in record
+
+
+def test_several_processes_are_quoted_as_measured() -> None:
+    results = json.loads((RESULTS / "processes.json").read_text())["results"]
+    two, one, plain = (
+        results[kind]["Sum, 200 rows"]
+        for kind in ("2 processes, 1 thread each", "1 process, 1 thread each", "1 process, 2 threads each")
+    )
+    text = " ".join(README.split())
+    assert f"under `Sum` in {two['milliseconds']:.0f} ms, {two['messages']:.0f} of them for messages of" in text
+    assert f"messages of {two['bytes'] / 1e6:.2f} MB each" in text
+    assert f"takes {one['milliseconds']:.0f} ms with one thread and {plain['milliseconds']:.0f} ms with two" in text

@@ -119,7 +119,7 @@ def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ranks = Ranks()
     monkeypatch.setattr(ranks, "size", 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", closed)
-    with pytest.raises(recmtl.balance.LostRankError, match="did not answer in time: Connection closed by peer$"):
+    with pytest.raises(recmtl.balance.LostRankError, match=r"did not answer in time: Connection closed by peer$"):
         ranks.sum(torch.ones(3))
 
 

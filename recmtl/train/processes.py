@@ -123,8 +123,10 @@ def average_statistics(ranks: Ranks, model: nn.Module, rows: int) -> None:
 @contextmanager
 def resting_batch_norms(model: nn.Module, rows: int | None) -> Iterator[None]:
     """Let batch norms use their running statistics within a block, where there are too few rows to measure any."""
-    few = rows is not None and rows < FEWEST
-    resting = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and few]
+    if rows is None or rows >= FEWEST:
+        yield
+        return
+    resting = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for norm in resting:
         norm.eval()
     try:

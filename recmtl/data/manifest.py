@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recmtl.data.errors import DataError
+from recmtl.data.files import digest
 from recmtl.data.shard import ADVICE, Blocks, check_size
 from recmtl.schema import FittedSchema
 from recmtl.schema.fitted import SCHEMA_FILE, VOCABULARY_FILE
@@ -54,7 +55,8 @@ def write_manifest(
     folder: Path, schema: FittedSchema, splits: Mapping[str, tuple[int, Blocks]], notes: Sequence[str]
 ) -> None:
     """Write `manifest.json` beside the other files, which are there."""
-    files = {name: _digest(folder / name) for name in (SCHEMA_FILE, VOCABULARY_FILE)}
+    paths = {name: folder / name for name in (SCHEMA_FILE, VOCABULARY_FILE)}
+    files = {name: (path.stat().st_size, digest(path)) for name, path in paths.items()}
     content = asdict(Manifest(VERSION, schema.fingerprint, files, splits, notes))
     (folder / MANIFEST).write_text(json.dumps(content | {SEAL: _seal(content)}, ensure_ascii=False), encoding="utf-8")
 
@@ -78,17 +80,12 @@ def read_manifest(folder: Path) -> Manifest:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{folder / MANIFEST} is damaged, {ADVICE}: {error}") from error
-    for name, (size, digest) in manifest.schema.items():
+    for name, (size, expected) in manifest.schema.items():
         check_size(folder / name, size)
-        if _digest(folder / name)[1] != digest:
+        if digest(folder / name) != expected:
             raise DataError(f"{folder / name} is damaged, {ADVICE}: its content is not what its checksum says")
     return manifest
 
 
 def _seal(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()

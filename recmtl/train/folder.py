@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recmtl.data.errors import SHOWN, DataError
-from recmtl.data.files import locked, new_file, refuse_full, synced
+from recmtl.data.files import digest, locked, new_file, refuse_full, synced
 from recmtl.schema import FittedSchema
 from recmtl.schema.checks import is_number
 from recmtl.schema.plain import from_json, read_text
@@ -267,9 +267,3 @@ def is_record(line: bytes) -> bool:
         return line.endswith(b"\n") and isinstance(from_json(line.decode()), dict)
     except ValueError:
         return False
-
-
-def digest(path: Path) -> str:
-    """Give the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

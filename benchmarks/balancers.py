@@ -22,8 +22,8 @@ from rich.table import Table
 import recmtl
 from benchmarks.generated import BATCH, generated
 from recmtl.data import Loader
-from recmtl.environment import environment
-from recmtl.recipe import known_names
+from recmtl.recipe.environment import environment
+from recmtl.recipe.recipe import known_names
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.options import Precision
@@ -46,7 +46,7 @@ def steps(
     options = recmtl.Optimization(batch_size=BATCH, precision=precision)
     for name in (PLAIN, *(name for name in known_names("balancer") if name != PLAIN)):
         torch.manual_seed(0)
-        trainer = recmtl.Trainer(model(schema), getattr(recmtl, name)(), run=recmtl.Run(device="cpu"))
+        trainer = recmtl.Trainer(model(schema), getattr(recmtl, name)(), run=recmtl.RunConfig(device="cpu"))
         made[name] = Step(trainer.model, trainer.balancer, options, 1)
     return made
 

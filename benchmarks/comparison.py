@@ -18,8 +18,8 @@ import pandas as pd
 
 import recmtl
 from recmtl.comparison import Comparison, compare
-from recmtl.data.synth import synthesize
-from recmtl.environment import environment
+from recmtl.data.synthetic.generate import synthesize
+from recmtl.recipe.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 BALANCERS = ("Sum", "MetaBalance", "GradNorm", "PCGrad", "NormalizedSplitter", "RotoGrad")
@@ -27,7 +27,7 @@ SEEDS, ROWS = 5, 250_000
 EPOCHS = 3
 # The towers of ESMM, and as many layers for each task alone.
 ESMM = {"tower_layers": [128, 64], "style": {"dropout": 0.2}}
-ALONE = {"class_path": "SingleTask", "init_args": {"layers": [128], "tower_layers": [64]}}
+SINGLE_PROCESS = {"class_path": "SingleTask", "init_args": {"layers": [128], "tower_layers": [64]}}
 
 
 def cut(file: Path, folder: Path) -> dict[str, str]:
@@ -70,7 +70,9 @@ def aliexpress(folder: Path, rows: int = ROWS, **grid: Any) -> Comparison:
         "model": {"class_path": "ESMM", "init_args": ESMM},
         "trainer": {"epochs": EPOCHS},
     }
-    return compare(recipe, folder / "comparison", [ALONE, "ESMM"], BALANCERS, options=options(folder, files), **grid)
+    return compare(
+        recipe, folder / "comparison", [SINGLE_PROCESS, "ESMM"], BALANCERS, options=options(folder, files), **grid
+    )
 
 
 def options(folder: Path, files: dict[str, str]) -> dict[str, Any]:

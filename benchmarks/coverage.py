@@ -25,10 +25,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import expit
 
-from recmtl.environment import environment
 from recmtl.evaluate import Interval, Scores, auc_difference, auc_interval, bootstrap_intervals, metrics_of
-from recmtl.evaluate.compared import Difference
 from recmtl.evaluate.scores import Floats, Integers
+from recmtl.evaluate.significance import Difference
+from recmtl.recipe.environment import environment
 from recmtl.schema import Task
 
 METRICS = ("auc", "logloss", "gauc")

@@ -27,7 +27,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recmtl.environment import environment
+from recmtl.recipe.environment import environment
 
 MEGA = 1_000_000
 PROCESS = 600 * MEGA  # what the process needs besides rows
@@ -51,7 +51,7 @@ def prepare(csv: Path, out: Path) -> Figures:
 
 def prepare_raw(folder: Path, out: Path) -> Figures:
     import recmtl
-    from recmtl.data.raw_files import open_raw
+    from recmtl.data.sources.aliexpress_files import open_raw
 
     size = sum(file.stat().st_size for file in folder.glob("*.csv"))
     start = time.perf_counter()

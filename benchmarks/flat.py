@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from recmtl.data import Batch
 from recmtl.schema import FittedSchema
-from recmtl.train.products import fast_products
+from recmtl.train.device import matmul_precision
 
 WIDTH, EXPERTS, FIRST, SECOND, TOWER, TASKS = 16, 4, 256, 128, 64, 2
 
@@ -36,7 +36,7 @@ class FlatStep:
         self.adam = torch.optim.Adam(parameters, fused=True)
 
     def __call__(self, batch: Batch) -> None:
-        with fast_products(batch.ids.device):
+        with matmul_precision(batch.ids.device):
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.bf16):
                 logits = self.logits(batch)
             pairs = zip(logits, batch.labels.unbind(1), strict=True)

@@ -11,7 +11,7 @@ import torch
 
 import recmtl
 from recmtl.data import Batch, Loader
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 BATCH = 2048
 COLUMNS = 16

@@ -32,13 +32,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import recmtl
 from benchmarks.generated import ALL_LARGE, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch, Rows
-from recmtl.environment import environment
 from recmtl.features import FeatureEncoder
-from recmtl.recipe import known_names
+from recmtl.recipe.environment import environment
+from recmtl.recipe.recipe import known_names
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
+from recmtl.train.device import in_tf32
 from recmtl.train.options import Precision
-from recmtl.train.products import in_tf32
 
 PLAIN = "Sum"
 EXPERTS, LAYERS = 8, (512, 256)
@@ -77,7 +77,7 @@ class Bench:
         return recmtl.MMOE(schema, EXPERTS, LAYERS, encoder=partial(FeatureEncoder, width=self.width))
 
     def trainer(self, schema: FittedSchema, options: recmtl.Optimization, balancer: str = PLAIN) -> recmtl.Trainer:
-        run = recmtl.Run(device=self.device, progress=False)
+        run = recmtl.RunConfig(device=self.device, progress=False)
         return recmtl.Trainer(self.model(schema), getattr(recmtl, balancer)(), 1, 0, options, run=run)
 
     def step(

@@ -18,7 +18,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from recmtl.environment import environment
+from recmtl.recipe.environment import environment
 
 MEBI = 1 << 20
 SIZES = {"200": 12, "1 M": 62_500, "4 M": 250_000, "16 M": 1_000_000}  # rows in all, and in each of 16 columns

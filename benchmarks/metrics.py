@@ -24,8 +24,8 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
 from benchmarks.memory import MEBI, forget, held
-from recmtl.environment import environment
 from recmtl.evaluate import Scores, metrics_of
+from recmtl.recipe.environment import environment
 from recmtl.schema import Task
 
 ROWS, PER_GROUP = 10_000_000, 10

@@ -33,11 +33,11 @@ from benchmarks import others, rechub
 from benchmarks.flat import FlatStep
 from benchmarks.generated import ALL_LARGE, BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch
-from recmtl.environment import environment
+from recmtl.recipe.environment import environment
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
+from recmtl.train.device import by_onednn, exact
 from recmtl.train.options import Precision
-from recmtl.train.products import by_onednn, exact
 
 PEER, TORCHJD, ROTOGRAD = "torch-rechub", "TorchJD", "rotograd"
 VOCABULARIES = {"200 rows": SMALL, "4 M in two columns": TWO_LARGE, "4 M in all columns": ALL_LARGE}
@@ -51,7 +51,9 @@ def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> r
     style = recmtl.LayerStyle(normalization=normalization)  # type: ignore[arg-type]
     model = recmtl.MMOE(schema, rechub.EXPERTS, rechub.LAYERS, rechub.TOWER, style)
     optimization = recmtl.Optimization(batch_size=BATCH, precision=precision)
-    return recmtl.Trainer(model, epochs=1, optimization=optimization, run=recmtl.Run(progress=False, device="cpu"))
+    return recmtl.Trainer(
+        model, epochs=1, optimization=optimization, run=recmtl.RunConfig(progress=False, device="cpu")
+    )
 
 
 def steps(
@@ -64,7 +66,7 @@ def steps(
     """This project's step on batches that lie in memory, without normalisation."""
     torch.manual_seed(0)
     options = recmtl.Optimization(batch_size=BATCH, precision=precision)
-    made = recmtl.Trainer(model(schema), getattr(recmtl, balancer)(), run=recmtl.Run(device="cpu"))
+    made = recmtl.Trainer(model(schema), getattr(recmtl, balancer)(), run=recmtl.RunConfig(device="cpu"))
     step, ready = Step(made.model, made.balancer, options, 1), itertools.cycle(given)
     return lambda: step(next(ready))
 

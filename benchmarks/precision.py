@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 import recmtl
-from recmtl.data.synth import synthesize
-from recmtl.environment import environment
+from recmtl.data.synthetic.generate import synthesize
+from recmtl.recipe.environment import environment
 from recmtl.train.options import Precision
 
 
@@ -26,7 +26,7 @@ def auc(data: recmtl.PreparedData, seed: int, precision: Precision) -> dict[str,
     """The test AUC of each task."""
     torch.manual_seed(seed)
     options = recmtl.Optimization(precision=precision)
-    run = recmtl.Run(seed=seed, progress=False, device="cpu")
+    run = recmtl.RunConfig(seed=seed, progress=False, device="cpu")
     trainer = recmtl.Trainer(recmtl.MMOE(data.schema), recmtl.Sum(), epochs=3, optimization=options, run=run)
     measured = trainer.fit(data.train, data.valid).measure(data.splits["test"])
     return {name: metrics.values["auc"] or 0.0 for name, metrics in measured.items()}

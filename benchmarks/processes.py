@@ -28,15 +28,15 @@ from torch.multiprocessing.spawn import start_processes
 
 import recmtl
 from benchmarks.generated import BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
-from recmtl.balance import Ranks
-from recmtl.environment import environment
+from recmtl.balance import ProcessGroup
+from recmtl.recipe.environment import environment
 from recmtl.train import Step
 
 METHODS = ("Sum", "GradNorm", "MetaBalance", "PCGrad", "NormalizedSplitter", "RotoGrad")
 TABLES = {"200 rows": SMALL, "4 M rows": TWO_LARGE}
 
 
-class TimedRanks(Ranks):
+class TimedProcessGroup(ProcessGroup):
     """Counts the seconds of its messages."""
 
     seconds = 0.0
@@ -48,20 +48,20 @@ class TimedRanks(Ranks):
         self.seconds += time.perf_counter() - start
 
 
-def measure(ranks: TimedRanks, method: str, sizes: list[int], rows: int, rounds: int) -> dict[str, float]:
+def measure(processes: TimedProcessGroup, method: str, sizes: list[int], rows: int, rounds: int) -> dict[str, float]:
     """Median milliseconds of a step and of its messages, and the bytes that this process gives."""
     data = generated(rows)
     schema = with_vocabularies(data.schema, sizes)
     torch.manual_seed(0)
-    trainer = recmtl.Trainer(recmtl.MMOE(schema), getattr(recmtl, method)(), run=recmtl.Run(device="cpu"))
-    trainer.balancer.ranks = ranks
+    trainer = recmtl.Trainer(recmtl.MMOE(schema), getattr(recmtl, method)(), run=recmtl.RunConfig(device="cpu"))
+    trainer.balancer.processes = processes
     step = Step(trainer.model, trainer.balancer, recmtl.Optimization(batch_size=BATCH), 1)
     found: list[tuple[float, float, float]] = []
     for batch in batches(data, schema, rounds + 2):
-        part = batch.part(ranks.rank, ranks.size)
-        before, sent, start = ranks.seconds, ranks.sent, time.perf_counter()
+        part = batch.part(processes.rank, processes.size)
+        before, sent, start = processes.seconds, processes.sent, time.perf_counter()
         step(part)
-        found.append((time.perf_counter() - start, ranks.seconds - before, ranks.sent - sent))
+        found.append((time.perf_counter() - start, processes.seconds - before, processes.sent - sent))
     seconds, messages, sent_bytes = (statistics.median(column) for column in zip(*found[2:], strict=True))
     return {"milliseconds": 1000 * seconds, "messages": 1000 * messages, "bytes": sent_bytes}
 
@@ -71,9 +71,9 @@ def work(rank: int, number: int, threads: int, folder: str, rows: int, rounds: i
     torch.set_num_threads(threads)
     if number > 1:
         dist.init_process_group("gloo", f"file://{folder}/address", timedelta(minutes=5), number, rank)
-    ranks = TimedRanks(dist.group.WORLD if number > 1 else None)
+    processes = TimedProcessGroup(dist.group.WORLD if number > 1 else None)
     found = {
-        f"{method}, {title}": measure(ranks, method, sizes, rows, rounds)
+        f"{method}, {title}": measure(processes, method, sizes, rows, rounds)
         for title, sizes in TABLES.items()
         for method in METHODS
     }

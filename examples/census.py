@@ -30,7 +30,7 @@ def main() -> None:
             balancer,
             epochs=arguments.epochs,
             optimization=recmtl.Optimization(batch_size=512),
-            stopping=recmtl.Stopping(monitor="income.auc", patience=2),
+            stopping=recmtl.EarlyStopping(monitor="income.auc", patience=2),
         )
         print(type(balancer).__name__)
         print(trainer.fit(data.train, data.valid).evaluate(data.test))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import recmtl
 from recmtl.balance import LossWeightBalancer, Sizes
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 
 class GeometricMean(LossWeightBalancer):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 
 class ResidualTower(nn.Module):

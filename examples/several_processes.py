@@ -10,13 +10,13 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from recmtl.balance import MetaBalance, Ranks
+from recmtl.balance import MetaBalance, ProcessGroup
 
 
 def main() -> None:
     if "RANK" in os.environ:  # torchrun says so
         dist.init_process_group("gloo")
-    ranks = Ranks(dist.group.WORLD if dist.is_initialized() else None)
+    processes = ProcessGroup(dist.group.WORLD if dist.is_initialized() else None)
 
     torch.manual_seed(0)  # the same first weights and the same rows everywhere
     bottom = nn.Sequential(nn.Linear(8, 16), nn.ReLU())
@@ -28,8 +28,8 @@ def main() -> None:
     counts = torch.stack([torch.ones(600), clicks])  # the second task is about clicked rows alone
 
     balancer = MetaBalance()
-    balancer.ranks = ranks
-    mine = slice(600 * ranks.rank // ranks.size, 600 * (ranks.rank + 1) // ranks.size)
+    balancer.processes = processes
+    mine = slice(600 * processes.rank // processes.size, 600 * (processes.rank + 1) // processes.size)
     for _ in range(100):
         shared = bottom(inputs[mine])
         views = balancer.fork([shared, shared])
@@ -41,7 +41,7 @@ def main() -> None:
         balancer.backward(losses, shared=list(bottom.parameters()), private=heads.parameters())
         optimizer.step()
 
-    if ranks.first:
+    if processes.first:
         assert balancer.losses is not None
         print("losses over all rows:", [round(loss, 4) for loss in balancer.losses.tolist()])
     if dist.is_initialized():

@@ -2,6 +2,6 @@
 
 import sys
 
-from recmtl.cli import main
+from recmtl.cli.main import main
 
 sys.exit(main())

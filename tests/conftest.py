@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 torch.set_num_threads(1)  # tests run side by side, one process a core
 

@@ -1,100 +1,107 @@
-"""Imports run downward only, and every file can be read in one sitting."""
+"""The tree: folders in one order, no cycle between files, and files that can be read in one sitting."""
 
 import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "recmtl"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "recmtl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-# What each part of the package may import of the others.
-BELOW = {
-    "schema": set(),
-    "balance": set(),
-    "layers": set(),
-    "data": {"schema"},
-    "features": {"layers", "data", "schema"},
-    "models": {"features", "layers", "data", "schema"},
-    "evaluate": {"data", "schema"},
-    "train": {"models", "evaluate", "features", "layers", "data", "schema", "balance"},
-    "shipped": {"schema"},
-    "trust": {"train"},
-    "environment": set(),
-    "checked": {"schema"},
-    "recipe": {
-        "trust",
-        "checked",
-        "environment",
-        "train",
-        "models",
-        "features",
-        "data",
-        "schema",
-        "balance",
-        "shipped",
-    },
-    "console": {"data", "evaluate", "train"},
-    "arguments": set(),
-    "messages": set(),
-    "comparison": {"trust", "recipe", "train", "evaluate", "data", "schema", "console"},
-    "report": {"recipe", "train", "evaluate", "data", "schema", "console"},
-    "preparing": {"data", "shipped", "console", "arguments"},
-    "training": {"trust", "environment", "recipe", "train", "balance", "evaluate", "console", "arguments"},
-    "measuring": {"recipe", "train", "evaluate", "data", "schema", "shipped", "console", "arguments"},
-    "comparing": {"comparison", "recipe", "arguments"},
-    "inspection": {"data", "schema", "shipped", "console"},
-    "demo": {"data", "evaluate", "recipe", "preparing", "training", "console"},
-    "cli": {
-        "recipe",
-        "train",
-        "balance",
-        "data",
-        "schema",
-        "console",
-        "demo",
-        "messages",
-        "arguments",
-        "inspection",
-        "preparing",
-        "training",
-        "measuring",
-        "comparing",
-        "report",
-    },
-    "__main__": {"cli"},
-}
+# A file imports only from its own folder and from those that stand before it.
+ORDER = (
+    "errors",
+    "io",
+    "balance",
+    "layers",
+    "schema",
+    "data",
+    "runs",
+    "evaluate",
+    "features",
+    "models",
+    "train",
+    "recipe",
+    "comparison",
+    "report",
+    "cli",
+    "__main__",
+)
+FACADE = PACKAGE / "__init__.py"  # names what is public, and loads it when it is used
+MOST_FILES, MOST_LINES = 26, 350
+HEAVY = ("pandas", "pyarrow", "sklearn", "scipy", "matplotlib")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+NAMES = {module_name(path): path for path in MODULES}
+
+
+def imported(path: Path) -> Iterator[Path]:
+    """The files of recmtl that a file imports, wherever in it, also under `TYPE_CHECKING`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            found = NAMES.get(name) or NAMES.get(name.rpartition(".")[0])
+            # A function may have the name of the file that holds it: its folder exports it.
+            exported = isinstance(node, ast.ImportFrom) and name in NAMES and name.rpartition(".")[2] in exports(name)
+            if found is not None:
+                yield NAMES[name.rpartition(".")[0]] if exported else found
+
+
+def exports(name: str) -> set[str]:
+    """What the folder around a module imports from its files."""
+    path = NAMES[name.rpartition(".")[0]]
+    nodes = ast.parse(path.read_text()).body
+    return {alias.name for node in nodes if isinstance(node, ast.ImportFrom) for alias in node.names}
 
 
 def part(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
-
-
-def imported(path: Path) -> set[str]:
-    """The parts of recmtl that a file imports, wherever in the file."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level:
-            pytest.fail(f"{path} has a relative import")
-    return {name.split(".")[1] for name in names if name.startswith("recmtl.")}
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_downward(path: Path) -> None:
-    if path == PACKAGE / "__init__.py":
+    if path == FACADE:
         return
-    allowed = BELOW[part(path)] | {part(path)}
-    assert imported(path) <= allowed
+    place = ORDER.index(part(path))
+    for other in imported(path):
+        if other == FACADE:
+            pytest.fail(f"{path} imports the whole package")
+        assert ORDER.index(part(other)) <= place, other
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    sorter = TopologicalSorter({path: set(imported(path)) - {path} for path in MODULES})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        pytest.fail(" → ".join(module_name(path) for path in error.args[1]))
+
+
+def test_balance_needs_torch_alone() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import torch; known = set(sys.modules); import recmtl.balance; "
+        "print(*{name.split('.')[0] for name in set(sys.modules) - known})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "recmtl" in loaded.stdout.split()
+    assert set(loaded.stdout.split()) <= {"recmtl", "torch"} | set(sys.stdlib_module_names)
 
 
 def test_balance_imports_torch_and_the_standard_library_alone() -> None:
-    import sys
-
-    for path in (PACKAGE / "balance").glob("*.py"):
+    for path in (PACKAGE / "balance").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 roots = {alias.name.split(".")[0] for alias in node.names}
@@ -105,23 +112,18 @@ def test_balance_imports_torch_and_the_standard_library_alone() -> None:
             assert roots <= {"torch", "recmtl"} | set(sys.stdlib_module_names), path
 
 
-def test_what_a_layer_shares_is_what_a_balancer_takes() -> None:
-    """The two may not import each other; their fields agree."""
-    from recmtl.balance import Leaf
-    from recmtl.layers import SharedTensor
-
-    assert SharedTensor._fields == Leaf._fields
-    assert SharedTensor._field_defaults == Leaf._field_defaults
+@pytest.mark.parametrize("statement", ["import recmtl", "import recmtl.balance"])
+def test_importing_loads_nothing_that_is_not_used(statement: str) -> None:
+    code = f"import sys; {statement}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.split() == []
 
 
-def test_the_schema_knows_no_torch() -> None:
-    for path in (PACKAGE / "schema").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.split(".")[0] == "torch" for name in names), path
+@pytest.mark.parametrize("path", [PACKAGE, *(p for p in PACKAGE.rglob("*") if p.is_dir())], ids=str)
+def test_a_folder_can_be_surveyed(path: Path) -> None:
+    assert len(list(path.glob("*.py"))) <= MOST_FILES
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_reads_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 350
+    assert len(path.read_text().splitlines()) <= MOST_LINES

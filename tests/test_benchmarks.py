@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import comparison, coverage, data, gpu, metrics
 from benchmarks.comparison import cut
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

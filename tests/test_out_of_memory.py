@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
-from recmtl.cli import main
-from recmtl.data.memory import OutOfMemoryError, holding
-from recmtl.features import table as table_module
-from recmtl.train import Optimization, Run, RunFolder, checkpoint
-from recmtl.train.checkpoint import read_checkpoint, write_checkpoint
+from recmtl.cli.main import main
+from recmtl.errors import OutOfMemoryError
+from recmtl.features import embedding_table as table_module
+from recmtl.io.memory import explain_oom
+from recmtl.runs import serialization as checkpoint
+from recmtl.runs.serialization import read_checkpoint, write_checkpoint
+from recmtl.train import Optimization, RunConfig, RunFolder
 
 TOO_MUCH = 1 << 50
 ASKING = {
@@ -27,13 +29,13 @@ ASKING = {
 
 @pytest.mark.parametrize("asking", ASKING)
 def test_whoever_asks(asking: str) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold the rows.*: give fewer$"), holding("all"):  # noqa: SIM117
-        with holding("the rows", "give fewer"):
+    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold the rows.*: give fewer$"), explain_oom("all"):  # noqa: SIM117
+        with explain_oom("the rows", "give fewer"):
             ASKING[asking]()
 
 
 def test_of_a_gpu() -> None:
-    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold it \(2.00 GiB more\)$"), holding("it"):
+    with pytest.raises(OutOfMemoryError, match=r"^memory does not hold it \(2.00 GiB more\)$"), explain_oom("it"):
         raise torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"
         )
@@ -41,7 +43,7 @@ def test_of_a_gpu() -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), OSError(28, "No space left"), KeyError("a")])
 def test_other_errors_stay(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, holding("it"):
+    with pytest.raises(type(error)) as caught, explain_oom("it"):
         raise error
     assert caught.value is error
 
@@ -66,7 +68,9 @@ class Greedy(nn.Module):
 )
 def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.PreparedData) -> None:
     model = recmtl.SharedBottom(small.schema, layers=[4], towers={"ctr": partial(Greedy, training=training)})
-    trainer = recmtl.Trainer(model, optimization=Optimization(batch_size=50), run=Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(
+        model, optimization=Optimization(batch_size=50), run=RunConfig(progress=False, device="cpu")
+    )
     with pytest.raises(OutOfMemoryError, match=said):
         trainer.fit(small.train, small.valid)
     if not training:
@@ -76,7 +80,7 @@ def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.Prepa
 
 def test_rows(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     model = recmtl.SharedBottom(small.schema, layers=[4])
-    trainer = recmtl.Trainer(model, run=Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(model, run=RunConfig(progress=False, device="cpu"))
     monkeypatch.setattr(recmtl.Rows, "packed", lambda *_: np.empty(TOO_MUCH))
     with pytest.raises(OutOfMemoryError, match=r"memory does not hold the 200 training rows at once.*: give `window`"):
         trainer.fit(small.train)
@@ -101,7 +105,7 @@ def test_a_checkpoint_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.
 def test_the_command_says_it_in_one_line(
     csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(recmtl.cli.preparing, "prepare", lambda *_, **__: np.empty(TOO_MUCH))
+    monkeypatch.setattr(recmtl.cli.main.preparing, "prepare", lambda *_, **__: np.empty(TOO_MUCH))
     assert main(["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--out", str(tmp_path / "o")]) == 2
     said = capsys.readouterr().err
     assert said.startswith("recmtl: memory does not hold what `recmtl prepare` works on (8.00 PiB more)")

@@ -10,8 +10,8 @@ import pytest
 from torch import nn
 
 import recmtl
-from recmtl.cli import SUMMARIES, main
-from recmtl.data.synth import synthesize
+from recmtl.cli.main import SUMMARIES, main
+from recmtl.data.synthetic.generate import synthesize
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

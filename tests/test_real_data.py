@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import recmtl
-from recmtl.cli import main
+from recmtl.cli.main import main
 from recmtl.evaluate import metric_names
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import recmtl
-from recmtl.cli import main
+from recmtl.cli.main import main
 from recmtl.models.base import Identity
 
 CLOSE = 1e-5
@@ -42,11 +42,11 @@ def test_all_predict_the_same(csv: Path, tmp_path: Path, model: str, size: int |
     assert folded.schema is trainer.model.schema  # vocabularies may be large
     assert not any(name.startswith("fork") for name in folded.state_dict())
     assert [p.shape for p in folded.heads.parameters()] == [p.shape for p in trainer.model.heads.parameters()]
-    predicted = recmtl.Trainer(folded, run=recmtl.Run(device="cpu")).predict(rows)
+    predicted = recmtl.Trainer(folded, run=recmtl.RunConfig(device="cpu")).predict(rows)
     assert np.abs(predicted - expected).to_numpy().max() < CLOSE
 
     trainer.model.fork = Identity()
-    without = recmtl.Trainer(trainer.model, run=recmtl.Run(device="cpu")).predict(rows)
+    without = recmtl.Trainer(trainer.model, run=recmtl.RunConfig(device="cpu")).predict(rows)
     assert np.abs(without - expected).to_numpy().max() > 10 * CLOSE  # the rotation does something
 
 
@@ -54,11 +54,11 @@ def test_the_trainer_and_its_run_predict_the_same(aliexpress: recmtl.PreparedDat
     def built() -> recmtl.Trainer:
         model = recmtl.MMOE(aliexpress.schema, layers=[16, 8])
         options = recmtl.Optimization(batch_size=128, balancer_rate=0.05)
-        run = recmtl.Run(folder=tmp_path / "run", progress=False, device="cpu")
+        run = recmtl.RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
         return recmtl.Trainer(model, recmtl.RotoGrad(), epochs=1, optimization=options, run=run)
 
     trainer = built().fit(aliexpress.train, aliexpress.valid)
     expected = trainer.predict(aliexpress.test)
     pd.testing.assert_frame_equal(built().load().predict(aliexpress.test), expected)
-    folded = recmtl.Trainer(trainer.model.fold(), run=recmtl.Run(device="cpu"))
+    folded = recmtl.Trainer(trainer.model.fold(), run=recmtl.RunConfig(device="cpu"))
     assert np.abs(folded.predict(aliexpress.test) - expected).to_numpy().max() < CLOSE

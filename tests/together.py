@@ -9,13 +9,13 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from recmtl.balance import Ranks
+from recmtl.balance import ProcessGroup
 
 
 def together(number: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(ranks, *arguments)` gives in each of so many processes; one is this process itself."""
     if number == 1:
-        return [work(Ranks(), *arguments)]
+        return [work(ProcessGroup(), *arguments)]
     folder.mkdir()
     mp.spawn(one_of_them, (number, folder, work, arguments), nprocs=number)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(number)]
@@ -25,5 +25,5 @@ def one_of_them(rank: int, number: int, folder: Path, work: Callable[..., Any], 
     torch.set_num_threads(1)
     address = f"file://{folder / 'address'}"
     dist.init_process_group("gloo", address, timedelta(minutes=2), world_size=number, rank=rank)
-    torch.save(work(Ranks(dist.group.WORLD), *arguments), folder / f"{rank}.pt")
+    torch.save(work(ProcessGroup(dist.group.WORLD), *arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()

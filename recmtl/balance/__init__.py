@@ -5,52 +5,52 @@ on the gradients where the representation forks into heads.
 """
 
 from recmtl.balance.base import Balancer
-from recmtl.balance.diagnostics import Diagnosis, diagnose
-from recmtl.balance.gradnorm import GradNorm, GradNormRule
-from recmtl.balance.leaf import Leaf, Sizes
-from recmtl.balance.loss_weights import LossWeightBalancer
-from recmtl.balance.metabalance import MetaBalance
+from recmtl.balance.distributed import LostRankError, ProcessGroup
+from recmtl.balance.gradient_stats import GradientStats, gradient_stats
 from recmtl.balance.module import BalancedModule, as_module
 from recmtl.balance.nonfinite import zero_and_mark, zero_nonfinite_gradients
-from recmtl.balance.normalized_splitter import NormalizedSplitter
-from recmtl.balance.pcgrad import PCGrad
-from recmtl.balance.ppcgrad import PPCGrad
-from recmtl.balance.projection import ProjectionBalancer, project_conflicting
-from recmtl.balance.ranks import LostRankError, Ranks
-from recmtl.balance.representation import RepresentationBalancer
-from recmtl.balance.rotate_only import RotateOnly
-from recmtl.balance.rotation import RotationBalancer
-from recmtl.balance.rotograd import RotoGrad
-from recmtl.balance.rotogradnorm import RotoGradNorm
-from recmtl.balance.sum import Sum
-from recmtl.balance.task_gradients import TaskGradientBalancer, TaskGradients
+from recmtl.balance.representation.base import RepresentationBalancer
+from recmtl.balance.representation.normalized_splitter import NormalizedSplitter
+from recmtl.balance.representation.rotate_only import RotateOnly
+from recmtl.balance.representation.rotation import RotationBalancer
+from recmtl.balance.representation.rotograd import RotoGrad
+from recmtl.balance.representation.rotogradnorm import RotoGradNorm
+from recmtl.balance.shared import SharedTensor, Sizes
+from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
+from recmtl.balance.task_gradients.metabalance import MetaBalance
+from recmtl.balance.task_gradients.pcgrad import PCGrad
+from recmtl.balance.task_gradients.ppcgrad import PPCGrad
+from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
+from recmtl.balance.weighting.base import LossWeightBalancer
+from recmtl.balance.weighting.gradnorm import GradNorm, GradNormRule
+from recmtl.balance.weighting.sum import Sum
 
 __all__ = [
     "BalancedModule",
     "Balancer",
-    "Diagnosis",
     "GradNorm",
     "GradNormRule",
-    "Leaf",
+    "GradientStats",
     "LossWeightBalancer",
     "LostRankError",
     "MetaBalance",
     "NormalizedSplitter",
     "PCGrad",
     "PPCGrad",
+    "ProcessGroup",
     "ProjectionBalancer",
-    "Ranks",
     "RepresentationBalancer",
     "RotateOnly",
     "RotationBalancer",
     "RotoGrad",
     "RotoGradNorm",
+    "SharedTensor",
     "Sizes",
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
     "as_module",
-    "diagnose",
+    "gradient_stats",
     "project_conflicting",
     "zero_and_mark",
     "zero_nonfinite_gradients",

@@ -9,10 +9,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.backward import detached, leaves_of
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.folding import folded
-from recmtl.balance.leaf import Given, Leaf, Sizes
-from recmtl.balance.passes import detached, leaves_of
-from recmtl.balance.ranks import ALONE, Ranks
+from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
 
 
 class Balancer(nn.Module, ABC):
@@ -32,7 +32,7 @@ class Balancer(nn.Module, ABC):
     Attributes:
         names: The losses' names, or None while they have none.
         head_names: The heads' names, or None while they have none.
-        ranks: The processes that share each batch; no part of the state. At first this one alone.
+        processes: The processes that share each batch; no part of the state. At first this one alone.
         losses: The values of the last step's losses, over all processes, `[K]`; None before the first `backward`.
         skipped: How often each task was left out for not being finite, int64 `[K]` (`[H]` for representation
             methods); None before the state is made.
@@ -46,7 +46,7 @@ class Balancer(nn.Module, ABC):
         super().__init__()
         self.names: tuple[str, ...] | None = None
         self.head_names: tuple[str, ...] | None = None
-        self.ranks: Ranks = ALONE
+        self.processes: ProcessGroup = SINGLE_PROCESS
         self.losses: Tensor | None = None
         self._checked_private = False
         self._sizes: Sizes | None = None
@@ -146,13 +146,13 @@ class Balancer(nn.Module, ABC):
     def backward(
         self,
         losses: Sequence[Tensor] | Mapping[str, Tensor],
-        shared: Sequence[Tensor | Leaf],
+        shared: Sequence[Tensor | SharedTensor],
         last: Sequence[Tensor] = (),
         private: Iterable[Tensor] = (),
     ) -> None:
         """Adds the balanced gradient to `.grad` of every leaf, shared and private, and frees the graph.
 
-        Where several processes share the batch, each gives its share of the losses (see `Ranks`), and the gradients
+        Where several processes share the batch, each gives its share of the losses (see `ProcessGroup`), and the gradients
         become those of the whole batch, on every process.
 
         Args:
@@ -167,19 +167,19 @@ class Balancer(nn.Module, ABC):
                 the state was made for; or, with several processes, a leaf is neither shared nor private.
             LostRankError: If another process has ended, or did not answer in time.
         """
-        leaves = [leaf if isinstance(leaf, Leaf) else Leaf(leaf) for leaf in shared]
+        leaves = [leaf if isinstance(leaf, SharedTensor) else SharedTensor(leaf) for leaf in shared]
         names, others = self.names, list(private)
         try:
             ordered = self._ordered(losses)
             self._check_private(ordered, leaves, others)
-            self.losses = self.ranks.sum(detached(ordered))[0]
-            self._balance(Given(ordered, self.losses, leaves, last, others))
+            self.losses = self.processes.sum(detached(ordered))[0]
+            self._balance(BackwardInputs(ordered, self.losses, leaves, last, others))
         except BaseException:
             self.names = names  # those of a call that failed do not count
             raise
 
     @abstractmethod
-    def _balance(self, given: Given) -> None:
+    def _balance(self, given: BackwardInputs) -> None:
         """What `backward` does, with all that it was given in order."""
 
     @property
@@ -261,9 +261,11 @@ class Balancer(nn.Module, ABC):
                 raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
         return ordered
 
-    def _check_private(self, losses: Sequence[Tensor], leaves: Sequence[Leaf], private: Sequence[Tensor]) -> None:
+    def _check_private(
+        self, losses: Sequence[Tensor], leaves: Sequence[SharedTensor], private: Sequence[Tensor]
+    ) -> None:
         """Checks at the first step that no gradient would stay that of one process."""
-        if self.ranks.size == 1 or self._checked_private:
+        if self.processes.size == 1 or self._checked_private:
             return
         known = {id(tensor) for tensor in (*(leaf.tensor for leaf in leaves), *private, *self.parameters())}
         for leaf in leaves_of(losses):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor, nn
 
 from recmtl.balance.base import Balancer
-from recmtl.balance.sum import Sum
+from recmtl.balance.weighting.sum import Sum
 
 
 class BalancedModule(nn.Module):

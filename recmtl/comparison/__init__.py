@@ -1,6 +1,6 @@
 """Comparisons: a grid of runs, and tables that say which of their differences are real."""
 
 from recmtl.comparison.comparison import Comparison
-from recmtl.comparison.experiment import compare
+from recmtl.comparison.runner import compare
 
 __all__ = ["Comparison", "compare"]

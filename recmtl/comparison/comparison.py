@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from recmtl.comparison.cells import CELLS, error_of, state_of
 from recmtl.comparison.differences import ROW, Tester, best_rows, corrected, possible
-from recmtl.comparison.grid import SINGLE, Cell, Row
-from recmtl.data.files import new_file
+from recmtl.comparison.grid import SINGLE, GridRun, Row
+from recmtl.comparison.jobs import CELLS, error_of, state_of
 from recmtl.evaluate import monitors
+from recmtl.io.files import new_file
 from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
 
@@ -30,7 +30,7 @@ class Comparison:
         grid: Its runs, row by row.
     """
 
-    def __init__(self, folder: str | Path, split: str, grid: Sequence[Cell]) -> None:
+    def __init__(self, folder: str | Path, split: str, grid: Sequence[GridRun]) -> None:
         self.folder, self.split, self.grid = Path(folder), split, tuple(grid)
 
     @classmethod
@@ -43,7 +43,7 @@ class Comparison:
         path = Path(folder) / CONTENT
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            cells = [Cell(Row(*cell["row"]), cell["seed"], {}) for cell in content["cells"]]
+            cells = [GridRun(Row(*cell["row"]), cell["seed"], {}) for cell in content["cells"]]
             return cls(folder, content["split"], cells)
         except OSError as error:
             raise RunError(f"{str(folder)!r} is not a comparison: there is no {CONTENT}") from error
@@ -61,7 +61,7 @@ class Comparison:
             text = json.dumps({"split": self.split, "data": data, "cells": cells}, indent=1, ensure_ascii=False)
             file.write_text(text + "\n", encoding="utf-8")
 
-    def path(self, cell: Cell) -> Path:
+    def path(self, cell: GridRun) -> Path:
         """Give the run folder of a cell."""
         return self.folder / CELLS / cell.name
 
@@ -171,7 +171,7 @@ class Comparison:
         chosen = metrics_by_task(RunFolder(finished).schema().schema, metric)
         return {task: name for task, name in chosen.items() if task in measured}
 
-    def _result(self, cell: Cell) -> Mapping[str, Any]:
+    def _result(self, cell: GridRun) -> Mapping[str, Any]:
         return RunFolder(self.path(cell)).result()
 
 

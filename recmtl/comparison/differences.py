@@ -12,10 +12,10 @@ import pandas as pd
 
 from recmtl.comparison.grid import Row
 from recmtl.evaluate import LOWER_IS_BETTER, Difference, Predictions, Scores, auc_difference, holm
-from recmtl.evaluate.compared import tested
+from recmtl.evaluate.significance import tested
+from recmtl.runs.folder import PREDICTIONS
 from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
-from recmtl.train.folder import PREDICTIONS
 
 ROW = list(Row._fields)
 LEVEL = 0.95

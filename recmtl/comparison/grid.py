@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser
 
-from recmtl.recipe import complete_recipe, parse_recipe
+from recmtl.recipe.recipe import complete_recipe, parse_recipe
 
 SINGLE, SUM = "SingleTask", "Sum"  # a model without shared tensors, which only the plain sum can balance
 SUFFIXES = (".yaml", ".yml")
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridRun:
     """One run of a comparison.
 
     Args:
@@ -99,7 +99,7 @@ class Grid:
     def _seeds(self) -> list[int]:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
 
-    def cells(self, parser: ArgumentParser, arguments: Sequence[str]) -> list[Cell]:
+    def cells(self, parser: ArgumentParser, arguments: Sequence[str]) -> list[GridRun]:
         """Give every run: it is the one that `recmtl train` makes when its options are followed by those of the cell.
 
         So what the recipe says of its own model holds for another one where that has an argument of the same name.
@@ -118,7 +118,7 @@ class Grid:
             options += [] if rate is None else ["--trainer.optimization.optimizer.lr", repr(rate)]
             config = parse_recipe(parser, [*arguments, *options])
             row = Row(_name(model), _name(balancer), rate)
-            cells += [Cell(row, seed, _seeded(complete_recipe(parser, config), seed)) for seed in self._seeds]
+            cells += [GridRun(row, seed, _seeded(complete_recipe(parser, config), seed)) for seed in self._seeds]
         for name, count in Counter(cell.name for cell in cells).items():
             if count > 1:
                 raise ValueError(f"{count} runs would lie in the folder {name!r}: name their options in files")

@@ -1,11 +1,11 @@
 """Files to batches. Knows the schema; knows no model."""
 
-from recmtl.data.describe import describe
-from recmtl.data.description import Description
-from recmtl.data.errors import DataError
 from recmtl.data.loader import Batch, Loader, Share
-from recmtl.data.prepare import encode_rows, prepare
-from recmtl.data.prepared import PreparedData, Rows
+from recmtl.data.preparation.prepare import encode_rows, prepare
+from recmtl.data.profiling.description import Description
+from recmtl.data.profiling.raw import describe
+from recmtl.data.store.prepared import PreparedData, Rows
+from recmtl.errors import DataError
 
 __all__ = [
     "Batch",

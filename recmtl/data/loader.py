@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from recmtl.data.encode import IDS, LABELS, NUMERIC, WEIGHT
-from recmtl.data.memory import available_memory
-from recmtl.data.prepared import Rows
-from recmtl.data.windows import Window, cut, read_windows
+from recmtl.data.store.layout import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.prepared import Rows
+from recmtl.data.store.shard import BLOCK_ROWS
+from recmtl.io.memory import available_memory
+from recmtl.io.prefetch import prefetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +41,11 @@ class Batch:
         """The batch that these rows are a share of, or all of."""
         return self.share.of if self.share else self
 
-    def part(self, rank: int, ranks: int) -> Batch:
+    def part(self, rank: int, world_size: int) -> Batch:
         """Give the rows of one of the processes that share this batch; one alone has all of it."""
-        if ranks == 1:
+        if world_size == 1:
             return self
-        rows = slice(*(len(self) * place // ranks for place in (rank, rank + 1)))
+        rows = slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
         weight = None if self.weight is None else self.weight[rows]
         return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows))
 
@@ -82,7 +84,7 @@ class Loader:
         seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
         window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
         rank: The place of this process among those that share each batch: of every batch it gets a stretch of rows.
-        ranks: How many processes share it.
+        world_size: How many processes share it.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
@@ -96,13 +98,13 @@ class Loader:
         seed: int | None = None,
         window: int | None = None,
         rank: int = 0,
-        ranks: int = 1,
+        world_size: int = 1,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._rank, self._ranks = rank, ranks
+        self._rank, self._world_size = rank, world_size
         self.window = window or default_window(rows)
         self._device = torch.device(device)
         self._widths = rows.widths
@@ -126,7 +128,7 @@ class Loader:
             return
         bounds = itertools.pairwise([*starts, len(self.rows)])
         for packed in cut(self._windows(number, starts[0]), (end - start for start, end in bounds)):
-            yield self._batch(packed).part(self._rank, self._ranks)
+            yield self._batch(packed).part(self._rank, self._world_size)
 
     def _starts(self) -> range:
         rows = len(self.rows)
@@ -168,3 +170,73 @@ def rows_in(memory: int, rows: Rows) -> int:
     """
     held = memory // (4 * sum(rows.widths.values()))
     return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
+
+
+class Window(NamedTuple):
+    """Rows in memory, and the order in which they are taken.
+
+    Args:
+        matrix: Packed rows ``[n, Σ widths]``.
+        order: Their positions in the order of the epoch, int64 ``[n]``; ``None`` keeps the one they lie in.
+    """
+
+    matrix: Tensor
+    order: Tensor | None
+
+    def take(self, start: int, end: int) -> Tensor:
+        """Give some rows of the order."""
+        return self.matrix[start:end] if self.order is None else self.matrix.index_select(0, self.order[start:end])
+
+    def after(self, rows: int) -> Window:
+        """Give what is left after some rows of the order."""
+        return Window(self.matrix[rows:], None) if self.order is None else Window(self.matrix, self.order[rows:])
+
+    @property
+    def rows(self) -> int:
+        """How many rows the order has."""
+        return len(self.matrix if self.order is None else self.order)
+
+
+def read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int = 0) -> Iterator[Window]:
+    """Read rows in windows, the next one always ahead, by a thread of its own.
+
+    Args:
+        rows: The rows.
+        size: Rows of a window, about.
+        generator: Shuffles the blocks of the file over the windows, then the rows of a window; ``None`` keeps the
+            order of the file.
+        skip: Rows of the order to leave out at the beginning: windows that hold no others are not read.
+    """
+    blocks = torch.arange(0, len(rows), BLOCK_ROWS)
+    if generator is not None:
+        blocks = blocks[torch.randperm(len(blocks), generator=generator)]
+    windows = torch.split(blocks, max(1, size // BLOCK_ROWS))
+
+    def read(spans: list[tuple[int, int]], order: Tensor | None, skip: int) -> Window:
+        return Window(rows.packed(spans), order).after(skip)
+
+    def jobs(skip: int) -> Iterator[Callable[[], Window]]:
+        for starts in (window.tolist() for window in windows):
+            spans = [(start, min(start + BLOCK_ROWS, len(rows))) for start in starts]
+            count = sum(end - start for start, end in spans)
+            order = None if generator is None else torch.randperm(count, generator=generator)
+            if skip < count:
+                yield partial(read, spans, order, skip)
+            skip = max(0, skip - count)
+
+    yield from prefetch(jobs(skip))
+
+
+def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
+    """Cut windows into batches of the given sizes, of which some span two windows ``[size, Σ widths]``."""
+    source = iter(windows)
+    window, start = next(source), 0
+    for size in sizes:
+        parts: list[Tensor] = []
+        while size:
+            if start == window.rows:
+                window, start = next(source), 0
+            end = min(start + size, window.rows)
+            parts.append(window.take(start, end))
+            size, start = size - (end - start), end
+        yield parts[0] if len(parts) == 1 else torch.cat(parts)

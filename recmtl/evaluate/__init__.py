@@ -1,15 +1,22 @@
 """Metrics of predictions, their intervals and tests. Knows numpy, scipy, pyarrow and pandas; knows no model."""
 
-from recmtl.evaluate.calibration import reliability
-from recmtl.evaluate.compared import Difference, Spread, auc_difference, bootstrap_differences, holm, over_seeds
-from recmtl.evaluate.funnel import complete, task_labels
-from recmtl.evaluate.grouped import by_group
+from recmtl.evaluate.curves import reliability
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals, intervals_of
-from recmtl.evaluate.measures import LOWER_IS_BETTER, METRICS, metric_names, monitors
-from recmtl.evaluate.metrics import Metrics, binary_metrics, metrics_of, regression_metrics, table
-from recmtl.evaluate.predictions import Predictions
-from recmtl.evaluate.reported import measure
+from recmtl.evaluate.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    Metrics,
+    binary_metrics,
+    metric_names,
+    metrics_of,
+    monitors,
+    regression_metrics,
+    table,
+)
+from recmtl.evaluate.predictions import Predictions, complete, measure, task_labels
+from recmtl.evaluate.ranking import by_group
 from recmtl.evaluate.scores import Scores, scores_of
+from recmtl.evaluate.significance import Difference, Spread, auc_difference, bootstrap_differences, holm, over_seeds
 
 __all__ = [
     "LOWER_IS_BETTER",

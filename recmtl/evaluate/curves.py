@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from recmtl.evaluate.binary import SortedScores, totals
 from recmtl.evaluate.scores import Scores
 
-Curves = dict[str, tuple[list[int], list[float]]]  # by name: steps and values
 MOST = 500  # points of a curve that is drawn
 
 
@@ -56,43 +53,44 @@ def _thinned(kept: npt.NDArray[np.int64], points: int, most: int) -> npt.NDArray
     return np.arange(points) if points <= most else np.unique(kept)
 
 
-def loss_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the training loss of each objective from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], record.get("loss", {})) for record in records)
+BINS = 15
 
 
-def metric_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the main validation metric of each task (the AUC of a binary one) from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], dict(map(_main, record.get("valid", {}).items()))) for record in records)
+def reliability(scores: Scores, bins: int = BINS) -> pd.DataFrame:
+    """Set predicted beside observed rates, in bins of equal weight from the lowest predictions to the highest.
 
+    Equal predictions share a bin, that of the middle of their weight: a bin may hold more than its share, or nothing
+    and is then left out. The weighted mean of |`predicted` − `observed`| is the expected calibration error.
 
-def _main(measured: tuple[str, Mapping[str, float | None]]) -> tuple[str, float | None]:
-    task, metrics = measured
-    name = next(iter(metrics))
-    return f"{task} {name}", metrics[name]
+    Args:
+        scores: The rows of a binary task.
+        bins: How many bins to make, at most.
 
+    Returns:
+        A row for each bin, with the columns `low` and `high` (the least and the greatest prediction), `predicted` and
+        `observed` (weighted means), `rows` and `weight`.
 
-def diagnosis_curves(records: Iterable[Mapping[str, Any]], what: str) -> Curves:
-    """Collect one of the measurements of a diagnosis, such as `cosine`, from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], record.get("diagnosis", {}).get(what, {})) for record in records)
-
-
-def weight_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the task weights from the lines of `metrics.jsonl`, those of a diagnosis among them."""
-    found: dict[int, Mapping[str, float | None]] = {}
-    for record in records:
-        weights = record.get("weight") or record.get("diagnosis", {}).get("weight")
-        if weights:
-            found[record["step"]] = weights
-    return _collected(found.items())
-
-
-def _collected(measured: Iterable[tuple[int, Mapping[str, float | None]]]) -> Curves:
-    curves: Curves = {}
-    for step, named in measured:
-        for name, value in named.items():
-            if value is not None:
-                steps, values = curves.setdefault(name, ([], []))
-                steps.append(step)
-                values.append(value)
-    return curves
+    Raises:
+        ValueError: `bins` is below 1, or a prediction is not a probability.
+    """
+    if bins < 1:
+        raise ValueError(f"`bins` must be at least 1, got {bins}")
+    wrong = ~((scores.predictions >= 0) & (scores.predictions <= 1))  # [rows]
+    if wrong.any():
+        raise ValueError(f"predictions must be probabilities in [0, 1], got {scores.predictions[wrong][0]}")
+    rows = SortedScores(scores)
+    ranked = rows.ranked()
+    weight = ranked.positives + ranked.negatives  # [V]
+    numbers, starts = np.unique(ranked.bins(bins), return_index=True) if len(weight) else (np.zeros(0, int),) * 2
+    whole = totals(weight, starts)
+    return pd.DataFrame(
+        {
+            "low": ranked.values[starts],
+            "high": ranked.values[np.append(starts[1:], len(weight)) - 1] if len(weight) else np.zeros(0),
+            "predicted": totals(weight * ranked.values, starts) / whole,
+            "observed": totals(ranked.positives, starts) / whole,
+            "rows": np.add.reduceat(rows.sizes(), starts) if len(weight) else np.zeros(0, int),
+            "weight": whole,
+        },
+        index=pd.Index(numbers, name="bin"),
+    )

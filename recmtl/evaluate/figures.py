@@ -14,18 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recmtl.evaluate.calibration import reliability as reliability_bins
-from recmtl.evaluate.curves import (
-    Curves,
-    diagnosis_curves,
-    loss_curves,
-    metric_curves,
-    precision_recall_points,
-    roc_points,
-    weight_curves,
-)
+from recmtl.evaluate.curves import precision_recall_points, roc_points
+from recmtl.evaluate.curves import reliability as reliability_bins
+from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.scores import Scores
-from recmtl.evaluate.usage import dead_experts
 
 MOST_PAIRS = 6  # of tasks, whose cosines can be told apart as lines
 MOST_NUMBERS = 12  # of tasks, between which cosines are written out
@@ -77,7 +69,7 @@ def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None,
     Args:
         scores: Those of a binary task, or several by the name of their line.
         axes: Where to draw; ``None`` makes a figure.
-        bins: As `recmtl.evaluate.calibration.reliability` takes it.
+        bins: As `recmtl.evaluate.curves.reliability` takes it.
     """
     axes = _axes(axes)
     named = {name: given for name, given in _by_name(scores).items() if isinstance(given, Scores)}
@@ -248,3 +240,21 @@ def _finished(axes: Axes, **legend: Any) -> Axes:
     if len(handles) > 1:
         axes.legend(handles, labels, fontsize="small", **legend)
     return axes
+
+
+DEAD = 0.1  # of an even share
+
+
+def unused_experts(shares: Sequence[float]) -> list[int]:
+    """Give the experts that one gate hardly takes: those whose mean weight is below a tenth of an even share."""
+    return [expert for expert, share in enumerate(shares) if share < DEAD / len(shares)]
+
+
+def dead_experts(usage: Mapping[str, Sequence[float]]) -> list[int]:
+    """Give the dead experts: those that no gate takes.
+
+    Args:
+        usage: By task the mean gate weight of each expert.
+    """
+    unused = [set(unused_experts(shares)) for shares in usage.values()]
+    return sorted(set.intersection(*unused)) if unused else []

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from recmtl.evaluate.components import Clusters, Components
-from recmtl.evaluate.measures import INFLATED, chosen, measure_of, refusals
+from recmtl.evaluate.delong import Clusters, DeLongComponents
+from recmtl.evaluate.metrics import INFLATED, chosen, measure_of, refusals
 from recmtl.evaluate.scores import Floats, Scores
 
 DRAWS = 200  # of a bootstrap, where nobody says how many
@@ -54,7 +54,7 @@ def auc_interval(scores: Scores, level: float = 0.95) -> Interval | None:
     clusters = Clusters.of(scores)
     if refusals(scores, ["auc"]) or not clusters.enough:
         return None
-    parts = Components.of(scores, clusters)
+    parts = DeLongComponents.of(scores, clusters)
     variance = parts.variance(clusters)
     if not 0 < parts.auc < 1 or variance <= 0:
         return None

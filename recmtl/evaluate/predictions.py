@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from recmtl.data.memory import available_memory
-from recmtl.evaluate.funnel import complete, task_labels, unsampled
+from recmtl.evaluate.metrics import METRICS, Metrics, metrics_of
+from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
-from recmtl.schema import Schema, SchemaError
+from recmtl.io.memory import available_memory
+from recmtl.schema import Schema, SchemaError, Task
 
 LABEL = "label_"  # before the name of a label's column: a task may be named like its label
 NUMBER = 8  # bytes of one
@@ -228,3 +229,78 @@ def _numbers(table: pa.Table, name: str, source: str) -> Floats:
     except pa.ArrowException:
         raise SchemaError(f"{source}: column {name!r} must hold numbers, got {table[name].type}") from None
     return numbers
+
+
+def measure(
+    schema: Schema,
+    predictions: Mapping[str, Floats],
+    labels: Mapping[str, Floats],
+    weight: Floats | None = None,
+    keys: pa.Table | None = None,
+    k: int = K,
+    names: Collection[str] | None = None,
+) -> dict[str, Metrics]:
+    """Measure every reported task of a schema, each on its own sample space.
+
+    Where a task's negatives were sampled, the rows are taken to be sampled alike: a negative counts 1 / rate times.
+
+    Shape:
+        - predictions, labels, weight: ``[rows]`` each
+
+    Args:
+        schema: Says which tasks are reported; with a funnel CTR, CVR and CTCVR, whichever are predicted directly.
+        predictions: By task: probabilities, or the values of a regression.
+        labels: By label column, NaN where missing.
+        weight: Of each row.
+        keys: The columns carried through, the group among them; without it nothing is measured within groups.
+        k: How many rows of a group NDCG and recall look at.
+        names: The metrics to measure, where not all are wanted.
+    """
+    alone = {name for kind in METRICS.values() for name in kind}
+    if keys is None or (names is not None and alone.issuperset(names)):
+        keys = pa.table({})  # no group is numbered in vain
+    scores = Predictions(schema, predictions, labels, weight, keys).scores()
+    return {name: metrics_of(found, k, names) for name, found in scores.items()}
+
+
+Mask = npt.NDArray[np.bool_]
+
+
+def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Mask]]:
+    """Derive the member of the funnel that a model does not predict: pCTCVR = pCTR·pCVR, pCVR = min(1, pCTCVR/pCTR).
+
+    Shape:
+        - predictions: ``{task: [rows]}``, probabilities
+
+    Returns:
+        The predictions with the derived one, those of the funnel first; and for a derived CVR, which rows were capped
+        at 1.
+    """
+    predictions = dict(predictions)
+    if not schema.funnel:
+        return predictions, {}
+    capped: dict[str, Mask] = {}
+    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
+    if ctr in predictions and cvr in predictions and ctcvr not in predictions:
+        predictions[ctcvr] = predictions[ctr] * predictions[cvr]
+    elif ctr in predictions and ctcvr in predictions and cvr not in predictions:
+        click, both = predictions[ctr], predictions[ctcvr]
+        predictions[cvr] = np.divide(np.minimum(both, click), click, out=np.zeros_like(both), where=click > 0)
+        capped[cvr] = both > click
+    order = [name for name in (ctr, cvr, ctcvr) if name in predictions]
+    return {name: predictions[name] for name in [*order, *predictions]}, capped
+
+
+def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
+    """Give the labels that count for a task ``[rows]``: NaN where its condition is not met."""
+    if task.given is None:
+        return labels[task.label]
+    return np.where(labels[task.given] == 1, labels[task.label], np.nan)
+
+
+def unsampled(task: Task, labels: Floats, weight: Floats | None) -> Floats | None:
+    """Give row weights ``[rows]`` that undo the sampling of negatives: each kept one stands for 1 / rate of them."""
+    if task.negative_rate == 1:
+        return weight
+    kept: Floats = np.where(labels == 0, 1 / task.negative_rate, 1.0)
+    return kept if weight is None else kept * weight

@@ -1,7 +1,8 @@
 """Encoders: from a batch to one dense vector per row."""
 
+from recmtl.features.embedding_table import EmbeddingTable
 from recmtl.features.encoder import FeatureEncoder
-from recmtl.features.numeric import (
+from recmtl.features.numeric_embeddings import (
     LinearEmbeddings,
     LinearReLUEmbeddings,
     NumericEmbedding,
@@ -9,7 +10,6 @@ from recmtl.features.numeric import (
     PiecewiseLinearEmbeddings,
     PlainNumbers,
 )
-from recmtl.features.table import EmbeddingTable
 
 __all__ = [
     "EmbeddingTable",

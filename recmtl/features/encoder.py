@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.shared import SharedTensor
 from recmtl.data import Batch
-from recmtl.features.numeric import NumericEmbedding, PlainNumbers
+from recmtl.features.embedding_table import EmbeddingTable
+from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
 from recmtl.features.pretrained import check_features, put_vectors
-from recmtl.features.table import EmbeddingTable
-from recmtl.layers import SharedTensor
 from recmtl.schema import FittedSchema, IdBlock
 
 NumericFactory = Callable[[FittedSchema], NumericEmbedding]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from recmtl.data import DataError
-from recmtl.data.errors import BadValueError, unreadable
-from recmtl.data.lookup import lookup
-from recmtl.data.source import Source
-from recmtl.data.sources import open_sources
-from recmtl.data.values import Codes, Floats, as_numbers, as_text
+from recmtl.data.columns.values import Codes, Floats, as_numbers, as_text
+from recmtl.data.columns.vocabulary import lookup
+from recmtl.data.sources.base import Source
+from recmtl.data.sources.open import open_sources
+from recmtl.errors import BadValueError, unreadable
 from recmtl.schema import Categorical, FittedSchema
 from recmtl.schema.fitted import FIRST
 

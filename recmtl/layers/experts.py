@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.layers.mlp import MLP, LayerStyle
-from recmtl.layers.shared import SharedTensor, parameters_of
+from recmtl.balance.shared import SharedTensor
+from recmtl.layers.mlp import MLP, LayerStyle, parameters_of
 
 
 class Experts(nn.Module):

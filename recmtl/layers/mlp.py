@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recmtl.balance.shared import SharedTensor
+
 Normalization = Literal["none", "batch", "layer"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
 Initialization = Literal["xavier", "kaiming", "torch"]
@@ -150,3 +152,8 @@ class MLP(nn.Module):
     def last_weights(self) -> tuple[Tensor, ...]:
         """The weight of the last linear layer; empty without layers."""
         return tuple(m.weight for m in self.layers if isinstance(m, nn.Linear))[-1:]
+
+
+def parameters_of(module: nn.Module, parts: int = 1) -> list[SharedTensor]:
+    """Name all parameters of a module, each cut into so many equal parts."""
+    return [SharedTensor(parameter, parts) for parameter in module.parameters()]

@@ -11,9 +11,10 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.shared import SharedTensor
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
-from recmtl.layers import MLP, LayerStyle, SharedTensor
+from recmtl.layers import MLP, LayerStyle
 from recmtl.schema import FittedSchema, LabelRate, Task
 
 Tower = Callable[[int], nn.Module]

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data import DataError, Rows
-from recmtl.data.categorical import PADDING
-from recmtl.data.encode import IDS, NUMERIC
-from recmtl.data.errors import BadValueError, unreadable
-from recmtl.data.numeric import restored
-from recmtl.data.source import Source
-from recmtl.data.values import as_lists, as_numbers, as_text
+from recmtl.data.columns.categorical import PADDING
+from recmtl.data.columns.numeric import restored
+from recmtl.data.columns.values import as_lists, as_numbers, as_text
+from recmtl.data.sources.base import Source
+from recmtl.data.store.layout import IDS, NUMERIC
+from recmtl.errors import BadValueError, unreadable
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, Values, ranges
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Numeric, Schema, SchemaError

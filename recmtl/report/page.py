@@ -11,12 +11,12 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from recmtl.data.files import new_file
-from recmtl.data.prepare import Progress
+from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.intervals import DRAWS
+from recmtl.io.files import new_file
 from recmtl.report import sections as build
-from recmtl.report.album import Album
-from recmtl.report.parts import Section, gallery
+from recmtl.report.elements import Section, gallery
+from recmtl.report.figures import Album
 from recmtl.report.runs import ReportedRun, open_runs
 
 FOLDER = Path(__file__).parent

@@ -11,10 +11,10 @@ from typing import Any
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
+from recmtl.io.untrusted import read_text
+from recmtl.runs.folder import RECIPE, REPORTED
 from recmtl.schema import FittedSchema
-from recmtl.schema.plain import read_text
 from recmtl.train import RunError, RunFolder
-from recmtl.train.folder import RECIPE, REPORTED
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from recmtl.data.prepare import Progress
-from recmtl.evaluate.curves import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
+from recmtl.data.preparation.prepare import Progress
+from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.slices import slice_table
-from recmtl.report.album import Album
-from recmtl.report.data import described, values_of
-from recmtl.report.parts import Code, Heading, Notes, Part, Picture, Section, Table, Text
+from recmtl.report.elements import Code, Heading, Notes, Part, Picture, Section, Table, Text
+from recmtl.report.figures import Album
+from recmtl.report.rows import described, values_of
 from recmtl.report.runs import ReportedRun
 from recmtl.report.tables import (
     NAMES,
@@ -147,7 +147,7 @@ def balance_section(runs: Sequence[ReportedRun], album: Album) -> Section:
         found = list(_balance(run, album, f" ({run.name})" if len(runs) > 1 else ""))
         parts += found
     if not any(diagnosis_curves(run.records, "cosine") for run in runs):
-        parts.append(Text("Gradients were not measured: `--trainer.diagnose_every N` does so in one of N steps."))
+        parts.append(Text("Gradients were not measured: `--trainer.gradient_stats_every N` does so in one of N steps."))
     return Section("balance", "Task weights and gradients", parts)
 
 

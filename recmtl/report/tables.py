@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recmtl.data.prepare import Progress
-from recmtl.evaluate import compared
-from recmtl.evaluate.compared import auc_difference, holm
+from recmtl.data.preparation.prepare import Progress
+from recmtl.evaluate import significance as compared
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.scores import Scores
-from recmtl.report.parts import Table
+from recmtl.evaluate.significance import auc_difference, holm
+from recmtl.report.elements import Table
 from recmtl.report.runs import ReportedRun
 
 NAMES = {

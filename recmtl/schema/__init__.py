@@ -1,9 +1,10 @@
 """Features, tasks, the schema that holds them, and what fitting adds to it. Knows no torch."""
 
-from recmtl.schema.checks import SchemaError
+from recmtl.errors import SchemaError
 from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted import FittedSchema, IdBlock, LabelRate, Moments
 from recmtl.schema.schema import Schema
+from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.tasks import Funnel, Task
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "SchemaError",
     "Task",
     "Timestamp",
+    "load_fitted",
+    "save_fitted",
 ]

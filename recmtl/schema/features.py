@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import SchemaError, at_least_one, bounds, is_flag, names, one_of
+from recmtl.errors import SchemaError
+from recmtl.schema.validation import at_least_one, bounds, is_flag, names, one_of
 
 NumericTransform = Literal["standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]

@@ -7,25 +7,16 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.ipc as ipc
 
-from recmtl.schema.arrow_file import read_plain
-from recmtl.schema.checks import SchemaError
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
-from recmtl.schema.fitted_checks import check_fitted
-from recmtl.schema.plain import from_json, read_text
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # the indices of a vocabulary: two reserved ones, then the categories
 DIGESTED_TOGETHER = 1 << 20  # categories, as Python text
-SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabularies.arrow"
-VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
-FINGERPRINT = "fingerprint"
 
 
 class Moments(NamedTuple):
@@ -142,7 +133,7 @@ class FittedSchema:
     @cached_property
     def fingerprint(self) -> str:
         """A digest of everything that decides how rows are encoded; equal fingerprints encode equally."""
-        digest = hashlib.sha256(json.dumps(self._content(), indent=1, ensure_ascii=False).encode())
+        digest = hashlib.sha256(json.dumps(self.content(), indent=1, ensure_ascii=False).encode())
         for name in sorted(self.vocabularies):
             digest.update(name.encode())
             for start in range(0, len(self.vocabularies[name]), DIGESTED_TOGETHER):
@@ -150,7 +141,8 @@ class FittedSchema:
                 digest.update("\0".join(["", *part]).encode())
         return digest.hexdigest()[:16]
 
-    def _content(self) -> dict[str, Any]:
+    def content(self) -> dict[str, Any]:
+        """Return everything but the vocabularies as plain data, with their sizes."""
         return {
             "schema": self.schema.to_dict(),
             "lengths": dict(self.lengths),
@@ -160,60 +152,3 @@ class FittedSchema:
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
         }
-
-    def save(self, folder: Path) -> None:
-        """Write the fitted schema into a folder that exists: `schema.json` and `vocabularies.arrow`."""
-        content = json.dumps(self._content() | {FINGERPRINT: self.fingerprint}, indent=1, ensure_ascii=False)
-        (folder / SCHEMA_FILE).write_text(content, encoding="utf-8")
-        layout = VOCABULARY_LAYOUT
-        with ipc.new_file(str(folder / VOCABULARY_FILE), layout) as writer:
-            for name, values in self.vocabularies.items():
-                names = pa.repeat(name, len(values))
-                writer.write_batch(pa.record_batch([names, values.cast(pa.large_string())], schema=layout))
-
-    @classmethod
-    def load(cls, folder: Path) -> FittedSchema:
-        """Read what `save` wrote.
-
-        Raises:
-            SchemaError: A file is missing, damaged, or the two do not belong together.
-        """
-        try:
-            content = from_json(read_text(folder / SCHEMA_FILE))
-            schema = Schema.from_dict(content["schema"], str(folder / SCHEMA_FILE))
-            sizes = content["vocabulary_sizes"]
-            fitted = cls(
-                schema=schema,
-                vocabularies=dict(zip(sizes, _vocabularies(folder / VOCABULARY_FILE), strict=True)),
-                lengths=content["lengths"],
-                moments={name: Moments(**m) for name, m in content["moments"].items()},
-                quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
-                integer_keys=frozenset(content["integer_keys"]),
-                rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
-            )
-            if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
-                raise ValueError("its vocabularies have other sizes")
-            check_fitted(fitted)
-            if fitted.fingerprint != content[FINGERPRINT]:
-                raise ValueError("its content is not what its fingerprint says")
-        except OSError as error:
-            raise SchemaError(f"cannot read the fitted schema in {str(folder)!r}: {error}") from error
-        except (ValueError, LookupError, TypeError, AttributeError, StopIteration, pa.ArrowException) as error:
-            raise SchemaError(f"the fitted schema in {str(folder)!r} is damaged: {_said(error)}") from error
-        return fitted
-
-
-def _vocabularies(path: Path) -> list[pa.Array]:
-    """Read the categories of each feature."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path.name} is not a file")
-    with pa.OSFile(str(path)) as file:
-        columns, batches = read_plain(file.read_buffer(), path.name)
-    if columns != VOCABULARY_LAYOUT:
-        raise ValueError(f"{path.name} has other columns")
-    return [batch.column(1) for batch in batches]
-
-
-def _said(error: Exception) -> str:
-    missing = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-    return " ".join(missing.split()) or type(error).__name__

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 
-from recmtl.schema.checks import SchemaError
+from recmtl.errors import SchemaError
+from recmtl.io.location import Location, public_name
 from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
-from recmtl.schema.location import Location, public_name
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file

@@ -13,12 +13,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.schema.checks import SchemaError, names, one_character
+from recmtl.errors import SchemaError
+from recmtl.io.location import Location
+from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import head, propose
-from recmtl.schema.location import Location
-from recmtl.schema.plain import from_yaml, read_text
 from recmtl.schema.tasks import Funnel, Task
+from recmtl.schema.validation import names, one_character
 
 WILDCARDS = frozenset("*?[")
 

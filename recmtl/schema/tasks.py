@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from recmtl.schema.checks import SchemaError, is_number, names, one_of
+from recmtl.errors import SchemaError
+from recmtl.schema.validation import is_number, names, one_of
 
 Kind = Literal["binary", "regression"]
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+
 import torch
 
-from recmtl.balance import Ranks
-from recmtl.train.options import Optimization
-from recmtl.train.processes import neighbourhood
+from recmtl.balance import ProcessGroup
+from recmtl.train.distributed import local_rank
+from recmtl.train.options import Optimization, Precision
 
 
-def device_of(wanted: str | None, ranks: Ranks) -> str:
+def device_of(wanted: str | None, processes: ProcessGroup) -> str:
     """Name the device of this process.
 
     Args:
         wanted: What the options name; ``None`` takes a GPU where there is one.
-        ranks: The processes that train together: of several on one machine each has a GPU of its own.
+        processes: The processes that train together: of several on one machine each has a GPU of its own.
     """
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
-    return f"cuda:{neighbourhood(ranks)[0]}" if device == "cuda" and ranks.size > 1 else device
+    return f"cuda:{local_rank(processes)[0]}" if device == "cuda" and processes.size > 1 else device
 
 
 def usable(device: str) -> torch.device:
@@ -42,3 +50,106 @@ def check_without_gpu(optimization: Optimization, device: torch.device) -> None:
         raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:
         raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
+
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
+KEPT, LARGEST = 1 << 30, 32 << 20  # bytes; the second is the most that glibc takes
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep what it frees, up to 1 GiB, for its next allocation.
+
+    A training step frees what the next one allocates. By default glibc returns large blocks to the system each time,
+    which then hands them back page by page, cleared: milliseconds per step.
+
+    Returns:
+        Whether the C library took the setting; others than glibc are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+
+
+def peak_memory() -> int:
+    """Give the most memory that the process has held so far, in bytes.
+
+    Linux says it of the program that runs now; what `getrusage` counts goes on from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return kilobytes[0] * 1024 if kilobytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+EXACT = 1e-6  # relative; a float32 product of these sizes by either library is within 4e-7
+
+
+@contextmanager
+def matmul_precision(device: torch.device, precision: Precision = "fp32") -> Iterator[None]:
+    """Let oneDNN multiply on a CPU within the block, if it computes in float32 there; allow TF32 on a GPU if asked.
+
+    torch hands float32 products to oneDNN when it is told that bfloat16 precision is enough. On processors without
+    instructions for such products oneDNN computes them in float32 all the same, more than twice as fast as MKL does
+    on some. Where it really computes in bfloat16 nothing is changed.
+    """
+    if device.type == "cpu" and exact():
+        with by_onednn():
+            yield
+    elif precision == "tf32":
+        with in_tf32():
+            yield
+    else:
+        yield
+
+
+def by_onednn() -> AbstractContextManager[None]:
+    """Hand float32 products to oneDNN within the block."""
+    return setting(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")  # type: ignore[attr-defined]
+
+
+def in_tf32() -> AbstractContextManager[None]:
+    """Round the factors of float32 products on a GPU to TF32 within the block."""
+    matmul = torch.backends.cuda.matmul
+    newer = hasattr(matmul, "fp32_precision")
+    return setting(matmul, "fp32_precision", "tf32") if newer else setting(matmul, "allow_tf32", True)
+
+
+@contextmanager
+def setting(holder: object, name: str, value: object) -> Iterator[None]:
+    """Set one of torch's settings within the block."""
+    before = getattr(holder, name)
+    setattr(holder, name, value)
+    try:
+        yield
+    finally:
+        setattr(holder, name, before)
+
+
+@cache
+def exact() -> bool:
+    """Whether the products stay float32, forward and backward: decided by comparing each with one in float64."""
+    if not hasattr(torch.backends.mkldnn, "matmul"):  # an older torch
+        return False
+    with by_onednn():
+        return largest_error() < EXACT
+
+
+def largest_error() -> float:
+    """The largest relative error of a linear layer's three products and of a batched one."""
+    generator = torch.Generator().manual_seed(0)
+    x, w, g = (torch.randn(*size, generator=generator) for size in ((512, 320), (256, 320), (512, 256)))
+    bias, batched = torch.zeros(256), torch.randn(8, 64, 320, generator=generator)
+    products = [
+        (torch.addmm(bias, x, w.T), x.double() @ w.T.double()),
+        (g @ w, g.double() @ w.double()),
+        (g.T @ x, g.T.double() @ x.double()),
+        (batched @ w.T.expand(8, -1, -1), batched.double() @ w.T.double()),
+    ]
+    return max(float((found - exact).norm() / exact.norm()) for found, exact in products)
+
+
+def autocast(device: torch.device, options: Optimization) -> torch.autocast:
+    """Compute in the precision that the options ask for."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmtl.train.forms import check_form
+from recmtl.runs.serialization import check_state_like
 
 
 class Meter:
@@ -64,6 +64,6 @@ class Meter:
             ValueError: It was that of other losses.
         """
         losses = None if state["sum"] is None else torch.zeros(len(self._names), dtype=torch.float64)
-        check_form(state, {"sum": losses, "steps": 0, "rows": 0, "seconds": 0.0}, "the meter")
+        check_state_like(state, {"sum": losses, "steps": 0, "rows": 0, "seconds": 0.0}, "the meter")
         self._sum, self._steps, self._rows = state["sum"], state["steps"], state["rows"]
         self._started = time.perf_counter() - state["seconds"]

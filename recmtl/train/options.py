@@ -79,7 +79,7 @@ class Optimization:
 
 
 @dataclass(frozen=True)
-class Stopping:
+class EarlyStopping:
     """When training ends early. The best weights are restored in any case.
 
     Args:
@@ -111,7 +111,7 @@ class Stopping:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunConfig:
     """Where a run happens and what it leaves behind.
 
     Args:

@@ -8,23 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from recmtl.balance import Balancer, Diagnosis, Leaf, diagnose
+from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
-from recmtl.train.forms import check_form
-from recmtl.train.incidents import Incidents
+from recmtl.runs.serialization import check_state_like
+from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
+from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
+from recmtl.train.distributed import average_statistics, frozen_batch_norms
 from recmtl.train.losses import Losses
-from recmtl.train.memory import keep_freed_memory
-from recmtl.train.options import Optimization, OptimizerFactory
-from recmtl.train.processes import average_statistics, resting_batch_norms
-from recmtl.train.products import fast_products
-from recmtl.train.recording import CudaGraph, Graph, RecordedStep, recordable
-from recmtl.train.rows import RowOptimizer, first_state, fused
-from recmtl.train.schedule import learning_rate_factor
+from recmtl.train.nonfinite import NonFiniteCounter
+from recmtl.train.optimizers import SparseRowOptimizer, fused, learning_rate_factor, load_optimizer
+from recmtl.train.options import Optimization
 
 ROW_MODE = 1_000_000  # numbers in a table above which a step gathers its rows; below, the whole lies in a cache
 
@@ -53,7 +50,7 @@ class Step:
         self._losses = Losses(model.schema.schema, model.objectives)
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
-        self._row_optimizers = [RowOptimizer(table, options.optimizer) for table in self._tables]
+        self._row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]
         by_rows = {id(table.weight) for table in self._tables}
         self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]
         self.optimizers = [fused(options.optimizer([p for p in self._own if p.requires_grad]))]
@@ -62,13 +59,13 @@ class Step:
             self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
         device = next(model.parameters()).device
         limit = options.nonfinite_steps if options.nonfinite == "skip" else 1
-        self.incidents = Incidents(model, balancer, self._own, self._tables, limit)
-        self.diagnosis: Diagnosis | None = None
+        self.incidents = NonFiniteCounter(model, balancer, self._own, self._tables, limit)
+        self.diagnosis: GradientStats | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
-        if graph is None and device.type == "cuda" and balancer.ranks.size == 1 and self._is_to_be_recorded():
+        if graph is None and device.type == "cuda" and balancer.processes.size == 1 and self._is_to_be_recorded():
             graph = CudaGraph(device)
-        self._plain_or_recorded = self._train if graph is None else RecordedStep(self._train, graph)
+        self._plain_or_recorded = self._train if graph is None else GraphedStep(self._train, graph)
         self._rates_on = None if graph is None else device
         self._put_rates()
 
@@ -86,26 +83,26 @@ class Step:
 
     def _train(self, batch: Batch, diagnosed: bool = False) -> Tensor:
         """All of a step that the device does; what it changes, it changes in place."""
-        with fast_products(batch.labels.device, self._options.precision), in_row_mode(self._tables, batch.share):
+        with matmul_precision(batch.labels.device, self._options.precision), in_row_mode(self._tables, batch.share):
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             return self._balanced(batch, diagnosed)
 
     def _balanced(self, batch: Batch, diagnosed: bool) -> Tensor:
         rows = None if batch.share is None else len(batch)
-        with autocast(batch.labels.device, self._options), resting_batch_norms(self._model, rows):
+        with autocast(batch.labels.device, self._options), frozen_batch_norms(self._model, rows):
             logits = self._model(batch)
         losses = self._losses(logits, batch)
         shared = self._model.shared()
-        leaves = [Leaf(*tensor) for tensor in shared.tensors]
+        leaves = [SharedTensor(*tensor) for tensor in shared.tensors]
         if diagnosed:
-            self.diagnosis = diagnose(losses, leaves, self._balancer.ranks)
+            self.diagnosis = gradient_stats(losses, leaves, self._balancer.processes)
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         known = {id(leaf.tensor) for leaf in leaves}
         self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
         self._update(moved)
         if rows is not None:
-            average_statistics(self._balancer.ranks, self._model, rows)
+            average_statistics(self._balancer.processes, self._model, rows)
         assert self._balancer.losses is not None
         return self._balancer.losses
 
@@ -155,7 +152,7 @@ class Step:
             own = schedule.state_dict()
             steps = {name: value for name, value in own.items() if type(value) is int}
             found = {name: saved[name] for name in steps}
-            check_form(found, steps, "the schedule")
+            check_state_like(found, steps, "the schedule")
             schedule.load_state_dict(own | found)
         self.incidents.load_state_dict(state["incidents"])
         self._put_rates()
@@ -168,35 +165,6 @@ class Step:
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
         return float(self.optimizers[0].param_groups[0]["lr"])
-
-
-def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: OptimizerFactory) -> None:
-    """Take over the state of an optimizer and the numbers that it was set to; how it computes stays.
-
-    Args:
-        optimizer: Goes on.
-        saved: What the other one's `state_dict` gave.
-        factory: Builds such an optimizer.
-
-    Raises:
-        ValueError: It was that of another optimizer, or of other parameters.
-    """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    known = {i: first_state(factory, parameters[i]) for i in range(len(parameters)) if i in saved["state"]}
-    check_form(saved["state"], known, "the state of the optimizer")
-    groups = []
-    for group, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
-        numbers = {name: value for name, value in group.items() if type(value) in (int, float, list, tuple)}
-        numbers["lr"] = _rate(group["lr"])
-        found = {name: other[name] for name in numbers} | {"lr": _rate(other["lr"])}
-        check_form(found, numbers, "a group of the optimizer")
-        groups.append(group | found | {"params": group["params"]})
-    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
-
-
-def _rate(value: Any) -> Any:
-    """A learning rate that stands in a tensor, as it does where steps are recorded, as a number."""
-    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
 
 
 @contextmanager
@@ -215,8 +183,3 @@ def own_parameters(model: RankingModel, balancer: Balancer) -> Iterator[nn.Param
     """Give the model's parameters without those of the balancer that lies in its fork."""
     foreign = {id(parameter) for parameter in balancer.parameters()}
     return (parameter for parameter in model.parameters() if id(parameter) not in foreign)
-
-
-def autocast(device: torch.device, options: Optimization) -> torch.autocast:
-    """Compute in the precision that the options ask for."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")

@@ -16,28 +16,34 @@ import pyarrow as pa
 import torch
 
 from recmtl.balance import Balancer, Sum
-from recmtl.balance.ranks import ALONE
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import DataError, Loader, Rows, encode_rows
-from recmtl.data.memory import holding
-from recmtl.data.prepare import Progress
-from recmtl.data.skipped import BadRows
-from recmtl.data.sources import Data
+from recmtl.data.preparation.prepare import Progress
+from recmtl.data.sources.bad_rows import BadRows
+from recmtl.data.sources.open import Data
+from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, Predictions, measure, table
+from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
-from recmtl.train.checkpoint import RunError
-from recmtl.train.checkpoints import Checkpoints
-from recmtl.train.conditions import check_same, shape_of
+from recmtl.runs.checkpoints import Checkpoints
+from recmtl.runs.folder import RunFolder
+from recmtl.train.artifacts import finish
 from recmtl.train.device import check_without_gpu, device_of, usable
-from recmtl.train.finishing import finish
-from recmtl.train.fitting import Fitting
-from recmtl.train.folder import RunFolder
-from recmtl.train.incidents import Incidents
-from recmtl.train.options import Optimization, Run, Stopping
-from recmtl.train.pairs import check_shares, claim
-from recmtl.train.predicting import outputs, share_of
-from recmtl.train.processes import all_ranks, copy_from_first, smallest_window, told_by_all, told_by_first
+from recmtl.train.distributed import (
+    all_gather_object,
+    all_processes,
+    broadcast_object,
+    copy_from_first,
+    smallest_window,
+)
+from recmtl.train.loop import TrainingLoop
+from recmtl.train.monitor import MetricMonitor
+from recmtl.train.nonfinite import NonFiniteCounter
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.predictor import outputs, share_of
+from recmtl.train.resume import check_same, shape_of
+from recmtl.train.setup import check_shares, claim
 from recmtl.train.step import Step
-from recmtl.train.stopping import Watch
 
 INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with gaps stay integers
 
@@ -52,14 +58,14 @@ class Trainer:
         model: The model. The balancer takes its place as the model's ``fork``.
         balancer: Turns the losses into gradients; ``Sum`` by default.
         epochs: How often the training rows are seen, at most.
-        diagnose_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms and
+        gradient_stats_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms and
             pairwise cosines, beside losses and weights, into the log. 0 measures nothing; training is the same.
         optimization: How the weights move.
         stopping: When training ends early.
         run: Where it happens and what it leaves behind.
 
     Raises:
-        ValueError: `epochs` or `diagnose_every` is too small, the monitor names nothing that is measured, or the device
+        ValueError: `epochs` or `gradient_stats_every` is too small, the monitor names nothing that is measured, or the device
             cannot be used, or not with the precision; or the balancer is not `Sum` where the tasks share nothing.
 
     Attributes:
@@ -67,7 +73,7 @@ class Trainer:
         seconds: How long the last fit took, evaluations counted.
         window: The training rows that the last fit held in memory at a time; ``None`` where it held all.
         monitor: The metric that is watched.
-        ranks: The processes that share each batch.
+        processes: The processes that share each batch.
         folder: The run folder, where this process writes one.
         best: The best value of the monitored metric; ``None`` before a fit, or where it was never defined.
     """
@@ -77,33 +83,33 @@ class Trainer:
         model: RankingModel,
         balancer: Balancer | None = None,
         epochs: int = 5,
-        diagnose_every: int = 0,
+        gradient_stats_every: int = 0,
         optimization: Optimization = Optimization(),
-        stopping: Stopping = Stopping(),
-        run: Run = Run(),
+        stopping: EarlyStopping = EarlyStopping(),
+        run: RunConfig = RunConfig(),
     ) -> None:
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
-        if diagnose_every < 0:
-            raise ValueError(f"`diagnose_every` must be at least 0, got {diagnose_every}")
+        if gradient_stats_every < 0:
+            raise ValueError(f"`gradient_stats_every` must be at least 0, got {gradient_stats_every}")
         self.model, self.balancer, self.epochs = model, balancer or Sum(), epochs
         claim(self.balancer, model)
         check_shares(model, self.balancer)
-        self.diagnose_every = diagnose_every
+        self.gradient_stats_every = gradient_stats_every
         self.optimization, self.stopping, self.run = optimization, stopping, run
-        self.ranks = self.balancer.ranks = all_ranks()
-        self.device = usable(device_of(run.device, self.ranks))
+        self.processes = self.balancer.processes = all_processes()
+        self.device = usable(device_of(run.device, self.processes))
         if self.device.type != "cuda":
             check_without_gpu(optimization, self.device)
-        elif self.ranks.size > 1:
+        elif self.processes.size > 1:
             torch.cuda.set_device(self.device)
-        self.folder = RunFolder(run.folder) if run.folder and self.ranks.first else None
+        self.folder = RunFolder(run.folder) if run.folder and self.processes.first else None
         self._names = [task.name for task in model.objectives]
         self.monitor = self.watch().monitor
         self.rows_per_second = self.seconds = 0.0
         self.best: float | None = None
         self.window: int | None = None
-        self._incidents: Incidents | None = None
+        self._incidents: NonFiniteCounter | None = None
         self.balancer.setup(
             objectives=len(model.objectives),
             heads=len(model.heads),
@@ -113,7 +119,7 @@ class Trainer:
             head_names=list(model.heads),
         )
         model.fork = self.balancer
-        with holding(f"the model on {self.device}", "give smaller tables or layers"):
+        with explain_oom(f"the model on {self.device}", "give smaller tables or layers"):
             model.to(self.device)
 
     def fit(
@@ -156,32 +162,32 @@ class Trainer:
         return self
 
     def _begin(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> None:
-        check_same(told_by_all(self.ranks, shape_of(self) | {"resume": resume}))
+        check_same(all_gather_object(self.processes, shape_of(self) | {"resume": resume}))
         saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
-        saved = told_by_first(self.ranks, saved)
+        saved = broadcast_object(self.processes, saved)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed((self.ranks.rank << 32) + self.run.seed)
-            with holding(f"training on batches of {self.optimization.batch_size:,} rows", "lower `batch_size`"):
+            torch.manual_seed((self.processes.rank << 32) + self.run.seed)
+            with explain_oom(f"training on batches of {self.optimization.batch_size:,} rows", "lower `batch_size`"):
                 self._fit(train, valid if valid is not None and len(valid) else None, saved, note)
 
     def _fit(
         self, train: Rows, valid: Rows | None, saved: Mapping[str, Any] | None, note: Callable[[str], None]
     ) -> None:
         start = time.perf_counter()
-        ranks = self.ranks
-        window = saved["window"] if saved else self.run.window or smallest_window(train, ranks)
+        processes = self.processes
+        window = saved["window"] if saved else self.run.window or smallest_window(train, processes)
         batch_size, seed = self.optimization.batch_size, self.run.seed
-        with holding(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
-            loader = Loader(train, batch_size, self.device, seed, window, ranks.rank, ranks.size)
-        copy_from_first(ranks, self.model)
+        with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
+            loader = Loader(train, batch_size, self.device, seed, window, processes.rank, processes.size)
+        copy_from_first(processes, self.model)
         step = Step(self.model, self.balancer, self.optimization, self.epochs * len(loader))
         if self.folder and saved is None:
             self.folder.create(self.model.schema)
         self._incidents = step.incidents
         self.window = loader.window if loader.window < len(train) else None
-        Fitting(self, loader, step, valid, start, note).run(saved)
+        TrainingLoop(self, loader, step, valid, start, note).run(saved)
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -274,9 +280,9 @@ class Trainer:
         self._check(rows)
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*self.model.heads, *self._names))}
-        ranks = self.ranks if together else ALONE
-        own = outputs(self.model, share_of(rows, ranks.rank, ranks.size), self.device, self.optimization)
-        parts = [part for part in told_by_all(ranks, own) if part]
+        processes = self.processes if together else SINGLE_PROCESS
+        own = outputs(self.model, share_of(rows, processes.rank, processes.size), self.device, self.optimization)
+        parts = [part for part in all_gather_object(processes, own) if part]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def load(self, name: str = "best", folder: RunFolder | None = None) -> Trainer:
@@ -313,8 +319,8 @@ class Trainer:
                 "the rows were prepared with another schema than the model's: prepare them with the model's"
             )
 
-    def watch(self) -> Watch:
+    def watch(self) -> MetricMonitor:
         """Make what says which evaluation is the best, anew for each training."""
         reported = {task.name: task for task in (*self.model.schema.schema.reported_tasks, *self.model.objectives)}
         grouped = self.model.schema.schema.group is not None
-        return Watch(self.stopping, self.model.objectives, list(reported.values()), grouped)
+        return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), grouped)

@@ -19,7 +19,7 @@ from recmtl.balance import (
     RotoGradNorm,
     Sum,
     as_module,
-    diagnose,
+    gradient_stats,
 )
 
 AT_THE_VIEWS = [c for c in BALANCERS if issubclass(c, RepresentationBalancer)]
@@ -118,7 +118,7 @@ def test_measuring_never_moves_the_state(method):
     balancer = method()
     bottom, losses = problem(balancer)
     before = state(balancer)
-    diagnose(losses, list(bottom.parameters()))
+    gradient_stats(losses, list(bottom.parameters()))
     assert_unmoved(before, balancer)
     assert all(p.grad is None for p in balancer.parameters())
 

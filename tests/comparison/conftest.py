@@ -9,8 +9,8 @@ from planted import ROWS, SEEDS, Plant, Signals, predicted, run
 
 import recmtl
 from recmtl.comparison import Comparison
-from recmtl.comparison.cells import CELLS, ERROR
-from recmtl.comparison.grid import Cell, Row
+from recmtl.comparison.grid import GridRun, Row
+from recmtl.comparison.jobs import CELLS, ERROR
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,7 @@ def plant(tmp_path: Path, planted_rows: recmtl.PreparedData) -> Plant:
     """Write a comparison: each run predicts label times signal, plus noise of its row and of its seed."""
 
     def write(signals: Signals, seeds: int = SEEDS, failed: tuple[tuple[Row, int], ...] = ()) -> Comparison:
-        cells = [Cell(row, seed, {}) for row in signals for seed in range(seeds)]
+        cells = [GridRun(row, seed, {}) for row in signals for seed in range(seeds)]
         comparison = Comparison(tmp_path / "planted", "test", cells)
         for cell in cells:
             folder = comparison.folder / CELLS / cell.name

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from jsonargparse import ArgumentError
 
-from recmtl.comparison.grid import Cell, Grid, Row
-from recmtl.recipe import complete_recipe, parse_recipe, recipe_parser
+from recmtl.comparison.grid import Grid, GridRun, Row
+from recmtl.recipe.recipe import complete_recipe, parse_recipe, recipe_parser
 
 RECIPE = """
 model: {class_path: SharedBottom, init_args: {layers: [8], style: {dropout: 0.5}}}
@@ -22,7 +22,7 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
-def cells(grid: Grid, *arguments: str) -> dict[str, Cell]:
+def cells(grid: Grid, *arguments: str) -> dict[str, GridRun]:
     return {cell.name: cell for cell in grid.cells(recipe_parser("test"), arguments)}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from twins import BALANCERS
 
-from recmtl.balance import Leaf, LossWeightBalancer, NormalizedSplitter, zero_nonfinite_gradients
+from recmtl.balance import LossWeightBalancer, NormalizedSplitter, SharedTensor, zero_nonfinite_gradients
 
 K, D, PARTS = 3, 4, 4
 
@@ -27,7 +27,7 @@ class Net(nn.Module):
         self.to(device=device, dtype=dtype)
 
     def shared(self):
-        return [Leaf(self.first.weight, parts=2), Leaf(self.second.weight), self.second.bias]
+        return [SharedTensor(self.first.weight, parts=2), SharedTensor(self.second.weight), self.second.bias]
 
     def losses(self, balancer, seed=0, rows=16):
         parameter = self.second.weight

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import recmtl
 from recmtl import balance, models
-from recmtl.balance import Leaf
+from recmtl.balance import SharedTensor
 from recmtl.data import Batch, Loader
 from recmtl.layers import Gates
 from recmtl.train import Losses, Optimization, Step
@@ -121,10 +121,10 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
 ) -> None:
     model, method = built(cls, aliexpress), balancer()
     plain = copy.deepcopy(model)
-    trainer = recmtl.Trainer(model, method, run=recmtl.Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(model, method, run=recmtl.RunConfig(progress=False, device="cpu"))
     losses = Losses(model.schema.schema, model.objectives)
     shared = model.shared()
-    method.backward(losses(model(batch), batch), [Leaf(*s) for s in shared.tensors], shared.last)
+    method.backward(losses(model(batch), batch), [SharedTensor(*s) for s in shared.tensors], shared.last)
     sum(losses(plain(batch), batch).values()).backward()
     for mine, theirs in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
@@ -139,7 +139,7 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
 @each_pair
 def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
     model = built(cls, aliexpress)
-    trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
     step = Step(trainer.model, trainer.balancer, Optimization(precision="bf16"), 20)
     first = step(batch)
     for _ in range(15):
@@ -156,7 +156,7 @@ def test_state_is_in_the_models_state_dict(
     runs = []
     for _ in range(2):
         model = built(cls, aliexpress)
-        trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+        trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
         runs.append((model, Step(model, trainer.balancer, Optimization(), 20)))
     (model, step), (other, other_step) = runs
     for _ in range(3):
@@ -184,7 +184,7 @@ class ScalarTower(nn.Module):
 def test_own_towers(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
     name = list(built(cls, aliexpress).heads)[1]
     model = built(cls, aliexpress, towers={name: ScalarTower})
-    trainer = recmtl.Trainer(model, balancer(), run=recmtl.Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
     before = model.heads[name].tower.weight.clone()
     Step(model, trainer.balancer, Optimization(), 20)(batch)
     assert not torch.equal(before, model.heads[name].tower.weight)

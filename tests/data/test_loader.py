@@ -7,7 +7,7 @@ import torch
 
 from recmtl.data import Loader, prepare
 from recmtl.data import loader as loader_module
-from recmtl.data import windows as windows_module
+from recmtl.data import loader as windows_module
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 ROWS = 23

@@ -6,14 +6,8 @@ import pytest
 from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 
 from recmtl.evaluate import Scores
-from recmtl.evaluate.curves import (
-    diagnosis_curves,
-    loss_curves,
-    metric_curves,
-    precision_recall_points,
-    roc_points,
-    weight_curves,
-)
+from recmtl.evaluate.curves import precision_recall_points, roc_points
+from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.schema import Task
 
 TASK = Task("ctr", "click")

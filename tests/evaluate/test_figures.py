@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from recmtl.evaluate import Scores, figures
 from recmtl.evaluate.curves import roc_points
-from recmtl.evaluate.usage import dead_experts, unused_experts
+from recmtl.evaluate.figures import dead_experts, unused_experts
 from recmtl.schema import Task
 
 RNG = np.random.default_rng(0)

@@ -7,14 +7,14 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from recmtl.evaluate import Scores, auc_interval, bootstrap_intervals, metrics_of
-from recmtl.evaluate.components import Clusters, Components
+from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.intervals import bootstrap
 from recmtl.schema import Task
 
 
 def variance(scores: Scores) -> float:
     clusters = Clusters.of(scores)
-    return Components.of(scores, clusters).variance(clusters)
+    return DeLongComponents.of(scores, clusters).variance(clusters)
 
 
 @pytest.mark.parametrize("groups", [None, 12])
@@ -22,7 +22,7 @@ def variance(scores: Scores) -> float:
 @pytest.mark.parametrize("levels", [2, 7, 10**6])
 def test_the_variance_is_the_published_one(groups: int | None, weighted: bool, levels: int) -> None:
     scores = drawn(120, levels=levels, groups=groups, weighted=weighted)
-    assert Components.of(scores, Clusters.of(scores)).auc == pytest.approx(auc(scores), abs=1e-14)
+    assert DeLongComponents.of(scores, Clusters.of(scores)).auc == pytest.approx(auc(scores), abs=1e-14)
     assert variance(scores) == pytest.approx(obuchowski(scores), abs=1e-14, rel=1e-12)
 
 
@@ -41,7 +41,7 @@ def test_worked_by_hand() -> None:
     scores = Scores(BINARY, np.array([1.0, 1, 0, 0]), np.array([0.8, 0.4, 0.6, 0.2]))
     assert variance(scores) == pytest.approx(0.125 / 2 + 0.125 / 2)
     clusters = Clusters.of(scores)
-    assert Components.of(scores, clusters).degrees(clusters) == pytest.approx(2)  # two variances of 1 degree each
+    assert DeLongComponents.of(scores, clusters).degrees(clusters) == pytest.approx(2)  # two variances of 1 degree each
     interval = auc_interval(scores)
     assert interval is not None
     half = stats.t.ppf(0.975, 2) * 0.125**0.5 / (0.75 * 0.25)

@@ -8,7 +8,7 @@ import pytest
 from forker import Forker
 from subject import OPTIONS, Subject, data
 
-from recmtl.data.synth import synthesize
+from recmtl.data.synthetic.generate import synthesize
 
 COLUMNS = ("tried", "survived")
 

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from recmtl.cli import COMMANDS, main
-from recmtl.comparison import cells
+from recmtl.cli.main import COMMANDS, main
+from recmtl.comparison import jobs as cells
 from recmtl.data import PreparedData
 
 # What Python says of files that are about to be changed.
@@ -132,7 +132,7 @@ def run(
 
 def warm_up() -> None:
     """Import what is imported where it is used, and draw no pictures."""
-    importlib.import_module("recmtl.train.events")
+    importlib.import_module("recmtl.runs.events")
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
 

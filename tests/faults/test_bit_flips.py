@@ -12,9 +12,9 @@ from forker import Forker, is_line
 
 import recmtl
 from recmtl.data import DataError, PreparedData
-from recmtl.data.cache import prepare_cached
-from recmtl.train import Optimization, Run, RunError, RunFolder
-from recmtl.train.checkpoints import Checkpoints
+from recmtl.data.preparation.cached import prepare_cached
+from recmtl.runs.checkpoints import Checkpoints
+from recmtl.train import Optimization, RunConfig, RunError, RunFolder
 
 
 def flip(path: Path, random: np.random.Generator) -> None:
@@ -36,7 +36,7 @@ def data(aliexpress: recmtl.PreparedData) -> recmtl.PreparedData:
 def trainer(data: recmtl.PreparedData, folder: Path) -> recmtl.Trainer:
     torch.manual_seed(0)
     model = recmtl.SharedBottom(data.schema, layers=[8])
-    run = Run(folder, progress=False, tensorboard=False, device="cpu", checkpoint_every=3)
+    run = RunConfig(folder, progress=False, tensorboard=False, device="cpu", checkpoint_every=3)
     return recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=Optimization(batch_size=60), run=run)
 
 
@@ -70,9 +70,9 @@ def test_checkpoints(
         tally.tried()
         if both:
             with pytest.raises(RunError, match=f"all checkpoints of '{folder.path}' are damaged"):
-                Checkpoints(folder, Run()).restore(notes.append)
+                Checkpoints(folder, RunConfig()).restore(notes.append)
         elif number:
-            assert Checkpoints(folder, Run()).restore(notes.append)["done"] == 9
+            assert Checkpoints(folder, RunConfig()).restore(notes.append)["done"] == 9
         else:
             again = trainer(data, folder.path).fit(data.train, data.valid, resume=True, note=notes.append)
             states = again.model.state_dict(), whole.model.state_dict()

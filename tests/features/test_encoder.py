@@ -7,7 +7,7 @@ import torch
 
 import recmtl
 from recmtl.data import Batch, Loader
-from recmtl.data.memory import OutOfMemoryError
+from recmtl.errors import OutOfMemoryError
 from recmtl.features import EmbeddingTable, FeatureEncoder
 
 
@@ -107,7 +107,7 @@ def test_tables_that_memory_does_not_hold(
     small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, buckets: list[int], message: str
 ) -> None:
     """They are refused before anything is allocated."""
-    monkeypatch.setattr("recmtl.features.table.available_memory", lambda: 4 * 16 * 10**9)
+    monkeypatch.setattr("recmtl.features.embedding_table.available_memory", lambda: 4 * 16 * 10**9)
     features = [recmtl.Categorical(f"user{i}", hash_buckets=size) for i, size in enumerate(buckets)]
     schema = dataclasses.replace(small.schema, schema=recmtl.Schema(features, small.schema.schema.tasks))
     with pytest.raises((ValueError, OutOfMemoryError), match=message):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import recmtl
-from recmtl.balance import Leaf
-from recmtl.cli import main
+from recmtl.balance import SharedTensor
+from recmtl.cli.main import main
 from recmtl.data import Batch, Loader
 from recmtl.features import (
     FeatureEncoder,
@@ -162,11 +162,11 @@ def test_every_model_takes_and_shares_them(cls: type, model: type, aliexpress: r
     torch.manual_seed(0)
     built = model(aliexpress.schema, encoder=partial(FeatureEncoder, width=2, numeric=partial(cls, width=2)))
     rows, method = batch(aliexpress, 256), recmtl.MetaBalance()
-    recmtl.Trainer(built, method, run=recmtl.Run(progress=False, device="cpu"))
+    recmtl.Trainer(built, method, run=recmtl.RunConfig(progress=False, device="cpu"))
     losses = Losses(built.schema.schema, built.objectives)(built(rows), rows)
     shared = built.shared()
     assert {id(p) for p in built.encoder.parameters()} <= {id(s.tensor) for s in shared.tensors}
-    method.backward(losses, [Leaf(*s) for s in shared.tensors], shared.last)
+    method.backward(losses, [SharedTensor(*s) for s in shared.tensors], shared.last)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
 
 
@@ -280,7 +280,7 @@ def test_what_rises_and_falls_is_learned_better_piecewise() -> None:
         encoder = partial(FeatureEncoder, numeric=numeric)
         model = recmtl.SharedBottom(data.schema, layers=[32], tower_layers=[16], encoder=encoder)
         options = recmtl.Optimization(batch_size=256)
-        run = recmtl.Run(progress=False, device="cpu")
+        run = recmtl.RunConfig(progress=False, device="cpu")
         trainer = recmtl.Trainer(model, recmtl.Sum(), epochs=3, optimization=options, run=run)
         auc[name] = trainer.fit(data.train).evaluate(data.valid).loc["t", "auc"]
     assert auc["piecewise"] > auc["plain"] + 0.05

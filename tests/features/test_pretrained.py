@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.cli import main
+from recmtl.cli.main import main
 from recmtl.data import Loader
 from recmtl.features import FeatureEncoder
 from recmtl.train import Optimization

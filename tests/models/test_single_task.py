@@ -69,7 +69,7 @@ def test_every_task_has_tables_of_its_own(aliexpress: recmtl.PreparedData) -> No
 def test_with_a_funnel_it_has_the_tasks_of_the_schema(aliexpress: recmtl.PreparedData) -> None:
     model = recmtl.SingleTask(aliexpress.schema, **LAYERS)
     assert [task.name for task in model.objectives] == list(model.heads) == ["ctr", "ctcvr"]
-    trainer = recmtl.Trainer(model, epochs=1, run=recmtl.Run(progress=False, device="cpu"))
+    trainer = recmtl.Trainer(model, epochs=1, run=recmtl.RunConfig(progress=False, device="cpu"))
     assert list(trainer.fit(aliexpress.train).evaluate(aliexpress.test).index) == ["ctr", "cvr", "ctcvr"]
 
 

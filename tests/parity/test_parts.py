@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from twins import BALANCERS, Pass, rotation_optimizers, twin_of
 
-from recmtl.balance import Balancer, Leaf, Sizes
+from recmtl.balance import Balancer, SharedTensor, Sizes
 from recmtl.features import EmbeddingTable
 from recmtl.schema import Categorical, IdBlock
 
@@ -105,13 +105,13 @@ class Laid:
     def private(self) -> list[Tensor]:
         return list(self.towers.parameters())
 
-    def embedded(self, ids: Tensor) -> tuple[Tensor, Leaf, Tensor]:
+    def embedded(self, ids: Tensor) -> tuple[Tensor, SharedTensor, Tensor]:
         """The embeddings `[B, features, D]`, what they are trained through, and where that lies in the table."""
         places, leaf, distinct = self.place[ids + ROWS * self.owners], self.tensors[3], torch.arange(len(self.part))
         if self.by_rows:
             distinct, places = places.unique(return_inverse=True)
             leaf = leaf.detach()[distinct].requires_grad_()
-        return leaf[places], Leaf(leaf, self.tables, self.part[distinct]), distinct
+        return leaf[places], SharedTensor(leaf, self.tables, self.part[distinct]), distinct
 
     def backward(self, balancer: Balancer, batch: Batch) -> None:
         wide, bias, stack, table, unused = self.tensors
@@ -119,7 +119,7 @@ class Laid:
         h = torch.tanh(batch.x @ wide.T + bias).view(-1, 2, 3)
         z = torch.einsum("beh,ehd->bd", h, stack)
         views = balancer.fork(views_of(z, list(embedded.unbind(1)), len(self.towers)))
-        shared = [Leaf(wide, 2), Leaf(bias, 2), Leaf(stack, 2), leaf, unused]
+        shared = [SharedTensor(wide, 2), SharedTensor(bias, 2), SharedTensor(stack, 2), leaf, unused]
         balancer.backward(losses_of(self.towers, views, batch), shared, [stack])
         if self.by_rows:
             table.grad = torch.zeros_like(table).index_copy(0, distinct, gradients([leaf.tensor])[0])
@@ -140,12 +140,12 @@ class Tabled(Laid):
     def ordered(self) -> Tensor:
         return torch.arange(self.tables * ROWS)
 
-    def embedded(self, ids: Tensor) -> tuple[Tensor, Leaf, Tensor]:
+    def embedded(self, ids: Tensor) -> tuple[Tensor, SharedTensor, Tensor]:
         if self.by_rows:
             self.module.start_row_mode()
         embedded = self.module(ids.int()).view(-1, FEATURES, D)
         places = self.module.gathered.places if self.by_rows else torch.arange(len(self.part))
-        return embedded, Leaf(*self.module.shared()), places
+        return embedded, SharedTensor(*self.module.shared()), places
 
 
 def gradients(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from twins import BALANCERS, TWINS, Pass, Twin, rotation_optimizers, twin_of
 
 import recmtl
-from recmtl.balance import Balancer, Leaf, Sizes
+from recmtl.balance import Balancer, SharedTensor, Sizes
 from recmtl.data import Batch, Loader
-from recmtl.features import table as table_module
-from recmtl.features.distinct import Distinct, distinct, padded
+from recmtl.features import embedding_table as table_module
+from recmtl.features.embedding_table import Distinct, distinct, padded
 from recmtl.layers import MLP
 from recmtl.models import RankingModel
 from recmtl.models.esmm import product_logit
@@ -215,7 +215,7 @@ def take(model: RankingModel, balancer: Balancer, batch: Batch) -> None:
     views = balancer.fork(model.trunk(batch))
     logits = model.outputs({name: head(view) for (name, head), view in zip(model.heads.items(), views, strict=True)})
     shared, losses = model.shared(), Losses(model.schema.schema, model.objectives)
-    balancer.backward(losses(logits, batch), [Leaf(*tensor) for tensor in shared.tensors], shared.last)
+    balancer.backward(losses(logits, batch), [SharedTensor(*tensor) for tensor in shared.tensors], shared.last)
     for table in (table for table in model.encoder.tables if table.row_mode):
         assert table.weight.grad is None
         table.weight.grad = torch.zeros_like(table.weight)

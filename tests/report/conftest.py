@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from bad_names import CARD, USAGE, rows
 
-from recmtl.cli import main
+from recmtl.cli.main import main
 from recmtl.train import RunFolder
 
 
@@ -18,7 +18,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows(count, seed).to_csv(folder / f"{name}.csv", index=False)
     data = [f"--data.{name}={folder}/{name}.csv" for name in ("train", "valid", "test")]
     options = [f"--data.card={folder}/card.yaml", f"--data.cache={folder}/cache", "--trainer.run.progress=false"]
-    options += ["--trainer.epochs=2", "--trainer.diagnose_every=2", "--trainer.optimization.batch_size=200"]
+    options += ["--trainer.epochs=2", "--trainer.gradient_stats_every=2", "--trainer.optimization.batch_size=200"]
     options += ["--trainer.run.log_every=3", "--model.layers=[8]"]
     for name, model in (("<b>first&1", "MMOE"), ("second", "SharedBottom")):
         assert main(["train", f"--run={folder}/{name}", f"--model={model}", *data, *options]) == 0

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from recmtl.evaluate import Interval
-from recmtl.report.album import Album
-from recmtl.report.parts import Heading, Picture, Table, Text, cell, gallery
+from recmtl.report.elements import Heading, Picture, Table, Text, cell, gallery
+from recmtl.report.figures import Album
 
 
 @pytest.mark.parametrize(

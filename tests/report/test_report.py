@@ -17,12 +17,12 @@ import pytest
 from bad_names import SCRIPT, SHOPS, rows
 from sklearn.metrics import roc_auc_score
 
-from recmtl.cli import main
+from recmtl.cli.main import main
 from recmtl.data import DataError
 from recmtl.evaluate import auc_difference
 from recmtl.evaluate.slices import slice_table
 from recmtl.report import difference_frame, metric_frame, open_runs, report_html
-from recmtl.report.data import values_of
+from recmtl.report.rows import values_of
 from recmtl.report.svg import _font, drawn
 from recmtl.report.tables import difference_sentence, same_rows
 from recmtl.schema import SchemaError, Task

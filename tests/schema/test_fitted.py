@@ -18,6 +18,7 @@ from recmtl.schema import (
     Task,
     Timestamp,
 )
+from recmtl.schema.serialization import load_fitted, save_fitted
 
 BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
 AGE = Binned("age", bins=4)
@@ -65,8 +66,8 @@ def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_own
     owners = [("item", None), ("day", "month"), ("day", "hour"), ("item", None), ("brand", None)]
     assert [block.owner for block in fitted.id_blocks] == owners
     assert [block.name for block in fitted.id_blocks] == ["seen", "day.month", "day.hour", "item", "brand"]
-    fitted.save(tmp_path)
-    loaded = FittedSchema.load(tmp_path)
+    save_fitted(fitted, tmp_path)
+    loaded = load_fitted(tmp_path)
     assert (loaded.fingerprint, loaded.id_blocks) == (fitted.fingerprint, fitted.id_blocks)
     other = dataclasses.replace(fitted, schema=Schema([seen, Timestamp("day"), item, BRAND], [Task("t", "y")]))
     assert other.fingerprint != fitted.fingerprint
@@ -79,8 +80,8 @@ def test_rate_of_a_task_is_that_of_its_condition():
 
 def test_round_trip_is_exact(tmp_path):
     fitted = make()
-    fitted.save(tmp_path)
-    loaded = FittedSchema.load(tmp_path)
+    save_fitted(fitted, tmp_path)
+    loaded = load_fitted(tmp_path)
     assert loaded.schema == fitted.schema
     assert {n: v.to_pylist() for n, v in loaded.vocabularies.items()} == {"brand": ["a", "ü"], "tags": []}
     for name in ("lengths", "moments", "quantiles", "integer_keys", "rates"):
@@ -105,34 +106,34 @@ def test_fingerprint_does_not_depend_on_how_much_is_read_at_a_time(monkeypatch):
 
 @pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
 def test_missing_file(tmp_path, file):
-    make().save(tmp_path)
+    save_fitted(make(), tmp_path)
     (tmp_path / file).unlink()
     with pytest.raises(SchemaError, match=f"cannot read the fitted schema in '{tmp_path}'"):
-        FittedSchema.load(tmp_path)
+        load_fitted(tmp_path)
 
 
 @pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
 @pytest.mark.parametrize("keep", [0, 10, -7])
 def test_truncated_file(tmp_path, file, keep):
-    make().save(tmp_path)
+    save_fitted(make(), tmp_path)
     content = (tmp_path / file).read_bytes()
     (tmp_path / file).write_bytes(content[:keep])
     with pytest.raises(SchemaError, match=r"the fitted schema in .* is damaged"):
-        FittedSchema.load(tmp_path)
+        load_fitted(tmp_path)
 
 
 def test_files_of_two_schemas(tmp_path):
     (tmp_path / "other").mkdir()
-    make().save(tmp_path)
-    make(brands=("a", "b", "c")).save(tmp_path / "other")
+    save_fitted(make(), tmp_path)
+    save_fitted(make(brands=("a", "b", "c")), tmp_path / "other")
     (tmp_path / "other" / "vocabularies.arrow").replace(tmp_path / "vocabularies.arrow")
     with pytest.raises(SchemaError, match="is damaged: its vocabularies have other sizes"):
-        FittedSchema.load(tmp_path)
+        load_fitted(tmp_path)
 
 
 @pytest.mark.parametrize("content", [[], {}, {"schema": 5, "vocabulary_sizes": {}}, {"schema": {"features": []}}])
 def test_other_content(tmp_path, content):
-    make().save(tmp_path)
+    save_fitted(make(), tmp_path)
     (tmp_path / "schema.json").write_text(json.dumps(content))
     with pytest.raises(SchemaError, match=r"the fitted schema in .* is damaged"):
-        FittedSchema.load(tmp_path)
+        load_fitted(tmp_path)

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from recmtl.recipe.presets import find_card
 from recmtl.schema import Binned, Categorical, Funnel, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
-from recmtl.shipped import find_card
 
 CARDS = sorted((Path(__file__).parents[2] / "data").glob("*.yaml"))
 ALIEXPRESS = [

@@ -18,10 +18,11 @@ import torch
 import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
-from recmtl.data import windows as windows_module
-from recmtl.train import DivergenceError, Interrupted, Optimization, Run, RunFolder, Step, Stopping, conditions
+from recmtl.data import loader as windows_module
+from recmtl.runs.serialization import is_sealed, write_checkpoint
+from recmtl.train import DivergenceError, EarlyStopping, Interrupted, Optimization, RunConfig, RunFolder, Step
+from recmtl.train import resume as run_fingerprint
 from recmtl.train import step as step_module
-from recmtl.train.checkpoint import is_sealed, write_checkpoint
 
 MODELS = [c for c in (getattr(models, n) for n in models.__all__) if isinstance(c, type) and not inspect.isabstract(c)]
 MODELS = [c for c in MODELS if issubclass(c, models.RankingModel)]
@@ -46,10 +47,10 @@ def maker(data: recmtl.PreparedData, **changes: object) -> Make:
             model,
             changes.get("balancer", recmtl.Sum)(),
             epochs=changes.get("epochs", 2),
-            diagnose_every=4,
+            gradient_stats_every=4,
             optimization=Optimization(batch_size=34, **changes.get("optimization", {})),
-            stopping=Stopping(**changes.get("stopping", {"evaluations": 2})),
-            run=Run(folder, progress=False, tensorboard=False, device="cpu", log_every=4, **run),
+            stopping=EarlyStopping(**changes.get("stopping", {"evaluations": 2})),
+            run=RunConfig(folder, progress=False, tensorboard=False, device="cpu", log_every=4, **run),
         )
 
     return make
@@ -408,8 +409,8 @@ def test_other_rows_are_seen(
     name: str, stretch: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of many rows only some are looked at: an order other than before is seen in these."""
-    monkeypatch.setattr(conditions, "STRETCHES", 9)
-    monkeypatch.setattr(conditions, "STRETCH", stretch)
+    monkeypatch.setattr(run_fingerprint, "STRETCHES", 9)
+    monkeypatch.setattr(run_fingerprint, "STRETCH", stretch)
     stopped(maker(small), small, 2, folder=tmp_path)
     rows = small.splits[name]
     order = np.arange(len(rows))[::-1].copy()

@@ -1,6 +1,6 @@
 import pytest
 
-from recmtl.train.schedule import learning_rate_factor
+from recmtl.train.optimizers import learning_rate_factor
 
 
 def test_constant_linear_cosine() -> None:

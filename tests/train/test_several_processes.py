@@ -10,18 +10,18 @@ from together import together
 from torch import nn
 
 import recmtl
-from recmtl.balance import Ranks
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader
 from recmtl.data.loader import Share
-from recmtl.train.predicting import BATCH, share_of
-from recmtl.train.processes import (
+from recmtl.train.distributed import (
+    all_gather_object,
     average_statistics,
+    broadcast_object,
+    frozen_batch_norms,
     largest,
-    neighbourhood,
-    resting_batch_norms,
-    told_by_all,
-    told_by_first,
+    local_rank,
 )
+from recmtl.train.predictor import BATCH, share_of
 
 STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
 
@@ -33,14 +33,14 @@ def prepared(csv: Path) -> recmtl.PreparedData:
 def trainer(data: recmtl.PreparedData, folder: Path | None, rank: int = 0, **options: Any) -> recmtl.Trainer:
     torch.manual_seed(rank)  # the first process's weights count
     model = recmtl.MMOE(data.schema, layers=[16, 8], tower_layers=[8], **options)
-    run = recmtl.Run(folder, device="cpu", progress=False, tensorboard=False)
+    run = recmtl.RunConfig(folder, device="cpu", progress=False, tensorboard=False)
     return recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=recmtl.Optimization(batch_size=500), run=run)
 
 
-def fitted(ranks: Ranks, csv: Path, folder: Path, style: recmtl.LayerStyle) -> tuple[Any, ...]:
+def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.LayerStyle) -> tuple[Any, ...]:
     data = prepared(csv)
-    fit = trainer(data, folder, ranks.rank, style=style)
-    assert (fit.ranks.rank, fit.ranks.size) == (ranks.rank, ranks.size)
+    fit = trainer(data, folder, processes.rank, style=style)
+    assert (fit.processes.rank, fit.processes.size) == (processes.rank, processes.size)
     fit.fit(data.train, data.valid)
     measured = fit.finish({"valid": data.valid, "test": data.test})
     return fit.model.state_dict(), measured, fit.predictions(data.test), fit.best
@@ -79,33 +79,39 @@ def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> N
     assert all(norm.abs().max() > 0 for norm in norms)
 
 
-def told(ranks: Ranks) -> list[Any]:
-    words = ["a", "b"][ranks.rank]
+def told(processes: ProcessGroup) -> list[Any]:
+    words = ["a", "b"][processes.rank]
     norm = nn.BatchNorm1d(1, momentum=1.0).train()
     statistics = []
     for rows in ([2, 2], [2, 1], [0, 1]):  # of each process
-        norm(torch.tensor([[1.0], [3.0]]) + 10 * ranks.rank)
-        average_statistics(ranks, norm, rows[ranks.rank])
+        norm(torch.tensor([[1.0], [3.0]]) + 10 * processes.rank)
+        average_statistics(processes, norm, rows[processes.rank])
         statistics.append(norm.running_mean.item())
-    largest_of = largest(ranks, ranks.rank, -ranks.rank)
-    return [told_by_first(ranks, words), told_by_all(ranks, words), largest_of, statistics, neighbourhood(ranks)]
+    largest_of = largest(processes, processes.rank, -processes.rank)
+    return [
+        broadcast_object(processes, words),
+        all_gather_object(processes, words),
+        largest_of,
+        statistics,
+        local_rank(processes),
+    ]
 
 
-def differing(ranks: Ranks, csv: Path) -> str:
+def differing(processes: ProcessGroup, csv: Path) -> str:
     data = prepared(csv)
-    rows = data.train if ranks.first else data.test
+    rows = data.train if processes.first else data.test
     message = "process 0 trains with `training rows` 2400, process 1 with 300"
     with pytest.raises(recmtl.RunError, match=message) as error:
         trainer(data, None).fit(rows, data.valid)
     return str(error.value)
 
 
-def talked(ranks: Ranks, csv: Path) -> tuple[list[Any], str]:
-    return told(ranks), differing(ranks, csv)
+def talked(processes: ProcessGroup, csv: Path) -> tuple[list[Any], str]:
+    return told(processes), differing(processes, csv)
 
 
 def test_processes_tell_each_other_and_notice_what_differs(csv: Path, tmp_path: Path) -> None:
-    assert told(Ranks()) == ["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]
+    assert told(ProcessGroup()) == ["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]
     (first, said), (other, said_too) = together(2, tmp_path / "2", talked, csv)
     assert first == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 2.0], (0, 2)]
     assert other == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
@@ -116,17 +122,17 @@ def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(*_: object, **__: object) -> None:
         raise RuntimeError("Connection closed by peer\nmore")
 
-    ranks = Ranks()
-    monkeypatch.setattr(ranks, "size", 2)
+    processes = ProcessGroup()
+    monkeypatch.setattr(processes, "size", 2)
     monkeypatch.setattr(torch.distributed, "all_reduce", closed)
     with pytest.raises(recmtl.balance.LostRankError, match=r"did not answer in time: Connection closed by peer$"):
-        ranks.sum(torch.ones(3))
+        processes.sum(torch.ones(3))
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])
 def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> None:
     whole = next(Loader(aliexpress.train, rows, seed=3).epoch())
-    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, ranks=4).epoch()) for rank in range(4)]
+    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, processes=4).epoch()) for rank in range(4)]
     for name in ("ids", "numeric", "labels"):
         assert torch.cat([getattr(part, name) for part in parts]).equal(getattr(whole, name))
         assert all(getattr(part.whole, name).equal(getattr(whole, name)) for part in parts)
@@ -147,19 +153,19 @@ def test_shares_of_predictions_begin_where_batches_do(aliexpress: recmtl.Prepare
 def test_batch_norms_rest_where_there_is_one_row() -> None:
     norm = nn.BatchNorm1d(2)
     before = norm.running_mean.clone()
-    with resting_batch_norms(nn.Sequential(norm), 1):
+    with frozen_batch_norms(nn.Sequential(norm), 1):
         assert norm(torch.ones(1, 2)).allclose(torch.ones(1, 2))
     assert norm.training
     assert norm.running_mean.equal(before)
-    with resting_batch_norms(norm, None), pytest.raises(ValueError, match="more than 1 value"):
+    with frozen_batch_norms(norm, None), pytest.raises(ValueError, match="more than 1 value"):
         norm(torch.ones(1, 2))
 
 
 def test_a_gradient_that_would_stay_local_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = torch.zeros(2, requires_grad=True), torch.zeros(3, requires_grad=True)
     balancer = recmtl.Sum()
-    balancer.ranks = Ranks()
-    monkeypatch.setattr(balancer.ranks, "size", 2)
+    balancer.processes = ProcessGroup()
+    monkeypatch.setattr(balancer.processes, "size", 2)
     with pytest.raises(ValueError, match=r"`private` must name all leaves .* one of shape \(3,\) is missing"):
         balancer.backward([x.sum() + y.sum()], [x])
 

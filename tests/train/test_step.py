@@ -36,7 +36,7 @@ def prepared(
     data: recmtl.PreparedData, cls: type, method: type[Balancer], device: str, dtype: torch.dtype, steps: int
 ) -> tuple[Step, recmtl.RankingModel]:
     torch.manual_seed(0)
-    trainer = recmtl.Trainer(cls(data.schema), method(), run=recmtl.Run(device="cpu"))
+    trainer = recmtl.Trainer(cls(data.schema), method(), run=recmtl.RunConfig(device="cpu"))
     model = trainer.model.to(device, dtype)
     options = Optimization(optimizer=ADAM, clip_norm=1.0, schedule="linear")
     return Step(model, trainer.balancer, options, steps), model
@@ -101,7 +101,7 @@ def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliex
     def losses(device: str, precision: str) -> Tensor:
         torch.manual_seed(0)
         options = Optimization(batch_size=100, precision=precision)  # type: ignore[arg-type]
-        run = recmtl.Run(device=device, progress=False)
+        run = recmtl.RunConfig(device=device, progress=False)
         trainer = recmtl.Trainer(recmtl.MMOE(aliexpress.schema), optimization=options, run=run)
         step = Step(trainer.model, trainer.balancer, options, 20)
         return torch.stack([step(batch) for batch in Loader(aliexpress.train, 100, device).epoch()][:20]).cpu()
@@ -119,7 +119,7 @@ def test_dropout_goes_on_after_a_record_that_failed(aliexpress: recmtl.PreparedD
     style, towers = recmtl.LayerStyle(dropout=0.5), {"ctr": lambda features: Waits(features, 1)}
     model = recmtl.SharedBottom(aliexpress.schema, style=style, towers=towers)
     options = Optimization(batch_size=100, cuda_graph=True)
-    trainer = recmtl.Trainer(model, optimization=options, run=recmtl.Run(device="cuda", progress=False))
+    trainer = recmtl.Trainer(model, optimization=options, run=recmtl.RunConfig(device="cuda", progress=False))
     step = Step(trainer.model, trainer.balancer, options, 20)
     with pytest.warns(UserWarning, match="the step is not recorded"):
         losses = [step(batch) for batch in Loader(aliexpress.train, 100, "cuda", seed=0).epoch()]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.balance.leaf import Given
+from recmtl.balance.shared import BackwardInputs
 from recmtl.evaluate import metric_names
+from recmtl.runs.serialization import write_checkpoint
 from recmtl.train import RunFolder
-from recmtl.train.checkpoint import write_checkpoint
-from recmtl.train.options import Optimization, Run, Stopping
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
 
 def trainer(data: recmtl.PreparedData, seed: int = 0, **options: object) -> recmtl.Trainer:
@@ -22,7 +22,7 @@ def trainer(data: recmtl.PreparedData, seed: int = 0, **options: object) -> recm
     defaults = {
         "epochs": 2,
         "optimization": Optimization(batch_size=256),
-        "run": Run(seed=seed, progress=False, device="cpu"),
+        "run": RunConfig(seed=seed, progress=False, device="cpu"),
     }
     return recmtl.Trainer(model, **(defaults | options))
 
@@ -67,8 +67,8 @@ def test_the_best_weights_are_restored(aliexpress: recmtl.PreparedData, tmp_path
         aliexpress,
         epochs=4,
         optimization=diverging,
-        stopping=Stopping(monitor="ctr.logloss", patience=None),
-        run=Run(folder=tmp_path / "run", progress=False, device="cpu"),
+        stopping=EarlyStopping(monitor="ctr.logloss", patience=None),
+        run=RunConfig(folder=tmp_path / "run", progress=False, device="cpu"),
     ).fit(aliexpress.train, aliexpress.valid)
     values = [r["valid"]["ctr"]["logloss"] for r in RunFolder(tmp_path / "run").records() if "valid" in r]
     assert len(values) == 4
@@ -83,16 +83,16 @@ def test_stops_early(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
         aliexpress,
         epochs=10,
         optimization=still,
-        stopping=Stopping(patience=2),
-        run=Run(folder=folder, progress=False, device="cpu"),
+        stopping=EarlyStopping(patience=2),
+        run=RunConfig(folder=folder, progress=False, device="cpu"),
     ).fit(aliexpress.train, aliexpress.valid)
     assert max(r["epoch"] for r in RunFolder(folder).records()) == 3
 
 
 def test_patience_ends_within_an_epoch(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     still = Optimization(batch_size=256, optimizer=partial(torch.optim.SGD, lr=0.0))
-    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
-    stopping = Stopping(patience=1, evaluations=5)
+    run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
+    stopping = EarlyStopping(patience=1, evaluations=5)
     trainer(aliexpress, epochs=3, optimization=still, stopping=stopping, run=run).fit(
         aliexpress.train, aliexpress.valid
     )
@@ -101,15 +101,17 @@ def test_patience_ends_within_an_epoch(aliexpress: recmtl.PreparedData, tmp_path
 
 def test_several_evaluations_per_epoch(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run = Run(folder=folder, progress=False, device="cpu")
-    trainer(aliexpress, epochs=1, stopping=Stopping(evaluations=4), run=run).fit(aliexpress.train, aliexpress.valid)
+    run = RunConfig(folder=folder, progress=False, device="cpu")
+    trainer(aliexpress, epochs=1, stopping=EarlyStopping(evaluations=4), run=run).fit(
+        aliexpress.train, aliexpress.valid
+    )
     steps = [r["step"] for r in RunFolder(folder).records() if "valid" in r]
     assert steps == [2, 5, 8, 10]  # of 10 steps
 
 
 def test_without_validation_rows_the_last_weights_stay(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    fitted = trainer(aliexpress, run=Run(folder=folder, progress=False, device="cpu")).fit(aliexpress.train)
+    fitted = trainer(aliexpress, run=RunConfig(folder=folder, progress=False, device="cpu")).fit(aliexpress.train)
     assert fitted.best is None
     again = trainer(aliexpress, seed=5).load("best", RunFolder(folder))
     assert all(torch.equal(a, b) for a, b in zip(weights(fitted), weights(again), strict=True))
@@ -123,7 +125,7 @@ def test_a_batch_without_a_valid_row_trains_on(small: recmtl.PreparedData) -> No
         recmtl.GradNorm(),
         epochs=1,
         optimization=Optimization(batch_size=2),
-        run=Run(progress=False, device="cpu"),
+        run=RunConfig(progress=False, device="cpu"),
     ).fit(small.train, small.valid)
     assert all(p.isfinite().all() for p in fitted.model.parameters())
     assert fitted.skipped == {}
@@ -132,7 +134,7 @@ def test_a_batch_without_a_valid_row_trains_on(small: recmtl.PreparedData) -> No
 def test_a_single_leftover_row_does_not_break_batch_normalisation(aliexpress: recmtl.PreparedData) -> None:
     model = recmtl.SharedBottom(aliexpress.schema, layers=[4], style=recmtl.LayerStyle(normalization="batch"))
     optimization = Optimization(batch_size=len(aliexpress.train) - 1)
-    run = Run(progress=False, device="cpu")
+    run = RunConfig(progress=False, device="cpu")
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d)]
     recmtl.Trainer(model, epochs=1, optimization=optimization, run=run).fit(aliexpress.train)
     assert [norm.num_batches_tracked.item() for norm in norms] == [1] * len(norms)  # one batch of all rows
@@ -163,7 +165,7 @@ class Turned(recmtl.Balancer):
     def _build(self, sizes: object) -> None:
         pass
 
-    def _balance(self, given: Given) -> None:
+    def _balance(self, given: BackwardInputs) -> None:
         (sum(given.losses) + 1e6 * self.angle).backward()
 
 
@@ -193,7 +195,7 @@ class Exploding(torch.nn.Module):
 
 def test_private_gradients_that_are_not_finite_are_zeroed_and_counted(aliexpress: recmtl.PreparedData) -> None:
     model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Exploding})
-    run = Run(progress=False, device="cpu")
+    run = RunConfig(progress=False, device="cpu")
     fitted = recmtl.Trainer(model, epochs=1, optimization=Optimization(batch_size=1200), run=run)
     with pytest.warns(UserWarning, match="step 1: left out for not being finite: heads.ctr.tower.weight"):
         fitted.fit(aliexpress.train)
@@ -208,7 +210,7 @@ def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp
         aliexpress,
         epochs=1,
         optimization=Optimization(batch_size=256, schedule="linear"),
-        run=Run(folder=folder, log_every=1, progress=False, device="cpu"),
+        run=RunConfig(folder=folder, log_every=1, progress=False, device="cpu"),
     ).fit(aliexpress.train)
     rates = [r["learning_rate"] for r in RunFolder(folder).records()]
     assert rates == pytest.approx([1e-3 * (1 - step / 10) for step in range(1, 11)])
@@ -222,7 +224,7 @@ def test_negative_sampling_is_undone_at_prediction(aliexpress: recmtl.PreparedDa
     sampled.load_state_dict(plain.model.state_dict(), strict=False)
     rows = recmtl.Rows(sampled.schema, aliexpress.test.table)
     p = plain.predictions(aliexpress.test)["ctr"]
-    q = recmtl.Trainer(sampled, run=Run(device="cpu")).predictions(rows)["ctr"]
+    q = recmtl.Trainer(sampled, run=RunConfig(device="cpu")).predictions(rows)["ctr"]
     np.testing.assert_allclose(q / (1 - q), 0.1 * p / (1 - p), rtol=1e-5)
 
 
@@ -274,14 +276,14 @@ def test_regressions_alone_train_with_the_defaults(small: recmtl.PreparedData) -
         pd.DataFrame({"user": [1, 2] * 50, "genres": "a", "price": range(100), "stay": range(100), "weight": 1.0}),
     )
     model = recmtl.SharedBottom(rows.schema, layers=[8])
-    trained = recmtl.Trainer(model, epochs=2, run=Run(progress=False, device="cpu")).fit(rows.train, rows.valid)
+    trained = recmtl.Trainer(model, epochs=2, run=RunConfig(progress=False, device="cpu")).fit(rows.train, rows.valid)
     assert trained.monitor == "r2"
     assert trained.best is not None
 
 
 def test_a_regression_beside_binary_tasks(small: recmtl.PreparedData) -> None:
     model = recmtl.MMOE(small.schema, experts=2, layers=[8])
-    fitted = recmtl.Trainer(model, epochs=1, run=Run(progress=False, device="cpu")).fit(small.train, small.valid)
+    fitted = recmtl.Trainer(model, epochs=1, run=RunConfig(progress=False, device="cpu")).fit(small.train, small.valid)
     table = fitted.evaluate(small.test)
     assert list(table.index) == ["ctr", "cvr", "ctcvr", "stay"]
     assert table.mae["stay"] > 0
@@ -290,7 +292,7 @@ def test_a_regression_beside_binary_tasks(small: recmtl.PreparedData) -> None:
 
 def test_run_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run = Run(folder=folder, log_every=4, progress=False, device="cpu")
+    run = RunConfig(folder=folder, log_every=4, progress=False, device="cpu")
     fitted = trainer(aliexpress, balancer=recmtl.GradNorm(), run=run).fit(aliexpress.train, aliexpress.valid)
     records = RunFolder(folder).records()
     losses = [r for r in records if "loss" in r]
@@ -309,9 +311,9 @@ def test_run_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("balancer", [recmtl.Sum, recmtl.NormalizedSplitter, recmtl.RotoGrad, recmtl.PCGrad])
 def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Path, balancer: type) -> None:
-    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     plain = trainer(aliexpress, balancer=balancer()).fit(aliexpress.train, aliexpress.valid)
-    diagnosed = trainer(aliexpress, balancer=balancer(), diagnose_every=3, run=run)
+    diagnosed = trainer(aliexpress, balancer=balancer(), gradient_stats_every=3, run=run)
     diagnosed.fit(aliexpress.train, aliexpress.valid)
     assert all(map(torch.equal, weights(plain), weights(diagnosed)))
     records = [r for r in RunFolder(run.folder).records() if "diagnosis" in r]
@@ -333,7 +335,7 @@ def test_a_balancer_holds_the_state_of_one_model(aliexpress: recmtl.PreparedData
 
 def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     """ESMM's heads are ctr and cvr, its losses those of ctr and ctcvr."""
-    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     splitter = recmtl.NormalizedSplitter(task_weights={"ctr": 1, "cvr": 3})
     options = Optimization(batch_size=256)
     fitted = recmtl.Trainer(recmtl.ESMM(aliexpress.schema), splitter, 1, 5, optimization=options, run=run)
@@ -349,7 +351,7 @@ def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.P
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     interrupted = trainer(aliexpress, run=run)
 
     def stop(*_: object, **__: object) -> None:
@@ -367,11 +369,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     aliexpress: recmtl.PreparedData, small: recmtl.PreparedData, tmp_path: Path
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    run = Run(folder=folder.path, progress=False, device="cpu")
+    run = RunConfig(folder=folder.path, progress=False, device="cpu")
     trainer(aliexpress, run=run).fit(aliexpress.train)
     with pytest.raises(recmtl.RunError, match="was trained on another schema"):
         trainer(small).load("best", folder)
-    other = recmtl.Trainer(recmtl.SharedBottom(aliexpress.schema, layers=[5]), run=Run(device="cpu"))
+    other = recmtl.Trainer(recmtl.SharedBottom(aliexpress.schema, layers=[5]), run=RunConfig(device="cpu"))
     with pytest.raises(recmtl.RunError, match="does not fit the model"):
         other.load("best", folder)
     checkpoint = folder.path / "checkpoints/best/checkpoint.pt"
@@ -410,15 +412,15 @@ def test_rows_of_another_schema_are_refused(aliexpress: recmtl.PreparedData, sma
         (lambda: Optimization(balancer_rate=-1.0), "`balancer_rate`"),
         (lambda: Optimization(nonfinite="raise"), "`nonfinite`"),
         (lambda: Optimization(nonfinite_steps=0), "`nonfinite_steps`"),
-        (lambda: Stopping(patience=0), "`patience`"),
-        (lambda: Stopping(min_delta=-0.1), "`min_delta`"),
-        (lambda: Stopping(evaluations=0), "`evaluations`"),
-        (lambda: Run(seed=-1), "`seed`"),
-        (lambda: Run(log_every=0), "`log_every`"),
-        (lambda: Run(window=0), "`window`"),
-        (lambda: Run(checkpoint_every=0), "`checkpoint_every`"),
-        (lambda: Run(checkpoint_minutes=-1.0), "`checkpoint_minutes`"),
-        (lambda: Run(keep=0), "`keep`"),
+        (lambda: EarlyStopping(patience=0), "`patience`"),
+        (lambda: EarlyStopping(min_delta=-0.1), "`min_delta`"),
+        (lambda: EarlyStopping(evaluations=0), "`evaluations`"),
+        (lambda: RunConfig(seed=-1), "`seed`"),
+        (lambda: RunConfig(log_every=0), "`log_every`"),
+        (lambda: RunConfig(window=0), "`window`"),
+        (lambda: RunConfig(checkpoint_every=0), "`checkpoint_every`"),
+        (lambda: RunConfig(checkpoint_minutes=-1.0), "`checkpoint_minutes`"),
+        (lambda: RunConfig(keep=0), "`keep`"),
     ],
 )
 def test_bad_options_name_themselves(options: object, said: str) -> None:
@@ -430,17 +432,17 @@ def test_bad_trainer_options(aliexpress: recmtl.PreparedData) -> None:
     with pytest.raises(ValueError, match="`epochs` must be at least 1, got 0"):
         trainer(aliexpress, epochs=0)
     with pytest.raises(ValueError, match="`device` 'foo' cannot be used"):
-        trainer(aliexpress, run=Run(device="foo"))
+        trainer(aliexpress, run=RunConfig(device="foo"))
     with pytest.raises(ValueError, match="`monitor` must name one of the tasks"):
-        trainer(aliexpress, stopping=Stopping(monitor="cvvr.auc"))
+        trainer(aliexpress, stopping=EarlyStopping(monitor="cvvr.auc"))
 
 
 def test_a_metric_that_is_never_defined_does_not_stop_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     clicks = aliexpress.valid.labels["click"]
     table = aliexpress.valid.table.filter(clicks == 0)
     folder = tmp_path / "run"
-    run = Run(folder=folder, progress=False, device="cpu")
-    fitted = trainer(aliexpress, epochs=3, stopping=Stopping(patience=1), run=run)
+    run = RunConfig(folder=folder, progress=False, device="cpu")
+    fitted = trainer(aliexpress, epochs=3, stopping=EarlyStopping(patience=1), run=run)
     fitted.fit(aliexpress.train, recmtl.Rows(aliexpress.schema, table))
     assert fitted.best is None
     records = RunFolder(folder).records()
@@ -458,7 +460,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
         def set_extra_state(self, state: object) -> None: ...
 
     model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": lambda features: Tower(features, 1)})
-    run = Run(folder=tmp_path / "run", progress=False, device="cpu")
+    run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     with pytest.raises(
         recmtl.RunError, match=r"the state of the training holds pathlib\.PosixPath, which no checkpoint can"
     ):
@@ -493,8 +495,8 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(
 
 
 def test_more_evaluations_than_steps_are_one_after_each(small: recmtl.PreparedData, tmp_path: Path) -> None:
-    run = recmtl.Run(tmp_path, progress=False, tensorboard=False, device="cpu")
+    run = recmtl.RunConfig(tmp_path, progress=False, tensorboard=False, device="cpu")
     model, options = recmtl.SharedBottom(small.schema, layers=[4]), recmtl.Optimization(batch_size=50)
-    stopping = recmtl.Stopping(evaluations=10**9, patience=None)
+    stopping = recmtl.EarlyStopping(evaluations=10**9, patience=None)
     recmtl.Trainer(model, epochs=1, optimization=options, stopping=stopping, run=run).fit(small.train, small.valid)
     assert [r["step"] for r in RunFolder(tmp_path).records() if "valid" in r] == [1, 2, 3, 4]

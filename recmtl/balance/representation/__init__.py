@@ -1,0 +1,1 @@
+"""Balancers of the gradients where the representation forks into the heads."""

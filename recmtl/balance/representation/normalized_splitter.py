@@ -1,0 +1,216 @@
+"""The normalizing splitter: each task's gradient of the representation at its chosen share of the size."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from recmtl.balance.base import checked_names
+from recmtl.balance.ema import start_corrected
+from recmtl.balance.random_orders import RandomOrders
+from recmtl.balance.representation.base import RepresentationBalancer
+from recmtl.balance.shared import Sizes
+from recmtl.balance.task_gradients.projection import coefficients_in_order
+
+
+class NormalizedSplitter(RepresentationBalancer):
+    """Scales each task's gradient h_k at its view to unit size on average, times the task's share.
+
+    Bellec, "A simple multi-task splitter" (2023), after the loss balancer of Défossez et al., "High Fidelity Neural
+    Audio Compression", 2022, arXiv:2210.13438, equation 5: h_k ← s_k·h_k/√v̂_k, where v_k averages the squared size
+    of h_k with rate β, v̂_k = v_k/(1 − βᵗ) and s_k is the task's weight over the sum of weights. A task whose
+    gradient is exactly zero moves neither v_k nor t.
+
+    The forward pass is the identity. It works anywhere in a graph and under any backward pass; called with one
+    tensor it returns a view of it per named task.
+
+    Note:
+        Losses are means over a task's n_k valid rows, so h_k carries 1/n_k. With `batch_scale` the size is that of
+        n_k·h_k per valid row, n_k counting the rows whose h_k is not zero: the gradient of the shared parameters
+        then depends neither on the batch size nor on how few rows are valid. Without it the squares are averaged
+        over all rows, as published. All samples of a step are projected in the same random order, drawn as in
+        `PCGrad`.
+
+    Shape:
+        - views: H tensors `[B, ...]`, or one.
+        - weights: `[H]`.
+
+    Attributes:
+        orders: `orders(H)` gives, row by row, whom each task meets at the next step, if there is a projection.
+
+    Args:
+        tasks: The tasks' names, one per head; they make `splitter(x)` return a dict, and the state at once.
+        task_weights: Each task's weight, in the order of the heads or by name; all equal by default.
+        beta: The rate of the averages, β.
+        projection: Whether each sample's gradient loses, in a random order, what points against the other tasks':
+            `none`, `before` or `after` the normalisation (PCGrad: Yu et al., NeurIPS 2020, arXiv:2001.06782).
+        batch_scale: Whether sizes are per valid row, whatever the batch.
+        seed: Decides the orders of the projection; below 2³².
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> splitter = NormalizedSplitter(tasks=["ctr", "cvr"])
+        >>> z = torch.ones(4, 3, requires_grad=True)
+        >>> views = splitter(z)
+        >>> (views["ctr"].mean() + 1000 * views["cvr"].mean()).backward()
+        >>> z.grad[0] * 4  # two tasks with half of the unit size each, whatever their losses' scale
+        tensor([0.5774, 0.5774, 0.5774])
+    """
+
+    task_weights: Tensor
+    square: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        tasks: Sequence[str] | None = None,
+        task_weights: Sequence[float] | Mapping[str, float] | None = None,
+        beta: float = 0.999,
+        projection: Literal["none", "before", "after"] = "none",
+        batch_scale: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= beta < 1:
+            raise ValueError(f"`beta` must be in [0, 1), got {beta}")
+        if projection not in ("none", "before", "after"):
+            raise ValueError(f"`projection` must be 'none', 'before' or 'after', got {projection!r}")
+        self.beta = beta
+        self.projection = projection
+        self.batch_scale = batch_scale
+        self.orders = RandomOrders(seed)
+        if tasks is not None:
+            self.head_names = checked_names("tasks", tasks, len(tasks))
+        self._given_weights = task_weights
+        for name in ("task_weights", "square", "updates"):
+            self.register_buffer(name, None)
+        if self.head_names is not None:
+            self._fit(Sizes(heads=len(self.head_names)))
+
+    @overload
+    def forward(self, views: Tensor) -> dict[str, Tensor]: ...
+    @overload
+    def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
+    def forward(self, views: Tensor | Sequence[Tensor]) -> dict[str, Tensor] | tuple[Tensor, ...]:
+        """Calls `fork`; one tensor gives a view of it per task, by name.
+
+        Args:
+            views: One tensor of any shape with the batch first, or one view per head.
+
+        Raises:
+            ValueError: If one tensor is given and the tasks have no names.
+        """
+        if not isinstance(views, Tensor):
+            return self.fork(views)
+        if self.head_names is None:
+            raise ValueError("splitting one tensor by name needs `tasks`: NormalizedSplitter(tasks=['ctr', 'cvr'])")
+        return dict(zip(self.head_names, self.fork(views), strict=True))
+
+    @property
+    def weights(self) -> Tensor | None:
+        """What each task's gradient is multiplied by, s_k/√v̂_k; 0 for a task without a gradient so far."""
+        return None if self._sizes is None else self._scales(self.updates > 0)
+
+    def set_task_weights(self, task_weights: Sequence[float] | Mapping[str, float]) -> None:
+        """Sets the tasks' weights, from the next step on.
+
+        Args:
+            task_weights: Each task's weight, in the order of the heads or by name.
+
+        Raises:
+            ValueError: If there is not one weight per task, one is negative, or all are 0.
+        """
+        if self._sizes is None:
+            self._given_weights = task_weights
+        else:
+            self.task_weights.copy_(torch.tensor(self._weight_list(task_weights, self._sizes.heads)))
+
+    def _build(self, sizes: Sizes) -> None:
+        weights = [1.0] * sizes.heads if self._given_weights is None else self._given_weights
+        self.task_weights = torch.tensor(self._weight_list(weights, sizes.heads))
+        self.square = torch.zeros(sizes.heads)
+        self.updates = torch.zeros(sizes.heads, dtype=torch.int64)
+
+    def _weight_list(self, given: Sequence[float] | Mapping[str, float], heads: int) -> list[float]:
+        if isinstance(given, Mapping):
+            names = self.labels
+            if names is None:
+                raise ValueError("`task_weights` by name need the names of the heads in their order: give `tasks`, too")
+            if set(given) != set(names):
+                raise ValueError(f"`task_weights` must name the heads {list(names)}, got {list(given)}")
+            given = [given[name] for name in names]
+        weights = [float(weight) for weight in given]
+        if len(weights) != heads or not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
+            raise ValueError(f"`task_weights` must be {heads} numbers of at least 0, not all 0, got {weights}")
+        return weights
+
+    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self.projection != "none" and any(view.shape != views[0].shape for view in views):
+            raise ValueError(f"views must share one shape to be projected, got {[tuple(view.shape) for view in views]}")
+        return super()._outward(views, own)
+
+    def _inward(
+        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        h = [None if gradient is None else _rows(gradient).to(self.square.dtype) for gradient in gradients]  # [B, n]
+        lengths = self._lengths(h)  # [B] each
+        valid = torch.stack([length.count_nonzero() for length in lengths])  # [H]
+        broken = torch.stack([~length.isfinite().all() for length in lengths])  # [H]
+        rows = torch.full((), next(len(x) for x in h if x is not None), device=valid.device)
+        valid, broken, rows, sums = self.processes.sum(valid, broken, rows, _sums_of_squares(lengths))
+        finite = broken == 0
+        if self.projection == "before":
+            h = self._projected(h, finite)
+            (sums,) = self.processes.sum(_sums_of_squares(self._lengths(h)))
+        self.skipped += ~finite
+        # q: the mean square of n·h over the n valid rows, or of h over all rows
+        present = self._average((sums * valid if self.batch_scale else sums / rows).to(self.square.dtype))
+        scales = self._scales(present)  # [H]
+        h = [None if x is None else (x * scale).nan_to_num_(0.0, 0.0, 0.0) for x, scale in zip(h, scales, strict=True)]
+        if self.projection == "after":
+            h = self._projected(h, finite)
+        if self.projection != "none":
+            self.orders.advance((finite & (valid > 0)).any())
+        pairs = zip(h, gradients, strict=True)
+        return [None if x is None or gradient is None else x.view(gradient.shape) for x, gradient in pairs], []
+
+    def _projected(self, h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
+        """Takes from each h_k, sample by sample and in order, its parts against the others as they came."""
+        like = next(x for x in h if x is not None)
+        clean = [
+            torch.zeros_like(like) if x is None else torch.where(ok, x, 0.0) for x, ok in zip(h, finite, strict=True)
+        ]
+        stacked = torch.stack(clean, 1)  # [B, H, n]
+        coefficients = coefficients_in_order(stacked @ stacked.mT, self.orders(len(h)))  # [B, H, H]
+        freed = (coefficients @ stacked).unbind(1)
+        return [None if x is None else result for x, result in zip(h, freed, strict=True)]
+
+    def _lengths(self, h: Sequence[Tensor | None]) -> list[Tensor]:
+        zero = self.square.new_zeros(1)
+        return [zero if x is None else torch.linalg.vector_norm(x, dim=1) for x in h]
+
+    def _average(self, sizes: Tensor) -> Tensor:
+        """Moves the averages of the tasks that are present, and says which these are: bool `[H]`."""
+        present = sizes.isfinite() & (sizes > 0)
+        average = self.beta * self.square + (1 - self.beta) * sizes
+        self.square.copy_(torch.where(present, average, self.square))
+        self.updates += present
+        return present
+
+    def _scales(self, present: Tensor) -> Tensor:
+        square = start_corrected(self.square, self.beta, self.updates)
+        shares = self.task_weights / self.task_weights.sum()
+        return torch.where(present, shares / square.sqrt(), 0.0)
+
+
+def _sums_of_squares(lengths: Sequence[Tensor]) -> Tensor:
+    return torch.stack([length.double().square().sum() for length in lengths])  # [H]
+
+
+def _rows(gradient: Tensor) -> Tensor:
+    return gradient.flatten(1) if gradient.dim() > 1 else gradient.unsqueeze(1)

@@ -1,0 +1,275 @@
+"""Rotations between trunk and heads: the part that RotateOnly, RotoGrad and RotoGradNorm share."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import orthogonal
+from torch.nn.utils.parametrize import ParametrizationList
+
+from recmtl.balance.representation.base import RepresentationBalancer
+from recmtl.balance.shared import Sizes
+
+OrthogonalMap = Literal["cayley", "matrix_exp"]
+
+
+class RotationBalancer(RepresentationBalancer, ABC):
+    """Lets head k read R_k·z_k, and turns the rotations R_k so that the heads' gradients agree at the views.
+
+    Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631. With
+    ĝ_k the gradient at head k's input and h_k = R_kᵀ·ĝ_k, the rotations descend (equation 9)
+    mean_b ‖R_k·v − ĝ_k‖², v = (1/K)·Σ_j h_j·‖h̄‖/‖h_j‖, h̄ = (1/K)·Σ_j h_j, with v and ĝ_k held constant. Only the skew
+    part of R_kᵀ·∂/∂R_k reaches a rotation, so that the gradient is −(1/B)·R_k·(A_k − A_kᵀ),
+    A_k = Σ_j≠k ‖h̄‖/(K‖h_j‖)·h_kᵀh_j: no second backward pass. K counts the tasks that are present.
+
+    The rotations start at the identity and are parameters: give them to an optimizer with a rate of their own,
+    smaller than the model's. The views receive f_k·h_k. A method writes the factors f_k in `_factors`, its state in
+    `_build_scaling`, and calls `_made_for` at the end of its constructor.
+
+    Args:
+        rotation_size: How many leading features are rotated; all by default.
+        batch_scale: Whether ĝ and v are multiplied by the size of the batch first.
+        normalize_losses: Whether every gradient is that of L_k/L_k(0), private ones included.
+        orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> class Halved(RotationBalancer):
+        ...     weights = None
+        ...     def _build_scaling(self, heads):
+        ...         pass
+        ...     def _factors(self, norms):
+        ...         return torch.full_like(norms, 0.5)
+        >>> z = torch.ones(1, 2, requires_grad=True)
+        >>> sum(view.sum() for view in Halved().fork([z, z])).backward()
+        >>> z.grad
+        tensor([[1., 1.]])
+    """
+
+    depends_on: ClassVar[tuple[str, ...]] = ("heads", "features")
+    initial_losses: Tensor
+
+    def __init__(
+        self,
+        rotation_size: int | None = None,
+        batch_scale: bool = True,
+        normalize_losses: bool = False,
+        orthogonal_map: OrthogonalMap = "cayley",
+    ) -> None:
+        super().__init__()
+        if rotation_size is not None and rotation_size < 1:
+            raise ValueError(f"`rotation_size` must be at least 1, got {rotation_size}")
+        if orthogonal_map not in ("cayley", "matrix_exp"):
+            raise ValueError(f"`orthogonal_map` must be 'cayley' or 'matrix_exp', got {orthogonal_map!r}")
+        self.rotation_size = rotation_size
+        self.batch_scale = batch_scale
+        self.normalize_losses = normalize_losses
+        self.orthogonal_map = orthogonal_map
+        self.cooperative = False
+        self.rotations: _Rotations | None = None
+        self.register_buffer("initial_losses", None)
+        self._caching = False
+        self._formed: Tensor | None = None
+
+    def rotation(self) -> Tensor:
+        """The rotations as they stand, detached: `[H, size, size]`.
+
+        Raises:
+            ValueError: If there are none before `setup`, or the first step.
+        """
+        if self.rotations is None:
+            raise ValueError("there are no rotations before `setup` or the first step: give `heads` and `features`")
+        with torch.no_grad():
+            return self.rotations()  # type: ignore[no-any-return]
+
+    def coop(self, mode: bool = True) -> Self:
+        """Sets the cooperative mode, a mode as `train` and `eval` are: the rotations lower the task losses, too.
+
+        The gradients of the rotation loss and of the task loss are brought to the size of their mean, and added;
+        sizes and directions are those of the rotation itself, whatever its parameters are.
+
+        Args:
+            mode: Whether to cooperate.
+
+        Returns:
+            The balancer.
+        """
+        self.cooperative = mode
+        return self
+
+    @contextmanager
+    def cached(self) -> Iterator[None]:
+        """Forms the rotations once for all forks in the block: those of one backward pass, or of an evaluation."""
+        outer, self._caching = self._caching, True
+        try:
+            yield
+        finally:
+            self._caching = outer
+            if not outer:
+                self._formed = None
+
+    def _made_for(self, heads: int | None, features: int | None) -> None:
+        if (heads is None) != (features is None):
+            raise ValueError(f"`heads` and `features` belong together, got {heads} and {features}")
+        if heads is not None and features is not None:
+            if heads < 1 or features < 1:
+                raise ValueError(f"`heads` and `features` must be at least 1, got {heads} and {features}")
+            self._fit(Sizes(heads=heads, features=features))
+
+    def _made_late(self) -> None:
+        warnings.warn(
+            "the rotations are made by this first fork: an optimizer that was built before does not move them; give "
+            "`heads` and `features`, or call `setup`",
+            stacklevel=5,
+        )
+
+    def _build(self, sizes: Sizes) -> None:
+        size = self.rotation_size or sizes.features
+        if size > sizes.features:
+            raise ValueError(f"`rotation_size` must be at most the views' {sizes.features} features, got {size}")
+        self.rotations = _Rotations(sizes.heads, size, self.orthogonal_map)
+        self.initial_losses = torch.zeros(sizes.heads)
+        self._build_scaling(sizes.heads)
+
+    @abstractmethod
+    def _build_scaling(self, heads: int) -> None:
+        """Registers the state that `_factors` needs."""
+
+    @abstractmethod
+    def _factors(self, norms: Tensor) -> Tensor:
+        """What each h_k is multiplied by for the trunk, `[H]`, from ‖h_k‖; 0 is an absent task's, and stays put."""
+
+    def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
+        if not self.normalize_losses or self._sizes is None:
+            return torch.ones_like(values)
+        self._check_pairs(len(losses))
+        pairs = zip(losses, torch.ones_like(values).unbind(), strict=True)
+        (reached,) = self.processes.sum(torch.stack([one if loss.requires_grad else 0 * one for loss, one in pairs]))
+        values = torch.where(reached > 0, values, 0.0)
+        new = values.isfinite() & (values > 0) & (self.initial_losses == 0)
+        self.initial_losses.copy_(torch.where(new, values, self.initial_losses))
+        return torch.where(self.initial_losses > 0, 1 / self.initial_losses, 1.0).to(values.dtype)
+
+    def _check_pairs(self, losses: int) -> None:
+        if self._sizes is not None and losses != self._sizes.heads:
+            raise ValueError(f"{type(self).__name__} pairs losses and heads: got {losses} and {self._sizes.heads}")
+
+    def _own(self) -> tuple[Tensor, ...]:
+        assert self.rotations is not None
+        if self._caching and self._formed is not None and self._formed.requires_grad >= torch.is_grad_enabled():
+            return (self._formed,)
+        formed = self.rotations()  # [H, size, size]
+        self._formed = formed if self._caching else None
+        return (formed,)
+
+    def _kept(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        return views if self.cooperative else ()
+
+    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+        if any(view.dim() != 2 or view.shape != views[0].shape for view in views):
+            raise ValueError(f"views must share one shape [B, D], got {[tuple(view.shape) for view in views]}")
+        with torch.autocast(views[0].device.type, enabled=False):
+            return [_turned(view, R.mT.to(view.dtype)) for view, R in zip(views, own[0], strict=True)]
+
+    def _inward(
+        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        if self.normalize_losses and self._values is None:
+            raise RuntimeError("`normalize_losses` compares the losses: call `balancer.backward(losses, ...)`")
+        R, *views = own  # [H, size, size], and H tensors [B, D] in the cooperative mode
+        like = next(gradient for gradient in gradients if gradient is not None)
+        stacked = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients]).to(R.dtype)  # [H, B, D]
+        broken = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
+        broken, rows = self.processes.sum(broken, torch.full((), stacked.shape[1], device=R.device))  # rows: B
+        finite = broken == 0
+        self.skipped += ~finite
+        h = _turned(torch.where(finite[:, None, None], stacked, 0.0), R)  # R_kᵀĝ_k, row by row, [H, B, D]
+        total = torch.linalg.vector_norm(h.sum(0)).unsqueeze(0)
+        sizes = self.processes.norm(torch.cat([torch.linalg.vector_norm(h, dim=(1, 2)), total]))
+        norms, total = sizes[:-1], sizes[-1]  # [H], []
+        slopes = [self._slope(R, h, norms, total) * (rows if self.batch_scale else 1)]  # [H, size, size]
+        if views:
+            slopes.append(_task_slope(R, h, torch.stack(list(views)).to(R.dtype)))
+        slopes = list(self.processes.sum(*slopes))
+        slope = _joined(*slopes) if views else slopes[0]
+        received = h * self._factors(norms)[:, None, None]
+        pairs = zip(received.unbind(), gradients, strict=True)
+        return [None if gradient is None else part for part, gradient in pairs], [slope]
+
+    def _slope(self, R: Tensor, h: Tensor, norms: Tensor, total: Tensor) -> Tensor:
+        """What these rows are of the rotation loss's gradient, `[H, size, size]`; `total` is ‖Σ_k h_k‖."""
+        present = norms > 0  # [H]
+        count = present.sum().clamp(min=1)
+        mean = total / count  # ‖h̄‖
+        shares = torch.where(present, mean / (count * norms), 0.0)  # [H]
+        leading = h[..., : R.shape[1]]  # [H, B, size]
+        others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], none of the task's own
+        v = torch.tensordot(others, leading, 1)  # [H, B, size]
+        products = leading.mT @ v  # A, [H, size, size]
+        slope: Tensor = R @ (products.mT - products)
+        return slope
+
+
+class _Rotations(nn.Module):
+    """H rotations, each a parametrized orthogonal matrix that starts at the identity."""
+
+    def __init__(self, heads: int, size: int, orthogonal_map: OrthogonalMap) -> None:
+        super().__init__()
+        holder = nn.Module()
+        holder.weight = nn.Parameter(torch.eye(size).repeat(heads, 1, 1))
+        parametrizations = orthogonal(holder, "weight", orthogonal_map).parametrizations
+        assert isinstance(parametrizations, nn.ModuleDict)
+        matrix = parametrizations["weight"]
+        assert isinstance(matrix, ParametrizationList)
+        # Kept by itself, as a module with a parametrized attribute cannot be pickled; by the map's name, so that no
+        # other map takes its state.
+        self.add_module(orthogonal_map, matrix)
+        self.orthogonal_map = orthogonal_map
+
+    @property
+    def matrix(self) -> ParametrizationList:
+        matrix = self.get_submodule(self.orthogonal_map)
+        assert isinstance(matrix, ParametrizationList)
+        return matrix
+
+    def forward(self) -> Tensor:
+        original = self.matrix.original
+        with torch.autocast(original.device.type, enabled=False):
+            if self.orthogonal_map == "matrix_exp":
+                return self.matrix()  # type: ignore[no-any-return]
+            # The same Cayley map without a look at the solver's status, for which the host would wait: I − A/2 is
+            # never singular for a skew A.
+            lower = original.tril()
+            half = (lower - lower.mT) / 2
+            unit = torch.eye(half.shape[-1], dtype=half.dtype, device=half.device)
+            return self.matrix[0].base @ torch.linalg.solve_ex(unit - half, unit + half)[0]  # type: ignore[no-any-return]
+
+
+def _turned(x: Tensor, matrix: Tensor) -> Tensor:
+    """Rows times a matrix in their leading features: `[..., B, D]`."""
+    size = matrix.shape[-1]
+    if size == x.shape[-1]:
+        return x @ matrix
+    return torch.cat([x[..., :size] @ matrix, x[..., size:]], -1)
+
+
+def _task_slope(R: Tensor, h: Tensor, views: Tensor) -> Tensor:
+    """The task losses' gradient of the rotations, of which only what turns them is kept: `[H, size, size]`."""
+    size = R.shape[1]
+    products = h[..., :size].mT @ views[..., :size]  # R_kᵀ·∂L_k/∂R_k, [H, size, size]
+    return R @ (products - products.mT) / 2
+
+
+def _joined(a: Tensor, b: Tensor) -> Tensor:
+    """Two gradients of each rotation, each brought to the size of their mean, added up."""
+    norm_a, norm_b, size = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (a, b, (a + b) / 2))
+    unit_a = torch.where(norm_a > 0, a / norm_a, 0.0)
+    unit_b = torch.where((norm_b > 0) & norm_b.isfinite(), b / norm_b, 0.0)
+    return (unit_a + unit_b) * torch.where(size.isfinite(), size, norm_a)

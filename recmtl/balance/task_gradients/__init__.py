@@ -1,0 +1,1 @@
+"""Balancers of the tasks' gradients on the shared tensors."""

@@ -1,0 +1,118 @@
+"""MetaBalance: auxiliary tasks' gradients brought near the target's in size, part by part."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recmtl.balance.ema import start_corrected
+from recmtl.balance.shared import Sizes
+from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
+
+
+class MetaBalance(TaskGradientBalancer):
+    """Scales each task's gradient of each shared part towards the size of the target task's.
+
+    He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient Magnitudes of Auxiliary
+    Tasks", WWW 2022, arXiv:2203.06801, algorithm 1 and equation 2. With m_k,p the average (rate β) of ‖G_k,p‖ over
+    the steps in which task k reaches part p, the gradient of part p becomes
+    Σ_k [r·m_target,p/m_k,p + (1 − r)]·G_k,p. A part that the target has not reached so far keeps its plain sum.
+
+    Note:
+        The averages are divided by 1 − βᵗ, t counting each part's own updates. The factors cancel while all tasks
+        have equal counts; without them a task that is first present late would start with a far too large weight.
+
+        A task keeps 1 − r of its gradient however large it is: beside a target a thousand times smaller it still
+        decides the step. Where sizes differ by more than about 1/(1 − r), make the largest task the target, or
+        take r = 1.
+
+        torch-rechub 0.9.0 adds 1e-5 to m_k,p, which shrinks gradients of that size or smaller, the target's too, and
+        leaves every part after one that no task reaches unbalanced.
+
+    Shape:
+        - losses: K scalars.
+        - part_weights: `[K, P]`.
+
+    Args:
+        relax_factor: How far the sizes are brought together, r: 0 leaves the plain sum, 1 makes them equal.
+        beta: The rate of the averages, β.
+        strategy: Which tasks are scaled: `both`, `reduce` (those larger than the target) or `enlarge` (smaller).
+        target: The task that the others are measured by, as its position or its name.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(2, requires_grad=True)
+        >>> MetaBalance(relax_factor=0.5).backward([x[0], 4 * x[1]], shared=[x])
+        >>> x.grad  # 0.5·1/4 + 0.5 of the second
+        tensor([1.0000, 2.5000])
+    """
+
+    norm: Tensor
+    updates: Tensor
+
+    def __init__(
+        self,
+        relax_factor: float = 0.7,
+        beta: float = 0.9,
+        strategy: Literal["both", "reduce", "enlarge"] = "both",
+        target: int | str = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= relax_factor <= 1:
+            raise ValueError(f"`relax_factor` must be in [0, 1], got {relax_factor}")
+        if not 0 <= beta < 1:
+            raise ValueError(f"`beta` must be in [0, 1), got {beta}")
+        if strategy not in ("both", "reduce", "enlarge"):
+            raise ValueError(f"`strategy` must be 'both', 'reduce' or 'enlarge', got {strategy!r}")
+        self.relax_factor = relax_factor
+        self.beta = beta
+        self.strategy = strategy
+        self.target = target
+        self.register_buffer("norm", None)
+        self.register_buffer("updates", None)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """The tasks' weights `[K]`, each the mean over the parts that the task has reached; 1 for no part."""
+        if self._sizes is None:
+            return None
+        reached = self.updates > 0  # [K, P]
+        total = torch.where(reached, self.part_weights(), 0.0).sum(1)
+        return torch.where(reached.any(1), total / reached.sum(1).clamp(min=1), 1.0)
+
+    def part_weights(self) -> Tensor:
+        """What each task's gradient of each part is multiplied by, as the averages stand: `[K, P]`."""
+        norm = start_corrected(self.norm, self.beta, self.updates)  # [K, P]
+        target = norm[self._target_index(len(norm))]  # [P]
+        scaled = (norm > 0) & (target > 0)
+        if self.strategy == "reduce":
+            scaled &= norm > target
+        elif self.strategy == "enlarge":
+            scaled &= norm < target
+        return torch.where(scaled, self.relax_factor * (target / norm) + (1 - self.relax_factor), 1.0)
+
+    def _build(self, sizes: Sizes) -> None:
+        self._target_index(sizes.objectives)
+        self.norm = torch.zeros(sizes.objectives, sizes.parts)
+        self.updates = torch.zeros(sizes.objectives, sizes.parts, dtype=torch.int64)
+
+    def _weigh(self, measured: TaskGradients) -> Tensor:
+        present = measured.norms > 0  # [K, P]
+        average = self.beta * self.norm + (1 - self.beta) * measured.norms
+        self.norm.copy_(torch.where(present, average, self.norm))
+        self.updates += present
+        return self.part_weights()
+
+    def _target_index(self, objectives: int) -> int:
+        if isinstance(self.target, int):
+            if not 0 <= self.target < objectives:
+                raise ValueError(f"`target` must be the position of one of {objectives} tasks, got {self.target}")
+            return self.target
+        if self.names is None:
+            raise ValueError(f"`target` is the name '{self.target}', but the losses have no names: give a mapping")
+        if self.target not in self.names:
+            raise ValueError(f"`target` must be one of the tasks {list(self.names)}, got '{self.target}'")
+        return self.names.index(self.target)

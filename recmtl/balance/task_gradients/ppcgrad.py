@@ -1,0 +1,39 @@
+"""PPCGrad: conflicting gradients projected onto each other's normal planes, all at once."""
+
+from torch import Tensor
+
+from recmtl.balance.task_gradients.projection import ProjectionBalancer, coefficients_at_once
+
+
+class PPCGrad(ProjectionBalancer):
+    """Takes from each task's gradient, at once, what points against the other tasks' gradients.
+
+    The parallel form of PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
+    arXiv:2001.06782): g_k = G_k − Σ_j≠k min(0, ⟨G_k, G_j⟩)/‖G_j‖²·G_j. Every conflict is that of the original
+    gradients, so there is no order and nothing random; for two tasks it is PCGrad. The shared tensors receive the sum
+    of the g_k, or their mean over the tasks that reach the part. Private gradients are those of the plain sum.
+
+    Note:
+        With more than two tasks, directions that several others share are taken off once for each of them, so that
+        g_k can end on their far side.
+
+    Shape:
+        - losses: K scalars.
+
+    Args:
+        reduction: `mean` or `sum` of the projected gradients.
+        scope: Whether gradients conflict as a `whole`, over all shared parts, or `part` by part.
+
+    Raises:
+        ValueError: If an argument is none of its choices.
+
+    Example:
+        >>> import torch
+        >>> x = torch.zeros(2, requires_grad=True)
+        >>> PPCGrad(reduction="sum").backward([x[0], x[1] - x[0]], shared=[x])
+        >>> x.grad
+        tensor([0.5000, 1.5000])
+    """
+
+    def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
+        return coefficients_at_once(gram)

@@ -1,0 +1,1 @@
+"""Balancers that weigh the losses."""

@@ -1,0 +1,176 @@
+"""What the command shows on a terminal or in a log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from rich.console import Console, JustifyMethod
+from rich.filesize import decimal
+from rich.progress import TextColumn
+from rich.table import Column, Table
+from rich.text import Text
+
+from recmtl.data import Description
+from recmtl.evaluate import Interval, Metrics, table
+from recmtl.train.gradient_stats import PairSummary
+from recmtl.train.progress import Display
+
+COUNT, SHARE = "{:,.0f}", "{:.2%}"
+FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT)
+SHARES = ("missing", "unknown", "unseen")  # the columns whose names begin so
+LONGEST = 24  # letters of a category that are shown
+
+
+class Counter(Display):
+    """Counts rows while they are read or written."""
+
+    def __init__(self) -> None:
+        super().__init__(TextColumn("{task.description}"), transient=True)
+        self._rows: dict[str, int] = {}
+        self._task = self._bar.add_task("")
+
+    def __call__(self, what: str, rows: int) -> None:
+        """Count rows more of one kind of work."""
+        self._rows[what] = self._rows.get(what, 0) + rows
+        text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
+        self._bar.update(self._task, description=text)
+        self.passing(text)
+
+    def totals(self, what: str) -> Callable[[int], None]:
+        """Give a function that is told how many rows of one kind of work are done in all."""
+        return lambda total: self(what, total - self._rows.get(what, 0))
+
+    def remark(self, *texts: str) -> None:
+        """Show what was noticed in the rows."""
+        for text in texts:
+            self.note(f"note: {text}")
+
+
+def print_line(text: str) -> None:
+    """Print a line as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def print_note(text: str) -> None:
+    """Print what was noticed, beside what a command gives."""
+    sys.stderr.write(f"note: {text}\n")
+
+
+def print_metrics(
+    metrics: Mapping[str, Metrics],
+    title: str,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    intervals: Mapping[str, Mapping[str, Interval]] | None = None,
+) -> None:
+    """Print metrics as a table, a column for each task; reasons for what is undefined stand below.
+
+    Args:
+        metrics: By task.
+        title: What stands above.
+        extra: Further lines: ``{line: {task: value}}``, placed after the first metric.
+        intervals: By task and metric, to stand beside the value.
+    """
+    frame = table(dict(metrics))
+    for position, (column, values) in enumerate((extra or {}).items(), start=1):
+        frame.insert(position, column, [values.get(str(task)) for task in frame.index])
+    reasons = {task: m.reason for task, m in metrics.items() if m.reason}
+    frame = frame.drop(columns="reason", errors="ignore")
+    shown = Table("")
+    for task in frame.index:
+        shown.add_column(str(task), justify="right", overflow="fold")
+    for name, found in frame.items():
+        beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
+        cells = [_cell(str(name), value) + _ends(ends) for value, ends in zip(found, beside, strict=True)]
+        shown.add_row(str(name), *map(Text, cells))
+    console = wide_console()
+    console.print(title, markup=False)
+    console.print(shown)
+    for task, reason in reasons.items():
+        console.print(f"{task}: {reason}", markup=False)
+
+
+def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
+    """Print how the tasks' gradients compared, a line for each pair."""
+    shown = Table(
+        Column("tasks", overflow="fold"),
+        *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured")),
+    )
+    for s in summaries:
+        shown.add_row(
+            "·".join(s.pair), f"{s.cosine:.3f}", f"{s.conflicts:.0%}", f"{s.size_ratio:.3g}", f"{s.measurements}"
+        )
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("gradients on the shared tensors: mean cosine, how often it is below 0, median ratio of norms")
+    console.print(shown)
+
+
+def print_description(description: Description, title: str) -> None:
+    """Print what is in a dataset: first of all the columns that give a label away, at the end what else was noticed."""
+    console = wide_console()
+    for warning in description.warnings:
+        console.print(f"WARNING: {warning}", style="bold red", markup=False)
+    columns = description.columns
+    if "more" in columns:
+        distinct = [f"{'>' * more}{count:,}" for count, more in zip(columns["distinct"], columns["more"], strict=True)]
+        top: dict[str, list[str]] = {}
+        for row in description.values.itertuples():
+            top.setdefault(str(row.column), []).append(f"{str(row.value)[:LONGEST]} {row.share:.1%}")
+        frequent = [" · ".join(top.get(name, [])) for name in columns["column"]]
+        columns = columns.drop(columns="more").assign(**{"distinct": distinct, "most frequent": frequent})
+    named = {"columns": columns, "numbers": description.numbers, "labels": description.labels}
+    named["labels by file"] = description.files
+    named["against the training rows"] = description.drift
+    for name, frame in named.items():
+        if len(frame):
+            console.print(f"{title}: {name}", markup=False)
+            console.print(_frame(frame))
+    for note in description.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print the datasets of a cache: name, rows, size, age, and the files they come from."""
+    shown = Table(
+        "name", *(Column(name, justify="right") for name in ("rows", "size", "age")), Column("files", overflow="fold")
+    )
+    for dataset in datasets:
+        files = "\n".join(f"{split}: {path}" for split, paths in dataset["files"].items() for path in paths)
+        rows, age = f"{sum(dataset['rows'].values()):,}", f"{dataset['days']:.1f} days"
+        shown.add_row(dataset["name"], rows, decimal(dataset["bytes"]), age, Text(files or "(unfinished)"))
+    total = decimal(sum(dataset["bytes"] for dataset in datasets))
+    console = wide_console()
+    if datasets:
+        console.print(shown)
+    console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
+
+
+def wide_console() -> Console:
+    """Give a console whose tables are not squeezed where there is no terminal."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
+
+
+def _frame(frame: pd.DataFrame) -> Table:
+    """A frame as a table: text to the left, numbers to the right."""
+    shown = Table()
+    for i, (name, kind) in enumerate(frame.dtypes.items()):
+        side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(kind) else "left"
+        shown.add_column(str(name), justify=side, overflow="fold", no_wrap=i == 0)
+    for row in frame.itertuples(index=False):
+        shown.add_row(*(Text(_cell(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
+    return shown
+
+
+def _ends(interval: Interval | None) -> str:
+    return f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
+
+
+def _cell(column: str, value: Any, plain: str = "{:.4f}") -> str:
+    if pd.isna(value):
+        return "–"
+    if isinstance(value, str):
+        return value
+    return FORMATS.get(column, SHARE if column.startswith(SHARES) else plain).format(value)

@@ -1,0 +1,153 @@
+"""The commands that measure and predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from json import dumps
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from recmtl.cli.console import Counter, print_line, print_metrics
+from recmtl.cli.parser import UsageError
+from recmtl.data import PreparedData, Rows, encode_rows
+from recmtl.data.sources.bad_rows import BadRows
+from recmtl.data.sources.open import open_sources
+from recmtl.data.store.manifest import MANIFEST
+from recmtl.evaluate import Predictions, intervals_of, metrics_of
+from recmtl.evaluate.intervals import DRAWS
+from recmtl.evaluate.ranking import K
+from recmtl.io.files import new_file
+from recmtl.io.location import public_name
+from recmtl.recipe import presets as shipped
+from recmtl.recipe.recipe import load_run
+from recmtl.schema import Schema
+
+
+def evaluate_command(
+    run: Path | None = None,
+    rows: str | None = None,
+    predictions: Path | None = None,
+    card: str | None = None,
+    group: str | None = None,
+    k: int = K,
+    draws: int = DRAWS,
+    json: bool = False,
+    trust: Sequence[str] = (),
+    bad_rows: BadRows = "error",
+) -> None:
+    """Measure the best weights of a run on labelled rows, or the predictions of any model.
+
+    Args:
+        run: The run folder; none, where `--predictions` are given.
+        rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
+        predictions: Instead of a run and rows, a Parquet or CSV file with a column per task, named like it, the labels
+            (their own columns, or `label_COLUMN`) and, where the card names them, group and row weight.
+        card: The dataset card (YAML) of `--predictions`, or the bare name of a shipped one.
+        group: The column that groups rows instead of the card's group: one of its keys, or any of `--predictions`.
+        k: How many rows of a group NDCG and recall look at.
+        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; each takes about as long as
+            the metrics themselves, and 0 leaves these intervals out.
+        json: Print JSON instead of a table.
+        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+    """
+    if k < 1:
+        raise UsageError(f"`--k` must be at least 1, got {k}")
+    if draws < 0 or draws == 1:
+        raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
+    if predictions is not None and card is not None and run is None and rows is None:
+        held, title = Predictions.read(shipped.card(card), predictions, group), str(predictions)
+        held.check(title)
+    elif run is not None and rows is not None and predictions is None and card is None:
+        held, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
+    else:
+        raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
+    show(held if group is None else held.grouped_by(group), k, draws, json, title)
+
+
+def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows) -> Predictions:
+    """Predict rows by a run, beside their labels."""
+    trainer = load_run(run, trust)
+    prepared = prepared_rows(rows)
+    if prepared is None:
+        with Counter() as counter:
+            prepared = trainer.encode(rows, counter, bad_rows, counter.remark)
+    return trainer.predict_rows(prepared)
+
+
+def show(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
+    """Measure predictions, and print metrics and intervals."""
+    scores = predictions.scores()
+    metrics, intervals = {}, {}
+    with Counter() as counter:
+        for name, found in scores.items():
+            metrics[name] = metrics_of(found, k)
+            intervals[name] = intervals_of(found, list(metrics[name].values), draws)
+            counter("measure", len(found))
+    if json:
+        ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}
+        independent = predictions.group_column if predictions.grouped else "rows"
+        about = {name: {"intervals": ends[name], "independent": independent} for name in metrics}
+        print_line(dumps({name: m.to_dict() | about[name] for name, m in metrics.items()}, indent=1))
+    else:
+        print_metrics(metrics, title, intervals=intervals)
+        print_line(said_of_groups(predictions))
+
+
+def said_of_groups(predictions: Predictions) -> str:
+    """Say what the intervals take for independent."""
+    group = predictions.group_column
+    if predictions.grouped:
+        return f"95 % intervals: groups of {group} are independent, the rows of one need not be"
+    why = "the card names no group" if group is None else f"there is no column {group!r}, the card's group"
+    return f"95 % intervals take rows for independent: {why}"
+
+
+def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
+    """Predict with the best weights of a run: Parquet with the keys, labels where there are any, and each task.
+
+    Args:
+        run: The run folder.
+        rows: Raw files as `prepare` takes them, labels are not needed; or a prepared dataset, of which the test rows
+            are taken.
+        out: The Parquet file to write.
+        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+    """
+    trainer = load_run(run, trust)
+    schema = trainer.model.schema
+    writer: pq.ParquetWriter | None = None
+    count = 0
+    with Counter() as counter, new_file(out) as partial:
+        prepared = prepared_rows(rows)
+        present = columns_of(rows, schema.schema) if prepared is None else schema.schema.unfeatured
+        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.remark)
+        for part in raw if prepared is None else [prepared]:
+            table = with_columns(trainer.predict_rows(part), present).table()
+            writer = writer or pq.ParquetWriter(partial, table.schema)
+            writer.write_table(table)
+            count += len(part)
+        if writer:
+            writer.close()
+    print_line(f"{count:,} predictions in {out}")
+
+
+def prepared_rows(rows: str) -> Rows | None:
+    """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
+    return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
+
+
+def columns_of(rows: str, schema: Schema) -> frozenset[str]:
+    """Give the columns that all raw files have."""
+    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.separator)]
+    return frozenset.intersection(*found)
+
+
+def with_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
+    """Leave out labels and weights that the rows do not have."""
+    labels = {name: values for name, values in predictions.labels.items() if name in present}
+    return replace(
+        predictions, labels=labels, weight=predictions.weight if predictions.schema.weight in present else None
+    )

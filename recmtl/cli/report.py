@@ -1,0 +1,38 @@
+"""The command that writes a report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recmtl.cli.console import Counter
+from recmtl.data import DataError
+from recmtl.evaluate.intervals import DRAWS
+from recmtl.report.page import write_report
+
+
+def report_command(
+    runs: Sequence[Path],
+    out: Path = Path("report.html"),
+    slices: Sequence[str] | None = None,
+    rows: str | None = None,
+    title: str | None = None,
+    draws: int = DRAWS,
+) -> None:
+    """Write a report on finished runs: one HTML page that needs no network.
+
+    Args:
+        runs: The run folders; the others are compared with the first.
+        out: The HTML file to write.
+        slices: Features by whose values the AUC is shown.
+        rows: The predicted rows for `--slice`, raw files as `prepare` takes them or a prepared dataset; by default the
+            data that the recipes name.
+        title: The title of the page.
+        draws: Draws of the bootstrap; 0 leaves out the intervals that come from it.
+    """
+    if draws < 0 or draws == 1:
+        raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
+    with Counter() as counter:
+        write_report(runs, out, slices or (), rows, title, draws, counter)
+    sys.stdout.write(f"report in {out}\n")

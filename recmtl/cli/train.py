@@ -1,0 +1,175 @@
+"""The command that trains."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import PositiveFloat
+
+from recmtl.balance import ProcessGroup
+from recmtl.cli.console import Counter, print_diagnosis, print_line, print_metrics, print_note
+from recmtl.cli.parser import UsageError, usage_errors
+from recmtl.evaluate import Metrics
+from recmtl.recipe.environment import changes
+from recmtl.recipe.recipe import (
+    build,
+    instantiated,
+    open_data,
+    parse_recipe,
+    read_recipe,
+    recipe_parser,
+    resumed_recipe,
+    save_recipe,
+)
+from recmtl.recipe.trust import to_be_trusted
+from recmtl.runs.folder import RECIPE
+from recmtl.train import RunError, RunFolder, Trainer
+from recmtl.train.distributed import all_processes, broadcast_object, launched, process_group
+from recmtl.train.gradient_stats import summarize
+
+RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
+TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
+TRUST = "A further module whose classes the recipe of a run to go on with may name; may be repeated."
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """Train a model and measure it on the test rows.
+
+    Args:
+        arguments: The keys of a recipe as options, or a recipe that holds them.
+
+    Returns:
+        The exit status.
+    """
+    parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    parser.add_argument("--resume", action="store_true", help=RESUME)
+    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
+    parser.add_argument("--timeout", type=PositiveFloat, default=10.0, help=TIMEOUT)
+    with usage_errors():
+        config = parse_recipe(parser, arguments)
+    config.trainer.run.folder = config.run or config.trainer.run.folder
+    with process_group(config.timeout) as processes, heard_of(processes):
+        return _train_command(parser, arguments, config, processes)
+
+
+def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup) -> int:
+    if config.resume and processes.first:
+        config = resumed(parser, arguments, config)
+    config = broadcast_object(processes, config)  # the others need not see the run folder
+    if config.resume and broadcast_object(processes, RunFolder(config.trainer.run.folder).finished):
+        print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
+        return 0
+    trainer, measured = train(parser, config, config.resume)
+    split = "test" if "test" in measured else "valid"
+    if split in measured:
+        print_metrics(measured[split], f"{split} rows")
+    if trainer.gradient_stats_every and trainer.folder:
+        summaries = summarize(trainer.folder.records())
+        if summaries:
+            print_diagnosis(summaries)
+        elif trainer.model.shared().tensors:
+            print_line(
+                f"no two gradients were measured in one of every {trainer.gradient_stats_every} steps: lower the number"
+            )
+        else:
+            print_line("the tasks share no tensor on which their gradients could be measured")
+    skipped = trainer.skipped
+    if skipped:
+        print_line(f"left out for not being finite: {skipped}")
+    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
+    return 0
+
+
+@contextmanager
+def heard_of(processes: ProcessGroup) -> Iterator[None]:
+    """Let only the first of several processes say within a block how it goes; errors are left to all."""
+    if processes.first:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
+
+
+def going_on(folder: Path) -> str:
+    """Give the command by which a run that was stopped goes on."""
+    several = f"torchrun --nproc-per-node {launched()} -m -- " if launched() > 1 else ""
+    try:
+        trust = "".join(f" --trust {name}" for name in to_be_trusted(read_recipe(RunFolder(folder))))
+    except (RunError, LookupError, TypeError):  # a run of a program's own has none
+        trust = ""
+    return f"{several}recmtl train --run {shlex.quote(str(folder))} --resume{trust}"
+
+
+def folder_to_resume(config: Namespace) -> str:
+    """Give the run folder that is named.
+
+    Raises:
+        UsageError: None is.
+    """
+    if not config.trainer.run.folder:
+        raise UsageError("give `--run`, the folder of the run that is to go on")
+    return str(config.trainer.run.folder)
+
+
+def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
+    """Give the recipe of the run that is to go on; where none was begun, the one that the options name."""
+    folder = folder_to_resume(config)
+    if not (Path(folder) / RECIPE).exists():
+        if not RunFolder(folder).finished:
+            print_line(f"{folder!r} holds no run yet: it is begun")
+        return config
+    with usage_errors():
+        config = resumed_recipe(parser, arguments, folder, config.trust)
+    for change in changes(Path(folder) / RECIPE):
+        print_note(change)
+    config.trainer.run.folder = folder
+    return config
+
+
+def train(
+    parser: ArgumentParser, config: Namespace, resume: bool = False
+) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe, measure it on all but its training rows and finish its run folder.
+
+    Args:
+        parser: Of `recipe_parser`.
+        config: The recipe.
+        resume: Go on with the run in its folder.
+    """
+    processes = all_processes()
+    name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
+    config.trainer.run.folder = broadcast_object(processes, name)
+    folder = RunFolder(config.trainer.run.folder)
+    if not processes.first:
+        return train_in(folder, parser, config, resume)
+    with folder.held():  # before any work: it also shows that the folder can be written
+        if not resume:
+            folder.check_free()
+        return train_in(folder, parser, config, resume)
+
+
+def train_in(
+    folder: RunFolder, parser: ArgumentParser, config: Namespace, resume: bool
+) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
+    """Train a recipe in a run folder that is held."""
+    with usage_errors():
+        options = instantiated(parser, config).data
+    with Counter() as counter:
+        data = open_data(options, counter)
+        counter.remark(*data.notes)
+    with usage_errors():
+        trainer = build(parser, config, data.schema)
+    if trainer.folder:  # in the process that writes
+        trainer.folder = folder
+        if not (resume and (folder.path / RECIPE).exists()):
+            save_recipe(parser, config, folder.path)
+    with usage_errors():
+        trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
+    return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

@@ -1,0 +1,1 @@
+"""Columns of raw values to ids and numbers."""

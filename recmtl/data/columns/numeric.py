@@ -1,0 +1,266 @@
+"""Numeric features: what the training rows teach of them, and the numbers and bins that a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.columns.values import Codes, Floats, as_numbers, stable_hash
+from recmtl.errors import DataError
+from recmtl.schema import Binned, FittedSchema, Moments, Numeric
+from recmtl.schema.fitted import FIRST, MISSING
+
+SAMPLE = 100_000  # rows that quantiles are taken of
+SPARE = 50_000  # rows that wait to be sorted out
+QUANTILES = 256  # kept of each numeric feature
+
+
+class MomentSums:
+    """Mean and deviation of the numeric columns as batches come, in float64 (Chan's pairwise update).
+
+    Args:
+        columns: How many columns there are.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self.rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
+
+    def add(self, values: Floats) -> None:
+        """Add a batch ``[columns, rows]``; NaN is missing."""
+        with np.errstate(over="ignore", invalid="ignore"):  # numbers whose squares no float64 holds are found later
+            rows = np.full(len(values), float(values.shape[1]))
+            mean = values.sum(axis=1) / max(values.shape[1], 1)
+            if np.isnan(mean).any():
+                present = ~np.isnan(values)
+                rows = present.sum(axis=1).astype(np.float64)
+                mean = np.where(present, values, 0).sum(axis=1) / np.maximum(rows, 1)
+                values = np.where(present, values, mean[:, None])
+            deviations = values - mean[:, None]  # [columns, rows]
+            squares = np.einsum("cr,cr->c", deviations, deviations)
+            total = np.maximum(self.rows + rows, 1)
+            delta = mean - self._mean
+            self._squares += squares + delta**2 * self.rows * rows / total
+            self._mean += delta * rows / total
+        self.rows += rows
+
+    def moments(self) -> list[Moments]:
+        """Give mean and deviation of each column: 1 for one that does not vary, not finite where one is too large."""
+        deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
+        return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
+
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Say which columns vary by more than rounding."""
+        with np.errstate(over="ignore"):
+            varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
+        return varies | ~np.isfinite(self._squares)
+
+
+class RowSample:
+    """Ranges of the numeric columns, exact, and a uniform sample of the rows: those whose number hashes lowest.
+
+    All rows are in the sample while they are at most `SAMPLE`. Beyond that the share of rows below a quantile of the
+    sample has a standard error of at most 0.5 / √n with n sampled values that are not missing: 0.0016 without any.
+
+    Args:
+        columns: How many columns there are.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._rows = self._held = 0
+        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
+        self._values = np.empty((SAMPLE + SPARE, columns))
+        self._limit = np.uint64(np.iinfo(np.uint64).max)  # of the hashes that can still come into the sample
+        self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
+
+    def add(self, values: Floats) -> None:
+        """Add a batch ``[columns, rows]``; NaN is missing."""
+        hashes = stable_hash(np.arange(self._rows, self._rows + values.shape[1]))
+        self._rows += values.shape[1]
+        for start in range(0, values.shape[1], SPARE):
+            end = start + SPARE
+            self._keep(hashes[start:end], values[:, start:end])
+        self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
+        self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
+
+    def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
+        """Keep those rows of at most `SPARE` whose hash is low enough until now."""
+        (low,) = np.nonzero(hashes <= self._limit)
+        if self._held + len(low) > len(self._hashes):
+            self._cut()
+        places = slice(self._held, self._held + len(low))
+        self._hashes[places], self._values[places] = hashes[low], values.T[low]
+        self._held += len(low)
+
+    def _cut(self) -> None:
+        """Keep the rows of the sample alone."""
+        if self._held > SAMPLE:
+            kept = np.zeros(self._held, np.bool_)
+            kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
+            free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
+            self._hashes[free], self._values[free] = self._hashes[moved], self._values[moved]
+            self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
+
+    def quantiles(self, column: int) -> Floats:
+        """Give evenly spaced quantiles, the least and the greatest value of all rows at the ends."""
+        values, low, high = self._column(column)
+        shares = np.linspace(0, 1, max(2, min(QUANTILES, len(values))))
+        quantiles = np.quantile(values, shares, method="inverted_cdf")  # values that rows have
+        quantiles[0], quantiles[-1] = low, high
+        return quantiles
+
+    def edges(self, column: int, bins: int) -> Floats:
+        """Give the edges between bins of equal shares: the greatest value of each bin but the last."""
+        values, _, high = self._column(column)
+        edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
+        return edges[edges < high]
+
+    def _column(self, column: int) -> tuple[Floats, float, float]:
+        """The sampled values of a column, its least and its greatest value; 0 where it has none."""
+        self._cut()
+        values = self._values[: self._held, column]
+        low, high = float(self._low[column]), float(self._high[column])
+        low, high = (0.0, 0.0) if low > high else (low, high)
+        values = values[~np.isnan(values)]
+        return values if len(values) else np.array([low, high]), low, high
+
+
+class NumericFitter:
+    """Learns moments, quantiles and bins of the numeric columns as batches come.
+
+    Args:
+        features: The features whose columns hold numbers.
+    """
+
+    def __init__(self, features: Sequence[Numeric | Binned]) -> None:
+        self._features = features
+        self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Learn from a batch of training rows.
+
+        Raises:
+            BadValueError: A value is not a number.
+        """
+        if not self._features:
+            return
+        values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
+        self._sample.add(values)
+        for column, feature in enumerate(self._features):
+            if isinstance(feature, Numeric) and feature.transform == "log1p":
+                values[column] = signed_log(values[column])
+        self._moments.add(values)
+
+    def moments(self) -> dict[str, Moments]:
+        """Give mean and deviation of each numeric feature.
+
+        Raises:
+            DataError: Numbers are too large for those that the feature's transform needs.
+        """
+        found = {}
+        for feature, moments in zip(self._features, self._moments.moments(), strict=True):
+            if isinstance(feature, Numeric):
+                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
+                if not np.isfinite(needed).all():
+                    raise DataError(
+                        f"column {feature.name!r} has numbers too large for a mean and a deviation: give the feature "
+                        "`clip`, or the transform `quantile`"
+                    )
+                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
+        return found
+
+    def quantiles(self) -> dict[str, tuple[float, ...]]:
+        """Give the quantiles of each numeric feature, and the edges between the bins of each binned one."""
+        found = {}
+        for column, f in enumerate(self._features):
+            edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
+            found[f.name] = tuple(edges.tolist())
+        return found
+
+    def notes(self) -> list[str]:
+        """Name the columns without information."""
+        notes = []
+        for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
+            if not varies:
+                what = "constant in the training rows" if rows else "missing in every training row"
+                notes.append(f"numeric column {f.name!r} is {what}")
+        return notes
+
+
+def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
+    """Read the column of a feature ``[rows]`` and cut it to the feature's limits; NaN is missing.
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    values = as_numbers(column, feature.name)
+    return np.clip(values, *feature.clip) if feature.clip else values
+
+
+def signed_log(values: Floats) -> Floats:
+    """Give sign(x)·log(1 + |x|)."""
+    return np.sign(values) * np.log1p(np.abs(values))
+
+
+def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
+    """Transform clipped values of a feature, as a model reads them; missing ones are filled in."""
+    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
+    if feature.transform == "log1p":
+        values = signed_log(values)
+    center = float(np.median(quantiles)) if feature.transform == "quantile" else mean
+    missing = np.isnan(values)
+    filled = np.where(missing, center, values) if missing.any() else values
+    if feature.transform == "none":
+        return filled
+    if feature.transform == "quantile":  # where quantiles are equal, np.interp takes the last: the share that is ≤ x
+        return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
+    if feature.transform == "min_max":
+        low, high = quantiles[0], quantiles[-1]
+        return (filled - low) / (high - low or 1.0)
+    return (filled - mean) / deviation
+
+
+def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
+    """Undo `transformed`: clipped values of a feature, where missing ones stay what they were filled in with."""
+    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
+    if feature.transform == "none":
+        return values
+    if feature.transform == "quantile":
+        return np.interp(values, np.linspace(0, 1, len(quantiles)), quantiles)
+    if feature.transform == "min_max":
+        low, high = quantiles[0], quantiles[-1]
+        return values * (high - low or 1.0) + low
+    standard = values * deviation + mean
+    return np.sign(standard) * np.expm1(np.abs(standard)) if feature.transform == "log1p" else standard
+
+
+def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
+    """Encode the numeric features of a batch: their values, then their missing indicators.
+
+    Shape:
+        - output: float32 ``[rows, numeric columns]``
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
+    columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
+    columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
+    largest = np.finfo(np.float32).max
+    matrix = np.empty((batch.num_rows, len(columns)), np.float32)
+    with np.errstate(over="ignore"):  # what is too large is cut off below
+        for position, values in enumerate(columns):
+            matrix[:, position] = values
+    return np.clip(matrix, -largest, largest, out=matrix)
+
+
+def bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
+    """Give the index of the bin of each row ``[rows]``; a value that equals an edge lies below it.
+
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    values = clipped(column, feature)
+    return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))

@@ -1,0 +1,128 @@
+"""The first pass over the training rows: vocabularies, statistics and label rates, in memory that rows do not grow."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.columns.categorical import CategoryFitter, notes
+from recmtl.data.columns.numeric import NumericFitter
+from recmtl.data.columns.values import Floats, all_integers, as_numbers
+from recmtl.errors import BadValueError
+from recmtl.schema import FittedSchema, LabelRate, Schema
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+class Fitter:
+    """Learns a `FittedSchema` from batches of training rows.
+
+    Args:
+        schema: The schema, its patterns resolved.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._categories = CategoryFitter(schema)
+        self._numeric = NumericFitter(schema.numbers)
+        pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
+        self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
+        self._integer_keys = dict.fromkeys(schema.carried, True)
+        self._unclicked = 0
+        self.rows = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Learn from a batch of training rows.
+
+        Raises:
+            BadValueError: A value does not parse.
+            DataError: A column has more categories than memory holds.
+        """
+        self.rows += batch.num_rows
+        self._categories.add(batch)
+        self._numeric.add(batch)
+        self._add_labels(batch)
+        for key, integer in self._integer_keys.items():
+            self._integer_keys[key] = integer and all_integers(batch.column(key), key)
+
+    def _add_labels(self, batch: pa.RecordBatch) -> None:
+        labels = {name: label_column(self._schema, batch, name) for name in self._schema.labels}
+        weight = weight_column(self._schema, batch)
+        if self._schema.funnel:
+            click, conversion = labels[self._schema.funnel.click], labels[self._schema.funnel.conversion]
+            self._unclicked += int(((conversion == 1) & (click == 0)).sum())
+        for (label, given), sums in self._rates.items():
+            valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
+            sums += [valid.sum(), weight[valid].sum(), (weight * labels[label])[valid].sum()]
+
+    def finish(self) -> tuple[FittedSchema, list[str]]:
+        """Give the fitted schema, and a sentence on each column or task without information."""
+        fitted = FittedSchema(
+            schema=self._schema,
+            vocabularies=self._categories.vocabularies(),
+            lengths=self._categories.lengths(),
+            moments=self._numeric.moments(),
+            quantiles=self._numeric.quantiles(),
+            integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
+            rates={
+                k: LabelRate(int(rows), float(total / weight) if weight else 0.0)
+                for k, (rows, weight, total) in self._rates.items()
+            },
+        )
+        return fitted, self._numeric.notes() + self._notes(fitted)
+
+    def _notes(self, fitted: FittedSchema) -> list[str]:
+        found = notes(fitted)
+        if self._unclicked:
+            found.append(f"{self._unclicked} training rows have a conversion without a click")
+        for task in self._schema.tasks:
+            rate = fitted.rate(task)
+            if rate.rows == 0:
+                found.append(f"task {task.name!r} has no training row with a label")
+            elif task.kind == "binary" and rate.mean in (0.0, 1.0):
+                found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
+        return found
+
+
+def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
+    """Read a label column ``[rows]``, NaN where it is missing.
+
+    Raises:
+        BadValueError: A binary label is neither 0 nor 1, or a value is not a number.
+    """
+    values = as_numbers(batch.column(name), name)
+    _refuse_huge(values, name)
+    if name in schema.binary_labels:
+        bad = ~(np.isnan(values) | (values == 0) | (values == 1))
+        if bad.any():
+            row = int(bad.argmax())
+            raise BadValueError(row, name, f"{values[row]:g}", "a binary label: expected 0, 1 or nothing", bad)
+    return values
+
+
+def weight_column(schema: Schema, batch: pa.RecordBatch) -> npt.NDArray[np.float64]:
+    """Read the row weights ``[rows]``, 1 where the schema names none.
+
+    Raises:
+        BadValueError: A weight is missing or negative.
+    """
+    if schema.weight is None:
+        return np.ones(batch.num_rows)
+    weight = as_numbers(batch.column(schema.weight), schema.weight)
+    _refuse_huge(weight, schema.weight)
+    bad = ~(weight >= 0)
+    if bad.any():
+        row = int(bad.argmax())
+        raise BadValueError(
+            row, schema.weight, batch.column(schema.weight)[row].as_py(), "a weight: expected a number from 0", bad
+        )
+    return weight
+
+
+def _refuse_huge(values: Floats, column: str) -> None:
+    """Refuse what training, which computes in float32, would take for infinite."""
+    bad = np.abs(values) > LARGEST
+    if bad.any():
+        row = int(bad.argmax())
+        raise BadValueError(row, column, float(values[row]), f"a number of at most {LARGEST:.2g}", bad)

@@ -1,0 +1,217 @@
+"""Raw files to a prepared dataset: fit on the training rows, encode every split, keep what both learned."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.columns.values import as_text, stable_hash
+from recmtl.data.preparation.convert import RowNumbers, convert
+from recmtl.data.preparation.encode import Encoder, chosen
+from recmtl.data.preparation.fit import Fitter
+from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, counter
+from recmtl.data.sources.base import Source
+from recmtl.data.sources.open import Data, open_sources
+from recmtl.data.sources.spool import spooled
+from recmtl.data.store.manifest import write_manifest
+from recmtl.data.store.prepared import PreparedData, Rows
+from recmtl.data.store.shard import Blocks, ShardWriter
+from recmtl.errors import BadValueError, DataError
+from recmtl.io.files import new_folder
+from recmtl.schema import FittedSchema, Schema
+from recmtl.schema.serialization import save_fitted
+
+ENCODERS = 2  # batches encoded at the same time
+
+Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
+
+
+def prepare(
+    schema: Schema,
+    train: Data,
+    valid: Data | None = None,
+    test: Data | None = None,
+    out: str | Path | None = None,
+    holdout: float = 0.1,
+    progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
+) -> PreparedData:
+    """Turn raw data into a prepared dataset.
+
+    Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes. Text
+    is parsed in the first alone: what it gave lies meanwhile in a temporary file in `out`, about as large as the text.
+    Without validation data a share of the training groups (of the rows, where the schema has no group), chosen by a
+    stable hash, is held out of fitting and training.
+
+    Args:
+        schema: What the columns mean; patterns are resolved by the training file's header.
+        train: Training rows: a file, glob, folder, list of these, DataFrame or Arrow table.
+        valid: Validation rows.
+        test: Test rows: encoded, never learned from.
+        out: The folder to write, which must not exist yet; ``None`` keeps the dataset in memory. A folder appears
+            whole or not at all.
+        holdout: The share of the training groups to hold out when there is no validation data.
+        progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows with a value that does not parse or a wrong number of columns: the first is an
+            error, or all are left out, counted and exemplified in the notes.
+
+    Raises:
+        DataError: A file is missing, empty or has a value that does not parse, or `out` exists.
+        SchemaError: A column is missing.
+    """
+    if not 0 <= holdout < 1:
+        raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
+    skipped = counter(bad_rows)
+    given = {"train": train, "valid": valid, "test": test}
+    sources = {name: open_sources(data, name, schema.separator) for name, data in given.items() if data is not None}
+    resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
+    for source in chain.from_iterable(sources.values()):
+        resolved.resolve(source.columns, source.name)
+    fold = Fold(resolved, 0.0 if valid is not None else holdout)
+    if out is None:
+        with tempfile.TemporaryDirectory() as parsed:
+            sources["train"] = spooled(sources["train"], Path(parsed))
+            fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
+            batches: dict[str, list[pa.RecordBatch]] = {}
+            for name, batch in _encode(fitted, sources, fold, progress, skipped):
+                batches.setdefault(name, []).append(batch)
+        splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
+        return PreparedData(fitted, splits, (*notes, *_noticed(sources, skipped)))
+    with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
+        sources["train"] = spooled(sources["train"], Path(parsed))
+        fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
+        written = _write(folder, _encode(fitted, sources, fold, progress, skipped))
+        save_fitted(fitted, folder)
+        write_manifest(folder, fitted, written, [*notes, *_noticed(sources, skipped)])
+    return PreparedData.open(out)
+
+
+def encode_rows(
+    schema: FittedSchema,
+    data: Data,
+    labelled: bool = True,
+    progress: Progress = lambda what, rows: None,
+    bad_rows: BadRows = "error",
+    note: Callable[[str], None] = warnings.warn,
+) -> Iterator[Rows]:
+    """Encode raw rows by a fitted schema, a batch at a time.
+
+    Args:
+        schema: The fitted schema of a prepared dataset or a run.
+        data: Rows in any form that `prepare` takes.
+        labelled: Whether labels, weights and keys must be there; otherwise those that are not are missing.
+        progress: Called with what is being done and the number of rows just read.
+        bad_rows: What becomes of rows that do not parse, as in `prepare`.
+        note: Called at the end with what is to be said of rows that were left out.
+
+    Raises:
+        DataError: A file is missing, empty or has a value that does not parse.
+        SchemaError: A column is missing.
+    """
+    skipped, encoder = counter(bad_rows), Encoder(schema)
+    sources = open_sources(data, "given", schema.schema.separator)
+    optional = frozenset() if labelled else schema.schema.unfeatured
+    for source in sources:
+        schema.schema.resolve([*source.columns, *optional], source.name)
+    for batch in convert(schema.schema, sources, lambda batch, _: encoder.encode(batch), skipped, schema.integer_keys):
+        progress("encode", batch.num_rows)
+        yield Rows(schema, pa.Table.from_batches([batch]))
+    for sentence in skipped.notes() if skipped else ():
+        note(sentence)
+
+
+class Fold:
+    """Says which training rows are held out, the same in every pass.
+
+    Args:
+        schema: The resolved schema; its group decides, or the row's number where there is none.
+        share: The share to hold out.
+    """
+
+    def __init__(self, schema: Schema, share: float) -> None:
+        self._group, self.share = schema.group, share
+
+    def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
+        """Give the held-out rows of a batch ``[rows]``, given the numbers of its rows."""
+        hashes = stable_hash(rows)
+        if self._group is not None:
+            values, codes = as_text(batch.column(self._group), self._group)
+            grouped = codes >= 0
+            hashes[grouped] = stable_hash(values)[codes[grouped]]
+        held_out: npt.NDArray[np.bool_] = hashes < self.share * 2.0**64
+        return held_out
+
+
+def _fit(
+    schema: Schema, sources: list[Source], fold: Fold, progress: Progress, skipped: BadRowCounter | None
+) -> tuple[FittedSchema, list[str]]:
+    fitter, total = Fitter(schema), 0
+
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        kept = ~fold.mask(batch, numbers)
+        try:
+            fitter.add(batch if kept.all() else batch.filter(pa.array(kept)))
+        except BadValueError as bad:
+            bad.row = int(np.flatnonzero(kept)[bad.row])
+            raise
+        return int(batch.num_rows)
+
+    for rows in convert(schema, sources, use, skipped):
+        total += rows
+        progress("fit", rows)
+    if fitter.rows == 0:
+        raise DataError("every training row fell into the held-out share: give a validation file or more rows")
+    fitted, notes = fitter.finish()
+    if fold.share and fitter.rows == total:
+        notes.append("no training row fell into the held-out share: there are no validation rows")
+    return fitted, notes
+
+
+def _encode(
+    fitted: FittedSchema,
+    sources: Mapping[str, list[Source]],
+    fold: Fold,
+    progress: Progress,
+    skipped: BadRowCounter | None,
+) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """Encode every split, batch by batch: its name and its rows."""
+    encoder = Encoder(fitted)
+
+    def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
+        encoded, held_out = encoder.encode(batch), fold.mask(batch, numbers)
+        return {"train": chosen(encoded, ~held_out), "valid": chosen(encoded, held_out)}
+
+    def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
+        return {name: encoder.encode(batch)}
+
+    for name, split in sources.items():
+        use = divide if name == "train" and fold.share else partial(whole, name)
+        for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys, ENCODERS):
+            progress("encode", sum(batch.num_rows for batch in parts.values()))
+            yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
+
+
+def _noticed(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None) -> Iterator[str]:
+    """What the sources noticed, and the rows that were left out."""
+    yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
+    yield from skipped.notes() if skipped else ()
+
+
+def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[str, tuple[int, Blocks]]:
+    """Write the splits into a folder, and give the number of rows and the blocks of each."""
+    writers: dict[str, ShardWriter] = {}
+    with ExitStack() as stack:
+        for name, batch in batches:
+            if name not in writers:
+                writers[name] = stack.enter_context(ShardWriter(folder / f"{name}.arrow", batch.schema))
+            writers[name].write(batch)
+        return {name: (writer.rows, writer.finish()) for name, writer in writers.items()}

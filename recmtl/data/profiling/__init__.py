@@ -1,0 +1,1 @@
+"""Describe raw files and prepared datasets; find leaks."""

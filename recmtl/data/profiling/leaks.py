@@ -1,0 +1,126 @@
+"""Columns that give a label away: the classic way to an AUC of 1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from sklearn.metrics import roc_auc_score
+
+from recmtl.data.columns.values import Codes, Floats
+from recmtl.data.profiling.tally import STREAM
+
+LEAK_AUC = 0.95  # of a single column; honest features stay far below
+ENOUGH = 10  # rows of each class, each in a group of its own, so that no column comes this far by chance
+FOLDS = 5
+SMOOTHING = 10.0  # rows of the mean rate that each category is given
+FEW_NUMBERS = 1000  # distinct numbers that are looked at as categories, too
+
+
+class Leak(NamedTuple):
+    """A column that alone separates a label.
+
+    Args:
+        column: The column.
+        label: The label.
+        auc: The AUC of the column alone.
+        same: Whether the column is the label itself in other words: two values, one for each class.
+    """
+
+    column: str
+    label: str
+    auc: float
+    same: bool
+
+    def __str__(self) -> str:
+        what = (
+            f"is label {self.label!r} in other words"
+            if self.same
+            else f"alone separates label {self.label!r} with AUC {self.auc:.3f}"
+        )
+        return f"column {self.column!r} {what}: is it known before the {self.label}?"
+
+
+def groups_of(sample: pa.Table, group: str | None) -> Codes:
+    """Number the groups of rows ``[rows]``; without a group column each row is its own."""
+    return np.arange(sample.num_rows) if group is None else codes_of(sample[group])
+
+
+def codes_of(column: pa.ChunkedArray) -> Codes:
+    """Number the values of a column from 0, missing ones alike ``[rows]``."""
+    codes: Codes = column.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
+    return codes
+
+
+def countable(label: Floats, groups: Codes) -> bool:
+    """Whether a binary label ``[rows]`` has both classes in groups enough to look for leaks.
+
+    Rows of one group, a search say, share columns: one that holds all positives is told apart by any of these.
+    """
+    return min(len(np.unique(groups[label == value])) for value in (0, 1)) >= ENOUGH
+
+
+def uncountable(label: str) -> str:
+    """Say that a label is not `countable`."""
+    few = f"label {label!r} has fewer than {ENOUGH} groups (or rows, without a group) with a class in the sample"
+    return f"{few}: columns that give it away were not looked for"
+
+
+def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Floats], groups: Codes) -> Iterator[Leak]:
+    """Find the columns whose AUC alone reaches `LEAK_AUC` for a label.
+
+    Shape:
+        - columns: ``[rows]`` each: floats are numbers (NaN: missing), integers are categories from 0
+        - labels: ``[rows]`` each, NaN where one is missing
+        - groups: ``[rows]``
+
+    Args:
+        columns: By name.
+        labels: The binary labels that are `countable`, by name.
+        groups: Rows that are not independent of each other have the same number.
+    """
+    fold = np.random.default_rng([STREAM, FOLDS]).integers(0, FOLDS, int(groups.max(initial=0)) + 1)[groups]
+    for column, values in columns.items():
+        distinct, ranks = np.unique(values, return_inverse=True)
+        number = values.dtype.kind == "f"
+        category = not number or len(distinct) <= FEW_NUMBERS
+        missing = np.isnan(values) if number else np.zeros(len(values), bool)
+        for name, label in labels.items():
+            valid = ~np.isnan(label)
+            truth = label[valid] == 1
+            aucs = [_rate_auc(ranks[valid], truth, fold[valid])] if category else []
+            aucs += _number_aucs(ranks[valid], missing[valid], truth, groups[valid]) if number else []
+            if max(aucs) >= LEAK_AUC:
+                yield Leak(column, name, max(aucs), category and _same(ranks[valid], truth))
+
+
+def _number_aucs(
+    ranks: Codes, missing: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], groups: Codes
+) -> list[float]:
+    """The AUC of numbers in the better direction: of the rows that have one, and with missing below all others."""
+    kept = [~missing] if countable(truth[~missing].astype(np.float64), groups[~missing]) else []
+    kept += [np.ones_like(missing)] if missing.any() else []
+    scores = np.where(missing, -1, ranks)
+    aucs = [float(roc_auc_score(truth[rows], scores[rows])) for rows in kept]
+    return [max(auc, 1 - auc) for auc in aucs]
+
+
+def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_], fold: Codes) -> float:
+    """The AUC of each category's smoothed label rate, counted in the other folds."""
+    size = int(codes.max()) + 1
+    cell = fold * size + codes
+    rows = np.bincount(cell, minlength=FOLDS * size).reshape(FOLDS, size)
+    positives = np.bincount(cell, weights=truth, minlength=FOLDS * size).reshape(FOLDS, size)
+    rows, positives = rows.sum(axis=0) - rows, positives.sum(axis=0) - positives  # [folds, categories]: the others'
+    prior = truth.mean()
+    rates = (positives + SMOOTHING * prior) / (rows + SMOOTHING)
+    return float(roc_auc_score(truth, rates[fold, codes]))
+
+
+def _same(codes: Codes, truth: npt.NDArray[np.bool_]) -> bool:
+    """Whether there are two categories, one for each class."""
+    pairs = np.unique(np.column_stack([codes, truth]), axis=0)
+    return len(pairs) == len(np.unique(codes)) == 2

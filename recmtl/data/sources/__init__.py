@@ -1,0 +1,1 @@
+"""Where rows come from: CSV, Parquet, DataFrames, and raw AliExpress layouts."""

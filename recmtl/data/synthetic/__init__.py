@@ -1,0 +1,1 @@
+"""Generated rows whose best possible AUC is known."""

@@ -1,0 +1,278 @@
+"""Rows in the processed AliExpress layout whose true click and conversion probabilities are known.
+
+A search brings one user and several items. Columns are drawn first, with the zeros, skews and blocks of the real files;
+then the planted truth, a short list of their effects, gives each row its log-odds of a click and, if clicked, of a
+conversion. The AUC of the true probabilities, which no model can be expected to exceed, is the Bayes AUC.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import roc_auc_score
+
+from recmtl.data.sources.aliexpress_layout import CATEGORICAL, NUMERICAL, USER_CATEGORICAL, USER_NUMERICAL
+from recmtl.data.synthetic.truth import WEIGHTS, Array, PlantedTruth, effects_of, sigmoid
+from recmtl.data.synthetic.write import WRITERS
+
+Drawn = dict[str, npt.NDArray[np.generic]]
+
+CHUNK_ROWS = 50_000  # what memory holds at a time; it enters the seeding: another value gives other rows
+CALIBRATION_ROWS = 200_000
+STREAMS = {"train": 0, "valid": 1, "test": 2, "calibration": 3}  # of a seed, each independent of the others
+MAX_SEARCH_ROWS = 20
+SEARCH_ENDS = 0.25  # probability, after each row, that it is the search's last
+MAX_VOCABULARY = 2**31
+
+USER_ID, ITEM_ID = "categorical_1", "categorical_10"  # what `vocabulary` makes large
+CARDINALITIES = dict(zip(CATEGORICAL, (12, 4, 6, 2, 21, 7, 50, 8, 7, 300, 2, 2, 2, 24, 3, 5), strict=True))
+
+# (last column, share of zeros, shape) of blocks of neighbouring numerics, which are zero as a whole (a user without
+# history, an item never sold) and nearly repeat their first column, as in the real files. Effects read first columns.
+USER_BLOCKS = ((3, 0.60, "skewed"), (8, 0.30, "count"), (21, 0.14, "unit"), (23, 0.75, "skewed"))
+ITEM_BLOCKS = (
+    (27, 0.60, "skewed"), (32, 0.10, "unit"), (37, 0.20, "unit"), (46, 0.30, "unit"), (51, 0.15, "unit"),
+    (57, 0.10, "unit"), (58, 0.50, "count"), (60, 0.99, "unit"), (63, 0.30, "unit"),
+)  # fmt: skip
+SHAPES: dict[str, Callable[[Array], Array]] = {
+    "unit": lambda uniform: uniform,
+    "skewed": lambda uniform: uniform**3,
+    "count": lambda uniform: np.floor(1 + 5 * np.log1p(-uniform) ** 2),  # heavy-tailed and unbounded
+}
+
+
+@dataclass(frozen=True)
+class FileCounts:
+    """What one of the files holds."""
+
+    rows: int
+    searches: int
+    clicks: int
+    conversions: int
+
+
+@dataclass(frozen=True)
+class TaskTruth:
+    """A task's Bayes AUC on the test rows and its standard error (Hanley and McNeil, 1982), or the reason for none."""
+
+    auc: float | None
+    standard_error: float | None
+    rows: int
+    positives: int
+    rate: float | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What `truth.json` holds: the arguments, what each file holds, and the Bayes AUC of each task on the test rows."""
+
+    rows: int
+    seed: int
+    vocabulary: int
+    click_rate: float
+    conversion_rate: float
+    files: dict[str, FileCounts]
+    test: dict[str, TaskTruth]
+
+
+def synthesize(
+    out: Path,
+    rows: int,
+    *,
+    seed: int = 0,
+    vocabulary: int = 0,
+    click_rate: float = 0.05,
+    conversion_rate: float = 0.10,
+    layout: Literal["processed", "raw"] = "processed",
+    progress: Callable[[int], None] | None = None,
+) -> Truth:
+    """Writes `train.csv`, `valid.csv` and `test.csv` (80, 10 and 10 % of the rows), then `truth.json`.
+
+    The raw layout has the same rows in `user_train.csv`, `item_train.csv`, `user_test.csv` and `item_test.csv`; it has
+    no validation files, so these rows follow the training rows.
+
+    The same arguments give the same files. They appear when all are complete, `truth.json` last. Memory does not grow
+    with `rows`, but for the test rows' probabilities and labels, 18 bytes a row.
+
+    Args:
+        out: Folder of the files; made if missing.
+        rows: Number of rows in all.
+        seed: Seed of the planted truth and of the rows.
+        vocabulary: Number of user ids (`categorical_1`) and of item ids (`categorical_10`); 0 for small categories.
+        click_rate: Expected share of rows clicked.
+        conversion_rate: Expected share of clicks converted.
+        layout: A CSV a split, or a user file and an item file for train and for test as AliExpress hands them out.
+        progress: Called with the number of rows done so far.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+    _check(out, rows, seed, vocabulary, click_rate, conversion_rate)
+    planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
+    sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
+        beside = Path(folder)
+        counts, tasks = _write(beside, planted, sizes, vocabulary, layout, progress or (lambda done: None))
+        truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, counts, tasks)
+        (beside / "truth.json").write_text(json.dumps(asdict(truth), indent=2) + "\n", encoding="utf-8")
+        (out / "truth.json").unlink(missing_ok=True)  # an earlier one never stands beside files that are not its own
+        for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
+            (beside / name).replace(out / name)
+    return truth
+
+
+def _check(out: Path, rows: int, seed: int, vocabulary: int, click_rate: float, conversion_rate: float) -> None:
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`out` must be a folder, but {out} is a file")
+    if rows < 10:
+        raise ValueError(f"`rows` must be at least 10, so that each of the three files has one, got {rows}")
+    if seed < 0:
+        raise ValueError(f"`seed` must be 0 or more, got {seed}")
+    if vocabulary != 0 and not 2 <= vocabulary <= MAX_VOCABULARY:
+        raise ValueError(f"`vocabulary` must be 0 or from 2 to {MAX_VOCABULARY}, got {vocabulary}")
+    for name, rate in (("click_rate", click_rate), ("conversion_rate", conversion_rate)):
+        if not 0 < rate < 1:
+            raise ValueError(f"`{name}` must be above 0 and below 1, got {rate}")
+
+
+def calibrate(*, seed: int, vocabulary: int, click_rate: float, conversion_rate: float) -> PlantedTruth:
+    """Returns the planted truth of these arguments of `synthesize`, calibrated on rows that are in none of its files.
+
+    Effects are standardised, so that their weights mean the same for every seed, and the intercepts give the rates.
+    """
+    chunks = (_generator(seed, "calibration", chunk) for chunk in range(CALIBRATION_ROWS // CHUNK_ROWS))
+    effects = np.concatenate([effects_of(_draw_features(rng, CHUNK_ROWS, vocabulary, 0), seed) for rng in chunks])
+    centre, spread = effects.mean(axis=0), effects.std(axis=0)  # [E]
+    click, conversion = ((effects - centre) / spread @ WEIGHTS).T  # [n] each
+    click_intercept = _intercept(click, np.ones_like(click), click_rate)
+    conversion_intercept = _intercept(conversion, sigmoid(click + click_intercept), conversion_rate)
+    return PlantedTruth(seed, centre, spread, np.array([click_intercept, conversion_intercept]))
+
+
+def _intercept(scores: Array, weights: Array, rate: float) -> float:
+    """Bisects for what, added to the scores, makes the weighted mean of their probabilities `rate`."""
+    low, high = -100.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = np.average(sigmoid(scores + middle), weights=weights) > rate
+        low, high = (low, middle) if above else (middle, high)
+    return (low + high) / 2
+
+
+def _generator(seed: int, stream: str, chunk: int) -> np.random.Generator:
+    return np.random.default_rng([seed, STREAMS[stream], chunk])
+
+
+def _write(
+    folder: Path,
+    planted: PlantedTruth,
+    sizes: Mapping[str, int],
+    vocabulary: int,
+    layout: str,
+    progress: Callable[[int], None],
+) -> tuple[dict[str, FileCounts], dict[str, TaskTruth]]:
+    into = {name: "train" if name == "valid" and layout == "raw" else name for name in sizes}
+    counts = {split: np.zeros(4, dtype=np.int64) for split in into.values()}
+    tested = []
+    with ExitStack() as stack:
+        writers = {split: stack.enter_context(WRITERS[layout](folder, split)) for split in counts}
+        for name, columns, probabilities in _draw(planted, sizes, vocabulary):
+            writers[into[name]](columns)
+            click, conversion = columns["click"] == 1, columns["conversion"] == 1
+            searches = 1 + np.count_nonzero(np.diff(columns["search_id"]))
+            counts[into[name]] += [len(click), searches, click.sum(), conversion.sum()]
+            if name == "test":
+                tested.append((*probabilities, click, conversion))
+            progress(int(sum(count[0] for count in counts.values())))
+    tasks = bayes_auc(*(np.concatenate(chunks) for chunks in zip(*tested, strict=True)))
+    return {name: FileCounts(*count.tolist()) for name, count in counts.items()}, tasks
+
+
+def _draw(
+    planted: PlantedTruth, sizes: Mapping[str, int], vocabulary: int
+) -> Iterator[tuple[str, Drawn, tuple[Array, Array]]]:
+    """Yields chunks of whole searches: their file, columns, and probabilities of a click and of its conversion."""
+    last_search = 0
+    for name, rows in sizes.items():
+        for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
+            rng = _generator(planted.seed, name, chunk)
+            columns = _draw_features(rng, min(CHUNK_ROWS, rows - start), vocabulary, last_search)
+            last_search = int(columns["search_id"][-1])
+            probabilities = planted.probabilities(columns)
+            click, conversion = (rng.random(len(p)) < p for p in probabilities)
+            columns |= {"click": click.astype(np.int64), "conversion": (click & conversion).astype(np.int64)}
+            yield name, columns, probabilities
+
+
+def _draw_features(rng: np.random.Generator, rows: int, vocabulary: int, last_search: int) -> Drawn:
+    """Draws searches, of one user and some items each, with ids above `last_search`; the last is cut to fit `rows`."""
+    sizes = np.minimum(rng.geometric(SEARCH_ENDS, size=rows), MAX_SEARCH_ROWS)
+    search = np.repeat(np.arange(rows), sizes)[:rows]  # [rows]: which search a row belongs to
+    searches = int(search[-1]) + 1
+    user: Drawn = {"search_id": last_search + rng.integers(1, 40, size=searches).cumsum()}
+    user |= _draw_categories(rng, searches, CATEGORICAL[:USER_CATEGORICAL], vocabulary)
+    user |= _draw_numbers(rng, searches, NUMERICAL[:USER_NUMERICAL], USER_BLOCKS)
+    columns = {name: column[search] for name, column in user.items()}
+    columns |= _draw_categories(rng, rows, CATEGORICAL[USER_CATEGORICAL:], vocabulary)
+    return columns | _draw_numbers(rng, rows, NUMERICAL[USER_NUMERICAL:], ITEM_BLOCKS)
+
+
+def _draw_categories(rng: np.random.Generator, rows: int, names: Sequence[str], vocabulary: int) -> Drawn:
+    """Draws category k, from 0, about in proportion to (k + 1)^-0.8: Zipf-like, by inverting a power law."""
+    drawn: Drawn = {}
+    for name in names:
+        size = vocabulary if vocabulary and name in (USER_ID, ITEM_ID) else CARDINALITIES[name]
+        power_law = (1 + rng.random(rows) * ((size + 1) ** 0.2 - 1)) ** 5  # in [1, size + 1)
+        drawn[name] = np.minimum(power_law.astype(np.int64) - 1, size - 1)
+    return drawn
+
+
+def _draw_numbers(
+    rng: np.random.Generator, rows: int, names: Sequence[str], blocks: Sequence[tuple[int, float, str]]
+) -> Drawn:
+    drawn: Drawn = {}
+    columns = iter(names)
+    for last, zeros, shape in blocks:
+        present, common = rng.random(rows) >= zeros, rng.random(rows)  # [rows] each: of the block
+        uniform = common
+        for name in columns:
+            drawn[name] = np.round(SHAPES[shape](uniform), 6) * present
+            if name == NUMERICAL[last - 1]:
+                break
+            uniform = 0.9 * common + 0.1 * rng.random(rows)
+    return drawn
+
+
+def bayes_auc(
+    click_probability: Array,
+    conversion_probability: Array,
+    click: npt.NDArray[np.bool_],
+    conversion: npt.NDArray[np.bool_],
+) -> dict[str, TaskTruth]:
+    """Returns the AUC of true probabilities `[n]` against labels `[n]`; for CVR, of the clicked rows alone."""
+    return {
+        "ctr": _task_truth(click_probability, click),
+        "cvr": _task_truth(conversion_probability[click], conversion[click]),
+        "ctcvr": _task_truth(click_probability * conversion_probability, conversion),
+    }
+
+
+def _task_truth(probabilities: Array, labels: npt.NDArray[np.bool_]) -> TaskTruth:
+    rows, positives = len(labels), int(labels.sum())
+    if positives in (0, rows):
+        found = "no rows" if not rows else "no positive row" if not positives else "positive rows alone"
+        reason = f"the AUC needs both classes, and the test file has {found} for this task"
+        return TaskTruth(None, None, rows, positives, positives / rows if rows else None, reason)
+    auc = float(roc_auc_score(labels, probabilities))
+    two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley and McNeil's Q1 and Q2
+    spread = (positives - 1) * (two_positives - auc**2) + (rows - positives - 1) * (two_negatives - auc**2)
+    standard_error = float(np.sqrt((auc * (1 - auc) + spread) / (positives * (rows - positives))))
+    return TaskTruth(auc, standard_error, rows, positives, positives / rows)

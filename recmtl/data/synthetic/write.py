@@ -1,0 +1,64 @@
+"""Generated rows to files in the layouts of AliExpress."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from recmtl.data.sources.aliexpress_layout import (
+    CLICK,
+    CONVERSION,
+    HEADER,
+    ITEM_COLUMNS,
+    LABEL,
+    NUMERICAL,
+    SEARCH_ID,
+    USER_COLUMNS,
+)
+from recmtl.data.synthetic.truth import Columns
+
+Append = Callable[[Columns], None]  # appends whole searches, given by column name
+
+
+@contextmanager
+def processed_writer(folder: Path, split: str) -> Iterator[Append]:
+    """Gives a function that appends rows to a new file in the processed layout, `<split>.csv`."""
+    with _csv_writer(folder / f"{split}.csv", HEADER, header=True) as append:
+        yield append
+
+
+@contextmanager
+def raw_writer(folder: Path, split: str) -> Iterator[Append]:
+    """Gives a function that appends rows to a new pair of files in the raw layout, `user_<split>.csv` and `item_…`."""
+    with (
+        _csv_writer(folder / f"user_{split}.csv", USER_COLUMNS, header=False) as append_users,
+        _csv_writer(folder / f"item_{split}.csv", ITEM_COLUMNS, header=False) as append_items,
+    ):
+
+        def append(columns: Columns) -> None:
+            _, first = np.unique(columns[SEARCH_ID], return_index=True)  # [searches]
+            append_users({name: columns[name][first] for name in USER_COLUMNS})
+            append_items({**columns, LABEL: columns[CLICK].astype(np.int64) + columns[CONVERSION].astype(np.int64)})
+
+        yield append
+
+
+WRITERS: Mapping[str, Callable[[Path, str], AbstractContextManager[Append]]] = {
+    "processed": processed_writer,
+    "raw": raw_writer,
+}
+
+
+@contextmanager
+def _csv_writer(path: Path, names: Sequence[str], header: bool) -> Iterator[Append]:
+    schema = pa.schema([(name, pa.float64() if name in NUMERICAL else pa.int64()) for name in names])
+    with path.open("wb") as file:
+        if header:
+            file.write((",".join(names) + "\n").encode())
+        with pyarrow.csv.CSVWriter(
+            file, schema, write_options=pyarrow.csv.WriteOptions(include_header=False)
+        ) as writer:
+            yield lambda columns: writer.write_table(pa.table([columns[name] for name in names], schema=schema))

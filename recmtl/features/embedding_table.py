@@ -1,0 +1,246 @@
+"""One flat embedding table for all features of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recmtl.balance.shared import SharedTensor
+from recmtl.data import Share
+from recmtl.io.memory import available_memory, explain_oom
+from recmtl.schema import IdBlock, MultiCategorical
+
+DEVIATION = 0.01  # of a row at the start
+LAST_ROW = (1 << 31) - 1  # whose number an id holds
+
+
+class Gathered(NamedTuple):
+    """The rows of a table that a pass in row mode has gathered.
+
+    Args:
+        places: Where they lie in the table, int64 ``[U]``.
+        rows: The leaf ``[U, width]``.
+        source: As in `recmtl.features.embedding_table.Distinct`, where some of the U are spare.
+    """
+
+    places: Tensor
+    rows: Tensor
+    source: Tensor | None
+
+    def put(self, whole: Tensor, rows: Tensor) -> None:
+        """Write values of the rows ``[U, width]`` to their places in ``[rows of the table, width]``."""
+        whole.index_copy_(0, self.places, rows if self.source is None else rows.index_select(0, self.source))
+
+
+class EmbeddingTable(nn.Module):
+    """The embeddings of all features of one width: one table, each feature at its own offset.
+
+    Features that share a vocabulary share an offset, too. Rows start at N(0, 0.01²), the rows of "unknown" at zero. A
+    multi-valued feature is pooled over its elements.
+
+    In *row mode* a forward pass that trains gathers the distinct rows of the batch into a leaf of its own, which then
+    stands for the table in `shared`: gradients are those of the whole table, and nothing touches its other rows. Who
+    switches it on puts the rows back, as `recmtl.train.optimizers` does. Where several processes share a batch, each gathers
+    the distinct rows of the whole batch: their gradients then are of one shape and add up, and the table stays behind.
+
+    Attributes:
+        row_mode: Whether training passes gather rows; off at first.
+
+    Shape:
+        - ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list
+        - output: ``[B, features · width]``
+
+    Args:
+        blocks: The features and their columns.
+        width: The width of an embedding.
+
+    Raises:
+        ValueError: Memory does not hold the table.
+    """
+
+    offsets: Tensor
+    columns: Tensor
+    starts: Tensor
+
+    def __init__(self, blocks: Sequence[IdBlock], width: int) -> None:
+        super().__init__()
+        # Single-valued features first: they are one gather without any pooling.
+        blocks = sorted(blocks, key=lambda block: isinstance(block.feature, MultiCategorical))
+        self.width, self.features = width, len(blocks)
+        self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
+        self._singles = len(blocks) - len(self._bags)
+        owned = {b.owner: b.size for b in blocks}
+        sizes = torch.tensor(list(owned.values()))
+        starts = sizes.cumsum(0) - sizes
+        place = {owner: i for i, owner in enumerate(owned)}
+        lengths = torch.tensor([b.length for b in blocks])
+        columns = torch.cat([torch.arange(b.start, b.start + b.length) for b in blocks])
+        offsets = starts[torch.tensor([place[b.owner] for b in blocks])]
+        self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+        self.register_buffer("starts", starts, persistent=False)
+        self.weight = nn.Parameter(
+            first_rows({name: size for (name, _), size in owned.items()}, int(sizes.sum()), width)
+        )
+        with torch.no_grad():
+            self.weight[starts] = 0
+        self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
+        self.row_mode = False
+        self._share: Share | None = None
+        self._gathered: Gathered | None = None
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look the embeddings up."""
+        rows = self._rows(self._places(ids))  # [B, columns, width]
+        if not self._bags:
+            return rows.flatten(1)
+        padding = self._own(ids) < 0
+        pooled = [rows[:, : self._singles].flatten(1)]
+        start = self._singles
+        for feature, length in self._bags:
+            kept = ~padding[:, start : start + length, None]
+            total = (rows[:, start : start + length] * kept).sum(1)
+            pooled.append(total / kept.sum(1).clamp(min=1) if feature.pooling == "mean" else total)
+            start += length
+        return torch.cat(pooled, dim=1)
+
+    def rows_of(self, block: IdBlock) -> Tensor:
+        """Give the rows of a feature, a view of the table ``[size, width]``."""
+        return self.weight.detach().narrow(0, *self._spans[block.owner])
+
+    def _own(self, ids: Tensor) -> Tensor:
+        """The columns of the table's features."""
+        return ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Where in the table the rows lie; for what pads a list, any."""
+        own = self._own(ids)
+        return (own.clamp(min=0) if self._bags else own) + self.offsets
+
+    @property
+    def owners(self) -> list[str]:
+        """The features that have rows of their own, in the order of the rows."""
+        return [".".join(filter(None, owner)) for owner in self._spans]
+
+    def by_owner(self, whole: Tensor) -> tuple[Tensor, ...]:
+        """Cut what is shaped like the table, feature by feature."""
+        return torch.split(whole, [size for _, size in self._spans.values()])
+
+    def gradient_norms(self) -> Tensor:
+        """Give the norm of the last gradient of each feature's rows ``[owners]``."""
+        tensor, parts, part_of_row = self.shared() if self._gathered else SharedTensor(self.weight)
+        if tensor.grad is None:
+            return self.weight.new_zeros(len(self._spans))
+        if part_of_row is None:
+            return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
+        rows: Tensor = torch.linalg.vector_norm(tensor.grad, dim=1)  # [U]
+        return rows.new_zeros(parts).index_add_(0, part_of_row, rows)
+
+    def _rows(self, flat: Tensor) -> Tensor:
+        if not (self.row_mode and torch.is_grad_enabled()):
+            self._gathered = None
+            # On a CPU index_select has the fastest backward, on repeated ids and by int64.
+            return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
+        if self._gathered is not None:
+            raise RuntimeError("a table in row mode can be looked up once in a step: join the ids of all look-ups")
+        whole = flat if self._share is None else self._places(self._share.of.ids)
+        places, inverse, source = distinct(whole)  # [U], [B, columns], [U]
+        inverse = inverse if self._share is None else inverse[self._share.rows]
+        rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
+        self._gathered = Gathered(places, rows, source)
+        return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
+
+    def start_row_mode(self, share: Share | None = None) -> None:
+        """Let the next pass that trains gather rows.
+
+        Args:
+            share: Which rows of which batch it will look up, where several processes share one.
+        """
+        self.row_mode, self._share, self._gathered = True, share, None
+
+    @property
+    def gathered(self) -> Gathered:
+        """What the last pass in row mode gathered.
+
+        Raises:
+            RuntimeError: There was none.
+        """
+        if self._gathered is None:
+            raise RuntimeError("the table has gathered no rows: there was no training pass in row mode")
+        return self._gathered
+
+    def shared(self) -> SharedTensor:
+        """Name the table, or the rows that the last pass has gathered of it; who has rows of its own is a part."""
+        tensor: Tensor = self.weight
+        if self._gathered is None:
+            places = torch.arange(len(tensor), device=tensor.device)
+        else:
+            places, tensor, _ = self._gathered
+        return SharedTensor(tensor, len(self.starts), torch.bucketize(places, self.starts, right=True) - 1)
+
+
+def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
+    """Draw the rows of a table at the start ``[rows, width]``.
+
+    Args:
+        sizes: The rows of each feature.
+        rows: All rows.
+        width: The width of an embedding.
+
+    Raises:
+        OutOfMemoryError: Memory does not hold them.
+        ValueError: There are more rows than an int32 counts.
+    """
+    if rows > LAST_ROW:
+        raise ValueError(
+            f"a table can have {LAST_ROW:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
+        )
+    largest = max(sizes, key=lambda name: sizes[name])
+    table = f"an embedding table of {rows:,} rows × {width}, {sizes[largest]:,} of them for {largest!r}"
+    with explain_oom(table, "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`"):
+        if 4 * rows * width > available_memory():  # a system may promise more, and end the process later
+            raise MemoryError
+        return torch.randn(rows, width).mul_(DEVIATION)
+
+
+class Distinct(NamedTuple):
+    """The distinct ids of a batch in slots.
+
+    Args:
+        ids: The id of each slot, int64 ``[slots]``.
+        inverse: The slot of each id, int64, shaped like the ids.
+        source: The slot that each one repeats, int64 ``[slots]``: spare slots repeat the last one in use, all others
+            themselves. ``None`` where there are no spare slots.
+    """
+
+    ids: Tensor
+    inverse: Tensor
+    source: Tensor | None = None
+
+
+def distinct(ids: Tensor) -> Distinct:
+    """Find the distinct ids: on a CPU with as many slots, elsewhere with `padded`, as the host would have to wait."""
+    if ids.device.type != "cpu":
+        return padded(ids)
+    index, inverse = torch.unique(ids, return_inverse=True)
+    return Distinct(index.long(), inverse)
+
+
+def padded(ids: Tensor) -> Distinct:
+    """Find the distinct ids with a slot for each id, used or spare: no shape depends on a value.
+
+    Example:
+        >>> slots, inverse, source = padded(torch.tensor([7, 3, 7]))
+        >>> slots, inverse, source
+        (tensor([3, 7, 7]), tensor([1, 0, 1]), tensor([0, 1, 1]))
+    """
+    ordered, order = ids.flatten().long().sort()  # [N]
+    rises = torch.diff(ordered, prepend=ordered[:1]) > 0
+    slots = rises.cumsum(0)  # [N], of the ordered ids
+    inverse = torch.empty_like(slots).scatter_(0, order, slots)
+    index = ordered[-1:].repeat(len(slots)).scatter_(0, slots, ordered)  # equal ids write the same
+    source = torch.arange(len(slots), device=ids.device).minimum(slots[-1])
+    return Distinct(index, inverse.view(ids.shape), source)

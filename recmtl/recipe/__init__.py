@@ -1,0 +1,1 @@
+"""Recipes: options as files, presets, trust, validation, environment."""

@@ -1,0 +1,179 @@
+"""A step on a GPU as one graph: recorded once, replayed without a launch per operation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from recmtl.data import Batch
+
+WARM_UP_STEPS = 3  # steps before one is recorded: libraries, optimizers and balancers set themselves up in them
+WAIT = "called a synchronizing CUDA operation"  # what torch warns of
+OWN = ("recmtl", "torch")  # packages whose modules choose by tensors and options alone
+HOOKS = (  # where modules, parameters and optimizers keep what is called besides them
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_post_accumulate_grad_hooks",
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+)
+
+
+class Graph(Protocol):
+    """Work on a device that can be repeated."""
+
+    def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do the work as it will be recorded."""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        """Record the work without doing it; give the tensor that each replay writes its result to.
+
+        Raises:
+            RuntimeError: The work cannot be recorded.
+        """
+
+    def replay(self) -> None:
+        """Do the work once more."""
+
+
+class CudaGraph:
+    """A CUDA graph; what it computes in stays reserved.
+
+    Args:
+        device: The device of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._waits: list[warnings.WarningMessage] = []
+
+    def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do the work on a stream of its own, and note where the host waits for the device."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        before = torch.cuda.get_sync_debug_mode()
+        with torch.cuda.stream(self._stream), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                result = work()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        current.wait_stream(self._stream)
+        self._waits = [warning for warning in caught if WAIT in str(warning.message)]
+        for warning in caught:
+            if warning not in self._waits:
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        return result
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        """Record what the work launches."""
+        for wait in self._waits:
+            raise RuntimeError(f"the host waits for the device at {wait.filename}:{wait.lineno}")
+        with torch.cuda.device(self._device):
+            graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
+            before = generator.clone_state()
+            try:
+                # The outer block puts the stream back also where recording fails.
+                with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
+                    result = work()
+            except BaseException:
+                generator.graphsafe_set_state(before)  # which would otherwise go on expecting to be recorded
+                raise
+        self._graph = graph
+        return result
+
+    def replay(self) -> None:
+        """Launch all of it at once."""
+        assert self._graph is not None
+        with torch.cuda.device(self._device):
+            self._graph.replay()
+
+
+class GraphedStep:
+    """Takes a few steps as they are, then records one, and replays the record from then on.
+
+    A record repeats what was computed, not the Python code around it: it fits a step whose every choice and every
+    state lies in tensors that are changed in place. It is made for batches like the first one; others are computed as
+    they are, and so are all where recording fails, with one warning that says why.
+
+    Args:
+        step: From a batch to a tensor.
+        graph: Records and replays.
+    """
+
+    def __init__(self, step: Callable[[Batch], Tensor], graph: Graph) -> None:
+        self._step, self._graph = step, graph
+        self._warm_ups = 0
+        self._failed = False
+        self._inputs: Batch | None = None  # of the record; at first those of the first batch
+        self._result: Tensor | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Take one step."""
+        if self._inputs is None:
+            self._inputs = copied(batch)
+        if self._failed or not alike(self._inputs, batch):
+            return self._step(batch)
+        if self._warm_ups < WARM_UP_STEPS:
+            self._warm_ups += 1
+            return self._graph.warm_up(lambda: self._step(batch))
+        if self._result is None:
+            self._result = self._record(self._inputs)
+        if self._result is None:
+            return self._step(batch)
+        for mine, given in zip(tensors(self._inputs), tensors(batch), strict=True):
+            mine.copy_(given)
+        self._graph.replay()
+        return self._result.clone()
+
+    def _record(self, inputs: Batch) -> Tensor | None:
+        try:
+            return self._graph.record(lambda: self._step(inputs))
+        except RuntimeError as error:
+            self._failed = True
+            reason = str(error).splitlines()[0]
+            warnings.warn(f"the step is not recorded, each of its operations is launched: {reason}", stacklevel=4)
+            return None
+
+
+def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> bool:
+    """Whether nothing in a step is known to choose by anything but tensors.
+
+    That is: no module, optimizer or hook of one's own, and optimizers that can keep their counts on the device.
+
+    Args:
+        modules: The model, with the balancer in it.
+        optimizers: Those that the step takes.
+    """
+    parts = [*(m for module in modules for m in module.modules()), *optimizers]
+    parameters = [p for module in modules for p in module.parameters()]
+    known = all(type(part).__module__.split(".")[0] in OWN for part in parts)
+    steady = all(type(o) is torch.optim.SGD or "capturable" in o.defaults for o in optimizers)
+    hooked = any(getattr(part, name, None) for part in (*parts, *parameters) for name in HOOKS)
+    return known and steady and not hooked
+
+
+def tensors(batch: Batch) -> list[Tensor]:
+    """Give what a batch consists of."""
+    return [t for t in (batch.ids, batch.numeric, batch.labels, batch.weight) if t is not None]
+
+
+def copied(batch: Batch) -> Batch:
+    """Copy a batch."""
+    weight = None if batch.weight is None else batch.weight.clone()
+    return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)
+
+
+def alike(a: Batch, b: Batch) -> bool:
+    """Whether two batches have the same shapes and types."""
+    return [(t.shape, t.dtype) for t in tensors(a)] == [(t.shape, t.dtype) for t in tensors(b)]

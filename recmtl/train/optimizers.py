@@ -1,0 +1,171 @@
+"""The optimizer of a large embedding table: it reads and writes the batch's rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from recmtl.features import EmbeddingTable
+from recmtl.runs.serialization import check_state_like
+from recmtl.train.options import OptimizerFactory, Schedule
+
+
+class SparseRowOptimizer:
+    """Updates the rows of a table that a step has gathered, by any optimizer that works element by element.
+
+    The optimizer sees one parameter ``[U, width]``, the batch's distinct rows, with their part of its state; both are
+    put back afterwards. So a row, its moments and its decay rest while it is not in a batch, and the cost of a step
+    follows the batch, not the table. Step counts are the table's.
+
+    Args:
+        table: The table.
+        factory: Builds the optimizer.
+    """
+
+    def __init__(self, table: EmbeddingTable, factory: OptimizerFactory) -> None:
+        self._table, self._factory = table, factory
+        self._optimizer: Optimizer | None = None
+        self._started = False
+        self._counts: dict[str, Any] = {}
+        self._elements: dict[str, Tensor] = {}  # by name: [rows of the table, width]
+
+    @torch.no_grad()
+    def step(self, rate: float | Tensor) -> None:
+        """Update the gathered rows at a learning rate.
+
+        Raises:
+            ValueError: The optimizer's state is not element by element.
+        """
+        gathered = self._table.gathered
+        places, rows, _ = gathered
+        if rows.grad is None:  # no loss reaches the table
+            return
+        first = not self._started
+        optimizer = self._optimizer = self._optimizer or fused(self._factory([rows]))
+        (group,) = optimizer.param_groups
+        group["lr"], group["params"] = rate, [rows]
+        if not first:
+            parts = {name: whole.index_select(0, places) for name, whole in self._elements.items()}
+            optimizer.state[rows] = self._counts | parts
+        optimizer.step()
+        self._started = True
+        state: dict[str, Any] = optimizer.state.pop(rows, {})
+        if first:
+            self._elements = dict(self._whole(state, rows))
+        for name, whole in self._elements.items():
+            gathered.put(whole, state.pop(name))
+        self._counts = state
+        gathered.put(self._table.weight, rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state of all rows, and whether there is any."""
+        return {"started": self._started, "counts": self._counts, "elements": self._elements}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what another one's `state_dict` gave.
+
+        Raises:
+            ValueError: It was that of another table or optimizer.
+        """
+        weight = self._table.weight
+        sample = weight.new_zeros(2, weight.shape[1])
+        form = first_state(self._factory, sample) if state["started"] else {}
+        by_row = {n: v for n, v in form.items() if isinstance(v, Tensor) and v.shape == sample.shape}
+        expected = {
+            "started": bool(state["started"]),
+            "counts": {name: value for name, value in form.items() if name not in by_row},
+            "elements": {name: value[:1].expand(weight.shape) for name, value in by_row.items()},
+        }
+        check_state_like(state, expected, "the state of a table")
+        device = weight.device
+        self._started = state["started"]
+        self._counts = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in state["counts"].items()}
+        self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
+
+    def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""
+        probe = first_state(self._factory, rows[:1])
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == rows.shape:
+                yield name, probe[name].repeat(len(self._table.weight), 1)
+            elif isinstance(value, Tensor) and value.numel() > 1:
+                called = type(self._optimizer).__name__
+                raise ValueError(f"{called} cannot train a large embedding table: its state is not element by element")
+
+
+def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:
+    """Give what an optimizer keeps of a tensor after a gradient of 0."""
+    sample = torch.zeros_like(tensor, requires_grad=True)
+    sample.grad = torch.zeros_like(sample)
+    optimizer = fused(factory([sample]))
+    optimizer.step()
+    return dict(optimizer.state.get(sample, {}))
+
+
+def fused(optimizer: Optimizer) -> Optimizer:
+    """Choose the fused implementation where an optimizer has one for its device and leaves the choice open.
+
+    On a GPU its step counts lie on the device, too, where it can keep them there.
+    """
+    everywhere = not isinstance(optimizer, torch.optim.Adagrad)  # whose fused form is for CPUs
+    for group in optimizer.param_groups:
+        open_choice = group.get("fused", False) is None and not (group.get("foreach") or group.get("differentiable"))
+        devices = {parameter.device.type for parameter in group["params"]}
+        if open_choice and devices <= ({"cpu", "cuda"} if everywhere else {"cpu"}):
+            group["fused"] = True
+        if "capturable" in group and devices == {"cuda"}:
+            group["capturable"] = True
+    return optimizer
+
+
+def learning_rate_factor(schedule: Schedule, warmup: float, total_steps: int) -> Callable[[int], float]:
+    """Give the factor on the learning rate at each step.
+
+    Args:
+        schedule: ``constant``, ``linear`` or ``cosine``; the last two fall to 0 at the end.
+        warmup: The share of all steps in which the factor rises linearly from near 0 to 1 first.
+        total_steps: The number of steps of all epochs.
+    """
+    warm = round(warmup * total_steps)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / (warm + 1)
+        progress = min(1.0, (step - warm) / max(1, total_steps - warm))
+        return {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[schedule]
+
+    return factor
+
+
+def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: OptimizerFactory) -> None:
+    """Take over the state of an optimizer and the numbers that it was set to; how it computes stays.
+
+    Args:
+        optimizer: Goes on.
+        saved: What the other one's `state_dict` gave.
+        factory: Builds such an optimizer.
+
+    Raises:
+        ValueError: It was that of another optimizer, or of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {i: first_state(factory, parameters[i]) for i in range(len(parameters)) if i in saved["state"]}
+    check_state_like(saved["state"], known, "the state of the optimizer")
+    groups = []
+    for group, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
+        numbers = {name: value for name, value in group.items() if type(value) in (int, float, list, tuple)}
+        numbers["lr"] = _rate(group["lr"])
+        found = {name: other[name] for name in numbers} | {"lr": _rate(other["lr"])}
+        check_state_like(found, numbers, "a group of the optimizer")
+        groups.append(group | found | {"params": group["params"]})
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def _rate(value: Any) -> Any:
+    """A learning rate that stands in a tensor, as it does where steps are recorded, as a number."""
+    return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

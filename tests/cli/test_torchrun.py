@@ -1,0 +1,126 @@
+"""`recmtl train` under torchrun."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from recmtl.cli.main import main
+from recmtl.runs.serialization import read_checkpoint
+from recmtl.train import RunFolder
+
+TIMEOUT = 240  # seconds; a launch takes about 10 on a quiet machine
+
+
+@pytest.fixture
+def options(csv: Path, tmp_path: Path) -> list[str]:
+    return [
+        *("train", "--data.card", "aliexpress", "--data.train", str(csv / "train.csv")),
+        *("--data.valid", str(csv / "valid.csv"), "--data.test", str(csv / "test.csv")),
+        *("--data.cache", str(tmp_path / "cache"), "--model", "SharedBottom", "--model.layers", "[16,8]"),
+        *("--model.tower_layers", "[8]", "--balancer", "MetaBalance", "--trainer.epochs", "3"),
+        *("--trainer.optimization.batch_size", "200", "--trainer.run.tensorboard", "false"),
+    ]
+
+
+def torchrun(number: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`--` keeps torchrun from reading options that are not its own."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    return subprocess.run(
+        [*command, "-m", "--", "recmtl", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
+    )
+
+
+STOPPED = """
+import os, signal
+from torch import nn
+from recmtl.layers import MLP
+
+class Stopping(nn.Module):
+    \"\"\"Stops its own process in the middle of training, as a spot machine would.\"\"\"
+    def __init__(self, features):
+        super().__init__()
+        self.layer, self.steps = nn.Linear(features, 1), 0
+
+    def forward(self, view):
+        self.steps += self.training
+        if self.steps == 17 and os.environ.get("RANK", "") == os.environ.get("STOP"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.layer(view)
+"""
+
+
+def test_a_stopped_run_goes_on_with_another_number(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one of two was asked, both do; three go on, and end where one that was not stopped ends."""
+    (tmp_path / "towers.py").write_text(STOPPED)
+    options = [*options, "--model.towers", '{"ctr": {"class_path": "towers.Stopping"}}']
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    folder = tmp_path / "stopped"
+    stopped = torchrun(2, *options, "--run", str(folder), STOP="1", **path)
+    assert stopped.returncode == 1
+    assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
+    go_on = f"torchrun --nproc-per-node 2 -m -- recmtl train --run {folder} --resume --trust towers"
+    assert f"go on with `{go_on}`" in stopped.stderr
+    assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
+    assert [*RunFolder(folder).steps()][-1] == 24
+    resumed = torchrun(3, "train", "--run", str(folder), "--resume", "--trust", "towers", **path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.count("training rows/s") == 1
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main([*options, "--run", str(tmp_path / "whole")]) == 0
+    found, expected = outcome(folder), outcome(tmp_path / "whole")
+    for name, value in expected[0].items():
+        assert found[0][name].allclose(value, atol=1e-4), name
+    assert found[1] == pytest.approx(expected[1], abs=1e-3)
+
+
+def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The best weights, without a balancer's names, and the AUC of each task."""
+    weights = read_checkpoint(RunFolder(folder).checkpoint("best"))["model"]
+    tasks = json.loads((folder / "metrics.json").read_text())["test"]
+    return weights, {name: metrics["auc"] for name, metrics in tasks.items()}
+
+
+BROKEN = """
+import os
+from torch import nn
+
+class Broken(nn.Linear):
+    def __init__(self, features):
+        super().__init__(features, 1)
+
+    def forward(self, view):
+        if os.environ["RANK"] == "1" and self.training:
+            raise ArithmeticError("this tower is broken")
+        return super().forward(view)
+"""
+
+
+def test_a_process_that_fails_ends_all_with_its_traceback(options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "towers.py").write_text(BROKEN)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    towers = ("--model.towers", '{"ctr": {"class_path": "towers.Broken"}}')
+    failed = torchrun(2, *options, *towers, "--run", str(tmp_path / "run"), PYTHONPATH=path)
+    assert failed.returncode == 1
+    assert "ArithmeticError: this tower is broken" in failed.stderr
+    assert failed.stderr.count("raise ArithmeticError") == 1
+
+
+@pytest.mark.parametrize("command", ["compare", "prepare", "evaluate", "demo"])
+def test_other_commands_are_one_process(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command]) == 2
+    assert f"`recmtl {command}` is one process: start it without torchrun" in capsys.readouterr().err

@@ -1,0 +1,293 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recmtl.data import DataError, encode_rows, prepare
+from recmtl.data.columns import numeric
+from recmtl.data.columns.numeric import MomentSums, NumericFitter, RowSample
+from recmtl.data.store.layout import IDS, NUMERIC
+from recmtl.schema import Binned, Numeric, Schema, Task
+from recmtl.schema.fitted import FIRST, MISSING
+
+TASKS = [Task("t", "y")]
+ZEROS = [0.0] * 50 + list(np.arange(1.0, 51))  # half of the rows are zero
+
+
+def fit(feature, x):
+    """Prepare rows of the one feature: the schema fitted, and the notes."""
+    data = prepare(Schema([feature], TASKS), pa.table({"y": np.arange(len(x)) % 2, "x": x}), holdout=0)
+    return data.schema, data.notes
+
+
+def encode(fitted, x, part=NUMERIC):
+    (rows,) = encode_rows(fitted, pa.table({"x": x}), labelled=False)
+    values = rows.table.column(part).combine_chunks().flatten().to_numpy()
+    return values.reshape(len(x), -1)
+
+
+def encoded(feature, train, x):
+    """What the values `x` are to a model when the rows `train` taught it: `[rows]`."""
+    return encode(fit(feature, train)[0], x)[:, 0]
+
+
+class TestMoments:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        st.lists(
+            st.lists(st.tuples(*[st.one_of(st.none(), st.floats(-1e6, 1e6))] * 2), max_size=6), min_size=1, max_size=5
+        )
+    )
+    def test_equal_numpy_over_batches(self, batches):
+        sums = MomentSums(2)
+        for batch in batches:
+            sums.add(np.array(batch, dtype=np.float64).reshape(-1, 2).T)
+        rows = np.array([row for batch in batches for row in batch], dtype=np.float64).reshape(-1, 2)
+        for column, moments in zip(rows.T, sums.moments(), strict=True):
+            present = column[~np.isnan(column)]
+            mean, deviation = (present.mean(), present.std()) if len(present) else (0.0, 0.0)
+            assert moments.mean == pytest.approx(mean, rel=1e-9, abs=1e-9)
+            if deviation > 1e-9 * (1 + abs(mean)):
+                assert moments.deviation == pytest.approx(deviation, rel=1e-7)
+            elif deviation == 0:
+                assert moments.deviation == 1.0
+
+    def test_a_large_mean_does_not_swallow_the_deviation(self):
+        values = 1.7e9 + np.arange(1000.0)
+        sums = MomentSums(1)
+        for part in np.split(values, 10):
+            sums.add(part[None])
+        assert sums.moments() == [pytest.approx((values.mean(), values.std()), rel=1e-12)]
+
+    def test_log1p_and_clip_come_first(self):
+        values = np.array([-3.0, 0.0, 10.0, 1e6])
+        fitted, _ = fit(Numeric("x", transform="log1p", clip=(None, 100)), values)
+        logs = np.sign(values) * np.log1p(np.abs(np.minimum(values, 100)))
+        assert fitted.moments["x"] == pytest.approx((logs.mean(), logs.std()))
+
+    @pytest.mark.parametrize("value", [0.0, 0.1, -3e7, 1e-9])
+    @pytest.mark.parametrize("kind", [Numeric, Binned])
+    def test_constant(self, kind, value):
+        fitted, notes = fit(kind("x"), [value] * 21)
+        assert fitted.moments == ({"x": (pytest.approx(value), 1.0)} if kind is Numeric else {})
+        assert fitted.quantiles["x"] == ((value,) * 21 if kind is Numeric else ())
+        assert notes == ("numeric column 'x' is constant in the training rows",)
+
+    @pytest.mark.parametrize("kind", [Numeric, Binned])
+    def test_all_missing(self, kind):
+        fitted, notes = fit(kind("x"), pa.array([None, float("nan"), None]))
+        assert fitted.moments == ({"x": (0.0, 1.0)} if kind is Numeric else {})
+        assert fitted.quantiles["x"] == ((0.0, 0.0) if kind is Numeric else ())
+        assert notes == ("numeric column 'x' is missing in every training row",)
+
+
+class TestSample:
+    def learned(self, values, parts):
+        sample = RowSample(values.shape[1])
+        for part in np.array_split(values, parts):
+            sample.add(part.T)
+        return sample
+
+    def test_all_rows_while_they_are_few(self):
+        values = np.random.default_rng(0).normal(size=(999, 2))
+        values[::3, 0] = np.nan
+        sample = self.learned(values, 7)
+        for column in (0, 1):
+            present = values[~np.isnan(values[:, column]), column]
+            expected = np.quantile(present, np.linspace(0, 1, 256), method="inverted_cdf")
+            np.testing.assert_array_equal(sample.quantiles(column), expected)
+
+    def test_at_most_256_rows_are_their_own_quantiles(self):
+        values = np.random.default_rng(0).normal(size=(256, 1))
+        np.testing.assert_array_equal(self.learned(values, 1).quantiles(0), np.sort(values[:, 0]))
+
+    def test_the_same_rows_however_they_are_cut(self, monkeypatch):
+        monkeypatch.setattr(numeric, "SAMPLE", 100)
+        monkeypatch.setattr(numeric, "SPARE", 70)
+        values = np.random.default_rng(0).normal(size=(3000, 1))
+        samples = [self.learned(values, parts) for parts in (1, 2, 300, 1000)]
+        for sample in samples:
+            np.testing.assert_array_equal(sample.quantiles(0), samples[0].quantiles(0))
+
+    def test_error_is_that_of_a_uniform_sample_whatever_the_order(self, monkeypatch):
+        """500 of 50,000 rows: the shares below the quartiles err by 0.5/√500 at most, as a standard error."""
+        monkeypatch.setattr(numeric, "SAMPLE", 500)
+        rows = np.arange(50_000.0)  # rising: a sample of the first or the last rows would be far off
+        for values in (rows, rows[::-1], np.random.default_rng(1).permutation(rows)):
+            sample = self.learned(values[:, None], 9)
+            shares = np.interp([63.75, 127.5, 191.25], np.arange(256), sample.quantiles(0)) / 50_000
+            assert np.abs(shares - [0.25, 0.5, 0.75]).max() < 3 * 0.5 / np.sqrt(500)
+            assert sample._held == 500
+
+    def test_ends_are_exact(self, monkeypatch):
+        monkeypatch.setattr(numeric, "SAMPLE", 10)
+        values = np.random.default_rng(0).normal(size=(5000, 1))
+        quantiles = self.learned(values, 50).quantiles(0)
+        assert quantiles[[0, -1]].tolist() == [values.min(), values.max()]
+
+    def test_a_column_whose_few_values_are_not_sampled(self, monkeypatch):
+        monkeypatch.setattr(numeric, "SAMPLE", 1)
+        values = np.full((100, 1), np.nan)
+        chosen = RowSample(1)
+        chosen.add(np.arange(100.0)[None])
+        (row,) = chosen.quantiles(0)[:1].astype(int)
+        values[(row + 1) % 100], values[(row + 2) % 100] = 3.0, 5.0
+        assert self.learned(values, 4).quantiles(0).tolist() == [3.0, 5.0]
+        assert self.learned(values, 4).edges(0, 4).tolist() == [3.0]
+
+    def test_no_rows_and_no_columns(self):
+        fitter = NumericFitter([Numeric("x")])
+        fitter.add(pa.record_batch({"x": pa.array([], pa.float64())}))
+        assert fitter.quantiles() == {"x": (0.0, 0.0)}
+        assert NumericFitter([]).quantiles() == {}
+
+
+class TestTransforms:
+    def test_standardize(self):
+        x = np.array([1.0, 2.0, 4.0, np.nan])
+        values = encoded(Numeric("x"), x, [1.0, 4.0, None, 1e3])
+        assert values.dtype == np.float32
+        mean, deviation = np.nanmean(x), np.nanstd(x)
+        expected = [(1 - mean) / deviation, (4 - mean) / deviation, 0, (1e3 - mean) / deviation]
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+
+    def test_log1p(self):
+        x = np.array([0.0, 3.0, -20.0])
+        logs = np.sign(x) * np.log1p(np.abs(x))
+        values = encoded(Numeric("x", transform="log1p"), x, [*x, None])
+        np.testing.assert_allclose(values, [*((logs - logs.mean()) / logs.std()), 0], rtol=1e-6)
+
+    def test_none_leaves_values_and_fills_with_the_mean(self):
+        values = encoded(Numeric("x", transform="none"), [1.0, 2.0, 6.0, None], [1.0, -7.5, None])
+        assert values.tolist() == [1.0, -7.5, 3.0]
+
+    def test_min_max_goes_from_0_to_1_and_beyond(self):
+        values = encoded(Numeric("x", transform="min_max"), [2.0, 3.0, 10.0, None], [2.0, 10.0, 4.0, 0.0, 18.0, None])
+        assert values.tolist() == [0, 1, 0.25, -0.25, 2, 0.375]  # missing: the mean, 5
+
+    def test_quantile_is_linear_between_the_training_rows(self):
+        feature = Numeric("x", transform="quantile")
+        values = encoded(feature, [0.0, 1.0, 10.0, 11.0, 100.0], [0, 1, 5.5, 10, 55.5, 100, -3, 1e9, None])
+        np.testing.assert_allclose(values, [0, 0.25, 0.375, 0.5, 0.875, 1, 0, 1, 0.5])
+
+    def test_quantile_jumps_at_values_that_many_rows_have(self):
+        """50 zeros, then 1 to 50, each of weight 1/99: at 0 the share of rows ≤ 0, just below it none."""
+        values = encoded(Numeric("x", transform="quantile"), ZEROS, [-1e-9, 0, 1, 50])
+        np.testing.assert_allclose(values, [0, 49 / 99, 50 / 99, 1], rtol=1e-6)
+
+    def test_quantile_of_many_rows_is_the_distribution_function(self):
+        x = np.random.default_rng(0).lognormal(size=20_000)
+        values = encoded(Numeric("x", transform="quantile"), x, np.quantile(x, np.linspace(0, 1, 1001)))
+        np.testing.assert_allclose(values, np.linspace(0, 1, 1001), atol=1 / 255)
+
+    @pytest.mark.parametrize(
+        ("transform", "expected"),
+        [
+            ("standardize", [0, 1]),
+            ("log1p", [0, None]),
+            ("min_max", [0, 1]),
+            ("none", [0.1, 1.1]),
+            ("quantile", [1, 1]),
+        ],
+    )
+    def test_constant_column(self, transform, expected):
+        values = encoded(Numeric("x", transform=transform), [0.1] * 3, [0.1, 1.1, None])
+        expected[1] = np.log1p(1.1) - np.log1p(0.1) if expected[1] is None else expected[1]
+        np.testing.assert_allclose(values, [*expected, expected[0]], rtol=1e-6, atol=1e-9)
+
+    @pytest.mark.parametrize("transform", ["standardize", "log1p", "min_max", "none", "quantile"])
+    def test_column_missing_in_training(self, transform):
+        values = encoded(Numeric("x", transform=transform), pa.nulls(3), pa.array([None, 5.0]))
+        assert values[0] == (transform == "quantile")  # as any constant column
+        assert np.isfinite(values).all()
+
+    def test_what_float32_cannot_hold_is_cut_off(self):
+        values = encoded(Numeric("x", transform="none"), [0.0, 1.0], [1e300, -1e300])
+        assert np.isfinite(values).all()
+        assert (np.abs(values) > 3e38).all()
+
+    @pytest.mark.parametrize(
+        ("clip", "expected"), [((0, 10), [0, 3, 10]), ((None, 10), [-5, 3, 10]), ((0, None), [0, 3, 99])]
+    )
+    def test_clip(self, clip, expected):
+        values = encoded(Numeric("x", transform="none", clip=clip), [-5.0, 3.0, 99.0], [-5.0, 3.0, 99.0, None])
+        np.testing.assert_allclose(values, [*expected, np.mean(expected)], rtol=1e-6)
+
+    def test_clip_decides_the_range(self):
+        values = encoded(Numeric("x", transform="min_max", clip=(0, 10)), [-5.0, 3.0, 99.0], [-1.0, 5.0, 1e6])
+        assert values.tolist() == [0, 0.5, 1]
+
+    def test_indicators_follow_all_numbers(self):
+        features = [Numeric("a", transform="none", missing_indicator=True), Numeric("b", transform="none")]
+        features.append(Numeric("c", transform="none", missing_indicator=True))
+        frame = pd.DataFrame({"a": [1.0, None], "b": [None, 2.0], "c": [None, 3.0], "y": [0, 1]})
+        data = prepare(Schema(features, TASKS), frame, holdout=0)
+        assert data.schema.numeric_columns == data.train.widths[NUMERIC] == 5
+        values = data.train.table.column(NUMERIC).to_pylist()
+        assert values == [[1, 2, 3, 0, 1], [1, 2, 3, 1, 0]]
+
+
+class TestBinned:
+    def test_bins_hold_equal_shares(self):
+        fitted, _ = fit(Binned("x", bins=4), np.random.default_rng(0).permutation(100))
+        assert fitted.quantiles["x"] == (24, 49, 74)
+        assert fitted.id_blocks[0].size == FIRST + 4
+        ids = encode(fitted, np.arange(100), IDS)[:, 0]
+        assert np.bincount(ids).tolist() == [0, 0, 25, 25, 25, 25]
+
+    def test_values_beyond_the_training_rows_and_missing_ones(self):
+        fitted, _ = fit(Binned("x", bins=2), [1.0, 2.0, 3.0, 4.0])
+        ids = encode(fitted, [-1e9, 2.0, 2.1, 1e9, None], IDS)[:, 0]
+        assert ids.tolist() == [FIRST, FIRST, FIRST + 1, FIRST + 1, MISSING]
+
+    def test_equal_edges_are_one(self):
+        """Zeros fill the first half of the bins and keep one to themselves."""
+        fitted, _ = fit(Binned("x", bins=10), ZEROS)
+        assert fitted.quantiles["x"] == (0, 10, 20, 30, 40)
+        assert encode(fitted, [0.0, 1.0, 10.0, 11.0, 50.0], IDS)[:, 0].tolist() == [2, 3, 3, 4, 7]
+
+    def test_never_more_bins_than_values(self):
+        fitted, _ = fit(Binned("x"), [3.0, 1.0, 2.0, 2.0])
+        assert encode(fitted, [1.0, 2.0, 3.0], IDS)[:, 0].tolist() == [2, 3, 4]
+        assert fitted.id_blocks[0].size == FIRST + 3
+
+    def test_clip(self):
+        fitted, _ = fit(Binned("x", bins=8, clip=(0, 1)), [-5.0, 0.5, 9.0])
+        assert fitted.quantiles["x"] == (0, 0.5)
+        assert encode(fitted, [-1.0, 0.25, 7.0], IDS)[:, 0].tolist() == [2, 3, 4]
+
+    def test_one_bin(self):
+        fitted, _ = fit(Binned("x", bins=1), [1.0, 2.0])
+        assert encode(fitted, [5.0, None], IDS)[:, 0].tolist() == [FIRST, MISSING]
+
+    def test_text_in_a_file(self, tmp_path):
+        (tmp_path / "a.csv").write_text("x,y\n1.50,0\n nan,1\n2,0\n,1\n")
+        data = prepare(Schema([Binned("x", bins=2)], TASKS), tmp_path / "a.csv", holdout=0)
+        assert data.train.table.column(IDS).to_pylist() == [[2], [1], [3], [1]]
+
+
+class TestTooLarge:
+    """Numbers whose squares, or whose sums, are no float64 any more."""
+
+    FRAME = pd.DataFrame(
+        {"x": [*np.linspace(-1, 1, 60), 1e200], "z": [1.7e308, 1.7e308, 0.0] * 20 + [0.0], "y": [0, 1] * 30 + [0]}
+    )
+
+    @pytest.mark.parametrize(
+        ("column", "transform"), [("x", "standardize"), ("z", "standardize"), ("z", "none"), ("z", "min_max")]
+    )
+    def test_is_said_where_it_would_take_all_else_away(self, column, transform):
+        schema = Schema([Numeric(column, transform=transform)], [Task("t", "y")])
+        with pytest.raises(
+            DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: give"
+        ):
+            prepare(schema, self.FRAME, holdout=0)
+
+    @pytest.mark.parametrize("options", [{"transform": t} for t in ("log1p", "quantile", "none")] + [{"clip": (-5, 5)}])
+    def test_is_no_fault_elsewhere(self, options):
+        data = prepare(Schema([Numeric("x", **options)], [Task("t", "y")]), self.FRAME, holdout=0)
+        assert len(np.unique(data.train.packed()[:, 0])) >= 60
+        assert data.notes == ()
+        assert np.isfinite(data.schema.moments["x"]).all()

@@ -1,0 +1,159 @@
+import warnings
+
+import pyarrow as pa
+import pytest
+
+from recmtl.data.preparation.fit import Fitter
+from recmtl.errors import BadValueError
+from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, Task
+
+LABEL = [Task("t", "y")]
+
+
+def learn(schema, *batches):
+    """Fit on batches given as mappings; a label column is added where there is none."""
+    fitter = Fitter(schema)
+    for batch in batches:
+        rows = len(next(iter(batch.values())))
+        fitter.add(pa.RecordBatch.from_pydict({"y": [i % 2 for i in range(rows)]} | batch))
+    return fitter.finish()
+
+
+def vocabulary(feature, *batches):
+    fitted, _ = learn(Schema([feature], LABEL), *({"c": batch} for batch in batches))
+    return fitted.vocabularies["c"].to_pylist()
+
+
+class TestVocabulary:
+    def test_most_frequent_first_equal_counts_by_text(self):
+        assert vocabulary(Categorical("c"), ["b", "a", "c"], ["c", "d", None, ""]) == ["c", "a", "b", "d"]
+
+    def test_min_count_counts_over_batches(self):
+        assert vocabulary(Categorical("c", min_count=2), ["a", "b"], ["b", "c"], ["a"]) == ["a", "b"]
+
+    def test_max_vocabulary_keeps_the_most_frequent(self):
+        batch = ["a", "b", "b", "c", "c", "c", "d"]
+        assert vocabulary(Categorical("c", max_vocabulary=2), batch) == ["c", "b"]
+        assert vocabulary(Categorical("c", max_vocabulary=9), batch) == ["c", "b", "a", "d"]
+        assert vocabulary(Categorical("c", max_vocabulary=3, min_count=2), batch) == ["c", "b"]
+
+    def test_one_category_from_batches_of_different_types(self):
+        assert vocabulary(Categorical("c"), [1, 2], [2.0, float("nan")], ["2", "2.0"]) == ["2", "1"]
+
+    def test_merging_counts_early_changes_nothing(self, monkeypatch):
+        batches = [[f"v{i * j % 7}" for i in range(9)] for j in range(1, 9)]
+        whole = vocabulary(Categorical("c", min_count=2), *batches)
+        monkeypatch.setattr("recmtl.data.columns.vocabulary.COMPACT_AFTER", 3)
+        assert vocabulary(Categorical("c", min_count=2), *batches) == whole
+
+    def test_elements_of_lists(self):
+        fitted, _ = learn(
+            Schema([MultiCategorical("c")], LABEL), {"c": ["a|b", "b", None]}, {"c": ["b|c|a|b", "", "a"]}
+        )
+        assert fitted.vocabularies["c"].to_pylist() == ["b", "a", "c"]
+        assert fitted.lengths == {"c": 4}
+
+    @pytest.mark.parametrize(("batch", "length"), [(["a|b|c"], 2), (["a"], 1), ([None], 1)])
+    def test_length_is_at_most_max_length_and_at_least_one(self, batch, length):
+        fitted, _ = learn(Schema([MultiCategorical("c", max_length=2)], LABEL), {"c": pa.array(batch, pa.string())})
+        assert fitted.lengths == {"c": length}
+
+    def test_hashed_features_keep_none(self):
+        fitted, notes = learn(Schema([Categorical("c", hash_buckets=8)], LABEL), {"c": ["a", "b"]})
+        assert fitted.vocabularies == {}
+        assert fitted.id_blocks[0].size == 10
+        assert notes == []
+
+
+class TestRates:
+    def test_rows_and_mean_with_missing_labels_condition_and_weights(self):
+        schema = Schema(
+            [Categorical("c")],
+            [Task("cvr", "buy", given="click"), Task("stay", "seconds", kind="regression")],
+            weight="w",
+        )
+        fitted, _ = learn(
+            schema,
+            {"c": list("ab"), "click": [1, 1], "buy": [1, 0], "seconds": [10.0, None], "w": [3.0, 1.0]},
+            {"c": list("ab"), "click": [0, None], "buy": [1, None], "seconds": [-1.0, 0.5], "w": [2.0, 4.0]},
+        )
+        assert fitted.rate(schema.tasks[0]) == (2, 0.75)
+        assert fitted.rates["buy", None] == (3, pytest.approx(5 / 6))
+        assert fitted.rates["click", None] == (3, pytest.approx(4 / 6))
+        assert fitted.rate(schema.tasks[1]) == (3, pytest.approx((30 - 2 + 2) / 9))
+
+    def test_funnel(self):
+        schema = Schema([Categorical("c")], [Task("ctr", "click")], funnel=Funnel("click", "buy"))
+        fitted, notes = learn(schema, {"c": list("abcd"), "click": [1, 1, 0, 0], "buy": [1, 0, 0, 1]})
+        assert [fitted.rate(t) for t in schema.reported_tasks] == [(4, 0.5), (2, 0.5), (4, 0.5)]
+        assert notes == ["1 training rows have a conversion without a click"]
+
+    @pytest.mark.parametrize(("labels", "share"), [([0, 0], "0"), ([1, 1, None], "1")])
+    def test_one_class(self, labels, share):
+        _, notes = learn(Schema([Categorical("c")], LABEL), {"c": ["a", "b", "a"][: len(labels)], "y": labels})
+        assert notes == [f"task 't' has one class in the training rows: every label is {share}"]
+
+    def test_no_label(self):
+        fitted, notes = learn(Schema([Categorical("c")], LABEL), {"c": ["a", "b"], "y": pa.nulls(2)})
+        assert fitted.rates["y", None] == (0, 0.0)
+        assert notes == ["task 't' has no training row with a label"]
+
+    def test_weights_of_zero(self):
+        fitted, _ = learn(Schema([Categorical("c")], LABEL, weight="w"), {"c": ["a", "b"], "w": [0, 0]})
+        assert fitted.rates["y", None] == (2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"y": [0, 2]}, "row 1, column 'y': '2' is not a binary label: expected 0, 1 or nothing"),
+        ({"y": [None, 0.5]}, "row 1, column 'y': '0.5' is not a binary label"),
+        ({"y": ["0", "-1"]}, "row 1, column 'y': '-1' is not a binary label"),
+        ({"w": [1, -0.5]}, "row 1, column 'w': -0.5 is not a weight: expected a number from 0"),
+        ({"w": [1, None]}, "row 1, column 'w': None is not a weight"),
+        ({"w": ["1", "x"]}, "row 1, column 'w': 'x' is not a number"),
+        ({"x": ["1", "x"]}, "row 1, column 'x': 'x' is not a number"),
+        ({"r": ["1", "x"]}, "row 1, column 'r': 'x' is not a number"),
+        ({"r": [1, float("inf")]}, "row 1, column 'r': inf is not a finite number"),
+    ],
+)
+def test_bad_values(batch, message):
+    tasks = [Task("t", "y"), Task("u", "r", kind="regression")]
+    good = {"x": [1.0, 2.0], "y": [0, 1], "r": [2.0, -7.5], "w": [0.0, 1.5]}
+    schema = Schema([Numeric("x")], tasks, weight="w")
+    learn(schema, good)
+    with pytest.raises(BadValueError) as caught:
+        learn(schema, good | batch)
+    assert message in str(caught.value)
+
+
+def test_notes_on_categories():
+    features = [Categorical("one"), Categorical("rare", min_count=2), Categorical("none"), Categorical("good")]
+    _, notes = learn(
+        Schema(features, LABEL), {"one": ["a", "a"], "rare": ["a", "b"], "none": pa.nulls(2), "good": ["a", "b"]}
+    )
+    assert notes == [
+        "categorical column 'one' is constant in the training rows",
+        "categorical column 'rare' has no category frequent enough in the training rows",
+        "categorical column 'none' has no category frequent enough in the training rows",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batches", "integer"),
+    [([[1, 2], [3, None]], True), ([["1", ""], ["-3", None]], True), ([[1, 2], ["a", "3"]], False), ([["01"]], False)],
+)
+def test_integer_keys(batches, integer):
+    schema = Schema([Categorical("c")], LABEL, keys=["k"])
+    fitted, _ = learn(schema, *({"c": ["a"] * len(batch), "k": batch} for batch in batches))
+    assert fitted.integer_keys == (frozenset({"k"}) if integer else frozenset())
+
+
+def test_empty_batch_changes_nothing():
+    schema = Schema([Categorical("c"), Numeric("x"), MultiCategorical("m")], LABEL, keys=["k"])
+    batch = {"c": ["a", "b"], "x": [1.0, 2.0], "m": ["a|b", "c"], "k": [1, 2]}
+    table = pa.table(batch)
+    empty = {name: table[name].combine_chunks().slice(0, 0) for name in batch} | {"y": pa.array([], pa.int64())}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert learn(schema, batch, empty)[0].fingerprint == learn(schema, batch)[0].fingerprint

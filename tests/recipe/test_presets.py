@@ -1,0 +1,95 @@
+"""Every shipped recipe and card can be used."""
+
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentParser
+
+import recmtl
+from recmtl.recipe.presets import find_card, find_recipe
+from recmtl.recipe.recipe import (
+    add_recipe,
+    build,
+    complete_recipe,
+    known_names,
+    parse_recipe,
+    recipe_parser,
+    without_files,
+)
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted(p.stem for p in (ROOT / "models").glob("*.yaml"))
+CARDS = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
+
+
+def test_what_is_shipped() -> None:
+    assert {
+        "aliexpress_esmm",
+        "aliexpress_mmoe",
+        "aliexpress_shared_bottom",
+        "census_mmoe",
+        "census_shared_bottom",
+    } <= set(RECIPES)
+    assert CARDS == ["aliexpress", "census_income"]
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith("census")])
+def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe(parser)
+    config = parser.parse_path(find_recipe(name))
+    assert find_card(config.data.card).is_file()
+    trainer = build(parser, config, aliexpress.schema)
+    assert type(trainer.model).__name__.lower() in name.replace("_", "") or name == "demo"
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("census")])
+def test_census_recipe_builds_its_model(name: str, small: recmtl.PreparedData) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    add_recipe(parser)
+    trainer = build(parser, parser.parse_path(find_recipe(name)), small.schema)
+    assert type(trainer.model).__name__.lower() in name.replace("_", "")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_card_says_where_to_get_the_data(name: str) -> None:
+    assert "http" in recmtl.card(name).description
+
+
+def test_known_names() -> None:
+    assert known_names("model") == ["ESMM", "MMOE", "SharedBottom", "SingleTask"]
+    assert "PiecewiseLinearEmbeddings" in known_names("model.encoder.numeric")
+    assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
+
+
+@pytest.mark.parametrize("given", ["file", "options"])
+def test_a_model_starts_at_its_own_defaults(given: str, tmp_path: Path) -> None:
+    """Not at those of the model that there is without any, which has arguments of the same names."""
+    (tmp_path / "recipe.yaml").write_text("model: ESMM\nbalancer: MetaBalance\n")
+    parser = recipe_parser("test")
+    options = ["--config", str(tmp_path / "recipe.yaml")] if given == "file" else ["--model", "ESMM"]
+    recipe = complete_recipe(parser, parse_recipe(parser, options))
+    assert recipe["model"]["init_args"]["tower_layers"] == [256, 128, 64]
+    plain = complete_recipe(parser, parse_recipe(parser, []))
+    assert plain["model"]["class_path"] == "recmtl.MMOE"
+    assert plain["balancer"]["class_path"] == "recmtl.Sum"
+
+
+def test_unknown_names_list_what_there_is() -> None:
+    with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_esmm"):
+        find_recipe("nope")
+    with pytest.raises(
+        recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, census_income"
+    ):
+        find_card("nope")
+
+
+def test_only_the_files_of_the_encoder_are_left_out() -> None:
+    def recipe(vectors: object) -> dict[str, object]:
+        encoder = {"class_path": "FeatureEncoder", "init_args": {"width": 8, "pretrained": vectors}}
+        own = {"pretrained": {"item": "mine"}, "encoder": encoder}
+        return {"model": {"class_path": "my.Model", "init_args": own}, "pretrained": {"a": "b"}}
+
+    assert without_files(recipe({"item": "v.csv", "x": None})) == recipe({"item": None, "x": None})
+    for other in (None, [], {}, {"model": None}, recipe(None), recipe("v.csv"), {"model": {"init_args": ["encoder"]}}):
+        assert without_files(other) == other

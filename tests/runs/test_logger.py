@@ -1,0 +1,114 @@
+"""What a run writes down while it trains."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+import recmtl
+from recmtl.runs import logger as log_module
+from recmtl.runs.events import Events
+from recmtl.runs.logger import MetricLogger, numbers
+from recmtl.train import RunFolder
+
+
+def scalars(folder: Path) -> dict[str, dict[int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_numbers_of_nested_records() -> None:
+    record = {"step": 3, "valid": {"ctr": {"auc": 0.5, "logloss": None, "reason": "one class"}}, "x": float("nan")}
+    assert dict(numbers(record)) == {"step": 3, "valid/ctr/auc": 0.5}
+
+
+def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    run = recmtl.RunConfig(folder=tmp_path / "run", log_every=4, progress=False, device="cpu")
+    model = recmtl.MMOE(aliexpress.schema, experts=2, layers=[8])
+    options = recmtl.Optimization(batch_size=256)
+    trainer = recmtl.Trainer(model, recmtl.MetaBalance(), 1, gradient_stats_every=2, optimization=options, run=run)
+    trainer.fit(aliexpress.train, aliexpress.valid)
+    found = scalars(tmp_path / "run")
+    expected: dict[str, dict[int, float]] = {}
+    for record in RunFolder(tmp_path / "run").records():
+        for name, value in numbers({k: v for k, v in record.items() if k not in ("step", "epoch")}):
+            expected.setdefault(name, {})[record["step"]] = pytest.approx(value, rel=1e-6)
+    assert found == expected
+    for tag in (
+        "loss/ctr",
+        "weight/ctcvr",
+        "valid/ctr/auc",
+        "diagnosis/gradient_norm/ctr",
+        "diagnosis/cosine/ctr·ctcvr",
+    ):
+        assert tag in found
+    assert list(found["diagnosis/weight/ctcvr"]) == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+    if wanted:
+        monkeypatch.setattr(log_module, "find_spec", lambda name: None)
+        monkeypatch.setitem(sys.modules, "tensorboard", None)
+    with MetricLogger(RunFolder(tmp_path), tensorboard=wanted) as log:
+        log.write(7, 1, {"loss": {"ctr": 0.5}})
+    assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "epoch": 1, "loss": {"ctr": 0.5}}
+
+
+def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> None:
+    for loss in (0.5, 0.25):
+        with MetricLogger(RunFolder(tmp_path), tensorboard=True) as log:
+            log.write(1, 1, {"loss": {"ctr": loss}})
+            if loss == 0.5:
+                log.write(2, 1, {"loss": {"ctr": loss}})
+    assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with pytest.raises(recmtl.DataError, match=r"metrics.jsonl' cannot be written: No space left on device"):
+        RunFolder(tmp_path).log({"step": 1})
+
+
+def test_so_is_that_of_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
+    events = Events(tmp_path)
+    for work in (events.flush, events.close):
+        with pytest.raises(recmtl.DataError, match=r"tfevents.* cannot be written: No space left on device"):
+            work()
+
+
+class Broken(nn.Module):
+    """A tower that gives NaN from its third batch on."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layer, self.calls = nn.Linear(features, 1), 0
+
+    def forward(self, view: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        return self.layer(view) * (float("nan") if self.calls > 2 else 1.0)
+
+
+def test_what_is_not_finite_is_reported_once_by_name(
+    aliexpress: recmtl.PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctcvr": Broken})
+    run = recmtl.RunConfig(folder=tmp_path / "run", log_every=1, device="cpu")
+    options = recmtl.Optimization(batch_size=256)
+    trainer = recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=options, run=run).fit(aliexpress.train)
+    said = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
+    layers = [f"heads.ctcvr.{name}" for name in ("bias", "tower.layer.weight", "tower.layer.bias")]
+    assert said == [f"step 3: left out for not being finite: task ctcvr, {', '.join(layers)}"]
+    assert trainer.skipped["ctcvr"] == 18
+    assert "ctr" not in trainer.skipped
+    records = [r for r in RunFolder(tmp_path / "run").records() if "skipped" in r]
+    assert [r["step"] for r in records] == list(range(3, 21))
+    assert records[0]["skipped"]["ctcvr"] == 1
+    assert all(p.isfinite().all() for p in model.parameters())

@@ -1,0 +1,104 @@
+"""What a finished run leaves in its folder."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recmtl
+from recmtl.data import Loader
+from recmtl.evaluate import measure, metric_names
+from recmtl.models import RankingModel
+from recmtl.report import ReportedRun
+from recmtl.train import RunFolder
+from recmtl.train import artifacts as finishing
+from recmtl.train import device as memory
+
+LAYERS = {"layers": [8], "tower_layers": []}
+
+
+def finished(data: recmtl.PreparedData, model: RankingModel, folder: Path, **options: bool) -> recmtl.Trainer:
+    run = recmtl.RunConfig(folder=folder, progress=False, device="cpu", tensorboard=False, **options)
+    trainer = recmtl.Trainer(model, epochs=1, run=run).fit(data.train, data.valid)
+    trainer.finish({"valid": data.valid, "test": data.test})
+    return trainer
+
+
+@pytest.fixture
+def mmoe(aliexpress: recmtl.PreparedData) -> recmtl.MMOE:
+    torch.manual_seed(0)
+    return recmtl.MMOE(aliexpress.schema, experts=3, **LAYERS)
+
+
+def test_predictions_are_those_that_were_measured(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predicted, plain = [], recmtl.Trainer.predictions
+
+    def predictions(self: recmtl.Trainer, rows: recmtl.Rows, together: bool = False) -> dict[str, np.ndarray]:
+        predicted.append(rows)
+        return plain(self, rows, together)
+
+    monkeypatch.setattr(recmtl.Trainer, "predictions", predictions)
+    trainer = finished(aliexpress, mmoe, tmp_path)
+    assert [rows.name for rows in predicted] == ["valid", "valid", "test"]  # the first while it was trained
+    result, schema = json.loads((tmp_path / "metrics.json").read_text()), aliexpress.schema.schema
+    for name in ("valid", "test"):
+        rows = aliexpress.splits[name]
+        read = recmtl.Predictions.read(schema, RunFolder(tmp_path).predictions(name))
+        for task, values in trainer.predictions(rows).items():
+            np.testing.assert_array_equal(read.values[task], values)
+        assert result[name]["cvr"].pop("capped") >= 0  # which a file of all three no longer says
+        again = measure(schema, read.values, read.labels, read.weight, read.keys)
+        assert result[name] == {task: m.to_dict() for task, m in again.items()}
+        assert set(metric_names("binary", True)) <= set(result[name]["ctr"])
+    assert 0 < result["seconds"] < 600
+
+
+def test_gates_are_averaged_over_the_reported_rows(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
+) -> None:
+    finished(aliexpress, mmoe, tmp_path / "gates")
+    usage = RunFolder(tmp_path / "gates").usage()
+    (batch,) = Loader(aliexpress.test, 1000).epoch()
+    with torch.inference_mode():
+        gates = mmoe.gates(mmoe.encoder(batch)).mean(0)  # [H, E]
+    np.testing.assert_allclose([usage["ctr"], usage["ctcvr"]], gates.numpy(), rtol=1e-5)
+    finished(aliexpress, recmtl.SharedBottom(aliexpress.schema, **LAYERS), tmp_path / "none")
+    assert not (tmp_path / "none" / "usage.json").exists()
+    assert RunFolder(tmp_path / "none").usage() == {}
+    (tmp_path / "gates" / "usage.json").write_text("[]")
+    with pytest.raises(recmtl.RunError, match=r"usage.json is damaged"):
+        RunFolder(tmp_path / "gates").usage()
+
+
+def test_a_run_without_predictions_says_so_when_it_is_reported(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
+) -> None:
+    finished(aliexpress, mmoe, tmp_path, predictions=False)
+    assert not (tmp_path / "predictions").exists()
+    assert (tmp_path / "metrics.json").exists()
+    with pytest.raises(recmtl.RunError, match=r"holds no predictions of test or validation rows.*predictions false"):
+        ReportedRun.open(tmp_path)
+
+
+def test_nothing_is_written_without_a_folder(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finishing, "expert_usage", None)
+    trainer = recmtl.Trainer(mmoe, epochs=1, run=recmtl.RunConfig(progress=False, device="cpu")).fit(aliexpress.train)
+    assert set(trainer.finish({"test": aliexpress.test})["test"]) == {"ctr", "cvr", "ctcvr"}
+    assert trainer.seconds > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no data folder /proc")
+def test_peak_memory_is_that_of_this_program_not_of_the_one_that_started_it() -> None:
+    code = f"import runpy; print(runpy.run_path({memory.__file__!r})['peak_memory']())"
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    here = runpy.run_path(memory.__file__)["peak_memory"]()
+    assert 1e6 < int(child.stdout) < 1e8 < here

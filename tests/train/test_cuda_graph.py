@@ -1,0 +1,165 @@
+"""A recorded step computes what the step computes; what cannot be recorded is computed as it is."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from tape import Tape
+from torch import Tensor, nn
+from twins import BALANCERS
+
+import recmtl
+from recmtl.balance import Balancer
+from recmtl.data import Batch, Loader
+from recmtl.features import embedding_table as table_module
+from recmtl.features.embedding_table import padded
+from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
+from recmtl.train.cuda_graph import WARM_UP_STEPS, GraphedStep, recordable
+
+MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
+ADAM = partial(torch.optim.AdamW, lr=0.01, eps=1e-6)  # ε far above the rounding errors of gradients that are zero
+OPTIONS = Optimization(optimizer=ADAM, schedule="cosine", warmup=0.1, clip_norm=1.0)
+STEPS = 26  # beyond the burn-in of RotoGrad
+
+
+def batches(data: recmtl.PreparedData) -> Iterator[Batch]:
+    """Whole batches, a shorter one in between, one without a task, and one that is not a number; in float64."""
+    for number, batch in enumerate(itertools.islice(Loader(data.train, 50, seed=0).epoch(), STEPS)):
+        rows = 9 if number == 8 else len(batch)
+        labels = torch.full_like(batch.labels, torch.nan) if number == 12 else batch.labels
+        numeric = batch.numeric * torch.nan if number == 16 else batch.numeric
+        yield Batch(batch.ids[:rows], numeric[:rows].double(), labels[:rows].double())
+
+
+class Unrecorded(Tape):
+    """Learning rates lie in tensors of float32, as for a record, but none is made."""
+
+    def record(self, work: Callable[[], Tensor]) -> Tensor:
+        raise RuntimeError("none is made")
+
+
+def trained(
+    data: recmtl.PreparedData, cls: type, method: type[Balancer], tape: Tape
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """The losses of each step, and all state afterwards."""
+    torch.manual_seed(0)
+    style = recmtl.LayerStyle(normalization="batch", dropout=0.2)
+    sizes: dict[str, Any] = {"layers": [8]} if cls is not recmtl.ESMM else {"tower_layers": [8]}
+    model = cls(data.schema, style=style, **sizes)
+    balancer = recmtl.Trainer(model, method(), run=recmtl.RunConfig(device="cpu")).balancer
+    step = Step(model.double(), balancer, OPTIONS, STEPS, tape)
+    torch.manual_seed(1)
+    losses = [step(batch) for batch in batches(data)]
+    state = {name: t for name, t in model.state_dict().items() if "_extra_state" not in name}
+    return losses, state | step.incidents.state_dict()
+
+
+@pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
+@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+def test_a_replayed_step_is_the_step(cls: type, method: type[Balancer], aliexpress: recmtl.PreparedData) -> None:
+    """With dropout, batch normalisation, clipping and a changing learning rate."""
+    tape = Tape()
+    losses, state = trained(aliexpress, cls, method, tape)
+    with pytest.warns(UserWarning, match="none is made"):
+        plain_losses, plain_state = trained(aliexpress, cls, method, Unrecorded())
+    assert (tape.rehearsed, tape.replayed) == (WARM_UP_STEPS, STEPS - WARM_UP_STEPS - 1)
+    torch.testing.assert_close(losses, plain_losses, rtol=1e-10, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+@pytest.mark.parametrize("method", [recmtl.PCGrad, recmtl.RotoGrad])
+def test_large_tables_are_replayed_too(
+    method: type[Balancer], aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slot for each id, as on a GPU, no shape depends on a batch; with exact slots the shapes would differ."""
+    monkeypatch.setattr(step_module, "ROW_MODE", 0)
+    with pytest.warns(UserWarning, match="none is made"):
+        plain_losses, plain_state = trained(aliexpress, recmtl.MMOE, method, Unrecorded())
+    monkeypatch.setattr(table_module, "distinct", padded)
+    losses, state = trained(aliexpress, recmtl.MMOE, method, Tape())
+    torch.testing.assert_close(losses, plain_losses, rtol=1e-10, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)
+
+
+class Looks(nn.Module):
+    """A tower that looks at a value."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(features, 1)
+
+    def forward(self, view: Tensor) -> Tensor:
+        output: Tensor = self.linear(view)
+        return output if float(view.detach().sum()) > 0 else 2 * output
+
+
+def test_what_cannot_be_recorded_is_computed_as_it_is(aliexpress: recmtl.PreparedData) -> None:
+    def losses(tape: Tape) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Looks})
+        balancer = recmtl.Trainer(model, recmtl.MetaBalance(), run=recmtl.RunConfig(device="cpu")).balancer
+        step = Step(model.double(), balancer, OPTIONS, STEPS, tape)
+        return [step(batch) for batch in batches(aliexpress)]
+
+    with pytest.warns(UserWarning, match="the step is not recorded.*not permitted when") as caught:
+        found = losses(Tape())
+    assert len(caught) == 1
+    with pytest.warns(UserWarning, match="none is made"):
+        expected = losses(Unrecorded())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+
+
+def test_modules_and_optimizers_that_may_hide_state_are_not_recorded_unasked(aliexpress: recmtl.PreparedData) -> None:
+    own = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Looks})
+    plain = recmtl.SharedBottom(aliexpress.schema, layers=[8], style=recmtl.LayerStyle("batch", 0.1, "gelu"))
+    adam, sgd, adagrad = (
+        optimizer(plain.parameters(), lr=0.1) for optimizer in (torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad)
+    )
+    assert recordable([plain, recmtl.RotoGrad(heads=2, features=8)], [adam, sgd])
+    assert not recordable([own], [adam])
+    assert not recordable([plain], [adam, adagrad])
+    hooked = copy.deepcopy(plain)
+    hooked.bottom.register_forward_hook(lambda *_: None)
+    assert not recordable([hooked], [])
+    hooked = copy.deepcopy(plain)
+    next(hooked.parameters()).register_post_accumulate_grad_hook(lambda *_: None)
+    assert not recordable([hooked], [])
+
+    class Own(torch.optim.SGD):
+        pass
+
+    assert not recordable([plain], [Own(plain.parameters(), lr=0.1)])
+
+
+def test_batches_like_the_first_are_recorded(aliexpress: recmtl.PreparedData) -> None:
+    """Whatever stands where the record is made: here the last, shorter batch of an epoch."""
+    whole = next(Loader(aliexpress.train, 50, seed=0).epoch())
+    short = Batch(whole.ids[:7], whole.numeric[:7], whole.labels[:7])
+    tape = Tape()
+    recorded = GraphedStep(lambda batch: batch.numeric.sum() + 1, tape)
+    for batch in [whole, whole, whole, short] * 4:
+        torch.testing.assert_close(recorded(batch), batch.numeric.sum() + 1)
+    assert (tape.rehearsed, tape.replayed) == (3, 9)
+
+
+def test_a_state_outside_of_tensors_shows_on_the_tape(aliexpress: recmtl.PreparedData) -> None:
+    """The check can fail: a counter of Python's stands still in a record."""
+    batch, *_ = batches(aliexpress)
+    calls: list[int] = []
+
+    def step(batch: Batch) -> Tensor:
+        calls.append(1)
+        return batch.numeric.sum() * 0 + len(calls)
+
+    recorded = GraphedStep(step, Tape())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [int(recorded(batch)) for _ in range(6)] == [1, 2, 3, 4, 4, 4]

@@ -1,0 +1,196 @@
+"""Several processes that share each batch train as one process with the whole of it.
+
+20 steps in float64, 10 with options. Of four tasks one has its valid rows in the first process's share alone, two in
+the last one's; in some batches one is absent. Of two data sets the last batch has 7 rows, and 2: with three processes
+one then gets none.
+"""
+
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import CASES, Case
+from together import together
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from twins import BALANCERS
+
+import recmtl
+from recmtl.balance import Balancer, ProcessGroup, RotationBalancer, Sizes, TaskGradientBalancer
+from recmtl.data import Batch, Loader
+from recmtl.models import RankingModel
+from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
+
+BATCH, LIMIT = 30, 1e-10
+MODELS = {cls.__name__: cls for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM, recmtl.SingleTask)}
+SHARING = ("SharedBottom", "MMOE", "ESMM")
+DEFAULTS = [case for case in CASES if not case.options and not case.cooperative]
+Setting = tuple[str, Case, bool]  # model, balancer, whether tables are in row mode
+SETTINGS: list[Setting] = [
+    *((name, case, False) for name in SHARING for case in DEFAULTS),
+    *((name, case, True) for name in ("MMOE", "ESMM") for case in DEFAULTS),
+    *(("SingleTask", Case(recmtl.Sum, {}), by_rows) for by_rows in (False, True)),
+]
+OPTIONS: list[Setting] = [("MMOE", case, False) for case in CASES if case not in DEFAULTS]
+SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+
+
+def data_for(name: str) -> recmtl.PreparedData:
+    """Rows for a model: 4 batches and 7 rows, and in place of validation rows 4 batches and 2."""
+    tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "conversion", given="click")]
+    tasks += [recmtl.Task("ctcvr", "conversion")] + [recmtl.Task("early", "early")] * (name != "ESMM")
+    features = [
+        recmtl.Categorical("user", width=3),
+        recmtl.MultiCategorical("genres", width=3),
+        recmtl.Numeric("price"),
+    ]
+    schema = recmtl.Schema(features, tasks, funnel=recmtl.Funnel("click", "conversion"), weight="weight")
+    return recmtl.prepare(schema, generated(4 * BATCH + 7), generated(4 * BATCH + 2))
+
+
+def generated(count: int) -> pd.DataFrame:
+    """In batches of 30 the conversions stand in the last rows alone, the label of `early` in the first ones."""
+    rng = np.random.default_rng(count)
+    place, batch = np.arange(count) % BATCH, np.arange(count) // BATCH
+    left = count - np.arange(count)
+    return pd.DataFrame(
+        {
+            "user": rng.integers(0, 9, count),
+            "genres": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4), replace=False)) for _ in range(count)],
+            "price": rng.normal(size=count),
+            "click": np.where(batch == 2, np.nan, place % 2),
+            "conversion": np.where(((place > 24) & (batch != 1)) | (left == 1), rng.integers(0, 2, count), np.nan),
+            "early": np.where(place < 4, rng.integers(0, 2, count), np.nan),
+            "weight": rng.uniform(0.5, 2, count),
+        }
+    )
+
+
+def built(name: str, case: Case, data: recmtl.PreparedData, processes: ProcessGroup) -> tuple[RankingModel, Balancer]:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {} if name == "ESMM" else {"layers": [12, 8]}
+    model = MODELS[name](data.schema, tower_layers=[6], **options).double()
+    parts = sum(tensor.parts for tensor in model.shared().tensors)
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, parts)
+    balancer = model.fork = case.balancer(sizes, [task.name for task in model.objectives])
+    balancer.processes = processes
+    return model, balancer
+
+
+def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> Iterator[Batch]:
+    """10 batches, so many times."""
+    for split in (data.train, data.valid) * times:
+        for batch in Loader(split, BATCH, rank=processes.rank, processes=processes.size).epoch():
+            yield replace(batch, numeric=batch.numeric.double())
+
+
+def trained(processes: ProcessGroup, settings: list[Setting]) -> list[dict[str, Tensor]]:
+    """What settings come to: weights, states, and the losses and gradients that were measured."""
+    data = {name: data_for(name) for name in MODELS}
+    return [finished(data[name], name, case, by_rows, processes) for name, case, by_rows in settings]
+
+
+def finished(
+    data: recmtl.PreparedData, name: str, case: Case, by_rows: bool, processes: ProcessGroup
+) -> dict[str, Tensor]:
+    model, balancer = built(name, case, data, processes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(step_module, "ROW_MODE", 0 if by_rows else 1_000_000)
+        step = Step(model, balancer, Optimization(BATCH, SGD, clip_norm=1.0, balancer_rate=0.02), 20)
+    losses, norms, cosines = [], [], []
+    times = 2 if case in DEFAULTS else 1
+    for number, batch in enumerate(batches(data, processes, times)):
+        sent = processes.sent
+        losses.append(step(batch, diagnosed=number % 5 == 0))
+        if processes.size > 1 and number % 5:
+            assert processes.sent - sent == 8 * numbers_sent(model, balancer, step)
+        if number % 5 == 0 and step.diagnosis is not None:
+            norms.append(step.diagnosis.norms)
+            cosines.append(step.diagnosis.cosines)
+    assert len(losses) == 10 * times
+    weights = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    return weights | {"losses": torch.stack(losses), "norms": torch.stack(norms), "cosines": torch.stack(cosines)}
+
+
+def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
+    """What the README says of a step's messages: of numbers in float64 here."""
+    objectives, heads = len(model.objectives), len(model.heads)
+    shared = model.shared()
+    S, W = sum(t.tensor.numel() for t in shared.tensors), sum(t.numel() for t in shared.last)
+    by_rows = {id(table.weight): table.gathered.rows.numel() for table in step._tables}
+    P = sum(by_rows.get(id(p), p.numel()) for p in model.parameters()) - sum(p.numel() for p in balancer.parameters())
+    sent = objectives + P
+    if isinstance(balancer, recmtl.GradNorm):
+        sent += (objectives - 1) * W
+    elif isinstance(balancer, TaskGradientBalancer):
+        sent += (objectives - 1) * S
+    elif isinstance(balancer, recmtl.NormalizedSplitter):
+        sent += 3 * heads + 1 + heads * (balancer.projection == "before")
+    elif isinstance(balancer, RotationBalancer):
+        sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
+        sent += objectives * balancer.normalize_losses
+    return sent
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    """Relative to the expected."""
+    assert expected.isfinite().all()
+    difference, size = (found - expected).norm().item(), expected.norm().item()
+    return difference / size if difference else 0.0
+
+
+@pytest.mark.parametrize(
+    ("number", "settings"), [(2, [s for s in SETTINGS if s[0] != "SharedBottom"]), (3, SETTINGS + OPTIONS)]
+)
+def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path) -> None:
+    (one,) = together(1, tmp_path / "one", trained, settings)
+    first, *others = together(number, tmp_path / "several", trained, settings)
+    for index, (setting, expected) in enumerate(zip(settings, one, strict=True)):
+        errors = {name: error(first[index][name], value) for name, value in expected.items()}
+        assert max(errors.values()) <= LIMIT, (*map(str, setting), errors)
+        assert all(other[index][name].equal(value) for other in others for name, value in first[index].items())
+
+
+def looped(processes: ProcessGroup) -> list[Tensor]:
+    """What loops of one's own come to whose losses have no graph where a process has no valid row."""
+    cases = [Case(method, {}) for method in BALANCERS]
+    cases += [Case(method, {"normalize_losses": True}) for method in BALANCERS if issubclass(method, RotationBalancer)]
+    found = []
+    for case in cases:
+        torch.manual_seed(0)
+        bottom = torch.nn.Linear(8, 6).double()
+        heads = torch.nn.ModuleList([torch.nn.Linear(6, 1) for _ in range(2)]).double()
+        x, labels = torch.randn(40, 8).double(), torch.rand(40, 2).round().double()
+        balancer = case.balancer(Sizes(2, 2, 6, 2), ["a", "b"])
+        balancer.processes = processes
+        mine = slice(40 * processes.rank // processes.size, 40 * (processes.rank + 1) // processes.size)
+        for step in range(6):
+            shared = bottom(x[mine])
+            views = balancer.fork([shared, shared])
+            losses = []
+            for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
+                valid = torch.arange(40) < (40 if step % 3 == task else 13)  # in the first process alone, or in all
+                logits = head(view).squeeze(1)[valid[mine]]
+                entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
+                losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
+            balancer.backward(losses, list(bottom.parameters()), private=heads.parameters())
+            with torch.no_grad():
+                for parameter in (*bottom.parameters(), *heads.parameters(), *balancer.parameters()):
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+        found.append(torch.cat([p.detach().flatten() for p in (*bottom.parameters(), *heads.parameters())]))
+    return found
+
+
+def test_loops_without_a_graph_on_some_processes(tmp_path: Path) -> None:
+    (one,) = together(1, tmp_path / "1", looped)
+    for several in together(3, tmp_path / "3", looped):
+        for found, expected in zip(several, one, strict=True):
+            assert error(found, expected) <= LIMIT

@@ -1,0 +1,288 @@
+"""What is not finite is named, skipped or fatal; a training that has diverged ends with a message."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import recmtl
+from recmtl.cli.main import main
+from recmtl.data import Loader
+from recmtl.features import EmbeddingTable
+from recmtl.train import DivergenceError, Optimization, RunConfig, RunFolder
+from recmtl.train import divergence as soundness
+from recmtl.train.divergence import Probe, stretches_of
+from recmtl.train.nonfinite import NonFiniteCounter, NonFiniteEvent
+
+pytestmark = pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")  # what is said where no progress is shown
+BATCH = 256
+STEPS = 10  # of an epoch of the generated rows
+
+
+class Planted(nn.Module):
+    """A tower that multiplies its output by a value in the training steps chosen, counted from 1."""
+
+    def __init__(self, features: int, steps: tuple[int, ...], value: float = torch.nan) -> None:
+        super().__init__()
+        self.linear, self.value = nn.Linear(features, 1), value
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.tensor(steps))
+
+    def forward(self, view: Tensor) -> Tensor:
+        self.calls += self.training
+        chosen = torch.isin(self.calls, self.steps) & self.training
+        return self.linear(view) * torch.where(chosen, self.value, 1.0)
+
+
+class Poisoned(torch.optim.SGD):
+    """Writes a value into the first parameter with so many rows after a step, counted from 1."""
+
+    def __init__(self, parameters: Any, where: Callable[[Tensor], bool], row: int, step: int) -> None:
+        super().__init__(parameters, lr=0.01)
+        self.where, self.row, self.last, self.taken = where, row, step, 0
+
+    def step(self, closure: Any = None) -> None:
+        super().step()
+        self.taken += 1
+        if self.taken == self.last:
+            (weight,) = (p for group in self.param_groups for p in group["params"] if self.where(p))
+            with torch.no_grad():
+                weight[self.row] = torch.inf
+
+
+def is_table(parameter: Tensor) -> bool:
+    return parameter.dim() == 2 and parameter.shape[1] == 16 and len(parameter) > 50
+
+
+def trainer(
+    data: recmtl.PreparedData,
+    steps: tuple[int, ...] = (),
+    value: float = torch.nan,
+    balancer: recmtl.Balancer | None = None,
+    folder: Path | None = None,
+    log_every: int = 1,
+    epochs: int = 1,
+    **optimization: Any,
+) -> recmtl.Trainer:
+    torch.manual_seed(0)
+    towers = {"ctr": partial(Planted, steps=steps, value=value)} if steps else None
+    model = recmtl.SharedBottom(data.schema, layers=[16, 8], towers=towers)
+    options = Optimization(batch_size=BATCH, **optimization)
+    run = RunConfig(folder, device="cpu", log_every=log_every, tensorboard=False)
+    return recmtl.Trainer(model, balancer, epochs, optimization=options, run=run)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    "balancer", [recmtl.MetaBalance, recmtl.PCGrad, recmtl.NormalizedSplitter], ids=lambda b: b.__name__
+)
+def test_tasks_and_layers_are_named_with_their_first_step(
+    balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The loss of one task overflows: its own layers and its share are left out, all else is trained as ever."""
+    fitted = trainer(aliexpress, (3, 5), value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
+    assert said.startswith("step 3: left out for not being finite: task ctr, heads.ctr.")
+    assert "ctcvr" not in said
+    assert fitted.skipped["ctr"] == 2
+    assert fitted.skipped.keys() == {"ctr", "gradients"}
+    assert all(p.isfinite().all() for p in fitted.model.parameters())
+
+
+def test_so_many_steps_in_a_row_end_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    run = trainer(aliexpress, (2, 4, 5, 7, 8, 9), nonfinite_steps=3, folder=tmp_path / "run")
+    with pytest.raises(DivergenceError, match=r"^not finite in 3 steps in a row, up to step 9: task ctr, "):
+        run.fit(aliexpress.train, aliexpress.valid)
+    assert RunFolder(tmp_path / "run").records()[-1]["step"] == 9
+    trainer(aliexpress, (2, 4, 5, 7, 8), nonfinite_steps=3).fit(aliexpress.train)
+
+
+def test_with_error_the_first_step_ends_training_at_the_next_look(aliexpress: recmtl.PreparedData) -> None:
+    run = trainer(aliexpress, (4,), log_every=5, nonfinite="error")
+    with pytest.raises(
+        DivergenceError, match=r'^not finite in step 4: task ctr, .*or leave it out by `nonfinite` "skip"'
+    ):
+        run.fit(aliexpress.train)
+    assert run.skipped["ctr"] == 1
+
+
+def test_incidents_by_hand() -> None:
+    """A task, and a layer, that are bad in the steps marked."""
+    model, balancer = nn.Linear(2, 1, bias=False), recmtl.Sum()
+    balancer.setup(objectives=2, heads=2, features=2, parts=1, names=["ctr", "cvr"])
+    incidents = NonFiniteCounter(model, balancer, [model.weight], [], limit=3)
+    for task, layer in zip("x.xx.xxx.", ".....x.x.", strict=True):
+        balancer.skipped += torch.tensor([task == "x", False])
+        model.weight.grad = torch.tensor([[1.0, -torch.inf if layer == "x" else 0.0]])
+        incidents.take([model.weight])
+        assert model.weight.grad.tolist() == [[1.0, 0.0]]
+    assert list(incidents.found()) == [NonFiniteEvent("task ctr", 6, 1, 8), NonFiniteEvent("weight", 2, 6, 0)]
+    assert incidents.zeroed == 2
+    balancer.skipped.zero_()  # another training's, which this one does not count
+    again = NonFiniteCounter(model, balancer, [model.weight], [], limit=3)
+    assert list(again.found()) == []
+    again.load_state_dict(incidents.state_dict())
+    assert list(again.found()) == list(incidents.found())
+
+
+@pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"])
+def test_a_gradient_of_an_embedding_names_its_feature(row_mode: bool, small: recmtl.PreparedData) -> None:
+    table = EmbeddingTable(small.schema.id_blocks, 4)
+    owners = ["user", "genres"]
+    assert table.owners == owners
+    batch = next(Loader(small.train, 50).epoch())
+    for owner in owners:
+        if row_mode:
+            table.start_row_mode()
+        table(batch.ids).sum().backward()
+        tensor = table.gathered.rows if row_mode else table.weight
+        first = int(table.starts[owners.index(owner)])
+        row = int((table.gathered.places >= first).nonzero()[0]) if row_mode else first
+        tensor.grad[row, 1] = -torch.inf
+        assert [name for name, norm in zip(owners, table.gradient_norms(), strict=True) if not norm.isfinite()] == [
+            owner
+        ]
+        table.weight.grad = None
+
+
+def test_an_infinite_gradient_of_a_row_is_named_in_training(
+    aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(aliexpress)
+    table = run.model.encoder.tables[0]
+    row = int(table.starts[table.owners.index("categorical_7")]) + 2
+    table.weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([row]), torch.inf))
+    run.fit(aliexpress.train)
+    note = "step 1: left out for not being finite: encoder.tables.0.weight, feature categorical_7"
+    assert note in capsys.readouterr().err.splitlines()
+    assert run.skipped == {"gradients": STEPS}
+
+
+@pytest.mark.parametrize(
+    ("where", "row", "named"),
+    [
+        (is_table, -1, r"feature categorical_16"),
+        (lambda p: p.shape == (8,) and p.ndim == 1, 0, r"bottom\.layers\.2\.bias"),
+    ],
+    ids=["table", "layer"],
+)
+@pytest.mark.parametrize("policy", ["skip", "error"])
+def test_weights_that_are_not_finite_end_training_and_are_not_kept(
+    policy: str, where: Any, row: int, named: str, aliexpress: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    """In the second epoch; the last of five steps between two looks."""
+    optimizer = partial(Poisoned, where=where, row=row, step=STEPS + 5)
+    run = trainer(aliexpress, optimizer=optimizer, nonfinite=policy, folder=tmp_path, log_every=5, epochs=3)
+    kept = re.escape(str(tmp_path / "checkpoints" / "step-0000000010"))
+    said = rf"^the weights of {named} became NaN or infinite in one of the steps 11 to 15"
+    with pytest.raises(
+        DivergenceError, match=rf"{said}: lower the learning rate \(0\.01 .*; {kept} holds the last good weights$"
+    ):
+        run.fit(aliexpress.train, aliexpress.valid)
+    for name in ("best", "last"):
+        weights = RunFolder(tmp_path).load_checkpoint(name)["model"].values()
+        assert all(tensor.isfinite().all() for tensor in weights)
+
+
+def test_a_large_table_is_looked_at_before_it_is_kept(
+    aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row of these has the category: no loss tells of it, and each look would cost too much."""
+    monkeypatch.setattr(soundness, "QUICK", 3000)
+    missing = int(EmbeddingTable(aliexpress.schema.id_blocks, 16).starts[-1]) + 1
+    optimizer = partial(Poisoned, where=is_table, row=missing, step=2)
+    run = trainer(aliexpress, optimizer=optimizer, folder=tmp_path)
+    with pytest.raises(DivergenceError, match=r"feature categorical_16 became .* in one of the steps 1 to 10: "):
+        run.fit(aliexpress.train, aliexpress.valid)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+RATES = [(torch.optim.Adam, 0.3), (torch.optim.Adam, 1.0), (torch.optim.Adam, 1e3), (torch.optim.Adam, 1e12)]
+RATES += [(torch.optim.SGD, 300.0), (torch.optim.SGD, 1e6)]
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), RATES, ids=[f"{o.__name__}-{rate:g}" for o, rate in RATES])
+@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.MMOE], ids=lambda cls: cls.__name__)
+def test_a_hopeless_learning_rate_ends_with_a_message(
+    cls: type, optimizer: type, rate: float, aliexpress: recmtl.PreparedData
+) -> None:
+    torch.manual_seed(0)
+    options = Optimization(batch_size=64, optimizer=partial(optimizer, lr=rate))
+    run = recmtl.Trainer(
+        cls(aliexpress.schema), epochs=2, optimization=options, run=RunConfig(device="cpu", progress=False)
+    )
+    advice = re.escape(f"lower the learning rate ({rate:g} by now), or set `clip_norm`")
+    with pytest.raises(
+        DivergenceError, match=f"^the training has diverged by step 38: .*'ct.* at the start.*: {advice}$"
+    ):
+        run.fit(aliexpress.train, aliexpress.valid)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-4, 0.03])
+@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM], ids=lambda cls: cls.__name__)
+def test_nothing_is_said_of_a_sane_one(
+    cls: type, rate: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even in small batches with a look at each."""
+    torch.manual_seed(0)
+    options = Optimization(batch_size=64, optimizer=partial(torch.optim.Adam, lr=rate))
+    run = RunConfig(device="cpu", log_every=1, tensorboard=False)
+    recmtl.Trainer(cls(aliexpress.schema), epochs=2, optimization=options, run=run).fit(
+        aliexpress.train, aliexpress.valid
+    )
+    assert all(line.startswith("epoch ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_the_command_ends_with_one_line(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--data.test", f"{csv}/test.csv"]
+    options = ["--trainer.optimization.optimizer", "torch.optim.Adam", "--trainer.optimization.optimizer.lr", "1000"]
+    quick = [
+        "--trainer.run.progress",
+        "false",
+        "--trainer.optimization.batch_size",
+        "64",
+        "--run",
+        str(tmp_path / "run"),
+    ]
+    assert main(["train", *files, *options, *quick]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recmtl: ")]
+    assert line.startswith("recmtl: the training has diverged by step")
+    assert not RunFolder(tmp_path / "run").finished
+
+
+def test_a_probe_measures_what_numpy_does(small: recmtl.PreparedData) -> None:
+    model = recmtl.SharedBottom(small.schema, layers=[4])
+    probe = Probe(model, small.train, torch.device("cpu"), Optimization())
+    rows, weight = small.train.labels, small.train.weight
+    click, stay = rows["click"], rows["stay"]
+    known = ~np.isnan(click)
+    p = np.average(click[known], weights=weight[known])
+    entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
+    mean = np.average(stay, weights=weight)
+    variance = np.average((stay - mean) ** 2, weights=weight)
+    assert (probe.rows, probe.constant[0], probe.constant[2]) == pytest.approx((200, entropy, variance), rel=1e-4)
+    before = model.training, torch.get_rng_state()
+    reading = probe.read()
+    assert (model.training, torch.equal(torch.get_rng_state(), before[1])) == (before[0], True)
+    assert all(0.5 < loss / constant < 2 for loss, constant in zip(reading.losses, probe.constant, strict=True))
+    assert min(reading.values) > 100
+    with torch.no_grad():
+        model.heads["ctr"].tower[-1].weight.zero_()
+        model.heads["cvr"].bias.fill_(torch.nan)
+    assert probe.read().values[:2] == [1, 0]
+
+
+def test_a_probe_takes_rows_from_all_over(aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recmtl.train.divergence.STRETCHES", 4)
+    monkeypatch.setattr("recmtl.train.divergence.STRETCH", 5)
+    train = aliexpress.train
+    starts = [0, (len(train) - 5) // 3, 2 * (len(train) - 5) // 3, len(train) - 5]
+    assert torch.equal(stretches_of(train).packed(), train.packed([(start, start + 5) for start in starts]))

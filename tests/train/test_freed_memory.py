@@ -1,0 +1,37 @@
+"""A step finds the memory of the last one again."""
+
+import subprocess
+import sys
+
+import pytest
+
+from recmtl.train.device import keep_freed_memory
+
+COUNTED = """
+import resource, torch
+from recmtl.train.memory import keep_freed_memory
+assert keep_freed_memory()
+def step():
+    blocks = [torch.ones(1 << 19) for _ in range(8)]  # 2 MiB each
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults() -> int:
+    done = subprocess.run([sys.executable, "-c", COUNTED], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_pages_are_not_asked_for_again() -> None:
+    """Twenty steps touch 81,920 pages; where the C library has no such setting there is nothing to show."""
+    assert not keep_freed_memory() or faults() < 1000
+
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not keep_freed_memory()

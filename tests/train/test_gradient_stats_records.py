@@ -1,0 +1,65 @@
+"""How the tasks' gradients compare over a training."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.image import imread
+
+from recmtl.balance import GradientStats
+from recmtl.evaluate.history import diagnosis_curves
+from recmtl.train.artifacts import save_diagnosis
+from recmtl.train.gradient_stats import PairSummary, by_name, diagnosis_record, summarize
+
+
+def measured(norms: list[float], cosine: float) -> dict[str, object]:
+    cosines = torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)
+    diagnosis = GradientStats(torch.tensor(norms, dtype=torch.float64), cosines)
+    return {"diagnosis": diagnosis_record(["a", "b"], diagnosis)}
+
+
+RECORDS = [
+    {"step": 1, "loss": {"a": 1.0}},
+    {"step": 2} | measured([4.0, 1.0], 0.5),
+    {"step": 4} | measured([9.0, 0.0], 0.0),
+    {"step": 6} | measured([6.0, 3.0], -0.25),
+]
+
+
+def test_a_measurement_by_name() -> None:
+    assert RECORDS[1]["diagnosis"] == {"gradient_norm": {"a": 4.0, "b": 1.0}, "cosine": {"a·b": 0.5}}
+
+
+def test_values_by_name() -> None:
+    assert by_name(["a", "b"], torch.tensor([0.5, math.nan])) == {"a": 0.5, "b": None}
+    assert by_name(["a"], None) == by_name(None, torch.ones(2)) == {}
+
+
+def test_summary_worked_by_hand() -> None:
+    """The second measurement, with one task absent, says nothing about the pair."""
+    assert summarize(RECORDS) == [PairSummary(("a", "b"), 2, pytest.approx(0.125), 0.5, pytest.approx(3.0))]
+
+
+def test_no_measurement_no_summary(tmp_path: Path) -> None:
+    assert summarize(RECORDS[:1]) == []
+    assert summarize([RECORDS[2]]) == []
+    save_diagnosis(RECORDS[:1], tmp_path / "none.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tasks", [2, 8])
+def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> None:
+    """Names may be long, and weights negative, as a projection's can be."""
+    names = [f"a_task_with_a_long_name_{k}" for k in range(tasks)]
+    cosines = torch.eye(tasks) * 0.5 + 0.5
+    records = [
+        {"step": step, "diagnosis": diagnosis_record(names, GradientStats(torch.ones(tasks) * step, cosines))}
+        for step in (1, 2)
+    ]
+    for record in records:
+        record["diagnosis"]["weight"] = by_name(names, torch.arange(tasks) - 0.5)
+    assert diagnosis_curves(records, "cosine")[f"{names[0]}·{names[1]}"] == ([1, 2], [0.5, 0.5])
+    save_diagnosis(records, tmp_path / "plots.png")
+    height, width, _ = imread(tmp_path / "plots.png").shape
+    assert (width, height) == (1728, 504)

@@ -1,0 +1,70 @@
+"""Products by the faster library, only where they stay float32."""
+
+import pytest
+import torch
+
+import recmtl
+from recmtl.train import device as products
+from recmtl.train.device import exact, matmul_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    exact.cache_clear()
+    yield
+    exact.cache_clear()
+
+
+def setting() -> str:
+    return torch.backends.mkldnn.matmul.fp32_precision
+
+
+def test_products_within_are_float32() -> None:
+    """Holds on every processor: where oneDNN computes in bfloat16, error 2e-3, the setting is left alone."""
+    torch.manual_seed(0)
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    with matmul_precision(CPU):
+        found = a @ b
+    expected = a.double() @ b.double()
+    assert (found - expected).norm() < 1e-6 * expected.norm()
+
+
+@pytest.mark.parametrize("error", [1e-7, 2e-3])
+def test_the_probe_decides_and_the_setting_is_put_back(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+    before, seen = setting(), []
+    monkeypatch.setattr(products, "largest_error", lambda: seen.append(setting()) or error)
+    with matmul_precision(CPU):
+        assert setting() == ("bf16" if error < 1e-6 else before)
+    assert seen == ["bf16"]
+    assert setting() == before
+    with pytest.raises(KeyError), matmul_precision(CPU):
+        raise KeyError
+    assert setting() == before
+
+
+def test_other_devices_are_left_alone() -> None:
+    before = setting()
+    with matmul_precision(torch.device("meta")):
+        assert setting() == before
+
+
+def test_tf32_where_it_is_asked_for() -> None:
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    for precision, within in (("fp32", before), ("tf32", "tf32"), ("bf16", before)):
+        with matmul_precision(torch.device("cuda"), precision):
+            assert matmul.fp32_precision == within
+        assert matmul.fp32_precision == before
+
+
+def test_what_needs_a_gpu_is_refused_without(aliexpress: recmtl.PreparedData) -> None:
+    for options, message in (
+        (recmtl.Optimization(precision="tf32"), "'tf32' is for a CUDA device, got 'cpu': take 'fp32' or 'bf16'"),
+        (recmtl.Optimization(cuda_graph=True), "`cuda_graph` is for a CUDA device, got 'cpu': leave it out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recmtl.Trainer(recmtl.ESMM(aliexpress.schema), optimization=options, run=recmtl.RunConfig(device="cpu"))
+    with pytest.raises(ValueError, match="`cuda_graph` must be true, false or none, got 'yes'"):
+        recmtl.Optimization(cuda_graph="yes")

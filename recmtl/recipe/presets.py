@@ -6,7 +6,7 @@ from pathlib import Path
 
 from recmtl.schema import Schema, SchemaError
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 # In a wheel they lie inside the package, in a checkout beside it.
 ROOT = PACKAGE / "_shipped" if (PACKAGE / "_shipped").is_dir() else PACKAGE.parent
 

@@ -62,14 +62,14 @@ def files_entered() -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         synthesize(folder, 2000)
-        files = {split: folder / f"{split}.csv" for split in ("train", "valid", "test")}
+        train, valid, test = (folder / f"{split}.csv" for split in ("train", "valid", "test"))
         card = recmtl.card("aliexpress")
-        recmtl.prepare(card, **files, out=folder / "before")
+        recmtl.prepare(card, train, valid, test, out=folder / "before")
         data: Any = None
 
         def prepare() -> None:
             nonlocal data
-            data = recmtl.prepare(card, **files, out=folder / "prepared")
+            data = recmtl.prepare(card, train, valid, test, out=folder / "prepared")
 
         found = {"prepare": entered(prepare)}
 

@@ -4,20 +4,24 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-faults check lint types examples clean
+.PHONY: demo test test-slow test-faults check lint types examples clean
 
 demo: $(INSTALLED)
 	rm -rf demo
 	$(BIN)/recmtl demo --out demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+# What takes long: several processes, whole commands, benchmarks, examples, the docs.
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto -m slow
 
 # What kills, fills and damages; a table at its end counts what was tried and survived.
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 tests/faults
 
-check: lint types test
+check: lint types test test-slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,5 +1,8 @@
 """Speed beside a peer and beside a flat step written by hand, in one run: python -m benchmarks.peers [--json FILE]
 
+All tables take half an hour. `--only` names those to measure; `--quick` measures on fewer rows and repetitions, enough
+to see that nothing has become much slower, and is never recorded.
+
 AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, Adam, MMOE with 4 experts
 [256, 128], towers [64], width 16. Within each table all contenders take turns, repetition by repetition; medians are
 quoted, and ratios are medians of the ratios within a repetition. The peer, torch-rechub, has batch normalisation in
@@ -196,36 +199,50 @@ def product_rates() -> list[str]:
     return [f"{value:.0f} GFLOP/s in {name}" for name, value in rates.items()]
 
 
+TABLES = ("epoch", "evaluation", "step", "Sum", "MetaBalance", "PCGrad", "RotoGrad")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=160_000)
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--quick", action="store_true", help="20,000 rows and 2 repetitions: minutes, not to be quoted")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    data, repetitions = generated(arguments.rows), arguments.repetitions
-    peer = rechub.EndToEnd(data)
-    small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER, TORCHJD) for name in VOCABULARIES}
-    flat = {"recmtl fp32": "flat fp32", "recmtl bf16": "flat bf16"}
-    sections: dict[str, tuple[Callable[[], Contenders], int, int, int, Mapping[str, str]]] = {
-        "one epoch, end to end": (lambda: end_to_end(data, peer), arguments.rows, repetitions, 1, {}),
-        "evaluation": (lambda: evaluation(data, peer), arguments.rows, repetitions, 1, {}),
-        "one step": (lambda: floor(data), BATCH, 8 * repetitions, 3, flat),
-        "one step, Sum": (lambda: vocabulary(data, "Sum"), BATCH, 3 * repetitions, 3, small),
-        "one step, MetaBalance": (lambda: vocabulary(data, "MetaBalance"), BATCH, 3 * repetitions, 3, small),
-        "one step, PCGrad": (lambda: vocabulary(data, "PCGrad"), BATCH, 3 * repetitions, 3, small),
-        "one step, RotoGrad on SharedBottom": (
-            *(lambda: rotations(data), BATCH, 8 * repetitions, 3),
-            {"recmtl": ROTOGRAD, ROTOGRAD: ROTOGRAD},
-        ),
-    }
-    results = {}
-    for title, (contenders, rows, count, warm_up, references) in sections.items():
-        seconds = measured(contenders(), count, warm_up, settle=title.startswith("one step"))
-        results[title] = report(title, seconds, rows, references)
+    if arguments.json and (arguments.quick or arguments.only != TABLES):
+        parser.error("`--json` records all tables at full length: leave out `--quick` and `--only`")
+    rows, repetitions = (20_000, 2) if arguments.quick else (arguments.rows, arguments.repetitions)
+    results = run_tables(arguments.only, rows, repetitions)
     if arguments.json:
         machine = [*environment(), platform.machine(), *product_rates()]
         content = {"command": "python -m benchmarks.peers", "machine": machine, "results": results}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def run_tables(names: Sequence[str], rows: int, repetitions: int) -> dict[str, Any]:
+    """Measure and print the named tables; the peer's end-to-end run is built where one of them needs it."""
+    data = generated(rows)
+    small = {f"{who}, {name}": f"{who}, 200 rows" for who in ("recmtl", PEER, TORCHJD) for name in VOCABULARIES}
+    flat = {"recmtl fp32": "flat fp32", "recmtl bf16": "flat bf16"}
+    tables: dict[str, tuple[str, Callable[[], Contenders], int, int, int, Mapping[str, str]]] = {
+        "epoch": ("one epoch, end to end", lambda: end_to_end(data, rechub.EndToEnd(data)), rows, repetitions, 1, {}),
+        "evaluation": ("evaluation", lambda: evaluation(data, rechub.EndToEnd(data)), rows, repetitions, 1, {}),
+        "step": ("one step", lambda: floor(data), BATCH, 8 * repetitions, 3, flat),
+        **{
+            method: (f"one step, {method}", partial(vocabulary, data, method), BATCH, 3 * repetitions, 3, small)
+            for method in ("Sum", "MetaBalance", "PCGrad")
+        },
+        "RotoGrad": (
+            *("one step, RotoGrad on SharedBottom", lambda: rotations(data), BATCH, 8 * repetitions, 3),
+            {"recmtl": ROTOGRAD, ROTOGRAD: ROTOGRAD},
+        ),
+    }
+    results = {}
+    for title, contenders, measured_rows, count, warm_up, references in (tables[name] for name in names):
+        seconds = measured(contenders(), count, warm_up, settle=title.startswith("one step"))
+        results[title] = report(title, seconds, measured_rows, references)
+    return results
 
 
 if __name__ == "__main__":

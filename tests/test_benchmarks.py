@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_and_writes_every_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--device", "cpu", "--rows", "300", "--batches", "32", "64", "--width", "2", "--rounds", "1"]
     monkeypatch.setattr(sys, "argv", ["gpu", *small, "--json", str(tmp_path / "gpu.json")])
@@ -61,6 +62,7 @@ def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
     assert all(row["seconds"] > 0 for row in found.values())
 
 
+@pytest.mark.slow
 def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synthesize(tmp_path / "csv", 40_000)
     synthesize(tmp_path / "raw", 12_000, layout="raw")
@@ -74,6 +76,7 @@ def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypat
     assert all(value >= 0 for figures in results.values() for value in figures.values())
 
 
+@pytest.mark.slow
 def test_the_comparison_of_generated_rows_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "BALANCERS", ("Sum",))
     arguments = ["--out", str(tmp_path), "--results", str(tmp_path), "--seeds", "1", "--rows", "2000"]

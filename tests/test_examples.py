@@ -20,6 +20,7 @@ def run(script: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(p.name for p in EXAMPLES.glob("*.py") if p.name not in NEEDS_DATA))
 def test_example_runs_and_says_something(name: str) -> None:
     assert run(EXAMPLES / name).strip()
@@ -32,6 +33,7 @@ def test_census_example_learns_both_tasks(real_data: Path) -> None:
     assert min(aucs) > 0.9
 
 
+@pytest.mark.slow
 def test_several_processes_print_what_one_prints() -> None:
     script = EXAMPLES / "several_processes.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]

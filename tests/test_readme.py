@@ -36,6 +36,7 @@ def commands() -> list[str]:
     return [line for line in lines if line.startswith("recmtl ")]
 
 
+@pytest.mark.slow
 def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(commands()) >= 4
     for command in commands():
@@ -56,6 +57,7 @@ def test_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "<h1>" in (folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun(folder: Path) -> None:
     (line,) = (line for _, block in BLOCKS for line in block.splitlines() if line.startswith("torchrun "))
     launcher, _, options = line.partition(" recmtl ")

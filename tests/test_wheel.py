@@ -36,6 +36,7 @@ def test_holds_cards_recipes_licence_and_types(installed: Path) -> None:
     assert not any(f.startswith(("tests", "benchmarks", "examples")) for f in files)
 
 
+@pytest.mark.slow
 def test_demo_runs_from_any_folder(installed: Path, tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
     where = run("-P", "-c", "import recmtl; print(recmtl.__file__)", cwd=tmp_path, env=environment)

@@ -23,6 +23,7 @@ def arguments(csv: Path, tmp_path: Path) -> list[str]:
     return ["compare", "--config", str(recipe), "--trainer.epochs", "1", "--out", str(tmp_path / "out")]
 
 
+@pytest.mark.slow
 def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

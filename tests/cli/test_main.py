@@ -176,6 +176,7 @@ def test_synth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "Bayes AUC" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 0
     printed = capsys.readouterr().out

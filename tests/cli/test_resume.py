@@ -44,6 +44,7 @@ def assert_same(found: Path, whole: Path) -> None:
         assert states[0].keys() == states[1].keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
 def test_a_process_that_ends_early_is_gone_on_with(
     number: signal.Signals, arguments: list[str], tmp_path: Path

@@ -13,6 +13,8 @@ from recmtl.cli.main import main
 from recmtl.runs.serialization import read_checkpoint
 from recmtl.train import RunFolder
 
+pytestmark = pytest.mark.slow
+
 TIMEOUT = 240  # seconds; a launch takes about 10 on a quiet machine
 
 

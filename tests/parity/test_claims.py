@@ -15,6 +15,7 @@ RESULTS = json.loads((ROOT / "benchmarks" / "results" / "claims.json").read_text
 SECTION = (ROOT / "README.md").read_text().split("### When balancing helps")[1].split("\n#")[0]
 
 
+@pytest.mark.slow
 def test_bringing_gradients_to_one_size_helps_the_small_task() -> None:
     results = measure(PROBLEMS["scale"], ["MetaBalance(target=1)", "NormalizedSplitter", "GradNorm(lr=0.1)"])
     for name, row in results.items():
@@ -25,11 +26,13 @@ def test_bringing_gradients_to_one_size_helps_the_small_task() -> None:
             assert row.both.verdict == "better", name  # the large task pays less than the small one gains
 
 
+@pytest.mark.slow
 def test_projecting_conflicts_helps_the_weaker_of_two_opposed_tasks() -> None:
     row = measure(PROBLEMS["opposed"], ["PCGrad"])["PCGrad"]
     assert (row.first.verdict, row.second.verdict, row.both.verdict) == ("better", "worse", "better")
 
 
+@pytest.mark.slow
 def test_rotations_let_two_rotated_copies_share_one_representation() -> None:
     results = measure(PROBLEMS["rotated"], ["RotateOnly", "RotoGrad"])
     for name in ("RotateOnly", "RotoGrad"):

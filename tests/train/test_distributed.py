@@ -146,6 +146,7 @@ def error(found: Tensor, expected: Tensor) -> float:
     return difference / size if difference else 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "settings"), [(2, [s for s in SETTINGS if s[0] != "SharedBottom"]), (3, SETTINGS + OPTIONS)]
 )
@@ -189,6 +190,7 @@ def looped(processes: ProcessGroup) -> list[Tensor]:
     return found
 
 
+@pytest.mark.slow
 def test_loops_without_a_graph_on_some_processes(tmp_path: Path) -> None:
     (one,) = together(1, tmp_path / "1", looped)
     for several in together(3, tmp_path / "3", looped):

@@ -27,6 +27,7 @@ def faults() -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_pages_are_not_asked_for_again() -> None:
     """Twenty steps touch 81,920 pages; where the C library has no such setting there is nothing to show."""
     assert not keep_freed_memory() or faults() < 1000

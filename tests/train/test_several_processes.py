@@ -46,6 +46,7 @@ def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.Layer
     return fit.model.state_dict(), measured, fit.predictions(data.test), fit.best
 
 
+@pytest.mark.slow
 def test_evaluates_all_rows_once_and_keeps_one_model(csv: Path, tmp_path: Path) -> None:
     plain = recmtl.LayerStyle()
     ((_, measured, predictions, best),) = together(1, tmp_path / "1", fitted, csv, tmp_path / "one", plain)
@@ -69,6 +70,7 @@ def test_evaluates_all_rows_once_and_keeps_one_model(csv: Path, tmp_path: Path) 
             assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> None:
     """Each process drops out units of its own and measures its own rows; statistics are those of all."""
     several = together(2, tmp_path / "2", fitted, csv, tmp_path / "run", STYLE)
@@ -110,6 +112,7 @@ def talked(processes: ProcessGroup, csv: Path) -> tuple[list[Any], str]:
     return told(processes), differing(processes, csv)
 
 
+@pytest.mark.slow
 def test_processes_tell_each_other_and_notice_what_differs(csv: Path, tmp_path: Path) -> None:
     assert told(ProcessGroup()) == ["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]
     (first, said), (other, said_too) = together(2, tmp_path / "2", talked, csv)

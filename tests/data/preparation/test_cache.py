@@ -130,6 +130,7 @@ def worker(tmp_path, path):
         process.communicate()
 
 
+@pytest.mark.slow
 def test_the_second_of_two_processes_waits_for_the_first(tmp_path, worker):
     waits = "second wait for another process"
     processes = [worker("first", waits, "first fit"), worker("second", ".", waits)]
@@ -139,6 +140,7 @@ def test_the_second_of_two_processes_waits_for_the_first(tmp_path, worker):
     assert (folder / "origin.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free(tmp_path, worker):
     waits = "second wait for another process"
     first, second = worker("first", "never", "first fit"), worker("second", ".", waits)

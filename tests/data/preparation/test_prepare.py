@@ -309,6 +309,7 @@ class TestInterruption:
             assert list(tmp_path.iterdir()) == []
         assert len(prepare(SCHEMA, frame(), test=frame(), out=tmp_path / "out").test) == 300
 
+    @pytest.mark.slow
     def test_a_kill_leaves_nothing_that_opens(self, tmp_path):
         path = save(frame(), tmp_path / "a.csv")
         program = f"""

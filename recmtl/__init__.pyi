@@ -3,40 +3,47 @@
 from .balance import (
     Balancer,
     GradNorm,
+    LossWeightBalancer,
     MetaBalance,
     NormalizedSplitter,
     PCGrad,
     PPCGrad,
+    ProjectionBalancer,
+    RepresentationBalancer,
     RotateOnly,
     RotoGrad,
     RotoGradNorm,
+    SharedTensor,
+    Sizes,
     Sum,
+    TaskGradientBalancer,
+    TaskGradients,
+    as_module,
 )
 from .comparison import Comparison, compare
-from .data import Batch, DataError, Description, Loader, PreparedData, Rows, describe, prepare
+from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
+from .errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError
 from .evaluate import Predictions
-from .features import FeatureEncoder
-from .layers import LayerStyle
-from .models import ESMM, MMOE, RankingModel, SharedBottom, SingleTask
+from .features import (
+    FeatureEncoder,
+    LinearEmbeddings,
+    LinearReLUEmbeddings,
+    NumericEmbedding,
+    PeriodicEmbeddings,
+    PiecewiseLinearEmbeddings,
+    PlainNumbers,
+)
+from .layers import MLP, Experts, Gates, LayerStyle
+from .models import ESMM, MMOE, EncoderFactory, RankingModel, Shared, SharedBottom, SingleTask, Tower
 from .recipe.presets import card
 from .recipe.recipe import load_run
 from .report import write_report
-from .schema import (
-    Binned,
-    Categorical,
-    FittedSchema,
-    Funnel,
-    MultiCategorical,
-    Numeric,
-    Schema,
-    SchemaError,
-    Task,
-    Timestamp,
-)
-from .train import EarlyStopping, Optimization, RunConfig, RunError, Trainer
+from .schema import Binned, Categorical, FittedSchema, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
+from .train import EarlyStopping, Losses, Optimization, RunConfig, Trainer
 
 __all__ = [
     "ESMM",
+    "MLP",
     "MMOE",
     "Balancer",
     "Batch",
@@ -45,23 +52,38 @@ __all__ = [
     "Comparison",
     "DataError",
     "Description",
+    "DivergenceError",
     "EarlyStopping",
+    "EncoderFactory",
+    "Experts",
     "FeatureEncoder",
     "FittedSchema",
     "Funnel",
+    "Gates",
     "GradNorm",
     "LayerStyle",
+    "LinearEmbeddings",
+    "LinearReLUEmbeddings",
     "Loader",
+    "LossWeightBalancer",
+    "Losses",
     "MetaBalance",
     "MultiCategorical",
     "NormalizedSplitter",
     "Numeric",
+    "NumericEmbedding",
     "Optimization",
+    "OutOfMemoryError",
     "PCGrad",
     "PPCGrad",
+    "PeriodicEmbeddings",
+    "PiecewiseLinearEmbeddings",
+    "PlainNumbers",
     "Predictions",
     "PreparedData",
+    "ProjectionBalancer",
     "RankingModel",
+    "RepresentationBalancer",
     "RotateOnly",
     "RotoGrad",
     "RotoGradNorm",
@@ -70,12 +92,19 @@ __all__ = [
     "RunError",
     "Schema",
     "SchemaError",
+    "Shared",
     "SharedBottom",
+    "SharedTensor",
     "SingleTask",
+    "Sizes",
     "Sum",
     "Task",
+    "TaskGradientBalancer",
+    "TaskGradients",
     "Timestamp",
+    "Tower",
     "Trainer",
+    "as_module",
     "card",
     "compare",
     "describe",

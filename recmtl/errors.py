@@ -1,36 +1,35 @@
-"""What is said of data that cannot be used."""
+"""Every exception that a user can meet; `recmtl.balance` adds `LostRankError`."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from pathlib import Path
+from signal import Signals
+from typing import TYPE_CHECKING
 
-SHOWN = 80  # characters of a value
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+MAX_SHOWN = 80  # characters of a value in a message
 
 
 class DataError(ValueError):
-    """Data that cannot be read or used, said in one sentence with the place where it stands."""
-
-
-def unreadable(name: str, error: Exception) -> DataError:
-    """Say of a source why its reader gave up."""
-    what = " ".join(map(str, error.args)) or type(error).__name__
-    return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
+    """Rows or files that cannot be read, used or written."""
 
 
 class ExistsError(DataError):
-    """A folder that was to be written is there already."""
+    """A folder to be written that exists already."""
 
 
 class BadValueError(ValueError):
-    """A value that does not parse, found while a batch is converted; its place is added by who knows the file.
+    """A value that does not parse. The reader of the file adds where it stands.
 
     Args:
         row: The row within the batch, from 0.
         column: The column.
         value: The value.
         expected: What would be accepted.
-        mask: All rows of the batch that are at fault in this way ``[rows]``; ``None`` where the whole column is.
+        mask: All rows of the batch with this fault ``[rows]``; ``None`` if the whole column has it.
     """
 
     def __init__(
@@ -41,24 +40,51 @@ class BadValueError(ValueError):
 
     @property
     def reason(self) -> str:
-        """The error without the row."""
+        """The message without the row."""
         shown = repr(self.value.decode(errors="replace") if isinstance(self.value, bytes) else self.value)
-        if len(shown) > SHOWN:
-            shown = f"{shown[:SHOWN]}…"
+        if len(shown) > MAX_SHOWN:
+            shown = f"{shown[:MAX_SHOWN]}…"
         return f"column {self.column!r}: {shown} is not {self.expected}"
 
 
 class SchemaError(ValueError):
-    """A schema, dataset card or column that cannot be used, said in one sentence."""
-
-
-class OutOfMemoryError(MemoryError):
-    """Memory that cannot be had, said in one sentence with what asked for it."""
+    """A schema, dataset card or column that cannot be used."""
 
 
 class RunError(ValueError):
-    """A run folder or checkpoint that cannot be used, said in one sentence."""
+    """A run folder or checkpoint that cannot be used."""
 
 
 class DivergenceError(ValueError):
-    """A training that went wrong beyond repair, said in one sentence."""
+    """Training that diverged."""
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory that cannot be allocated. The message names what it was for."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training stopped by a signal, with a checkpoint to resume from.
+
+    Args:
+        signal: The signal.
+        folder: The run folder.
+        step: The number of steps done.
+
+    Attributes:
+        status: The exit status of a command that it ends: 129 (SIGHUP), 130 (SIGINT) or 143 (SIGTERM).
+    """
+
+    def __init__(self, signal: Signals, folder: Path, step: int) -> None:
+        super().__init__(f"stopped by {signal.name} after step {step}, with a checkpoint in {folder}")
+        self.folder, self.status = folder, 128 + signal
+
+
+class UsageError(ValueError):
+    """Command-line options that are invalid or do not fit together."""
+
+
+def unreadable(name: str, error: Exception) -> DataError:
+    """Build the error of a source that its reader could not read."""
+    what = " ".join(map(str, error.args)) or type(error).__name__
+    return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from recmtl.cli.console import Counter, print_cached, print_description, print_line
-from recmtl.cli.parser import UsageError, usage_errors
+from recmtl.cli.parser import usage_errors
 from recmtl.data import DataError, describe, prepare
 from recmtl.data.preparation.cached import default_cache
 from recmtl.data.sources.aliexpress_files import open_raw
@@ -19,6 +19,7 @@ from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
 from recmtl.data.store.cache import find_cached, remove, remove_leftovers
 from recmtl.data.synthetic.generate import synthesize
+from recmtl.errors import UsageError
 from recmtl.io.location import public_name
 from recmtl.recipe import presets as shipped
 

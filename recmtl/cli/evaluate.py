@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from recmtl.cli.console import Counter, print_line, print_metrics
-from recmtl.cli.parser import UsageError
 from recmtl.data import PreparedData, Rows, encode_rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.manifest import MANIFEST
+from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions, intervals_of, metrics_of
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K

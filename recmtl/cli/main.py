@@ -15,10 +15,10 @@ from recmtl.cli import evaluate as measuring
 from recmtl.cli import train as training
 from recmtl.cli.console import print_line
 from recmtl.cli.demo import demo_command
-from recmtl.cli.parser import UsageError, command_parser, explain
+from recmtl.cli.parser import command_parser, explain
 from recmtl.cli.report import report_command
 from recmtl.data import DataError
-from recmtl.errors import OutOfMemoryError
+from recmtl.errors import OutOfMemoryError, UsageError
 from recmtl.io.memory import explain_oom
 from recmtl.recipe.recipe import known_names
 from recmtl.schema import SchemaError

@@ -11,6 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from recmtl.errors import UsageError
+
 # Parameters that are not `--name VALUE`: what stands on the command line, and its settings.
 OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "run": ("run", {"type": Path, "help": "The run folder."}),
@@ -43,10 +45,6 @@ OWN: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
     "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
 }
-
-
-class UsageError(ValueError):
-    """Options that do not fit together."""
 
 
 def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:

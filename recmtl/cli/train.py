@@ -14,7 +14,8 @@ from jsonargparse.typing import PositiveFloat
 
 from recmtl.balance import ProcessGroup
 from recmtl.cli.console import Counter, print_diagnosis, print_line, print_metrics, print_note
-from recmtl.cli.parser import UsageError, usage_errors
+from recmtl.cli.parser import usage_errors
+from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
 from recmtl.recipe.environment import changes
 from recmtl.recipe.recipe import (

@@ -21,7 +21,7 @@ from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
 from recmtl.recipe.trust import modules
-from recmtl.runs.checkpoints import is_whole
+from recmtl.runs.checkpoints import is_intact
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunError, RunFolder
 
@@ -76,7 +76,7 @@ def can_go_on(cell: GridRun, folder: Path, note: Callable[[str], None]) -> bool:
             return False
     except (RunError, AttributeError):
         return False
-    if any(map(is_whole, run.steps().values())):
+    if any(map(is_intact, run.steps().values())):
         return True
     note(f"all checkpoints of {str(folder)!r} are damaged: the run is begun anew")
     return False

@@ -1,4 +1,4 @@
-"""The checkpoints that a training goes on from: when one is due, which are kept, and which is the last good one."""
+"""Checkpoints to resume from: when one is due, which are kept, and which is the last intact one."""
 
 from __future__ import annotations
 
@@ -10,73 +10,70 @@ from typing import Any
 
 from recmtl.errors import RunError
 from recmtl.io.files import new_file, new_folder
-from recmtl.runs.folder import BEST, CHECKPOINT, CHECKPOINTS, DIGITS, LOG, STEP, RunFolder
-from recmtl.runs.serialization import is_sealed, read_checkpoint, write_checkpoint
-from recmtl.train.options import RunConfig
+from recmtl.runs.folder import BEST, CHECKPOINT, CHECKPOINTS, LOG, STEP, STEP_DIGITS, RunFolder
+from recmtl.runs.serialization import has_valid_checksum, read_checkpoint, write_checkpoint
 
-BEST_FILE = "best.pt"  # beside the state: the best weights so far, not a link, as that would share their damage
-
-LEAST = {"done": 0, "log": 0, "window": 1}  # of what a state counts
+BEST_FILE = "best.pt"  # a copy of the best weights so far, not a link: a link would share their damage
 
 
 class Checkpoints:
-    """Writes a run's checkpoints and finds the last good one.
+    """Writes the checkpoints of a run and finds the last intact one.
 
-    Each is a folder that appears whole: the state of the training, and beside it the weights that are the best by then.
+    Each checkpoint is a folder, renamed into place: the training state, and beside it the best weights so far.
 
     Args:
         folder: The run folder.
-        run: Says how often, and how many are kept.
+        keep: How many checkpoints are kept.
+        minutes: Minutes between two checkpoints; ``None`` leaves the time out.
     """
 
-    def __init__(self, folder: RunFolder, run: RunConfig) -> None:
-        self._folder, self._run = folder, run
+    def __init__(self, folder: RunFolder, keep: int = 2, minutes: float | None = None) -> None:
+        self._folder, self._keep, self._minutes = folder, keep, minutes
         self._time = time.monotonic()
 
     @property
     def late(self) -> bool:
-        """Whether the minutes have passed since the last one."""
-        minutes = self._run.checkpoint_minutes
-        return minutes is not None and time.monotonic() - self._time >= 60 * minutes
+        """Whether the minutes between two checkpoints have passed."""
+        return self._minutes is not None and time.monotonic() - self._time >= 60 * self._minutes
 
     def save(self, step: int, state: dict[str, Any], best: bool) -> None:
-        """Write a checkpoint, and remove those that are too many.
+        """Write a checkpoint, and remove the oldest ones if there are too many.
 
         Args:
-            step: The steps done.
-            state: All that decides what comes.
-            best: Whether weights are known that are the best so far.
+            step: The number of steps done.
+            state: The training state.
+            best: Whether the run folder holds best weights yet.
 
         Raises:
-            RunError: The state cannot be held by a checkpoint, or not be written.
+            RunError: The state holds an object that checkpoints cannot hold, or cannot be written.
         """
-        if step in self._folder.steps():  # the one that this training went on from
+        if step in self._folder.steps():  # the checkpoint that this training resumed from
             return
-        with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{DIGITS}}")) as path:
+        with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{STEP_DIGITS}}")) as path:
             write_checkpoint(path / CHECKPOINT, state | {"log": self._folder.log_size()})
             if best:
-                copy(self._folder.checkpoint(BEST), path / BEST_FILE)
+                copy_atomically(self._folder.checkpoint(BEST), path / BEST_FILE)
         self._time = time.monotonic()
-        prune(self._folder, self._run.keep)
+        prune(self._folder, self._keep)
 
     def restore(self, note: Callable[[str], None]) -> dict[str, Any] | None:
-        """Give the state of the last good checkpoint and make the folder what it was by then; ``None`` without any.
+        """Return the last intact training state and roll the run folder back to it; ``None`` without checkpoints.
 
         Args:
-            note: Told of each newer one that is damaged, and of a log that is.
+            note: Called with a line for each damaged checkpoint and for a damaged log.
 
         Raises:
-            RunError: All are damaged.
+            RunError: All checkpoints are damaged.
         """
         folders = self._folder.steps()
         remove_partial(self._folder.path)
         for step, path in reversed(folders.items()):
             try:
-                state = read_whole(path)
+                state = read_intact(path)
             except RunError as error:
                 note(f"{error}; an older one is looked for")
                 continue
-            self._clear_after(step, path)
+            self._roll_back(step, path)
             if not self._folder.cut_log(state["log"]):
                 note(f"{self._folder.path / LOG} is damaged: what it lacks of the steps up to {step} stays lost")
             return state
@@ -84,44 +81,42 @@ class Checkpoints:
             raise RunError(f"all checkpoints of {str(self._folder.path)!r} are damaged: begin a run in another folder")
         return None
 
-    def _clear_after(self, step: int, path: Path) -> None:
+    def _roll_back(self, step: int, path: Path) -> None:
         for later, folder in self._folder.steps().items():
             if later > step:
                 shutil.rmtree(folder)
         if (path / BEST_FILE).exists():
-            copy(path / BEST_FILE, self._folder.checkpoint(BEST))
+            copy_atomically(path / BEST_FILE, self._folder.checkpoint(BEST))
 
 
-def read_whole(path: Path) -> dict[str, Any]:
-    """Read the state in the folder of a checkpoint, whose best weights are whole, too.
+def read_intact(path: Path) -> dict[str, Any]:
+    """Read the training state in the folder of a checkpoint; check the best weights beside it, too.
 
     Raises:
         RunError: One of the two is damaged or missing.
     """
     try:
         state = read_checkpoint(path / CHECKPOINT)
-        if state["watch"]["best"] is not None and not is_sealed(path / BEST_FILE):
-            raise RunError(f"the checkpoint {path / BEST_FILE} is damaged: its content is not what its checksum says")
-        if any(type(state[name]) is not int or state[name] < least for name, least in LEAST.items()):
-            raise TypeError
+        if state["watch"]["best"] is not None and not has_valid_checksum(path / BEST_FILE):
+            raise RunError(f"the checkpoint {path / BEST_FILE} is damaged: its content does not match its checksum")
     except FileNotFoundError as error:
         raise RunError(f"the checkpoint {path} is damaged: there is no {Path(error.filename).name}") from error
     except (KeyError, TypeError) as error:
-        raise RunError(f"the checkpoint {path / CHECKPOINT} is damaged: it is not that of a training") from error
+        raise RunError(f"the checkpoint {path / CHECKPOINT} is damaged: it holds no training state") from error
     return state
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a training can go on from the folder of a checkpoint."""
+def is_intact(path: Path) -> bool:
+    """Return whether training can resume from the folder of a checkpoint."""
     try:
-        read_whole(path)
+        read_intact(path)
     except RunError:
         return False
     return True
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half written."""
+    """Remove the half-written files and folders of killed processes."""
     for leftover in list(folder.rglob(".*.partial")):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -130,12 +125,12 @@ def remove_partial(folder: Path) -> None:
 
 
 def prune(folder: RunFolder, keep: int) -> None:
-    """Remove all but the newest checkpoints."""
+    """Remove all checkpoints but the newest `keep`."""
     for path in list(folder.steps().values())[:-keep]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def copy(source: Path, path: Path) -> None:
-    """Copy a file to one that appears whole."""
+def copy_atomically(source: Path, path: Path) -> None:
+    """Copy a file to a path, where it appears whole or not at all."""
     with new_file(path) as file:
         shutil.copyfile(source, file)

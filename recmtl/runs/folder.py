@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from recmtl.errors import SHOWN, DataError, RunError
+from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.io.files import digest, locked, new_file, refuse_full, synced
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.serialization import read_checkpoint, write_checkpoint
@@ -22,7 +22,7 @@ from recmtl.schema.validation import is_number
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
 CHECKPOINTS, CHECKPOINT, LOCK = "checkpoints", "checkpoint.pt", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
-DIGITS = 10  # of a step
+STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits that a run is reported on, the better one first
 CHECKSUMS = "checksums.json"
@@ -121,7 +121,9 @@ class RunFolder:
         lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
         for number, line in enumerate(lines, 1):
             if not is_record(line):
-                raise RunError(f"{file}, line {number} is damaged: expected an object in JSON, got {line[:SHOWN]!r}")
+                raise RunError(
+                    f"{file}, line {number} is damaged: expected an object in JSON, got {line[:MAX_SHOWN]!r}"
+                )
         return [json.loads(line) for line in lines]
 
     def log_size(self) -> int:
@@ -192,7 +194,7 @@ class RunFolder:
         for name in names or (*MEASURED, RESULT):
             path = self.path / name
             if name in sums and path.is_file() and digest(path) != sums[name]:
-                raise RunError(f"{path} is damaged: its content is not what its checksum in {CHECKSUMS} says")
+                raise RunError(f"{path} is damaged: its content does not match its checksum in {CHECKSUMS}")
 
     def predictions(self, split: str) -> Path:
         """Name the file of the predictions of a split; a run may have been told to write none."""
@@ -227,8 +229,8 @@ class RunFolder:
 
     def steps(self) -> dict[int, Path]:
         """Give by step the folders of the checkpoints that a training can go on from, the oldest first."""
-        found = sorted((self.path / CHECKPOINTS).glob(STEP.format("[0-9]" * DIGITS)))
-        return {int(folder.name[-DIGITS:]): folder for folder in found}
+        found = sorted((self.path / CHECKPOINTS).glob(STEP.format("[0-9]" * STEP_DIGITS)))
+        return {int(folder.name[-STEP_DIGITS:]): folder for folder in found}
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the best weights.

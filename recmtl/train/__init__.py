@@ -1,10 +1,9 @@
 """The trainer and what it leaves behind."""
 
-from recmtl.errors import DivergenceError, RunError
+from recmtl.errors import DivergenceError, Interrupted, RunError
 from recmtl.runs.folder import RunFolder
 from recmtl.train.losses import Losses
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
-from recmtl.train.signals import Interrupted
 from recmtl.train.step import Step
 from recmtl.train.trainer import Trainer
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from recmtl.data import Rows
+from recmtl.errors import Interrupted
 from recmtl.evaluate import Metrics, metrics_of
 from recmtl.io.files import new_file
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
 from recmtl.train.device import peak_memory
 from recmtl.train.predictor import expert_usage
-from recmtl.train.signals import Interrupted, StopRequested, StopSignals
+from recmtl.train.signals import StopRequested, StopSignals
 
 if TYPE_CHECKING:
     from recmtl.train.trainer import Trainer

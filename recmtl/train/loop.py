@@ -15,19 +15,18 @@ import numpy as np
 from torch import Tensor
 
 from recmtl.data import Loader, Rows
-from recmtl.errors import RunError
-from recmtl.io.memory import is_of_memory
+from recmtl.errors import Interrupted, RunError
+from recmtl.io.memory import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import LAST, RunFolder
 from recmtl.runs.logger import MetricLogger
-from recmtl.runs.serialization import FAULTS, check_state_like
 from recmtl.train.distributed import all_gather_object, copy_from_first, largest
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import by_name, diagnosis_record
 from recmtl.train.meter import Meter
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.resume import check_conditions, check_same, rng_state, run_fingerprint, set_rng_state
-from recmtl.train.signals import Interrupted, StopRequested, StopSignals
+from recmtl.train.signals import StopRequested, StopSignals
 from recmtl.train.step import Step
 
 if TYPE_CHECKING:
@@ -65,7 +64,8 @@ class TrainingLoop:
         self._done = 0  # steps
         self._unmeasured = False  # whether the evaluation that follows the last of them was not done
         self._best_weights: dict[str, Tensor] | None = None  # where no run folder holds them
-        self._checkpoints = Checkpoints(trainer.folder, trainer.run) if trainer.folder else None
+        keep, minutes = trainer.run.keep, trainer.run.checkpoint_minutes
+        self._checkpoints = Checkpoints(trainer.folder, keep, minutes) if trainer.folder else None
         self._processes = trainer.processes
         self._stop = StopSignals(trainer.run.folder is not None)
         self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress and trainer.processes.first)
@@ -268,21 +268,17 @@ class TrainingLoop:
             self._take_over(saved)
             if self._processes.rank < len(saved["generators"]):  # or else it takes part for the first time
                 set_rng_state(self._trainer.device, saved["generators"][self._processes.rank])
-        except FAULTS as error:
-            if isinstance(error, RunError) or is_of_memory(error):
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            if isinstance(error, RunError) or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(f"the checkpoint {folder.checkpoint(LAST)} is damaged: {reason}") from error
 
     def _take_over(self, saved: Mapping[str, Any]) -> None:
         """Take all but the weights and the generators."""
-        most, seconds = self._trainer.epochs * len(self._loader), saved["seconds"]
-        check_state_like([saved["unmeasured"], seconds], [False, 0.0], "what was done")
-        if not 0 <= saved["done"] <= most or (saved["unmeasured"] and self._valid is None):
-            raise ValueError(f"it is not that of a training of {most:,} steps")
         self._done, self._unmeasured = saved["done"], saved["unmeasured"]
         self._step.load_state_dict(saved["training"])
         self._watch.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
         self._soundness.load_state_dict(saved["soundness"], self._done)
-        self._start -= seconds
+        self._start -= saved["seconds"]

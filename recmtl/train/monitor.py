@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
-from recmtl.runs.serialization import check_state_like
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
@@ -73,12 +72,7 @@ class MetricMonitor:
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what another one's `state_dict` gave.
-
-        Raises:
-            ValueError: It has another form.
-        """
-        check_state_like(state, {"best": None if state["best"] is None else 0.0, "waited": 0}, "what was watched")
+        """Go on from what another one's `state_dict` gave."""
         self.best, self.waited = state["best"], state["waited"]
 
     @property

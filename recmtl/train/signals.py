@@ -6,28 +6,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-
-
-class Interrupted(KeyboardInterrupt):
-    """A training was asked to stop and left a checkpoint to go on from.
-
-    Args:
-        signal: What asked.
-        folder: The run folder.
-        step: The steps done.
-
-    Attributes:
-        status: The exit status of a command that ends by it: 130, 143, or 129 of SIGHUP.
-    """
-
-    def __init__(self, signal: signal.Signals, folder: Path, step: int) -> None:
-        super().__init__(f"stopped by {signal.name} after step {step}, with a checkpoint in {folder}")
-        self.folder, self.status = folder, 128 + signal
 
 
 class StopRequested(KeyboardInterrupt):

@@ -14,7 +14,6 @@ from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
-from recmtl.runs.serialization import check_state_like
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
 from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms
@@ -150,10 +149,7 @@ class Step:
             rows.load_state_dict(saved)
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
             own = schedule.state_dict()
-            steps = {name: value for name, value in own.items() if type(value) is int}
-            found = {name: saved[name] for name in steps}
-            check_state_like(found, steps, "the schedule")
-            schedule.load_state_dict(own | found)
+            schedule.load_state_dict(own | {name: saved[name] for name, value in own.items() if type(value) is int})
         self.incidents.load_state_dict(state["incidents"])
         self._put_rates()
 

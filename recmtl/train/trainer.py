@@ -163,7 +163,7 @@ class Trainer:
 
     def _begin(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> None:
         check_same(all_gather_object(self.processes, shape_of(self) | {"resume": resume}))
-        saved = Checkpoints(self.folder, self.run).restore(note) if self.folder and resume else None
+        saved = Checkpoints(self.folder).restore(note) if self.folder and resume else None
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
         saved = broadcast_object(self.processes, saved)

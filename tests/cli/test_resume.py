@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_named_in_one_line(stopped: Path, capsys: pytest
     assert main(["train", "--run", str(stopped), "--resume"]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "checkpoint" in line]
     assert lines == [
-        f"note: the checkpoint {folder}/checkpoint.pt is damaged: its content is not what its checksum says; "
+        f"note: the checkpoint {folder}/checkpoint.pt is damaged: its content does not match its checksum; "
         "an older one is looked for",
         f"recmtl: all checkpoints of '{stopped}' are damaged: begin a run in another folder",
     ]

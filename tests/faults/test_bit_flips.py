@@ -70,9 +70,9 @@ def test_checkpoints(
         tally.tried()
         if both:
             with pytest.raises(RunError, match=f"all checkpoints of '{folder.path}' are damaged"):
-                Checkpoints(folder, RunConfig()).restore(notes.append)
+                Checkpoints(folder).restore(notes.append)
         elif number:
-            assert Checkpoints(folder, RunConfig()).restore(notes.append)["done"] == 9
+            assert Checkpoints(folder).restore(notes.append)["done"] == 9
         else:
             again = trainer(data, folder.path).fit(data.train, data.valid, resume=True, note=notes.append)
             states = again.model.state_dict(), whole.model.state_dict()

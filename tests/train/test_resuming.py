@@ -19,7 +19,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
 from recmtl.data import loader as windows_module
-from recmtl.runs.serialization import is_sealed, write_checkpoint
+from recmtl.runs.serialization import has_valid_checksum, write_checkpoint
 from recmtl.train import DivergenceError, EarlyStopping, Interrupted, Optimization, RunConfig, RunFolder, Step
 from recmtl.train import resume as run_fingerprint
 from recmtl.train import step as step_module
@@ -329,7 +329,7 @@ def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, 
     (folder,) = RunFolder(tmp_path).steps().values()
     flip(folder / "checkpoint.pt")
     with (
-        pytest.warns(UserWarning, match="is damaged: its content is not what its checksum says; an older one"),
+        pytest.warns(UserWarning, match="is damaged: its content does not match its checksum; an older one"),
         pytest.raises(recmtl.RunError, match=r"all checkpoints of .* are damaged: begin a run in another folder"),
     ):
         make(tmp_path).fit(small.train, small.valid, resume=True)
@@ -371,13 +371,13 @@ def test_a_finished_run_without_a_checkpoint_is_not_overwritten(small: recmtl.Pr
 def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", {"a": torch.arange(99.0), "b": [1, None, (True, "x")]})
     content = (tmp_path / "c.pt").read_bytes()
-    assert is_sealed(tmp_path / "c.pt")
+    assert has_valid_checksum(tmp_path / "c.pt")
     random = np.random.default_rng(0)
     for place, bit in zip(random.integers(len(content), size=200), random.integers(8, size=200), strict=True):
         damaged = bytearray(content)
         damaged[place] ^= 1 << int(bit)
         (tmp_path / "d.pt").write_bytes(damaged)
-        assert not is_sealed(tmp_path / "d.pt")
+        assert not has_valid_checksum(tmp_path / "d.pt")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The command that compares: a grid of models, balancers and seeds, and a table of what differs."""
+"""The `compare` command: train a grid of models, balancers and seeds, and test their differences."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from recmtl.cli.console import wide_console
+from recmtl.cli.live_table import LiveTable
 from recmtl.cli.parser import usage_errors
 from recmtl.comparison.grid import Grid
+from recmtl.comparison.progress import GridBar
 from recmtl.comparison.runner import run_grid
-from recmtl.comparison.tables import ResultTable, sheets
+from recmtl.comparison.tables import ResultTable, result_tables
 from recmtl.recipe.recipe import parse_recipe, recipe_parser
 
 SOME_FAILED = 1
@@ -25,31 +28,31 @@ def compare_command(arguments: Sequence[str]) -> int:
     """Train a grid of models, balancers and seeds, and show which differences are real.
 
     Args:
-        arguments: What is combined with what, and the keys of a recipe as options, or a recipe that holds them.
+        arguments: The options of the grid, and the keys of a recipe as options.
 
     Returns:
-        The exit status, 1 where a run failed.
+        The exit status: 1 if a run failed.
 
     Raises:
-        UsageError: No models are named, or no folder; or an option does not fit.
+        UsageError: `--models` or `--out` is missing, or an option is wrong.
     """
     parser = compare_parser()
     given = parse_recipe(parser, arguments)
     if given.models is None or given.out is None:
-        raise ValueError(f"give {'`--models`, what is compared' if given.out else '`--out`, the folder to write'}")
+        missing = "`--out`, the folder to write" if given.out is None else "`--models`, the models to compare"
+        raise ValueError(f"give {missing}")
     grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates)
-    comparison = run_grid(parser, arguments, grid, given.out, given.metric, given.jobs)
-    print_sheets(sheets(comparison, given.metric))
-    return SOME_FAILED if (comparison.cells["state"] != "finished").any() else 0
+    with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
+        comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs)
+    print_tables(result_tables(comparison, given.metric))
+    return SOME_FAILED if (comparison.runs["state"] != "finished").any() else 0
 
 
 def compare_parser() -> ArgumentParser:
-    """Build the parser of `recmtl compare`: the keys of a recipe, and what the grid is."""
+    """Build the parser of `recmtl compare`: the keys of a recipe and the options of the grid."""
     parser = recipe_parser("recmtl compare", (compare_command.__doc__ or "").splitlines()[0])
     entry = str | dict[str, Any]
-    options = (
-        "a name; or, for options that are not the recipe's, a YAML file or a mapping with class_path and init_args"
-    )
+    options = "a name; or, for options other than the recipe's, a YAML file or a mapping with class_path and init_args"
     parser.add_argument("--models", type=entry, nargs="+", metavar="MODEL", help=f"The models, each {options}.")
     parser.add_argument(
         "--balancers",
@@ -60,7 +63,11 @@ def compare_parser() -> ArgumentParser:
         help=f"The balancers, each {options}. SingleTask is trained with Sum alone.",
     )
     parser.add_argument(
-        "--seeds", type=int | list[int], default=5, metavar="N|[S,…]", help="How many seeds, from 0, or a list of them."
+        "--seeds",
+        type=int | list[int],
+        default=5,
+        metavar="N|[S,…]",
+        help="The number of seeds from 0, or a list of seeds.",
     )
     parser.add_argument(
         "--learning-rates",
@@ -68,10 +75,13 @@ def compare_parser() -> ArgumentParser:
         nargs="+",
         default=[],
         metavar="LR",
-        help="Of the optimizer, if not the recipe's.",
+        help="Learning rates of the optimizer; by default the recipe's.",
     )
     parser.add_argument(
-        "--metric", type=str | None, default=None, help="What the tables show; by default AUC, of a regression MAE."
+        "--metric",
+        type=str | None,
+        default=None,
+        help="The metric in the tables; by default AUC (regression: MAE).",
     )
     parser.add_argument("--jobs", type=int, default=1, help="How many runs at once.")
     parser.add_argument(
@@ -79,20 +89,20 @@ def compare_parser() -> ArgumentParser:
         type=Path | None,
         default=None,
         metavar="DIR",
-        help="The comparison's folder. What is finished there is kept, what failed or was interrupted goes on.",
+        help="The comparison's folder. Finished runs in it are kept, failed and interrupted ones resume.",
     )
     return parser
 
 
-def print_sheets(shown: Sequence[ResultTable]) -> None:
+def print_tables(tables: Sequence[ResultTable]) -> None:
     """Print tables, with their notes below."""
     console = wide_console()
-    for sheet in shown:
-        table = Table()
-        for i, name in enumerate(sheet.header):
-            table.add_column(Text(name), justify="left" if i < sheet.named else "right", overflow="fold")
-        for row in sheet.rows:
-            table.add_row(*(Text(str(field), style="bold" if field.bold else "") for field in row))
-        console.print(table)
-        for note in sheet.notes:
+    for table in tables:
+        shown = Table()
+        for i, name in enumerate(table.header):
+            shown.add_column(Text(name), justify="left" if i < table.key_columns else "right", overflow="fold")
+        for row in table.rows:
+            shown.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row))
+        console.print(shown)
+        for note in table.notes:
             console.print(note, markup=False)

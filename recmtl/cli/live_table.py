@@ -1,10 +1,9 @@
-"""What a comparison shows while it runs: a live table on a terminal, a line for each run in a log."""
+"""A live table of a comparison's runs on a terminal."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,73 +13,66 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recmtl.comparison.grid import GridRun
-from recmtl.train import RunFolder
+from recmtl.comparison.progress import RunEnd
 
 
 class LiveTable:
-    """Shows each run of a comparison in the row of its model and balancer and the column of its seed.
+    """Table of a comparison: a row for each variant, a column for each seed."""
 
-    Args:
-        cells: All runs, also those that are not run again.
-        shown: Whether to show anything.
-    """
-
-    def __init__(self, cells: Sequence[GridRun], shown: bool = True) -> None:
-        self._cells = {(cell.row, cell.seed): cell for cell in cells}
-        self._shown: dict[str, str] = {}
+    def __init__(self) -> None:
+        self._runs: dict[str, GridRun] = {}
+        self._results: dict[str, str] = {}
         self._started: dict[str, float] = {}
-        self._console = Console(stderr=True, quiet=not shown, highlight=False, soft_wrap=True)
-        self._live = Live(console=self._console, get_renderable=self._table, auto_refresh=True, refresh_per_second=2)
+        self._rows: dict[str, int] = {}
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._live = Live(console=self._console, get_renderable=self._render, auto_refresh=True, refresh_per_second=2)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
+        self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
+        self._live.stop()
 
-    def note(self, text: str) -> None:
-        """Show what was noticed."""
+    def count_rows(self, what: str, rows: int) -> None:
+        """Count rows that were just read or written while data is prepared."""
+        self._rows[what] = self._rows.get(what, 0) + rows
+
+    def warn(self, text: str) -> None:
+        """Print a warning above the table."""
         self._console.print(f"note: {text}", markup=False)
 
-    def kept(self, cell: GridRun, folder: Path) -> None:
-        """Take in that a run was finished before."""
-        self._shown[cell.name] = best(folder)
+    def begin(self, runs: Sequence[GridRun]) -> None:
+        """Show the table."""
+        self._runs = {run.name: run for run in runs}
 
-    def started(self, cell: GridRun) -> None:
-        """Take in that a run begins."""
-        self._started[cell.name] = time.monotonic()
+    def start(self, run: GridRun) -> None:
+        """Show the seconds of a run that started."""
+        self._started[run.name] = time.monotonic()
 
-    def ended(self, cell: GridRun, folder: Path, error: str | None) -> None:
-        """Take in that a run is at its end, and how it came there."""
-        seconds = time.monotonic() - self._started.pop(cell.name)
-        self._shown[cell.name] = "failed" if error else best(folder)
-        if error or not self._console.is_terminal:
-            what = f"failed: {error}" if error else f"{self._shown[cell.name]} on the validation rows"
-            where = f"{len(self._shown)} of {len(self._cells)} · {cell.row}, seed {cell.seed}"
-            self._console.print(f"{where} · {what} · {seconds:.0f} s", markup=False)
+    def finish(self, end: RunEnd) -> None:
+        """Show the result of a run; print the error of a failed one above the table."""
+        self._started.pop(end.run.name, None)
+        self._results[end.run.name] = "failed" if end.error else end.result
+        if end.error:
+            self._console.print(f"{len(self._results)} of {len(self._runs)} · {end}", markup=False)
 
-    def _table(self) -> Table:
-        rows = list(dict.fromkeys(row for row, _ in self._cells))
-        seeds = list(dict.fromkeys(seed for _, seed in self._cells))
+    def _render(self) -> Table | Text:
+        if not self._runs:
+            return Text(" · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items()))
+        by_variant: dict[object, dict[int, GridRun]] = {}
+        for run in self._runs.values():
+            by_variant.setdefault(run.variant, {})[run.seed] = run
+        seeds = list(dict.fromkeys(run.seed for run in self._runs.values()))
         table = Table("run", *(Column(f"seed {seed}", justify="right") for seed in seeds))
-        table.caption = f"{len(self._shown)} of {len(self._cells)} runs · the best on the validation rows"
-        for row in rows:
-            table.add_row(Text(str(row)), *(Text(self._state(self._cells[row, seed])) for seed in seeds))
+        table.caption = f"{len(self._results)} of {len(self._runs)} runs · best value on the validation rows"
+        for variant, runs in by_variant.items():
+            table.add_row(Text(str(variant)), *(Text(self._state(runs[seed])) for seed in seeds))
         return table
 
-    def _state(self, cell: GridRun) -> str:
-        if cell.name in self._started:
-            return f"{time.monotonic() - self._started[cell.name]:.0f} s …"
-        return self._shown.get(cell.name, "·")
-
-
-def best(folder: Path) -> str:
-    """Say what a finished run reached where it was watched."""
-    watched = RunFolder(folder).result().get("best", {})
-    value = watched.get("value")
-    return "finished" if value is None else f"{watched['monitor']} {value:.4f}"
+    def _state(self, run: GridRun) -> str:
+        if run.name in self._started:
+            return f"{time.monotonic() - self._started[run.name]:.0f} s …"
+        return self._results.get(run.name, "·")

@@ -1,4 +1,4 @@
-"""What the runs of a comparison say, as DataFrames."""
+"""The results of a comparison as DataFrames."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from recmtl.comparison.differences import ROW, Tester, best_rows, corrected, possible
-from recmtl.comparison.grid import SINGLE, GridRun, Row
-from recmtl.comparison.jobs import CELLS, error_of, state_of
+from recmtl.comparison.differences import VARIANT, Tester, best_variants, correct_p_values, possible_pairs
+from recmtl.comparison.grid import SINGLE, GridRun, Variant
+from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
 from recmtl.evaluate import monitors
 from recmtl.io.files import new_file
 from recmtl.schema import Schema
@@ -22,12 +22,12 @@ CONTENT = "comparison.json"
 
 
 class Comparison:
-    """The runs of a comparison, and what can be said of their differences.
+    """The runs of a comparison, their metrics, and tests of their differences.
 
     Args:
         folder: The comparison's folder.
-        split: The rows that are reported: `test`, or else `valid`.
-        grid: Its runs, row by row.
+        split: The split that is compared: `test`, or `valid` if there are no test rows.
+        grid: The runs, grouped by variant (model, balancer and learning rate).
     """
 
     def __init__(self, folder: str | Path, split: str, grid: Sequence[GridRun]) -> None:
@@ -35,46 +35,48 @@ class Comparison:
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
-        """Open the comparison of a folder, also one whose runs are not all finished.
+        """Open the comparison in a folder, finished or not.
 
         Raises:
-            RunError: The folder holds no comparison.
+            RunError: The folder holds no comparison, or its record is damaged.
         """
         path = Path(folder) / CONTENT
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            cells = [GridRun(Row(*cell["row"]), cell["seed"], {}) for cell in content["cells"]]
-            return cls(folder, content["split"], cells)
+            runs = [GridRun(Variant(*run["row"]), run["seed"], {}) for run in content["cells"]]
+            return cls(folder, content["split"], runs)
         except OSError as error:
             raise RunError(f"{str(folder)!r} is not a comparison: there is no {CONTENT}") from error
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
     def save(self, data: str) -> None:
-        """Write down which runs belong to the comparison.
+        """Write the list of runs.
 
         Args:
-            data: What identifies the rows that they are trained and measured on.
+            data: The fingerprint of the data.
         """
-        cells = [{"row": list(cell.row), "seed": cell.seed, "folder": f"{CELLS}/{cell.name}"} for cell in self.grid]
+        runs = [
+            {"row": list(run.variant), "seed": run.seed, "folder": f"{RUNS_FOLDER}/{run.name}"} for run in self.grid
+        ]
         with new_file(self.folder / CONTENT) as file:
-            text = json.dumps({"split": self.split, "data": data, "cells": cells}, indent=1, ensure_ascii=False)
+            text = json.dumps({"split": self.split, "data": data, "cells": runs}, indent=1, ensure_ascii=False)
             file.write_text(text + "\n", encoding="utf-8")
 
-    def path(self, cell: GridRun) -> Path:
-        """Give the run folder of a cell."""
-        return self.folder / CELLS / cell.name
+    def path(self, run: GridRun) -> Path:
+        """Return the run folder of a run."""
+        return self.folder / RUNS_FOLDER / run.name
 
     @cached_property
-    def cells(self) -> pd.DataFrame:
-        """The runs: model, balancer, learning rate, seed, state, seconds, peak memory, error, folder."""
+    def runs(self) -> pd.DataFrame:
+        """A row for each run: model, balancer, learning rate, seed, state, seconds, peak memory, error and folder."""
         records = []
-        for cell in self.grid:
-            path, result = self.path(cell), self._result(cell)
+        for run in self.grid:
+            path, result = self.path(run), self._result(run)
             records.append(
                 {
-                    **cell.row._asdict(),
-                    "seed": cell.seed,
+                    **run.variant._asdict(),
+                    "seed": run.seed,
                     "state": state_of(path),
                     "seconds": result.get("seconds"),
                     "peak_memory_bytes": result.get("peak_memory_bytes"),
@@ -86,116 +88,122 @@ class Comparison:
         return pd.DataFrame(records).astype(floats)
 
     @cached_property
-    def runs(self) -> pd.DataFrame:
-        """What the finished runs measured, a line for each run and task: row, seed and metrics."""
+    def metrics(self) -> pd.DataFrame:
+        """The metrics of the finished runs, a row for each run and task."""
         records = [
-            {**cell.row._asdict(), "seed": cell.seed, "task": task, **metrics}
-            for cell in self.grid
-            for task, metrics in self._result(cell).get(self.split, {}).items()
+            {**run.variant._asdict(), "seed": run.seed, "task": task, **metrics}
+            for run in self.grid
+            for task, metrics in self._result(run).get(self.split, {}).items()
         ]
-        frame = pd.DataFrame(records, columns=None if records else [*ROW, "seed", "task"])
+        frame = pd.DataFrame(records, columns=None if records else [*VARIANT, "seed", "task"])
         numbers = [name for name in frame.columns if name not in ("model", "balancer", "seed", "task", "reason")]
         return frame.astype(dict.fromkeys(numbers, float))
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
-        """Give mean and sd over the seeds for each row and task, and what can be told apart from the best.
+        """Return mean and standard deviation over the seeds for each variant and task, with the best marked.
 
         Args:
-            metric: What to show of the tasks that have it; ``None`` takes each task's main one, AUC first.
+            metric: The metric, for the tasks that have it; ``None`` takes each task's main one (AUC if binary).
 
         Returns:
-            Beside the row and the task: `metric`, `runs` (finished ones that have it), `mean`, `sd`, `best`, and
-            `tied`: not the best, but not told apart from it by `differences`.
+            Beside variant and task: `metric`, `runs` (finished runs with a value), `mean`, `sd`, `best`, and `tied`
+            (not the best, but not significantly different from it either).
 
         Raises:
             ValueError: No task has the metric.
         """
-        frame = summarize(self.runs, self._metrics(metric))
-        frame["best"] = best_rows(frame)
-        frame = frame.merge(self.differences(metric)[[*ROW, "task", "apart"]], "left", [*ROW, "task"])
+        frame = seed_means(self.metrics, self._metrics(metric))
+        frame["best"] = best_variants(frame)
+        frame = frame.merge(self.differences(metric)[[*VARIANT, "task", "apart"]], "left", [*VARIANT, "task"])
         apart = frame.pop("apart").eq(True)
         return frame.assign(tied=~apart & ~frame["best"] & frame["mean"].notna())
 
     def differences(self, metric: str | None = None, reference: str | None = None) -> pd.DataFrame:
-        """Test the rows against a reference, task by task, on the same rows of data.
+        """Test the variants against a reference, task by task, on the same rows of data.
 
-        AUC is tested over rows and seeds, other metrics over seeds alone by a t test, paired where both rows have the
-        same seeds. With a reference that is named Holm's correction is over all comparisons that are given.
+        AUC is tested over rows and seeds; other metrics over seeds alone, by a t test that is paired if both variants
+        have the same seeds. With a named reference, Holm's correction counts the comparisons in the table.
 
         Note:
-            The best row is chosen by the data that it is tested on, so that its lead is overstated: were the correction
-            over the 12 comparisons with it, one of 13 equal rows would be told apart from it 17 times in 100. Any two
-            rows could have been such a comparison, so it is over all pairs of rows, which holds however one is chosen.
-            The estimates and their intervals stay as they are.
+            The best variant is chosen by the same data that tests it, which overstates its lead: correcting for the 12
+            comparisons with it, one of 13 equal variants would differ significantly 17 times in 100. The correction
+            therefore counts all pairs of variants, which is valid however the best is chosen. Estimates and
+            intervals are not corrected.
 
         Args:
             metric: As in `table`.
-            reference: The name of a model, whose row of the same learning rate is taken; ``None`` takes the best row of
-                each task.
+            reference: The name of a model; each variant is compared with this model's variant of the same learning
+                rate. ``None`` takes the best variant of each task.
 
         Returns:
-            For each other row and task: `reference`, `estimate` (the row's mean less that of the reference), its 95 %
-            interval `low` to `high` and `p`, each taken alone, `p_holm`, and whether they can be told `apart` at 95 %.
-            Where there is too little to test, there are no numbers.
+            For each other variant and task: `reference`, `estimate` (mean minus the reference's mean), its uncorrected
+            95 % interval `low` to `high` and `p`, the corrected `p_holm`, and `apart` (significant at 95 %). NaN if
+            there are too few runs or rows to test.
 
         Raises:
             ValueError: No task has the metric, or there is no such model.
         """
         metrics = self._metrics(metric)
-        if reference is not None and reference not in {cell.row.model for cell in self.grid}:
-            known = ", ".join(dict.fromkeys(cell.row.model for cell in self.grid))
-            raise ValueError(f"`reference` must be one of the models {known}, got {reference!r}")
+        models = dict.fromkeys(run.variant.model for run in self.grid)
+        if reference is not None and reference not in models:
+            raise ValueError(f"`reference` must be one of the models {', '.join(models)}, got {reference!r}")
         key = (tuple(metrics.items()), reference)
-        if key not in self._tested:
-            means = summarize(self.runs, metrics)
-            tester = Tester(self.runs, {(c.row, c.seed): self.path(c) for c in self.grid}, self.split)
-            self._tested[key] = corrected(tester.against(means, reference), 0 if reference else possible(means))
-        return self._tested[key].copy()
+        if key not in self._differences:
+            means = seed_means(self.metrics, metrics)
+            tester = Tester(self.metrics, {(run.variant, run.seed): self.path(run) for run in self.grid}, self.split)
+            tested = tester.test(means, reference)
+            self._differences[key] = correct_p_values(tested, 0 if reference else possible_pairs(means))
+        return self._differences[key].copy()
 
     @cached_property
-    def _tested(self) -> dict[Any, pd.DataFrame]:
+    def _differences(self) -> dict[Any, pd.DataFrame]:
         return {}
 
     @property
     def single(self) -> str | None:
-        """The name of single-task training in the table, where it is among the models beside others."""
-        models = dict.fromkeys(cell.row.model for cell in self.grid)
-        named = [model for model in models if model.partition("(")[0] == SINGLE]
-        return named[0] if named and len(models) > 1 else None
+        """The name of the single-task model, if the grid has one and other models."""
+        models = dict.fromkeys(run.variant.model for run in self.grid)
+        single = next((model for model in models if model.partition("(")[0] == SINGLE), None)
+        return single if len(models) > 1 else None
 
     def _metrics(self, metric: str | None) -> dict[str, str]:
-        measured = set(self.runs["task"])
+        measured = set(self.metrics["task"])
         if not measured:
             return {}
         finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
-        chosen = metrics_by_task(RunFolder(finished).schema().schema, metric)
-        return {task: name for task, name in chosen.items() if task in measured}
+        by_task = metrics_by_task(RunFolder(finished).schema().schema, metric)
+        return {task: name for task, name in by_task.items() if task in measured}
 
-    def _result(self, cell: GridRun) -> Mapping[str, Any]:
-        return RunFolder(self.path(cell)).result()
+    def _result(self, run: GridRun) -> Mapping[str, Any]:
+        return RunFolder(self.path(run)).result()
 
 
 def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]:
-    """Say which metric is shown of each task: the one that is asked for where it has it, or its main one.
+    """Return the metric to compare for each task: the requested one if the task has it, or its main one.
 
     Raises:
-        ValueError: No task has it, or no value of it is the best, as of `calibration`.
+        ValueError: No task has the metric, or its best value is neither the highest nor the lowest (`calibration`).
     """
     known = {task.name: monitors(task.kind, schema.group is not None) for task in schema.reported_tasks}
-    chosen = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
-    if not chosen:
-        listed = ", ".join(dict.fromkeys(name for names in known.values() for name in names))
-        raise ValueError(f"`metric` must be one of {listed}, got {metric!r}")
-    return chosen
+    by_task = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
+    if not by_task:
+        allowed = ", ".join(dict.fromkeys(name for names in known.values() for name in names))
+        raise ValueError(f"`metric` must be one of {allowed}, got {metric!r}")
+    return by_task
 
 
-def summarize(runs: pd.DataFrame, metrics: Mapping[str, str]) -> pd.DataFrame:
-    """Give mean and sd over the seeds, a line for each task and row in the order of the runs."""
+def seed_means(metrics: pd.DataFrame, by_task: Mapping[str, str]) -> pd.DataFrame:
+    """Return mean and standard deviation over the seeds, a row for each task and variant.
+
+    Args:
+        metrics: The metrics of each run and task.
+        by_task: The metric of each task.
+    """
     parts = []
-    for task, metric in metrics.items():
-        of_task = runs[runs["task"] == task].rename(columns={metric: "value"})
-        grouped = of_task.groupby([*ROW, "task"], sort=False, dropna=False)["value"]
+    for task, metric in by_task.items():
+        of_task = metrics[metrics["task"] == task].rename(columns={metric: "value"})
+        grouped = of_task.groupby([*VARIANT, "task"], sort=False, dropna=False)["value"]
         parts.append(grouped.agg(runs="count", mean="mean", sd="std").reset_index().assign(metric=metric))
-    columns = [*ROW, "task", "metric", "runs", "mean", "sd"]
+    columns = [*VARIANT, "task", "metric", "runs", "mean", "sd"]
     frame = pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
     return frame.astype(dict.fromkeys(("learning_rate", "mean", "sd"), float))

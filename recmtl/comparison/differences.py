@@ -1,4 +1,4 @@
-"""Tests of the rows of a comparison against one of them."""
+"""Significance tests between the variants of a comparison."""
 
 from __future__ import annotations
 
@@ -10,103 +10,103 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from recmtl.comparison.grid import Row
+from recmtl.comparison.grid import Variant
 from recmtl.evaluate import LOWER_IS_BETTER, Difference, Predictions, Scores, auc_difference, holm
-from recmtl.evaluate.significance import tested
+from recmtl.evaluate.significance import t_test
 from recmtl.runs.folder import PREDICTIONS
 from recmtl.schema import Schema
 from recmtl.train import RunError, RunFolder
 
-ROW = list(Row._fields)
+VARIANT = list(Variant._fields)
 LEVEL = 0.95
-TESTED = ["reference", "estimate", "low", "high", "p", "p_holm", "apart"]
+ESTIMATES = ["estimate", "low", "high", "p"]
 
 
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """Give the row of the table that each line of a frame belongs to."""
+def variants_of(frame: pd.DataFrame) -> list[Variant]:
+    """Return the variant of each row of a DataFrame."""
     rates = [None if math.isnan(rate) else rate for rate in frame["learning_rate"]]
-    return [Row(*values) for values in zip(frame["model"], frame["balancer"], rates, strict=True)]
+    return [Variant(*values) for values in zip(frame["model"], frame["balancer"], rates, strict=True)]
 
 
-def best_rows(means: pd.DataFrame) -> pd.Series:
-    """Mark the best row of each task, the first of those that are equal; where nothing is defined, none."""
-    worth = means["mean"].where(~means["metric"].isin(LOWER_IS_BETTER), -means["mean"])
-    best = worth.dropna().groupby(means["task"], sort=False).idxmax()
+def best_variants(means: pd.DataFrame) -> pd.Series:
+    """Mark the best variant of each task, the first of equal ones; none if the metric is undefined."""
+    score = means["mean"].where(~means["metric"].isin(LOWER_IS_BETTER), -means["mean"])
+    best = score.dropna().groupby(means["task"], sort=False).idxmax()
     return pd.Series(means.index.isin(best), means.index)
 
 
 class Pair(NamedTuple):
-    """A comparison to be made."""
+    """A variant to test against a reference variant on one task."""
 
     task: str
     metric: str
-    row: Row
-    reference: Row
+    variant: Variant
+    reference: Variant
 
 
 def pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
-    """Pair each row with its reference, task by task.
+    """Pair each variant with its reference, task by task.
 
     Args:
-        means: Of the rows by task.
-        reference: A model, whose row of the same learning rate is meant; ``None`` means the best row of each task.
+        means: The means by variant and task.
+        reference: A model, whose variant of the same learning rate is the reference; ``None`` takes the best variant
+            of each task.
     """
-    means = means.assign(best=best_rows(means)).dropna(subset="mean")
-    for task, lines in means.groupby("task", sort=False):
-        rows, metric = rows_of(lines), lines["metric"].iloc[0]
+    means = means.assign(best=best_variants(means)).dropna(subset="mean")
+    for task, of_task in means.groupby("task", sort=False):
+        variants, metric = variants_of(of_task), of_task["metric"].iloc[0]
         if reference is None:
-            found = dict.fromkeys(rows, rows[lines["best"].argmax()])
+            references = dict.fromkeys(variants, variants[of_task["best"].argmax()])
         else:
-            of_model = {row.learning_rate: row for row in reversed(rows) if row.model == reference}
-            found = {row: of_model[row.learning_rate] for row in rows if row.learning_rate in of_model}
-        yield from (Pair(str(task), metric, row, other) for row, other in found.items() if row != other)
+            by_rate = {v.learning_rate: v for v in reversed(variants) if v.model == reference}
+            references = {v: by_rate[v.learning_rate] for v in variants if v.learning_rate in by_rate}
+        yield from (Pair(str(task), metric, v, other) for v, other in references.items() if v != other)
 
 
 class Tester:
-    """Tests rows on what their runs measured and predicted.
+    """Significance tests on the metrics and predictions of runs.
 
     Args:
-        runs: What the finished runs measured, a line for each run and task.
-        folders: The run folder of each row and seed.
-        split: The rows of data that are reported.
+        metrics: The metrics of the finished runs, a row for each run and task.
+        folders: The run folder of each variant and seed.
+        split: The split that is compared.
     """
 
-    def __init__(self, runs: pd.DataFrame, folders: Mapping[tuple[Row, int], Path], split: str) -> None:
+    def __init__(self, metrics: pd.DataFrame, folders: Mapping[tuple[Variant, int], Path], split: str) -> None:
         self._folders, self._split = folders, split
-        self._runs = list(zip(rows_of(runs), runs.to_dict("records"), strict=True))
+        self._metrics = list(zip(variants_of(metrics), metrics.to_dict("records"), strict=True))
         self._schema: Schema | None = None  # the same in all runs
-        self._kept: tuple[tuple[str, Row], list[Scores]] | None = None  # the reference's: it is the same many times
+        self._reference: tuple[tuple[str, Variant], list[Scores]] | None = None  # kept, as most pairs share it
 
-    def against(self, means: pd.DataFrame, reference: str | None) -> pd.DataFrame:
-        """Test each row against its reference."""
-        lines = []
+    def test(self, means: pd.DataFrame, reference: str | None) -> pd.DataFrame:
+        """Test each variant against its reference."""
+        rows = []
         for pair in pairs(means, reference):
             found = self._difference(pair)
-            line = {**pair.row._asdict(), "task": pair.task, "metric": pair.metric, "reference": str(pair.reference)}
-            lines.append(line | ({k: getattr(found, k) for k in ("estimate", "low", "high", "p")} if found else {}))
-        columns = [*ROW, "task", "metric", *TESTED[:-2]]
-        frame = pd.DataFrame(lines, columns=columns)
-        return frame.astype(dict.fromkeys(["learning_rate", "estimate", "low", "high", "p"], float))
+            row = {**pair.variant._asdict(), "task": pair.task, "metric": pair.metric, "reference": str(pair.reference)}
+            rows.append(row | ({name: getattr(found, name) for name in ESTIMATES} if found else {}))
+        frame = pd.DataFrame(rows, columns=[*VARIANT, "task", "metric", "reference", *ESTIMATES])
+        return frame.astype(dict.fromkeys(["learning_rate", *ESTIMATES], float))
 
     def _difference(self, pair: Pair) -> Difference | None:
-        first, second = (self._values(pair.task, row, pair.metric) for row in (pair.row, pair.reference))
+        first, second = (self._by_seed(pair.task, v, pair.metric) for v in (pair.variant, pair.reference))
         paired = list(first) == list(second)
         if pair.metric != "auc":
             return seeds_difference([*first.values()], [*second.values()], paired)
         key = (pair.task, pair.reference)
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, self._scores(pair.task, pair.reference, second))
-        return auc_difference(self._scores(pair.task, pair.row, first), self._kept[1], LEVEL, paired)
+        if self._reference is None or self._reference[0] != key:
+            self._reference = (key, self._scores(pair.task, pair.reference, second))
+        return auc_difference(self._scores(pair.task, pair.variant, first), self._reference[1], LEVEL, paired)
 
-    def _values(self, task: str, row: Row, metric: str) -> dict[int, float]:
-        """Give the defined values of a row by seed."""
-        found = {line["seed"]: line[metric] for other, line in self._runs if (other, line["task"]) == (row, task)}
-        return {seed: value for seed, value in found.items() if not math.isnan(value)}
+    def _by_seed(self, task: str, variant: Variant, metric: str) -> dict[int, float]:
+        """Return the defined values of a metric by seed."""
+        rows = [row for other, row in self._metrics if (other, row["task"]) == (variant, task)]
+        return {row["seed"]: row[metric] for row in rows if not math.isnan(row[metric])}
 
-    def _scores(self, task: str, row: Row, seeds: Iterable[int]) -> list[Scores]:
-        found = []
+    def _scores(self, task: str, variant: Variant, seeds: Iterable[int]) -> list[Scores]:
+        scores = []
         for seed in seeds:
-            folder = RunFolder(self._folders[row, seed])
+            folder = RunFolder(self._folders[variant, seed])
             path = folder.predictions(self._split)
             if not path.is_file():
                 raise RunError(
@@ -115,22 +115,23 @@ class Tester:
                 )
             folder.check(PREDICTIONS.format(split=self._split))
             self._schema = self._schema or folder.schema().schema
-            found.append(Predictions.read(self._schema, path).scores()[task])
-        return found
+            scores.append(Predictions.read(self._schema, path).scores()[task])
+        return scores
 
 
 def seeds_difference(
     first: Sequence[float], second: Sequence[float], paired: bool, level: float = LEVEL
 ) -> Difference | None:
-    """Test the difference of two means over seeds: a t test, paired or Welch's.
-
-    ``None`` where one has a single seed, or the seeds make no difference that a variance could be taken from.
+    """Test the difference of two means over seeds by a t test, paired or Welch's.
 
     Args:
         first: A value for each seed.
-        second: Those of the other one.
-        paired: Whether they belong to the same seeds, in the same order.
-        level: Of the interval.
+        second: The values of the reference.
+        paired: Whether both have the same seeds in the same order.
+        level: The confidence level of the interval.
+
+    Returns:
+        ``None`` if one side has a single seed, or the values do not vary over the seeds.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -139,15 +140,15 @@ def seeds_difference(
     parts = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     uncertain = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
     sd = sum(sample.var(ddof=1) for sample in samples) ** 0.5
-    return tested(float(one.mean() - other.mean()), sum(parts), uncertain, level, 0.0, float(sd))
+    return t_test(float(one.mean() - other.mean()), sum(parts), uncertain, level, 0.0, float(sd))
 
 
-def corrected(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """Correct the p values of all comparisons by Holm's method, and say which rows can be told apart.
+def correct_p_values(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
+    """Apply Holm's correction to the p-values, and mark the significant differences.
 
     Args:
-        frame: The comparisons that were made.
-        comparisons: How many could have been: those that were not made count as without any difference.
+        frame: The tests that were made.
+        comparisons: The number of tests that could have been made; those that were not count as p = 1.
     """
     defined = frame["p"].notna()
     others = max(0, comparisons - int(defined.sum()))
@@ -156,6 +157,6 @@ def corrected(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
     return frame.assign(p_holm=p_holm, apart=p_holm < 1 - LEVEL)
 
 
-def possible(means: pd.DataFrame) -> int:
-    """Count the pairs of rows, over all tasks: the data choose which row is the best, so any pair could be tested."""
-    return int(means.dropna(subset="mean").groupby("task").size().map(lambda rows: math.comb(rows, 2)).sum())
+def possible_pairs(means: pd.DataFrame) -> int:
+    """Count the pairs of variants over all tasks; any of them could be tested, as the data choose the best variant."""
+    return int(means.dropna(subset="mean").groupby("task").size().map(lambda count: math.comb(count, 2)).sum())

@@ -1,4 +1,4 @@
-"""The runs of a comparison on disk and at work: each is a process of its own, and is run to its end once."""
+"""The runs of a comparison: their state on disk, and their processes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from recmtl.cli.live_table import LiveTable
 from recmtl.comparison.grid import GridRun
+from recmtl.comparison.progress import GridProgress, RunEnd
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
@@ -25,36 +25,44 @@ from recmtl.runs.checkpoints import is_intact
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunError, RunFolder
 
-CELLS, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
+RUNS_FOLDER, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 TRAIN = (sys.executable, "-m", "recmtl", "train")
-POLL = 0.05  # seconds
-PATIENCE = 10.0  # seconds that a process has to end
+POLL_SECONDS = 0.05
+STOP_SECONDS = 10.0  # that a process has to end before it is killed
 
 State = Literal["finished", "failed", "unfinished"]
 
 
 def state_of(folder: Path) -> State:
-    """Say how far a run came."""
+    """Return the state of a run."""
     if RunFolder(folder).finished:
         return "finished"
     return "failed" if (folder / ERROR).is_file() else "unfinished"
 
 
 def error_of(folder: Path) -> str | None:
-    """Give what a failed run said last; ``None`` of any other."""
+    """Return the error message of a failed run; ``None`` for any other."""
     return (folder / ERROR).read_text(encoding="utf-8").strip() if state_of(folder) == "failed" else None
 
 
-def check_finished(cell: GridRun, folder: Path) -> None:
-    """Check that a finished run is the one that would be run now.
+def end_of(run: GridRun, folder: Path, seconds: float | None = None) -> RunEnd:
+    """Return how a run ended: its best validation value, or its error."""
+    best = RunFolder(folder).result().get("best", {})
+    value = best.get("value")
+    result = "finished" if value is None else f"{best['monitor']} {value:.4f}"
+    return RunEnd(run, seconds, result, error_of(folder))
+
+
+def check_finished(run: GridRun, folder: Path) -> None:
+    """Check that a finished run has the recipe that it would be run with now.
 
     Raises:
-        RunError: Its recipe is another.
+        RunError: Its recipe differs.
     """
     advice = "give another `--out`, or remove that run"
     try:
         found = from_yaml(read_text(folder / RECIPE))
-        difference = next(differences(found, cell.recipe), None)
+        difference = next(differences(found, run.recipe), None)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise RunError(f"{folder / RECIPE} cannot be read: {advice}") from error
     if difference:
@@ -62,68 +70,72 @@ def check_finished(cell: GridRun, folder: Path) -> None:
         raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {advice}")
 
 
-def can_go_on(cell: GridRun, folder: Path, note: Callable[[str], None]) -> bool:
-    """Whether an unfinished run was begun by the recipe of a cell, and has a checkpoint to go on from.
+def can_resume(run: GridRun, folder: Path, warn: Callable[[str], None]) -> bool:
+    """Return whether an unfinished run has the right recipe and an undamaged checkpoint.
 
     Args:
-        cell: The cell.
+        run: The run.
         folder: Its run folder.
-        note: Told that there are checkpoints, but all are damaged.
+        warn: Called with a warning if all checkpoints are damaged.
     """
-    run = RunFolder(folder)
+    found = RunFolder(folder)
     try:
-        if not run.steps() or next(differences(read_recipe(run), cell.recipe), None):
+        if not found.steps() or next(differences(read_recipe(found), run.recipe), None):
             return False
     except (RunError, AttributeError):
         return False
-    if any(map(is_intact, run.steps().values())):
+    if any(map(is_intact, found.steps().values())):
         return True
-    note(f"all checkpoints of {str(folder)!r} are damaged: the run is begun anew")
+    warn(f"all checkpoints of {str(folder)!r} are damaged: the run starts over")
     return False
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run at work.
+    """A run that is being trained by a process of its own.
 
     Args:
+        run: The run.
         folder: Its run folder.
         process: Its process.
+        started: When it started, in seconds of the monotonic clock.
     """
 
+    run: GridRun
     folder: Path
     process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, cell: GridRun, folder: Path, lock: int, note: Callable[[str], None]) -> Job:
-        """Run a cell in a process that inherits the environment and holds the comparison's lock, too.
+    def start(cls, run: GridRun, folder: Path, lock: int, warn: Callable[[str], None]) -> Job:
+        """Start a process that trains a run, from its last good checkpoint if it has one.
 
-        It goes on from the last good checkpoint of a run that was begun by the same recipe.
+        The process inherits the environment and the comparison's lock.
 
         Args:
-            cell: The run.
+            run: The run.
             folder: Its run folder.
-            lock: The descriptor of the lock.
-            note: Told that all checkpoints are damaged: the run is begun anew then.
+            lock: The file descriptor of the lock.
+            warn: Called with a warning if all checkpoints are damaged and the run starts over.
         """
         command = [*TRAIN, "--run", str(folder)]
-        if can_go_on(cell, folder, note):
+        if can_resume(run, folder, warn):
             (folder / ERROR).unlink(missing_ok=True)
-            command += ["--resume", *(f"--trust={name}" for name in modules(cell.recipe))]  # the recipe is the user's
+            command += ["--resume", *(f"--trust={name}" for name in modules(run.recipe))]  # the recipe is the user's
         else:
             shutil.rmtree(folder, ignore_errors=True)
             with new_file(folder / RECIPE) as file:
-                text = yaml.safe_dump(dict(cell.recipe), sort_keys=False, allow_unicode=True)
+                text = yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True)
                 file.write_text(text, encoding="utf-8")
             command += ["--config", str(folder / RECIPE)]
         with (folder / OUTPUT).open("ab") as output:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,)
             )
-        return cls(folder, process)
+        return cls(run, folder, process)
 
     def ended(self) -> bool:
-        """Say whether the process has ended; what a failed one said last is kept in the run folder."""
+        """Return whether the process has ended; if it failed, write its error into the run folder."""
         status = self.process.poll()
         if status is not None and not RunFolder(self.folder).finished:
             with new_file(self.folder / ERROR) as file:
@@ -132,47 +144,44 @@ class Job:
 
     def _reason(self, status: int) -> str:
         if status < 0:
-            memory = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
+            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
             return f"killed by {signal.Signals(-status).name}{memory}"
         lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
-        last = next(
-            (line for line in reversed(lines) if line.strip()),
-            f"ended with status {status} without a word: is the disk full?",
-        )
+        silent = f"exit status {status} without any output (disk full?)"
+        last = next((line for line in reversed(lines) if line.strip()), silent)
         return last.strip().removeprefix("recmtl: ")
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Terminate the process."""
         self.process.terminate()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
 
 
-def run_cells(cells: Sequence[GridRun], folder: Path, jobs: int, lock: int, board: LiveTable) -> None:
-    """Run cells, so many at once; one that fails keeps none of the others from running.
+def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: int, progress: GridProgress) -> None:
+    """Train runs, several at once; a run that fails does not stop the others.
 
     Args:
-        cells: What is to run.
-        folder: Where the run folders lie.
+        runs: The runs.
+        folder: The folder of their run folders.
         jobs: How many at once.
-        lock: The descriptor of the comparison's lock.
-        board: Is told what happens.
+        lock: The file descriptor of the comparison's lock.
+        progress: The observer.
     """
-    waiting, running = deque(cells), dict[str, tuple[GridRun, Job]]()
+    waiting, running = deque(runs), list[Job]()
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                cell = waiting.popleft()
-                board.started(cell)
-                running[cell.name] = (cell, Job.start(cell, folder / cell.name, lock, board.note))
-            for name, (cell, attempt) in list(running.items()):
-                if attempt.ended():
-                    del running[name]
-                    board.ended(cell, attempt.folder, error_of(attempt.folder))
-            time.sleep(POLL)
+                run = waiting.popleft()
+                progress.start(run)
+                running.append(Job.start(run, folder / run.name, lock, progress.warn))
+            for job in [job for job in running if job.ended()]:
+                running.remove(job)
+                progress.finish(end_of(job.run, job.folder, time.monotonic() - job.started))
+            time.sleep(POLL_SECONDS)
     finally:
-        for _, attempt in running.values():
-            attempt.stop()
+        for job in running:
+            job.stop()

@@ -1,4 +1,4 @@
-"""A comparison from its grid to its tables."""
+"""Run a comparison: prepare its data, train its runs and write its tables."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from recmtl.cli.console import Counter
-from recmtl.cli.live_table import LiveTable
 from recmtl.comparison.comparison import CONTENT, Comparison, metrics_by_task
 from recmtl.comparison.export import write_tables
-from recmtl.comparison.grid import Entry, Grid
-from recmtl.comparison.jobs import CELLS, check_finished, run_cells, state_of
+from recmtl.comparison.grid import Entry, Grid, GridRun
+from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs, state_of
+from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.data import DataError, PreparedData
 from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.io.files import locked
@@ -38,93 +37,118 @@ def compare(
     options: Mapping[str, Any] | None = None,
     metric: str | None = None,
     jobs: int = 1,
+    progress: bool = True,
 ) -> Comparison:
-    """Train a grid of models, balancers and seeds from one recipe, and write its tables.
+    """Train a grid of models, balancers and seeds from one recipe, and write tables of the results.
 
-    What is finished in the folder is not run again; what failed or was interrupted goes on from its last checkpoint.
-    Each run is a process of its own, and its run folder is like any other.
+    Finished runs in the folder are kept; failed and interrupted ones resume from their last checkpoint. Each run is a
+    process of its own and has an ordinary run folder.
 
     Args:
-        recipe: A file, the bare name of a shipped one, or its content. What it says of its own model holds for the
-            others where they have an argument of that name; likewise for balancers.
+        recipe: A file, the name of a shipped recipe, or its content. Its model options also apply to the other models
+            that have arguments of these names; likewise for balancers.
         out: The comparison's folder.
-        models: Names of models; or mappings with `class_path` and `init_args`, or YAML files of such, for options that
-            are not the recipe's.
-        balancers: Likewise. A model that shares nothing, `SingleTask`, is trained with `Sum` alone.
-        seeds: How many, from 0, or a list of them.
-        learning_rates: Of the optimizer; without any it is the recipe's.
-        options: What follows the recipe, by its dotted key, such as ``{"data.train": "train.csv"}``.
-        metric: What the tables show of the tasks that have it; by default each task's main one, AUC first.
+        models: Names of models; or, for options other than the recipe's, mappings with `class_path` and `init_args`,
+            or YAML files with such a mapping.
+        balancers: Likewise. `SingleTask`, which shares no parameters, is trained with `Sum` alone.
+        seeds: The number of seeds, counted from 0, or a list of seeds.
+        learning_rates: Learning rates of the optimizer; empty takes the recipe's.
+        options: Options that override the recipe, by dotted key, such as ``{"data.train": "train.csv"}``.
+        metric: The metric in the tables, for the tasks that have it; by default each task's main metric (AUC if
+            binary).
         jobs: How many runs at once.
+        progress: Whether to show progress.
 
     Raises:
-        ValueError: An option is out of its range or names nothing.
-        DataError: The data cannot be read, or there are no rows to compare on.
-        RunError: The folder holds something else, or a finished run that would be another now; or another process is
-            at work in it.
+        ValueError: An option is out of range or unknown.
+        DataError: The data cannot be read, or there are neither test nor validation rows.
+        RunError: The folder holds something else, or a finished run with another recipe; or another process is using
+            it.
     """
     given = json.dumps(recipe) if isinstance(recipe, Mapping) else str(recipe)
     plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (options or {}).items()}
     arguments = [f"--config={given}", *(f"--{key}={value}" for key, value in plain.items())]
     grid = Grid(models, balancers, seeds, learning_rates)
-    return run_grid(recipe_parser("recmtl compare"), arguments, grid, Path(out), metric, jobs)
+    with GridBar(progress) as bar:
+        return run_grid(recipe_parser("recmtl compare"), arguments, grid, Path(out), bar, metric, jobs)
 
 
 def run_grid(
-    parser: ArgumentParser, arguments: Sequence[str], grid: Grid, out: Path, metric: str | None = None, jobs: int = 1
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    grid: Grid,
+    out: Path,
+    progress: GridProgress,
+    metric: str | None = None,
+    jobs: int = 1,
 ) -> Comparison:
-    """Run what is not finished of a grid, and write its tables.
+    """Train the unfinished runs of a grid and write its tables.
 
     Args:
-        parser: Of `recipe_parser`.
-        arguments: What it parses: the options that all runs share.
-        grid: The runs.
+        parser: The parser of `recipe_parser`.
+        arguments: The options that all runs share.
+        grid: The grid.
         out: The comparison's folder.
-        metric: What the tables show.
+        progress: The observer.
+        metric: The metric in the tables.
         jobs: How many runs at once.
     """
     if jobs < 1:
         raise ValueError(f"`jobs` must be at least 1, got {jobs}")
-    cells = grid.cells(parser, arguments)
-    if not all(cell.recipe["trainer"]["run"]["predictions"] for cell in cells):
-        raise ValueError("a comparison is made of the runs' predictions: leave `trainer.run.predictions` true")
+    runs = grid.runs(parser, arguments)
+    if not all(run.recipe["trainer"]["run"]["predictions"] for run in runs):
+        raise ValueError("a comparison tests the runs' predictions: leave `trainer.run.predictions` true")
     check_folder(out)
     with locked(out / LOCK) as lock:
         if lock is None:
-            raise RunError(f"another process is at work in {str(out)!r}: wait for it, or give another `--out`")
-        data = prepared(parser, arguments)
-        split = "test" if "test" in data.splits else "valid"
+            raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
+        data = prepared(parser, arguments, progress)
+        comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs)
         metrics_by_task(data.schema.schema, metric)
-        comparison = Comparison(out, split, cells)
-        finished = [cell for cell in cells if state_of(comparison.path(cell)) == "finished"]
-        fingerprint = identify(data)
-        if finished:
-            check_data(out, fingerprint)
-        elif not saw(out, fingerprint):  # what came to no end is no reason to go on with rows of before
-            for cell in cells:
-                shutil.rmtree(comparison.path(cell), ignore_errors=True)
-        for cell in finished:
-            check_finished(cell, comparison.path(cell))
-        comparison.save(fingerprint)
-        with LiveTable(cells) as board:
-            for cell in finished:
-                board.kept(cell, comparison.path(cell))
-            run_cells([cell for cell in cells if cell not in finished], out / CELLS, jobs, lock.fileno(), board)
-        comparison = Comparison(out, split, cells)
+        finished = keep_finished(comparison, identify(data))
+        progress.begin(runs)
+        for run in finished:
+            progress.finish(end_of(run, comparison.path(run)))
+        waiting = [run for run in runs if run not in finished]
+        run_jobs(waiting, out / RUNS_FOLDER, jobs, lock.fileno(), progress)
+        comparison = Comparison(out, comparison.split, runs)
         write_tables(comparison, metric)
     return comparison
 
 
+def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
+    """Return the runs that need no training, and remove unfinished ones that began on other data.
+
+    Args:
+        comparison: The comparison.
+        fingerprint: The fingerprint of its data.
+
+    Raises:
+        RunError: A finished run has another recipe or was trained on other data.
+    """
+    folder = comparison.folder
+    finished = [run for run in comparison.grid if state_of(comparison.path(run)) == "finished"]
+    if not is_data_of(folder, fingerprint):
+        if finished:
+            raise RunError(f"the runs in {str(folder)!r} were trained on other data: give another `--out`")
+        for run in comparison.grid:
+            shutil.rmtree(comparison.path(run), ignore_errors=True)
+    for run in finished:
+        check_finished(run, comparison.path(run))
+    comparison.save(fingerprint)
+    return finished
+
+
 def check_folder(folder: Path) -> None:
-    """Check that a folder is a comparison's, or free to become one.
+    """Check that a folder is empty, missing, or the folder of a comparison.
 
     Raises:
         RunError: It holds something else, or is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{str(folder)!r} is a file: give `--out` a folder")
+        raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
     if folder.is_dir() and not (folder / CONTENT).is_file() and any(path.name != LOCK for path in folder.iterdir()):
-        raise RunError(f"{str(folder)!r} holds something else than a comparison: give another `--out`")
+        raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
 
 
 def identify(data: PreparedData) -> str:
@@ -141,11 +165,11 @@ def identify(data: PreparedData) -> str:
     return digest.hexdigest()
 
 
-def saw(folder: Path, fingerprint: str) -> bool:
-    """Whether the runs of a comparison were begun on the data that there is now.
+def is_data_of(folder: Path, fingerprint: str) -> bool:
+    """Return whether the comparison in a folder was begun on data with this fingerprint.
 
     Raises:
-        RunError: What the folder says of it is damaged.
+        RunError: Its record is damaged.
     """
     path = folder / CONTENT
     try:
@@ -155,26 +179,15 @@ def saw(folder: Path, fingerprint: str) -> bool:
         raise RunError(f"{path} is damaged: remove it if no finished run is worth keeping") from error
 
 
-def check_data(folder: Path, fingerprint: str) -> None:
-    """Check that the finished runs of a comparison saw the data that there is now.
-
-    Raises:
-        RunError: They did not.
-    """
-    if not saw(folder, fingerprint):
-        raise RunError(f"the runs in {str(folder)!r} were made on other data than there is now: give another `--out`")
-
-
-def prepared(parser: ArgumentParser, arguments: Sequence[str]) -> PreparedData:
-    """Open the data of all runs; raw files are prepared into the cache, once.
+def prepared(parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress) -> PreparedData:
+    """Open the data of all runs; raw files are prepared into the cache once.
 
     Raises:
         DataError: The data cannot be read, or there are neither test nor validation rows.
     """
-    options = instantiated(parser, parse_recipe(parser, arguments)).data
-    with Counter() as counter:
-        data = open_data(options, counter)
-        counter.remark(*data.notes)
+    data = open_data(instantiated(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
+    for note in data.notes:
+        progress.warn(note)
     if not {"test", "valid"} & set(data.splits):
         raise DataError("there are neither test nor validation rows to compare on: give `--data.test`")
     return data

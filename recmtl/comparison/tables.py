@@ -1,226 +1,208 @@
-"""The tables of a comparison as they are shown, with the sentences that they support."""
+"""The tables of a comparison as text, with notes on what is significant."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from recmtl.comparison.comparison import Comparison
-from recmtl.comparison.differences import ROW, possible, rows_of
-from recmtl.comparison.grid import Row
+from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
+from recmtl.comparison.grid import Variant
 from recmtl.evaluate import LOWER_IS_BETTER
 
 TIED = "‡"
-MISSING = "–"
+NO_VALUE = "–"
 
 
-@dataclass(frozen=True)
-class Field:
-    """A field of a table.
-
-    Args:
-        text: What it says.
-        bold: Whether it stands out.
-        tied: Whether it bears the mark of what cannot be told apart from the best.
-    """
+class ResultCell(NamedTuple):
+    """A cell of a table: its text, and whether it is bold."""
 
     text: str
     bold: bool = False
-    tied: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.text} {TIED}" if self.tied else self.text
 
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table as it is shown.
+    """A table of results.
 
     Args:
-        title: What it is.
+        title: Its title.
         header: The names of its columns.
-        rows: Its fields, row by row; the first `named` of each name the row.
-        named: How many columns name a row.
-        notes: What stands below: what the marks mean, what can be said, what failed.
+        rows: Its cells.
+        key_columns: The number of leading columns that identify a row.
+        notes: Explanations and conclusions, shown below the table.
     """
 
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Field]]
-    named: int
+    rows: Sequence[Sequence[ResultCell]]
+    key_columns: int
     notes: Sequence[str]
 
 
-def sheets(comparison: Comparison, metric: str | None = None) -> list[ResultTable]:
-    """Give the table of a comparison, and where single-task training is among its models, the table of transfer."""
-    shown = [main_sheet(comparison, metric)]
+def result_tables(comparison: Comparison, metric: str | None = None) -> list[ResultTable]:
+    """Return the table of a comparison and, if single-task training is among its models, the transfer table."""
+    tables = [main_table(comparison, metric)]
     if comparison.single:
-        shown.append(transfer_sheet(comparison, comparison.single, metric))
-    return shown
+        tables.append(transfer_table(comparison, comparison.single, metric))
+    return tables
 
 
-def main_sheet(comparison: Comparison, metric: str | None = None) -> ResultTable:
-    """Give mean and sd of each row and task, wall time and memory."""
-    means, tested = comparison.table(metric), comparison.differences(metric)
-    fields = {
-        (row, line.task): Field(_mean(line), bool(line.best), bool(line.tied))
-        for row, line in zip(rows_of(means), means.itertuples(), strict=True)
-    }
-    titles = dict(zip(means["task"], means["metric"], strict=True))
-    cells, rows = comparison.cells, []
-    for row in dict.fromkeys(rows_of(cells)):
-        runs = cells[[other == row for other in rows_of(cells)]]
-        finished = f"{(runs['state'] == 'finished').sum()}"
-        counted = finished if finished == f"{len(runs)}" else f"{finished} of {len(runs)}"
-        spent = [
-            Field(counted),
-            Field(_seconds(runs["seconds"].mean())),
-            Field(_bytes(runs["peak_memory_bytes"].max())),
-        ]
-        rows.append([*_names(row, cells), *(fields.get((row, task), Field(MISSING)) for task in titles), *spent])
-    claim = f"at 95 % (Holm, {_counted(possible(means), 'pair')} of rows)"
+def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable:
+    """Return mean and standard deviation of each variant and task, training time and memory."""
+    means, tests, runs = comparison.table(metric), comparison.differences(metric), comparison.runs
+    metrics = dict(zip(means["task"], means["metric"], strict=True))
+    cells = {(variant, row.task): _mean_cell(row) for variant, row in _by_variant(means)}
+    rows = []
+    for variant in dict.fromkeys(variants_of(runs)):
+        of_variant = runs[[other == variant for other in variants_of(runs)]]
+        values = [cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics]
+        rows.append([*_key_cells(variant, runs), *values, *_cost_cells(of_variant)])
+    level = f"at 95 % (Holm, {_plural(possible_pairs(means), 'pair')} of variants)"
     notes = [
-        f"Mean ± sd over the seeds, on the {comparison.split} rows; bold: the best of a column; {TIED}: cannot be told "
-        f"apart from it at 95 % ({_test(titles)}; Holm's correction over all pairs of rows, as data choose it). "
-        "Time is the mean of a run, memory the most that one took.",
-        *(_sentence(task, means[means["task"] == task], tested[tested["task"] == task], claim) for task in titles),
-        *_single(means, tested),
-        *_failures(cells),
+        f"Mean ± standard deviation over the seeds, on the {comparison.split} rows. Bold: best. {TIED}: not "
+        f"significantly different from the best at 95 % ({_tests(metrics)}; Holm's correction over all pairs of "
+        "variants). Time: mean over the runs. Memory: maximum over the runs.",
+        *(_conclusion(task, means[means["task"] == task], tests[tests["task"] == task], level) for task in metrics),
+        *_single_run_note(means, tests),
+        *_failures(runs),
     ]
-    header = [*_header(cells), *(f"{task} {name}" for task, name in titles.items()), "runs", "time", "memory"]
-    return ResultTable("comparison", header, rows, len(_header(cells)), notes)
+    header = [*_key_columns(runs), *(f"{task} {name}" for task, name in metrics.items()), "runs", "time", "memory"]
+    return ResultTable("comparison", header, rows, len(_key_columns(runs)), notes)
 
 
-def transfer_sheet(comparison: Comparison, single: str, metric: str | None = None) -> ResultTable:
-    """Give each row's difference to single-task training, task by task."""
-    tested = comparison.differences(metric, single)
-    titles = dict(zip(tested["task"], tested["metric"], strict=True))
-    fields = {
-        (row, line.task): Field(_difference(line), bool(line.apart))
-        for row, line in zip(rows_of(tested), tested.itertuples(), strict=True)
-    }
+def transfer_table(comparison: Comparison, single: str, metric: str | None = None) -> ResultTable:
+    """Return the difference of each variant to single-task training, task by task."""
+    tests = comparison.differences(metric, single)
+    metrics = dict(zip(tests["task"], tests["metric"], strict=True))
+    cells = {(variant, row.task): ResultCell(_difference(row), bool(row.apart)) for variant, row in _by_variant(tests)}
     rows = [
-        [*_names(row, tested), *(fields.get((row, task), Field(MISSING)) for task in titles)]
-        for row in dict.fromkeys(rows_of(tested))
+        [*_key_cells(variant, tests), *(cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics)]
+        for variant in dict.fromkeys(variants_of(tests))
     ]
-    claim = f"at 95 % (Holm, {_counted(int(tested['p'].notna().sum()), 'comparison')})"
+    level = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})"
     notes = [
-        f"Difference to {single}, on the {comparison.split} rows, with its 95 % interval taken alone; bold: told apart "
-        f"from 0 at 95 % ({_test(titles)}; Holm's correction over all comparisons).",
-        *(_transfer(task, tested[tested["task"] == task], claim) for task in titles),
-        *_single(comparison.table(metric), tested),
+        f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
+        f"95 % ({_tests(metrics)}; Holm's correction over all comparisons).",
+        *(_transfer(task, tests[tests["task"] == task], level) for task in metrics),
+        *_single_run_note(comparison.table(metric), tests),
     ]
-    header = [*_header(tested), *(f"{task} {name}" for task, name in titles.items())]
-    return ResultTable("transfer", header, rows, len(_header(tested)), notes)
+    header = [*_key_columns(tests), *(f"{task} {name}" for task, name in metrics.items())]
+    return ResultTable("transfer", header, rows, len(_key_columns(tests)), notes)
 
 
-def flat(comparison: Comparison, metric: str | None = None) -> pd.DataFrame:
-    """Give all of the table as plain numbers, a line for each row and task."""
-    tested = comparison.differences(metric).drop(columns=["metric", "apart"])
-    spent = comparison.cells.groupby(ROW, sort=False, dropna=False).agg(
+def number_table(comparison: Comparison, metric: str | None = None) -> pd.DataFrame:
+    """Return the table of a comparison as plain numbers, a row for each variant and task."""
+    tests = comparison.differences(metric).drop(columns=["metric", "apart"])
+    costs = comparison.runs.groupby(VARIANT, sort=False, dropna=False).agg(
         seconds=("seconds", "mean"), peak_memory_bytes=("peak_memory_bytes", "max")
     )
-    return comparison.table(metric).merge(tested, "left", [*ROW, "task"]).merge(spent.reset_index(), "left", ROW)
+    return comparison.table(metric).merge(tests, "left", [*VARIANT, "task"]).merge(costs.reset_index(), "left", VARIANT)
 
 
-def _sentence(task: str, means: pd.DataFrame, tested: pd.DataFrame, claim: str) -> str:
-    """Say what can be said of the best row of a task, and no more."""
-    best = [str(row) for row in rows_of(means[means["best"]])]
-    apart, rest = int(tested["apart"].sum()), int((~tested["apart"]).sum())
+def _conclusion(task: str, means: pd.DataFrame, tests: pd.DataFrame, level: str) -> str:
+    """Return what the tests show about the best variant of a task."""
+    best = [str(variant) for variant in variants_of(means[means["best"]])]
+    worse, tied = int(tests["apart"].sum()), int((~tests["apart"]).sum())
     if not best:
-        return f"On {task}, {means['metric'].iloc[0]} is undefined."
-    if tested.empty:
-        return f"On {task}, there is nothing to hold {best[0]} against."
-    if tested["p"].isna().all():
-        return f"On {task}, nothing can be told: {_untested(means)}."
-    if not apart:
-        return f"On {task}, no row can be told apart from the best, {best[0]}, {claim}."
-    if not rest:
-        return f"On {task}, {best[0]} is better than {_counted(apart, 'other row')}, {claim}."
+        return f"{task}: {means['metric'].iloc[0]} is undefined."
+    if tests.empty:
+        return f"{task}: there is no other variant to compare {best[0]} with."
+    if tests["p"].isna().all():
+        return f"{task}: not tested: {_why_untested(means)}."
+    if not worse:
+        return f"{task}: no variant differs significantly from the best, {best[0]}, {level}."
+    if not tied:
+        return f"{task}: {best[0]} is significantly better than {_plural(worse, 'other variant')}, {level}."
     return (
-        f"On {task}, {_counted(rest, 'row')} cannot be told apart from the best, {best[0]}; "
-        f"{_counted(apart, 'row')} {'is' if apart == 1 else 'are'} worse, {claim}."
+        f"{task}: {_plural(tied, 'variant')} not significantly different from the best, {best[0]}; "
+        f"{_plural(worse, 'variant')} significantly worse, {level}."
     )
 
 
-def _untested(means: pd.DataFrame) -> str:
-    """Say why no row could be tested."""
+def _why_untested(means: pd.DataFrame) -> str:
     metric = means["metric"].iloc[0]
     if metric != "auc" and (means["runs"] < 2).any():
-        return f"a single seed leaves {metric} untested"
-    return f"the rows and seeds at hand do not show how far {metric} varies"
+        return f"{metric} needs at least two seeds"
+    return f"the variance of {metric} cannot be estimated"
 
 
-def _single(means: pd.DataFrame, tested: pd.DataFrame) -> list[str]:
-    """Say what a test of a row with a single run is about."""
-    once = (means["metric"] == "auc") & (means["runs"] == 1)
-    said = once.any() and tested["p"].notna().any()
-    return ["A row with a single run is tested as that run: other seeds might give another."] if said else []
+def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
+    """Return the variants with negative and with positive transfer."""
+    lower = tests["metric"].isin(LOWER_IS_BETTER)
+    gain = tests["estimate"].where(~lower, -tests["estimate"])
+    signs = {"negative": tests["apart"] & (gain < 0), "positive": tests["apart"] & (gain > 0)}
+    found = {sign: ", ".join(map(str, variants_of(tests[rows]))) for sign, rows in signs.items()}
+    parts = [f"{sign} transfer with {variants}" for sign, variants in found.items() if variants]
+    rest = int((~tests["apart"]).sum())
+    if not parts:
+        return f"{task}: no variant differs significantly from single-task training, {level}."
+    if rest:
+        parts.append(f"{_plural(rest, 'variant')} not significantly different from single-task training")
+    return f"{task}: {'; '.join(parts)}, {level}."
 
 
-def _transfer(task: str, tested: pd.DataFrame, claim: str) -> str:
-    """Name the rows of negative and of positive transfer."""
-    lower = tested["metric"].isin(LOWER_IS_BETTER)
-    gain = tested["estimate"].where(~lower, -tested["estimate"])
-    said = []
-    for word, chosen in (("negative", tested["apart"] & (gain < 0)), ("positive", tested["apart"] & (gain > 0))):
-        if chosen.any():
-            said.append(f"{word} for {', '.join(map(str, rows_of(tested[chosen])))}")
-    rest = int((~tested["apart"]).sum())
-    if not said:
-        return f"On {task}, no row can be told apart from single-task training, {claim}."
-    left = f"; {_counted(rest, 'row')} cannot be told apart from single-task training" if rest else ""
-    return f"On {task}, transfer is {' and '.join(said)}{left}, {claim}."
+def _single_run_note(means: pd.DataFrame, tests: pd.DataFrame) -> list[str]:
+    single = (means["metric"] == "auc") & (means["runs"] == 1)
+    note = "A variant with a single run is tested as that run: other seeds may give different results."
+    return [note] if single.any() and tests["p"].notna().any() else []
 
 
-def _counted(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
-
-
-def _test(titles: Mapping[str, str]) -> str:
-    """Name the tests of the metrics that are shown."""
-    others = [name for name in dict.fromkeys(titles.values()) if name != "auc"]
-    parts = ["auc: DeLong's variance over rows and that over seeds"] if "auc" in titles.values() else []
+def _tests(metrics: Mapping[str, str]) -> str:
+    """Return the tests of the metrics in the table."""
+    others = [name for name in dict.fromkeys(metrics.values()) if name != "auc"]
+    parts = ["auc: DeLong's variance over rows plus the variance over seeds"] if "auc" in metrics.values() else []
     return "; ".join([*parts, *([f"{', '.join(others)}: t test over seeds"] if others else [])])
 
 
-def _failures(cells: pd.DataFrame) -> Iterator[str]:
-    failed = cells[cells["state"] == "failed"]
-    for row, run in zip(rows_of(failed), failed.itertuples(), strict=True):
-        yield f"Failed: {row}, seed {run.seed}: {run.error}"
-    unfinished = int((cells["state"] == "unfinished").sum())
+def _failures(runs: pd.DataFrame) -> Iterator[str]:
+    for variant, run in _by_variant(runs[runs["state"] == "failed"]):
+        yield f"Failed: {variant}, seed {run.seed}: {run.error}"
+    unfinished = int((runs["state"] == "unfinished").sum())
     if unfinished:
-        yield f"{_counted(unfinished, 'run')} not finished."
+        yield f"{_plural(unfinished, 'run')} not finished."
 
 
-def _header(frame: pd.DataFrame) -> list[str]:
+def _by_variant(frame: pd.DataFrame) -> Iterator[tuple[Variant, Any]]:
+    yield from zip(variants_of(frame), frame.itertuples(), strict=True)
+
+
+def _key_columns(frame: pd.DataFrame) -> list[str]:
     return ["model", "balancer", *(["learning rate"] if frame["learning_rate"].notna().any() else [])]
 
 
-def _names(row: Row, frame: pd.DataFrame) -> list[Field]:
-    names = [row.model, row.balancer, MISSING if row.learning_rate is None else f"{row.learning_rate:g}"]
-    return [Field(name) for name, _ in zip(names, _header(frame), strict=False)]
+def _key_cells(variant: Variant, frame: pd.DataFrame) -> list[ResultCell]:
+    rate = NO_VALUE if variant.learning_rate is None else f"{variant.learning_rate:g}"
+    return [ResultCell(name) for name in (variant.model, variant.balancer, rate)[: len(_key_columns(frame))]]
 
 
-def _mean(line: Any) -> str:
-    if math.isnan(line.mean):
-        return MISSING
-    return f"{line.mean:.4f}" if math.isnan(line.sd) else f"{line.mean:.4f} ± {line.sd:.4f}"
+def _mean_cell(row: Any) -> ResultCell:
+    if math.isnan(row.mean):
+        return ResultCell(NO_VALUE)
+    sd = "" if math.isnan(row.sd) else f" ± {row.sd:.4f}"
+    return ResultCell(f"{row.mean:.4f}{sd}{f' {TIED}' if row.tied else ''}", bool(row.best))
 
 
-def _difference(line: Any) -> str:
-    if math.isnan(line.estimate):
-        return MISSING
-    return f"{line.estimate:+.4f} [{line.low:+.4f}, {line.high:+.4f}]".replace("-", "−")
+def _cost_cells(runs: pd.DataFrame) -> list[ResultCell]:
+    """Return the number of finished runs, mean time and maximum memory."""
+    finished, seconds, memory = (runs["state"] == "finished").sum(), runs["seconds"], runs["peak_memory_bytes"]
+    texts = [
+        f"{finished}" if finished == len(runs) else f"{finished} of {len(runs)}",
+        f"{seconds.mean():,.1f} s" if seconds.notna().any() else NO_VALUE,
+        f"{memory.max() / 1e6:,.0f} MB" if memory.notna().any() else NO_VALUE,
+    ]
+    return [ResultCell(text) for text in texts]
 
 
-def _seconds(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value:,.1f} s"
+def _difference(row: Any) -> str:
+    if math.isnan(row.estimate):
+        return NO_VALUE
+    return f"{row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]".replace("-", "−")
 
 
-def _bytes(value: float) -> str:
-    return MISSING if math.isnan(value) else f"{value / 1e6:,.0f} MB"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

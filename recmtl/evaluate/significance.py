@@ -93,7 +93,7 @@ def auc_difference(
     beyond = max(sum(side.total - side.of_rows for side in seeds), 0.0)
     uncertain = rows**2 / whole.degrees(clusters) + (sum(side.uncertain for side in seeds) if beyond else 0.0)
     sd_seeds = sum(side.variance for side in seeds) ** 0.5 if seeds else None
-    return tested(whole.auc, rows + beyond, uncertain, level, rows**0.5, sd_seeds)
+    return t_test(whole.auc, rows + beyond, uncertain, level, rows**0.5, sd_seeds)
 
 
 def bootstrap_differences(
@@ -161,7 +161,7 @@ class SeedVariance:
         return cls(variance, total, (single - mean(runs).variance(clusters)) / (n - 1), total**2 / (n - 1))
 
 
-def tested(
+def t_test(
     estimate: float, variance: float, uncertain: float, level: float, sd_rows: float, sd_seeds: float | None
 ) -> Difference | None:
     """Test a difference by Student's t; `uncertain` is the variance squared over its degrees of freedom.

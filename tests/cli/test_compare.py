@@ -24,7 +24,7 @@ def arguments(csv: Path, tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
+def test_runs_are_trained_once_and_a_failed_one_does_not_stop_the_other(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     grid = ["--models", "SharedBottom", "--balancers", "Sum", BAD, "--seeds", "1", "--jobs", "2"]
@@ -39,18 +39,18 @@ def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
     assert table["mean"]["ctr"] == result["test"]["ctr"]["auc"]
     assert main([*arguments, "--models", "SharedBottom", "--seeds", "1"]) == 0
     assert finished.stat().st_mtime_ns == stamp
-    assert "On ctr, there is nothing to hold SharedBottom with Sum against." in capsys.readouterr().out
+    assert "ctr: there is no other variant to compare SharedBottom with Sum with." in capsys.readouterr().out
     again = tmp_path / "again"
     assert main(["train", "--config", str(finished.parent / "recipe.yaml"), "--run", str(again)]) == 0
     repeated = json.loads((again / "metrics.json").read_text())["test"]
-    for task, values in result["test"].items():  # here by other threads: the last bits may differ
+    for task, values in result["test"].items():  # here with other threads: the last bits may differ
         assert repeated[task] == pytest.approx(values, rel=1e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "give `--models`, what is compared"),
+        ([], "give `--models`, the models to compare"),
         (["--models", "Tree"], "there is no model 'Tree': give one of ESMM, MMOE, SharedBottom"),
         (["--models", "MMOE", "--balancers", "Tree"], "there is no balancer 'Tree': give one of GradNorm, MetaBalance"),
         (["--models", "MMOE", "--seeds", "few"], "`--seeds` must be an integer or list, got 'few'"),
@@ -61,7 +61,7 @@ def test_runs_are_trained_once_and_one_that_fails_leaves_the_other(
         (["--models", "MMOE", "--learning-rates", "fast"], "fast"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line_before_anything_is_run(
+def test_bad_options_are_one_line_before_anything_is_run(
     arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
     assert main([*arguments, *options]) == 2
@@ -70,6 +70,6 @@ def test_what_cannot_be_compared_is_one_line_before_anything_is_run(
     assert not list((tmp_path / "out").rglob("recipe.yaml"))
 
 
-def test_the_folder_must_be_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_is_required(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments[:-2], "--models", "MMOE"]) == 2
     assert "give `--out`, the folder to write" in capsys.readouterr().err

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from planted import ROWS, SEEDS, Plant, Signals, predicted, run
+from planted import ROWS, SEEDS, Plant, Signals, predicted, write_run
 
 import recmtl
 from recmtl.comparison import Comparison
-from recmtl.comparison.grid import GridRun, Row
-from recmtl.comparison.jobs import CELLS, ERROR
+from recmtl.comparison.grid import GridRun, Variant
+from recmtl.comparison.jobs import ERROR
 
 
 @pytest.fixture(scope="session")
@@ -26,22 +26,22 @@ def planted_rows() -> recmtl.PreparedData:
 
 @pytest.fixture
 def plant(tmp_path: Path, planted_rows: recmtl.PreparedData) -> Plant:
-    """Write a comparison: each run predicts label times signal, plus noise of its row and of its seed."""
+    """Write a comparison: each run predicts label times signal plus noise of its variant and seed."""
 
-    def write(signals: Signals, seeds: int = SEEDS, failed: tuple[tuple[Row, int], ...] = ()) -> Comparison:
-        cells = [GridRun(row, seed, {}) for row in signals for seed in range(seeds)]
-        comparison = Comparison(tmp_path / "planted", "test", cells)
-        for cell in cells:
-            folder = comparison.folder / CELLS / cell.name
-            if (cell.row, cell.seed) in failed:
+    def write(signals: Signals, seeds: int = SEEDS, failed: tuple[tuple[Variant, int], ...] = ()) -> Comparison:
+        runs = [GridRun(variant, seed, {}) for variant in signals for seed in range(seeds)]
+        comparison = Comparison(tmp_path / "planted", "test", runs)
+        for run in runs:
+            folder = comparison.path(run)
+            if (run.variant, run.seed) in failed:
                 folder.mkdir(parents=True)
                 (folder / ERROR).write_text("no memory | left\n")
                 continue
-            number = list(signals).index(cell.row)
+            number = list(signals).index(run.variant)
             values = {
-                task: predicted(planted_rows, task, s, number, cell.seed) for task, s in signals[cell.row].items()
+                task: predicted(planted_rows, task, s, number, run.seed) for task, s in signals[run.variant].items()
             }
-            run(folder, planted_rows, values, seconds=number + cell.seed)
+            write_run(folder, planted_rows, values, seconds=number + run.seed)
         comparison.save("planted")
         return Comparison.open(comparison.folder)
 

@@ -1,4 +1,4 @@
-"""What a comparison says of planted runs: means, marks and tests."""
+"""Means, marks and tests of a comparison of planted runs."""
 
 import math
 from itertools import combinations
@@ -11,21 +11,21 @@ from planted import Plant
 from scipy.stats import ttest_ind, ttest_rel
 
 import recmtl
-from recmtl.comparison.differences import corrected, possible, seeds_difference
-from recmtl.comparison.grid import Row
+from recmtl.comparison.differences import correct_p_values, possible_pairs, seeds_difference
+from recmtl.comparison.grid import Variant
 from recmtl.evaluate import Predictions, auc_difference
 from recmtl.train import RunError
 
-BEST, EQUAL, WORSE = Row("MMOE", "Sum"), Row("MMOE", "PCGrad"), Row("ESMM", "Sum")
+BEST, EQUAL, WORSE = Variant("MMOE", "Sum"), Variant("MMOE", "PCGrad"), Variant("ESMM", "Sum")
 SIGNALS = {WORSE: {"a": 0.5, "b": 1.0}, BEST: {"a": 2.0, "b": 1.0}, EQUAL: {"a": 1.99, "b": 1.0}}
 
 
-def lines(frame: pd.DataFrame, task: str) -> dict[Row, pd.Series]:
+def lines(frame: pd.DataFrame, task: str) -> dict[Variant, pd.Series]:
     found = frame[frame["task"] == task]
-    return {Row(line.model, line.balancer): line for _, line in found.iterrows()}
+    return {Variant(line.model, line.balancer): line for _, line in found.iterrows()}
 
 
-def test_the_table_marks_the_best_and_what_cannot_be_told_apart_from_it(plant: Plant) -> None:
+def test_the_table_marks_the_best_and_what_does_not_differ_from_it(plant: Plant) -> None:
     found = lines(plant(SIGNALS).table(), "a")
     assert list(found) == list(SIGNALS)
     best, equal = sorted((BEST, EQUAL), key=lambda row: -found[row]["mean"])
@@ -38,9 +38,9 @@ def test_the_table_marks_the_best_and_what_cannot_be_told_apart_from_it(plant: P
 
 def test_mean_and_sd_are_those_of_the_runs(plant: Plant) -> None:
     comparison = plant(SIGNALS)
-    runs = comparison.runs
-    assert len(runs) == 3 * 4 * 2
-    of_row = runs[(runs["model"] == "ESMM") & (runs["task"] == "b")]
+    metrics = comparison.metrics
+    assert len(metrics) == 3 * 4 * 2
+    of_row = metrics[(metrics["model"] == "ESMM") & (metrics["task"] == "b")]
     line = lines(comparison.table("logloss"), "b")[WORSE]
     assert (line.runs, line.metric) == (4, "logloss")
     assert line["mean"] == pytest.approx(sum(of_row["logloss"]) / 4, abs=1e-15)
@@ -51,9 +51,9 @@ def test_auc_is_tested_over_rows_and_seeds_on_the_predictions(plant: Plant, plan
     comparison = plant(SIGNALS)
     found = lines(comparison.differences(reference="ESMM"), "a")
     assert set(found) == {BEST, EQUAL}
-    paths = {cell.row: [] for cell in comparison.grid}
-    for cell in comparison.grid:
-        paths[cell.row].append(comparison.path(cell) / "predictions" / "test.parquet")
+    paths = {run.variant: [] for run in comparison.grid}
+    for run in comparison.grid:
+        paths[run.variant].append(comparison.path(run) / "predictions" / "test.parquet")
     schema = planted_rows.schema.schema
     first, second = ([Predictions.read(schema, p).scores()["a"] for p in paths[row]] for row in (BEST, WORSE))
     expected = auc_difference(first, second)
@@ -69,9 +69,11 @@ def test_auc_is_tested_over_rows_and_seeds_on_the_predictions(plant: Plant, plan
 
 def test_other_metrics_are_tested_over_seeds(plant: Plant) -> None:
     comparison = plant(SIGNALS)
-    runs = comparison.runs
+    metrics = comparison.metrics
     values = {
-        row: runs[(runs["model"] == row.model) & (runs["balancer"] == row.balancer) & (runs["task"] == "a")]["logloss"]
+        row: metrics[
+            (metrics["model"] == row.model) & (metrics["balancer"] == row.balancer) & (metrics["task"] == "a")
+        ]["logloss"]
         for row in SIGNALS
     }
     line = lines(comparison.differences("logloss", "ESMM"), "a")[BEST]
@@ -86,7 +88,7 @@ def test_seeds_that_differ_are_not_paired() -> None:
     interval = expected.confidence_interval(0.95)
     assert (found.p, found.low, found.high) == pytest.approx((expected.pvalue, *interval), rel=1e-12)
     assert seeds_difference([0.5], [0.4], paired=True) is None
-    assert seeds_difference([0.1, 0.1, 0.1], [0.3, 0.3, 0.3], paired=False) is None  # that they vary is not seen
+    assert seeds_difference([0.1, 0.1, 0.1], [0.3, 0.3, 0.3], paired=False) is None  # no variance over the seeds
 
 
 def test_a_lower_loss_is_better(plant: Plant) -> None:
@@ -101,8 +103,8 @@ def test_a_lower_loss_is_better(plant: Plant) -> None:
     }
 
 
-def test_a_row_of_another_learning_rate_has_a_reference_of_its_own(plant: Plant) -> None:
-    rows = [Row(model, "Sum", rate) for model in ("SingleTask", "MMOE") for rate in (0.1, 0.2)]
+def test_each_learning_rate_has_its_own_reference(plant: Plant) -> None:
+    rows = [Variant(model, "Sum", rate) for model in ("SingleTask", "MMOE") for rate in (0.1, 0.2)]
     comparison = plant({row: {"a": 1.0} for row in rows})
     frame = comparison.differences(reference="SingleTask")
     assert list(frame["learning_rate"]) == [0.1, 0.2]
@@ -121,14 +123,14 @@ def test_one_seed_tests_auc_by_its_rows_and_leaves_other_metrics_untested(plant:
 
 def test_failed_runs_leave_the_others(plant: Plant) -> None:
     comparison = plant(SIGNALS, failed=((BEST, 0), *((EQUAL, seed) for seed in range(4))))
-    assert list(comparison.cells["state"]).count("failed") == 5
-    assert list(comparison.cells["error"].dropna()) == ["no memory | left"] * 5
+    assert list(comparison.runs["state"]).count("failed") == 5
+    assert list(comparison.runs["error"].dropna()) == ["no memory | left"] * 5
     found = lines(comparison.table(), "a")
     assert {row: line.runs for row, line in found.items()} == {WORSE: 4, BEST: 3}
-    assert not found[WORSE].tied  # tested by Welch: their seeds are not the same
+    assert not found[WORSE].tied  # a Welch test, as their seeds differ
 
 
-def test_names_that_are_none_are_refused(plant: Plant, tmp_path: Path) -> None:
+def test_unknown_names_are_errors(plant: Plant, tmp_path: Path) -> None:
     comparison = plant(SIGNALS)
     with pytest.raises(ValueError, match=r"`metric` must be one of auc, logloss, .* got 'aux'"):
         comparison.table("aux")
@@ -144,8 +146,8 @@ def test_names_that_are_none_are_refused(plant: Plant, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("over", "most"), [("all pairs", 0.05), ("the comparisons made", 1.0)])
-def test_equal_rows_are_seldom_told_apart_although_the_best_is_chosen_by_the_data(over: str, most: float) -> None:
-    """Of 10 equal rows over 8 seeds; corrected for the comparisons with the best alone, it happens too often."""
+def test_the_error_rate_holds_although_the_data_choose_the_best_variant(over: str, most: float) -> None:
+    """10 equal variants, 8 seeds; correcting for the comparisons with the best alone is not enough."""
     rng, draws, count = np.random.default_rng(0), 400, 10
     wrong = 0
     for _ in range(draws):
@@ -153,7 +155,7 @@ def test_equal_rows_are_seldom_told_apart_although_the_best_is_chosen_by_the_dat
         best = int(values.mean(1).argmax())
         p = [seeds_difference(values[i], values[best], paired=False).p for i in range(count) if i != best]
         pairs = len(list(combinations(range(count), 2))) if over == "all pairs" else 0
-        wrong += bool(corrected(pd.DataFrame({"p": p}), pairs)["apart"].any())
+        wrong += bool(correct_p_values(pd.DataFrame({"p": p}), pairs)["apart"].any())
     share = wrong / draws
     assert share <= most
     assert (share > 0.08) == (over != "all pairs")
@@ -161,4 +163,4 @@ def test_equal_rows_are_seldom_told_apart_although_the_best_is_chosen_by_the_dat
 
 def test_pairs_are_counted_over_the_tasks() -> None:
     means = pd.DataFrame({"task": list("aaaabbb"), "mean": [1, 2, 3, np.nan, 1, 2, 3]})
-    assert possible(means) == 3 + 3
+    assert possible_pairs(means) == 3 + 3

@@ -1,22 +1,22 @@
-"""The tables of a comparison, read back from each format, and the sentences below them."""
+"""The tables of a comparison in each format, and their notes."""
 
 import io
 import re
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from planted import Plant
 from rich.console import Console
 
-from recmtl.cli.compare import print_sheets
+from recmtl.cli.compare import print_tables
 from recmtl.cli.live_table import LiveTable
-from recmtl.comparison import export as formats
+from recmtl.comparison import export
 from recmtl.comparison.export import write_tables
-from recmtl.comparison.grid import GridRun, Row
-from recmtl.comparison.tables import sheets
+from recmtl.comparison.grid import GridRun, Variant
+from recmtl.comparison.progress import RunEnd
+from recmtl.comparison.tables import result_tables
 
-SINGLE, BEST, EQUAL = Row("SingleTask", "Sum"), Row("MMOE_|wide&*", "Sum"), Row("ESMM", "PCGrad")
+SINGLE, BEST, EQUAL = Variant("SingleTask", "Sum"), Variant("MMOE_|wide&*", "Sum"), Variant("ESMM", "PCGrad")
 SIGNALS = {SINGLE: {"a": 1.0, "b": 1.0}, BEST: {"a": 2.0, "b": 0.3}, EQUAL: {"a": 2.0, "b": 1.0}}
 WORST = {row: {"a": 2.0 if row == BEST else 0.5} for row in SIGNALS}
 
@@ -26,7 +26,7 @@ def cells_of(markdown: str) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-def test_markdown_says_what_the_frames_say(plant: Plant) -> None:
+def test_markdown_equals_the_dataframes(plant: Plant) -> None:
     comparison = plant(SIGNALS)
     write_tables(comparison)
     header, rule, *rows = cells_of((comparison.folder / "table.md").read_text())
@@ -37,7 +37,7 @@ def test_markdown_says_what_the_frames_say(plant: Plant) -> None:
         for cells, line in zip(rows, table[table["task"] == task].itertuples(), strict=False):
             text = f"{line.mean:.4f} ± {line.sd:.4f}"
             assert cells[column] == (f"**{text}**" if line.best else f"{text} ‡" if line.tied else text)
-    assert rows[1][:2] == [r"MMOE_\|wide&\*", "Sum"]
+    assert rows[1][:2] == [r"MMOE_\|wide&*", "Sum"]
     assert rows[0][4:] == ["4", "1.5 s", "4 MB"]  # seconds 0 to 3, megabytes 1 to 4
 
 
@@ -53,54 +53,55 @@ def test_csv_reads_back_with_all_numbers(plant: Plant) -> None:
     pd.testing.assert_frame_equal(transfer, comparison.differences(reference="SingleTask"))
 
 
-def test_latex_has_as_many_fields_as_columns_and_escapes_what_it_must(plant: Plant) -> None:
+def test_latex_has_complete_rows_and_escapes_special_characters(plant: Plant) -> None:
     comparison = plant(SIGNALS)
     write_tables(comparison)
     text = (comparison.folder / "table.tex").read_text()
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 2
-    assert len(re.findall(r"(?<!\\)\{", text)) == len(re.findall(r"(?<!\\)\}", text))
+    content = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert len(re.findall(r"(?<!\\)\{", content)) == len(re.findall(r"(?<!\\)\}", content))
     columns = len(re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1])
-    rows = [line for line in text.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
+    rows = [line for line in content.split(r"\end{tabular}")[0].splitlines() if line.endswith(r"\\")]
     assert [len(re.findall(r"(?<!\\)&", row)) + 1 for row in rows] == [columns] * 4
-    assert r"MMOE\_|wide\&*" in text
-    assert r"\textbf{" in text
-    assert r"$^\ddagger$" in text
-    assert text.isascii()
+    assert r"MMOE\_|wide\&*" in content
+    assert r"\textbf{" in content
+    assert "% a: 1 variant not significantly different from the best" in text
 
 
-def test_the_terminal_shows_every_field(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
-    shown = sheets(plant(SIGNALS))
-    print_sheets(shown)
+def test_the_terminal_shows_every_cell(plant: Plant, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = result_tables(plant(SIGNALS))
+    print_tables(shown)
     printed = capsys.readouterr().out
-    for sheet in shown:
-        assert all(str(field) in printed for row in sheet.rows for field in row)
-        assert all(note in printed for note in sheet.notes)
+    for table in shown:
+        assert all(cell.text in printed for row in table.rows for cell in row)
+        assert all(note in printed for note in table.notes)
 
 
-def test_the_sentences_say_what_the_tests_support(plant: Plant) -> None:
+def test_notes_agree_with_the_tests(plant: Plant) -> None:
     comparison = plant(SIGNALS)
-    main, transfer = sheets(comparison)
+    main, transfer = result_tables(comparison)
     (best,) = (
         f"{line.model} with {line.balancer}"
         for line in comparison.table().query("task == 'a'").itertuples()
         if line.best
     )
     assert main.notes[1] == (
-        f"On a, 1 row cannot be told apart from the best, {best}; 1 row is worse, at 95 % (Holm, 6 pairs of rows)."
+        f"a: 1 variant not significantly different from the best, {best}; 1 variant significantly worse, "
+        "at 95 % (Holm, 6 pairs of variants)."
     )
     assert transfer.notes[1:] == [
-        f"On a, transfer is positive for {BEST}, {EQUAL}, at 95 % (Holm, 4 comparisons).",
-        f"On b, transfer is negative for {BEST}; 1 row cannot be told apart from single-task training, at 95 % "
+        f"a: positive transfer with {BEST}, {EQUAL}, at 95 % (Holm, 4 comparisons).",
+        f"b: negative transfer with {BEST}; 1 variant not significantly different from single-task training, at 95 % "
         "(Holm, 4 comparisons).",
     ]
     assert transfer.rows[0][2].text.startswith("+0.")
     assert transfer.rows[0][3].text.startswith("−0.")
-    assert [field.bold for field in transfer.rows[1][2:]] == [True, False]
+    assert [cell.bold for cell in transfer.rows[1][2:]] == [True, False]
 
 
 def test_a_loss_that_rises_is_negative_transfer(plant: Plant) -> None:
-    _, transfer = sheets(plant(SIGNALS), "logloss")
-    assert f"On b, transfer is negative for {BEST}" in transfer.notes[2]
+    _, transfer = result_tables(plant(SIGNALS), "logloss")
+    assert f"b: negative transfer with {BEST}" in transfer.notes[2]
 
 
 @pytest.mark.parametrize(
@@ -110,60 +111,65 @@ def test_a_loss_that_rises_is_negative_transfer(plant: Plant) -> None:
             {row: {"a": 1.0} for row in SIGNALS},
             4,
             None,
-            r"On a, no row can be told apart from the best, \S+ with \w+, at",
+            r"a: no variant differs significantly from the best, \S+ with \w+, at",
         ),
-        (WORST, 4, None, r"On a, MMOE_\|wide&\* with Sum is better than 2 other rows, at 95 % \(Holm, 3 pairs"),
-        (WORST, 1, "logloss", "On a, nothing can be told: a single seed leaves logloss untested"),
-        ({BEST: {"a": 1.0}}, 4, None, r"On a, there is nothing to hold \S+ with Sum against"),
+        (
+            WORST,
+            4,
+            None,
+            r"a: MMOE_\|wide&\* with Sum is significantly better than 2 other variants, at 95 % \(Holm",
+        ),
+        (WORST, 1, "logloss", "a: not tested: logloss needs at least two seeds"),
+        ({BEST: {"a": 1.0}}, 4, None, r"a: there is no other variant to compare \S+ with Sum with"),
     ],
 )
-def test_a_sentence_for_each_outcome(
-    plant: Plant, signals: dict[Row, dict[str, float]], seeds: int, metric: str | None, said: str
+def test_the_conclusion_for_each_outcome(
+    plant: Plant, signals: dict[Variant, dict[str, float]], seeds: int, metric: str | None, said: str
 ) -> None:
-    main, *_ = sheets(plant(signals, seeds), metric)
+    main, *_ = result_tables(plant(signals, seeds), metric)
     assert re.search(said, main.notes[1])
 
 
 @pytest.mark.parametrize(("seeds", "said"), [(1, True), (2, False)])
-def test_a_single_seed_says_nothing_of_other_seeds(plant: Plant, seeds: int, said: bool) -> None:
+def test_a_single_seed_is_noted(plant: Plant, seeds: int, said: bool) -> None:
     comparison = plant(SIGNALS, seeds)
-    for sheet in sheets(comparison):
-        assert any(note.startswith("A row with a single run is tested as that run") for note in sheet.notes) == said
-    for sheet in sheets(comparison, "logloss"):  # which a single seed leaves untested
-        assert not any(note.startswith("A row with a single run") for note in sheet.notes)
+    for table in result_tables(comparison):
+        assert any(note.startswith("A variant with a single run is tested as that run") for note in table.notes) == said
+    for table in result_tables(comparison, "logloss"):  # not tested with a single seed
+        assert not any(note.startswith("A variant with a single run") for note in table.notes)
 
 
-def test_nothing_is_said_of_tests_where_there_is_none(plant: Plant) -> None:
-    (main,) = sheets(plant({BEST: {"a": 1.0}}, 1))
-    assert not any(note.startswith("A row with a single run") for note in main.notes)
+def test_no_note_on_tests_if_nothing_was_tested(plant: Plant) -> None:
+    (main,) = result_tables(plant({BEST: {"a": 1.0}}, 1))
+    assert not any(note.startswith("A variant with a single run") for note in main.notes)
 
 
-def test_no_row_can_be_told_from_single_task(plant: Plant) -> None:
-    _, transfer = sheets(plant({row: {"a": 1.0} for row in SIGNALS}))
-    assert transfer.notes[1] == (
-        "On a, no row can be told apart from single-task training, at 95 % (Holm, 2 comparisons)."
-    )
+def test_no_difference_to_single_task(plant: Plant) -> None:
+    _, transfer = result_tables(plant({row: {"a": 1.0} for row in SIGNALS}))
+    said = "a: no variant differs significantly from single-task training, at 95 % (Holm, 2 comparisons)."
+    assert transfer.notes[1] == said
 
 
-def test_what_failed_is_said(plant: Plant) -> None:
-    main, *_ = sheets(plant(SIGNALS, failed=((EQUAL, 0),)))
+def test_failed_runs_are_listed(plant: Plant) -> None:
+    main, *_ = result_tables(plant(SIGNALS, failed=((EQUAL, 0),)))
     assert main.notes[-1] == "Failed: ESMM with PCGrad, seed 0: no memory | left"
     assert main.rows[2][4].text == "3 of 4"
 
 
-def test_a_terminal_shows_the_table_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
         "recmtl.cli.live_table.Console",
         lambda **options: Console(**options | {"file": screen, "force_terminal": True, "width": 80}),
     )
-    cells = [GridRun(Row("MMOE", "Sum"), seed, {}) for seed in range(3)]
-    (tmp_path / "metrics.json").write_text('{"best": {"monitor": "auc", "value": 0.75}}')
-    with LiveTable(cells) as board:
-        board.kept(cells[0], tmp_path)
-        board.started(cells[1])
-        board.started(cells[2])
-        board.ended(cells[2], tmp_path, "no memory left")
+    runs = [GridRun(Variant("MMOE", "Sum"), seed, {}) for seed in range(3)]
+    with LiveTable() as table:
+        table.count_rows("train", 1000)
+        table.begin(runs)
+        table.finish(RunEnd(runs[0], None, "auc 0.7500"))
+        table.start(runs[1])
+        table.start(runs[2])
+        table.finish(RunEnd(runs[2], 4.0, "finished", "no memory left"))
     printed = screen.getvalue()
     last = printed[printed.rindex("seed 0") :]
     assert re.search(r"MMOE with Sum │ auc 0.7500 │\s+0 s … │ failed", last)
@@ -171,18 +177,18 @@ def test_a_terminal_shows_the_table_live(tmp_path: Path, monkeypatch: pytest.Mon
     assert "MMOE with Sum, seed 2 · failed: no memory left" in printed
 
 
-def test_formats_are_written_beside_and_renamed(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_the_old_tables(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     comparison = plant(SIGNALS)
     write_tables(comparison)
     before = (comparison.folder / "table.md").read_text()
-    monkeypatch.setattr(formats, "latex", lambda sheet: 1 / 0)
+    monkeypatch.setattr(export, "latex", lambda table: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         write_tables(comparison, "logloss")
     assert (comparison.folder / "table.md").read_text() == before
 
 
-def test_rows_that_show_no_variance_are_not_told_apart(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_variance_nothing_is_significant(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recmtl.comparison.differences.auc_difference", lambda *_: None)
-    main, transfer = sheets(plant(SIGNALS))
-    assert main.notes[1] == "On a, nothing can be told: the rows and seeds at hand do not show how far auc varies."
-    assert transfer.notes[1].startswith("On a, no row can be told apart from single-task training")
+    main, transfer = result_tables(plant(SIGNALS))
+    assert main.notes[1] == "a: not tested: the variance of auc cannot be estimated."
+    assert transfer.notes[1].startswith("a: no variant differs significantly from single-task training")

@@ -1,4 +1,4 @@
-"""Runs as processes of their own: failed, killed, kept, and none of them twice at once."""
+"""Runs as processes: failed, killed, kept, and never two at once in one folder."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ from recmtl.comparison.runner import check_folder, compare
 from recmtl.runs.serialization import write_checkpoint
 from recmtl.train import RunError
 
-# Stands in for `recmtl train`: does what the seed in its recipe says, and notes that it ran.
+# Replaces `recmtl train`: behaves as the seed in its recipe says, and records that it ran.
 TRAINER = """
 import json, os, signal, sys, time
 from pathlib import Path
@@ -68,9 +68,7 @@ def ran(out: Path) -> list[str]:
     return (out / "cells" / "ran.txt").read_text().split()
 
 
-def test_what_is_finished_is_kept_and_what_is_unfinished_is_run_anew(
-    go: Callable[..., recmtl.Comparison], out: Path
-) -> None:
+def test_finished_runs_are_kept_and_unfinished_ones_start_over(go: Callable[..., recmtl.Comparison], out: Path) -> None:
     go([1, 2], jobs=2)
     assert sorted(ran(out)) == ["MMOE-Sum-1", "MMOE-Sum-2"]
     killed = out / "cells" / "MMOE-Sum-2"
@@ -84,7 +82,7 @@ def test_what_is_finished_is_kept_and_what_is_unfinished_is_run_anew(
 
 
 def begun(out: Path) -> Path:
-    """Make an unfinished run of the first cell that has two checkpoints, and give the folder of the older one."""
+    """Make the first run unfinished with two checkpoints, and return the folder of the older one."""
     (out / "cells/MMOE-Sum-1/metrics.json").unlink()
     for step in (1, 2):
         state = {"watch": {"best": None}, "done": step, "log": 0, "window": 1}
@@ -92,16 +90,16 @@ def begun(out: Path) -> Path:
     return out / "cells/MMOE-Sum-1/checkpoints/step-0000000001"
 
 
-def test_what_has_a_checkpoint_goes_on(go: Callable[..., recmtl.Comparison], out: Path) -> None:
+def test_a_run_with_a_checkpoint_resumes(go: Callable[..., recmtl.Comparison], out: Path) -> None:
     go()
     os.truncate(begun(out).with_name("step-0000000002") / "checkpoint.pt", 9)
     (out / "cells/MMOE-Sum-1/error.txt").write_text("the disk was full")
-    assert list(go().cells["state"]) == ["finished"]
+    assert list(go().runs["state"]) == ["finished"]
     assert ran(out) == ["MMOE-Sum-1", "MMOE-Sum-1-goes-on"]
     assert not (out / "cells/MMOE-Sum-1/error.txt").exists()
 
 
-def test_without_a_good_checkpoint_it_is_begun_anew_with_a_note(
+def test_without_a_good_checkpoint_a_run_starts_over_with_a_note(
     go: Callable[..., recmtl.Comparison], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     go()
@@ -110,12 +108,12 @@ def test_without_a_good_checkpoint_it_is_begun_anew_with_a_note(
         os.truncate(folder / "checkpoint.pt", 9)
     go()
     assert ran(out) == ["MMOE-Sum-1", "MMOE-Sum-1"]
-    said = f"note: all checkpoints of '{out}/cells/MMOE-Sum-1' are damaged: the run is begun anew"
+    said = f"note: all checkpoints of '{out}/cells/MMOE-Sum-1' are damaged: the run starts over"
     assert said in capsys.readouterr().err.splitlines()
     assert not older.exists()
 
 
-def test_another_recipe_or_other_rows_are_begun_anew(
+def test_unfinished_runs_of_another_recipe_or_other_rows_start_over(
     go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
@@ -129,13 +127,13 @@ def test_another_recipe_or_other_rows_are_begun_anew(
     assert ran(out) == ["MMOE-Sum-1"] * 3
 
 
-def test_a_failure_is_kept_in_its_cell_while_the_rest_goes_on(
+def test_a_failed_run_does_not_stop_the_others(
     go: Callable[..., recmtl.Comparison], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     comparison = go([666, 9, 1])
-    assert list(comparison.cells["state"]) == ["failed", "failed", "finished"]
-    errors = ["the rows are cursed", "killed by SIGKILL, as the system does when memory runs out"]
-    assert list(comparison.cells["error"])[:2] == errors
+    assert list(comparison.runs["state"]) == ["failed", "failed", "finished"]
+    errors = ["the rows are cursed", "killed by SIGKILL (out of memory?)"]
+    assert list(comparison.runs["error"])[:2] == errors
     assert (out / "cells" / "MMOE-Sum-666" / "error.txt").read_text() == "the rows are cursed\n"
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("1 of 3 · MMOE with Sum, seed 666 · failed: the rows are cursed")
@@ -144,11 +142,11 @@ def test_a_failure_is_kept_in_its_cell_while_the_rest_goes_on(
     assert "Failed: MMOE with Sum, seed 666: the rows are cursed" in notes
     assert "| MMOE | Sum | 1 of 3 |" in notes
     (out / "cells" / "mended").touch()
-    assert list(go([666, 9, 1]).cells["state"]) == ["finished"] * 3
+    assert list(go([666, 9, 1]).runs["state"]) == ["finished"] * 3
     assert ran(out)[3:] == ["MMOE-Sum-666", "MMOE-Sum-9"]
 
 
-def test_when_all_fail_there_is_a_table_still(go: Callable[..., recmtl.Comparison], out: Path) -> None:
+def test_tables_are_written_if_all_runs_fail(go: Callable[..., recmtl.Comparison], out: Path) -> None:
     go([666])
     assert "seed 666: the rows are cursed" in (out / "table.md").read_text()
     assert (out / "table.csv").read_text().startswith("model,balancer,learning_rate,task")
@@ -160,11 +158,11 @@ def test_a_finished_run_of_another_recipe_is_an_error(go: Callable[..., recmtl.C
     with pytest.raises(RunError, match=said):
         go([0, 1], trainer__epochs=3)
     assert ran(out) == ["MMOE-Sum-1"]
-    go(trainer__epochs=2, trainer__run__progress=False)  # what is shown does not matter
+    go(trainer__epochs=2, trainer__run__progress=False)  # progress makes no difference
     assert ran(out) == ["MMOE-Sum-1"]
 
 
-def test_other_rows_behind_the_same_names_are_an_error(
+def test_changed_rows_in_the_same_files_are_an_error(
     go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path
 ) -> None:
     rows = tmp_path / "rows.csv"
@@ -172,12 +170,12 @@ def test_other_rows_behind_the_same_names_are_an_error(
     rows.write_text("\n".join([header, *lines]))
     go(data__test=str(rows))
     rows.write_text("\n".join([header, *lines[1:]]))
-    with pytest.raises(RunError, match="were made on other data than there is now"):
+    with pytest.raises(RunError, match="were trained on other data"):
         go(data__test=str(rows))
 
 
 @pytest.mark.parametrize(("split", "column"), [("test", "numerical_1"), ("train", "click"), ("test", "search_id")])
-def test_other_values_of_the_same_mean_are_other_data(
+def test_permuted_values_are_other_data(
     go: Callable[..., recmtl.Comparison], out: Path, csv: Path, tmp_path: Path, split: str, column: str
 ) -> None:
     frame, rows = pd.read_csv(csv / f"{split}.csv", dtype=str), tmp_path / "rows.csv"
@@ -186,36 +184,36 @@ def test_other_values_of_the_same_mean_are_other_data(
     go(**options)
     go(**options)
     frame.assign(**{column: frame[column].to_numpy()[::-1]}).to_csv(rows, index=False)
-    with pytest.raises(RunError, match="were made on other data than there is now"):
+    with pytest.raises(RunError, match="were trained on other data"):
         go(**options)
     assert ran(out) == ["MMOE-Sum-1"]
 
 
-def test_an_interruption_ends_the_run_at_work_and_keeps_what_is_finished(
+def test_an_interrupt_stops_running_jobs_and_keeps_finished_runs(
     go: Callable[..., recmtl.Comparison], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended, started = module.Job.ended, out / "cells" / "MMOE-Sum-77" / "started"
 
-    def interrupted(attempt: module.Job) -> bool:
+    def interrupted(job: module.Job) -> bool:
         if started.exists():
             raise KeyboardInterrupt
-        return ended(attempt)
+        return ended(job)
 
     monkeypatch.setattr(module.Job, "ended", interrupted)
     with pytest.raises(KeyboardInterrupt):
         go([1, 77])
     with pytest.raises(ProcessLookupError):
         os.kill(int(started.read_text()), 0)
-    assert list(recmtl.Comparison.open(out).cells["state"]) == ["finished", "unfinished"]
+    assert list(recmtl.Comparison.open(out).runs["state"]) == ["finished", "unfinished"]
     assert not (out / ".lock").exists()
 
 
-def test_what_a_killed_comparison_left_running_keeps_others_out(
+def test_the_orphan_of_a_killed_comparison_still_holds_the_lock(
     go: Callable[..., recmtl.Comparison], data: dict[str, str], out: Path
 ) -> None:
     script = f"""
-from recmtl.comparison import cells, compare
-cells.TRAIN = {module.TRAIN!r}
+from recmtl.comparison import compare, jobs
+jobs.TRAIN = {module.TRAIN!r}
 compare({{}}, {str(out)!r}, ["MMOE"], seeds=[77], options={data!r})
 """
     comparison = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
@@ -223,24 +221,24 @@ compare({{}}, {str(out)!r}, ["MMOE"], seeds=[77], options={data!r})
     while not started.exists():
         assert comparison.poll() is None
         time.sleep(0.01)
-    with pytest.raises(RunError, match="another process is at work"):
+    with pytest.raises(RunError, match="another process is using"):
         go([1])
     comparison.kill()
     comparison.wait()
-    with pytest.raises(RunError, match="another process is at work"):
+    with pytest.raises(RunError, match="another process is using"):
         go([1])
     os.kill(int(started.read_text()), signal.SIGKILL)
     for _ in range(100):
         with contextlib.suppress(RunError):
-            assert list(go([1]).cells["state"]) == ["finished"]
+            assert list(go([1]).runs["state"]) == ["finished"]
             return
         time.sleep(0.05)
     pytest.fail("the lock outlives the run")
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(RunError, match="holds something else than a comparison"):
+    with pytest.raises(RunError, match="is not empty and not a comparison"):
         check_folder(tmp_path)
     with pytest.raises(RunError, match="is a file"):
         check_folder(tmp_path / "thesis.tex")

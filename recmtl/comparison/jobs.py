@@ -107,7 +107,7 @@ class Job:
     started: float = field(default_factory=time.monotonic)
 
     @classmethod
-    def start(cls, run: GridRun, folder: Path, lock: int, warn: Callable[[str], None]) -> Job:
+    def start(cls, run: GridRun, folder: Path, lock: tuple[int, ...], warn: Callable[[str], None]) -> Job:
         """Start a process that trains a run, from its last good checkpoint if it has one.
 
         The process inherits the environment and the comparison's lock.
@@ -115,7 +115,7 @@ class Job:
         Args:
             run: The run.
             folder: Its run folder.
-            lock: The file descriptor of the lock.
+            lock: The file descriptors that hold the lock.
             warn: Called with a warning if all checkpoints are damaged and the run starts over.
         """
         command = [*TRAIN, "--run", str(folder)]
@@ -129,9 +129,7 @@ class Job:
                 file.write_text(text, encoding="utf-8")
             command += ["--config", str(folder / RECIPE)]
         with (folder / OUTPUT).open("ab") as output:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(lock,)
-            )
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=lock)
         return cls(run, folder, process)
 
     def ended(self) -> bool:
@@ -161,14 +159,14 @@ class Job:
             self.process.wait()
 
 
-def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: int, progress: GridProgress) -> None:
+def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, ...], progress: GridProgress) -> None:
     """Train runs, several at once; a run that fails does not stop the others.
 
     Args:
         runs: The runs.
         folder: The folder of their run folders.
         jobs: How many at once.
-        lock: The file descriptor of the comparison's lock.
+        lock: The file descriptors that hold the comparison's lock.
         progress: The observer.
     """
     waiting, running = deque(runs), list[Job]()

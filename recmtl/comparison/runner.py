@@ -21,9 +21,9 @@ from recmtl.data import DataError, PreparedData
 from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.io.files import locked
 from recmtl.recipe.recipe import instantiated, open_data, parse_recipe, recipe_parser
+from recmtl.runs.folder import LOCK_FILE
 from recmtl.train import RunError
 
-LOCK = ".lock"
 WINDOW = 1 << 16  # rows that are looked at together
 
 
@@ -99,7 +99,7 @@ def run_grid(
     if not all(run.recipe["trainer"]["run"]["predictions"] for run in runs):
         raise ValueError("a comparison tests the runs' predictions: leave `trainer.run.predictions` true")
     check_folder(out)
-    with locked(out / LOCK) as lock:
+    with locked(out / LOCK_FILE) as lock:
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments, progress)
@@ -110,7 +110,7 @@ def run_grid(
         for run in finished:
             progress.finish(end_of(run, comparison.path(run)))
         waiting = [run for run in runs if run not in finished]
-        run_jobs(waiting, out / RUNS_FOLDER, jobs, lock.fileno(), progress)
+        run_jobs(waiting, out / RUNS_FOLDER, jobs, lock, progress)
         comparison = Comparison(out, comparison.split, runs)
         write_tables(comparison, metric)
     return comparison
@@ -147,7 +147,7 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
-    if folder.is_dir() and not (folder / CONTENT).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+    if folder.is_dir() and not (folder / CONTENT).is_file() and {p.name for p in folder.iterdir()} - {LOCK_FILE}:
         raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
 
 

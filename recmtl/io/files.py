@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and locks between processes."""
+"""Files and folders written whole or not at all, and locks between processes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from recmtl.errors import DataError, ExistsError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # and pyarrow says of none of them which file it was
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by the file system
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` that takes its place when the block ends without an exception.
+    """Yield a temporary folder beside `path`, renamed to `path` if the block ends without an exception.
 
     Raises:
         ExistsError: `path` exists and is not an empty folder.
-        DataError: The disk is full, or nothing can be written there.
+        DataError: The disk is full, or the parent folder cannot be written.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
@@ -36,15 +38,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         os.chmod(partial, 0o777 & ~_umask())
-        _take_place(partial, path)
-        synced(path.parent)
+        _rename_folder(partial, path)
+        fsync(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        refuse_full(path, error)
+        raise_if_disk_full(path, error)
         raise
 
 
-def _take_place(partial: Path, path: Path) -> None:
+def _rename_folder(partial: Path, path: Path) -> None:
     try:
         os.replace(partial, path)
     except OSError as error:
@@ -55,34 +57,34 @@ def _take_place(partial: Path, path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place when the block ends without an exception.
+    """Yield a temporary path beside `path`, renamed to `path` if the block ends without an exception.
 
-    By then its content lies on the disk: a machine that fails leaves the old file or the new one, never half of one.
+    The content is synced to disk first: after a crash of the machine `path` is the old file or the new one, whole.
 
     Raises:
-        DataError: The disk is full, or nothing can be written there.
+        DataError: The disk is full, or the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()  # before there is anything to lose
+        partial.touch()  # fail before any work is done
     except OSError as error:
         raise unwritable(path, error) from error
     try:
         yield partial
-        synced(partial)
+        fsync(partial)
         os.replace(partial, path)
-        synced(path.parent)
+        fsync(path.parent)
     except OSError as error:
-        refuse_full(path, error)
+        raise_if_disk_full(path, error)
         raise
     finally:
         partial.unlink(missing_ok=True)
 
 
-def synced(path: Path) -> None:
-    """Wait until a file, or which files lie in a folder, is on the disk."""
-    if sys.platform == "win32":  # where neither a folder nor a file that is read can be waited for
+def fsync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk."""
+    if sys.platform == "win32":  # which cannot sync a folder, or a file opened for reading
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -91,80 +93,65 @@ def synced(path: Path) -> None:
         os.close(descriptor)
 
 
-def refuse_full(path: Path, error: BaseException) -> None:
-    """Say which file or folder a full disk does not take.
+def raise_if_disk_full(path: Path, error: BaseException) -> None:
+    """Raise an error that names the file or folder if the disk is full; pyarrow's own error names none.
 
     Raises:
-        DataError: The error is that of a full disk.
+        DataError: `error` says that the disk is full.
     """
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise unwritable(path, error) from error
 
 
 def unwritable(path: Path, error: OSError) -> DataError:
-    """Say of a file or folder why it cannot be written."""
+    """Build the error of a file or folder that cannot be written."""
     return DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno) if error.errno else error}")
 
 
 @contextmanager
-def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[BinaryIO | None]:
-    """Hold the lock of a file that is there as long as the lock is; the lock of a process ends with the process.
+def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[tuple[int, ...] | None]:
+    """Hold a lock file within a block. The file is removed afterwards; a killed process releases its lock.
 
-    What is given is the locked file: a child process that inherits its descriptor holds the lock, too. Where the file
-    system has no locks, nothing is locked.
+    Yields the descriptors that a child process must inherit to hold the lock as well, or ``None`` if another process
+    holds it. A file system without locks locks nothing.
 
     Args:
-        path: The file.
-        waiting: Called once before another process is waited for; ``None`` does not wait and gives ``None``.
+        path: The lock file.
+        waiting: Called once before waiting for another process; ``None`` does not wait.
 
     Raises:
-        DataError: The folder of the file cannot be written.
+        DataError: The folder of the lock file cannot be written.
     """
-    while True:
-        with _opened(path) as file:
-            if not _lock(file, wait=False):
-                if waiting is None:
-                    yield None
-                    return
-                waiting()
-                _lock(file, wait=True)
-            if not _is_at(file, path):  # its last owner took it away
-                continue
-            try:
-                yield file
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def _opened(path: Path) -> BinaryIO:
+    descriptors: list[int] = []
+    lock = FileLock(path, on_acquired=descriptors.append)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("ab")
+        acquired = _acquire(lock, waiting)
     except OSError as error:
         raise unwritable(path.parent, error) from error
-
-
-def _lock(file: BinaryIO, wait: bool) -> bool:
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
+    if not acquired:
+        yield None
+        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        yield tuple(descriptors)
+    finally:
+        with suppress(OSError):
+            path.unlink()  # before the release: a waiting process sees that it locked a removed file, and tries again
+        lock.release()
+
+
+def _acquire(lock: FileLock, waiting: Callable[[], None] | None) -> bool:
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        if waiting is None:
+            return False
+        waiting()
+        lock.acquire()
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+        if error.errno not in LOCKS_UNSUPPORTED:
             raise
     return True
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _umask() -> int:
@@ -174,6 +161,6 @@ def _umask() -> int:
 
 
 def digest(path: Path) -> str:
-    """Give the SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recmtl.errors import MAX_SHOWN, DataError, RunError
-from recmtl.io.files import digest, locked, new_file, refuse_full, synced
+from recmtl.io.files import digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.serialization import read_checkpoint, write_checkpoint
 from recmtl.schema import FittedSchema
@@ -20,7 +20,7 @@ from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.validation import is_number
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
-CHECKPOINTS, CHECKPOINT, LOCK = "checkpoints", "checkpoint.pt", ".lock"
+CHECKPOINTS, CHECKPOINT, LOCK_FILE = "checkpoints", "checkpoint.pt", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
 STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
@@ -62,7 +62,7 @@ class RunFolder:
         self._check_folder()
         with ExitStack() as stack:
             stack.callback(self._remove_empty)
-            if stack.enter_context(locked(self.path / LOCK)) is None:
+            if stack.enter_context(locked(self.path / LOCK_FILE)) is None:
                 raise RunError(f"another process is at work in {str(self.path)!r}: wait for it, or give another folder")
             self._held = True
             stack.callback(setattr, self, "_held", False)
@@ -108,7 +108,7 @@ class RunFolder:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
         except OSError as error:
-            refuse_full(self.path / LOG, error)
+            raise_if_disk_full(self.path / LOG, error)
             raise
 
     def records(self) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ class RunFolder:
         file = self.path / LOG
         if not file.exists():
             return 0
-        synced(file)
+        fsync(file)
         return file.stat().st_size
 
     def cut_log(self, size: int) -> bool:

@@ -1,69 +1,99 @@
-"""What a training measures, written down as it goes."""
+"""The log of a run: `metrics.jsonl`, and event files for TensorBoard."""
 
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from recmtl.io.files import raise_if_disk_full
 from recmtl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from recmtl.runs.events import Events
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class MetricLogger:
-    """Writes records to `metrics.jsonl` and, where the extra `tensorboard` is installed, to event files beside it.
+    """Writes records to `metrics.jsonl` and, if the extra `tensorboard` is installed, to event files beside it.
 
     Args:
         folder: The run folder; ``None`` writes nothing.
-        tensorboard: Whether event files are wanted.
-        done: The steps after which a stopped run goes on: what event files say of later ones no longer holds.
+        tensorboard: Whether to write event files.
+        done: The number of steps done before: older event files no longer count from the next step on.
+
+    Raises:
+        DataError: The disk is full; raised by all methods.
     """
 
     def __init__(self, folder: RunFolder | None, tensorboard: bool, done: int = 0) -> None:
         self._folder = folder
-        self._events = event_writer(folder, done) if folder and tensorboard else None
+        self._purge_step = done + 1
+        self._tensorboard = tensorboard and find_spec("tensorboard") is not None
+        self._writer: SummaryWriter | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        if self._folder and self._tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # an extra
+
+            with ExitStack() as stack, self._disk_full_named():
+                stack.enter_context(_unprinted_thread_errors())
+                self._folder.path.mkdir(parents=True, exist_ok=True)
+                self._writer = SummaryWriter(str(self._folder.path), purge_step=self._purge_step)
+                self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._events:
-            self._events.close()
+        with self._stack, self._disk_full_named():
+            if self._writer:
+                self._writer.close()
 
     def flush(self) -> None:
-        """Hand over what event files still lack."""
-        if self._events:
-            self._events.flush()
+        """Wait until all records are in the event files."""
+        if self._writer:
+            with self._disk_full_named():
+                self._writer.flush()
 
     def write(self, step: int, epoch: int, content: Mapping[str, Any]) -> None:
-        """Write down what was measured after a step."""
+        """Write what was measured after a step."""
         if self._folder:
             self._folder.log({"step": step, "epoch": epoch, **content})
-        if self._events:
-            for name, value in numbers(content):
-                self._events.add(name, value, step)
+        if self._writer:
+            with self._disk_full_named():
+                for name, value in flatten_numbers(content):
+                    self._writer.add_scalar(name, value, step)
+
+    @contextmanager
+    def _disk_full_named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            assert self._folder is not None
+            raise_if_disk_full(self._folder.path, error)
+            raise
 
 
-def event_writer(folder: RunFolder, done: int = 0) -> Events | None:
-    """Open an event file in a run folder; ``None`` without TensorBoard."""
-    if find_spec("tensorboard") is None:
-        return None
-    from recmtl.runs.events import Events  # an extra
+@contextmanager
+def _unprinted_thread_errors() -> Iterator[None]:
+    """Keep threads from printing a traceback of an `OSError`: the event writer raises it again at its next call."""
+    hook = threading.excepthook
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else hook(args)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
-    folder.path.mkdir(parents=True, exist_ok=True)
-    return Events(folder.path, done)
 
-
-def numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Walk the finite numbers of nested records, by the path to each: `diagnosis/cosine/ctr·cvr`."""
+def flatten_numbers(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Yield the finite numbers of nested records, each with the path to it: `diagnosis/cosine/ctr·cvr`."""
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from numbers(value, f"{prefix}{name}/")
+            yield from flatten_numbers(value, f"{prefix}{name}/")
         elif isinstance(value, (int, float)) and math.isfinite(value):
             yield prefix + name, value

@@ -132,7 +132,7 @@ def run(
 
 def warm_up() -> None:
     """Import what is imported where it is used, and draw no pictures."""
-    importlib.import_module("recmtl.runs.events")
+    importlib.import_module("torch.utils.tensorboard")
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
 

@@ -1,18 +1,20 @@
 """What a run writes down while it trains."""
 
+import errno
 import json
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 from torch import nn
 
 import recmtl
 from recmtl.runs import logger as log_module
-from recmtl.runs.events import Events
-from recmtl.runs.logger import MetricLogger, numbers
+from recmtl.runs.logger import MetricLogger, flatten_numbers
 from recmtl.train import RunFolder
 
 
@@ -23,7 +25,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 def test_numbers_of_nested_records() -> None:
     record = {"step": 3, "valid": {"ctr": {"auc": 0.5, "logloss": None, "reason": "one class"}}, "x": float("nan")}
-    assert dict(numbers(record)) == {"step": 3, "valid/ctr/auc": 0.5}
+    assert dict(flatten_numbers(record)) == {"step": 3, "valid/ctr/auc": 0.5}
 
 
 def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
@@ -36,7 +38,7 @@ def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp
     found = scalars(tmp_path / "run")
     expected: dict[str, dict[int, float]] = {}
     for record in RunFolder(tmp_path / "run").records():
-        for name, value in numbers({k: v for k, v in record.items() if k not in ("step", "epoch")}):
+        for name, value in flatten_numbers({k: v for k, v in record.items() if k not in ("step", "epoch")}):
             expected.setdefault(name, {})[record["step"]] = pytest.approx(value, rel=1e-6)
     assert found == expected
     for tag in (
@@ -61,27 +63,45 @@ def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytes
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "epoch": 1, "loss": {"ctr": 0.5}}
 
 
-def test_what_a_run_that_came_to_no_checkpoint_wrote_is_gone(tmp_path: Path) -> None:
-    for loss in (0.5, 0.25):
-        with MetricLogger(RunFolder(tmp_path), tensorboard=True) as log:
-            log.write(1, 1, {"loss": {"ctr": loss}})
-            if loss == 0.5:
-                log.write(2, 1, {"loss": {"ctr": loss}})
-    assert scalars(tmp_path) == {"loss/ctr": {1: 0.25}}
+def test_a_restart_voids_older_event_files_from_its_first_step_on(tmp_path: Path) -> None:
+    for name, loss in (("first", 0.5), ("second", 0.25)):
+        folder = tmp_path / name
+        with MetricLogger(RunFolder(folder), tensorboard=True, done=1) as log:
+            for step in (1, 2, 3) if name == "first" else (2,):
+                log.write(step, 1, {"loss": {"ctr": loss}})
+        for number, path in enumerate(folder.glob("*tfevents*")):
+            path.rename(tmp_path / f"events.out.tfevents.{name}.{number}")  # both may be of the same second
+    assert scalars(tmp_path) == {"loss/ctr": {1: 0.5, 2: 0.25}}
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(recmtl.DataError, match=r"metrics.jsonl' cannot be written: No space left on device"):
-        RunFolder(tmp_path).log({"step": 1})
+        MetricLogger(RunFolder(tmp_path), tensorboard=False).write(1, 1, {"x": 1})
 
 
-def test_so_is_that_of_event_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "open", lambda *_: open("/dev/full", "wb"))  # noqa: SIM115
-    events = Events(tmp_path)
-    for work in (events.flush, events.close):
-        with pytest.raises(recmtl.DataError, match=r"tfevents.* cannot be written: No space left on device"):
-            work()
+@pytest.mark.parametrize("fails_at", ["open", "write", "flush", "close"])
+def test_a_full_disk_under_event_files_is_named_without_a_traceback(
+    fails_at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    def write() -> None:
+        if fails_at == "open":
+            monkeypatch.setattr(LocalFileSystem, "_write", fail)
+        with MetricLogger(RunFolder(tmp_path), tensorboard=True) as log:
+            monkeypatch.setattr(LocalFileSystem, "_write", fail)
+            for step in range(100 if fails_at == "write" else 1):
+                log.write(step, 1, {"loss": 0.5})
+            if fails_at == "flush":
+                log.flush()
+
+    hook = threading.excepthook
+    with pytest.raises(recmtl.DataError, match=f"^'{tmp_path}' cannot be written: No space left on device$"):
+        write()
+    assert threading.excepthook is hook
+    assert "Traceback" not in capfd.readouterr().err
 
 
 class Broken(nn.Module):

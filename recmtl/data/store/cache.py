@@ -106,7 +106,7 @@ def remove(datasets: Sequence[CachedDataset]) -> list[CachedDataset]:
     removed = []
     for dataset in datasets:
         with locked(lock_of(dataset.folder)) as mine:
-            if mine:
+            if mine is not None:
                 (dataset.folder / ORIGIN).unlink(missing_ok=True)  # first: what is half there is unfinished
                 shutil.rmtree(dataset.folder)
                 removed.append(dataset)
@@ -119,7 +119,7 @@ def remove_leftovers(cache: Path, older_than: float = 0.0) -> None:
         with suppress(OSError, DataError):  # the cache may be somebody else's, or another process is at the same
             if time.time() - path.stat().st_mtime >= older_than:
                 with locked(lock_of(cache / path.name.split(".")[1])) as mine:
-                    if mine:
+                    if mine is not None:
                         shutil.rmtree(path, ignore_errors=True)  # a lock goes by itself
 
 

@@ -13,11 +13,10 @@ from typing import Literal
 from recmtl.cli.console import Counter, print_cached, print_description, print_line
 from recmtl.cli.parser import usage_errors
 from recmtl.data import DataError, describe, prepare
-from recmtl.data.preparation.cached import default_cache
 from recmtl.data.sources.aliexpress_files import open_raw
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
-from recmtl.data.store.cache import find_cached, remove, remove_leftovers
+from recmtl.data.store.cache import default_cache, find_cached, remove_cached, remove_stale
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.errors import UsageError
 from recmtl.io.location import public_name
@@ -146,8 +145,8 @@ def cache_command(
     found = find_cached(folder, names, older_than)
     shown = {dataset.folder: dataset.to_dict() for dataset in found}
     if action == "clear":
-        removed = remove(found)
-        remove_leftovers(folder)
+        removed = remove_cached(found)
+        remove_stale(folder)
         shown = {dataset.folder: shown[dataset.folder] for dataset in removed}
     if json:
         sys.stdout.write(dumps(list(shown.values()), indent=1, ensure_ascii=False) + "\n")

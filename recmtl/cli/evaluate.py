@@ -13,7 +13,7 @@ from recmtl.cli.console import Counter, print_line, print_metrics
 from recmtl.data import PreparedData, Rows, encode_rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
-from recmtl.data.store.manifest import MANIFEST
+from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions, intervals_of, metrics_of
 from recmtl.evaluate.intervals import DRAWS

@@ -1,4 +1,4 @@
-"""Batches cut from matrices in memory, one gather each."""
+"""Load prepared rows as batches: shuffled, on the device, from memory or window by window."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recmtl.data.store.layout import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.data.store.prepared import Rows
-from recmtl.data.store.shard import BLOCK_ROWS
 from recmtl.io.memory import available_memory
 from recmtl.io.prefetch import prefetch
 
+BLOCK_ROWS = 4096  # neighbouring rows that are read, and shuffled over the windows, together
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Batch:
     """What a model reads and what its losses are measured on.
 
@@ -26,8 +27,8 @@ class Batch:
         ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list.
         numeric: float32 ``[B, numeric columns]``, the features and then their missing indicators.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
-        weight: float32 ``[B]``, or ``None`` where every row counts the same.
-        share: Where these rows lie in a batch that several processes share; ``None`` where they are all of it.
+        weight: float32 ``[B]``, or ``None`` if all rows count the same.
+        share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.
     """
 
     ids: Tensor
@@ -36,42 +37,43 @@ class Batch:
     weight: Tensor | None = None
     share: Share | None = None
 
+    def __len__(self) -> int:
+        return self.labels.shape[0]
+
+    def __repr__(self) -> str:
+        tensors = {"ids": self.ids, "numeric": self.numeric, "labels": self.labels, "weight": self.weight}
+        shapes = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
+        part = f" of {len(self.whole):,}" if self.share else ""
+        return f"Batch({len(self):,}{part} rows; {', '.join(shapes)}; {self.labels.device})"
+
     @property
     def whole(self) -> Batch:
-        """The batch that these rows are a share of, or all of."""
+        """The batch that these rows are a share of, or the batch itself."""
         return self.share.of if self.share else self
 
     def part(self, rank: int, world_size: int) -> Batch:
-        """Give the rows of one of the processes that share this batch; one alone has all of it."""
+        """Return the rows of one of the processes that share this batch; a single process has all of it."""
         if world_size == 1:
             return self
         rows = slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
         weight = None if self.weight is None else self.weight[rows]
         return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows))
 
-    def __len__(self) -> int:
-        return self.labels.shape[0]
-
 
 class Share(NamedTuple):
-    """The rows of a batch that are one process's.
+    """The rows of a batch that belong to one process.
 
     Args:
         of: The whole batch.
-        rows: Where they lie in it.
+        rows: Their range in it.
     """
 
     of: Batch
     rows: slice
 
 
-def fits(matrix: Tensor, device: torch.device) -> bool:
-    """Whether a matrix may lie on a device: it takes no more than half of the memory that is free there."""
-    return device.type != "cuda" or matrix.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
-
-
 class Loader:
-    """Cuts rows into batches; all rows lie on the device as one matrix where they fit, else in the host's memory.
+    """Cuts rows into batches; all rows lie on the device as one matrix if they fit, else in the host's memory.
 
     Rows that would fill more than half of the host's free memory are read window by window: a thread reads the next
     one ahead. The rows are then shuffled in two steps, blocks of neighbours over the windows and rows in a window.
@@ -83,7 +85,7 @@ class Loader:
         device: Where the rows lie and the batches are made.
         seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
         window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
-        rank: The place of this process among those that share each batch: of every batch it gets a stretch of rows.
+        rank: The rank of this process among those that share each batch: of every batch it gets a range of rows.
         world_size: How many processes share it.
 
     Raises:
@@ -111,43 +113,45 @@ class Loader:
         self._matrix: Tensor | None = None
         if self.window >= len(rows):
             matrix = rows.packed()
-            self._matrix = matrix.to(self._device) if fits(matrix, self._device) else matrix.pin_memory()
+            self._matrix = matrix.to(self._device) if _fits(matrix, self._device) else matrix.pin_memory()
 
     def __len__(self) -> int:
         return len(self._starts())
 
     def epoch(self, number: int = 0, done: int = 0) -> Iterator[Batch]:
-        """Give the batches of one epoch; equal seed, number and window give the same order.
+        """Yield the batches of one epoch; equal seed, number and window give the same order.
 
         Args:
-            number: The epoch's.
-            done: How many batches to leave out at the beginning, which are not read.
+            number: The number of the epoch.
+            done: How many batches to skip at the beginning, which are not read.
         """
         starts = self._starts()[done:]
         if not starts:
             return
-        bounds = itertools.pairwise([*starts, len(self.rows)])
-        for packed in cut(self._windows(number, starts[0]), (end - start for start, end in bounds)):
-            yield self._batch(packed).part(self._rank, self._world_size)
+        sizes = (end - start for start, end in itertools.pairwise([*starts, len(self.rows)]))
+        for packed in _cut_batches(self._windows(number, starts[0]), sizes):
+            yield self._unpack(packed).part(self._rank, self._world_size)
 
     def _starts(self) -> range:
+        """The first row of each batch."""
         rows = len(self.rows)
         return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
     def _windows(self, number: int, skip: int) -> Iterator[Window]:
+        """The rows in the order of an epoch, after the skipped ones."""
         device = torch.device("cpu") if self._matrix is None else self._matrix.device
         generator = None
         if self.seed is not None:
             generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
         if self._matrix is None:
-            yield from read_windows(self.rows, self.window, generator, skip)
+            yield from _read_windows(self.rows, self.window, generator, skip)
         elif generator is None:
             yield Window(self._matrix, None).after(skip)
         else:
             order = torch.randperm(len(self.rows), generator=generator, device=device)
             yield Window(self._matrix, order).after(skip)
 
-    def _batch(self, packed: Tensor) -> Batch:
+    def _unpack(self, packed: Tensor) -> Batch:
         packed = packed.to(self._device, non_blocking=True)
         parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
         return Batch(
@@ -158,54 +162,54 @@ class Loader:
         )
 
 
-def default_window(rows: Rows, processes: int = 1) -> int:
-    """Give how many rows to hold at a time where several processes of one machine hold as many."""
-    return rows_in(available_memory() // (2 * processes), rows)
-
-
-def rows_in(memory: int, rows: Rows) -> int:
-    """Give how many rows to hold at a time: all that there are, or up to a third of what the memory holds.
-
-    A power of two, so that a little more or less of free memory does not give another order of the rows.
-    """
-    held = memory // (4 * sum(rows.widths.values()))
-    return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
-
-
 class Window(NamedTuple):
     """Rows in memory, and the order in which they are taken.
 
     Args:
         matrix: Packed rows ``[n, Σ widths]``.
-        order: Their positions in the order of the epoch, int64 ``[n]``; ``None`` keeps the one they lie in.
+        order: Their positions in the order of the epoch, int64 ``[n]``; ``None`` keeps the order of the matrix.
     """
 
     matrix: Tensor
     order: Tensor | None
 
+    @property
+    def rows(self) -> int:
+        """The number of rows."""
+        return len(self.matrix if self.order is None else self.order)
+
     def take(self, start: int, end: int) -> Tensor:
-        """Give some rows of the order."""
+        """Return a range of rows of the order."""
         return self.matrix[start:end] if self.order is None else self.matrix.index_select(0, self.order[start:end])
 
     def after(self, rows: int) -> Window:
-        """Give what is left after some rows of the order."""
+        """Return the window without its first rows."""
         return Window(self.matrix[rows:], None) if self.order is None else Window(self.matrix, self.order[rows:])
 
-    @property
-    def rows(self) -> int:
-        """How many rows the order has."""
-        return len(self.matrix if self.order is None else self.order)
+
+def default_window(rows: Rows, processes: int = 1) -> int:
+    """Return how many rows to hold at a time if several processes of one machine hold as many.
+
+    All rows if they fill at most half of the free memory; else up to a third of that half, rounded down to a power of
+    two, so that a little more or less of free memory does not change the order of the rows.
+    """
+    held = available_memory() // (2 * processes) // (4 * sum(rows.widths.values()))
+    return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
 
 
-def read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int = 0) -> Iterator[Window]:
-    """Read rows in windows, the next one always ahead, by a thread of its own.
+def _fits(matrix: Tensor, device: torch.device) -> bool:
+    """Whether a matrix takes at most half of the memory that is free on a device."""
+    return device.type != "cuda" or matrix.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int) -> Iterator[Window]:
+    """Read rows in windows; a thread reads the next one ahead.
 
     Args:
         rows: The rows.
         size: Rows of a window, about.
-        generator: Shuffles the blocks of the file over the windows, then the rows of a window; ``None`` keeps the
-            order of the file.
-        skip: Rows of the order to leave out at the beginning: windows that hold no others are not read.
+        generator: Shuffles the blocks over the windows, then the rows of a window; ``None`` keeps the stored order.
+        skip: Rows to skip at the beginning of the order: windows that hold no others are not read.
     """
     blocks = torch.arange(0, len(rows), BLOCK_ROWS)
     if generator is not None:
@@ -227,8 +231,8 @@ def read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip:
     yield from prefetch(jobs(skip))
 
 
-def cut(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
-    """Cut windows into batches of the given sizes, of which some span two windows ``[size, Σ widths]``."""
+def _cut_batches(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
+    """Cut windows into packed batches of the given sizes ``[size, Σ widths]``; a batch may span several windows."""
     source = iter(windows)
     window, start = next(source), 0
     for size in sizes:

@@ -20,11 +20,11 @@ from jsonargparse import ArgumentParser, Namespace
 from recmtl import balance, features, models
 from recmtl.balance import Balancer
 from recmtl.data import DataError, PreparedData
-from recmtl.data.preparation.cached import prepare_cached
 from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.store.cache import find_cached
-from recmtl.data.store.manifest import MANIFEST
+from recmtl.data.store.format import MANIFEST
 from recmtl.features import NumericEmbedding
 from recmtl.io.files import new_file
 from recmtl.io.memory import explain_oom

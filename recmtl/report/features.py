@@ -15,7 +15,7 @@ from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.numeric import restored
 from recmtl.data.columns.values import as_lists, as_numbers, as_text
 from recmtl.data.sources.base import Source
-from recmtl.data.store.layout import IDS, NUMERIC
+from recmtl.data.store.format import IDS, NUMERIC
 from recmtl.errors import BadValueError, unreadable
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, Values, ranges

@@ -13,7 +13,7 @@ from recmtl.data import DataError, Description, PreparedData, describe
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.profiling.description import LABELS, kind
 from recmtl.data.sources.open import open_sources
-from recmtl.data.store.manifest import MANIFEST
+from recmtl.data.store.format import MANIFEST
 from recmtl.evaluate.slices import Values
 from recmtl.io.untrusted import from_yaml
 from recmtl.recipe.recipe import DataOptions, open_data, own_cache

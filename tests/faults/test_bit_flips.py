@@ -12,7 +12,7 @@ from forker import Forker, is_line
 
 import recmtl
 from recmtl.data import DataError, PreparedData
-from recmtl.data.preparation.cached import prepare_cached
+from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.train import Optimization, RunConfig, RunError, RunFolder
 

@@ -12,7 +12,7 @@ from moto.server import ThreadedMotoServer
 
 from recmtl.cli.main import main
 from recmtl.data import DataError, prepare
-from recmtl.data.preparation.cached import prepare_cached
+from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.io.location import Location, expand
 from recmtl.schema import Categorical, Numeric, Schema, SchemaError, Task
 

@@ -78,7 +78,7 @@ def named(name: str, options: Any = None) -> dict[str, Change]:
 
 
 IMPORTED = [
-    ("recmtl.data.preparation.cached.os.system", {"command": "touch"}),
+    ("recmtl.data.store.cache.os.system", {"command": "touch"}),
     ("recmtl.comparison.jobs.subprocess.Popen", {"args": ["touch", "mark"]}),
     ("recmtl.comparison.jobs.shutil.rmtree", {"path": "run"}),
     ("recmtl.__main__.main", {}),

@@ -12,7 +12,7 @@ from recmtl.data.columns.categorical import encode_ids
 from recmtl.data.columns.numeric import numbers
 from recmtl.data.columns.values import as_integers, as_text
 from recmtl.data.preparation.fit import label_column, weight_column
-from recmtl.data.store.layout import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT
 from recmtl.schema import FittedSchema, Schema
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -22,9 +21,8 @@ from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, counter
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.sources.spool import spooled
-from recmtl.data.store.manifest import write_manifest
+from recmtl.data.store.format import write_manifest, write_splits
 from recmtl.data.store.prepared import PreparedData, Rows
-from recmtl.data.store.shard import Blocks, ShardWriter
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.files import new_folder
 from recmtl.schema import FittedSchema, Schema
@@ -89,10 +87,10 @@ def prepare(
     with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
         sources["train"] = spooled(sources["train"], Path(parsed))
         fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
-        written = _write(folder, _encode(fitted, sources, fold, progress, skipped))
+        rows = write_splits(folder, _encode(fitted, sources, fold, progress, skipped))
         save_fitted(fitted, folder)
-        write_manifest(folder, fitted, written, [*notes, *_noticed(sources, skipped)])
-    return PreparedData.open(out)
+        manifest = write_manifest(folder, rows, [*notes, *_noticed(sources, skipped)])
+    return PreparedData.stored(Path(out), manifest, fitted)
 
 
 def encode_rows(
@@ -204,14 +202,3 @@ def _noticed(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None)
     """What the sources noticed, and the rows that were left out."""
     yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
     yield from skipped.notes() if skipped else ()
-
-
-def _write(folder: Path, batches: Iterator[tuple[str, pa.RecordBatch]]) -> dict[str, tuple[int, Blocks]]:
-    """Write the splits into a folder, and give the number of rows and the blocks of each."""
-    writers: dict[str, ShardWriter] = {}
-    with ExitStack() as stack:
-        for name, batch in batches:
-            if name not in writers:
-                writers[name] = stack.enter_context(ShardWriter(folder / f"{name}.arrow", batch.schema))
-            writers[name].write(batch)
-        return {name: (writer.rows, writer.finish()) for name, writer in writers.items()}

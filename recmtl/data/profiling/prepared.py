@@ -14,7 +14,7 @@ from recmtl.data.columns.categorical import PADDING
 from recmtl.data.profiling.description import DRIFT, FILES, LABELS, VALUES, Description, frame, kind, sampled
 from recmtl.data.profiling.leaks import Leak, countable, find_leaks, groups_of, uncountable
 from recmtl.data.profiling.tally import LabelTally, NumberTally, Sample
-from recmtl.data.store import layout
+from recmtl.data.store import format as layout
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.schema import Feature, FittedSchema
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN

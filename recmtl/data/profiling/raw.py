@@ -22,7 +22,7 @@ from recmtl.data.profiling.tally import CategoryTally, LabelTally, NumberTally, 
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, counter
 from recmtl.data.sources.base import Source, WrappedSource
 from recmtl.data.sources.open import Data, open_sources
-from recmtl.data.store.manifest import MANIFEST
+from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
 from recmtl.io.location import expand

@@ -1,8 +1,9 @@
-"""What stands in a cache of prepared datasets: where each comes from, whether it is whole, and how it goes."""
+"""The cache of prepared datasets: where it is, what it holds, and how entries are removed."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -17,9 +18,15 @@ from recmtl.io.location import Location
 from recmtl.io.untrusted import from_json, read_text
 
 ORIGIN = "origin.json"  # written last: without it a dataset is unfinished
-KEY_LETTERS = 24
-KEY = "[0-9a-f]" * KEY_LETTERS
+KEY_LETTERS = 24  # of the hash that names a dataset
+KEY_PATTERN = "[0-9a-f]" * KEY_LETTERS
 DAY = 24 * 60 * 60.0
+
+
+def default_cache() -> Path:
+    """Return the cache's folder: `RECMTL_CACHE`, or `recmtl` in the user's cache folder."""
+    own = os.environ.get("RECMTL_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recmtl"
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,8 @@ class CachedDataset:
     """A prepared dataset in a cache.
 
     Args:
-        folder: Where it stands; its name is its key.
-        files: The raw files of each split; of an unfinished dataset they are not known.
+        folder: The folder that holds it, named after its key.
+        files: The raw files of each split; empty for an unfinished dataset.
         rows: The rows of each split.
         created: When it was finished, in seconds since 1970.
     """
@@ -40,7 +47,7 @@ class CachedDataset:
 
     @classmethod
     def open(cls, folder: Path) -> CachedDataset:
-        """Read where a dataset comes from."""
+        """Read the origin of a dataset."""
         try:
             return cls(folder, **from_json(read_text(folder / ORIGIN)))
         except (OSError, ValueError, TypeError):
@@ -53,22 +60,22 @@ class CachedDataset:
 
     @property
     def size(self) -> int:
-        """The bytes it takes."""
+        """Its size in bytes."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
 
     @property
     def age(self) -> float:
-        """The days since it was finished."""
+        """Days since it was finished."""
         return max(0.0, (time.time() - self.created) / DAY)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give what a list shows as plain data."""
+        """Return name, files, rows, size and age as plain data."""
         files, rows = {split: list(paths) for split, paths in self.files.items()}, dict(self.rows)
         return {"name": self.folder.name, "files": files, "rows": rows, "bytes": self.size, "days": self.age}
 
 
 def write_origin(folder: Path, files: Mapping[str, Sequence[Location]], rows: Mapping[str, int]) -> None:
-    """Write beside a prepared dataset where it comes from."""
+    """Write the origin of a finished dataset: its raw files, rows and time."""
     origin = {
         "files": {
             split: [str(Path(file.path).absolute()) if file.on_disk else file.name for file in found]
@@ -82,47 +89,47 @@ def write_origin(folder: Path, files: Mapping[str, Sequence[Location]], rows: Ma
 
 
 def find_cached(cache: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[CachedDataset]:
-    """Find the datasets of a cache, the youngest first.
+    """Return the datasets of a cache, the youngest first.
 
     Args:
         cache: The folder that keeps prepared datasets.
-        names: Only those whose names begin so.
-        older_than: Only those that are so many days old and more.
+        names: Only those whose names begin with one of these.
+        older_than: Only those of at least this age in days.
 
     Raises:
         DataError: No dataset has such a name.
     """
-    found = [CachedDataset.open(folder) for folder in cache.glob(KEY) if folder.is_dir()]
+    found = [CachedDataset.open(folder) for folder in cache.glob(KEY_PATTERN) if folder.is_dir()]
     for name in names:
         if not any(dataset.folder.name.startswith(name) for dataset in found):
             raise DataError(f"there is no dataset {name!r} in the cache {str(cache)!r}")
-    chosen = [d for d in found if not names or d.folder.name.startswith(tuple(names))]
-    chosen = [d for d in chosen if older_than is None or d.age >= older_than]
-    return sorted(chosen, key=lambda dataset: (dataset.age, dataset.folder.name))
+    kept = [d for d in found if not names or d.folder.name.startswith(tuple(names))]
+    kept = [d for d in kept if older_than is None or d.age >= older_than]
+    return sorted(kept, key=lambda dataset: (dataset.age, dataset.folder.name))
 
 
-def remove(datasets: Sequence[CachedDataset]) -> list[CachedDataset]:
-    """Remove datasets from their cache; give those that went: one that a process is preparing stays."""
+def remove_cached(datasets: Sequence[CachedDataset]) -> list[CachedDataset]:
+    """Remove datasets from their cache; return the removed ones. One that a process is preparing is kept."""
     removed = []
     for dataset in datasets:
-        with locked(lock_of(dataset.folder)) as mine:
+        with locked(lock_path(dataset.folder)) as mine:
             if mine is not None:
-                (dataset.folder / ORIGIN).unlink(missing_ok=True)  # first: what is half there is unfinished
+                (dataset.folder / ORIGIN).unlink(missing_ok=True)  # first: a half-removed dataset counts as unfinished
                 shutil.rmtree(dataset.folder)
                 removed.append(dataset)
     return removed
 
 
-def remove_leftovers(cache: Path, older_than: float = 0.0) -> None:
-    """Remove what killed processes left, folders and locks, where it is so many seconds old."""
-    for path in [*cache.glob(f".{KEY}.*.partial"), *cache.glob(f".{KEY}.lock")]:
-        with suppress(OSError, DataError):  # the cache may be somebody else's, or another process is at the same
+def remove_stale(cache: Path, older_than: float = 0.0) -> None:
+    """Remove folders and locks of killed processes that are at least this many seconds old."""
+    for path in [*cache.glob(f".{KEY_PATTERN}.*.partial"), *cache.glob(f".{KEY_PATTERN}.lock")]:
+        with suppress(OSError, DataError):  # the cache may be read-only, or another process removes the same
             if time.time() - path.stat().st_mtime >= older_than:
-                with locked(lock_of(cache / path.name.split(".")[1])) as mine:
+                with locked(lock_path(cache / path.name.split(".")[1])) as mine:
                     if mine is not None:
                         shutil.rmtree(path, ignore_errors=True)  # a lock goes by itself
 
 
-def lock_of(folder: Path) -> Path:
-    """Give the file that is locked while a dataset is prepared."""
+def lock_path(folder: Path) -> Path:
+    """Return the file that is locked while a dataset is prepared."""
     return folder.with_name(f".{folder.name}.lock")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,13 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from recmtl.data.store.layout import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT
-from recmtl.data.store.manifest import read_manifest
-from recmtl.data.store.shard import Shard
+from recmtl.data.store.format import (
+    IDS,
+    KEY_PREFIX,
+    LABELS,
+    NUMERIC,
+    SPLIT_NAMES,
+    WEIGHT,
+    Manifest,
+    SplitFile,
+    read_manifest,
+    split_file,
+    to_matrix,
+)
 from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import load_fitted
@@ -26,39 +38,28 @@ class Rows:
 
     Args:
         schema: The fitted schema that encoded them.
-        table: The columns that `Encoder.encode` gives, or the file that they are read from when they are used.
+        table: The columns that `Encoder.encode` returns, or the file that holds them, which is read on first use.
         name: The split's name.
     """
 
-    def __init__(self, schema: FittedSchema, table: pa.Table | Shard, name: str = "rows") -> None:
+    def __init__(self, schema: FittedSchema, table: pa.Table | SplitFile, name: str = "rows") -> None:
         self.schema, self.name = schema, name
-        self._shard = table if isinstance(table, Shard) else None
-        self._table: pa.Table = table.table if isinstance(table, Shard) else table
+        self._stored = table
 
     def __len__(self) -> int:
-        return int(self._table.num_rows)
+        return int(self._stored.num_rows)
 
-    @property
+    def __repr__(self) -> str:
+        return f"Rows({self.name}: {len(self):,} rows; {summary(self.schema)})"
+
+    @cached_property
     def table(self) -> pa.Table:
-        """All columns.
+        """All columns. A file is checked the first time, then mapped into memory.
 
         Raises:
             DataError: The file is damaged.
         """
-        self.check([(0, len(self))])
-        return self._table
-
-    def check(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Check rows that come from a file, where nobody has: that they are as they were written, and can be used.
-
-        Args:
-            spans: Where the rows begin and end, span after span.
-
-        Raises:
-            DataError: The file is damaged.
-        """
-        if self._shard is not None:
-            self._shard.check(spans)
+        return self._stored.read() if isinstance(self._stored, SplitFile) else self._stored
 
     @property
     def widths(self) -> dict[str, int]:
@@ -71,26 +72,25 @@ class Rows:
         return columns | ({WEIGHT: 1} if self.schema.schema.weight else {})
 
     def packed(self, spans: Sequence[tuple[int, int]] | None = None) -> Tensor:
-        """Give rows as one row-major matrix, so that a batch is one gather.
+        """Return rows as one row-major matrix, so that a batch is one gather.
 
         Args:
-            spans: Where the rows begin and end, span after span; ``None`` takes all.
+            spans: First row and end of each range of rows; ``None`` takes all.
 
         Shape:
             - output: int32 ``[rows, Σ widths]``; floats stand in it bit by bit.
 
         Raises:
-            DataError: The file is damaged where these rows lie.
+            DataError: The file is damaged.
         """
         spans = [(0, len(self))] if spans is None else spans
-        self.check(spans)
         matrix = np.empty((sum(end - start for start, end in spans), sum(self.widths.values())), np.int32)
         row = 0
         for start, end in spans:
-            table, column = self._table.slice(start, end - start), 0
+            table, column = self.table.slice(start, end - start), 0
             for name, width in self.widths.items():
                 if width:
-                    fill(matrix[row : row + end - start, column : column + width], table.column(name))
+                    _fill(matrix[row : row + end - start, column : column + width], table.column(name))
                 column += width
             row += end - start
         return torch.from_numpy(matrix)
@@ -100,13 +100,13 @@ class Rows:
         """The label columns ``[rows]``, NaN where a label is missing."""
         names = self.schema.schema.labels
         block = np.empty((len(self), len(names)), np.int32)
-        fill(block, self.table.column(LABELS))
+        _fill(block, self.table.column(LABELS))
         values = block.view(np.float32).astype(np.float64)
         return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
 
     @cached_property
     def weight(self) -> npt.NDArray[np.float64] | None:
-        """The row weights ``[rows]``, ``None`` where the schema names no column for them."""
+        """The row weights ``[rows]``, or ``None`` if the schema has no weight column."""
         if not self.schema.schema.weight:
             return None
         return np.asarray(self.table.column(WEIGHT).to_numpy(), dtype=np.float64)
@@ -118,29 +118,48 @@ class Rows:
         return self.table.select(names).rename_columns([n.removeprefix(KEY_PREFIX) for n in names])
 
 
-def fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
+def _fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
     """Copy the values of a prepared column, bit by bit, into a block ``[rows, width]``."""
     row = 0
     for chunk in column.chunks:
-        values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
-        part = block[row : row + len(chunk)]
-        part[:] = values.to_numpy().view(np.int32).reshape(part.shape)
+        values = to_matrix(chunk) if pa.types.is_fixed_size_list(chunk.type) else chunk.to_numpy()[:, None]
+        block[row : row + len(chunk)] = values.view(np.int32)
         row += len(chunk)
 
 
-@dataclass(frozen=True)
+def summary(fitted: FittedSchema) -> str:
+    """Return the number of features and the names of the tasks in a few words."""
+    return f"{len(fitted.schema.features)} features; tasks {', '.join(t.name for t in fitted.schema.tasks)}"
+
+
+@dataclass(frozen=True, repr=False)
 class PreparedData:
     """A prepared dataset.
 
     Args:
         schema: The fitted schema.
-        splits: The rows of each split: ``train``, and ``valid`` and ``test`` where there are any.
-        notes: What was noticed while fitting: columns and tasks without information, rows that contradict the funnel.
+        splits: The rows of each split: ``train``, and ``valid`` and ``test`` if there are any.
+        notes: Findings of fitting: columns and tasks without information, rows that contradict the funnel.
     """
 
     schema: FittedSchema
     splits: Mapping[str, Rows]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        rows = " · ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
+        return f"PreparedData({rows} rows; {summary(self.schema)})"
+
+    def _repr_html_(self) -> str:
+        """Return the splits, the kinds of features and the training labels as tables for a notebook."""
+        kinds = Counter(type(feature).__name__ for feature in self.schema.schema.features)
+        rates = [(t.name, t.label, *self.schema.rate(t)) for t in self.schema.schema.tasks]
+        tables = (
+            pd.DataFrame({"split": list(self.splits), "rows": map(len, self.splits.values())}),
+            pd.DataFrame(kinds.items(), columns=["feature", "columns"]),
+            pd.DataFrame(rates, columns=["task", "label", "training rows", "mean"]),
+        )
+        return "".join(table.to_html(index=False) for table in tables)
 
     @property
     def train(self) -> Rows:
@@ -149,7 +168,7 @@ class PreparedData:
 
     @property
     def valid(self) -> Rows:
-        """The validation rows: the validation file's, or those held out of the training file."""
+        """The validation rows: those of the validation file, or those held out of the training file."""
         return self._split("valid")
 
     @property
@@ -164,7 +183,7 @@ class PreparedData:
 
     @classmethod
     def open(cls, folder: str | Path) -> PreparedData:
-        """Open a prepared dataset; its rows stay on disk until they are used, and are checked then.
+        """Open a prepared dataset. Its rows stay on disk; the file of a split is checked on first use.
 
         Raises:
             DataError: The folder is missing, incomplete, damaged, or was written by another version.
@@ -172,20 +191,24 @@ class PreparedData:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        schema = load_fitted(folder)
-        if schema.fingerprint != manifest.fingerprint:
-            raise DataError(f"{str(folder)!r} is damaged, prepare the data again: its schema is another's")
-        splits = {
-            name: Rows(schema, Shard(folder / f"{name}.arrow", schema, *split), name)
-            for name, split in manifest.splits.items()
-        }
+        return cls.stored(folder, manifest, load_fitted(folder))
+
+    @classmethod
+    def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema) -> PreparedData:
+        """Return the dataset that a folder holds, given its manifest and fitted schema."""
+        splits = {}
+        for name in SPLIT_NAMES:
+            if name in manifest.rows:
+                path = folder / split_file(name)
+                file = SplitFile(path, schema, manifest.rows[name], manifest.files[path.name][1])
+                splits[name] = Rows(schema, file, name)
         return cls(schema, splits, tuple(manifest.notes))
 
     def check(self) -> None:
-        """Check all rows, where that was not done yet.
+        """Check the files of all splits.
 
         Raises:
             DataError: A file is damaged.
         """
         for rows in self.splits.values():
-            rows.check([(0, len(rows))])
+            _ = rows.table

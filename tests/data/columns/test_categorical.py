@@ -10,7 +10,7 @@ from recmtl.data.columns import categorical
 from recmtl.data.columns import vocabulary as counts
 from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.vocabulary import Lookup, VocabularyBuilder
-from recmtl.data.store.layout import IDS
+from recmtl.data.store.format import IDS
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 from recmtl.schema.serialization import load_fitted, save_fitted

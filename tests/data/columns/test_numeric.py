@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns import numeric
 from recmtl.data.columns.numeric import MomentSums, NumericFitter, RowSample
-from recmtl.data.store.layout import IDS, NUMERIC
+from recmtl.data.store.format import IDS, NUMERIC
 from recmtl.schema import Binned, Numeric, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING
 

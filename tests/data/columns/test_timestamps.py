@@ -10,7 +10,7 @@ import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.store.layout import IDS
+from recmtl.data.store.format import IDS
 from recmtl.errors import BadValueError
 from recmtl.schema import Schema, Task, Timestamp
 from recmtl.schema.features import CALENDAR

@@ -6,7 +6,7 @@ import pytest
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.values import stable_hash
-from recmtl.data.store.layout import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 

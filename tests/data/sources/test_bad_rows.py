@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recmtl.data import DataError, PreparedData, encode_rows, prepare
-from recmtl.data.preparation.cached import prepare_cached
+from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.open import FrameSource

@@ -1,10 +1,8 @@
-"""Prepared datasets that are damaged, and whole ones of strangers: no row of them is used."""
+"""Damaged prepared datasets, and valid ones from untrusted origin: no row of them is used."""
 
 import contextlib
-import itertools
 import json
 import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,13 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pytest
-import torch
 
 from recmtl.data import DataError, Loader, PreparedData, prepare
-from recmtl.data.store import manifest as manifest_module
-from recmtl.data.store import shard as shard_module
-from recmtl.data.store.manifest import read_manifest, write_manifest
-from recmtl.data.store.shard import Blocks, Shard, ShardWriter
+from recmtl.data.store import format as format_module
+from recmtl.data.store.format import write_manifest
 from recmtl.io.untrusted import read_plain
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.serialization import load_fitted
@@ -34,11 +29,6 @@ SCHEMA = Schema(
 )
 FILES = ("manifest.json", "schema.json", "vocabularies.arrow", "train.arrow", "test.arrow")
 ROWS = 150
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch):
-    monkeypatch.setattr(shard_module, "BLOCK_ROWS", 64)
 
 
 @pytest.fixture
@@ -65,19 +55,6 @@ def content_of(folder: Path) -> tuple[Any, ...]:
     data = PreparedData.open(folder)
     rows = {name: (split.packed().numpy().tobytes(), split.keys.to_pydict()) for name, split in data.splits.items()}
     return data.schema.fingerprint, data.notes, rows
-
-
-def test_a_file_is_cut_into_blocks_whatever_the_batches(tmp_path, folder):
-    table = PreparedData.open(folder).train.table
-    for sizes in ([150], [1, 63, 64, 22], [10] * 15):
-        with ShardWriter(tmp_path / "other.arrow", table.schema) as writer:
-            for start, size in zip(itertools.accumulate([0, *sizes]), sizes, strict=False):
-                writer.write(table.slice(start, size).combine_chunks().to_batches()[0])
-            blocks = writer.finish()
-        assert [len(chunk) for chunk in table.column("ids").chunks] == [64, 64, 22]
-        assert len(blocks) == 4
-        assert blocks[-1][0] == os.path.getsize(tmp_path / "other.arrow")
-        assert ipc.open_file(str(tmp_path / "other.arrow")).read_all().equals(table)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -111,43 +88,44 @@ def test_cut_and_swapped_files(folder, file):
     content_of(folder)
 
 
-def test_damage_is_found_where_it_is_read(folder):
-    """Rows of a block that is whole can be had; those of another cannot, nor a batch made of them."""
+def test_damage_is_found_before_any_row_is_used(folder):
     path = folder / "train.arrow"
-    table = PreparedData.open(folder).train.table
-    end = json.loads((folder / "manifest.json").read_text())["splits"]["train"][1][0][0]
     content = bytearray(path.read_bytes())
-    content[end + 500] ^= 1  # in the second block
+    content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    rows = PreparedData.open(folder).train
-    assert torch.equal(rows.packed([(0, 64)]), rows.packed([(0, 10), (10, 64)]))
-    assert rows.packed([(128, 150)]).shape[0] == 22
-    for use in (
-        lambda: rows.packed([(0, 65)]),
-        lambda: rows.labels,
-        lambda: rows.weight,
-        lambda: rows.keys,
-        lambda: rows.table,
-        lambda: Loader(rows, 10),
-        lambda: list(Loader(rows, 10, window=64, seed=0).epoch()),
-    ):
-        with pytest.raises(DataError, match=rf"{path} is damaged, prepare the data again: bytes {end:,} to .* changed"):
-            use()
-    assert len(table) == ROWS
-
-
-def forge(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Change the training rows of a dataset and seal it anew, as a stranger can."""
     data = PreparedData.open(folder)
-    splits = {}
-    for name, rows in data.splits.items():
-        table = change(rows.table) if name == "train" else rows.table
-        (folder / f"{name}.arrow").unlink()
-        with ShardWriter(folder / f"{name}.arrow", table.schema) as writer:
-            for batch in table.combine_chunks().to_batches():
-                writer.write(batch)
-            splits[name] = writer.rows, writer.finish()
-    write_manifest(folder, data.schema, splits, data.notes)
+    assert len(data.test.packed()) == ROWS - 50  # another file, which is whole
+    for use in (
+        lambda: data.train.packed([(0, 1)]),
+        lambda: data.train.labels,
+        lambda: data.train.weight,
+        lambda: data.train.keys,
+        lambda: data.train.table,
+        lambda: Loader(data.train, 10),
+        lambda: list(Loader(data.train, 10, window=64, seed=0).epoch()),
+        data.check,
+    ):
+        with pytest.raises(DataError, match=rf"{path} is damaged, prepare the data again: .* not match its checksum"):
+            use()
+
+
+def test_a_file_is_checked_once(folder, monkeypatch):
+    rows = PreparedData.open(folder).train
+    rows.packed()
+    monkeypatch.setattr(format_module, "digest", None)
+    assert rows.packed([(3, 5)]).equal(rows.packed()[3:5])
+
+
+def write_rows(folder: Path, table: pa.Table) -> None:
+    """Replace the training rows of a dataset; its manifest matches them."""
+    (folder / "train.arrow").unlink()
+    with ipc.new_file(str(folder / "train.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+
+
+def read_manifest_unchecked(folder: Path) -> Any:
+    return json.loads((folder / "manifest.json").read_text())
 
 
 def filled(name: str, value: Any, row: int = 100, column: int = 0) -> Callable[[pa.Table], pa.Table]:
@@ -166,76 +144,49 @@ def filled(name: str, value: Any, row: int = 100, column: int = 0) -> Callable[[
     return change
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (filled("ids", 7), "an id is outside its vocabulary"),
-        (filled("ids", -1), "an id is outside its vocabulary"),
-        (filled("ids", -2, column=2), "an id is outside its vocabulary"),
-        (filled("ids", 2**31 - 1, column=2), "an id is outside its vocabulary"),
-        (filled("ids", -(2**31)), "an id is outside its vocabulary"),
-        (filled("numeric", np.nan), "a number is not finite"),
-        (filled("numeric", np.inf), "a number is not finite"),
-        (filled("labels", 2), "a binary label is not 0 or 1"),
-        (filled("weight", -1), "a row weight is not a number from 0"),
-        (filled("weight", np.nan), "a row weight is not a number from 0"),
-        (
-            lambda t: t.set_column(3, "weight", pa.array([1.0] * 100 + [None] * (ROWS - 100), pa.float32())),
-            "a value is missing",
-        ),
-    ],
-)
-def test_values_that_no_column_can_hold(folder, change, reason):
-    forge(folder, change)
-    rows = PreparedData.open(folder).train
-    rows.packed([(0, 64)])
-    with pytest.raises(DataError, match=rf"train\.arrow cannot be used: among its rows from 65 on, {reason}"):
-        rows.packed([(70, 71)])
+@pytest.mark.parametrize(("value", "column"), [(7, 0), (-1, 0), (-(2**31), 0), (-2, 2), (2**31 - 1, 2)])
+def test_ids_outside_their_vocabulary(folder, value, column):
+    write_rows(folder, filled("ids", value, column=column)(PreparedData.open(folder).train.table))
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: an id is outside its vocabulary"):
+        PreparedData.open(folder).train.packed([(0, 1)])
 
 
-def test_values_at_the_edges_can_be_used(folder):
-    for change in (filled("ids", 6), filled("ids", 0), filled("ids", -1, column=2), filled("labels", np.nan)):
-        forge(folder, change)
-        PreparedData.open(folder).check()
+@pytest.mark.parametrize(("value", "column"), [(6, 0), (0, 0), (-1, 2)])
+def test_ids_at_the_ends_of_their_vocabulary(folder, value, column):
+    write_rows(folder, filled("ids", value, column=column)(PreparedData.open(folder).train.table))
+    PreparedData.open(folder).check()
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change",
     [
-        (lambda t: t.drop_columns(["numeric"]), "it has the columns"),
-        (lambda t: t.append_column("more", pa.array(range(ROWS))), "it has the columns"),
-        (lambda t: t.set_column(0, "ids", t.column("numeric")), r"its column 'ids' is .*float"),
-        (lambda t: t.set_column(3, "weight", t.column("weight").cast("float64")), "its column 'weight' is double"),
-        (lambda t: t.set_column(5, "key:k", t.column("key:k").cast("string")), "its column 'key:k' is string"),
-        (lambda t: t.set_column(4, "key:g", t.column("key:k")), "its column 'key:g' is int64, expected text"),
-        (lambda t: t.set_column(4, "key:g", t.column("key:g").dictionary_encode()), "its column 'key:g' is dictionary"),
+        lambda t: t.drop_columns(["numeric"]),
+        lambda t: t.append_column("more", pa.array(range(ROWS))),
+        lambda t: t.set_column(0, "ids", t.column("numeric")),
+        lambda t: t.set_column(3, "weight", t.column("weight").cast("float64")),
     ],
 )
-def test_columns_that_are_not_the_schemas(folder, change, reason):
-    forge(folder, change)
-    with pytest.raises(DataError, match=rf"train\.arrow is damaged, prepare the data again: {reason}"):
-        PreparedData.open(folder)
+def test_columns_of_another_schema(folder, change):
+    write_rows(folder, change(PreparedData.open(folder).train.table))
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .* its columns are .* not those of its schema"):
+        _ = PreparedData.open(folder).train.table
 
 
-def seal(folder: Path, data: PreparedData) -> None:
-    """Say in the manifest that the training rows are as they are now."""
-    splits = {name: (rows, blocks) for name, (rows, blocks) in read_manifest(folder).splits.items()}
-    content, (rows, blocks) = (folder / "train.arrow").read_bytes(), splits["train"]
-    ends = [0, *(end for end, _ in blocks)]
-    splits["train"] = rows, [(end, zlib.crc32(content[start:end])) for start, end in itertools.pairwise(ends)]
-    write_manifest(folder, data.schema, splits, data.notes)
+def test_another_number_of_rows(folder):
+    write_rows(folder, PreparedData.open(folder).train.table.slice(0, 7))
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: it has 7 rows, expected 150"):
+        _ = PreparedData.open(folder).train.table
 
 
-def test_a_strangers_file_is_an_error_or_rows(folder):
-    """Whatever its metadata say, which begin each block and end the file: Arrow may refuse it, and never crashes."""
-    path, data, right = folder / "train.arrow", PreparedData.open(folder), content_of(folder)
+def test_arrow_metadata_with_a_valid_checksum(folder):
+    """Arrow may refuse any of it, and never crashes."""
+    path, right = folder / "train.arrow", content_of(folder)
     whole, rng = path.read_bytes(), np.random.default_rng(3)
-    end = read_manifest(folder).splits["train"][1][2][0]
-    for place in (*rng.integers(8, 1600, 100), *rng.integers(end, len(whole), 100)):
+    for place in (*rng.integers(8, 1600, 100), *rng.integers(len(whole) - 1600, len(whole), 100)):
         content = bytearray(whole)
         content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
-        seal(folder, data)
+        write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
         with contextlib.suppress(DataError):
             assert len(content_of(folder)[2]["train"][0]) == len(right[2]["train"][0])
 
@@ -243,13 +194,13 @@ def test_a_strangers_file_is_an_error_or_rows(folder):
 @pytest.mark.parametrize("offset", [1 << 30, -1, 0])
 def test_offsets_that_point_elsewhere(folder, offset):
     """Arrow itself looks at the last one alone."""
-    data, path = PreparedData.open(folder), folder / "train.arrow"
-    offsets = data.train.table.column("key:g").chunks[0].buffers()[1].to_pybytes()
+    path = folder / "train.arrow"
+    offsets = PreparedData.open(folder).train.table.column("key:g").chunks[0].buffers()[1].to_pybytes()
     content = path.read_bytes()
     place = content.index(offsets[: 4 * 64]) + 4 * 5
     path.write_bytes(content[:place] + np.int32(offset).tobytes() + content[place + 4 :])
-    seal(folder, data)
-    with pytest.raises(DataError, match=r"train\.arrow cannot be used: among its rows from 1 on, .*ffset"):
+    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*ffset"):
         _ = PreparedData.open(folder).train.keys
 
 
@@ -281,15 +232,14 @@ def test_what_a_schema_declares(folder, change, reason):
         load_fitted(folder)
 
 
-def test_names_that_lead_elsewhere(folder):
-    """The manifest names splits; their files are those beside it, whatever it says."""
-    content = json.loads((folder / "manifest.json").read_text())
-    content["splits"]["../../secret"] = content["splits"].pop("test")
-    del content["seal"]
-    content["seal"] = manifest_module._seal(content)
-    (folder / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"manifest\.json is damaged, prepare the data again: it is not what"):
-        PreparedData.open(folder)
+def test_only_the_known_splits_are_opened(folder):
+    """Whatever a manifest calls them, no path leads out of the folder."""
+    write_manifest(folder, {"train": ROWS}, [])
+    content = read_manifest_unchecked(folder)
+    del content["sha256"]
+    content["rows"]["../../secret"] = 3
+    (folder / "manifest.json").write_text(json.dumps(content | {"sha256": format_module._checksum(content)}))
+    assert list(PreparedData.open(folder).splits) == ["train"]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -302,47 +252,34 @@ def test_pipes_and_devices(folder, file):
             PreparedData.open(folder)
 
 
-def compressed(path: Path, batches: list[pa.RecordBatch], how: str) -> Blocks:
-    """Write batches as no prepared dataset has them, and give the blocks of the file."""
-    ends, options = [], ipc.IpcWriteOptions(compression="zstd" if how == "zstd" else None)
-    with path.open("wb") as file, ipc.new_file(pa.PythonFile(file), batches[0].schema, options=options) as writer:
+def write_compressed(path: Path, batches: list[pa.RecordBatch], how: str) -> None:
+    """Write batches compressed, as no file of a prepared dataset is."""
+    options = ipc.IpcWriteOptions(compression="zstd" if how == "zstd" else None)
+    with ipc.new_file(str(path), batches[0].schema, options=options) as writer:
         for batch in batches:
             custom = {"ARROW:experimental_compression": "zstd"} if how == "experimental" else None
             writer.write_batch(batch, custom_metadata=custom)
-            ends.append(file.tell())
-    content = path.read_bytes()
-    bounds = itertools.pairwise([0, *ends, len(content)])
-    return [(end, zlib.crc32(content[start:end])) for start, end in bounds]
 
 
 @pytest.mark.parametrize("how", ["zstd", "experimental"])
-def test_rows_that_become_larger(folder, monkeypatch, how):
+def test_compressed_rows(folder, monkeypatch, how):
     """Megabytes on the disk could be gigabytes in memory: none of them is read."""
-    data, path = PreparedData.open(folder), folder / "train.arrow"
-    batches = data.train.table.to_batches()
-    path.unlink()
-    splits = dict(read_manifest(folder).splits)
-    splits["train"] = ROWS, compressed(path, batches, how)
-    write_manifest(folder, data.schema, splits, data.notes)
+    batches = PreparedData.open(folder).train.table.to_batches()
+    (folder / "train.arrow").unlink()
+    write_compressed(folder / "train.arrow", batches, how)
+    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+    rows = PreparedData.open(folder).train
     monkeypatch.setattr(ipc, "read_record_batch", None)
     with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: it holds rows that are compressed, expected"):
-        Shard(path, data.schema, *read_manifest(folder).splits["train"])
-
-
-def test_more_rows_than_their_file_holds(folder, monkeypatch):
-    """None is read: columns could all lie at the same place."""
-    schema, (rows, blocks) = PreparedData.open(folder).schema, read_manifest(folder).splits["train"]
-    monkeypatch.setattr(shard_module, "BLOCK_ROWS", 64_000)
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: [\d,]+ bytes do not hold 150,000 rows"):
-        Shard(folder / "train.arrow", schema, rows * 1000, blocks)
+        _ = rows.table
 
 
 @pytest.mark.parametrize("how", ["zstd", "experimental"])
-def test_a_vocabulary_that_becomes_larger(folder, how):
+def test_a_compressed_vocabulary(folder, how):
     """Also of a run, whose schema no manifest holds."""
     path = folder / "vocabularies.arrow"
     batches = ipc.open_file(pa.BufferReader(path.read_bytes())).read_all().to_batches()
-    compressed(path, batches, how)
+    write_compressed(path, batches, how)
     with pytest.raises(SchemaError, match=r"vocabularies\.arrow holds rows that are compressed, expected them as"):
         load_fitted(folder)
 

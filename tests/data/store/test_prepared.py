@@ -88,10 +88,10 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 3, ', "manifest.json is damaged"),
-        ('{"version": 3}', "manifest.json is damaged, prepare the data again: its content is not what its checksum"),
+        ('{"version": 4, ', "manifest.json is damaged"),
+        ('{"version": 4}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
-        ('{"version": 2}', "was prepared by another version"),
+        ('{"version": 3}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],

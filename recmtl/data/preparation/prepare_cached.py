@@ -1,29 +1,30 @@
-"""Prepared datasets of raw files, kept under a key of their content and schema."""
+"""Prepare raw files through the cache: what was prepared from the same content by the same schema is opened."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from recmtl.data.preparation.prepare import Progress, prepare
 from recmtl.data.sources.bad_rows import BadRows
-from recmtl.data.store.cache import DAY, KEY_LETTERS, CachedDataset, lock_of, remove_leftovers, write_origin
-from recmtl.data.store.manifest import VERSION
+from recmtl.data.store.cache import (
+    DAY,
+    KEY_LETTERS,
+    CachedDataset,
+    default_cache,
+    lock_path,
+    remove_stale,
+    write_origin,
+)
+from recmtl.data.store.format import FORMAT_VERSION
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError, ExistsError, unreadable
 from recmtl.io.files import locked
 from recmtl.io.location import Location, expand
 from recmtl.schema import Schema, SchemaError
-
-
-def default_cache() -> Path:
-    """Give the folder for prepared datasets: `RECMTL_CACHE`, or `recmtl` in the user's cache folder."""
-    own = os.environ.get("RECMTL_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recmtl"
 
 
 def prepare_cached(
@@ -38,18 +39,19 @@ def prepare_cached(
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
-    Of two processes that want the same one prepares and the other waits. What is opened is checked whole: training
-    reads all of it anyway, and the raw files were read for their key. What is damaged is prepared again, with a note.
+    If two processes want the same dataset, one prepares it and the other waits. A cached dataset is checked as a whole:
+    training reads all of it anyway, and the raw files were read for their key. A damaged one is prepared again, and a
+    note says so.
 
     Args:
         schema: What the columns mean.
         train: Training files, as `prepare` takes them.
         valid: Validation files.
         test: Test files.
-        holdout: The share of the training groups to hold out when there are no validation files.
+        holdout: The share of the training groups to hold out if there are no validation files.
         cache: The folder that keeps prepared datasets.
         progress: Called with what is being done and the number of rows just read.
-        bad_rows: What becomes of rows that do not parse, as in `prepare`.
+        bad_rows: What to do with rows that do not parse, as in `prepare`.
 
     Raises:
         DataError: A file is missing or cannot be used.
@@ -57,14 +59,14 @@ def prepare_cached(
     """
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: expand(files) for name, files in splits.items() if files}
-    digests = {name: [_digest(path) for path in files] for name, files in paths.items()}
-    key = json.dumps([VERSION, schema.to_dict(), holdout, bad_rows, digests], sort_keys=True)
+    contents = {name: [_content_key(path) for path in files] for name, files in paths.items()}
+    key = json.dumps([FORMAT_VERSION, schema.to_dict(), holdout, bad_rows, contents], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
-    remove_leftovers(folder.parent, older_than=DAY)
-    found, note = _open(folder)
+    remove_stale(folder.parent, older_than=DAY)
+    found, notes = _open_checked(folder)
     if found is None:
-        with locked(lock_of(folder), lambda: progress("wait for another process", 0)):
-            found, note = _open(folder)  # what another process may have prepared meanwhile
+        with locked(lock_path(folder), lambda: progress("wait for another process", 0)):
+            found, notes = _open_checked(folder)  # another process may have prepared it meanwhile
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
@@ -72,11 +74,11 @@ def prepare_cached(
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
                 write_origin(folder, paths, {name: len(rows) for name, rows in found.splits.items()})
-    return replace(found, notes=(*found.notes, *note))
+    return replace(found, notes=(*found.notes, *notes))
 
 
-def _open(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
-    """Open a finished dataset; where there is none that is whole, say what became of it."""
+def _open_checked(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
+    """Open a finished dataset; if it is damaged, return a note that it is prepared again."""
     if not CachedDataset.open(folder).finished:
         return None, ()
     try:
@@ -87,7 +89,8 @@ def _open(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
     return data, ()
 
 
-def _digest(location: Location) -> str:
+def _content_key(location: Location) -> str:
+    """Return the SHA-256 of a raw file and its suffixes, which decide how it is read."""
     try:
         with location.stream(compression=None) as file:
             return hashlib.file_digest(file, "sha256").hexdigest() + "".join(location.suffixes)

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from recmtl.data import DataError
-from recmtl.data.preparation import cached as cache
-from recmtl.data.preparation.cached import default_cache, prepare_cached
-from recmtl.data.store import cache as cached
-from recmtl.data.store.cache import DAY, find_cached, lock_of, remove, remove_leftovers
+from recmtl.data.preparation import prepare_cached as prepare_cached_module
+from recmtl.data.preparation.prepare_cached import prepare_cached
+from recmtl.data.store import cache as cache_module
+from recmtl.data.store.cache import DAY, default_cache, find_cached, lock_path, remove_cached, remove_stale
 from recmtl.io.files import locked, new_folder
 from recmtl.schema import Categorical, Schema, Task
 
@@ -34,13 +34,13 @@ def path(tmp_path):
 def prepared(monkeypatch):
     """Counts how often data is prepared."""
     calls: list[Path] = []
-    real = cache.prepare
+    real = prepare_cached_module.prepare
 
     def prepare(*args):
         calls.append(args[4])
         return real(*args)
 
-    monkeypatch.setattr(cache, "prepare", prepare)
+    monkeypatch.setattr(prepare_cached_module, "prepare", prepare)
     return calls
 
 
@@ -91,7 +91,7 @@ def test_what_is_unfinished_is_prepared_again(tmp_path, path, prepared, content)
 WORKER = """
 import sys, time
 from pathlib import Path
-from recmtl.data.cache import prepare_cached
+from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.schema import Categorical, Schema, Task
 
 rows, cache, marks, name, until = sys.argv[1:]
@@ -160,11 +160,11 @@ def test_what_killed_processes_left_goes_after_a_day_or_at_once(tmp_path, path, 
         file.parent.mkdir()
         file.touch()
     lock.touch()
-    remove_leftovers(cache, older_than=DAY)
+    remove_stale(cache, older_than=DAY)
     assert dead.is_dir()
     for old in (dead, lock, alive, own):
         os.utime(old, (0, 0))
-    remove_leftovers(cache, older_than=DAY)
+    remove_stale(cache, older_than=DAY)
     assert not dead.exists()
     assert not lock.exists()
     assert own.is_dir()
@@ -188,8 +188,8 @@ def test_a_cache_that_may_not_be_written_is_read(tmp_path, path, prepared, monke
     def forbidden(*args, **kwargs):
         raise PermissionError
 
-    monkeypatch.setattr(cached, "locked", forbidden)
-    monkeypatch.setattr(cache, "locked", forbidden)
+    monkeypatch.setattr(cache_module, "locked", forbidden)
+    monkeypatch.setattr(prepare_cached_module, "locked", forbidden)
     open_cached(tmp_path, path)
     assert len(prepared) == 1
 
@@ -223,7 +223,7 @@ def test_a_kill_leaves_nothing_that_counts(tmp_path, path, prepared):
     program = f"""
         import os, signal
         from pathlib import Path
-        from recmtl.data.cache import prepare_cached
+        from recmtl.data.preparation.prepare_cached import prepare_cached
         from recmtl.schema import *
         def progress(what, rows):
             if what == "encode":
@@ -266,7 +266,7 @@ def test_another_process_was_faster(tmp_path, path, when):
 @pytest.mark.usefixtures("without_locks")
 def test_another_process_was_faster_still(tmp_path, path, monkeypatch):
     """It finished between the look into the cache and the start of the work."""
-    module = sys.modules["recmtl.data.prepare"]  # the package's `prepare` is the function
+    module = sys.modules["recmtl.data.preparation.prepare"]
 
     def late(target):
         if not target.exists():
@@ -311,14 +311,14 @@ def test_the_cache_can_be_listed_and_cleared(tmp_path, path, prepared):
     assert [d.folder for d in find_cached(tmp_path / "cache", older_than=2)] == [middle, old]
     with pytest.raises(DataError, match="there is no dataset 'x' in the cache"):
         find_cached(tmp_path / "cache", [young.name, "x"])
-    assert [d.folder for d in remove(find_cached(tmp_path / "cache", [middle.name[:10]]))] == [middle]
+    assert [d.folder for d in remove_cached(find_cached(tmp_path / "cache", [middle.name[:10]]))] == [middle]
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {old.name, young.name, "notes"}
 
 
 def test_what_is_being_prepared_stays(tmp_path, path, prepared):
     open_cached(tmp_path, path)
-    with locked(lock_of(prepared[0])):
-        assert remove(find_cached(tmp_path / "cache")) == []
+    with locked(lock_path(prepared[0])):
+        assert remove_cached(find_cached(tmp_path / "cache")) == []
     assert prepared[0].is_dir()
-    assert len(remove(find_cached(tmp_path / "cache"))) == 1
+    assert len(remove_cached(find_cached(tmp_path / "cache"))) == 1
     assert find_cached(tmp_path / "nowhere") == []

@@ -1,0 +1,213 @@
+"""The files of a prepared dataset: how they are written, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc as ipc
+
+from recmtl.data.columns.categorical import PADDING
+from recmtl.errors import DataError
+from recmtl.io.files import digest
+from recmtl.io.untrusted import from_json, read_plain, read_text
+from recmtl.schema import FittedSchema, MultiCategorical
+from recmtl.schema.serialization import SCHEMA_FILE, VOCABULARY_FILE
+
+FORMAT_VERSION = 4
+MANIFEST = "manifest.json"
+SPLIT_NAMES = ("train", "valid", "test")
+IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split
+KEY_PREFIX = "key:"  # of the columns that are carried through
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`.
+
+    Args:
+        files: Size in bytes and SHA-256 of each other file.
+        rows: Number of rows of each split.
+        notes: Findings of fitting and reading.
+        version: Version of the format.
+    """
+
+    files: Mapping[str, tuple[int, str]]
+    rows: Mapping[str, int]
+    notes: Sequence[str]
+    version: int = FORMAT_VERSION
+
+
+def write_manifest(folder: Path, rows: Mapping[str, int], notes: Sequence[str]) -> Manifest:
+    """Write `manifest.json` beside the other files, which must be complete."""
+    names = [SCHEMA_FILE, VOCABULARY_FILE, *map(split_file, rows)]
+    files = {name: ((folder / name).stat().st_size, digest(folder / name)) for name in names}
+    manifest = Manifest(files, rows, notes)
+    content = asdict(manifest)
+    content["sha256"] = _checksum(content)
+    (folder / MANIFEST).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `manifest.json`; check the size of each file it lists, and the checksums of the schema's files.
+
+    Raises:
+        DataError: The folder is not a prepared dataset, is damaged, or was written by another version.
+    """
+    path = folder / MANIFEST
+    try:
+        content = from_json(read_text(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{str(folder)!r} is not a prepared dataset: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(content, dict) or content.get("version") != FORMAT_VERSION:
+        raise DataError(f"{str(folder)!r} was prepared by another version: prepare the data again")
+    if content.pop("sha256", None) != _checksum(content):
+        raise damaged(path, "its content does not match its checksum")
+    manifest = Manifest(**content)
+    for name, (size, _) in manifest.files.items():
+        check_size(folder / name, size)
+    for name in (SCHEMA_FILE, VOCABULARY_FILE):
+        check_digest(folder / name, manifest.files[name][1])
+    return manifest
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def split_file(split: str) -> str:
+    """Return the name of a split's file."""
+    return f"{split}.arrow"
+
+
+def write_splits(folder: Path, batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, int]:
+    """Write each batch to the file of its split.
+
+    Returns:
+        The number of rows of each split.
+    """
+    rows: dict[str, int] = {}
+    writers: dict[str, ipc.RecordBatchFileWriter] = {}
+    with ExitStack() as stack:
+        for split, batch in batches:
+            if split not in writers:
+                writer = ipc.new_file(str(folder / split_file(split)), batch.schema)
+                writers[split], rows[split] = stack.enter_context(writer), 0
+            writers[split].write_batch(batch)
+            rows[split] += batch.num_rows
+    return rows
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """The file of one split, checked as a whole when it is read.
+
+    Args:
+        path: The file.
+        schema: The fitted schema that encoded the rows.
+        num_rows: Number of rows.
+        sha256: Checksum of the file.
+    """
+
+    path: Path
+    schema: FittedSchema
+    num_rows: int
+    sha256: str
+
+    def read(self) -> pa.Table:
+        """Check the file and map its rows into memory.
+
+        Raises:
+            DataError: The file is damaged, or an id is outside its vocabulary.
+        """
+        check_digest(self.path, self.sha256)
+        try:
+            with pa.memory_map(str(self.path)) as file:
+                columns, batches = read_plain(file.read_buffer(), "it")
+                table = pa.Table.from_batches(list(batches), columns)
+            table.validate(full=True)
+            if table.num_rows != self.num_rows:
+                raise ValueError(f"it has {table.num_rows:,} rows, expected {self.num_rows:,}")
+            check_rows(table, self.schema)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise damaged(self.path, error) from error
+        return table
+
+
+def check_rows(table: pa.Table, fitted: FittedSchema) -> None:
+    """Check that prepared rows have the columns of a schema, and that every id is an index of its vocabulary.
+
+    Raises:
+        ValueError: They do not.
+    """
+    widths = {IDS: (pa.int32(), fitted.id_columns), NUMERIC: (pa.float32(), fitted.numeric_columns)}
+    widths[LABELS] = pa.float32(), len(fitted.schema.labels)
+    types = {name: pa.list_(kind, width) for name, (kind, width) in widths.items() if width}
+    types |= {WEIGHT: pa.float32()} if fitted.schema.weight else {}
+    names = [*types, *(KEY_PREFIX + key for key in fitted.schema.carried)]
+    if table.column_names != names or any(table.schema.field(name).type != types[name] for name in types):
+        raise ValueError(f"its columns are {', '.join(map(str, table.schema))}, which are not those of its schema")
+    if IDS not in types:
+        return
+    blocks = fitted.id_blocks
+    lengths = [block.length for block in blocks]
+    lowest = np.repeat([PADDING if isinstance(block.feature, MultiCategorical) else 0 for block in blocks], lengths)
+    sizes = np.repeat([block.size for block in blocks], lengths)
+    for chunk in table.column(IDS).chunks:
+        ids = to_matrix(chunk)
+        if ((ids < lowest.astype(np.int32)) | (ids >= sizes.astype(np.int32))).any():
+            raise ValueError("an id is outside its vocabulary")
+
+
+def to_matrix(column: pa.Array) -> npt.NDArray[Any]:
+    """Return the values of a column of fixed-size lists, without a copy, as a matrix ``[rows, width]``."""
+    matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), -1)
+    return matrix
+
+
+def from_matrix(matrix: npt.NDArray[Any]) -> pa.FixedSizeListArray:
+    """Return a matrix ``[rows, width]`` as a column of fixed-size lists, without a copy if it is row-major."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
+
+
+def check_size(path: Path, size: int) -> None:
+    """Check that a file exists and has its size.
+
+    Raises:
+        DataError: It does not.
+    """
+    if not path.is_file():
+        raise damaged(path, "it is no file" if path.exists() else "it is missing")
+    found = path.stat().st_size
+    if found != size:
+        raise damaged(path, f"it has {found:,} bytes of {size:,}")
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    """Check the SHA-256 of a file.
+
+    Raises:
+        DataError: The file has changed, or cannot be read.
+    """
+    try:
+        found = digest(path)
+    except OSError as error:
+        raise damaged(path, error) from error
+    if found != sha256:
+        raise damaged(path, "its content does not match its checksum")
+
+
+def damaged(path: Path, reason: object) -> DataError:
+    """Return the error for a damaged file of a prepared dataset."""
+    return DataError(f"{path} is damaged, prepare the data again: {' '.join(str(reason).split())}")

@@ -1,0 +1,237 @@
+"""The page of benchmarks and tables for other pages, from the recorded results alone."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from docs.generators.markdown import machine, table
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+
+
+def record(name: str) -> dict[str, Any]:
+    """Return a recorded result by the name of its file."""
+    content: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return content
+
+
+def peers() -> str:
+    """Return the tables of `benchmarks.peers`: speed beside other libraries."""
+    content = record("peers")
+    parts = [machine(content), ""]
+    for title, rows in content["results"].items():
+        lines = [
+            (
+                name,
+                f"{row['rows_per_second']:,.0f}",
+                f"{row['least']:,.0f} to {row['most']:,.0f}",
+                f"{row['ratio']:.2f} × {row['over']}" if row["over"] != name else "1",
+            )
+            for name, row in rows.items()
+        ]
+        parts += [f"**{title[0].upper()}{title[1:]}**", "", table(["", "rows/s", "range", "ratio"], lines), ""]
+    return "\n".join(parts)
+
+
+def speed_summary() -> str:
+    """Return the speed over torch-rechub in one table, as the README shows it."""
+    results = record("peers")["results"]
+    ours = ["recmtl fp32", "recmtl fp32, batch normalisation", "recmtl bf16", "recmtl bf16, batch normalisation"]
+    rows = [
+        (title, *(f"{results[key][name]['ratio']:.1f}" for name in ours))
+        for title, key in (("one epoch, end to end", "one epoch, end to end"), ("evaluation with AUC", "evaluation"))
+    ]
+    return table(["rows/s over torch-rechub 0.9.0", "fp32", "fp32, batch norm", "bf16", "bf16, batch norm"], rows)
+
+
+def balancers() -> str:
+    """Return the time of a step of every balancer over that of `Sum`."""
+    content = record("balancers")
+    cases = content["results"]
+    names = list(next(iter(cases.values())))
+    rows = [(case, *(f"{cases[case][name]['ratio']:.2f}" for name in names)) for case in cases]
+    return f"{machine(content)}\n\n{table(['step over `Sum`', *names], rows)}"
+
+
+def balancer_cost(name: str) -> str | None:
+    """Return the recorded step times of one balancer, or None if it has not been measured."""
+    content = record("balancers")
+    measured = {case: row[name] for case, row in content["results"].items() if name in row}
+    if not measured:
+        return None
+    grid: dict[tuple[str, str], dict[str, str]] = {}
+    for case, row in measured.items():
+        model, tasks, precision = case.split(", ")
+        grid.setdefault((model, precision), {})[tasks] = f"{row['ratio']:.2f}"
+    tasks = sorted({task for row in grid.values() for task in row}, key=lambda text: int(text.split()[0]))
+    rows = [(model, precision, *(row.get(task, "–") for task in tasks)) for (model, precision), row in grid.items()]
+    return f"{table(['model', 'precision', *tasks], rows, right=2)}\n\n{machine(content)}"
+
+
+def claims(methods: str | None = None) -> str | None:
+    """Return the errors on planted problems, of all methods or of those whose name starts with one.
+
+    Args:
+        methods: The balancer; None takes the methods of all.
+    """
+    rows = []
+    for problem in record("claims")["results"].values():
+        for name, row in problem["methods"].items():
+            if methods is None or re.match(rf"{methods}\b", name) or name == "Sum":
+                rows.append((problem["title"], f"`{name}`", *_errors(row, plain=name == "Sum")))
+    if methods not in (None, "Sum"):
+        measured = {title for title, name, *_ in rows if name != "`Sum`"}
+        rows = [row for row in rows if row[0] in measured]
+    if not rows:
+        return None
+    headers = ["problem", "method", "first task", "second task", "cosine"]
+    return f"{table(headers, rows, right=2)}\n\n{machine(record('claims'))}"
+
+
+def _errors(row: dict[str, Any], plain: bool) -> list[str]:
+    cells = []
+    for mean, key in zip(row["mean"], ("first", "second"), strict=True):
+        change = f" ({row[key]['mean']:+.3f} ± {row[key]['half']:.3f})"
+        cells.append(f"{mean:.3f}{'' if plain else change}".replace("-", "−"))
+    before, after = row["cosines"]
+    return [*cells, f"{before:+.2f} → {after:+.2f}".replace("-", "−")]
+
+
+def comparison(name: str) -> str:
+    """Return the recorded tables of `benchmarks.comparison`, without their title."""
+    text = (RESULTS / f"comparison_{name}.md").read_text()
+    return text.split("\n", 1)[1].strip()
+
+
+def data() -> str:
+    """Return the tables of `benchmarks.data`: preparing, and training from files."""
+    content = record("data")
+    units = {
+        "megabytes_per_second": "MB of CSV/s",
+        "rows_per_second": "rows/s",
+        "percent_of_the_time_waiting_for_rows": "% waiting for rows",
+        "peak_megabytes": "peak MB",
+    }
+    rows = [
+        (name, *(f"{row[key]:,.0f}" if key in row else "–" for key in units))
+        for name, row in content["results"].items()
+    ]
+    return f"{machine(content)}\n\n{table(['', *units.values()], rows)}"
+
+
+def memory() -> str:
+    """Return the table of `benchmarks.memory`: what a step holds beyond tables and moments."""
+    content = record("memory")
+    rows = [(name, f"{row['tables']:,.0f}", f"{row['beyond']:,.0f}") for name, row in content["results"].items()]
+    headers = ["rows in all tables, balancer", "tables and moments, MiB", "beyond them, MiB"]
+    return f"{machine(content)}\n\n{table(headers, rows)}"
+
+
+def metrics() -> str:
+    """Return the table of `benchmarks.metrics`: time and memory beside scikit-learn."""
+    content = record("metrics")
+    rows = [(name, f"{row['seconds']:.1f}", f"{row['mebibytes']:,.0f}") for name, row in content["results"].items()]
+    return f"{machine(content)} · {content['rows']:,} rows\n\n{table(['', 'seconds', 'MiB'], rows)}"
+
+
+def coverage() -> str:
+    """Return the table of `benchmarks.coverage`: how often an interval holds the true value."""
+    content = record("coverage")
+    populations = content["results"]
+    names = list(dict.fromkeys(name for part in populations.values() for name in part["intervals"]))
+    rows = []
+    for name in names:
+        found = [part["intervals"].get(name) for part in populations.values()]
+        rows.append((name, *("–" if row is None else f"{row['covered_percent']:.1f} %" for row in found)))
+    return f"{machine(content)} · {content['repeats']:,} repeats\n\n{table(['95 % interval', *populations], rows)}"
+
+
+def processes() -> str:
+    """Return the table of `benchmarks.processes`: steps, messages and bytes of several processes."""
+    content = record("processes")
+    kinds = content["results"]
+    cases = list(next(iter(kinds.values())))
+    rows = []
+    for case in cases:
+        two = next(rows[case] for kind, rows in kinds.items() if kind.startswith("2 "))
+        milliseconds = (f"{kinds[kind][case]['milliseconds']:.0f}" for kind in kinds)
+        rows.append((case, *milliseconds, f"{two['messages']:.0f}", f"{two['bytes'] / 1e6:.2f}"))
+    headers = ["ms a step", *kinds, "of them in messages", "MB a message"]
+    return f"{machine(content)}\n\n{table(headers, rows)}"
+
+
+def page() -> str:
+    """Return the page of benchmarks."""
+    return f"""# Benchmarks
+
+Every table on this page is generated from the last recorded results in `benchmarks/results/`; nothing is typed by hand.
+The command above each table repeats it. Absolute figures depend on the machine, ratios less so.
+
+## Speed beside other libraries
+
+AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, MMOE with 4 experts, Adam. All
+contenders of a table take turns on one machine; the ratio is the median of the ratios within a repetition. torch-rechub
+always has batch normalisation in its layers, so recmtl is measured with and without it. *flat* is the same step written
+by hand without any library around it: where its ratio is below 1, that is what recmtl costs.
+
+{peers()}
+
+## Balancers
+
+The time of a training step over that of a step with `Sum`, which is one plain backward pass.
+
+{balancers()}
+
+## Files to batches
+
+12.1 million rows (5.6 GB of CSV, two columns of a million categories). *Waiting* is the share of the training time in
+which the step waits for rows.
+
+{data()}
+
+## Memory
+
+What one training step holds beyond the embedding tables and their moments. It does not grow with the tables, since only
+the rows in the batch are touched.
+
+{memory()}
+
+## Metrics
+
+{metrics()}
+
+## Intervals
+
+How often a 95 % interval holds the true value, on simulated rows. The plain DeLong interval takes rows for independent;
+where rows of one search are alike it is too narrow.
+
+{coverage()}
+
+## Several processes
+
+Two processes on the two cores of one machine, talking by gloo.
+
+{processes()}
+
+## Balancers on planted problems
+
+The error of a task is its mean square over the variance of its labels; in brackets the difference to `Sum`, paired by
+seed, with its 95 % interval. [When balancing helps](when_balancing_helps.md) explains the problems.
+
+{claims()}
+
+## Balancers on rows
+
+### Census-Income
+
+{comparison("census")}
+
+### Generated rows in the layout of AliExpress
+
+{comparison("aliexpress")}
+
+## Not measured yet
+
+`python -m benchmarks.gpu` measures training on a GPU. There is no recorded result yet, so no figures are published.
+"""

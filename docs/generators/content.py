@@ -1,0 +1,36 @@
+"""All that is generated for the site: pages, figures, and their places in the navigation."""
+
+from pathlib import Path
+from typing import Any
+
+from docs.generators import balancers, benchmark_tables, commands, gallery, python_api
+
+ROOT = Path(__file__).parents[2]
+
+
+def generated_pages() -> dict[str, str]:
+    """Return the Markdown of all generated pages but the gallery, by path."""
+    return {
+        **balancers.pages(),
+        **commands.pages(),
+        **python_api.pages(),
+        "benchmarks.md": benchmark_tables.page(),
+        "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
+    }
+
+
+def generated_files() -> dict[str, str | bytes]:
+    """Return all generated files, figures included, by path."""
+    return {**generated_pages(), **gallery.files()}
+
+
+def generated_nav() -> dict[str, list[Any]]:
+    """Return the navigation of each group of generated pages, by the name that mkdocs.yml gives it."""
+    methods = [{name: balancers.file_of(name)} for name in balancers.names()]
+    of_commands = [{f"recmtl {name}": commands.file_of(name)} for name in commands.names()]
+    packages = [{name: f"reference/python/{python_api.stem(name)}.md"} for name in python_api.PACKAGES]
+    return {
+        "generated/balancers": ["balancers/index.md", *methods],
+        "generated/commands": ["reference/commands/index.md", *of_commands],
+        "generated/python": ["reference/python/index.md", *packages],
+    }

@@ -1,0 +1,101 @@
+"""The reference of the Python interface, from what each package exports."""
+
+import importlib
+import inspect
+from types import ModuleType
+
+import recmtl
+from docs.generators.balancers import names as balancer_names
+from docs.generators.markdown import cell, table
+from recmtl.balance import Balancer
+
+# In the order of the navigation. A name is documented on the page of the first package that holds it.
+PACKAGES = (
+    "recmtl.schema",
+    "recmtl.data",
+    "recmtl.features",
+    "recmtl.layers",
+    "recmtl.models",
+    "recmtl.balance",
+    "recmtl.train",
+    "recmtl.evaluate",
+    "recmtl.evaluate.figures",
+    "recmtl.comparison",
+    "recmtl.report",
+    "recmtl.recipe",
+    "recmtl.runs",
+    "recmtl.errors",
+)
+
+
+def exports(package: ModuleType) -> list[str]:
+    """Return the public names of a module, in the order of its `__all__`, or of its source."""
+    if hasattr(package, "__all__"):
+        return list(package.__all__)
+    own = {name: value for name, value in vars(package).items() if getattr(value, "__module__", "") == package.__name__}
+    return [name for name in own if not name.startswith("_")]
+
+
+def stem(package: str) -> str:
+    """Return the name of the page of a package, without its ending."""
+    return package.removeprefix("recmtl.").replace(".", "_")
+
+
+def home(name: str, value: object) -> str:
+    """Return the package that documents a value: the first that holds its module."""
+    module = getattr(value, "__module__", "")
+    return next((package for package in reversed(PACKAGES) if f"{module}.".startswith(f"{package}.")), "")
+
+
+def path(package: str, name: str, value: object) -> str:
+    """Return the path by which the reference names a value: that of its definition, if it has one."""
+    module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", name)
+    return f"{module}.{qualified}" if module and module.startswith("recmtl") else f"{package}.{name}"
+
+
+def summary(value: object) -> str:
+    """Return the first sentence of a docstring."""
+    return (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ") if callable(value) else ""
+
+
+def pages() -> dict[str, str]:
+    """Return a page per package and one for the top level, by path."""
+    found = {"reference/python/index.md": top_level()}
+    documented: set[str] = set()
+    for package in PACKAGES:
+        module = importlib.import_module(package)
+        parts = [f"# {package}", "", f"{inspect.getdoc(module)}", ""]
+        methods = []
+        for name in exports(module):
+            value = getattr(module, name)
+            identifier = path(package, name, value)
+            if inspect.ismodule(value) or identifier in documented or home(name, value) not in ("", package):
+                continue
+            documented.add(identifier)
+            if name in balancer_names() and inspect.isclass(value) and issubclass(value, Balancer):
+                methods.append(name)
+            else:
+                parts += [f"::: {identifier}", ""]
+        if methods:
+            rows = [(f"[`{name}`][recmtl.balance.{name}]", cell(summary(getattr(module, name)))) for name in methods]
+            parts[4:4] = ["Each balancer has [a page of its own](../../balancers/index.md):", "", table(["", ""], rows, 2), ""]
+        found[f"reference/python/{stem(package)}.md"] = "\n".join(parts)
+    return found
+
+
+def top_level() -> str:
+    """Return the page of what `import recmtl` gives."""
+    rows = []
+    for name in sorted(recmtl.__all__, key=str.lower):
+        value = getattr(recmtl, name)
+        rows.append((f"[`{name}`][{path('recmtl', name, value)}]", cell(summary(value))))
+    return f"""# recmtl
+
+{inspect.getdoc(recmtl)}
+
+What `import recmtl` gives:
+
+{table(["name", "what it is"], rows, right=2)}
+
+More stands in the packages below it. What is not on these pages is private and may change.
+"""

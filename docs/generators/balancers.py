@@ -72,8 +72,7 @@ def index() -> str:
 def page(name: str) -> str:
     """Return the page of one balancer."""
     cls = getattr(balance, name)
-    parts = [f"# {name}", "", f"::: {cls.__module__}.{name}", "    options:", "      show_root_heading: false"]
-    parts += ["      show_root_toc_entry: false", "      heading_level: 3", ""]
+    parts = [f"::: {cls.__module__}.{name}", "    options:", "      heading_level: 1", ""]
     parts += ["## Use it", "", "In the command:", "", command(name), "", "In a loop of your own:", "", loop(name), ""]
     cost = benchmark_tables.balancer_cost(name)
     if cost and name != "Sum":

@@ -1,5 +1,6 @@
 """All that is generated for the site: pages, figures, and their places in the navigation."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,23 @@ def generated_pages() -> dict[str, str]:
         "benchmarks.md": benchmark_tables.page(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
     }
+
+
+# What a line `<!-- generated: NAME -->` of a page stands for.
+INSERTS = {
+    "claims": benchmark_tables.claims,
+    "comparison census": lambda: benchmark_tables.comparison("census"),
+    "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
+}
+
+
+def with_inserts(markdown: str) -> str:
+    """Return a page with its generated tables.
+
+    Raises:
+        KeyError: If a page asks for a table that does not exist.
+    """
+    return re.sub(r"<!-- generated: ([\w ]+) -->", lambda found: INSERTS[found[1]]() or "", markdown)
 
 
 def generated_files() -> dict[str, str | bytes]:

@@ -5,7 +5,7 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-from docs.generators.content import generated_files, generated_nav
+from docs.generators.content import generated_files, generated_nav, with_inserts
 from docs.generators.markdown import render_formulas
 
 _generated: dict[str, str | bytes] = {}
@@ -41,6 +41,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path, content in _generated.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Insert the tables that a page asks for."""
+    return with_inserts(markdown)
 
 
 def on_page_content(html: str, **_: object) -> str:

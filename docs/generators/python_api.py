@@ -2,9 +2,13 @@
 
 import importlib
 import inspect
+import re
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import recmtl
+from docs.generators.balancers import file_of as balancer_file
 from docs.generators.balancers import names as balancer_names
 from docs.generators.markdown import cell, table
 from recmtl.balance import Balancer
@@ -29,11 +33,12 @@ PACKAGES = (
 
 
 def exports(package: ModuleType) -> list[str]:
-    """Return the public names of a module, in the order of its `__all__`, or of its source."""
+    """Return the public names of a module: those of its `__all__`, or of its source, and what `recmtl` takes of it."""
+    taken = [name for name in recmtl.__all__ if home(name, getattr(recmtl, name)) == package.__name__]
     if hasattr(package, "__all__"):
-        return list(package.__all__)
+        return sorted({*package.__all__, *taken}, key=str.lower)
     own = {name: value for name, value in vars(package).items() if getattr(value, "__module__", "") == package.__name__}
-    return [name for name in own if not name.startswith("_")]
+    return list(dict.fromkeys([*(name for name in own if not name.startswith("_")), *taken]))
 
 
 def stem(package: str) -> str:
@@ -41,21 +46,36 @@ def stem(package: str) -> str:
     return package.removeprefix("recmtl.").replace(".", "_")
 
 
+@cache
+def modules() -> dict[str, str]:
+    """Return the module that each name of the top level is imported from, as its stub says."""
+    stub = (Path(recmtl.__file__).parent / "__init__.pyi").read_text()
+    found = re.findall(r"^from \.([\w.]+) import (\(.*?\)|[^(]*?)$", stub, re.MULTILINE | re.DOTALL)
+    return {name: f"recmtl.{module}" for module, names in found for name in re.findall(r"\w+", names)}
+
+
+def module_of(name: str, value: object) -> str:
+    """Return the module that defines a value; of a type alias, the one that it is imported from."""
+    module = getattr(value, "__module__", None) or ""
+    return module if module.startswith("recmtl") else modules().get(name, "")
+
+
 def home(name: str, value: object) -> str:
     """Return the package that documents a value: the first that holds its module."""
-    module = getattr(value, "__module__", "")
+    module = module_of(name, value)
     return next((package for package in reversed(PACKAGES) if f"{module}.".startswith(f"{package}.")), "")
 
 
 def path(package: str, name: str, value: object) -> str:
     """Return the path by which the reference names a value: that of its definition, if it has one."""
-    module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", name)
-    return f"{module}.{qualified}" if module and module.startswith("recmtl") else f"{package}.{name}"
+    defined = (getattr(value, "__module__", None) or "").startswith("recmtl")
+    return f"{module_of(name, value) or package}.{getattr(value, '__qualname__', name) if defined else name}"
 
 
 def summary(value: object) -> str:
     """Return the first sentence of a docstring."""
-    return (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ") if callable(value) else ""
+    defined = inspect.isclass(value) or inspect.isroutine(value)
+    return (inspect.getdoc(value) or "").split("\n\n")[0] if defined else ""
 
 
 def pages() -> dict[str, str]:
@@ -67,7 +87,7 @@ def pages() -> dict[str, str]:
         parts = [f"# {package}", "", f"{inspect.getdoc(module)}", ""]
         methods = []
         for name in exports(module):
-            value = getattr(module, name)
+            value = getattr(module, name, None) or getattr(recmtl, name)
             identifier = path(package, name, value)
             if inspect.ismodule(value) or identifier in documented or home(name, value) not in ("", package):
                 continue
@@ -77,7 +97,7 @@ def pages() -> dict[str, str]:
             else:
                 parts += [f"::: {identifier}", ""]
         if methods:
-            rows = [(f"[`{name}`][recmtl.balance.{name}]", cell(summary(getattr(module, name)))) for name in methods]
+            rows = [(f"[`{name}`](../../{balancer_file(name)})", cell(summary(getattr(module, name)))) for name in methods]
             parts[4:4] = ["Each balancer has [a page of its own](../../balancers/index.md):", "", table(["", ""], rows, 2), ""]
         found[f"reference/python/{stem(package)}.md"] = "\n".join(parts)
     return found

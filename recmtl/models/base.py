@@ -18,7 +18,9 @@ from recmtl.layers import MLP, LayerStyle
 from recmtl.schema import FittedSchema, LabelRate, Task
 
 Tower = Callable[[int], nn.Module]
+"""Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
+"""Builds the encoder of a model from the fitted schema."""
 RARE = 0.5  # the count that a class without training rows is taken to have, so that its log-odds are finite
 
 

@@ -4,7 +4,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo test test-slow test-faults check lint types examples clean
+.PHONY: demo test test-slow test-faults check lint types examples docs clean
 
 demo: $(INSTALLED)
 	rm -rf demo
@@ -33,6 +33,10 @@ types: $(INSTALLED)
 examples: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto tests/test_examples.py
 
+# The documentation site, in build/docs. A broken link, anchor, reference or formula is an error.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) build dist
 
@@ -40,5 +44,5 @@ clean:
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
 	touch $@

@@ -10,7 +10,10 @@ from recmtl.balance import Balancer
 
 FAMILIES = {
     "LossWeightBalancer": ("Loss weights", "weigh each loss as a whole, towers included"),
-    "TaskGradientBalancer": ("Task gradients", "combine the tasks' gradients of the shared tensors; towers keep theirs"),
+    "TaskGradientBalancer": (
+        "Task gradients",
+        "combine the tasks' gradients of the shared tensors; towers keep theirs",
+    ),
     "RepresentationBalancer": ("Representation", "change the gradients where the representation forks into heads"),
 }
 
@@ -76,14 +79,21 @@ def page(name: str) -> str:
     parts += ["## Use it", "", "In the command:", "", command(name), "", "In a loop of your own:", "", loop(name), ""]
     cost = benchmark_tables.balancer_cost(name)
     if cost and name != "Sum":
-        parts += ["## Cost", "", "The time of a step over that of a step with `Sum`, by the number of tasks:", "", cost, ""]
+        parts += [
+            "## Cost",
+            "",
+            "The time of a step over that of a step with `Sum`, by the number of tasks:",
+            "",
+            cost,
+            "",
+        ]
     measured = benchmark_tables.claims(name) if name != "Sum" else None
     if measured:
         parts += [
             "## Measured on planted problems",
             "",
-            "The error of each task (1: no better than the mean label), in brackets the difference to `Sum` with its 95 %",
-            "interval, and the cosine of the tasks' gradients before and after training.",
+            "The error of each task (1: no better than the mean label), in brackets the difference to `Sum` with its",
+            "95 % interval, and the cosine of the tasks' gradients before and after training.",
             "[When balancing helps](../when_balancing_helps.md) explains the problems.",
             "",
             measured,

@@ -12,6 +12,13 @@ from docs.generators.markdown import cell, table
 from recmtl.cli import main as cli
 from recmtl.recipe.recipe import known_names
 
+PLAIN = {
+    "Path": "path",
+    "Callable": "a class",
+    "Sequence": "list",
+    "Mapping": "mapping",
+    "PositiveFloat": "number",
+}
 HIDDEN = ("--help", "--print_config")
 
 
@@ -75,8 +82,8 @@ def page(name: str) -> str:
     if any("--model" in action.option_strings for action in parser._actions):
         parts += [
             "The options of a model or balancer follow its name, as in `--model MMOE --model.experts 8`;",
-            f"`recmtl {name} --model.help MMOE` lists them. So do the pages of the [models](../python/models.md) and the",
-            "[balancers](../../balancers/index.md).",
+            f"`recmtl {name} --model.help MMOE` lists them. So do the pages of the",
+            "[models](../python/models.md) and the [balancers](../../balancers/index.md).",
         ]
     return "\n".join(parts)
 
@@ -141,4 +148,4 @@ def kind(hint: Any) -> str:
     if getattr(get_origin(hint), "__name__", "") in ("UnionType", "Union"):
         return " or ".join(kind(part) for part in get_args(hint))
     name = getattr(hint, "__name__", str(hint))
-    return {"Path": "path", "Callable": "a class", "Sequence": "list", "Mapping": "mapping", "PositiveFloat": "number"}.get(name, name)
+    return PLAIN.get(name, name)

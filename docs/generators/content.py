@@ -1,6 +1,7 @@
 """All that is generated for the site: pages, figures, and their places in the navigation."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def generated_pages() -> dict[str, str]:
 
 
 # What a line `<!-- generated: NAME -->` of a page stands for.
-INSERTS = {
+INSERTS: dict[str, Callable[[], str | None]] = {
     "claims": benchmark_tables.claims,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),

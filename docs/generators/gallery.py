@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -30,8 +31,9 @@ def files() -> dict[str, str | bytes]:
         "# Gallery",
         "",
         "Every figure here was drawn when this page was built, from one short training: MMOE with MetaBalance on",
-        f"{ROWS:,} generated rows. The functions of [`recmtl.evaluate.figures`](reference/python/evaluate_figures.md) draw",
-        "into any matplotlib `Axes`; reports use the same ones.",
+        f"{ROWS:,} generated rows. The functions of",
+        "[`recmtl.evaluate.figures`](reference/python/evaluate_figures.md) draw into any matplotlib `Axes`; reports",
+        "use the same ones.",
         "",
         '<div class="figures" markdown>',
         "",
@@ -42,7 +44,13 @@ def files() -> dict[str, str | bytes]:
             found[f"assets/gallery/{name}_{scheme}.svg"] = drawn(draw, scheme)
         link = f"[`{name.partition('-')[0]}`][recmtl.evaluate.figures.{name.partition('-')[0]}]"
         images = [f"![{caption}](assets/gallery/{name}_{scheme}.svg#only-{scheme})" for scheme in INK]
-        parts += ['<figure markdown="span">', *images, f"<figcaption markdown>{link}: {caption}</figcaption>", "</figure>", ""]
+        parts += [
+            '<figure markdown="span">',
+            *images,
+            f"<figcaption markdown>{link}: {caption}</figcaption>",
+            "</figure>",
+            "",
+        ]
     return {"gallery.md": "\n".join([*parts, "</div>", ""]), **found}
 
 
@@ -58,7 +66,10 @@ def drawings() -> dict[str, tuple[Draw, str]]:
     return {
         "roc": (lambda axes: figures.roc(of_all_rows, axes), "ROC curves of two tasks"),
         "precision_recall": (lambda axes: figures.precision_recall(of_all_rows, axes), "precision over recall"),
-        "reliability": (lambda axes: figures.reliability(of_all_rows, axes), "mean label over mean prediction, in bins"),
+        "reliability": (
+            lambda axes: figures.reliability(of_all_rows, axes),
+            "mean label over mean prediction, in bins",
+        ),
         "learning_curves": (lambda axes: figures.learning_curves(records, axes=axes), "training losses over steps"),
         "learning_curves-valid": (
             lambda axes: figures.learning_curves(records, "valid", axes),
@@ -100,8 +111,9 @@ def trained(folder: Path) -> Path:
 def drawn(draw: Draw, scheme: str) -> bytes:
     """Return a figure as SVG without background, in the ink of a colour scheme."""
     ink = INK[scheme]
-    colours = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink)
-    with mpl.rc_context({**colours, "svg.hashsalt": "recmtl", "font.size": 10, "legend.framealpha": 0}):
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    settings: dict[Any, Any] = {**dict.fromkeys(inked, ink), "svg.hashsalt": "recmtl", "legend.framealpha": 0}
+    with mpl.rc_context(settings):
         figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure.subplots())
         figure.patch.set_alpha(0)

@@ -97,8 +97,15 @@ def pages() -> dict[str, str]:
             else:
                 parts += [f"::: {identifier}", ""]
         if methods:
-            rows = [(f"[`{name}`](../../{balancer_file(name)})", cell(summary(getattr(module, name)))) for name in methods]
-            parts[4:4] = ["Each balancer has [a page of its own](../../balancers/index.md):", "", table(["", ""], rows, 2), ""]
+            rows = [
+                (f"[`{name}`](../../{balancer_file(name)})", cell(summary(getattr(module, name)))) for name in methods
+            ]
+            parts[4:4] = [
+                "Each balancer has [a page of its own](../../balancers/index.md):",
+                "",
+                table(["", ""], rows, 2),
+                "",
+            ]
         found[f"reference/python/{stem(package)}.md"] = "\n".join(parts)
     return found
 

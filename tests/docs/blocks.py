@@ -20,7 +20,9 @@ import yaml
 from recmtl.cli.main import main
 
 ROOT = Path(__file__).parents[2]
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
+FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>\w+)(?P<options>[^\n]*)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S
+)
 TITLE = re.compile(r'title="([^"]+)"')
 NUMBER = re.compile(r"[+−-]?\d[\d,]*(?:\.\d+)?")
 
@@ -148,7 +150,11 @@ def captured(action: Any) -> tuple[Any, str]:
     """Return the result of a function and what it prints; modules of the working directory can be imported."""
     printed = io.StringIO()
     before = set(sys.modules)
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), patch.object(sys, "path", ["", *sys.path]):
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(printed),
+        patch.object(sys, "path", ["", *sys.path]),
+    ):
         try:
             return action(), printed.getvalue()
         finally:

@@ -16,12 +16,17 @@ from recmtl.balance.task_gradients.projection import coefficients_in_order
 
 
 class NormalizedSplitter(RepresentationBalancer):
-    """Scales each task's gradient h_k at its view to unit size on average, times the task's share.
+    r"""Scales each task's gradient h_k at its view to unit size on average, times the task's share.
 
     Bellec, "A simple multi-task splitter" (2023), after the loss balancer of Défossez et al., "High Fidelity Neural
-    Audio Compression", 2022, arXiv:2210.13438, equation 5: h_k ← s_k·h_k/√v̂_k, where v_k averages the squared size
-    of h_k with rate β, v̂_k = v_k/(1 − βᵗ) and s_k is the task's weight over the sum of weights. A task whose
-    gradient is exactly zero moves neither v_k nor t.
+    Audio Compression", 2022, arXiv:2210.13438, equation 5:
+
+    $$
+    h_k \leftarrow \frac{s_k}{\sqrt{\hat{v}_k}}\, h_k, \qquad \hat{v}_k = \frac{v_k}{1 - \beta^t}
+    $$
+
+    where v_k averages the squared size of h_k with rate β, and s_k is the task's weight over the sum of weights. A task
+    whose gradient is exactly zero moves neither v_k nor t.
 
     The forward pass is the identity. It works anywhere in a graph and under any backward pass; called with one
     tensor it returns a view of it per named task.

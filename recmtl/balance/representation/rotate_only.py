@@ -7,12 +7,20 @@ from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalanc
 
 
 class RotateOnly(RotationBalancer):
-    """Lets head k read R_k·z, and turns the R_k so that the tasks' gradients h_k agree in direction at the views.
+    r"""Lets head k read R_k·z, and turns the R_k so that the tasks' gradients h_k agree in direction at the views.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
     section 3.2. With ĝ_k the gradient at head k's input, h_k = R_kᵀ·ĝ_k reaches the view as it is, and R_k receives
-    the gradient of the rotation loss mean_b ‖R_k·v − ĝ_k‖², v the mean of the h_j, each brought to the size of their
-    plain mean. Gradients are stopped everywhere but in R_k; the towers' are those of the plain sum.
+    the gradient of the rotation loss
+
+    $$
+    \frac{1}{B} \sum_{b=1}^{B} \lVert R_k v_b - \hat{g}_{k,b} \rVert^2, \qquad
+    v = \frac{1}{K} \sum_j \frac{\lVert \bar{h} \rVert}{\lVert h_j \rVert}\, h_j, \qquad
+    \bar{h} = \frac{1}{K} \sum_j h_j
+    $$
+
+    where v is the mean of the h_j, each brought to the size of their plain mean. Gradients are stopped everywhere but
+    in R_k; the towers' are those of the plain sum.
 
     The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
     their own, advised smaller than the model's. A task without a gradient takes no part, and its R_k gets the

@@ -7,13 +7,18 @@ from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalanc
 
 
 class RotoGrad(RotationBalancer):
-    """Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and gives them one size.
+    r"""Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and gives them one size.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
-    section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖, the convergence ratio
-    c_k = n_k/n_k(0) and its share a_k = c_k/Σ_j c_j, head k's view receives (h_k/n_k)·Σ_j a_j·n_j: every task pulls
-    as strongly as the others, with a size that leans to those that have converged least. The towers' gradients are
-    those of the plain sum.
+    section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖ and the
+    convergence ratio c_k, the view of head k receives
+
+    $$
+    \frac{h_k}{n_k} \sum_j a_j n_j, \qquad a_k = \frac{c_k}{\sum_j c_j}, \qquad c_k = \frac{n_k}{n_k(0)}
+    $$
+
+    Every task pulls as strongly as the others, with a size that leans to those that have converged least. The towers'
+    gradients are those of the plain sum.
 
     The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
     their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.

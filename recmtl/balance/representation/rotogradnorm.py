@@ -10,12 +10,18 @@ from recmtl.balance.weighting.gradnorm import GradNormRule, check_rates
 
 
 class RotoGradNorm(RotationBalancer):
-    """Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and weighs them by GradNorm.
+    r"""Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and weighs them by GradNorm.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631, joined
-    with Chen et al., "GradNorm", ICML 2018, arXiv:1711.02257. The rotations are those of `RotateOnly`. Head k's view
-    receives w_k·h_k, with the weights of `GradNorm` measured at the views: n_k = ‖h_k‖ stands for the norm of the
-    gradient on W. The towers' gradients are those of the plain sum.
+    with Chen et al., "GradNorm", ICML 2018, arXiv:1711.02257. The rotations are those of `RotateOnly`. The view of head
+    k receives w_k·h_k, with the weights of `GradNorm` measured at the views: they descend
+
+    $$
+    \sum_{k=1}^{K} \left| w_k n_k - T_k \right|, \qquad T_k = r_k^{\alpha}\, \frac{1}{K} \sum_j w_j n_j, \qquad
+    n_k = \lVert h_k \rVert
+    $$
+
+    with r_k as there. The towers' gradients are those of the plain sum.
 
     The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
     their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.

@@ -11,12 +11,17 @@ from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradien
 
 
 class MetaBalance(TaskGradientBalancer):
-    """Scales each task's gradient of each shared part towards the size of the target task's.
+    r"""Scales each task's gradient of each shared part towards the size of the target task's.
 
     He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient Magnitudes of Auxiliary
     Tasks", WWW 2022, arXiv:2203.06801, algorithm 1 and equation 2. With m_k,p the average (rate β) of ‖G_k,p‖ over
     the steps in which task k reaches part p, the gradient of part p becomes
-    Σ_k [r·m_target,p/m_k,p + (1 − r)]·G_k,p. A part that the target has not reached so far keeps its plain sum.
+
+    $$
+    g_p = \sum_{k=1}^{K} \left[ r\, \frac{m_{\text{target},p}}{m_{k,p}} + (1 - r) \right] G_{k,p}
+    $$
+
+    A part that the target has not reached so far keeps its plain sum.
 
     Note:
         The averages are divided by 1 − βᵗ, t counting each part's own updates. The factors cancel while all tasks

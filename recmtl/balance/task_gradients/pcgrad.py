@@ -9,11 +9,16 @@ from recmtl.balance.task_gradients.projection import ProjectionBalancer, coeffic
 
 
 class PCGrad(ProjectionBalancer):
-    """Takes from each task's gradient, in a random order, what points against another task's.
+    r"""Takes from each task's gradient, in a random order, what points against another task's.
 
     Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782, algorithm 1. For each
-    task k, g_k starts as G_k and meets the other tasks j in random order: where ⟨g_k, G_j⟩ < 0,
-    g_k ← g_k − ⟨g_k, G_j⟩/‖G_j‖²·G_j, always with the original G_j. The shared tensors receive the sum of the g_k, or
+    task k, g_k starts as G_k and meets the other tasks j ≠ k in random order, always with the original G_j:
+
+    $$
+    g_k \leftarrow g_k - \frac{\min(0, \langle g_k, G_j \rangle)}{\lVert G_j \rVert^2}\, G_j
+    $$
+
+    The shared tensors receive the sum of the g_k, or
     their mean; a task without a gradient takes no part. Private gradients are those of the plain sum.
 
     Note:

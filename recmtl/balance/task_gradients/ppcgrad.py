@@ -6,10 +6,16 @@ from recmtl.balance.task_gradients.projection import ProjectionBalancer, coeffic
 
 
 class PPCGrad(ProjectionBalancer):
-    """Takes from each task's gradient, at once, what points against the other tasks' gradients.
+    r"""Takes from each task's gradient, at once, what points against the other tasks' gradients.
 
     The parallel form of PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
-    arXiv:2001.06782): g_k = G_k − Σ_j≠k min(0, ⟨G_k, G_j⟩)/‖G_j‖²·G_j. Every conflict is that of the original
+    arXiv:2001.06782), which some published codes compute in its place:
+
+    $$
+    g_k = G_k - \sum_{j \ne k} \frac{\min(0, \langle G_k, G_j \rangle)}{\lVert G_j \rVert^2}\, G_j
+    $$
+
+    Every conflict is that of the original
     gradients, so there is no order and nothing random; for two tasks it is PCGrad. The shared tensors receive the sum
     of the g_k, or their mean over the tasks that reach the part. Private gradients are those of the plain sum.
 

@@ -80,12 +80,19 @@ class GradNormRule(nn.Module):
 
 
 class GradNorm(LossWeightBalancer):
-    """Weighs the losses so that their gradients on the last shared weight W are of matched size.
+    r"""Weighs the losses so that their gradients on the last shared weight W are of matched size.
 
-    Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks", ICML
-    2018, arXiv:1711.02257, equations 1 and 2. With n_k = ‖∇_W L_k‖, G_k = w_k·n_k and r_k the task's L_k/L_k(0)
-    over the mean of these, the weights descend Σ_k |G_k − mean(G)·r_k^α| with the targets held constant. The model
-    gets the gradient of Σ_k w_k·L_k, with the weights from before their own step.
+    Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks", ICML 2018,
+    arXiv:1711.02257, equations 1 and 2. With n_k = ‖∇_W L_k‖ the size of a task's gradient on W, and r_k how little the
+    task has learned compared with the others, the weights descend
+
+    $$
+    \sum_{k=1}^{K} \left| w_k n_k - T_k \right|, \qquad T_k = r_k^{\alpha}\, \frac{1}{K} \sum_j w_j n_j, \qquad
+    r_k = \frac{L_k / L_k(0)}{\frac{1}{K} \sum_j L_j / L_j(0)}
+    $$
+
+    with the targets T_k held constant. The model gets the gradient of Σ_k w_k·L_k, with the weights from before their
+    own step.
 
     L_k(0) is the loss of the first batch in which the task is present. Losses must be positive to be compared
     with it: a task's weight rests while its loss is not.

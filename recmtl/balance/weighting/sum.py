@@ -10,7 +10,11 @@ from recmtl.balance.weighting.base import LossWeightBalancer
 
 
 class Sum(LossWeightBalancer):
-    """Adds the losses up: g = Σ_k ∇L_k, the step without balancing.
+    r"""Adds the losses up: the step without balancing.
+
+    $$
+    g = \sum_{k=1}^{K} \nabla L_k
+    $$
 
     Shape:
         - losses: K scalars.

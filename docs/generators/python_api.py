@@ -30,6 +30,8 @@ PACKAGES = (
     "recmtl.runs",
     "recmtl.errors",
 )
+# In the search, pages that explain come before those that list.
+BEHIND = "---\nsearch: {boost: 0.4}\n---\n"
 
 
 def exports(package: ModuleType) -> list[str]:
@@ -84,7 +86,7 @@ def pages() -> dict[str, str]:
     documented: set[str] = set()
     for package in PACKAGES:
         module = importlib.import_module(package)
-        parts = [f"# {package}", "", f"{inspect.getdoc(module)}", ""]
+        parts = [BEHIND, f"# {package}", "", f"{inspect.getdoc(module)}", ""]
         methods = []
         for name in exports(module):
             value = getattr(module, name, None) or getattr(recmtl, name)
@@ -100,7 +102,7 @@ def pages() -> dict[str, str]:
             rows = [
                 (f"[`{name}`](../../{balancer_file(name)})", cell(summary(getattr(module, name)))) for name in methods
             ]
-            parts[4:4] = [
+            parts[5:5] = [
                 "Each balancer has [a page of its own](../../balancers/index.md):",
                 "",
                 table(["", ""], rows, 2),
@@ -116,7 +118,8 @@ def top_level() -> str:
     for name in sorted(recmtl.__all__, key=str.lower):
         value = getattr(recmtl, name)
         rows.append((f"[`{name}`][{path('recmtl', name, value)}]", cell(summary(value))))
-    return f"""# recmtl
+    return f"""{BEHIND}
+# recmtl
 
 {inspect.getdoc(recmtl)}
 

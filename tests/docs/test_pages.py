@@ -11,6 +11,8 @@ from tests.docs.blocks import ROOT, Page, blocks_of, lines_missing, needs_of
 DOCS = ROOT / "docs"
 WRITTEN = {str(path.relative_to(DOCS)): path for path in sorted(DOCS.rglob("*.md"))}
 
+pytestmark = pytest.mark.slow
+
 Reader = Callable[[Sequence[str]], Path]
 
 

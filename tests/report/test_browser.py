@@ -3,43 +3,22 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.browser import script, show, start_chromium
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-CHROMIUM, DRIVER = Path("/usr/bin/chromium"), Path("/usr/bin/chromedriver")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=1200,900",
-)
-
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
     """A browser with a profile of its own."""
-    if not CHROMIUM.exists() or not DRIVER.exists():
-        pytest.skip("no chromium: /usr/bin/chromium or /usr/bin/chromedriver is missing")
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver = start_chromium(tmp_path_factory.mktemp("profile"))
     yield driver
     driver.quit()
 
@@ -53,18 +32,6 @@ def browser(chromium: "Chrome", page: Path) -> "Chrome":
         chromium.get_log(kind)  # of what was open before
     chromium.get(page.as_uri())
     return chromium
-
-
-def show(browser: "Chrome", width: int = 1200, scheme: str = "light") -> None:
-    """Set the width of the screen and the colour scheme."""
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
-def script(browser: "Chrome", code: str, *arguments: object) -> Any:
-    return browser.execute_script(code, *arguments)
 
 
 # The rows of the first table by their task and run, and what its header says of its order.

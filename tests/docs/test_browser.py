@@ -1,0 +1,143 @@
+"""The documentation site in a real browser."""
+
+import functools
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from docs.generators import balancers
+from tests.browser import script, show, start_chromium
+from tests.docs.blocks import ROOT
+
+if TYPE_CHECKING:
+    from selenium.webdriver import Chrome
+
+pytestmark = pytest.mark.slow
+
+WIDTHS = (1280, 390)
+# What sticks out of the page to the right and does not lie within something that scrolls by itself.
+OVERFLOWING = """
+const width = document.documentElement.clientWidth;
+const scrolls = e => { for (; e; e = e.parentElement) {
+    const x = getComputedStyle(e).overflowX; if (x === "auto" || x === "scroll" || x === "hidden") return true; }
+    return false; };
+return [...document.querySelectorAll(".md-content *")]
+    .filter(e => e.getBoundingClientRect().right > width + 1 && !scrolls(e))
+    .map(e => e.tagName + " " + e.textContent.slice(0, 60));
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built strictly."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+class Silent(http.server.SimpleHTTPRequestHandler):
+    """Serves files and prints nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The address of the site, served on this machine."""
+    handler = functools.partial(Silent, directory=str(site))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
+    driver = start_chromium(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()
+
+
+def pages(site: Path) -> list[str]:
+    return sorted(str(path.relative_to(site)) for path in site.rglob("*.html"))
+
+
+def test_no_page_overflows_complains_or_fetches_from_elsewhere(site: Path, address: str, chromium: "Chrome") -> None:
+    found = pages(site)
+    assert len(found) > 50
+    for width, scheme in zip(WIDTHS, ("light", "dark"), strict=True):
+        show(chromium, width, scheme)
+        for page in found:
+            chromium.get(f"{address}/{page}")
+            assert script(chromium, "return document.documentElement.scrollWidth") <= width, (page, width)
+            assert script(chromium, OVERFLOWING) == [], (page, width)
+    assert chromium.get_log("browser") == []
+    log = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    sent = {event["params"]["request"]["url"] for event in log if event["method"] == "Network.requestWillBeSent"}
+    assert len(sent) > len(found)
+    assert [url for url in sent if not url.startswith((address, "data:", "blob:", "about:"))] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("place", ["served", "opened from its folder"])
+def test_search_finds_a_section(width: int, place: str, site: Path, address: str, chromium: "Chrome") -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    show(chromium, width)
+    chromium.get(f"{address}/index.html" if place == "served" else (site / "index.html").as_uri())
+    if width < 600:
+        chromium.find_element(By.CSS_SELECTOR, "label.md-header__button[for=__search]").click()
+    field = chromium.find_element(By.CSS_SELECTOR, "input.md-search__input")
+    WebDriverWait(chromium, 20).until(lambda _: field.is_displayed() and field.is_enabled())
+    field.click()
+    field.send_keys("AUC interval")
+    results = ".md-search-result__item"
+    WebDriverWait(chromium, 20).until(lambda browser: browser.find_elements(By.CSS_SELECTOR, results))
+    first = chromium.find_element(By.CSS_SELECTOR, results)
+    text = " ".join((first.get_attribute("textContent") or "").split())
+    assert text.startswith("Metrics and tests")
+    assert "AUC interval" in text
+    assert [entry for entry in chromium.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+@pytest.mark.parametrize("name", balancers.names())
+def test_a_balancer_shows_its_formula(name: str, address: str, chromium: "Chrome") -> None:
+    show(chromium, 1280)
+    chromium.get(f"{address}/{balancers.file_of(name).replace('.md', '.html')}")
+    size = "const r = document.querySelector('.formula math').getBoundingClientRect(); return [r.width, r.height]"
+    width, height = script(chromium, size)
+    assert width > 60
+    assert height > 20
+    assert "$$" not in script(chromium, "return document.querySelector('.md-content').innerText")
+
+
+def test_light_and_dark_differ_in_page_and_figures(address: str, chromium: "Chrome") -> None:
+    seen = []
+    for scheme in ("light", "dark"):
+        show(chromium, 1280, scheme)
+        chromium.get(f"{address}/gallery.html")
+        seen.append(
+            script(
+                chromium,
+                "const shown = [...document.querySelectorAll('figure img')].filter(i => i.offsetWidth > 0);"
+                "return [getComputedStyle(document.body).backgroundColor, shown.map(image => image.src),"
+                " shown.every(image => image.complete && image.naturalWidth > 100)]",
+            )
+        )
+    (light, of_light, drawn), (dark, of_dark, also_drawn) = seen
+    assert light != dark
+    assert drawn
+    assert also_drawn
+    assert len(of_light) == len(of_dark) > 6
+    assert not set(of_light) & set(of_dark)

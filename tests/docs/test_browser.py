@@ -64,6 +64,9 @@ def address(site: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Chrome"]:
     driver = start_chromium(tmp_path_factory.mktemp("profile"))
+    driver.get("about:blank")
+    for kind in ("browser", "performance"):
+        driver.get_log(kind)  # of the page that the browser starts with
     yield driver
     driver.quit()
 

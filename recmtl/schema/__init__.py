@@ -1,4 +1,4 @@
-"""Features, tasks, the schema that holds them, and what fitting adds to it. Knows no torch."""
+"""Schemas: features, tasks, and what fitting adds. Independent of torch."""
 
 from recmtl.errors import SchemaError
 from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp

@@ -1,4 +1,4 @@
-"""The kinds of column that a model can read."""
+"""Features: the kinds of columns that a model can read."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.validation import at_least_one, bounds, is_flag, names, one_of
+from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_text
 
 NumericTransform = Literal["standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]
-# The parts of a date or time, and how many values each has.
+# The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
-ZONE = "%z"
+ZONE = "%z"  # in a strptime format
 Clip = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
 class Categorical:
-    """A column with one category per row: text, integers of any size or booleans.
+    """A column with one category per row: text, integers or booleans.
 
-    Index 0 of its vocabulary is "unknown" (unseen in training, or rarer than ``min_count``), index 1 is "missing".
+    Id 0 is "unknown" (unseen in training, or rarer than ``min_count``), id 1 is "missing".
 
     Args:
         name: The column, or a pattern such as ``categorical_*``.
         min_count: Categories seen less often in the training rows become "unknown".
-        max_vocabulary: Keep only that many of the most frequent categories; ``None`` keeps all.
-        hash_buckets: Hash into this many buckets instead of keeping a vocabulary.
-        width: Width of the embedding; ``None`` takes the encoder's.
-        share_with: Another feature, whose categories and embeddings are this one's, too: a history of items and the
-            item itself. The vocabulary is learned from both columns; how it is kept is said by that feature alone.
+        max_vocabulary: Keep this many of the most frequent categories; ``None`` keeps all.
+        hash_buckets: Hash into this many buckets instead of fitting a vocabulary.
+        width: Embedding width; ``None`` takes the encoder's.
+        share_with: Another feature whose vocabulary and embeddings this one shares, such as a history of items with the
+            item. The vocabulary is fitted on both columns; its options are set on the other feature.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Categorical:
     share_with: str | None = None
 
     def __post_init__(self) -> None:
-        """Check the name and the counts."""
-        names(self, "name", "share_with")
+        """Check the options."""
+        check_text(self, "name", "share_with")
         options = ("min_count", "max_vocabulary", "hash_buckets", "width")
-        at_least_one(self, *options)
+        check_count(self, *options)
         own = [o for o in options if self.share_with and getattr(self, o) != getattr(type(self), o)]
         if own:
-            who = f"{type(self).__name__} {self.name!r}"
-            raise SchemaError(f"{who} shares the vocabulary of {self.share_with!r}: set `{own[0]}` there")
+            feature = f"{type(self).__name__} {self.name!r}"
+            raise SchemaError(f"{feature} shares the vocabulary of {self.share_with!r}: set `{own[0]}` there")
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class MultiCategorical(Categorical):
         hash_buckets: As in `Categorical`.
         width: As in `Categorical`.
         share_with: As in `Categorical`.
-        separator: What stands between two categories in a text column.
-        max_length: Only that many categories of a row are kept, the first ones.
-        pooling: How the embeddings of a row become one. A row without categories has the embedding of "missing".
+        separator: The text between two categories in a text column.
+        max_length: Keep this many categories of a row, the first ones.
+        pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing".
     """
 
     separator: str = "|"
@@ -73,11 +73,11 @@ class MultiCategorical(Categorical):
     pooling: Pooling = "mean"
 
     def __post_init__(self) -> None:
-        """Check the separator, the length and the pooling."""
+        """Check the options."""
         super().__post_init__()
-        at_least_one(self, "max_length")
-        one_of(self, "pooling", Pooling)
-        names(self, "separator")
+        check_count(self, "max_length")
+        check_choice(self, "pooling", Pooling)
+        check_text(self, "separator")
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class Numeric:
 
     Args:
         name: The column, or a pattern such as ``numerical_*``.
-        transform: ``standardize`` to mean 0 and variance 1; ``min_max`` to [0, 1] by the range of the training rows,
-            which other rows may leave; ``log1p`` takes sign(x)·log(1 + |x|) and standardises it; ``quantile`` gives the
-            share of the training rows that are no larger, linear between at most 256 quantiles (a missing value
-            becomes their median); ``none`` leaves the value as it is.
-        clip: The limits ``(low, high)`` to which raw values are cut before all else; either may be ``None``.
-        missing_indicator: Give the model a further number: 1 where the value is missing, 0 elsewhere.
+        transform: ``standardize`` to mean 0 and variance 1; ``min_max`` maps the range of the training rows to [0, 1];
+            ``log1p`` standardizes sign(x)·log(1 + |x|); ``quantile`` maps a value to the share of training rows that
+            are no larger, interpolated between at most 256 quantiles (a missing value becomes the median); ``none``
+            keeps the value.
+        clip: Limits ``(low, high)`` applied to raw values first; either may be ``None``.
+        missing_indicator: Add an input that is 1 where the value is missing, 0 elsewhere.
     """
 
     name: str
@@ -100,27 +100,26 @@ class Numeric:
     missing_indicator: bool = False
 
     def __post_init__(self) -> None:
-        """Check the name and the options."""
-        names(self, "name")
-        one_of(self, "transform", NumericTransform)
-        bounds(self, "clip")
-        is_flag(self, "missing_indicator")
+        """Check the options."""
+        check_text(self, "name")
+        check_choice(self, "transform", NumericTransform)
+        check_limits(self, "clip")
+        check_flag(self, "missing_indicator")
 
 
 @dataclass(frozen=True)
 class Timestamp:
-    """A date or time per row, read as one category per part of the calendar; missing is a category of each part.
+    """A date or time per row, encoded as one category per calendar part; "missing" is a category of each part.
 
-    The clock is the one that the column shows: the offset of a text (``+02:00``) is passed over, a column with a time
-    zone is read in that zone, Unix time in UTC. There is no part for the year, as the years to predict are never those
-    of the training rows.
+    Times are local as written: the offset of a text (``+02:00``) is ignored, a column with a time zone is read in that
+    zone, Unix time in UTC. There is no part for the year, as future years are unseen in training.
 
     Args:
         name: The column, or a pattern: dates and timestamps, text or integers.
         parts: Any of ``minute``, ``hour``, ``weekday``, ``day`` (of the month), ``month`` and ``quarter``.
-        format: How text is written: ISO 8601 by default, else as in ``strptime`` (``%d.%m.%Y``; ``%z`` only at the
+        format: The format of text: ISO 8601 by default, or a ``strptime`` format (``%d.%m.%Y``; ``%z`` only at the
             end). ``seconds`` and ``milliseconds`` are Unix time.
-        width: Width of each part's embedding; ``None`` takes the encoder's.
+        width: Embedding width of each part; ``None`` takes the encoder's.
     """
 
     name: str
@@ -129,9 +128,9 @@ class Timestamp:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the name, the parts and the format."""
-        names(self, "name", "format")
-        at_least_one(self, "width")
+        """Check the options."""
+        check_text(self, "name", "format")
+        check_count(self, "width")
         known = isinstance(self.parts, list | tuple) and all(p in list(CALENDAR) for p in self.parts)
         if not known or not self.parts or len(set(self.parts)) < len(self.parts):
             raise SchemaError(
@@ -144,15 +143,15 @@ class Timestamp:
 
 @dataclass(frozen=True)
 class Binned:
-    """A column with one number per row, of which the model sees the bin: each bin has an embedding.
+    """A column with one number per row, encoded as the id of its bin; each bin has an embedding.
 
-    The bins hold equal shares of the training rows, as far as equal values allow: edges that are equal are one. A
-    missing value is a category of its own.
+    Bins hold equal shares of the training rows, as far as ties allow: equal edges are merged. A missing value is a
+    category of its own.
 
     Args:
         name: The column, or a pattern such as ``numerical_*``.
-        bins: How many, at most.
-        width: Width of the embedding; ``None`` takes the encoder's.
+        bins: The largest number of bins.
+        width: Embedding width; ``None`` takes the encoder's.
         clip: As in `Numeric`.
     """
 
@@ -162,10 +161,10 @@ class Binned:
     clip: Clip | None = None
 
     def __post_init__(self) -> None:
-        """Check the name and the options."""
-        names(self, "name")
-        at_least_one(self, "bins", "width")
-        bounds(self, "clip")
+        """Check the options."""
+        check_text(self, "name")
+        check_count(self, "bins", "width")
+        check_limits(self, "clip")
 
 
 Feature = Categorical | MultiCategorical | Numeric | Binned | Timestamp
@@ -179,20 +178,20 @@ KINDS: Mapping[str, type[Feature]] = {
 
 
 def check_sharing(features: Sequence[Feature]) -> None:
-    """Check that whoever shares a vocabulary shares that of a categorical feature that has its own.
+    """Check that each `share_with` names a categorical feature with a vocabulary of its own.
 
     Raises:
-        SchemaError: The other feature is unknown, has no vocabulary, or shares one itself.
+        SchemaError: The named feature is unknown, has no vocabulary, or shares one itself.
     """
     for feature in (f for f in features if isinstance(f, Categorical) and f.share_with):
         wanted = str(feature.share_with)
         owner = next((f for f in features if f.name == wanted), None)
         owner = owner or next((f for f in features if fnmatch.fnmatchcase(wanted, f.name)), None)
         if not isinstance(owner, Categorical):
-            what = "is not categorical" if owner else "is not a feature"
-            raise SchemaError(f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which {what}")
+            reason = "is not categorical" if owner else "is not a feature"
+            raise SchemaError(f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which {reason}")
         if owner.share_with:
             raise SchemaError(
-                f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which has none of its own: name the "
-                f"feature whose vocabulary {wanted!r} shares"
+                f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which has none of its own: set "
+                "`share_with` to a feature that has one"
             )

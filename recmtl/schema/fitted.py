@@ -1,4 +1,4 @@
-"""A schema together with what the training rows taught it."""
+"""A schema with the vocabularies, statistics and label rates of the training rows."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, Multi
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 
-UNKNOWN, MISSING, FIRST = 0, 1, 2  # the indices of a vocabulary: two reserved ones, then the categories
-DIGESTED_TOGETHER = 1 << 20  # categories, as Python text
+UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
+DIGEST_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 
 
 class Moments(NamedTuple):
-    """Mean and standard deviation of a numeric column in the training rows, after its transform."""
+    """Mean and standard deviation of a transformed numeric column over the training rows."""
 
     mean: float
     deviation: float
 
 
 class LabelRate(NamedTuple):
-    """How many training rows have a label, and its (weighted) mean over them."""
+    """The number of training rows with a label, and the (weighted) mean of the label."""
 
     rows: int
     mean: float
 
 
 class IdBlock(NamedTuple):
-    """The columns that a categorical or binned feature, or a part of a date, takes in the matrix of ids.
+    """The columns of a categorical or binned feature, or of a calendar part, in the matrix of ids.
 
     Args:
         feature: The feature.
-        size: The number of indices: vocabulary, buckets or bins, "unknown" and "missing" included.
+        size: The number of ids: vocabulary, buckets or bins, including "unknown" and "missing".
         start: The first column of the block.
         length: The number of columns: 1, or the longest list of a multi-valued feature.
-        width: The width of the embedding that the schema asks for; ``None`` takes the encoder's.
-        part: The part of a date.
+        width: The embedding width set in the schema; ``None`` takes the encoder's.
+        part: The calendar part of a timestamp.
     """
 
     feature: Categorical | Binned | Timestamp
@@ -54,31 +54,31 @@ class IdBlock(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What to call the block: ``item``, ``time.hour``."""
+        """The name of the block: ``item``, ``time.hour``."""
         return self.feature.name if self.part is None else f"{self.feature.name}.{self.part}"
 
     @property
     def owner(self) -> tuple[str, str | None]:
-        """Whose embeddings the block uses; blocks with equal owners share them."""
+        """The feature and part whose embeddings the block uses; blocks with equal owners share them."""
         shared = self.feature.share_with if isinstance(self.feature, Categorical) else None
         return shared or self.feature.name, self.part
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FittedSchema:
-    """A schema, and the vocabularies, statistics and label rates of its training rows.
+    """A schema with the vocabularies, statistics and label rates of its training rows.
 
     Encoders and models are built from it, and it is saved with a run.
 
     Args:
-        schema: The schema, its patterns resolved.
-        vocabularies: The categories of each feature that is not hashed and has its own, as text, the most frequent
-            first. Their indices start at 2; 0 is "unknown", 1 is "missing".
+        schema: The resolved schema.
+        vocabularies: The categories of each feature with a vocabulary of its own, as text, the most frequent first.
+            Their ids start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature.
-        quantiles: Quantiles of each numeric feature, clipped but not transformed: evenly spaced from the least value
-            to the greatest. Of a binned feature the edges between its bins.
-        integer_keys: The carried columns that hold integers alone; the others are kept as text.
+        quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, clipped but not transformed;
+            for a binned feature, the edges between its bins.
+        integer_keys: The carried columns that hold only integers; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
     """
 
@@ -90,9 +90,17 @@ class FittedSchema:
     integer_keys: frozenset[str]
     rates: Mapping[tuple[str, str | None], LabelRate]
 
+    def __repr__(self) -> str:
+        categories = sum(map(len, self.vocabularies.values()))
+        return f"FittedSchema({self.schema!r}; {categories:,} categories, {self.id_columns} id columns)"
+
+    def _repr_html_(self) -> str:
+        """Return tables of the features and tasks for notebooks."""
+        return self.schema._repr_html_()
+
     @cached_property
     def id_blocks(self) -> tuple[IdBlock, ...]:
-        """The categorical and binned features and the parts of dates, in the order of their columns of ids."""
+        """The blocks of the matrix of ids, in the order of their columns."""
         blocks: list[IdBlock] = []
         for block in (block for feature in self.schema.features for block in self._blocks(feature)):
             start = blocks[-1].start + blocks[-1].length if blocks else 0
@@ -111,38 +119,38 @@ class FittedSchema:
             length = self.lengths[feature.name] if isinstance(feature, MultiCategorical) else 1
             yield IdBlock(feature, FIRST + categories, 0, length, owner.width)
 
-    @property
+    @cached_property
     def id_columns(self) -> int:
         """The number of columns of the matrix of ids."""
         return sum(block.length for block in self.id_blocks)
 
     @cached_property
     def numeric(self) -> tuple[Numeric, ...]:
-        """The numeric features in the order of their columns."""
+        """The numeric features, in the order of their columns."""
         return tuple(f for f in self.schema.features if isinstance(f, Numeric))
 
     @property
     def numeric_columns(self) -> int:
-        """The number of columns of the matrix of numbers: the numeric features, then their missing indicators."""
+        """The number of numeric columns: the numeric features, then their missing indicators."""
         return len(self.numeric) + sum(f.missing_indicator for f in self.numeric)
 
     def rate(self, task: Task) -> LabelRate:
-        """Give the rows that count for a task in training, and the mean of its label over them."""
+        """Return the training rows that count for a task and the mean of its label."""
         return self.rates[task.label, task.given]
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of everything that decides how rows are encoded; equal fingerprints encode equally."""
-        digest = hashlib.sha256(json.dumps(self.content(), indent=1, ensure_ascii=False).encode())
+        """A hash of everything that affects encoding: equal fingerprints encode equally."""
+        digest = hashlib.sha256(json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode())
         for name in sorted(self.vocabularies):
             digest.update(name.encode())
-            for start in range(0, len(self.vocabularies[name]), DIGESTED_TOGETHER):
-                part = self.vocabularies[name].slice(start, DIGESTED_TOGETHER).to_pylist()
+            for start in range(0, len(self.vocabularies[name]), DIGEST_CHUNK):
+                part = self.vocabularies[name].slice(start, DIGEST_CHUNK).to_pylist()
                 digest.update("\0".join(["", *part]).encode())
         return digest.hexdigest()[:16]
 
-    def content(self) -> dict[str, Any]:
-        """Return everything but the vocabularies as plain data, with their sizes."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fitted schema as plain data, with the sizes of the vocabularies instead of their categories."""
         return {
             "schema": self.schema.to_dict(),
             "lengths": dict(self.lengths),

@@ -1,4 +1,4 @@
-"""Guess what a column is from its first rows."""
+"""Suggest a feature for each column from the first rows of a file."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numer
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
 HEADER_BYTES = 1 << 20  # of a CSV file
-COLUMN_SEPARATORS = (",", "\t", ";", "|")  # the first of those that stand equally often
-SEPARATORS = ("|", ";")  # within a list
-QUOTED, LINE = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
-FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
+COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
+LIST_SEPARATORS = ("|", ";")
+QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
+ARROW_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
 IDENTIFIER = re.compile(r"(^|_)(id|code|key|index)s?$", re.IGNORECASE)
-NULLS = ("", "nan", "NaN", "null", "NULL")  # the texts that mean "missing"
-FEW_CODES = 20  # integers with at most this many distinct values are codes rather than quantities
+NULLS = ("", "nan", "NaN", "null", "NULL")  # text read as missing
+MAX_CODES = 20  # integers with at most this many distinct values are codes, not quantities
 
 
-def separator_of(stream: pa.NativeFile) -> str:
-    """Find what separates the columns of a CSV file: what stands most often in its header, outside quotes."""
+def detect_separator(stream: pa.NativeFile) -> str:
+    """Return the column separator of a CSV file: the most frequent candidate in its header, outside quotes."""
     text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
-    header = LINE.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
+    header = LINE_BREAK.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
     return max(COLUMN_SEPARATORS, key=header.count)
 
 
-def head(data: str | Path | Location | pd.DataFrame, separator: str | None = None) -> pa.Table:
-    """Read the first rows of a file or a frame.
+def read_head(data: str | Path | Location | pd.DataFrame, separator: str | None = None) -> pa.Table:
+    """Read the first rows of a file or frame.
 
     Args:
         data: The file or frame.
-        separator: What stands between the columns of a CSV file; ``None`` finds it in the header.
+        separator: The column separator of a CSV file; ``None`` detects it in the header.
 
     Raises:
         SchemaError: The file is missing or cannot be read.
@@ -49,32 +49,31 @@ def head(data: str | Path | Location | pd.DataFrame, separator: str | None = Non
         if isinstance(data, pd.DataFrame):
             return pa.Table.from_pandas(data.head(HEAD_ROWS), preserve_index=False)
         location = data if isinstance(data, Location) else Location.of(data)
-        if location.suffix in FORMATS:
-            kind = FORMATS[location.suffix]
+        if location.suffix in ARROW_FORMATS:
+            kind = ARROW_FORMATS[location.suffix]
             return pads.dataset(location.path, filesystem=location.filesystem, format=kind).head(HEAD_ROWS)
-        return _csv_head(location, separator)
+        return _read_csv_head(location, separator)
     except (OSError, TypeError, ValueError) as error:
-        what = (
-            "the frame"
-            if isinstance(data, pd.DataFrame)
-            else repr(data.name if isinstance(data, Location) else public_name(data))
-        )
-        raise SchemaError(f"cannot infer a schema from {what}: {' '.join(str(error).split())}") from error
+        if isinstance(data, pd.DataFrame):
+            name = "the frame"
+        else:
+            name = repr(data.name if isinstance(data, Location) else public_name(data))
+        raise SchemaError(f"cannot infer a schema from {name}: {' '.join(str(error).split())}") from error
 
 
-def _csv_head(location: Location, separator: str | None) -> pa.Table:
+def _read_csv_head(location: Location, separator: str | None) -> pa.Table:
     if separator is None:
         with location.stream() as stream:
-            separator = separator_of(stream)
-    options = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
+            separator = detect_separator(stream)
+    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
+    convert = pacsv.ConvertOptions(null_values=NULLS, strings_can_be_null=True)
     with location.stream() as stream:
-        missing = pacsv.ConvertOptions(null_values=NULLS, strings_can_be_null=True)
-        reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), options, missing)
+        reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), parse, convert)
         return pa.Table.from_batches(itertools.islice(reader, 1), reader.schema).slice(0, HEAD_ROWS)
 
 
-def propose(table: pa.Table, column: str) -> Feature:
-    """Propose the feature that a column most likely is."""
+def suggest_feature(table: pa.Table, column: str) -> Feature:
+    """Return the most likely feature for a column."""
     values = table.column(column)
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -84,23 +83,23 @@ def propose(table: pa.Table, column: str) -> Feature:
     if pa.types.is_date(kind):
         return Timestamp(column, parts=("weekday", "day", "month"))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        codes = IDENTIFIER.search(column) or pc.count_distinct(values).as_py() <= FEW_CODES
+        codes = IDENTIFIER.search(column) or pc.count_distinct(values).as_py() <= MAX_CODES
         return Categorical(column, min_count=2) if codes and _is_whole(values) else Numeric(column)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        for separator in SEPARATORS:
+        for separator in LIST_SEPARATORS:
             if _is_list(values, separator):
                 return MultiCategorical(column, separator=separator)
     return Categorical(column, min_count=2)
 
 
 def _is_whole(values: pa.ChunkedArray) -> bool:
-    """Whether numbers are integers: pandas holds integers as floats where one is missing."""
+    """Return whether all numbers are whole: pandas turns integers with a missing value into floats."""
     present = values.drop_null()
     return len(present) > 0 and bool(pc.all(pc.equal(pc.floor(present), present)).as_py())
 
 
 def _is_list(values: pa.ChunkedArray, separator: str) -> bool:
-    """Whether a separator stands in many values, and splitting by it makes the values repeat."""
+    """Return whether many values contain the separator and splitting by it yields fewer distinct values."""
     values = values.drop_null()
     if not len(values) or pc.mean(pc.match_substring(values, separator)).as_py() < 0.05:
         return False

@@ -1,12 +1,14 @@
-"""The schema of a dataset, and the dataset card that it is read from."""
+"""The schema of a dataset, read from a dataset card or inferred from the data."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +16,31 @@ import pandas as pd
 import yaml
 
 from recmtl.errors import SchemaError
-from recmtl.io.location import Location
+from recmtl.io.location import WILDCARDS, Location
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
-from recmtl.schema.infer import head, propose
+from recmtl.schema.infer import read_head, suggest_feature
 from recmtl.schema.tasks import Funnel, Task
-from recmtl.schema.validation import names, one_character
+from recmtl.schema.validation import check_separator, check_text
 
-WILDCARDS = frozenset("*?[")
+KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
+REPR_TASKS = 5  # named in `repr`
+HTML_ROWS = 20  # shown in a notebook
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schema:
-    """What the columns of a dataset mean.
+    """The meaning of the columns of a dataset.
 
     Args:
-        features: The model's inputs. A name may be a pattern; a name spelt out wins over a pattern.
-        tasks: What is predicted, in the order of the losses.
+        features: The model's inputs. A name may be a pattern; an exact name takes precedence over a pattern.
+        tasks: The prediction targets, in the order of the losses.
         funnel: Two labels of which the second implies the first; see `Funnel`.
         group: The column that groups rows (a search, a session, a user): rows of one group are never split between
             training and held-out rows.
         keys: Columns carried through to the predictions.
         weight: A column with a weight per row.
-        separator: What stands between the columns of a CSV file; ``None`` finds it in the header.
+        separator: The column separator of CSV files; ``None`` detects it in the header.
         description: What the dataset is and where it comes from.
     """
 
@@ -50,39 +54,55 @@ class Schema:
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the names fit together."""
+        """Check that the parts fit together."""
         for name in ("features", "tasks", "keys"):
-            object.__setattr__(self, name, tuple(_listed(getattr(self, name), name, "the schema")))
-        names(self, "group", "weight")
-        one_character(self, "separator")
-        self._check()
-
-    def _check(self) -> None:
+            object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
+        check_text(self, "group", "weight")
+        check_separator(self, "separator")
         if not self.features:
             raise SchemaError("a schema needs at least one feature")
         if not self.tasks:
             raise SchemaError("a schema needs at least one task")
-        _unique("feature", [f.name for f in self.features])
-        _unique("task", [t.name for t in self.tasks])
+        _check_unique("feature", [f.name for f in self.features])
+        _check_unique("task", [t.name for t in self.tasks])
+        self._check_names()
+        check_sharing(self.features)
+
+    def _check_names(self) -> None:
+        """Check that no name stands for two things."""
         reported = [t.name for t in self.reported_tasks]
         for task in self.tasks:
             if reported.count(task.name) > 1:
-                raise SchemaError(
-                    f"task {task.name!r} is not what the funnel calls {task.name!r}: give it another name"
-                )
+                raise SchemaError(f"task {task.name!r} differs from the funnel's {task.name!r}: rename the task")
         for key in self.keys:
             if not isinstance(key, str):
-                raise SchemaError(f"`keys` must be columns, got {key!r}")
+                raise SchemaError(f"`keys` must be column names, got {key!r}")
             if key in reported:
-                raise SchemaError(f"key {key!r} has the name of a task, under which its predictions stand")
-        check_sharing(self.features)
+                raise SchemaError(f"key {key!r} has the name of a task: rename the task")
         for feature in self.features:
             role = self.role(feature.name)
             if role:
                 raise SchemaError(f"column {feature.name!r} is the {role} and cannot be a feature as well")
 
+    def __repr__(self) -> str:
+        counts = Counter(KIND_NAMES[type(f)] for f in self.features)
+        tasks = [t.name for t in self.tasks[:REPR_TASKS]] + ["…"] * (len(self.tasks) > REPR_TASKS)
+        parts = [", ".join(f"{count} {kind}" for kind, count in counts.items()), f"tasks {', '.join(tasks)}"]
+        parts += [f"{name} {value}" for name in ("group", "weight") if (value := getattr(self, name))]
+        return f"Schema({'; '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        """Return tables of the features and tasks for notebooks."""
+        features = [(f.name, KIND_NAMES[type(f)], _options_text(f)) for f in self.features]
+        tasks = [(t.name, t.label, t.given or "", _options_text(t, "given")) for t in self.tasks]
+        frames = (
+            pd.DataFrame(features, columns=["feature", "kind", "options"]),
+            pd.DataFrame(tasks, columns=["task", "label", "given", "options"]),
+        )
+        return "\n".join(frame.to_html(index=False, max_rows=HTML_ROWS) for frame in frames)
+
     def role(self, column: str) -> str | None:
-        """Say why a column cannot be a feature (``label of task 'ctr'``), or ``None`` where it can."""
+        """Return why a column cannot be a feature (``label of task 'ctr'``), ``None`` if it can."""
         for task in self.tasks:
             if column == task.label:
                 return f"label of task {task.name!r}"
@@ -93,95 +113,92 @@ class Schema:
         return {self.group: "group", self.weight: "row weight"}.get(column)
 
     def owner(self, feature: Categorical) -> Categorical:
-        """Give the feature whose vocabulary and embeddings a feature of the resolved schema uses: mostly its own."""
+        """Return the feature whose vocabulary and embeddings a feature uses: itself, or the one it shares with."""
         name = feature.share_with or feature.name
         return next(f for f in self.features if isinstance(f, Categorical) and f.name == name)
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
-        """The distinct label columns, conditions and the funnel's labels included."""
+        """The distinct label columns, including conditions and the funnel's labels."""
         columns = [c for task in self.tasks for c in (task.label, task.given)]
         if self.funnel:
             columns += [self.funnel.click, self.funnel.conversion]
         return tuple(dict.fromkeys(c for c in columns if c is not None))
 
-    @property
+    @cached_property
     def binary_labels(self) -> frozenset[str]:
-        """The label columns that may hold nothing but 0, 1 and missing."""
+        """The label columns that must be 0, 1 or missing."""
         columns = {t.label for t in self.tasks if t.kind == "binary"} | {t.given for t in self.tasks if t.given}
-        if self.funnel:
-            columns |= {self.funnel.click, self.funnel.conversion}
-        return frozenset(c for c in columns if c is not None)
+        return frozenset(columns | ({self.funnel.click, self.funnel.conversion} if self.funnel else set()))
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[Numeric | Binned, ...]:
         """The features whose columns hold numbers."""
         return tuple(f for f in self.features if isinstance(f, Numeric | Binned))
 
-    @property
+    @cached_property
     def carried(self) -> tuple[str, ...]:
-        """The columns that go through to the predictions: the group and the keys."""
+        """The columns carried through to the predictions: the group and the keys."""
         return tuple(dict.fromkeys(([self.group] if self.group else []) + list(self.keys)))
 
-    @property
+    @cached_property
     def columns(self) -> tuple[str, ...]:
-        """Every column that the schema reads."""
+        """All columns that the schema reads."""
         names = [f.name for f in self.features] + list(self.labels) + list(self.carried)
         return tuple(dict.fromkeys(names + ([self.weight] if self.weight else [])))
 
-    @property
+    @cached_property
     def unfeatured(self) -> frozenset[str]:
-        """The columns that only training and measuring need: labels, row weight, group and keys that are no feature."""
+        """The columns that are no feature: labels, row weight, and group and keys unless they are features too."""
         return frozenset(self.columns) - {f.name for f in self.features}
 
-    @property
+    @cached_property
     def funnel_tasks(self) -> tuple[Task, ...]:
-        """CTR, CVR and CTCVR: the schema's own tasks where it has them; empty without a funnel."""
+        """CTR, CVR and CTCVR, as the schema's own tasks if it has them; empty without a funnel."""
         if self.funnel is None:
             return ()
         click, conversion = self.funnel.click, self.funnel.conversion
-        wanted = (Task("ctr", click), Task("cvr", conversion, given=click), Task("ctcvr", conversion))
+        funnel = (Task("ctr", click), Task("cvr", conversion, given=click), Task("ctcvr", conversion))
         own = {(t.label, t.given): t for t in self.tasks}
-        return tuple(own.get((t.label, t.given), t) for t in wanted)
+        return tuple(own.get((t.label, t.given), t) for t in funnel)
 
-    @property
+    @cached_property
     def reported_tasks(self) -> tuple[Task, ...]:
-        """The tasks of every report: those of the funnel first, then the others."""
+        """The tasks in reports: the funnel's, then the others."""
         return tuple(dict.fromkeys((*self.funnel_tasks, *self.tasks)))
 
     def resolve(self, columns: Sequence[str], source: str = "the data") -> Schema:
-        """Replace patterns by the columns of a file, in the file's order.
+        """Replace patterns by the matching columns, in the file's order.
 
         Args:
-            columns: The columns that there are.
-            source: What to call them in an error.
+            columns: The columns of the data.
+            source: The name of the data for errors.
 
         Raises:
-            SchemaError: A column is missing, a pattern matches none, or a pattern catches a label.
+            SchemaError: A column is missing, a pattern matches no column, or a pattern matches a label.
         """
-        named = {f.name for f in self.features if f.name in columns or not WILDCARDS & set(f.name)}
+        exact = {f.name for f in self.features if f.name in columns or not WILDCARDS & set(f.name)}
         features: list[Feature] = []
         for feature in self.features:
-            if feature.name in named:
+            if feature.name in exact:
                 features.append(feature)
                 continue
-            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in named]
+            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in exact]
             if not matched:
                 raise SchemaError(f"no column of {source} matches the feature pattern {feature.name!r}")
             features += [dataclasses.replace(feature, name=c) for c in matched]
-        resolved = dataclasses.replace(self, features=tuple(features))
+        resolved = self if tuple(features) == self.features else dataclasses.replace(self, features=features)
         for column in resolved.columns:
             if column not in columns:
-                hint = _nearest(column, columns) or f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
+                hint = _suggestion(column, columns) or f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
                 raise SchemaError(f"column {column!r} is not in {source}{hint}")
         return resolved
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the schema as plain data, the content of a dataset card."""
-        kinds = {cls: kind for kind, cls in KINDS.items()}
+        """Return the schema as plain data, the content of a dataset card."""
         card: dict[str, Any] = {"description": self.description} if self.description else {}
-        card["features"] = [{kinds[type(f)]: f.name} | _changed(f) for f in self.features]
-        card["tasks"] = [{"name": t.name, "label": t.label} | _changed(t) for t in self.tasks]
+        card["features"] = [{KIND_NAMES[type(f)]: f.name} | _changed_options(f) for f in self.features]
+        card["tasks"] = [{"name": t.name, "label": t.label} | _changed_options(t) for t in self.tasks]
         if self.funnel:
             card["funnel"] = dataclasses.asdict(self.funnel)
         return card | {
@@ -195,27 +212,24 @@ class Schema:
         """Build a schema from the content of a dataset card.
 
         Args:
-            card: A mapping as `to_dict` gives it.
-            source: What to call it in an error.
+            card: A mapping as returned by `to_dict`.
+            source: The name of the card for errors.
 
         Raises:
-            SchemaError: The mapping names something unknown or lacks something.
+            SchemaError: A key is unknown or missing, or a value is invalid.
         """
         if not isinstance(card, Mapping):
             raise SchemaError(f"{source} must be a mapping with features and tasks, got {type(card).__name__}")
-        fields = {f.name for f in dataclasses.fields(cls)}
+        fields = [f.name for f in dataclasses.fields(cls)]
         for key in card:
             if key not in fields:
-                raise SchemaError(f"{source}: unknown key {key!r}{_nearest(str(key), sorted(fields))}")
+                raise SchemaError(f"{source}: unknown key {key!r}{_suggestion(str(key), fields)}")
+        roles = ("group", "keys", "weight", "separator", "description")
         return cls(
-            features=[_feature(entry, source) for entry in _listed(card.get("features") or (), "features", source)],
-            tasks=[_build(Task, entry, source) for entry in _listed(card.get("tasks") or (), "tasks", source)],
-            funnel=_build(Funnel, card["funnel"], source) if card.get("funnel") else None,
-            group=card.get("group"),
-            keys=card.get("keys") or (),
-            weight=card.get("weight"),
-            separator=card.get("separator"),
-            description=card.get("description") or "",
+            [_build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
+            [_build(Task, entry, source) for entry in _check_list(card.get("tasks") or (), "tasks", source)],
+            _build(Funnel, card["funnel"], source) if card.get("funnel") else None,
+            **{name: card[name] for name in roles if card.get(name) is not None},
         )
 
     def save(self, path: str | Path) -> None:
@@ -223,32 +237,11 @@ class Schema:
         Path(path).write_text(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
     @classmethod
-    def infer(cls, data: str | Path | Location | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
-        """Propose a schema from the first rows of a file or frame: a start to edit, not a verdict.
-
-        Text and booleans become categories, or lists of categories where a separator repeats; dates and times parts of
-        the calendar; numbers become numeric, except integers that look like identifiers or codes.
-
-        Args:
-            data: A CSV, Parquet or Arrow file, or a DataFrame.
-            tasks: What is predicted; their columns are left out of the features.
-            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, which are left out as well, and
-                ``separator``.
-
-        Raises:
-            SchemaError: The file cannot be read or no column is left for a feature.
-        """
-        table = head(data, roles.get("separator"))
-        draft = cls([Numeric("*")], tasks, **roles)
-        used = set(draft.columns)
-        return dataclasses.replace(draft, features=[propose(table, c) for c in table.column_names if c not in used])
-
-    @classmethod
     def load(cls, path: str | Path) -> Schema:
         """Read a dataset card (YAML).
 
         Raises:
-            SchemaError: The file is missing, is not YAML or is not a card.
+            SchemaError: The file is missing, not YAML, or not a valid card.
         """
         try:
             card = from_yaml(read_text(Path(path)))
@@ -258,11 +251,33 @@ class Schema:
             raise SchemaError(f"{path} is not YAML: {error}") from error
         return cls.from_dict(card, str(path))
 
+    @classmethod
+    def infer(cls, data: str | Path | Location | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
+        """Suggest a schema from the first rows of a file or frame: a draft to edit.
 
-def _feature(entry: Any, source: str) -> Feature:
+        Text and booleans become categories, or lists of categories if a separator repeats; dates and times become
+        calendar parts; numbers become numeric, except integers that look like identifiers or codes.
+
+        Args:
+            data: A CSV, Parquet or Arrow file, or a DataFrame.
+            tasks: The prediction targets; their columns are left out of the features.
+            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
+                ``separator``.
+
+        Raises:
+            SchemaError: The file cannot be read or no column is left for a feature.
+        """
+        table = read_head(data, roles.get("separator"))
+        draft = cls([Numeric("*")], tasks, **roles)
+        used = set(draft.columns)
+        features = [suggest_feature(table, c) for c in table.column_names if c not in used]
+        return dataclasses.replace(draft, features=features)
+
+
+def _build_feature(entry: Any, source: str) -> Feature:
     kinds = [k for k in KINDS if isinstance(entry, Mapping) and k in entry]
     if len(kinds) != 1:
-        raise SchemaError(f"{source}: a feature must name one of {', '.join(KINDS)}, got {entry!r}")
+        raise SchemaError(f"{source}: a feature must have exactly one of {', '.join(KINDS)}, got {entry!r}")
     options = {("name" if k == kinds[0] else k): v for k, v in entry.items()}
     feature: Feature = _build(KINDS[kinds[0]], options, source)
     return feature
@@ -274,31 +289,36 @@ def _build(cls: type[Any], entry: Any, source: str) -> Any:
         raise SchemaError(f"{source}: a {cls.__name__} must be a mapping, got {entry!r}")
     for key in entry:
         if key not in fields:
-            raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{_nearest(str(key), list(fields))}")
-    needed = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
-    if not set(needed) <= set(entry):
-        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(needed)}, got {dict(entry)}")
+            hint = _suggestion(str(key), list(fields))
+            raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{hint}")
+    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
+    if not set(required) <= set(entry):
+        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(required)}, got {dict(entry)}")
     return cls(**entry)
 
 
-def _listed(value: Any, name: str, source: str) -> Sequence[Any]:
+def _check_list(value: Any, name: str, source: str) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
         raise SchemaError(f"{source}: `{name}` must be a list, got {value!r}")
     return value
 
 
-def _changed(instance: Any) -> dict[str, Any]:
-    """The options that differ from their defaults."""
+def _changed_options(instance: Any) -> dict[str, Any]:
+    """Return the options that differ from their defaults."""
     values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
     return {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
 
 
-def _nearest(name: str, names: Sequence[str]) -> str:
+def _options_text(instance: Any, *omitted: str) -> str:
+    return ", ".join(f"{n}={v}" for n, v in _changed_options(instance).items() if n not in omitted)
+
+
+def _suggestion(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=3)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _unique(what: str, names: Sequence[str]) -> None:
-    for name in names:
-        if names.count(name) > 1:
+def _check_unique(what: str, names: Iterable[str]) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
             raise SchemaError(f"{what} {name!r} is declared twice")

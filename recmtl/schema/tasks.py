@@ -1,4 +1,4 @@
-"""What a model predicts."""
+"""Tasks: what a model predicts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.validation import is_number, names, one_of
+from recmtl.schema.validation import check_choice, check_text, is_number
 
 Kind = Literal["binary", "regression"]
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]
+LOSSES: dict[Kind, tuple[Loss, ...]] = {"binary": ("bce", "focal"), "regression": ("mse", "mae", "huber")}
 
 
 @dataclass(frozen=True)
 class Task:
-    """One thing to predict.
+    """One prediction target.
 
-    A row without a label (empty or NaN) does not count for the task; neither does one whose ``given`` is not 1.
+    A row whose label is missing (empty or NaN), or whose ``given`` is not 1, does not count for the task.
 
     Args:
         name: The name in reports and predictions.
-        label: The column with the label: 0 or 1 for a binary task, any number for a regression.
+        label: The label column: 0 or 1 for a binary task, any number for a regression.
         given: A binary column; only rows where it is 1 count (``click`` for a conversion rate among clicks).
         kind: ``binary`` or ``regression``.
         weight: The factor on the task's loss.
@@ -39,25 +40,28 @@ class Task:
     negative_rate: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check names, kind, loss, weight and rate."""
-        names(self, "name", "label", "given")
-        one_of(self, "kind", Kind)
-        losses = {"binary": ("bce", "focal"), "regression": ("mse", "mae", "huber")}[self.kind]
+        """Check the options."""
+        check_text(self, "name", "label", "given")
+        check_choice(self, "kind", Kind)
+        losses = LOSSES[self.kind]
         if self.loss is not None and self.loss not in losses:
             raise SchemaError(
-                f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {losses}, got {self.loss!r}"
+                f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {', '.join(losses)}, "
+                f"got {self.loss!r}"
             )
         if not (is_number(self.weight) and self.weight >= 0):
-            raise SchemaError(f"Task {self.name!r}: `weight` must be a number from 0, got {self.weight!r}")
+            raise SchemaError(f"Task {self.name!r}: `weight` must be a number of at least 0, got {self.weight!r}")
         if not (is_number(self.negative_rate) and 0 < self.negative_rate <= 1):
             raise SchemaError(f"Task {self.name!r}: `negative_rate` must be in (0, 1], got {self.negative_rate!r}")
         if self.negative_rate != 1 and self.kind != "binary":
-            raise SchemaError(f"Task {self.name!r}: `negative_rate` has no meaning for a regression")
+            raise SchemaError(
+                f"Task {self.name!r}: `negative_rate` is for binary tasks only, expected 1, got {self.negative_rate}"
+            )
 
 
 @dataclass(frozen=True)
 class Funnel:
-    """Two binary labels of which the second happens only after the first: shown, clicked, converted.
+    """Two binary labels of which the second implies the first: shown, clicked, converted.
 
     With a funnel every report shows CTR (clicks over all rows), CVR (conversions over clicked rows) and
     CTCVR (conversions over all rows), whichever of them a model predicts directly.
@@ -71,5 +75,5 @@ class Funnel:
     conversion: str
 
     def __post_init__(self) -> None:
-        """Check the names."""
-        names(self, "click", "conversion")
+        """Check the column names."""
+        check_text(self, "click", "conversion")

@@ -120,7 +120,7 @@ class TestCard:
             ({"features": [{"numeric": "y"}]}, "column 'y' is the label of task 't' and cannot be a feature as well"),
             ({"features": [{"numeric": "*"}]}, "and cannot be a feature as well"),
             ({"features": [{"numeric": "x", "transfrom": "log1p"}]}, "did you mean 'transform'?"),
-            ({"features": [{"categorical": "c", "min_count": 0}]}, "`min_count` must be an integer from 1, got 0"),
+            ({"features": [{"categorical": "c", "min_count": 0}]}, "`min_count` must be an integer of at least 1"),
             ({"features": 5}, "`features` must be a list, got 5"),
             ({"keys": "g"}, "`keys` must be a list, got 'g'"),
             ({"group": "gg"}, "column 'gg' is not in"),

@@ -38,6 +38,14 @@ def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7):
     )
 
 
+def test_repr_fits_two_lines():
+    text = repr(make())
+    assert text.startswith("FittedSchema(Schema(2 numeric, 2 categorical")
+    assert text.endswith("; tasks t, u); 2 categories, 6 id columns)")
+    assert len(text) < 200
+    assert make()._repr_html_() == make().schema._repr_html_()
+
+
 def test_id_blocks_follow_the_features():
     fitted = make()
     blocks = (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1), IdBlock(AGE, 6, 5, 1))
@@ -47,7 +55,7 @@ def test_id_blocks_follow_the_features():
     assert fitted.numeric_columns == 3
 
 
-def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_owner(tmp_path):
+def test_timestamp_has_a_block_per_part_and_shared_features_the_size_and_width_of_the_owner(tmp_path):
     item, seen = Categorical("item", width=5), MultiCategorical("seen", share_with="item")
     day = Timestamp("day", parts=("month", "hour"), width=2)
     fitted = dataclasses.replace(
@@ -73,7 +81,7 @@ def test_dates_have_a_block_per_part_and_sharers_the_size_and_width_of_their_own
     assert other.fingerprint != fitted.fingerprint
 
 
-def test_rate_of_a_task_is_that_of_its_condition():
+def test_rate_of_a_task_uses_its_condition():
     fitted = make()
     assert [fitted.rate(t) for t in fitted.schema.tasks] == [LabelRate(10, 0.25), LabelRate(3, 1 / 3)]
 
@@ -90,16 +98,16 @@ def test_round_trip_is_exact(tmp_path):
     assert loaded.id_blocks == fitted.id_blocks
 
 
-def test_fingerprint_tells_what_encodes_differently():
+def test_fingerprint_changes_with_anything_that_affects_encoding():
     prints = {make().fingerprint, make(brands=("ü", "a")).fingerprint, make(brands=("a",)).fingerprint}
     prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint, make(middle=0.8).fingerprint}
     assert len(prints) == 6
     assert make().fingerprint == make().fingerprint
 
 
-def test_fingerprint_does_not_depend_on_how_much_is_read_at_a_time(monkeypatch):
+def test_fingerprint_does_not_depend_on_the_chunk_size(monkeypatch):
     whole = make(brands="abcde").fingerprint
-    monkeypatch.setattr("recmtl.schema.fitted.DIGESTED_TOGETHER", 2)
+    monkeypatch.setattr("recmtl.schema.fitted.DIGEST_CHUNK", 2)
     assert make(brands="abcde").fingerprint == whole
     assert make(brands="abced").fingerprint != whole
 
@@ -122,7 +130,7 @@ def test_truncated_file(tmp_path, file, keep):
         load_fitted(tmp_path)
 
 
-def test_files_of_two_schemas(tmp_path):
+def test_files_of_different_schemas(tmp_path):
     (tmp_path / "other").mkdir()
     save_fitted(make(), tmp_path)
     save_fitted(make(brands=("a", "b", "c")), tmp_path / "other")
@@ -132,7 +140,7 @@ def test_files_of_two_schemas(tmp_path):
 
 
 @pytest.mark.parametrize("content", [[], {}, {"schema": 5, "vocabulary_sizes": {}}, {"schema": {"features": []}}])
-def test_other_content(tmp_path, content):
+def test_invalid_content(tmp_path, content):
     save_fitted(make(), tmp_path)
     (tmp_path / "schema.json").write_text(json.dumps(content))
     with pytest.raises(SchemaError, match=r"the fitted schema in .* is damaged"):

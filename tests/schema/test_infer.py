@@ -41,7 +41,7 @@ TASKS = [Task("ctr", "click")]
 ROLES = {"funnel": Funnel("click", "buy"), "group": "search"}
 
 
-def proposed(data):
+def infer(data):
     schema = Schema.infer(data, TASKS, **ROLES)
     assert schema.tasks == tuple(TASKS)
     assert (schema.group, schema.funnel) == (ROLES["group"], ROLES["funnel"])
@@ -49,7 +49,7 @@ def proposed(data):
 
 
 def test_frame():
-    assert proposed(FRAME) == EXPECTED
+    assert infer(FRAME) == EXPECTED
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.csv.zst", "a.tsv", "a.parquet", "a.pq", "a.feather", "a.txt"])
@@ -63,8 +63,8 @@ def test_files(tmp_path, name):
         text = FRAME.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
         with pa.output_stream(str(path), compression="detect") as stream:
             stream.write(text)
-    assert proposed(path) == EXPECTED
-    assert proposed(str(path)) == EXPECTED
+    assert infer(path) == EXPECTED
+    assert infer(str(path)) == EXPECTED
 
 
 def test_list_column(tmp_path):
@@ -75,19 +75,19 @@ def test_list_column(tmp_path):
     assert Schema.infer(table.to_pandas(), task).features == (MultiCategorical("m"),)
 
 
-def test_roles_are_no_features():
+def test_roles_are_not_features():
     schema = Schema.infer(FRAME, TASKS, keys=["user_id"], weight="price")
     assert {"click", "user_id", "price"}.isdisjoint(f.name for f in schema.features)
     assert schema.keys == ("user_id",)
     assert schema.weight == "price"
 
 
-def test_column_without_values_is_a_start_to_edit():
+def test_column_without_values():
     frame = pd.DataFrame({"empty": [None, None], "nan": [np.nan, np.nan], "y": [0, 1]})
     assert [type(f) for f in Schema.infer(frame, [Task("t", "y")]).features] == [Categorical, Numeric]
 
 
-def test_nothing_left():
+def test_no_column_left_for_a_feature():
     with pytest.raises(SchemaError, match="at least one feature"):
         Schema.infer(FRAME[["click"]], TASKS)
 
@@ -102,7 +102,7 @@ def test_unreadable(tmp_path):
         Schema.infer(pd.DataFrame({"x": [1, "a"], "click": [0, 1]}), TASKS)
 
 
-def test_missing_values_are_what_prepare_takes_for_missing(tmp_path):
+def test_missing_values_match_prepare(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n1.5,0\nNA,1\n")
     (feature,) = Schema.infer(tmp_path / "a.csv", [Task("t", "y")]).features
     assert feature == Categorical("x", min_count=2)  # "NA" is text, not a missing number

@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import yaml
@@ -47,7 +49,7 @@ FULL = Schema(
 
 
 class TestResolve:
-    def test_patterns_take_the_order_of_the_file(self):
+    def test_patterns_follow_the_order_of_the_file(self):
         schema = make(features=[Numeric("n*"), Categorical("c?")])
         resolved = schema.resolve(["n2", "c1", "y", "n1", "other"])
         assert [(type(f), f.name) for f in resolved.features] == [
@@ -63,12 +65,12 @@ class TestResolve:
             Categorical("c2", min_count=3, width=2),
         )
 
-    def test_name_spelt_out_wins_over_a_pattern_wherever_it_stands(self):
+    def test_exact_name_takes_precedence_over_a_pattern(self):
         for features in ([Numeric("x*"), Categorical("x1")], [Categorical("x1"), Numeric("x*")]):
             kinds = {f.name: type(f) for f in make(features=features).resolve(["x1", "x2", "y"]).features}
             assert kinds == {"x1": Categorical, "x2": Numeric}
 
-    def test_a_column_with_a_wildcard_in_its_name_can_be_spelt_out(self):
+    def test_exact_name_may_contain_a_wildcard(self):
         resolved = make(features=[Numeric("price[usd]")]).resolve(["price[usd]", "y"])
         assert resolved.resolve(["price[usd]", "y"]) == resolved
 
@@ -80,11 +82,11 @@ class TestResolve:
         resolved = make(features=[Numeric("[ab]*")]).resolve(columns)
         assert resolved.resolve(columns) == resolved
 
-    def test_two_patterns_for_one_column_are_refused(self):
+    def test_two_patterns_matching_one_column(self):
         with pytest.raises(SchemaError, match="feature 'x1' is declared twice"):
             make(features=[Numeric("x*"), Categorical("*1")]).resolve(["x1", "y"])
 
-    def test_pattern_without_a_column(self):
+    def test_pattern_matching_no_column(self):
         with pytest.raises(SchemaError, match=r"no column of f\.csv matches the feature pattern 'z_\*'"):
             make(features=[Numeric("z_*")]).resolve(["x", "y"], "f.csv")
 
@@ -98,22 +100,22 @@ class TestResolve:
             {"funnel": Funnel("click", "bought")},
         ],
     )
-    def test_pattern_that_catches_a_role_is_refused(self, roles):
+    def test_pattern_matching_a_role(self, roles):
         schema = make(features=[Numeric("*")], **roles)
         caught = next(c for c in schema.columns if c != "*" and (c != "y" or not roles))
         with pytest.raises(SchemaError, match=f"'{caught}' is the .* and cannot be a feature as well"):
             schema.resolve(["x", caught])
 
-    def test_missing_column_names_the_nearest(self):
+    def test_missing_column_suggests_the_nearest(self):
         with pytest.raises(SchemaError, match=r"column 'price' is not in f\.csv; did you mean 'prices'\?"):
             make(features=[Numeric("price")]).resolve(["prices", "y"], "f.csv")
 
-    def test_missing_column_without_a_near_one_shows_the_first_columns(self):
+    def test_missing_column_shows_the_first_columns(self):
         with pytest.raises(SchemaError, match=r"column 'price' is not in the data; its columns begin with 'a;b;y'"):
             make(features=[Numeric("price")]).resolve(["a;b;y"])
 
     @pytest.mark.parametrize("role", [{"group": "gone"}, {"weight": "gone"}, {"keys": ["gone"]}])
-    def test_every_role_must_be_there(self, role):
+    def test_missing_role_column(self, role):
         with pytest.raises(SchemaError, match="column 'gone' is not in"):
             make(**role).resolve(["c", "n", "y"])
 
@@ -130,11 +132,11 @@ class TestRoles:
             ({"weight": "c"}, "row weight"),
         ],
     )
-    def test_refused_as_a_feature(self, changes, why):
+    def test_role_cannot_be_a_feature(self, changes, why):
         with pytest.raises(SchemaError, match=f"column 'c' is the {why} and cannot be a feature"):
             make(**changes)
 
-    def test_a_key_may_be_a_feature(self):
+    def test_key_may_be_a_feature(self):
         schema = make(keys=["c"])
         assert schema.carried == ("c",)
         assert "c" not in schema.unfeatured
@@ -158,20 +160,64 @@ class TestRoles:
             make(tasks=[Task("t", "y"), Task("t", "z")])
 
     @pytest.mark.parametrize("changes", [{"keys": "search"}, {"features": "c"}, {"tasks": "t"}])
-    def test_a_text_is_no_list(self, changes):
+    def test_text_is_not_a_list(self, changes):
         with pytest.raises(SchemaError, match="must be a list, got '"):
             make(**changes)
 
     @pytest.mark.parametrize(
         "changes", [{"group": 5}, {"weight": ""}, {"keys": [5]}, {"group": ["a"]}, {"keys": [["a"]]}]
     )
-    def test_roles_are_names(self, changes):
-        with pytest.raises(SchemaError, match=r"`(group|weight)` must be text|`keys` must be columns"):
+    def test_roles_must_be_column_names(self, changes):
+        with pytest.raises(SchemaError, match=r"`(group|weight)` must be non-empty text|`keys` must be column names"):
             make(**changes)
 
 
+class TestCaching:
+    def test_derived_tasks_are_built_once(self, monkeypatch):
+        schema = make(funnel=Funnel("click", "buy"))
+        expected = schema.reported_tasks
+        monkeypatch.setattr(Task, "__post_init__", None)  # a new task would fail
+        assert schema.reported_tasks is expected
+        assert schema.resolve(["c", "n", "y", "click", "buy"]) is schema  # nothing to resolve, nothing to validate
+
+    def test_cached_values_are_not_part_of_the_schema(self):
+        schema, other = make(funnel=Funnel("click", "buy")), make(funnel=Funnel("click", "buy"))
+        assert (len(schema.columns), schema.labels) == (5, ("y", "click", "buy"))
+        assert (schema, hash(schema), schema.to_dict()) == (other, hash(other), other.to_dict())
+        assert replace(schema, tasks=[Task("u", "z")]).labels == ("z", "click", "buy")
+
+
+class TestRepr:
+    def test_fits_a_line(self):
+        schema = Schema.load(find_card("aliexpress")).resolve(ALIEXPRESS)
+        assert repr(schema) == "Schema(16 categorical, 63 numeric; tasks ctr, ctcvr; group search_id)"
+        assert repr(FULL) == (
+            "Schema(2 categorical, 2 multi_categorical, 2 numeric, 1 binned, 2 timestamp; tasks ctr, buy, stay; "
+            "group search; weight w)"
+        )
+        assert "tasks t0, t1, t2, t3, t4, …)" in repr(make(tasks=[Task(f"t{i}", f"y{i}") for i in range(9)]))
+
+    def test_notebook_tables(self):
+        tables = ElementTree.fromstring(f"<div>{FULL._repr_html_()}</div>").findall("table")
+        features, tasks = ([[cell.text for cell in row] for row in table.iter("tr")] for table in tables)
+        assert features[0] == ["feature", "kind", "options"]
+        assert [row[0] for row in features[1:]] == [f.name for f in FULL.features]
+        assert features[1] == ["brand", "categorical", "min_count=2, max_vocabulary=9, width=4"]
+        assert tasks[2:] == [
+            ["buy", "conversion", "click", None],
+            ["stay", "seconds", None, "kind=regression, loss=huber"],
+        ]
+
+    def test_notebook_tables_are_short_and_escaped(self):
+        features = [Numeric(f"n{i}") for i in range(500)] + [Numeric("<script>")]
+        html = make(features=features)._repr_html_()
+        assert len(html) < 10_000
+        assert "<script>" not in html
+        assert "&lt;script&gt;" in html
+
+
 class TestFunnel:
-    def test_tasks_are_made_where_the_schema_has_none(self):
+    def test_missing_tasks_are_added(self):
         schema = make(funnel=Funnel("click", "buy"))
         made = (Task("ctr", "click"), Task("cvr", "buy", given="click"), Task("ctcvr", "buy"))
         assert schema.funnel_tasks == made
@@ -188,9 +234,9 @@ class TestFunnel:
         assert make().funnel_tasks == ()
         assert make().reported_tasks == make().tasks
 
-    def test_a_name_that_means_something_else_in_the_funnel_is_refused(self):
+    def test_task_with_the_name_of_another_funnel_task(self):
         # "cvr" over all rows is CTCVR; the report's "cvr" would overwrite it
-        with pytest.raises(SchemaError, match="task 'cvr' is not what the funnel calls 'cvr'"):
+        with pytest.raises(SchemaError, match="task 'cvr' differs from the funnel's 'cvr'"):
             make(tasks=[Task("ctr", "click"), Task("cvr", "buy")], funnel=Funnel("click", "buy"))
 
 
@@ -198,23 +244,23 @@ class TestOptions:
     @pytest.mark.parametrize("option", ["min_count", "max_vocabulary", "hash_buckets", "width"])
     @pytest.mark.parametrize("value", [0, -1, 1.5, "3", True])
     def test_counts(self, option, value):
-        with pytest.raises(SchemaError, match=f"'c': `{option}` must be an integer from 1, got {value!r}"):
+        with pytest.raises(SchemaError, match=f"'c': `{option}` must be an integer of at least 1, got {value!r}"):
             Categorical("c", **{option: value})
 
-    def test_none_only_where_it_is_the_default(self):
+    def test_none_only_if_it_is_the_default(self):
         Categorical("c", max_vocabulary=None, hash_buckets=None, width=None)
-        with pytest.raises(SchemaError, match="`min_count` must be an integer from 1, got None"):
+        with pytest.raises(SchemaError, match="`min_count` must be an integer of at least 1, got None"):
             Categorical("c", min_count=None)
-        with pytest.raises(SchemaError, match="`max_length` must be an integer from 1, got None"):
+        with pytest.raises(SchemaError, match="`max_length` must be an integer of at least 1, got None"):
             MultiCategorical("c", max_length=None)
 
     @pytest.mark.parametrize(
         ("build", "message"),
         [
-            (lambda: MultiCategorical("m", separator=""), "`separator` must be text"),
-            (lambda: MultiCategorical("m", max_length=0), "`max_length` must be an integer from 1, got 0"),
-            (lambda: MultiCategorical("m", min_count=0), "`min_count` must be an integer from 1, got 0"),
-            (lambda: MultiCategorical("m", pooling="max"), r"`pooling` must be one of \('mean', 'sum'\), got 'max'"),
+            (lambda: MultiCategorical("m", separator=""), "`separator` must be non-empty text"),
+            (lambda: MultiCategorical("m", max_length=0), "`max_length` must be an integer of at least 1, got 0"),
+            (lambda: MultiCategorical("m", min_count=0), "`min_count` must be an integer of at least 1, got 0"),
+            (lambda: MultiCategorical("m", pooling="max"), r"`pooling` must be one of 'mean', 'sum', got 'max'"),
             (lambda: Numeric("n", transform="sqrt"), "`transform` must be one of .*, got 'sqrt'"),
             (lambda: Numeric("n", clip=5), r"`clip` must be \[low, high\] with low below high, .* null, got 5"),
             (lambda: Numeric("n", clip=(2, 2)), r"`clip` must be .*, got \(2, 2\)"),
@@ -222,26 +268,26 @@ class TestOptions:
             (lambda: Numeric("n", clip=(0, "9")), r"`clip` must be .*, got \(0, '9'\)"),
             (lambda: Binned("n", clip=(0, 1, 2)), r"`clip` must be .*, got \(0, 1, 2\)"),
             (lambda: Numeric("n", missing_indicator=1), "`missing_indicator` must be true or false, got 1"),
-            (lambda: Binned("n", bins=0), "`bins` must be an integer from 1, got 0"),
-            (lambda: Binned("n", width=0), "`width` must be an integer from 1, got 0"),
-            (lambda: Numeric(5), "`name` must be text that is not empty, got 5"),
-            (lambda: Categorical(""), "`name` must be text that is not empty, got ''"),
+            (lambda: Binned("n", bins=0), "`bins` must be an integer of at least 1, got 0"),
+            (lambda: Binned("n", width=0), "`width` must be an integer of at least 1, got 0"),
+            (lambda: Numeric(5), "`name` must be non-empty text, got 5"),
+            (lambda: Categorical(""), "`name` must be non-empty text, got ''"),
             (lambda: Task("t", "y", kind="ranking"), "`kind` must be one of .*, got 'ranking'"),
-            (lambda: Task("t", "y", loss="mse"), r"`loss` of a binary task must be one of \('bce', 'focal'\)"),
+            (lambda: Task("t", "y", loss="mse"), r"`loss` of a binary task must be one of bce, focal, got"),
             (lambda: Task("t", "y", kind="regression", loss="bce"), "`loss` of a regression task must be one of"),
-            (lambda: Task("t", "y", weight=-1), "`weight` must be a number from 0, got -1"),
-            (lambda: Task("t", "y", weight=float("nan")), "`weight` must be a number from 0, got nan"),
-            (lambda: Task("t", "y", weight=float("inf")), "`weight` must be a number from 0, got inf"),
-            (lambda: Task("t", "y", weight="1e-3"), "`weight` must be a number from 0, got '1e-3'"),
+            (lambda: Task("t", "y", weight=-1), "`weight` must be a number of at least 0, got -1"),
+            (lambda: Task("t", "y", weight=float("nan")), "`weight` must be a number of at least 0, got nan"),
+            (lambda: Task("t", "y", weight=float("inf")), "`weight` must be a number of at least 0, got inf"),
+            (lambda: Task("t", "y", weight="1e-3"), "`weight` must be a number of at least 0, got '1e-3'"),
             (lambda: Task("t", "y", negative_rate=0), r"`negative_rate` must be in \(0, 1\], got 0"),
             (lambda: Task("t", "y", negative_rate=1.5), r"`negative_rate` must be in \(0, 1\], got 1.5"),
-            (lambda: Task("t", "y", kind="regression", negative_rate=0.5), "no meaning for a regression"),
-            (lambda: Task("t", True), "`label` must be text that is not empty, got True"),
-            (lambda: Task("t", "y", given=1), "`given` must be text"),
-            (lambda: Funnel("click", None), "`conversion` must be text"),
+            (lambda: Task("t", "y", kind="regression", negative_rate=0.5), "is for binary tasks only"),
+            (lambda: Task("t", True), "`label` must be non-empty text, got True"),
+            (lambda: Task("t", "y", given=1), "`given` must be non-empty text"),
+            (lambda: Funnel("click", None), "`conversion` must be non-empty text"),
         ],
     )
-    def test_refused(self, build, message):
+    def test_invalid(self, build, message):
         with pytest.raises(SchemaError, match=message):
             build()
 
@@ -266,27 +312,33 @@ class TestCard:
         [
             ({"feature": []}, r"unknown key 'feature'; did you mean 'features'\?"),
             ({"features": [{"categorical": "c", "min_counts": 2}]}, "unknown option 'min_counts' of a Categorical; "),
-            ({"features": [{"kategorical": "c"}]}, "a feature must name one of categorical, multi_categorical, num"),
-            ({"features": [{"categorical": "c", "numeric": "c"}]}, "a feature must name one of"),
-            ({"features": ["c"]}, "a feature must name one of .*, got 'c'"),
+            (
+                {"features": [{"kategorical": "c"}]},
+                "a feature must have exactly one of categorical, multi_categorical, num",
+            ),
+            ({"features": [{"categorical": "c", "numeric": "c"}]}, "a feature must have exactly one of"),
+            ({"features": ["c"]}, "a feature must have exactly one of .*, got 'c'"),
             ({"features": 5}, "`features` must be a list, got 5"),
             ({"features": {"categorical": "c"}}, "`features` must be a list"),
             ({"features": None}, "at least one feature"),
             ({"tasks": [{"name": "t"}]}, "a Task needs name and label, got {'name': 't'}"),
             ({"tasks": ["t"]}, "a Task must be a mapping, got 't'"),
             ({"tasks": [{"name": "t", "label": "y", "wieght": 2}]}, "unknown option 'wieght' of a Task; .*'weight'"),
-            ({"tasks": [{"name": "t", "label": "y", "weight": "big"}]}, "`weight` must be a number from 0, got 'big'"),
+            (
+                {"tasks": [{"name": "t", "label": "y", "weight": "big"}]},
+                "`weight` must be a number of at least 0, got 'big'",
+            ),
             ({"funnel": {"click": "c"}}, "a Funnel needs click and conversion"),
             ({"funnel": "click"}, "a Funnel must be a mapping, got 'click'"),
             ({"keys": "search"}, "`keys` must be a list, got 'search'"),
             ({7: 1}, "unknown key 7"),
         ],
     )
-    def test_refused(self, change, message):
+    def test_invalid(self, change, message):
         with pytest.raises(SchemaError, match=message):
             Schema.from_dict(make().to_dict() | change, "card.yaml")
 
-    def test_errors_name_the_card(self, tmp_path):
+    def test_error_contains_the_path(self, tmp_path):
         path = tmp_path / "card.yaml"
         path.write_text("featurez: []\n")
         with pytest.raises(SchemaError, match=rf"{path}: unknown key 'featurez'"):
@@ -322,7 +374,7 @@ def test_shipped_cards_load(path):
     assert Schema.from_dict(yaml.safe_load(yaml.safe_dump(schema.to_dict()))) == schema
 
 
-def test_there_are_shipped_cards():
+def test_shipped_cards_exist():
     assert {"aliexpress", "census_income"} <= {path.stem for path in CARDS}
 
 
@@ -344,7 +396,7 @@ def test_census_card():
     assert [t.name for t in schema.tasks] == ["income", "never_married"]
 
 
-def test_a_key_cannot_have_the_name_of_a_task():
+def test_key_cannot_have_the_name_of_a_task():
     with pytest.raises(SchemaError, match="key 'ctr' has the name of a task"):
         Schema([Numeric("x")], [Task("ctr", "click")], keys=["ctr"])
 
@@ -353,7 +405,7 @@ class TestSharing:
     @pytest.mark.parametrize(
         ("option", "value"), [("min_count", 2), ("max_vocabulary", 5), ("hash_buckets", 8), ("width", 4)]
     )
-    def test_how_a_vocabulary_is_kept_is_said_by_its_owner(self, option, value):
+    def test_vocabulary_options_are_set_on_the_owner(self, option, value):
         message = f"MultiCategorical 'm' shares the vocabulary of 'c': set `{option}` there"
         with pytest.raises(SchemaError, match=message):
             MultiCategorical("m", share_with="c", **{option: value})
@@ -367,11 +419,11 @@ class TestSharing:
             ("s", "feature 's' shares the vocabulary of 's', which has none of its own"),
             (
                 "other",
-                "feature 's' shares the vocabulary of 'other', which has none of its own: name the feature whose",
+                "feature 's' shares the vocabulary of 'other', which has none of its own: set `share_with` to",
             ),
         ],
     )
-    def test_refused(self, owner, message):
+    def test_invalid(self, owner, message):
         others = [Categorical("c"), Numeric("n"), Timestamp("day"), Categorical("other", share_with="c")]
         with pytest.raises(SchemaError, match=message):
             make(features=[*others, Categorical("s", share_with=owner)])
@@ -391,19 +443,19 @@ class TestTimestamp:
             Timestamp("d", parts=parts)
 
     @pytest.mark.parametrize("written", ["%z %H", "%H %z%z"])
-    def test_zone_only_at_the_end(self, written):
+    def test_zone_must_be_last(self, written):
         with pytest.raises(SchemaError, match="Timestamp 'd': `format` may have %z only at its end, got"):
             Timestamp("d", format=written)
 
-    def test_options_that_are_no_text_or_too_small(self):
-        with pytest.raises(SchemaError, match="`format` must be text that is not empty"):
+    def test_invalid_options(self):
+        with pytest.raises(SchemaError, match="`format` must be non-empty text"):
             Timestamp("d", format="")
-        with pytest.raises(SchemaError, match="`width` must be an integer from 1"):
+        with pytest.raises(SchemaError, match="`width` must be an integer of at least 1"):
             Timestamp("d", width=0)
 
 
 class TestSeparator:
-    def test_travels_with_the_card(self, tmp_path):
+    def test_saved_with_the_card(self, tmp_path):
         schema = Schema([Categorical("c")], [Task("t", "y")], separator=";")
         schema.save(tmp_path / "card.yaml")
         assert Schema.load(tmp_path / "card.yaml") == schema

@@ -19,7 +19,7 @@ from recmtl.data.columns.integers import with_integers
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.prefetch import prefetch
-from recmtl.schema.infer import NULLS, separator_of
+from recmtl.schema.infer import NULLS, detect_separator
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread and handed on together
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: so much stays in a cache
@@ -63,7 +63,7 @@ class CsvSource(Source):
     def __init__(self, location: Readable, separator: str | None = None, header: Sequence[str] = ()) -> None:
         self.name, self._location, self._header = location.name, location, list(header)
         with location.stream() as stream:
-            self._separator = separator or separator_of(stream)
+            self._separator = separator or detect_separator(stream)
         _, header = next(self._records(), (1, []))
         if not header:
             raise DataError(f"{self.name} is empty: expected a header and rows")

@@ -214,7 +214,7 @@ def test_offsets_that_point_elsewhere(folder, offset):
         (lambda s: s["moments"].pop("x"), "'x' has no mean and deviation"),
         (lambda s: s["quantiles"].update(x=[2.0, 1.0]), "'x' has no quantiles"),
         (lambda s: s["rates"].pop(0), "task 't' has no label rate"),
-        (lambda s: s["rates"][0].update(mean=7), "has the label rate 7, expected a share"),
+        (lambda s: s["rates"][0].update(mean=7), "has the label rate 7, expected one in"),
         (lambda s: s["vocabulary_sizes"].update(c=10**12), "its vocabularies have other sizes"),
         (lambda s: s["schema"]["features"][0].update(hash_buckets=10**12), "must be at most 2,147,483,640"),
         (lambda s: s["schema"]["features"][0].update(width=10**12), "must be at most 2,147,483,640"),

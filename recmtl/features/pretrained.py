@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from recmtl.data import DataError
+from recmtl.data.columns.categorical import lookup
 from recmtl.data.columns.values import Codes, Floats, as_numbers, as_text
-from recmtl.data.columns.vocabulary import lookup
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, unreadable

@@ -1,4 +1,4 @@
-"""Categories: counted in the first pass, looked up in the second."""
+"""Categorical features: fit vocabularies on the training rows, encode categories as ids."""
 
 from __future__ import annotations
 
@@ -6,112 +6,332 @@ from collections.abc import Callable
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from recmtl.data.columns.numeric import bins
+from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import Codes, as_lists, as_text
-from recmtl.data.columns.vocabulary import Ids, VocabularyBuilder, lookup, lookup_integers
+from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
+from recmtl.errors import DataError
+from recmtl.io.memory import available_memory
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
-from recmtl.schema.fitted import MISSING
+from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
-PADDING = -1  # in the columns of a list that is shorter than the longest
+MAX_CATEGORIES = 50_000_000  # of one vocabulary
+MERGE_AFTER = 1 << 20  # distinct values counted before their counts are merged
+MERGE_COPIES = 3  # of the counts, held in memory by a merge
+SMALL_INTEGERS = 1 << 21  # integers below are counted and looked up in arrays
+HASH_CHUNK = 1 << 20  # categories hashed at a time, as Python text
+PADDING = -1  # id after the end of a list
+
+Ids = npt.NDArray[np.int32]
 
 
 class CategoryFitter:
-    """Learns the vocabularies and the lengths of lists from batches of training rows.
+    """Fits vocabularies and list lengths on the training rows, batch by batch.
 
     Args:
-        schema: The schema, its patterns resolved.
+        schema: The resolved schema.
     """
 
     def __init__(self, schema: Schema) -> None:
         self._owners = {f: schema.owner(f) for f in schema.features if isinstance(f, Categorical)}
         owners = [f for f in self._owners if f.share_with is None and not f.hash_buckets]
-        self._counts = {f.name: VocabularyBuilder(f) for f in owners}
-        self._longest = {f.name: 1 for f in self._owners if isinstance(f, MultiCategorical)}
+        self._builders = {f.name: VocabularyBuilder(f) for f in owners}
+        self._longest = {f: 1 for f in self._owners if isinstance(f, MultiCategorical)}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Learn from a batch of training rows.
+        """Count the categories of a batch of training rows.
 
         Raises:
-            BadValueError: A column holds no categories.
-            DataError: There are more categories than memory holds.
+            BadValueError: A column does not hold categories.
+            DataError: The categories do not fit in memory.
         """
         for feature, owner in self._owners.items():
             column, name = batch.column(feature.name), feature.name
+            builder = self._builders.get(owner.name)
             if isinstance(feature, MultiCategorical):
                 values, codes, lengths = as_lists(column, feature.separator, name)
-                self._longest[name] = max(self._longest[name], int(lengths.max(initial=0)))
-            elif owner.name in self._counts and pa.types.is_int64(column.type):
-                self._counts[owner.name].add_integers(column)
+                self._longest[feature] = max(self._longest[feature], int(lengths.max(initial=0)))
+            elif builder and pa.types.is_int64(column.type):
+                builder.add_integers(column)
                 continue
             else:
                 values, codes = as_text(column, name)
-            if owner.name in self._counts:
-                self._counts[owner.name].add(values, codes)
+            if builder:
+                builder.add(values, codes)
 
     def vocabularies(self) -> dict[str, pa.Array]:
-        """Give the categories of each feature that has its own.
+        """Return the vocabulary of each feature that has its own.
 
         Raises:
-            DataError: There are more than a vocabulary may have.
+            DataError: A vocabulary is too large.
         """
-        return {name: counts.vocabulary() for name, counts in self._counts.items()}
+        return {name: builder.vocabulary() for name, builder in self._builders.items()}
 
     def lengths(self) -> dict[str, int]:
-        """Give the longest list kept of each multi-valued feature."""
-        multi = [f for f in self._owners if isinstance(f, MultiCategorical)]
-        return {f.name: min(f.max_length, self._longest[f.name]) for f in multi}
+        """Return the longest list kept of each multi-valued feature."""
+        return {feature.name: min(feature.max_length, longest) for feature, longest in self._longest.items()}
 
 
-def notes(fitted: FittedSchema) -> list[str]:
-    """Name the columns without information."""
-    found = []
+class VocabularyBuilder:
+    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows.
+
+    Args:
+        feature: The feature that owns the vocabulary.
+    """
+
+    def __init__(self, feature: Categorical) -> None:
+        self._feature = feature
+        self._small = np.zeros(1, np.int64)  # counts of small integers
+        self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
+
+    def add(self, values: pa.StringArray, codes: Codes) -> None:
+        """Count a batch: distinct values, and the code of each element (-1: missing).
+
+        Raises:
+            DataError: The categories do not fit in memory.
+        """
+        counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
+        present = counts > 0
+        self._text.add(values.filter(pa.array(present)).cast(pa.large_string()), counts[present])
+
+    def add_integers(self, column: pa.Int64Array) -> None:
+        """Count a batch of integers.
+
+        Raises:
+            DataError: The categories do not fit in memory.
+        """
+        integers = column.drop_null().to_numpy()
+        largest = int(integers.max(initial=0))
+        if largest < SMALL_INTEGERS and integers.min(initial=0) >= 0:
+            if largest >= len(self._small):
+                self._small = np.append(self._small, np.zeros(max(largest, len(self._small)) + 1, np.int64))
+            np.add.at(self._small, integers, 1)
+        else:
+            values, counts = np.unique(integers, return_counts=True)
+            self._integers.add(pa.array(values), counts)
+
+    def vocabulary(self) -> pa.Array:
+        """Return the categories kept: the most frequent first, ties in text order.
+
+        Raises:
+            DataError: The vocabulary is too large.
+        """
+        (small,) = np.nonzero(self._small)
+        counts = [_count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
+        tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
+        filled = [t for t in tables if t.num_rows] or tables[:1]
+        table = _merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
+        table = table.filter(pc.field("count") >= self._feature.min_count)
+        name, largest = self._feature.name, self._feature.max_vocabulary
+        if min(table.num_rows, largest or table.num_rows) > MAX_CATEGORIES:
+            raise DataError(
+                f"column {name!r} has {table.num_rows:,} categories, expected at most {MAX_CATEGORIES:,}: set "
+                "`hash_buckets`, a larger `min_count` or a `max_vocabulary`"
+            )
+        kept = table.sort_by([("count", "descending"), ("category", "ascending")])["category"]
+        return kept.slice(0, largest).combine_chunks()
+
+
+class MergedCounts:
+    """Counts of distinct values of one type, merged from time to time.
+
+    Args:
+        column: The column's name for errors.
+    """
+
+    def __init__(self, column: str) -> None:
+        self._column = column
+        self._tables: list[pa.Table] = []
+        self._pending, self._merged_rows = 0, 0
+
+    def add(self, values: pa.Array, counts: Codes) -> None:
+        """Add the counts of values.
+
+        Raises:
+            DataError: The counts do not fit in memory.
+        """
+        if len(values):
+            self._tables.append(_count_table(values, counts))
+            self._pending += len(values)
+        if self._pending > max(MERGE_AFTER, self._merged_rows):  # each category is merged a few times only
+            self._merge()
+
+    def table(self) -> pa.Table:
+        """Return the columns ``category`` and ``count``, each category once."""
+        if not self._tables:
+            return _count_table(pa.array([], pa.large_string()), np.empty(0, np.int64))
+        self._merge()
+        return self._tables[0]
+
+    def _merge(self) -> None:
+        merged = _merge_counts(self._tables)
+        self._tables, self._pending, self._merged_rows = [merged], 0, merged.num_rows
+        if merged.nbytes * MERGE_COPIES > available_memory():
+            raise DataError(
+                f"column {self._column!r} has too many categories for memory, found {merged.num_rows:,} so far: "
+                "set `hash_buckets`"
+            )
+
+
+def _count_table(values: pa.Array, counts: Codes) -> pa.Table:
+    return pa.table({"category": values, "count": counts})
+
+
+def _merge_counts(tables: list[pa.Table]) -> pa.Table:
+    """Return each category once, with the sum of its counts."""
+    merged = pa.concat_tables(tables).group_by("category").aggregate([("count", "sum")])
+    return merged.rename_columns({"count_sum": "count"})
+
+
+def vocabulary_notes(fitted: FittedSchema) -> list[str]:
+    """Return a note for each categorical column without information."""
+    notes = []
     for name, vocabulary in fitted.vocabularies.items():
         if len(vocabulary) < 2:
-            what = "is constant" if len(vocabulary) else "has no category frequent enough"
-            found.append(f"categorical column {name!r} {what} in the training rows")
-    return found
+            reason = "is constant" if len(vocabulary) else "has no category frequent enough"
+            notes.append(f"categorical column {name!r} {reason} in the training rows")
+    return notes
 
 
 def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
-    """Encode the categorical and binned features and the parts of dates of a batch ``[rows, id columns]``.
+    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``.
 
     Raises:
         BadValueError: A value does not parse.
     """
     ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
-    for feature, parts in groupby(fitted.id_blocks, attrgetter("feature")):
-        first, *others = parts
-        columns = slice(first.start, first.start + first.length + len(others))  # others are further parts of a date
-        ids[:, columns] = _encoded(fitted, batch.column(feature.name), feature, first)
+    for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
+        columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
+        ids[:, columns] = _encode_feature(fitted, batch.column(feature.name), feature, first)
     return ids
 
 
-def _encoded(fitted: FittedSchema, column: pa.Array, feature: Categorical | Binned | Timestamp, block: IdBlock) -> Ids:
-    """The columns of one feature."""
+def _encode_feature(
+    fitted: FittedSchema, column: pa.Array, feature: Categorical | Binned | Timestamp, block: IdBlock
+) -> npt.NDArray[np.integer]:
+    """Return the id columns of one feature ``[rows, columns]``."""
     if isinstance(feature, Timestamp):
         return calendar_ids(column, feature)
     if isinstance(feature, Binned):
-        return bins(column, feature, fitted)[:, None].astype(np.int32)
-    find = partial(lookup, fitted, feature)
+        return encode_bins(column, feature, fitted)[:, None]
     if isinstance(feature, MultiCategorical):
-        return _bag(column, feature, block.length, find)
+        return _encode_lists(column, feature, block.length, partial(lookup, fitted, feature))
     if pa.types.is_int64(column.type) and not fitted.schema.owner(feature).hash_buckets:
-        return lookup_integers(fitted, feature, column)[:, None].astype(np.int32)
+        return lookup_integers(fitted, feature, column)[:, None]
     values, codes = as_text(column, feature.name)
-    return np.append(find(values), MISSING)[codes, None].astype(np.int32)
+    return np.append(lookup(fitted, feature, values), MISSING)[codes, None]
 
 
-def _bag(column: pa.Array, feature: MultiCategorical, length: int, find: Callable[[pa.StringArray], Codes]) -> Ids:
+def _encode_lists(
+    column: pa.Array, feature: MultiCategorical, length: int, encode: Callable[[pa.StringArray], Codes]
+) -> Ids:
     values, codes, lengths = as_lists(column, feature.separator, feature.name)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     kept = position < length
-    bag = np.full((len(lengths), length), PADDING, np.int32)
-    bag[lengths == 0, 0] = MISSING
-    bag[rows[kept], position[kept]] = find(values)[codes[kept]]
-    return bag
+    ids = np.full((len(lengths), length), PADDING, np.int32)
+    ids[lengths == 0, 0] = MISSING
+    ids[rows[kept], position[kept]] = encode(values)[codes[kept]]
+    return ids
+
+
+def lookup(fitted: FittedSchema, feature: Categorical, values: pa.StringArray) -> Codes:
+    """Return the id of each value of a feature, `UNKNOWN` if it is not in the vocabulary ``[values]``."""
+    owner = fitted.schema.owner(feature)
+    if owner.hash_buckets:
+        return (stable_hash(values) % np.uint64(owner.hash_buckets)).astype(np.int64) + FIRST
+    return _ids_of(_cached_lookup(fitted, owner, TextLookup)(values))
+
+
+def lookup_integers(fitted: FittedSchema, feature: Categorical, column: pa.Int64Array) -> Codes:
+    """Return the id of each integer of a feature that is not hashed ``[rows]``."""
+    integers = column.fill_null(0).to_numpy(zero_copy_only=False)
+    ids = _ids_of(_cached_lookup(fitted, fitted.schema.owner(feature), IntegerLookup)(integers))
+    ids[column.is_null().to_numpy(zero_copy_only=False)] = MISSING
+    return ids
+
+
+def _ids_of(positions: Codes) -> Codes:
+    return np.where(positions < 0, UNKNOWN, positions + FIRST)
+
+
+class TextLookup:
+    """Finds text in a vocabulary by sorted hashes.
+
+    Text is compared with every category of equal hash, so collisions are harmless.
+
+    Args:
+        vocabulary: The distinct categories.
+        hashed: Returns the 64-bit hashes of text.
+    """
+
+    def __init__(
+        self, vocabulary: pa.Array, hashed: Callable[[pa.Array], npt.NDArray[np.uint64]] = stable_hash
+    ) -> None:
+        self._vocabulary, self._hashed = vocabulary, hashed
+        starts = range(0, len(vocabulary), HASH_CHUNK)
+        chunks = [hashed(vocabulary.slice(start, HASH_CHUNK)) for start in starts]
+        hashes = np.concatenate([np.empty(0, np.uint64), *chunks])
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+
+    def __call__(self, values: pa.StringArray) -> Codes:
+        """Return the position of each value in the vocabulary, -1 if it is not in it ``[values]``."""
+        hashes = self._hashed(values)
+        order = np.argsort(hashes)  # searches for sorted values share the cache
+        first, last = (np.searchsorted(self._hashes, hashes[order], side) for side in ("left", "right"))
+        found = np.full(len(values), -1, np.int64)
+        while len(order := order[first < last]):
+            first, last = first[first < last], last[first < last]
+            candidates = self._order[first]
+            same = pc.equal(self._vocabulary.take(pa.array(candidates)), values.take(pa.array(order)))
+            equal = same.fill_null(False).to_numpy(zero_copy_only=False)
+            found[order[equal]] = candidates[equal]
+            first = first + 1
+        return found
+
+
+class IntegerLookup:
+    """Finds integers among the canonical integers of a vocabulary of text.
+
+    Args:
+        vocabulary: The distinct categories, as text.
+    """
+
+    def __init__(self, vocabulary: pa.Array) -> None:
+        positions, integers = find_integers(vocabulary)
+        small = (integers >= 0) & (integers < SMALL_INTEGERS)
+        self._table = np.full(int(integers[small].max(initial=-1)) + 2, -1, np.int64)  # last entry: any other integer
+        self._table[integers[small]] = positions[small]
+        self._large, self._positions = pd.Index(integers[~small]), np.append(positions[~small], -1)
+
+    def __call__(self, integers: Codes) -> Codes:
+        """Return the position of each integer in the vocabulary, -1 if it is not in it ``[integers]``."""
+        others = len(self._table) - 1
+        found = self._table[np.where(integers.view(np.uint64) < others, integers, others)]
+        if len(self._large) == 0:
+            return found
+        return np.where(found < 0, self._positions[self._large.get_indexer(pd.Index(integers))], found)
+
+
+_lock = Lock()
+_lookups: WeakKeyDictionary[FittedSchema, dict[tuple[str, type], TextLookup | IntegerLookup]] = WeakKeyDictionary()
+
+
+def _cached_lookup(
+    fitted: FittedSchema, owner: Categorical, kind: type[TextLookup] | type[IntegerLookup]
+) -> Callable[..., Codes]:
+    """Return the lookup of a vocabulary, built once per fitted schema."""
+    with _lock:
+        lookups = _lookups.setdefault(fitted, {})
+        if (owner.name, kind) not in lookups:
+            lookups[owner.name, kind] = kind(fitted.vocabularies[owner.name])
+        return lookups[owner.name, kind]

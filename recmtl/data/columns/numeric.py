@@ -1,4 +1,4 @@
-"""Numeric features: what the training rows teach of them, and the numbers and bins that a model reads."""
+"""Numeric and binned features: fit moments and quantiles, encode numbers and bins."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
 
-SAMPLE = 100_000  # rows that quantiles are taken of
-SPARE = 50_000  # rows that wait to be sorted out
-QUANTILES = 256  # kept of each numeric feature
+SAMPLE = 100_000  # rows sampled for quantiles
+SPARE = 50_000  # rows buffered before the sample is cut again
+MAX_QUANTILES = 256  # of each numeric feature
 
 
 class MomentSums:
-    """Mean and deviation of the numeric columns as batches come, in float64 (Chan's pairwise update).
+    """Streaming mean and deviation of numeric columns in float64 (Chan's pairwise update).
 
     Args:
-        columns: How many columns there are.
+        columns: The number of columns.
     """
 
     def __init__(self, columns: int) -> None:
@@ -30,7 +30,7 @@ class MomentSums:
 
     def add(self, values: Floats) -> None:
         """Add a batch ``[columns, rows]``; NaN is missing."""
-        with np.errstate(over="ignore", invalid="ignore"):  # numbers whose squares no float64 holds are found later
+        with np.errstate(over="ignore", invalid="ignore"):  # `NumericFitter.moments` reports overflow
             rows = np.full(len(values), float(values.shape[1]))
             mean = values.sum(axis=1) / max(values.shape[1], 1)
             if np.isnan(mean).any():
@@ -47,32 +47,32 @@ class MomentSums:
         self.rows += rows
 
     def moments(self) -> list[Moments]:
-        """Give mean and deviation of each column: 1 for one that does not vary, not finite where one is too large."""
+        """Return mean and deviation of each column: 1 if it is constant, not finite if it overflows."""
         deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
         return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
 
     def varies(self) -> npt.NDArray[np.bool_]:
-        """Say which columns vary by more than rounding."""
+        """Return which columns vary by more than rounding errors."""
         with np.errstate(over="ignore"):
             varies: npt.NDArray[np.bool_] = self._squares > 1e-24 * self.rows * self._mean**2
         return varies | ~np.isfinite(self._squares)
 
 
 class RowSample:
-    """Ranges of the numeric columns, exact, and a uniform sample of the rows: those whose number hashes lowest.
+    """Exact ranges of numeric columns, and a uniform sample of rows: those with the lowest hash of the row number.
 
-    All rows are in the sample while they are at most `SAMPLE`. Beyond that the share of rows below a quantile of the
-    sample has a standard error of at most 0.5 / √n with n sampled values that are not missing: 0.0016 without any.
+    Up to `SAMPLE` rows the sample is complete. Beyond that the share of rows below a sample quantile has a standard
+    error of at most 0.5 / √n for n non-missing sampled values: 0.0016 if none is missing.
 
     Args:
-        columns: How many columns there are.
+        columns: The number of columns.
     """
 
     def __init__(self, columns: int) -> None:
         self._rows = self._held = 0
         self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
         self._values = np.empty((SAMPLE + SPARE, columns))
-        self._limit = np.uint64(np.iinfo(np.uint64).max)  # of the hashes that can still come into the sample
+        self._limit = np.uint64(np.iinfo(np.uint64).max)  # the highest hash in the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
 
     def add(self, values: Floats) -> None:
@@ -86,7 +86,7 @@ class RowSample:
         self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
 
     def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
-        """Keep those rows of at most `SPARE` whose hash is low enough until now."""
+        """Buffer the rows, at most `SPARE`, whose hash is below the limit."""
         (low,) = np.nonzero(hashes <= self._limit)
         if self._held + len(low) > len(self._hashes):
             self._cut()
@@ -95,7 +95,7 @@ class RowSample:
         self._held += len(low)
 
     def _cut(self) -> None:
-        """Keep the rows of the sample alone."""
+        """Reduce the buffer to the sample."""
         if self._held > SAMPLE:
             kept = np.zeros(self._held, np.bool_)
             kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
@@ -104,21 +104,21 @@ class RowSample:
             self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
 
     def quantiles(self, column: int) -> Floats:
-        """Give evenly spaced quantiles, the least and the greatest value of all rows at the ends."""
+        """Return evenly spaced quantiles, from the minimum to the maximum of all rows."""
         values, low, high = self._column(column)
-        shares = np.linspace(0, 1, max(2, min(QUANTILES, len(values))))
-        quantiles = np.quantile(values, shares, method="inverted_cdf")  # values that rows have
+        shares = np.linspace(0, 1, max(2, min(MAX_QUANTILES, len(values))))
+        quantiles = np.quantile(values, shares, method="inverted_cdf")  # observed values
         quantiles[0], quantiles[-1] = low, high
         return quantiles
 
     def edges(self, column: int, bins: int) -> Floats:
-        """Give the edges between bins of equal shares: the greatest value of each bin but the last."""
+        """Return the edges between bins of equal shares: the maximum of each bin but the last."""
         values, _, high = self._column(column)
         edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
         return edges[edges < high]
 
     def _column(self, column: int) -> tuple[Floats, float, float]:
-        """The sampled values of a column, its least and its greatest value; 0 where it has none."""
+        """Return the sampled values of a column, its minimum and its maximum; 0 if it has no value."""
         self._cut()
         values = self._values[: self._held, column]
         low, high = float(self._low[column]), float(self._high[column])
@@ -128,7 +128,7 @@ class RowSample:
 
 
 class NumericFitter:
-    """Learns moments, quantiles and bins of the numeric columns as batches come.
+    """Fits moments, quantiles and bins of numeric columns, batch by batch.
 
     Args:
         features: The features whose columns hold numbers.
@@ -154,10 +154,10 @@ class NumericFitter:
         self._moments.add(values)
 
     def moments(self) -> dict[str, Moments]:
-        """Give mean and deviation of each numeric feature.
+        """Return mean and deviation of each numeric feature.
 
         Raises:
-            DataError: Numbers are too large for those that the feature's transform needs.
+            DataError: Numbers are too large for the moments that the feature's transform needs.
         """
         found = {}
         for feature, moments in zip(self._features, self._moments.moments(), strict=True):
@@ -165,14 +165,14 @@ class NumericFitter:
                 needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
                 if not np.isfinite(needed).all():
                     raise DataError(
-                        f"column {feature.name!r} has numbers too large for a mean and a deviation: give the feature "
-                        "`clip`, or the transform `quantile`"
+                        f"column {feature.name!r} has numbers too large for a mean and a deviation: set `clip`, or "
+                        "use the transform `quantile`"
                     )
                 found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
         return found
 
     def quantiles(self) -> dict[str, tuple[float, ...]]:
-        """Give the quantiles of each numeric feature, and the edges between the bins of each binned one."""
+        """Return the quantiles of each numeric feature and the bin edges of each binned one."""
         found = {}
         for column, f in enumerate(self._features):
             edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
@@ -180,7 +180,7 @@ class NumericFitter:
         return found
 
     def notes(self) -> list[str]:
-        """Name the columns without information."""
+        """Return a note for each constant or missing column."""
         notes = []
         for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
             if not varies:
@@ -190,7 +190,7 @@ class NumericFitter:
 
 
 def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
-    """Read the column of a feature ``[rows]`` and cut it to the feature's limits; NaN is missing.
+    """Return the column of a feature ``[rows]``, clipped to its limits; NaN is missing.
 
     Raises:
         BadValueError: A value is not a number.
@@ -200,12 +200,12 @@ def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
 
 
 def signed_log(values: Floats) -> Floats:
-    """Give sign(x)·log(1 + |x|)."""
+    """Return sign(x)·log(1 + |x|)."""
     return np.sign(values) * np.log1p(np.abs(values))
 
 
 def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Transform clipped values of a feature, as a model reads them; missing ones are filled in."""
+    """Transform clipped values of a feature to model inputs; missing values are filled in."""
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "log1p":
         values = signed_log(values)
@@ -214,7 +214,7 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     filled = np.where(missing, center, values) if missing.any() else values
     if feature.transform == "none":
         return filled
-    if feature.transform == "quantile":  # where quantiles are equal, np.interp takes the last: the share that is ≤ x
+    if feature.transform == "quantile":  # of equal quantiles np.interp takes the last: the share ≤ x
         return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
     if feature.transform == "min_max":
         low, high = quantiles[0], quantiles[-1]
@@ -223,7 +223,7 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
 
 
 def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Undo `transformed`: clipped values of a feature, where missing ones stay what they were filled in with."""
+    """Invert `transformed`: clipped values of a feature; filled-in values stay."""
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "none":
         return values
@@ -236,8 +236,8 @@ def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
     return np.sign(standard) * np.expm1(np.abs(standard)) if feature.transform == "log1p" else standard
 
 
-def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
-    """Encode the numeric features of a batch: their values, then their missing indicators.
+def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
+    """Encode the numeric features of a batch, then their missing indicators.
 
     Shape:
         - output: float32 ``[rows, numeric columns]``
@@ -250,14 +250,14 @@ def numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float
     columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
     largest = np.finfo(np.float32).max
     matrix = np.empty((batch.num_rows, len(columns)), np.float32)
-    with np.errstate(over="ignore"):  # what is too large is cut off below
+    with np.errstate(over="ignore"):  # clipped below
         for position, values in enumerate(columns):
             matrix[:, position] = values
     return np.clip(matrix, -largest, largest, out=matrix)
 
 
-def bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
-    """Give the index of the bin of each row ``[rows]``; a value that equals an edge lies below it.
+def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
+    """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin.
 
     Raises:
         BadValueError: A value is not a number.

@@ -1,4 +1,4 @@
-"""Dates and times of any source as categories of the calendar."""
+"""Timestamp features: encode dates and times from any source as calendar categories."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from recmtl.schema import Timestamp
 from recmtl.schema.features import ZONE
 from recmtl.schema.fitted import FIRST, MISSING
 
-UNITS = {"seconds": "s", "milliseconds": "ms"}  # of Unix time
+UNIX_UNITS = {"seconds": "s", "milliseconds": "ms"}
 LATEST = {"s": 253_402_300_799, "ms": 253_402_300_799_999}  # the end of the year 9999
-ISO = r"^\d{4}-?\d\d-?\d\d([T ]|$)"  # a whole date, with or without a time
-CLOCK = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset change no part
+ISO_DATE = r"^\d{4}-?\d\d-?\d\d([T ]|$)"  # with or without a time
+ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset are dropped
 OFFSET = r"\s*(Z|[+-][0-9]{2}:?[0-9]{2})$"
-# Each part from 0.
-PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
+# Each counted from 0.
+CALENDAR_PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "minute": pc.minute,
     "hour": pc.hour,
     "weekday": pc.day_of_week,
@@ -33,24 +33,25 @@ PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
 
 
 def calendar_ids(array: pa.Array, feature: Timestamp) -> npt.NDArray[np.int32]:
-    """Give the index of each part of a column of dates or times.
+    """Return the id of each calendar part of a column of dates or times.
 
     Shape:
         - output: ``[rows, parts]``
 
     Raises:
-        BadValueError: A value is no date.
+        BadValueError: A value is not a date.
     """
     times = as_times(array, feature)
-    columns = [PARTS[part](times).fill_null(MISSING - FIRST).to_numpy(zero_copy_only=False) for part in feature.parts]
-    return np.column_stack(columns).astype(np.int32) + np.int32(FIRST)
+    parts = [CALENDAR_PARTS[part](times).fill_null(MISSING - FIRST) for part in feature.parts]
+    ids = np.column_stack([part.to_numpy(zero_copy_only=False) for part in parts])
+    return ids.astype(np.int32) + np.int32(FIRST)
 
 
 def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
-    """Give a column as timestamps, null where it is missing.
+    """Return a column as timestamps, null where it is missing.
 
     Raises:
-        BadValueError: A value is no date.
+        BadValueError: A value is not a date.
     """
     if pa.types.is_dictionary(array.type) and pa.types.is_temporal(array.type.value_type):
         array = array.dictionary_decode()
@@ -62,7 +63,7 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
     if pa.types.is_nested(array.type):
         raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, expected)
     values, codes = as_text(array, feature.name)
-    parsed = _parse(values, feature.format)
+    parsed = _parse_dates(values, feature.format)
     bad = pc.and_(parsed.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
     if bad.any():
         rows = np.append(bad, False)[codes]
@@ -71,25 +72,25 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
     return parsed.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
 
 
-def _expected(written: str | None) -> str:
-    if written in UNITS:
-        return f"a Unix time in {written}"
-    return "a date as in ISO 8601" if written is None else f"a date in the format {written!r}"
+def _expected(date_format: str | None) -> str:
+    if date_format in UNIX_UNITS:
+        return f"a Unix time in {date_format}"
+    return "an ISO 8601 date" if date_format is None else f"a date in the format {date_format!r}"
 
 
-def _parse(values: pa.StringArray, written: str | None) -> pa.TimestampArray:
-    """Parse distinct values, null where they are no date."""
-    if written in UNITS:
-        unit = UNITS[written]
+def _parse_dates(values: pa.StringArray, date_format: str | None) -> pa.TimestampArray:
+    """Parse distinct values, null where they are not dates."""
+    if date_format in UNIX_UNITS:
+        unit = UNIX_UNITS[date_format]
         numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        known = np.abs(numbers) <= LATEST[unit]
-        return pa.array(np.where(known, numbers, 0).astype(np.int64), mask=~known).cast(pa.timestamp(unit))
-    if written is None:
-        text = pc.replace_substring_regex(values, CLOCK, r"\1")
-        text = pc.if_else(pc.match_substring_regex(text, ISO), text, None)
+        valid = np.abs(numbers) <= LATEST[unit]
+        return pa.array(np.where(valid, numbers, 0).astype(np.int64), mask=~valid).cast(pa.timestamp(unit))
+    if date_format is None:
+        text = pc.replace_substring_regex(values, ISO_TIME, r"\1")
+        text = pc.if_else(pc.match_substring_regex(text, ISO_DATE), text, None)
     else:
-        text = pc.replace_substring_regex(values, OFFSET, "") if written.endswith(ZONE) else values
-        text = pc.if_else(pc.match_substring_regex(text, r"\d"), text, None)  # pandas takes "now" for a date
-        written = written.removesuffix(ZONE).rstrip()
-    times = pd.to_datetime(text.to_pandas(), format=written or "ISO8601", errors="coerce")
+        text = pc.replace_substring_regex(values, OFFSET, "") if date_format.endswith(ZONE) else values
+        text = pc.if_else(pc.match_substring_regex(text, r"\d"), text, None)  # pandas parses "now"
+        date_format = date_format.removesuffix(ZONE).rstrip()
+    times = pd.to_datetime(text.to_pandas(), format=date_format or "ISO8601", errors="coerce")
     return pa.Array.from_pandas(times).cast(pa.timestamp("us"), safe=False)

@@ -1,7 +1,8 @@
-"""Columns of any Arrow type as text, numbers, lists or hashes: the same values whatever the source."""
+"""Convert columns of any Arrow type to text, lists, numbers, integers or hashes: equal values whatever the source."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,23 +11,25 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.integers import are_integers
 from recmtl.errors import BadValueError
 from recmtl.schema.infer import NULLS
 
-SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # what files make of a value
-
+SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
+NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
+INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
+MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
+POWERS_OF_TEN = 10 ** np.arange(1, 20, dtype=np.uint64)
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
 def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
-    """Give a column as its distinct values in text, and the position of each row's value among them (-1: missing).
+    """Return the distinct values of a column as text, and the position of each row's value (-1: missing).
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
-    one of these alike (``3.0``, ``True``): one category has one text whatever the source. A category may appear twice
-    among the values; those that mean "missing" are null.
+    one of these (``3.0``, ``True``) alike: a category has the same text whatever the source. It may appear twice among
+    the values; values that mean "missing" are null.
 
     Shape:
         - codes: ``[rows]``
@@ -37,7 +40,7 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
         raise BadValueError(0, column, value, "one category: a column of lists is a `multi_categorical` feature")
-    array = decoded(array, column)
+    array = decode_bytes(array, column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
@@ -48,8 +51,23 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     return values, codes
 
 
-def decoded(array: pa.Array, column: str) -> pa.Array:
-    """Give bytes as text, any other column as it is.
+def _text_of(values: pa.Array) -> pa.StringArray:
+    if pa.types.is_integer(values.type):
+        return values.cast(pa.string())
+    if pa.types.is_floating(values.type):
+        values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
+        values = pc.if_else(pc.is_nan(values), None, values)
+        whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
+        integers = pc.if_else(whole, values, None).cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.string())
+        return pc.if_else(whole, integers, values.cast(pa.string())).cast(pa.string())
+    text = values.cast(pa.string())
+    for spelling, canonical in SPELLINGS:
+        text = pc.replace_substring_regex(text, spelling, canonical)
+    return text
+
+
+def decode_bytes(array: pa.Array, column: str) -> pa.Array:
+    """Return bytes as text, any other column unchanged.
 
     Raises:
         BadValueError: Bytes are not UTF-8.
@@ -74,25 +92,10 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _text_of(values: pa.Array) -> pa.StringArray:
-    if pa.types.is_integer(values.type):
-        return values.cast(pa.string())
-    if pa.types.is_floating(values.type):
-        values = values.cast(pa.float32()) if pa.types.is_float16(values.type) else values
-        values = pc.if_else(pc.is_nan(values), None, values)
-        whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**63))
-        integers = pc.if_else(whole, values, None).cast(pa.float64()).cast(pa.int64(), safe=False).cast(pa.string())
-        return pc.if_else(whole, integers, values.cast(pa.string())).cast(pa.string())
-    text = values.cast(pa.string())
-    for spelling, plain in SPELLINGS:
-        text = pc.replace_substring_regex(text, spelling, plain)
-    return text
-
-
 def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArray, Codes, Codes]:
-    """Give a column of lists as distinct values, the codes of all elements, and the length of each row's list.
+    """Return the distinct elements of a column of lists, the codes of all elements, and the length of each list.
 
-    Text is split at the separator, blanks around an element are dropped; missing elements are left out.
+    Text is split at the separator and blanks around an element are stripped; missing elements are dropped.
 
     Shape:
         - codes: ``[Σ lengths]``
@@ -105,7 +108,7 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
         array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
     try:
-        elements = decoded(pc.list_flatten(array), column)
+        elements = decode_bytes(pc.list_flatten(array), column)
     except BadValueError as bad:
         mask = np.bincount(rows[bad.mask], minlength=len(array)) > 0
         raise BadValueError(int(rows[bad.row]), column, bad.value, bad.expected, mask) from None
@@ -116,52 +119,25 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
     return values, codes[kept], np.bincount(rows[kept], minlength=len(array)).astype(np.int64)
 
 
-def all_integers(array: pa.Array, column: str) -> bool:
-    """Whether a column holds 64-bit integers, or text that reads back the same from them."""
-    if pa.types.is_signed_integer(array.type):
-        return True
-    values = as_text(array, column)[0].drop_null()
-    return bool(pc.all(are_integers(values), min_count=0).as_py())
-
-
-def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
-    """Give the distinct values of a key, as `as_text` has them, as integers.
-
-    Raises:
-        BadValueError: One is not an integer of 64 bits.
-    """
-    odd = pc.invert(are_integers(values)).fill_null(False).to_numpy(zero_copy_only=False)
-    bad = np.append(odd, False)[codes]
-    if bad.any():
-        row = int(bad.argmax())
-        expected = "an integer, as this key was in the training rows"
-        raise BadValueError(row, column, values[codes[row]].as_py(), expected, bad)
-    return values.cast(pa.int64())
-
-
 def as_numbers(array: pa.Array, column: str) -> Floats:
-    """Give a column as finite float64, NaN where it is missing.
+    """Return a column as finite float64, NaN where it is missing.
 
     Raises:
         BadValueError: A value is not a finite number.
     """
-    array = decoded(array, column)
+    array = decode_bytes(array, column)
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
     kind = array.type
     numbers: Floats
-    if pa.types.is_dictionary(kind):
-        array, kind = array.dictionary_decode(), kind.value_type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        numbers = _parse(array, column)
+        numbers = _parse_numbers(array, column)
+    elif any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
+        numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    elif pa.types.is_boolean(kind):
+        numbers = array.cast(pa.int8()).cast(pa.float64()).to_numpy(zero_copy_only=False)
     elif pa.types.is_null(kind):
         numbers = np.full(len(array), np.nan)
-    elif (
-        pa.types.is_boolean(kind)
-        or pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_decimal(kind)
-    ):
-        array = array.cast(pa.int8()) if pa.types.is_boolean(kind) else array
-        numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     else:
         value = array[0].as_py() if len(array) else None
         raise BadValueError(0, column, value, f"a number: the column is of type {kind}")
@@ -172,19 +148,16 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     return numbers
 
 
-NOT_NUMBERS = ("nan", "+nan", "-nan")  # which are numbers to Arrow, and missing ones
-
-
-def _parse(array: pa.Array, column: str) -> Floats:
+def _parse_numbers(array: pa.Array, column: str) -> Floats:
     numbers: Floats
     present = pc.if_else(pc.is_in(array, pa.array(NULLS, array.type)), None, array)
     try:
         numbers = pc.utf8_trim_whitespace(present).cast(pa.float64()).to_numpy(zero_copy_only=False)
         return numbers
-    except pa.ArrowInvalid:  # slower, and says where
+    except pa.ArrowInvalid:  # pandas is slower, but finds the bad row
         text = array.to_pandas()
     numbers = pd.to_numeric(text.str.strip(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    missing = text.isna() | text.isin(NULLS) | text.str.strip().str.lower().isin(NOT_NUMBERS)
+    missing = text.isna() | text.isin(NULLS) | text.str.strip().str.lower().isin(NAN_SPELLINGS)
     bad = np.isnan(numbers) & ~missing.to_numpy()
     if bad.any():
         row = int(bad.argmax())
@@ -192,8 +165,87 @@ def _parse(array: pa.Array, column: str) -> Floats:
     return numbers
 
 
+def cast_integer_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Cast text columns to int64, which is smaller and faster to look up, until a value is not a canonical integer."""
+    text_columns: set[str] = set()
+    for batch in batches:
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name, column in columns.items():
+            if pa.types.is_string(column.type) and name not in text_columns:
+                integers = parse_integers(column)
+                if integers is None:
+                    text_columns.add(name)
+                else:
+                    columns[name] = integers
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+def parse_integers(text: pa.StringArray) -> pa.Int64Array | None:
+    """Return text as integers, or ``None`` if a value is not canonical: ``007``, ``-0``, ``0x1F``."""
+    try:
+        integers = text.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    # Every other spelling of an integer is longer, except the hexadecimal one, which has a letter.
+    letters = _bytes_of(text)
+    length = pc.sum(pc.binary_length(text), min_count=0).as_py()
+    return integers if letters.max(initial=0) <= ord("9") and length == _text_length(integers) else None
+
+
+def _bytes_of(text: pa.StringArray) -> npt.NDArray[np.uint8]:
+    _, offsets, letters = text.buffers()
+    if letters is None:
+        return np.empty(0, np.uint8)
+    kind = np.int64 if pa.types.is_large_string(text.type) else np.int32
+    first, last = np.frombuffer(offsets, kind)[[text.offset, text.offset + len(text)]]
+    return np.frombuffer(letters, np.uint8)[first:last]
+
+
+def _text_length(integers: pa.Int64Array) -> int:
+    """Return the number of characters of all integers as text."""
+    numbers = integers.drop_null().to_numpy()
+    sizes = np.abs(numbers).view(np.uint64)  # right for -2**63 too, whose absolute value overflows int64
+    powers = POWERS_OF_TEN[: np.searchsorted(POWERS_OF_TEN, sizes.max(initial=0), side="right")]
+    return len(numbers) + int((numbers < 0).sum()) + sum(int((sizes >= power).sum()) for power in powers)
+
+
+def find_integers(text: pa.Array) -> tuple[Codes, Codes]:
+    """Return the positions of the canonical integers among text, and the integers."""
+    integers = parse_integers(text)
+    if integers is not None:
+        return np.arange(len(text)), integers.to_numpy()
+    canonical = _is_integer(text).fill_null(False)
+    return np.flatnonzero(canonical.to_numpy(zero_copy_only=False)), text.filter(canonical).cast(pa.int64()).to_numpy()
+
+
+def _is_integer(text: pa.Array) -> pa.BooleanArray:
+    digits = pc.utf8_lpad(pc.utf8_ltrim(text, "-"), len(MAX_INT64), "0")
+    fits = pc.or_(pc.less_equal(digits, MAX_INT64), pc.equal(text, MIN_INT64))
+    return pc.and_(pc.match_substring_regex(text, INTEGER), fits)
+
+
+def all_integers(array: pa.Array, column: str) -> bool:
+    """Return whether a column holds only 64-bit integers, as numbers or as canonical text."""
+    return pa.types.is_signed_integer(array.type) or parse_integers(as_text(array, column)[0].drop_null()) is not None
+
+
+def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
+    """Return the distinct values of a key, as returned by `as_text`, as integers.
+
+    Raises:
+        BadValueError: A value is not a 64-bit integer.
+    """
+    invalid = pc.invert(_is_integer(values)).fill_null(False).to_numpy(zero_copy_only=False)
+    bad = np.append(invalid, False)[codes]
+    if bad.any():
+        row = int(bad.argmax())
+        expected = "an integer, as this key was in the training rows"
+        raise BadValueError(row, column, values[codes[row]].as_py(), expected, bad)
+    return values.cast(pa.int64())
+
+
 def stable_hash(values: pa.StringArray | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Hash text or integers to 64 bits, the same in every process, on every machine, in every version.
+    """Hash text or integers to 64 bits, equal in every process and version and on every machine.
 
     Missing text has the hash of empty text.
     """

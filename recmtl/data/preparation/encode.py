@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.categorical import encode_ids
-from recmtl.data.columns.numeric import numbers
+from recmtl.data.columns.numeric import encode_numbers
 from recmtl.data.columns.values import as_integers, as_text
 from recmtl.data.preparation.fit import label_column, weight_column
 from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT
@@ -44,7 +44,7 @@ class Encoder:
         if self.fitted.id_columns:
             columns[IDS] = _matrix(encode_ids(self.fitted, batch))
         if self.fitted.numeric:
-            columns[NUMERIC] = _matrix(numbers(batch, self.fitted))
+            columns[NUMERIC] = _matrix(encode_numbers(batch, self.fitted))
         columns[LABELS] = _matrix(labels_of(schema, batch, present))
         if schema.weight:
             known = schema.weight in present

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import CategoryFitter, notes
+from recmtl.data.columns.categorical import CategoryFitter, vocabulary_notes
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import Floats, all_integers, as_numbers
 from recmtl.errors import BadValueError
@@ -73,7 +73,7 @@ class Fitter:
         return fitted, self._numeric.notes() + self._notes(fitted)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
-        found = notes(fitted)
+        found = vocabulary_notes(fitted)
         if self._unclicked:
             found.append(f"{self._unclicked} training rows have a conversion without a click")
         for task in self._schema.tasks:

@@ -17,10 +17,9 @@ from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.data.preparation.convert import RowNumbers, convert
 from recmtl.data.preparation.encode import Encoder, chosen
 from recmtl.data.preparation.fit import Fitter
-from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, counter
-from recmtl.data.sources.base import Source
+from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
+from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
-from recmtl.data.sources.spool import spooled
 from recmtl.data.store.format import write_manifest, write_splits
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import BadValueError, DataError
@@ -68,7 +67,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
-    skipped = counter(bad_rows)
+    skipped = bad_row_counter(bad_rows)
     given = {"train": train, "valid": valid, "test": test}
     sources = {name: open_sources(data, name, schema.separator) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
@@ -77,16 +76,16 @@ def prepare(
     fold = Fold(resolved, 0.0 if valid is not None else holdout)
     if out is None:
         with tempfile.TemporaryDirectory() as parsed:
-            sources["train"] = spooled(sources["train"], Path(parsed))
-            fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
+            sources["train"] = spool_parsed(sources["train"], Path(parsed))
+            fitted, notes = _fit(resolved, sources["train"], fold, progress, bad_row_counter(bad_rows))
             batches: dict[str, list[pa.RecordBatch]] = {}
             for name, batch in _encode(fitted, sources, fold, progress, skipped):
                 batches.setdefault(name, []).append(batch)
         splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
         return PreparedData(fitted, splits, (*notes, *_noticed(sources, skipped)))
     with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
-        sources["train"] = spooled(sources["train"], Path(parsed))
-        fitted, notes = _fit(resolved, sources["train"], fold, progress, counter(bad_rows))
+        sources["train"] = spool_parsed(sources["train"], Path(parsed))
+        fitted, notes = _fit(resolved, sources["train"], fold, progress, bad_row_counter(bad_rows))
         rows = write_splits(folder, _encode(fitted, sources, fold, progress, skipped))
         save_fitted(fitted, folder)
         manifest = write_manifest(folder, rows, [*notes, *_noticed(sources, skipped)])
@@ -115,7 +114,7 @@ def encode_rows(
         DataError: A file is missing, empty or has a value that does not parse.
         SchemaError: A column is missing.
     """
-    skipped, encoder = counter(bad_rows), Encoder(schema)
+    skipped, encoder = bad_row_counter(bad_rows), Encoder(schema)
     sources = open_sources(data, "given", schema.schema.separator)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:

@@ -19,7 +19,7 @@ from recmtl.data.profiling.description import DRIFT, FILES, LABELS, VALUES, Desc
 from recmtl.data.profiling.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
 from recmtl.data.profiling.prepared import describe_prepared
 from recmtl.data.profiling.tally import CategoryTally, LabelTally, NumberTally, Sample
-from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, counter
+from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, WrappedSource
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
@@ -71,7 +71,7 @@ def describe(
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
         schema = schema.resolve([*source.columns, *sorted(optional - set(source.columns))], source.name)
-    skipped = counter(bad_rows)
+    skipped = bad_row_counter(bad_rows)
     tallies = {name: _read(schema, split, progress, skipped) for name, split in sources.items()}
     return _description(schema, tallies, skipped.notes() if skipped else [])
 

@@ -1,4 +1,4 @@
-"""The raw layout of AliExpress: items joined with the users of their searches."""
+"""The raw layout of AliExpress: join items with the user of their search."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.integers import integers_among
-from recmtl.data.columns.values import Codes, as_text, stable_hash
+from recmtl.data.columns.values import Codes, as_text, find_integers, stable_hash
 from recmtl.data.sources.aliexpress_layout import (
     CLICK,
     CONVERSION,
-    HEADER,
     ITEM_COLUMNS,
-    LABEL,
+    PROCESSED_COLUMNS,
+    RAW_LABEL,
     SEARCH_ID,
     USER_COLUMNS,
 )
-from recmtl.data.sources.bad_rows import EXAMPLES
+from recmtl.data.sources.bad_rows import MAX_EXAMPLES
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.archives import FAULTS
@@ -31,25 +30,25 @@ Positions = npt.NDArray[np.int64]
 
 
 class Users:
-    """The user file in memory, each row found by its search id.
+    """The user file in memory, indexed by search id.
 
     Args:
         source: The file.
-        columns: The columns to keep, beside the search id.
-        numbers: Those of them that are numbers.
-        skip: Whether rows with a wrong number of columns or a search id that is no text are left out.
+        columns: The columns to keep besides the search id.
+        numbers: The columns to parse as numbers.
+        skip: Whether to skip rows with a wrong number of columns or an invalid search id.
 
     Raises:
-        DataError: The file is empty, has a search id twice with different values, or a row that is not to be left out.
+        DataError: The file is empty, a search id occurs twice with different values, or a row is bad and not skipped.
     """
 
     def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str], skip: bool = False) -> None:
         self._source, self._malformed = source, 0
         self._bad_ids: dict[int, BadValueError] = {}
-        batches = list(_read(source, [SEARCH_ID, *columns], numbers, self._count if skip else None))
+        batches = list(_read_batches(source, [SEARCH_ID, *columns], numbers, self._count if skip else None))
         if not batches:
             raise DataError("; ".join([f"there are no rows in {source.name}", *self.notes()]))
-        (self._rows,) = pa.Table.from_batches(_of_one_type(batches)).combine_chunks().to_batches()
+        (self._rows,) = pa.Table.from_batches(_unify_types(batches)).combine_chunks().to_batches()
         ids = self._rows.column(SEARCH_ID)
         self._by_number = pa.types.is_int64(ids.type)
         if self._by_number:
@@ -64,66 +63,64 @@ class Users:
             names = stable_hash(values)[codes[present]]
         again = pd.Index(names).duplicated()
         self._positions, self._index = np.append(present[~again], -1), pd.Index(names[~again])  # [searches] each
-        self._refuse_contradictions(source, present[np.isin(names, names[again])])
+        self._check_repeated(source, present[np.isin(names, names[again])])
 
     def _count(self) -> None:
         self._malformed += 1
 
     def notes(self) -> list[str]:
-        """Say how many rows were left out and where the first of them stand; nothing where none was."""
+        """Return the number of skipped rows and examples; empty if none was skipped."""
         count = self._malformed + len(self._bad_ids)
         if not count:
             return []
-        examples = islice(self._source.reasons(self._bad_ids), EXAMPLES)
+        examples = islice(self._source.reasons(self._bad_ids), MAX_EXAMPLES)
         return [f"bad rows of {self._source.name} left out: {count:,}", *(f"left out: {e}" for e in examples)]
 
-    def _refuse_contradictions(self, source: Source, repeated: Positions) -> None:
+    def _check_repeated(self, source: Source, repeated: Positions) -> None:
         frame = self._rows.take(pa.array(repeated)).to_pandas().set_index(repeated).drop_duplicates()
         other = frame.index[frame.duplicated(SEARCH_ID)]
         if len(other):
             value = str(frame.loc[other[0], SEARCH_ID])
             place = source.place(int(other[0]))
             raise DataError(
-                f"{place}: search id {value!r} has other values in an earlier line, expected one user a search"
+                f"{place}: search id {value!r} has other values in an earlier line, expected one user per search"
             )
 
     def find(self, ids: pa.Array) -> tuple[Positions, dict[int, BadValueError]]:
-        """Give the row of each search id, -1 where there is none ``[rows]``, and by row the ids that are no text."""
+        """Return the row of each search id (-1: not found) ``[rows]``, and the invalid ids by row."""
         if self._by_number and pa.types.is_int64(ids.type):
             found: Positions = self._positions[self._index.get_indexer(pd.Index(ids.fill_null(0).to_numpy()))]
             found[ids.is_null().to_numpy(zero_copy_only=False)] = -1
             return found, {}
         values, codes, bad = _search_ids(ids)
         if self._by_number:
-            places, numbers = integers_among(values)
+            places, numbers = find_integers(values)
             found = np.full(len(values) + 1, -1)
             found[places] = self._positions[self._index.get_indexer(pd.Index(numbers))]
             return found[codes], bad
         found = self._positions[self._index.get_indexer(pd.Index(stable_hash(values)))]
-        same = pc.equal(values, self._ids.take(pa.array(found, mask=found < 0)))  # equal hashes do not prove it
+        same = pc.equal(values, self._ids.take(pa.array(found, mask=found < 0)))  # hashes may collide
         found[~same.fill_null(False).to_numpy(zero_copy_only=False)] = -1
         return np.append(found, -1)[codes], bad
 
     def take(self, positions: Positions) -> dict[str, pa.Array]:
-        """Give the columns of rows."""
+        """Return the columns of rows."""
         return _take(self._rows, positions)
 
 
 def _search_ids(column: pa.Array) -> tuple[pa.StringArray, Codes, dict[int, BadValueError]]:
-    """Give the distinct search ids, the code of each row's (-1: missing or no text), and by row those that are none."""
+    """Return the distinct search ids, the code of each row (-1: missing or invalid), and the invalid ids by row."""
     try:
         return *as_text(column, SEARCH_ID), {}
     except BadValueError as bad:
         mask = np.asarray(bad.mask)
-        faults = {
-            row: BadValueError(row, SEARCH_ID, column[row].as_py(), bad.expected)
-            for row in np.flatnonzero(mask).tolist()
-        }
-        return *as_text(pc.if_else(pa.array(mask), None, column), SEARCH_ID), faults
+        rows = np.flatnonzero(mask).tolist()
+        invalid = {row: BadValueError(row, SEARCH_ID, column[row].as_py(), bad.expected) for row in rows}
+        return *as_text(pc.if_else(pa.array(mask), None, column), SEARCH_ID), invalid
 
 
-def _of_one_type(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Give each column one type: text where it was integers first, bytes where a value that does not parse made it."""
+def _unify_types(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Cast each column to one type: text if some batches are integers, bytes if a value did not parse."""
     kinds = [{batch.column(i).type for batch in batches} for i in range(batches[0].num_columns)]
     if all(len(kind) == 1 for kind in kinds):
         return batches
@@ -142,9 +139,9 @@ def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
 
 
 class RawSource(Source):
-    """Items with the columns of their search's user and the labels click and conversion: the processed layout.
+    """Raw files as the processed layout: items joined with the user of their search, and click and conversion labels.
 
-    Memory holds the user file, items are streamed. Items without a user are left out and counted.
+    The user file is held in memory, items are streamed. Items without a user are left out and counted.
 
     Args:
         users: The user file.
@@ -154,70 +151,76 @@ class RawSource(Source):
     parses = True
 
     def __init__(self, users: Source, items: Source) -> None:
-        self.name, self.columns = items.name, HEADER
+        self.name, self.columns = items.name, PROCESSED_COLUMNS
         self._users, self._items = users, items
-        self.unmatched = 0  # items left out when last read to the end
-        self._bad_ids: dict[int, BadValueError] = {}  # the first of the items left out for their search id
+        self.unmatched = 0  # items without a user in the last complete reading
+        self._bad_ids: dict[int, BadValueError] = {}  # the first items skipped for their search id
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows: numbers as float64, all else as integers or text; all as bytes where one fails."""
+        """Stream the rows: numbers as float64, the rest as integers or text; as bytes if that fails."""
         skip = malformed is not None
         users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers, skip)
-        wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [LABEL] * (CLICK in columns or CONVERSION in columns)
-        rows = refused = unmatched = 0
+        wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [RAW_LABEL] * (
+            CLICK in columns or CONVERSION in columns
+        )
+        rows = skipped = unmatched = 0
         self._bad_ids = {}
-        for batch in _read(self._items, [SEARCH_ID, *wanted], numbers | {LABEL}, malformed):
+        for batch in _read_batches(self._items, [SEARCH_ID, *wanted], numbers | {RAW_LABEL}, malformed):
             positions, bad = users.find(batch.column(SEARCH_ID))
-            self._refuse(bad, rows, malformed)
+            self._skip_invalid(bad, rows, malformed)
             found = np.flatnonzero(positions >= 0)
-            rows, refused = rows + len(positions), refused + len(bad)
+            rows, skipped = rows + len(positions), skipped + len(bad)
             unmatched += len(positions) - len(found) - len(bad)
             if len(found):
                 given = users.take(positions[found]) | _take(batch, found)
-                given |= _labels(given[LABEL]) if LABEL in given else {}
+                given |= _split_label(given[RAW_LABEL]) if RAW_LABEL in given else {}
                 yield pa.RecordBatch.from_arrays([given[c] for c in columns], names=list(columns))
-        if unmatched and unmatched == rows - refused:
-            raise DataError(f"no search id of {self.name} is in {self._users.name}: expected files of the same split")
+        if unmatched and unmatched == rows - skipped:
+            raise DataError(
+                f"no search id of {self.name} is in {self._users.name}: expected user and item files of the same split"
+            )
         self.unmatched = unmatched
         left_out = f"{unmatched:,} of {rows:,} rows of {self.name} are left out: {self._users.name} has no such search"
         self.notes = (*users.notes(), *([left_out] if unmatched else []))
 
-    def _refuse(self, bad: Mapping[int, BadValueError], before: int, malformed: Callable[[], None] | None) -> None:
-        """Leave out items whose search id is no text, or say where the first of them stands."""
+    def _skip_invalid(
+        self, bad: Mapping[int, BadValueError], before: int, malformed: Callable[[], None] | None
+    ) -> None:
+        """Count items with an invalid search id, or raise the error of the first."""
         for row, fault in bad.items():
             if malformed is None:
                 raise self._items.fault(fault, before)
             malformed()
-            if len(self._bad_ids) < EXAMPLES:
+            if len(self._bad_ids) < MAX_EXAMPLES:
                 self._bad_ids[before + row] = fault
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands: in the user file or in the item file."""
+        """Return the error for a bad value, with its line in the user or the item file."""
         item, user = self._origin(offset + bad.row)
         if bad.column in USER_COLUMNS[1:]:
             return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected), 0)
-        bad = _of_the_item(bad)
+        bad = _as_raw_label(bad)
         return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected), 0)
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, by the lines of the item file."""
+        """Return why rows were skipped, by line of the item file."""
         items = dict(self._bad_ids)
         for row, fault in bad.items():
             item, user = self._origin(row, skip=True)
             of_user = fault.column in USER_COLUMNS[1:]
-            items[item] = BadUserError(fault, self._users.place(user)) if of_user else _of_the_item(fault)
+            items[item] = BadUserError(fault, self._users.place(user)) if of_user else _as_raw_label(fault)
         return self._items.reasons(items)
 
     def place(self, row: int) -> str:
-        """Name a row by the line in the item file where it begins."""
+        """Return the line of the item file where a row begins."""
         return self._items.place(self._origin(row)[0])
 
     def _origin(self, row: int, skip: bool = False) -> tuple[int, int]:
-        """Give the row of the item file and the row of the user file that a row is made of."""
+        """Return the rows of the item file and the user file that a row is joined from."""
         users, items = Users(self._users, [], frozenset(), skip), 0
-        for batch in _read(self._items, [SEARCH_ID], frozenset(), (lambda: None) if skip else None):
+        for batch in _read_batches(self._items, [SEARCH_ID], frozenset(), (lambda: None) if skip else None):
             positions, _ = users.find(batch.column(SEARCH_ID))
             found = np.flatnonzero(positions >= 0)
             if row < len(found):
@@ -227,11 +230,11 @@ class RawSource(Source):
 
 
 class BadUserError(BadValueError):
-    """A bad value of an item that stands in the row of its user.
+    """A bad value of an item, found in the row of its user.
 
     Args:
         bad: The value.
-        place: That row.
+        place: The place of the user's row.
     """
 
     def __init__(self, bad: BadValueError, place: str) -> None:
@@ -244,14 +247,14 @@ class BadUserError(BadValueError):
         return f"its user in {self._place}, {super().reason}"
 
 
-def _of_the_item(bad: BadValueError) -> BadValueError:
-    """Say of a bad click or conversion what it is in the item file."""
+def _as_raw_label(bad: BadValueError) -> BadValueError:
+    """Return the error of a bad click or conversion as one of the item file's label."""
     if bad.column not in (CLICK, CONVERSION):
         return bad
-    return BadValueError(bad.row, LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
+    return BadValueError(bad.row, RAW_LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
 
 
-def _read(
+def _read_batches(
     source: Source, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
 ) -> Iterator[pa.RecordBatch]:
     try:
@@ -260,8 +263,8 @@ def _read(
         raise unreadable(source.name, error) from error
 
 
-def _labels(array: pa.Array) -> dict[str, pa.Array]:
-    """Give click and conversion; a label that is none of the three stays, to be refused as any bad label is."""
+def _split_label(array: pa.Array) -> dict[str, pa.Array]:
+    """Return click and conversion; an invalid label is passed on, to be reported like any bad label."""
     if pa.types.is_binary(array.type):
         known = pc.is_in(array, pa.array([b"0", b"1", b"2"]))
         click, bought = pc.not_equal(array, b"0"), pc.equal(array, b"2")

@@ -1,11 +1,16 @@
-"""What every source of rows can do."""
+"""The interface of a source of rows, and a wrapper that parses a source only once."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.ipc as ipc
 
 from recmtl.errors import BadValueError, DataError
 
@@ -14,10 +19,10 @@ class Source(ABC):
     """Rows that can be streamed any number of times.
 
     Attributes:
-        name: What to call them in an error.
-        columns: Their columns.
-        parses: Whether reading them takes more time than reading what was parsed.
-        notes: What was noticed when they were last read to their end, in sentences.
+        name: The name in errors.
+        columns: The columns.
+        parses: Whether the rows are parsed from text, which is slower than reading parsed rows again.
+        notes: Notes of the last complete reading.
     """
 
     name: str
@@ -33,14 +38,13 @@ class Source(ABC):
 
         Args:
             columns: The columns to read.
-            numbers: Those of them that are read as numbers where the source has no types of its own; the others are
-                read as text.
-            malformed: Called for each record that is left out as it has a wrong number of columns; ``None`` makes it
-                an error. Where it is given, a source without types of its own gives all columns as bytes.
+            numbers: The columns to parse as numbers if the source has no types of its own; all others are text.
+            malformed: Called for each record skipped because of a wrong number of columns; ``None`` makes it an error.
+                If set, a source without types of its own returns all columns as bytes.
         """
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands.
+        """Return the error for a bad value, with its file and line or row.
 
         Args:
             bad: The value.
@@ -49,36 +53,105 @@ class Source(ABC):
         return DataError(f"{self.place(offset + bad.row)}, {bad.reason}")
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, and where they stand, in their order.
+        """Return where skipped rows are and why they were skipped, in their order.
 
         Args:
-            bad: The values that do not parse, by the number of the row among those that the source gives.
+            bad: The values that do not parse, by row number within the rows of the source.
         """
         return (f"{self.place(row)}, {bad[row].reason}" for row in sorted(bad))
 
     def place(self, row: int) -> str:
-        """Name a row (from 0) in the words that find it again."""
+        """Return the file and line or row of a row, counted from 0."""
         return f"{self.name}, row {row + 1}"
 
 
 class WrappedSource(Source):
-    """A source that gives the rows of another and speaks of them in its words.
+    """A source that reads another one and reports errors as the other does.
 
     Args:
-        source: The other.
+        source: The other source.
     """
 
     def __init__(self, source: Source) -> None:
         self.name, self.columns, self._source = source.name, source.columns, source
 
     def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Say where a bad value stands, in the words of the source."""
+        """Return the error of the wrapped source for a bad value."""
         return self._source.fault(bad, offset)
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Say why rows were left out, in the words of the source."""
+        """Return the reasons of the wrapped source for skipped rows."""
         return self._source.reasons(bad)
 
     def place(self, row: int) -> str:
-        """Name a row in the words of the source."""
+        """Return the place of a row in the wrapped source."""
         return self._source.place(row)
+
+
+class ParsedSpool(WrappedSource):
+    """A source that is parsed once: its first complete reading is written to files that later readings use.
+
+    Args:
+        source: The source; every reading must ask for the same columns.
+        folder: An empty folder for the Arrow streams of parsed rows, one per change of types.
+    """
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        super().__init__(source)
+        self._folder = folder
+        self._files: list[Path] = []
+        self._complete = False
+        self._malformed = 0
+
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of the source, from the files once they are complete."""
+        if not self._complete:
+            yield from self._parse(columns, numbers, malformed)
+            return
+        if malformed is not None:
+            for _ in range(self._malformed):
+                malformed()
+        for path in self._files:
+            with pa.OSFile(str(path)) as file, ipc.open_stream(file) as reader:
+                yield from reader
+
+    def _parse(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None
+    ) -> Iterator[pa.RecordBatch]:
+        writer: ipc.RecordBatchStreamWriter | None = None
+        types: pa.Schema | None = None
+        self._files, self._malformed = [], 0
+
+        def count() -> None:
+            self._malformed += 1
+            if malformed is not None:
+                malformed()
+
+        with ExitStack() as stack:
+            for batch in self._source.batches(columns, numbers, count if malformed else None):
+                try:
+                    if writer is None or batch.schema != types:
+                        types = batch.schema
+                        self._files.append(self._folder / f"{len(self._files)}.arrows")
+                        writer = stack.enter_context(ipc.new_stream(str(self._files[-1]), types))
+                    writer.write_batch(batch)
+                except (OSError, pa.ArrowException) as error:
+                    stack.pop_all()  # closing would fail again and hide this error
+                    raise self._write_error(error) from error
+                yield batch
+            try:
+                stack.close()
+            except (OSError, pa.ArrowException) as error:
+                raise self._write_error(error) from error
+        self._complete, self.notes = True, self._source.notes
+
+    def _write_error(self, error: Exception) -> DataError:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        return DataError(f"the parsed rows of {self.name} cannot be written: {reason}")
+
+
+def spool_parsed(sources: Iterable[Source], folder: Path) -> list[Source]:
+    """Wrap the sources that parse text in spools below a folder; the others are read again as they are."""
+    return [ParsedSpool(s, Path(tempfile.mkdtemp(dir=folder))) if s.parses else s for s in sources]

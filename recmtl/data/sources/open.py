@@ -1,9 +1,8 @@
-"""Where rows come from: CSV, Parquet and Arrow files, tables and DataFrames, all streamed as Arrow record batches."""
+"""Open files, tables and DataFrames as sources of Arrow record batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,7 +16,7 @@ from recmtl.data.sources.csv import CsvSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.location import Location, expand
 
-FRAME_ROWS = 1 << 16  # of a table in memory, handed on at a time
+FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
 
 Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Source | Sequence[str | Path | Source]
 
@@ -32,7 +31,7 @@ class FrameSource(Source):
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows; types stay as they are."""
+        """Stream the rows with their own types."""
         yield from self._table.select(list(columns)).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
 
 
@@ -47,12 +46,12 @@ class ArrowSource(Source):
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows; types stay as they are."""
+        """Stream the rows with their own types."""
         with self._location.file() as file:
             reader = ipc.open_file(file)
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i).select(list(columns))
-                batch.validate(full=True)  # that offsets and codes, which nothing else looks at, stay within
+                batch.validate(full=True)  # offsets and dictionary codes of a damaged file may be out of range
                 yield batch
 
 
@@ -67,7 +66,7 @@ class ParquetSource(Source):
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows; types stay as they are."""
+        """Stream the rows with their own types."""
         with self._open() as file:
             for batch in file.iter_batches(batch_size=FRAME_ROWS, columns=list(columns)):
                 yield batch.select(list(columns))
@@ -76,15 +75,23 @@ class ParquetSource(Source):
         return pq.ParquetFile(self._location.path, filesystem=self._location.filesystem)
 
 
-def open_sources(data: Data, what: str = "data", separator: str | None = None) -> list[Source]:
-    """Open data in any accepted form.
+BINARY_FORMATS: Mapping[str, type[ArrowSource] | type[ParquetSource]] = {
+    ".parquet": ParquetSource,
+    ".pq": ParquetSource,
+    ".arrow": ArrowSource,
+    ".feather": ArrowSource,
+}
+
+
+def open_sources(data: Data, name: str = "data", separator: str | None = None) -> list[Source]:
+    """Open data in any accepted form as sources.
 
     Args:
         data: A file, a glob, a folder, a source, a list of these, a DataFrame or an Arrow table. Files are CSV
-            (``.gz`` and ``.zst`` too), Parquet or Arrow IPC, told by their suffix, on disk or behind a URI
+            (``.gz`` and ``.zst`` too), Parquet or Arrow IPC by their suffix, on disk or at a URI
             (``s3://``, ``gs://``, ``hdfs://``, ``file://``).
-        what: What to call data in memory in an error.
-        separator: What stands between the columns of a CSV file; ``None`` finds it in each header.
+        name: The name of data in memory for errors.
+        separator: The column separator of CSV files; ``None`` detects it in each header.
 
     Raises:
         DataError: A file is missing, empty, or cannot be read.
@@ -92,38 +99,33 @@ def open_sources(data: Data, what: str = "data", separator: str | None = None) -
     if isinstance(data, Source):
         return [data]
     if isinstance(data, pd.DataFrame):
-        return [_checked(FrameSource(_from_pandas(data, what), f"the {what} frame"))]
+        return [_check_columns(FrameSource(_from_pandas(data, name), f"the {name} frame"))]
     if isinstance(data, pa.Table):
-        return [_checked(FrameSource(data, f"the {what} table"))]
+        return [_check_columns(FrameSource(data, f"the {name} table"))]
     if isinstance(data, str | Path):
-        return [_open(location, separator) for location in expand(data)]
+        return [_open_file(location, separator) for location in expand(data)]
     if not data:
-        raise DataError(f"the list of {what} files is empty")
-    return [source for item in data for source in open_sources(item, what, separator)]
+        raise DataError(f"the list of {name} files is empty")
+    return [source for item in data for source in open_sources(item, name, separator)]
 
 
-def _open(location: Location, separator: str | None) -> Source:
-    kinds: dict[str, Callable[[Location], Source]] = {
-        ".parquet": ParquetSource,
-        ".pq": ParquetSource,
-        ".arrow": ArrowSource,
-        ".feather": ArrowSource,
-    }
+def _open_file(location: Location, separator: str | None) -> Source:
+    kind = BINARY_FORMATS.get(location.suffix)
     try:
-        return _checked(kinds.get(location.suffix, partial(CsvSource, separator=separator))(location))
+        return _check_columns(kind(location) if kind else CsvSource(location, separator))
     except (OSError, pa.ArrowException) as error:
         raise unreadable(location.name, error) from error
 
 
-def _checked(source: Source) -> Source:
+def _check_columns(source: Source) -> Source:
     for column in source.columns:
         if source.columns.count(column) > 1:
             raise DataError(f"{source.name} has the column {column!r} twice")
     return source
 
 
-def _from_pandas(frame: pd.DataFrame, what: str) -> pa.Table:
+def _from_pandas(frame: pd.DataFrame, name: str) -> pa.Table:
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError, ValueError) as error:
-        raise unreadable(f"the {what} frame", error) from error
+        raise unreadable(f"the {name} frame", error) from error

@@ -11,10 +11,10 @@ import pyarrow.csv
 from recmtl.data.sources.aliexpress_layout import (
     CLICK,
     CONVERSION,
-    HEADER,
     ITEM_COLUMNS,
-    LABEL,
     NUMERICAL,
+    PROCESSED_COLUMNS,
+    RAW_LABEL,
     SEARCH_ID,
     USER_COLUMNS,
 )
@@ -26,7 +26,7 @@ Append = Callable[[Columns], None]  # appends whole searches, given by column na
 @contextmanager
 def processed_writer(folder: Path, split: str) -> Iterator[Append]:
     """Gives a function that appends rows to a new file in the processed layout, `<split>.csv`."""
-    with _csv_writer(folder / f"{split}.csv", HEADER, header=True) as append:
+    with _csv_writer(folder / f"{split}.csv", PROCESSED_COLUMNS, header=True) as append:
         yield append
 
 
@@ -41,7 +41,7 @@ def raw_writer(folder: Path, split: str) -> Iterator[Append]:
         def append(columns: Columns) -> None:
             _, first = np.unique(columns[SEARCH_ID], return_index=True)  # [searches]
             append_users({name: columns[name][first] for name in USER_COLUMNS})
-            append_items({**columns, LABEL: columns[CLICK].astype(np.int64) + columns[CONVERSION].astype(np.int64)})
+            append_items({**columns, RAW_LABEL: columns[CLICK].astype(np.int64) + columns[CONVERSION].astype(np.int64)})
 
         yield append
 

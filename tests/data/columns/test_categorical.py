@@ -7,9 +7,7 @@ import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns import categorical
-from recmtl.data.columns import vocabulary as counts
-from recmtl.data.columns.categorical import CategoryFitter
-from recmtl.data.columns.vocabulary import Lookup, VocabularyBuilder
+from recmtl.data.columns.categorical import CategoryFitter, TextLookup, VocabularyBuilder
 from recmtl.data.store.format import IDS
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
@@ -28,72 +26,70 @@ def encode(fitted, **columns):
     return rows.table[IDS].to_pylist()
 
 
-class TestLookup:
+class TestTextLookup:
     @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
     def test_equals_a_dictionary(self, kind):
         rng = np.random.default_rng(0)
         words = [f"w{i}" for i in rng.permutation(3000)]
         places = {word: place for place, word in enumerate(words[:1000])}
         values = [words[i] for i in rng.integers(0, 3000, 5000)] + [None, ""]
-        found = Lookup(pa.array(words[:1000], kind))(pa.array(values))
+        found = TextLookup(pa.array(words[:1000], kind))(pa.array(values))
         assert found.tolist() == [places.get(value, -1) for value in values]
 
     @pytest.mark.parametrize("buckets", [1, 3])
     def test_equal_hashes_of_different_text(self, buckets):
-        """Every category and many other words have one of a few hashes."""
+        """All categories and many other words share a few hashes."""
 
         def hashed(values):
             return np.array([len(v or "") % buckets for v in values.to_pylist()], np.uint64)
 
         vocabulary = ["a", "bb", "", "ccc", "dd", "e"]
         values = ["e", "ddd", "a", None, "bb", "", "x", "dd", "ccc"]
-        found = Lookup(pa.array(vocabulary), hashed)(pa.array(values))
+        found = TextLookup(pa.array(vocabulary), hashed)(pa.array(values))
         assert found.tolist() == [vocabulary.index(v) if v in vocabulary else -1 for v in values]
 
-    def test_hashing_part_by_part_changes_nothing(self, monkeypatch):
+    def test_hashing_in_chunks(self, monkeypatch):
         vocabulary, values = pa.array([f"v{i}" for i in range(100)]), pa.array(["v99", "v0", "v50", "no"])
-        monkeypatch.setattr("recmtl.data.columns.vocabulary.HASHED_TOGETHER", 7)
-        assert Lookup(vocabulary)(values).tolist() == [99, 0, 50, -1]
+        monkeypatch.setattr("recmtl.data.columns.categorical.HASH_CHUNK", 7)
+        assert TextLookup(vocabulary)(values).tolist() == [99, 0, 50, -1]
 
-    def test_nothing_to_find(self):
-        assert Lookup(pa.array([], pa.string()))(pa.array(["a", None])).tolist() == [-1, -1]
-        assert Lookup(pa.array(["a"]))(pa.array([], pa.string())).tolist() == []
+    def test_empty(self):
+        assert TextLookup(pa.array([], pa.string()))(pa.array(["a", None])).tolist() == [-1, -1]
+        assert TextLookup(pa.array(["a"]))(pa.array([], pa.string())).tolist() == []
 
-    def test_is_made_once_for_a_fitted_schema(self, monkeypatch):
+    def test_built_once_per_fitted_schema(self, monkeypatch):
         fitted = fit([Categorical("c")], c=["a", "b"])
         assert encode(fitted, c=["b"]) == [[FIRST + 1]]
-        monkeypatch.setattr(Lookup, "__init__", None)
+        monkeypatch.setattr(TextLookup, "__init__", None)
         assert encode(fitted, c=["a", "z"]) == [[FIRST], [UNKNOWN]]
 
 
 class TestBounds:
-    def test_more_categories_than_memory_holds(self, monkeypatch):
-        monkeypatch.setattr(counts, "COMPACT_AFTER", 10)
-        monkeypatch.setattr(counts, "available_memory", lambda: 1000)
+    def test_categories_that_do_not_fit_in_memory(self, monkeypatch):
+        monkeypatch.setattr(categorical, "MERGE_AFTER", 10)
+        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
         features = [Categorical("user")]
         fit(features, user=[f"u{i}" for i in range(9)])
-        with pytest.raises(DataError, match=r"'user' has more categories than memory holds, 100 until now: give the"):
+        with pytest.raises(DataError, match=r"'user' has too many categories for memory, found 100 so far: set `hash"):
             fit(features, user=[f"u{i}" for i in range(100)])
 
-    def test_repeated_categories_fit(self, monkeypatch):
-        monkeypatch.setattr(counts, "COMPACT_AFTER", 10)
-        monkeypatch.setattr(counts, "available_memory", lambda: 1000)
+    def test_repeated_categories_fit_in_memory(self, monkeypatch):
+        monkeypatch.setattr(categorical, "MERGE_AFTER", 10)
+        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
         counted = VocabularyBuilder(Categorical("user"))
         for i in range(1000):
             counted.add(pa.array([f"u{i % 3}"]), np.zeros(1, np.int64))
         assert counted.vocabulary().to_pylist() == ["u0", "u1", "u2"]
 
     @pytest.mark.parametrize("options", [{"min_count": 2}, {"max_vocabulary": 2}, {"hash_buckets": 9}])
-    def test_more_categories_than_a_vocabulary_may_have(self, monkeypatch, options):
-        monkeypatch.setattr(counts, "MAX_CATEGORIES", 2)
+    def test_too_large_a_vocabulary(self, monkeypatch, options):
+        monkeypatch.setattr(categorical, "MAX_CATEGORIES", 2)
         column = ["a", "a", "b", "b", "c"]
         fit([Categorical("c", **options)], c=column)
-        with pytest.raises(
-            DataError, match=r"column 'c' has 3 categories, more than 2: give the feature `hash_buckets`"
-        ):
+        with pytest.raises(DataError, match=r"column 'c' has 3 categories, expected at most 2: set `hash_buckets`"):
             fit([Categorical("c")], c=column)
 
-    def test_a_hashed_feature_counts_nothing(self, monkeypatch):
+    def test_hashed_feature_needs_no_counts(self, monkeypatch):
         monkeypatch.setattr(categorical, "VocabularyBuilder", None)
         features = [Categorical("c", hash_buckets=8), MultiCategorical("m", share_with="c")]
         fitter = CategoryFitter(Schema(features, TASKS))
@@ -107,7 +103,7 @@ COLUMNS = {"item": ["a", "b", "b", None], "history": ["b|c|c", "a|d", None, "c"]
 
 
 class TestSharing:
-    def test_the_vocabulary_is_learned_from_both_columns(self):
+    def test_vocabulary_is_fitted_on_both_columns(self):
         fitted = fit(FEATURES, **COLUMNS)
         assert {name: v.to_pylist() for name, v in fitted.vocabularies.items()} == {"item": ["b", "c", "a"]}
         assert [(b.name, b.owner, b.size, b.length) for b in fitted.id_blocks] == [
@@ -115,13 +111,13 @@ class TestSharing:
             ("history", ("item", None), 5, 3),
         ]
 
-    def test_a_category_has_one_index_in_both(self):
+    def test_category_has_the_same_id_in_both(self):
         fitted = fit(FEATURES, **COLUMNS)
         ids = encode(fitted, item=["b", "c", "d", None], history=["b|c", "a", "d", ""])
         b, c, a = FIRST, FIRST + 1, FIRST + 2
         assert ids == [[b, b, c, -1], [c, a, -1, -1], [UNKNOWN, UNKNOWN, -1, -1], [MISSING, MISSING, -1, -1]]
 
-    def test_the_order_of_the_features_does_not_matter(self):
+    def test_order_of_the_features_does_not_matter(self):
         fitted = fit(FEATURES[::-1], **COLUMNS)
         assert fitted.vocabularies["item"].to_pylist() == ["b", "c", "a"]
         assert encode(fitted, item=["a"], history=["a"]) == [[FIRST + 2, -1, -1, FIRST + 2]]
@@ -144,7 +140,7 @@ class TestSharing:
 
 
 def test_buckets_are_the_same_in_every_process():
-    """Pinned, as a saved model reads them; Python's own hash of text differs from process to process."""
+    """Saved models depend on these values; Python's own hash of text differs between processes."""
     code = """
 import pyarrow as pa
 from recmtl.data import encode_rows, prepare

@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 import recmtl
 from recmtl.data import prepare
-from recmtl.data.columns import integers
-from recmtl.data.columns.integers import as_written, integers_among, with_integers
-from recmtl.data.columns.vocabulary import IntegerLookup, VocabularyBuilder
+from recmtl.data.columns.categorical import SMALL_INTEGERS, IntegerLookup, VocabularyBuilder
+from recmtl.data.columns.values import cast_integer_columns, find_integers, parse_integers
 from recmtl.data.sources import csv as csv_source
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 
@@ -16,35 +15,35 @@ WHOLE = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-100, 100))
 ODD = st.sampled_from(["007", "-0", "+5", " 5", "5 ", "0x1F", "0XFFFFFFFF", "1e3", "5.0", "", "x", "٣", str(2**63)])
 
 
-class TestAsWritten:
+class TestParseIntegers:
     @given(st.lists(st.none() | WHOLE, max_size=20))
-    def test_what_str_writes(self, numbers):
+    def test_canonical_integers(self, numbers):
         text = pa.array([None if n is None else str(n) for n in numbers], pa.string())
-        assert as_written(text).to_pylist() == numbers
+        assert parse_integers(text).to_pylist() == numbers
 
     @given(st.lists(st.none() | WHOLE.map(str), max_size=5), ODD)
-    def test_nothing_else(self, others, odd):
-        assert as_written(pa.array([*others, odd], pa.string())) is None
+    def test_other_text_is_not_parsed(self, others, odd):
+        assert parse_integers(pa.array([*others, odd], pa.string())) is None
 
     @given(st.lists(WHOLE.map(str) | ODD, max_size=9), st.sampled_from([pa.string(), pa.large_string()]))
-    def test_integers_among_text(self, texts, kind):
-        positions, numbers = integers_among(pa.array(texts, kind))
+    def test_find_integers(self, texts, kind):
+        positions, numbers = find_integers(pa.array(texts, kind))
         whole = [i for i, text in enumerate(texts) if text.lstrip("-").isascii() and text == _plain(text)]
         assert positions.tolist() == whole
         assert numbers.tolist() == [int(texts[i]) for i in whole]
 
-    def test_a_slice_counts_its_own_letters(self):
-        assert as_written(pa.array(["x", "12", "007"]).slice(1, 1)).to_pylist() == [12]
+    def test_slice(self):
+        assert parse_integers(pa.array(["x", "12", "007"]).slice(1, 1)).to_pylist() == [12]
 
-    def test_a_column_that_was_text_stays_text(self):
+    def test_text_column_stays_text(self):
         batches = [pa.record_batch({"a": ["1"], "b": ["2"]}), pa.record_batch({"a": ["x"], "b": ["3"]})]
         batches.append(pa.record_batch({"a": ["4"], "b": ["5"]}))
-        types = [[str(t) for t in batch.schema.types] for batch in with_integers(iter(batches))]
+        types = [[str(t) for t in batch.schema.types] for batch in cast_integer_columns(iter(batches))]
         assert types == [["int64", "int64"], ["string", "int64"], ["string", "int64"]]
 
 
 def _plain(text):
-    """How an integer of 64 bits would be written; nothing where it is none."""
+    """Return the canonical text of a 64-bit integer, or None."""
     try:
         number = int(text)
     except ValueError:
@@ -57,7 +56,7 @@ class TestLookup:
     @given(st.sets(WHOLE.map(str) | ODD, max_size=12), st.lists(WHOLE, max_size=12))
     def test_equals_a_dictionary(self, small, vocabulary, numbers):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recmtl.data.columns.vocabulary.SMALL", small)
+            patch.setattr("recmtl.data.columns.categorical.SMALL_INTEGERS", small)
             vocabulary = sorted(vocabulary)
             numbers = [*numbers, *(int(v) for v in vocabulary if _plain(v) == v)]
             found = IntegerLookup(pa.array(vocabulary, pa.large_string()))(np.array(numbers, np.int64))
@@ -68,9 +67,9 @@ class TestLookup:
 class TestCounts:
     @pytest.mark.parametrize("small", [0, 10, 1 << 21])
     @given(st.lists(st.lists(st.none() | WHOLE, max_size=8), max_size=5))
-    def test_counted_as_text_is(self, small, batches):
+    def test_equals_counting_text(self, small, batches):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recmtl.data.columns.vocabulary.SMALL", small)
+            patch.setattr("recmtl.data.columns.categorical.SMALL_INTEGERS", small)
             numbers, texts = VocabularyBuilder(Categorical("c")), VocabularyBuilder(Categorical("c"))
             for batch in batches:
                 numbers.add_integers(pa.array(batch, pa.int64()))
@@ -78,7 +77,7 @@ class TestCounts:
                 texts.add(pa.array(present, pa.string()), np.arange(len(present)))
             assert numbers.vocabulary().to_pylist() == texts.vocabulary().to_pylist()
 
-    def test_one_category_as_integer_and_as_text(self):
+    def test_category_counted_as_integer_and_as_text(self):
         counts = VocabularyBuilder(Categorical("c", min_count=3))
         counts.add(pa.array(["7", "x"]), np.array([0, 1, 1]))
         counts.add_integers(pa.array([7, 8, 7]))
@@ -111,19 +110,19 @@ class TestFiles:
         (tmp_path / "a.csv").write_text("\n".join(["user,odd,hashed,users,search,y", *lines]) + "\n", encoding="utf-8")
         return tmp_path / "a.csv"
 
-    def test_the_dataset_is_that_of_text(self, tmp_path, monkeypatch):
-        """A column read as integers, or for as long as it can be, gives what one read as text gives."""
+    def test_dataset_equals_that_of_text(self, tmp_path, monkeypatch):
+        """Columns read as integers, wholly or at first, encode like text."""
         file = self.rows(tmp_path)
         monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 12)
         fast = prepare(self.SCHEMA, file)
-        monkeypatch.setattr(csv_source, "with_integers", lambda batches: batches)
+        monkeypatch.setattr(csv_source, "cast_integer_columns", lambda batches: batches)
         slow = prepare(self.SCHEMA, file)
         assert fast.schema.fingerprint == slow.schema.fingerprint
         assert len(fast.schema.vocabularies["odd"]) > 10
         for split, rows in slow.splits.items():
             assert fast.splits[split].table.combine_chunks().equals(rows.table.combine_chunks())
 
-    def test_predictions_find_integers_in_a_vocabulary_of_text(self, tmp_path):
+    def test_integers_are_found_in_a_vocabulary_of_text(self, tmp_path):
         fitted = prepare(self.SCHEMA, self.rows(tmp_path)).schema
         columns = {"odd": ["7", "007", None], "hashed": ["1"] * 3, "users": ["7"] * 3, "user": ["7", "8", "0"]}
         (text,) = recmtl.data.encode_rows(fitted, pa.table(columns), labelled=False)
@@ -133,5 +132,5 @@ class TestFiles:
         assert text.table["ids"].equals(found.table["ids"])
 
 
-def test_small_integers_lie_in_tables_of_a_bounded_size():
-    assert integers.SMALL * 8 <= 1 << 24
+def test_arrays_of_small_integers_are_bounded():
+    assert SMALL_INTEGERS * 8 <= 1 << 24

@@ -281,7 +281,7 @@ class TestTooLarge:
     def test_is_said_where_it_would_take_all_else_away(self, column, transform):
         schema = Schema([Numeric(column, transform=transform)], [Task("t", "y")])
         with pytest.raises(
-            DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: give"
+            DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: set"
         ):
             prepare(schema, self.FRAME, holdout=0)
 

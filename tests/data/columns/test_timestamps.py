@@ -106,12 +106,12 @@ def test_missing_in_every_row():
 @pytest.mark.parametrize(
     ("values", "written", "message"),
     [
-        (["2023-01-01", "2023-02-29"], None, "row 1, column 'when': '2023-02-29' is not a date as in ISO 8601"),
+        (["2023-01-01", "2023-02-29"], None, "row 1, column 'when': '2023-02-29' is not an ISO 8601 date"),
         ([None, "2023-01-01T25:00"], None, "row 1, column 'when': '2023-01-01T25:00' is not"),
         (["2023-01-01", "2023-01-01", "now"], None, "row 2, column 'when': 'now' is not"),
         (["2023"], None, "row 0, column 'when': '2023' is not"),
         ([None, True], None, "row 1, column 'when': 'true' is not"),
-        ([["2023-01-01"]], None, "row 0, column 'when': ['2023-01-01'] is not a date as in ISO 8601"),
+        ([["2023-01-01"]], None, "row 0, column 'when': ['2023-01-01'] is not an ISO 8601 date"),
         (
             ["01.01.2023", "2023-01-01"],
             "%d.%m.%Y",
@@ -131,7 +131,7 @@ def test_no_date(values, written, message):
 
 def test_a_date_in_a_file_has_its_line(tmp_path):
     (tmp_path / "a.csv").write_text("when,y\n2024-01-01,0\n2024-01-32,1\n2024-01-03,1\n")
-    with pytest.raises(DataError, match=r"a\.csv, line 3, column 'when': '2024-01-32' is not a date as in ISO 8601"):
+    with pytest.raises(DataError, match=r"a\.csv, line 3, column 'when': '2024-01-32' is not an ISO 8601 date"):
         prepare(Schema([ALL], [Task("t", "y")]), tmp_path / "a.csv", holdout=0)
 
 

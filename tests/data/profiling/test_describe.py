@@ -245,7 +245,7 @@ def test_each_part_of_a_date_is_described_where_it_was_prepared():
 
 def test_what_is_no_date_is_refused_as_in_preparing():
     frame = pd.DataFrame({"t": ["2024-01-01", "never"], "click": [0, 1]})
-    with pytest.raises(DataError, match="row 2, column 't': 'never' is not a date as in ISO 8601"):
+    with pytest.raises(DataError, match="row 2, column 't': 'never' is not an ISO 8601 date"):
         describe(frame, Schema([Timestamp("t")], [Task("ctr", "click")]))
 
 

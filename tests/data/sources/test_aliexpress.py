@@ -15,7 +15,7 @@ from recmtl.data import DataError
 from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources.aliexpress import RawSource
 from recmtl.data.sources.aliexpress_files import open_raw
-from recmtl.data.sources.aliexpress_layout import HEADER, ITEM_COLUMNS, USER_COLUMNS
+from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, PROCESSED_COLUMNS, USER_COLUMNS
 from recmtl.data.sources.csv import CsvSource
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.io import archives
@@ -81,7 +81,7 @@ def source(folder, users, items):
     return RawSource(CsvSource(user, ",", USER_COLUMNS), CsvSource(item, ",", ITEM_COLUMNS))
 
 
-def read(opened, columns=HEADER):
+def read(opened, columns=PROCESSED_COLUMNS):
     return [row for batch in opened.batches(columns, NUMBERS) for row in batch.to_pylist()]
 
 
@@ -105,7 +105,7 @@ class TestJoin:
         numerical = [*range(9, 32), *(k for k in range(2, 49) if k not in ITEM_CATEGORICAL)]
         expected |= {f"numerical_{i}": float(k) for i, k in enumerate(numerical, start=1)}
         assert row == expected
-        assert tuple(row) == HEADER
+        assert tuple(row) == PROCESSED_COLUMNS
 
     def test_labels(self, tmp_path):
         items = [item_line("7", label) for label in ("0", "1", "2", "")]
@@ -124,7 +124,7 @@ class TestJoin:
         with open_raw(raw, "NL") as given:
             rows = pd.DataFrame(read(given["test"]))
         assert len(rows) == 300
-        for column in HEADER:
+        for column in PROCESSED_COLUMNS:
             np.testing.assert_array_equal(rows[column].astype(float), joined[column].astype(float), err_msg=column)
 
     @pytest.mark.parametrize(
@@ -479,7 +479,9 @@ def test_a_user_with_a_wrong_number_of_columns(raw, tmp_path):
 
 
 def test_users_of_whom_none_can_be_read(tmp_path):
-    said = error(lambda opened: list(opened.batches(HEADER, NUMBERS, lambda: None)), source(tmp_path, ["1,2"], []))
+    said = error(
+        lambda opened: list(opened.batches(PROCESSED_COLUMNS, NUMBERS, lambda: None)), source(tmp_path, ["1,2"], [])
+    )
     user = tmp_path / "user.csv"
     expected = f"bad rows of {user} left out: 1; left out: {user}, line 1: 2 columns, expected 33"
     assert said == f"there are no rows in {user}; {expected}"

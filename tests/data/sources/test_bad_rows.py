@@ -228,8 +228,8 @@ def test_bad_dates_are_left_out_and_counted(tmp_path):
     assert [note for note in data.notes if "left out" in note] == [
         "3 bad rows were left out",
         f"left out: {path}, line 3: 3 columns, expected 2",
-        f"left out: {path}, line 4, column 't': 'notadate' is not a date as in ISO 8601",
-        f"left out: {path}, line 6, column 't': 'also not' is not a date as in ISO 8601",
+        f"left out: {path}, line 4, column 't': 'notadate' is not an ISO 8601 date",
+        f"left out: {path}, line 6, column 't': 'also not' is not an ISO 8601 date",
     ]
 
 

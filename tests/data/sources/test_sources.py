@@ -336,7 +336,7 @@ class TestParts:
         file = write(tmp_path / "a.csv", "\n".join(["c,n", "", *rows, "", ""]).encode())
         data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0, bad_rows="skip")
         left = [note for note in data.notes if "quoted" in note]
-        assert left == [f"40 lines of {file} stand within quoted values"]
+        assert left == [f"40 lines of {file} are within quoted values"]
 
     def test_quoted_values_of_one_line_are_not(self, tmp_path):
         file = write(tmp_path / "a.csv", b'c,n\r\n\r\n"a,b",1\r\n"c",0\r\n\r\nd,1')

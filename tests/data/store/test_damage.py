@@ -218,7 +218,7 @@ def test_offsets_that_point_elsewhere(folder, offset):
         (lambda s: s["vocabulary_sizes"].update(c=10**12), "its vocabularies have other sizes"),
         (lambda s: s["schema"]["features"][0].update(hash_buckets=10**12), "must be at most 2,147,483,640"),
         (lambda s: s["schema"]["features"][0].update(width=10**12), "must be at most 2,147,483,640"),
-        (lambda s: s["schema"]["tasks"][0].update(name="other"), "its content is not what its fingerprint says"),
+        (lambda s: s["schema"]["tasks"][0].update(name="other"), "its content does not match its fingerprint"),
         (lambda s: s.pop("fingerprint"), "it lacks 'fingerprint'"),
         (lambda s: s.pop("schema"), "it lacks 'schema'"),
     ],

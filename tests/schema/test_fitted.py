@@ -139,6 +139,14 @@ def test_files_of_different_schemas(tmp_path):
         load_fitted(tmp_path)
 
 
+@pytest.mark.parametrize(("length", "columns"), [(10**9, "1,000,000,003"), (-9, "-6")])
+def test_number_of_id_columns_is_limited(tmp_path, length, columns):
+    """Memory is allocated for them; the fingerprint matches."""
+    save_fitted(dataclasses.replace(make(), lengths={"tags": length}), tmp_path)
+    with pytest.raises(SchemaError, match=f"damaged: it has {columns} id columns, expected at most 1,048,576"):
+        load_fitted(tmp_path)
+
+
 @pytest.mark.parametrize("content", [[], {}, {"schema": 5, "vocabulary_sizes": {}}, {"schema": {"features": []}}])
 def test_invalid_content(tmp_path, content):
     save_fitted(make(), tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.values import Codes, as_text, find_integers, stable_hash
+from recmtl.data.columns.values import Codes, as_text, find_integers
 from recmtl.data.sources.aliexpress_layout import (
     CLICK,
     CONVERSION,
@@ -53,17 +54,16 @@ class Users:
         self._by_number = pa.types.is_int64(ids.type)
         if self._by_number:
             present = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
-            names = ids.drop_null().to_numpy()
+            keys = ids.drop_null().to_numpy()
         else:
             values, codes, self._bad_ids = _search_ids(ids)
             if self._bad_ids and not skip:
                 raise source.fault(next(iter(self._bad_ids.values())), 0)
-            self._ids = values.take(pa.array(codes, mask=codes < 0))  # [rows]
             present = np.flatnonzero(codes >= 0)
-            names = stable_hash(values)[codes[present]]
-        again = pd.Index(names).duplicated()
-        self._positions, self._index = np.append(present[~again], -1), pd.Index(names[~again])  # [searches] each
-        self._check_repeated(source, present[np.isin(names, names[again])])
+            keys = values.to_numpy(zero_copy_only=False)[codes[present]]
+        repeated = pd.Index(keys).duplicated()
+        self._rows_of, self._index = np.append(present[~repeated], -1), pd.Index(keys[~repeated])  # [searches] each
+        self._check_repeated(source, present[pd.Index(keys).isin(keys[repeated])])
 
     def _count(self) -> None:
         self._malformed += 1
@@ -89,19 +89,20 @@ class Users:
     def find(self, ids: pa.Array) -> tuple[Positions, dict[int, BadValueError]]:
         """Return the row of each search id (-1: not found) ``[rows]``, and the invalid ids by row."""
         if self._by_number and pa.types.is_int64(ids.type):
-            found: Positions = self._positions[self._index.get_indexer(pd.Index(ids.fill_null(0).to_numpy()))]
+            found = self._find(ids.fill_null(0).to_numpy())
             found[ids.is_null().to_numpy(zero_copy_only=False)] = -1
             return found, {}
         values, codes, bad = _search_ids(ids)
+        places, keys = np.arange(len(values)), values.to_numpy(zero_copy_only=False)
         if self._by_number:
-            places, numbers = find_integers(values)
-            found = np.full(len(values) + 1, -1)
-            found[places] = self._positions[self._index.get_indexer(pd.Index(numbers))]
-            return found[codes], bad
-        found = self._positions[self._index.get_indexer(pd.Index(stable_hash(values)))]
-        same = pc.equal(values, self._ids.take(pa.array(found, mask=found < 0)))  # hashes may collide
-        found[~same.fill_null(False).to_numpy(zero_copy_only=False)] = -1
-        return np.append(found, -1)[codes], bad
+            places, keys = find_integers(values)
+        found = np.full(len(values) + 1, -1)
+        found[places] = self._find(keys)
+        return found[codes], bad
+
+    def _find(self, keys: npt.NDArray[Any]) -> Positions:
+        rows: Positions = self._rows_of[self._index.get_indexer(pd.Index(keys))]
+        return rows
 
     def take(self, positions: Positions) -> dict[str, pa.Array]:
         """Return the columns of rows."""

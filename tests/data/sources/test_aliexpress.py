@@ -147,10 +147,7 @@ class TestJoin:
         rows = read(source(tmp_path, [user_line("7.0", c2="u")], [item_line("7")]))
         assert [row["categorical_1"] for row in rows] == ["u"]
 
-    def test_equal_hashes_do_not_join(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(
-            "recmtl.data.sources.aliexpress.stable_hash", lambda values: np.zeros(len(values), np.uint64)
-        )
+    def test_text_ids_join(self, tmp_path):
         opened = source(tmp_path, [user_line("x7")], [item_line("x8"), item_line("x7")])
         assert [row["search_id"] for row in read(opened)] == ["x7"]
         assert opened.unmatched == 1

@@ -1,1 +1,1 @@
-"""Generated rows whose best possible AUC is known."""
+"""Generated rows with a known Bayes AUC."""

@@ -1,8 +1,8 @@
-"""Rows in the processed AliExpress layout whose true click and conversion probabilities are known.
+"""Generate rows in the AliExpress layouts with known click and conversion probabilities.
 
-A search brings one user and several items. Columns are drawn first, with the zeros, skews and blocks of the real files;
-then the planted truth, a short list of their effects, gives each row its log-odds of a click and, if clicked, of a
-conversion. The AUC of the true probabilities, which no model can be expected to exceed, is the Bayes AUC.
+A search has one user and several items. Columns are drawn first, with the zeros, skews and blocks of the real files;
+then the planted truth, a sum of effects of the columns, gives each row its log-odds of a click and, if clicked, of a
+conversion. The AUC of the true probabilities, the Bayes AUC, is the best that a model can be expected to reach.
 """
 
 import json
@@ -23,18 +23,18 @@ from recmtl.data.synthetic.write import WRITERS
 
 Drawn = dict[str, npt.NDArray[np.generic]]
 
-CHUNK_ROWS = 50_000  # what memory holds at a time; it enters the seeding: another value gives other rows
+CHUNK_ROWS = 50_000  # in memory at a time; part of the seed, so another value gives other rows
 CALIBRATION_ROWS = 200_000
-STREAMS = {"train": 0, "valid": 1, "test": 2, "calibration": 3}  # of a seed, each independent of the others
+STREAMS = {"train": 0, "valid": 1, "test": 2, "calibration": 3}  # independent random streams of a seed
 MAX_SEARCH_ROWS = 20
-SEARCH_ENDS = 0.25  # probability, after each row, that it is the search's last
+SEARCH_ENDS = 0.25  # probability that a row is the last of its search
 MAX_VOCABULARY = 2**31
 
-USER_ID, ITEM_ID = "categorical_1", "categorical_10"  # what `vocabulary` makes large
+USER_ID, ITEM_ID = "categorical_1", "categorical_10"  # columns that `vocabulary` enlarges
 CARDINALITIES = dict(zip(CATEGORICAL, (12, 4, 6, 2, 21, 7, 50, 8, 7, 300, 2, 2, 2, 24, 3, 5), strict=True))
 
-# (last column, share of zeros, shape) of blocks of neighbouring numerics, which are zero as a whole (a user without
-# history, an item never sold) and nearly repeat their first column, as in the real files. Effects read first columns.
+# (last column, share of zeros, shape) of blocks of adjacent numeric columns, which are zero together (a user without
+# history, an item never sold) and nearly repeat their first column, as in the real files. Effects use first columns.
 USER_BLOCKS = ((3, 0.60, "skewed"), (8, 0.30, "count"), (21, 0.14, "unit"), (23, 0.75, "skewed"))
 ITEM_BLOCKS = (
     (27, 0.60, "skewed"), (32, 0.10, "unit"), (37, 0.20, "unit"), (46, 0.30, "unit"), (51, 0.15, "unit"),
@@ -49,7 +49,7 @@ SHAPES: dict[str, Callable[[Array], Array]] = {
 
 @dataclass(frozen=True)
 class FileCounts:
-    """What one of the files holds."""
+    """The contents of one file."""
 
     rows: int
     searches: int
@@ -59,7 +59,7 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class TaskTruth:
-    """A task's Bayes AUC on the test rows and its standard error (Hanley and McNeil, 1982), or the reason for none."""
+    """A task's Bayes AUC on the test rows with its standard error (Hanley and McNeil, 1982), or why it is undefined."""
 
     auc: float | None
     standard_error: float | None
@@ -71,7 +71,7 @@ class TaskTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """What `truth.json` holds: the arguments, what each file holds, and the Bayes AUC of each task on the test rows."""
+    """The content of `truth.json`: the arguments, the contents of the files, and the Bayes AUC of each task."""
 
     rows: int
     seed: int
@@ -93,43 +93,45 @@ def synthesize(
     layout: Literal["processed", "raw"] = "processed",
     progress: Callable[[int], None] | None = None,
 ) -> Truth:
-    """Writes `train.csv`, `valid.csv` and `test.csv` (80, 10 and 10 % of the rows), then `truth.json`.
+    """Write `train.csv`, `valid.csv` and `test.csv` (80, 10 and 10 % of the rows) and `truth.json`.
 
     The raw layout has the same rows in `user_train.csv`, `item_train.csv`, `user_test.csv` and `item_test.csv`; it has
-    no validation files, so these rows follow the training rows.
+    no validation files, so the validation rows follow the training rows.
 
-    The same arguments give the same files. They appear when all are complete, `truth.json` last. Memory does not grow
-    with `rows`, but for the test rows' probabilities and labels, 18 bytes a row.
+    Equal arguments give equal files. The files appear when all are complete, `truth.json` last. Memory is independent
+    of `rows` except for 18 bytes per test row.
 
     Args:
-        out: Folder of the files; made if missing.
-        rows: Number of rows in all.
-        seed: Seed of the planted truth and of the rows.
-        vocabulary: Number of user ids (`categorical_1`) and of item ids (`categorical_10`); 0 for small categories.
-        click_rate: Expected share of rows clicked.
-        conversion_rate: Expected share of clicks converted.
-        layout: A CSV a split, or a user file and an item file for train and for test as AliExpress hands them out.
-        progress: Called with the number of rows done so far.
+        out: The folder of the files; created if missing.
+        rows: The total number of rows.
+        seed: The seed of the planted truth and the rows.
+        vocabulary: The number of user ids (`categorical_1`) and item ids (`categorical_10`); 0 for small categories.
+        click_rate: The expected share of rows with a click.
+        conversion_rate: The expected share of clicks with a conversion.
+        layout: ``processed``, one CSV per split, or ``raw``, the user and item files of the original download.
+        progress: Called with the number of rows written so far.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: An argument is out of range.
     """
-    _check(out, rows, seed, vocabulary, click_rate, conversion_rate)
+    _check_arguments(out, rows, seed, vocabulary, click_rate, conversion_rate)
     planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
         beside = Path(folder)
-        counts, tasks = _write(beside, planted, sizes, vocabulary, layout, progress or (lambda done: None))
+        counts, tasks = _write_files(beside, planted, sizes, vocabulary, layout, progress or (lambda done: None))
         truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, counts, tasks)
         (beside / "truth.json").write_text(json.dumps(asdict(truth), indent=2) + "\n", encoding="utf-8")
-        (out / "truth.json").unlink(missing_ok=True)  # an earlier one never stands beside files that are not its own
+        (out / "truth.json").unlink(missing_ok=True)  # an older one must not describe the new files
         for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
             (beside / name).replace(out / name)
     return truth
 
 
-def _check(out: Path, rows: int, seed: int, vocabulary: int, click_rate: float, conversion_rate: float) -> None:
+def _check_arguments(
+    out: Path, rows: int, seed: int, vocabulary: int, click_rate: float, conversion_rate: float
+) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` must be a folder, but {out} is a file")
     if rows < 10:
@@ -144,9 +146,9 @@ def _check(out: Path, rows: int, seed: int, vocabulary: int, click_rate: float, 
 
 
 def calibrate(*, seed: int, vocabulary: int, click_rate: float, conversion_rate: float) -> PlantedTruth:
-    """Returns the planted truth of these arguments of `synthesize`, calibrated on rows that are in none of its files.
+    """Return the planted truth for arguments of `synthesize`, calibrated on rows of a separate stream.
 
-    Effects are standardised, so that their weights mean the same for every seed, and the intercepts give the rates.
+    Effects are standardized, so that their weights mean the same for every seed, and the intercepts yield the rates.
     """
     chunks = (_generator(seed, "calibration", chunk) for chunk in range(CALIBRATION_ROWS // CHUNK_ROWS))
     effects = np.concatenate([effects_of(_draw_features(rng, CHUNK_ROWS, vocabulary, 0), seed) for rng in chunks])
@@ -158,7 +160,7 @@ def calibrate(*, seed: int, vocabulary: int, click_rate: float, conversion_rate:
 
 
 def _intercept(scores: Array, weights: Array, rate: float) -> float:
-    """Bisects for what, added to the scores, makes the weighted mean of their probabilities `rate`."""
+    """Return the intercept at which the weighted mean of the probabilities is `rate`, by bisection."""
     low, high = -100.0, 100.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -171,7 +173,7 @@ def _generator(seed: int, stream: str, chunk: int) -> np.random.Generator:
     return np.random.default_rng([seed, STREAMS[stream], chunk])
 
 
-def _write(
+def _write_files(
     folder: Path,
     planted: PlantedTruth,
     sizes: Mapping[str, int],
@@ -199,7 +201,7 @@ def _write(
 def _draw(
     planted: PlantedTruth, sizes: Mapping[str, int], vocabulary: int
 ) -> Iterator[tuple[str, Drawn, tuple[Array, Array]]]:
-    """Yields chunks of whole searches: their file, columns, and probabilities of a click and of its conversion."""
+    """Yield chunks of whole searches: their file, columns, and click and conversion probabilities."""
     last_search = 0
     for name, rows in sizes.items():
         for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
@@ -213,9 +215,9 @@ def _draw(
 
 
 def _draw_features(rng: np.random.Generator, rows: int, vocabulary: int, last_search: int) -> Drawn:
-    """Draws searches, of one user and some items each, with ids above `last_search`; the last is cut to fit `rows`."""
+    """Draw searches of one user and several items, with ids above `last_search`; the last is cut to fit `rows`."""
     sizes = np.minimum(rng.geometric(SEARCH_ENDS, size=rows), MAX_SEARCH_ROWS)
-    search = np.repeat(np.arange(rows), sizes)[:rows]  # [rows]: which search a row belongs to
+    search = np.repeat(np.arange(rows), sizes)[:rows]  # [rows]
     searches = int(search[-1]) + 1
     user: Drawn = {"search_id": last_search + rng.integers(1, 40, size=searches).cumsum()}
     user |= _draw_categories(rng, searches, CATEGORICAL[:USER_CATEGORICAL], vocabulary)
@@ -226,7 +228,7 @@ def _draw_features(rng: np.random.Generator, rows: int, vocabulary: int, last_se
 
 
 def _draw_categories(rng: np.random.Generator, rows: int, names: Sequence[str], vocabulary: int) -> Drawn:
-    """Draws category k, from 0, about in proportion to (k + 1)^-0.8: Zipf-like, by inverting a power law."""
+    """Draw category k ≥ 0 about in proportion to (k + 1)^-0.8: Zipf-like, by inverting a power law."""
     drawn: Drawn = {}
     for name in names:
         size = vocabulary if vocabulary and name in (USER_ID, ITEM_ID) else CARDINALITIES[name]
@@ -257,7 +259,7 @@ def bayes_auc(
     click: npt.NDArray[np.bool_],
     conversion: npt.NDArray[np.bool_],
 ) -> dict[str, TaskTruth]:
-    """Returns the AUC of true probabilities `[n]` against labels `[n]`; for CVR, of the clicked rows alone."""
+    """Return the AUC of the true probabilities `[n]` for labels `[n]`; for CVR, over the clicked rows."""
     return {
         "ctr": _task_truth(click_probability, click),
         "cvr": _task_truth(conversion_probability[click], conversion[click]),
@@ -268,8 +270,8 @@ def bayes_auc(
 def _task_truth(probabilities: Array, labels: npt.NDArray[np.bool_]) -> TaskTruth:
     rows, positives = len(labels), int(labels.sum())
     if positives in (0, rows):
-        found = "no rows" if not rows else "no positive row" if not positives else "positive rows alone"
-        reason = f"the AUC needs both classes, and the test file has {found} for this task"
+        found = "no rows" if not rows else "no positive row" if not positives else "only positive rows"
+        reason = f"the AUC needs both classes, but the test file has {found} for this task"
         return TaskTruth(None, None, rows, positives, positives / rows if rows else None, reason)
     auc = float(roc_auc_score(labels, probabilities))
     two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley and McNeil's Q1 and Q2

@@ -1,4 +1,4 @@
-"""Generated rows to files in the layouts of AliExpress."""
+"""Write generated rows in the AliExpress layouts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -25,14 +25,14 @@ Append = Callable[[Columns], None]  # appends whole searches, given by column na
 
 @contextmanager
 def processed_writer(folder: Path, split: str) -> Iterator[Append]:
-    """Gives a function that appends rows to a new file in the processed layout, `<split>.csv`."""
+    """Yield a function that appends rows to a new file in the processed layout, `<split>.csv`."""
     with _csv_writer(folder / f"{split}.csv", PROCESSED_COLUMNS, header=True) as append:
         yield append
 
 
 @contextmanager
 def raw_writer(folder: Path, split: str) -> Iterator[Append]:
-    """Gives a function that appends rows to a new pair of files in the raw layout, `user_<split>.csv` and `item_…`."""
+    """Yield a function that appends rows to new files in the raw layout, `user_<split>.csv` and `item_<split>.csv`."""
     with (
         _csv_writer(folder / f"user_{split}.csv", USER_COLUMNS, header=False) as append_users,
         _csv_writer(folder / f"item_{split}.csv", ITEM_COLUMNS, header=False) as append_items,

@@ -26,7 +26,7 @@ ITEM = [f"categorical_{i}" for i in range(10, 17)] + [f"numerical_{i}" for i in 
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class Generated:
     folder: Path
     truth: Truth
     frames: dict[str, pd.DataFrame]
@@ -38,11 +38,11 @@ class RunConfig:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Generated:
     folder = tmp_path_factory.mktemp("synth") / "made"
     truth = synthesize(folder, ROWS, seed=3, click_rate=CLICK_RATE, conversion_rate=CONVERSION_RATE)
     planted = calibrate(seed=3, vocabulary=0, click_rate=CLICK_RATE, conversion_rate=CONVERSION_RATE)
-    return RunConfig(folder, truth, {name: pd.read_csv(folder / f"{name}.csv") for name in FILES}, planted)
+    return Generated(folder, truth, {name: pd.read_csv(folder / f"{name}.csv") for name in FILES}, planted)
 
 
 def columns_of(frame: pd.DataFrame) -> dict[str, npt.NDArray[np.generic]]:
@@ -53,7 +53,7 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def test_files_have_the_layout_and_nothing_else_is_left(run: RunConfig) -> None:
+def test_files_have_the_layout(run: Generated) -> None:
     header = ",".join(
         ["search_id"]
         + [f"categorical_{i}" for i in range(1, 17)]
@@ -67,14 +67,14 @@ def test_files_have_the_layout_and_nothing_else_is_left(run: RunConfig) -> None:
         assert len(lines) == rows + 1
 
 
-def test_cells_are_written_as_integers_and_as_six_decimals(run: RunConfig) -> None:
+def test_values_are_integers_or_have_six_decimals(run: Generated) -> None:
     text = pd.read_csv(run.folder / "test.csv", dtype=str)
     for name in text:
         form = r"\d+(\.\d{1,6})?" if name in NUMERICAL else r"\d+"
         assert text[name].str.fullmatch(form).all(), name
 
 
-def test_a_search_is_in_one_file_and_of_varying_size(run: RunConfig) -> None:
+def test_search_is_in_one_file_and_varies_in_size(run: Generated) -> None:
     searches = [set(frame["search_id"]) for frame in run.frames.values()]
     assert len(set.union(*searches)) == sum(map(len, searches))
     for frame in run.frames.values():
@@ -85,13 +85,13 @@ def test_a_search_is_in_one_file_and_of_varying_size(run: RunConfig) -> None:
     assert 3 < sizes.mean() < 5
 
 
-def test_user_columns_are_constant_within_a_search_and_item_columns_are_not(run: RunConfig) -> None:
+def test_user_columns_are_constant_within_a_search_and_item_columns_are_not(run: Generated) -> None:
     values = run.all.groupby("search_id").nunique()
     assert (values[USER] == 1).to_numpy().all()
     assert (values[ITEM].max() > 1).all()
 
 
-def test_categories_are_skewed_and_of_many_sizes(run: RunConfig) -> None:
+def test_categories_are_skewed_and_of_many_sizes(run: Generated) -> None:
     sizes = run.all[list(CATEGORICAL)].nunique()
     assert sizes.min() == 2
     assert sizes.max() == 300
@@ -101,7 +101,7 @@ def test_categories_are_skewed_and_of_many_sizes(run: RunConfig) -> None:
     assert shares.min() < 0.5 / 300
 
 
-def test_numerics_have_many_exact_zeros_and_some_are_unbounded(run: RunConfig) -> None:
+def test_numerics_have_many_exact_zeros_and_some_are_unbounded(run: Generated) -> None:
     zeros = (run.all[list(NUMERICAL)] == 0).mean()
     assert 0.25 < zeros.mean() < 0.6
     assert (zeros > 0.05).sum() >= 50
@@ -111,27 +111,27 @@ def test_numerics_have_many_exact_zeros_and_some_are_unbounded(run: RunConfig) -
     assert (largest <= 1).sum() >= 50
 
 
-def test_no_row_is_converted_unless_clicked(run: RunConfig) -> None:
+def test_no_row_is_converted_unless_clicked(run: Generated) -> None:
     assert run.all.loc[run.all["click"] == 0, "conversion"].sum() == 0
     assert set(run.all["click"]) == set(run.all["conversion"]) == {0, 1}
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize(("click_rate", "conversion_rate"), [(0.01, 0.02), (0.05, 0.10), (0.10, 0.25), (0.5, 0.9)])
-def test_expected_rates_are_those_asked_for(click_rate: float, conversion_rate: float, seed: int) -> None:
+def test_expected_rates_match_the_arguments(click_rate: float, conversion_rate: float, seed: int) -> None:
     planted = calibrate(seed=seed, vocabulary=0, click_rate=click_rate, conversion_rate=conversion_rate)
     click, conversion = planted.probabilities(synth._draw_features(np.random.default_rng(seed), 100_000, 0, 0))
     assert click.mean() == pytest.approx(click_rate, rel=0.03)
     assert np.average(conversion, weights=click) == pytest.approx(conversion_rate, rel=0.03)
 
 
-def test_sampled_rates_are_those_asked_for(run: RunConfig) -> None:
+def test_sampled_rates_match_the_arguments(run: Generated) -> None:
     clicks = run.all["click"].sum()
     assert clicks / ROWS == pytest.approx(CLICK_RATE, rel=0.05)
     assert run.all["conversion"].sum() / clicks == pytest.approx(CONVERSION_RATE, rel=0.08)
 
 
-def test_true_probabilities_are_calibrated_in_every_decile(run: RunConfig) -> None:
+def test_true_probabilities_are_calibrated_in_every_decile(run: Generated) -> None:
     click, conversion = run.planted.probabilities(columns_of(run.all))
     clicked = run.all["click"].to_numpy() == 1
     for p, label in ((click, clicked), (conversion[clicked], run.all["conversion"].to_numpy()[clicked])):
@@ -140,7 +140,7 @@ def test_true_probabilities_are_calibrated_in_every_decile(run: RunConfig) -> No
             assert abs(label[decile].sum() - p[decile].sum()) < 4.5 * error
 
 
-def test_truth_json_is_what_the_files_give(run: RunConfig) -> None:
+def test_truth_json_matches_the_files(run: Generated) -> None:
     stored = json.loads((run.folder / "truth.json").read_text())
     assert stored == asdict(run.truth)
     arguments = {"rows": ROWS, "seed": 3, "vocabulary": 0, "click_rate": 0.10, "conversion_rate": 0.25}
@@ -163,7 +163,7 @@ def test_truth_json_is_what_the_files_give(run: RunConfig) -> None:
         assert found["reason"] is None
 
 
-def test_auc_and_standard_error_of_a_hand_worked_case() -> None:
+def test_auc_and_standard_error_by_hand() -> None:
     click = np.array([False, False, True, True])
     task = bayes_auc(np.array([0.1, 0.4, 0.35, 0.8]), np.ones(4), click, click)["ctr"]
     assert task.auc == pytest.approx(0.75)  # Q1 = 0.6, Q2 = 9/14
@@ -190,7 +190,7 @@ def test_bayes_auc_leaves_room_above_and_below(click_rate: float, conversion_rat
             assert 0.70 < auc < 0.85, (task, seed, auc)
 
 
-def test_logistic_regression_stays_well_below_the_bayes_auc(run: RunConfig) -> None:
+def test_logistic_regression_stays_well_below_the_bayes_auc(run: Generated) -> None:
     train, test = run.frames["train"].iloc[:25_000], run.frames["test"]
     numbers, categories = list(NUMERICAL), list(CATEGORICAL)
     raw = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200, tol=1e-3))
@@ -217,7 +217,7 @@ def test_tasks_share_some_effects_and_oppose_each_other_in_some() -> None:
 
 
 @pytest.mark.parametrize(("index", "other"), [(1, 10), (10, 1)])
-def test_vocabulary_gives_ids_that_matter(index: int, other: int, tmp_path: Path) -> None:
+def test_ids_of_a_large_vocabulary_have_effects(index: int, other: int, tmp_path: Path) -> None:
     size = 5_000
     synthesize(tmp_path, 100_000, vocabulary=size)
     train = pd.read_csv(tmp_path / "train.csv")
@@ -238,7 +238,7 @@ def test_vocabulary_gives_ids_that_matter(index: int, other: int, tmp_path: Path
 
 def test_largest_vocabulary_needs_no_table() -> None:
     columns = synth._draw_features(np.random.default_rng(0), 1_000, synth.MAX_VOCABULARY, 0)
-    values = planted.Values(columns, seed=0).planted(1)
+    values = planted.EffectInputs(columns, seed=0).planted(1)
     assert columns["categorical_1"].max() > 2**30
     assert -1 <= values.min() < -0.9
     assert 0.9 < values.max() < 1
@@ -247,13 +247,13 @@ def test_largest_vocabulary_needs_no_table() -> None:
 def test_planted_values_look_uniform_and_differ_by_seed_and_column() -> None:
     ids = np.arange(100_000)
     columns = {"categorical_1": ids, "categorical_10": ids}
-    a, b = planted.Values(columns, 0).planted(1), planted.Values(columns, 0).planted(10)
-    c = planted.Values(columns, 1).planted(1)
+    a, b = planted.EffectInputs(columns, 0).planted(1), planted.EffectInputs(columns, 0).planted(10)
+    c = planted.EffectInputs(columns, 1).planted(1)
     assert np.histogram(a, bins=10, range=(-1, 1))[0] == pytest.approx(10_000, abs=500)
     assert np.abs(np.corrcoef([a, b, c, np.roll(a, 1)]) - np.eye(4)).max() < 0.02
 
 
-def test_same_arguments_give_the_same_bytes_and_another_seed_other_ones(tmp_path: Path) -> None:
+def test_equal_arguments_give_equal_bytes(tmp_path: Path) -> None:
     synthesize(tmp_path / "a", 60_000, seed=5)
     synthesize(tmp_path / "b", 60_000, seed=5)
     synthesize(tmp_path / "c", 60_000, seed=6)
@@ -278,7 +278,7 @@ def test_progress_counts_up_to_all_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [50_000, 70_000])
-def test_an_interrupted_run_leaves_what_was_there(stop_at: int, tmp_path: Path) -> None:
+def test_interruption_keeps_existing_files(stop_at: int, tmp_path: Path) -> None:
     def interrupt(done: int) -> None:
         if done >= stop_at:
             raise KeyboardInterrupt
@@ -293,14 +293,14 @@ def test_an_interrupted_run_leaves_what_was_there(stop_at: int, tmp_path: Path) 
     assert digests(tmp_path / "old") == before
 
 
-def test_a_second_run_replaces_the_first(tmp_path: Path) -> None:
+def test_second_run_replaces_the_first(tmp_path: Path) -> None:
     synthesize(tmp_path, 100, seed=1)
     synthesize(tmp_path, 200, seed=2)
     assert json.loads((tmp_path / "truth.json").read_text())["seed"] == 2
     assert len(pd.read_csv(tmp_path / "train.csv")) == 160
 
 
-def test_an_auc_of_one_class_is_null_with_a_reason(tmp_path: Path) -> None:
+def test_auc_of_one_class_is_null_with_a_reason(tmp_path: Path) -> None:
     synthesize(tmp_path, 10, click_rate=1e-6)
     tasks = json.loads((tmp_path / "truth.json").read_text())["test"]
     for task in ("ctr", "ctcvr"):
@@ -323,15 +323,13 @@ def test_an_auc_of_one_class_is_null_with_a_reason(tmp_path: Path) -> None:
         ({"conversion_rate": 1.0}, "`conversion_rate` must be above 0 and below 1, got 1.0"),
     ],
 )
-def test_bad_arguments_are_refused_before_anything_is_written(
-    arguments: dict[str, float], message: str, tmp_path: Path
-) -> None:
+def test_invalid_arguments_write_nothing(arguments: dict[str, float], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         synthesize(tmp_path / "out", **{"rows": 100, **arguments})  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_out_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
     with pytest.raises(ValueError, match=r"`out` must be a folder, but .*out is a file"):
         synthesize(tmp_path / "out", 100)

@@ -17,7 +17,7 @@ ZEROS = [0.0] * 50 + list(np.arange(1.0, 51))  # half of the rows are zero
 
 
 def fit(feature, x):
-    """Prepare rows of the one feature: the schema fitted, and the notes."""
+    """Return the fitted schema and the notes of a dataset with one feature."""
     data = prepare(Schema([feature], TASKS), pa.table({"y": np.arange(len(x)) % 2, "x": x}), holdout=0)
     return data.schema, data.notes
 
@@ -29,7 +29,7 @@ def encode(fitted, x, part=NUMERIC):
 
 
 def encoded(feature, train, x):
-    """What the values `x` are to a model when the rows `train` taught it: `[rows]`."""
+    """Encode the values `x` by a schema fitted on `train` `[rows]`."""
     return encode(fit(feature, train)[0], x)[:, 0]
 
 
@@ -54,7 +54,7 @@ class TestMoments:
             elif deviation == 0:
                 assert moments.deviation == 1.0
 
-    def test_a_large_mean_does_not_swallow_the_deviation(self):
+    def test_deviation_is_exact_despite_a_large_mean(self):
         values = 1.7e9 + np.arange(1000.0)
         sums = MomentSums(1)
         for part in np.split(values, 10):
@@ -90,7 +90,7 @@ class TestSample:
             sample.add(part.T)
         return sample
 
-    def test_all_rows_while_they_are_few(self):
+    def test_sample_of_few_rows_is_complete(self):
         values = np.random.default_rng(0).normal(size=(999, 2))
         values[::3, 0] = np.nan
         sample = self.learned(values, 7)
@@ -99,11 +99,11 @@ class TestSample:
             expected = np.quantile(present, np.linspace(0, 1, 256), method="inverted_cdf")
             np.testing.assert_array_equal(sample.quantiles(column), expected)
 
-    def test_at_most_256_rows_are_their_own_quantiles(self):
+    def test_values_of_at_most_256_rows_are_their_quantiles(self):
         values = np.random.default_rng(0).normal(size=(256, 1))
         np.testing.assert_array_equal(self.learned(values, 1).quantiles(0), np.sort(values[:, 0]))
 
-    def test_the_same_rows_however_they_are_cut(self, monkeypatch):
+    def test_sample_does_not_depend_on_the_batches(self, monkeypatch):
         monkeypatch.setattr(numeric, "SAMPLE", 100)
         monkeypatch.setattr(numeric, "SPARE", 70)
         values = np.random.default_rng(0).normal(size=(3000, 1))
@@ -111,8 +111,8 @@ class TestSample:
         for sample in samples:
             np.testing.assert_array_equal(sample.quantiles(0), samples[0].quantiles(0))
 
-    def test_error_is_that_of_a_uniform_sample_whatever_the_order(self, monkeypatch):
-        """500 of 50,000 rows: the shares below the quartiles err by 0.5/√500 at most, as a standard error."""
+    def test_error_is_that_of_a_uniform_sample_in_any_order(self, monkeypatch):
+        """500 of 50,000 rows: the shares below the quartiles have a standard error of at most 0.5/√500."""
         monkeypatch.setattr(numeric, "SAMPLE", 500)
         rows = np.arange(50_000.0)  # rising: a sample of the first or the last rows would be far off
         for values in (rows, rows[::-1], np.random.default_rng(1).permutation(rows)):
@@ -121,13 +121,13 @@ class TestSample:
             assert np.abs(shares - [0.25, 0.5, 0.75]).max() < 3 * 0.5 / np.sqrt(500)
             assert sample._held == 500
 
-    def test_ends_are_exact(self, monkeypatch):
+    def test_range_is_exact(self, monkeypatch):
         monkeypatch.setattr(numeric, "SAMPLE", 10)
         values = np.random.default_rng(0).normal(size=(5000, 1))
         quantiles = self.learned(values, 50).quantiles(0)
         assert quantiles[[0, -1]].tolist() == [values.min(), values.max()]
 
-    def test_a_column_whose_few_values_are_not_sampled(self, monkeypatch):
+    def test_column_without_a_sampled_value(self, monkeypatch):
         monkeypatch.setattr(numeric, "SAMPLE", 1)
         values = np.full((100, 1), np.nan)
         chosen = RowSample(1)
@@ -159,25 +159,25 @@ class TestTransforms:
         values = encoded(Numeric("x", transform="log1p"), x, [*x, None])
         np.testing.assert_allclose(values, [*((logs - logs.mean()) / logs.std()), 0], rtol=1e-6)
 
-    def test_none_leaves_values_and_fills_with_the_mean(self):
+    def test_none_keeps_values_and_fills_in_the_mean(self):
         values = encoded(Numeric("x", transform="none"), [1.0, 2.0, 6.0, None], [1.0, -7.5, None])
         assert values.tolist() == [1.0, -7.5, 3.0]
 
-    def test_min_max_goes_from_0_to_1_and_beyond(self):
+    def test_min_max_may_leave_0_to_1(self):
         values = encoded(Numeric("x", transform="min_max"), [2.0, 3.0, 10.0, None], [2.0, 10.0, 4.0, 0.0, 18.0, None])
         assert values.tolist() == [0, 1, 0.25, -0.25, 2, 0.375]  # missing: the mean, 5
 
-    def test_quantile_is_linear_between_the_training_rows(self):
+    def test_quantile_interpolates_training_rows(self):
         feature = Numeric("x", transform="quantile")
         values = encoded(feature, [0.0, 1.0, 10.0, 11.0, 100.0], [0, 1, 5.5, 10, 55.5, 100, -3, 1e9, None])
         np.testing.assert_allclose(values, [0, 0.25, 0.375, 0.5, 0.875, 1, 0, 1, 0.5])
 
-    def test_quantile_jumps_at_values_that_many_rows_have(self):
-        """50 zeros, then 1 to 50, each of weight 1/99: at 0 the share of rows ≤ 0, just below it none."""
+    def test_quantile_jumps_at_frequent_values(self):
+        """50 zeros, then 1 to 50, each of weight 1/99: the share of rows ≤ 0 at 0, none just below."""
         values = encoded(Numeric("x", transform="quantile"), ZEROS, [-1e-9, 0, 1, 50])
         np.testing.assert_allclose(values, [0, 49 / 99, 50 / 99, 1], rtol=1e-6)
 
-    def test_quantile_of_many_rows_is_the_distribution_function(self):
+    def test_quantile_of_many_rows_equals_the_distribution_function(self):
         x = np.random.default_rng(0).lognormal(size=20_000)
         values = encoded(Numeric("x", transform="quantile"), x, np.quantile(x, np.linspace(0, 1, 1001)))
         np.testing.assert_allclose(values, np.linspace(0, 1, 1001), atol=1 / 255)
@@ -203,7 +203,7 @@ class TestTransforms:
         assert values[0] == (transform == "quantile")  # as any constant column
         assert np.isfinite(values).all()
 
-    def test_what_float32_cannot_hold_is_cut_off(self):
+    def test_values_beyond_float32_are_clipped(self):
         values = encoded(Numeric("x", transform="none"), [0.0, 1.0], [1e300, -1e300])
         assert np.isfinite(values).all()
         assert (np.abs(values) > 3e38).all()
@@ -215,7 +215,7 @@ class TestTransforms:
         values = encoded(Numeric("x", transform="none", clip=clip), [-5.0, 3.0, 99.0], [-5.0, 3.0, 99.0, None])
         np.testing.assert_allclose(values, [*expected, np.mean(expected)], rtol=1e-6)
 
-    def test_clip_decides_the_range(self):
+    def test_clip_limits_the_range(self):
         values = encoded(Numeric("x", transform="min_max", clip=(0, 10)), [-5.0, 3.0, 99.0], [-1.0, 5.0, 1e6])
         assert values.tolist() == [0, 0.5, 1]
 
@@ -237,13 +237,13 @@ class TestBinned:
         ids = encode(fitted, np.arange(100), IDS)[:, 0]
         assert np.bincount(ids).tolist() == [0, 0, 25, 25, 25, 25]
 
-    def test_values_beyond_the_training_rows_and_missing_ones(self):
+    def test_values_outside_the_training_range_and_missing_ones(self):
         fitted, _ = fit(Binned("x", bins=2), [1.0, 2.0, 3.0, 4.0])
         ids = encode(fitted, [-1e9, 2.0, 2.1, 1e9, None], IDS)[:, 0]
         assert ids.tolist() == [FIRST, FIRST, FIRST + 1, FIRST + 1, MISSING]
 
-    def test_equal_edges_are_one(self):
-        """Zeros fill the first half of the bins and keep one to themselves."""
+    def test_equal_edges_are_merged(self):
+        """Zeros would fill half of the bins, and get one of their own."""
         fitted, _ = fit(Binned("x", bins=10), ZEROS)
         assert fitted.quantiles["x"] == (0, 10, 20, 30, 40)
         assert encode(fitted, [0.0, 1.0, 10.0, 11.0, 50.0], IDS)[:, 0].tolist() == [2, 3, 3, 4, 7]
@@ -269,7 +269,7 @@ class TestBinned:
 
 
 class TestTooLarge:
-    """Numbers whose squares, or whose sums, are no float64 any more."""
+    """Numbers whose squares or sums overflow float64."""
 
     FRAME = pd.DataFrame(
         {"x": [*np.linspace(-1, 1, 60), 1e200], "z": [1.7e308, 1.7e308, 0.0] * 20 + [0.0], "y": [0, 1] * 30 + [0]}
@@ -278,7 +278,7 @@ class TestTooLarge:
     @pytest.mark.parametrize(
         ("column", "transform"), [("x", "standardize"), ("z", "standardize"), ("z", "none"), ("z", "min_max")]
     )
-    def test_is_said_where_it_would_take_all_else_away(self, column, transform):
+    def test_error_if_the_transform_needs_the_moments(self, column, transform):
         schema = Schema([Numeric(column, transform=transform)], [Task("t", "y")])
         with pytest.raises(
             DataError, match=f"^column '{column}' has numbers too large for a mean and a deviation: set"
@@ -286,7 +286,7 @@ class TestTooLarge:
             prepare(schema, self.FRAME, holdout=0)
 
     @pytest.mark.parametrize("options", [{"transform": t} for t in ("log1p", "quantile", "none")] + [{"clip": (-5, 5)}])
-    def test_is_no_fault_elsewhere(self, options):
+    def test_no_error_otherwise(self, options):
         data = prepare(Schema([Numeric("x", **options)], [Task("t", "y")]), self.FRAME, holdout=0)
         assert len(np.unique(data.train.packed()[:, 0])) >= 60
         assert data.notes == ()

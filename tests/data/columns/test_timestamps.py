@@ -1,4 +1,4 @@
-"""Parts of the calendar from dates and times of every source, against Python's own calendar."""
+"""Calendar parts of dates and times from every source, compared with Python's calendar."""
 
 import datetime as dt
 
@@ -55,7 +55,7 @@ def test_dates(kind):
     ]
 
 
-def test_a_column_with_a_zone_is_read_in_it():
+def test_column_with_a_time_zone():
     noon = dt.datetime(2024, 1, 1, 12, tzinfo=dt.UTC)
     shifted = dt.datetime(2024, 1, 2, 1)
     assert ids(pa.array([noon], pa.timestamp("us", "+13:00"))) == [expected(shifted)]
@@ -66,7 +66,7 @@ def test_a_column_with_a_zone_is_read_in_it():
     ["{:%Y-%m-%d %H:%M:%S}", "{:%Y-%m-%dT%H:%M:%S}.123456789", "{:%Y-%m-%dT%H:%M:%S}Z", "{:%Y-%m-%d %H:%M:%S} +05:30"],
 )
 @pytest.mark.parametrize("encoded", [False, True])
-def test_text_shows_its_own_clock(text, encoded):
+def test_text_with_an_offset_keeps_its_local_time(text, encoded):
     array = pa.array([*(text.format(time) for time in TIMES), None, "", "NaN"])
     assert ids(array.dictionary_encode() if encoded else array) == [expected(time) for time in [*TIMES, *[None] * 3]]
 
@@ -77,7 +77,7 @@ def test_text_may_mix_dates_and_times():
     ]
 
 
-def test_integers_without_a_format_are_dates_of_eight_digits():
+def test_integers_without_a_format_are_eight_digit_dates():
     assert ids([20240229, None]) == [expected(dt.datetime(2024, 2, 29)), expected(None)]
 
 
@@ -91,7 +91,7 @@ def test_format(written, text):
 
 
 @pytest.mark.parametrize(("unit", "factor"), [("seconds", 1), ("milliseconds", 1000)])
-def test_unix_time_is_that_of_utc(unit, factor):
+def test_unix_time_is_utc(unit, factor):
     numbers = [int(time.replace(tzinfo=dt.UTC).timestamp()) * factor for time in TIMES]
     feature = Timestamp("when", parts=tuple(CALENDAR), format=unit)
     for kind in (pa.int64(), pa.float64(), pa.string()):
@@ -123,13 +123,13 @@ def test_missing_in_every_row():
         ([0.0, float("inf")], "milliseconds", "row 1, column 'when': 'inf' is not a Unix time in milliseconds"),
     ],
 )
-def test_no_date(values, written, message):
+def test_invalid_date(values, written, message):
     with pytest.raises(BadValueError) as caught:
         ids(values, Timestamp("when", format=written))
     assert message in str(caught.value)
 
 
-def test_a_date_in_a_file_has_its_line(tmp_path):
+def test_error_contains_the_line(tmp_path):
     (tmp_path / "a.csv").write_text("when,y\n2024-01-01,0\n2024-01-32,1\n2024-01-03,1\n")
     with pytest.raises(DataError, match=r"a\.csv, line 3, column 'when': '2024-01-32' is not an ISO 8601 date"):
         prepare(Schema([ALL], [Task("t", "y")]), tmp_path / "a.csv", holdout=0)

@@ -12,7 +12,7 @@ from recmtl.errors import BadValueError
 
 
 def texts(array):
-    """The text of each row, None where it is missing."""
+    """Return the text of each row, None where it is missing."""
     values, codes = as_text(array if isinstance(array, pa.Array) else pa.array(array), "c")
     return [None if code < 0 else values[code].as_py() for code in codes]
 
@@ -51,7 +51,7 @@ class TestText:
         ],
         ids=lambda v: str(v.type),
     )
-    def test_one_category_has_one_text(self, values):
+    def test_category_has_one_text(self, values):
         assert texts(values) == ["3", "1", None, "3"]
 
     @pytest.mark.parametrize("true", [True, "True", "true"])
@@ -59,7 +59,7 @@ class TestText:
         false = {True: False, "True": "False", "true": "false"}[true]
         assert texts([true, false, None]) == ["true", "false", None]
 
-    def test_large_integers_stay_apart(self):
+    def test_large_integers_are_exact(self):
         ids = [2**24, 2**24 + 1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)]
         assert texts(ids) == [str(i) for i in ids]
         assert texts(pa.array([2**64 - 1], pa.uint64())) == [str(2**64 - 1)]
@@ -68,11 +68,11 @@ class TestText:
         assert texts([0.5, -0.0, 0.0, 1e300, float("inf")]) == ["0.5", "0", "0", "1e+300", "inf"]
 
     @pytest.mark.parametrize("null", NULLS)
-    def test_what_is_missing_in_a_csv_file_is_missing_everywhere(self, null):
+    def test_missing_text_of_csv_files_is_missing_everywhere(self, null):
         assert texts([null, "a"]) == [None, "a"]
 
     @pytest.mark.parametrize("text", ["007", " 3", "1.2.0", "v1.0", "-", "NA", "TRUE", "1.50", ".0", "Ü|,\n"])
-    def test_other_text_stays_as_it_is(self, text):
+    def test_other_text_is_unchanged(self, text):
         assert texts([text]) == [text]
 
     def test_nothing(self):
@@ -81,7 +81,7 @@ class TestText:
         assert texts(pa.array(["a", "b", "c"])[1:2]) == ["b"]
 
     @pytest.mark.parametrize("array", [pa.array([["a"], None]), pa.array([{"a": 1}])])
-    def test_nested_values_are_no_category(self, array):
+    def test_nested_values_are_invalid(self, array):
         with pytest.raises(BadValueError, match=r"column 'c': .* is not one category: .*`multi_categorical`"):
             as_text(array, "c")
 
@@ -108,7 +108,7 @@ class TestLists:
             pa.array([["a", "b"], [], ["a", "a", "c"], None], pa.large_list(pa.large_string())),
         ],
     )
-    def test_one_list_whatever_the_source(self, array):
+    def test_equal_lists_from_every_type(self, array):
         assert lists(array) == self.EXPECTED
 
     def test_other_separator(self):
@@ -147,7 +147,7 @@ class TestNumbers:
         ],
         ids=lambda v: str(v.type),
     )
-    def test_one_number_whatever_the_source(self, array):
+    def test_equal_numbers_from_every_type(self, array):
         np.testing.assert_array_equal(as_numbers(array, "x"), [1.5, np.nan, 0.0])
 
     def test_others(self):
@@ -158,7 +158,7 @@ class TestNumbers:
         assert as_numbers(pa.array([], pa.string()), "x").dtype == np.float64
 
     @pytest.mark.parametrize("bad", ["abc", "1,5", "NA", "0x10", "1_000", " ", "true"])
-    def test_text_that_is_no_number(self, bad):
+    def test_invalid_text(self, bad):
         with pytest.raises(BadValueError, match=r"row 2, column 'x': .* is not a number") as caught:
             as_numbers(pa.array(["1", None, bad, "worse"]), "x")
         assert (caught.value.row, caught.value.column, caught.value.value) == (2, "x", bad)
@@ -176,7 +176,7 @@ class TestNumbers:
 
 class TestHash:
     def test_pinned(self):
-        """Changing these would change what a saved model reads and who is held out."""
+        """Saved models and held-out rows depend on these values."""
         hashes = stable_hash(pa.array(["a", "b", "", "Ü", "4503599627370497", None]))
         assert hashes.dtype == np.uint64
         assert hashes.tolist() == PINNED_TEXT

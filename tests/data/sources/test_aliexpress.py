@@ -1,4 +1,4 @@
-"""The raw layout: what its two files give is what the processed file of the same rows gives."""
+"""The raw layout gives the same rows as the processed layout."""
 
 import json
 import stat
@@ -28,7 +28,7 @@ FILES = ("user_train", "item_train", "user_test", "item_test")
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """The rows of the fixture `csv` in the raw layout."""
+    """Return a folder with the rows of the fixture `csv` in the raw layout."""
     folder = tmp_path_factory.mktemp("raw")
     synthesize(folder, 3000, seed=1, click_rate=0.2, conversion_rate=0.3, layout="raw")
     return folder
@@ -36,7 +36,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processed(csv, tmp_path_factory):
-    """The same rows prepared from the processed layout, validation rows after the training rows."""
+    """Return the same rows prepared from the processed layout, validation rows after training rows."""
     both = tmp_path_factory.mktemp("both") / "train.csv"
     both.write_text((csv / "train.csv").read_text() + (csv / "valid.csv").read_text().partition("\n")[2])
     return recmtl.prepare(recmtl.card("aliexpress"), both, test=csv / "test.csv")
@@ -48,7 +48,7 @@ def prepared(location, country="NL"):
 
 
 def same(data, other):
-    """Whether two datasets hold the same encoded rows, bit for bit."""
+    """Return whether two datasets hold bit-equal rows."""
     assert data.schema.fingerprint == other.schema.fingerprint
     assert data.splits.keys() == other.splits.keys() == {"train", "valid", "test"}
     return all(rows.table.equals(other.splits[name].table) for name, rows in data.splits.items())
@@ -66,7 +66,7 @@ def contents(raw, name="{}.csv"):
 
 
 def user_line(search, **given):
-    """A row of the user file whose column k (from 1) is k, but for the search id and what is given."""
+    """Return a row of the user file whose column k (from 1) is k, except the search id and the given columns."""
     return ",".join([search, *(given.get(f"c{k}", str(k)) for k in range(2, 34))])
 
 
@@ -114,7 +114,7 @@ class TestJoin:
         assert np.isnan([rows[3]["click"], rows[3]["conversion"]]).all()  # missing, as an empty label always is
 
     @pytest.mark.parametrize("block", [1 << 22, 1 << 10])
-    def test_as_pandas_joins(self, raw, monkeypatch, block):
+    def test_equals_a_join_by_pandas(self, raw, monkeypatch, block):
         monkeypatch.setattr(csv_source, "PART_BYTES", block)
         users = pd.read_csv(raw / "user_test.csv", header=None, names=USER_COLUMNS)
         items = pd.read_csv(raw / "item_test.csv", header=None, names=ITEM_COLUMNS)
@@ -130,7 +130,7 @@ class TestJoin:
     @pytest.mark.parametrize(
         "columns", [["numerical_1"], ["categorical_10", "categorical_1"], ["search_id"], ["click"]]
     )
-    def test_columns_are_those_asked_for(self, tmp_path, columns):
+    def test_selected_columns(self, tmp_path, columns):
         opened = source(tmp_path, [user_line("7"), user_line("8")], [item_line("8"), item_line("7")])
         (batch,) = opened.batches(columns, NUMBERS)
         assert batch.schema.names == columns
@@ -143,7 +143,7 @@ class TestJoin:
         rows = read(source(tmp_path, users, [item_line(search) for search in reversed(large)]))
         assert [(row["search_id"], row["categorical_1"]) for row in rows] == [(s, f"u{s}") for s in reversed(large)]
 
-    def test_one_spelling_of_a_search_id(self, tmp_path):
+    def test_search_ids_are_normalized(self, tmp_path):
         rows = read(source(tmp_path, [user_line("7.0", c2="u")], [item_line("7")]))
         assert [row["categorical_1"] for row in rows] == ["u"]
 
@@ -162,7 +162,7 @@ class TestJoin:
         left_out = f"4 of 6 rows of {tmp_path}/item.csv are left out: {tmp_path}/user.csv has no such search"
         assert data.notes[-1] == left_out
 
-    def test_a_user_twice(self, tmp_path):
+    def test_repeated_user(self, tmp_path):
         opened = source(tmp_path, [user_line("7"), user_line("8"), user_line("7")], [item_line("7")])
         assert len(read(opened)) == 1
         opened = source(tmp_path, [user_line("7"), user_line("8"), user_line("7", c9="0")], [item_line("7")])
@@ -171,7 +171,7 @@ class TestJoin:
 
 
 class TestFaults:
-    def test_labels_and_numbers_name_their_file_and_line(self, tmp_path):
+    def test_errors_contain_file_and_line(self, tmp_path):
         users = [user_line("6"), user_line("7", c9="inf"), user_line("8")]
         items = [item_line("9"), item_line("8"), item_line("8", "3"), item_line("7")]
         message = error(converted, source(tmp_path, users, items))
@@ -197,7 +197,7 @@ class TestFaults:
             ([user_line("7")], [item_line("8")], "no search id of {}/item.csv is in {}/user.csv"),
         ],
     )
-    def test_refused(self, tmp_path, users, items, message):
+    def test_invalid_files(self, tmp_path, users, items, message):
         assert message.replace("{}", str(tmp_path)) in error(converted, source(tmp_path, users, items))
 
     def test_place(self, tmp_path):
@@ -238,8 +238,8 @@ class TestSameRows:
             zipped(tmp_path / f"{split}.zip", parts)
         assert same(prepared(tmp_path), processed)
 
-    def test_in_blocks_of_any_size(self, raw, processed, monkeypatch):
-        """Means and deviations are summed in another order; all else is the same."""
+    def test_block_size_does_not_matter(self, raw, processed, monkeypatch):
+        """Means and deviations are summed in another order; everything else is equal."""
         monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 12)
         blocks = prepared(raw)
         for name, rows in processed.splits.items():
@@ -284,7 +284,7 @@ class TestFinding:
         expected = f"for train of NL in '{tmp_path}', found 2: 'NL_user_train.csv', 'user_train.csv'"
         assert error(prepared, tmp_path).endswith(expected)
 
-    def test_country_of_the_folder(self, raw):
+    def test_country_in_the_name_of_the_folder(self, raw):
         folder = raw.parent / "AliExpress_FR"
         if not folder.exists():
             folder.symlink_to(raw)
@@ -293,12 +293,12 @@ class TestFinding:
         zipped(raw.parent / "AliExpress_ES.zip", contents(raw))
         assert "of NL" in error(prepared, raw.parent / "AliExpress_ES.zip")
 
-    def test_long_lists_are_cut(self, tmp_path):
+    def test_long_lists_of_files_are_shortened(self, tmp_path):
         for i in range(20):
             (tmp_path / f"{i:02}.csv").write_text("")
         assert "'11.csv' and 8 more" in error(prepared, tmp_path)
 
-    def test_nothing_there(self, tmp_path):
+    def test_missing_files(self, tmp_path):
         assert error(prepared, tmp_path / "gone.zip") == f"there is no folder or zip '{tmp_path}/gone.zip'"
         assert error(prepared, tmp_path).endswith("found none among no files")
         (tmp_path / "a.csv").write_text("x")
@@ -398,7 +398,7 @@ class TestCommands:
         assert "1 of 301 rows" in recmtl.PreparedData.open(tmp_path / "b").notes[-1]
 
 
-def test_bad_rows_of_items_are_left_out_and_counted(raw, tmp_path):
+def test_bad_items_are_skipped_and_counted(raw, tmp_path):
     item = raw / "item_train.csv"
     text = item.read_text().splitlines()
     bad = [text[0].rsplit(",", 1)[0] + ",3", "1,2,3", *text]
@@ -419,7 +419,7 @@ def test_bad_rows_of_items_are_left_out_and_counted(raw, tmp_path):
 
 
 def broken(raw, folder, file, line, change):
-    """The raw files with one line changed, and the name of the file with that line."""
+    """Copy the raw files with one line changed; return the path of the changed file."""
     for path in raw.glob("*.csv"):
         lines = path.read_bytes().split(b"\n")
         if path.name == file:
@@ -429,14 +429,14 @@ def broken(raw, folder, file, line, change):
 
 
 def items_of(raw, line):
-    """The lines of the item file with the search of a line of the user file."""
+    """Return the lines of the item file with the search of a line of the user file."""
     search = (raw / "user_train.csv").read_text().splitlines()[line - 1].partition(",")[0]
     items = (raw / "item_train.csv").read_text().splitlines()
     return [i for i, item in enumerate(items, start=1) if item.startswith(f"{search},")]
 
 
 def skipping(folder):
-    """Rows and notes where bad rows are left out."""
+    """Return rows and notes with bad rows skipped."""
     with open_raw(folder, "NL") as given:
         data = recmtl.prepare(recmtl.card("aliexpress"), **given, holdout=0.0, bad_rows="skip")
     return len(data.train), [note for note in data.notes if "left out" in note]
@@ -447,7 +447,7 @@ def rows_of(raw):
 
 
 @pytest.mark.parametrize("file", ["item_train.csv", "user_train.csv"])
-def test_a_search_id_that_is_no_text(raw, tmp_path, file):
+def test_invalid_search_id(raw, tmp_path, file):
     place = broken(raw, tmp_path, file, 5, lambda line: b"\xff" + line)
     said = error(prepared, tmp_path)
     assert said.startswith(f"{place}, column 'search_id': ")
@@ -463,7 +463,7 @@ def test_a_search_id_that_is_no_text(raw, tmp_path, file):
         assert notes[2].startswith(f"{unmatched} of {rows_of(raw):,} rows of ")
 
 
-def test_a_user_with_a_wrong_number_of_columns(raw, tmp_path):
+def test_user_with_a_wrong_number_of_columns(raw, tmp_path):
     place = broken(raw, tmp_path, "user_train.csv", 5, lambda line: line[:10])
     columns = (raw / "user_train.csv").read_bytes().splitlines()[4][:10].count(b",") + 1
     said = f"{place}: {columns} columns, expected 33"
@@ -475,7 +475,7 @@ def test_a_user_with_a_wrong_number_of_columns(raw, tmp_path):
     assert notes[2].startswith(f"{unmatched} of ")
 
 
-def test_users_of_whom_none_can_be_read(tmp_path):
+def test_all_users_invalid(tmp_path):
     said = error(
         lambda opened: list(opened.batches(PROCESSED_COLUMNS, NUMBERS, lambda: None)), source(tmp_path, ["1,2"], [])
     )
@@ -484,7 +484,7 @@ def test_users_of_whom_none_can_be_read(tmp_path):
     assert said == f"there are no rows in {user}; {expected}"
 
 
-def test_a_bad_value_of_a_user_is_shown_where_it_stands(raw, tmp_path):
+def test_bad_value_of_a_user_is_reported_in_the_user_file(raw, tmp_path):
     place = broken(raw, tmp_path, "user_train.csv", 5, lambda line: line.rsplit(b",", 3)[0] + b",abc,1,1")
     said = error(prepared, tmp_path)
     assert said.startswith(f"{place}, column 'numerical_23': 'abc' ")
@@ -494,7 +494,7 @@ def test_a_bad_value_of_a_user_is_shown_where_it_stands(raw, tmp_path):
     assert notes[1:] == [f"left out: {tmp_path / 'item_train.csv'}, line {i}, its user in {said}" for i in lines[:5]]
 
 
-def test_raw_files_in_an_object_store_are_refused_without_the_password(capsys):
+def test_object_stores_are_refused_without_showing_the_password(capsys):
     place = "s3://user:hunter2@bucket/AliExpress_NL.zip?region=us-east-1"
     assert main(["prepare", "--card", "aliexpress", "--raw", place, "--country", "NL", "--out", "never"]) == 2
     said = capsys.readouterr().err
@@ -504,8 +504,8 @@ def test_raw_files_in_an_object_store_are_refused_without_the_password(capsys):
 
 
 @pytest.mark.parametrize("odd", ["user", "item", "both", "neither"])
-def test_search_ids_join_whether_read_as_integers_or_as_text(tmp_path, monkeypatch, odd):
-    """One id that is no integer makes the rest of its file text, from some part on."""
+def test_search_ids_read_as_integers_and_as_text_join(tmp_path, monkeypatch, odd):
+    """One id that is not an integer turns the rest of its file into text."""
     monkeypatch.setattr(csv_source, "PART_BYTES", 2000)
     users = [user_line(str(i), c2=f"u{i}") for i in range(40)] + [user_line("x", c2="ux")] * (odd in ("user", "both"))
     users += [user_line(str(i), c2=f"u{i}") for i in range(100, 140)]

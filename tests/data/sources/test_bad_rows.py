@@ -1,4 +1,4 @@
-"""Rows that do not parse: the first is an error, or all are left out and counted."""
+"""Bad rows: the first is an error, or all are skipped and counted."""
 
 import time
 import warnings
@@ -55,7 +55,7 @@ class TestOneBadRow:
     @pytest.mark.parametrize("holdout", [0, 0.3])
     @pytest.mark.parametrize("block", [1 << 22, 64])
     @pytest.mark.parametrize("row", list(BAD), ids=[ascii(row.strip()) for row in BAD])
-    def test_error_or_left_out(self, tmp_path, monkeypatch, row, block, holdout):
+    def test_error_or_skipped(self, tmp_path, monkeypatch, row, block, holdout):
         monkeypatch.setattr(csv_source, "PART_BYTES", block)
         path = write(tmp_path / "a.csv", [*GOOD[:20], row, *GOOD[20:]])
         with pytest.raises(DataError) as caught:
@@ -66,25 +66,25 @@ class TestOneBadRow:
         good = prepare(SCHEMA, write(tmp_path / "b.csv", GOOD), holdout=holdout, bad_rows="skip")
         assert content(data) == content(good)
 
-    def test_a_good_file_is_read_alike(self, tmp_path):
+    def test_good_file_is_read_alike(self, tmp_path):
         path = write(tmp_path / "a.csv", GOOD)
         data, other = prepare(SCHEMA, path, bad_rows="skip"), prepare(SCHEMA, path)
         assert content(data) == content(other)
         assert data.notes == other.notes
 
-    def test_a_column_that_is_no_category_is_no_fault_of_rows(self):
+    def test_invalid_column_is_always_an_error(self):
         frame = pd.DataFrame({"c": [["a"], ["b"]], "y": [0, 1]})
         with pytest.raises(DataError, match="is not one category"):
             prepare(Schema([Categorical("c")], [Task("t", "y")]), frame, holdout=0, bad_rows="skip")
 
-    def test_a_quote_that_is_never_closed_is_no_fault_of_rows(self, tmp_path):
+    def test_unclosed_quote_is_always_an_error(self, tmp_path):
         for row in ('1,0,"v0,a,1,0,1\n', '1,0,v0,a,1,0,"1\n', '1,0,v0,a,"x\n'):
             path = write(tmp_path / "a.csv", [*GOOD[:20], row, *GOOD[20:]])
             for bad_rows in ("error", "skip"):
                 with pytest.raises(DataError, match="line 22: a quote is opened in this row and never closed"):
                     prepare(SCHEMA, path, bad_rows=bad_rows)
 
-    def test_other_choices(self):
+    def test_invalid_option(self):
         with pytest.raises(DataError, match="`bad_rows` must be 'error' or 'skip', got 'drop'"):
             prepare(SCHEMA, "a.csv", bad_rows="drop")
 
@@ -104,7 +104,7 @@ class TestMany:
         )
         assert PreparedData.open(tmp_path / "out").notes == data.notes
 
-    def test_examples_go_by_line_over_all_files(self, tmp_path):
+    def test_examples_are_in_order_over_all_files(self, tmp_path):
         first = write(tmp_path / "a.csv", [GOOD[0], "1\n", *GOOD[1:], "1,0,v0,a,x,0,1\n"])
         second = write(tmp_path / "b.csv", ["1,0,v0,a,1,3,1\n", "2\n", *GOOD])
         notes = prepare(SCHEMA, [first, second], bad_rows="skip", holdout=0).notes[-5:]
@@ -117,7 +117,7 @@ class TestMany:
         ]
 
     def test_held_out_rows_are_the_same_in_both_passes(self, tmp_path):
-        """A key that only encoding finds bad does not move the rows after it across the fold."""
+        """A key that only fails in the second pass does not change which later rows are held out."""
         schema = Schema([Categorical("c")], [Task("t", "y")], keys=["k"])
         frame = pd.DataFrame({"c": [f"v{i}" for i in range(400)], "y": [0, 1] * 200, "k": range(400)})
         good = prepare(schema, frame)
@@ -129,12 +129,12 @@ class TestMany:
         assert data.train.keys.equals(good.train.keys)
         assert data.notes[-1].endswith("column 'k': 'odd' is not an integer, as this key was in the training rows")
 
-    def test_nothing_left(self, tmp_path):
+    def test_all_rows_bad(self, tmp_path):
         path = write(tmp_path / "a.csv", ["1\n", "2\n"])
         with pytest.raises(DataError, match=r"there are no rows in .*; 2 bad rows were left out; left out: "):
             prepare(SCHEMA, path, bad_rows="skip")
 
-    def test_thousands_take_no_longer_than_good_ones(self, tmp_path):
+    def test_many_bad_rows_are_as_fast_as_good_ones(self, tmp_path):
         rows = 60_000
         seconds = {}
         for name, value in (("good", "1.5"), ("bad", "x")):
@@ -184,7 +184,7 @@ class TestEncode:
         with warnings.catch_warnings():
             list(encode_rows(fitted, write(tmp_path / "c.csv", GOOD), bad_rows="skip"))
 
-    def test_the_cache_keeps_both_apart(self, tmp_path):
+    def test_cache_distinguishes_both_options(self, tmp_path):
         path = write(tmp_path / "a.csv", [*GOOD, "1\n"])
         data = prepare_cached(SCHEMA, str(path), holdout=0, cache=tmp_path / "cache", bad_rows="skip")
         assert len(data.train) == 40
@@ -196,7 +196,7 @@ class TestIds:
     IDS = ("9007199254740993", "9223372036854775807", "9223372036854775808", "18446744073709551617", "-5")
 
     @pytest.mark.parametrize("bad_rows", ["error", "skip"])
-    def test_large_and_negative_ones_stay_exact(self, tmp_path, bad_rows):
+    def test_large_and_negative_ids_are_exact(self, tmp_path, bad_rows):
         path = write(tmp_path / "a.csv", [f"{i},{n % 2}\n" for n, i in enumerate(self.IDS)], "id,y\n")
         schema = Schema([Categorical("id")], [Task("t", "y")], keys=["id"])
         data = prepare(schema, path, holdout=0, bad_rows=bad_rows)
@@ -204,7 +204,7 @@ class TestIds:
         assert data.train.keys.column("id").to_pylist() == list(self.IDS)
         assert not [note for note in data.notes if "left out" in note]
 
-    def test_large_ones_are_integers_as_long_as_they_fit(self, tmp_path):
+    def test_ids_are_integers_if_all_fit(self, tmp_path):
         ids = ["-9223372036854775808", *self.IDS[:2], "-5"]
         schema = Schema([Categorical("id")], [Task("t", "y")], keys=["id"])
         path = write(tmp_path / "a.csv", [f"{i},{n % 2}\n" for n, i in enumerate(ids)], "id,y\n")
@@ -212,14 +212,14 @@ class TestIds:
 
     @pytest.mark.parametrize("text", ["1.5e3", "15E+2", "+1500", "1500.", "1500"])
     @pytest.mark.parametrize("bad_rows", ["error", "skip"])
-    def test_numbers_as_they_are_written(self, tmp_path, text, bad_rows):
+    def test_spellings_of_numbers(self, tmp_path, text, bad_rows):
         schema = Schema([Numeric("x", transform="none")], [Task("t", "y")])
         path = write(tmp_path / "a.csv", [f"{text},0\n", "-2.5E-3,1\n"], "x,y\n")
         numbers = prepare(schema, path, holdout=0, bad_rows=bad_rows).train.packed()[:, 0].numpy().view(np.float32)
         np.testing.assert_array_equal(numbers, np.float32([1500, -0.0025]))
 
 
-def test_bad_dates_are_left_out_and_counted(tmp_path):
+def test_bad_dates_are_skipped_and_counted(tmp_path):
     path = tmp_path / "dates.csv"
     path.write_text("t,y\n2024-01-02,0\n1,2,3\nnotadate,1\n2024-02-03,1\nalso not,0\n")
     schema = Schema([Timestamp("t")], [Task("t", "y")])
@@ -234,7 +234,7 @@ def test_bad_dates_are_left_out_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("spelling", ["nan", "NaN", "-nan", "+nan", "-NaN"])
-def test_not_a_number_is_missing_whatever_stands_beside_it(tmp_path, spelling):
+def test_nan_is_missing_despite_bad_values_in_the_column(tmp_path, spelling):
     path = tmp_path / "numbers.csv"
     path.write_text(f"x,y\n1,0\n{spelling},1\n2,0\nzz,1\n")
     schema = Schema([Numeric("x")], [Task("t", "y")])
@@ -243,7 +243,7 @@ def test_not_a_number_is_missing_whatever_stands_beside_it(tmp_path, spelling):
         prepare(schema, path, holdout=0)
 
 
-def test_a_row_that_is_refused_among_others_alone():
+def test_row_that_only_fails_among_others():
     def check(batch):
         if batch.num_rows > 1:
             raise BadValueError(0, "c", "a", "alike", np.array([True, True, False]))

@@ -1,4 +1,4 @@
-"""Any bytes: a CSV file is read, or refused in one sentence that names it; no row is lost without a count."""
+"""Any bytes: a CSV file is read, or a one-line error names it; no row is lost without being counted."""
 
 import csv
 import io
@@ -52,7 +52,7 @@ def edited(content, changes):
 
 
 def attempt(content, bad_rows, block=1 << 22):
-    """The number of rows read, and of those left out; `None` where the file is refused."""
+    """Return the numbers of rows read and skipped, `None` if the file is invalid."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         path = Path(folder) / "a.csv"
         path.write_bytes(content)
@@ -67,7 +67,7 @@ def attempt(content, bad_rows, block=1 << 22):
 
 
 def count(content):
-    """The rows below the header, by another reader."""
+    """Return the rows below the header, read by another parser."""
     text = content.decode("utf-8-sig", errors="replace")
     return sum(1 for record in csv.reader(io.StringIO(text, newline="")) if record) - 1
 
@@ -105,7 +105,7 @@ def test_any_bytes(content):
 @budget
 @given(valid, edits, st.integers(30, 80))
 def test_small_blocks(content, changes, size):
-    """A record that does not fit into a block may be refused, but no row goes astray."""
+    """A record larger than a block may be an error, but no row is lost."""
     previous = csv_source.PART_BYTES
     csv_source.PART_BYTES = size
     try:

@@ -36,7 +36,7 @@ def write(path, content):
 
 
 def error(data):
-    """The one line that is said when the rows are read and used."""
+    """Return the one-line error of reading and fitting the rows."""
     schema = Schema([Categorical("c")], [Task("t", "n", kind="regression")])
     with pytest.raises(DataError) as caught:
         list(convert(schema, open_sources(data), lambda batch, rows: Fitter(schema).add(batch)))
@@ -70,7 +70,7 @@ class TestFormats:
         assert read(pa.Table.from_pandas(FRAME)) == ROWS
         assert read(FRAME.set_index("z")) == ROWS
 
-    def test_order_of_columns_is_the_callers(self, tmp_path):
+    def test_columns_are_in_the_requested_order(self, tmp_path):
         FRAME.to_parquet(tmp_path / "a.parquet")
         pa.feather.write_feather(FRAME, str(tmp_path / "a.arrow"))
         for data in (FRAME, write(tmp_path / "a.csv", None), tmp_path / "a.parquet", tmp_path / "a.arrow"):
@@ -137,7 +137,7 @@ class TestCsv:
         assert len(source.columns) == content.rpartition("\n")[2].count(separator) + 1
         assert next(iter(source.batches(source.columns, frozenset()))).num_rows == 1
 
-    def test_separator_that_is_given(self, tmp_path):
+    def test_given_separator(self, tmp_path):
         path = write(tmp_path / "a.csv", b"c,c,c\x01n\n1,2\x015\n")
         (source,) = open_sources(path, separator="\x01")
         assert source.columns == ("c,c,c", "n")
@@ -179,21 +179,21 @@ class TestFaults:
         path = write(tmp_path / "a.csv", b"c,n\n" + before + record + b"\nc,3\n")
         assert error(path) == f"{path}, line {line}: {count} columns, expected 2"
 
-    def test_quote_that_never_closes(self, tmp_path):
+    def test_unclosed_quote(self, tmp_path):
         path = write(tmp_path / "a.csv", b'c,n\na,1\n"b,2\nc,3\n')
         assert error(path) == f"{path}, line 3: a quote is opened in this row and never closed"
 
     @pytest.mark.parametrize("end", ["", "\n", "\r\n"])
     @pytest.mark.parametrize("text", ['c,n,z\na,1,"x\nb,2,y\nc,3,y', 'n,c\n1,a\n2,"b\n3,c'])
-    def test_quote_that_takes_in_the_last_rows_of_a_file(self, tmp_path, text, end):
-        """The number of columns is right, so that only the end of the file tells."""
+    def test_unclosed_quote_that_swallows_the_last_rows(self, tmp_path, text, end):
+        """The number of columns is right, so only the end of the file shows it."""
         path = write(tmp_path / "a.csv", (text + end).encode())
         line = 2 if "z" in text else 3
         assert error(path) == f"{path}, line {line}: a quote is opened in this row and never closed"
         assert len(read(write(tmp_path / "b.csv", (text + end + '"').encode()))) == line - 1
 
     @pytest.mark.parametrize(("before", "line"), LINES)
-    def test_bytes_that_are_no_utf8(self, tmp_path, before, line):
+    def test_invalid_utf8(self, tmp_path, before, line):
         path = write(tmp_path / "a.csv", b"c,n\n" + before + b"Gr\xf6\xdfe,1\n")
         assert error(path) == f"{path}, line {line}, column 'c': 'Gr\ufffd\ufffde' is not text in UTF-8"
 
@@ -234,13 +234,13 @@ class TestFaults:
         [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(CSV, mtime=0)],
         ids=["every byte", "an image", "a gzip"],
     )
-    def test_no_text(self, tmp_path, content):
+    def test_binary_content(self, tmp_path, content):
         path = tmp_path / "a.csv"
         path.write_bytes(content)
         assert error(path) == f"{path} is not a CSV file: expected a header in UTF-8 text"
 
     @pytest.mark.parametrize("name", ["a.parquet", "a.arrow", "a.csv.gz", "a.csv.zst", "a.csv.bz2"])
-    def test_content_of_another_kind(self, tmp_path, name):
+    def test_content_that_contradicts_the_suffix(self, tmp_path, name):
         path = tmp_path / name
         path.write_bytes(CSV)
         assert error(path).startswith(f"{path} cannot be read: ")
@@ -290,11 +290,11 @@ class TestExpand:
         assert names("*/*.csv") == names("d") == names("./d/a.csv") == names("**/*.csv") == ["d/a.csv"]
         assert names(f"file://{tmp_path}/d/*.csv") == [f"file://{tmp_path}/d/a.csv"]
 
-    def test_name_with_wildcards_that_exists(self, tmp_path):
+    def test_existing_name_with_wildcards(self, tmp_path):
         (tmp_path / "a[1].csv").write_text("x")
         assert names(tmp_path / "a[1].csv") == [f"{tmp_path}/a[1].csv"]
 
-    def test_nothing_there(self, tmp_path):
+    def test_missing_files(self, tmp_path):
         for location in (tmp_path / "gone.csv", f"{tmp_path}/*.csv"):
             with pytest.raises(DataError, match="there is no file"):
                 expand(location)
@@ -310,7 +310,7 @@ class TestExpand:
 
 
 class TestParts:
-    """A file is cut after line breaks, or read as a whole where that cannot be."""
+    """A file is split after line breaks, or parsed sequentially if that is impossible."""
 
     @pytest.fixture(autouse=True)
     def short(self, monkeypatch):
@@ -328,8 +328,8 @@ class TestParts:
         expected = pd.read_csv(tmp_path / "a.csv").to_dict("records")
         assert read(tmp_path / "a.csv") == expected
 
-    def test_lines_within_values_are_told(self, tmp_path, monkeypatch):
-        """Two quotes that do not belong make one value of many lines: nothing that can be told from a quoted text."""
+    def test_lines_within_values_are_counted(self, tmp_path, monkeypatch):
+        """Two stray quotes make one value of many lines, which may be intended."""
         monkeypatch.setattr(csv_source, "PART_BYTES", 500)
         rows = [f"v{i},{i % 2}" for i in range(100)]
         rows[20], rows[60] = '"' + rows[20], '"' + rows[60]
@@ -338,14 +338,14 @@ class TestParts:
         left = [note for note in data.notes if "quoted" in note]
         assert left == [f"40 lines of {file} are within quoted values"]
 
-    def test_quoted_values_of_one_line_are_not(self, tmp_path):
+    def test_quoted_values_of_one_line_are_not_counted(self, tmp_path):
         file = write(tmp_path / "a.csv", b'c,n\r\n\r\n"a,b",1\r\n"c",0\r\n\r\nd,1')
         data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0)
         assert not [note for note in data.notes if "quoted" in note]
 
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
-def test_a_replacement_character_is_text(tmp_path, policy):
+def test_replacement_character_is_text(tmp_path, policy):
     file = write(tmp_path / "a.csv", "c,n\n\ufffd,1\nb,0\n".encode())
     data = prepare(Schema([Categorical("c")], [Task("t", "n")]), file, holdout=0, bad_rows=policy)
     assert data.schema.vocabularies["c"].to_pylist() == ["b", "\ufffd"]

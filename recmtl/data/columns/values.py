@@ -18,7 +18,6 @@ SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "fa
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
-POWERS_OF_TEN = 10 ** np.arange(1, 20, dtype=np.uint64)
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -186,27 +185,8 @@ def parse_integers(text: pa.StringArray) -> pa.Int64Array | None:
         integers = text.cast(pa.int64())
     except pa.ArrowInvalid:
         return None
-    # Every other spelling of an integer is longer, except the hexadecimal one, which has a letter.
-    letters = _bytes_of(text)
-    length = pc.sum(pc.binary_length(text), min_count=0).as_py()
-    return integers if letters.max(initial=0) <= ord("9") and length == _text_length(integers) else None
-
-
-def _bytes_of(text: pa.StringArray) -> npt.NDArray[np.uint8]:
-    _, offsets, letters = text.buffers()
-    if letters is None:
-        return np.empty(0, np.uint8)
-    kind = np.int64 if pa.types.is_large_string(text.type) else np.int32
-    first, last = np.frombuffer(offsets, kind)[[text.offset, text.offset + len(text)]]
-    return np.frombuffer(letters, np.uint8)[first:last]
-
-
-def _text_length(integers: pa.Int64Array) -> int:
-    """Return the number of characters of all integers as text."""
-    numbers = integers.drop_null().to_numpy()
-    sizes = np.abs(numbers).view(np.uint64)  # right for -2**63 too, whose absolute value overflows int64
-    powers = POWERS_OF_TEN[: np.searchsorted(POWERS_OF_TEN, sizes.max(initial=0), side="right")]
-    return len(numbers) + int((numbers < 0).sum()) + sum(int((sizes >= power).sum()) for power in powers)
+    canonical = pc.all(pc.equal(integers.cast(text.type), text), min_count=0).as_py()
+    return integers if canonical else None
 
 
 def find_integers(text: pa.Array) -> tuple[Codes, Codes]:

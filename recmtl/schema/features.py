@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_text
+from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
 NumericTransform = Literal["standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]
@@ -43,7 +43,7 @@ class Categorical:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_text(self, "name", "share_with")
+        check_nonempty(self, "name", "share_with")
         options = ("min_count", "max_vocabulary", "hash_buckets", "width")
         check_count(self, *options)
         own = [o for o in options if self.share_with and getattr(self, o) != getattr(type(self), o)]
@@ -77,7 +77,7 @@ class MultiCategorical(Categorical):
         super().__post_init__()
         check_count(self, "max_length")
         check_choice(self, "pooling", Pooling)
-        check_text(self, "separator")
+        check_nonempty(self, "separator")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Numeric:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_text(self, "name")
+        check_nonempty(self, "name")
         check_choice(self, "transform", NumericTransform)
         check_limits(self, "clip")
         check_flag(self, "missing_indicator")
@@ -129,7 +129,7 @@ class Timestamp:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_text(self, "name", "format")
+        check_nonempty(self, "name", "format")
         check_count(self, "width")
         known = isinstance(self.parts, list | tuple) and all(p in list(CALENDAR) for p in self.parts)
         if not known or not self.parts or len(set(self.parts)) < len(self.parts):
@@ -162,7 +162,7 @@ class Binned:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_text(self, "name")
+        check_nonempty(self, "name")
         check_count(self, "bins", "width")
         check_limits(self, "clip")
 

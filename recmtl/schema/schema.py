@@ -21,7 +21,7 @@ from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import read_head, suggest_feature
 from recmtl.schema.tasks import Funnel, Task
-from recmtl.schema.validation import check_separator, check_text
+from recmtl.schema.validation import check_separator, check_nonempty
 
 KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
 REPR_TASKS = 5  # named in `repr`
@@ -57,7 +57,7 @@ class Schema:
         """Check that the parts fit together."""
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
-        check_text(self, "group", "weight")
+        check_nonempty(self, "group", "weight")
         check_separator(self, "separator")
         if not self.features:
             raise SchemaError("a schema needs at least one feature")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.validation import check_choice, check_text, is_number
+from recmtl.schema.validation import check_choice, check_nonempty, is_number
 
 Kind = Literal["binary", "regression"]
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]
@@ -41,7 +41,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_text(self, "name", "label", "given")
+        check_nonempty(self, "name", "label", "given")
         check_choice(self, "kind", Kind)
         losses = LOSSES[self.kind]
         if self.loss is not None and self.loss not in losses:
@@ -76,4 +76,4 @@ class Funnel:
 
     def __post_init__(self) -> None:
         """Check the column names."""
-        check_text(self, "click", "conversion")
+        check_nonempty(self, "click", "conversion")

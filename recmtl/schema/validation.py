@@ -11,7 +11,7 @@ from recmtl.errors import SchemaError
 LARGEST_COUNT = (1 << 31) - 8  # ids are int32, and some are reserved
 
 
-def check_text(instance: Any, *options: str) -> None:
+def check_nonempty(instance: Any, *options: str) -> None:
     """Check that options are non-empty text; ``None`` passes where it is the default."""
     for option in options:
         value = getattr(instance, option)

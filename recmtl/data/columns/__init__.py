@@ -1,1 +1,1 @@
-"""Columns of raw values to ids and numbers."""
+"""Conversion of raw columns to ids and numbers."""

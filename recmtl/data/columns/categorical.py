@@ -322,7 +322,7 @@ class IntegerLookup:
         return np.where(found < 0, self._positions[self._large.get_indexer(pd.Index(integers))], found)
 
 
-_lock = Lock()
+_lookups_lock = Lock()
 _lookups: WeakKeyDictionary[FittedSchema, dict[tuple[str, type], TextLookup | IntegerLookup]] = WeakKeyDictionary()
 
 
@@ -330,7 +330,7 @@ def _cached_lookup(
     fitted: FittedSchema, owner: Categorical, kind: type[TextLookup] | type[IntegerLookup]
 ) -> Callable[..., Codes]:
     """Return the lookup of a vocabulary, built once per fitted schema."""
-    with _lock:
+    with _lookups_lock:
         lookups = _lookups.setdefault(fitted, {})
         if (owner.name, kind) not in lookups:
             lookups[owner.name, kind] = kind(fitted.vocabularies[owner.name])

@@ -139,7 +139,7 @@ class NumericFitter:
         self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Learn from a batch of training rows.
+        """Add a batch of training rows.
 
         Raises:
             BadValueError: A value is not a number.

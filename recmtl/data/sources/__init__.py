@@ -1,1 +1,1 @@
-"""Where rows come from: CSV, Parquet, DataFrames, and raw AliExpress layouts."""
+"""Sources of rows: CSV, Parquet, Arrow, DataFrames and the raw AliExpress layout."""

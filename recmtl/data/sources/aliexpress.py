@@ -163,9 +163,8 @@ class RawSource(Source):
         """Stream the rows: numbers as float64, the rest as integers or text; as bytes if that fails."""
         skip = malformed is not None
         users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers, skip)
-        wanted = [c for c in columns if c in ITEM_COLUMNS[1:]] + [RAW_LABEL] * (
-            CLICK in columns or CONVERSION in columns
-        )
+        wanted = [c for c in columns if c in ITEM_COLUMNS[1:]]
+        wanted += [RAW_LABEL] if CLICK in columns or CONVERSION in columns else []
         rows = skipped = unmatched = 0
         self._bad_ids = {}
         for batch in _read_batches(self._items, [SEARCH_ID, *wanted], numbers | {RAW_LABEL}, malformed):
@@ -175,9 +174,9 @@ class RawSource(Source):
             rows, skipped = rows + len(positions), skipped + len(bad)
             unmatched += len(positions) - len(found) - len(bad)
             if len(found):
-                given = users.take(positions[found]) | _take(batch, found)
-                given |= _split_label(given[RAW_LABEL]) if RAW_LABEL in given else {}
-                yield pa.RecordBatch.from_arrays([given[c] for c in columns], names=list(columns))
+                joined = users.take(positions[found]) | _take(batch, found)
+                joined |= _split_label(joined[RAW_LABEL]) if RAW_LABEL in joined else {}
+                yield pa.RecordBatch.from_arrays([joined[c] for c in columns], names=list(columns))
         if unmatched and unmatched == rows - skipped:
             raise DataError(
                 f"no search id of {self.name} is in {self._users.name}: expected user and item files of the same split"
@@ -266,16 +265,7 @@ def _read_batches(
 
 def _split_label(array: pa.Array) -> dict[str, pa.Array]:
     """Return click and conversion; an invalid label is passed on, to be reported like any bad label."""
-    if pa.types.is_binary(array.type):
-        known = pc.is_in(array, pa.array([b"0", b"1", b"2"]))
-        click, bought = pc.not_equal(array, b"0"), pc.equal(array, b"2")
-        return {
-            name: pc.if_else(known, pc.if_else(positive, b"1", b"0"), array)
-            for name, positive in ((CLICK, click), (CONVERSION, bought))
-        }
-    label = array.to_numpy(zero_copy_only=False)
-    known = np.isin(label, (0, 1, 2))
-    return {
-        CLICK: pa.array(np.where(known, label >= 1, label)),
-        CONVERSION: pa.array(np.where(known, label == 2, label)),
-    }
+    shown, clicked, bought = (b"0", b"1", b"2") if pa.types.is_binary(array.type) else (0.0, 1.0, 2.0)
+    valid = pc.is_in(array, pa.array([shown, clicked, bought]))
+    positive = {CLICK: pc.not_equal(array, shown), CONVERSION: pc.equal(array, bought)}
+    return {name: pc.if_else(valid, pc.if_else(rows, clicked, shown), array) for name, rows in positive.items()}

@@ -60,8 +60,8 @@ class BadRowCounter:
                     errors |= dict.fromkeys(failed[:MAX_EXAMPLES].tolist(), error)
         self.rows += int(bad.sum())
         for row in np.flatnonzero(bad)[: MAX_EXAMPLES - len(self.examples) - len(self._bad_values)]:
-            error = errors[int(row)]
-            self._bad_values[offset + int(row)] = _error_of_row(batch.slice(row, 1), error, checks[error.column])
+            shared = errors[int(row)]
+            self._bad_values[offset + int(row)] = _error_of_row(batch.slice(row, 1), shared, checks[shared.column])
         return bad
 
     def finish(self, source: Source) -> None:

@@ -21,7 +21,7 @@ from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import read_head, suggest_feature
 from recmtl.schema.tasks import Funnel, Task
-from recmtl.schema.validation import check_separator, check_nonempty
+from recmtl.schema.validation import check_nonempty, check_separator
 
 KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
 REPR_TASKS = 5  # named in `repr`

@@ -1,4 +1,4 @@
-"""The command that writes a report."""
+"""The `report` command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recmtl.cli.console import Counter
-from recmtl.data import DataError
+from recmtl.errors import DataError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.report.page import write_report
 
@@ -20,16 +20,16 @@ def report_command(
     title: str | None = None,
     draws: int = DRAWS,
 ) -> None:
-    """Write a report on finished runs: one HTML page that needs no network.
+    """Write a report on finished runs: one HTML page that works offline.
 
     Args:
         runs: The run folders; the others are compared with the first.
         out: The HTML file to write.
-        slices: Features by whose values the AUC is shown.
-        rows: The predicted rows for `--slice`, raw files as `prepare` takes them or a prepared dataset; by default the
-            data that the recipes name.
+        slices: Features to slice the AUC by.
+        rows: The predicted rows for `--slice`, raw files or a prepared dataset; by default the data that the recipes
+            name.
         title: The title of the page.
-        draws: Draws of the bootstrap; 0 leaves out the intervals that come from it.
+        draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
     """
     if draws < 0 or draws == 1:
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")

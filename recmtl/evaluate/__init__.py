@@ -1,6 +1,6 @@
-"""Metrics of predictions, their intervals and tests. Knows numpy, scipy, pyarrow and pandas; knows no model."""
+"""Metrics of predictions, their confidence intervals and significance tests, independent of any model."""
 
-from recmtl.evaluate.curves import reliability
+from recmtl.evaluate.curves import reliability_bins
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals, intervals_of
 from recmtl.evaluate.metrics import (
     LOWER_IS_BETTER,
@@ -42,7 +42,7 @@ __all__ = [
     "monitors",
     "over_seeds",
     "regression_metrics",
-    "reliability",
+    "reliability_bins",
     "scores_of",
     "table",
     "task_labels",

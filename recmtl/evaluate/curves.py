@@ -1,4 +1,4 @@
-"""Curves as points: of predictions, and over the steps of a training."""
+"""ROC, precision-recall and reliability curves as points."""
 
 from __future__ import annotations
 
@@ -7,67 +7,64 @@ import numpy.typing as npt
 import pandas as pd
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from recmtl.evaluate.binary import SortedScores, totals
+from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores, block_sums
 from recmtl.evaluate.scores import Scores
 
-MOST = 500  # points of a curve that is drawn
+MOST_POINTS = 500  # of a curve
 
 
-def roc_points(scores: Scores, most: int = MOST) -> pd.DataFrame:
-    """Give the ROC curve of a binary task, thinned so that no point of it is further than 4 / `most` from what is left.
+def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
+    """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest.
 
     Args:
-        scores: Labels of both classes, and predictions.
-        most: The most points that are left.
+        scores: The rows, with both classes.
+        most: The maximum number of points.
 
     Returns:
         The columns ``false_positive_rate`` and ``true_positive_rate``, both ascending.
     """
     x, y, _ = roc_curve(scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True)
-    length = x + y  # the way along a curve that only rises
+    length = x + y  # along the curve, which only rises
     kept = _thinned(np.searchsorted(length, np.linspace(0, length[-1], most)), len(x), most)
     return pd.DataFrame({"false_positive_rate": x[kept], "true_positive_rate": y[kept]})
 
 
-def precision_recall_points(scores: Scores, most: int = MOST) -> pd.DataFrame:
-    """Give the precision-recall curve of a binary task, thinned to the extremes of narrow ranges of recall.
+def precision_recall_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
+    """Return the precision-recall curve of a binary task, thinned to the extremes of narrow ranges of recall.
 
     Args:
-        scores: Labels of both classes, and predictions.
-        most: The most points that are left.
+        scores: The rows, with both classes.
+        most: The maximum number of points.
 
     Returns:
-        The columns ``recall``, ascending, and ``precision``, which holds back to the recall before.
+        The columns ``recall``, ascending, and ``precision``, which is constant back to the previous recall.
     """
     y, x, _ = precision_recall_curve(
         scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True
     )
-    frame = pd.DataFrame({"recall": x[-2::-1], "precision": y[-2::-1]})  # the last one is no threshold's
+    frame = pd.DataFrame({"recall": x[-2::-1], "precision": y[-2::-1]})  # the last point has no threshold
     ranges = frame.groupby(np.minimum(frame["recall"] * (most // 4), most // 4 - 1).astype(int))["precision"]
     ends = np.r_[0, np.cumsum(ranges.size()) - 1]
     return frame.iloc[_thinned(np.r_[ends, ranges.idxmin(), ranges.idxmax()], len(frame), most)].reset_index(drop=True)
 
 
 def _thinned(kept: npt.NDArray[np.int64], points: int, most: int) -> npt.NDArray[np.int64]:
-    """Say which of a number of points are left: all where they are few, or else those named."""
+    """Return the indices of all points if there are few, otherwise those to keep."""
     return np.arange(points) if points <= most else np.unique(kept)
 
 
-BINS = 15
+def reliability_bins(scores: Scores, bins: int = CALIBRATION_BINS) -> pd.DataFrame:
+    """Return predicted and observed rates in bins of equal weight, from the lowest predictions to the highest.
 
-
-def reliability(scores: Scores, bins: int = BINS) -> pd.DataFrame:
-    """Set predicted beside observed rates, in bins of equal weight from the lowest predictions to the highest.
-
-    Equal predictions share a bin, that of the middle of their weight: a bin may hold more than its share, or nothing
-    and is then left out. The weighted mean of |`predicted` − `observed`| is the expected calibration error.
+    Equal predictions share the bin of the middle of their weight, so a bin may be larger than others, or empty and
+    then left out. The weighted mean of |`predicted` − `observed`| is the expected calibration error.
 
     Args:
         scores: The rows of a binary task.
-        bins: How many bins to make, at most.
+        bins: The maximum number of bins.
 
     Returns:
-        A row for each bin, with the columns `low` and `high` (the least and the greatest prediction), `predicted` and
+        A row for each bin, with the columns `low` and `high` (the lowest and the highest prediction), `predicted` and
         `observed` (weighted means), `rows` and `weight`.
 
     Raises:
@@ -79,18 +76,18 @@ def reliability(scores: Scores, bins: int = BINS) -> pd.DataFrame:
     if wrong.any():
         raise ValueError(f"predictions must be probabilities in [0, 1], got {scores.predictions[wrong][0]}")
     rows = SortedScores(scores)
-    ranked = rows.ranked()
-    weight = ranked.positives + ranked.negatives  # [V]
-    numbers, starts = np.unique(ranked.bins(bins), return_index=True) if len(weight) else (np.zeros(0, int),) * 2
-    whole = totals(weight, starts)
+    histogram = rows.histogram()
+    weight = histogram.positives + histogram.negatives  # [V]
+    numbers, starts = np.unique(histogram.bins(bins), return_index=True) if len(weight) else (np.zeros(0, int),) * 2
+    bin_weight = block_sums(weight, starts)
     return pd.DataFrame(
         {
-            "low": ranked.values[starts],
-            "high": ranked.values[np.append(starts[1:], len(weight)) - 1] if len(weight) else np.zeros(0),
-            "predicted": totals(weight * ranked.values, starts) / whole,
-            "observed": totals(ranked.positives, starts) / whole,
+            "low": histogram.values[starts],
+            "high": histogram.values[np.append(starts[1:], len(weight)) - 1] if len(weight) else np.zeros(0),
+            "predicted": block_sums(weight * histogram.values, starts) / bin_weight,
+            "observed": block_sums(histogram.positives, starts) / bin_weight,
             "rows": np.add.reduceat(rows.sizes(), starts) if len(weight) else np.zeros(0, int),
-            "weight": whole,
+            "weight": bin_weight,
         },
         index=pd.Index(numbers, name="bin"),
     )

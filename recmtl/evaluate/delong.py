@@ -1,4 +1,4 @@
-"""What each cluster of rows contributes to an AUC: the structural components behind its variance."""
+"""DeLong's structural components: the contribution of each cluster of rows to an AUC, and its variance."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recmtl.evaluate.scores import Floats, Integers, Scores
 
 @dataclass(frozen=True)
 class Clusters:
-    """The rows of a binary task by the clusters that are independent of each other.
+    """The independent clusters of the rows of a binary task.
 
     Shape:
         - codes: ``[rows]``
@@ -22,8 +22,8 @@ class Clusters:
 
     Args:
         codes: The cluster of each row.
-        positive: Whether a cluster holds positives.
-        negative: Whether it holds negatives.
+        positive: Whether a cluster has positives.
+        negative: Whether it has negatives.
     """
 
     codes: Integers
@@ -32,33 +32,33 @@ class Clusters:
 
     @classmethod
     def of(cls, scores: Scores) -> Clusters:
-        """Find the clusters of rows: groups, or the rows themselves."""
+        """Return the clusters of rows: the groups, or the rows themselves without groups."""
         codes, count = scores.clusters()
         positives = np.bincount(codes, scores.labels, minlength=count)
         return cls(codes, positives > 0, np.bincount(codes, minlength=count) > positives)
 
     @property
     def enough(self) -> bool:
-        """Whether a variance can be estimated: two clusters with positives and two with negatives."""
+        """Whether the variance can be estimated: at least two clusters have positives and two have negatives."""
         return bool(self.positive.sum() > 1 and self.negative.sum() > 1)
 
 
 @dataclass(frozen=True)
 class DeLongComponents:
-    """An AUC, or a difference or mean of AUCs of the same rows, and what each cluster contributes to it.
+    """An AUC, or a difference or mean of AUCs on the same rows, and the contribution of each cluster to it.
 
-    A positive's component is the weighted share of negatives below it, ties half, less the AUC; a negative's, the share
-    of positives above it less the AUC (DeLong et al. 1988). Here they are weighted by their rows, divided by the weight
-    of all positives or negatives, and summed by cluster: they are the jackknife's influences of a cluster's positives
-    and of its negatives. Components of the same clusters add up and subtract like the AUCs.
+    The component of a positive is the weighted share of negatives below it (ties half) minus the AUC; that of a
+    negative is the share of positives above it minus the AUC (DeLong et al. 1988). Here they are weighted by row,
+    divided by the weight of all positives or negatives, and summed by cluster: the jackknife influences of a cluster's
+    positives and negatives. Components of the same clusters add and subtract like the AUCs.
 
     Shape:
         - positive, negative: ``[clusters]``
 
     Args:
         auc: The AUC, or the difference or mean.
-        positive: What the positives of each cluster contribute.
-        negative: What its negatives contribute.
+        positive: The contribution of the positives of each cluster.
+        negative: That of its negatives.
     """
 
     auc: float
@@ -67,20 +67,20 @@ class DeLongComponents:
 
     @classmethod
     def of(cls, scores: Scores, clusters: Clusters) -> DeLongComponents:
-        """Find the components with one sort, by midranks (Sun & Xu 2014)."""
+        """Compute the components with one sort, by midranks (Sun & Xu 2014)."""
         rows = SortedScores(scores)
-        ranked = rows.ranked()
-        auc = ranked.auc()
-        below = (np.cumsum(ranked.negatives) - ranked.negatives / 2) / ranked.negatives.sum()  # [V]
-        above = 1 - (np.cumsum(ranked.positives) - ranked.positives / 2) / ranked.positives.sum()  # [V]
+        histogram = rows.histogram()
+        auc, positives, negatives = histogram.auc(), histogram.positives, histogram.negatives
+        below = (np.cumsum(negatives) - negatives / 2) / negatives.sum()  # [V]
+        above = 1 - (np.cumsum(positives) - positives / 2) / positives.sum()  # [V]
         places = np.empty(len(scores), np.int64)
         places[rows.order] = np.repeat(np.arange(len(below)), rows.sizes())
         weight = np.ones(len(scores)) if scores.weight is None else scores.weight
-        heavy, light = weight * scores.labels, weight * (1 - scores.labels)  # of the positives, of the negatives
+        of_positives, of_negatives = weight * scores.labels, weight * (1 - scores.labels)
         count = len(clusters.positive)
-        positive = np.bincount(clusters.codes, heavy * (below[places] - auc), minlength=count)
-        negative = np.bincount(clusters.codes, light * (above[places] - auc), minlength=count)
-        return cls(auc, positive / heavy.sum(), negative / light.sum())
+        positive = np.bincount(clusters.codes, of_positives * (below[places] - auc), minlength=count)
+        negative = np.bincount(clusters.codes, of_negatives * (above[places] - auc), minlength=count)
+        return cls(auc, positive / of_positives.sum(), negative / of_negatives.sum())
 
     def __add__(self, other: DeLongComponents) -> DeLongComponents:
         return DeLongComponents(self.auc + other.auc, self.positive + other.positive, self.negative + other.negative)
@@ -92,24 +92,24 @@ class DeLongComponents:
         return DeLongComponents(factor * self.auc, factor * self.positive, factor * self.negative)
 
     def variance(self, clusters: Clusters) -> float:
-        """Estimate the variance over draws of the clusters (Obuchowski 1997; where each row is one, DeLong's).
+        """Estimate the variance over draws of clusters (Obuchowski 1997; DeLong's if each row is a cluster).
 
-        Weights are taken as fixed: a row of weight 2 is as one that came twice, not as two independent ones.
+        Weights are fixed: a row of weight 2 counts as one row seen twice, not as two independent rows.
         """
         return sum(self._parts(clusters))
 
     def degrees(self, clusters: Clusters) -> float:
-        """Give the degrees of freedom of `variance` by Satterthwaite, as the test of Brunner & Munzel (2000) does.
+        """Return Satterthwaite's degrees of freedom of `variance`, as in the test of Brunner & Munzel (2000).
 
-        The variance is a sum of one over the clusters with positives and one over those with negatives. With few
-        positives it is as uncertain as a variance of so few.
+        The variance is the sum of one over the clusters with positives and one over those with negatives; few positives
+        make it uncertain.
         """
         positive, negative, _ = self._parts(clusters)
         among = positive**2 / (clusters.positive.sum() - 1) + negative**2 / (clusters.negative.sum() - 1)
         return float((positive + negative) ** 2 / among) if among else float("inf")
 
     def _parts(self, clusters: Clusters) -> tuple[float, float, float]:
-        """The variance of the positives' part, that of the negatives', and twice their covariance."""
+        """Return the variances of the positives' and of the negatives' part, and twice their covariance."""
         k = len(clusters.positive)
         both = 2 * float(self.positive @ self.negative) * _unbiased(k)
         return (
@@ -123,7 +123,7 @@ def _unbiased(count: int) -> float:
     return count / (count - 1)
 
 
-def mean(parts: Sequence[DeLongComponents]) -> DeLongComponents:
+def mean_components(parts: Sequence[DeLongComponents]) -> DeLongComponents:
     """Average the components of several models on the same rows."""
     total = parts[0]
     for part in parts[1:]:

@@ -1,9 +1,9 @@
-"""Figures of predictions and of a training: each is drawn into matplotlib axes, its own or given ones."""
+"""Figures of predictions and trainings, drawn into matplotlib axes."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -14,29 +14,44 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recmtl.evaluate.curves import precision_recall_points, roc_points
-from recmtl.evaluate.curves import reliability as reliability_bins
-from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
+from recmtl.evaluate.binary import CALIBRATION_BINS
+from recmtl.evaluate.curves import precision_recall_points, reliability_bins, roc_points
+from recmtl.evaluate.history import Curves, Records, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.scores import Scores
 
-MOST_PAIRS = 6  # of tasks, whose cosines can be told apart as lines
-MOST_NUMBERS = 12  # of tasks, between which cosines are written out
-LONGEST_NAME = 24  # letters
+MAX_COSINE_LINES = 6  # more pairs of tasks are drawn as a heat map
+MAX_COSINE_LABELS = 12  # tasks of a heat map with numbers
+MAX_NAME = 24  # characters
 HISTOGRAM_BINS = 40
 DECADE = 10.0
-FEW = 30  # points of a curve, each of which has a sign
+MAX_MARKED = 30  # points of a curve with markers
 MARKERS = "osD^vPX*"
+DEAD_SHARE = 0.1  # of an even share of gate weight
 
-Records = Iterable[Mapping[str, Any]]  # the lines of `metrics.jsonl`
-Named = Scores | Mapping[str, Scores | pd.DataFrame]  # by the name of their line
+ScoresByName = Scores | Mapping[str, Scores | pd.DataFrame]  # by the name of the line
 
 
-def roc(scores: Named, axes: Axes | None = None) -> Axes:
+def unused_experts(shares: Sequence[float]) -> list[int]:
+    """Return the experts whose mean weight in one gate is below a tenth of an even share."""
+    return [expert for expert, share in enumerate(shares) if share < DEAD_SHARE / len(shares)]
+
+
+def dead_experts(usage: Mapping[str, Sequence[float]]) -> list[int]:
+    """Return the dead experts, which are unused by every gate.
+
+    Args:
+        usage: The mean gate weight of each expert by task.
+    """
+    unused = [set(unused_experts(shares)) for shares in usage.values()]
+    return sorted(set.intersection(*unused)) if unused else []
+
+
+def roc(scores: ScoresByName, axes: Axes | None = None) -> Axes:
     """Draw ROC curves.
 
     Args:
-        scores: Those of a binary task, or several by the name of their line; points as `roc_points` gives them will do.
-        axes: Where to draw; ``None`` makes a figure.
+        scores: The scores of a binary task, or several (or points of `roc_points`) by the name of the line.
+        axes: The axes to draw into; ``None`` makes a figure.
     """
     axes = _axes(axes)
     axes.plot([0, 1], [0, 1], color=_ink(), linewidth=0.8, linestyle=":")
@@ -44,32 +59,32 @@ def roc(scores: Named, axes: Axes | None = None) -> Axes:
         points = given if isinstance(given, pd.DataFrame) else roc_points(given)
         axes.plot(points["false_positive_rate"], points["true_positive_rate"], label=short(name))
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    return _finished(axes)
+    return _finish(axes)
 
 
-def precision_recall(scores: Named, axes: Axes | None = None) -> Axes:
-    """Draw precision-recall curves; between two points precision is that of the larger recall.
+def precision_recall(scores: ScoresByName, axes: Axes | None = None) -> Axes:
+    """Draw precision-recall curves; between two points, precision is that of the larger recall.
 
     Args:
-        scores: Those of a binary task, or several by the name of their line; points as `precision_recall_points` gives
-            them will do.
-        axes: Where to draw; ``None`` makes a figure.
+        scores: The scores of a binary task, or several (or points of `precision_recall_points`) by the name of the
+            line.
+        axes: The axes to draw into; ``None`` makes a figure.
     """
     axes = _axes(axes)
     for name, given in _by_name(scores).items():
         points = given if isinstance(given, pd.DataFrame) else precision_recall_points(given)
         axes.plot(points["recall"], points["precision"], label=short(name), drawstyle="steps-pre")
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
-    return _finished(axes)
+    return _finish(axes)
 
 
-def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None, bins: int = 15) -> Axes:
-    """Draw reliability diagrams: mean label over mean prediction, bin by bin, and below how many rows are predicted so.
+def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None, bins: int = CALIBRATION_BINS) -> Axes:
+    """Draw reliability diagrams: mean label over mean prediction by bin, above a histogram of the predictions.
 
     Args:
-        scores: Those of a binary task, or several by the name of their line.
-        axes: Where to draw; ``None`` makes a figure.
-        bins: As `recmtl.evaluate.curves.reliability` takes it.
+        scores: The scores of a binary task, or several by the name of the line.
+        axes: The axes to draw into; ``None`` makes a figure.
+        bins: The maximum number of bins.
     """
     axes = _axes(axes)
     named = {name: given for name, given in _by_name(scores).items() if isinstance(given, Scores)}
@@ -86,17 +101,17 @@ def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None,
         rows, edges = np.histogram(given.predictions, HISTOGRAM_BINS, (0, top))
         counts.stairs(rows, edges, color=line.get_color(), alpha=0.6)
     counts.set_ylim(0, max(counts.get_ylim()[1], 1) * 4)
-    counts.set_ylabel("rows predicted so")
-    return _finished(axes)
+    counts.set_ylabel("rows")
+    return _finish(axes)
 
 
 def learning_curves(records: Records, what: str = "loss", axes: Axes | None = None) -> Axes:
-    """Draw what a training logged.
+    """Draw the learning curves of a training.
 
     Args:
         records: The lines of `metrics.jsonl`.
-        what: ``loss``, the training loss of each objective, or ``valid``, the main validation metric of each task.
-        axes: Where to draw; ``None`` makes a figure.
+        what: ``loss`` for the training loss of each objective, ``valid`` for the main validation metric of each task.
+        axes: The axes to draw into; ``None`` makes a figure.
 
     Raises:
         ValueError: `what` is neither.
@@ -113,16 +128,16 @@ def task_weights(records: Records, axes: Axes | None = None) -> Axes:
 
 
 def gradient_norms(records: Records, axes: Axes | None = None) -> Axes:
-    """Draw the norms of the tasks' gradients over a training, as far as it was diagnosed."""
+    """Draw the norms of the tasks' gradients over a training."""
     return over_steps(diagnosis_curves(records, "gradient_norm"), "gradient norm", axes, logarithmic=True)
 
 
 def cosines(records: Records, axes: Axes | None = None) -> Axes:
-    """Draw the cosines between the tasks' gradients over a training; of many pairs a map of the means."""
+    """Draw the cosines between the tasks' gradients over a training; for many pairs, a heat map of the means."""
     records = list(records)
     curves = diagnosis_curves(records, "cosine")
-    if len(curves) > MOST_PAIRS:
-        return _map_of_means(list(diagnosis_curves(records, "gradient_norm")), curves, _axes(axes))
+    if len(curves) > MAX_COSINE_LINES:
+        return _cosine_map(list(diagnosis_curves(records, "gradient_norm")), curves, _axes(axes))
     axes = over_steps(curves, "cosine of two gradients", axes)
     axes.axhline(0, color=_ink(), linewidth=0.8)
     return axes
@@ -132,13 +147,13 @@ def over_steps(curves: Curves, label: str, axes: Axes | None = None, logarithmic
     """Draw any curves over the steps of a training.
 
     Args:
-        curves: Steps and values by the name of their line.
-        label: What the values are.
-        axes: Where to draw; ``None`` makes a figure.
-        logarithmic: Whether the scale is, where all values are above 0 and reach over more than a decade.
+        curves: Steps and values by the name of the line.
+        label: The label of the y axis.
+        axes: The axes to draw into; ``None`` makes a figure.
+        logarithmic: Whether to use a logarithmic scale if all values are positive and span more than a decade.
     """
     axes = _axes(axes)
-    marker = "o" if all(len(steps) <= FEW for steps, _ in curves.values()) else None
+    marker = "o" if all(len(steps) <= MAX_MARKED for steps, _ in curves.values()) else None
     for name, (steps, values) in curves.items():
         axes.plot(steps, values, label=short(name), marker=marker, markersize=3)
     found = [value for _, values in curves.values() for value in values]
@@ -146,15 +161,15 @@ def over_steps(curves: Curves, label: str, axes: Axes | None = None, logarithmic
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set(xlabel="step", ylabel=label)
-    return _finished(axes)
+    return _finish(axes)
 
 
 def expert_usage(usage: Mapping[str, Sequence[float]], axes: Axes | None = None) -> Axes:
-    """Draw how much of each expert each task's gate takes; a dead expert is named so.
+    """Draw the mean gate weight of each expert for each task, and mark dead experts.
 
     Args:
-        usage: By task the mean gate weight of each expert.
-        axes: Where to draw; ``None`` makes a figure.
+        usage: The mean gate weight of each expert by task.
+        axes: The axes to draw into; ``None`` makes a figure.
     """
     axes = _axes(axes)
     experts = max((len(shares) for shares in usage.values()), default=0)
@@ -166,16 +181,16 @@ def expert_usage(usage: Mapping[str, Sequence[float]], axes: Axes | None = None)
         axes.axhline(1 / experts, color=_ink(), linewidth=0.8, linestyle=":")
     axes.set(xlabel="expert", ylabel="mean gate weight")
     axes.set_xticks(places, [f"{e}\ndead" if e in dead else str(e) for e in places])
-    return _finished(axes)
+    return _finish(axes)
 
 
 def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None = None) -> Axes:
-    """Draw the AUC of each slice with its interval, the smallest of the first line on top.
+    """Draw the AUC of each slice with its interval, in the order of the first table.
 
     Args:
-        tables: The slices of one task, as `recmtl.evaluate.slices.slice_table` gives them, or several such tables of
-            the same slices by the name of their line.
-        axes: Where to draw; ``None`` makes a figure.
+        tables: The slices of one task, from `recmtl.evaluate.slices.slice_table`, or several tables of the same slices
+            by the name of the series.
+        axes: The axes to draw into; ``None`` makes a figure.
     """
     axes = _axes(axes)
     named = {"": tables} if isinstance(tables, pd.DataFrame) else tables
@@ -191,25 +206,25 @@ def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None 
     axes.axvline(0.5, color=_ink(), linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(values)), [short(value) for value in values])
     axes.set(xlabel="AUC", ylim=(len(values) - 0.5, -0.5))
-    return _finished(axes, loc="lower left", bbox_to_anchor=(0, 1))
+    return _finish(axes, loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def short(name: object) -> str:
-    """Give a name that matplotlib shows as it is, never as a formula or not at all; a long one lacks its middle."""
+    """Escape a name so that matplotlib shows it verbatim, and cut the middle of a long one."""
     text = str(name)
-    if len(text) > LONGEST_NAME:
-        text = f"{text[: LONGEST_NAME // 2]}…{text[-LONGEST_NAME // 2 + 1 :]}"
+    if len(text) > MAX_NAME:
+        text = f"{text[: MAX_NAME // 2]}…{text[-MAX_NAME // 2 + 1 :]}"
     text = text.replace("$", r"\$")
     return f"\u200b{text}" if text.startswith("_") else text
 
 
-def _map_of_means(names: list[str], curves: Curves, axes: Axes) -> Axes:
-    """Draw a map of the mean cosine of each pair."""
+def _cosine_map(names: list[str], curves: Curves, axes: Axes) -> Axes:
+    """Draw a heat map of the mean cosine of each pair of tasks."""
     ticks = range(len(names))
     means = {name: fmean(values) for name, (_, values) in curves.items()}
     table = [[1.0 if a == b else means.get(f"{a}·{b}", means.get(f"{b}·{a}", 0.0)) for b in names] for a in names]
     axes.pcolormesh(table, vmin=-1, vmax=1, cmap="coolwarm")
-    for row, column in itertools.product(ticks, ticks) if len(names) <= MOST_NUMBERS else ():
+    for row, column in itertools.product(ticks, ticks) if len(names) <= MAX_COSINE_LABELS else ():
         text = f"{table[row][column]:.2f}"
         axes.text(column + 0.5, row + 0.5, text, color="black", ha="center", va="center", fontsize="x-small")
     axes.invert_yaxis()
@@ -219,7 +234,7 @@ def _map_of_means(names: list[str], curves: Curves, axes: Axes) -> Axes:
     return axes
 
 
-def _by_name(scores: Named) -> Mapping[str, Scores | pd.DataFrame]:
+def _by_name(scores: ScoresByName) -> Mapping[str, Scores | pd.DataFrame]:
     return {scores.task.name: scores} if isinstance(scores, Scores) else scores
 
 
@@ -228,33 +243,15 @@ def _axes(axes: Axes | None) -> Axes:
 
 
 def _ink() -> str:
-    """The colour of text: what is no data has it, too."""
+    """Return the colour of text, also used for reference lines."""
     return str(mpl.rcParams["text.color"])
 
 
-def _finished(axes: Axes, **legend: Any) -> Axes:
-    """Set grid and, for several lines, a legend."""
+def _finish(axes: Axes, **legend: Any) -> Axes:
+    """Add a grid and, for several lines, a legend."""
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
         axes.legend(handles, labels, fontsize="small", **legend)
     return axes
-
-
-DEAD = 0.1  # of an even share
-
-
-def unused_experts(shares: Sequence[float]) -> list[int]:
-    """Give the experts that one gate hardly takes: those whose mean weight is below a tenth of an even share."""
-    return [expert for expert, share in enumerate(shares) if share < DEAD / len(shares)]
-
-
-def dead_experts(usage: Mapping[str, Sequence[float]]) -> list[int]:
-    """Give the dead experts: those that no gate takes.
-
-    Args:
-        usage: By task the mean gate weight of each expert.
-    """
-    unused = [set(unused_experts(shares)) for shares in usage.values()]
-    return sorted(set.intersection(*unused)) if unused else []

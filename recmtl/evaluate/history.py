@@ -1,48 +1,49 @@
-"""TODO."""
+"""Curves over the steps of a training, from the lines of `metrics.jsonl`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-Curves = dict[str, tuple[list[int], list[float]]]  # by name: steps and values
+Records = Iterable[Mapping[str, Any]]  # the lines of `metrics.jsonl`
+Curves = dict[str, tuple[list[int], list[float]]]  # steps and values by name
 
 
-def loss_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the training loss of each objective from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], record.get("loss", {})) for record in records)
+def loss_curves(records: Records) -> Curves:
+    """Return the training loss of each objective."""
+    return _curves((record["step"], record.get("loss", {})) for record in records)
 
 
-def metric_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the main validation metric of each task (the AUC of a binary one) from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], dict(map(_main, record.get("valid", {}).items()))) for record in records)
+def metric_curves(records: Records) -> Curves:
+    """Return the main validation metric of each task (AUC of a binary one)."""
+    return _curves((record["step"], dict(map(_main_metric, record.get("valid", {}).items()))) for record in records)
 
 
-def _main(measured: tuple[str, Mapping[str, float | None]]) -> tuple[str, float | None]:
+def _main_metric(measured: tuple[str, Mapping[str, float | None]]) -> tuple[str, float | None]:
     task, metrics = measured
     name = next(iter(metrics))
     return f"{task} {name}", metrics[name]
 
 
-def diagnosis_curves(records: Iterable[Mapping[str, Any]], what: str) -> Curves:
-    """Collect one of the measurements of a diagnosis, such as `cosine`, from the lines of `metrics.jsonl`."""
-    return _collected((record["step"], record.get("diagnosis", {}).get(what, {})) for record in records)
+def diagnosis_curves(records: Records, what: str) -> Curves:
+    """Return a statistic of the tasks' gradients: `cosine` by pair of tasks, or `gradient_norm` by task."""
+    return _curves((record["step"], record.get("diagnosis", {}).get(what, {})) for record in records)
 
 
-def weight_curves(records: Iterable[Mapping[str, Any]]) -> Curves:
-    """Collect the task weights from the lines of `metrics.jsonl`, those of a diagnosis among them."""
-    found: dict[int, Mapping[str, float | None]] = {}
+def weight_curves(records: Records) -> Curves:
+    """Return the task weights, including those logged with the gradient statistics."""
+    by_step: dict[int, Mapping[str, float | None]] = {}
     for record in records:
         weights = record.get("weight") or record.get("diagnosis", {}).get("weight")
         if weights:
-            found[record["step"]] = weights
-    return _collected(found.items())
+            by_step[record["step"]] = weights
+    return _curves(by_step.items())
 
 
-def _collected(measured: Iterable[tuple[int, Mapping[str, float | None]]]) -> Curves:
+def _curves(measured: Iterable[tuple[int, Mapping[str, float | None]]]) -> Curves:
     curves: Curves = {}
-    for step, named in measured:
-        for name, value in named.items():
+    for step, values_by_name in measured:
+        for name, value in values_by_name.items():
             if value is not None:
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(step)

@@ -1,32 +1,32 @@
-"""Metrics within groups: the order of the rows of one search or user."""
+"""Grouped ranking metrics: AUC, NDCG@k and recall@k within each search or user."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
-from recmtl.evaluate.binary import changes, ratio, totals
+from recmtl.evaluate.binary import block_starts, block_sums, ratio
 from recmtl.evaluate.scores import Floats, Integers, Scores
 
-K = 10  # how many rows of a group are looked at, where nothing else is said
+K = 10  # default of NDCG@k and recall@k
 
 
 def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.DataFrame:
     """Measure each group of a binary task: AUC, NDCG@k and recall@k.
 
-    In a group of one class alone no order is better than another: it has none of the three. Tied predictions count with
-    the mean over all their orders (McSherry & Najork 2008), so that a constant predictor gets what chance would.
+    In a group with one class alone all three are undefined. Tied predictions count with the mean over all their orders
+    (McSherry & Najork 2008), so a constant predictor scores like chance.
 
-    A row's weight weighs its pairs in the AUC, and its gain in NDCG and recall; there a row takes one place of the
-    list, but a negative of a task whose negatives were sampled 1 / rate places: those of the ones that it stands for.
+    A row's weight weights its pairs in the AUC, and its gain in NDCG and recall. There a row takes one place of the
+    list; a negative of a task with sampled negatives takes 1 / rate places, those of the negatives it stands for.
 
     Shape:
         - order: ``[rows]``
 
     Args:
         scores: The rows, with their groups.
-        k: How many rows of a group are looked at from the top.
-        order: The rows in ascending order of prediction, where it is known already.
+        k: The cutoff of NDCG and recall.
+        order: The rows in ascending order of prediction, if it is known already.
 
     Returns:
         A row for each group, in ascending order, with the columns `rows`, `weight` (of all its rows), `positives`
@@ -43,25 +43,25 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
     order = order[np.argsort(scores.groups[order], kind="stable")]
     groups, labels = scores.groups[order], scores.labels[order]
     weight = np.ones(len(order)) if scores.weight is None else scores.weight[order]
-    ties = changes(groups, scores.predictions[order])  # [T], T pairs of a group and a distinct prediction
-    starts = changes(groups[ties])  # [G], in ties
-    gains, shown = totals(weight * labels, ties), totals(weight, ties)
-    places = totals(np.where(labels == 0, 1 / scores.task.negative_rate, 1.0), ties)
+    ties = block_starts(groups, scores.predictions[order])  # [T], T pairs of a group and a distinct prediction
+    starts = block_starts(groups[ties])  # [G], in ties
+    gains, shown = block_sums(weight * labels, ties), block_sums(weight, ties)
+    places = block_sums(np.where(labels == 0, 1 / scores.task.negative_rate, 1.0), ties)
     frame = pd.DataFrame(
         {
             "rows": np.diff(ties[starts], append=len(order)),
-            "weight": totals(shown, starts),
-            "positives": totals(labels, ties[starts]).astype(np.int64),
+            "weight": block_sums(shown, starts),
+            "positives": block_sums(labels, ties[starts]).astype(np.int64),
         },
         index=pd.Index(groups[ties[starts]], name="group"),
     )
     mixed = ((frame.positives > 0) & (frame.positives < frame.rows)).to_numpy()
-    gain = totals(gains, starts)
-    best = _ideal(labels, weight, changes(groups), k, scores.weight is None)
+    gain = block_sums(gains, starts)
+    best = _ideal_dcg(labels, weight, block_starts(groups), k, scores.weight is None)
     first, last = _places(places, starts, k)
     span = np.maximum(places, np.finfo(float).tiny)
-    dcg = totals(gains * (_discounted(last, k) - _discounted(first, k)) / span, starts)
-    found = totals(gains * (last - first) / span, starts)
+    dcg = block_sums(gains * (_discounted(last, k) - _discounted(first, k)) / span, starts)
+    found = block_sums(gains * (last - first) / span, starts)
     for name, part, whole in (
         ("auc", _won(gains, shown - gains, starts), gain * (frame.weight.to_numpy() - gain)),
         ("ndcg", dcg, best),
@@ -73,41 +73,41 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
 
 
 def _won(positives: Floats, negatives: Floats, starts: Integers) -> Floats:
-    """The weight of the pairs in the right order in each group ``[G]``."""
+    """Return the weight of the pairs in the right order in each group ``[G]``."""
     below = _before(negatives, starts) + negatives / 2
-    return totals(positives * below, starts)
+    return block_sums(positives * below, starts)
 
 
 def _before(values: Floats, starts: Integers) -> Floats:
-    """Sum what comes before each entry within its block ``[T]``."""
+    """Sum the entries before each entry within its block ``[T]``."""
     running = np.cumsum(values) - values
     return running - np.repeat(running[starts], np.diff(starts, append=len(values)))
 
 
 def _places(places: Floats, starts: Integers, k: int) -> tuple[Floats, Floats]:
-    """Where the rows of each tie begin and end in its group's list, from the top; at most k: ``[T]`` each."""
+    """Return where the rows of each tie begin and end in its group's list, from the top, at most k: ``[T]`` each."""
     sizes = np.diff(starts, append=len(places))
-    above = np.repeat(totals(places, starts), sizes) - _before(places, starts) - places
+    above = np.repeat(block_sums(places, starts), sizes) - _before(places, starts) - places
     first = np.clip(above, 0, k)
     return first, np.minimum(first + places, k)
 
 
 def _discounted(places: Floats, k: int) -> Floats:
-    """Sum the discounts 1 / log2(1 + place) of so many places from the top, at most k; parts of a place count."""
+    """Sum the discounts 1 / log2(1 + place) of the first places, at most k; fractions of a place count."""
     discounts = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
     summed: Floats = np.interp(places, np.arange(k + 1), discounts)
     return summed
 
 
-def _ideal(labels: Floats, weight: Floats, starts: Integers, k: int, alike: bool) -> Floats:
-    """The best DCG of each group ``[G]``: all positives first, the heaviest before."""
-    if alike:
-        return _discounted(totals(labels, starts), k)
+def _ideal_dcg(labels: Floats, weight: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
+    """Return the best DCG of each group ``[G]``: positives first, in descending order of weight."""
+    if unweighted:
+        return _discounted(block_sums(labels, starts), k)
     group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(labels)))
     positive = np.flatnonzero(labels)
     positive = positive[np.lexsort((-weight[positive], group[positive]))]
     owner = group[positive]
-    heads = changes(owner)
+    heads = block_starts(owner)
     place = np.arange(len(positive)) - np.repeat(heads, np.diff(heads, append=len(positive)))
     first = place.astype(np.float64)
     discount = _discounted(first + 1, k) - _discounted(first, k)
@@ -116,18 +116,18 @@ def _ideal(labels: Floats, weight: Floats, starts: Integers, k: int, alike: bool
 
 
 class Averages:
-    """Averages of the metrics of groups over those that have both classes.
+    """Averages of grouped metrics over the groups with both classes.
 
-    AUC is weighted by impressions (the weight of a group's rows), NDCG and recall by the mean weight of its positives:
-    where rows have no weights, each group counts alike.
+    AUC is weighted by impressions (the weight of a group's rows), NDCG and recall by the mean weight of its positives,
+    so groups of unweighted rows count alike.
 
     Args:
-        groups: As `by_group` gives them.
-        k: How many rows of a group were looked at.
+        groups: The metrics of each group, from `by_group`.
+        k: The cutoff of NDCG and recall.
 
     Attributes:
-        groups: How many groups there are.
-        left_out: How many of them have one class alone.
+        groups: The number of groups.
+        left_out: The number of groups with one class alone.
     """
 
     def __init__(self, groups: pd.DataFrame, k: int = K) -> None:
@@ -138,13 +138,13 @@ class Averages:
         self._values = {name: np.where(mixed, groups[value], 0.0) for name, (value, _) in columns.items()}
 
     def average(self, name: str, times: Floats | None = None) -> float:
-        """Give `gauc`, `ndcg@K` or `recall@K`; NaN where no group counts.
+        """Return `gauc`, `ndcg@K` or `recall@K`; NaN if no group has both classes.
 
         Shape:
             - times: ``[G]``
 
         Args:
-            name: Which.
+            name: The metric.
             times: How often each group counts; ``None`` counts each once.
         """
         shares = self._shares[name] if times is None else self._shares[name] * times

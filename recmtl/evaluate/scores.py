@@ -1,4 +1,4 @@
-"""What one task predicted, beside its labels: what every metric, interval and test takes."""
+"""Labels and predictions of one task: the input of every metric, interval and test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Scores:
-    """What one task predicted, on the rows that count for it.
+    """Labels and predictions of one task, on the rows that count for it.
 
     Shape:
         - labels, predictions, weight, groups: ``[rows]``, without missing values
@@ -24,9 +24,9 @@ class Scores:
         task: The task.
         labels: 0 or 1, or the values of a regression.
         predictions: Probabilities, or the values of a regression.
-        weight: Of each row, above 0; ``None`` where all count alike.
-        groups: A number for the group of each row; ``None`` where the schema has no group.
-        capped: How many probabilities of a derived CVR were capped at 1; ``None`` where it was predicted directly.
+        weight: Row weights above 0; ``None`` if all rows count alike.
+        groups: The group number of each row; ``None`` without groups.
+        capped: The number of derived CVR probabilities that were capped at 1; ``None`` for a predicted task.
     """
 
     task: Task
@@ -40,18 +40,14 @@ class Scores:
         return len(self.labels)
 
     def clusters(self) -> tuple[Integers, int]:
-        """Number the clusters of rows that are independent of each other: the groups in their order, or else the rows.
+        """Return the cluster of each row ``[rows]`` and the number of clusters; clusters are the groups, or the rows.
 
-        Shape:
-            - first of the two: ``[rows]``
-
-        Returns:
-            The number of each row's cluster, from 0 without gaps, and how many there are.
+        Clusters are numbered from 0 in ascending order of the group numbers.
         """
         if self.groups is None:
             return np.arange(len(self)), len(self)
-        found, codes = np.unique(self.groups, return_inverse=True)
-        return codes, len(found)
+        groups, codes = np.unique(self.groups, return_inverse=True)
+        return codes, len(groups)
 
 
 def scores_of(
@@ -62,7 +58,7 @@ def scores_of(
     groups: Integers | None = None,
     capped: npt.NDArray[np.bool_] | None = None,
 ) -> Scores:
-    """Take the rows that count: those with a label and a weight above 0.
+    """Select the rows that count: those with a label and a weight above 0.
 
     Shape:
         - labels, predictions, weight, groups, capped: ``[rows]``; NaN in labels: the row does not count

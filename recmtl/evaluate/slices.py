@@ -1,71 +1,68 @@
-"""Metrics on parts of the rows: those that have the same value of a feature."""
+"""AUC by the values of a feature."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 
 from recmtl.evaluate.intervals import auc_interval
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
-from recmtl.evaluate.scores import Floats, Scores
+from recmtl.evaluate.scores import Floats, Integers, Scores
 
 MOST_SLICES = 20
-MOST_DIGITS = 17  # which tell any two numbers apart
-BINS = 5  # of a feature with many different numbers
+MOST_DIGITS = 17  # tell any two floats apart
+NUMBER_BINS = 5  # of a feature with many distinct numbers
 MISSING_VALUE = "(missing)"
-COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
-
-Indices = npt.NDArray[np.int64]
+SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
 
 
 @dataclass(frozen=True)
-class Values:
-    """The values of a feature in rows, of which a row may have several.
+class FeatureValues:
+    """The values of a feature in rows; a row may have several.
 
     Shape:
         - codes, rows: ``[values in all rows]``
 
     Args:
-        names: What each code means.
-        codes: The values.
-        rows: The row of each.
-        length: How many rows there are.
+        names: The name of each code.
+        codes: The values, as indices of `names`.
+        rows: The row of each value.
+        length: The number of rows.
     """
 
     names: Sequence[str]
-    codes: Indices
-    rows: Indices
+    codes: Integers
+    rows: Integers
     length: int
 
     @classmethod
-    def of(cls, names: Sequence[str], codes: Indices) -> Values:
-        """Take one value per row ``[rows]``; -1 is missing."""
+    def of(cls, names: Sequence[str], codes: Integers) -> FeatureValues:
+        """Build from one code per row ``[rows]``; -1 is missing."""
         return cls([*names, MISSING_VALUE], np.where(codes < 0, len(names), codes), np.arange(len(codes)), len(codes))
 
     @classmethod
-    def of_numbers(cls, numbers: Floats) -> Values:
-        """Take a number per row ``[rows]``, NaN where missing; many different ones are put in equal bins."""
+    def of_numbers(cls, numbers: Floats) -> FeatureValues:
+        """Build from one number per row ``[rows]``, NaN if missing; many distinct numbers are put in quantile bins."""
         present = numbers[~np.isnan(numbers)]
-        distinct = np.unique(present)
-        if len(distinct) <= MOST_SLICES:
-            codes = np.where(np.isnan(numbers), -1, np.searchsorted(distinct, numbers))
-            return cls.of(written(distinct, 6), codes)
-        edges = np.unique(np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf"))
+        known = np.unique(present)
+        if len(known) <= MOST_SLICES:
+            codes = np.where(np.isnan(numbers), -1, np.searchsorted(known, numbers))
+            return cls.of(distinct_texts(known, 6), codes)
+        edges = np.unique(np.quantile(present, np.arange(1, NUMBER_BINS) / NUMBER_BINS, method="inverted_cdf"))
         codes = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers))
-        return cls.of(ranges(edges), codes)
+        return cls.of(range_names(edges), codes)
 
     def parts(self, most: int = MOST_SLICES) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-        """Give each value and its rows as a mask ``[rows]``: of many values the most frequent, then all others.
+        """Yield each value with the mask ``[rows]`` of its rows; of many values the most frequent, then all others.
 
-        No two have the same name: of a value that is called like what stands for a missing one, the rarer has a number.
+        Names are unique: if a value is named like the placeholder of missing values, the rarer one gets a number.
         """
         counts = np.bincount(self.codes, minlength=len(self.names))
         order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
@@ -78,63 +75,54 @@ class Values:
         if len(others):
             yield f"({len(others):,} others)", self._mask(np.isin(self.codes, others))
 
-    def _mask(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def _mask(self, values: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         mask = np.zeros(self.length, np.bool_)
-        mask[self.rows[chosen]] = True
+        mask[self.rows[values]] = True
         return mask
 
 
-def written(numbers: Floats, digits: int) -> list[str]:
-    """Write distinct numbers with so many digits, or with as many as tell them apart."""
+def distinct_texts(numbers: Floats, digits: int) -> list[str]:
+    """Write distinct numbers with at least so many digits, and as many as tell them apart."""
     texts = [f"{number:.{digits}g}" for number in numbers]
-    return texts if len(set(texts)) == len(texts) or digits >= MOST_DIGITS else written(numbers, digits + 1)
+    return texts if len(set(texts)) == len(texts) or digits >= MOST_DIGITS else distinct_texts(numbers, digits + 1)
 
 
-def ranges(edges: Floats) -> list[str]:
-    """Name the ranges between edges; a value that equals an edge lies below it."""
-    texts = written(edges, 4)
+def range_names(edges: Floats) -> list[str]:
+    """Return the names of the ranges between edges; a value equal to an edge lies below it."""
+    texts = distinct_texts(edges, 4)
     between = [f"{low} to {high}" for low, high in pairwise(texts)]
     return [f"up to {texts[0]}", *between, f"above {texts[-1]}"] if texts else ["all"]
 
 
-def slice_table(predictions: Predictions, values: Values, most: int = MOST_SLICES, level: float = 0.95) -> pd.DataFrame:
-    """Measure the AUC of each binary task on the rows of each value of a feature, with its interval.
+def slice_table(
+    predictions: Predictions, values: FeatureValues, most: int = MOST_SLICES, level: float = 0.95
+) -> pd.DataFrame:
+    """Measure the AUC of each binary task, with its interval, on the rows of each value of a feature.
 
     Args:
         predictions: The predictions.
         values: The feature's values in the same rows.
-        most: How many slices at most; the least frequent values are put together.
-        level: Of the interval.
+        most: The maximum number of slices; the least frequent values share one.
+        level: The confidence level of the intervals.
 
     Returns:
         The columns ``task``, ``value``, ``rows``, ``positives``, ``auc``, ``low`` and ``high``, for each task the
-        smallest AUC first; NaN where a slice lacks one of the classes, or is too small for an interval.
+        lowest AUC first; NaN if a slice has one class alone, or is too small for an interval.
     """
-    found = []
+    rows = []
     for value, mask in values.parts(most):
-        for scores in chosen(predictions, mask).scores().values():
+        for scores in predictions.select(mask).scores().values():
             if scores.task.kind == "binary":
-                found.append(_slice(value, scores, level))
-    frame = pd.DataFrame(found, columns=list(COLUMNS))
+                rows.append(_slice_row(value, scores, level))
+    frame = pd.DataFrame(rows, columns=list(SLICE_COLUMNS))
     order = {name: i for i, name in enumerate(dict.fromkeys(frame["task"]))}
     return frame.sort_values(
         ["task", "auc"], key=lambda column: column.map(order) if column.name == "task" else column, kind="stable"
     ).reset_index(drop=True)
 
 
-def _slice(value: str, scores: Scores, level: float) -> tuple[str, str, int, int, float, float, float]:
+def _slice_row(value: str, scores: Scores, level: float) -> tuple[str, str, int, int, float, float, float]:
     auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores, level)
     low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
-    found = np.nan if auc is None else auc
-    return scores.task.name, value, len(scores), int(scores.labels.sum()), found, low, high
-
-
-def chosen(predictions: Predictions, mask: npt.NDArray[np.bool_]) -> Predictions:
-    """Give the rows of predictions that a mask ``[rows]`` chooses."""
-    return replace(
-        predictions,
-        values={name: values[mask] for name, values in predictions.values.items()},
-        labels={name: labels[mask] for name, labels in predictions.labels.items()},
-        weight=None if predictions.weight is None else predictions.weight[mask],
-        keys=predictions.keys.filter(pa.array(mask)),
-    )
+    auc = np.nan if auc is None else auc
+    return scores.task.name, value, len(scores), int(scores.labels.sum()), auc, low, high

@@ -1,4 +1,4 @@
-"""A report on finished runs as one page that stands by itself."""
+"""Reports on finished runs as single HTML pages."""
 
 from recmtl.report.page import report_html, write_report
 from recmtl.report.runs import ReportedRun, open_runs

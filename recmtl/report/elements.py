@@ -1,4 +1,4 @@
-"""What a page is made of."""
+"""The elements of a report page: tables, figures, text and sections."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from recmtl.evaluate.intervals import Interval
 
-COUNTS = ("rows", "positives", "vocabulary", "distinct", "step")  # the columns of whole numbers
-SHARES = ("missing", "unknown", "unseen", "share")  # the columns whose names begin so
-
-SMALL, LARGE = 1e-3, 1e4  # between which numbers have four decimals
+INTEGER_COLUMNS = ("rows", "positives", "vocabulary", "distinct", "step")
+SHARE_PREFIXES = ("missing", "unknown", "unseen", "share")  # of the names of columns that hold shares
+FIXED_POINT = 1e-3, 1e4  # the range of numbers that are written with four decimals
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A cell of a table.
 
     Args:
-        text: What it shows.
-        range: The ends of an interval, which stand below.
-        key: What the table is sorted by; ``None`` comes last.
-        number: Whether it is one.
+        text: Its text.
+        range: The ends of an interval, in small print below the text.
+        key: The sort key; ``None`` is sorted last.
+        number: Whether it is a number.
     """
 
     text: str
@@ -37,57 +35,63 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; its first column heads its rows.
+    """A table with a caption; the first column holds the row headers.
 
     Args:
-        caption: What it shows.
-        header: The names of its columns.
-        rows: Its cells.
+        caption: The caption.
+        header: The column headers.
+        rows: The cells.
     """
 
     kind = "table"
     caption: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[TableCell]]
 
     @classmethod
     def of(cls, frame: pd.DataFrame, caption: str, known: bool = True) -> Table:
-        """Show a frame; cells may be intervals.
+        """Build a table from a DataFrame of texts, numbers and `Interval`s.
 
         Args:
-            frame: The frame.
-            caption: What it shows.
-            known: Whether the names of its columns say how to write numbers; those of tasks and runs do not.
+            frame: The DataFrame.
+            caption: The caption.
+            known: Whether column names decide how numbers are written; not if the names are those of tasks or runs.
         """
-        columns = [str(name) for name in frame.columns]
-        asked = columns if known else [""] * len(columns)
-        rows = [[cell(value, name) for value, name in zip(row, asked, strict=True)] for row in frame.to_numpy(object)]
-        return cls(caption, columns, rows)
+        header = [str(name) for name in frame.columns]
+        names = header if known else [""] * len(header)
+        rows = [[table_cell(v, name) for v, name in zip(row, names, strict=True)] for row in frame.to_numpy(object)]
+        return cls(caption, header, rows)
 
 
-def cell(value: Any, column: str = "") -> Cell:
-    """Show a value as its column asks for."""
+def table_cell(value: Any, column: str = "") -> TableCell:
+    """Write a value in the format of its column."""
     if isinstance(value, Interval):
-        ends = "" if math.isnan(value.low) else " to ".join(_number(v, value.estimate) for v in (value.low, value.high))
-        return Cell(_number(value.estimate), ends, value.estimate, True)
+        ends = (decimal(end, value.estimate) for end in (value.low, value.high))
+        return TableCell(
+            decimal(value.estimate), "" if math.isnan(value.low) else " to ".join(ends), value.estimate, True
+        )
     if isinstance(value, str):
-        return Cell(value, key=value)
+        return TableCell(value, key=value)
     if pd.isna(value):
-        return Cell("–")
+        return TableCell("–")
     if isinstance(value, bool):
-        return Cell("yes" if value else "no", key=float(value))
-    if column.startswith(SHARES):
-        return Cell(f"{value:.2%}", key=float(value), number=True)
-    if column.split(",")[0] == "p":
-        return Cell(f"{value:.2g}", key=float(value), number=True)
-    whole = column in COUNTS or isinstance(value, int)
-    return Cell(f"{value:,.0f}" if whole else _number(float(value)), key=float(value), number=True)
+        return TableCell("yes" if value else "no", key=float(value))
+    if column.startswith(SHARE_PREFIXES):
+        text = f"{value:.2%}"
+    elif column.split(",")[0] == "p":
+        text = f"{value:.2g}"
+    elif column in INTEGER_COLUMNS or isinstance(value, int):
+        text = f"{value:,.0f}"
+    else:
+        text = decimal(float(value))
+    return TableCell(text, key=float(value), number=True)
 
 
-def _number(value: float, size: float | None = None) -> str:
-    """Write a number with four decimals; with as many digits where it, or another one, is large or small."""
-    size = abs(value if size is None else size)
-    return f"{value:.4f}" if size == 0 or SMALL <= size < LARGE else f"{value:.4g}"
+def decimal(value: float, scale: float | None = None) -> str:
+    """Write a number with four decimals, or four digits if it (or `scale`) is very large or small."""
+    size = abs(value if scale is None else scale)
+    smallest, largest = FIXED_POINT
+    return f"{value:.4f}" if size == 0 or smallest <= size < largest else f"{value:.4g}"
 
 
 @dataclass(frozen=True)
@@ -95,25 +99,25 @@ class Picture:
     """A figure.
 
     Args:
-        title: What it shows.
-        svg: The figure.
-        words: What it shows, in words with numbers.
-        table: Its numbers.
+        title: Its title.
+        source: The image as a data URI.
+        words: A description with numbers, also for screen readers.
+        table: The numbers.
     """
 
     kind = "picture"
     title: str
-    svg: Markup
+    source: str
     words: str
-    table: Table | None = None
+    table: Table
 
 
 @dataclass(frozen=True)
 class Code:
-    """Text that is shown as it stands.
+    """Preformatted text.
 
     Args:
-        title: What it is.
+        title: Its title.
         text: The text.
     """
 
@@ -141,7 +145,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Notes:
-    """A list of remarks."""
+    """A list of notes."""
 
     kind = "notes"
     texts: Sequence[str]
@@ -152,12 +156,12 @@ Part = Table | Picture | Code | Heading | Text | Notes
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a heading of its own.
+    """A section of the page.
 
     Args:
-        name: What its address ends in.
+        name: Its anchor.
         title: Its heading.
-        parts: What it holds.
+        parts: Its content.
     """
 
     name: str
@@ -166,12 +170,11 @@ class Section:
 
 
 def gallery(parts: Iterable[Part]) -> list[list[Part]]:
-    """Put pictures that follow each other together; all else stands alone."""
-    grouped: list[list[Part]] = []
+    """Group consecutive pictures; each other part is a group of its own."""
+    groups: list[list[Part]] = []
     for part in parts:
-        together = isinstance(part, Picture) and grouped and isinstance(grouped[-1][0], Picture)
-        if together:
-            grouped[-1].append(part)
+        if isinstance(part, Picture) and groups and isinstance(groups[-1][0], Picture):
+            groups[-1].append(part)
         else:
-            grouped.append([part])
-    return grouped
+            groups.append([part])
+    return groups

@@ -1,4 +1,4 @@
-"""The page of a report: one file that needs no other, and may fetch none."""
+"""The page of a report: one HTML file without external resources."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from markupsafe import Markup
 from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.io.files import new_file
-from recmtl.report import sections as build
+from recmtl.report import sections
 from recmtl.report.elements import Section, gallery
-from recmtl.report.figures import Album
 from recmtl.report.runs import ReportedRun, open_runs
 
 FOLDER = Path(__file__).parent
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
-POLICY = "default-src 'none'; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+POLICY = (
+    "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
+)
 
 
 def write_report(
@@ -36,18 +37,18 @@ def write_report(
     """Write a report on finished runs as one HTML file.
 
     Args:
-        runs: The run folders; the first is the one that the others are compared with.
-        out: The file.
-        slices: Features by whose values the AUC is shown.
-        rows: Where the predicted rows are, raw or prepared; ``None`` takes the data that the recipes name.
-        title: Of the page.
-        draws: Of the bootstrap; 0 leaves its intervals out.
-        progress: Called with what is being done and the number of rows just read.
+        runs: The run folders; the others are compared with the first.
+        out: The HTML file.
+        slices: Features to slice the AUC by.
+        rows: The predicted rows, raw or prepared; ``None`` takes the data that the recipes name.
+        title: The title of the page.
+        draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
+        progress: Called with the current activity and the number of rows just read.
 
     Raises:
-        DataError: A folder is not a run, or rows are others than those that were predicted.
-        RunError: A run is unfinished or holds no predictions.
-        SchemaError: A slice names no feature.
+        DataError: A folder is not a run, or the rows are not those that were predicted.
+        RunError: A run is unfinished or has no predictions.
+        SchemaError: A slice is not a feature.
     """
     page = report_html(open_runs(runs), slices, rows, title, draws, progress)
     with new_file(Path(out)) as file:
@@ -62,31 +63,30 @@ def report_html(
     draws: int = DRAWS,
     progress: Progress = lambda what, rows: None,
 ) -> str:
-    """Give the page of a report; as `write_report`, for runs that are open.
+    """Return the HTML of a report on opened runs; arguments as of `write_report`.
 
     Raises:
-        DataError: Rows are others than those that were predicted.
-        SchemaError: A slice names no feature.
+        DataError: The rows are not those that were predicted.
+        SchemaError: A slice is not a feature.
     """
-    album = Album()
-    found = [
-        build.metric_section(runs, draws, progress),
-        build.learning_section(runs, album),
-        build.curve_section(runs, album),
-        build.slice_section(runs, slices, rows, album, progress),
-        build.balance_section(runs, album),
-        build.expert_section(runs, album),
-        build.data_section(runs, progress),
-        build.recipe_section(runs),
+    content = [
+        sections.metric_section(runs, draws, progress),
+        sections.learning_section(runs),
+        sections.curve_section(runs),
+        sections.slice_section(runs, slices, rows, progress),
+        sections.balance_section(runs),
+        sections.expert_section(runs),
+        sections.data_section(runs, progress),
+        sections.recipe_section(runs),
     ]
     names = ", ".join(run.name for run in runs)
-    return rendered(title or f"Report on {names}", names, [section for section in found if section.parts])
+    return render_page(title or f"Report on {names}", names, [section for section in content if section.parts])
 
 
-def rendered(title: str, subject: str, sections: Sequence[Section]) -> str:
-    """Set sections in a page; all text is escaped."""
-    style, script = (_trusted(name) for name in (STYLE, SCRIPT))
-    policy = POLICY.format(style=_digest(style), script=_digest(script))
+def render_page(title: str, subject: str, content: Sequence[Section]) -> str:
+    """Render sections as a page; all text is escaped."""
+    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in (STYLE, SCRIPT))
+    policy = POLICY.format(style=_csp_hash(style), script=_csp_hash(script))
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -97,7 +97,7 @@ def rendered(title: str, subject: str, sections: Sequence[Section]) -> str:
     return environment.get_template(PAGE).render(
         title=title,
         subject=subject,
-        sections=sections,
+        sections=content,
         gallery=gallery,
         style=style,
         script=script,
@@ -106,10 +106,6 @@ def rendered(title: str, subject: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _trusted(name: str) -> Markup:
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))
-
-
-def _digest(text: str) -> str:
-    """Name what the page may run, as its policy does."""
+def _csp_hash(text: str) -> str:
+    """Return the hash of a style or script as a Content Security Policy names it."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -11,113 +11,112 @@ from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.slices import slice_table
+from recmtl.report import figures
 from recmtl.report.elements import Code, Heading, Notes, Part, Picture, Section, Table, Text
-from recmtl.report.figures import Album
-from recmtl.report.rows import described, values_of
+from recmtl.report.run_data import describe_run, feature_values
 from recmtl.report.runs import ReportedRun
 from recmtl.report.tables import (
-    NAMES,
+    METRIC_TITLES,
     difference_frame,
-    difference_sentence,
+    difference_note,
     difference_table,
     metric_frame,
+    metric_notes,
     metric_tables,
-    remarks,
-    same_rows,
+    on_same_rows,
 )
 
 
 def metric_section(runs: Sequence[ReportedRun], draws: int, progress: Progress) -> Section:
-    """Set all metrics in tables, and between several runs the differences in AUC."""
+    """Build the tables of metrics and, for several runs, of their differences in AUC."""
     frame = metric_frame(runs, draws, progress=progress)
-    parts: list[Part] = [Text(how_measured(runs, draws)), *metric_tables(frame, len(runs) > 1)]
-    said = remarks(frame)
-    if said:
-        parts.append(Notes(said))
+    parts: list[Part] = [Text(_how_measured(runs, draws)), *metric_tables(frame, len(runs) > 1)]
+    notes = metric_notes(frame)
+    if notes:
+        parts.append(Notes(notes))
     if len(runs) > 1:
         parts += [Heading("Differences"), *_differences(runs)]
     return Section("metrics", "Metrics", parts)
 
 
-def how_measured(runs: Sequence[ReportedRun], draws: int) -> str:
-    """Say on which rows and how intervals were made."""
+def _how_measured(runs: Sequence[ReportedRun], draws: int) -> str:
     rows = "; ".join(
         f"{run.name}: {len(next(iter(run.predictions.labels.values()))):,} {run.split} rows" for run in runs
     )
     groups = sorted({run.fitted.schema.group for run in runs if run.fitted.schema.group})
-    clustered = f", rows of one {' or '.join(groups)} taken together" if groups else ""
-    drawn = f"those of the other metrics by a bootstrap of {draws:,} draws{clustered}" if draws else "others have none"
-    return f"Measured on {rows}. Intervals of AUC are DeLong's{clustered}; {drawn}."
+    clustered = f", clustered by {' or '.join(groups)}" if groups else ""
+    others = f"those of other metrics are from {draws:,} bootstrap draws{clustered}" if draws else "others have none"
+    return f"Measured on {rows}. Intervals of AUC are DeLong's{clustered}; {others}."
 
 
 def _differences(runs: Sequence[ReportedRun]) -> Iterator[Part]:
-    others = [run.name for run in runs[1:] if not same_rows(runs[0], run)]
-    if others:
-        named = f"{runs[0].name}, so not compared with it: {', '.join(others)}"
-        yield Text(f"Measured on other rows, or with other row weights, than {named}.")
+    first, *others = runs
+    different = [run.name for run in others if not on_same_rows(first, run)]
+    if different:
+        yield Text(
+            f"Not compared with {first.name}, because they were measured on other rows or with other row weights: "
+            f"{', '.join(different)}."
+        )
     frame = difference_frame(runs)
     if len(frame):
-        yield Text(difference_sentence(frame))
-        yield difference_table(frame, runs[0].name)
+        yield Text(difference_note(frame))
+        yield difference_table(frame, first.name)
 
 
-def learning_section(runs: Sequence[ReportedRun], album: Album) -> Section:
+def learning_section(runs: Sequence[ReportedRun]) -> Section:
     """Draw the training loss of each objective and the main validation metric of each task, a line for each run."""
     parts: list[Part] = []
     for name, curves in _by_curve(runs, loss_curves).items():
-        parts.append(album.over_steps(f"{name}: training loss", "training loss", curves))
+        parts.append(figures.steps_picture(f"{name}: training loss", "training loss", curves))
     for name, curves in _by_curve(runs, metric_curves).items():
         task, _, metric = name.rpartition(" ")
-        label = f"{NAMES.get(metric, metric)} on validation rows"
-        parts.append(album.over_steps(f"{task}: {label}", label, curves))
+        label = f"{METRIC_TITLES.get(metric, metric)} on validation rows"
+        parts.append(figures.steps_picture(f"{task}: {label}", label, curves))
     return Section("learning", "Learning curves", parts)
 
 
 def _by_curve(runs: Sequence[ReportedRun], collect: Callable[..., Curves]) -> dict[str, Curves]:
-    """Collect the curves of all runs: by the curve's name, then by the run's."""
-    found: dict[str, Curves] = {}
+    """Collect the curves of all runs, by curve and then by run."""
+    by_curve: dict[str, Curves] = {}
     for run in runs:
         for name, curve in collect(run.records).items():
-            found.setdefault(name, {})[run.name] = curve
-    return found
+            by_curve.setdefault(name, {})[run.name] = curve
+    return by_curve
 
 
-def curve_section(runs: Sequence[ReportedRun], album: Album) -> Section:
-    """Draw ROC, precision-recall and reliability of each task, a line for each run."""
-    tasks = dict.fromkeys(task for run in runs for task in run.curved)
+def curve_section(runs: Sequence[ReportedRun]) -> Section:
+    """Draw ROC curve, precision-recall curve and reliability diagram of each task, a line for each run."""
     parts: list[Part] = []
-    for task in tasks:
-        scores = {run.name: run.curved[task] for run in runs if task in run.curved}
-        parts += [Heading(task), album.roc(task, scores), album.precision_recall(task, scores)]
-        parts.append(album.reliability(task, scores))
+    for task in dict.fromkeys(task for run in runs for task in run.auc_scores):
+        scores = {run.name: run.auc_scores[task] for run in runs if task in run.auc_scores}
+        parts += [Heading(task), figures.roc_picture(task, scores), figures.precision_recall_picture(task, scores)]
+        parts.append(figures.reliability_picture(task, scores))
     return Section("curves", "ROC, precision and reliability", parts)
 
 
-def slice_section(
-    runs: Sequence[ReportedRun], names: Sequence[str], rows: str | None, album: Album, progress: Progress
-) -> Section:
-    """Measure the AUC by the values of features, the smallest first."""
+def slice_section(runs: Sequence[ReportedRun], names: Sequence[str], rows: str | None, progress: Progress) -> Section:
+    """Build the AUC by the values of features, lowest first."""
     parts: list[Part] = []
-    for name, same in itertools.product(names, alike(runs)):
-        title = f"By {name}" if len(same) == len(runs) else f"By {name}: {', '.join(run.name for run in same)}"
-        values = values_of(same[0], name, rows, progress)
-        tables = {run.name: slice_table(run.predictions, values) for run in same}
-        pictures, shown = [], []
-        for task in dict.fromkeys(task for table in tables.values() for task in table["task"]):
-            of_task = {run: table[table["task"] == task] for run, table in tables.items()}
+    for name, group in itertools.product(names, _group_by_rows(runs)):
+        title = f"By {name}" if len(group) == len(runs) else f"By {name}: {', '.join(run.name for run in group)}"
+        values = feature_values(group[0], name, rows, progress)
+        by_run = {run.name: slice_table(run.predictions, values) for run in group}
+        pictures, tables = [], []
+        for task in dict.fromkeys(task for table in by_run.values() for task in table["task"]):
+            of_task = {run: table[table["task"] == task] for run, table in by_run.items()}
             of_task = {run: table for run, table in of_task.items() if table["auc"].notna().any()}
             if of_task:
-                pictures.append(album.slices(f"{task}: AUC by {name}", of_task))
-                shown.append(_slice_table(of_task, task, name))
-        parts += [Heading(title), *pictures, *shown]
+                pictures.append(figures.slice_picture(f"{task}: AUC by {name}", of_task))
+                tables.append(_slice_table(of_task, task, name))
+        parts += [Heading(title), *pictures, *tables]
     return Section("slices", "Slices", parts)
 
 
-def alike(runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
-    """Put runs together that were measured on the same rows."""
+def _group_by_rows(runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
+    """Group the runs that were measured on the same rows."""
     groups: list[list[ReportedRun]] = []
     for run in runs:
-        group = next((group for group in groups if same_rows(group[0], run)), None)
+        group = next((group for group in groups if on_same_rows(group[0], run)), None)
         if group is None:
             groups.append([run])
         else:
@@ -125,78 +124,73 @@ def alike(runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:
     return groups
 
 
-def _slice_table(tables: Mapping[str, pd.DataFrame], task: str, name: str) -> Table:
-    """Set the slices of a task in a table, the AUC of each run in a column."""
-    first = next(iter(tables.values())).set_index("value")
+def _slice_table(by_run: Mapping[str, pd.DataFrame], task: str, name: str) -> Table:
+    """Build the table of the slices of a task, a column of AUCs for each run."""
+    first = next(iter(by_run.values())).set_index("value")
     columns = {}
-    for run, table in tables.items():
+    for run, table in by_run.items():
         defined = table[table["auc"].notna()]
         ends = defined[["auc", "low", "high"]].to_numpy().tolist()
         auc = {value: Interval(*three) for value, three in zip(defined["value"], ends, strict=True)}
-        columns[f"AUC, {run}" if len(tables) > 1 else "AUC"] = [auc.get(value) for value in first.index]
-    shown = pd.DataFrame({"value": first.index, **columns, "rows": first["rows"].array})
-    shown["positives"] = first["positives"].array
-    caption = f"{task}: AUC by {name}, the smallest first, with 95 % intervals below; none where one class is missing"
-    return Table.of(shown, caption)
+        columns[f"AUC, {run}" if len(by_run) > 1 else "AUC"] = [auc.get(value) for value in first.index]
+    frame = pd.DataFrame({"value": first.index, **columns, "rows": first["rows"].array})
+    frame["positives"] = first["positives"].array
+    return Table.of(frame, f"{task}: AUC by {name}, lowest first, with 95 % intervals; undefined with one class alone")
 
 
-def balance_section(runs: Sequence[ReportedRun], album: Album) -> Section:
-    """Draw task weights, and the norms and cosines of the tasks' gradients, run by run."""
+def balance_section(runs: Sequence[ReportedRun]) -> Section:
+    """Draw the task weights and the norms and cosines of the tasks' gradients, run by run."""
     parts: list[Part] = []
     for run in runs:
-        found = list(_balance(run, album, f" ({run.name})" if len(runs) > 1 else ""))
-        parts += found
+        parts += _balance_pictures(run, f" ({run.name})" if len(runs) > 1 else "")
     if not any(diagnosis_curves(run.records, "cosine") for run in runs):
-        parts.append(Text("Gradients were not measured: `--trainer.gradient_stats_every N` does so in one of N steps."))
+        parts.append(Text("Gradients were not measured: `--trainer.gradient_stats_every N` does so every N steps."))
     return Section("balance", "Task weights and gradients", parts)
 
 
-def _balance(run: ReportedRun, album: Album, named: str) -> Iterator[Picture]:
+def _balance_pictures(run: ReportedRun, suffix: str) -> Iterator[Picture]:
     norms, cosines = (diagnosis_curves(run.records, what) for what in ("gradient_norm", "cosine"))
     weights = weight_curves(run.records)
     if weights:
-        yield album.over_steps(f"Task weights{named}", "task weight", weights, logarithmic=True)
+        yield figures.steps_picture(f"Task weights{suffix}", "task weight", weights, logarithmic=True)
     if norms:
-        yield album.over_steps(f"Gradient norms{named}", "gradient norm", norms, logarithmic=True)
+        yield figures.steps_picture(f"Gradient norms{suffix}", "gradient norm", norms, logarithmic=True)
     if cosines:
-        yield album.cosines(f"Cosines of the tasks' gradients{named}", run.records, cosines)
+        yield figures.cosine_picture(f"Cosines of the tasks' gradients{suffix}", run.records, cosines)
 
 
-def expert_section(runs: Sequence[ReportedRun], album: Album) -> Section:
-    """Draw what the gates of each run take of its experts."""
-    parts = [
-        album.usage(f"Use of experts{f' ({run.name})' if len(runs) > 1 else ''}", run.usage)
-        for run in runs
-        if run.usage
-    ]
+def expert_section(runs: Sequence[ReportedRun]) -> Section:
+    """Draw the expert usage of each run that has gates."""
+    titles = {run.name: f"Expert usage ({run.name})" if len(runs) > 1 else "Expert usage" for run in runs}
+    parts = [figures.expert_picture(titles[run.name], run.usage) for run in runs if run.usage]
     return Section("experts", "Experts", parts)
 
 
 def data_section(runs: Sequence[ReportedRun], progress: Progress) -> Section:
-    """Describe the data of each run, the same data once."""
+    """Describe the data of the runs; runs with the same data share a description."""
     parts: list[Part] = []
-    seen: dict[str, list[ReportedRun]] = {}
+    by_data: dict[str, list[ReportedRun]] = {}
     for run in runs:
-        seen.setdefault(run.fitted.fingerprint, []).append(run)
-    for same in seen.values():
-        if len(seen) > 1:
-            parts.append(Heading(", ".join(run.name for run in same)))
-        parts += _description(same[0], progress)
+        by_data.setdefault(run.fitted.fingerprint, []).append(run)
+    for group in by_data.values():
+        if len(by_data) > 1:
+            parts.append(Heading(", ".join(run.name for run in group)))
+        parts += _data_parts(group[0], progress)
     return Section("data", "Data", parts)
 
 
-def _description(run: ReportedRun, progress: Progress) -> Iterator[Part]:
-    description, missing = described(run, progress)
+def _data_parts(run: ReportedRun, progress: Progress) -> Iterator[Part]:
+    description, missing = describe_run(run, progress)
     if run.fitted.schema.description:
         yield Text(run.fitted.schema.description)
     if missing:
         yield Text(missing)
     yield from (Text(warning, warning=True) for warning in description.warnings)
     captions = {
-        "labels": "Labels: rows that count, positive ones, and the mean",
+        "labels": "Labels: rows, positives and mean",
         "columns": "Columns",
-        "numbers": "Numbers as they are encoded, beside what they were standardised by",
-        "drift": "Against the training rows",
+        "numbers": "Encoded numbers, and the mean and deviation that standardised them",
+        "drift": "Drift against the training rows",
     }
     for name, caption in captions.items():
         frame = getattr(description, name)

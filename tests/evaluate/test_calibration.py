@@ -3,14 +3,14 @@ import pytest
 from naive import BINARY, drawn
 from sklearn.calibration import calibration_curve
 
-from recmtl.evaluate import Scores, metrics_of, reliability
+from recmtl.evaluate import Scores, metrics_of, reliability_bins
 
 
 def test_bins_of_equal_count_without_ties_are_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(600)
     scores = Scores(BINARY, (rng.random(600) < p).astype(float), p)
-    curve = reliability(scores, bins=6)
+    curve = reliability_bins(scores, bins=6)
     observed, predicted = calibration_curve(scores.labels, p, n_bins=6, strategy="quantile")
     assert curve.rows.tolist() == [100] * 6
     assert curve.observed.to_numpy() == pytest.approx(observed)
@@ -20,7 +20,7 @@ def test_bins_of_equal_count_without_ties_are_scikit_learns() -> None:
 
 def test_equal_predictions_share_a_bin() -> None:
     predictions = np.repeat([0.1, 0.2, 0.9], [2, 6, 2])
-    curve = reliability(Scores(BINARY, np.array([0.0, 1] * 5), predictions), bins=5)
+    curve = reliability_bins(Scores(BINARY, np.array([0.0, 1] * 5), predictions), bins=5)
     assert curve.index.tolist() == [0, 2, 4]
     assert curve.rows.tolist() == [2, 6, 2]
     assert curve.predicted.tolist() == pytest.approx([0.1, 0.2, 0.9])
@@ -30,7 +30,7 @@ def test_equal_predictions_share_a_bin() -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_the_error_is_the_mean_gap_of_the_curve(weighted: bool) -> None:
     scores = drawn(400, levels=150, weighted=weighted)
-    curve = reliability(scores)
+    curve = reliability_bins(scores)
     gap = (curve.predicted - curve.observed).abs()
     assert metrics_of(scores).values["ece"] == pytest.approx(np.average(gap, weights=curve.weight))
     assert curve.rows.sum() == 400
@@ -38,11 +38,11 @@ def test_the_error_is_the_mean_gap_of_the_curve(weighted: bool) -> None:
 
 
 def test_no_rows_make_no_bins() -> None:
-    assert reliability(Scores(BINARY, np.zeros(0), np.zeros(0))).empty
+    assert reliability_bins(Scores(BINARY, np.zeros(0), np.zeros(0))).empty
 
 
 def test_what_is_no_probability_is_refused() -> None:
     with pytest.raises(ValueError, match=r"predictions must be probabilities in \[0, 1\], got 1.5"):
-        reliability(Scores(BINARY, np.zeros(2), np.array([0.5, 1.5])))
+        reliability_bins(Scores(BINARY, np.zeros(2), np.array([0.5, 1.5])))
     with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):
-        reliability(drawn(5), 0)
+        reliability_bins(drawn(5), 0)

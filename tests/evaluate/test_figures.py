@@ -77,7 +77,7 @@ def test_names_are_no_formulas_and_lines_keep_theirs() -> None:
     axes = figures.over_steps({"$x^$": ([1], [1.0]), "_under": ([1], [2.0]), "long" * 20: ([1], [3.0])}, "y")
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts[:2] == [r"\$x^\$", "\u200b_under"]
-    assert len(texts[2]) == figures.LONGEST_NAME
+    assert len(texts[2]) == figures.MAX_NAME
     axes.figure.savefig(io.BytesIO(), format="png")
 
 

@@ -112,7 +112,7 @@ def test_the_runs_must_be_of_the_same_rows() -> None:
     ):
         with pytest.raises(ValueError, match="the runs of task 't' must be measured on the same rows"):
             auc_difference([first], [other])
-    with pytest.raises(ValueError, match="paired runs must be as many of both models, got 1 and 2"):
+    with pytest.raises(ValueError, match="paired models must have the same number of runs, got 1 and 2"):
         auc_difference([first], [first, first])
     with pytest.raises(ValueError, match="two models need a run each, got 0 and 1"):
         auc_difference([], [first], paired=False)
@@ -124,7 +124,7 @@ def test_holm_worked_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.5, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
-    with pytest.raises(ValueError, match=r"p values must be in \[0, 1\], got \[0.5, nan\]"):
+    with pytest.raises(ValueError, match=r"p-values must be in \[0, 1\], got \[0.5, nan\]"):
         holm([0.5, float("nan")])
 
 

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from recmtl.evaluate import Predictions, auc_interval
-from recmtl.evaluate.slices import Values, chosen, ranges, slice_table
+from recmtl.evaluate.slices import FeatureValues, range_names, slice_table
 from recmtl.schema import Categorical, Schema, Task
 
 SCHEMA = Schema([Categorical("x")], [Task("ctr", "click"), Task("stay", "stay", kind="regression")], group="g")
@@ -24,7 +24,7 @@ def predictions(rows: int = 400) -> Predictions:
 
 def test_each_slice_is_measured_on_its_own_rows() -> None:
     given, codes = predictions(), np.arange(400) % 3 - 1
-    table = slice_table(given, Values.of(["a", "b"], codes)).set_index("value")
+    table = slice_table(given, FeatureValues.of(["a", "b"], codes)).set_index("value")
     assert set(table["task"]) == {"ctr"}
     assert set(table.index) == {"(missing)", "a", "b"}
     for value, code in {"(missing)": -1, "a": 0, "b": 1}.items():
@@ -32,7 +32,7 @@ def test_each_slice_is_measured_on_its_own_rows() -> None:
         y, p, w = given.labels["click"][rows], given.values["ctr"][rows], given.weight[rows]
         assert table.loc[value, "auc"] == pytest.approx(roc_auc_score(y, p, sample_weight=w))
         assert tuple(table.loc[value, ["rows", "positives"]]) == (rows.sum(), y.sum())
-        interval = auc_interval(chosen(given, codes == code).scores()["ctr"])
+        interval = auc_interval(given.select(codes == code).scores()["ctr"])
         assert (table.loc[value, "low"], table.loc[value, "high"]) == (interval.low, interval.high)
     assert table["auc"].is_monotonic_increasing
 
@@ -40,7 +40,7 @@ def test_each_slice_is_measured_on_its_own_rows() -> None:
 def test_rare_values_are_put_together() -> None:
     codes = np.repeat(np.arange(40), 10)
     codes[:30] = 0  # the most frequent one: 30 + rows of code 0
-    table = slice_table(predictions(), Values.of([f"v{i}" for i in range(40)], codes), most=5)
+    table = slice_table(predictions(), FeatureValues.of([f"v{i}" for i in range(40)], codes), most=5)
     assert len(table) == 5
     assert {"v0", "(34 others)"} <= set(table["value"])
     assert table["rows"].sum() == 399
@@ -49,7 +49,7 @@ def test_rare_values_are_put_together() -> None:
 def test_a_slice_of_one_class_stands_last_without_a_value() -> None:
     given = predictions()
     codes = np.where(given.labels["click"] == 1, 0, np.arange(400) % 2)
-    table = slice_table(given, Values.of(["both", "negatives"], codes))
+    table = slice_table(given, FeatureValues.of(["both", "negatives"], codes))
     assert table["value"].tolist() == ["both", "negatives"]
     assert np.isnan(table["auc"][1])
 
@@ -57,7 +57,7 @@ def test_a_slice_of_one_class_stands_last_without_a_value() -> None:
 def test_many_numbers_are_put_in_equal_bins() -> None:
     numbers = np.arange(100.0)
     numbers[-1] = np.nan
-    parts = dict(Values.of_numbers(numbers).parts())
+    parts = dict(FeatureValues.of_numbers(numbers).parts())
     assert {name: int(mask.sum()) for name, mask in parts.items()} == {
         "up to 19": 20,
         "19 to 39": 20,
@@ -66,7 +66,7 @@ def test_many_numbers_are_put_in_equal_bins() -> None:
         "above 79": 19,
         "(missing)": 1,
     }
-    few = dict(Values.of_numbers(np.array([3.0, 1.0, np.nan, 3.0])).parts())
+    few = dict(FeatureValues.of_numbers(np.array([3.0, 1.0, np.nan, 3.0])).parts())
     assert {name: mask.tolist() for name, mask in few.items()} == {
         "3": [True, False, False, True],
         "1": [False, True, False, False],
@@ -75,7 +75,7 @@ def test_many_numbers_are_put_in_equal_bins() -> None:
 
 
 def test_a_row_counts_for_each_of_its_values() -> None:
-    values = Values(["a", "b"], np.array([0, 1, 1]), np.array([0, 0, 2]), 3)
+    values = FeatureValues(["a", "b"], np.array([0, 1, 1]), np.array([0, 0, 2]), 3)
     assert {name: mask.tolist() for name, mask in values.parts()} == {
         "b": [True, False, True],
         "a": [True, False, False],
@@ -83,15 +83,15 @@ def test_a_row_counts_for_each_of_its_values() -> None:
 
 
 def test_ranges() -> None:
-    assert ranges(np.array([1.0, 2.5])) == ["up to 1", "1 to 2.5", "above 2.5"]
-    assert ranges(np.array([])) == ["all"]
+    assert range_names(np.array([1.0, 2.5])) == ["up to 1", "1 to 2.5", "above 2.5"]
+    assert range_names(np.array([])) == ["all"]
 
 
 def test_a_frame_also_without_a_binary_task() -> None:
     schema = Schema([Categorical("x")], [Task("stay", "stay", kind="regression")])
     one = np.ones(2)
     given = Predictions(schema, {"stay": one}, {"stay": one}, None, pa.table({"k": [1, 2]}))
-    table = slice_table(given, Values.of(["a"], np.zeros(2, int)))
+    table = slice_table(given, FeatureValues.of(["a"], np.zeros(2, int)))
     assert isinstance(table, pd.DataFrame)
     assert table.empty
 
@@ -100,13 +100,13 @@ def test_a_frame_also_without_a_binary_task() -> None:
 @pytest.mark.parametrize("start", [1_600_000_000.0, 1234567.0, 0.25])
 def test_numbers_that_differ_have_names_that_differ(start: float, distinct: int) -> None:
     numbers = start + np.arange(1000) % distinct * start * 1e-9
-    names = [name for name, _ in Values.of_numbers(numbers).parts()]
+    names = [name for name, _ in FeatureValues.of_numbers(numbers).parts()]
     assert len(names) == len(set(names)) == 5
 
 
 def test_a_value_named_like_a_missing_one_is_a_slice_of_its_own() -> None:
     codes = np.array([0, 0, 0, 1, -1, -1])
-    found = {name: mask.tolist() for name, mask in Values.of(["(missing)", "a"], codes).parts()}
+    found = {name: mask.tolist() for name, mask in FeatureValues.of(["(missing)", "a"], codes).parts()}
     assert found == {
         "(missing)": (codes == 0).tolist(),
         "(missing) (2)": (codes == -1).tolist(),

@@ -1,4 +1,4 @@
-"""Rows whose names and values are as bad as they come."""
+"""Rows with hostile names and values."""
 
 import numpy as np
 import pandas as pd

@@ -1,4 +1,4 @@
-"""Two finished runs on rows whose names and values are as bad as they come."""
+"""Two finished runs on rows with hostile names and values."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from recmtl.train import RunFolder
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the rows, their card and two runs lie."""
+    """The folder of the rows, their card and two runs."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "card.yaml").write_text(CARD)
     for name, count, seed in (("train", 1200, 0), ("valid", 400, 1), ("test", 600, 2)):
@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert main(["train", f"--run={folder}/{name}", f"--model={model}", *data, *options]) == 0
     run = RunFolder(folder / "<b>first&1")
     assert list(run.usage()) == ["ctr", "cvr", "stay"]
-    run.save_usage(USAGE)  # one of its experts is hardly used
+    run.save_usage(USAGE)  # with an expert that one task hardly uses
     run.finish(run.result())
     assert not (folder / "second" / "usage.json").exists()
     return folder
@@ -32,13 +32,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def first(folder: Path) -> Path:
-    """An MMOE, of which one expert is hardly used."""
+    """The MMOE run, in which one task hardly uses an expert."""
     return folder / "<b>first&1"
 
 
 @pytest.fixture(scope="session")
 def page(folder: Path, first: Path) -> Path:
-    """The report on both runs."""
+    """The report of both runs."""
     out = folder / "out.html"
     arguments = ["report", str(first), str(folder / "second"), "--out", str(out), "--draws", "20"]
     slices = ["--slice", "shop", "--slice", "genres", "--slice", "price"]

@@ -1,4 +1,4 @@
-"""The values of a feature in the rows that were predicted, by which they are sliced."""
+"""Feature values of predicted rows, from keys, prepared rows or raw rows."""
 
 from __future__ import annotations
 
@@ -18,33 +18,30 @@ from recmtl.data.sources.base import Source
 from recmtl.data.store.format import IDS, NUMERIC
 from recmtl.errors import BadValueError, unreadable
 from recmtl.evaluate.predictions import Predictions
-from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, Values, ranges
+from recmtl.evaluate.scores import Floats, Integers
+from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, FeatureValues, range_names
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Numeric, Schema, SchemaError
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
-UNKNOWN_VALUE = "(unknown)"
+UNKNOWN_NAME = "(unknown)"
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-DIGITS = 6  # that float32 keeps of a number, after the first
-FROM_ONE = ("day", "month", "quarter")  # parts of a date that people count so
-
-Floats = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int64]
+FLOAT32_DIGITS = 6  # after the first
+COUNTED_FROM_ONE = ("day", "month", "quarter")
 
 
-def key_values(predictions: Predictions, name: str) -> Values:
-    """Give the values of a column that was carried through to the predictions."""
+def key_values(predictions: Predictions, name: str) -> FeatureValues:
+    """Return the values of a key column of predictions."""
     return _of_text(predictions.keys[name], name)
 
 
-def prepared_values(rows: Rows, name: str) -> Values:
-    """Give the values of a feature of prepared rows, read back by the fitted schema.
+def prepared_values(rows: Rows, name: str) -> FeatureValues:
+    """Return the values of a feature of prepared rows, decoded with the fitted schema.
 
-    A number is what the model was given, so that a missing one is what it was filled in with, unless the feature has a
-    missing indicator.
+    A missing number is the value that it was filled in with, unless the feature has a missing indicator.
 
     Args:
         rows: The rows.
-        name: The feature; of a date one of its parts, such as ``time.hour``.
+        name: The feature; for a date one of its parts, such as ``time.hour``.
 
     Raises:
         SchemaError: There is no such feature.
@@ -55,35 +52,35 @@ def prepared_values(rows: Rows, name: str) -> Values:
     if name in blocks:
         return _of_ids(rows, blocks[name])
     if name in numeric:
-        return Values.of_numbers(_numbers(rows, numeric[name]))
-    raise SchemaError(f"`--slice` names no feature {name!r}: expected one of {', '.join([*blocks, *numeric])}")
+        return FeatureValues.of_numbers(_prepared_numbers(rows, numeric[name]))
+    raise SchemaError(f"`--slice`: there is no feature {name!r}, expected one of {', '.join([*blocks, *numeric])}")
 
 
-def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions: Predictions) -> Values:
-    """Give the values of a column of raw rows, whether the model read it or not.
+def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions: Predictions) -> FeatureValues:
+    """Return the values of a column of raw rows, whether the model uses it or not.
 
     Args:
-        sources: Where the rows come from: those that were predicted, in their order.
-        schema: The run's.
+        sources: The sources of the predicted rows, in order.
+        schema: The run's schema.
         name: The column.
-        predictions: Of these rows; labels that do not agree show that they are others.
+        predictions: The predictions of these rows, to check that number of rows and labels agree.
 
     Raises:
-        DataError: The rows are others, a file cannot be read, or a value does not parse.
+        DataError: The rows are not those that were predicted, a file cannot be read, or a value does not parse.
         SchemaError: There is no such column.
     """
     for source in sources:
         if name not in source.columns:
-            raise SchemaError(f"`--slice` names {name!r}, which is no column of {source.name}")
+            raise SchemaError(f"`--slice`: there is no column {name!r} in {source.name}")
     feature = next((f for f in schema.features if f.name == name), None)
     labels = [label for label in schema.labels if all(label in source.columns for source in sources)]
     numbers = frozenset({*labels, name} if isinstance(feature, Numeric | Binned) else labels)
     where = ", ".join(source.name for source in sources)
     try:
-        table = _read(sources, list(dict.fromkeys([name, *labels])), numbers)
+        table = _read_columns(sources, list(dict.fromkeys([name, *labels])), numbers)
         check_rows({label: as_numbers(_whole(table[label]), label) for label in labels}, len(table), predictions, where)
         if isinstance(feature, Numeric | Binned):
-            return Values.of_numbers(as_numbers(_whole(table[name]), name))
+            return FeatureValues.of_numbers(as_numbers(_whole(table[name]), name))
         if isinstance(feature, MultiCategorical):
             values, codes, lengths = as_lists(_whole(table[name]), feature.separator, name)
             return _of_lists(values.to_pylist(), codes, lengths)
@@ -94,7 +91,7 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
         raise unreadable(where, error) from error
 
 
-def _read(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[str]) -> pa.Table:
+def _read_columns(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[str]) -> pa.Table:
     batches = [batch for source in sources for batch in source.batches(columns, numbers)]
     return (
         pa.Table.from_batches(batches).unify_dictionaries() if batches else pa.table({column: [] for column in columns})
@@ -102,7 +99,7 @@ def _read(sources: Sequence[Source], columns: Sequence[str], numbers: frozenset[
 
 
 def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
-    """Check that rows are those that were predicted, as far as their number and their labels tell.
+    """Check that rows are those that were predicted, by their number and labels.
 
     Raises:
         DataError: They are not.
@@ -115,70 +112,74 @@ def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, w
         if differs.any():
             row = int(differs.argmax())
             raise DataError(
-                f"{where}, row {row + 1}, column {name!r}: {values[row]:g}, but predicted was a row with "
-                f"{predictions.labels[name][row]:g}: expected the rows of the run, in their order"
+                f"{where}, row {row + 1}, column {name!r}: {values[row]:g}, but the predicted row has "
+                f"{predictions.labels[name][row]:g}: expected the predicted rows in the same order"
             )
 
 
-def _of_text(column: pa.ChunkedArray, name: str) -> Values:
-    """The values of any column; those that are many different numbers are put in bins."""
+def _of_text(column: pa.ChunkedArray, name: str) -> FeatureValues:
+    """Return the values of any column; many distinct numbers are binned."""
     values, codes = as_text(_whole(column), name)
     found = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
     codes = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     if len(found.dictionary) > MOST_SLICES:
         with suppress(pa.ArrowInvalid):
             numbers = found.dictionary.cast(pa.float64()).to_numpy()
-            return Values.of_numbers(np.append(numbers, np.nan)[codes])
-    return Values.of(found.dictionary.to_pylist(), codes)
+            return FeatureValues.of_numbers(np.append(numbers, np.nan)[codes])
+    return FeatureValues.of(found.dictionary.to_pylist(), codes)
 
 
-def _of_lists(names: Sequence[str | None], codes: Indices, lengths: Indices) -> Values:
-    """The values of lists, of which a row may have several or none."""
+def _of_lists(names: Sequence[str | None], codes: Integers, lengths: Integers) -> FeatureValues:
+    """Return the values of lists; a row may have any number of them."""
     empty = np.flatnonzero(lengths == 0)
     rows = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), empty])
     texts = [MISSING_VALUE if name is None else name for name in names]
-    return Values([*texts, MISSING_VALUE], np.concatenate([codes, np.full(len(empty), len(names))]), rows, len(lengths))
+    return FeatureValues(
+        [*texts, MISSING_VALUE], np.concatenate([codes, np.full(len(empty), len(names))]), rows, len(lengths)
+    )
 
 
-def _of_ids(rows: Rows, block: IdBlock) -> Values:
-    ids = np.concatenate([_columns(chunk, block.start, block.length) for chunk in rows.table[IDS].chunks])
+def _of_ids(rows: Rows, block: IdBlock) -> FeatureValues:
+    ids = np.concatenate([_chunk_columns(chunk, block.start, block.length) for chunk in rows.table[IDS].chunks])
     row, column = np.nonzero(ids != PADDING)
     kept = ids[row, column]
-    distinct, codes = np.unique(kept, return_inverse=True)
-    return Values(_names(distinct, block, rows.schema), codes, row, len(ids))
+    known, codes = np.unique(kept, return_inverse=True)
+    return FeatureValues(_id_names(known, block, rows.schema), codes, row, len(ids))
 
 
-def _names(ids: Indices, block: IdBlock, schema: FittedSchema) -> list[str]:
-    """Say what ids mean."""
+def _id_names(ids: Integers, block: IdBlock, schema: FittedSchema) -> list[str]:
+    """Return the values that sorted ids stand for."""
     places = ids[ids >= FIRST] - FIRST
     if block.part is not None:
-        known = [WEEKDAYS[p] if block.part == "weekday" else str(p + (block.part in FROM_ONE)) for p in places]
+        known = [WEEKDAYS[p] if block.part == "weekday" else str(p + (block.part in COUNTED_FROM_ONE)) for p in places]
     elif isinstance(block.feature, Binned):
-        named = ranges(np.array(schema.quantiles[block.feature.name]))
+        named = range_names(np.array(schema.quantiles[block.feature.name]))
         known = [named[p] for p in places]
     elif isinstance(block.feature, Categorical) and not schema.schema.owner(block.feature).hash_buckets:
         known = schema.vocabularies[schema.schema.owner(block.feature).name].take(pa.array(places)).to_pylist()
     else:
         known = [f"bucket {p}" for p in places]
-    reserved = {UNKNOWN: UNKNOWN_VALUE, MISSING: MISSING_VALUE}
+    reserved = {UNKNOWN: UNKNOWN_NAME, MISSING: MISSING_VALUE}
     return [reserved[i] for i in ids[ids < FIRST].tolist()] + known
 
 
-def _numbers(rows: Rows, feature: Numeric) -> Floats:
+def _prepared_numbers(rows: Rows, feature: Numeric) -> Floats:
     schema, place = rows.schema, rows.schema.numeric.index(feature)
-    encoded = np.concatenate([_columns(chunk, place, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks]).astype(float)
+    encoded = np.concatenate([_chunk_columns(chunk, place, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks]).astype(
+        float
+    )
     numbers = restored(encoded, feature, schema)
     largest = np.abs(numbers).max(initial=0) or 1.0
-    numbers = np.round(numbers, DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
+    numbers = np.round(numbers, FLOAT32_DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
     if not feature.missing_indicator:
         return numbers
     indicated = [f for f in schema.numeric if f.missing_indicator]
     at = len(schema.numeric) + indicated.index(feature)
-    missing = np.concatenate([_columns(chunk, at, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks])
+    missing = np.concatenate([_chunk_columns(chunk, at, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks])
     return np.where(missing == 1, np.nan, numbers)
 
 
-def _columns(chunk: pa.FixedSizeListArray, start: int, length: int) -> npt.NDArray[Any]:
+def _chunk_columns(chunk: pa.FixedSizeListArray, start: int, length: int) -> npt.NDArray[Any]:
     matrix: npt.NDArray[Any] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
     return matrix[:, start : start + length]
 

@@ -7,8 +7,8 @@ import pytest
 
 import recmtl
 from recmtl.evaluate import Predictions
-from recmtl.evaluate.slices import Values
-from recmtl.report.features import check_rows, prepared_values
+from recmtl.evaluate.slices import FeatureValues
+from recmtl.report.feature_columns import check_rows, prepared_values
 from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 
 FRAME = pd.DataFrame(
@@ -41,7 +41,7 @@ def prepared(**options: object) -> recmtl.Rows:
     return recmtl.prepare(schema, FRAME, valid=FRAME).train
 
 
-def by_row(values: Values) -> list[list[str]]:
+def by_row(values: FeatureValues) -> list[list[str]]:
     """The values of each row."""
     return [sorted(values.names[c] for c in values.codes[values.rows == row]) for row in range(values.length)]
 

@@ -227,7 +227,7 @@ def _check_values(bad: npt.NDArray[np.bool_], values: Floats, where: str, expect
     if bad.any():
         row = int(bad.argmax())
         value = "no value" if np.isnan(values[row]) else f"{values[row]:g}"
-        raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} ({bad.sum():,} such rows)")
+        raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} (rows: {bad.sum():,})")
 
 
 def _label_column(label: str, table: pa.Table, tasks: list[str]) -> str | None:

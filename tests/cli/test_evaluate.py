@@ -88,10 +88,10 @@ def test_the_table_has_intervals_and_says_what_they_take_for_independent(
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("ctr", 1.5, "column 'ctr', row 4: expected a probability in [0, 1], got 1.5 (rows like it: 1)"),
-        ("ctr", -0.1, "column 'ctr', row 4: expected a probability in [0, 1], got -0.1 (rows like it: 1)"),
-        ("ctr", np.nan, "column 'ctr', row 4: expected a probability in [0, 1], got nothing (rows like it: 1)"),
-        ("click", 2, "label 'click', row 4: expected 0, 1 or nothing, got 2 (rows like it: 1)"),
+        ("ctr", 1.5, "column 'ctr', row 4: expected a probability in [0, 1], got 1.5 (rows: 1)"),
+        ("ctr", -0.1, "column 'ctr', row 4: expected a probability in [0, 1], got -0.1 (rows: 1)"),
+        ("ctr", np.nan, "column 'ctr', row 4: expected a probability in [0, 1], got no value (rows: 1)"),
+        ("click", 2, "label 'click', row 4: expected 0, 1 or no value, got 2 (rows: 1)"),
     ],
 )
 def test_bad_values_are_one_line(
@@ -107,7 +107,7 @@ def test_bad_values_are_one_line(
     ("gone", "said"),
     [
         (["click"], "has no label 'click': expected a column 'click' or 'label_click'"),
-        (["ctr", "cvr"], "predicts no task: expected a column named ctr, cvr, time"),
+        (["ctr", "cvr"], "has no predictions: expected a column named ctr, cvr, time"),
     ],
 )
 def test_missing_columns_are_one_line(
@@ -158,16 +158,16 @@ def test_a_weight_that_is_none_is_refused(
         file.write("weight: w\n")
     assert evaluate(frame.assign(w=2.0), card, "--draws", "0") == 0
     assert evaluate(frame.assign(w=np.where(frame.index == 3, weight, 2.0)), card) == 2
-    assert "column 'w', row 4: expected a weight from 0, got" in capsys.readouterr().err
+    assert "column 'w', row 4: expected a weight of at least 0, got" in capsys.readouterr().err
 
 
 def test_columns_that_cannot_be_told_apart_or_grouped_by_are_refused(
     frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(pd.concat([frame, frame[["ctr"]]], axis=1), card, suffix="csv") == 2
-    assert "has several columns 'ctr'" in capsys.readouterr().err
+    assert "has several columns named 'ctr'" in capsys.readouterr().err
     assert evaluate(frame.assign(search=[[1, 2]] * len(frame)), card) == 2
-    assert "column 'search' must hold one group a row, got list<" in capsys.readouterr().err
+    assert "column 'search' must have one group per row, got list<" in capsys.readouterr().err
 
 
 def test_rows_are_grouped_by_the_column_asked_for(
@@ -186,7 +186,7 @@ def test_rows_are_grouped_by_the_column_asked_for(
     assert by_user["groups"] == 100 > by_user["groups_left_out"]
     assert {"ndcg@3", "recall@3"} < set(by_user)
     assert evaluate(frame, card, "--group", "nobody") == 2
-    said = "rows cannot be grouped by 'nobody': the columns carried through are 'search'"
+    said = "rows cannot be grouped by 'nobody': the key columns are 'search'"
     assert said in capsys.readouterr().err
 
 

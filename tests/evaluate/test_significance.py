@@ -114,7 +114,7 @@ def test_the_runs_must_be_of_the_same_rows() -> None:
             auc_difference([first], [other])
     with pytest.raises(ValueError, match="paired models must have the same number of runs, got 1 and 2"):
         auc_difference([first], [first, first])
-    with pytest.raises(ValueError, match="two models need a run each, got 0 and 1"):
+    with pytest.raises(ValueError, match="both models need at least one run, got 0 and 1"):
         auc_difference([], [first], paired=False)
     one_class = Scores(BINARY, np.zeros(3), np.arange(3) / 3)
     assert auc_difference([one_class], [one_class]) is None

@@ -65,30 +65,30 @@ def test_parts_of_dates_and_bins() -> None:
     assert [v[0] for v in by_row(prepared_values(rows, "time.month"))] == ["1", "2", "(missing)", "12", "1", "1"]
     bins = [v[0] for v in by_row(prepared_values(rows, "size"))]
     assert bins == ["up to 3"] * 3 + ["above 3"] * 2 + ["(missing)"]
-    with pytest.raises(SchemaError, match=r"no feature 'time': expected one of city, .*time\.hour"):
+    with pytest.raises(SchemaError, match=r"no feature 'time', expected one of city, .*time\.hour"):
         prepared_values(rows, "time")
 
 
 @pytest.mark.parametrize("transform", ["standardize", "min_max", "log1p", "quantile", "none"])
 @pytest.mark.parametrize("indicated", [False, True])
 def test_numbers(transform: str, indicated: bool) -> None:
-    """A missing number is what it was filled in with, unless the model was told."""
+    """A missing number has its fill value, unless there is a missing indicator."""
     found = [v[0] for v in by_row(prepared_values(prepared(transform=transform, missing_indicator=indicated), "price"))]
     assert found[:4] + found[5:] == ["1.5", "-2", "0", "1.5", "1.5"]
     assert (found[4] == "(missing)") == indicated
 
 
-def test_a_category_that_the_training_rows_have_not() -> None:
+def test_a_category_unseen_in_training() -> None:
     schema = Schema([Categorical("city")], [Task("ctr", "click")])
     test = FRAME.assign(city="new")
     rows = recmtl.prepare(schema, FRAME, valid=FRAME, test=test).test
     assert by_row(prepared_values(rows, "city")) == [["(unknown)"]] * 6
 
 
-def test_rows_are_told_by_their_labels() -> None:
+def test_rows_are_checked_by_their_labels() -> None:
     schema = Schema([Categorical("city")], [Task("ctr", "click")])
     labels = {"click": np.array([0.0, 1.0, np.nan])}
     predictions = Predictions(schema, {"ctr": np.zeros(3)}, labels, None, pa.table({}))
     check_rows({"click": labels["click"].copy()}, 3, predictions, "here")
-    with pytest.raises(recmtl.DataError, match="here, row 3, column 'click': 1, but predicted was a row with nan"):
+    with pytest.raises(recmtl.DataError, match="here, row 3, column 'click': 1, but the predicted row has nan"):
         check_rows({"click": np.array([0.0, 1.0, 1.0])}, 3, predictions, "here")

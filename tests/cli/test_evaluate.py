@@ -201,5 +201,5 @@ def test_predictions_that_memory_does_not_hold(
     monkeypatch.setattr(predictions, "available_memory", lambda: size - 1)
     assert evaluate(frame, card, "--draws", "0") == 2
     file = Path(card).parent / "predictions.parquet"
-    said = f"recmtl: {file} cannot be read: its rows take {size:,} bytes at least, and {size - 1:,} are free\n"
+    said = f"recmtl: {file} cannot be read: its rows need at least {size:,} bytes, but {size - 1:,} are free\n"
     assert capsys.readouterr().err == said

@@ -25,7 +25,7 @@ from recmtl.data.sources.aliexpress_layout import (
 from recmtl.data.sources.bad_rows import MAX_EXAMPLES
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
-from recmtl.io.archives import FAULTS
+from recmtl.io.archives import ZIP_ERRORS
 
 Positions = npt.NDArray[np.int64]
 
@@ -259,7 +259,7 @@ def _read_batches(
 ) -> Iterator[pa.RecordBatch]:
     try:
         yield from source.batches(columns, numbers, malformed)
-    except (OSError, pa.ArrowException, *FAULTS) as error:
+    except (OSError, pa.ArrowException, *ZIP_ERRORS) as error:
         raise unreadable(source.name, error) from error
 
 

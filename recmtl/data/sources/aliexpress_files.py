@@ -14,7 +14,7 @@ from recmtl.data.sources.aliexpress import RawSource
 from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.sources.csv import CsvSource
 from recmtl.errors import DataError, unreadable
-from recmtl.io.archives import FAULTS, Member, members, on_disk
+from recmtl.io.archives import ZIP_ERRORS, Member, members, on_disk
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
 USER_WORDS = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
@@ -67,7 +67,7 @@ def _open_member(member: Member, location: Path, columns: Sequence[str]) -> CsvS
     file = RawFile(str(location / member.name), member.open)
     try:
         return CsvSource(file, ",", columns)
-    except (OSError, *FAULTS) as error:
+    except (OSError, *ZIP_ERRORS) as error:
         raise unreadable(file.name, error) from error
 
 

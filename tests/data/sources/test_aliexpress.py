@@ -1,7 +1,7 @@
 """The raw layout gives the same rows as the processed layout."""
 
 import json
-import stat
+import re
 import tracemalloc
 import zipfile
 
@@ -18,7 +18,6 @@ from recmtl.data.sources.aliexpress_files import open_raw
 from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, PROCESSED_COLUMNS, USER_COLUMNS
 from recmtl.data.sources.csv import CsvSource
 from recmtl.data.synthetic.generate import synthesize
-from recmtl.io import archives
 from recmtl.io.location import Location
 
 ITEM_CATEGORICAL = (19, 34, 35, 36, 40, 41, 42)  # columns, from 1
@@ -305,32 +304,17 @@ class TestFinding:
         assert "neither a folder nor a zip" in error(prepared, tmp_path / "a.csv")
 
 
-class TestHostileZips:
-    @pytest.mark.parametrize(
-        "name", ["/etc/user", "../user_train.csv", "a/../../b", "C:\\user", "a\\..\\b", "\\\\host\\x"]
-    )
-    def test_names_that_leave(self, raw, tmp_path, name):
-        path = zipped(tmp_path / "a.zip", contents(raw) | {name: b""})
-        assert f"has the member {name!r}: expected names that stay within the zip" in error(prepared, path)
-
-    def test_link(self, tmp_path):
-        info = zipfile.ZipInfo("user_train.csv")
-        info.external_attr = (stat.S_IFLNK | 0o777) << 16
-        assert "'user_train.csv', a link" in error(prepared, zipped(tmp_path / "a.zip", {info: b"/etc/passwd"}))
-
+class TestDamagedZips:
     def test_encrypted(self, raw, tmp_path):
-        path = zipped(tmp_path / "a.zip", {"user_train.csv": b"1"})
+        path = zipped(tmp_path / "a.zip", contents(raw))
         content = bytearray(path.read_bytes())
         content[content.index(b"PK\1\2") + 8] |= 1
         path.write_bytes(content)
-        assert "which is encrypted" in error(prepared, path)
+        assert re.match(rf"{path}/\w+.csv cannot be read: File .* is encrypted", error(prepared, path))
 
-    def test_size_of_a_zip_within(self, tmp_path, monkeypatch):
+    def test_a_zip_within_that_is_none(self, tmp_path):
         path = zipped(tmp_path / "a.zip", {"b.zip": bytes(5000)})
-        monkeypatch.setattr(archives, "NESTED_BYTES", 4999)
-        assert f"{path}/b.zip has 5,000 bytes, and " in error(prepared, path)
-        monkeypatch.setattr(archives, "NESTED_BYTES", 5000)
-        assert "zip that can be read" in error(prepared, path)
+        assert error(prepared, path).startswith(f"{path}/b.zip is neither a folder nor a zip that can be read")
 
     def test_a_size_that_is_not_the_one_declared(self, raw, tmp_path):
         inner = zipped(tmp_path / "b.zip", contents(raw)).read_bytes()
@@ -357,7 +341,7 @@ class TestHostileZips:
             path = zipped(tmp_path / f"{depth}.zip", {f"{depth - 1}.zip": path.read_bytes()})
         assert len(prepared(path).splits) == 3
         path = zipped(tmp_path / "3.zip", {"2.zip": path.read_bytes()})
-        assert error(prepared, path).startswith(f"{path}/2.zip/1.zip/0.zip lies within 3 other zips")
+        assert error(prepared, path).endswith("found none among '2.zip/1.zip/0.zip'")
 
     @pytest.mark.parametrize("file", ["user_train", "item_train"])
     def test_damaged_member(self, raw, tmp_path, file):

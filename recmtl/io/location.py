@@ -1,4 +1,4 @@
-"""Where files are: on disk, or in an object store that pyarrow speaks to."""
+"""Locations of files: on disk, or in an object store that pyarrow supports."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import pyarrow.fs as fs
 from recmtl.errors import DataError, unreadable
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-BUFFER_BYTES = 1 << 20  # read at once: each read from an object store is a request
+GLOB_CHARACTERS = frozenset("*?[")
+BUFFER_BYTES = 1 << 20  # per read: each read from an object store is a request
 COMPRESSIONS = (".gz", ".zst", ".bz2")
 
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder, or a pattern of files, in a filesystem.
+    """A file, a folder or a glob in a filesystem.
 
     Args:
-        path: Its path in the filesystem.
+        path: The path in the filesystem.
         filesystem: The filesystem.
-        prefix: What stands before the path in its name.
+        prefix: The part of the URI before the path.
     """
 
     path: str
@@ -39,11 +40,10 @@ class Location:
         """Locate a path or URI (``s3://``, ``gs://``, ``hdfs://``, ``file://``).
 
         Args:
-            place: The path or URI; options such as ``region`` or ``endpoint_override`` stand in its query, as pyarrow
-                has them.
+            place: The path or URI; pyarrow's options such as ``region`` or ``endpoint_override`` go in its query.
 
         Raises:
-            ValueError: The URI names no filesystem, or an option that it does not have.
+            ValueError: The filesystem or an option of the URI is unknown.
         """
         if isinstance(place, Path) or not URI.match(place):
             return cls(str(Path(place)), fs.LocalFileSystem())
@@ -51,24 +51,24 @@ class Location:
         server = f"{parts.scheme}://{parts.netloc}/" + (f"?{parts.query}" if parts.query else "")
         try:
             filesystem, root = fs.FileSystem.from_uri(server)
-        except (OSError, ValueError) as error:  # may show a password
+        except (OSError, ValueError) as error:  # its message may contain a password
             raise ValueError(str(error).replace(server, public_name(place))) from None
         root = root.strip("/")
         prefix = f"{parts.scheme}://" + ("" if root else parts.netloc.rpartition("@")[2])
         return cls(f"{root}/{unquote(parts.path).strip('/')}".rstrip("/"), filesystem, prefix)
 
     def at(self, path: str) -> Location:
-        """Give another path of the same filesystem."""
+        """Return another path of the same filesystem."""
         return dataclasses.replace(self, path=path)
 
     @property
     def name(self) -> str:
-        """The path or URI, without options and credentials."""
+        """The path or URI without options and credentials."""
         return self.prefix + self.path
 
     @property
     def on_disk(self) -> bool:
-        """Whether the path is one of this machine."""
+        """Whether the file is on this machine."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
     @property
@@ -78,40 +78,37 @@ class Location:
 
     @property
     def suffix(self) -> str:
-        """The file's suffix without that of its compression; ``.csv`` where it has none."""
+        """The suffix before that of the compression; ``.csv`` if there is none."""
         return next((s for s in reversed(self.suffixes) if s not in COMPRESSIONS), ".csv")
 
     def stream(self, compression: str | None = "detect") -> pa.NativeFile:
-        """Open the file to be read from its start, decompressed as its suffix says."""
+        """Open the file for reading from the start, decompressed according to its suffix."""
         return self.filesystem.open_input_stream(self.path, compression=compression, buffer_size=BUFFER_BYTES)
 
     def file(self) -> pa.NativeFile:
-        """Open the file to be read anywhere; on disk it is mapped into memory."""
+        """Open the file for random access; a file on disk is mapped into memory."""
         return pa.memory_map(self.path) if self.on_disk else self.filesystem.open_input_file(self.path)
 
 
 def public_name(place: str | Path) -> str:
-    """Give a path or URI as it may be shown: without credentials and options."""
+    """Return a path or URI without credentials and options."""
     if isinstance(place, Path) or not URI.match(place):
         return str(place)
     parts = urlsplit(place, allow_fragments=False)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-WILDCARDS = frozenset("*?[")
-
-
 def expand(place: str | Path) -> list[Location]:
-    """Give the files that a path, folder or glob names; in a URI a ``?`` begins the options and is no wildcard.
+    """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard.
 
     Raises:
-        DataError: There are none, or the place cannot be read.
+        DataError: There are no files, or the place cannot be read.
     """
     try:
         location = Location.of(place)
         kind = location.filesystem.get_file_info(location.path).type
         if kind == fs.FileType.Directory:
-            found = [file.path for file in _listed(location, location.path) if file.is_file and not hidden(file)]
+            found = [file.path for file in _list_folder(location, location.path) if file.is_file and not hidden(file)]
         elif kind == fs.FileType.NotFound:
             found = list(_glob(location))
         else:
@@ -126,35 +123,35 @@ def expand(place: str | Path) -> list[Location]:
 
 
 def hidden(file: fs.FileInfo) -> bool:
-    """Whether a file is hidden, or a mark that another program left."""
+    """Return whether a file is hidden, or a marker such as ``_SUCCESS``."""
     return bool(file.base_name.startswith((".", "_")))
 
 
-def _listed(location: Location, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
-    chosen = fs.FileSelector(folder, allow_not_found=True, recursive=recursive)
-    found: list[fs.FileInfo] = location.filesystem.get_file_info(chosen)
+def _list_folder(location: Location, folder: str, recursive: bool = False) -> list[fs.FileInfo]:
+    selector = fs.FileSelector(folder, allow_not_found=True, recursive=recursive)
+    found: list[fs.FileInfo] = location.filesystem.get_file_info(selector)
     return found
 
 
 def _glob(location: Location) -> Iterator[str]:
     parts = PurePosixPath(location.path).parts
-    first = next((i for i, part in enumerate(parts) if WILDCARDS & set(part)), None)
+    first = next((i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part)), None)
     if first is None:
         return
-    for path in _matching(location, str(PurePosixPath(*parts[:first])), parts[first:]):
+    for path in _match(location, str(PurePosixPath(*parts[:first])), parts[first:]):
         yield str(PurePosixPath(path))
 
 
-def _matching(location: Location, folder: str, pattern: Sequence[str]) -> Iterator[str]:
+def _match(location: Location, folder: str, pattern: Sequence[str]) -> Iterator[str]:
     first, *rest = pattern
     if first == "**":
-        folders = [i.path for i in _listed(location, folder, recursive=True) if i.type == fs.FileType.Directory]
+        folders = [i.path for i in _list_folder(location, folder, recursive=True) if i.type == fs.FileType.Directory]
         for inner in [folder, *folders]:
-            yield from _matching(location, inner, rest or ["*"])
+            yield from _match(location, inner, rest or ["*"])
         return
-    for info in _listed(location, folder):
-        if fnmatchcase(info.base_name, first) and not (hidden(info) and first[0] in WILDCARDS):
+    for info in _list_folder(location, folder):
+        if fnmatchcase(info.base_name, first) and not (hidden(info) and first[0] in GLOB_CHARACTERS):
             if not rest and info.is_file:
                 yield info.path
             elif rest and info.type == fs.FileType.Directory:
-                yield from _matching(location, info.path, rest)
+                yield from _match(location, info.path, rest)

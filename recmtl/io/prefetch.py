@@ -1,4 +1,4 @@
-"""Work done by threads, ahead of who uses it."""
+"""Run jobs in threads ahead of their use."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
-def prefetch(jobs: Iterable[Callable[[], T]], threads: int = 1) -> Iterator[T]:
-    """Give the results of jobs in their order; as many as there are threads are done while one is used.
+def prefetch(jobs: Iterable[Callable[[], Result]], threads: int = 1) -> Iterator[Result]:
+    """Yield the results of jobs in their order, while as many later jobs as there are threads already run.
 
-    An exception comes in its order, too: the results of the jobs before are given first.
+    An exception is raised in order as well, after the results of the jobs before it.
 
     Args:
-        jobs: What is to be done; the next one is asked for while those before it are done.
-        threads: How many are done at the same time.
+        jobs: The jobs; the next one is taken while those before it run.
+        threads: How many jobs run at the same time.
     """
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[Future[Result]] = deque()
     coming, failed = iter(jobs), None
     with ThreadPoolExecutor(threads) as pool:
         try:

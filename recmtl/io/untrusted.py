@@ -1,4 +1,4 @@
-"""Plain data from files that may be a stranger's: text, numbers, lists and mappings, no more than can be looked at."""
+"""Read files from untrusted sources: plain data of bounded size."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import yaml
 
-MOST_BYTES = 1 << 28  # of a file that is read whole
-MOST_VALUES = 1 << 20  # of a YAML file, those that an alias repeats counted each time
-# What PyYAML makes of a value that is not what its tag says, beside its own errors.
-FAULTS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+MAX_TEXT_BYTES = 1 << 28
+MAX_YAML_VALUES = 1 << 20  # aliases count as often as they are used
+# Also what PyYAML raises for a value that does not fit its tag.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 def read_text(path: Path) -> str:
-    """Read a file of text whole.
+    """Read a text file.
 
     Raises:
         OSError: It cannot be read, or is no regular file.
         ValueError: It is too large, or not UTF-8.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device would be waited for, or has no end
+    if path.exists() and not path.is_file():  # reading a pipe or a device may block or never end
         raise OSError(errno.EINVAL, "it is no file", str(path))
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise ValueError(f"it has {size:,} bytes, expected at most {MOST_BYTES:,}")
+    if size > MAX_TEXT_BYTES:
+        raise ValueError(f"it has {size:,} bytes, expected at most {MAX_TEXT_BYTES:,}")
     return path.read_text(encoding="utf-8")
 
 
 def from_json(text: str) -> Any:
-    """Read JSON.
+    """Parse JSON.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not JSON.
     """
     try:
         return json.loads(text)
@@ -46,22 +46,22 @@ def from_json(text: str) -> Any:
 
 
 def from_yaml(text: str) -> Any:
-    """Read YAML that holds plain data.
+    """Parse YAML of text, numbers, lists and mappings.
 
     Raises:
-        ValueError: It is none, holds something else, or more than `MOST_VALUES`.
+        ValueError: The text is not YAML, holds other values, or more than `MAX_YAML_VALUES` values.
     """
     try:
         content = yaml.safe_load(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except FAULTS as error:
+    except YAML_ERRORS as error:
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     values, seen = [content], 0
     while values:
         value, seen = values.pop(), seen + 1
-        if seen > MOST_VALUES:
-            raise ValueError(f"it has more than {MOST_VALUES:,} values, those counted each time that aliases repeat")
+        if seen > MAX_YAML_VALUES:
+            raise ValueError(f"it has more than {MAX_YAML_VALUES:,} values, aliases counted each time")
         if isinstance(value, dict):
             values += [*value, *value.values()]
         elif isinstance(value, list):

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: folder, checkpoints, logs."""
+"""Run folders on disk: metrics, checkpoints, logs."""

@@ -24,19 +24,15 @@ CHECKPOINTS, CHECKPOINT, LOCK_FILE = "checkpoints", "checkpoint.pt", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
 STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
-REPORTED = ("test", "valid")  # the splits that a run is reported on, the better one first
+REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
-MEASURED = (
-    LOG,
-    USAGE,
-    *(PREDICTIONS.format(split=split) for split in REPORTED),
-)  # what has checksums beside the result
+CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
 
 
 class RunFolder:
-    """The files of one run, each written beside and renamed.
+    """The files of one run, each renamed into place when it is complete.
 
-    ``metrics.json`` comes last: a folder without it holds an unfinished run.
+    ``metrics.json`` is written last: a folder without it holds an unfinished run.
 
     Args:
         path: The folder.
@@ -48,13 +44,13 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing the folder within a block; who holds it may hold it once more.
+        """Lock the folder against other processes within a block; blocks may be nested.
 
-        It is made where it is missing, and goes again where nothing came into it.
+        A missing folder is created, and removed again if it is still empty at the end.
 
         Raises:
-            RunError: Another process is at work in it.
-            DataError: It cannot be written.
+            RunError: Another process holds the lock.
+            DataError: The folder cannot be written.
         """
         if self._held:
             yield
@@ -78,14 +74,14 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return (self.path / RESULT).is_file()
 
     def check_free(self) -> None:
         """Check that the folder holds no run.
 
         Raises:
-            RunError: It does, or it is a file.
+            RunError: It holds a run, or is a file.
         """
         self._check_folder()
         if (self.path / SCHEMA).exists():
@@ -93,7 +89,7 @@ class RunFolder:
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
 
     def create(self, schema: FittedSchema) -> None:
-        """Make the folder and write the schema, over what is left of a run that came to no checkpoint."""
+        """Create the folder and write the schema, over the remains of a run without a checkpoint."""
         (self.path / SCHEMA).mkdir(parents=True, exist_ok=True)
         save_fitted(schema, self.path / SCHEMA)
         self.cut_log(0)
@@ -127,7 +123,7 @@ class RunFolder:
         return [json.loads(line) for line in lines]
 
     def log_size(self) -> int:
-        """Give the bytes of `metrics.jsonl`, which lie on the disk by then."""
+        """Flush `metrics.jsonl` to disk and return its size in bytes."""
         file = self.path / LOG
         if not file.exists():
             return 0
@@ -135,9 +131,10 @@ class RunFolder:
         return file.stat().st_size
 
     def cut_log(self, size: int) -> bool:
-        """Cut from `metrics.jsonl` what was written after a checkpoint; say whether all from before is there.
+        """Cut `metrics.jsonl` to the size that it had at a checkpoint, and remove damaged lines.
 
-        Lines that are damaged go, too: a run could not be finished with them.
+        Returns:
+            Whether the part that is kept was complete.
         """
         file = self.path / LOG
         found = file.read_bytes() if file.exists() else b""
@@ -148,9 +145,9 @@ class RunFolder:
         return len(good) == size
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Write `metrics.json`, which marks the run as finished, and before it the checksums of what was measured."""
+        """Write the checksums of all measurements, then `metrics.json`, which marks the run as finished."""
         text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-        sums = {name: digest(self.path / name) for name in MEASURED if (self.path / name).is_file()}
+        sums = {name: digest(self.path / name) for name in CHECKED if (self.path / name).is_file()}
         sums[RESULT] = hashlib.sha256(text.encode()).hexdigest()
         with new_file(self.path / CHECKSUMS) as file:
             file.write_text(json.dumps(sums, indent=1) + "\n", encoding="utf-8")
@@ -158,25 +155,16 @@ class RunFolder:
             file.write_text(text, encoding="utf-8")
 
     def result(self) -> dict[str, Any]:
-        """Read `metrics.json`; nothing of a run that is unfinished.
+        """Read `metrics.json`; it is empty for an unfinished run.
 
         Raises:
             RunError: The file is damaged.
         """
-        file = self.path / RESULT
-        if not file.is_file():
-            return {}
         self.check(RESULT)
-        try:
-            result: dict[str, Any] = from_json(read_text(file))
-            if not isinstance(result, dict):
-                raise ValueError("expected an object")
-        except ValueError as error:
-            raise RunError(f"{file} is damaged: {error}") from error
-        return result
+        return self._read_object(RESULT)
 
     def check(self, *names: str) -> None:
-        """Check files of a finished run against its checksums, where it has any.
+        """Check files of a finished run against its checksums, if it has any.
 
         Args:
             names: The files; by default all that have checksums.
@@ -184,51 +172,54 @@ class RunFolder:
         Raises:
             RunError: A file has changed since it was written.
         """
-        file = self.path / CHECKSUMS
-        try:
-            sums = from_json(read_text(file)) if file.exists() else {}
-            if not isinstance(sums, dict):
-                raise ValueError("expected an object of checksums")
-        except (OSError, ValueError) as error:
-            raise RunError(f"{file} is damaged: {error}") from error
-        for name in names or (*MEASURED, RESULT):
+        sums = self._read_object(CHECKSUMS)
+        for name in names or CHECKED:
             path = self.path / name
             if name in sums and path.is_file() and digest(path) != sums[name]:
                 raise RunError(f"{path} is damaged: its content does not match its checksum in {CHECKSUMS}")
 
     def predictions(self, split: str) -> Path:
-        """Name the file of the predictions of a split; a run may have been told to write none."""
+        """Return the path of the predictions of a split; a run may have been configured to write none."""
         return self.path / PREDICTIONS.format(split=split)
 
     def save_usage(self, experts: dict[str, list[float]]) -> None:
-        """Write by head the mean gate weight of each expert."""
+        """Write the mean gate weight of each expert, by head."""
         with new_file(self.path / USAGE) as file:
             file.write_text(json.dumps({"experts": experts}, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     def usage(self) -> dict[str, list[float]]:
-        """Read by head the mean gate weight of each expert; nothing of a model without gates.
+        """Read the mean gate weight of each expert, by head; it is empty for a model without gates.
 
         Raises:
             RunError: The file is damaged.
         """
-        file = self.path / USAGE
-        if not file.is_file():
-            return {}
+        content = self._read_object(USAGE)
         try:
-            experts: dict[str, list[float]] = from_json(read_text(file))["experts"]
+            experts: dict[str, list[float]] = content.get("experts", {})
             if not all(is_number(weight) for weights in experts.values() for weight in weights):
                 raise ValueError("expected the weights of experts by task")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise RunError(f"{file} is damaged: {error}") from error
+        except (TypeError, AttributeError, ValueError) as error:
+            raise RunError(f"{self.path / USAGE} is damaged: {error}") from error
         return experts
 
+    def _read_object(self, name: str) -> dict[str, Any]:
+        """Read a JSON file; a missing one counts as empty."""
+        file = self.path / name
+        try:
+            content: dict[str, Any] = from_json(read_text(file)) if file.exists() else {}
+            if not isinstance(content, dict):
+                raise ValueError("expected an object")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+        return content
+
     def checkpoint(self, name: str) -> Path:
-        """Name the file of a checkpoint: ``best``, or ``last``, the newest one that a training can go on from."""
+        """Return the path of a checkpoint: ``best``, or ``last``, the newest one to resume from."""
         folder = self.path / CHECKPOINTS / name
         return (max(self.steps().items())[1] if name == LAST and self.steps() else folder) / CHECKPOINT
 
     def steps(self) -> dict[int, Path]:
-        """Give by step the folders of the checkpoints that a training can go on from, the oldest first."""
+        """Return the folders of the checkpoints to resume from, by step, the oldest first."""
         found = sorted((self.path / CHECKPOINTS).glob(STEP.format("[0-9]" * STEP_DIGITS)))
         return {int(folder.name[-STEP_DIGITS:]): folder for folder in found}
 
@@ -236,12 +227,12 @@ class RunFolder:
         """Write the checkpoint of the best weights.
 
         Raises:
-            RunError: The state holds what a checkpoint that cannot execute code may not hold, or cannot be written.
+            RunError: The state holds an object that checkpoints cannot hold, or cannot be written.
         """
         write_checkpoint(self.checkpoint(BEST), state)
 
     def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
-        """Read a checkpoint, ``best`` or ``last``; it cannot execute code.
+        """Read a checkpoint, ``best`` or ``last``, without executing code.
 
         Raises:
             RunError: The checkpoint is missing or damaged.
@@ -265,7 +256,7 @@ class RunFolder:
 
 
 def is_record(line: bytes) -> bool:
-    """Whether a line of `metrics.jsonl` is whole."""
+    """Return whether a line of `metrics.jsonl` is complete."""
     try:
         return line.endswith(b"\n") and isinstance(from_json(line.decode()), dict)
     except ValueError:

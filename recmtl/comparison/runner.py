@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jsonargparse import ArgumentParser
 
 from recmtl.comparison.comparison import CONTENT, Comparison, metrics_by_task
@@ -18,13 +16,10 @@ from recmtl.comparison.grid import Entry, Grid, GridRun
 from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs, state_of
 from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.data import DataError, PreparedData
-from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.io.files import locked
 from recmtl.recipe.recipe import instantiated, open_data, parse_recipe, recipe_parser
 from recmtl.runs.folder import LOCK_FILE
 from recmtl.train import RunError
-
-WINDOW = 1 << 16  # rows that are looked at together
 
 
 def compare(
@@ -105,7 +100,7 @@ def run_grid(
         data = prepared(parser, arguments, progress)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs)
         metrics_by_task(data.schema.schema, metric)
-        finished = keep_finished(comparison, identify(data))
+        finished = keep_finished(comparison, data.fingerprint)
         progress.begin(runs)
         for run in finished:
             progress.finish(end_of(run, comparison.path(run)))
@@ -149,20 +144,6 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
     if folder.is_dir() and not (folder / CONTENT).is_file() and {p.name for p in folder.iterdir()} - {LOCK_FILE}:
         raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
-
-
-def identify(data: PreparedData) -> str:
-    """Identify data by its fitted schema and all of its rows: encoded features, labels, weights and groups."""
-    digest = hashlib.sha256(data.schema.fingerprint.encode())
-    for name, rows in sorted(data.splits.items()):
-        digest.update(f"{name} {len(rows)}".encode())
-        for start in range(0, len(rows), WINDOW):
-            digest.update(rows.packed([(start, min(start + WINDOW, len(rows)))]).numpy().data)
-            if data.schema.schema.group:
-                column = rows.keys[data.schema.schema.group].slice(start, WINDOW).combine_chunks()
-                values, codes = as_text(column, data.schema.schema.group)
-                digest.update(np.append(stable_hash(values), np.uint64(0))[codes].data)
-    return digest.hexdigest()
 
 
 def is_data_of(folder: Path, fingerprint: str) -> bool:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.errors import SchemaError
-from recmtl.io.untrusted import from_json, read_plain, read_text
+from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelRate, Moments
 from recmtl.schema.schema import Schema
 
@@ -66,11 +66,10 @@ def _read_vocabularies(path: Path) -> list[pa.Array]:
     """Read the categories of each feature."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a file")
-    with pa.OSFile(str(path)) as file:
-        columns, batches = read_plain(file.read_buffer(), path.name)
-    if columns != VOCABULARY_LAYOUT:
-        raise ValueError(f"{path.name} must have the columns {', '.join(VOCABULARY_LAYOUT.names)}")
-    vocabularies = [batch.column(1) for batch in batches]
+    with pa.OSFile(str(path)) as file, ipc.open_file(file) as reader:
+        if reader.schema != VOCABULARY_LAYOUT:
+            raise ValueError(f"{path.name} must have the columns {', '.join(VOCABULARY_LAYOUT.names)}")
+        vocabularies = [reader.get_batch(i).column(1) for i in range(reader.num_record_batches)]
     for vocabulary in vocabularies:
         vocabulary.validate(full=True)  # its offsets may lead out of the file
     return vocabularies

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,7 @@ from recmtl.train.step import Step
 if TYPE_CHECKING:
     from recmtl.train.trainer import Trainer
 
-STRETCHES, STRETCH = 256, 256  # rows that are looked at, to know whether they are the same
-LETTERS = 16  # of a digest
+LETTERS = 16  # of a fingerprint
 
 
 def run_fingerprint(trainer: Trainer, step: Step, train: Rows, valid: Rows | None) -> dict[str, Any]:
@@ -35,8 +33,8 @@ def run_fingerprint(trainer: Trainer, step: Step, train: Rows, valid: Rows | Non
     return {
         "training rows": len(train),
         "validation rows": 0 if valid is None else len(valid),
-        "digest of the training rows": digest(train),
-        "digest of the validation rows": None if valid is None else digest(valid),
+        "digest of the training rows": train.fingerprint[:LETTERS],
+        "digest of the validation rows": None if valid is None else valid.fingerprint[:LETTERS],
         "model": type(trainer.model).__name__,
         "balancer": type(trainer.balancer).__name__,
         "epochs": trainer.epochs,
@@ -48,14 +46,6 @@ def run_fingerprint(trainer: Trainer, step: Step, train: Rows, valid: Rows | Non
         **vars(trainer.optimization),
         "optimizer": f"{type(optimizer).__name__}({settings})",
     }
-
-
-def digest(rows: Rows) -> str:
-    """Give letters that tell rows from others: of all of them, or of stretches all over them where there are many."""
-    size = min(len(rows), STRETCHES * STRETCH)
-    starts = [i * (len(rows) - STRETCH) // (STRETCHES - 1) for i in range(STRETCHES)]
-    spans = [(0, size)] if size == len(rows) else [(start, start + STRETCH) for start in starts]
-    return hashlib.sha256(rows.packed(spans).numpy().data).hexdigest()[:LETTERS]
 
 
 def shape_of(trainer: Trainer) -> dict[str, Any]:

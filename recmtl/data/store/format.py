@@ -18,7 +18,7 @@ import pyarrow.ipc as ipc
 from recmtl.data.columns.categorical import PADDING
 from recmtl.errors import DataError
 from recmtl.io.files import digest
-from recmtl.io.untrusted import from_json, read_plain, read_text
+from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema import FittedSchema, MultiCategorical
 from recmtl.schema.serialization import SCHEMA_FILE, VOCABULARY_FILE
 
@@ -134,8 +134,7 @@ class SplitFile:
         check_digest(self.path, self.sha256)
         try:
             with pa.memory_map(str(self.path)) as file:
-                columns, batches = read_plain(file.read_buffer(), "it")
-                table = pa.Table.from_batches(list(batches), columns)
+                table = ipc.open_file(file).read_all()
             table.validate(full=True)
             if table.num_rows != self.num_rows:
                 raise ValueError(f"it has {table.num_rows:,} rows, expected {self.num_rows:,}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import load_fitted
 
+FINGERPRINT_BLOCKS, BLOCK_ROWS = 256, 256  # of rows in memory
+
 
 class Rows:
     """The encoded rows of one split.
@@ -60,6 +64,17 @@ class Rows:
             DataError: The file is damaged.
         """
         return self._stored.read() if isinstance(self._stored, SplitFile) else self._stored
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A SHA-256 that identifies the rows: that of their file, or for rows in memory of evenly spaced blocks."""
+        if isinstance(self._stored, SplitFile):
+            return self._stored.sha256
+        spans = [(0, len(self))]
+        if len(self) > FINGERPRINT_BLOCKS * BLOCK_ROWS:
+            starts = np.linspace(0, len(self) - BLOCK_ROWS, FINGERPRINT_BLOCKS, dtype=np.int64).tolist()
+            spans = [(start, start + BLOCK_ROWS) for start in starts]
+        return hashlib.sha256(self.packed(spans).numpy().data).hexdigest()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -160,6 +175,12 @@ class PreparedData:
             pd.DataFrame(rates, columns=["task", "label", "training rows", "mean"]),
         )
         return "".join(table.to_html(index=False) for table in tables)
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 that identifies the fitted schema and the rows of all splits."""
+        splits = sorted((name, rows.fingerprint) for name, rows in self.splits.items())
+        return hashlib.sha256(json.dumps([self.schema.fingerprint, splits]).encode()).hexdigest()
 
     @property
     def train(self) -> Rows:

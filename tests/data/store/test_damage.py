@@ -16,7 +16,6 @@ import pytest
 from recmtl.data import DataError, Loader, PreparedData, prepare
 from recmtl.data.store import format as format_module
 from recmtl.data.store.format import write_manifest
-from recmtl.io.untrusted import read_plain
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.serialization import load_fitted
 
@@ -252,51 +251,8 @@ def test_pipes_and_devices(folder, file):
             PreparedData.open(folder)
 
 
-def write_compressed(path: Path, batches: list[pa.RecordBatch], how: str) -> None:
-    """Write batches compressed, as no file of a prepared dataset is."""
-    options = ipc.IpcWriteOptions(compression="zstd" if how == "zstd" else None)
-    with ipc.new_file(str(path), batches[0].schema, options=options) as writer:
-        for batch in batches:
-            custom = {"ARROW:experimental_compression": "zstd"} if how == "experimental" else None
-            writer.write_batch(batch, custom_metadata=custom)
-
-
-@pytest.mark.parametrize("how", ["zstd", "experimental"])
-def test_compressed_rows(folder, monkeypatch, how):
-    """Megabytes on the disk could be gigabytes in memory: none of them is read."""
-    batches = PreparedData.open(folder).train.table.to_batches()
-    (folder / "train.arrow").unlink()
-    write_compressed(folder / "train.arrow", batches, how)
-    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+def test_rows_are_mapped_into_memory(folder):
     rows = PreparedData.open(folder).train
-    monkeypatch.setattr(ipc, "read_record_batch", None)
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: it holds rows that are compressed, expected"):
-        _ = rows.table
-
-
-@pytest.mark.parametrize("how", ["zstd", "experimental"])
-def test_a_compressed_vocabulary(folder, how):
-    """Also of a run, whose schema no manifest holds."""
-    path = folder / "vocabularies.arrow"
-    batches = ipc.open_file(pa.BufferReader(path.read_bytes())).read_all().to_batches()
-    write_compressed(path, batches, how)
-    with pytest.raises(SchemaError, match=r"vocabularies\.arrow holds rows that are compressed, expected them as"):
-        load_fitted(folder)
-
-
-def test_a_file_that_holds_dictionaries(tmp_path):
-    table = pa.table({"c": pa.array(["a", "b"]).dictionary_encode()})
-    with ipc.new_file(str(tmp_path / "file"), table.schema) as writer:
-        writer.write_table(table)
-    _, batches = read_plain(pa.py_buffer((tmp_path / "file").read_bytes()), "it")
-    with pytest.raises(ValueError, match="it holds a dictionary, expected rows alone"):
-        next(batches)
-
-
-def test_rows_lie_where_their_file_does(folder):
-    content = pa.py_buffer((folder / "train.arrow").read_bytes())
     before = pa.total_allocated_bytes()
-    columns, batches = read_plain(content, "it")
-    table = pa.Table.from_batches(batches, columns)
+    assert rows.table.num_rows == len(rows)
     assert pa.total_allocated_bytes() == before
-    assert table.equals(ipc.open_file(content).read_all())

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from recmtl.data import DataError, PreparedData, prepare
+from recmtl.data import DataError, PreparedData, Rows, prepare
+from recmtl.data.store import prepared as prepared_module
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 SCHEMA = Schema(
@@ -57,6 +58,25 @@ def test_rows_in_several_chunks():
     parts = prepare(SCHEMA, [FRAME[:1], FRAME[1:2], FRAME[2:]], FRAME[:1]).train
     assert parts.table.column("ids").num_chunks == 3
     np.testing.assert_array_equal(parts.packed(), prepare(SCHEMA, FRAME, FRAME[:1]).train.packed())
+
+
+@pytest.mark.parametrize(("blocks", "block_rows"), [(256, 256), (9, 5), (9, 1)])
+def test_fingerprint_of_rows_in_memory(monkeypatch, blocks, block_rows):
+    """Of many rows only blocks are hashed: another order is seen in these."""
+    monkeypatch.setattr(prepared_module, "FINGERPRINT_BLOCKS", blocks)
+    monkeypatch.setattr(prepared_module, "BLOCK_ROWS", block_rows)
+    frame = pd.concat([FRAME] * 40)
+    rows, again = (prepare(SCHEMA, frame, FRAME).train for _ in range(2))
+    assert rows.fingerprint == again.fingerprint
+    backwards = Rows(rows.schema, rows.table.take(np.arange(len(rows))[::-1].copy()))
+    assert backwards.fingerprint != rows.fingerprint
+
+
+def test_fingerprint_of_rows_on_disk(tmp_path):
+    frames = {"a": FRAME, "again": FRAME, "other key": FRAME.assign(k=[1, 2, 3]), "other value": FRAME.assign(x=0)}
+    found = {name: prepare(SCHEMA, f, FRAME, FRAME, out=tmp_path / name).fingerprint for name, f in frames.items()}
+    assert found["a"] == found["again"] == PreparedData.open(tmp_path / "a").fingerprint
+    assert len({found["a"], found["other key"], found["other value"]}) == 3
 
 
 def test_splits(folder):

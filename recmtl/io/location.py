@@ -16,7 +16,7 @@ import pyarrow.fs as fs
 from recmtl.errors import DataError, unreadable
 
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-GLOB_CHARACTERS = frozenset("*?[")
+WILDCARDS = frozenset("*?[")
 BUFFER_BYTES = 1 << 20  # per read: each read from an object store is a request
 COMPRESSIONS = (".gz", ".zst", ".bz2")
 
@@ -135,7 +135,7 @@ def _list_folder(location: Location, folder: str, recursive: bool = False) -> li
 
 def _glob(location: Location) -> Iterator[str]:
     parts = PurePosixPath(location.path).parts
-    first = next((i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part)), None)
+    first = next((i for i, part in enumerate(parts) if WILDCARDS & set(part)), None)
     if first is None:
         return
     for path in _match(location, str(PurePosixPath(*parts[:first])), parts[first:]):
@@ -150,7 +150,7 @@ def _match(location: Location, folder: str, pattern: Sequence[str]) -> Iterator[
             yield from _match(location, inner, rest or ["*"])
         return
     for info in _list_folder(location, folder):
-        if fnmatchcase(info.base_name, first) and not (hidden(info) and first[0] in GLOB_CHARACTERS):
+        if fnmatchcase(info.base_name, first) and not (hidden(info) and first[0] in WILDCARDS):
             if not rest and info.is_file:
                 yield info.path
             elif rest and info.type == fs.FileType.Directory:

@@ -41,10 +41,10 @@ class TimedProcessGroup(ProcessGroup):
 
     seconds = 0.0
 
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Adds up, and looks at the clock."""
         start = time.perf_counter()
-        super().add_up(tensors)
+        super().all_reduce(tensors)
         self.seconds += time.perf_counter() - start
 
 

@@ -11,18 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
-from recmtl import (
-    MLP,
-    Batch,
-    EncoderFactory,
-    FeatureEncoder,
-    FittedSchema,
-    LayerStyle,
-    RankingModel,
-    Shared,
-    SharedTensor,
-    Tower,
-)
+from recmtl import MLP, Batch, EncoderFactory, FeatureEncoder, FittedSchema, LayerStyle, RankingModel, Shared, Tower
 from recmtl.data.synthetic.generate import synthesize
 
 
@@ -47,7 +36,7 @@ class CrossBottom(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        super().__init__(schema, schema.schema.tasks, encoder)
+        super().__init__(schema, encoder=encoder)
         width = self.encoder.out_features
         self.cross = nn.Linear(width, width)
         self.bottom = MLP(width, layers, style)
@@ -60,9 +49,8 @@ class CrossBottom(RankingModel):
         return (self.bottom(crossed),) * len(self.heads)  # H times [B, D]
 
     def shared(self) -> Shared:
-        """Return the tensors that several tasks train through the trunk, and the last weights among them."""
-        layers = [*self.cross.parameters(), *self.bottom.parameters()]
-        return Shared((*self.encoder.shared(), *map(SharedTensor, layers)), self.bottom.last_weights)
+        """Return the tensors that several tasks train through the trunk."""
+        return Shared.of(self.encoder, self.cross, self.bottom)
 
 
 def main() -> None:

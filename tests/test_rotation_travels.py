@@ -8,7 +8,7 @@ import pytest
 
 import recmtl
 from recmtl.cli.main import main
-from recmtl.models.base import Identity
+from recmtl.models.base import IdentityFork
 
 CLOSE = 1e-5
 
@@ -38,14 +38,14 @@ def test_all_predict_the_same(csv: Path, tmp_path: Path, model: str, size: int |
     pd.testing.assert_frame_equal(predicted, expected, check_dtype=False, check_exact=True)  # keys are int64, or Int64
 
     folded = trainer.model.fold()
-    assert isinstance(folded.fork, Identity)
+    assert isinstance(folded.fork, IdentityFork)
     assert folded.schema is trainer.model.schema  # vocabularies may be large
     assert not any(name.startswith("fork") for name in folded.state_dict())
     assert [p.shape for p in folded.heads.parameters()] == [p.shape for p in trainer.model.heads.parameters()]
     predicted = recmtl.Trainer(folded, run=recmtl.RunConfig(device="cpu")).predict(rows)
     assert np.abs(predicted - expected).to_numpy().max() < CLOSE
 
-    trainer.model.fork = Identity()
+    trainer.model.fork = IdentityFork()
     without = recmtl.Trainer(trainer.model, run=recmtl.RunConfig(device="cpu")).predict(rows)
     assert np.abs(without - expected).to_numpy().max() > 10 * CLOSE  # the rotation does something
 

@@ -1,21 +1,23 @@
-"""Gradient balancing for multitask models: K losses in, the shared layers' gradients balanced.
+"""Gradient balancing for multitask models of torch: K losses in, balanced gradients of the shared layers out.
 
-Any torch model can use it. A method works on the losses' weights, on the tasks' gradients of the shared tensors, or
-on the gradients where the representation forks into heads.
+A method works on the losses' weights, on the tasks' gradients of the shared tensors, or on the gradients where the
+representation forks into heads.
+
+To add a method, put it in a file of its own in the folder of its family, export it here, and add a test.
 """
 
 from recmtl.balance.base import Balancer
 from recmtl.balance.distributed import LostRankError, ProcessGroup
 from recmtl.balance.gradient_stats import GradientStats, gradient_stats
 from recmtl.balance.module import BalancedModule, as_module
-from recmtl.balance.nonfinite import zero_and_mark, zero_nonfinite_gradients
+from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.representation.normalized_splitter import NormalizedSplitter
 from recmtl.balance.representation.rotate_only import RotateOnly
 from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.representation.rotograd import RotoGrad
 from recmtl.balance.representation.rotogradnorm import RotoGradNorm
-from recmtl.balance.shared import SharedTensor, Sizes
+from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.metabalance import MetaBalance
 from recmtl.balance.task_gradients.pcgrad import PCGrad
@@ -52,6 +54,6 @@ __all__ = [
     "as_module",
     "gradient_stats",
     "project_conflicting",
-    "zero_and_mark",
+    "shared_tensors",
     "zero_nonfinite_gradients",
 ]

@@ -1,4 +1,4 @@
-"""Losses as values, and one backward pass of their weighted sum."""
+"""One backward pass of a weighted sum of losses, and the leaves of its graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,23 +7,17 @@ import torch
 from torch import Tensor
 
 
-def detached(losses: Sequence[Tensor]) -> Tensor:
-    """The losses' values in one tensor `[K]` of at least float32, without their graph."""
-    values = torch.stack([loss.detach() for loss in losses])
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
 def backward_weighted(
     losses: Sequence[Tensor], weights: Tensor | Sequence[Tensor], without: Sequence[Tensor] = ()
 ) -> None:
-    """Runs one backward pass of the weighted sum of the losses that depend on anything.
+    """Run one backward pass of the weighted sum of the losses that have a graph.
 
-    A weight of exactly 0 starts a task's pass from a zero gradient, whatever its loss is.
+    A weight of exactly 0 starts a task's pass from a zero gradient, even if its loss is not finite.
 
     Args:
-        losses: K scalars; or tensors of any shape, with weights of theirs.
-        weights: What each is multiplied by, `[K]`.
-        without: Leaves whose `.grad` is left alone, and not computed.
+        losses: K scalars; or tensors of any shape, with weights of the same shape.
+        weights: The weight of each loss, `[K]`.
+        without: Leaves whose gradient is not computed.
     """
     pairs = zip(losses, weights, strict=True)
     reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
@@ -31,15 +25,15 @@ def backward_weighted(
         return
     inputs = None
     if without:
-        left_out = {id(tensor) for tensor in without}
-        inputs = [leaf for leaf in leaves_of([loss for loss, _ in reached]) if id(leaf) not in left_out]
+        excluded = {id(tensor) for tensor in without}
+        inputs = [leaf for leaf in leaves_of([loss for loss, _ in reached]) if id(leaf) not in excluded]
         if not inputs:
             return
     torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached], inputs=inputs)
 
 
 def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
-    """The leaves that the losses' graphs end in."""
+    """Return the leaves of the losses' graphs."""
     leaves: list[Tensor] = []
     seen: set[Any] = set()
     nodes: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]

@@ -1,6 +1,7 @@
-"""What every balancer is: losses in, gradients out, all state in buffers."""
+"""The base of every balancer: losses in, gradients out, all state in buffers."""
 
 import copy
+import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,33 +10,33 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import detached, leaves_of
+from recmtl.balance.backward import leaves_of
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.folding import folded
-from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
+from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes, as_shared_tensors
 
 
 class Balancer(nn.Module, ABC):
-    """Turns K losses into gradients; the base of the three families.
+    """The base class of all balancers: turns K losses into gradients.
 
-    A method belongs to one of `LossWeightBalancer`, `TaskGradientBalancer` and `RepresentationBalancer`, which
-    implement `backward` and `fork`. What is left to the method is its state (`_build`) and its mathematics.
+    A method extends one of the three families, `LossWeightBalancer`, `TaskGradientBalancer` and
+    `RepresentationBalancer`, which implement `backward` and `fork`. The method itself registers its state in `_build`
+    and adds its mathematics.
 
-    State lives in buffers of at least float32: it is in `state_dict`, follows the model's device, and is not cast
-    down by `half()` or `bfloat16()`. It is made by `setup`, or at first use, or by `load_state_dict`.
+    State lives in buffers of at least float32: it is part of `state_dict`, follows the model's device, and is not cast
+    down by `half()` or `bfloat16()`. It is created by `setup`, by the first step or by `load_state_dict`.
 
-    A task is *absent* from a step when its loss does not depend on the parameters, or its gradient is exactly zero
-    (give a loss of 0 for a task without a valid row in the batch). It contributes nothing and its state stays. A
-    task whose loss or gradient is not finite is left out in the same way, and counted in `skipped`. Neither is
-    looked up on the host: no step waits for the device.
+    A task is *absent* from a step if its loss does not depend on the parameters, or its gradient is exactly zero; use a
+    loss of 0 for a task without valid rows in the batch. It contributes nothing, and its state stays. A task whose loss
+    or gradient is not finite is left out in the same way, and counted in `skipped`. No step waits for the device.
 
     Attributes:
-        names: The losses' names, or None while they have none.
-        head_names: The heads' names, or None while they have none.
-        processes: The processes that share each batch; no part of the state. At first this one alone.
-        losses: The values of the last step's losses, over all processes, `[K]`; None before the first `backward`.
-        skipped: How often each task was left out for not being finite, int64 `[K]` (`[H]` for representation
-            methods); None before the state is made.
+        names: The losses' names; None before they are known.
+        head_names: The heads' names; None before they are known.
+        processes: The processes that share each batch, at first this one alone; not part of the state.
+        losses: The values of the last step's losses over all processes, `[K]`; None before the first `backward`.
+        skipped: How often each task was left out because it was not finite, int64 `[K]` (`[H]` for representation
+            methods); None before the state is created.
     """
 
     depends_on: ClassVar[tuple[str, ...]]
@@ -52,7 +53,7 @@ class Balancer(nn.Module, ABC):
         self._sizes: Sizes | None = None
         self.register_buffer("skipped", None)
         self.register_buffer("sizes", None)
-        self.register_load_state_dict_pre_hook(_build_like)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_build_from_state)  # type: ignore[no-untyped-call]
 
     def setup(
         self,
@@ -64,39 +65,36 @@ class Balancer(nn.Module, ABC):
         names: Sequence[str] | None = None,
         head_names: Sequence[str] | None = None,
     ) -> None:
-        """Makes all state, so that optimizers and checkpoints find it. Without it the first step does so.
+        """Create all state, so that optimizers and checkpoints find it; without this call the first step does.
 
         Args:
             objectives: The number of losses, K.
             heads: The number of views of the shared representation, H.
             features: The width of a view, D.
-            parts: The number of parts of all shared leaves together, P.
+            parts: The number of parts of all shared tensors together, P.
             names: The losses' names, in their order.
             head_names: The heads' names, in their order.
 
         Raises:
-            ValueError: If the state was made for other sizes, or the names are not different or not as many.
+            ValueError: If the state was created for other sizes, or there are not as many different names.
         """
-        self.names = checked_names("names", names, objectives, self.names)
-        self.head_names = checked_names("head_names", head_names, heads, self.head_names)
-        self._fit(Sizes(objectives, heads, features, parts))
+        self.names = validated_names("names", names, objectives, self.names)
+        self.head_names = validated_names("head_names", head_names, heads, self.head_names)
+        self._ensure_state(Sizes(objectives, heads, features, parts))
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The names of what `weights` and `skipped` count: losses, or heads for representation methods."""
+        """The names for `weights` and `skipped`: those of the losses, or of the heads for representation methods."""
         return self.names
 
     def fork(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Stands between trunk and heads; hands the views on as they are, unless the method works on them.
+        """Return what the heads read of the views: the views themselves, unless the method changes them.
 
         Args:
             views: One view of the shared representation per head.
 
-        Returns:
-            What the heads read.
-
         Raises:
-            ValueError: If one tensor is given: this method does not know the number of heads.
+            ValueError: If `views` is one tensor: the number of heads is unknown.
 
         Shape:
             - views: H tensors `[B, D]`.
@@ -107,18 +105,18 @@ class Balancer(nn.Module, ABC):
         return tuple(views)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Calls `fork`, so that the balancer can be a submodule of a model."""
+        """Call `fork`, so that a balancer can be a submodule of a model."""
         return self.fork(views)
 
     @torch.no_grad()
     def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
-        """Gives copies of the heads that need no fork: what it does to the views is taken into them, for export.
+        """Return copies of the heads for export that need no fork.
 
-        A linear layer that reads the view takes a rotation in, W ← W·R_k, and nothing is added to the head. In a
-        head that does something else with its view a linear layer of its own goes before it.
+        A rotation becomes part of the linear layer that reads the view, W ← W·R_k. If a head uses its view in another
+        way, a linear layer is put before it.
 
         Args:
-            heads: The modules that read the fork's outputs, in their order; they stay as they are.
+            heads: The modules that read the fork's outputs, in their order.
             features: The width of a view, D.
 
         Shape:
@@ -134,10 +132,10 @@ class Balancer(nn.Module, ABC):
             True
         """
         heads = list(heads)
-        widened = any(state.dtype == torch.float64 for state in self.state_dict().values())
+        wide = any(state.dtype == torch.float64 for state in self.state_dict().values())
         device = None if self._sizes is None else self.skipped.device
-        unit = torch.eye(features, dtype=torch.float64 if widened else torch.float32, device=device)
-        matrices = self.fork([unit] * len(heads))  # what a linear map makes of the identity is its matrix
+        unit = torch.eye(features, dtype=torch.float64 if wide else torch.float32, device=device)
+        matrices = self.fork([unit] * len(heads))  # a linear map of the identity is its matrix
         return [
             copy.deepcopy(head) if matrix.equal(unit) else folded(head, matrix)
             for head, matrix in zip(heads, matrices, strict=True)
@@ -150,74 +148,79 @@ class Balancer(nn.Module, ABC):
         last: Sequence[Tensor] = (),
         private: Iterable[Tensor] = (),
     ) -> None:
-        """Adds the balanced gradient to `.grad` of every leaf, shared and private, and frees the graph.
+        """Add the balanced gradient to `.grad` of every leaf, shared and private, and free the graph.
 
-        Where several processes share the batch, each gives its share of the losses (see `ProcessGroup`), and the gradients
-        become those of the whole batch, on every process.
+        If several processes share the batch, each passes its part of the losses (see `ProcessGroup`), and the gradients
+        become those of the whole batch in every process.
 
         Args:
-            losses: K scalars, one per objective; names match a mapping to the order of the names.
+            losses: K scalars, one per objective; a mapping is ordered by its names.
             shared: The leaves that more than one objective trains, with their parts. All others are private.
             last: Those of them that come last before the views, for methods that measure there.
-            private: All other leaves that are trained, such as the parameters of the heads. Only several processes
-                need them, to add their gradients up.
+            private: All other trained leaves, such as the heads' parameters. Only several processes need them, to sum
+                their gradients.
 
         Raises:
-            ValueError: If a loss is no scalar, a shared tensor cannot be balanced, or the sizes are not those that
-                the state was made for; or, with several processes, a leaf is neither shared nor private.
+            ValueError: If a loss is not a scalar, a shared tensor cannot be balanced, or the state was created for
+                other sizes; or, with several processes, if a leaf is neither shared nor private.
             LostRankError: If another process has ended, or did not answer in time.
         """
-        leaves = [leaf if isinstance(leaf, SharedTensor) else SharedTensor(leaf) for leaf in shared]
-        names, others = self.names, list(private)
+        names, tensors, others = self.names, as_shared_tensors(shared), list(private)
         try:
-            ordered = self._ordered(losses)
-            self._check_private(ordered, leaves, others)
-            self.losses = self.processes.sum(detached(ordered))[0]
-            self._balance(BackwardInputs(ordered, self.losses, leaves, last, others))
+            ordered = self._in_order(losses)
+            self._check_private(ordered, tensors, others)
+            values = torch.stack([loss.detach() for loss in ordered])
+            self.losses = self.processes.sum(values.to(torch.promote_types(values.dtype, torch.float32)))[0]
+            self._balance(BackwardInputs(ordered, self.losses, tensors, last, others))
         except BaseException:
-            self.names = names  # those of a call that failed do not count
+            self.names = names  # a failed call leaves no names
             raise
 
     @abstractmethod
-    def _balance(self, given: BackwardInputs) -> None:
-        """What `backward` does, with all that it was given in order."""
+    def _balance(self, inputs: BackwardInputs) -> None:
+        """Add the balanced gradients; what `backward` does once its arguments are checked."""
 
     @property
     @abstractmethod
     def weights(self) -> Tensor | None:
-        """What each task's gradient is multiplied by, `[K]` and detached; None before there is any state.
+        """The weight of each task's gradient, `[K]` and detached; None before the state is created.
 
-        The weights of the next step where a method keeps them, or else those of the last step in which the task was
+        The weights of the next step if the method keeps them, else those of the last step in which the task was
         present.
         """
 
     def get_extra_state(self) -> Tensor:
-        """The names of losses and heads, as bytes: part of `state_dict`."""
+        """Return the names of losses and heads as bytes, for `state_dict`."""
         return torch.tensor(list(json.dumps([self.names, self.head_names]).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes the names over where there are none yet.
+        """Load the names; those that are known must be the same.
 
         Raises:
-            RuntimeError: If the state is that of other tasks, or of the same ones in another order.
+            RuntimeError: If the state belongs to other tasks, or to the same tasks in another order.
         """
         names, head_names = (None if found is None else tuple(found) for found in json.loads(bytes(state.tolist())))
-        for mine, saved in ((self.names, names), (self.head_names, head_names)):
-            if mine is not None and saved is not None and mine != saved:
-                raise RuntimeError(f"the state of {type(self).__name__} is for {list(saved)}, not for {list(mine)}")
+        for own, saved in ((self.names, names), (self.head_names, head_names)):
+            if own is not None and saved is not None and own != saved:
+                raise RuntimeError(f"expected the state of {type(self).__name__} for {list(own)}, got {list(saved)}")
         self.names, self.head_names = self.names or names, self.head_names or head_names
 
-    def _made_late(self) -> None:
-        """Called where the first step makes the state; nothing to say by default."""
+    def extra_repr(self) -> str:
+        """Return the constructor's options."""
+        options = {name: getattr(self, name, self) for name in inspect.signature(type(self)).parameters}
+        return ", ".join(f"{k}={v!r}" for k, v in options.items() if not isinstance(v, Tensor | nn.Module))
+
+    def _warn_if_late(self) -> None:
+        """Warn that the first step creates the state, if that is a problem for the method."""
 
     @abstractmethod
     def _build(self, sizes: Sizes) -> None:
-        """Registers the method's state; `sizes` holds those named in `depends_on`."""
+        """Register the method's state; `sizes` holds the sizes named in `depends_on`."""
 
-    def _fit(self, sizes: Sizes) -> None:
+    def _ensure_state(self, sizes: Sizes) -> None:
         wanted = Sizes(**{name: getattr(sizes, name) for name in self.depends_on})
         if self._sizes is None:
-            with torch.inference_mode(False):  # state made in an evaluation will be trained, too
+            with torch.inference_mode(False):  # state created in an evaluation may be trained later
                 self._build(wanted)
                 self.skipped = torch.zeros(wanted.objectives or wanted.heads, dtype=torch.int64)
                 self.sizes = torch.tensor(wanted)
@@ -225,13 +228,13 @@ class Balancer(nn.Module, ABC):
         elif self._sizes != wanted:
             raise ValueError(f"{type(self).__name__} was made for {self._sizes}; got {wanted}: use a new balancer")
 
-    def _ready(self, like: Tensor, sizes: Sizes) -> None:
-        """Makes the state if there is none, and moves it to the device (and up to the precision) of `like`."""
+    def _prepare(self, like: Tensor, sizes: Sizes) -> None:
+        """Create the state if there is none, and move it to the device (and up to the precision) of `like`."""
         training = torch.is_grad_enabled()
         if self._sizes is None and training:
-            self._made_late()
-        self._fit(sizes)
-        with torch.inference_mode(False):  # which allows gradients within
+            self._warn_if_late()
+        self._ensure_state(sizes)
+        with torch.inference_mode(False):  # also allows gradients
             if self.skipped.device != like.device:
                 self.to(like.device)
             if like.dtype == torch.float64 and training:
@@ -241,7 +244,7 @@ class Balancer(nn.Module, ABC):
         if any(state.dtype == torch.float32 for state in self.state_dict().values()):
             self.double()
 
-    def _ordered(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
+    def _in_order(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
         if isinstance(losses, Mapping):
             if self.names is None:
                 as_heads = self.head_names is not None and set(losses) == set(self.head_names)
@@ -256,22 +259,24 @@ class Balancer(nn.Module, ABC):
             raise ValueError("`losses` must hold one loss per objective, got none")
         for index, loss in enumerate(ordered):
             if not isinstance(loss, Tensor):
-                raise ValueError(f"{self._label(index)} must be a tensor, got {loss!r}: an absent task's is a zero one")
+                raise ValueError(
+                    f"{self._label(index)} must be a tensor, got {loss!r}: use torch.zeros(()) for an absent task"
+                )
             if loss.dim():
                 raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
         return ordered
 
     def _check_private(
-        self, losses: Sequence[Tensor], leaves: Sequence[SharedTensor], private: Sequence[Tensor]
+        self, losses: Sequence[Tensor], shared: Sequence[SharedTensor], private: Sequence[Tensor]
     ) -> None:
-        """Checks at the first step that no gradient would stay that of one process."""
+        """Check at the first step that every gradient will be summed over the processes."""
         if self.processes.size == 1 or self._checked_private:
             return
-        known = {id(tensor) for tensor in (*(leaf.tensor for leaf in leaves), *private, *self.parameters())}
+        known = {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())}
         for leaf in leaves_of(losses):
             if leaf.requires_grad and id(leaf) not in known:
                 raise ValueError(
-                    f"with several processes `private` must name all leaves that are not shared, but one of shape "
+                    f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
                     f"{tuple(leaf.shape)} is missing"
                 )
         self._checked_private = True
@@ -288,21 +293,21 @@ class Balancer(nn.Module, ABC):
         return self
 
 
-def checked_names(
-    what: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
+def validated_names(
+    argument: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
 ) -> tuple[str, ...] | None:
-    """The names, if there are so many different ones, and they are those known; those known if none are given."""
+    """Return the names if they are `count` different ones and agree with those known; without names, those known."""
     if names is None:
         return known
     if isinstance(names, str) or len(names) != count or len(set(names)) != count:
-        raise ValueError(f"`{what}` must be {count} different names, got {names!r}")
+        raise ValueError(f"`{argument}` must be {count} different names, got {names!r}")
     if known is not None and tuple(names) != known:
-        raise ValueError(f"`{what}` must be {list(known)}, as they were before, got {list(names)}")
+        raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
     return tuple(names)
 
 
-def _build_like(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
-    """Makes the state that a saved one needs to be loaded into."""
+def _build_from_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
+    """Create the state that a saved one is loaded into."""
     assert isinstance(module, Balancer)
     saved = state_dict.get(prefix + "sizes")
     if saved is None:
@@ -310,6 +315,6 @@ def _build_like(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *
     if prefix + "_extra_state" in state_dict:
         module.set_extra_state(state_dict[prefix + "_extra_state"])
     if module._sizes is None:
-        module._fit(Sizes(*saved.tolist()))
+        module._ensure_state(Sizes(*saved.tolist()))
     if any(state.dtype == torch.float64 for name, state in state_dict.items() if name.startswith(prefix)):
         module._widen()

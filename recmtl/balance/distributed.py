@@ -1,4 +1,4 @@
-"""Several processes that share each batch, and what they add up."""
+"""Several processes that share each batch: sums over all of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class LostRankError(RuntimeError):
-    """Another process has ended, or did not answer in time."""
+    """Raised when another process has ended, or did not answer in time."""
 
 
 @contextmanager
-def answering() -> Iterator[None]:
-    """Says of a message that did not come through what it means.
+def explain_lost_rank() -> Iterator[None]:
+    """Turn the error of a failed message between processes into one that names the cause.
 
     Raises:
-        LostRankError: Another process has ended, or did not answer in time.
+        LostRankError: If another process has ended, or did not answer in time.
     """
     try:
         yield
@@ -28,19 +28,19 @@ def answering() -> Iterator[None]:
 
 
 class ProcessGroup:
-    """The processes among which each batch is shared; by default this one alone, where nothing is sent.
+    """The processes that share each batch; by default this one alone, which sends nothing.
 
-    Each process computes on its rows. A loss is its sum over them, divided by the number of rows that count in the
-    *whole* batch: then losses and gradients add up to those of one process with the whole batch. All processes call
+    Each process computes on its own rows. Its loss is the sum over them, divided by the number of valid rows in the
+    *whole* batch, so that losses and gradients add up to those of one process with the whole batch. All processes call
     the same methods in the same order.
 
     Attributes:
-        rank: This one's place among them, from 0.
-        size: How many there are.
-        sent: The bytes that this one has given to be added up, so far.
+        rank: The number of this process, from 0.
+        size: The number of processes.
+        sent: The bytes that this process has sent so far.
 
     Args:
-        group: Processes of `torch.distributed`, such as `torch.distributed.group.WORLD`.
+        group: A process group of `torch.distributed`, such as `torch.distributed.group.WORLD`.
 
     Example:
         >>> import torch
@@ -56,36 +56,36 @@ class ProcessGroup:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files."""
+        """Whether this is process 0, which writes the files."""
         return self.rank == 0
 
     def sum(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Gives the sums of tensors over the processes, from one message; truth values are counted.
+        """Return the sums of tensors over the processes, in one message; of booleans, how many are true.
 
         Raises:
-            LostRankError: Another process has ended, or did not answer in time.
+            LostRankError: If another process has ended, or did not answer in time.
         """
         if self.size == 1:
             return tensors
         dtype = tensors[0].dtype if len({tensor.dtype for tensor in tensors}) == 1 else torch.float64
         dtype = dtype if dtype.is_floating_point else torch.float64
         sums = [tensor.detach().to(dtype, copy=True) for tensor in tensors]
-        self.add_up(sums)
+        self.all_reduce(sums)
         return tuple(
             total.to(torch.int64 if tensor.dtype == torch.bool else tensor.dtype)
             for total, tensor in zip(sums, tensors, strict=True)
         )
 
     def norm(self, norms: Tensor) -> Tensor:
-        """Gives the norms of what is spread over the processes, from those of the parts."""
+        """Return the norms of tensors whose rows are spread over the processes, from the norms of the local rows."""
         return norms if self.size == 1 else self.sum(norms.square())[0].sqrt()
 
     @torch.no_grad()
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Makes tensors, in place, their sums over the processes; one message for each precision.
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their sums over the processes, in place; one message per dtype.
 
         Raises:
-            LostRankError: Another process has ended, or did not answer in time.
+            LostRankError: If another process has ended, or did not answer in time.
         """
         if self.size == 1:
             return
@@ -93,17 +93,17 @@ class ProcessGroup:
             parts = [tensor for tensor in tensors if tensor.dtype == dtype]
             message = torch.cat([part.flatten() for part in parts])
             self.sent += message.nbytes
-            with answering():
+            with explain_lost_rank():
                 dist.all_reduce(message, group=self.group)
             for part, total in zip(parts, torch.split(message, [part.numel() for part in parts]), strict=True):
                 part.copy_(total.view(part.shape))
 
     @contextmanager
-    def adding_up(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-        """Adds up the gradients that a block forms for tensors; what was in `.grad` before stays a part of it.
+    def reduce_gradients(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Sum the gradients that the block computes over the processes, then add those that were there before.
 
-        Gives a list for further tensors, which are added up in place in the same message. A tensor that this process
-        forms no gradient for counts as one with a gradient of 0.
+        Yields a list to which the block can append further tensors, which are summed in place in the same message. A
+        tensor without a gradient in this process counts as one with a gradient of 0.
         """
         others: list[Tensor] = []
         if self.size == 1:
@@ -117,7 +117,7 @@ class ProcessGroup:
             yield others
             for tensor in tensors:
                 tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            self.add_up([*(tensor.grad for tensor in tensors if tensor.grad is not None), *others])
+            self.all_reduce([*(tensor.grad for tensor in tensors if tensor.grad is not None), *others])
         finally:
             for tensor, gradient in zip(tensors, before, strict=True):
                 if gradient is not None:
@@ -127,7 +127,7 @@ class ProcessGroup:
         return self
 
     def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        return type(self), ()  # processes cannot be kept: what is read back is alone
+        return type(self), ()  # a process group cannot be pickled: a copy is a single process
 
 
 SINGLE_PROCESS = ProcessGroup()

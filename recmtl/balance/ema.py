@@ -1,4 +1,4 @@
-"""Exponential averages."""
+"""Exponential moving averages."""
 
 import math
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def start_corrected(average: Tensor, beta: float, updates: Tensor) -> Tensor:
-    """An exponential average that began at 0, divided by 1 − βᵗ; 0 while it has no update.
+def bias_corrected(average: Tensor, beta: float, updates: Tensor) -> Tensor:
+    """Return an average that started at 0, divided by 1 − βᵗ; 0 before its first update.
 
-    1 − βᵗ is formed without cancellation, which at β = 0.999 would cost float32 half of its digits.
+    1 − βᵗ is computed with `expm1`: at β = 0.999 the plain difference would lose half of float32's digits.
     """
     if beta == 0.0:
         return average

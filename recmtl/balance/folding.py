@@ -1,4 +1,4 @@
-"""A linear map of the view, taken into the head that reads it."""
+"""Folding of a linear map of the view into the head that reads it."""
 
 import copy
 
@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
-    """Gives a copy of a head that makes of z what the head makes of z·M.
+    """Return a copy of a head whose output for z is that of the head for z·M.
 
-    The map goes into the weights of the linear layers that read the view, W ← W·Mᵀ, where a trial with a random
-    rotation shows that the view goes nowhere else. Otherwise a linear layer of its own stands before the head, which is
-    always right.
+    The map becomes part of the weights of the linear layers that read the view, W ← W·Mᵀ, if a trial with a random
+    rotation shows that nothing else reads it. Otherwise a linear layer is put before the head, which is always correct.
 
     Args:
         head: A module that reads a view.
-        matrix: What the view is multiplied by, M.
+        matrix: The map M of the view.
 
     Shape:
         - head: from `[B, D]` to one tensor.
@@ -33,21 +32,21 @@ def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
     """
     like = next(head.parameters(), matrix)
     result = copy.deepcopy(head)
-    readers = _absorbing(head, matrix.shape[0], like.device)
+    readers = _foldable_layers(head, matrix.shape[0], like.device)
     if readers:
-        _take_in(result, readers, matrix)
+        _fold_into(result, readers, matrix)
         return result
-    with torch.device("meta"):  # where nothing is drawn
+    with torch.device("meta"):  # draws no random weights
         before = nn.Linear(len(matrix), len(matrix), bias=False, dtype=like.dtype)
     before.weight = nn.Parameter(matrix.mT.to(like, copy=True))
     return nn.Sequential(before, result)
 
 
-def _absorbing(head: nn.Module, features: int, device: torch.device) -> list[str]:
-    """The linear layers that can take a map of the view in; none where a trial leaves any doubt.
+def _foldable_layers(head: nn.Module, features: int, device: torch.device) -> list[str]:
+    """Return the names of the linear layers that a map of the view can be folded into; none if a trial fails.
 
-    The trial is in float64, on views of several sizes: a way around the layers that is weak, or opens for some views
-    alone, must show.
+    The trial runs in float64 on views of several sizes, so that a path around the layers shows even if it is weak or
+    active for some views only.
     """
     generator = torch.Generator().manual_seed(0)
     sizes = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64).repeat_interleave(16)
@@ -58,16 +57,16 @@ def _absorbing(head: nn.Module, features: int, device: torch.device) -> list[str
     try:
         readers = _readers(trial, view)
         expected = trial(view @ rotation)
-        _take_in(trial, readers, rotation)
+        _fold_into(trial, readers, rotation)
         error = (trial(view) - expected).abs().max()
-    except (RuntimeError, TypeError):  # such as a head that is bound to float32
+    except (RuntimeError, TypeError):  # for example a head that only works in float32
         return []
     spread = (expected - expected.mean(0)).abs().max()
     return readers if error <= 1e-10 * spread + 1e-14 * expected.abs().max() else []
 
 
 def _readers(head: nn.Module, view: Tensor) -> list[str]:
-    """The names of the linear layers that are given the view itself."""
+    """Return the names of the linear layers whose input is the view itself."""
     found: list[str] = []
     handles = []
     for name, module in head.named_modules():
@@ -84,7 +83,7 @@ def _readers(head: nn.Module, view: Tensor) -> list[str]:
     return sorted(set(found))
 
 
-def _take_in(head: nn.Module, readers: list[str], matrix: Tensor) -> None:
+def _fold_into(head: nn.Module, readers: list[str], matrix: Tensor) -> None:
     for name in readers:
         weight = head.get_submodule(name).weight
         assert isinstance(weight, Tensor)

@@ -10,22 +10,22 @@ from recmtl.balance.weighting.sum import Sum
 
 
 class BalancedModule(nn.Module):
-    """A backbone whose output goes through a balancer's fork to several heads.
+    """A backbone, a balancer's fork and several heads as one module.
 
-    All three are submodules: `state_dict` holds the backbone, the heads and the balancer's state.
+    All three are submodules, so that `state_dict` holds backbone, heads and the balancer's state.
 
     Attributes:
         backbone: From the input to the shared representation `[B, D]`.
-        heads: From a view `[B, D]` to whatever a head gives.
-        balancer: What lies between.
+        heads: One module per task that reads its view `[B, D]`.
+        balancer: The balancer between them.
 
     Args:
         backbone: The shared part.
-        heads: The task's own parts, in the order of the losses; the list itself is not kept.
+        heads: The tasks' own parts, in the order of the losses.
         balancer: The balancer.
 
     Raises:
-        ValueError: If there is no head, or no balancer.
+        ValueError: If `heads` is empty, or `balancer` is not a balancer.
 
     Example:
         >>> import torch
@@ -50,23 +50,23 @@ class BalancedModule(nn.Module):
             raise ValueError("`heads` must hold at least one module, got none")
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Gives the output of every head."""
+        """Return the output of every head."""
         return [head(view) for head, view in zip(self.heads, self._views(x), strict=True)]
 
     def __getitem__(self, index: int) -> "Branch":
-        """The way through the model to one head, as a module that shares its weights."""
+        """Return the path to one head, as a module that shares the weights."""
         return Branch(self, range(len(self.heads))[index])
 
     def backward(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
-        """Adds the balanced gradient of the losses to `.grad`; the backbone's parameters are what is shared.
+        """Add the balanced gradient to `.grad` of every parameter; those of the backbone are the shared ones.
 
         Args:
-            losses: One scalar per head, in their order.
+            losses: One scalar per head, in their order; or by name.
         """
         self.balancer.backward(losses, list(self.backbone.parameters()), private=self.heads.parameters())
 
     def fold(self, features: int) -> "BalancedModule":
-        """Gives a copy for export whose balancer is `Sum`: a rotation is taken into the heads, see `Balancer.fold`.
+        """Return a copy for export whose balancer is `Sum`; rotations become part of the heads, see `Balancer.fold`.
 
         Args:
             features: The width of the shared representation, D.
@@ -79,11 +79,11 @@ class BalancedModule(nn.Module):
 
 
 class Branch(nn.Module):
-    """The way through a `BalancedModule` to one head.
+    """The path through a `BalancedModule` to one head.
 
     Args:
-        model: The whole.
-        index: The head.
+        model: The module with all heads.
+        index: The number of the head.
     """
 
     def __init__(self, model: BalancedModule, index: int) -> None:
@@ -92,11 +92,11 @@ class Branch(nn.Module):
         self.index = index
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gives the output of the head."""
+        """Return the output of the head."""
         output: Tensor = self.model.heads[self.index](self.model._views(x)[self.index])
         return output
 
 
 def as_module(backbone: nn.Module, heads: Iterable[nn.Module], balancer: Balancer) -> BalancedModule:
-    """Puts a backbone, its heads and a balancer together; see `BalancedModule`."""
+    """Return a backbone, its heads and a balancer as one module; see `BalancedModule`."""
     return BalancedModule(backbone, heads, balancer)

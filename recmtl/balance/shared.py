@@ -1,16 +1,17 @@
-"""What a balancer is told of a model: shared tensors with their parts, and sizes."""
+"""Shared tensors and their parts, and the inputs of a balancer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class SharedTensor(NamedTuple):
-    """A shared tensor, and the parts that a balancer counts it as.
+    """A tensor that several tasks train, and the parts that a balancer treats as tensors of their own.
 
-    Experts stacked in one wide weight, or the features of one flat table, are tensors of their own to a method
-    that works tensor by tensor. The parts say where they lie.
+    Experts may be stacked in one wide weight, and the tables of several features in one; a method that works tensor by
+    tensor still sees each expert and each feature by itself. A plain tensor is one part.
 
     Attributes:
         tensor: A leaf of the graph, of any shape.
@@ -19,47 +20,149 @@ class SharedTensor(NamedTuple):
 
     Example:
         >>> import torch
-        >>> experts = torch.zeros(4 * 16, 32, requires_grad=True)  # four experts' first layers in one weight
-        >>> Leaf(experts, parts=4).parts
-        4
+        >>> experts = torch.zeros(4 * 16, 32, requires_grad=True)  # the first layers of four experts in one weight
+        >>> SharedTensor(experts, parts=4).norms(torch.ones(4 * 16, 32)).shape
+        torch.Size([4])
     """
 
     tensor: Tensor
     parts: int = 1
     part_of_row: Tensor | None = None
 
+    def check(self, name: str) -> None:
+        """Check that the tensor is a leaf and splits into its parts.
+
+        Args:
+            name: The tensor's name in the message.
+
+        Raises:
+            ValueError: If it cannot be balanced.
+        """
+        shape, rows = tuple(self.tensor.shape), self.part_of_row
+        if not self.tensor.is_leaf:
+            raise ValueError(f"{name} must be a leaf of the graph, got the output of {self.tensor.grad_fn}")
+        if self.parts < 1:
+            raise ValueError(f"{name} must have at least 1 part, got {self.parts}")
+        if rows is None and self.parts > 1 and (not shape or shape[0] % self.parts):
+            raise ValueError(f"{name} must split into {self.parts} equal parts, got shape {shape}")
+        if rows is not None and (not shape or rows.shape != shape[:1]):
+            raise ValueError(f"`part_of_row` of {name} must have shape {shape[:1]}, got {tuple(rows.shape)}")
+
+    def norms(self, gradient: Tensor | None) -> Tensor:
+        """Return the norm of each part of a gradient, `[parts]` of at least float32; zeros for None."""
+        if gradient is None:
+            return self.tensor.new_zeros(self.parts, dtype=self._dtype)
+        norms = torch.linalg.vector_norm(self._flat_blocks(gradient), dim=1, dtype=self._dtype)  # [blocks]
+        return norms if self.part_of_row is None else self._per_part(norms.square()).sqrt()
+
+    def products(self, a: Tensor | None, b: Tensor | None) -> Tensor:
+        """Return the inner product of each part of two gradients, `[parts]` of at least float32; zeros for None."""
+        if a is None or b is None:
+            return self.tensor.new_zeros(self.parts, dtype=self._dtype)
+        return self._per_part((self._flat_blocks(a).to(self._dtype) * self._flat_blocks(b)).sum(1))
+
+    def add_weighted(self, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
+        """Add Σ_k w_k·G_k to `.grad`, part by part; without one before, the first gradient is written over and kept.
+
+        Args:
+            gradients: K gradients of the tensor, or None.
+            weights: The weight of each part of each, `[K, parts]`.
+        """
+        if self.part_of_row is not None:
+            weights = weights.index_select(1, self.part_of_row)  # [K, parts] -> [K, rows]
+        for weight, gradient in zip(weights.to(self.tensor.dtype).unbind(), gradients, strict=True):
+            if gradient is None:
+                continue
+            blocks = self._blocks(gradient)
+            weight = weight.view(-1, *[1] * (blocks.dim() - 1))  # [blocks, 1, ...]
+            if self.tensor.grad is None:
+                blocks.mul_(weight)
+                self.tensor.grad = gradient
+            else:
+                self._blocks(self.tensor.grad).addcmul_(blocks, weight)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self.tensor.dtype, torch.float32)
+
+    def _blocks(self, gradient: Tensor) -> Tensor:
+        """Return a view whose dimension 0 runs over the parts; over the rows, if these have a part each."""
+        if gradient.dim() == 0:
+            return gradient.unsqueeze(0)
+        if self.part_of_row is not None:
+            return gradient
+        return gradient.view(self.parts, gradient.shape[0] // self.parts, *gradient.shape[1:])
+
+    def _flat_blocks(self, gradient: Tensor) -> Tensor:
+        blocks = self._blocks(gradient)
+        return blocks.flatten(1) if blocks.dim() > 1 else blocks.unsqueeze(1)  # [blocks, elements]
+
+    def _per_part(self, per_block: Tensor) -> Tensor:
+        if self.part_of_row is None:
+            return per_block
+        return per_block.new_zeros(self.parts).index_add_(0, self.part_of_row, per_block)
+
+
+def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor]) -> list[SharedTensor]:
+    """Return plain tensors as shared tensors of one part."""
+    return [t if isinstance(t, SharedTensor) else SharedTensor(t) for t in tensors]
+
+
+def shared_tensors(*modules: nn.Module) -> list[SharedTensor]:
+    """Collect the parameters of modules as shared tensors, each once.
+
+    A module that knows its parts, such as a feature encoder or experts, has a method `shared_tensors`, which is used
+    at any depth.
+
+    Example:
+        >>> [tuple(shared.tensor.shape) for shared in shared_tensors(nn.Linear(3, 2))]
+        [(2, 3), (2,)]
+    """
+    found = (shared for module in modules for shared in _collect(module))
+    return list({id(shared.tensor): shared for shared in found}.values())
+
+
+def _collect(module: nn.Module) -> Iterator[SharedTensor]:
+    own = getattr(module, "shared_tensors", None)
+    if callable(own):
+        yield from own()
+        return
+    yield from map(SharedTensor, module.parameters(recurse=False))
+    for child in module.children():
+        yield from _collect(child)
+
 
 class BackwardInputs(NamedTuple):
-    """What a step gives a balancer.
+    """The arguments of a `backward` call, checked and in order.
 
     Attributes:
         losses: K scalars.
-        values: Their values over all processes, `[K]` of at least float32, without their graph.
-        leaves: The shared leaves.
+        values: Their values over all processes, `[K]` of at least float32, detached.
+        shared: The shared tensors.
         last: Those of them that come last before the views.
-        private: All other leaves that are trained, where several processes share the batch.
+        private: All other trained leaves, if several processes share the batch.
     """
 
     losses: Sequence[Tensor]
     values: Tensor
-    leaves: Sequence[SharedTensor]
+    shared: Sequence[SharedTensor]
     last: Sequence[Tensor]
     private: Sequence[Tensor]
 
     @property
-    def shared(self) -> list[Tensor]:
-        """The shared leaves' tensors."""
-        return [leaf.tensor for leaf in self.leaves]
+    def tensors(self) -> list[Tensor]:
+        """The shared tensors without their parts."""
+        return [shared.tensor for shared in self.shared]
 
 
 class Sizes(NamedTuple):
-    """The sizes that a balancer's state may depend on; 0 where it does not depend on one.
+    """The sizes that a balancer's state may depend on; 0 if it does not depend on one.
 
     Attributes:
         objectives: The number of losses, K.
         heads: The number of views, H.
         features: The width of a view, D.
-        parts: The number of parts of all shared leaves together, P.
+        parts: The number of parts of all shared tensors together, P.
     """
 
     objectives: int = 0

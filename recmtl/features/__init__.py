@@ -1,4 +1,4 @@
-"""Encoders: from a batch to one dense vector per row."""
+"""Feature encoders: from a batch to one dense vector per row."""
 
 from recmtl.features.embedding_table import EmbeddingTable
 from recmtl.features.encoder import FeatureEncoder

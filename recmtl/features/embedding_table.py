@@ -13,17 +13,17 @@ from recmtl.data import Share
 from recmtl.io.memory import available_memory, explain_oom
 from recmtl.schema import IdBlock, MultiCategorical
 
-DEVIATION = 0.01  # of a row at the start
-LAST_ROW = (1 << 31) - 1  # whose number an id holds
+INITIAL_STD = 0.01
+MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
 
 
-class Gathered(NamedTuple):
-    """The rows of a table that a pass in row mode has gathered.
+class GatheredRows(NamedTuple):
+    """The rows of a table that a forward pass in row mode has gathered.
 
     Args:
-        places: Where they lie in the table, int64 ``[U]``.
-        rows: The leaf ``[U, width]``.
-        source: As in `recmtl.features.embedding_table.Distinct`, where some of the U are spare.
+        places: Their positions in the table, int64 ``[U]``.
+        rows: The leaf with their values, ``[U, width]``.
+        source: The row that each one repeats, as in `DistinctIds`; None if none is spare.
     """
 
     places: Tensor
@@ -31,26 +31,26 @@ class Gathered(NamedTuple):
     source: Tensor | None
 
     def put(self, whole: Tensor, rows: Tensor) -> None:
-        """Write values of the rows ``[U, width]`` to their places in ``[rows of the table, width]``."""
+        """Write values of the rows ``[U, width]`` to their positions in ``[rows of the table, width]``."""
         whole.index_copy_(0, self.places, rows if self.source is None else rows.index_select(0, self.source))
 
 
 class EmbeddingTable(nn.Module):
-    """The embeddings of all features of one width: one table, each feature at its own offset.
+    """The embeddings of all features of one width in one table, each feature at its own offset.
 
     Features that share a vocabulary share an offset, too. Rows start at N(0, 0.01²), the rows of "unknown" at zero. A
     multi-valued feature is pooled over its elements.
 
-    In *row mode* a forward pass that trains gathers the distinct rows of the batch into a leaf of its own, which then
-    stands for the table in `shared`: gradients are those of the whole table, and nothing touches its other rows. Who
-    switches it on puts the rows back, as `recmtl.train.optimizers` does. Where several processes share a batch, each gathers
-    the distinct rows of the whole batch: their gradients then are of one shape and add up, and the table stays behind.
+    In *row mode* a training pass gathers the distinct rows of the batch into a new leaf, which takes the table's place
+    in `shared_tensors`: gradients equal those of the whole table, and its other rows are not touched. The caller writes
+    the updated rows back, as `recmtl.train.optimizers` does. If several processes share a batch, each gathers the
+    distinct rows of the whole batch, so that their gradients have one shape and can be summed.
 
     Attributes:
-        row_mode: Whether training passes gather rows; off at first.
+        row_mode: Whether training passes gather rows; off by default.
 
     Shape:
-        - ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list
+        - ids: int32 ``[B, id columns]``, indices within each feature; -1 pads a list
         - output: ``[B, features · width]``
 
     Args:
@@ -58,7 +58,8 @@ class EmbeddingTable(nn.Module):
         width: The width of an embedding.
 
     Raises:
-        ValueError: Memory does not hold the table.
+        OutOfMemoryError: Memory does not hold the table.
+        ValueError: The table has more rows than an int32 can address.
     """
 
     offsets: Tensor
@@ -67,7 +68,7 @@ class EmbeddingTable(nn.Module):
 
     def __init__(self, blocks: Sequence[IdBlock], width: int) -> None:
         super().__init__()
-        # Single-valued features first: they are one gather without any pooling.
+        # Single-valued features first: one gather serves them all, without pooling.
         blocks = sorted(blocks, key=lambda block: isinstance(block.feature, MultiCategorical))
         self.width, self.features = width, len(blocks)
         self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
@@ -90,14 +91,14 @@ class EmbeddingTable(nn.Module):
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
         self.row_mode = False
         self._share: Share | None = None
-        self._gathered: Gathered | None = None
+        self._gathered: GatheredRows | None = None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look the embeddings up."""
+        """Return the embeddings of a batch of ids."""
         rows = self._rows(self._places(ids))  # [B, columns, width]
         if not self._bags:
             return rows.flatten(1)
-        padding = self._own(ids) < 0
+        padding = self._own_columns(ids) < 0
         pooled = [rows[:, : self._singles].flatten(1)]
         start = self._singles
         for feature, length in self._bags:
@@ -108,30 +109,30 @@ class EmbeddingTable(nn.Module):
         return torch.cat(pooled, dim=1)
 
     def rows_of(self, block: IdBlock) -> Tensor:
-        """Give the rows of a feature, a view of the table ``[size, width]``."""
+        """Return the rows of a feature, a view of the table ``[size, width]``."""
         return self.weight.detach().narrow(0, *self._spans[block.owner])
 
-    def _own(self, ids: Tensor) -> Tensor:
-        """The columns of the table's features."""
+    def _own_columns(self, ids: Tensor) -> Tensor:
+        """Return the columns of the table's features."""
         return ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
 
     def _places(self, ids: Tensor) -> Tensor:
-        """Where in the table the rows lie; for what pads a list, any."""
-        own = self._own(ids)
+        """Return the positions of the ids in the table; any position for padding."""
+        own = self._own_columns(ids)
         return (own.clamp(min=0) if self._bags else own) + self.offsets
 
     @property
     def owners(self) -> list[str]:
-        """The features that have rows of their own, in the order of the rows."""
+        """The features with rows of their own, in the order of the rows."""
         return [".".join(filter(None, owner)) for owner in self._spans]
 
     def by_owner(self, whole: Tensor) -> tuple[Tensor, ...]:
-        """Cut what is shaped like the table, feature by feature."""
+        """Split a tensor shaped like the table by feature."""
         return torch.split(whole, [size for _, size in self._spans.values()])
 
     def gradient_norms(self) -> Tensor:
-        """Give the norm of the last gradient of each feature's rows ``[owners]``."""
-        tensor, parts, part_of_row = self.shared() if self._gathered else SharedTensor(self.weight)
+        """Return a norm of each feature's part of the last gradient, ``[owners]``; not finite if the part is not."""
+        tensor, parts, part_of_row = self._as_shared() if self._gathered else SharedTensor(self.weight)
         if tensor.grad is None:
             return self.weight.new_zeros(len(self._spans))
         if part_of_row is None:
@@ -142,38 +143,47 @@ class EmbeddingTable(nn.Module):
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
             self._gathered = None
-            # On a CPU index_select has the fastest backward, on repeated ids and by int64.
+            # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
             return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
         if self._gathered is not None:
-            raise RuntimeError("a table in row mode can be looked up once in a step: join the ids of all look-ups")
+            raise RuntimeError(
+                "a table in row mode can be called once per step, got a second call: concatenate the ids"
+            )
         whole = flat if self._share is None else self._places(self._share.of.ids)
-        places, inverse, source = distinct(whole)  # [U], [B, columns], [U]
+        places, inverse, source = distinct_ids(whole)  # [U], [B, columns], [U]
         inverse = inverse if self._share is None else inverse[self._share.rows]
         rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
-        self._gathered = Gathered(places, rows, source)
+        self._gathered = GatheredRows(places, rows, source)
         return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
 
     def start_row_mode(self, share: Share | None = None) -> None:
-        """Let the next pass that trains gather rows.
+        """Gather rows in the next training pass.
 
         Args:
-            share: Which rows of which batch it will look up, where several processes share one.
+            share: This process's rows of the batch, if several processes share one.
         """
         self.row_mode, self._share, self._gathered = True, share, None
 
     @property
-    def gathered(self) -> Gathered:
-        """What the last pass in row mode gathered.
+    def gathered(self) -> GatheredRows:
+        """The rows that the last training pass in row mode gathered.
 
         Raises:
-            RuntimeError: There was none.
+            RuntimeError: There was no such pass.
         """
         if self._gathered is None:
             raise RuntimeError("the table has gathered no rows: there was no training pass in row mode")
         return self._gathered
 
-    def shared(self) -> SharedTensor:
-        """Name the table, or the rows that the last pass has gathered of it; who has rows of its own is a part."""
+    def shared_tensors(self) -> list[SharedTensor]:
+        """Return the table, or the rows that the last pass gathered, with one part per feature with rows of its own."""
+        return [self._as_shared()]
+
+    def extra_repr(self) -> str:
+        """Return the size of the table."""
+        return f"rows={len(self.weight)}, width={self.width}, features={self.features}"
+
+    def _as_shared(self) -> SharedTensor:
         tensor: Tensor = self.weight
         if self._gathered is None:
             places = torch.arange(len(tensor), device=tensor.device)
@@ -183,37 +193,37 @@ class EmbeddingTable(nn.Module):
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
-    """Draw the rows of a table at the start ``[rows, width]``.
+    """Draw the initial rows of a table, ``[rows, width]``.
 
     Args:
         sizes: The rows of each feature.
-        rows: All rows.
+        rows: The rows of all features.
         width: The width of an embedding.
 
     Raises:
         OutOfMemoryError: Memory does not hold them.
-        ValueError: There are more rows than an int32 counts.
+        ValueError: There are more rows than an int32 can address.
     """
-    if rows > LAST_ROW:
+    if rows > MOST_ROWS:
         raise ValueError(
-            f"a table can have {LAST_ROW:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
+            f"a table can have at most {MOST_ROWS:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
         )
     largest = max(sizes, key=lambda name: sizes[name])
     table = f"an embedding table of {rows:,} rows × {width}, {sizes[largest]:,} of them for {largest!r}"
     with explain_oom(table, "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`"):
-        if 4 * rows * width > available_memory():  # a system may promise more, and end the process later
+        if 4 * rows * width > available_memory():  # the system may overcommit and kill the process later
             raise MemoryError
-        return torch.randn(rows, width).mul_(DEVIATION)
+        return torch.randn(rows, width).mul_(INITIAL_STD)
 
 
-class Distinct(NamedTuple):
-    """The distinct ids of a batch in slots.
+class DistinctIds(NamedTuple):
+    """The distinct ids of a batch, one per slot.
 
     Args:
         ids: The id of each slot, int64 ``[slots]``.
         inverse: The slot of each id, int64, shaped like the ids.
-        source: The slot that each one repeats, int64 ``[slots]``: spare slots repeat the last one in use, all others
-            themselves. ``None`` where there are no spare slots.
+        source: The slot that each slot repeats, int64 ``[slots]``: spare slots repeat the last one in use, all others
+            themselves; ``None`` without spare slots.
     """
 
     ids: Tensor
@@ -221,16 +231,16 @@ class Distinct(NamedTuple):
     source: Tensor | None = None
 
 
-def distinct(ids: Tensor) -> Distinct:
-    """Find the distinct ids: on a CPU with as many slots, elsewhere with `padded`, as the host would have to wait."""
+def distinct_ids(ids: Tensor) -> DistinctIds:
+    """Find the distinct ids; on other devices than a CPU with `padded`, which does not wait for the device."""
     if ids.device.type != "cpu":
         return padded(ids)
     index, inverse = torch.unique(ids, return_inverse=True)
-    return Distinct(index.long(), inverse)
+    return DistinctIds(index.long(), inverse)
 
 
-def padded(ids: Tensor) -> Distinct:
-    """Find the distinct ids with a slot for each id, used or spare: no shape depends on a value.
+def padded(ids: Tensor) -> DistinctIds:
+    """Find the distinct ids in as many slots as ids, some of them spare, so that no shape depends on a value.
 
     Example:
         >>> slots, inverse, source = padded(torch.tensor([7, 3, 7]))
@@ -243,4 +253,4 @@ def padded(ids: Tensor) -> Distinct:
     inverse = torch.empty_like(slots).scatter_(0, order, slots)
     index = ordered[-1:].repeat(len(slots)).scatter_(0, slots, ordered)  # equal ids write the same
     source = torch.arange(len(slots), device=ids.device).minimum(slots[-1])
-    return Distinct(index, inverse.view(ids.shape), source)
+    return DistinctIds(index, inverse.view(ids.shape), source)

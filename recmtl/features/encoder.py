@@ -1,4 +1,4 @@
-"""Batches to one dense vector per row."""
+"""The feature encoder: from a batch to one dense vector per row."""
 
 from __future__ import annotations
 
@@ -8,38 +8,49 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.shared import SharedTensor
+from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features.embedding_table import EmbeddingTable
 from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
-from recmtl.features.pretrained import check_features, put_vectors
+from recmtl.features.pretrained import check_pretrained, load_vectors
 from recmtl.schema import FittedSchema, IdBlock
 
 NumericFactory = Callable[[FittedSchema], NumericEmbedding]
 
 
 class FeatureEncoder(nn.Module):
-    """Embeds categories, takes numbers as they were prepared or embeds them, too, and sets all side by side.
+    """Embeds categorical features, embeds or passes numeric ones, and concatenates them.
+
+    Categorical features of one width share one flat table, of which each feature is a part.
+
+    Attributes:
+        out_features: The width of the output, W.
+        found: The share of the categories that have a pretrained vector, by feature.
 
     Shape:
-        - output: ``[B, out_features]``: the embeddings, then the numeric features, then their missing indicators
+        - output: ``[B, W]``: the embeddings, then the numeric features, then their missing indicators
 
     Args:
         schema: The fitted schema.
-        width: The width of the embeddings of features that do not name their own.
-        pretrained: Vectors to start from, by the name of their feature: a file (CSV, Parquet or Arrow) whose first
-            column holds categories, and whose other columns the vectors, one number each or all in a column of lists.
-            Categories without a vector keep their start. ``None`` in place of a file leaves all of them at it: the
-            weights come from a checkpoint.
-        freeze: Whether features with pretrained vectors are left as they start: none of their rows is trained.
-        numeric: Builds what embeds the numeric features; by default they stay as they are.
+        width: The width of the embeddings of features without a width of their own.
+        pretrained: Pretrained vectors by feature: a file (CSV, Parquet or Arrow) with categories in the first column
+            and vectors in the others, one number each or all in one column of lists. Categories without a vector keep
+            their initial values. ``None`` in place of a file loads nothing: the weights come from a checkpoint.
+        freeze: Whether features with pretrained vectors are not trained.
+        numeric: Builds the embedding of the numeric features; by default they are passed on as prepared.
 
     Raises:
         ValueError: `width` is below 1, or `pretrained` names a feature that cannot have vectors.
         DataError: A file cannot be read, its vectors have another width, or no category has a vector.
 
-    Attributes:
-        found: The share of the categories that have a vector, by the name of their feature.
+    Example:
+        >>> import pandas as pd, recmtl
+        >>> schema = recmtl.Schema([recmtl.Categorical("item"), recmtl.Numeric("price")], [recmtl.Task("ctr", "click")])
+        >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "price": [1.0, 2.0, 5.0], "click": [1, 0, 1]})
+        >>> data = recmtl.prepare(schema, rows, holdout=0)
+        >>> encoder = FeatureEncoder(data.schema, width=4)
+        >>> encoder(next(recmtl.Loader(data.train, 3).epoch())).shape  # 4 of item and 1 of price
+        torch.Size([3, 5])
     """
 
     def __init__(
@@ -54,8 +65,8 @@ class FeatureEncoder(nn.Module):
         if width < 1:
             raise ValueError(f"`width` must be at least 1, got {width}")
         files = dict(pretrained or {})
-        check_features(files, schema)
-        groups: dict[tuple[int, bool], list[IdBlock]] = {}  # a table each
+        check_pretrained(files, schema)
+        groups: dict[tuple[int, bool], list[IdBlock]] = {}  # one table per group
         for block in schema.id_blocks:
             frozen = freeze and block.owner in [(name, None) for name in files]
             groups.setdefault((block.width or width, frozen), []).append(block)
@@ -66,7 +77,7 @@ class FeatureEncoder(nn.Module):
             for block in blocks:
                 file = files.get(block.name)
                 if file is not None:
-                    self.found[block.name] = put_vectors(table.rows_of(block), file, schema, block.name)
+                    self.found[block.name] = load_vectors(table.rows_of(block), file, schema, block.name)
             self.tables.append(table.requires_grad_(not frozen))
         self.numeric = (numeric if schema.numeric else PlainNumbers)(schema)
         indicators = schema.numeric_columns - len(schema.numeric)
@@ -74,12 +85,11 @@ class FeatureEncoder(nn.Module):
         self.out_features = embedded + self.numeric.out_features + indicators
 
     def forward(self, batch: Batch) -> Tensor:
-        """Encode a batch."""
+        """Return the encoded batch, ``[B, W]``."""
         numbers = batch.numeric[:, : self.numeric.features]
         indicators = batch.numeric[:, self.numeric.features :]
         return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), indicators], 1)  # [B, W]
 
-    def shared(self) -> list[SharedTensor]:
-        """Name the tables and the embeddings of numbers, which every objective trains."""
-        tables = [table.shared() for table in self.tables if isinstance(table, EmbeddingTable)]
-        return tables + self.numeric.shared()
+    def shared_tensors(self) -> list[SharedTensor]:
+        """Return the parameters as shared tensors with one part per feature, which every objective trains."""
+        return shared_tensors(self.tables, self.numeric)

@@ -1,6 +1,7 @@
-"""Embeddings of numbers (Gorishniy et al., "On Embeddings for Numerical Features in Tabular Deep Learning", 2022).
+"""Embeddings of numeric features.
 
-B rows, F numeric features, each embedded by parameters of its own into d numbers, its *width*.
+Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning", NeurIPS 2022,
+arXiv:2203.05556. B rows, F numeric features, each embedded by its own parameters into d numbers, its *width*.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
 from recmtl.data.columns.numeric import transformed
-from recmtl.layers import parameters_of
 from recmtl.schema import FittedSchema
 
 
 class NumericEmbedding(nn.Module, ABC):
-    """What embeds the numeric features, each by itself: dimension 0 of every parameter counts the features.
+    """The base class of embeddings of numeric features: each feature i is embedded by its own function f_i.
+
+    A subclass implements `embed`. Dimension 0 of every parameter must run over the features, so that balancers can
+    treat each feature's parameters as tensors of their own.
 
     Attributes:
-        features: F.
-        out_features: F · d.
+        features: The number of features, F.
+        out_features: The width of the output, F · d.
 
     Args:
         schema: The fitted schema.
@@ -35,7 +38,7 @@ class NumericEmbedding(nn.Module, ABC):
 
     def __init__(self, schema: FittedSchema, width: int) -> None:
         super().__init__()
-        at_least_one("width", width)
+        check_at_least_1("width", width)
         self.features = len(schema.numeric)
         self.out_features = self.features * width
 
@@ -44,16 +47,20 @@ class NumericEmbedding(nn.Module, ABC):
         """Embed the features ``[B, F]`` into ``[B, F, d]``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed the features ``[B, F]`` and set the embeddings side by side, ``[B, F · d]``."""
+        """Embed the features ``[B, F]`` and concatenate the embeddings, ``[B, F · d]``."""
         return self.embed(x).flatten(1)
 
-    def shared(self) -> list[SharedTensor]:
-        """Name the parameters, which count feature by feature."""
-        return parameters_of(self, self.features)
+    def shared_tensors(self) -> list[SharedTensor]:
+        """Return the parameters as shared tensors with one part per feature."""
+        return [SharedTensor(parameter, self.features) for parameter in self.parameters()]
 
 
 class PlainNumbers(NumericEmbedding):
-    """The numbers as they were prepared, side by side: f_i(x_i) = x_i.
+    r"""Passes the numbers on as they were prepared.
+
+    $$
+    f_i(x_i) = x_i
+    $$
 
     Shape:
         - input and output: ``[B, F]``
@@ -66,12 +73,19 @@ class PlainNumbers(NumericEmbedding):
         super().__init__(schema, width=1)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Take the features as they are."""
+        """Return the features as they are, ``[B, F, 1]``."""
         return x[..., None]  # [B, F, 1]
 
 
 class LinearEmbeddings(NumericEmbedding):
-    """A vector times the number, and a vector: f_i(x_i) = w_i·x_i + b_i ("L" in the paper).
+    r"""Embeds each number by a linear map, "L" in the paper.
+
+    $$
+    f_i(x_i) = w_i x_i + b_i
+    $$
+
+    Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.4, for weight vectors w_i and b_i of
+    width d.
 
     Shape:
         - input: ``[B, F]``
@@ -95,16 +109,22 @@ class LinearEmbeddings(NumericEmbedding):
 
     def __init__(self, schema: FittedSchema, width: int = 8) -> None:
         super().__init__(schema, width)
-        self.weight = uniform(self.features, width, inputs=width)
-        self.bias = uniform(self.features, width, inputs=width)
+        self.weight = uniform_parameter(self.features, width, inputs=width)
+        self.bias = uniform_parameter(self.features, width, inputs=width)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed the features."""
+        """Return the embeddings, ``[B, F, d]``."""
         return torch.addcmul(self.bias, self.weight, x[..., None])  # [B, F, d]
 
 
 class LinearReLUEmbeddings(NumericEmbedding):
-    """`LinearEmbeddings`, cut off below zero: f_i(x_i) = ReLU(w_i·x_i + b_i) ("LR" in the paper).
+    r"""Embeds each number by a linear map and ReLU, "LR" in the paper.
+
+    $$
+    f_i(x_i) = \operatorname{ReLU}(w_i x_i + b_i)
+    $$
+
+    Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.4.
 
     Shape:
         - input: ``[B, F]``
@@ -130,16 +150,22 @@ class LinearReLUEmbeddings(NumericEmbedding):
         self.linear = LinearEmbeddings(schema, width)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed the features."""
+        """Return the embeddings, ``[B, F, d]``."""
         return self.linear.embed(x).relu()
 
 
 class PiecewiseLinearEmbeddings(NumericEmbedding):
-    """The share of each bin that lies below the number, and a linear layer: f_i(x_i) = W_i·PLE(x_i) + b_i ("Q-L").
+    r"""Encodes each number piecewise linearly over quantile bins, then embeds it by a linear map, "Q-L" in the paper.
 
-    PLE(x) = [e_1, …, e_T] (section 3.2) with e_t = (x − b_{t−1}) / (b_t − b_{t−1}), cut to 0 below bin t and to 1 above
-    it; the first bin has no end below and the last none above. The edges b_t are quantiles of the training rows; those
-    that are equal are one, so that a feature has at most T bins.
+    Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.2:
+
+    $$
+    f_i(x_i) = W_i \operatorname{PLE}(x_i) + b_i, \qquad \operatorname{PLE}(x) = [e_1, \dots, e_T], \qquad
+    e_t = \frac{x - b_{t-1}}{b_t - b_{t-1}}
+    $$
+
+    e_t is clipped to 0 below bin t and to 1 above it; the first bin is open below and the last above. The edges b_t are
+    quantiles of the training rows. Equal edges are merged, so a feature has at most T bins.
 
     Shape:
         - input: ``[B, F]``
@@ -148,7 +174,7 @@ class PiecewiseLinearEmbeddings(NumericEmbedding):
     Args:
         schema: The fitted schema.
         width: d, the width of an embedding.
-        bins: T, the number of bins.
+        bins: T, the largest number of bins.
 
     Raises:
         ValueError: `width` or `bins` is below 1.
@@ -172,8 +198,8 @@ class PiecewiseLinearEmbeddings(NumericEmbedding):
 
     def __init__(self, schema: FittedSchema, width: int = 8, bins: int = 32) -> None:
         super().__init__(schema, width)
-        at_least_one("bins", bins)
-        low, rate = torch.zeros(2, self.features, bins)  # 1 / (b_t − b_{t−1}), 0 for bins that a feature lacks
+        check_at_least_1("bins", bins)
+        low, rate = torch.zeros(2, self.features, bins)  # rate: 1 / (b_t − b_{t−1}), 0 for bins that a feature lacks
         least, most = torch.zeros(self.features, bins), torch.ones(self.features, bins)
         for row, edges in enumerate(bin_edges(schema, bins)):
             own = len(edges) - 1
@@ -182,22 +208,29 @@ class PiecewiseLinearEmbeddings(NumericEmbedding):
                 least[row, 0], most[row, own - 1] = -math.inf, math.inf
         for name, value in {"low": low, "rate": rate, "least": least, "most": most}.items():
             self.register_buffer(name, value, persistent=False)
-        self.weight = uniform(self.features, bins, width, inputs=bins)
-        self.bias = uniform(self.features, width, inputs=bins)
+        self.weight = uniform_parameter(self.features, bins, width, inputs=bins)
+        self.bias = uniform_parameter(self.features, width, inputs=bins)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Give PLE of each feature, ``[B, F, T]``."""
+        """Return PLE of each feature, ``[B, F, T]``."""
         return ((x[..., None] - self.low) * self.rate).clamp(self.least, self.most)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed the features."""
-        return linear(self.encode(x), self.weight) + self.bias  # [B, F, T] · [F, T, d] -> [B, F, d]
+        """Return the embeddings, ``[B, F, d]``."""
+        return linear_per_feature(self.encode(x), self.weight) + self.bias  # [B, F, T] · [F, T, d] -> [B, F, d]
 
 
 class PeriodicEmbeddings(NumericEmbedding):
-    """Waves of learned frequencies, a linear layer and ReLU: f_i(x_i) = ReLU(W_i·Periodic(x_i) + b_i) ("PLR").
+    r"""Encodes each number by sines and cosines of learned frequencies, then a linear map and ReLU, "PLR" in the paper.
 
-    Periodic(x) = [sin v, cos v] with v = 2π·[c_1·x, …, c_k·x] (section 3.3); the c start at N(0, σ²).
+    Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.3:
+
+    $$
+    f_i(x_i) = \operatorname{ReLU}(W_i \operatorname{Periodic}(x_i) + b_i), \qquad
+    \operatorname{Periodic}(x) = [\sin v, \cos v], \qquad v = 2\pi\, [c_1 x, \dots, c_k x]
+    $$
+
+    The frequencies c are learned and start at N(0, σ²).
 
     Shape:
         - input: ``[B, F]``
@@ -206,8 +239,8 @@ class PeriodicEmbeddings(NumericEmbedding):
     Args:
         schema: The fitted schema.
         width: d, the width of an embedding.
-        frequencies: k, how many of each feature.
-        sigma: σ, the size of the frequencies at the start. What is best depends on the data: try it from 0.01 to 10.
+        frequencies: k, the number of frequencies per feature.
+        sigma: σ, the scale of the initial frequencies. The best value depends on the data: try 0.01 to 10.
 
     Raises:
         ValueError: `width` or `frequencies` is below 1, or `sigma` is not above 0.
@@ -222,21 +255,21 @@ class PeriodicEmbeddings(NumericEmbedding):
 
     def __init__(self, schema: FittedSchema, width: int = 8, frequencies: int = 16, sigma: float = 0.1) -> None:
         super().__init__(schema, width)
-        at_least_one("frequencies", frequencies)
+        check_at_least_1("frequencies", frequencies)
         if not 0 < sigma < math.inf:
             raise ValueError(f"`sigma` must be above 0, got {sigma}")
         self.frequencies = nn.Parameter(torch.randn(self.features, frequencies).mul_(sigma))
-        self.weight = uniform(self.features, 2 * frequencies, width, inputs=2 * frequencies)
-        self.bias = uniform(self.features, width, inputs=2 * frequencies)
+        self.weight = uniform_parameter(self.features, 2 * frequencies, width, inputs=2 * frequencies)
+        self.bias = uniform_parameter(self.features, width, inputs=2 * frequencies)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embed the features."""
+        """Return the embeddings, ``[B, F, d]``."""
         v = 2 * math.pi * self.frequencies * x[..., None]  # [B, F, k]
         waves = torch.cat([v.sin(), v.cos()], dim=-1)  # [B, F, 2k]
-        return (linear(waves, self.weight) + self.bias).relu()  # [B, F, d]
+        return (linear_per_feature(waves, self.weight) + self.bias).relu()  # [B, F, d]
 
 
-def at_least_one(name: str, value: int) -> None:
+def check_at_least_1(name: str, value: int) -> None:
     """Check a size.
 
     Raises:
@@ -246,18 +279,18 @@ def at_least_one(name: str, value: int) -> None:
         raise ValueError(f"`{name}` must be at least 1, got {value}")
 
 
-def uniform(*shape: int, inputs: int) -> nn.Parameter:
-    """Draw a parameter from U(−n^−½, n^−½) for n inputs."""
+def uniform_parameter(*shape: int, inputs: int) -> nn.Parameter:
+    """Return a parameter drawn from U(−n^−½, n^−½) for n inputs."""
     return nn.Parameter(torch.empty(shape).uniform_(-(inputs**-0.5), inputs**-0.5))
 
 
-def linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Apply a linear map of its own to each feature, ``[B, F, n]`` and ``[F, n, d]`` to ``[B, F, d]``."""
+def linear_per_feature(x: Tensor, weight: Tensor) -> Tensor:
+    """Return each feature times its own weight: ``[B, F, n]`` and ``[F, n, d]`` to ``[B, F, d]``."""
     return torch.einsum("bfn,fnd->bfd", x, weight)
 
 
 def bin_edges(schema: FittedSchema, bins: int) -> list[Tensor]:
-    """Give the edges of at most so many bins of each numeric feature, as a model reads it: distinct and rising."""
+    """Return the distinct, rising edges of at most `bins` bins of each numeric feature, in the model's units."""
     found = []
     for feature in schema.numeric:
         edges = np.quantile(schema.quantiles[feature.name], np.linspace(0, 1, bins + 1), method="inverted_cdf")

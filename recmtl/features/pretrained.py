@@ -1,4 +1,4 @@
-"""Vectors from a file into the rows of their categories."""
+"""Pretrained vectors: from a file into the rows of their categories."""
 
 from __future__ import annotations
 
@@ -21,27 +21,25 @@ from recmtl.schema import Categorical, FittedSchema
 from recmtl.schema.fitted import FIRST
 
 
-def check_features(names: Iterable[str], schema: FittedSchema) -> None:
-    """Check that features can have vectors of their own.
+def check_pretrained(names: Iterable[str], schema: FittedSchema) -> None:
+    """Check that features can have pretrained vectors.
 
     Raises:
-        ValueError: A name is no categorical feature, or one that is hashed or shares another's vocabulary.
+        ValueError: A name is not a categorical feature with a vocabulary of its own.
     """
     for name in names:
         if name not in schema.vocabularies:
             able = ", ".join(schema.vocabularies) or "none"
-            raise ValueError(
-                f"`pretrained` names {name!r}, which is no feature with a vocabulary of its own; these are: {able}"
-            )
+            raise ValueError(f"`pretrained` must name features with a vocabulary of their own ({able}), got {name!r}")
 
 
-def put_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str) -> float:
-    """Write the vectors of a file over the rows of a feature.
+def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str) -> float:
+    """Load the vectors of a file into the embedding rows of a feature.
 
     Args:
         rows: The rows of the feature ``[size, width]``.
-        file: A CSV, Parquet or Arrow file: categories in its first column; the vectors in the others, one number each,
-            or in one column of lists.
+        file: A CSV, Parquet or Arrow file with categories in the first column and vectors in the others, one number
+            each or all in one column of lists.
         schema: The fitted schema.
         name: The feature.
 
@@ -49,8 +47,8 @@ def put_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str)
         The share of the feature's categories that have a vector.
 
     Raises:
-        DataError: The file cannot be read, its vectors have another width, a category stands twice, or none is one of
-            the feature's.
+        DataError: The file cannot be read, its vectors have another width, a category appears twice, or it has none
+            of the feature's categories.
     """
     seen = np.zeros(len(rows), np.int64)
     (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)
@@ -62,7 +60,7 @@ def put_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str)
                 places = np.append(lookup(schema, feature, values), 0)[codes]
                 vectors = _vectors(batch, source, rows.shape[1])
                 known = places >= FIRST
-                _count(seen, places[known], source, schema.vocabularies[name])
+                _count_vectors(seen, places[known], source, schema.vocabularies[name])
                 rows[torch.from_numpy(places[known])] = torch.from_numpy(vectors[known]).to(rows)
                 offset += batch.num_rows
         except BadValueError as bad:
@@ -75,35 +73,35 @@ def put_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str)
 
 
 def _vectors(batch: pa.RecordBatch, source: Source, width: int) -> Floats:
-    """The vectors of a batch ``[rows, width]``."""
+    """Return the vectors of a batch, ``[rows, width]``."""
     column, found = batch.column(batch.num_columns - 1), batch.num_columns - 1
     listed = found == 1 and pa.types.is_nested(column.type)
     if listed:
         lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
         found = int(lengths[(lengths != width).argmax()]) if len(lengths) else width
     if found != width:
-        raise DataError(f"{source.name} has vectors of {found} numbers, but the embeddings are {width} wide")
+        raise DataError(f"{source.name} must have vectors of {width} numbers, the width of the embeddings, got {found}")
     if not listed:
-        return np.column_stack([_complete(batch.column(c), c) for c in source.columns[1:]])
+        return np.column_stack([_complete_numbers(batch.column(c), c) for c in source.columns[1:]])
     try:
-        return _complete(pc.list_flatten(column), source.columns[1]).reshape(-1, width)
+        return _complete_numbers(pc.list_flatten(column), source.columns[1]).reshape(-1, width)
     except BadValueError as bad:
         bad.row //= width
         raise
 
 
-def _complete(column: pa.Array, name: str) -> Floats:
-    """A column as numbers, none of them missing."""
-    numbers = as_numbers(column, name)
-    gaps = np.isnan(numbers)
+def _complete_numbers(column: pa.Array, name: str) -> Floats:
+    """Return a column as numbers; none may be missing."""
+    values = as_numbers(column, name)
+    gaps = np.isnan(values)
     if gaps.any():
         row = int(gaps.argmax())
         raise BadValueError(row, name, column[row].as_py(), "a number")
-    return numbers
+    return values
 
 
-def _count(seen: Codes, places: Codes, source: Source, vocabulary: pa.Array) -> None:
-    """Note which categories have a vector."""
+def _count_vectors(seen: Codes, places: Codes, source: Source, vocabulary: pa.Array) -> None:
+    """Count the vectors of each category; a second one is an error."""
     np.add.at(seen, places, 1)
     if (seen > 1).any():
         raise DataError(f"{source.name} has the category {vocabulary[int(seen.argmax()) - FIRST].as_py()!r} twice")

@@ -1,6 +1,6 @@
-"""What several models are made of."""
+"""Building blocks that several models share."""
 
 from recmtl.layers.experts import Experts, Gates
-from recmtl.layers.mlp import MLP, LayerStyle, parameters_of
+from recmtl.layers.mlp import MLP, LayerStyle
 
-__all__ = ["MLP", "Experts", "Gates", "LayerStyle", "parameters_of"]
+__all__ = ["MLP", "Experts", "Gates", "LayerStyle"]

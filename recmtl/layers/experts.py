@@ -1,4 +1,4 @@
-"""Experts and their gates, laid out so that no step copies what it computes."""
+"""Experts and gates for mixtures of experts."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.shared import SharedTensor
-from recmtl.layers.mlp import MLP, LayerStyle, parameters_of
+from recmtl.balance.shared import SharedTensor, shared_tensors
+from recmtl.layers.mlp import MLP, LayerStyle
 
 
 class Experts(nn.Module):
-    """Several MLPs on one input: their first layers as one wide layer, the rest one by one.
+    """Several MLPs on one input, whose first layers are stacked in one wide layer for speed.
 
     Shape:
         - input: ``[B, in_features]``
@@ -20,12 +20,12 @@ class Experts(nn.Module):
 
     Args:
         in_features: The width of the input.
-        experts: How many.
-        sizes: The widths of the layers of each.
-        style: What stands around each linear layer.
+        experts: The number of experts.
+        sizes: The widths of each expert's layers.
+        style: Normalisation, activation, dropout and initialisation.
 
     Raises:
-        ValueError: There is no expert, or no layer.
+        ValueError: `experts` is below 1, or `sizes` is empty.
     """
 
     def __init__(self, in_features: int, experts: int, sizes: Sequence[int], style: LayerStyle) -> None:
@@ -33,7 +33,7 @@ class Experts(nn.Module):
         if experts < 1:
             raise ValueError(f"`experts` must be at least 1, got {experts}")
         if not sizes:
-            raise ValueError("an expert needs at least one layer")
+            raise ValueError("`sizes` must hold at least one layer, got none")
         first, *rest = sizes
         self.experts = experts
         self.wide = style.linear(in_features, first, stacked=experts)
@@ -42,17 +42,17 @@ class Experts(nn.Module):
         self.out_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run all experts."""
+        """Return the output of every expert."""
         hidden = self.after(self.wide(x))  # [B, E·first]
         if not len(self.towers):
             return torch.unflatten(hidden, 1, (self.experts, self.out_features))  # [B, E, D]
         chunks = hidden.chunk(self.experts, dim=1)  # E of [B, first]
         return torch.stack([tower(chunk) for tower, chunk in zip(self.towers, chunks, strict=True)], dim=1)  # [B, E, D]
 
-    def shared(self) -> list[SharedTensor]:
-        """Name the parameters: the wide layer counts expert by expert."""
-        wide = parameters_of(self.wide, self.experts) + parameters_of(self.after, self.experts)
-        return wide + parameters_of(self.towers)
+    def shared_tensors(self) -> list[SharedTensor]:
+        """Return the parameters as shared tensors; the wide layer has one part per expert."""
+        stacked = [p for module in (self.wide, self.after) for p in module.parameters()]
+        return [SharedTensor(parameter, self.experts) for parameter in stacked] + shared_tensors(self.towers)
 
     @property
     def last_weights(self) -> tuple[Tensor, ...]:
@@ -70,9 +70,9 @@ class Gates(nn.Module):
 
     Args:
         in_features: The width of the input.
-        heads: How many gates.
-        experts: How many experts each weighs.
-        style: Its normalisation stands before the softmax; a gate has no activation and no dropout.
+        heads: The number of gates.
+        experts: The number of experts.
+        style: Of its options gates use initialisation and batch normalisation, before the softmax.
     """
 
     def __init__(self, in_features: int, heads: int, experts: int, style: LayerStyle) -> None:
@@ -82,5 +82,5 @@ class Gates(nn.Module):
         self.norm = nn.BatchNorm1d(heads * experts) if style.normalization == "batch" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the experts."""
+        """Return the weights of the experts for each head."""
         return torch.unflatten(self.norm(self.linear(x)), 1, self._shape).softmax(dim=-1)  # [B, H, E]

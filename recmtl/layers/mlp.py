@@ -9,8 +9,6 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recmtl.balance.shared import SharedTensor
-
 Normalization = Literal["none", "batch", "layer"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
 Initialization = Literal["xavier", "kaiming", "torch"]
@@ -26,17 +24,21 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class LayerStyle:
-    """What stands around each linear layer: linear, normalisation, activation, dropout, in this order.
+    """The style of a model's layers: linear, normalisation, activation, dropout, in this order.
 
     Args:
         normalization: ``none``, ``batch`` or ``layer``.
         dropout: The probability with which an activation is dropped in training.
         activation: ``relu``, ``gelu``, ``silu``, ``tanh`` or ``leaky_relu``.
-        initialization: Of the weights: ``xavier`` or ``kaiming`` (both uniform), or ``torch``'s own. Biases start at
-            0, with ``torch`` at its own.
+        initialization: The initialisation of the weights: ``xavier`` or ``kaiming`` (both uniform), with biases of 0;
+            or ``torch``, the default of `torch.nn.Linear` for both.
 
     Raises:
-        ValueError: An option is none of these.
+        ValueError: An option is not one of these.
+
+    Example:
+        >>> LayerStyle(normalization="layer", dropout=0.2)
+        LayerStyle(normalization='layer', dropout=0.2, activation='relu', initialization='xavier')
     """
 
     normalization: Normalization = "none"
@@ -57,7 +59,7 @@ class LayerStyle:
             raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout}")
 
     def linear(self, in_features: int, out_features: int, stacked: int = 1) -> nn.Linear:
-        """Make a linear layer; `stacked` of them lie side by side in one, each initialised as if it stood alone.
+        """Build a linear layer, or `stacked` of them side by side in one, each initialised as if it were alone.
 
         Raises:
             ValueError: `out_features` is below 1.
@@ -76,7 +78,7 @@ class LayerStyle:
         return layer
 
     def after(self, features: int, stacked: int = 1) -> nn.Sequential:
-        """Make what follows a linear layer, for `stacked` of them side by side."""
+        """Build what follows a linear layer, or `stacked` of them side by side."""
         steps: list[nn.Module] = []
         if self.normalization == "batch":
             steps.append(nn.BatchNorm1d(features * stacked))
@@ -89,13 +91,13 @@ class LayerStyle:
 
 
 class ReLU(nn.ReLU):
-    """A ReLU that writes over its input, which no layer before it here needs any more; not over views of others.
+    """A ReLU in place, as no layer before it needs its output again; views of other tensors are copied.
 
-    A forward hook that keeps what comes into it keeps what it makes of that.
+    A forward hook that stores the input therefore stores the output.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Set what is negative to 0."""
+        """Return the input with its negative entries set to 0."""
         return F.relu(x, inplace=not x._is_view())
 
 
@@ -117,7 +119,7 @@ class StackedLayerNorm(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers, each followed by normalisation, activation and dropout.
+    """A multilayer perceptron: linear layers, each followed by normalisation, activation and dropout.
 
     Shape:
         - input: ``[B, in_features]``
@@ -126,7 +128,7 @@ class MLP(nn.Module):
     Args:
         in_features: The width of the input.
         sizes: The widths of the layers.
-        style: What stands around each linear layer.
+        style: Normalisation, activation, dropout and initialisation.
 
     Example:
         >>> MLP(8, [4, 2])(torch.zeros(3, 8)).shape
@@ -144,7 +146,7 @@ class MLP(nn.Module):
         self.out_features = in_features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the layers."""
+        """Return the output of the last layer."""
         output: Tensor = self.layers(x)
         return output
 
@@ -152,8 +154,3 @@ class MLP(nn.Module):
     def last_weights(self) -> tuple[Tensor, ...]:
         """The weight of the last linear layer; empty without layers."""
         return tuple(m.weight for m in self.layers if isinstance(m, nn.Linear))[-1:]
-
-
-def parameters_of(module: nn.Module, parts: int = 1) -> list[SharedTensor]:
-    """Name all parameters of a module, each cut into so many equal parts."""
-    return [SharedTensor(parameter, parts) for parameter in module.parameters()]

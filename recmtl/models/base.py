@@ -1,4 +1,4 @@
-"""What every ranking model has: an encoder, a trunk, a fork and one head per task."""
+"""The base of every ranking model: encoder, trunk, fork and one head per task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, Self
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.shared import SharedTensor
+from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
@@ -21,45 +21,56 @@ Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
 """Builds the encoder of a model from the fitted schema."""
-RARE = 0.5  # the count that a class without training rows is taken to have, so that its log-odds are finite
+MIN_CLASS_COUNT = 0.5  # assumed of a class without training rows, so that its log-odds are finite
 
 
 class Shared(NamedTuple):
-    """What more than one objective trains.
+    """The tensors that more than one objective trains through the trunk.
 
     Args:
-        tensors: The tensors, and the parts that they count as.
-        last: Those that lie last before the fork: the W of GradNorm.
+        tensors: The shared tensors with their parts.
+        last: Those of them that come last before the fork, where `GradNorm` measures (its W); if empty, `GradNorm`
+            takes the last shared tensor with two dimensions.
     """
 
     tensors: tuple[SharedTensor, ...]
-    last: tuple[Tensor, ...]
+    last: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, *modules: nn.Module, last: Sequence[Tensor] = ()) -> Shared:
+        """Collect the parameters of modules; encoders have a part per feature, experts a part per expert.
+
+        Args:
+            modules: The shared modules, from the input to the views.
+            last: The weights that come last before the fork.
+        """
+        return cls(tuple(shared_tensors(*modules)), tuple(last))
 
 
 class Fork(Protocol):
-    """What lies between trunk and heads: every balancer is one."""
+    """What lies between trunk and heads; every balancer is one."""
 
     def __call__(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Hand each head its view, ``[B, D]``."""
+        """Return what each head reads, ``[B, D]``, from one view per head."""
 
     def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
-        """Give copies of the heads that need no fork."""
+        """Return copies of the heads that need no fork."""
 
 
-class Identity(nn.Module):
-    """A fork that hands every view on as it is."""
+class IdentityFork(nn.Module):
+    """A fork that returns every view as it is."""
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Hand the views on."""
+        """Return the views."""
         return tuple(views)
 
     def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
-        """Give copies of the heads: they need no fork."""
+        """Return copies of the heads."""
         return [copy.deepcopy(head) for head in heads]
 
 
 class Head(nn.Module):
-    """A tower and an output bias, which starts where the task's label rate is.
+    """A tower and an output bias that starts at the task's label rate.
 
     Shape:
         - input: ``[B, D]``
@@ -68,7 +79,7 @@ class Head(nn.Module):
     Args:
         name: The head's name.
         tower: A module from ``[B, D]`` to ``[B]`` or ``[B, 1]``.
-        bias: The output bias at the start.
+        bias: The initial output bias.
     """
 
     def __init__(self, name: str, tower: nn.Module, bias: float) -> None:
@@ -78,7 +89,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, view: Tensor) -> Tensor:
-        """Give the logit (a regression: the value) of each row."""
+        """Return the logit (of a regression: the value) of each row."""
         output: Tensor = self.tower(view)
         rows, features = view.shape  # no len(): an exported model takes any number of rows
         if output.shape not in ((rows, 1), (rows,)):
@@ -90,34 +101,73 @@ class Head(nn.Module):
 
 
 class RankingModel(nn.Module, ABC):
-    """A model that predicts several tasks from one batch.
+    """The base class of models that predict several tasks from one batch.
 
-    ``model(batch)`` gives the logits of each task (of a regression: the values), ``{name: [B]}``. Between the trunk
-    and the heads lies ``fork``: the identity, or a balancer that acts on the views.
+    ``model(batch)`` returns the logits (of a regression: the values) of each task, ``{name: [B]}``:
+
+    batch → ``encoder`` → ``trunk`` → H views → ``fork`` → ``heads`` → ``outputs``
+
+    A model of your own needs a constructor and two methods:
+
+    - The constructor calls ``super().__init__(schema)``, which builds ``self.encoder`` (output width
+      ``self.encoder.out_features``); then it builds its layers; at last it calls ``build_heads(tasks, view_features)``,
+      which builds one head per task and sets ``view_features`` to D, the width of a view.
+    - ``trunk(batch)`` returns a tuple of H tensors ``[B, D]``, one view per head in the order of ``heads``. If all
+      heads read the same tensor, return it H times: ``(x,) * len(self.heads)``.
+    - ``shared()`` returns the tensors that several objectives train through the trunk. In the ordinary case that is
+      ``Shared.of(self.encoder, self.bottom)``, all modules that every task uses. Not shared are gates, which belong to
+      one head each, and all that comes after the fork: heads and balancer.
+
+    Balancers, towers of your own, checkpoints, export and recipes then work as with the models of the package.
+    ``outputs`` and ``expert_usage`` are optional.
 
     Attributes:
         schema: The fitted schema.
-        encoder: From a batch to ``[B, W]``; not where each task has one of its own.
-        fork: From H views to H views.
-        heads: One head per name.
-        objectives: What the logits are trained on, in the order of the losses.
+        encoder: From a batch to ``[B, W]``.
+        fork: From H views to H views: the identity, until a trainer puts its balancer there.
+        heads: One head per task that is predicted from a view, by name.
+        objectives: The tasks whose losses are trained, in the order of the losses.
         view_features: D, the width of a view.
 
     Args:
         schema: The fitted schema.
-        objectives: What the logits are trained on, in the order of the losses.
-        encoder: Builds the encoder; ``None`` where a model builds its own.
+        objectives: The tasks whose losses are trained; those of the schema by default.
+        encoder: Builds the encoder; ``None`` for a model that builds its own.
+
+    Example:
+        >>> import pandas as pd, recmtl
+        >>> class Bottom(recmtl.RankingModel):
+        ...     def __init__(self, schema, width=16):
+        ...         super().__init__(schema)
+        ...         self.bottom = recmtl.MLP(self.encoder.out_features, [width])
+        ...         self.build_heads(self.objectives, view_features=width)
+        ...     def trunk(self, batch):
+        ...         return (self.bottom(self.encoder(batch)),) * len(self.heads)
+        ...     def shared(self):
+        ...         return recmtl.Shared.of(self.encoder, self.bottom)
+        >>> tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "buy")]
+        >>> schema = recmtl.Schema([recmtl.Categorical("item")], tasks)
+        >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "click": [1, 0, 1], "buy": [1, 0, 0]})
+        >>> data = recmtl.prepare(schema, rows, holdout=0)
+        >>> model = Bottom(data.schema)
+        >>> {name: tuple(logits.shape) for name, logits in model(next(recmtl.Loader(data.train, 3).epoch())).items()}
+        {'ctr': (3,), 'cvr': (3,)}
     """
 
     encoder: FeatureEncoder
 
-    def __init__(self, schema: FittedSchema, objectives: Sequence[Task], encoder: EncoderFactory | None) -> None:
+    def __init__(
+        self,
+        schema: FittedSchema,
+        objectives: Sequence[Task] | None = None,
+        encoder: EncoderFactory | None = FeatureEncoder,
+    ) -> None:
         super().__init__()
         self.schema = schema
-        self.objectives = tuple(objectives)
+        self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
         if encoder is not None:
             self.encoder = encoder(schema)
-        self.fork: Fork = Identity()
+        self.fork: Fork = IdentityFork()
         self.heads = nn.ModuleDict()
         self.view_features = 0
 
@@ -125,18 +175,19 @@ class RankingModel(nn.Module, ABC):
         self,
         tasks: Sequence[Task],
         view_features: int,
-        layers: Sequence[int],
-        style: LayerStyle,
-        towers: Mapping[str, Tower] | None,
+        layers: Sequence[int] = (64,),
+        style: LayerStyle = LayerStyle(),
+        towers: Mapping[str, Tower] | None = None,
     ) -> None:
         """Build one head per task.
 
         Args:
-            tasks: What each head predicts by itself.
+            tasks: The task that each head predicts.
             view_features: D, the width of a view.
             layers: The hidden layers of the default tower.
-            style: What stands around its linear layers.
-            towers: Towers of one's own by the name of their head.
+            style: Normalisation, activation, dropout and initialisation of its layers.
+            towers: Towers of your own by the name of their head; each is called with D, and returns a module from
+                ``[B, D]`` to ``[B]`` or ``[B, 1]``.
 
         Raises:
             ValueError: `towers` names no head, or a task's name cannot be that of a module.
@@ -145,7 +196,7 @@ class RankingModel(nn.Module, ABC):
         for name in own:
             if name not in [task.name for task in tasks]:
                 names = ", ".join(task.name for task in tasks)
-                raise ValueError(f"`towers` names {name!r}, but the heads are {names}")
+                raise ValueError(f"`towers` must name heads ({names}), got {name!r}")
         self.view_features = view_features
         for task in tasks:
             build = own.get(task.name)
@@ -156,51 +207,63 @@ class RankingModel(nn.Module, ABC):
 
     @abstractmethod
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Give one view of the shared representation per head, H times ``[B, D]``."""
+        """Return one view of the shared representation per head: H tensors ``[B, D]``, in the order of ``heads``."""
 
     @abstractmethod
     def shared(self) -> Shared:
-        """Name the tensors that more than one objective trains through the trunk: neither gates nor heads."""
+        """Return the tensors that more than one objective trains through the trunk; see `Shared.of`.
+
+        It is called after each forward pass, as a large embedding table is then represented by the rows it looked up.
+        """
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
-        """Give by head the weight of each expert in each row, ``{head: [B, E]}``; nothing where there are no gates."""
+        """Return the weight of each expert in each row by head, ``{head: [B, E]}``; empty for models without gates."""
         return {}
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Turn the logits of the heads into those of the model; the same by default."""
+        """Return the model's logits by task from those of the heads; the same by default."""
         return logits
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Give the logits of each task, ``{name: [B]}``, objectives included."""
-        views = self.fork(self.trunk(batch))
-        heads = zip(self.heads.items(), views, strict=True)
-        return self.outputs({name: head(view) for (name, head), view in heads})
+        """Return the logits of each task, ``{name: [B]}``, objectives included."""
+        views = self.trunk(batch)
+        if isinstance(views, Tensor) or len(views) != len(self.heads):
+            found = f"a tensor of shape {list(views.shape)}" if isinstance(views, Tensor) else f"{len(views)} views"
+            raise ValueError(f"`trunk` must return one view per head: expected {len(self.heads)}, got {found}")
+        heads = zip(self.heads.items(), self.fork(views), strict=True)
+        logits = self.outputs({name: head(view) for (name, head), view in heads})
+        missing = [task.name for task in self.objectives if task.name not in logits]
+        if missing:
+            raise ValueError(
+                f"`outputs` must return the logits of all objectives: expected {missing}, too, got {list(logits)}"
+            )
+        return logits
 
     def fold(self) -> Self:
-        """Give a copy for export that predicts the same without a balancer: a rotation is taken into the towers."""
+        """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""
         model = copy.deepcopy(self, {id(self.schema): self.schema})
         heads = model.fork.fold(model.heads.values(), self.view_features)
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
-        model.fork = Identity()
+        model.fork = IdentityFork()
         return model
 
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:
-    """Build an MLP with one output; its bias is the head's."""
+    """Build an MLP with one output and no output bias, which the head has."""
     hidden = MLP(in_features, layers, style)
     last = style.linear(hidden.out_features, 1)
-    last.bias = None  # type: ignore[assignment]  # the head has one
+    last.bias = None  # type: ignore[assignment]
     return nn.Sequential(hidden, last)
 
 
 def starting_bias(task: Task, rate: LabelRate) -> float:
-    """Give the output that is right for a model that knows nothing but the label rate of the training rows.
+    """Return the best constant output for the training rows.
 
-    Log-odds for a binary task, the mean for a regression; 0 where there is no labelled row.
+    The log-odds of the label rate for a binary task, the mean for a regression; 0 without labelled rows.
     """
     if rate.rows == 0:
         return 0.0
     if task.kind == "regression":
         return rate.mean
-    positives = min(max(rate.mean * rate.rows, RARE), rate.rows - RARE)
+    positives = min(max(rate.mean * rate.rows, MIN_CLASS_COUNT), rate.rows - MIN_CLASS_COUNT)
     return math.log(positives / (rate.rows - positives))

@@ -1,4 +1,4 @@
-"""ESMM: conversion rates learned from all rows, through the probability of click and conversion."""
+"""ESMM: conversion rates learned from all rows through the probability of click and conversion."""
 
 from __future__ import annotations
 
@@ -15,20 +15,39 @@ from recmtl.schema import FittedSchema
 
 
 class ESMM(RankingModel):
-    """Entire space multi-task model (Ma et al., SIGIR 2018, eqs. 2–3): pCTCVR = pCTR · pCVR.
+    r"""Entire space multi-task model: the conversion rate is learned from all rows, not from clicked rows alone.
 
-    Two towers on one encoder predict CTR and CVR; the losses are those of CTR and CTCVR over all rows, so that the CVR
-    tower is never trained on clicked rows alone. The logits of all three are given.
+    Ma, Zhao, Huang, Wang, Hu, Zhu and Gai, "Entire Space Multi-Task Model: An Effective Approach for Estimating
+    Post-Click Conversion Rate", SIGIR 2018, equations 2 and 3. Two towers on one encoder predict CTR and CVR; the
+    losses are those of CTR and CTCVR over all rows, with
+
+    $$
+    p_{\text{CTCVR}} = p_{\text{CTR}} \cdot p_{\text{CVR}}
+    $$
+
+    The model returns the logits of all three. Use it if conversions are labelled on all rows and clicks are rare.
+
+    Shape:
+        - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR
 
     Args:
-        schema: The fitted schema; it must have a funnel, and no task beside CTR, CVR and CTCVR.
+        schema: The fitted schema; it must have a funnel, and no tasks other than CTR, CVR and CTCVR.
         tower_layers: The hidden layers of the default towers.
-        style: What stands around each linear layer.
-        towers: Towers of one's own by the name of their head, CTR or CVR.
+        style: Normalisation, activation, dropout and initialisation of all layers.
+        towers: Towers of your own by head, CTR or CVR, each a callable from D, the width of a view, to a module.
         encoder: Builds the encoder.
 
     Raises:
-        ValueError: The schema has no funnel or another task, or `towers` names no head.
+        ValueError: The schema has no funnel, or another task; or `towers` names no head.
+
+    Example:
+        >>> import pandas as pd, recmtl
+        >>> tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "buy", given="click")]
+        >>> schema = recmtl.Schema([recmtl.Categorical("item")], tasks, funnel=recmtl.Funnel("click", "buy"))
+        >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "click": [1, 0, 1], "buy": [1, 0, 0]})
+        >>> model = ESMM(recmtl.prepare(schema, rows, holdout=0).schema)
+        >>> list(model.heads), [task.name for task in model.objectives]
+        (['ctr', 'cvr'], ['ctr', 'ctcvr'])
     """
 
     def __init__(
@@ -41,33 +60,31 @@ class ESMM(RankingModel):
     ) -> None:
         tasks = schema.schema.funnel_tasks
         if not tasks:
-            raise ValueError("ESMM needs a schema with a `funnel`: the labels of click and conversion")
+            raise ValueError("ESMM needs a schema with a `funnel`, the labels of click and conversion, got one without")
         for task in schema.schema.tasks:
             if task not in tasks:
-                raise ValueError(
-                    f"ESMM predicts the tasks of the funnel alone, but the schema has the task {task.name!r}"
-                )
+                raise ValueError(f"ESMM predicts only the tasks of the funnel, got a schema with task {task.name!r}")
         ctr, cvr, ctcvr = tasks
         super().__init__(schema, (ctr, ctcvr), encoder)
         self._ctr, self._cvr, self._ctcvr = ctr.name, cvr.name, ctcvr.name
         self.build_heads((ctr, cvr), self.encoder.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Give the encoder's output, for the CTR and the CVR tower."""
+        """Return the encoder's output for the CTR and the CVR tower."""
         return (self.encoder(batch),) * 2
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the logit of CTCVR."""
+        """Return the logits with that of CTCVR added."""
         return logits | {self._ctcvr: product_logit(logits[self._ctr], logits[self._cvr])}
 
     def shared(self) -> Shared:
-        """Name the encoder's tensors; nothing else lies before the fork, so they are also the last."""
-        tensors = tuple(self.encoder.shared())
-        return Shared(tensors, tuple(t.tensor for t in tensors))
+        """Return the encoder's parameters; nothing else comes before the fork, so they are also the last."""
+        shared = Shared.of(self.encoder)
+        return shared._replace(last=tuple(t.tensor for t in shared.tensors))
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:
-    """Give the log-odds of σ(a)·σ(b), exact where the probabilities underflow.
+    """Return the log-odds of σ(a)·σ(b), exact even if the probabilities underflow.
 
     1/(σ(a)σ(b)) − 1 = e^−a + e^−b + e^−(a+b), so the log-odds are −logsumexp(−a, −b, −a−b).
 

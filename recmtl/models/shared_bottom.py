@@ -1,4 +1,4 @@
-"""Shared-bottom: one MLP that all tasks share."""
+"""SharedBottom: one MLP that all tasks share."""
 
 from __future__ import annotations
 
@@ -8,24 +8,39 @@ from torch import Tensor
 
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
-from recmtl.layers import MLP, LayerStyle, parameters_of
+from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
 
 class SharedBottom(RankingModel):
-    """One MLP that all tasks share, and a tower for each (Caruana, Machine Learning 28, 1997).
+    """One MLP that all tasks share, and a tower per task.
+
+    Caruana, "Multitask Learning", Machine Learning 28, 1997. With x the encoded batch, every head reads the same view
+    f(x). Use it as the baseline, and if the tasks are closely related.
+
+    Shape:
+        - output: ``{task: [B]}``, logits
 
     Args:
         schema: The fitted schema; its tasks are the heads and the objectives.
         layers: The widths of the shared layers.
         tower_layers: The hidden layers of the default towers.
-        style: What stands around each linear layer.
-        towers: Towers of one's own by the name of their task.
+        style: Normalisation, activation, dropout and initialisation of all layers.
+        towers: Towers of your own by task, each a callable from D, the width of a view, to a module.
         encoder: Builds the encoder.
 
     Raises:
-        ValueError: There is no shared layer, or `towers` names no task.
+        ValueError: `layers` is empty, or `towers` names no task.
+
+    Example:
+        >>> import pandas as pd, recmtl
+        >>> tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "buy")]
+        >>> schema = recmtl.Schema([recmtl.Categorical("item")], tasks)
+        >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "click": [1, 0, 1], "buy": [1, 0, 0]})
+        >>> model = SharedBottom(recmtl.prepare(schema, rows, holdout=0).schema, layers=[32, 16])
+        >>> list(model.heads), model.view_features
+        (['ctr', 'cvr'], 16)
     """
 
     def __init__(
@@ -39,14 +54,14 @@ class SharedBottom(RankingModel):
     ) -> None:
         super().__init__(schema, schema.schema.tasks, encoder)
         if not layers:
-            raise ValueError("a shared bottom needs at least one layer")
+            raise ValueError("`layers` must hold at least one layer, got none")
         self.bottom = MLP(self.encoder.out_features, layers, style)
         self.build_heads(self.objectives, self.bottom.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Give the output of the bottom, once per head."""
+        """Return the output of the bottom, once per head."""
         return (self.bottom(self.encoder(batch)),) * len(self.heads)
 
     def shared(self) -> Shared:
-        """Name the encoder and the bottom; the bottom's last weight lies last."""
-        return Shared((*self.encoder.shared(), *parameters_of(self.bottom)), self.bottom.last_weights)
+        """Return the parameters of encoder and bottom; the bottom's last weight comes last."""
+        return Shared.of(self.encoder, self.bottom, last=self.bottom.last_weights)

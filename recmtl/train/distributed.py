@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from recmtl.balance import ProcessGroup
-from recmtl.balance.distributed import SINGLE_PROCESS, answering
+from recmtl.balance.distributed import SINGLE_PROCESS, explain_lost_rank
 from recmtl.data import Rows
 from recmtl.data.loader import default_window
 
@@ -65,7 +65,7 @@ def broadcast_object(processes: ProcessGroup, value: T) -> T:
     if processes.size == 1:
         return value
     told: list[T] = [value]
-    with answering():
+    with explain_lost_rank():
         dist.broadcast_object_list(told, src=0, group=processes.group)
     return told[0]
 
@@ -75,7 +75,7 @@ def all_gather_object(processes: ProcessGroup, value: T) -> list[T]:
     if processes.size == 1:
         return [value]
     told: list[T] = [value] * processes.size
-    with answering():
+    with explain_lost_rank():
         dist.all_gather_object(told, value, group=processes.group)
     return told
 
@@ -96,7 +96,7 @@ def copy_from_first(processes: ProcessGroup, module: nn.Module) -> None:
     if processes.size == 1:
         return
     for tensor in (*module.parameters(), *module.buffers()):
-        with answering():
+        with explain_lost_rank():
             dist.broadcast(tensor, src=0, group=processes.group)
 
 
@@ -115,7 +115,7 @@ def average_statistics(processes: ProcessGroup, model: nn.Module, rows: int) -> 
         return
     measured = statistics[0].new_full((1,), float(rows >= FEWEST))
     sums = [measured, *(measured * tensor for tensor in statistics)]
-    processes.add_up(sums)
+    processes.all_reduce(sums)
     for tensor, total in zip(statistics, sums[1:], strict=True):
         tensor.copy_(torch.where(sums[0] > 0, total / sums[0], tensor))
 

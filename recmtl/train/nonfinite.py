@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance import Balancer, zero_and_mark
+from recmtl.balance import Balancer, zero_nonfinite_gradients
 from recmtl.features import EmbeddingTable
 from recmtl.runs.serialization import check_state_like
 
@@ -76,7 +76,7 @@ class NonFiniteCounter:
             tensors: The layers, then the gathered rows of the tables.
         """
         norms = [table.gradient_norms() for table in self._tables]
-        marks = zero_and_mark(tensors)
+        marks = zero_nonfinite_gradients(tensors)
         features = [marks[self._place[id(t.weight)]] & ~n.isfinite() for t, n in zip(self._tables, norms, strict=True)]
         bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
         self.skipped.copy_(self._balancer.skipped)

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recmtl.features.embedding_table import Distinct, distinct, padded
+from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
 
 
-def check(found: Distinct, ids: Tensor) -> None:
+def check(found: DistinctIds, ids: Tensor) -> None:
     assert torch.equal(found.ids[found.inverse], ids.long())
     used = found.inverse.unique()
     assert torch.equal(used, torch.arange(len(used)))
@@ -19,8 +19,8 @@ def check(found: Distinct, ids: Tensor) -> None:
 @given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 5), min_size=1, max_size=40))
 def test_each_id_has_one_slot(values: list[int]) -> None:
     ids = torch.tensor(values, dtype=torch.int32)
-    check(distinct(ids), ids)
-    assert len(distinct(ids).ids) == len(set(values))
+    check(distinct_ids(ids), ids)
+    assert len(distinct_ids(ids).ids) == len(set(values))
     found = padded(ids)
     check(found, ids)
     assert len(found.ids) == len(ids)
@@ -32,12 +32,12 @@ def test_each_id_has_one_slot(values: list[int]) -> None:
 
 def test_many_columns() -> None:
     ids = torch.randint(0, 50, (30, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    check(distinct(ids), ids)
+    check(distinct_ids(ids), ids)
     check(padded(ids), ids)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3)])
 def test_no_shape_depends_on_a_value(shape: tuple[int, ...]) -> None:
-    slots, inverse, source = distinct(torch.zeros(shape, dtype=torch.int32, device="meta"))
+    slots, inverse, source = distinct_ids(torch.zeros(shape, dtype=torch.int32, device="meta"))
     assert len(slots) == len(source) == inverse.numel()
     assert inverse.shape == shape

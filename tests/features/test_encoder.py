@@ -74,7 +74,7 @@ def test_gradient_reaches_the_looked_up_rows_alone(small: recmtl.PreparedData) -
 
 
 def test_a_table_counts_feature_by_feature(aliexpress: recmtl.PreparedData) -> None:
-    (shared,) = FeatureEncoder(aliexpress.schema).shared()
+    (shared,) = FeatureEncoder(aliexpress.schema).shared_tensors()
     assert shared.parts == 16
     sizes = [b.size for b in aliexpress.schema.id_blocks]
     assert torch.bincount(shared.part_of_row).tolist() == sizes
@@ -85,7 +85,7 @@ def test_numbers_alone_need_no_table() -> None:
     schema = recmtl.Schema([recmtl.Numeric("x", transform="none")], [recmtl.Task("t", "y")])
     data = recmtl.prepare(schema, frame, holdout=0.0)
     encoder = FeatureEncoder(data.schema)
-    assert encoder.shared() == []
+    assert encoder.shared_tensors() == []
     assert encoder(batch(data)).flatten().tolist() == [1, 2, 3]
 
 

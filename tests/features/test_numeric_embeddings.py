@@ -150,8 +150,8 @@ def test_encoder_sets_tables_numbers_and_indicators_side_by_side(cls: type, data
 def test_parameters_are_shared_feature_by_feature(cls: type, data: recmtl.PreparedData) -> None:
     encoder = FeatureEncoder(data.schema, numeric=cls)
     encoder(batch(data)).square().sum().backward()
-    assert {id(s.tensor) for s in encoder.shared()} == {id(p) for p in encoder.parameters()}
-    for shared in encoder.shared()[len(encoder.tables) :]:
+    assert {id(s.tensor) for s in encoder.shared_tensors()} == {id(p) for p in encoder.parameters()}
+    for shared in encoder.shared_tensors()[len(encoder.tables) :]:
         assert shared.parts == len(shared.tensor) == 3
         assert shared.tensor.grad.flatten(1).abs().sum(1)[:2].all()
 

@@ -79,7 +79,7 @@ def test_vectors_take_the_place_of_the_rows_of_their_categories(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("c,x,y\na,1,2\n", r"a\.csv has vectors of 2 numbers, but the embeddings are 3 wide"),
+        ("c,x,y\na,1,2\n", r"a\.csv must have vectors of 3 numbers, the width of the embeddings, got 2"),
         ("c,x,y,z\nq,1,2,3\n", r"a\.csv has no vector for any category of feature 'item'"),
         ("c,x,y,z\na,1,2,3\nb,1,2,3\na,1,2,3\n", r"a\.csv has the category 'a' twice"),
         ("c,x,y,z\na,1,2,3\nb,1,,3\n", r"a\.csv, line 3, column 'y': None is not a number"),
@@ -95,7 +95,7 @@ def test_a_file_that_does_not_fit(tmp_path: Path, data: recmtl.PreparedData, con
 @pytest.mark.parametrize(
     ("vector", "message"),
     [
-        ([1.0, 2.0], r"a\.parquet has vectors of 2 numbers, but the embeddings are 3 wide"),
+        ([1.0, 2.0], r"a\.parquet must have vectors of 3 numbers, the width of the embeddings, got 2"),
         ([1.0, None, 2.0], r"a\.parquet, row 2, column 'vector': None is not a number"),
         ([1.0, float("inf"), 2.0], r"a\.parquet, row 2, column 'vector': inf is not a finite number"),
     ],
@@ -108,7 +108,7 @@ def test_lists_that_do_not_fit(tmp_path: Path, data: recmtl.PreparedData, vector
 
 @pytest.mark.parametrize("name", ["gone", "seen", "h"])
 def test_only_features_with_a_vocabulary_of_their_own_have_vectors(data: recmtl.PreparedData, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`pretrained` names '{name}', .* these are: item"):
+    with pytest.raises(ValueError, match=f"`pretrained` must name features with a vocabulary of their own .* got '{name}'"):
         FeatureEncoder(data.schema, 3, {name: "a.csv"})
 
 

@@ -41,7 +41,7 @@ def test_equal_separate_modules(sizes: list[int], style: LayerStyle) -> None:
 
 
 def test_the_wide_layer_counts_expert_by_expert() -> None:
-    shared = Experts(7, 3, [6, 4], LayerStyle(normalization="batch")).shared()
+    shared = Experts(7, 3, [6, 4], LayerStyle(normalization="batch")).shared_tensors()
     parts = [(tuple(s.tensor.shape), s.parts) for s in shared]
     assert parts[:4] == [((18, 7), 3), ((18,), 3), ((18,), 3), ((18,), 3)]
     assert sum(s.parts for s in shared) == 3 * 8  # two layers of weight, bias, scale and shift per expert

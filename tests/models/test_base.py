@@ -56,7 +56,7 @@ def test_a_tower_of_the_wrong_shape_is_named(aliexpress: recmtl.PreparedData, sh
 
 
 def test_towers_must_name_heads(aliexpress: recmtl.PreparedData) -> None:
-    with pytest.raises(ValueError, match="`towers` names 'cvr', but the heads are ctr, ctcvr"):
+    with pytest.raises(ValueError, match=r"`towers` must name heads \(ctr, ctcvr\), got 'cvr'"):
         recmtl.MMOE(aliexpress.schema, towers={"cvr": nn.Identity})
 
 

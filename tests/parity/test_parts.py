@@ -145,7 +145,7 @@ class Tabled(Laid):
             self.module.start_row_mode()
         embedded = self.module(ids.int()).view(-1, FEATURES, D)
         places = self.module.gathered.places if self.by_rows else torch.arange(len(self.part))
-        return embedded, SharedTensor(*self.module.shared()), places
+        return embedded, SharedTensor(*self.module.shared_tensors()[0]), places
 
 
 def gradients(tensors: Iterable[Tensor]) -> list[Tensor]:

@@ -21,7 +21,7 @@ import recmtl
 from recmtl.balance import Balancer, SharedTensor, Sizes
 from recmtl.data import Batch, Loader
 from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import Distinct, distinct, padded
+from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
 from recmtl.layers import MLP
 from recmtl.models import RankingModel
 from recmtl.models.esmm import product_logit
@@ -266,18 +266,18 @@ def test_equals_the_naive_twin(
     assert worst <= LIMIT
 
 
-@pytest.mark.parametrize("find", [distinct, padded])
+@pytest.mark.parametrize("find", [distinct_ids, padded])
 @pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
 def test_row_mode_equals_the_naive_twin(
     cls: type[RankingModel],
     method: type[Balancer],
-    find: Callable[[Tensor], Distinct],
+    find: Callable[[Tensor], DistinctIds],
     funnel: recmtl.PreparedData,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With exact slots, as on a CPU, and with spare ones, as on a GPU."""
-    monkeypatch.setattr(table_module, "distinct", find)
+    monkeypatch.setattr(table_module, "distinct_ids", find)
     assert worst_error(cls, Case(method, {}), funnel, row_mode=True) <= LIMIT
 
 

@@ -83,7 +83,7 @@ def test_large_tables_are_replayed_too(
     monkeypatch.setattr(step_module, "ROW_MODE", 0)
     with pytest.warns(UserWarning, match="none is made"):
         plain_losses, plain_state = trained(aliexpress, recmtl.MMOE, method, Unrecorded())
-    monkeypatch.setattr(table_module, "distinct", padded)
+    monkeypatch.setattr(table_module, "distinct_ids", padded)
     losses, state = trained(aliexpress, recmtl.MMOE, method, Tape())
     torch.testing.assert_close(losses, plain_losses, rtol=1e-10, atol=1e-12, equal_nan=True)
     torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)

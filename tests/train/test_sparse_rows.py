@@ -134,11 +134,11 @@ def test_row_mode_is_off_outside_of_a_step(aliexpress: recmtl.PreparedData) -> N
         table.gathered  # noqa: B018
     with in_row_mode([table]):
         expected = table(ids)
-        assert table.shared().tensor is table.gathered.rows
+        assert table.shared_tensors()[0].tensor is table.gathered.rows
         with torch.no_grad():
             assert torch.equal(table(ids), expected)
     assert torch.equal(table(ids), expected)
-    assert table.shared().tensor is table.weight
+    assert table.shared_tensors()[0].tensor is table.weight
     table(ids).sum().backward()
     assert table.weight.grad.any()
 

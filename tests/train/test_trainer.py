@@ -165,8 +165,8 @@ class Turned(recmtl.Balancer):
     def _build(self, sizes: object) -> None:
         pass
 
-    def _balance(self, given: BackwardInputs) -> None:
-        (sum(given.losses) + 1e6 * self.angle).backward()
+    def _balance(self, inputs: BackwardInputs) -> None:
+        (sum(inputs.losses) + 1e6 * self.angle).backward()
 
 
 def test_a_balancers_own_parameters_have_their_own_rate_and_are_not_clipped(aliexpress: recmtl.PreparedData) -> None:

@@ -1,1 +1,1 @@
-"""Balancers of the gradients where the representation forks into the heads."""
+"""Methods that change the gradients where the representation forks into heads, one per file."""

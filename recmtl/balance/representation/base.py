@@ -1,4 +1,4 @@
-"""The family that works where the trunk forks into heads: on the gradients at the views."""
+"""The family that works on the gradients at the views, where the trunk forks into heads."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from recmtl.balance.shared import BackwardInputs, Sizes
 
 
 class RepresentationBalancer(Balancer, ABC):
-    """Passes the views on to the heads, and works on the heads' gradients on their way back to the trunk.
+    """The base class of methods that change the heads' gradients on their way back to the trunk.
 
-    `fork` is one autograd function over all H views: its backward pass gets the H gradients at once. So the method
-    acts under any backward pass through it, a plain `loss.backward()` too, and `backward` adds the losses up. All
-    that lies after the fork is private. A second pass through the same graph, such as one per loss or that of a
-    balancer which takes the tasks' gradients one by one, is refused: the method must see all tasks at once.
+    `fork` is one autograd function over all H views, so its backward pass gets the H gradients at once. The method acts
+    under any backward pass through the fork, a plain `loss.backward()` too; `backward` sums the losses. Everything
+    after the fork is private. A second pass through the same graph, for example one per loss, is an error: the method
+    must see all tasks at once.
 
-    A method registers its state in `_build` and writes `_inward`. One that turns the views on their way out writes
-    `_outward` too; the tensors of its own that it turns them with come from `_own`, and get their gradient from
-    `_inward`.
+    A method registers its state in `_build` and implements `_backward_views`. A method that also changes the views
+    implements `_forward_views`; parameters that this takes come from `_fork_parameters`, and `_backward_views` returns
+    their gradient.
 
     Example:
         >>> import torch
@@ -31,7 +31,7 @@ class RepresentationBalancer(Balancer, ABC):
         ...     weights = None
         ...     def _build(self, sizes):
         ...         pass
-        ...     def _inward(self, gradients, own):
+        ...     def _backward_views(self, gradients, saved):
         ...         return [None if g is None else g.sign() for g in gradients], []
         >>> z = torch.tensor([[1.0, 2.0]], requires_grad=True)
         >>> a, b = Signs().fork([z, z])
@@ -41,27 +41,24 @@ class RepresentationBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
-    _values: Tensor | None = None  # the losses, while `backward` runs
+    _values: Tensor | None = None  # of the losses, while `backward` runs
     _forked = False  # whether `fork` was called since the last `backward`
-    _outputs: Sequence[Tensor] = ()  # of the last fork, where several processes share the batch
+    _outputs: Sequence[Tensor] = ()  # of the last fork, if several processes share the batch
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """The heads' names, or those of the losses while heads have none."""
+        """The heads' names; if they have none, those of the losses."""
         return self.head_names or self.names
 
     def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Hands each head its view, and the method the gradients on their way back.
+        """Return what each head reads, and pass the method the gradients on their way back.
 
         Args:
-            views: One view of the shared representation per head; one tensor stands for the same view H times, once
-                the number of heads is known.
-
-        Returns:
-            What the heads read.
+            views: One view of the shared representation per head; one tensor for the same view H times, once the
+                number of heads is known.
 
         Raises:
-            ValueError: If the number of heads is not known, or not the one that the state was made for.
+            ValueError: If the number of heads is unknown, or the state was created for another one.
 
         Shape:
             - views: H tensors `[B, D]`.
@@ -69,22 +66,22 @@ class RepresentationBalancer(Balancer, ABC):
         """
         if isinstance(views, Tensor):
             if self._sizes is None:
-                raise ValueError("the number of heads is not known: give a sequence with one view per head")
+                raise ValueError("the number of heads is unknown: pass a sequence with one view per head")
             views = [views] * self._sizes.heads
         if not views:
             raise ValueError("`views` must hold one view per head, got none")
         features = views[0].shape[-1] if views[0].dim() else 0
-        self._ready(views[0], Sizes(heads=len(views), features=features))
-        own = self._own()
+        self._prepare(views[0], Sizes(heads=len(views), features=features))
+        parameters = self._fork_parameters()
         self._forked = True
         if not torch.is_grad_enabled():
-            return tuple(self._outward(views, own))
-        outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *own)  # type: ignore[no-untyped-call]
+            return tuple(self._forward_views(views, parameters))
+        outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *parameters)  # type: ignore[no-untyped-call]
         self._outputs = outputs if self.processes.size > 1 else ()
         return outputs
 
-    def _balance(self, given: BackwardInputs) -> None:
-        losses, values = given.losses, given.values
+    def _balance(self, inputs: BackwardInputs) -> None:
+        losses, values = inputs.losses, inputs.values
         if not self._forked:
             raise RuntimeError(
                 f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
@@ -94,11 +91,11 @@ class RepresentationBalancer(Balancer, ABC):
         weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
         expected = self.skipped
         if self._sizes is not None and self._sizes.heads == len(losses):
-            expected = self.skipped + ~finite  # also a loss whose gradient, with weight 0, reached the fork as zero
+            expected = self.skipped + ~finite  # a loss of weight 0 reaches the fork as zero
         self._values, outputs, self._outputs = values, self._outputs, ()
         try:
-            with self.processes.adding_up([*given.shared, *given.private]):
-                # All processes meet at the fork, those whose losses do not reach it, too.
+            with self.processes.reduce_gradients([*inputs.tensors, *inputs.private]):
+                # All processes communicate at the fork, also those whose losses do not reach it.
                 backward_weighted([*losses, *outputs], [*weights, *map(torch.zeros_like, outputs)])
         finally:
             self._values = None
@@ -106,84 +103,87 @@ class RepresentationBalancer(Balancer, ABC):
             self.skipped.copy_(torch.maximum(self.skipped, expected))
 
     def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
-        """What each loss is multiplied by under `backward`, private gradients included: `[K]`."""
+        """Return the weight of each loss under `backward`, private gradients included: `[K]`."""
         return torch.ones_like(values)
 
-    def _own(self) -> Sequence[Tensor]:
-        """Tensors of the method that the views are turned with, and that `_inward` has a gradient for."""
+    def _fork_parameters(self) -> Sequence[Tensor]:
+        """Return the parameters of `_forward_views`."""
         return ()
 
-    def _kept(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What `_inward` needs of the views themselves; it finds these behind its own tensors, in `own`."""
+    def _saved_views(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the views that `_backward_views` needs; it finds them behind the parameters, in `saved`."""
         return ()
 
-    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What the heads read of the views."""
+    def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return what the heads read of the views; a linear map."""
         return [view.view_as(view) for view in views]
 
     @abstractmethod
-    def _inward(
-        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    def _backward_views(
+        self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
     ) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
-        """The gradients of the views and of `own`, from those at the heads' inputs; moves the state.
+        """Return the gradients of the views and of the parameters, and update the state.
 
-        A gradient is None where no loss reaches the head; those given must not be written into. They are of this
-        process's rows: what is measured on them is added up over `processes`, and the gradients of `own` are those of all.
+        Args:
+            gradients: Those at the heads' inputs, of this process's rows; None if no loss reaches the head. They must
+                not be written into. Sums over rows, the parameters' gradients included, are reduced over `processes`.
+            saved: The parameters, then the saved views.
         """
 
 
 @contextmanager
-def letting_pass() -> Iterator[None]:
-    """Lets gradients pass every fork by the chain rule alone in the block; no state moves."""
-    outer, _Fork.passing = _Fork.passing, True
+def bypass_forks() -> Iterator[None]:
+    """Let gradients pass all forks by the chain rule within the block, without balancing; no state changes."""
+    outer, _Fork.bypassed = _Fork.bypassed, True
     try:
         yield
     finally:
-        _Fork.passing = outer
+        _Fork.bypassed = outer
 
 
 class _Fork(torch.autograd.Function):
-    passing = False  # not of one thread: autograd has its own for some devices
+    bypassed = False  # not thread-local: autograd uses threads of its own for some devices
 
     @staticmethod
     def forward(ctx: Any, balancer: RepresentationBalancer, heads: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        views, own = tensors[:heads], tensors[heads:]
+        views, parameters = tensors[:heads], tensors[heads:]
         ctx.balancer = balancer
-        ctx.save_for_backward(*own, *balancer._kept(views))
+        ctx.save_for_backward(*parameters, *balancer._saved_views(views))
         ctx.set_materialize_grads(False)
-        return tuple(balancer._outward(views, own))
+        return tuple(balancer._forward_views(views, parameters))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with torch.autocast(device.type, enabled=False):
-            if _Fork.passing:  # may happen any number of times
+            if _Fork.bypassed:  # any number of times
                 views = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
-                own = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
+                parameters = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
             else:
                 _check_first_pass(ctx)
-                views, own = ctx.balancer._inward(gradients, ctx.saved_tensors)
-        return (None, None, *views, *own)
+                views, parameters = ctx.balancer._backward_views(gradients, ctx.saved_tensors)
+        return (None, None, *views, *parameters)
 
 
 def _check_first_pass(ctx: Any) -> None:
     if getattr(ctx, "passed", False):
         raise RuntimeError(
             f"a second backward pass reached the fork of {type(ctx.balancer).__name__}, which balances all tasks at "
-            "once: use its own `backward` on all losses, without another balancer; `gradient_stats` measures tasks one by one"
+            "once: use its own `backward` on all losses, without another balancer; `gradient_stats` can measure the "
+            "tasks one by one"
         )
     ctx.passed = True
 
 
 def _chain_rule(
-    balancer: RepresentationBalancer, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    balancer: RepresentationBalancer, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of the views: those at the heads through what `_outward`, which is linear, does to the views."""
+    """Return the gradients of the views: those at the heads, through `_forward_views`."""
     like = next(gradient for gradient in gradients if gradient is not None)
-    given = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
+    at_heads = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
     with torch.enable_grad():
-        views = [torch.zeros_like(gradient, requires_grad=True) for gradient in given]
-        outputs = balancer._outward(views, [tensor.detach() for tensor in own])
-    passed = torch.autograd.grad(outputs, views, given)
+        views = [torch.zeros_like(gradient, requires_grad=True) for gradient in at_heads]
+        outputs = balancer._forward_views(views, [tensor.detach() for tensor in saved])
+    passed = torch.autograd.grad(outputs, views, at_heads)
     return [None if gradient is None else view for gradient, view in zip(gradients, passed, strict=True)]

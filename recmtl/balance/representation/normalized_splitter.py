@@ -1,4 +1,4 @@
-"""The normalizing splitter: each task's gradient of the representation at its chosen share of the size."""
+"""NormalizedSplitter: each task's gradient at the views scaled to its share."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,55 +7,56 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from recmtl.balance.base import checked_names
-from recmtl.balance.ema import start_corrected
-from recmtl.balance.random_orders import RandomOrders
+from recmtl.balance.base import validated_names
+from recmtl.balance.ema import bias_corrected
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes
-from recmtl.balance.task_gradients.projection import coefficients_in_order
+from recmtl.balance.task_gradients.projection import RandomOrders, coefficients_in_order
 
 
 class NormalizedSplitter(RepresentationBalancer):
-    r"""Scales each task's gradient h_k at its view to unit size on average, times the task's share.
+    r"""Scales each task's gradient h_k at its view to the same average size, times the task's share.
 
-    Bellec, "A simple multi-task splitter" (2023), after the loss balancer of Défossez et al., "High Fidelity Neural
-    Audio Compression", 2022, arXiv:2210.13438, equation 5:
+    Bellec, "A simple multi-task splitter" (2023), after the loss balancer of Défossez, Copet, Synnaeve and Adi, "High
+    Fidelity Neural Audio Compression", 2022, arXiv:2210.13438, equation 5:
 
     $$
     h_k \leftarrow \frac{s_k}{\sqrt{\hat{v}_k}}\, h_k, \qquad \hat{v}_k = \frac{v_k}{1 - \beta^t}
     $$
 
-    where v_k averages the squared size of h_k with rate β, and s_k is the task's weight over the sum of weights. A task
-    whose gradient is exactly zero moves neither v_k nor t.
+    Here v_k is the moving average (rate β) of the squared size of h_k, and s_k the task's weight over the sum of
+    weights. A task whose gradient is exactly zero updates neither v_k nor t.
 
-    The forward pass is the identity. It works anywhere in a graph and under any backward pass; called with one
-    tensor it returns a view of it per named task.
+    The forward pass is the identity. It works anywhere in a graph and under any backward pass; called with one tensor
+    and named tasks, it returns a dict of views.
+
+    Use it if losses differ in scale and you want to set each task's share of the shared layers by hand; it costs next
+    to nothing.
 
     Note:
-        Losses are means over a task's n_k valid rows, so h_k carries 1/n_k. With `batch_scale` the size is that of
-        n_k·h_k per valid row, n_k counting the rows whose h_k is not zero: the gradient of the shared parameters
-        then depends neither on the batch size nor on how few rows are valid. Without it the squares are averaged
-        over all rows, as published. All samples of a step are projected in the same random order, drawn as in
-        `PCGrad`.
+        Losses are means over a task's n_k valid rows, so h_k contains 1/n_k. With `batch_scale` the size is that of
+        n_k·h_k per valid row, where n_k counts the rows whose h_k is not zero: the shared gradient then depends
+        neither on the batch size nor on the number of valid rows. Without it the squares are averaged over all rows, as
+        published. All rows of a step are projected in the same random order, drawn as in `PCGrad`.
 
     Shape:
         - views: H tensors `[B, ...]`, or one.
         - weights: `[H]`.
 
     Attributes:
-        orders: `orders(H)` gives, row by row, whom each task meets at the next step, if there is a projection.
+        orders: `orders(H)` returns the orders of the next step's projection, a permutation of all tasks per row.
 
     Args:
-        tasks: The tasks' names, one per head; they make `splitter(x)` return a dict, and the state at once.
-        task_weights: Each task's weight, in the order of the heads or by name; all equal by default.
+        tasks: The tasks' names, one per head; with them `splitter(x)` returns a dict, and the state exists at once.
+        task_weights: The weight of each task, in the order of the heads or by name; equal by default.
         beta: The rate of the averages, β.
-        projection: Whether each sample's gradient loses, in a random order, what points against the other tasks':
-            `none`, `before` or `after` the normalisation (PCGrad: Yu et al., NeurIPS 2020, arXiv:2001.06782).
-        batch_scale: Whether sizes are per valid row, whatever the batch.
-        seed: Decides the orders of the projection; below 2³².
+        projection: Whether each row's gradient loses, in random order, the components that conflict with other tasks':
+            `none`, `before` or `after` the normalisation (`PCGrad`: Yu et al., NeurIPS 2020).
+        batch_scale: Whether sizes are per valid row, independent of the batch size.
+        seed: The seed of the projection's orders, below 2³².
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -63,7 +64,7 @@ class NormalizedSplitter(RepresentationBalancer):
         >>> z = torch.ones(4, 3, requires_grad=True)
         >>> views = splitter(z)
         >>> (views["ctr"].mean() + 1000 * views["cvr"].mean()).backward()
-        >>> z.grad[0] * 4  # two tasks with half of the unit size each, whatever their losses' scale
+        >>> z.grad[0] * 4  # two tasks with half of the unit size each, at any scale of their losses
         tensor([0.5774, 0.5774, 0.5774])
     """
 
@@ -90,25 +91,25 @@ class NormalizedSplitter(RepresentationBalancer):
         self.batch_scale = batch_scale
         self.orders = RandomOrders(seed)
         if tasks is not None:
-            self.head_names = checked_names("tasks", tasks, len(tasks))
-        self._given_weights = task_weights
+            self.head_names = validated_names("tasks", tasks, len(tasks))
+        self._initial_weights = task_weights
         for name in ("task_weights", "square", "updates"):
             self.register_buffer(name, None)
         if self.head_names is not None:
-            self._fit(Sizes(heads=len(self.head_names)))
+            self._ensure_state(Sizes(heads=len(self.head_names)))
 
     @overload
     def forward(self, views: Tensor) -> dict[str, Tensor]: ...
     @overload
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]: ...
     def forward(self, views: Tensor | Sequence[Tensor]) -> dict[str, Tensor] | tuple[Tensor, ...]:
-        """Calls `fork`; one tensor gives a view of it per task, by name.
+        """Call `fork`; for one tensor, return a view of it per task by name.
 
         Args:
             views: One tensor of any shape with the batch first, or one view per head.
 
         Raises:
-            ValueError: If one tensor is given and the tasks have no names.
+            ValueError: If `views` is one tensor and the tasks have no names.
         """
         if not isinstance(views, Tensor):
             return self.fork(views)
@@ -118,51 +119,53 @@ class NormalizedSplitter(RepresentationBalancer):
 
     @property
     def weights(self) -> Tensor | None:
-        """What each task's gradient is multiplied by, s_k/√v̂_k; 0 for a task without a gradient so far."""
+        """The factor of each task's gradient, s_k/√v̂_k; 0 for a task without a gradient so far."""
         return None if self._sizes is None else self._scales(self.updates > 0)
 
     def set_task_weights(self, task_weights: Sequence[float] | Mapping[str, float]) -> None:
-        """Sets the tasks' weights, from the next step on.
+        """Set the tasks' weights from the next step on.
 
         Args:
             task_weights: Each task's weight, in the order of the heads or by name.
 
         Raises:
-            ValueError: If there is not one weight per task, one is negative, or all are 0.
+            ValueError: If there is not one weight per task, or they are negative or all 0.
         """
         if self._sizes is None:
-            self._given_weights = task_weights
+            self._initial_weights = task_weights
         else:
             self.task_weights.copy_(torch.tensor(self._weight_list(task_weights, self._sizes.heads)))
 
     def _build(self, sizes: Sizes) -> None:
-        weights = [1.0] * sizes.heads if self._given_weights is None else self._given_weights
+        weights = [1.0] * sizes.heads if self._initial_weights is None else self._initial_weights
         self.task_weights = torch.tensor(self._weight_list(weights, sizes.heads))
         self.square = torch.zeros(sizes.heads)
         self.updates = torch.zeros(sizes.heads, dtype=torch.int64)
 
-    def _weight_list(self, given: Sequence[float] | Mapping[str, float], heads: int) -> list[float]:
-        if isinstance(given, Mapping):
+    def _weight_list(self, by_head: Sequence[float] | Mapping[str, float], heads: int) -> list[float]:
+        if isinstance(by_head, Mapping):
             names = self.labels
             if names is None:
-                raise ValueError("`task_weights` by name need the names of the heads in their order: give `tasks`, too")
-            if set(given) != set(names):
-                raise ValueError(f"`task_weights` must name the heads {list(names)}, got {list(given)}")
-            given = [given[name] for name in names]
-        weights = [float(weight) for weight in given]
+                raise ValueError("`task_weights` by name need the heads' names in their order: pass `tasks`, too")
+            if set(by_head) != set(names):
+                raise ValueError(f"`task_weights` must name the heads {list(names)}, got {list(by_head)}")
+            by_head = [by_head[name] for name in names]
+        weights = [float(weight) for weight in by_head]
         if len(weights) != heads or not all(0 <= weight < math.inf for weight in weights) or not sum(weights):
             raise ValueError(f"`task_weights` must be {heads} numbers of at least 0, not all 0, got {weights}")
         return weights
 
-    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         if self.projection != "none" and any(view.shape != views[0].shape for view in views):
             raise ValueError(f"views must share one shape to be projected, got {[tuple(view.shape) for view in views]}")
-        return super()._outward(views, own)
+        return super()._forward_views(views, parameters)
 
-    def _inward(
-        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    def _backward_views(
+        self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        h = [None if gradient is None else _rows(gradient).to(self.square.dtype) for gradient in gradients]  # [B, n]
+        h = [
+            None if gradient is None else _flat_rows(gradient).to(self.square.dtype) for gradient in gradients
+        ]  # [B, n]
         lengths = self._lengths(h)  # [B] each
         valid = torch.stack([length.count_nonzero() for length in lengths])  # [H]
         broken = torch.stack([~length.isfinite().all() for length in lengths])  # [H]
@@ -185,22 +188,22 @@ class NormalizedSplitter(RepresentationBalancer):
         return [None if x is None or gradient is None else x.view(gradient.shape) for x, gradient in pairs], []
 
     def _projected(self, h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
-        """Takes from each h_k, sample by sample and in order, its parts against the others as they came."""
+        """Project each row of each h_k, in order, on the original rows of the tasks that it conflicts with."""
         like = next(x for x in h if x is not None)
         clean = [
             torch.zeros_like(like) if x is None else torch.where(ok, x, 0.0) for x, ok in zip(h, finite, strict=True)
         ]
         stacked = torch.stack(clean, 1)  # [B, H, n]
         coefficients = coefficients_in_order(stacked @ stacked.mT, self.orders(len(h)))  # [B, H, H]
-        freed = (coefficients @ stacked).unbind(1)
-        return [None if x is None else result for x, result in zip(h, freed, strict=True)]
+        projected = (coefficients @ stacked).unbind(1)
+        return [None if x is None else result for x, result in zip(h, projected, strict=True)]
 
     def _lengths(self, h: Sequence[Tensor | None]) -> list[Tensor]:
         zero = self.square.new_zeros(1)
         return [zero if x is None else torch.linalg.vector_norm(x, dim=1) for x in h]
 
     def _average(self, sizes: Tensor) -> Tensor:
-        """Moves the averages of the tasks that are present, and says which these are: bool `[H]`."""
+        """Update the averages of present tasks, and return which are present, bool `[H]`."""
         present = sizes.isfinite() & (sizes > 0)
         average = self.beta * self.square + (1 - self.beta) * sizes
         self.square.copy_(torch.where(present, average, self.square))
@@ -208,7 +211,7 @@ class NormalizedSplitter(RepresentationBalancer):
         return present
 
     def _scales(self, present: Tensor) -> Tensor:
-        square = start_corrected(self.square, self.beta, self.updates)
+        square = bias_corrected(self.square, self.beta, self.updates)
         shares = self.task_weights / self.task_weights.sum()
         return torch.where(present, shares / square.sqrt(), 0.0)
 
@@ -217,5 +220,5 @@ def _sums_of_squares(lengths: Sequence[Tensor]) -> Tensor:
     return torch.stack([length.double().square().sum() for length in lengths])  # [H]
 
 
-def _rows(gradient: Tensor) -> Tensor:
+def _flat_rows(gradient: Tensor) -> Tensor:
     return gradient.flatten(1) if gradient.dim() > 1 else gradient.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""Rotations between trunk and heads: the part that RotateOnly, RotoGrad and RotoGradNorm share."""
+"""Learned rotations between trunk and heads: the base of RotateOnly, RotoGrad and RotoGradNorm."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -18,26 +18,40 @@ OrthogonalMap = Literal["cayley", "matrix_exp"]
 
 
 class RotationBalancer(RepresentationBalancer, ABC):
-    """Lets head k read R_k·z_k, and turns the rotations R_k so that the heads' gradients agree at the views.
+    r"""The base class of methods in which head k reads a rotated view R_k·z_k.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631. With
     ĝ_k the gradient at head k's input and h_k = R_kᵀ·ĝ_k, the rotations descend (equation 9)
-    mean_b ‖R_k·v − ĝ_k‖², v = (1/K)·Σ_j h_j·‖h̄‖/‖h_j‖, h̄ = (1/K)·Σ_j h_j, with v and ĝ_k held constant. Only the skew
-    part of R_kᵀ·∂/∂R_k reaches a rotation, so that the gradient is −(1/B)·R_k·(A_k − A_kᵀ),
-    A_k = Σ_j≠k ‖h̄‖/(K‖h_j‖)·h_kᵀh_j: no second backward pass. K counts the tasks that are present.
 
-    The rotations start at the identity and are parameters: give them to an optimizer with a rate of their own,
-    smaller than the model's. The views receive f_k·h_k. A method writes the factors f_k in `_factors`, its state in
-    `_build_scaling`, and calls `_made_for` at the end of its constructor.
+    $$
+    \frac{1}{B} \sum_{b=1}^{B} \lVert R_k v_b - \hat{g}_{k,b} \rVert^2, \qquad
+    v = \frac{1}{K} \sum_{j=1}^{K} \frac{\lVert \bar{h} \rVert}{\lVert h_j \rVert}\, h_j, \qquad
+    \bar{h} = \frac{1}{K} \sum_{j=1}^{K} h_j
+    $$
+
+    with v and ĝ_k held constant and, with `batch_scale`, multiplied by B first. Without it the squares are summed over
+    the batch, as in the authors' package. Only the skew part of R_kᵀ·∂/∂R_k reaches a rotation, so that its gradient
+    needs no second backward pass:
+
+    $$
+    c\, R_k \left( A_k^\top - A_k \right), \qquad
+    A_k = \sum_{j \ne k} \frac{\lVert \bar{h} \rVert}{K \lVert h_j \rVert}\, h_k^\top h_j
+    $$
+
+    with c = B under `batch_scale`, else 1. K counts the tasks that are present.
+
+    The rotations start at the identity and are parameters: give them to an optimizer with their own learning rate,
+    smaller than the model's. The views receive f_k·h_k. A method implements the factors f_k in `_factors` and its state
+    in `_build_scaling`, and calls `_setup_for` at the end of its constructor.
 
     Args:
-        rotation_size: How many leading features are rotated; all by default.
-        batch_scale: Whether ĝ and v are multiplied by the size of the batch first.
+        rotation_size: The number of leading features that are rotated; all by default.
+        batch_scale: Whether ĝ and v are first multiplied by the batch size.
         normalize_losses: Whether every gradient is that of L_k/L_k(0), private ones included.
-        orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -76,27 +90,27 @@ class RotationBalancer(RepresentationBalancer, ABC):
         self.rotations: _Rotations | None = None
         self.register_buffer("initial_losses", None)
         self._caching = False
-        self._formed: Tensor | None = None
+        self._cached_matrices: Tensor | None = None
 
     def rotation(self) -> Tensor:
-        """The rotations as they stand, detached: `[H, size, size]`.
+        """Return the current rotations, detached, `[H, size, size]`.
 
         Raises:
-            ValueError: If there are none before `setup`, or the first step.
+            ValueError: If they do not exist yet: before `setup` or the first step.
         """
         if self.rotations is None:
-            raise ValueError("there are no rotations before `setup` or the first step: give `heads` and `features`")
+            raise ValueError("there are no rotations before `setup` or the first step: pass `heads` and `features`")
         with torch.no_grad():
             return self.rotations()  # type: ignore[no-any-return]
 
     def coop(self, mode: bool = True) -> Self:
-        """Sets the cooperative mode, a mode as `train` and `eval` are: the rotations lower the task losses, too.
+        """Set the cooperative mode, in which the rotations also descend the task losses; a mode like `train`.
 
-        The gradients of the rotation loss and of the task loss are brought to the size of their mean, and added;
-        sizes and directions are those of the rotation itself, whatever its parameters are.
+        The gradients of rotation loss and task loss are each scaled to the size of their mean and added; sizes and
+        directions are those of the rotation itself, independent of its parametrization.
 
         Args:
-            mode: Whether to cooperate.
+            mode: Whether the mode is on.
 
         Returns:
             The balancer.
@@ -106,26 +120,26 @@ class RotationBalancer(RepresentationBalancer, ABC):
 
     @contextmanager
     def cached(self) -> Iterator[None]:
-        """Forms the rotations once for all forks in the block: those of one backward pass, or of an evaluation."""
+        """Compute the rotations once for all forks in the block: those of one backward pass, or of an evaluation."""
         outer, self._caching = self._caching, True
         try:
             yield
         finally:
             self._caching = outer
             if not outer:
-                self._formed = None
+                self._cached_matrices = None
 
-    def _made_for(self, heads: int | None, features: int | None) -> None:
+    def _setup_for(self, heads: int | None, features: int | None) -> None:
         if (heads is None) != (features is None):
-            raise ValueError(f"`heads` and `features` belong together, got {heads} and {features}")
+            raise ValueError(f"`heads` and `features` must be passed together, got {heads} and {features}")
         if heads is not None and features is not None:
             if heads < 1 or features < 1:
                 raise ValueError(f"`heads` and `features` must be at least 1, got {heads} and {features}")
-            self._fit(Sizes(heads=heads, features=features))
+            self._ensure_state(Sizes(heads=heads, features=features))
 
-    def _made_late(self) -> None:
+    def _warn_if_late(self) -> None:
         warnings.warn(
-            "the rotations are made by this first fork: an optimizer that was built before does not move them; give "
+            "the rotations are made by this first fork: an optimizer that was built before does not move them; pass "
             "`heads` and `features`, or call `setup`",
             stacklevel=5,
         )
@@ -140,11 +154,11 @@ class RotationBalancer(RepresentationBalancer, ABC):
 
     @abstractmethod
     def _build_scaling(self, heads: int) -> None:
-        """Registers the state that `_factors` needs."""
+        """Register the state that `_factors` needs."""
 
     @abstractmethod
     def _factors(self, norms: Tensor) -> Tensor:
-        """What each h_k is multiplied by for the trunk, `[H]`, from ‖h_k‖; 0 is an absent task's, and stays put."""
+        """Return the factors f_k `[H]` from the norms ‖h_k‖; a norm of 0 is an absent task's, whose state stays."""
 
     def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
         if not self.normalize_losses or self._sizes is None:
@@ -159,66 +173,73 @@ class RotationBalancer(RepresentationBalancer, ABC):
 
     def _check_pairs(self, losses: int) -> None:
         if self._sizes is not None and losses != self._sizes.heads:
-            raise ValueError(f"{type(self).__name__} pairs losses and heads: got {losses} and {self._sizes.heads}")
+            raise ValueError(
+                f"{type(self).__name__} needs one loss per head, got {losses} losses and {self._sizes.heads} heads"
+            )
 
-    def _own(self) -> tuple[Tensor, ...]:
+    def _fork_parameters(self) -> tuple[Tensor, ...]:
         assert self.rotations is not None
-        if self._caching and self._formed is not None and self._formed.requires_grad >= torch.is_grad_enabled():
-            return (self._formed,)
-        formed = self.rotations()  # [H, size, size]
-        self._formed = formed if self._caching else None
-        return (formed,)
+        if (
+            self._caching
+            and self._cached_matrices is not None
+            and self._cached_matrices.requires_grad >= torch.is_grad_enabled()
+        ):
+            return (self._cached_matrices,)
+        matrices = self.rotations()  # [H, size, size]
+        self._cached_matrices = matrices if self._caching else None
+        return (matrices,)
 
-    def _kept(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _saved_views(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
         return views if self.cooperative else ()
 
-    def _outward(self, views: Sequence[Tensor], own: Sequence[Tensor]) -> list[Tensor]:
+    def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
         if any(view.dim() != 2 or view.shape != views[0].shape for view in views):
             raise ValueError(f"views must share one shape [B, D], got {[tuple(view.shape) for view in views]}")
         with torch.autocast(views[0].device.type, enabled=False):
-            return [_turned(view, R.mT.to(view.dtype)) for view, R in zip(views, own[0], strict=True)]
+            return [_rotated(view, R.mT.to(view.dtype)) for view, R in zip(views, parameters[0], strict=True)]
 
-    def _inward(
-        self, gradients: Sequence[Tensor | None], own: Sequence[Tensor]
+    def _backward_views(
+        self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         if self.normalize_losses and self._values is None:
             raise RuntimeError("`normalize_losses` compares the losses: call `balancer.backward(losses, ...)`")
-        R, *views = own  # [H, size, size], and H tensors [B, D] in the cooperative mode
+        R, *views = saved  # [H, size, size], and H tensors [B, D] in the cooperative mode
         like = next(gradient for gradient in gradients if gradient is not None)
         stacked = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients]).to(R.dtype)  # [H, B, D]
-        broken = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
-        broken, rows = self.processes.sum(broken, torch.full((), stacked.shape[1], device=R.device))  # rows: B
-        finite = broken == 0
+        nonfinite = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
+        nonfinite, rows = self.processes.sum(nonfinite, torch.full((), stacked.shape[1], device=R.device))  # rows: B
+        finite = nonfinite == 0
         self.skipped += ~finite
-        h = _turned(torch.where(finite[:, None, None], stacked, 0.0), R)  # R_kᵀĝ_k, row by row, [H, B, D]
+        h = _rotated(torch.where(finite[:, None, None], stacked, 0.0), R)  # R_kᵀĝ_k, row by row, [H, B, D]
         total = torch.linalg.vector_norm(h.sum(0)).unsqueeze(0)
         sizes = self.processes.norm(torch.cat([torch.linalg.vector_norm(h, dim=(1, 2)), total]))
         norms, total = sizes[:-1], sizes[-1]  # [H], []
-        slopes = [self._slope(R, h, norms, total) * (rows if self.batch_scale else 1)]  # [H, size, size]
+        of_R = self._rotation_loss_gradient(R, h, norms, total) * (rows if self.batch_scale else 1)  # [H, size, size]
         if views:
-            slopes.append(_task_slope(R, h, torch.stack(list(views)).to(R.dtype)))
-        slopes = list(self.processes.sum(*slopes))
-        slope = _joined(*slopes) if views else slopes[0]
+            of_task_losses = _task_loss_gradient(R, h, torch.stack(list(views)).to(R.dtype))
+            of_R = _combined_at_mean_size(*self.processes.sum(of_R, of_task_losses))
+        else:
+            (of_R,) = self.processes.sum(of_R)
         received = h * self._factors(norms)[:, None, None]
         pairs = zip(received.unbind(), gradients, strict=True)
-        return [None if gradient is None else part for part, gradient in pairs], [slope]
+        return [None if gradient is None else part for part, gradient in pairs], [of_R]
 
-    def _slope(self, R: Tensor, h: Tensor, norms: Tensor, total: Tensor) -> Tensor:
-        """What these rows are of the rotation loss's gradient, `[H, size, size]`; `total` is ‖Σ_k h_k‖."""
+    def _rotation_loss_gradient(self, R: Tensor, h: Tensor, norms: Tensor, total: Tensor) -> Tensor:
+        """Return these rows' part of the gradient of the rotation loss, `[H, size, size]`; `total` is ‖Σ_k h_k‖."""
         present = norms > 0  # [H]
         count = present.sum().clamp(min=1)
         mean = total / count  # ‖h̄‖
         shares = torch.where(present, mean / (count * norms), 0.0)  # [H]
         leading = h[..., : R.shape[1]]  # [H, B, size]
-        others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], none of the task's own
+        others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], 0 for the task itself
         v = torch.tensordot(others, leading, 1)  # [H, B, size]
         products = leading.mT @ v  # A, [H, size, size]
-        slope: Tensor = R @ (products.mT - products)
-        return slope
+        gradient: Tensor = R @ (products.mT - products)
+        return gradient
 
 
 class _Rotations(nn.Module):
-    """H rotations, each a parametrized orthogonal matrix that starts at the identity."""
+    """H rotations: parametrized orthogonal matrices that start at the identity."""
 
     def __init__(self, heads: int, size: int, orthogonal_map: OrthogonalMap) -> None:
         super().__init__()
@@ -228,8 +249,8 @@ class _Rotations(nn.Module):
         assert isinstance(parametrizations, nn.ModuleDict)
         matrix = parametrizations["weight"]
         assert isinstance(matrix, ParametrizationList)
-        # Kept by itself, as a module with a parametrized attribute cannot be pickled; by the map's name, so that no
-        # other map takes its state.
+        # Stored by itself, as a module with a parametrized attribute cannot be pickled; under the map's name, so that
+        # another map cannot load its state.
         self.add_module(orthogonal_map, matrix)
         self.orthogonal_map = orthogonal_map
 
@@ -244,31 +265,31 @@ class _Rotations(nn.Module):
         with torch.autocast(original.device.type, enabled=False):
             if self.orthogonal_map == "matrix_exp":
                 return self.matrix()  # type: ignore[no-any-return]
-            # The same Cayley map without a look at the solver's status, for which the host would wait: I − A/2 is
-            # never singular for a skew A.
+            # torch's Cayley map without the check of the solver's status, which would wait for the device: I − A/2 is
+            # never singular for a skew-symmetric A.
             lower = original.tril()
             half = (lower - lower.mT) / 2
             unit = torch.eye(half.shape[-1], dtype=half.dtype, device=half.device)
             return self.matrix[0].base @ torch.linalg.solve_ex(unit - half, unit + half)[0]  # type: ignore[no-any-return]
 
 
-def _turned(x: Tensor, matrix: Tensor) -> Tensor:
-    """Rows times a matrix in their leading features: `[..., B, D]`."""
+def _rotated(x: Tensor, matrix: Tensor) -> Tensor:
+    """Return rows whose leading features are multiplied by a matrix, `[..., B, D]`."""
     size = matrix.shape[-1]
     if size == x.shape[-1]:
         return x @ matrix
     return torch.cat([x[..., :size] @ matrix, x[..., size:]], -1)
 
 
-def _task_slope(R: Tensor, h: Tensor, views: Tensor) -> Tensor:
-    """The task losses' gradient of the rotations, of which only what turns them is kept: `[H, size, size]`."""
+def _task_loss_gradient(R: Tensor, h: Tensor, views: Tensor) -> Tensor:
+    """Return the rotating part of the task losses' gradient of the rotations, `[H, size, size]`."""
     size = R.shape[1]
     products = h[..., :size].mT @ views[..., :size]  # R_kᵀ·∂L_k/∂R_k, [H, size, size]
     return R @ (products - products.mT) / 2
 
 
-def _joined(a: Tensor, b: Tensor) -> Tensor:
-    """Two gradients of each rotation, each brought to the size of their mean, added up."""
+def _combined_at_mean_size(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of two gradients of each rotation, each scaled to the size of their mean."""
     norm_a, norm_b, size = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (a, b, (a + b) / 2))
     unit_a = torch.where(norm_a > 0, a / norm_a, 0.0)
     unit_b = torch.where((norm_b > 0) & norm_b.isfinite(), b / norm_b, 0.0)

@@ -1,4 +1,4 @@
-"""RotoGrad: the tasks' gradients brought to one direction by rotations and to one size by their progress."""
+"""RotoGrad: the tasks' gradients aligned by learned rotations and scaled to one size."""
 
 import torch
 from torch import Tensor
@@ -7,44 +7,47 @@ from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalanc
 
 
 class RotoGrad(RotationBalancer):
-    r"""Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and gives them one size.
+    r"""Rotates each head's view so that the tasks' gradients agree in direction, and gives them one size.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
-    section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖ and the
-    convergence ratio c_k, the view of head k receives
+    section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖ the size of task k's gradient
+    and c_k its convergence ratio, the view of head k receives
 
     $$
-    \frac{h_k}{n_k} \sum_j a_j n_j, \qquad a_k = \frac{c_k}{\sum_j c_j}, \qquad c_k = \frac{n_k}{n_k(0)}
+    \frac{h_k}{n_k} \sum_{j=1}^{K} a_j n_j, \qquad a_k = \frac{c_k}{\sum_j c_j}, \qquad c_k = \frac{n_k}{n_k(0)}
     $$
 
-    Every task pulls as strongly as the others, with a size that leans to those that have converged least. The towers'
+    so that all tasks pull equally hard, with a size closer to that of the tasks that have converged least. The towers'
     gradients are those of the plain sum.
 
-    The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
-    their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.
+    The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with their own
+    learning rate, smaller than the model's. A task without a gradient takes no part, and its state stays.
+
+    Use it if the tasks' gradients differ in size and conflict in direction; at large D the rotations are expensive, and
+    `rotation_size` bounds their cost.
 
     Note:
-        n_k(0) is the task's size at its first step and, as in the authors' package (rotograd 0.1.6.0) but not in
-        their paper, taken anew at its step `burn_in`, as sizes change fast at the start. Steps count from 0, task by
-        task: a task that is absent at first is measured when it appears. Where else the package departs,
-        `RotateOnly` says.
+        n_k(0) is the size at the task's first step and, as in the authors' package (rotograd 0.1.6.0) but not in the
+        paper, again at its step `burn_in`, because sizes change fast at the start. Steps count from 0 for each task: a
+        task that is absent at first is measured when it appears. `RotateOnly` lists the package's other departures.
 
     Shape:
         - views: H tensors `[B, D]`, or one.
+        - weights: `[H]`.
         - rotation(): `[H, size, size]`.
 
     Args:
-        heads: The number of heads, H; with `features` it makes the rotations at once, for an optimizer in an own loop.
+        heads: The number of heads, H; with `features` the rotations exist at once, for an optimizer in your own loop.
         features: The width of a view, D.
-        rotation_size: How many leading features are rotated; all by default.
-        batch_scale: Whether the rotation loss is freed of the batch size; see `RotateOnly`.
+        rotation_size: The number of leading features that are rotated; all by default.
+        batch_scale: Whether the rotation loss is independent of the batch size; see `RotateOnly`.
         normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the task's first
-            positive loss; until there is one, the loss is not divided.
-        orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
-        burn_in: The step at which n_k(0) is taken anew.
+            positive loss; before that, the loss is not divided.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
+        burn_in: The step at which n_k(0) is taken again.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -52,9 +55,9 @@ class RotoGrad(RotationBalancer):
         >>> z = torch.zeros(1, 2, requires_grad=True)
         >>> a, b = balancer.fork(z)
         >>> balancer.backward([a[0, 0], 3 * b[0, 1]], shared=[z])
-        >>> z.grad  # both of the size ½·1 + ½·3
+        >>> z.grad  # both have the size ½·1 + ½·3
         tensor([[2., 2.]])
-        >>> optimizer = torch.optim.Adam(balancer.parameters(), lr=1e-4)  # moves the rotations
+        >>> optimizer = torch.optim.Adam(balancer.parameters(), lr=1e-4)  # trains the rotations
     """
 
     factors: Tensor
@@ -78,11 +81,11 @@ class RotoGrad(RotationBalancer):
         self.register_buffer("factors", None)
         self.register_buffer("initial_norms", None)
         self.register_buffer("updates", None)
-        self._made_for(heads, features)
+        self._setup_for(heads, features)
 
     @property
     def weights(self) -> Tensor | None:
-        """What each h_k was multiplied by when its task was last present, `[H]`; 1 for one that never was."""
+        """The factor of each h_k in the last step with its task, `[H]`; 1 before."""
         return None if self._sizes is None else self.factors.clone()
 
     def _build_scaling(self, heads: int) -> None:
@@ -92,8 +95,8 @@ class RotoGrad(RotationBalancer):
 
     def _factors(self, norms: Tensor) -> Tensor:
         present = norms > 0  # [H]
-        taken = present & ((self.updates == 0) | (self.updates == self.burn_in))
-        self.initial_norms.copy_(torch.where(taken, norms, self.initial_norms))
+        measured = present & ((self.updates == 0) | (self.updates == self.burn_in))
+        self.initial_norms.copy_(torch.where(measured, norms, self.initial_norms))
         self.updates += present
         ratios = torch.where(present, norms / self.initial_norms, 0.0)  # c, [H]
         total = ratios.sum()

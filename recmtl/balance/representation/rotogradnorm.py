@@ -1,4 +1,4 @@
-"""RotoGradNorm: rotations for the directions of the tasks' gradients, GradNorm at the views for their sizes."""
+"""RotoGradNorm: the tasks' gradients aligned by learned rotations and weighted by GradNorm."""
 
 from collections.abc import Sequence
 
@@ -6,34 +6,37 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalancer
-from recmtl.balance.weighting.gradnorm import GradNormRule, check_rates
+from recmtl.balance.weighting.gradnorm import GradNormRule, check_gradnorm_options
 
 
 class RotoGradNorm(RotationBalancer):
-    r"""Turns the R_k so that the tasks' gradients h_k agree in direction at the views, and weighs them by GradNorm.
+    r"""Rotates each head's view so that the tasks' gradients agree in direction, and weights them by GradNorm.
 
-    Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631, joined
+    Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631, combined
     with Chen et al., "GradNorm", ICML 2018, arXiv:1711.02257. The rotations are those of `RotateOnly`. The view of head
     k receives w_k·h_k, with the weights of `GradNorm` measured at the views: they descend
 
     $$
-    \sum_{k=1}^{K} \left| w_k n_k - T_k \right|, \qquad T_k = r_k^{\alpha}\, \frac{1}{K} \sum_j w_j n_j, \qquad
+    \sum_{k=1}^{K} \left| w_k n_k - T_k \right|, \qquad T_k = r_k^{\alpha}\, \frac{1}{K} \sum_{j=1}^{K} w_j n_j, \qquad
     n_k = \lVert h_k \rVert
     $$
 
-    with r_k as there. The towers' gradients are those of the plain sum.
+    with r_k as in `GradNorm`. The towers' gradients are those of the plain sum.
 
-    The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with a rate of
-    their own, advised smaller than the model's. A task without a gradient takes no part, and its state stays.
+    The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with their own
+    learning rate, smaller than the model's. A task without a gradient takes no part, and its state stays.
+
+    Use it in place of `RotoGrad` if sizes should follow how much each task has learned by its loss; it needs one
+    positive loss per head.
 
     Note:
-        The weights compare the losses of the heads: there must be one loss per head, and the gradients must come by
-        the balancer's `backward`, as a plain `loss.backward()` does not show the losses. L_k(0) is the loss at the
-        task's first step, and taken anew at its step `burn_in`, counted from 0.
+        The weights compare the losses of the heads, so gradients must come from the balancer's `backward`; a plain
+        `loss.backward()` does not show it the losses. L_k(0) is the loss at the task's first step, and again at its
+        step `burn_in`, counted from 0.
 
         In the authors' package (rotograd 0.1.6.0) the sizes w_k·n_k aim at the norm of the mean gradient,
         ‖Σ_j w_j·h_j‖/K, where GradNorm takes the mean of the norms; the two agree only for gradients of one direction.
-        Its weights are parameters for an optimizer of yours. Where else it departs, `RotateOnly` says.
+        Its weights are parameters for an optimizer of yours. `RotateOnly` lists its other departures.
 
     Shape:
         - views: H tensors `[B, D]`, or one.
@@ -41,19 +44,19 @@ class RotoGradNorm(RotationBalancer):
         - rotation(): `[H, size, size]`.
 
     Args:
-        heads: The number of heads, H; with `features` it makes the rotations at once, for an optimizer in an own loop.
+        heads: The number of heads, H; with `features` the rotations exist at once, for an optimizer in your own loop.
         features: The width of a view, D.
-        rotation_size: How many leading features are rotated; all by default.
-        batch_scale: Whether the rotation loss is freed of the batch size; see `RotateOnly`.
+        rotation_size: The number of leading features that are rotated; all by default.
+        batch_scale: Whether the rotation loss is independent of the batch size; see `RotateOnly`.
         normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the task's first
-            positive loss; until there is one, the loss is not divided.
-        orthogonal_map: What turns parameters into rotations: `cayley`, or the slower `matrix_exp`.
-        burn_in: The step at which the L_k(0) of the weights is taken anew.
-        alpha: How strongly a task that has learned less is favoured, α.
-        lr: The rate at which the weights move, by an Adam of their own.
+            positive loss; before that, the loss is not divided.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
+        burn_in: The step at which the L_k(0) of the weights are taken again.
+        alpha: How strongly tasks that have learned less are favoured, α.
+        lr: The learning rate of the weights' own Adam.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -82,16 +85,16 @@ class RotoGradNorm(RotationBalancer):
         super().__init__(rotation_size, batch_scale, normalize_losses, orthogonal_map)
         if burn_in < 0:
             raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
-        check_rates(alpha, lr)
+        check_gradnorm_options(alpha, lr)
         self.burn_in = burn_in
         self.alpha = alpha
         self.lr = lr
         self.rule: GradNormRule | None = None
-        self._made_for(heads, features)
+        self._setup_for(heads, features)
 
     @property
     def weights(self) -> Tensor | None:
-        """The weights `[H]` of the views' gradients at the next step."""
+        """The weights `[H]` of the views' gradients in the next step."""
         return None if self.rule is None else self.rule.weights
 
     def _build_scaling(self, heads: int) -> None:
@@ -109,7 +112,7 @@ class RotoGradNorm(RotationBalancer):
         losses = losses.to(norms.dtype)
         weights = self.rule.weights
         present = losses.isfinite() & (losses > 0) & (norms > 0)  # [H]
-        anew = present & (self.rule.updates == self.burn_in)
-        self.rule.initial.copy_(torch.where(anew, losses, self.rule.initial))
+        again = present & (self.rule.updates == self.burn_in)
+        self.rule.initial.copy_(torch.where(again, losses, self.rule.initial))
         self.rule.step(losses, norms)
         return weights

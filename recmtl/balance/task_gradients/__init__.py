@@ -1,1 +1,1 @@
-"""Balancers of the tasks' gradients on the shared tensors."""
+"""Methods that combine the tasks' gradients of the shared tensors, one per file."""

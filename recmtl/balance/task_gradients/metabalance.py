@@ -1,38 +1,40 @@
-"""MetaBalance: auxiliary tasks' gradients brought near the target's in size, part by part."""
+"""MetaBalance: gradients scaled towards the size of a target task's gradient, part by part."""
 
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from recmtl.balance.ema import start_corrected
+from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
 
 class MetaBalance(TaskGradientBalancer):
-    r"""Scales each task's gradient of each shared part towards the size of the target task's.
+    r"""Scales each task's gradient of each shared part towards the size of the target task's gradient.
 
-    He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient Magnitudes of Auxiliary
-    Tasks", WWW 2022, arXiv:2203.06801, algorithm 1 and equation 2. With m_k,p the average (rate β) of ‖G_k,p‖ over
-    the steps in which task k reaches part p, the gradient of part p becomes
+    He, Feng, Cheng, Ji, Guo and Caverlee, "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient
+    Magnitudes of Auxiliary Tasks", WWW 2022, arXiv:2203.06801, algorithm 1 and equation 2. Let m_k,p be the moving
+    average (rate β) of ‖G_k,p‖ over the steps in which task k reaches part p. The gradient of part p becomes
 
     $$
     g_p = \sum_{k=1}^{K} \left[ r\, \frac{m_{\text{target},p}}{m_{k,p}} + (1 - r) \right] G_{k,p}
     $$
 
-    A part that the target has not reached so far keeps its plain sum.
+    A part that the target task has not reached keeps its plain sum. Private gradients are those of the plain sum.
+
+    Use it if one task matters most and auxiliary tasks drown it, or are drowned by it, on the shared layers.
 
     Note:
-        The averages are divided by 1 − βᵗ, t counting each part's own updates. The factors cancel while all tasks
-        have equal counts; without them a task that is first present late would start with a far too large weight.
+        The averages are divided by 1 − βᵗ, with t counting the updates of each task and part. These factors cancel
+        while all counts are equal; without them a task that is first present late would start with a far too large
+        weight.
 
-        A task keeps 1 − r of its gradient however large it is: beside a target a thousand times smaller it still
-        decides the step. Where sizes differ by more than about 1/(1 − r), make the largest task the target, or
-        take r = 1.
+        A task keeps 1 − r of its gradient however large it is: next to a target a thousand times smaller it still
+        decides the step. If sizes differ by more than about 1/(1 − r), make the largest task the target, or use r = 1.
 
         torch-rechub 0.9.0 adds 1e-5 to m_k,p, which shrinks gradients of that size or smaller, the target's too, and
-        leaves every part after one that no task reaches unbalanced.
+        leaves all parts unbalanced that follow one which no task reaches.
 
     Shape:
         - losses: K scalars.
@@ -41,11 +43,12 @@ class MetaBalance(TaskGradientBalancer):
     Args:
         relax_factor: How far the sizes are brought together, r: 0 leaves the plain sum, 1 makes them equal.
         beta: The rate of the averages, β.
-        strategy: Which tasks are scaled: `both`, `reduce` (those larger than the target) or `enlarge` (smaller).
-        target: The task that the others are measured by, as its position or its name.
+        strategy: Which tasks are scaled: `both`, `reduce` (only those larger than the target) or `enlarge` (only those
+            smaller).
+        target: The task whose gradient the others are compared with, by position or name.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch
@@ -81,7 +84,7 @@ class MetaBalance(TaskGradientBalancer):
 
     @property
     def weights(self) -> Tensor | None:
-        """The tasks' weights `[K]`, each the mean over the parts that the task has reached; 1 for no part."""
+        """The mean weight of each task over the parts that it has reached, `[K]`; 1 without such parts."""
         if self._sizes is None:
             return None
         reached = self.updates > 0  # [K, P]
@@ -89,8 +92,8 @@ class MetaBalance(TaskGradientBalancer):
         return torch.where(reached.any(1), total / reached.sum(1).clamp(min=1), 1.0)
 
     def part_weights(self) -> Tensor:
-        """What each task's gradient of each part is multiplied by, as the averages stand: `[K, P]`."""
-        norm = start_corrected(self.norm, self.beta, self.updates)  # [K, P]
+        """Return the weight of each task's gradient of each part under the current averages, `[K, P]`."""
+        norm = bias_corrected(self.norm, self.beta, self.updates)  # [K, P]
         target = norm[self._target_index(len(norm))]  # [P]
         scaled = (norm > 0) & (target > 0)
         if self.strategy == "reduce":
@@ -117,7 +120,7 @@ class MetaBalance(TaskGradientBalancer):
                 raise ValueError(f"`target` must be the position of one of {objectives} tasks, got {self.target}")
             return self.target
         if self.names is None:
-            raise ValueError(f"`target` is the name '{self.target}', but the losses have no names: give a mapping")
+            raise ValueError(f"`target` is the name '{self.target}', but the losses have no names: pass a mapping")
         if self.target not in self.names:
             raise ValueError(f"`target` must be one of the tasks {list(self.names)}, got '{self.target}'")
         return self.names.index(self.target)

@@ -4,43 +4,50 @@ from typing import Literal
 
 from torch import Tensor
 
-from recmtl.balance.random_orders import RandomOrders
-from recmtl.balance.task_gradients.projection import ProjectionBalancer, coefficients_in_order
+from recmtl.balance.task_gradients.projection import ProjectionBalancer, RandomOrders, coefficients_in_order
 
 
 class PCGrad(ProjectionBalancer):
-    r"""Takes from each task's gradient, in a random order, what points against another task's.
+    r"""Removes from each task's gradient, in random order, the components that conflict with other tasks' gradients.
 
-    Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782, algorithm 1. For each
-    task k, g_k starts as G_k and meets the other tasks j ≠ k in random order, always with the original G_j:
+    Yu, Kumar, Gupta, Levine, Hausman and Finn, "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
+    arXiv:2001.06782, algorithm 1. For each task k, g_k starts as G_k and meets the other tasks j ≠ k in random order,
+    always with their original gradient G_j:
 
     $$
     g_k \leftarrow g_k - \frac{\min(0, \langle g_k, G_j \rangle)}{\lVert G_j \rVert^2}\, G_j
     $$
 
-    The shared tensors receive the sum of the g_k, or
-    their mean; a task without a gradient takes no part. Private gradients are those of the plain sum.
+    The shared tensors receive the sum or the mean of the g_k. A task without a gradient takes no part. Private
+    gradients are those of the plain sum.
+
+    Use it if the tasks' gradients often point against each other (`gradient_stats` measures their cosines) and are of
+    similar size.
 
     Note:
-        The paper adds the g_k up; its best-known ports average them, and so does the default. With `sum` and no
-        conflict the step is exactly that of `Sum`; with `mean` it is up to K times smaller. Parts count one by one:
-        the mean is over the tasks that reach the part. The orders are drawn from a counter, not from a global
-        generator: seed and counter are the state, any device draws the same, and a step without gradients draws
-        nothing.
+        The paper sums the g_k; its best-known ports average them, and so does the default. With `sum` and no conflict
+        the step is exactly that of `Sum`; with `mean` it is up to K times smaller. A `mean` is taken part by part over
+        the tasks that reach the part, while the ports sum a parameter that only some tasks reach.
+
+        The torch port and LibMTL also project on the task's own gradient. With more than two tasks the result differs.
+
+        The orders come from a counter, not from a global generator: seed and counter are state, every device draws the
+        same, and a step without gradients draws nothing.
 
     Shape:
         - losses: K scalars.
+        - weights: `[K]`.
 
     Attributes:
-        orders: `orders(K)` gives, row by row, whom each task meets at the next step; its own place is passed over.
+        orders: `orders(K)` returns the orders of the next step, a permutation of all tasks per row.
 
     Args:
         reduction: `mean` or `sum` of the projected gradients.
         scope: Whether gradients conflict as a `whole`, over all shared parts, or `part` by part.
-        seed: Decides the orders; below 2³².
+        seed: The seed of the random orders, below 2³².
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
 
     Example:
         >>> import torch

@@ -6,32 +6,35 @@ from recmtl.balance.task_gradients.projection import ProjectionBalancer, coeffic
 
 
 class PPCGrad(ProjectionBalancer):
-    r"""Takes from each task's gradient, at once, what points against the other tasks' gradients.
+    r"""Removes from each task's gradient, all at once, the components that conflict with other tasks' gradients.
 
-    The parallel form of PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
-    arXiv:2001.06782), which some published codes compute in its place:
+    The parallel form of PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782),
+    as computed not by the paper's algorithm but by its code for TensorFlow:
 
     $$
     g_k = G_k - \sum_{j \ne k} \frac{\min(0, \langle G_k, G_j \rangle)}{\lVert G_j \rVert^2}\, G_j
     $$
 
-    Every conflict is that of the original
-    gradients, so there is no order and nothing random; for two tasks it is PCGrad. The shared tensors receive the sum
-    of the g_k, or their mean over the tasks that reach the part. Private gradients are those of the plain sum.
+    All conflicts are those of the original gradients, so there is no order and nothing random. With two tasks it is
+    `PCGrad`. The shared tensors receive the sum of the g_k, or their mean over the tasks that reach the part. Private
+    gradients are those of the plain sum.
+
+    Use it in place of `PCGrad` if steps must not depend on a random order.
 
     Note:
-        With more than two tasks, directions that several others share are taken off once for each of them, so that
-        g_k can end on their far side.
+        With more than two tasks, a direction that several others share is removed once for each of them, so that g_k
+        can end up pointing the other way.
 
     Shape:
         - losses: K scalars.
+        - weights: `[K]`.
 
     Args:
         reduction: `mean` or `sum` of the projected gradients.
         scope: Whether gradients conflict as a `whole`, over all shared parts, or `part` by part.
 
     Raises:
-        ValueError: If an argument is none of its choices.
+        ValueError: If an argument is not one of its choices.
 
     Example:
         >>> import torch

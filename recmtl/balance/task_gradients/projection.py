@@ -1,28 +1,29 @@
-"""Gradient surgery: each task's gradient loses what points against another task's."""
+"""Gradient surgery: projections of conflicting gradients, and the random orders in which they happen."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
+_BITS = 0xFFFFFFFF  # of a random word: its products with the factors below stay under 2⁶³
+
 
 class ProjectionBalancer(TaskGradientBalancer, ABC):
-    """Combines projected gradients g_k = Σ_i C_ki·G_i, of which only the coefficients C are ever formed.
+    """The base class of methods that combine projected gradients g_k = Σ_i C_ki·G_i.
 
-    The inner products ⟨G_i, G_j⟩ of the tasks' gradients decide every projection, so that C comes from their Gram
-    matrix alone and the shared tensors are visited once. A method writes `_coefficients`.
+    Only the coefficients C are computed: the inner products ⟨G_i, G_j⟩ decide every projection, so the Gram matrix is
+    enough, and the shared tensors are visited once. A method implements `_coefficients`.
 
     Args:
-        reduction: `sum` adds the projected gradients up; `mean` divides the sum, part by part, by the number of tasks
-            that reach the part.
+        reduction: `sum` of the projected gradients, or their `mean` over the tasks that reach the part.
         scope: Whether gradients conflict as a `whole`, over all shared parts, or `part` by part.
 
     Raises:
-        ValueError: If an argument is none of its choices.
+        ValueError: If an argument is not one of its choices.
 
     Example:
         >>> import torch
@@ -50,7 +51,7 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
 
     @property
     def weights(self) -> Tensor | None:
-        """What each G_k was multiplied by in the step that last had it, `[K]`: the mean over its parts; 1 before."""
+        """The mean weight of each G_k over its parts in the last step that had it, `[K]`; 1 before."""
         return None if self._sizes is None else self.factors.clone()
 
     def _build(self, sizes: Sizes) -> None:
@@ -70,30 +71,31 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
 
     @abstractmethod
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
-        """The coefficients C `[G, K, K]` of the tasks' gradients in each task's projected one.
+        """Return the coefficients C of the tasks' gradients in each projected gradient, `[G, K, K]`.
 
         Args:
-            gram: Their inner products, in one or more separate groups of parts, `[G, K, K]`.
+            gram: The inner products of the tasks' gradients in each of G groups of parts, `[G, K, K]`.
             present: The tasks that have a gradient in any part, bool `[K]`.
         """
 
 
 def project_conflicting(gradients: Tensor, order: Tensor | None = None) -> Tensor:
-    """Takes from each task's gradient its projections onto the gradients that it conflicts with.
+    """Project each task's gradient onto the normal planes of the gradients that it conflicts with.
 
-    With an order, task k meets the others one after the other: where ⟨g_k, G_j⟩ < 0, g_k loses its part along G_j,
-    the other's original gradient (PCGrad, arXiv:2001.06782, algorithm 1). Without one, all that conflicts with the
-    original G_k is taken at once (PPCGrad). Zero gradients take nothing.
+    With `order`, task k meets the others one after the other: if ⟨g_k, G_j⟩ < 0, g_k loses its component along the
+    original gradient G_j (PCGrad, arXiv:2001.06782, algorithm 1). Without it, all conflicts of the original G_k are
+    removed at once (`PPCGrad`). Zero gradients change nothing.
 
     Args:
         gradients: One gradient per task.
-        order: The tasks that each task meets, row by row a permutation of all; its own place is passed over.
+        order: The order in which each task meets the others: each row is a permutation of all tasks, in which the
+            task itself is skipped.
 
     Returns:
-        The projected gradients; add them up, or average them, for a shared gradient.
+        The projected gradients; their sum or mean is the shared gradient.
 
     Raises:
-        ValueError: If a shape is another than said below.
+        ValueError: If a shape is not the one below.
 
     Shape:
         - gradients: `[K, N]`.
@@ -117,11 +119,11 @@ def project_conflicting(gradients: Tensor, order: Tensor | None = None) -> Tenso
 
 
 def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:
-    """What sequential projection makes of the tasks' gradients, as coefficients of these: `[..., K, K]`.
+    """Return the coefficients of the tasks' gradients after sequential projection, `[..., K, K]`.
 
     Args:
         gram: Inner products of the original gradients, `[..., K, K]`.
-        order: Whom each task meets, int64 `[K, K]`.
+        order: The order in which each task meets the others, int64 `[K, K]`.
     """
     unit = torch.eye(len(order), dtype=gram.dtype, device=gram.device)
     own = torch.arange(len(order), device=order.device)
@@ -129,24 +131,84 @@ def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:
     coefficients = unit.expand_as(gram)
     for met in order.unbind(1):  # [K]
         inner = (coefficients * gram.index_select(-2, met)).sum(-1)  # ⟨g_k, G_j⟩, [..., K]
-        share = _share(inner, squares.index_select(-1, met))  # [..., K]
-        share = torch.where(met == own, 0.0, share)
-        coefficients = coefficients - share.unsqueeze(-1) * unit.index_select(0, met)
+        conflict = _conflict(inner, squares.index_select(-1, met))  # [..., K]
+        conflict = torch.where(met == own, 0.0, conflict)
+        coefficients = coefficients - conflict.unsqueeze(-1) * unit.index_select(0, met)
     return coefficients
 
 
 def coefficients_at_once(gram: Tensor) -> Tensor:
-    """What projecting on all conflicting originals at once makes of the tasks' gradients: `[..., K, K]`.
+    """Return the coefficients of the tasks' gradients after all projections at once, `[..., K, K]`.
 
     Args:
         gram: Inner products of the original gradients, `[..., K, K]`.
     """
     unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     squares = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)  # [..., 1, K]
-    return unit - _share(gram, squares)  # a task does not conflict with itself
+    return unit - _conflict(gram, squares)  # a task does not conflict with itself
 
 
-def _share(inner: Tensor, squares: Tensor) -> Tensor:
-    """min(0, ⟨g, G_j⟩)/‖G_j‖², and 0 where that is not a number."""
-    share = inner.clamp(max=0.0) / squares
-    return torch.where((squares > 0) & share.isfinite(), share, 0.0)
+def _conflict(inner: Tensor, squares: Tensor) -> Tensor:
+    """Return min(0, ⟨g, G_j⟩)/‖G_j‖², and 0 if that is not finite."""
+    conflict = inner.clamp(max=0.0) / squares
+    return torch.where((squares > 0) & conflict.isfinite(), conflict, 0.0)
+
+
+class RandomOrders(nn.Module):
+    """A generator of random task orders whose state is a seed and a counter.
+
+    It uses no global generator, draws the same on any device, and does not wait for the device.
+
+    Shape:
+        - output: int64 `[K, K]`, an order of all tasks for each task
+
+    Args:
+        seed: The seed, below 2³².
+
+    Raises:
+        ValueError: If `seed` is out of range.
+
+    Example:
+        >>> import torch
+        >>> orders = RandomOrders(seed=0)
+        >>> orders(tasks=3).sort(1).values[0]  # each row is a permutation of all tasks
+        tensor([0, 1, 2])
+        >>> first = orders(tasks=8)
+        >>> orders.advance(torch.tensor(True))
+        >>> bool((orders(tasks=8) == first).all())
+        False
+    """
+
+    generator: Tensor
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        if not 0 <= seed <= _BITS:
+            raise ValueError(f"`seed` must be at least 0 and below 2**32, got {seed}")
+        self.register_buffer("generator", torch.tensor([seed, 0]))  # the seed, and the number of draws
+
+    def forward(self, tasks: int) -> Tensor:
+        """Return the orders of the next step; they stay the same until `advance`.
+
+        Args:
+            tasks: The number of tasks, K.
+        """
+        seed, drawn = self.generator.unbind()
+        start = _hashed(_hashed(seed) ^ (drawn & _BITS))
+        places = torch.arange(tasks * tasks, device=self.generator.device)
+        return _hashed((start + places) & _BITS).view(tasks, tasks).argsort(1)  # [K, K]
+
+    def advance(self, used: Tensor) -> None:
+        """Move on to the next orders.
+
+        Args:
+            used: Whether any task had a gradient, bool `[]`; if not, the next step draws the same orders.
+        """
+        self.generator[1] += used
+
+
+def _hashed(words: Tensor) -> Tensor:
+    """Hash 32-bit words, held in int64, one to one."""
+    words = (words ^ (words >> 16)) * 0x21F0AAAD & _BITS
+    words = (words ^ (words >> 15)) * 0x735A2D97 & _BITS
+    return words ^ (words >> 15)

@@ -1,1 +1,1 @@
-"""Balancers that weigh the losses."""
+"""Methods that weight the losses, one per file."""

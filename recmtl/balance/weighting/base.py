@@ -1,4 +1,4 @@
-"""The family that weighs whole losses: one backward pass of Σ w_k·L_k."""
+"""The family that weights whole losses: one backward pass of Σ w_k·L_k."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from recmtl.balance.shared import BackwardInputs, Sizes
 
 
 class LossWeightBalancer(Balancer, ABC):
-    """Weighs each loss as a whole: shared and private gradients alike are those of Σ w_k·L_k.
+    """The base class of methods that weight each loss: all gradients, shared and private, are those of Σ w_k·L_k.
 
     A method registers its state in `_build` and computes the K weights in `_weigh`.
 
     Note:
-        A loss that is not finite is counted and gets a weight of 0. There is one backward pass for all tasks: where the
-        graph of one multiplies by something that is not finite, what it shares with the others is not finite either,
+        A loss that is not finite is counted and gets a weight of 0. All tasks share one backward pass: if the graph of
+        one multiplies by something that is not finite, the gradients that it shares with others are not finite either,
         though their losses are. `zero_nonfinite_gradients` before the optimizer's step keeps that out of the weights.
         The other families leave out the one task alone.
 
@@ -40,37 +40,38 @@ class LossWeightBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
-    _formed: Mapping[Tensor, Sequence[Tensor | None]]
+    _known_gradients: Mapping[Tensor, Sequence[Tensor | None]]
 
     def __init__(self) -> None:
         super().__init__()
-        self._formed = {}
+        self._known_gradients = {}
 
-    def _balance(self, given: BackwardInputs) -> None:
-        losses, values, tensors = given.losses, given.values, given.shared
-        self._ready(losses[0], Sizes(objectives=len(losses)))
+    def _balance(self, inputs: BackwardInputs) -> None:
+        losses, values, tensors = inputs.losses, inputs.values, inputs.tensors
+        self._prepare(losses[0], Sizes(objectives=len(losses)))
         finite = values.isfinite()
-        weights = torch.where(finite, self._weigh(losses, values, tensors, given.last), 0.0)  # [K]
+        weights = torch.where(finite, self._weigh(losses, values, tensors, inputs.last), 0.0)  # [K]
         self.skipped += ~finite
-        formed, self._formed = self._formed, {}
-        for tensor, gradients in formed.items():
-            _add_weighted(tensor, gradients, weights)
-        with self.processes.adding_up([tensor for tensor in (*tensors, *given.private) if tensor not in formed]):
-            backward_weighted(losses, weights, without=list(formed))
+        known, self._known_gradients = self._known_gradients, {}
+        for tensor, gradients in known.items():
+            _add_weighted_gradients(tensor, gradients, weights)
+        others = [tensor for tensor in (*tensors, *inputs.private) if tensor not in known]
+        with self.processes.reduce_gradients(others):
+            backward_weighted(losses, weights, without=list(known))
 
     @abstractmethod
     def _weigh(
         self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
     ) -> Tensor:
-        """The weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors.
+        """Return the weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors.
 
-        A method that forms gradients on the way hands them on in `_formed`: by leaf, one for each loss, None where that
-        does not depend on the leaf. They are weighed instead of being formed anew, and must be those of all processes.
+        A method that needs gradients for it can store them in `_known_gradients`: by leaf, one per loss, None for a
+        loss that does not depend on it, summed over all processes. They are then not computed again.
         """
 
 
-def _add_weighted(tensor: Tensor, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
-    """Adds Σ_k w_k·G_k to the tensor's `.grad`; a weight of 0 counts for more than what is not finite."""
+def _add_weighted_gradients(tensor: Tensor, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
+    """Add Σ_k w_k·G_k to the tensor's `.grad`; a weight of 0 leaves out a gradient that is not finite."""
     for gradient, weight in zip(gradients, weights.to(tensor.dtype).unbind(), strict=True):
         if gradient is not None:
             part = torch.where(weight == 0, 0.0, gradient * weight)

@@ -1,4 +1,4 @@
-"""The plain sum of the losses."""
+"""Sum: the losses without balancing."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,17 @@ from recmtl.balance.weighting.base import LossWeightBalancer
 
 
 class Sum(LossWeightBalancer):
-    r"""Adds the losses up: the step without balancing.
+    r"""Adds the losses without balancing.
 
     $$
     g = \sum_{k=1}^{K} \nabla L_k
     $$
 
+    Use it as the baseline: a balancer that does not beat it on your data is not worth its cost.
+
     Shape:
         - losses: K scalars.
+        - weights: `[K]`, all 1.
 
     Example:
         >>> import torch

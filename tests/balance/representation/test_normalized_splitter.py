@@ -262,7 +262,7 @@ def test_one_tensor_needs_names_or_a_number_of_heads():
     splitter = NormalizedSplitter()
     with pytest.raises(ValueError, match="needs `tasks`"):
         splitter(x)
-    with pytest.raises(ValueError, match="number of heads is not known"):
+    with pytest.raises(ValueError, match="number of heads is unknown"):
         splitter.fork(x)
     with pytest.raises(ValueError, match="one view per head, got none"):
         splitter.fork([])

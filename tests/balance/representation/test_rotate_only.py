@@ -10,9 +10,9 @@ from recmtl.balance import RotateOnly
 
 def slopes(balancer, z, first, second):
     """The gradients of the view and of the two rotation matrices, when the heads' inputs have the given gradients."""
-    (R,) = balancer._own()
+    (R,) = balancer._fork_parameters()
     R.retain_grad()
-    balancer._own = lambda: (R,)
+    balancer._fork_parameters = lambda: (R,)
     z = torch.tensor(z, requires_grad=True)
     torch.autograd.backward(balancer.fork(z), [torch.tensor(first), torch.tensor(second)])
     return z.grad, R.grad

@@ -112,7 +112,7 @@ def test_a_cache_forms_the_rotations_once():
     (sum(view.sum() for view in first) + sum(view.square().sum() for view in second)).backward()
     assert len(calls) == 3
     torch.testing.assert_close(next(balancer.parameters()).grad, cached)
-    assert balancer._formed is None
+    assert balancer._cached_matrices is None
     copy.deepcopy(balancer)
 
 
@@ -141,7 +141,7 @@ def test_normalized_losses_give_the_gradients_of_their_share_of_the_first():
 def test_normalized_losses_are_one_per_head():
     balancer = RotateOnly(heads=2, features=1, normalize_losses=True)
     z = torch.ones(1, 1, requires_grad=True)
-    with pytest.raises(ValueError, match="RotateOnly pairs losses and heads: got 1 and 2"):
+    with pytest.raises(ValueError, match="RotateOnly needs one loss per head, got 1 losses and 2 heads"):
         balancer.backward([sum(balancer.fork(z)).sum()], shared=[z])
 
 
@@ -194,7 +194,7 @@ def test_turned_rotations_are_loaded(method):
         ({"rotation_size": 0}, "`rotation_size` must be at least 1, got 0"),
         ({"heads": 2, "features": 3, "rotation_size": 4}, "at most the views' 3 features, got 4"),
         ({"orthogonal_map": "householder"}, "`orthogonal_map` must be 'cayley' or 'matrix_exp', got 'householder'"),
-        ({"heads": 2}, "belong together, got 2 and None"),
+        ({"heads": 2}, "must be passed together, got 2 and None"),
         ({"heads": 0, "features": 3}, "at least 1, got 0 and 3"),
     ],
 )

@@ -109,7 +109,7 @@ def test_needs_to_see_the_losses():
 def test_needs_one_loss_per_head():
     balancer = RotoGradNorm()
     a, b = balancer.fork([torch.ones(1, 2, requires_grad=True)] * 2)
-    with pytest.raises(ValueError, match="RotoGradNorm pairs losses and heads: got 1 and 2"):
+    with pytest.raises(ValueError, match="RotoGradNorm needs one loss per head, got 1 losses and 2 heads"):
         balancer.backward([(a + b).sum()], shared=[])
 
 

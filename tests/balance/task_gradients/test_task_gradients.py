@@ -91,7 +91,7 @@ def test_a_task_with_a_nonfinite_entry_reads_as_absent_in_every_part():
     ("leaf", "message"),
     [
         (lambda x: x * 2, "must be a leaf of the graph"),
-        (lambda x: SharedTensor(x, parts=3), r"shape \(4, 2\) does not split into 3 equal parts"),
+        (lambda x: SharedTensor(x, parts=3), r"split into 3 equal parts, got shape \(4, 2\)"),
         (lambda x: SharedTensor(x, parts=0), "at least 1 part, got 0"),
         (lambda x: SharedTensor(x, 2, torch.zeros(3, dtype=torch.int64)), r"must have shape \(4,\), got \(3,\)"),
     ],

@@ -108,7 +108,9 @@ def test_lists_that_do_not_fit(tmp_path: Path, data: recmtl.PreparedData, vector
 
 @pytest.mark.parametrize("name", ["gone", "seen", "h"])
 def test_only_features_with_a_vocabulary_of_their_own_have_vectors(data: recmtl.PreparedData, name: str) -> None:
-    with pytest.raises(ValueError, match=f"`pretrained` must name features with a vocabulary of their own .* got '{name}'"):
+    with pytest.raises(
+        ValueError, match=f"`pretrained` must name features with a vocabulary of their own .* got '{name}'"
+    ):
         FeatureEncoder(data.schema, 3, {name: "a.csv"})
 
 

@@ -156,7 +156,7 @@ def test_a_table_that_is_looked_up_twice_or_used_directly_is_refused(
         def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
             return tuple(view + self.encoder.tables[0].weight.sum() for view in super().trunk(batch))
 
-    for cls, what in ((Twice, "can be looked up once in a step"), (Direct, "`weight` was also used directly")):
+    for cls, what in ((Twice, "can be called once per step"), (Direct, "`weight` was also used directly")):
         trainer = recmtl.Trainer(cls(aliexpress.schema, layers=[8]), run=recmtl.RunConfig(device="cpu"))
         step = Step(trainer.model, trainer.balancer, Optimization(), 1)
         with pytest.raises(RuntimeError, match=what):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from recmtl.data import DataError, Description, PreparedData, describe
 from recmtl.data.preparation.prepare import Progress
-from recmtl.data.profiling.description import LABELS, kind
+from recmtl.data.profiling.description import LABEL_COLUMNS, feature_kind
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.evaluate.slices import FeatureValues
@@ -100,7 +100,7 @@ def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str
     if found.data is not None:
         return describe(found.data), ""
     empty = pd.DataFrame()
-    labels = pd.DataFrame([*_training_labels(run.fitted), *_predicted_labels(run)], columns=list(LABELS))
+    labels = pd.DataFrame([*_training_labels(run.fitted), *_predicted_labels(run)], columns=LABEL_COLUMNS)
     reason = f"The data of the run cannot be opened, so only its fitted schema is described: {found.reason}."
     return Description(empty, _schema_columns(run.fitted), empty, empty, labels, empty, empty, ()), reason
 
@@ -108,7 +108,8 @@ def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str
 def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:
     sizes = {block.name: block.size for block in fitted.id_blocks}
     rows = [
-        (f.name, kind(f), sizes.get(f.name), *fitted.moments.get(f.name, (None, None))) for f in fitted.schema.features
+        (f.name, feature_kind(f), sizes.get(f.name), *fitted.moments.get(f.name, (None, None)))
+        for f in fitted.schema.features
     ]
     columns = ["column", "kind", "vocabulary", "mean", "deviation"]
     return pd.DataFrame(rows, columns=columns).astype({"vocabulary": "Int64", "mean": float, "deviation": float})

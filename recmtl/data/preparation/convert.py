@@ -1,4 +1,4 @@
-"""Raw rows, batch by batch, from all sources of a split."""
+"""Read the raw rows of a split batch by batch, and convert them in threads."""
 
 from __future__ import annotations
 
@@ -11,53 +11,56 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import as_integers, as_lists, as_numbers, as_text
-from recmtl.data.preparation.fit import label_column, weight_column
+from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.prefetch import prefetch
 from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
 
-T = TypeVar("T")
+Converted = TypeVar("Converted")
 RowNumbers: TypeAlias = npt.NDArray[np.int64]
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 def convert(
     schema: Schema,
     sources: list[Source],
-    use: Callable[[pa.RecordBatch, RowNumbers], T],
+    use: Callable[[pa.RecordBatch, RowNumbers], Converted],
     skipped: BadRowCounter | None = None,
     integer_keys: Collection[str] = (),
     threads: int = 1,
-) -> Iterator[T]:
-    """Read the schema's columns of several sources and convert them batch by batch, in threads of its own.
+    allow_empty: bool = False,
+) -> Iterator[Converted]:
+    """Read the schema's columns of several sources and convert them batch by batch, in threads.
 
     Args:
         schema: The resolved schema.
         sources: Where the rows come from.
-        use: Converts a batch, given the number of each of its rows, all sources together.
+        use: Converts a batch, given the number of each of its rows across all sources.
         skipped: Counts the rows that do not parse, which are then left out; ``None`` makes the first of them an error.
         integer_keys: The carried columns that must hold integers.
-        threads: How many batches are converted at the same time; one where `use` depends on the batches before.
+        threads: Number of batches converted at the same time; 1 if `use` depends on the batches before.
+        allow_empty: Whether sources without rows are no error.
 
     Raises:
-        DataError: A file cannot be read, or a value does not parse; the message says where it stands.
+        DataError: A file cannot be read, or a value does not parse; the message says where it is.
     """
     numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
     total = used = 0
 
-    def jobs(source: Source) -> Iterator[Callable[[], T]]:
+    def jobs(source: Source) -> Iterator[Callable[[], Converted]]:
         nonlocal total, used
         columns = [c for c in schema.columns if c in source.columns]
-        checks = _checks(schema, columns, integer_keys)
+        checks = _column_checks(schema, columns, integer_keys)
         offset = 0
         for batch in source.batches(columns, frozenset(numbers), skipped.add if skipped else None):
             rows = np.arange(total, total + batch.num_rows)
-            bad = _at(offset, skipped.bad, batch, checks, offset) if skipped else np.zeros(batch.num_rows, np.bool_)
+            bad = _located(offset, skipped.bad, batch, checks, offset) if skipped else np.zeros(len(rows), np.bool_)
             if not bad.all():
-                yield partial(_at, offset, use, batch.filter(pa.array(~bad)) if bad.any() else batch, rows[~bad])
+                good = batch.filter(pa.array(~bad)) if bad.any() else batch
+                yield partial(_located, offset, use, good, rows[~bad])
             used += int((~bad).sum())
             offset, total = offset + batch.num_rows, total + batch.num_rows
 
@@ -70,13 +73,18 @@ def convert(
             raise unreadable(source.name, error) from error
         if skipped:
             skipped.finish(source)
-    if used == 0:
-        nothing = f"there are no rows in {', '.join(s.name for s in sources)}"
-        raise DataError("; ".join([nothing, *(skipped.notes() if skipped else ())]))
+    if used == 0 and not allow_empty:
+        raise no_rows(sources, skipped)
 
 
-def _at(offset: int, use: Callable[..., T], *arguments: Any) -> T:
-    """Do something with a batch; a bad value is given the number of its row in the source."""
+def no_rows(sources: list[Source], skipped: BadRowCounter | None) -> DataError:
+    """Return the error for sources that have no rows, or bad ones alone."""
+    nothing = f"there are no rows in {', '.join(source.name for source in sources)}"
+    return DataError("; ".join([nothing, *(skipped.notes() if skipped else ())]))
+
+
+def _located(offset: int, use: Callable[..., Converted], *arguments: Any) -> Converted:
+    """Convert a batch; the row of a bad value is counted from the beginning of its source."""
     try:
         return use(*arguments)
     except BadValueError as bad:
@@ -84,8 +92,8 @@ def _at(offset: int, use: Callable[..., T], *arguments: Any) -> T:
         raise
 
 
-def _checks(schema: Schema, columns: Collection[str], integer_keys: Collection[str]) -> Checks:
-    """What fitting and encoding do with each column that can fail for a value."""
+def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Collection[str]) -> Checks:
+    """Return for each column those conversions of fitting and encoding that may reject a value."""
     lists = {f.name: f.separator for f in schema.features if isinstance(f, MultiCategorical)}
     numeric = {f.name for f in schema.numbers}
     times = {f.name: f for f in schema.features if isinstance(f, Timestamp)}
@@ -109,3 +117,43 @@ def _checks(schema: Schema, columns: Collection[str], integer_keys: Collection[s
                 as_integers(*text, column)
 
     return {column: partial(check, column) for column in columns}
+
+
+def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
+    """Return a label column ``[rows]``, NaN where it is missing.
+
+    Raises:
+        BadValueError: A binary label is neither 0 nor 1, or a value is not a number that fits float32.
+    """
+    values = _float32_numbers(batch, name)
+    if name in schema.binary_labels:
+        bad = ~(np.isnan(values) | (values == 0) | (values == 1))
+        _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected 0, 1 or nothing")
+    return values
+
+
+def weight_column(schema: Schema, batch: pa.RecordBatch) -> Floats:
+    """Return the row weights ``[rows]``, 1 if the schema has no weight column.
+
+    Raises:
+        BadValueError: A weight is missing, negative, or not a number that fits float32.
+    """
+    if schema.weight is None:
+        return np.ones(batch.num_rows)
+    weight, column = _float32_numbers(batch, schema.weight), batch.column(schema.weight)
+    _reject(~(weight >= 0), schema.weight, lambda row: column[row].as_py(), "a weight: expected a number from 0")
+    return weight
+
+
+def _float32_numbers(batch: pa.RecordBatch, name: str) -> Floats:
+    values = as_numbers(batch.column(name), name)
+    too_large = np.abs(values) > FLOAT32_MAX  # training, in float32, would take them for infinite
+    _reject(too_large, name, lambda row: float(values[row]), f"a number of at most {FLOAT32_MAX:.2g}")
+    return values
+
+
+def _reject(bad: npt.NDArray[np.bool_], column: str, value: Callable[[int], object], expected: str) -> None:
+    """Raise `BadValueError` for the first bad row, if there is any."""
+    if bad.any():
+        row = int(bad.argmax())
+        raise BadValueError(row, column, value(row), expected, bad)

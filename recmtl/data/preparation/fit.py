@@ -1,18 +1,15 @@
-"""The first pass over the training rows: vocabularies, statistics and label rates, in memory that rows do not grow."""
+"""The first pass over the training rows: vocabularies, statistics and label rates, in bounded memory."""
 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.categorical import CategoryFitter, vocabulary_notes
 from recmtl.data.columns.numeric import NumericFitter
-from recmtl.data.columns.values import Floats, all_integers, as_numbers
-from recmtl.errors import BadValueError
+from recmtl.data.columns.values import all_integers
+from recmtl.data.preparation.convert import label_column, weight_column
 from recmtl.schema import FittedSchema, LabelRate, Schema
-
-LARGEST = float(np.finfo(np.float32).max)
 
 
 class Fitter:
@@ -57,7 +54,7 @@ class Fitter:
             sums += [valid.sum(), weight[valid].sum(), (weight * labels[label])[valid].sum()]
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
-        """Give the fitted schema, and a sentence on each column or task without information."""
+        """Return the fitted schema, and a note on each column or task without information."""
         fitted = FittedSchema(
             schema=self._schema,
             vocabularies=self._categories.vocabularies(),
@@ -83,46 +80,3 @@ class Fitter:
             elif task.kind == "binary" and rate.mean in (0.0, 1.0):
                 found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
         return found
-
-
-def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
-    """Read a label column ``[rows]``, NaN where it is missing.
-
-    Raises:
-        BadValueError: A binary label is neither 0 nor 1, or a value is not a number.
-    """
-    values = as_numbers(batch.column(name), name)
-    _refuse_huge(values, name)
-    if name in schema.binary_labels:
-        bad = ~(np.isnan(values) | (values == 0) | (values == 1))
-        if bad.any():
-            row = int(bad.argmax())
-            raise BadValueError(row, name, f"{values[row]:g}", "a binary label: expected 0, 1 or nothing", bad)
-    return values
-
-
-def weight_column(schema: Schema, batch: pa.RecordBatch) -> npt.NDArray[np.float64]:
-    """Read the row weights ``[rows]``, 1 where the schema names none.
-
-    Raises:
-        BadValueError: A weight is missing or negative.
-    """
-    if schema.weight is None:
-        return np.ones(batch.num_rows)
-    weight = as_numbers(batch.column(schema.weight), schema.weight)
-    _refuse_huge(weight, schema.weight)
-    bad = ~(weight >= 0)
-    if bad.any():
-        row = int(bad.argmax())
-        raise BadValueError(
-            row, schema.weight, batch.column(schema.weight)[row].as_py(), "a weight: expected a number from 0", bad
-        )
-    return weight
-
-
-def _refuse_huge(values: Floats, column: str) -> None:
-    """Refuse what training, which computes in float32, would take for infinite."""
-    bad = np.abs(values) > LARGEST
-    if bad.any():
-        row = int(bad.argmax())
-        raise BadValueError(row, column, float(values[row]), f"a number of at most {LARGEST:.2g}", bad)

@@ -1,10 +1,11 @@
-"""Raw files to a prepared dataset: fit on the training rows, encode every split, keep what both learned."""
+"""Turn raw rows into a prepared dataset: fit on the training rows, then encode every split."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.data.preparation.convert import RowNumbers, convert
-from recmtl.data.preparation.encode import Encoder, chosen
+from recmtl.data.preparation.encode import Encoder, select_rows
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, spool_parsed
@@ -29,7 +30,7 @@ from recmtl.schema.serialization import save_fitted
 
 ENCODERS = 2  # batches encoded at the same time
 
-Progress = Callable[[str, int], None]  # what is being done, and how many rows more it has done
+Progress = Callable[[str, int], None]  # the activity, and how many rows it has just done
 
 
 def prepare(
@@ -45,21 +46,21 @@ def prepare(
     """Turn raw data into a prepared dataset.
 
     Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes. Text
-    is parsed in the first alone: what it gave lies meanwhile in a temporary file in `out`, about as large as the text.
-    Without validation data a share of the training groups (of the rows, where the schema has no group), chosen by a
-    stable hash, is held out of fitting and training.
+    is parsed in the first alone, into a temporary file in `out` about as large as the text. Without validation data a
+    share of the training groups (of the rows, if the schema has no group), chosen by a stable hash, is held out of
+    fitting and training.
 
     Args:
         schema: What the columns mean; patterns are resolved by the training file's header.
         train: Training rows: a file, glob, folder, list of these, DataFrame or Arrow table.
         valid: Validation rows.
         test: Test rows: encoded, never learned from.
-        out: The folder to write, which must not exist yet; ``None`` keeps the dataset in memory. A folder appears
-            whole or not at all.
+        out: The folder to write, which must not exist yet; it appears only when it is complete. ``None`` keeps the
+            dataset in memory.
         holdout: The share of the training groups to hold out when there is no validation data.
         progress: Called with what is being done and the number of rows just read.
-        bad_rows: What becomes of rows with a value that does not parse or a wrong number of columns: the first is an
-            error, or all are left out, counted and exemplified in the notes.
+        bad_rows: What to do with rows that have a value that does not parse or a wrong number of columns: the first is
+            an error, or all are left out, and the notes count them and show examples.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or `out` exists.
@@ -73,22 +74,22 @@ def prepare(
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
-    fold = Fold(resolved, 0.0 if valid is not None else holdout)
-    if out is None:
-        with tempfile.TemporaryDirectory() as parsed:
-            sources["train"] = spool_parsed(sources["train"], Path(parsed))
-            fitted, notes = _fit(resolved, sources["train"], fold, progress, bad_row_counter(bad_rows))
-            batches: dict[str, list[pa.RecordBatch]] = {}
-            for name, batch in _encode(fitted, sources, fold, progress, skipped):
-                batches.setdefault(name, []).append(batch)
-        splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
-        return PreparedData(fitted, splits, (*notes, *_noticed(sources, skipped)))
-    with new_folder(Path(out)) as folder, tempfile.TemporaryDirectory(dir=folder) as parsed:
+    holdouts = Holdout(resolved, 0.0 if valid is not None else holdout)
+    with ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(new_folder(Path(out)))
+        parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
-        fitted, notes = _fit(resolved, sources["train"], fold, progress, bad_row_counter(bad_rows))
-        rows = write_splits(folder, _encode(fitted, sources, fold, progress, skipped))
+        fitted, notes = _fit(resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+        encoded = _encode(fitted, sources, holdouts, progress, skipped)
+        if folder is None or out is None:
+            batches: dict[str, list[pa.RecordBatch]] = {}
+            for name, batch in encoded:
+                batches.setdefault(name, []).append(batch)
+            splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
+            return PreparedData(fitted, splits, (*notes, *_source_notes(sources, skipped)))
+        rows = write_splits(folder, encoded)
         save_fitted(fitted, folder)
-        manifest = write_manifest(folder, rows, [*notes, *_noticed(sources, skipped)])
+        manifest = write_manifest(folder, rows, [*notes, *_source_notes(sources, skipped)])
     return PreparedData.stored(Path(out), manifest, fitted)
 
 
@@ -105,10 +106,10 @@ def encode_rows(
     Args:
         schema: The fitted schema of a prepared dataset or a run.
         data: Rows in any form that `prepare` takes.
-        labelled: Whether labels, weights and keys must be there; otherwise those that are not are missing.
+        labelled: Whether labels, weights and keys are required; otherwise they may be absent.
         progress: Called with what is being done and the number of rows just read.
-        bad_rows: What becomes of rows that do not parse, as in `prepare`.
-        note: Called at the end with what is to be said of rows that were left out.
+        bad_rows: What to do with rows that do not parse, as in `prepare`.
+        note: Called at the end with each sentence on the rows that were left out.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse.
@@ -126,11 +127,11 @@ def encode_rows(
         note(sentence)
 
 
-class Fold:
-    """Says which training rows are held out, the same in every pass.
+class Holdout:
+    """Selects the training rows that are held out, the same in every pass.
 
     Args:
-        schema: The resolved schema; its group decides, or the row's number where there is none.
+        schema: The resolved schema. Its group decides; if it has none, the number of the row.
         share: The share to hold out.
     """
 
@@ -138,7 +139,7 @@ class Fold:
         self._group, self.share = schema.group, share
 
     def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
-        """Give the held-out rows of a batch ``[rows]``, given the numbers of its rows."""
+        """Return which rows of a batch are held out ``[rows]``, given the numbers of its rows."""
         hashes = stable_hash(rows)
         if self._group is not None:
             values, codes = as_text(batch.column(self._group), self._group)
@@ -149,12 +150,12 @@ class Fold:
 
 
 def _fit(
-    schema: Schema, sources: list[Source], fold: Fold, progress: Progress, skipped: BadRowCounter | None
+    schema: Schema, sources: list[Source], holdout: Holdout, progress: Progress, skipped: BadRowCounter | None
 ) -> tuple[FittedSchema, list[str]]:
     fitter, total = Fitter(schema), 0
 
     def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        kept = ~fold.mask(batch, numbers)
+        kept = ~holdout.mask(batch, numbers)
         try:
             fitter.add(batch if kept.all() else batch.filter(pa.array(kept)))
         except BadValueError as bad:
@@ -168,7 +169,7 @@ def _fit(
     if fitter.rows == 0:
         raise DataError("every training row fell into the held-out share: give a validation file or more rows")
     fitted, notes = fitter.finish()
-    if fold.share and fitter.rows == total:
+    if holdout.share and fitter.rows == total:
         notes.append("no training row fell into the held-out share: there are no validation rows")
     return fitted, notes
 
@@ -176,28 +177,28 @@ def _fit(
 def _encode(
     fitted: FittedSchema,
     sources: Mapping[str, list[Source]],
-    fold: Fold,
+    holdout: Holdout,
     progress: Progress,
     skipped: BadRowCounter | None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Encode every split, batch by batch: its name and its rows."""
+    """Encode every split, batch by batch; yield its name and its rows."""
     encoder = Encoder(fitted)
 
     def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        encoded, held_out = encoder.encode(batch), fold.mask(batch, numbers)
-        return {"train": chosen(encoded, ~held_out), "valid": chosen(encoded, held_out)}
+        encoded, held_out = encoder.encode(batch), holdout.mask(batch, numbers)
+        return {"train": select_rows(encoded, ~held_out), "valid": select_rows(encoded, held_out)}
 
     def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
         return {name: encoder.encode(batch)}
 
     for name, split in sources.items():
-        use = divide if name == "train" and fold.share else partial(whole, name)
+        use = divide if name == "train" and holdout.share else partial(whole, name)
         for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys, ENCODERS):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
 
 
-def _noticed(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None) -> Iterator[str]:
-    """What the sources noticed, and the rows that were left out."""
+def _source_notes(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None) -> Iterator[str]:
+    """Return the notes of the sources and on the rows that were left out."""
     yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
     yield from skipped.notes() if skipped else ()

@@ -1,43 +1,36 @@
-"""What describing a dataset finds out: a table for each kind of thing."""
+"""The description of a dataset: one table for each kind of finding."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from html import escape
 from typing import Any
 
 import pandas as pd
 
-from recmtl.data.profiling.leaks import Leak
-from recmtl.schema import Feature
+from recmtl.data.columns.values import Codes, Floats
+from recmtl.data.profiling.leaks import Leak, search_leaks
+from recmtl.data.profiling.tally import SplitTally
+from recmtl.schema import Feature, Schema, Task
 from recmtl.schema.features import KINDS
 
-LABELS = ("split", "task", "rows", "positives", "mean")
-FILES = ("split", "file", *LABELS[1:])
-VALUES = ("column", "value", "rows", "share")
-DRIFT = ("split", "column", "missing", "unseen", "shift")
+NO_TASK = Task("(none)", "(none)")  # of raw rows whose labels are not known: a schema needs a task
+LABEL_COLUMNS = ["split", "task", "rows", "positives", "mean"]
+FILE_COLUMNS = ["split", "file", *LABEL_COLUMNS[1:]]
+VALUE_COLUMNS = ["column", "value", "rows", "share"]
+DRIFT_COLUMNS = ["split", "column", "missing", "unseen", "shift"]
 
 
-def frame(rows: Iterable[Sequence[Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Give rows as a frame, also where there are none."""
-    return pd.DataFrame(list(rows), columns=list(columns))
-
-
-def kind(feature: Feature) -> str:
-    """Name the kind of a feature as a dataset card does."""
+def feature_kind(feature: Feature) -> str:
+    """Return the kind of a feature as a dataset card names it."""
     return next(name for name, cls in KINDS.items() if cls is type(feature))
 
 
-def sampled(kept: int, rows: int) -> list[str]:
-    """Say what was taken from a sample, where it is not all rows."""
-    what = f"quantiles and columns that give a label away are those of a sample of {kept:,} of {rows:,} rows"
-    return [what] if kept < rows else []
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Description:
-    """What is in a dataset. Shares are of rows, unless it says otherwise.
+    """The content of a dataset. Shares are of rows unless stated otherwise.
 
     Args:
         leaks: Features that alone separate a binary label: column, label, AUC, and whether the two are the same.
@@ -48,11 +41,11 @@ class Description:
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
             prepared data as they are encoded, beside what they were standardised by.
         labels: For each split and task the rows that count, the positive ones and the mean label.
-        files: The same for each file of raw data, where a split has several.
-        drift: What is different in the other splits: the share that is missing, the share of the others whose category
-            the training rows have not (of a list: of its elements), or by how many deviations of the training rows the
-            mean differs.
-        notes: Columns without information, and what could not be looked at.
+        files: The same for each file of raw data, if a split has several.
+        drift: Differences of the other splits from the training rows: the share that is missing, the share of the
+            others whose category the training rows lack (of a list: of its elements), and the difference of means in
+            deviations of the training rows.
+        notes: Columns without information, and what was not examined.
     """
 
     leaks: pd.DataFrame
@@ -70,7 +63,63 @@ class Description:
         return [str(Leak(*row)) for row in self.leaks.itertuples(index=False)]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give warnings, tables and notes as plain data."""
-        frames = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "notes"}
-        tables = {name: json.loads(table.to_json(orient="records")) for name, table in frames.items()}
+        """Return warnings, tables and notes as plain data."""
+        tables = {name: json.loads(table.to_json(orient="records")) for name, table in self._tables().items()}
         return {"warnings": self.warnings, **tables, "notes": list(self.notes)}
+
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "notes"}
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.columns)} columns; {len(self.warnings)} warnings; {len(self.notes)} notes"
+        return f"Description({counts})"
+
+    def _repr_html_(self) -> str:
+        """Return warnings, tables and notes for a notebook."""
+        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*self.warnings, *self.notes))
+        tables = [(name, table) for name, table in self._tables().items() if not table.empty]
+        shown = "".join(f"<h4>{name}</h4>{table.to_html(index=False)}" for name, table in tables)
+        return (f"<ul>{sentences}</ul>" if sentences else "") + shown
+
+
+def describe_splits(
+    schema: Schema,
+    splits: Mapping[str, SplitTally],
+    features: Mapping[str, Floats | Codes],
+    columns: pd.DataFrame,
+    numbers: pd.DataFrame,
+    values: Iterable[Sequence[Any]] = (),
+    files: Iterable[Sequence[Any]] = (),
+    notes: Iterable[str] = (),
+) -> Description:
+    """Build a description: search leaks in the sample of the training rows, and compare the splits.
+
+    Args:
+        schema: The resolved schema.
+        splits: The counts of each split.
+        features: The features of the sample, as `find_leaks` takes them.
+        columns: As in `Description`.
+        numbers: As in `Description`.
+        values: The rows of `Description.values`.
+        files: The rows of `Description.files`.
+        notes: Notes on the columns.
+    """
+    train, sample = splits["train"], splits["train"].sample.table()
+    leaks, unsearched = search_leaks(features, sample, schema)
+    if schema.tasks == (NO_TASK,):
+        unsearched = ["no label is named: columns that give one away were not looked for"]
+    if sample.num_rows < train.rows:
+        what = "quantiles and columns that give a label away"
+        unsearched.append(f"{what} are those of a sample of {sample.num_rows:,} of {train.rows:,} rows")
+    labels = [row for name, split in splits.items() for row in split.labels.table(name)]
+    drift = [(name, *row) for name, split in splits.items() if name != "train" for row in split.drift(train)]
+    return Description(
+        leaks=pd.DataFrame(leaks, columns=Leak._fields),
+        columns=columns,
+        values=pd.DataFrame(list(values), columns=VALUE_COLUMNS),
+        numbers=numbers,
+        labels=pd.DataFrame(labels, columns=LABEL_COLUMNS),
+        files=pd.DataFrame(list(files), columns=FILE_COLUMNS),
+        drift=pd.DataFrame(drift, columns=DRIFT_COLUMNS),
+        notes=(*notes, *unsearched),
+    )

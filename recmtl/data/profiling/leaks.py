@@ -1,4 +1,4 @@
-"""Columns that give a label away: the classic way to an AUC of 1."""
+"""Find label leaks: columns that alone separate a label."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from sklearn.metrics import roc_auc_score
 
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.profiling.tally import STREAM
+from recmtl.schema import Schema
 
 LEAK_AUC = 0.95  # of a single column; honest features stay far below
-ENOUGH = 10  # rows of each class, each in a group of its own, so that no column comes this far by chance
+ENOUGH = 10  # groups with each class, so that no column reaches this AUC by chance
 FOLDS = 5
-SMOOTHING = 10.0  # rows of the mean rate that each category is given
-FEW_NUMBERS = 1000  # distinct numbers that are looked at as categories, too
+SMOOTHING = 10.0  # rows with the mean rate that are added to each category
+FEW_NUMBERS = 1000  # distinct numbers that are treated as categories, too
 
 
 class Leak(NamedTuple):
@@ -27,7 +28,7 @@ class Leak(NamedTuple):
         column: The column.
         label: The label.
         auc: The AUC of the column alone.
-        same: Whether the column is the label itself in other words: two values, one for each class.
+        same: Whether the column is the label itself, recoded: two values, one for each class.
     """
 
     column: str
@@ -44,33 +45,47 @@ class Leak(NamedTuple):
         return f"column {self.column!r} {what}: is it known before the {self.label}?"
 
 
-def groups_of(sample: pa.Table, group: str | None) -> Codes:
-    """Number the groups of rows ``[rows]``; without a group column each row is its own."""
-    return np.arange(sample.num_rows) if group is None else codes_of(sample[group])
+def search_leaks(
+    features: Mapping[str, Floats | Codes], sample: pa.Table, schema: Schema
+) -> tuple[list[Leak], list[str]]:
+    """Find the features that leak a binary label in a sample of rows.
+
+    Args:
+        features: The features of the sample, as `find_leaks` takes them.
+        sample: The columns of the labels and the group.
+        schema: Names them.
+
+    Returns:
+        The leaks, and a note on each label that has too few rows to look for them.
+    """
+    labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
+    groups = np.arange(sample.num_rows) if schema.group is None else category_codes(sample[schema.group])
+    searched = {name: label for name, label in labels.items() if countable(label, groups)}
+    notes = [
+        f"label {name!r} has fewer than {ENOUGH} groups (or rows, without a group) with a class in the sample: "
+        "columns that give it away were not looked for"
+        for name in labels
+        if name not in searched
+    ]
+    return list(find_leaks(features, searched, groups)), notes
 
 
-def codes_of(column: pa.ChunkedArray) -> Codes:
-    """Number the values of a column from 0, missing ones alike ``[rows]``."""
+def category_codes(column: pa.ChunkedArray) -> Codes:
+    """Number the distinct values of a column from 0 ``[rows]``; missing is one of them."""
     codes: Codes = column.combine_chunks().dictionary_encode(null_encoding="encode").indices.to_numpy()
     return codes
 
 
 def countable(label: Floats, groups: Codes) -> bool:
-    """Whether a binary label ``[rows]`` has both classes in groups enough to look for leaks.
+    """Whether a binary label ``[rows]`` has both classes in enough groups to look for leaks.
 
-    Rows of one group, a search say, share columns: one that holds all positives is told apart by any of these.
+    Rows of one group, such as a search, share columns: if one group holds all positives, any of these separates them.
     """
     return min(len(np.unique(groups[label == value])) for value in (0, 1)) >= ENOUGH
 
 
-def uncountable(label: str) -> str:
-    """Say that a label is not `countable`."""
-    few = f"label {label!r} has fewer than {ENOUGH} groups (or rows, without a group) with a class in the sample"
-    return f"{few}: columns that give it away were not looked for"
-
-
 def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Floats], groups: Codes) -> Iterator[Leak]:
-    """Find the columns whose AUC alone reaches `LEAK_AUC` for a label.
+    """Yield the columns that alone reach an AUC of `LEAK_AUC` for a label.
 
     Shape:
         - columns: ``[rows]`` each: floats are numbers (NaN: missing), integers are categories from 0
@@ -80,7 +95,7 @@ def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Float
     Args:
         columns: By name.
         labels: The binary labels that are `countable`, by name.
-        groups: Rows that are not independent of each other have the same number.
+        groups: The number of the group of each row; rows of one group are not independent.
     """
     fold = np.random.default_rng([STREAM, FOLDS]).integers(0, FOLDS, int(groups.max(initial=0)) + 1)[groups]
     for column, values in columns.items():
@@ -100,7 +115,7 @@ def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Float
 def _number_aucs(
     ranks: Codes, missing: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], groups: Codes
 ) -> list[float]:
-    """The AUC of numbers in the better direction: of the rows that have one, and with missing below all others."""
+    """AUC of numbers in the better direction: of the present ones, and with missing ones below all others."""
     kept = [~missing] if countable(truth[~missing].astype(np.float64), groups[~missing]) else []
     kept += [np.ones_like(missing)] if missing.any() else []
     scores = np.where(missing, -1, ranks)
@@ -109,11 +124,11 @@ def _number_aucs(
 
 
 def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_], fold: Codes) -> float:
-    """The AUC of each category's smoothed label rate, counted in the other folds."""
+    """AUC of each category's smoothed label rate, measured in the other folds."""
     size = int(codes.max()) + 1
-    cell = fold * size + codes
-    rows = np.bincount(cell, minlength=FOLDS * size).reshape(FOLDS, size)
-    positives = np.bincount(cell, weights=truth, minlength=FOLDS * size).reshape(FOLDS, size)
+    pairs = fold * size + codes
+    rows = np.bincount(pairs, minlength=FOLDS * size).reshape(FOLDS, size)
+    positives = np.bincount(pairs, weights=truth, minlength=FOLDS * size).reshape(FOLDS, size)
     rows, positives = rows.sum(axis=0) - rows, positives.sum(axis=0) - positives  # [folds, categories]: the others'
     prior = truth.mean()
     rates = (positives + SMOOTHING * prior) / (rows + SMOOTHING)

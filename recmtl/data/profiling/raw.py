@@ -1,8 +1,8 @@
-"""What is in raw files: read once, in memory that rows do not grow."""
+"""Describe a dataset; raw rows are read once, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +12,14 @@ import pyarrow.compute as pc
 
 from recmtl.data.columns.timestamps import as_times
 from recmtl.data.columns.values import Codes, Floats, as_lists, as_numbers, as_text
-from recmtl.data.preparation.convert import RowNumbers, convert
-from recmtl.data.preparation.fit import label_column
+from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
 from recmtl.data.preparation.prepare import Progress
-from recmtl.data.profiling.description import DRIFT, FILES, LABELS, VALUES, Description, frame, kind, sampled
-from recmtl.data.profiling.leaks import Leak, codes_of, countable, find_leaks, groups_of, uncountable
+from recmtl.data.profiling.description import NO_TASK, Description, describe_splits, feature_kind
+from recmtl.data.profiling.leaks import category_codes
 from recmtl.data.profiling.prepared import describe_prepared
-from recmtl.data.profiling.tally import CategoryTally, LabelTally, NumberTally, Sample
+from recmtl.data.profiling.tally import CategoryTally, LabelTally, SplitTally
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
-from recmtl.data.sources.base import Source, WrappedSource
+from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
@@ -29,9 +28,8 @@ from recmtl.io.location import expand
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.infer import HEAD_ROWS
 
-QUANTILES = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
-TOP = 5  # categories that are shown
-NO_TASK = Task("(none)", "(none)")  # a schema needs one
+QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
+TOP_CATEGORIES = 5  # of each column
 
 
 def describe(
@@ -44,16 +42,16 @@ def describe(
 ) -> Description:
     """Describe a dataset: its columns, labels, drift, and the columns that give a label away.
 
-    Rows, missing values, label rates, ranges and means are counted exactly; values are counted up to a bound; quantiles
+    Rows, missing values, label rates, ranges and means are exact; distinct values are counted up to a bound; quantiles
     and the search for columns that give a label away use a sample of at most 200,000 rows.
 
     Args:
         data: Raw rows in any form that `prepare` takes, or a prepared dataset or its folder.
         schema: What the columns of raw rows mean; ``None`` infers it from the first rows.
-        test: Other rows, held against the first ones.
-        labels: The binary label columns, where there is no schema.
+        test: Other rows, compared with the first ones.
+        labels: The binary label columns, if no schema is given.
         progress: Called with what is being done and the number of rows just read.
-        bad_rows: What becomes of raw rows that do not parse, as in `prepare`.
+        bad_rows: What to do with raw rows that do not parse, as in `prepare`.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or the arguments do not fit together.
@@ -67,16 +65,16 @@ def describe(
         raise DataError("the card says which columns are labels: give either a card or labels")
     given = {"train": data} | ({} if test is None else {"test": test})
     sources = {name: open_sources(rows, name, schema.separator if schema else None) for name, rows in given.items()}
-    schema = schema or inferred(data, labels)
+    schema = schema or _infer_schema(data, labels)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
         schema = schema.resolve([*source.columns, *sorted(optional - set(source.columns))], source.name)
     skipped = bad_row_counter(bad_rows)
-    tallies = {name: _read(schema, split, progress, skipped) for name, split in sources.items()}
-    return _description(schema, tallies, skipped.notes() if skipped else [])
+    tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
+    return _describe_tallies(schema, tallies, skipped.notes() if skipped else [])
 
 
-def inferred(data: Data, labels: Sequence[str]) -> Schema:
+def _infer_schema(data: Data, labels: Sequence[str]) -> Schema:
     """Infer a schema from the first rows of raw data.
 
     Raises:
@@ -92,8 +90,8 @@ def inferred(data: Data, labels: Sequence[str]) -> Schema:
     return Schema.infer(first, [Task(name, name) for name in labels] or [NO_TASK])
 
 
-class SplitTally:
-    """All that is counted of the rows of one split.
+class RawTally(SplitTally):
+    """Counts of the raw rows of one split.
 
     Args:
         schema: The resolved schema.
@@ -104,19 +102,17 @@ class SplitTally:
         self.features: dict[str, Feature] = {key: Categorical(key) for key in schema.carried}
         self.features |= {schema.weight: Numeric(schema.weight)} if schema.weight else {}
         self.features |= {f.name: f for f in schema.features}
-        self.numbers = {name: NumberTally() for name, f in self.features.items() if isinstance(f, Numeric | Binned)}
+        numbers = [name for name, f in self.features.items() if isinstance(f, Numeric | Binned)]
+        super().__init__(numbers, schema.reported_tasks)
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
-        self.labels = LabelTally(schema.reported_tasks)
         self.files: list[tuple[str, LabelTally]] = []
-        self.sample = Sample()
-        self.rows = 0
 
     def begin(self, file: str) -> None:
-        """Count the labels of the batches that come now for a file."""
+        """Count the labels of the following batches for a file, too."""
         self.files.append((file, LabelTally(self._schema.reported_tasks)))
 
     def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        """Count a batch, and say how many rows it has.
+        """Count a batch; return its number of rows.
 
         Raises:
             BadValueError: A value does not parse.
@@ -130,7 +126,7 @@ class SplitTally:
                 self.numbers[name].add(values)
                 kept[name] = pa.array(values[drawn])
             else:
-                kept[name] = self._categories(column, feature).take(pa.array(drawn))
+                kept[name] = self._add_categories(column, feature).take(pa.array(drawn))
         missing = np.full(rows, np.nan)
         labels = {n: label_column(self._schema, batch, n) if n in present else missing for n in self._schema.labels}
         for tally in (self.labels, *(tally for _, tally in self.files[-1:])):
@@ -139,8 +135,8 @@ class SplitTally:
         self.rows += rows
         return int(rows)
 
-    def _categories(self, column: pa.Array, feature: Feature) -> pa.StringArray:
-        """Count a column and give it as text, a list as a whole."""
+    def _add_categories(self, column: pa.Array, feature: Feature) -> pa.Array:
+        """Count the categories of a column; return its values as text."""
         tally = self.categories[feature.name]
         if isinstance(feature, MultiCategorical):
             values, codes, lengths = as_lists(column, feature.separator, feature.name)
@@ -150,88 +146,82 @@ class SplitTally:
             values, codes = as_text(column, feature.name)
         else:
             if isinstance(feature, Timestamp):
-                as_times(column, feature)  # refuses what is no date
+                as_times(column, feature)  # raises an error for a value that is not a date
             values, codes = as_text(column, feature.name)
             tally.add(values, codes, len(codes), int((codes < 0).sum()))
         return values.take(pa.array(codes, mask=codes < 0))
 
-
-class Announced(WrappedSource):
-    """A source that says when a reading begins.
-
-    Args:
-        source: The source.
-        begin: Told its name.
-    """
-
-    def __init__(self, source: Source, begin: Callable[[str], None]) -> None:
-        super().__init__(source)
-        self._begin = begin
-
-    def batches(
-        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows, as the source gives them."""
-        self._begin(self.name)
-        yield from self._source.batches(columns, numbers, malformed)
-        self.notes = self._source.notes
+    def drift(self, train: RawTally) -> Iterator[tuple[str, float, float, float]]:
+        """Yield each column, its shares of missing rows and of unseen categories, and the shift of its mean."""
+        for column in self.features:
+            if column in self.numbers:
+                number = self.numbers[column]
+                yield column, number.missing / number.rows, np.nan, number.shift(train.numbers[column])
+            else:
+                category = self.categories[column]
+                yield column, category.missing / category.rows, category.unseen(train.categories[column]), np.nan
 
 
-def _read(schema: Schema, sources: list[Source], progress: Progress, skipped: BadRowCounter | None) -> SplitTally:
-    tally = SplitTally(schema)
-    for rows in convert(schema, [Announced(source, tally.begin) for source in sources], tally.add, skipped):
-        progress("describe", rows)
+def _tally_sources(
+    schema: Schema, sources: list[Source], progress: Progress, skipped: BadRowCounter | None
+) -> RawTally:
+    tally = RawTally(schema)
+    for source in sources:
+        tally.begin(source.name)
+        for rows in convert(schema, [source], tally.add, skipped, allow_empty=True):
+            progress("describe", rows)
+    if tally.rows == 0:
+        raise no_rows(sources, skipped)
     return tally
 
 
-def _description(schema: Schema, splits: dict[str, SplitTally], left_out: Sequence[str]) -> Description:
+def _describe_tallies(schema: Schema, splits: Mapping[str, RawTally], bad_row_notes: Sequence[str]) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
-    labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
-    groups = groups_of(sample, schema.group)
-    looked = {name: label for name, label in labels.items() if countable(label, groups)}
-    columns = {f.name: _comparable(sample[f.name]) for f in schema.features}
     tallies = train.numbers | train.categories
-    kinds = {name: _kind(schema, name, feature) for name, feature in train.features.items()}
-    quantiles = {name: _quantiles(sample[name].to_numpy()) for name in train.numbers}
-    return Description(
-        leaks=frame(find_leaks(columns, looked, groups), Leak._fields),
-        columns=frame(
-            [(n, kinds[n], t.missing / t.rows, t.distinct, t.more) for n in kinds for t in [tallies[n]]],
-            ["column", "kind", "missing", "distinct", "more"],
-        ),
-        values=frame(_values(train), VALUES),
-        numbers=frame(
-            [(n, t.low, *quantiles[n], t.high, t.mean, t.deviation) for n, t in train.numbers.items()],
-            ["column", "lowest", *QUANTILES, "highest", "mean", "deviation"],
-        ).replace([np.inf, -np.inf], np.nan),
-        labels=frame([row for name, split in splits.items() for row in split.labels.table(name)], LABELS),
-        files=frame(_files(splits), FILES),
-        drift=frame([row for name in splits if name != "train" for row in _drift(name, splits[name], train)], DRIFT),
-        notes=(*left_out, *_notes(schema, train, sample.num_rows, [n for n in labels if n not in looked])),
+    columns = [
+        (name, _column_kind(schema, feature), t.missing / t.rows, t.distinct, t.more)
+        for name, feature in train.features.items()
+        for t in [tallies[name]]
+    ]
+    numbers = [
+        (name, t.low, *_quantiles(sample[name].to_numpy()), t.high, t.mean, t.deviation)
+        for name, t in train.numbers.items()
+    ]
+    named = ["column", "lowest", *QUANTILE_LEVELS, "highest", "mean", "deviation"]
+    return describe_splits(
+        schema,
+        splits,
+        features={f.name: _sample_values(sample[f.name]) for f in schema.features},
+        columns=pd.DataFrame(columns, columns=["column", "kind", "missing", "distinct", "more"]),
+        numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
+        values=_top_categories(train),
+        files=_file_labels(splits),
+        notes=(*bad_row_notes, *_column_notes(train)),
     )
 
 
-def _kind(schema: Schema, name: str, feature: Feature) -> str:
-    if name in {f.name for f in schema.features}:
-        return kind(feature)
-    return {schema.group: "group", schema.weight: "weight"}.get(name, "key")
+def _column_kind(schema: Schema, feature: Feature) -> str:
+    if feature in schema.features:
+        return feature_kind(feature)
+    return {schema.group: "group", schema.weight: "weight"}.get(feature.name, "key")
 
 
-def _comparable(column: pa.ChunkedArray) -> Floats | Codes:
-    """A column of the sample as `find_leaks` takes it; missing text is a category."""
+def _sample_values(column: pa.ChunkedArray) -> Floats | Codes:
+    """Return a column of the sample as `find_leaks` takes it; missing text is a category."""
     if pa.types.is_floating(column.type):
         numbers: Floats = column.to_numpy()
         return numbers
-    return codes_of(column)
+    return category_codes(column)
 
 
 def _quantiles(values: Floats) -> Floats:
     present = values[~np.isnan(values)]
-    return np.quantile(present, list(QUANTILES.values())) if len(present) else np.full(len(QUANTILES), np.nan)
+    levels = list(QUANTILE_LEVELS.values())
+    return np.quantile(present, levels) if len(present) else np.full(len(levels), np.nan)
 
 
-def _files(splits: Mapping[str, SplitTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
-    """The labels of each file, where there is more to say of them than of the splits."""
+def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
+    """Yield the labels of each file, unless every split has a single file."""
     if all(len(split.files) == 1 for split in splits.values()):
         return
     for name, split in splits.items():
@@ -239,25 +229,15 @@ def _files(splits: Mapping[str, SplitTally]) -> Iterator[tuple[str, str, str, in
             yield from ((row[0], file, *row[1:]) for row in tally.table(name))
 
 
-def _values(split: SplitTally) -> Iterator[tuple[str, str, int, float]]:
+def _top_categories(split: RawTally) -> Iterator[tuple[str, str, int, float]]:
     for name, tally in split.categories.items():
-        top = tally.counts().sort_by([("count", "descending"), ("category", "ascending")]).slice(0, TOP)
+        top = tally.counts().sort_by([("count", "descending"), ("category", "ascending")]).slice(0, TOP_CATEGORIES)
         found = zip(top["category"].to_pylist(), top["count"].to_pylist(), strict=True)
         yield from ((name, value, count, count / tally.rows) for value, count in found)
 
 
-def _drift(name: str, split: SplitTally, train: SplitTally) -> Iterator[tuple[str, str, float, float, float]]:
-    for column in split.features:
-        if column in split.numbers:
-            number = split.numbers[column]
-            yield name, column, number.missing / number.rows, np.nan, number.shift(train.numbers[column])
-        else:
-            category = split.categories[column]
-            yield name, column, category.missing / category.rows, category.unseen(train.categories[column]), np.nan
-
-
-def _notes(schema: Schema, train: SplitTally, kept: int, uncounted: Sequence[str]) -> Iterator[str]:
-    """Say what has no information and what was not looked at."""
+def _column_notes(train: RawTally) -> Iterator[str]:
+    """Yield a note on each column without information or with more categories than are counted."""
     for name, tally in (train.numbers | train.categories).items():
         if tally.missing == tally.rows:
             yield f"column {name!r} is missing in every row"
@@ -268,8 +248,3 @@ def _notes(schema: Schema, train: SplitTally, kept: int, uncounted: Sequence[str
                 f"column {name!r} has more than {tally.distinct:,} categories: the counts of the frequent ones are too "
                 "low by what was counted before they were, and unseen ones are not counted"
             )
-    if schema.tasks == (NO_TASK,):
-        yield "no label is named: columns that give one away were not looked for"
-    else:
-        yield from map(uncountable, uncounted)
-    yield from sampled(kept, train.rows)

@@ -1,8 +1,10 @@
-"""What is counted of a column as batches come, in memory that rows do not grow."""
+"""Counts of columns, labels and splits, taken batch by batch in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +17,11 @@ from recmtl.schema import Task
 DISTINCT_CATEGORIES = 1_000_000  # counted of a categorical column
 DISTINCT_NUMBERS = 100_000  # counted of a numeric column
 SAMPLE_ROWS = 200_000
-STREAM = 6151  # of random numbers, so that they are not those that generated rows were made of
+STREAM = 6151  # of random numbers, other than those that synthetic rows are made of
 
 
 class CategoryTally:
-    """Counts the categories of a column; beyond a bound only the most frequent ones go on being counted.
+    """Counts the categories of a column; beyond a bound only the most frequent ones are counted further.
 
     Args:
         bound: The number of distinct categories that are counted exactly.
@@ -33,7 +35,7 @@ class CategoryTally:
         self.more = False
 
     def add(self, values: pa.StringArray, codes: Codes, rows: int, missing: int) -> None:
-        """Count a batch: distinct values, the code of each element (-1: missing), rows and those without a value."""
+        """Count a batch, given its distinct values, the code of each element (-1: missing), and the rows."""
         counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
         seen = (counts > 0) & values.is_valid().to_numpy(zero_copy_only=False)
         self.rows, self.missing, self.elements = self.rows + rows, self.missing + missing, self.elements + counts.sum()
@@ -44,16 +46,16 @@ class CategoryTally:
 
     @property
     def distinct(self) -> int:
-        """The number of distinct categories, or the bound where there are more."""
+        """The number of distinct categories, or the bound if there are more."""
         return self._bound if self.more else self.counts().num_rows
 
     def counts(self) -> pa.Table:
-        """Give the columns ``category`` and ``count``: all of them, or where there are more the frequent ones."""
+        """Return the columns ``category`` and ``count``: all categories, or beyond the bound the frequent ones."""
         self._tables, self._pending = [self._pruned()], 0
         return self._tables[0]
 
     def unseen(self, trained: CategoryTally) -> float:
-        """Give the share of elements here that the training rows have not; NaN where either has too many to tell."""
+        """Return the share of elements that the training rows lack; NaN if either has more than the bound."""
         if self.more or trained.more or self.elements == 0:
             return float("nan")
         counts = self.counts()
@@ -117,12 +119,12 @@ class NumberTally:
 
     @property
     def distinct(self) -> int:
-        """The number of distinct values, or the bound where there are more."""
+        """The number of distinct values, or the bound if there are more."""
         self._compact()
         return self._bound if self.more else sum(map(len, self._values))
 
     def shift(self, trained: NumberTally) -> float:
-        """Give by how many deviations of the training rows the mean here differs; NaN without values or variation."""
+        """Return the difference of means in deviations of the training rows; NaN without values or variation."""
         if not trained.deviation > 0:
             return float("nan")
         return (self.mean - trained.mean) / trained.deviation
@@ -135,11 +137,11 @@ class NumberTally:
 
 
 class Sample:
-    """Keeps rows drawn evenly from all that come: those with the smallest of random numbers.
+    """Keeps a uniform sample of rows: those with the smallest random numbers.
 
     Args:
-        size: The most rows that are kept.
-        seed: Decides which.
+        size: Maximum number of rows.
+        seed: Seed of the random numbers.
     """
 
     def __init__(self, size: int = SAMPLE_ROWS, seed: int = 0) -> None:
@@ -149,20 +151,21 @@ class Sample:
         self._drawn = np.empty(0)
 
     def draw(self, rows: int) -> npt.NDArray[np.int64]:
-        """Choose among the rows of a batch; what is chosen is then given to `keep`."""
+        """Return the rows of a batch that the sample takes; `keep` then adds them."""
         self._drawn = self._rng.random(rows)
         return np.flatnonzero(self._drawn < self._limit)
 
     def keep(self, columns: Mapping[str, pa.Array]) -> None:
-        """Keep the rows that were drawn, given by column."""
+        """Add the rows that were drawn, given by column."""
         drawn = pa.array(self._drawn[self._drawn < self._limit])
         self._tables.append(pa.Table.from_arrays([drawn, *columns.values()], names=["", *columns]))
         if sum(t.num_rows for t in self._tables) > 2 * self._size:
             self._tables = [self._cut()]
 
     def table(self) -> pa.Table:
-        """Give the rows that were kept."""
-        return self._cut().drop_columns([""])
+        """Return the sample."""
+        self._tables = [self._cut()]
+        return self._tables[0].drop_columns([""])
 
     def _cut(self) -> pa.Table:
         table = pa.concat_tables(self._tables)
@@ -174,7 +177,7 @@ class Sample:
 
 
 class LabelTally:
-    """Counts what the labels of each task are.
+    """Counts the labels of each task.
 
     Args:
         tasks: The tasks.
@@ -191,9 +194,34 @@ class LabelTally:
             sums += [valid.sum(), label[valid].sum()]
 
     def table(self, split: str) -> list[tuple[str, str, int, float, float]]:
-        """Give split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows."""
+        """Return split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows."""
         return [
             (split, task.name, int(rows), float(total) if task.kind == "binary" else float("nan"), float(total / rows))
             for task, (rows, total) in self._sums.items()
             if rows
         ]
+
+
+class SplitTally(ABC):
+    """Counts of the rows of one split, as they come in batches.
+
+    Args:
+        numbers: The names of the numeric columns.
+        tasks: The tasks whose labels are counted.
+
+    Attributes:
+        numbers: The counts of each numeric column.
+        labels: The counts of the labels.
+        sample: A sample of the rows.
+        rows: The number of rows.
+    """
+
+    def __init__(self, numbers: Iterable[str], tasks: Sequence[Task]) -> None:
+        self.numbers = {name: NumberTally() for name in numbers}
+        self.labels = LabelTally(tasks)
+        self.sample = Sample()
+        self.rows = 0
+
+    @abstractmethod
+    def drift(self, train: Self) -> Iterator[tuple[str, float, float, float]]:
+        """Yield each column, its shares of missing rows and of unseen categories, and the shift of its mean."""

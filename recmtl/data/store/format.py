@@ -75,10 +75,8 @@ def read_manifest(folder: Path) -> Manifest:
     if content.pop("sha256", None) != _checksum(content):
         raise damaged(path, "its content does not match its checksum")
     manifest = Manifest(**content)
-    for name, (size, _) in manifest.files.items():
-        check_size(folder / name, size)
-    for name in (SCHEMA_FILE, VOCABULARY_FILE):
-        check_digest(folder / name, manifest.files[name][1])
+    for name, (size, sha256) in manifest.files.items():
+        _check_file(folder / name, size, sha256 if name in (SCHEMA_FILE, VOCABULARY_FILE) else None)
     return manifest
 
 
@@ -117,12 +115,14 @@ class SplitFile:
         path: The file.
         schema: The fitted schema that encoded the rows.
         num_rows: Number of rows.
-        sha256: Checksum of the file.
+        size: Size in bytes.
+        sha256: Checksum.
     """
 
     path: Path
     schema: FittedSchema
     num_rows: int
+    size: int
     sha256: str
 
     def read(self) -> pa.Table:
@@ -131,20 +131,20 @@ class SplitFile:
         Raises:
             DataError: The file is damaged, or an id is outside its vocabulary.
         """
-        check_digest(self.path, self.sha256)
+        _check_file(self.path, self.size, self.sha256)
         try:
             with pa.memory_map(str(self.path)) as file:
                 table = ipc.open_file(file).read_all()
             table.validate(full=True)
             if table.num_rows != self.num_rows:
                 raise ValueError(f"it has {table.num_rows:,} rows, expected {self.num_rows:,}")
-            check_rows(table, self.schema)
+            check_encoded(table, self.schema)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise damaged(self.path, error) from error
         return table
 
 
-def check_rows(table: pa.Table, fitted: FittedSchema) -> None:
+def check_encoded(table: pa.Table, fitted: FittedSchema) -> None:
     """Check that prepared rows have the columns of a schema, and that every id is an index of its vocabulary.
 
     Raises:
@@ -180,8 +180,8 @@ def from_matrix(matrix: npt.NDArray[Any]) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
 
 
-def check_size(path: Path, size: int) -> None:
-    """Check that a file exists and has its size.
+def _check_file(path: Path, size: int, sha256: str | None) -> None:
+    """Check that a file exists and has its size and, if it is given, its checksum.
 
     Raises:
         DataError: It does not.
@@ -191,19 +191,7 @@ def check_size(path: Path, size: int) -> None:
     found = path.stat().st_size
     if found != size:
         raise damaged(path, f"it has {found:,} bytes of {size:,}")
-
-
-def check_digest(path: Path, sha256: str) -> None:
-    """Check the SHA-256 of a file.
-
-    Raises:
-        DataError: The file has changed, or cannot be read.
-    """
-    try:
-        found = digest(path)
-    except OSError as error:
-        raise damaged(path, error) from error
-    if found != sha256:
+    if sha256 is not None and digest(path) != sha256:
         raise damaged(path, "its content does not match its checksum")
 
 

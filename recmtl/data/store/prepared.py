@@ -221,7 +221,7 @@ class PreparedData:
         for name in SPLIT_NAMES:
             if name in manifest.rows:
                 path = folder / split_file(name)
-                file = SplitFile(path, schema, manifest.rows[name], manifest.files[path.name][1])
+                file = SplitFile(path, schema, manifest.rows[name], *manifest.files[path.name])
                 splits[name] = Rows(schema, file, name)
         return cls(schema, splits, tuple(manifest.notes))
 

@@ -280,3 +280,15 @@ def test_bad_rows_are_left_out_and_counted(tmp_path):
     assert by(found.labels, "split", "task")["train", "ctr"]["rows"] == 2
     assert found.notes[0] == "3 bad rows were left out"
     assert "line 3, column 'price': 'much' is not a number" in found.notes[1]
+
+
+def test_a_notebook_shows_tables_and_repr_a_line():
+    description = describe(leaky().rename(columns={"noisy": "<b>"}), labels=["click"])
+    assert repr(description) == "Description(3 columns; 1 warnings; 0 notes)"
+    shown = description._repr_html_()
+    assert "<li>column &#x27;&lt;b&gt;&#x27; alone separates label" in shown
+    assert "<b>" not in shown
+    assert [
+        name for name in ("leaks", "columns", "values", "numbers", "labels", "files") if f"<h4>{name}</h4>" in shown
+    ]
+    assert "<h4>files</h4>" not in shown  # empty

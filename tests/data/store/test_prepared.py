@@ -1,11 +1,12 @@
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from recmtl.data import DataError, PreparedData, Rows, prepare
+from recmtl.data import DataError, Loader, PreparedData, Rows, prepare
 from recmtl.data.store import prepared as prepared_module
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
@@ -64,7 +65,7 @@ def test_rows_in_several_chunks():
 def test_fingerprint_of_rows_in_memory(monkeypatch, blocks, block_rows):
     """Of many rows only blocks are hashed: another order is seen in these."""
     monkeypatch.setattr(prepared_module, "FINGERPRINT_BLOCKS", blocks)
-    monkeypatch.setattr(prepared_module, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(prepared_module, "FINGERPRINT_ROWS", block_rows)
     frame = pd.concat([FRAME] * 40)
     rows, again = (prepare(SCHEMA, frame, FRAME).train for _ in range(2))
     assert rows.fingerprint == again.fingerprint
@@ -158,3 +159,24 @@ def test_files_of_other_datasets(folder):
     (folder / "schema.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"schema\.json is damaged"):
         PreparedData.open(folder)
+
+
+def test_repr_fits_a_line(folder):
+    data = PreparedData.open(folder)
+    assert repr(data) == "PreparedData(train 3 · valid 2 · test 2 rows; 3 features; tasks t, u)"
+    assert repr(data.train) == "Rows(train: 3 rows; 3 features; tasks t, u)"
+    (batch,) = Loader(data.train, 3).epoch()
+    assert repr(batch) == "Batch(3 rows; ids [3, 3], numeric [3, 1], labels [3, 2], weight [3]; cpu)"
+    part = "Batch(1 of 3 rows; ids [1, 3], numeric [1, 1], labels [1, 2], weight [1]; cpu)"
+    assert repr(batch.part(0, 2)) == part
+
+
+def test_a_notebook_shows_tables(folder):
+    tables = [
+        [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", table, re.S)]
+        for table in re.findall(r"<table.*?</table>", PreparedData.open(folder)._repr_html_(), re.S)
+    ]
+    splits, features, tasks = tables
+    assert splits == [["split", "rows"], ["train", "3"], ["valid", "2"], ["test", "2"]]
+    assert features == [["feature", "columns"], ["Categorical", "1"], ["Numeric", "1"], ["MultiCategorical", "1"]]
+    assert [row[:3] for row in tasks] == [["task", "label", "training rows"], ["t", "y", "2"], ["u", "r", "2"]]

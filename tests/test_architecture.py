@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.structure import files_entered
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "recmtl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -33,6 +35,7 @@ ORDER = (
 )
 FACADE = PACKAGE / "__init__.py"  # names what is public, and loads it when it is used
 MOST_FILES, MOST_LINES = 26, 350
+MOST_ENTERED = {"prepare": 24}  # files of the package whose functions a call enters
 HEAVY = ("pandas", "pyarrow", "sklearn", "scipy", "matplotlib")
 
 
@@ -127,3 +130,9 @@ def test_a_folder_can_be_surveyed(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_file_reads_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_a_call_enters_few_files() -> None:
+    entered = files_entered()
+    for call, most in MOST_ENTERED.items():
+        assert len(entered[call]) <= most, entered[call]

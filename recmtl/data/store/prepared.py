@@ -34,7 +34,7 @@ from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import load_fitted
 
-FINGERPRINT_BLOCKS, BLOCK_ROWS = 256, 256  # of rows in memory
+FINGERPRINT_BLOCKS, FINGERPRINT_ROWS = 256, 256  # of rows in memory
 
 
 class Rows:
@@ -71,9 +71,9 @@ class Rows:
         if isinstance(self._stored, SplitFile):
             return self._stored.sha256
         spans = [(0, len(self))]
-        if len(self) > FINGERPRINT_BLOCKS * BLOCK_ROWS:
-            starts = np.linspace(0, len(self) - BLOCK_ROWS, FINGERPRINT_BLOCKS, dtype=np.int64).tolist()
-            spans = [(start, start + BLOCK_ROWS) for start in starts]
+        if len(self) > FINGERPRINT_BLOCKS * FINGERPRINT_ROWS:
+            starts = np.linspace(0, len(self) - FINGERPRINT_ROWS, FINGERPRINT_BLOCKS, dtype=np.int64).tolist()
+            spans = [(start, start + FINGERPRINT_ROWS) for start in starts]
         return hashlib.sha256(self.packed(spans).numpy().data).hexdigest()
 
     @property

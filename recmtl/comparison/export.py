@@ -49,4 +49,6 @@ def latex(table: ResultTable) -> str:
         style = style.apply(lambda _: bold, axis=None)
     columns = "l" * table.key_columns + "r" * (len(table.header) - table.key_columns)
     comments = [f"% {' '.join(note.split())}" for note in table.notes]
-    return "\n".join([*comments, style.to_latex(hrules=True, column_format=columns, caption=table.title)])
+    return "\n".join(
+        [*comments, style.to_latex(hrules=True, column_format=columns, position_float="centering", caption=table.title)]
+    )

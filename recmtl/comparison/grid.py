@@ -62,6 +62,42 @@ class GridRun:
         return "-".join(re.sub(r"[^\w.=+]+", "_", part).strip("_") for part in parts)
 
 
+class GridEntry(NamedTuple):
+    """A model or balancer of the grid.
+
+    Args:
+        name: Its name in the tables: its class with the options in parentheses, or the stem of its YAML file.
+        class_name: The name of its class.
+        option: The value of the command's option.
+    """
+
+    name: str
+    class_name: str
+    option: str
+
+    @classmethod
+    def parse(cls, entry: Entry) -> GridEntry:
+        """Parse a name, a mapping with `class_path` and `init_args`, or the path of a YAML file with such a mapping.
+
+        Raises:
+            ValueError: A mapping has no `class_path`, or a file cannot be read.
+        """
+        content, stem = entry, None
+        if isinstance(entry, str):
+            if not entry.endswith(SUFFIXES):
+                name = entry.rpartition(".")[2]
+                return cls(name, name, entry)
+            try:
+                content, stem = yaml.safe_load(Path(entry).read_text(encoding="utf-8")), Path(entry).stem
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise ValueError(f"{entry} cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(content, dict) or "class_path" not in content:
+            raise ValueError(f"{entry} must have `class_path`, and optionally `init_args`")
+        class_name = str(content["class_path"]).rpartition(".")[2]
+        options = ", ".join(f"{key}={value}" for key, value in _dotted(content.get("init_args") or {}))
+        return cls(stem or (f"{class_name}({options})" if options else class_name), class_name, json.dumps(content))
+
+
 @dataclass(frozen=True)
 class Grid:
     """All combinations of models, balancers, learning rates and seeds.
@@ -85,8 +121,12 @@ class Grid:
 
     def __post_init__(self) -> None:
         """Check the lists."""
-        lists: dict[str, list[Any]] = {"models": entry_names(self.models), "balancers": entry_names(self.balancers)}
-        lists |= {"seeds": self._seeds, "learning_rates": [*self.learning_rates]}
+        lists: dict[str, list[Any]] = {
+            "models": [GridEntry.parse(entry).name for entry in self.models],
+            "balancers": [GridEntry.parse(entry).name for entry in self.balancers],
+            "seeds": self._seeds,
+            "learning_rates": [*self.learning_rates],
+        }
         for option, values in lists.items():
             if not values and option != "learning_rates":
                 raise ValueError(f"`{option}` must not be empty")
@@ -112,66 +152,21 @@ class Grid:
         """
         runs = []
         for model, balancer, rate in self._combinations():
-            options = ["--model", _option(model), "--balancer", _option(balancer)]
+            options = ["--model", model.option, "--balancer", balancer.option]
             options += [] if rate is None else ["--trainer.optimization.optimizer.lr", repr(rate)]
             recipe = complete_recipe(parser, parse_recipe(parser, [*arguments, *options]))
-            variant = Variant(_entry_name(model), _entry_name(balancer), rate)
+            variant = Variant(model.name, balancer.name, rate)
             runs += [GridRun(variant, seed, _with_seed(recipe, seed)) for seed in self._seeds]
         for name, count in Counter(run.name for run in runs).items():
             if count > 1:
                 raise ValueError(f"{count} runs would have the folder {name!r}: give their options in YAML files")
         return runs
 
-    def _combinations(self) -> Iterator[tuple[Entry, Entry, float | None]]:
+    def _combinations(self) -> Iterator[tuple[GridEntry, GridEntry, float | None]]:
         rates: list[float | None] = [*self.learning_rates] or [None]
-        for model in self.models:
-            balancers = [SUM] if _class_name(_load_entry(model)) == SINGLE else self.balancers
-            yield from itertools.product([model], balancers, rates)
-
-
-def entry_names(entries: Sequence[Entry]) -> list[str]:
-    """Return the names of models or balancers in the tables.
-
-    Raises:
-        ValueError: A mapping has no `class_path`, or a file cannot be read.
-    """
-    for entry in entries:
-        content = _load_entry(entry)
-        if isinstance(content, dict) and "class_path" not in content:
-            raise ValueError(f"{content} must have `class_path`, and optionally `init_args`")
-    return [_entry_name(entry) for entry in entries]
-
-
-def _load_entry(entry: Entry) -> Entry:
-    """Return the content of a YAML file, or the entry itself."""
-    if not isinstance(entry, str) or not entry.endswith(SUFFIXES):
-        return entry
-    try:
-        content = yaml.safe_load(Path(entry).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{entry} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{entry} must hold a mapping with `class_path`, and optionally `init_args`")
-    return content
-
-
-def _option(entry: Entry) -> str:
-    entry = _load_entry(entry)
-    return entry if isinstance(entry, str) else json.dumps(entry)
-
-
-def _entry_name(entry: Entry) -> str:
-    """Return the stem of a YAML file; otherwise the class name, with the options in parentheses."""
-    if isinstance(entry, str) and entry.endswith(SUFFIXES):
-        return Path(entry).stem
-    options = {} if isinstance(entry, str) else entry.get("init_args") or {}
-    texts = ", ".join(f"{key}={value}" for key, value in _dotted(options))
-    return f"{_class_name(entry)}({texts})" if texts else _class_name(entry)
-
-
-def _class_name(entry: Entry) -> str:
-    path = entry if isinstance(entry, str) else str(entry.get("class_path"))
-    return path.rpartition(".")[2]
+        for model in map(GridEntry.parse, self.models):
+            balancers = [SUM] if model.class_name == SINGLE else self.balancers
+            yield from itertools.product([model], map(GridEntry.parse, balancers), rates)
 
 
 def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

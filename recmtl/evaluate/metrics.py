@@ -15,15 +15,7 @@ from recmtl.evaluate.ranking import Averages, K, by_group
 from recmtl.evaluate.scores import Floats, Integers, Scores, scores_of
 from recmtl.schema import Task
 
-METRICS = {  # by kind of task, the main metric first
-    "binary": ("auc", "logloss", "pr_auc", "ne", "calibration", "ece"),
-    "regression": ("mae", "rmse", "r2"),
-}
-GROUPED = ("gauc", "ndcg@{k}", "recall@{k}")  # of binary tasks with groups
-PROBABILITIES = frozenset({"logloss", "ne", "calibration", "ece"})  # metrics that need probabilities
-INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
-LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse"})
-FUNCTIONS = {
+FUNCTIONS = {  # of binary tasks, the main metric first
     "auc": ScoreHistogram.auc,
     "logloss": ScoreHistogram.logloss,
     "pr_auc": ScoreHistogram.pr_auc,
@@ -31,6 +23,11 @@ FUNCTIONS = {
     "calibration": ScoreHistogram.calibration,
     "ece": ScoreHistogram.ece,
 }
+METRICS = {"binary": tuple(FUNCTIONS), "regression": ("mae", "rmse", "r2")}  # by kind of task
+GROUPED = ("gauc", "ndcg@{k}", "recall@{k}")  # of binary tasks with groups
+PROBABILITIES = frozenset({"logloss", "ne", "calibration", "ece"})  # metrics that need probabilities
+INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
+LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse"})
 
 
 def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:
@@ -74,14 +71,9 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics as plain data, without the fields that do not apply."""
-        extras = {
-            "positives": self.positives,
-            "groups": self.groups,
-            "groups_left_out": self.groups_left_out,
-            "reason": self.reason,
-            "capped": self.capped,
-        }
-        return {**self.values, "rows": self.rows, **{k: v for k, v in extras.items() if v is not None}}
+        optional = ("positives", "groups", "groups_left_out", "reason", "capped")
+        extras = {name: getattr(self, name) for name in optional if getattr(self, name) is not None}
+        return {**self.values, "rows": self.rows, **extras}
 
 
 def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None) -> Metrics:

@@ -78,11 +78,16 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
     where = ", ".join(source.name for source in sources)
     try:
         table = _read_columns(sources, list(dict.fromkeys([name, *labels])), numbers)
-        check_rows({label: as_numbers(_whole(table[label]), label) for label in labels}, len(table), predictions, where)
+        check_predicted_rows(
+            {label: as_numbers(table[label].combine_chunks(), label) for label in labels},
+            len(table),
+            predictions,
+            where,
+        )
         if isinstance(feature, Numeric | Binned):
-            return FeatureValues.of_numbers(as_numbers(_whole(table[name]), name))
+            return FeatureValues.of_numbers(as_numbers(table[name].combine_chunks(), name))
         if isinstance(feature, MultiCategorical):
-            values, codes, lengths = as_lists(_whole(table[name]), feature.separator, name)
+            values, codes, lengths = as_lists(table[name].combine_chunks(), feature.separator, name)
             return _of_lists(values.to_pylist(), codes, lengths)
         return _of_text(table[name], name)
     except BadValueError as bad:
@@ -98,7 +103,7 @@ def _read_columns(sources: Sequence[Source], columns: Sequence[str], numbers: fr
     )
 
 
-def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
+def check_predicted_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
     """Check that rows are those that were predicted, by their number and labels.
 
     Raises:
@@ -119,14 +124,14 @@ def check_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, w
 
 def _of_text(column: pa.ChunkedArray, name: str) -> FeatureValues:
     """Return the values of any column; many distinct numbers are binned."""
-    values, codes = as_text(_whole(column), name)
-    found = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
-    codes = found.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(found.dictionary) > MOST_SLICES:
+    values, codes = as_text(column.combine_chunks(), name)
+    encoded = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    if len(encoded.dictionary) > MOST_SLICES:
         with suppress(pa.ArrowInvalid):
-            numbers = found.dictionary.cast(pa.float64()).to_numpy()
+            numbers = encoded.dictionary.cast(pa.float64()).to_numpy()
             return FeatureValues.of_numbers(np.append(numbers, np.nan)[codes])
-    return FeatureValues.of(found.dictionary.to_pylist(), codes)
+    return FeatureValues.of(encoded.dictionary.to_pylist(), codes)
 
 
 def _of_lists(names: Sequence[str | None], codes: Integers, lengths: Integers) -> FeatureValues:
@@ -182,7 +187,3 @@ def _prepared_numbers(rows: Rows, feature: Numeric) -> Floats:
 def _chunk_columns(chunk: pa.FixedSizeListArray, start: int, length: int) -> npt.NDArray[Any]:
     matrix: npt.NDArray[Any] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
     return matrix[:, start : start + length]
-
-
-def _whole(column: pa.ChunkedArray) -> pa.Array:
-    return column.combine_chunks()

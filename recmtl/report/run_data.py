@@ -18,7 +18,7 @@ from recmtl.data.store.format import MANIFEST
 from recmtl.evaluate.slices import FeatureValues
 from recmtl.io.untrusted import from_yaml
 from recmtl.recipe.recipe import DataOptions, open_data, own_cache
-from recmtl.report.feature_columns import check_rows, key_values, prepared_values, raw_values
+from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
 
@@ -90,7 +90,7 @@ def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Prog
     split = found.data.splits.get(run.split)
     if split is None:
         raise DataError(f"{rows!r} has no {run.split} rows, which {run.name} predicted")
-    check_rows(split.labels, len(split), run.predictions, f"the {run.split} split")
+    check_predicted_rows(split.labels, len(split), run.predictions, f"the {run.split} split")
     return prepared_values(split, name)
 
 

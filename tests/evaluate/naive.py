@@ -1,4 +1,4 @@
-"""Naive float64 twins of the metrics and their variances, written from the definitions: O(rows²)."""
+"""Naive float64 versions of the metrics and their variances, from the definitions: O(rows²)."""
 
 import numpy as np
 
@@ -49,7 +49,7 @@ def obuchowski(first: Scores, second: Scores | None = None) -> float:
 
 
 def drawn(rows: int, seed: int = 0, levels: int = 9, groups: int | None = None, weighted: bool = False) -> Scores:
-    """Rows with ties, of both classes; in groups and with weights where asked for."""
+    """Rows of both classes with ties, optionally with groups and weights."""
     rng = np.random.default_rng(seed)
     labels = (rng.random(rows) < 0.4).astype(float)
     labels[:2] = 0.0, 1.0
@@ -59,7 +59,7 @@ def drawn(rows: int, seed: int = 0, levels: int = 9, groups: int | None = None, 
 
 
 def repeated(scores: Scores, times: np.ndarray) -> Scores:
-    """Each row so many times."""
+    """Repeat each row."""
     rows = np.repeat(np.arange(len(scores)), times)
     groups = None if scores.groups is None else scores.groups[rows]
     return Scores(scores.task, scores.labels[rows], scores.predictions[rows], None, groups)

@@ -1,4 +1,4 @@
-"""What scikit-learn computes, too, is the same there: with ties, weights and rows without a label."""
+"""Metrics equal scikit-learn's, with ties, weights and missing labels."""
 
 import warnings
 
@@ -16,7 +16,7 @@ LEVELS = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.9, 1.0])
 
 @st.composite
 def rows(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Labels, some missing; predictions, many tied; weights, some 0, or none at all."""
+    """Labels with missing ones, predictions with ties, and weights with zeros or no weights."""
     size = draw(st.integers(3, 25))
     labels = [0.0, 1.0, *draw(st.lists(st.sampled_from([0.0, 1.0, np.nan]), min_size=size - 2, max_size=size - 2))]
     predictions = draw(st.lists(LEVELS, min_size=size, max_size=size))
@@ -53,14 +53,14 @@ def test_regression(drawn_rows: tuple[np.ndarray, np.ndarray, np.ndarray | None]
     assert found["r2"] == pytest.approx(sk.r2_score(y, p, sample_weight=w), abs=1e-12)
 
 
-def test_a_whole_weight_counts_a_row_so_many_times() -> None:
+def test_an_integer_weight_repeats_a_row() -> None:
     scores = drawn(200)
     times = np.random.default_rng(1).integers(1, 4, len(scores))
     weighed = metrics_of(Scores(BINARY, scores.labels, scores.predictions, times.astype(float)))
     assert weighed.values == pytest.approx(metrics_of(repeated(scores, times)).values, abs=1e-12)
 
 
-def test_zero_has_no_sign() -> None:
+def test_negative_zero_equals_zero() -> None:
     scores = Scores(BINARY, np.array([1.0, 0.0, 0.0]), np.array([-0.0, 0.0, 5e-324]))
     assert metrics_of(scores).values["auc"] == 0.25  # a tie and a wrong order
 
@@ -73,7 +73,7 @@ def test_the_order_of_tied_rows_does_not_matter() -> None:
     assert metrics_of(again).values == pytest.approx(metrics_of(scores).values, abs=1e-12)
 
 
-def test_predictions_that_are_no_probabilities_are_ranked_alone() -> None:
+def test_predictions_outside_0_and_1_have_ranking_metrics_alone() -> None:
     scores = Scores(BINARY, np.array([0.0, 1.0, 1.0]), np.array([-1.0, 0.5, 3.0]))
     metrics = metrics_of(scores)
     assert (metrics.values["auc"], metrics.values["pr_auc"]) == (1.0, 1.0)
@@ -89,7 +89,7 @@ def test_entropy_and_calibration_worked_by_hand() -> None:
     assert binary_metrics(np.array([1.0, 0, 0, 0]), np.full(4, 0.5)).values["calibration"] == 2.0
 
 
-def test_one_class_leaves_undefined_what_needs_two() -> None:
+def test_metrics_that_need_both_classes_are_undefined_with_one() -> None:
     none = binary_metrics(np.zeros(2), np.full(2, 0.5))
     assert {name for name, value in none.values.items() if value is None} == {"auc", "pr_auc", "ne", "calibration"}
     every = binary_metrics(np.ones(2), np.full(2, 0.5))
@@ -97,7 +97,7 @@ def test_one_class_leaves_undefined_what_needs_two() -> None:
     assert every.values["calibration"] == 0.5
 
 
-def test_only_what_is_asked_for_is_measured() -> None:
+def test_only_requested_metrics_are_computed() -> None:
     scores = drawn(50, groups=5)
     assert list(metrics_of(scores, names=["logloss", "r2", "auc"]).values) == ["auc", "logloss"]
     assert metrics_of(scores, names=["auc"]).groups is None

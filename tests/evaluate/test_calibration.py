@@ -6,7 +6,7 @@ from sklearn.calibration import calibration_curve
 from recmtl.evaluate import Scores, metrics_of, reliability_bins
 
 
-def test_bins_of_equal_count_without_ties_are_scikit_learns() -> None:
+def test_bins_without_ties_equal_scikit_learns() -> None:
     rng = np.random.default_rng(0)
     p = rng.random(600)
     scores = Scores(BINARY, (rng.random(600) < p).astype(float), p)
@@ -28,7 +28,7 @@ def test_equal_predictions_share_a_bin() -> None:
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_the_error_is_the_mean_gap_of_the_curve(weighted: bool) -> None:
+def test_ece_is_the_mean_gap_of_the_curve(weighted: bool) -> None:
     scores = drawn(400, levels=150, weighted=weighted)
     curve = reliability_bins(scores)
     gap = (curve.predicted - curve.observed).abs()
@@ -37,11 +37,11 @@ def test_the_error_is_the_mean_gap_of_the_curve(weighted: bool) -> None:
     assert len(curve) == 15
 
 
-def test_no_rows_make_no_bins() -> None:
+def test_no_rows_give_no_bins() -> None:
     assert reliability_bins(Scores(BINARY, np.zeros(0), np.zeros(0))).empty
 
 
-def test_what_is_no_probability_is_refused() -> None:
+def test_predictions_outside_0_and_1_are_errors() -> None:
     with pytest.raises(ValueError, match=r"predictions must be probabilities in \[0, 1\], got 1.5"):
         reliability_bins(Scores(BINARY, np.zeros(2), np.array([0.5, 1.5])))
     with pytest.raises(ValueError, match="`bins` must be at least 1, got 0"):

@@ -1,4 +1,4 @@
-"""Points of curves: few, and on the curve."""
+"""Points of ROC and precision-recall curves."""
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ def test_precision_recall_worked_by_hand() -> None:
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("most", [100, 500])
-def test_a_thinned_roc_is_nowhere_far_from_the_whole(weighted: bool, most: int) -> None:
+def test_a_thinned_roc_stays_close_to_the_full_curve(weighted: bool, most: int) -> None:
     given = scores(100_000, weighted)
     points = roc_points(given, most)
     x, y, _ = roc_curve(given.labels, given.predictions, sample_weight=given.weight)
@@ -60,7 +60,7 @@ def test_a_thinned_precision_keeps_the_extremes_of_each_range_of_recall() -> Non
     assert points.merge(whole, on=["recall", "precision"]).shape[0] >= len(points)
 
 
-def test_collected_from_the_log() -> None:
+def test_curves_from_the_log() -> None:
     records = [
         {"step": 1, "loss": {"a": 0.5, "b": None}, "weight": {}},
         {"step": 2, "diagnosis": {"weight": {"a": 2.0}, "cosine": {"a·b": 0.1}}},

@@ -1,4 +1,4 @@
-"""Figures are drawn where one wants them, and show what they are given."""
+"""Figures drawn into given or new axes."""
 
 import io
 
@@ -45,7 +45,7 @@ DRAWN = {
 
 
 @pytest.mark.parametrize("name", DRAWN)
-def test_drawn_into_given_axes_or_own_ones(name: str) -> None:
+def test_figures_draw_into_given_or_new_axes(name: str) -> None:
     given = Figure().subplots(1, 2)[1]
     assert DRAWN[name](given) is given
     own = DRAWN[name](None)
@@ -60,7 +60,7 @@ def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
     return {str(line.get_label()): line.get_xydata().tolist() for line in axes.lines}
 
 
-def test_roc_is_that_of_its_points() -> None:
+def test_roc_of_scores_equals_roc_of_points() -> None:
     drawn = lines(figures.roc({"one": SCORES, "other": roc_points(SCORES)}))
     assert drawn["one"] == drawn["other"] == roc_points(SCORES).to_numpy().tolist()
 
@@ -73,7 +73,7 @@ def test_reliability_counts_every_row() -> None:
     assert len(lines(axes)["ctr"]) == 15
 
 
-def test_names_are_no_formulas_and_lines_keep_theirs() -> None:
+def test_names_are_shown_verbatim() -> None:
     axes = figures.over_steps({"$x^$": ([1], [1.0]), "_under": ([1], [2.0]), "long" * 20: ([1], [3.0])}, "y")
     texts = [text.get_text() for text in axes.get_legend().get_texts()]
     assert texts[:2] == [r"\$x^\$", "\u200b_under"]
@@ -87,7 +87,7 @@ def test_weights_are_logarithmic_over_more_than_a_decade() -> None:
     assert figures.task_weights([{"step": 1, "weight": {"a": -1.0, "b": 90.0}}]).get_yscale() == "linear"
 
 
-def test_an_expert_is_dead_where_no_gate_takes_a_tenth_of_an_even_share() -> None:
+def test_experts_below_a_tenth_of_an_even_share_in_all_gates_are_dead() -> None:
     """An even share of four is 0.25."""
     assert unused_experts(USAGE["a"]) == [2, 3]
     assert unused_experts([0.025, 0.975, 0, 0]) == [2, 3]
@@ -99,12 +99,12 @@ def test_an_expert_is_dead_where_no_gate_takes_a_tenth_of_an_even_share() -> Non
     assert heights == list(USAGE.values())
 
 
-def test_slices_stand_in_their_order_without_the_undefined() -> None:
+def test_slices_keep_their_order_without_undefined_ones() -> None:
     axes = figures.slices({"one": SLICES, "other": SLICES[::-1]})
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
     assert axes.yaxis_inverted()
 
 
-def test_what_a_learning_curve_can_show() -> None:
+def test_unknown_learning_curves_are_an_error() -> None:
     with pytest.raises(ValueError, match="`what` must be 'loss' or 'valid', got 'test'"):
         figures.learning_curves(RECORDS, "test")

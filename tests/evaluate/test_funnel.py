@@ -31,12 +31,12 @@ def test_cvr_is_the_ratio_capped_at_one_and_counted() -> None:
     assert capped["cvr"].tolist() == [False, True, False]
 
 
-def test_capped_rows_are_counted_among_those_that_are_measured() -> None:
+def test_capped_rows_are_counted_among_the_rows_that_count() -> None:
     given = {"ctr": np.full(5, 0.2), "ctcvr": np.array([0.3, 0.1, 0.3, 0.3, 0.1])}
     assert measure(schema(CTR, CTCVR), given, LABELS)["cvr"].capped == 2  # of three clicked rows
 
 
-def test_sampled_negatives_stand_for_all() -> None:
+def test_sampled_negatives_are_weighted_back() -> None:
     """Ten copies of the negative without sampling, or one kept at the rate 0.1: the same metrics."""
     whole = measure(
         schema(CTR, funnel=None), {"ctr": np.array([0.3] + [0.2] * 10)}, {"click": np.array([1.0] + [0.0] * 10)}
@@ -47,7 +47,7 @@ def test_sampled_negatives_stand_for_all() -> None:
     assert kept["ctr"].rows == 2
 
 
-def test_nothing_is_derived_where_the_model_predicts_it() -> None:
+def test_predicted_tasks_are_not_derived() -> None:
     given = {"ctr": np.array([0.5]), "cvr": np.array([0.9]), "ctcvr": np.array([0.1])}
     assert complete(schema(CTR), given)[0] == given
 
@@ -75,7 +75,7 @@ def test_a_conversion_without_a_click_counts_for_ctcvr_alone() -> None:
     assert (metrics["ctcvr"].positives, metrics["cvr"].positives) == (1, 0)
 
 
-def test_regressions_are_measured_as_such() -> None:
+def test_regressions_have_regression_metrics() -> None:
     task = recmtl.Task("stay", "stay", kind="regression")
     metrics = measure(schema(task, funnel=None), {"stay": np.array([1.0, 2.0])}, {"stay": np.array([1.0, 4.0])})
     assert metrics["stay"].values["mae"] == 1.0

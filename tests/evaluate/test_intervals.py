@@ -20,13 +20,13 @@ def variance(scores: Scores) -> float:
 @pytest.mark.parametrize("groups", [None, 12])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("levels", [2, 7, 10**6])
-def test_the_variance_is_the_published_one(groups: int | None, weighted: bool, levels: int) -> None:
+def test_the_variance_equals_the_published_formula(groups: int | None, weighted: bool, levels: int) -> None:
     scores = drawn(120, levels=levels, groups=groups, weighted=weighted)
     assert DeLongComponents.of(scores, Clusters.of(scores)).auc == pytest.approx(auc(scores), abs=1e-14)
     assert variance(scores) == pytest.approx(obuchowski(scores), abs=1e-14, rel=1e-12)
 
 
-def test_without_groups_it_is_delongs() -> None:
+def test_without_groups_the_variance_is_delongs() -> None:
     """DeLong et al. 1988: the sample variances of the two kinds of components, over their numbers."""
     scores = drawn(90)
     x, y = scores.predictions[scores.labels == 1], scores.predictions[scores.labels == 0]
@@ -50,8 +50,8 @@ def test_worked_by_hand() -> None:
     assert (interval.estimate, interval.level) == (0.75, 0.95)
 
 
-def test_a_group_of_copies_is_one_row_of_their_weight() -> None:
-    """So no copy makes the interval narrower, and weights are not counts of independent rows."""
+def test_a_group_of_copies_equals_one_weighted_row() -> None:
+    """Copies do not narrow the interval; weights are not counts of independent rows."""
     scores = drawn(60)
     times = np.random.default_rng(1).integers(1, 5, 60)
     weighed = dataclasses.replace(scores, weight=times.astype(float))
@@ -76,14 +76,12 @@ def test_a_group_of_copies_is_one_row_of_their_weight() -> None:
         ([], [], None),
     ],
 )
-def test_no_interval_where_the_rows_say_nothing_of_the_variance(
-    labels: list[float], predictions: list[float], groups: list[int] | None
-) -> None:
+def test_no_interval_without_variance(labels: list[float], predictions: list[float], groups: list[int] | None) -> None:
     codes = None if groups is None else np.array(groups)
     assert auc_interval(Scores(BINARY, np.array(labels), np.array(predictions), None, codes)) is None
 
 
-def test_intervals_narrow_with_the_level_and_stay_within_bounds() -> None:
+def test_intervals_widen_with_the_level_within_bounds() -> None:
     scores = Scores(BINARY, np.array([1.0, 1, 1, 0, 0, 0]), np.array([0.9, 0.8, 0.3, 0.4, 0.2, 0.1]))
     wide, narrow = auc_interval(scores, 0.99), auc_interval(scores, 0.5)
     assert wide is not None
@@ -95,7 +93,7 @@ def test_intervals_narrow_with_the_level_and_stay_within_bounds() -> None:
 
 @pytest.mark.parametrize("groups", [None, 15])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_each_draw_is_measured_as_its_rows_written_out(groups: int | None, weighted: bool) -> None:
+def test_a_draw_equals_its_rows_repeated(groups: int | None, weighted: bool) -> None:
     scores = drawn(80, groups=groups, weighted=weighted)
     names = ["auc", "logloss", "pr_auc", "ne", "calibration", "ece"]
     _, found = bootstrap(scores, names, 5, seed=3)
@@ -127,7 +125,7 @@ def test_a_group_drawn_twice_is_two_groups() -> None:
         assert dict(zip(names, values, strict=True)) == pytest.approx(metrics_of(again, names=names).values)
 
 
-def test_regressions_are_drawn_likewise() -> None:
+def test_bootstrap_of_regressions() -> None:
     rng = np.random.default_rng(0)
     y = rng.normal(size=50)
     scores = Scores(Task("t", "t", kind="regression"), y, y + rng.normal(size=50), groups=np.arange(50) // 5)
@@ -139,7 +137,7 @@ def test_regressions_are_drawn_likewise() -> None:
         assert list(values) == pytest.approx(list(metrics_of(drawn_rows).values.values()))
 
 
-def test_bootstrap_agrees_with_delong_where_both_hold() -> None:
+def test_bootstrap_agrees_with_delong() -> None:
     scores = drawn(3000, levels=1000, groups=400)
     closed, found = auc_interval(scores), bootstrap_intervals(scores)
     assert closed is not None
@@ -151,7 +149,7 @@ def test_bootstrap_agrees_with_delong_where_both_hold() -> None:
         assert found[name].low < found[name].high
 
 
-def test_undefined_metrics_have_no_interval_and_draws_without_a_class_are_left_out() -> None:
+def test_undefined_metrics_and_draws_are_left_out() -> None:
     few = Scores(
         BINARY, np.array([1.0, 1, 0, 0, 0]), np.array([0.5, 0.2, 0.1, 0.6, 0.3])
     )  # some draws have no positive
@@ -163,13 +161,13 @@ def test_undefined_metrics_have_no_interval_and_draws_without_a_class_are_left_o
         bootstrap_intervals(few, draws=1)
 
 
-def test_the_same_seed_draws_the_same() -> None:
+def test_the_seed_decides_the_draws() -> None:
     scores = drawn(50)
     assert bootstrap_intervals(scores, draws=20, seed=4) == bootstrap_intervals(scores, draws=20, seed=4)
     assert bootstrap_intervals(scores, draws=20, seed=4) != bootstrap_intervals(scores, draws=20, seed=5)
 
 
-def test_with_few_positives_the_quantiles_lie_farther_out() -> None:
+def test_few_positives_widen_the_quantiles() -> None:
     """Six positives: Student's t of five degrees, widened by the square root of 6 / 5."""
     rng = np.random.default_rng(0)
     scores = Scores(BINARY, (np.arange(200) < 6).astype(float), rng.random(200))
@@ -180,8 +178,8 @@ def test_with_few_positives_the_quantiles_lie_farther_out() -> None:
     assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(found, [tail, 1 - tail])))
 
 
-def test_a_metric_that_drawing_inflates_has_no_interval() -> None:
-    """Of a model that is calibrated, nearly all draws have a larger calibration error than the rows themselves."""
+def test_ece_has_no_bootstrap_interval() -> None:
+    """For a calibrated model, nearly all draws have a larger calibration error than the rows themselves."""
     rng = np.random.default_rng(0)
     predictions = rng.random(2000)
     scores = Scores(BINARY, (rng.random(2000) < predictions).astype(float), predictions)

@@ -17,7 +17,7 @@ PREDICTIONS = {"ctr": np.array([0.6, 0.2, 0.3, 0.5, 0.4]), "ctcvr": np.array([0.
 KEYS = pa.table({"search": ["a", "a", "a", "b", "b"]})
 
 
-def test_every_task_of_the_funnel_is_measured_within_groups() -> None:
+def test_every_task_of_the_funnel_has_grouped_metrics() -> None:
     found = measure(SCHEMA, PREDICTIONS, LABELS, keys=KEYS)
     assert list(found) == ["ctr", "cvr", "ctcvr"]
     assert all(tuple(m.values) == metric_names("binary", grouped=True) for m in found.values())
@@ -26,19 +26,19 @@ def test_every_task_of_the_funnel_is_measured_within_groups() -> None:
     assert measure(SCHEMA, PREDICTIONS, LABELS, keys=KEYS, k=1)["ctr"].values["recall@1"] == 0.75
 
 
-def test_without_keys_or_wish_nothing_is_grouped() -> None:
+def test_no_grouped_metrics_without_keys_or_request() -> None:
     assert tuple(measure(SCHEMA, PREDICTIONS, LABELS)["ctr"].values) == metric_names("binary", grouped=False)
     quick = measure(SCHEMA, PREDICTIONS, LABELS, keys=KEYS, names={"auc"})["ctr"]
     assert (quick.values, quick.groups) == ({"auc": pytest.approx(5 / 6)}, None)
 
 
-def test_what_can_be_watched() -> None:
+def test_monitors() -> None:
     assert set(metric_names("binary", True)) - set(monitors("binary", True)) == {"calibration"}
     assert metric_names("binary", True, 5)[-2:] == ("ndcg@5", "recall@5")
     assert monitors("regression", True) == ("mae", "rmse", "r2")
 
 
-def test_a_training_measures_what_it_watches_and_its_end_everything(aliexpress: recmtl.PreparedData) -> None:
+def test_a_training_computes_all_metrics_at_its_end(aliexpress: recmtl.PreparedData) -> None:
     run = RunConfig(progress=False, device="cpu")
     model = recmtl.SharedBottom(aliexpress.schema, layers=[4])
     trainer = recmtl.Trainer(model, epochs=1, stopping=EarlyStopping(monitor="ctr.gauc"), run=run)

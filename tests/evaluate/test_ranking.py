@@ -11,7 +11,7 @@ from recmtl.schema import Task
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_each_group_is_as_scikit_learn_says(k: int, weighted: bool) -> None:
+def test_each_group_equals_scikit_learn(k: int, weighted: bool) -> None:
     scores = drawn(600, groups=60, weighted=weighted)
     found = by_group(scores, k)
     assert scores.groups is not None
@@ -41,7 +41,7 @@ def test_ties_count_with_the_mean_over_all_their_orders() -> None:
     assert found.recall == pytest.approx(np.mean(recall))
 
 
-def test_a_constant_predictor_gets_what_chance_would() -> None:
+def test_a_constant_predictor_scores_like_chance() -> None:
     labels = np.array([1.0, 0, 0, 0, 0, 1, 0, 0])
     scores = Scores(BINARY, labels, np.full(8, 0.3), groups=np.zeros(8, np.int64))
     row = by_group(scores, k=2).iloc[0]
@@ -65,7 +65,7 @@ def test_sampled_negatives_take_the_places_of_all() -> None:
         assert [one.auc, one.ndcg, one.recall] == pytest.approx([all_.auc, all_.ndcg, all_.recall])
 
 
-def test_averages_are_over_groups_of_both_classes() -> None:
+def test_averages_are_over_groups_with_both_classes() -> None:
     scores = Scores(
         BINARY,
         labels=np.array([1.0, 0, 0, 1, 0, 0, 0, 1]),
@@ -87,14 +87,14 @@ def test_weights_count_impressions_and_positives() -> None:
     assert metrics.values["ndcg@1"] == pytest.approx(3 / 4)
 
 
-def test_without_a_group_of_both_classes_there_is_a_reason() -> None:
+def test_no_group_with_both_classes_gives_a_reason() -> None:
     metrics = metrics_of(Scores(BINARY, np.array([1.0, 0.0]), np.array([0.9, 0.1]), groups=np.array([0, 1])))
     assert metrics.values["gauc"] is metrics.values["ndcg@10"] is None
     assert metrics.values["auc"] == 1.0
     assert metrics.reason == "no group has both classes"
 
 
-def test_what_cannot_be_grouped_is_said() -> None:
+def test_missing_groups_are_an_error() -> None:
     with pytest.raises(ValueError, match="metrics by group need `groups`, got rows without"):
         by_group(drawn(5))
     with pytest.raises(ValueError, match="`k` must be at least 1, got 0"):

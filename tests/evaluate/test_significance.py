@@ -10,7 +10,7 @@ from recmtl.evaluate.delong import Clusters, DeLongComponents
 
 
 def runs(first: Scores, count: int, noise: float, seed: int = 1) -> list[Scores]:
-    """Other predictions of the same rows."""
+    """Other predictions for the same rows."""
     rng = np.random.default_rng(seed)
     shape = (count, len(first))
     return [dataclasses.replace(first, predictions=p) for p in first.predictions + noise * rng.normal(size=shape)]
@@ -18,7 +18,7 @@ def runs(first: Scores, count: int, noise: float, seed: int = 1) -> list[Scores]
 
 @pytest.mark.parametrize("groups", [None, 12])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_two_runs_are_compared_as_published(groups: int | None, weighted: bool) -> None:
+def test_two_runs_equal_the_published_formula(groups: int | None, weighted: bool) -> None:
     first = drawn(120, groups=groups, weighted=weighted)
     (second,) = runs(first, 1, 0.3)
     found = auc_difference([first], [second])
@@ -40,7 +40,7 @@ def test_the_test_and_the_interval_agree() -> None:
         assert found.low < found.estimate < found.high
 
 
-def test_without_groups_it_is_delongs_paired_test() -> None:
+def test_without_groups_the_test_is_delongs() -> None:
     first = drawn(90)
     (second,) = runs(first, 1, 0.3)
     psi = kernel(first) - kernel(second)
@@ -53,14 +53,14 @@ def test_without_groups_it_is_delongs_paired_test() -> None:
 
 
 def components(scores: Scores) -> np.ndarray:
-    """What each cluster contributes, written out `[clusters]`."""
+    """The contribution of each cluster ``[clusters]``, from the definition."""
     part = DeLongComponents.of(scores, Clusters.of(scores))
     return part.positive + part.negative
 
 
 @pytest.mark.parametrize("paired", [True, False])
-def test_rows_and_seeds_add_up(paired: bool) -> None:
-    """The sums written out: the seeds' variance, less what the rows' contributions vary by between the runs."""
+def test_variances_of_rows_and_seeds_add_up(paired: bool) -> None:
+    """The seeds' variance minus the variance of the rows' contributions between the runs, from the definition."""
     base = drawn(4000, levels=5000, groups=900)
     first = runs(base, 4, 0.05, seed=1)
     second = runs(base, 4, 0.1, seed=2)
@@ -103,7 +103,7 @@ def test_a_model_does_not_differ_from_itself() -> None:
     assert (found.estimate, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
-def test_the_runs_must_be_of_the_same_rows() -> None:
+def test_runs_on_different_rows_are_an_error() -> None:
     first = drawn(50, groups=5, weighted=True)
     for other in (
         dataclasses.replace(first, labels=1 - first.labels),
@@ -141,7 +141,7 @@ def test_over_seeds_is_a_t_interval() -> None:
         over_seeds([])
 
 
-def test_other_metrics_are_compared_on_the_same_draws() -> None:
+def test_bootstrap_differences_share_their_draws() -> None:
     first = drawn(3000, levels=1000, groups=400)
     (second,) = [dataclasses.replace(run, predictions=np.clip(run.predictions, 0, 1)) for run in runs(first, 1, 0.2)]
     found, closed = bootstrap_differences(first, second), auc_difference([first], [second])
@@ -161,10 +161,8 @@ def test_other_metrics_are_compared_on_the_same_draws() -> None:
 @pytest.mark.parametrize("weight", [None, np.array([0.3, 1.7, 0.11, 0.9])])
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("other", [[0.5, 0.5, 0.5, 0.5], [0.9, 0.8, 0.2, 0.1]])
-def test_a_difference_without_variance_is_not_certain(
-    weight: np.ndarray | None, count: int, other: list[float]
-) -> None:
-    """All is right, or all is wrong or tied: of four rows that says little, and nothing of how far it varies."""
+def test_a_difference_without_variance_is_not_tested(weight: np.ndarray | None, count: int, other: list[float]) -> None:
+    """AUCs of 1 and of 0 or 1/2 on four rows: the estimated variance is 0, the true one unknown."""
     labels = np.array([0.0, 0.0, 1.0, 1.0])
     best = Scores(BINARY, labels, np.array([0.1, 0.2, 0.8, 0.9]), weight)
     worst = dataclasses.replace(best, predictions=np.array(other))

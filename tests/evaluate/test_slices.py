@@ -1,4 +1,4 @@
-"""Metrics on parts of the rows."""
+"""AUC by the values of a feature."""
 
 import numpy as np
 import pandas as pd
@@ -37,7 +37,7 @@ def test_each_slice_is_measured_on_its_own_rows() -> None:
     assert table["auc"].is_monotonic_increasing
 
 
-def test_rare_values_are_put_together() -> None:
+def test_rare_values_share_a_slice() -> None:
     codes = np.repeat(np.arange(40), 10)
     codes[:30] = 0  # the most frequent one: 30 + rows of code 0
     table = slice_table(predictions(), FeatureValues.of([f"v{i}" for i in range(40)], codes), most=5)
@@ -46,7 +46,7 @@ def test_rare_values_are_put_together() -> None:
     assert table["rows"].sum() == 399
 
 
-def test_a_slice_of_one_class_stands_last_without_a_value() -> None:
+def test_a_slice_with_one_class_is_last_and_undefined() -> None:
     given = predictions()
     codes = np.where(given.labels["click"] == 1, 0, np.arange(400) % 2)
     table = slice_table(given, FeatureValues.of(["both", "negatives"], codes))
@@ -54,7 +54,7 @@ def test_a_slice_of_one_class_stands_last_without_a_value() -> None:
     assert np.isnan(table["auc"][1])
 
 
-def test_many_numbers_are_put_in_equal_bins() -> None:
+def test_many_numbers_are_binned_by_quantiles() -> None:
     numbers = np.arange(100.0)
     numbers[-1] = np.nan
     parts = dict(FeatureValues.of_numbers(numbers).parts())
@@ -87,7 +87,7 @@ def test_ranges() -> None:
     assert range_names(np.array([])) == ["all"]
 
 
-def test_a_frame_also_without_a_binary_task() -> None:
+def test_no_binary_task_gives_an_empty_table() -> None:
     schema = Schema([Categorical("x")], [Task("stay", "stay", kind="regression")])
     one = np.ones(2)
     given = Predictions(schema, {"stay": one}, {"stay": one}, None, pa.table({"k": [1, 2]}))
@@ -98,13 +98,13 @@ def test_a_frame_also_without_a_binary_task() -> None:
 
 @pytest.mark.parametrize("distinct", [5, 1000])
 @pytest.mark.parametrize("start", [1_600_000_000.0, 1234567.0, 0.25])
-def test_numbers_that_differ_have_names_that_differ(start: float, distinct: int) -> None:
+def test_distinct_numbers_have_distinct_names(start: float, distinct: int) -> None:
     numbers = start + np.arange(1000) % distinct * start * 1e-9
     names = [name for name, _ in FeatureValues.of_numbers(numbers).parts()]
     assert len(names) == len(set(names)) == 5
 
 
-def test_a_value_named_like_a_missing_one_is_a_slice_of_its_own() -> None:
+def test_a_value_named_like_missing_is_its_own_slice() -> None:
     codes = np.array([0, 0, 0, 1, -1, -1])
     found = {name: mask.tolist() for name, mask in FeatureValues.of(["(missing)", "a"], codes).parts()}
     assert found == {

@@ -8,7 +8,7 @@ import pytest
 import recmtl
 from recmtl.evaluate import Predictions
 from recmtl.evaluate.slices import FeatureValues
-from recmtl.report.feature_columns import check_rows, prepared_values
+from recmtl.report.feature_columns import check_predicted_rows, prepared_values
 from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 
 FRAME = pd.DataFrame(
@@ -89,6 +89,6 @@ def test_rows_are_checked_by_their_labels() -> None:
     schema = Schema([Categorical("city")], [Task("ctr", "click")])
     labels = {"click": np.array([0.0, 1.0, np.nan])}
     predictions = Predictions(schema, {"ctr": np.zeros(3)}, labels, None, pa.table({}))
-    check_rows({"click": labels["click"].copy()}, 3, predictions, "here")
+    check_predicted_rows({"click": labels["click"].copy()}, 3, predictions, "here")
     with pytest.raises(recmtl.DataError, match="here, row 3, column 'click': 1, but the predicted row has nan"):
-        check_rows({"click": np.array([0.0, 1.0, 1.0])}, 3, predictions, "here")
+        check_predicted_rows({"click": np.array([0.0, 1.0, 1.0])}, 3, predictions, "here")

@@ -175,6 +175,7 @@ KINDS: Mapping[str, type[Feature]] = {
     "timestamp": Timestamp,
     "binned": Binned,
 }
+KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
 
 
 def check_sharing(features: Sequence[Feature]) -> None:

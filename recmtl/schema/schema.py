@@ -18,12 +18,11 @@ import yaml
 from recmtl.errors import SchemaError
 from recmtl.io.location import WILDCARDS, Location
 from recmtl.io.untrusted import from_yaml, read_text
-from recmtl.schema.features import KINDS, Binned, Categorical, Feature, Numeric, check_sharing
+from recmtl.schema.features import KIND_NAMES, KINDS, Binned, Categorical, Feature, Numeric, check_sharing
 from recmtl.schema.infer import read_head, suggest_feature
 from recmtl.schema.tasks import Funnel, Task
 from recmtl.schema.validation import check_nonempty, check_separator
 
-KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
 

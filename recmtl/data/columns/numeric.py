@@ -18,6 +18,68 @@ SPARE = 50_000  # rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
 
 
+class NumericFitter:
+    """Fits moments, quantiles and bins of numeric columns, batch by batch.
+
+    Args:
+        features: The features whose columns hold numbers.
+    """
+
+    def __init__(self, features: Sequence[Numeric | Binned]) -> None:
+        self._features = features
+        self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add a batch of training rows.
+
+        Raises:
+            BadValueError: A value is not a number.
+        """
+        if not self._features:
+            return
+        values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
+        self._sample.add(values)
+        for column, feature in enumerate(self._features):
+            if isinstance(feature, Numeric) and feature.transform == "log1p":
+                values[column] = signed_log(values[column])
+        self._moments.add(values)
+
+    def moments(self) -> dict[str, Moments]:
+        """Return mean and deviation of each numeric feature.
+
+        Raises:
+            DataError: Numbers are too large for the moments that the feature's transform needs.
+        """
+        found = {}
+        for feature, moments in zip(self._features, self._moments.moments(), strict=True):
+            if isinstance(feature, Numeric):
+                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
+                if not np.isfinite(needed).all():
+                    raise DataError(
+                        f"column {feature.name!r} has numbers too large for a mean and a deviation: set `clip`, or "
+                        "use the transform `quantile`"
+                    )
+                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
+        return found
+
+    def quantiles(self) -> dict[str, tuple[float, ...]]:
+        """Return the quantiles of each numeric feature and the bin edges of each binned one."""
+        found = {}
+        for column, f in enumerate(self._features):
+            edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
+            found[f.name] = tuple(edges.tolist())
+        return found
+
+    def notes(self) -> list[str]:
+        """Return a note for each constant or missing column."""
+        notes = []
+        for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
+            if not varies:
+                what = "constant in the training rows" if rows else "missing in every training row"
+                notes.append(f"numeric column {f.name!r} is {what}")
+        return notes
+
+
 class MomentSums:
     """Streaming mean and deviation of numeric columns in float64 (Chan's pairwise update).
 
@@ -127,66 +189,34 @@ class RowSample:
         return values if len(values) else np.array([low, high]), low, high
 
 
-class NumericFitter:
-    """Fits moments, quantiles and bins of numeric columns, batch by batch.
+def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
+    """Encode the numeric features of a batch, then their missing indicators.
 
-    Args:
-        features: The features whose columns hold numbers.
+    Shape:
+        - output: float32 ``[rows, numeric columns]``
+
+    Raises:
+        BadValueError: A value is not a number.
     """
+    raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
+    columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
+    columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
+    largest = np.finfo(np.float32).max
+    matrix = np.empty((batch.num_rows, len(columns)), np.float32)
+    with np.errstate(over="ignore"):  # clipped below
+        for position, values in enumerate(columns):
+            matrix[:, position] = values
+    return np.clip(matrix, -largest, largest, out=matrix)
 
-    def __init__(self, features: Sequence[Numeric | Binned]) -> None:
-        self._features = features
-        self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add a batch of training rows.
+def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
+    """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin.
 
-        Raises:
-            BadValueError: A value is not a number.
-        """
-        if not self._features:
-            return
-        values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
-        self._sample.add(values)
-        for column, feature in enumerate(self._features):
-            if isinstance(feature, Numeric) and feature.transform == "log1p":
-                values[column] = signed_log(values[column])
-        self._moments.add(values)
-
-    def moments(self) -> dict[str, Moments]:
-        """Return mean and deviation of each numeric feature.
-
-        Raises:
-            DataError: Numbers are too large for the moments that the feature's transform needs.
-        """
-        found = {}
-        for feature, moments in zip(self._features, self._moments.moments(), strict=True):
-            if isinstance(feature, Numeric):
-                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
-                if not np.isfinite(needed).all():
-                    raise DataError(
-                        f"column {feature.name!r} has numbers too large for a mean and a deviation: set `clip`, or "
-                        "use the transform `quantile`"
-                    )
-                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
-        return found
-
-    def quantiles(self) -> dict[str, tuple[float, ...]]:
-        """Return the quantiles of each numeric feature and the bin edges of each binned one."""
-        found = {}
-        for column, f in enumerate(self._features):
-            edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
-            found[f.name] = tuple(edges.tolist())
-        return found
-
-    def notes(self) -> list[str]:
-        """Return a note for each constant or missing column."""
-        notes = []
-        for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
-            if not varies:
-                what = "constant in the training rows" if rows else "missing in every training row"
-                notes.append(f"numeric column {f.name!r} is {what}")
-        return notes
+    Raises:
+        BadValueError: A value is not a number.
+    """
+    values = clipped(column, feature)
+    return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 
 def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
@@ -197,11 +227,6 @@ def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
     """
     values = as_numbers(column, feature.name)
     return np.clip(values, *feature.clip) if feature.clip else values
-
-
-def signed_log(values: Floats) -> Floats:
-    """Return sign(x)·log(1 + |x|)."""
-    return np.sign(values) * np.log1p(np.abs(values))
 
 
 def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
@@ -236,31 +261,6 @@ def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
     return np.sign(standard) * np.expm1(np.abs(standard)) if feature.transform == "log1p" else standard
 
 
-def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
-    """Encode the numeric features of a batch, then their missing indicators.
-
-    Shape:
-        - output: float32 ``[rows, numeric columns]``
-
-    Raises:
-        BadValueError: A value is not a number.
-    """
-    raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
-    columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
-    columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
-    largest = np.finfo(np.float32).max
-    matrix = np.empty((batch.num_rows, len(columns)), np.float32)
-    with np.errstate(over="ignore"):  # clipped below
-        for position, values in enumerate(columns):
-            matrix[:, position] = values
-    return np.clip(matrix, -largest, largest, out=matrix)
-
-
-def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
-    """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin.
-
-    Raises:
-        BadValueError: A value is not a number.
-    """
-    values = clipped(column, feature)
-    return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
+def signed_log(values: Floats) -> Floats:
+    """Return sign(x)·log(1 + |x|)."""
+    return np.sign(values) * np.log1p(np.abs(values))

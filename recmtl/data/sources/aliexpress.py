@@ -30,115 +30,6 @@ from recmtl.io.archives import ZIP_ERRORS
 Positions = npt.NDArray[np.int64]
 
 
-class Users:
-    """The user file in memory, indexed by search id.
-
-    Args:
-        source: The file.
-        columns: The columns to keep besides the search id.
-        numbers: The columns to parse as numbers.
-        skip: Whether to skip rows with a wrong number of columns or an invalid search id.
-
-    Raises:
-        DataError: The file is empty, a search id occurs twice with different values, or a row is bad and not skipped.
-    """
-
-    def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str], skip: bool = False) -> None:
-        self._source, self._malformed = source, 0
-        self._bad_ids: dict[int, BadValueError] = {}
-        batches = list(_read_batches(source, [SEARCH_ID, *columns], numbers, self._count if skip else None))
-        if not batches:
-            raise DataError("; ".join([f"there are no rows in {source.name}", *self.notes()]))
-        (self._rows,) = pa.Table.from_batches(_unify_types(batches)).combine_chunks().to_batches()
-        ids = self._rows.column(SEARCH_ID)
-        self._by_number = pa.types.is_int64(ids.type)
-        if self._by_number:
-            present = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
-            keys = ids.drop_null().to_numpy()
-        else:
-            values, codes, self._bad_ids = _search_ids(ids)
-            if self._bad_ids and not skip:
-                raise source.fault(next(iter(self._bad_ids.values())), 0)
-            present = np.flatnonzero(codes >= 0)
-            keys = values.to_numpy(zero_copy_only=False)[codes[present]]
-        repeated = pd.Index(keys).duplicated()
-        self._rows_of, self._index = np.append(present[~repeated], -1), pd.Index(keys[~repeated])  # [searches] each
-        self._check_repeated(source, present[pd.Index(keys).isin(keys[repeated])])
-
-    def _count(self) -> None:
-        self._malformed += 1
-
-    def notes(self) -> list[str]:
-        """Return the number of skipped rows and examples; empty if none was skipped."""
-        count = self._malformed + len(self._bad_ids)
-        if not count:
-            return []
-        examples = islice(self._source.reasons(self._bad_ids), MAX_EXAMPLES)
-        return [f"bad rows of {self._source.name} left out: {count:,}", *(f"left out: {e}" for e in examples)]
-
-    def _check_repeated(self, source: Source, repeated: Positions) -> None:
-        frame = self._rows.take(pa.array(repeated)).to_pandas().set_index(repeated).drop_duplicates()
-        other = frame.index[frame.duplicated(SEARCH_ID)]
-        if len(other):
-            value = str(frame.loc[other[0], SEARCH_ID])
-            place = source.place(int(other[0]))
-            raise DataError(
-                f"{place}: search id {value!r} has other values in an earlier line, expected one user per search"
-            )
-
-    def find(self, ids: pa.Array) -> tuple[Positions, dict[int, BadValueError]]:
-        """Return the row of each search id (-1: not found) ``[rows]``, and the invalid ids by row."""
-        if self._by_number and pa.types.is_int64(ids.type):
-            found = self._find(ids.fill_null(0).to_numpy())
-            found[ids.is_null().to_numpy(zero_copy_only=False)] = -1
-            return found, {}
-        values, codes, bad = _search_ids(ids)
-        places, keys = np.arange(len(values)), values.to_numpy(zero_copy_only=False)
-        if self._by_number:
-            places, keys = find_integers(values)
-        found = np.full(len(values) + 1, -1)
-        found[places] = self._find(keys)
-        return found[codes], bad
-
-    def _find(self, keys: npt.NDArray[Any]) -> Positions:
-        rows: Positions = self._rows_of[self._index.get_indexer(pd.Index(keys))]
-        return rows
-
-    def take(self, positions: Positions) -> dict[str, pa.Array]:
-        """Return the columns of rows."""
-        return _take(self._rows, positions)
-
-
-def _search_ids(column: pa.Array) -> tuple[pa.StringArray, Codes, dict[int, BadValueError]]:
-    """Return the distinct search ids, the code of each row (-1: missing or invalid), and the invalid ids by row."""
-    try:
-        return *as_text(column, SEARCH_ID), {}
-    except BadValueError as bad:
-        mask = np.asarray(bad.mask)
-        rows = np.flatnonzero(mask).tolist()
-        invalid = {row: BadValueError(row, SEARCH_ID, column[row].as_py(), bad.expected) for row in rows}
-        return *as_text(pc.if_else(pa.array(mask), None, column), SEARCH_ID), invalid
-
-
-def _unify_types(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
-    """Cast each column to one type: text if some batches are integers, bytes if a value did not parse."""
-    kinds = [{batch.column(i).type for batch in batches} for i in range(batches[0].num_columns)]
-    if all(len(kind) == 1 for kind in kinds):
-        return batches
-    types = [kind.pop() if len(kind) == 1 else pa.binary() if pa.binary() in kind else pa.string() for kind in kinds]
-    columns = [[_cast(column, kind) for column, kind in zip(batch, types, strict=True)] for batch in batches]
-    return [pa.RecordBatch.from_arrays(c, names=batches[0].schema.names) for c in columns]
-
-
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    return column if column.type == kind else column.cast(pa.string()).cast(kind)
-
-
-def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
-    rows = batch.take(pa.array(positions))
-    return dict(zip(rows.schema.names, rows.columns, strict=True))
-
-
 class RawSource(Source):
     """Raw files as the processed layout: items joined with the user of their search, and click and conversion labels.
 
@@ -254,6 +145,123 @@ def _as_raw_label(bad: BadValueError) -> BadValueError:
     return BadValueError(bad.row, RAW_LABEL, bad.value, "0 (shown), 1 (clicked) or 2 (bought)")
 
 
+def _split_label(array: pa.Array) -> dict[str, pa.Array]:
+    """Return click and conversion; an invalid label is passed on, to be reported like any bad label."""
+    shown, clicked, bought = (b"0", b"1", b"2") if pa.types.is_binary(array.type) else (0.0, 1.0, 2.0)
+    valid = pc.is_in(array, pa.array([shown, clicked, bought]))
+    positive = {CLICK: pc.not_equal(array, shown), CONVERSION: pc.equal(array, bought)}
+    return {name: pc.if_else(valid, pc.if_else(rows, clicked, shown), array) for name, rows in positive.items()}
+
+
+class Users:
+    """The user file in memory, indexed by search id.
+
+    Args:
+        source: The file.
+        columns: The columns to keep besides the search id.
+        numbers: The columns to parse as numbers.
+        skip: Whether to skip rows with a wrong number of columns or an invalid search id.
+
+    Raises:
+        DataError: The file is empty, a search id occurs twice with different values, or a row is bad and not skipped.
+    """
+
+    def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str], skip: bool = False) -> None:
+        self._source, self._malformed = source, 0
+        self._bad_ids: dict[int, BadValueError] = {}
+        batches = list(_read_batches(source, [SEARCH_ID, *columns], numbers, self._count if skip else None))
+        if not batches:
+            raise DataError("; ".join([f"there are no rows in {source.name}", *self.notes()]))
+        (self._rows,) = pa.Table.from_batches(_unify_types(batches)).combine_chunks().to_batches()
+        ids = self._rows.column(SEARCH_ID)
+        self._by_number = pa.types.is_int64(ids.type)
+        if self._by_number:
+            present = np.flatnonzero(ids.is_valid().to_numpy(zero_copy_only=False))
+            keys = ids.drop_null().to_numpy()
+        else:
+            values, codes, self._bad_ids = _search_ids(ids)
+            if self._bad_ids and not skip:
+                raise source.fault(next(iter(self._bad_ids.values())), 0)
+            present = np.flatnonzero(codes >= 0)
+            keys = values.to_numpy(zero_copy_only=False)[codes[present]]
+        repeated = pd.Index(keys).duplicated()
+        self._rows_of, self._index = np.append(present[~repeated], -1), pd.Index(keys[~repeated])  # [searches] each
+        self._check_repeated(source, present[pd.Index(keys).isin(keys[repeated])])
+
+    def _count(self) -> None:
+        self._malformed += 1
+
+    def notes(self) -> list[str]:
+        """Return the number of skipped rows and examples; empty if none was skipped."""
+        count = self._malformed + len(self._bad_ids)
+        if not count:
+            return []
+        examples = islice(self._source.reasons(self._bad_ids), MAX_EXAMPLES)
+        return [f"bad rows of {self._source.name} left out: {count:,}", *(f"left out: {e}" for e in examples)]
+
+    def _check_repeated(self, source: Source, repeated: Positions) -> None:
+        frame = self._rows.take(pa.array(repeated)).to_pandas().set_index(repeated).drop_duplicates()
+        other = frame.index[frame.duplicated(SEARCH_ID)]
+        if len(other):
+            value = str(frame.loc[other[0], SEARCH_ID])
+            place = source.place(int(other[0]))
+            raise DataError(
+                f"{place}: search id {value!r} has other values in an earlier line, expected one user per search"
+            )
+
+    def find(self, ids: pa.Array) -> tuple[Positions, dict[int, BadValueError]]:
+        """Return the row of each search id (-1: not found) ``[rows]``, and the invalid ids by row."""
+        if self._by_number and pa.types.is_int64(ids.type):
+            found = self._find(ids.fill_null(0).to_numpy())
+            found[ids.is_null().to_numpy(zero_copy_only=False)] = -1
+            return found, {}
+        values, codes, bad = _search_ids(ids)
+        places, keys = np.arange(len(values)), values.to_numpy(zero_copy_only=False)
+        if self._by_number:
+            places, keys = find_integers(values)
+        found = np.full(len(values) + 1, -1)
+        found[places] = self._find(keys)
+        return found[codes], bad
+
+    def _find(self, keys: npt.NDArray[Any]) -> Positions:
+        rows: Positions = self._rows_of[self._index.get_indexer(pd.Index(keys))]
+        return rows
+
+    def take(self, positions: Positions) -> dict[str, pa.Array]:
+        """Return the columns of rows."""
+        return _take(self._rows, positions)
+
+
+def _search_ids(column: pa.Array) -> tuple[pa.StringArray, Codes, dict[int, BadValueError]]:
+    """Return the distinct search ids, the code of each row (-1: missing or invalid), and the invalid ids by row."""
+    try:
+        return *as_text(column, SEARCH_ID), {}
+    except BadValueError as bad:
+        mask = np.asarray(bad.mask)
+        rows = np.flatnonzero(mask).tolist()
+        invalid = {row: BadValueError(row, SEARCH_ID, column[row].as_py(), bad.expected) for row in rows}
+        return *as_text(pc.if_else(pa.array(mask), None, column), SEARCH_ID), invalid
+
+
+def _unify_types(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    """Cast each column to one type: text if some batches are integers, bytes if a value did not parse."""
+    kinds = [{batch.column(i).type for batch in batches} for i in range(batches[0].num_columns)]
+    if all(len(kind) == 1 for kind in kinds):
+        return batches
+    types = [kind.pop() if len(kind) == 1 else pa.binary() if pa.binary() in kind else pa.string() for kind in kinds]
+    columns = [[_cast(column, kind) for column, kind in zip(batch, types, strict=True)] for batch in batches]
+    return [pa.RecordBatch.from_arrays(c, names=batches[0].schema.names) for c in columns]
+
+
+def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    return column if column.type == kind else column.cast(pa.string()).cast(kind)
+
+
+def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:
+    rows = batch.take(pa.array(positions))
+    return dict(zip(rows.schema.names, rows.columns, strict=True))
+
+
 def _read_batches(
     source: Source, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
 ) -> Iterator[pa.RecordBatch]:
@@ -261,11 +269,3 @@ def _read_batches(
         yield from source.batches(columns, numbers, malformed)
     except (OSError, pa.ArrowException, *ZIP_ERRORS) as error:
         raise unreadable(source.name, error) from error
-
-
-def _split_label(array: pa.Array) -> dict[str, pa.Array]:
-    """Return click and conversion; an invalid label is passed on, to be reported like any bad label."""
-    shown, clicked, bought = (b"0", b"1", b"2") if pa.types.is_binary(array.type) else (0.0, 1.0, 2.0)
-    valid = pc.is_in(array, pa.array([shown, clicked, bought]))
-    positive = {CLICK: pc.not_equal(array, shown), CONVERSION: pc.equal(array, bought)}
-    return {name: pc.if_else(valid, pc.if_else(rows, clicked, shown), array) for name, rows in positive.items()}

@@ -60,8 +60,9 @@ class BadRowCounter:
                     errors |= dict.fromkeys(failed[:MAX_EXAMPLES].tolist(), error)
         self.rows += int(bad.sum())
         for row in np.flatnonzero(bad)[: MAX_EXAMPLES - len(self.examples) - len(self._bad_values)]:
-            shared = errors[int(row)]
-            self._bad_values[offset + int(row)] = _error_of_row(batch.slice(row, 1), shared, checks[shared.column])
+            shared = errors[int(row)]  # with the value of the first row
+            value = batch.column(shared.column)[int(row)].as_py()
+            self._bad_values[offset + int(row)] = BadValueError(0, shared.column, value, shared.expected)
         return bad
 
     def finish(self, source: Source) -> None:
@@ -76,17 +77,6 @@ class BadRowCounter:
             return []
         count = f"{self.rows:,} bad rows were" if self.rows > 1 else "1 bad row was"
         return [f"{count} left out", *(f"left out: {example}" for example in self.examples)]
-
-
-def _error_of_row(
-    row: pa.RecordBatch, shared: BadValueError, check: Callable[[pa.RecordBatch], object]
-) -> BadValueError:
-    """Return the error of one row, given the error that it shares with others."""
-    try:
-        check(row)
-    except BadValueError as error:
-        return error
-    return BadValueError(0, shared.column, row.column(shared.column)[0].as_py(), shared.expected)
 
 
 def bad_row_counter(bad_rows: BadRows) -> BadRowCounter | None:

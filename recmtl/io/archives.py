@@ -30,11 +30,11 @@ class Member:
 
     Args:
         name: Its path within the folder or zip, including the zips that hold it.
-        open: Opens it for reading.
+        stream: Opens it for reading.
     """
 
     name: str
-    open: Callable[[], pa.NativeFile]
+    stream: Callable[[], pa.NativeFile]
 
 
 def on_disk(location: str | Path) -> Path:

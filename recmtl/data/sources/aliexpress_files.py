@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-
-import pyarrow as pa
 
 from recmtl.data.sources.aliexpress import RawSource
 from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, USER_COLUMNS
@@ -37,8 +35,8 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
         country: NL, ES, FR, US or RU.
 
     Raises:
-        DataError: The country, folder or zip does not exist, a zip is not safe, or one of the four files is missing or
-            occurs twice.
+        DataError: The country, folder or zip does not exist, a zip cannot be read, or one of the four files is missing
+            or occurs twice.
     """
     path, code = on_disk(location), country.upper()
     if code not in COUNTRIES.values():
@@ -49,53 +47,27 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
             return _last_word(f"{path.resolve().name}/{name}", COUNTRIES) in (code, None)
 
         found = list(members(path, fits, stack))
-        files = {
-            (side, split): _find_member(side, split, code, path, [m for m in found if fits(m.name)], found)
-            for split in SPLIT_WORDS
-            for side in ("user", "item")
-        }
+        fitting = [member for member in found if fits(member.name)]
+
+        def open_csv(side: str, split: str, columns: Sequence[str]) -> CsvSource:
+            matching = [m for m in fitting if _side_and_split(m.name) == (side, split)]
+            if len(matching) != 1:
+                names = f"{len(matching)}: {_join_names(matching)}" if matching else f"none among {_join_names(found)}"
+                raise DataError(f"expected one {side} file for {split} of {code} in {str(path)!r}, found {names}")
+            member = replace(matching[0], name=str(path / matching[0].name))
+            try:
+                return CsvSource(member, ",", columns)
+            except (OSError, *ZIP_ERRORS) as error:
+                raise unreadable(member.name, error) from error
+
         yield {
-            split: RawSource(
-                _open_member(files["user", split], path, USER_COLUMNS),
-                _open_member(files["item", split], path, ITEM_COLUMNS),
-            )
+            split: RawSource(open_csv("user", split, USER_COLUMNS), open_csv("item", split, ITEM_COLUMNS))
             for split in SPLIT_WORDS
         }
 
 
-def _open_member(member: Member, location: Path, columns: Sequence[str]) -> CsvSource:
-    file = RawFile(str(location / member.name), member.open)
-    try:
-        return CsvSource(file, ",", columns)
-    except (OSError, *ZIP_ERRORS) as error:
-        raise unreadable(file.name, error) from error
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """A file of a folder or a zip that `CsvSource` can read.
-
-    Args:
-        name: The name in errors.
-        stream: Opens the file.
-    """
-
-    name: str
-    stream: Callable[[], pa.NativeFile]
-
-
-def _find_member(
-    side: str, split: str, country: str, location: Path, fitting: Sequence[Member], found: Sequence[Member]
-) -> Member:
-    matching = [
-        m
-        for m in fitting
-        if (_last_word(m.name, USER_WORDS | ITEM_WORDS), _last_word(m.name, SPLIT_WORDS)) == (side, split)
-    ]
-    if len(matching) == 1:
-        return matching[0]
-    number = f"{len(matching)}: {_join_names(matching)}" if matching else f"none among {_join_names(found)}"
-    raise DataError(f"expected one {side} file for {split} of {country} in {str(location)!r}, found {number}")
+def _side_and_split(name: str) -> tuple[str | None, str | None]:
+    return _last_word(name, USER_WORDS | ITEM_WORDS), _last_word(name, SPLIT_WORDS)
 
 
 def _last_word(name: str, meanings: Mapping[str, str]) -> str | None:

@@ -312,11 +312,11 @@ class TestDamagedZips:
         path.write_bytes(content)
         assert re.match(rf"{path}/\w+.csv cannot be read: File .* is encrypted", error(prepared, path))
 
-    def test_a_zip_within_that_is_none(self, tmp_path):
+    def test_damaged_zip_within(self, tmp_path):
         path = zipped(tmp_path / "a.zip", {"b.zip": bytes(5000)})
         assert error(prepared, path).startswith(f"{path}/b.zip is neither a folder nor a zip that can be read")
 
-    def test_a_size_that_is_not_the_one_declared(self, raw, tmp_path):
+    def test_wrong_declared_size(self, raw, tmp_path):
         inner = zipped(tmp_path / "b.zip", contents(raw)).read_bytes()
         path = zipped(tmp_path / "a.zip", {"b.zip": inner})
         content = bytearray(path.read_bytes())
@@ -326,7 +326,7 @@ class TestDamagedZips:
         assert error(prepared, path).startswith(f"{path}/b.zip ")
 
     @pytest.mark.parametrize("content", [b"1", b"1,"])
-    def test_a_line_without_end(self, raw, tmp_path, content):
+    def test_endless_line(self, raw, tmp_path, content):
         path = zipped(tmp_path / "a.zip", contents(raw) | {"user_train.csv": content * (1 << 27)})
         tracemalloc.start()
         try:

@@ -53,7 +53,7 @@ class RawSource(Source):
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows: numbers as float64, the rest as integers or text; as bytes if that fails."""
         skip = malformed is not None
-        users = Users(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers, skip)
+        users = UserTable(self._users, [c for c in columns if c in USER_COLUMNS[1:]], numbers, skip)
         wanted = [c for c in columns if c in ITEM_COLUMNS[1:]]
         wanted += [RAW_LABEL] if CLICK in columns or CONVERSION in columns else []
         rows = skipped = unmatched = 0
@@ -110,7 +110,7 @@ class RawSource(Source):
 
     def _origin(self, row: int, skip: bool = False) -> tuple[int, int]:
         """Return the rows of the item file and the user file that a row is joined from."""
-        users, items = Users(self._users, [], frozenset(), skip), 0
+        users, items = UserTable(self._users, [], frozenset(), skip), 0
         for batch in _read_batches(self._items, [SEARCH_ID], frozenset(), (lambda: None) if skip else None):
             positions, _ = users.find(batch.column(SEARCH_ID))
             found = np.flatnonzero(positions >= 0)
@@ -153,7 +153,7 @@ def _split_label(array: pa.Array) -> dict[str, pa.Array]:
     return {name: pc.if_else(valid, pc.if_else(rows, clicked, shown), array) for name, rows in positive.items()}
 
 
-class Users:
+class UserTable:
     """The user file in memory, indexed by search id.
 
     Args:

@@ -41,6 +41,8 @@ from .report import write_report
 from .schema import Binned, Categorical, FittedSchema, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
 from .train import EarlyStopping, Losses, Optimization, RunConfig, Trainer
 
+__version__: str
+
 __all__ = [
     "ESMM",
     "MLP",

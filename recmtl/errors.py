@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -88,3 +90,16 @@ def unreadable(name: str, error: Exception) -> DataError:
     """Build the error of a source that its reader could not read."""
     what = " ".join(map(str, error.args)) or type(error).__name__
     return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1, mark: str = "'") -> str:
+    """Return "; did you mean 'x'?" for the known names that are spelled alike, or an empty string.
+
+    Args:
+        name: The name that is not known.
+        known: The names that are.
+        most: How many to propose at most.
+        mark: The quotation mark around each.
+    """
+    near = get_close_matches(name, list(known), most)
+    return f"; did you mean {' or '.join(f'{mark}{other}{mark}' for other in near)}?" if near else ""

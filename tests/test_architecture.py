@@ -16,6 +16,7 @@ PACKAGE = ROOT / "recmtl"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A file imports only from its own folder and from those that stand before it.
 ORDER = (
+    "_version",
     "errors",
     "io",
     "balance",

@@ -15,7 +15,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from recmtl.cli.console import print_line, print_metrics
-from recmtl.cli.data import prepare_command, synth_command
+from recmtl.cli.prepare import prepare_command
+from recmtl.cli.synth import synth_command
 from recmtl.cli.train import train
 from recmtl.data import DataError, PreparedData, Rows
 from recmtl.evaluate import Metrics, binary_metrics, task_labels

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from json import dumps
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from recmtl.cli.console import Counter, print_line, print_metrics
-from recmtl.data import PreparedData, Rows, encode_rows
+from recmtl.data import PreparedData, Rows
 from recmtl.data.sources.bad_rows import BadRows
-from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions, intervals_of, metrics_of
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K
-from recmtl.io.files import new_file
 from recmtl.io.location import public_name
-from recmtl.recipe import presets as shipped
+from recmtl.recipe import presets
 from recmtl.recipe.recipe import load_run
-from recmtl.schema import Schema
 
 
 def evaluate_command(
@@ -58,7 +52,7 @@ def evaluate_command(
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     if predictions is not None and card is not None and run is None and rows is None:
-        held, title = Predictions.read(shipped.card(card), predictions, group), str(predictions)
+        held, title = Predictions.read(presets.card(card), predictions, group), str(predictions)
         held.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
         held, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
@@ -105,49 +99,6 @@ def said_of_groups(predictions: Predictions) -> str:
     return f"95 % intervals take rows for independent: {why}"
 
 
-def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
-    """Predict with the best weights of a run: Parquet with the keys, labels where there are any, and each task.
-
-    Args:
-        run: The run folder.
-        rows: Raw files as `prepare` takes them, labels are not needed; or a prepared dataset, of which the test rows
-            are taken.
-        out: The Parquet file to write.
-        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
-    """
-    trainer = load_run(run, trust)
-    schema = trainer.model.schema
-    writer: pq.ParquetWriter | None = None
-    count = 0
-    with Counter() as counter, new_file(out) as partial:
-        prepared = prepared_rows(rows)
-        present = columns_of(rows, schema.schema) if prepared is None else schema.schema.unfeatured
-        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.remark)
-        for part in raw if prepared is None else [prepared]:
-            table = with_columns(trainer.predict_rows(part), present).table()
-            writer = writer or pq.ParquetWriter(partial, table.schema)
-            writer.write_table(table)
-            count += len(part)
-        if writer:
-            writer.close()
-    print_line(f"{count:,} predictions in {out}")
-
-
 def prepared_rows(rows: str) -> Rows | None:
     """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
-
-
-def columns_of(rows: str, schema: Schema) -> frozenset[str]:
-    """Give the columns that all raw files have."""
-    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.separator)]
-    return frozenset.intersection(*found)
-
-
-def with_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
-    """Leave out labels and weights that the rows do not have."""
-    labels = {name: values for name, values in predictions.labels.items() if name in present}
-    return replace(
-        predictions, labels=labels, weight=predictions.weight if predictions.schema.weight in present else None
-    )

@@ -1,112 +1,76 @@
-"""The command ``recmtl``."""
+"""The command ``recmtl``: what a command needs is imported when that command runs."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
 
-from recmtl.balance.distributed import LostRankError
-from recmtl.cli import compare as comparing
-from recmtl.cli import data as inspection
-from recmtl.cli import data as preparing
-from recmtl.cli import evaluate as measuring
-from recmtl.cli import train as training
-from recmtl.cli.console import print_line
-from recmtl.cli.demo import demo_command
-from recmtl.cli.parser import command_parser, explain
-from recmtl.cli.report import report_command
-from recmtl.data import DataError
-from recmtl.errors import OutOfMemoryError, UsageError
-from recmtl.io.memory import explain_oom
-from recmtl.recipe.recipe import known_names
-from recmtl.schema import SchemaError
-from recmtl.train import Interrupted, RunError
-from recmtl.train.distributed import launched, place
+from recmtl._version import __version__
+from recmtl.cli.catalogue import check_command, check_spelling, command_help, load_catalogue, overview
+from recmtl.cli.exit import BAD_INPUT, INTERRUPTED, end, one_line
+from recmtl.errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError, UsageError
 
-BAD_INPUT = 2
-INTERRUPTED = 130
-LOST = 1
-
-COMMANDS: Mapping[str, Callable[..., None]] = {
-    "demo": demo_command,
-    "synth": preparing.synth_command,
-    "prepare": preparing.prepare_command,
-    "evaluate": measuring.evaluate_command,
-    "predict": measuring.predict_command,
-    "describe": inspection.describe_command,
-    "cache": inspection.cache_command,
-    "report": report_command,
-}
-# Those that take a recipe, whose keys are options, too; they give their exit status.
-OF_RECIPES: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "train": training.train_command,
-    "compare": comparing.compare_command,
-}
-SUMMARIES = {n: (command.__doc__ or "").splitlines()[0] for n, command in {**COMMANDS, **OF_RECIPES}.items()}
-ORDER = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "report", "cache")
-
-
-def usage() -> str:
-    """List the commands."""
-    lines = [f"  {name:<10}{SUMMARIES[name]}" for name in ORDER]
-    return "\n".join(["usage: recmtl COMMAND [OPTIONS]", "", *lines, "", "recmtl COMMAND --help lists the options."])
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Run a command and give its exit status.
-
-    Raises:
-        UsageError: There is no such command, or its options do not fit together.
-    """
-    name, *rest = arguments or ["--help"]
-    if launched() > 1 and name != "train":
-        raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
-    if name in ("-h", "--help"):
-        print_line(usage())
-    elif name in OF_RECIPES:
-        return OF_RECIPES[name](rest)
-    elif name in COMMANDS:
-        parser = command_parser(name, COMMANDS[name])
-        values = parser.instantiate(parser.parse_args(rest))
-        COMMANDS[name](**vars(values))
-    else:
-        raise UsageError(f"there is no command {name!r}: give one of {', '.join(SUMMARIES)}")
-    return 0
+HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
-    given = sys.argv[1:] if arguments is None else arguments
     try:
-        with explain_oom(f"what `recmtl {' '.join(given[:1])}` works on"):
-            return run(given)
-    except (UsageError, DataError, SchemaError, RunError, OutOfMemoryError, ArgumentError, OSError) as error:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except (UsageError, DataError, SchemaError, RunError, DivergenceError, OutOfMemoryError, OSError) as error:
         return end(one_line(error), BAD_INPUT)
-    except Interrupted as error:
-        with suppress(KeyboardInterrupt):  # a further one finds nothing to stop any more
-            if place() == 0:  # one of several says it for all
-                end(f"{error}: go on with `{training.going_on(error.folder)}`", error.status)
-        return error.status
-    except LostRankError as error:
-        return end(f"process {place()} of {launched()}: {one_line(error)}", LOST)
     except KeyboardInterrupt:
         return end("interrupted", INTERRUPTED)
 
 
-def end(text: str, status: int) -> int:
-    """Say why a command ends, where that can be written, and give its exit status."""
-    with suppress(OSError):
-        sys.stderr.write(f"recmtl: {text}\n")
-        sys.stderr.flush()
+def run(arguments: Sequence[str]) -> int:
+    """Run a command and return its exit status.
+
+    Raises:
+        UsageError: There is no such command, or an option or its value cannot be used.
+    """
+    catalogue = load_catalogue()
+    name, *rest = arguments or ["--help"]
+    if name in HELP:
+        return show(overview(catalogue))
+    if name == "--version":
+        return show(f"recmtl {__version__}")
+    check_command(name, catalogue)
+    if any(argument in HELP for argument in rest):
+        return show(command_help(catalogue[name]))
+    check_spelling(name, catalogue[name], rest)
+    with exit_at_interrupt():
+        running = import_module("recmtl.cli.running")
+        import_module(f"recmtl.cli.{name}")
+    status: int = running.run_command(name, rest)
     return status
 
 
-def one_line(error: Exception) -> str:
-    """Say an error in one line."""
-    if isinstance(error, ArgumentError):
-        return explain(error.message, known_names)
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {str(error.filename)!r}"
-    return " ".join(str(error).split())
+@contextmanager
+def exit_at_interrupt() -> Iterator[None]:
+    """Exit at once on SIGINT while modules are imported: an extension module may swallow the exception."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        os._exit(end("interrupted", INTERRUPTED))
+
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def show(text: str) -> int:
+    """Print a text and return the exit status of success."""
+    sys.stdout.write(text + "\n")
+    return 0

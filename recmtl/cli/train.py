@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveFloat
 
 from recmtl.balance import ProcessGroup
 from recmtl.cli.console import Counter, print_diagnosis, print_line, print_metrics, print_note
@@ -23,15 +21,13 @@ from recmtl.recipe.recipe import (
     instantiated,
     open_data,
     parse_recipe,
-    read_recipe,
     recipe_parser,
     resumed_recipe,
     save_recipe,
 )
-from recmtl.recipe.trust import to_be_trusted
 from recmtl.runs.folder import RECIPE
-from recmtl.train import RunError, RunFolder, Trainer
-from recmtl.train.distributed import all_processes, broadcast_object, launched, process_group
+from recmtl.train import RunFolder, Trainer
+from recmtl.train.distributed import all_processes, broadcast_object, process_group
 from recmtl.train.gradient_stats import summarize
 
 RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
@@ -48,13 +44,11 @@ def train_command(arguments: Sequence[str]) -> int:
     Returns:
         The exit status.
     """
-    parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
-    parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
-    parser.add_argument("--resume", action="store_true", help=RESUME)
-    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
-    parser.add_argument("--timeout", type=PositiveFloat, default=10.0, help=TIMEOUT)
+    parser = train_parser()
     with usage_errors():
         config = parse_recipe(parser, arguments)
+    if not config.timeout > 0:
+        raise UsageError(f"`--timeout` must be a number of minutes above 0, got {config.timeout}")
     config.trainer.run.folder = config.run or config.trainer.run.folder
     with process_group(config.timeout) as processes, heard_of(processes):
         return _train_command(parser, arguments, config, processes)
@@ -88,6 +82,17 @@ def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Nam
     return 0
 
 
+def train_parser() -> ArgumentParser:
+    """Build the parser of `recmtl train`: the keys of a recipe, and how it is run."""
+    parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
+    parser.usage = "recmtl train --data.card CARD --data.train FILE [--model MODEL] [--balancer BALANCER] [OPTIONS]"
+    parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    parser.add_argument("--resume", action="store_true", help=RESUME)
+    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
+    parser.add_argument("--timeout", type=float, default=10.0, help=TIMEOUT)
+    return parser
+
+
 @contextmanager
 def heard_of(processes: ProcessGroup) -> Iterator[None]:
     """Let only the first of several processes say within a block how it goes; errors are left to all."""
@@ -96,16 +101,6 @@ def heard_of(processes: ProcessGroup) -> Iterator[None]:
         return
     with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
-
-
-def going_on(folder: Path) -> str:
-    """Give the command by which a run that was stopped goes on."""
-    several = f"torchrun --nproc-per-node {launched()} -m -- " if launched() > 1 else ""
-    try:
-        trust = "".join(f" --trust {name}" for name in to_be_trusted(read_recipe(RunFolder(folder))))
-    except (RunError, LookupError, TypeError):  # a run of a program's own has none
-        trust = ""
-    return f"{several}recmtl train --run {shlex.quote(str(folder))} --resume{trust}"
 
 
 def folder_to_resume(config: Namespace) -> str:

@@ -1,8 +1,6 @@
 """The commands, end to end."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +9,7 @@ import pytest
 import yaml
 
 import recmtl
-from recmtl.cli.main import ORDER, main
+from recmtl.cli.main import main
 from recmtl.data.store.prepared import PreparedData
 
 QUICK = ["--trainer.epochs", "1", "--trainer.run.progress", "false"]
@@ -183,16 +181,6 @@ def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "Bayes" in printed
     assert "logistic" in printed
     assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 2
-
-
-@pytest.mark.parametrize("command", ORDER)
-def test_help_lists_the_options(command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "recmtl", command, "--help"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0
-    assert f"usage: recmtl {command}" in done.stdout
-    assert main(["--help"]) == 0
 
 
 def test_a_foreign_class_in_a_run_needs_trust(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:

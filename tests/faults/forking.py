@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from recmtl.cli.main import COMMANDS, main
+from recmtl.cli import main as command
+from recmtl.cli.catalogue import load_catalogue
+from recmtl.cli.main import main
 from recmtl.comparison import jobs as cells
 from recmtl.data import PreparedData
 
@@ -132,7 +134,8 @@ def run(
 
 def warm_up() -> None:
     """Import what is imported where it is used, and draw no pictures."""
-    importlib.import_module("torch.utils.tensorboard")
+    for name in ("cli.running", *(f"cli.{name}" for name in load_catalogue()), "runs.events"):
+        importlib.import_module(f"recmtl.{name}")
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
 
@@ -171,5 +174,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warm_up()
     cells.subprocess.Popen = Forked
-    COMMANDS["digest"] = digest_command
+    with_digest = load_catalogue() | {"digest": {"options": [], "hidden": [], "classes": []}}
+    command.load_catalogue = lambda: with_digest
+    sys.modules["recmtl.cli.digest"] = sys.modules[__name__]
     serve()

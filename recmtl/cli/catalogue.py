@@ -1,0 +1,104 @@
+"""The commands and their options, as `options.json` lists them: help and spelling, without importing what they run.
+
+The list is written from the real parsers by ``python -m recmtl.cli.write_catalogue``; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from recmtl.errors import UsageError, did_you_mean
+
+FILE = Path(__file__).with_name("options.json")
+INDENT, WIDEST = 30, 100  # columns before the text of an option; columns of a line
+
+
+def load_catalogue() -> dict[str, Any]:
+    """Load the summary, usage and options of each command, in the order in which they are listed."""
+    catalogue: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+    return catalogue
+
+
+def overview(catalogue: Mapping[str, Any]) -> str:
+    """Return the help of `recmtl`: its commands."""
+    commands = "\n".join(f"  {name:<10}{command['summary']}" for name, command in catalogue.items())
+    return (
+        f"usage: recmtl COMMAND [OPTIONS]\n\n{commands}\n\n"
+        "`recmtl COMMAND --help` lists the options of a command, `recmtl --version` prints the version."
+    )
+
+
+def command_help(command: Mapping[str, Any]) -> str:
+    """Return the help of a command or class: usage, summary, and its options by groups."""
+    groups: dict[str, list[str]] = {}
+    for option in command["options"]:
+        groups.setdefault(option["group"], []).append(_option_help(option))
+    blocks = [f"usage: {command['usage']}", command["summary"]]
+    return "\n\n".join([*blocks, *("\n".join([title, *options]) for title, options in groups.items())])
+
+
+def _option_help(option: Mapping[str, Any]) -> str:
+    """Return the lines of one option."""
+    name = f"  {', '.join(option['flags'])} {option['value']}".rstrip()
+    default = "" if option["default"] is None else f" (default: {option['default']})"
+    text = textwrap.wrap(f"{option['help']}{default}", _columns() - INDENT, break_on_hyphens=False)
+    if len(name) + 2 > INDENT:
+        return "\n".join([name, *(" " * INDENT + line for line in text)])
+    return f"\n{' ' * INDENT}".join([f"{name:<{INDENT}}{text[0] if text else ''}".rstrip(), *text[1:]])
+
+
+def _columns() -> int:
+    try:
+        return max(60, min(WIDEST, os.get_terminal_size().columns))
+    except OSError:  # no terminal
+        return WIDEST
+
+
+def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
+    """Check that there is a command of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in catalogue:
+        names = f": the commands are {', '.join(catalogue)}"
+        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, mark='`') or names}")
+
+
+def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:
+    """Check that a command has the options that are given; those of a named class are left to its parser.
+
+    Raises:
+        UsageError: It has not.
+    """
+    listed = [flag for option in command["options"] for flag in option["flags"]]
+    known = {*listed, *command["hidden"]}
+    for argument in arguments:
+        flag = argument.partition("=")[0].removesuffix("+")
+        if flag == "--":
+            return
+        if not flag.startswith("--") or " " in flag or flag in known:
+            continue
+        if any(flag.startswith(f"{key}.") for key in command["classes"]):
+            continue
+        listing = f": `recmtl {name} --help` lists them"
+        raise UsageError(
+            f"`recmtl {name}` has no option `{flag}`{_nearest(flag, listed, command['classes']) or listing}"
+        )
+
+
+def _nearest(flag: str, listed: Sequence[str], classes: Sequence[str]) -> str:
+    """Propose the option that is spelled alike as a whole, in its last word, or in its first."""
+    last = {other.lstrip("-").rpartition(".")[2]: other for other in listed}
+    alike = get_close_matches(flag.lstrip("-").rpartition(".")[2], last, 1)
+    return (
+        did_you_mean(flag, listed, mark="`")
+        or (f"; did you mean `{last[alike[0]]}`?" if alike else "")
+        or did_you_mean(flag.partition(".")[0], classes, mark="`")
+    )

@@ -1,0 +1,62 @@
+"""The command that predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from recmtl.cli.console import Counter, print_line
+from recmtl.cli.evaluate import prepared_rows
+from recmtl.data import encode_rows
+from recmtl.data.sources.bad_rows import BadRows
+from recmtl.data.sources.open import open_sources
+from recmtl.evaluate import Predictions
+from recmtl.io.files import new_file
+from recmtl.recipe.recipe import load_run
+from recmtl.schema import Schema
+
+
+def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
+    """Predict with the best weights of a run: Parquet with the keys, labels where there are any, and each task.
+
+    Args:
+        run: The run folder.
+        rows: Raw files as `prepare` takes them, labels are not needed; or a prepared dataset, of which the test rows
+            are taken.
+        out: The Parquet file to write.
+        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+    """
+    trainer = load_run(run, trust)
+    schema = trainer.model.schema
+    writer: pq.ParquetWriter | None = None
+    count = 0
+    with Counter() as counter, new_file(out) as partial:
+        prepared = prepared_rows(rows)
+        present = columns_of(rows, schema.schema) if prepared is None else schema.schema.unfeatured
+        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.remark)
+        for part in raw if prepared is None else [prepared]:
+            table = with_columns(trainer.predict_rows(part), present).table()
+            writer = writer or pq.ParquetWriter(partial, table.schema)
+            writer.write_table(table)
+            count += len(part)
+        if writer:
+            writer.close()
+    print_line(f"{count:,} predictions in {out}")
+
+
+def columns_of(rows: str, schema: Schema) -> frozenset[str]:
+    """Give the columns that all raw files have."""
+    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.separator)]
+    return frozenset.intersection(*found)
+
+
+def with_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
+    """Leave out labels and weights that the rows do not have."""
+    labels = {name: values for name, values in predictions.labels.items() if name in present}
+    return replace(
+        predictions, labels=labels, weight=predictions.weight if predictions.schema.weight in present else None
+    )

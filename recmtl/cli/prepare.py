@@ -1,0 +1,53 @@
+"""The command that prepares raw files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from recmtl.cli.console import Counter, print_line
+from recmtl.data import prepare
+from recmtl.data.sources.aliexpress_files import open_raw
+from recmtl.data.sources.bad_rows import BadRows
+from recmtl.data.sources.open import Data
+from recmtl.errors import UsageError
+from recmtl.recipe import presets
+
+
+def prepare_command(
+    card: str,
+    out: Path,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
+    holdout: float = 0.1,
+    raw: str | None = None,
+    country: str | None = None,
+    bad_rows: BadRows = "error",
+) -> None:
+    """Turn raw files into a prepared dataset.
+
+    Args:
+        card: A dataset card (YAML), or the bare name of a shipped one.
+        out: The folder to write; it must not exist yet.
+        train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
+        valid: Validation rows; without them a share of the training groups is held out.
+        test: Test rows.
+        holdout: The share to hold out when there are no validation rows.
+        raw: Instead of these files, a folder or zip with the user and item files that AliExpress hands out.
+        country: Whose raw files to take: NL, ES, FR, US or RU.
+        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+    """
+    start = time.perf_counter()
+    if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
+        raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
+    with Counter() as counter, ExitStack() as stack:
+        given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
+        if raw and country:
+            given = stack.enter_context(open_raw(raw, country))
+        data = prepare(presets.card(card), **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
+        counter.remark(*data.notes)
+    sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
+    print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")

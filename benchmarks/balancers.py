@@ -22,8 +22,8 @@ from rich.table import Table
 import recmtl
 from benchmarks.generated import BATCH, generated
 from recmtl.data import Loader
+from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
-from recmtl.recipe.recipe import known_names
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.options import Precision

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from recmtl import balance
 from recmtl.balance import Balancer, RotationBalancer
+from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
-from recmtl.recipe.recipe import known_names
 
 SEEDS = range(10)
 T_95 = 2.262  # of Student's t with 9 degrees of freedom: ten seeds

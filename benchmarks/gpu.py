@@ -33,8 +33,8 @@ import recmtl
 from benchmarks.generated import ALL_LARGE, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch, Rows
 from recmtl.features import FeatureEncoder
+from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
-from recmtl.recipe.recipe import known_names
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
 from recmtl.train.device import in_tf32

@@ -57,6 +57,24 @@ class RunError(ValueError):
     """A run folder or checkpoint that cannot be used."""
 
 
+class UntrustedError(RunError):
+    """A recipe of a run that names a class of a module that is not trusted.
+
+    Args:
+        recipe: The file.
+        name: The import path of the class.
+
+    Attributes:
+        on_command_line: The message of a command, whose user types something else.
+    """
+
+    def __init__(self, recipe: Path, name: str) -> None:
+        module = name.rpartition(".")[0]
+        found = f"{recipe} names {name!r}, which is not trusted: if you trust its code, "
+        super().__init__(f"{found}load the run by `load_run({str(recipe.parent)!r}, trust=[{module!r}])`")
+        self.on_command_line = f"{found}add `--trust {module}` and call recmtl from the folder that holds the module"
+
+
 class DivergenceError(ValueError):
     """Training that diverged."""
 
@@ -92,14 +110,15 @@ def unreadable(name: str, error: Exception) -> DataError:
     return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
 
 
-def did_you_mean(name: str, known: Iterable[str], most: int = 1, mark: str = "'") -> str:
+def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'", most: int = 1) -> str:
     """Return "; did you mean 'x'?" for the known names that are spelled alike, or an empty string.
 
     Args:
         name: The name that is not known.
         known: The names that are.
+        before: What is written before each.
+        after: What is written after each.
         most: How many to propose at most.
-        mark: The quotation mark around each.
     """
     near = get_close_matches(name, list(known), most)
-    return f"; did you mean {' or '.join(f'{mark}{other}{mark}' for other in near)}?" if near else ""
+    return f"; did you mean {' or '.join(f'{before}{other}{after}' for other in near)}?" if near else ""

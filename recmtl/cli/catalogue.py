@@ -68,7 +68,7 @@ def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
     """
     if name not in catalogue:
         names = f": the commands are {', '.join(catalogue)}"
-        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, mark='`') or names}")
+        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, '`', '`') or names}")
 
 
 def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:
@@ -94,11 +94,11 @@ def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[st
 
 
 def _nearest(flag: str, listed: Sequence[str], classes: Sequence[str]) -> str:
-    """Propose the option that is spelled alike as a whole, in its last word, or in its first."""
-    last = {other.lstrip("-").rpartition(".")[2]: other for other in listed}
-    alike = get_close_matches(flag.lstrip("-").rpartition(".")[2], last, 1)
-    return (
-        did_you_mean(flag, listed, mark="`")
-        or (f"; did you mean `{last[alike[0]]}`?" if alike else "")
-        or did_you_mean(flag.partition(".")[0], classes, mark="`")
-    )
+    """Propose the option whose last word is spelled alike, first of those beside it, or whose first word is."""
+    beside, _, word = flag.removeprefix("--").rpartition(".")
+    words = {other.removeprefix("--").rpartition(".")[2]: other for other in listed}
+    siblings = [other for other, whole in words.items() if whole == f"--{beside}.{other}"]
+    near = get_close_matches(word, siblings, 1) or get_close_matches(word, words, 1)
+    if near:
+        return f"; did you mean `{words[near[0]]}`?"
+    return did_you_mean(flag.partition(".")[0], classes, "`", "`")

@@ -18,7 +18,7 @@ from recmtl.comparison.grid import Grid
 from recmtl.comparison.progress import GridBar
 from recmtl.comparison.runner import run_grid
 from recmtl.comparison.tables import ResultTable, result_tables
-from recmtl.recipe.recipe import parse_recipe, recipe_parser
+from recmtl.recipe.options import parse_recipe, recipe_parser
 
 SOME_FAILED = 1
 

@@ -20,7 +20,7 @@ from recmtl.cli.synth import synth_command
 from recmtl.cli.train import train
 from recmtl.data import DataError, PreparedData, Rows
 from recmtl.evaluate import Metrics, binary_metrics, task_labels
-from recmtl.recipe.recipe import parse_recipe, recipe_parser
+from recmtl.recipe.options import parse_recipe, recipe_parser
 
 ITERATIONS = 100
 

@@ -16,7 +16,7 @@ from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
-from recmtl.recipe.recipe import load_run
+from recmtl.recipe.load import load_run
 
 
 def evaluate_command(

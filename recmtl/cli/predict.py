@@ -15,7 +15,7 @@ from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
 from recmtl.evaluate import Predictions
 from recmtl.io.files import new_file
-from recmtl.recipe.recipe import load_run
+from recmtl.recipe.load import load_run
 from recmtl.schema import Schema
 
 

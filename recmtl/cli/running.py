@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from argparse import ArgumentError
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
 from recmtl.balance.distributed import LostRankError
+from recmtl.cli.class_help import class_help
+from recmtl.cli.console import print_line
 from recmtl.cli.exit import FAILED, end, one_line
 from recmtl.cli.parser import command_parser
-from recmtl.errors import Interrupted, RunError, UsageError
+from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
 from recmtl.io.memory import explain_oom
+from recmtl.recipe.option_errors import parse_options
 from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import to_be_trusted
-from recmtl.train import RunFolder
+from recmtl.runs.folder import RunFolder
 from recmtl.train.distributed import launched, place
 
 
@@ -28,18 +32,13 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     """
     if launched() > 1 and name != "train":
         raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
-    module = import_module(f"recmtl.cli.{name}")
-    command = getattr(module, f"{name}_command")
+    if names_own_modules(name, arguments) and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # the last: a file here takes no installed module's place
     try:
         with explain_oom(f"what `recmtl {name}` works on"):
-            if hasattr(module, f"{name}_parser"):  # the keys of a recipe are options, too
-                status: int = command(arguments)
-                return status
-            parser = command_parser(name, command)
-            command(**vars(parser.instantiate(parser.parse_args(arguments))))
-            return 0
-    except ArgumentError as error:
-        raise UsageError(error.message) from error
+            return _run(name, arguments)
+    except UntrustedError as error:
+        raise UsageError(error.on_command_line) from error
     except LostRankError as error:
         return end(f"process {place()} of {launched()}: {one_line(error)}", FAILED)
     except Interrupted as error:
@@ -47,6 +46,27 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             if place() == 0:  # the first of several processes prints it for all
                 end(f"{error}: go on with `{resume_command(error.folder)}`", error.status)
         return error.status
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    module = import_module(f"recmtl.cli.{name}")
+    command = getattr(module, f"{name}_command")
+    if not hasattr(module, f"{name}_parser"):
+        parser = command_parser(name, command)
+        command(**vars(parser.instantiate(parse_options(parser, arguments))))
+        return 0
+    text = class_help(getattr(module, f"{name}_parser")(), arguments)  # of a command that takes the keys of a recipe
+    if text:
+        print_line(text)
+        return 0
+    status: int = command(arguments)
+    return status
+
+
+def names_own_modules(name: str, arguments: Sequence[str]) -> bool:
+    """Whether options may name modules of the user's own; the recipe of a run that is not trusted may not."""
+    trusted = any(argument.partition("=")[0] == "--trust" for argument in arguments)
+    return trusted or (name in ("train", "compare") and "--resume" not in arguments)
 
 
 def resume_command(folder: Path) -> str:

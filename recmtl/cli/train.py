@@ -16,15 +16,9 @@ from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
 from recmtl.recipe.environment import changes
-from recmtl.recipe.recipe import (
-    build,
-    instantiated,
-    open_data,
-    parse_recipe,
-    recipe_parser,
-    resumed_recipe,
-    save_recipe,
-)
+from recmtl.recipe.load import resumed_recipe
+from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.recipe.recipe import build, instantiated, open_data, save_recipe
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, broadcast_object, process_group

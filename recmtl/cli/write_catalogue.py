@@ -9,7 +9,8 @@ import json
 from typing import Any
 
 from recmtl.cli.catalogue import FILE
-from recmtl.cli.parser import describe_parser, parser_of
+from recmtl.cli.option_help import describe_parser
+from recmtl.cli.parser import parser_of
 
 COMMANDS = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "report", "cache")
 

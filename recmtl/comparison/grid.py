@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser
 
-from recmtl.recipe.recipe import complete_recipe, parse_recipe
+from recmtl.recipe.options import parse_recipe
+from recmtl.recipe.recipe import complete_recipe
 
 SINGLE, SUM = "SingleTask", "Sum"  # a model without shared parameters can only be trained with the plain sum
 SUFFIXES = (".yaml", ".yml")

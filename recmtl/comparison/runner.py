@@ -17,7 +17,8 @@ from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs
 from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.data import DataError, PreparedData
 from recmtl.io.files import locked
-from recmtl.recipe.recipe import instantiated, open_data, parse_recipe, recipe_parser
+from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.recipe.recipe import instantiated, open_data
 from recmtl.runs.folder import LOCK_FILE
 from recmtl.train import RunError
 

@@ -20,6 +20,8 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 def named_class(kind: Any) -> type | None:
     """Return the class whose subclasses an option of a type names, as such or as what a factory builds."""
+    if any(member in (int, float, str) for member in alternatives(kind)):
+        return None
     for member in alternatives(kind):
         found = get_args(member)[-1] if get_origin(member) is Callable else member
         if isinstance(found, type) and found not in (*ACCEPTED, dict, list, tuple) and not is_dataclass(found):
@@ -48,8 +50,7 @@ def _accepted(kind: Any) -> str:
         return "a list"
     if kind is dict or origin in (dict, Mapping):
         return "a mapping"
-    named = named_class(kind)
-    return f"the name of a {named.__name__}" if named else str(kind)
+    return f"the name of a {named.__name__}" if (named := named_class(kind)) else getattr(kind, "__name__", str(kind))
 
 
 def placeholder(kind: Any) -> str:

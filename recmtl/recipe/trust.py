@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from inspect import isfunction
 from pathlib import Path
 from pydoc import locate
@@ -14,10 +13,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from recmtl.train import RunError
+from recmtl.errors import RunError, UntrustedError, UsageError
+from recmtl.recipe.classes import imported
 
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
-KINDS = (nn.Module, Optimizer)  # all that a recipe has built by name
+BASES = (nn.Module, Optimizer)  # all that a recipe has built by name
 SECTIONS = {"data", "model", "balancer", "trainer"}
 GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
 ENTRY = {"class_path", "init_args", "dict_kwargs"}  # the keys beside the name of a class
@@ -43,8 +43,8 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
             if os.path.exists(text) and not os.path.isdir(text):  # a file of options, which nobody has checked
                 raise RunError(f"{path} names {text!r}, which is also a file here: call recmtl from another folder")
         elif not IMPORT.fullmatch(text) or not _within(text, (*TRUSTED, *trust)):
-            raise RunError(f"{path} names {text!r}, which is not trusted: if it should be, give `--trust MODULE`")
-        elif not _is_trusted(text, trust):
+            raise UntrustedError(path, text)
+        elif not is_trusted_class(text, trust, path):
             raise RunError(f"{path} names {text!r}, which is no layer, model, balancer or optimizer")
 
 
@@ -86,16 +86,27 @@ def _is_recipe(recipe: Any) -> bool:
     return all(set(entry) <= ENTRY for entry in named)
 
 
-def _is_trusted(name: str, trust: Sequence[str]) -> bool:
-    """Whether a name is that of a layer or optimizer where it is defined or exported, or of what a user trusts."""
+def is_trusted_class(name: str, trust: Sequence[str], path: Path) -> bool:
+    """Whether a name is that of a layer or optimizer of recmtl or torch, or of what a trusted module defines.
+
+    Args:
+        name: The import path, of a module that is trusted.
+        trust: The modules beside recmtl and torch.
+        path: The file that names it, for the error.
+
+    Raises:
+        RunError: A module that the user trusts cannot be imported, or does not have it.
+    """
     module, _, attribute = name.rpartition(".")
     try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError):  # a module's imports, such as `recmtl.cli.main.sys`, are no modules within it
-        return False
+        found = imported(module, attribute)
+    except UsageError as error:
+        if _within(name, trust):
+            raise RunError(f"{path} names {name!r}: {error}") from error
+        return False  # a module's imports, such as `recmtl.cli.main.sys`, are no modules within it
     if not (isinstance(found, type) or isfunction(found)):
         return False
-    kind = isinstance(found, type) and issubclass(found, KINDS)
+    kind = isinstance(found, type) and issubclass(found, BASES)
     return _within(found.__module__, trust) or (kind and _within(found.__module__, TRUSTED))
 
 

@@ -17,7 +17,9 @@ from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.evaluate.slices import FeatureValues
 from recmtl.io.untrusted import from_yaml
-from recmtl.recipe.recipe import DataOptions, open_data, own_cache
+from recmtl.recipe.load import own_cache
+from recmtl.recipe.options import DataOptions
+from recmtl.recipe.recipe import open_data
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError

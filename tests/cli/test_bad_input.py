@@ -175,7 +175,7 @@ class TestOptions:
     @pytest.mark.parametrize(
         ("arguments", "word"),
         [
-            (["nope"], "there is no command 'nope': give one of "),
+            (["nope"], "there is no command 'nope': the commands are "),
             (["synth"], "out"),
             (["synth", "--out", "x", "--rows", "many"], "many"),
             (["prepare", "--card", "aliexpress"], "out"),

@@ -102,7 +102,7 @@ def test_predict_takes_a_prepared_dataset(run: Path, csv: Path, tmp_path: Path) 
         (["--trainer.run.device", "foo"], "`device` 'foo' cannot be used"),
         (["--trainer.optimization.optimizer.lr", "-1"], "Invalid learning rate"),
         (["--trainer.stopping.monitor", "ctr.auuc"], "`monitor` must name one of the metrics auc, logloss"),
-        (["--trainer.epoch", "1"], "unrecognized arguments"),
+        (["--trainer.epoch", "1"], "did you mean `--trainer.epochs`?"),
     ],
 )
 def test_what_only_training_finds_out_is_one_line_and_blocks_no_second_try(

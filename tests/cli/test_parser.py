@@ -1,19 +1,31 @@
-"""Wrong options are explained in the user's words; the parser's own come from the parser itself."""
+"""Wrong options are explained in the user's words, with the nearest name that there is."""
 
-from argparse import ArgumentError
+import sys
+from pathlib import Path
 
 import pytest
 
-from recmtl.cli.main import one_line
-from recmtl.recipe.recipe import parse_recipe, recipe_parser
+import recmtl
+from recmtl.cli.main import main
+from recmtl.errors import UsageError
+from recmtl.recipe.options import parse_recipe, recipe_parser
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--model.layers", "x"], "`--model.layers` must be a list, got 'x'"),
-        (["--model.expertz", "3"], "`--model` has no option 'expertz': `--model.help` lists them"),
-        (["--model.style.dropoot", "0.1"], "`--model` has no option 'style.dropoot': `--model.help` lists them"),
+        (["--model.expertz", "3"], "MMOE has no option `--model.expertz`; did you mean `--model.experts`?"),
+        (
+            ["--model.style.dropoot", "0.1"],
+            "MMOE has no option `--model.style.dropoot`; did you mean `--model.style.dropout`?",
+        ),
+        (["--balancer.frobnicate", "1"], "Sum has no option `--balancer.frobnicate`: it has none"),
+        (
+            ["--model", "SingleTask", "--model.experts", "1"],
+            "SingleTask has no option `--model.experts`: it has layers, tower_layers, style.normalization, "
+            "style.dropout, style.activation, style.initialization, towers, encoder",
+        ),
         (["--model.style.dropout", "a"], "`--model.style.dropout` must be a number, got 'a'"),
         (["--model.towers", "x"], "`--model.towers` must be a mapping or null, got 'x'"),
         (["--trainer.epochs", "x"], "`--trainer.epochs` must be an integer, got 'x'"),
@@ -38,12 +50,152 @@ from recmtl.recipe.recipe import parse_recipe, recipe_parser
         ),
         (
             ["--trainer.optimization.optimizer", "Adm"],
-            "there is no trainer.optimization.optimizer 'Adm': give the import path of your own",
+            "there is no optimizer 'Adm'; did you mean 'Adam'?",
         ),
-        (["--nope", "1"], "unrecognized arguments: --nope 1"),
+        (["--model", "MMEO"], "there is no model 'MMEO'; did you mean 'MMOE'?"),
+        (["--balancer", "MetaBalanc"], "there is no balancer 'MetaBalanc'; did you mean 'MetaBalance'?"),
+        (["--model", "recmtl.PCGrad"], "'recmtl.PCGrad' is no model: it must be a subclass of RankingModel"),
+        (
+            ["--model", "recmtl.MMEO"],
+            "there is no model 'recmtl.MMEO': module 'recmtl' has no class 'MMEO'; did you mean 'MMOE'?",
+        ),
+        (
+            ["--model.encoder.wdth", "4"],
+            "FeatureEncoder has no option `--model.encoder.wdth`; did you mean `--model.encoder.width`?",
+        ),
+        (
+            ["--model.towers", "{ctr: torch.nn.Linea}"],
+            "there is no module 'torch.nn.Linea': module 'torch.nn' has no class 'Linea'; did you mean 'Linear'?",
+        ),
+        (["--model.towers", "{ctr: "], "`--model.towers` is not YAML: while parsing"),
+        (["--nope", "1"], "`test` has no option `--nope`: it has "),
     ],
 )
 def test_one_sentence(arguments: list[str], said: str) -> None:
-    with pytest.raises(ArgumentError) as caught:
+    with pytest.raises(UsageError) as caught:
         parse_recipe(recipe_parser("test"), arguments)
-    assert one_line(caught.value) == said
+    assert str(caught.value).startswith(said)
+    assert said[-1] in " :" or str(caught.value) == said or "YAML" in said
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("trainer: {epoch: 3}", "`test` has no option `trainer.epoch`; did you mean `trainer.epochs`?"),
+        ("data: {card: aliexpress, trian: a.csv}", "has no option `data.trian`; did you mean `data.train`?"),
+        ("model: {class_path: MMOE, init_args: {expertz: 3}}", "MMOE has no option `model.expertz`; did you mean"),
+        ("model: MMEO", "there is no model 'MMEO'; did you mean 'MMOE'?"),
+        ("trainer: {epochs: many}", "`trainer.epochs` must be an integer, got 'many'"),
+        ("trainer: {run: {tensorboard: 3}}", "`trainer.run.tensorboard` must be true or false, got 3"),
+    ],
+)
+def test_one_sentence_about_a_recipe_names_its_file(recipe: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(recipe)
+    with pytest.raises(UsageError) as caught:
+        parse_recipe(recipe_parser("test"), ["--config", str(path)])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+
+
+def test_options_are_those_of_the_class_that_a_recipe_names(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: {class_path: SharedBottom, init_args: {layers: [8]}}\n")
+    with pytest.raises(UsageError, match=r"^SharedBottom has no option `--model\.experts`: it has layers, "):
+        parse_recipe(recipe_parser("test"), ["--config", str(tmp_path / "r.yaml"), "--model.experts", "3"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (
+            ["--model.help"],
+            ["usage: recmtl train --model MMOE ", "  --model.experts N           How many experts. (default: 4)"],
+        ),
+        (["--model.help", "ESMM"], ["usage: recmtl train --model ESMM ", "  --model.tower_layers [N,…]  "]),
+        (["--model.help=recmtl.ESMM"], ["usage: recmtl train --model ESMM "]),
+        (["--config", "aliexpress_esmm", "--model.help"], ["usage: recmtl train --model ESMM "]),
+        (["--balancer", "PCGrad", "--balancer.help"], ["usage: recmtl train --balancer PCGrad "]),
+        (["--model.encoder.numeric.help", "PeriodicEmbeddings"], ["usage: recmtl train --model.encoder.numeric Per"]),
+        (["--trainer.optimization.optimizer.help", "SGD"], ["  --trainer.optimization.optimizer.momentum NUMBER"]),
+    ],
+)
+def test_help_on_a_class(arguments: list[str], lines: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments]) == 0
+    text = capsys.readouterr().out
+    for line in lines:
+        assert any(found.startswith(line) for found in text.splitlines()), text
+
+
+OWN = """
+import torch, recmtl
+
+class MyModel(recmtl.SharedBottom):
+    def __init__(self, schema: recmtl.FittedSchema, width: int = 4) -> None:
+        super().__init__(schema, layers=(width,))
+
+class MyTower(torch.nn.Linear):
+    def __init__(self, in_features: int) -> None:
+        super().__init__(in_features, 1)
+
+class MyBalancer(recmtl.Sum):
+    pass
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, csv: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A working directory with a module, and a command that would train in it."""
+    (tmp_path / "own_classes.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "own_classes", raising=False)
+    data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--run", "run"]
+    return ["train", *data, "--trainer.epochs", "1", "--trainer.run.progress", "false"]
+
+
+def test_own_classes_are_found_in_the_working_directory(
+    here: list[str], csv: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = ["--model", "own_classes.MyModel", "--model.width", "3", "--balancer", "own_classes.MyBalancer"]
+    assert main([*here, *own]) == 0
+    assert sys.path[-1] == str(Path.cwd())  # a file here takes no installed module's place
+    monkeypatch.setattr("sys.path", sys.path[:-1])
+    del sys.modules["own_classes"]
+    evaluate = ["evaluate", "run", "--rows", f"{csv}/test.csv", "--draws", "0"]
+    capsys.readouterr()
+    assert main(evaluate) == 2
+    said = capsys.readouterr().err
+    assert "names 'own_classes.MyModel', which is not trusted: if you trust its code, add `--trust own_classes`" in said
+    assert "own_classes" not in sys.modules
+    with pytest.raises(recmtl.RunError, match=r"load the run by `load_run\('run', trust=\['own_classes'\]\)`"):
+        recmtl.load_run("run")
+    with pytest.raises(recmtl.RunError, match="there is no module 'own_classes', neither in the working directory '"):
+        recmtl.load_run("run", trust=["own_classes"])
+    assert main([*evaluate, "--trust", "own_classes"]) == 0
+    assert type(recmtl.load_run("run", trust=["own_classes"]).model).__name__ == "MyModel"
+
+
+def test_an_own_tower_is_found_in_the_working_directory(here: list[str]) -> None:
+    assert main([*here, "--model", "SharedBottom", "--model.towers", "{ctr: own_classes.MyTower}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "own_clases.MyModel",
+            "there is no module 'own_clases', neither in the working directory '{here}' nor installed",
+        ),
+        ("own_classes.MyModl", "module 'own_classes' has no class 'MyModl'; did you mean 'MyModel'?"),
+        ("own_classes.MyTower", "'own_classes.MyTower' is no model: it must be a subclass of RankingModel"),
+        ("broken.MyModel", "module 'broken' cannot be imported: SyntaxError: "),
+    ],
+)
+def test_an_own_class_that_is_not_found(
+    here: list[str], name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("broken.py").write_text("class MyModel(:\n")
+    assert main([*here, "--model", name]) == 2
+    error = capsys.readouterr().err
+    assert said.format(here=Path.cwd()) in error
+    assert error.count("\n") == 1

@@ -248,10 +248,10 @@ def test_from_the_command_line_to_trained_weights(cls: type, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("", "Nope", f"there is no model.encoder.numeric 'Nope': give one of {NAMES}, or the import path of your own"),
+        ("", "Nope", f"there is no embedding 'Nope': give one of {NAMES}, or the import path of your own"),
         (".width", "x", "`--model.encoder.numeric.width` must be an integer, got 'x'"),
         (".width", "0", "`width` must be at least 1, got 0"),
-        (".bins", "4", "`--model.encoder.numeric` has no option 'bins': `--model.encoder.numeric.help` lists them"),
+        (".bins", "4", "LinearEmbeddings has no option `--model.encoder.numeric.bins`: it has width"),
     ],
 )
 def test_wrong_options_are_refused(

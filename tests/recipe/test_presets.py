@@ -6,16 +6,11 @@ import pytest
 from jsonargparse import ArgumentParser
 
 import recmtl
+from recmtl.recipe.classes import known_names
+from recmtl.recipe.load import without_files
+from recmtl.recipe.options import add_recipe, parse_recipe, recipe_parser
 from recmtl.recipe.presets import find_card, find_recipe
-from recmtl.recipe.recipe import (
-    add_recipe,
-    build,
-    complete_recipe,
-    known_names,
-    parse_recipe,
-    recipe_parser,
-    without_files,
-)
+from recmtl.recipe.recipe import build, complete_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted(p.stem for p in (ROOT / "models").glob("*.yaml"))

@@ -18,7 +18,9 @@ import torch
 import yaml
 
 from recmtl.cli.main import main
-from recmtl.recipe.recipe import read_recipe, recipe_parser, resumed_recipe
+from recmtl.recipe.load import resumed_recipe
+from recmtl.recipe.options import recipe_parser
+from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import check_trust
 from recmtl.runs.serialization import append_checksum, read_checkpoint
 from recmtl.schema import Schema, SchemaError

@@ -57,7 +57,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
         (["--model", "recmtl.PCGrad"], "'recmtl.PCGrad' is no model: it must be a subclass of RankingModel"),
         (
             ["--model", "recmtl.MMEO"],
-            "there is no model 'recmtl.MMEO': module 'recmtl' has no class 'MMEO'; did you mean 'MMOE'?",
+            "there is no model 'recmtl.MMEO': module 'recmtl' has no class 'MMEO'; ",
         ),
         (
             ["--model.encoder.wdth", "4"],
@@ -65,7 +65,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
         ),
         (
             ["--model.towers", "{ctr: torch.nn.Linea}"],
-            "there is no module 'torch.nn.Linea': module 'torch.nn' has no class 'Linea'; did you mean 'Linear'?",
+            "there is no module 'torch.nn.Linea': module 'torch.nn' has no class 'Linea'; ",
         ),
         (["--model.towers", "{ctr: "], "`--model.towers` is not YAML: while parsing"),
         (["--nope", "1"], "`test` has no option `--nope`: it has "),
@@ -75,7 +75,7 @@ def test_one_sentence(arguments: list[str], said: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_recipe(recipe_parser("test"), arguments)
     assert str(caught.value).startswith(said)
-    assert said[-1] in " :" or str(caught.value) == said or "YAML" in said
+    assert said.endswith(" ") or str(caught.value) == said or "YAML" in said
 
 
 @pytest.mark.parametrize(

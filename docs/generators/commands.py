@@ -1,34 +1,14 @@
-"""The reference of the commands, from their parsers."""
+"""The reference of the commands, from the list of their options."""
 
-import inspect
-from argparse import SUPPRESS, Action
-from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin
-from unittest.mock import patch
-
-from jsonargparse import ArgumentParser
+from typing import Any
 
 from docs.generators.markdown import cell, table
-from recmtl.cli import main as cli
-from recmtl.recipe.recipe import known_names
-
-PLAIN = {
-    "Path": "path",
-    "Callable": "a class",
-    "Sequence": "list",
-    "Mapping": "mapping",
-    "PositiveFloat": "number",
-}
-HIDDEN = ("--help", "--print_config")
-
-
-class _ParserFound(Exception):  # noqa: N818 - carries the parser out of the command
-    """Ends a command when its parser is about to print its help."""
+from recmtl.cli.catalogue import load_catalogue
 
 
 def names() -> list[str]:
     """Return the names of the commands, in the order of the help."""
-    return list(cli.ORDER)
+    return list(load_catalogue())
 
 
 def file_of(name: str) -> str:
@@ -38,48 +18,30 @@ def file_of(name: str) -> str:
 
 def pages() -> dict[str, str]:
     """Return a page per command, and their list, by path."""
-    rows = [(f"[`recmtl {name}`]({name}.md)", cell(cli.SUMMARIES[name])) for name in names()]
+    commands = load_catalogue()
+    rows = [(f"[`recmtl {name}`]({name}.md)", cell(command["summary"])) for name, command in commands.items()]
     listed = f"""# Commands
 
 {table(["command", "what it does"], rows, right=2)}
 
 `recmtl COMMAND --help` prints the options of a command. Bad input ends in one line on standard error and exit status 2.
 """
-    return {"reference/commands/index.md": listed, **{file_of(name): page(name) for name in names()}}
+    return {
+        "reference/commands/index.md": listed,
+        **{file_of(name): page(name, command) for name, command in commands.items()},
+    }
 
 
-def parser_of(name: str) -> ArgumentParser:
-    """Return the parser of a command, as it stands when it prints its help."""
-    found: list[ArgumentParser] = []
-
-    def keep(parser: ArgumentParser, *_: object, **__: object) -> None:
-        found.append(parser)
-        raise _ParserFound
-
-    with patch.object(ArgumentParser, "print_help", keep):
-        try:
-            cli.run([name, "--help"])
-        except _ParserFound:
-            return found[0]
-    raise RuntimeError(f"`recmtl {name} --help` does not print the help of a parser")
-
-
-def page(name: str) -> str:
+def page(name: str, command: dict[str, Any]) -> str:
     """Return the page of one command."""
-    parser = parser_of(name)
-    parts = [f"# recmtl {name}", "", cli.SUMMARIES[name], ""]
+    parts = [f"# recmtl {name}", "", command["summary"], "", "```text", command["usage"], "```", ""]
     groups: dict[str, list[tuple[str, ...]]] = {}
-    for action in parser._actions:
-        if action.help is SUPPRESS or any(option in HIDDEN for option in action.option_strings):
-            continue
-        if any(option.endswith(".help") for option in action.option_strings):
-            continue
-        groups.setdefault(section(action), []).append(row(parser, action))
+    for option in command["options"]:
+        groups.setdefault(option["group"], []).append(row(option))
     for title, rows in groups.items():
-        if title or len(groups) > 1:
-            parts += [f"## {title or 'Options'}", ""]
+        parts += [f"## {title}", ""] if len(groups) > 1 else []
         parts += [table(["option", "value", "default", "meaning"], rows, right=4), ""]
-    if any("--model" in action.option_strings for action in parser._actions):
+    if "--model" in command["classes"]:
         parts += [
             "The options of a model or balancer follow its name, as in `--model MMOE --model.experts 8`;",
             f"`recmtl {name} --model.help MMOE` lists them. So do the pages of the",
@@ -88,64 +50,9 @@ def page(name: str) -> str:
     return "\n".join(parts)
 
 
-def section(action: Action) -> str:
-    """Return the part of a recipe that an option belongs to, as a title."""
-    key = action.dest.split(".")
-    titles = {"data": "Data", "model": "Model and balancer", "balancer": "Model and balancer", "trainer": "Training"}
-    if key[0] == "trainer" and len(key) > 1 and key[1] in ("optimization", "stopping", "run"):
-        return {"optimization": "Optimization", "stopping": "Early stopping", "run": "Run"}[key[1]]
-    is_key = len(key) > 1 or key[0] in ("model", "balancer")
-    return titles.get(key[0], "") if is_key and action.option_strings else ""
-
-
-def row(parser: ArgumentParser, action: Action) -> tuple[str, str, str, str]:
-    """Return what the table says of one option."""
-    written = ", ".join(f"`{option}`" for option in action.option_strings) or f"`{action.metavar or action.dest}`"
-    default = "" if action.required else shown(action.default)
-    return written, cell(value(action)), default, cell(action.help or "")
-
-
-def shown(default: object) -> str:
-    """Return a default as one would type it."""
-    if default is None or default == [] or default is SUPPRESS:
-        return "–"
-    if isinstance(default, bool):
-        return f"`{str(default).lower()}`"
-    if isinstance(default, dict):
-        default = default.get("class_path", default)
-    return f"`{getattr(default, '__name__', default)}`"
-
-
-def value(action: Action) -> str:
-    """Return what an option takes, in a word or two."""
-    if action.option_strings and action.nargs == 0:
-        return "–"
-    if action.choices:
-        return ", ".join(f"`{choice}`" for choice in action.choices)
-    known = known_names(action.dest)
-    if known:
-        return ", ".join(f"`{name.rpartition('.')[2]}`" for name in known)
-    if action.metavar:
-        written: Sequence[str] = [action.metavar] if isinstance(action.metavar, str) else action.metavar
-        return " ".join(f"`{choice}`" if "{" not in choice else listed(choice) for choice in written)
-    return kind(getattr(action, "_typehint", None) or action.type or str)
-
-
-def listed(choices: str) -> str:
-    """Return `{a,b}` as a list of its choices."""
-    return ", ".join(f"`{choice}`" for choice in choices.strip("{}").split(","))
-
-
-def kind(hint: Any) -> str:
-    """Return the name of a type in plain words."""
-    plain = {int: "integer", float: "number", str: "text", bool: "`true`, `false`", type(None): "null"}
-    if hint in plain:
-        return plain[hint]
-    if get_origin(hint) is Literal:
-        return ", ".join(f"`{choice}`" for choice in get_args(hint))
-    if get_args(hint) and get_origin(hint) is not None and not inspect.isclass(get_origin(hint)):
-        return " or ".join(kind(part) for part in get_args(hint))
-    if getattr(get_origin(hint), "__name__", "") in ("UnionType", "Union"):
-        return " or ".join(kind(part) for part in get_args(hint))
-    name = getattr(hint, "__name__", str(hint))
-    return PLAIN.get(name, name)
+def row(option: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return the cells of the table for one option."""
+    flags = ", ".join(f"`{flag}`" for flag in option["flags"])
+    value = f"`{option['value']}`" if option["value"] else "–"
+    default = "–" if option["default"] is None else f"`{option['default']}`"
+    return flags, cell(value), default, cell(option["help"])

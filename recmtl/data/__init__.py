@@ -1,4 +1,4 @@
-"""Files to batches. Knows the schema; knows no model."""
+"""From raw files to batches, by a schema."""
 
 from recmtl.data.loader import Batch, Loader, Share
 from recmtl.data.preparation.prepare import encode_rows, prepare

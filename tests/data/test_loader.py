@@ -7,7 +7,6 @@ import torch
 
 from recmtl.data import Loader, prepare
 from recmtl.data import loader as loader_module
-from recmtl.data import loader as windows_module
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 ROWS = 23
@@ -48,7 +47,7 @@ def test_each_row_once_in_batches_of_the_size(size, lengths, seed, device):
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("seed", [None, 5])
-def test_values_are_the_prepared_ones(seed, device):
+def test_batches_hold_the_prepared_values(seed, device):
     data = rows(weight="w")
     packed = data.packed()
     for batch in Loader(data, 6, device, seed).epoch(1):
@@ -74,14 +73,14 @@ def test_order():
     assert tuple(range(ROWS)) not in orders
 
 
-def test_epochs_do_not_depend_on_those_before():
+def test_an_epoch_does_not_depend_on_earlier_ones():
     loader = Loader(rows(), 5, seed=1)
     first = order(loader, 2)
     order(loader, 0)
     assert order(loader, 2) == first
 
 
-def test_global_randomness_is_left_alone():
+def test_the_global_generator_is_not_used():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
@@ -107,7 +106,7 @@ def test_batch_size_is_checked():
 
 @pytest.fixture
 def _blocks_of_two(monkeypatch):
-    monkeypatch.setattr(windows_module, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(loader_module, "BLOCK_ROWS", 2)
 
 
 @pytest.mark.usefixtures("_blocks_of_two")
@@ -125,7 +124,7 @@ def test_windows_hold_each_row_once(window, size):
 
 
 @pytest.mark.usefixtures("_blocks_of_two")
-def test_rows_of_a_window_are_mixed_and_blocks_lie_anywhere():
+def test_windows_shuffle_blocks_and_then_rows():
     loader = Loader(rows(), 1, seed=0, window=8)
     found = [order(loader, epoch) for epoch in range(200)]
     assert len({tuple(o) for o in found}) == 200
@@ -136,7 +135,7 @@ def test_rows_of_a_window_are_mixed_and_blocks_lie_anywhere():
 
 
 @pytest.mark.usefixtures("_blocks_of_two")
-def test_one_window_is_read_ahead_and_none_more(monkeypatch):
+def test_a_single_window_is_read_ahead(monkeypatch):
     data, read = rows(), []
     monkeypatch.setattr(
         data, "packed", lambda spans: read.append(threading.current_thread()) or type(data).packed(data, spans)
@@ -162,7 +161,7 @@ def test_rows_that_do_not_fit_are_read_in_windows(monkeypatch):
 @pytest.mark.usefixtures("_blocks_of_two")
 @pytest.mark.parametrize("seed", [None, 3])
 @pytest.mark.parametrize("window", [None, 4, 7])
-def test_an_epoch_goes_on_after_some_batches_without_reading_the_windows_before(monkeypatch, window, seed):
+def test_skipped_batches_are_not_read(monkeypatch, window, seed):
     data = rows(weight="w")
     loader = Loader(data, 4, seed=seed, window=window)
     whole, spans = list(loader.epoch(2)), []

@@ -60,7 +60,7 @@ def search_leaks(
     """
     labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
     groups = np.arange(sample.num_rows) if schema.group is None else category_codes(sample[schema.group])
-    searched = {name: label for name, label in labels.items() if countable(label, groups)}
+    searched = {name: label for name, label in labels.items() if has_both_classes(label, groups)}
     notes = [
         f"label {name!r} has fewer than {ENOUGH} groups (or rows, without a group) with a class in the sample: "
         "columns that give it away were not looked for"
@@ -76,7 +76,7 @@ def category_codes(column: pa.ChunkedArray) -> Codes:
     return codes
 
 
-def countable(label: Floats, groups: Codes) -> bool:
+def has_both_classes(label: Floats, groups: Codes) -> bool:
     """Whether a binary label ``[rows]`` has both classes in enough groups to look for leaks.
 
     Rows of one group, such as a search, share columns: if one group holds all positives, any of these separates them.
@@ -94,7 +94,7 @@ def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Float
 
     Args:
         columns: By name.
-        labels: The binary labels that are `countable`, by name.
+        labels: The binary labels that have both classes, by name.
         groups: The number of the group of each row; rows of one group are not independent.
     """
     fold = np.random.default_rng([STREAM, FOLDS]).integers(0, FOLDS, int(groups.max(initial=0)) + 1)[groups]
@@ -109,14 +109,14 @@ def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Float
             aucs = [_rate_auc(ranks[valid], truth, fold[valid])] if category else []
             aucs += _number_aucs(ranks[valid], missing[valid], truth, groups[valid]) if number else []
             if max(aucs) >= LEAK_AUC:
-                yield Leak(column, name, max(aucs), category and _same(ranks[valid], truth))
+                yield Leak(column, name, max(aucs), category and _is_recoded_label(ranks[valid], truth))
 
 
 def _number_aucs(
     ranks: Codes, missing: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_], groups: Codes
 ) -> list[float]:
     """AUC of numbers in the better direction: of the present ones, and with missing ones below all others."""
-    kept = [~missing] if countable(truth[~missing].astype(np.float64), groups[~missing]) else []
+    kept = [~missing] if has_both_classes(truth[~missing].astype(np.float64), groups[~missing]) else []
     kept += [np.ones_like(missing)] if missing.any() else []
     scores = np.where(missing, -1, ranks)
     aucs = [float(roc_auc_score(truth[rows], scores[rows])) for rows in kept]
@@ -135,7 +135,7 @@ def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_], fold: Codes) -> float:
     return float(roc_auc_score(truth, rates[fold, codes]))
 
 
-def _same(codes: Codes, truth: npt.NDArray[np.bool_]) -> bool:
+def _is_recoded_label(codes: Codes, truth: npt.NDArray[np.bool_]) -> bool:
     """Whether there are two categories, one for each class."""
     pairs = np.unique(np.column_stack([codes, truth]), axis=0)
     return len(pairs) == len(np.unique(codes)) == 2

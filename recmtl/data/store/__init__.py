@@ -1,1 +1,1 @@
-"""The prepared dataset on disk: shards, manifest, validation, cache."""
+"""The prepared dataset on disk: its files, its rows, and the cache."""

@@ -158,7 +158,7 @@ class TestRoles:
         assert ids.tolist() == [[UNKNOWN], [MISSING]]
         assert rows.packed().shape == (2, sum(rows.widths.values()))
 
-    def test_those_that_are_there_are_used(self):
+    def test_present_labels_weights_and_keys_are_used(self):
         fitted = fit(FULL, **DATA)
         some = {name: DATA[name] for name in ("x", "c", "y", "w", "k")}
         (rows,) = encode_rows(fitted, pa.table(some), labelled=False)
@@ -168,13 +168,13 @@ class TestRoles:
         assert encode(fitted, some, WEIGHT).dtype == np.float32
 
     @pytest.mark.parametrize("missing", ["y", "g", "k", "w", "click"])
-    def test_labelled_rows_need_all(self, missing):
+    def test_labelled_rows_need_every_column(self, missing):
         fitted = fit(FULL, **DATA)
         data = pa.table({name: column for name, column in DATA.items() if name != missing})
         with pytest.raises(SchemaError, match=f"column '{missing}' is not in the given table"):
             next(encode_rows(fitted, data))
 
-    def test_features_must_be_there_in_any_case(self):
+    def test_features_are_always_required(self):
         with pytest.raises(SchemaError, match="column 'x' is not in the given table"):
             next(encode_rows(fit(FULL, **DATA), pa.table({"c": ["a"]}), labelled=False))
 

@@ -11,7 +11,7 @@ LABEL = [Task("t", "y")]
 
 
 def learn(schema, *batches):
-    """Fit on batches given as mappings; a label column is added where there is none."""
+    """Fit on batches given as mappings; a missing label column is added."""
     fitter = Fitter(schema)
     for batch in batches:
         rows = len(next(iter(batch.values())))

@@ -44,9 +44,9 @@ def frame(rows=300, groups=100):
 
 
 def content(data):
-    """All that a prepared dataset holds, to compare two of them."""
+    """The content of a prepared dataset, to compare two of them."""
     rows = {name: (split.packed().tolist(), split.keys.to_pydict()) for name, split in data.splits.items()}
-    return data.schema.fingerprint, rows, noticed(data)
+    return data.schema.fingerprint, rows, notes_of(data)
 
 
 def save(data, path):
@@ -61,14 +61,14 @@ def save(data, path):
     return path
 
 
-def noticed(data):
-    """The notes, without that of quoted line breaks, which only text has."""
+def notes_of(data):
+    """The notes, except that of quoted line breaks, which only text files have."""
     return [note for note in data.notes if not note.endswith("within quoted values")]
 
 
 def assert_alike(data, other):
-    """Equal but for the last bits of the moments, which are summed up batch by batch."""
-    assert noticed(data) == noticed(other)
+    """Check equality except for the last bits of the moments, which are summed batch by batch."""
+    assert notes_of(data) == notes_of(other)
     for name, vocabulary in other.schema.vocabularies.items():
         assert data.schema.vocabularies[name].to_pylist() == vocabulary.to_pylist()
     assert data.schema.lengths == other.schema.lengths
@@ -117,7 +117,7 @@ class TestEquality:
 
 
 class TestLeaks:
-    def test_test_and_validation_rows_teach_nothing(self):
+    def test_fitting_ignores_test_and_validation_rows(self):
         train = pd.DataFrame({"c": ["a", "b"], "x": [0.0, 2.0], "y": [0, 1]})
         other = pd.DataFrame({"c": ["new", "a", None], "x": [1e6, None, 1.0], "y": [1, 1, 1]})
         schema = Schema([Categorical("c"), Numeric("x")], [Task("t", "y")])
@@ -129,7 +129,7 @@ class TestLeaks:
         for split in (data.valid, data.test):
             assert split.packed()[:, 0].tolist() == [UNKNOWN, 2, MISSING]
 
-    def test_held_out_rows_teach_nothing(self):
+    def test_fitting_ignores_held_out_rows(self):
         data = frame()
         held_out = set(prepare(PLAIN, data).valid.keys.column("g").to_pylist())
         planted = data.assign(c=np.where(data["g"].isin(held_out), "planted", "c"))
@@ -172,7 +172,7 @@ class TestHoldout:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "7"})
         assert done.stdout.strip() == str(chosen)
 
-    def test_rows_whose_group_is_missing_go_by_their_number(self, monkeypatch):
+    def test_rows_without_a_group_are_held_out_by_their_number(self, monkeypatch):
         schema = Schema([Categorical("c")], [Task("t", "y")], group="g", keys=["k"])
         data = frame(2000).assign(k=range(2000))
         data["g"] = data["g"].astype("Int64").where(data["k"] % 2 == 0)
@@ -185,7 +185,7 @@ class TestHoldout:
         by_number = prepare(schema, data.assign(g=pd.NA)).valid.keys.column("k").to_pylist()
         assert [k for k in by_number if k % 2] == held_out
 
-    def test_without_a_group_by_the_number_of_the_row(self, monkeypatch):
+    def test_without_a_group_column_rows_are_held_out_by_their_number(self, monkeypatch):
         schema = Schema([Categorical("c")], [Task("t", "y")], keys=["k"])
         data = frame(2000).assign(k=range(2000))
         prepared = prepare(schema, data)
@@ -218,7 +218,7 @@ class TestHoldout:
 
 
 class TestFaults:
-    """Each is one sentence with the file, and line, column and value where there is one."""
+    """Each error is one sentence with the file and, if known, line, column and value."""
 
     @pytest.mark.parametrize("holdout", [0, 0.5])
     @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz", "a.parquet"])
@@ -253,7 +253,7 @@ class TestFaults:
         ):
             prepare(SCHEMA, data)
 
-    def test_missing_labels_are_none(self):
+    def test_missing_labels_are_nan(self):
         data = frame().astype({"y": "Int64"})
         data.loc[3, "y"] = pd.NA
         labels = prepare(SCHEMA, data, holdout=0).train.labels["y"]
@@ -310,7 +310,7 @@ class TestInterruption:
         assert len(prepare(SCHEMA, frame(), test=frame(), out=tmp_path / "out").test) == 300
 
     @pytest.mark.slow
-    def test_a_kill_leaves_nothing_that_opens(self, tmp_path):
+    def test_a_kill_leaves_no_dataset(self, tmp_path):
         path = save(frame(), tmp_path / "a.csv")
         program = f"""
             import os, signal
@@ -330,19 +330,19 @@ class TestInterruption:
                 PreparedData.open(left)
         assert len(prepare(PLAIN, path, out=tmp_path / "out").train) > 200
 
-    def test_what_is_there_is_not_overwritten(self, tmp_path):
+    def test_an_existing_folder_is_not_overwritten(self, tmp_path):
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "mine.txt").write_text("mine")
         calls: list[str] = []
         with pytest.raises(DataError, match=f"'{tmp_path}/out' exists already"):
             prepare(PLAIN, frame(), out=tmp_path / "out", progress=lambda what, rows: calls.append(what))
-        assert calls == []  # said before hours of reading
+        assert calls == []  # raised before hours of reading
         assert [p.name for p in (tmp_path / "out").iterdir()] == ["mine.txt"]
         (tmp_path / "file").write_text("mine")
         with pytest.raises(DataError, match="exists already"):
             prepare(PLAIN, frame(), out=tmp_path / "file")
 
-    def test_an_empty_folder_is_taken(self, tmp_path):
+    def test_an_empty_folder_is_used(self, tmp_path):
         (tmp_path / "out").mkdir()
         assert len(prepare(PLAIN, frame(), out=tmp_path / "out", holdout=0).train) == 300
 

@@ -32,7 +32,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def prepared(monkeypatch):
-    """Counts how often data is prepared."""
+    """The folders of all calls of `prepare`."""
     calls: list[Path] = []
     real = prepare_cached_module.prepare
 
@@ -48,7 +48,7 @@ def open_cached(tmp_path, *args, schema=SCHEMA, **kwargs):
     return prepare_cached(schema, *args, cache=tmp_path / "cache", **kwargs)
 
 
-def test_prepares_once(tmp_path, path, prepared):
+def test_equal_files_are_prepared_once(tmp_path, path, prepared):
     first = open_cached(tmp_path, path, None, path)
     again = open_cached(tmp_path, path, None, path)
     assert len(prepared) == 1
@@ -56,7 +56,7 @@ def test_prepares_once(tmp_path, path, prepared):
     assert [p.parent for p in prepared] == [tmp_path / "cache"]
 
 
-def test_content_counts_and_not_the_name(tmp_path, path, prepared):
+def test_the_key_depends_on_content_and_not_on_names(tmp_path, path, prepared):
     open_cached(tmp_path, path)
     Path(path).rename(tmp_path / "b.csv")
     open_cached(tmp_path, str(tmp_path / "b.csv"))
@@ -66,7 +66,7 @@ def test_content_counts_and_not_the_name(tmp_path, path, prepared):
     assert len(prepared) == 2
 
 
-def test_what_else_counts(tmp_path, path, prepared):
+def test_the_key_depends_on_splits_holdout_schema_and_suffix(tmp_path, path, prepared):
     open_cached(tmp_path, path)
     open_cached(tmp_path, path, holdout=0.3)
     open_cached(tmp_path, path, path)
@@ -78,8 +78,8 @@ def test_what_else_counts(tmp_path, path, prepared):
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"], ids=["missing", "cut", "empty"])
-def test_what_is_unfinished_is_prepared_again(tmp_path, path, prepared, content):
-    """Killed after the folder appeared and before it was said where it comes from."""
+def test_an_unfinished_dataset_is_prepared_again(tmp_path, path, prepared, content):
+    """Killed after the folder appeared and before its origin was written."""
     open_cached(tmp_path, path)
     origin = prepared[0] / "origin.json"
     origin.unlink() if content is None else origin.write_text(content)
@@ -108,7 +108,7 @@ print(sum(map(len, data.splits.values())))
 
 @pytest.fixture
 def worker(tmp_path, path):
-    """Starts a process that prepares the rows, and while it fits waits for a mark; its marks are its name and work."""
+    """Start a process that prepares the rows, and while fitting waits for a mark; its marks are its name and activity."""
     marks = tmp_path / "marks"
     marks.mkdir()
     started = []
@@ -150,7 +150,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path, worker):
     assert [p.suffix for p in (tmp_path / "cache").iterdir() if p.name.startswith(".")] == [".partial"]
 
 
-def test_what_killed_processes_left_goes_after_a_day_or_at_once(tmp_path, path, worker):
+def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path, path, worker):
     cache = tmp_path / "cache"
     worker("first", "never", "first fit")
     (alive,) = cache.glob(".*.partial")
@@ -171,7 +171,7 @@ def test_what_killed_processes_left_goes_after_a_day_or_at_once(tmp_path, path, 
     assert alive.is_dir()  # its process holds the lock
 
 
-def test_a_later_use_removes_what_is_left(tmp_path, path):
+def test_preparing_removes_old_leftovers(tmp_path, path):
     dead = tmp_path / "cache" / ".0123456789abcdef01234567.x.partial"
     dead.mkdir(parents=True)
     open_cached(tmp_path, path)
@@ -181,7 +181,7 @@ def test_a_later_use_removes_what_is_left(tmp_path, path):
     assert not dead.exists()
 
 
-def test_a_cache_that_may_not_be_written_is_read(tmp_path, path, prepared, monkeypatch):
+def test_a_read_only_cache_can_be_read(tmp_path, path, prepared, monkeypatch):
     open_cached(tmp_path, path)
     (tmp_path / "cache" / ".0123456789abcdef01234567.lock").touch()
 
@@ -195,7 +195,7 @@ def test_a_cache_that_may_not_be_written_is_read(tmp_path, path, prepared, monke
 
 
 @pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "vocabularies.arrow", "schema.json", "manifest.json"])
-def test_what_is_damaged_is_prepared_again(tmp_path, path, prepared, file):
+def test_a_damaged_dataset_is_prepared_again(tmp_path, path, prepared, file):
     whole = open_cached(tmp_path, path)
     rows = whole.train.packed()
     content = bytearray((prepared[0] / file).read_bytes())
@@ -219,7 +219,7 @@ def test_a_failure_leaves_nothing(tmp_path, path):
         open_cached(tmp_path, str(tmp_path / "gone.csv"))
 
 
-def test_a_kill_leaves_nothing_that_counts(tmp_path, path, prepared):
+def test_a_kill_leaves_no_dataset(tmp_path, path, prepared):
     program = f"""
         import os, signal
         from pathlib import Path
@@ -240,7 +240,7 @@ def test_a_kill_leaves_nothing_that_counts(tmp_path, path, prepared):
 
 @pytest.fixture
 def without_locks(monkeypatch):
-    """A file system that has none."""
+    """A file system without locks."""
 
     def flock(file, kind):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -251,7 +251,7 @@ def without_locks(monkeypatch):
 @pytest.mark.parametrize("when", ["fit", "encode"])
 @pytest.mark.usefixtures("without_locks")
 def test_another_process_was_faster(tmp_path, path, when):
-    """Two runs start at once: the slower one takes what the faster one made."""
+    """Two runs start at once: the slower one opens the dataset of the faster one."""
     made = []
 
     def progress(what, rows):
@@ -264,8 +264,8 @@ def test_another_process_was_faster(tmp_path, path, when):
 
 
 @pytest.mark.usefixtures("without_locks")
-def test_another_process_was_faster_still(tmp_path, path, monkeypatch):
-    """It finished between the look into the cache and the start of the work."""
+def test_another_process_finished_before_the_start(tmp_path, path, monkeypatch):
+    """It finished between the lookup in the cache and the start of the work."""
     module = sys.modules["recmtl.data.preparation.prepare"]
 
     def late(target):
@@ -315,7 +315,7 @@ def test_the_cache_can_be_listed_and_cleared(tmp_path, path, prepared):
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {old.name, young.name, "notes"}
 
 
-def test_what_is_being_prepared_stays(tmp_path, path, prepared):
+def test_a_dataset_that_is_being_prepared_is_not_removed(tmp_path, path, prepared):
     open_cached(tmp_path, path)
     with locked(lock_path(prepared[0])):
         assert remove_cached(find_cached(tmp_path / "cache")) == []

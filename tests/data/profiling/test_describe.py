@@ -105,7 +105,7 @@ def test_drift(hand):
     assert np.isnan(drift["test", "void"]["shift"])
 
 
-def test_a_label_among_the_features_is_said_and_an_honest_feature_is_not():
+def test_a_leak_is_a_warning_and_an_honest_feature_is_not():
     description = describe(leaky(), labels=["click"])
     assert list(description.leaks["column"]) == ["noisy"]
     (warning,) = description.warnings
@@ -136,7 +136,7 @@ def test_without_labels_leaks_are_not_looked_for():
     assert description.notes == ("no label is named: columns that give one away were not looked for",)
 
 
-def test_too_few_rows_of_a_class_are_said():
+def test_too_few_rows_of_a_class_are_noted():
     (note,) = describe(leaky(30), labels=["click"]).notes
     assert note.startswith(
         "label 'click' has fewer than 10 groups (or rows, without a group) with a class in the sample: "
@@ -219,7 +219,7 @@ def test_plain_data_is_strict_json(hand):
     assert json.loads(json.dumps(hand.to_dict(), allow_nan=False)) == hand.to_dict()
 
 
-def test_what_does_not_fit_together_is_said(tmp_path):
+def test_arguments_that_contradict_each_other(tmp_path):
     frame = leaky(100)
     with pytest.raises(DataError, match="give either a card or labels"):
         describe(frame, SCHEMA, labels=["click"])
@@ -234,7 +234,7 @@ def test_what_does_not_fit_together_is_said(tmp_path):
         describe(tmp_path / "gone.csv")
 
 
-def test_each_part_of_a_date_is_described_where_it_was_prepared():
+def test_each_part_of_a_prepared_date_is_described():
     hours = np.arange(400) % 24
     frame = pd.DataFrame({"t": pd.Timestamp("2024-01-01") + pd.to_timedelta(hours, "h"), "click": hours == 3})
     schema = Schema([Timestamp("t", parts=("hour", "day"))], [Task("ctr", "click")])
@@ -243,7 +243,7 @@ def test_each_part_of_a_date_is_described_where_it_was_prepared():
     assert list(described.leaks["column"]) == ["t.hour"]
 
 
-def test_what_is_no_date_is_refused_as_in_preparing():
+def test_a_value_that_is_not_a_date_is_an_error():
     frame = pd.DataFrame({"t": ["2024-01-01", "never"], "click": [0, 1]})
     with pytest.raises(DataError, match="row 2, column 't': 'never' is not an ISO 8601 date"):
         describe(frame, Schema([Timestamp("t")], [Task("ctr", "click")]))
@@ -263,7 +263,7 @@ def test_labels_of_each_file(tmp_path):
             ("test", "a", 3, 2, pytest.approx(2 / 3)),
         )
     }
-    assert describe(tmp_path / "c.csv", schema, test=tmp_path / "a.csv").files.empty  # the splits say it
+    assert describe(tmp_path / "c.csv", schema, test=tmp_path / "a.csv").files.empty  # the table of labels has them
     (tmp_path / "d.csv").write_text("x,y\n1,0\n1,2\n")
     with pytest.raises(DataError, match=r"d\.csv, line 3, column 'y': '2' is not a binary label"):
         describe(tmp_path, schema)

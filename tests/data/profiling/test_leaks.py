@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from recmtl.data.profiling.leaks import Leak, countable, find_leaks
+from recmtl.data.profiling.leaks import Leak, find_leaks, has_both_classes
 
 ROWS = 4000
 
@@ -43,7 +43,7 @@ def test_an_honest_strong_feature_is_not_found(rng):
     assert not found({"number": strong, "category": np.digitize(strong, np.linspace(-3, 3, 50))}, click=label)
 
 
-def test_the_label_in_other_words(rng):
+def test_a_recoded_label(rng):
     label = click(rng)
     columns = {
         "words": np.where(label == 1, 7, 3),
@@ -65,8 +65,8 @@ def test_the_label_in_other_words(rng):
     )
 
 
-def test_what_is_filled_in_only_after_the_click_is_found(rng):
-    """The time on the page is missing where there was no click; its value says nothing."""
+def test_a_column_filled_only_after_the_click_is_found(rng):
+    """The time on the page is missing without a click; its value carries no information."""
     label = click(rng)
     stay = np.where(label == 1, rng.exponential(size=ROWS), np.nan)
     ids = np.where(label == 1, np.arange(ROWS) + 1, 0)
@@ -79,7 +79,7 @@ def test_present_values_that_separate_are_found_though_many_are_missing(rng):
     assert found({"score": score}, click=label)["score", "click"].auc == 1
 
 
-def test_ids_that_never_repeat_say_nothing(rng):
+def test_ids_that_never_repeat_are_no_leak(rng):
     label = click(rng)
     assert not found({"id": rng.permutation(ROWS), "few": rng.integers(0, 1000, ROWS)}, click=label)
 
@@ -97,23 +97,23 @@ def test_noise_is_never_found_however_rare_the_label(seed, positives, categories
     rng = np.random.default_rng(seed)
     label = np.zeros(1500)
     label[rng.choice(1500, positives, replace=False)] = 1
-    assert countable(label, np.arange(1500))
+    assert has_both_classes(label, np.arange(1500))
     assert not found({"n": rng.normal(size=1500), "c": rng.integers(0, categories, 1500)}, y=label)
 
 
 @pytest.mark.parametrize(("ones", "zeros", "enough"), [(10, 10, True), (9, 100, False), (100, 9, False)])
 def test_both_classes_need_rows(ones, zeros, enough):
     label = np.array([1.0] * ones + [0.0] * zeros + [np.nan] * 50)
-    assert countable(label, np.arange(len(label))) == enough
-    assert not countable(label, np.arange(len(label)) // 2 % 5)
+    assert has_both_classes(label, np.arange(len(label))) == enough
+    assert not has_both_classes(label, np.arange(len(label)) // 2 % 5)
 
 
 def test_rows_of_a_group_are_no_evidence(rng):
-    """Fifteen searches with clicks in three: whatever is constant in a search tells these apart."""
+    """Fifteen searches with clicks in three: any column that is constant in a search separates them."""
     groups = np.repeat(np.arange(15), 20)
     label = (groups >= 12).astype(float)
-    assert not countable(label, groups)
-    assert countable(label, np.arange(len(label)))  # what rows alone would say
+    assert not has_both_classes(label, groups)
+    assert has_both_classes(label, np.arange(len(label)))  # what rows alone would say
     many = np.repeat(np.arange(400), 3)
     leaks = list(find_leaks({"user": many}, {"click": (rng.random(400) < 0.5).astype(float)[many]}, many))
     assert not leaks  # a category of each group: the others' folds know nothing of it

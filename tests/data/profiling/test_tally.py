@@ -39,7 +39,7 @@ def test_categories():
     assert (empty.distinct, counted(empty)) == (0, {})
 
 
-def test_beyond_the_bound_the_frequent_ones_go_on_being_counted():
+def test_beyond_the_bound_frequent_categories_are_still_counted():
     batches = [["often"] * 5 + [f"{i}-{j}" for j in range(8)] for i in range(20)]
     tally = categories(*batches, bound=20)
     assert (tally.distinct, tally.more, tally.elements) == (20, True, 260)
@@ -94,8 +94,8 @@ def test_a_sample_of_few_rows_is_all_of_them():
     assert sample.table().to_pydict() == {"x": list(range(8))}
 
 
-def test_a_sample_is_drawn_evenly():
-    """Each of 100 batches gives as many rows of 1,000 as chance allows; rows stay whole."""
+def test_a_sample_is_uniform():
+    """Each of 100 batches has its share of 1,000 rows within chance; the columns of a row stay together."""
     sample = Sample(1000, seed=3)
     for batch in range(100):
         drawn = sample.draw(200)
@@ -107,7 +107,7 @@ def test_a_sample_is_drawn_evenly():
     assert stats.chisquare(np.bincount(batches, minlength=100)).pvalue > 1e-3
 
 
-def test_labels_count_where_their_condition_holds():
+def test_labels_count_only_if_their_condition_holds():
     tasks = [Task("ctr", "click"), Task("cvr", "buy", given="click"), Task("stay", "stay", kind="regression")]
     tally = LabelTally([*tasks, Task("none", "none")])
     for click, buy in (([1, 0, 1], [1, 0, NAN]), ([1, NAN], [0, 1])):

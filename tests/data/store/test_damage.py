@@ -50,16 +50,16 @@ def folder(tmp_path):
 
 
 def content_of(folder: Path) -> tuple[Any, ...]:
-    """All that training and predicting read."""
+    """Everything that training and prediction read."""
     data = PreparedData.open(folder)
     rows = {name: (split.packed().numpy().tobytes(), split.keys.to_pydict()) for name, split in data.splits.items()}
     return data.schema.fingerprint, data.notes, rows
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_changed_byte_is_told_or_changes_nothing(folder, file):
+def test_a_flipped_bit_is_an_error_or_changes_nothing(folder, file):
     path, whole, right = folder / file, (folder / file).read_bytes(), content_of(folder)
-    rng, told = np.random.default_rng(1), 0
+    rng, errors = np.random.default_rng(1), 0
     for place in rng.integers(0, len(whole), 40):
         content = bytearray(whole)
         content[place] ^= 1 << rng.integers(8)
@@ -69,13 +69,13 @@ def test_a_changed_byte_is_told_or_changes_nothing(folder, file):
             assert content_of(folder) == right
         except DataError as found:
             error = str(found)
-            told += 1
+            errors += 1
         assert error is None or str(path if file != "manifest.json" else folder) in error
-    assert told == 40 or file == "manifest.json"  # whose blanks mean nothing
+    assert errors == 40 or file == "manifest.json"  # a flipped blank changes nothing
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_cut_and_swapped_files(folder, file):
+def test_truncated_and_swapped_files(folder, file):
     path, whole = folder / file, (folder / file).read_bytes()
     others = [(folder / other).read_bytes() for other in FILES if other != file]
     cuts = [whole[:size] for size in np.random.default_rng(2).integers(0, len(whole), 8)]
@@ -178,7 +178,7 @@ def test_another_number_of_rows(folder):
 
 
 def test_arrow_metadata_with_a_valid_checksum(folder):
-    """Arrow may refuse any of it, and never crashes."""
+    """Arrow may raise an error, but never crashes."""
     path, right = folder / "train.arrow", content_of(folder)
     whole, rng = path.read_bytes(), np.random.default_rng(3)
     for place in (*rng.integers(8, 1600, 100), *rng.integers(len(whole) - 1600, len(whole), 100)):
@@ -192,7 +192,7 @@ def test_arrow_metadata_with_a_valid_checksum(folder):
 
 @pytest.mark.parametrize("offset", [1 << 30, -1, 0])
 def test_offsets_that_point_elsewhere(folder, offset):
-    """Arrow itself looks at the last one alone."""
+    """By default Arrow checks only the last one."""
     path = folder / "train.arrow"
     offsets = PreparedData.open(folder).train.table.column("key:g").chunks[0].buffers()[1].to_pybytes()
     content = path.read_bytes()
@@ -222,8 +222,8 @@ def test_offsets_that_point_elsewhere(folder, offset):
         (lambda s: s.pop("schema"), "it lacks 'schema'"),
     ],
 )
-def test_what_a_schema_declares(folder, change, reason):
-    """Before anything is allocated for it, also in a run folder, which has no manifest."""
+def test_a_changed_schema(folder, change, reason):
+    """The error comes before any allocation, also in a run folder, which has no manifest."""
     content = json.loads((folder / "schema.json").read_text())
     change(content)
     (folder / "schema.json").write_text(json.dumps(content))
@@ -231,8 +231,8 @@ def test_what_a_schema_declares(folder, change, reason):
         load_fitted(folder)
 
 
-def test_only_the_known_splits_are_opened(folder):
-    """Whatever a manifest calls them, no path leads out of the folder."""
+def test_other_names_of_splits_are_ignored(folder):
+    """No name in a manifest leads out of the folder."""
     write_manifest(folder, {"train": ROWS}, [])
     content = read_manifest_unchecked(folder)
     del content["sha256"]
@@ -243,7 +243,7 @@ def test_only_the_known_splits_are_opened(folder):
 
 @pytest.mark.parametrize("file", FILES)
 def test_pipes_and_devices(folder, file):
-    """A pipe is not waited for, and what has no end is not read."""
+    """A pipe would block, and `/dev/zero` has no end."""
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to("gone")):
         (folder / file).unlink()
         make(folder / file)

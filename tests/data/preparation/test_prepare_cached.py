@@ -108,7 +108,7 @@ print(sum(map(len, data.splits.values())))
 
 @pytest.fixture
 def worker(tmp_path, path):
-    """Start a process that prepares the rows, and while fitting waits for a mark; its marks are its name and activity."""
+    """Start a process that prepares the rows; while fitting it waits for a mark. Its marks are name and activity."""
     marks = tmp_path / "marks"
     marks.mkdir()
     started = []

@@ -27,7 +27,7 @@ SEEDS, ROWS = 5, 250_000
 EPOCHS = 3
 # The towers of ESMM, and as many layers for each task alone.
 ESMM = {"tower_layers": [128, 64], "style": {"dropout": 0.2}}
-SINGLE_PROCESS = {"class_path": "SingleTask", "init_args": {"layers": [128], "tower_layers": [64]}}
+SINGLE_TASK = {"class_path": "SingleTask", "init_args": {"layers": [128], "tower_layers": [64]}}
 
 
 def cut(file: Path, folder: Path) -> dict[str, str]:
@@ -71,7 +71,7 @@ def aliexpress(folder: Path, rows: int = ROWS, **grid: Any) -> Comparison:
         "trainer": {"epochs": EPOCHS},
     }
     return compare(
-        recipe, folder / "comparison", [SINGLE_PROCESS, "ESMM"], BALANCERS, options=options(folder, files), **grid
+        recipe, folder / "comparison", [SINGLE_TASK, "ESMM"], BALANCERS, options=options(folder, files), **grid
     )
 
 

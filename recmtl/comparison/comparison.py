@@ -13,10 +13,11 @@ import pandas as pd
 from recmtl.comparison.differences import VARIANT, Tester, best_variants, correct_p_values, possible_pairs
 from recmtl.comparison.grid import SINGLE, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
+from recmtl.errors import RunError
 from recmtl.evaluate import monitors
 from recmtl.io.files import new_file
+from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema
-from recmtl.train import RunError, RunFolder
 
 CONTENT = "comparison.json"
 
@@ -32,6 +33,7 @@ class Comparison:
 
     def __init__(self, folder: str | Path, split: str, grid: Sequence[GridRun]) -> None:
         self.folder, self.split, self.grid = Path(folder), split, tuple(grid)
+        self._differences: dict[Any, pd.DataFrame] = {}
 
     @classmethod
     def open(cls, folder: str | Path) -> Self:
@@ -154,10 +156,6 @@ class Comparison:
             tested = tester.test(means, reference)
             self._differences[key] = correct_p_values(tested, 0 if reference else possible_pairs(means))
         return self._differences[key].copy()
-
-    @cached_property
-    def _differences(self) -> dict[Any, pd.DataFrame]:
-        return {}
 
     @property
     def single(self) -> str | None:

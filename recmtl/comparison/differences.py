@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from recmtl.comparison.grid import Variant
+from recmtl.errors import RunError
 from recmtl.evaluate import LOWER_IS_BETTER, Difference, Predictions, Scores, auc_difference, holm
 from recmtl.evaluate.significance import t_test
-from recmtl.runs.folder import PREDICTIONS
+from recmtl.runs.folder import PREDICTIONS, RunFolder
 from recmtl.schema import Schema
-from recmtl.train import RunError, RunFolder
 
 VARIANT = list(Variant._fields)
 LEVEL = 0.95

@@ -17,13 +17,13 @@ import yaml
 
 from recmtl.comparison.grid import GridRun
 from recmtl.comparison.progress import GridProgress, RunEnd
+from recmtl.errors import RunError
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
 from recmtl.recipe.trust import modules
 from recmtl.runs.checkpoints import is_intact
-from recmtl.runs.folder import RECIPE
-from recmtl.train import RunError, RunFolder
+from recmtl.runs.folder import RECIPE, RunFolder
 
 RUNS_FOLDER, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 TRAIN = (sys.executable, "-m", "recmtl", "train")

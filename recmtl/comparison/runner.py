@@ -15,12 +15,12 @@ from recmtl.comparison.export import write_tables
 from recmtl.comparison.grid import Entry, Grid, GridRun
 from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs, state_of
 from recmtl.comparison.progress import GridBar, GridProgress
-from recmtl.data import DataError, PreparedData
+from recmtl.data import PreparedData
+from recmtl.errors import DataError, RunError
 from recmtl.io.files import locked
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiated, open_data
 from recmtl.runs.folder import LOCK_FILE
-from recmtl.train import RunError
 
 
 def compare(

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data import DataError, Rows
+from recmtl.data import Rows
 from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.numeric import restored
 from recmtl.data.columns.values import as_lists, as_numbers, as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.store.format import IDS, NUMERIC
-from recmtl.errors import BadValueError, unreadable
+from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Integers
 from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, FeatureValues, range_names

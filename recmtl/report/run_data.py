@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recmtl.data import DataError, Description, PreparedData, describe
+from recmtl.data import Description, PreparedData, describe
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.profiling.description import LABEL_COLUMNS, feature_kind
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
+from recmtl.errors import DataError
 from recmtl.evaluate.slices import FeatureValues
 from recmtl.io.untrusted import from_yaml
 from recmtl.recipe.load import own_cache

@@ -13,9 +13,8 @@ from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.io.untrusted import read_text
-from recmtl.runs.folder import RECIPE, REPORTED
+from recmtl.runs.folder import RECIPE, REPORTED, RunFolder
 from recmtl.schema import FittedSchema
-from recmtl.train import RunFolder
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class Pair(NamedTuple):
     reference: Variant
 
 
-def pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
+def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
     """Pair each variant with its reference, task by task.
 
     Args:
@@ -81,7 +81,7 @@ class Tester:
     def test(self, means: pd.DataFrame, reference: str | None) -> pd.DataFrame:
         """Test each variant against its reference."""
         rows = []
-        for pair in pairs(means, reference):
+        for pair in reference_pairs(means, reference):
             found = self._difference(pair)
             row = {**pair.variant._asdict(), "task": pair.task, "metric": pair.metric, "reference": str(pair.reference)}
             rows.append(row | ({name: getattr(found, name) for name in ESTIMATES} if found else {}))

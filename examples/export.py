@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
-from recmtl.data.synthetic.generate import synthesize
 
 
 class Served(nn.Module):
@@ -24,7 +23,7 @@ class Served(nn.Module):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
+        recmtl.synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
         data = recmtl.prepare(recmtl.card("aliexpress"), f"{folder}/train.csv", f"{folder}/valid.csv")
         torch.manual_seed(0)
         model = recmtl.MMOE(data.schema, experts=2, layers=[32, 16])

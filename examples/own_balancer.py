@@ -9,7 +9,6 @@ from torch import Tensor
 
 import recmtl
 from recmtl.balance import LossWeightBalancer, Sizes
-from recmtl.data.synthetic.generate import synthesize
 
 
 class GeometricMean(LossWeightBalancer):
@@ -30,7 +29,7 @@ class GeometricMean(LossWeightBalancer):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
+        recmtl.synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
         data = recmtl.prepare(
             recmtl.card("aliexpress"), f"{folder}/train.csv", f"{folder}/valid.csv", f"{folder}/test.csv"
         )

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 import recmtl
 from recmtl import MLP, Batch, EncoderFactory, FeatureEncoder, FittedSchema, LayerStyle, RankingModel, Shared, Tower
-from recmtl.data.synthetic.generate import synthesize
 
 
 class CrossBottom(RankingModel):
@@ -55,7 +54,7 @@ class CrossBottom(RankingModel):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
+        recmtl.synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
         data = recmtl.prepare(
             recmtl.card("aliexpress"), f"{folder}/train.csv", f"{folder}/valid.csv", f"{folder}/test.csv"
         )

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
-from recmtl.data.synthetic.generate import synthesize
 
 
 class ResidualTower(nn.Module):
@@ -25,7 +24,7 @@ class ResidualTower(nn.Module):
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
+        recmtl.synthesize(Path(folder), rows=5_000, click_rate=0.2, conversion_rate=0.3)
         data = recmtl.prepare(
             recmtl.card("aliexpress"),
             train=f"{folder}/train.csv",

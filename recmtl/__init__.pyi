@@ -22,6 +22,7 @@ from .balance import (
 )
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
+from .data.synthetic.generate import synthesize
 from .errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError
 from .evaluate import Predictions
 from .features import (
@@ -112,5 +113,6 @@ __all__ = [
     "describe",
     "load_run",
     "prepare",
+    "synthesize",
     "write_report",
 ]

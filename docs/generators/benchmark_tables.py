@@ -35,14 +35,49 @@ def peers() -> str:
 
 
 def speed_summary() -> str:
-    """Return the speed over torch-rechub in one table, as the README shows it."""
-    results = record("peers")["results"]
-    ours = ["recmtl fp32", "recmtl fp32, batch normalisation", "recmtl bf16", "recmtl bf16, batch normalisation"]
-    rows = [
-        (title, *(f"{results[key][name]['ratio']:.1f}" for name in ours))
-        for title, key in (("one epoch, end to end", "one epoch, end to end"), ("evaluation with AUC", "evaluation"))
+    """Return the recorded speed in one table, as the README shows it: what is faster, and what is not."""
+    results, steps = record("peers")["results"], record("balancers")["results"]
+    processes = record("processes")["results"]
+
+    def ratios(*cells: tuple[str, str]) -> str:
+        return " / ".join(f"{results[title][name]['ratio']:.2f}" for title, name in cells)
+
+    methods = ("Sum", "MetaBalance", "PCGrad")
+    large = [(f"one step, {method}", "recmtl, 4 M in two columns") for method in methods]
+    larger = [(f"one step, {method}", "recmtl, 4 M in all columns") for method in methods]
+    peers = [
+        (f"one step, {m}", f"{'TorchJD' if m == 'PCGrad' else 'torch-rechub'}, 4 M in two columns") for m in methods
     ]
-    return table(["rows/s over torch-rechub 0.9.0", "fp32", "fp32, batch norm", "bf16", "bf16, batch norm"], rows)
+    many, few = (steps[f"SharedBottom, {tasks} tasks, fp32"] for tasks in (8, 2))
+    alone = processes["1 process, 2 threads each"]["Sum, 200 rows"]["milliseconds"]
+    both = processes["2 processes, 1 thread each"]["Sum, 200 rows"]["milliseconds"]
+    epoch, evaluation = "one epoch, end to end", "evaluation"
+    rows = [
+        ("one epoch over torch-rechub 0.9.0, fp32 / bf16", ratios((epoch, "recmtl fp32"), (epoch, "recmtl bf16"))),
+        (
+            "the same with batch normalization, as torch-rechub always has",
+            ratios((epoch, "recmtl fp32, batch normalisation"), (epoch, "recmtl bf16, batch normalisation")),
+        ),
+        (
+            "evaluation with AUC over torch-rechub, fp32 / bf16",
+            ratios((evaluation, "recmtl fp32"), (evaluation, "recmtl bf16")),
+        ),
+        (
+            "a step over the same step written by hand, fp32 / bf16",
+            ratios(("one step", "recmtl fp32"), ("one step", "recmtl bf16")),
+        ),
+        ("4 M rows in two tables over 200 rows: `Sum` / `MetaBalance` / `PCGrad`", ratios(*large)),
+        ("the same, 4 M rows in all 16 tables", ratios(*larger)),
+        ("the same in torch-rechub / torch-rechub / TorchJD, two tables", ratios(*peers)),
+        ("`RotoGrad` over its authors' package", ratios(("one step, RotoGrad on SharedBottom", "recmtl"))),
+        (
+            "`PCGrad` over `Sum`, shared bottom, 2 / 8 tasks",
+            f"{1 / few['PCGrad']['ratio']:.2f} / {1 / many['PCGrad']['ratio']:.2f}",
+        ),
+        ("two processes over one with two threads, on the same two cores", f"{alone / both:.2f}"),
+        ("a GPU", "not measured yet"),
+    ]
+    return table(["rows per second, as a ratio", "measured"], rows)
 
 
 def balancers() -> str:

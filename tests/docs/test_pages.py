@@ -1,5 +1,6 @@
 """Every code block of the documentation and the README works."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -63,3 +64,12 @@ def test_printed_lines_may_differ_in_their_numbers_alone() -> None:
     assert lines_missing("auc 0.79\n...\nrows 20,000\n", "auc 0.801\nlogloss 1\nrows 7\n") == []
     assert lines_missing("auc 0.79\n", "pr_auc 0.79\n") == ["auc 0.79"]
     assert lines_missing("a\nb\n", "b\na\n") == ["b"]
+
+
+def test_the_run_folder_holds_what_its_page_lists(places: Path) -> None:
+    listed = re.findall(
+        r"^\| ((?:`[\w./-]+`(?:, )?)+) \|", (DOCS / "reference/run_folder.md").read_text(), re.MULTILINE
+    )
+    names = re.findall(r"`([^`]+)`", " ".join(listed))
+    assert len(names) > 8
+    assert [name for name in names if not (places / "run" / "runs" / "first" / name).exists()] == []

@@ -83,7 +83,7 @@ class Truth:
 
 
 def synthesize(
-    out: Path,
+    out: str | Path,
     rows: int,
     *,
     seed: int = 0,

@@ -1,0 +1,66 @@
+"""The README is short, works, and quotes what was recorded."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from docs.generators import benchmark_tables
+from recmtl.cli.main import SUMMARIES
+from tests.docs.blocks import ROOT, Page, blocks_of
+from tests.docs.test_pages import quick
+
+TEXT = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@pytest.mark.slow
+def test_every_block_runs(reader: Callable[[Sequence[str]], Path]) -> None:
+    here = reader([])
+    Page(quick(TEXT)).run()
+    assert (here / "predictions.parquet").exists()
+    assert "<h1>" in (here / "report.html").read_text()
+    assert (here / "comparisons/first").is_dir()
+
+
+def test_it_is_short_and_begins_with_two_commands_and_twelve_lines() -> None:
+    assert len(TEXT.splitlines()) <= 150
+    commands, program, *_ = blocks_of(TEXT)
+    assert commands.code.splitlines() == ["$ make demo", "$ make test"]
+    assert program.language == "python"
+    lines = [line for line in program.code.splitlines() if line.strip()]
+    assert len(lines) <= 12
+    assert program.line + len(program.code.splitlines()) <= 40
+
+
+def test_links_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
+    assert len(links) > 20
+    assert [link for link in links if not link.startswith("http") and not (ROOT / link).exists()] == []
+
+
+def test_every_command_and_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`make (\w+)`", TEXT)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for command in set(re.findall(r"`recmtl (\w+)", TEXT)):
+        assert command in SUMMARIES, command
+
+
+def test_speed_is_quoted_as_measured() -> None:
+    """`python -c 'from docs.generators.benchmark_tables import speed_summary as s; print(s())'` prints the table."""
+    assert benchmark_tables.speed_summary() in TEXT
+
+
+def test_what_is_said_of_balancing_is_what_was_recorded() -> None:
+    census = (RESULTS / "comparison_census.md").read_text()
+    aliexpress = (RESULTS / "comparison_aliexpress.md").read_text()
+    transfers = re.findall(r"transfer is (\w+) for (.*?);", census)
+    assert transfers == [("negative", "SharedBottom with GradNorm, MMOE with GradNorm")]
+    assert "On income, no row can be told apart from single-task training" in census
+    better = re.findall(r"On (\w+), transfer is positive for ESMM with Sum,", aliexpress)
+    assert better == ["cvr", "ctcvr"]
+    assert re.search(
+        r"On ctcvr, 5 rows cannot be told apart from the best, ESMM with PCGrad; 1 row is worse", aliexpress
+    )

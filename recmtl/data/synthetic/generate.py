@@ -114,6 +114,7 @@ def synthesize(
     Raises:
         ValueError: An argument is out of range.
     """
+    out = Path(out)
     _check_arguments(out, rows, seed, vocabulary, click_rate, conversion_rate)
     planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}

@@ -36,8 +36,8 @@ from .features import (
 )
 from .layers import MLP, Experts, Gates, LayerStyle
 from .models import ESMM, MMOE, EncoderFactory, RankingModel, Shared, SharedBottom, SingleTask, Tower
-from .recipe.presets import card
 from .recipe.load import load_run
+from .recipe.presets import card
 from .report import write_report
 from .schema import Binned, Categorical, FittedSchema, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
 from .train import EarlyStopping, Losses, Optimization, RunConfig, Trainer

@@ -91,7 +91,7 @@ def _members_of_zip(
             unpacked = _copy_to_disk(archive, info, inner, stack)
             yield from _members_of_zip(unpacked, inner, f"{name}/", wanted, stack, nesting + 1)
         else:
-            yield Member(name, partial(_open_member, archive, info))
+            yield Member(name, partial(_open_zipped, archive, info))
 
 
 def _copy_to_disk(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, stack: ExitStack) -> IO[bytes]:
@@ -105,7 +105,7 @@ def _copy_to_disk(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, s
     return file
 
 
-def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pa.NativeFile:
+def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pa.NativeFile:
     return pa.input_stream(archive.open(info))
 
 

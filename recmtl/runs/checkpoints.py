@@ -17,7 +17,7 @@ BEST_FILE = "best.pt"  # a copy of the best weights so far, not a link: a link w
 
 
 class Checkpoints:
-    """Writes the checkpoints of a run and finds the last intact one.
+    """The checkpoints of a run: writing, pruning and restoring them.
 
     Each checkpoint is a folder, renamed into place: the training state, and beside it the best weights so far.
 

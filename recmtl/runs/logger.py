@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MetricLogger:
-    """Writes records to `metrics.jsonl` and, if the extra `tensorboard` is installed, to event files beside it.
+    """The log of a run in `metrics.jsonl` and, if the extra `tensorboard` is installed, in event files beside it.
 
     Args:
         folder: The run folder; ``None`` writes nothing.

@@ -1,4 +1,4 @@
-"""What the fault suite shares: a server that forks processes, rows to train on, and the count of what was survived."""
+"""Fixtures of the fault suite: a server that forks processes, rows to train on, and a count of faults survived."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +14,10 @@ COLUMNS = ("tried", "survived")
 
 
 class Tally:
-    """Counts the faults that a test tries and those that are survived, and keeps what was lost at most.
+    """The number of faults that a test injects and that are survived, and the largest loss.
 
     Args:
-        fault: What is tried.
+        fault: The kind of fault.
     """
 
     def __init__(self, fault: str) -> None:
@@ -34,14 +34,14 @@ class Tally:
 
 @pytest.fixture
 def tally(request: pytest.FixtureRequest) -> Tally:
-    """Count for the line of the table that the mark `fault` names."""
+    """Return the counter of the fault that the mark `fault` names."""
     counted = Tally(request.node.get_closest_marker("fault").args[0])
     request.node.user_properties.append(("fault", counted.counts))
     return counted
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "fault(name): the line of the table of faults that a test counts for")
+    config.addinivalue_line("markers", "fault(name): the line that a test counts for in the table of faults")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
-    """Start the server of these tests."""
+    """Start the server that forks the commands of the tests."""
     server = Forker(tmp_path_factory.mktemp("forker"))
     yield server
     server.close()
@@ -71,7 +71,7 @@ def forker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forker]:
 
 @pytest.fixture(scope="session")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with train, valid and test CSV of 3,000 rows in all."""
+    """Write train, valid and test CSV files of 3,000 rows in all."""
     folder = tmp_path_factory.mktemp("rows")
     synthesize(folder, 3000, seed=1, click_rate=0.2, conversion_rate=0.3)
     return folder
@@ -79,7 +79,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def random(request: pytest.FixtureRequest) -> np.random.Generator:
-    """Give numbers that are the same each time, and others for each test."""
+    """Return a generator seeded by the test's name."""
     return np.random.default_rng(list(request.node.nodeid.encode()))
 
 

@@ -1,4 +1,4 @@
-"""Processes that are forked from one that has imported everything."""
+"""Commands in processes forked from one that has already imported everything."""
 
 import json
 import os
@@ -10,16 +10,16 @@ from pathlib import Path
 
 import recmtl
 
-LIMIT = 60.0  # seconds that a command has
+LIMIT = 60.0  # seconds per command
 FORKING = Path(__file__).with_name("forking.py")
 
 
 class Job:
-    """A command that runs in a process of its own.
+    """A command in a process of its own.
 
     Args:
         server: The server that forked it.
-        folder: Where its output is.
+        folder: The folder of its output.
     """
 
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
@@ -28,15 +28,15 @@ class Job:
         self.started = time.monotonic()
 
     def kill(self, seconds: float, number: int = signal.SIGKILL) -> None:
-        """Send a signal to the process and those that it started, once it has run so long."""
+        """Send a signal to the process and its children after the command has run for so many seconds."""
         time.sleep(max(0.0, seconds - (time.monotonic() - self.started)))
         try:
             os.killpg(self.pid, number)
-        except ProcessLookupError:  # it has ended, or is not a group yet
+        except ProcessLookupError:  # it has ended, or leads no group yet
             os.kill(self.pid, number) if Path(f"/proc/{self.pid}").exists() else None
 
     def wait(self) -> int:
-        """Give the exit status; a command that takes too long is killed."""
+        """Return the exit status; kill a command that takes too long."""
         killer = subprocess.Popen([sys.executable, "-S", "-c", KILLER, str(LIMIT), str(self.pid)])
         status = int(self._server.stdout.readline())
         killer.kill()
@@ -46,12 +46,12 @@ class Job:
 
     @property
     def printed(self) -> str:
-        """What it wrote to its standard output."""
+        """The standard output."""
         return (self._folder / "output.txt").read_text()
 
     @property
     def said(self) -> str:
-        """What it wrote to its standard error."""
+        """The standard error."""
         return (self._folder / "error.txt").read_text(errors="replace")
 
 
@@ -70,7 +70,7 @@ class Forker:
         )
 
     def start(self, *arguments: object, **faults: object) -> Job:
-        """Start a command; what may be planted in it says `forking.run`."""
+        """Start a command with the faults that `forking.run` takes."""
         cache = faults.pop("cache", self._folder / "cache")
         files = {"output": str(self._folder / "output.txt"), "error": str(self._folder / "error.txt")}
         job = {"arguments": [str(a) for a in arguments], "environment": {"RECMTL_CACHE": str(cache)}} | files | faults
@@ -79,7 +79,7 @@ class Forker:
         return Job(self._server, self._folder)
 
     def run(self, *arguments: object, **faults: object) -> Job:
-        """Run a command to its end."""
+        """Run a command and wait for it."""
         job = self.start(*arguments, **faults)
         job.status = job.wait()
         return job
@@ -90,6 +90,6 @@ class Forker:
 
 
 def is_line(said: str) -> bool:
-    """Whether a command that refuses has said why in one line, which may follow notes."""
+    """Return whether standard error is one line of `recmtl`, apart from notes."""
     lines = [line for line in said.splitlines() if not line.startswith("note: ")]
     return len(lines) == 1 and lines[0].startswith("recmtl: ")

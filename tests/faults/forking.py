@@ -1,6 +1,6 @@
-"""A process that has imported everything and forks others, each of which runs one command and meets a fault.
+"""A server that imports everything once and forks a process for each command, with a fault injected.
 
-It reads what to run from its standard input, a line of JSON each, and answers with the process and its exit status.
+It reads a line of JSON per command from standard input, and answers with the process id and then the exit status.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ from recmtl.cli.main import main
 from recmtl.comparison import jobs as cells
 from recmtl.data import PreparedData
 
-# What Python says of files that are about to be changed.
+# Audit events of changes to files.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.truncate"}
-CAPABILITIES = 0x20080522  # the version of what `capset` takes
+CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Forked:
-    """Stands in for `subprocess.Popen` of `recmtl`: a fork that need not import anything."""
+    """A replacement of `subprocess.Popen` for the command `recmtl`: a fork, which imports nothing again."""
 
     def __init__(self, command: Sequence[str], *, stdout: Any, stderr: Any, **_: object) -> None:
         self.returncode: int | None = None
@@ -61,26 +61,26 @@ class Forked:
 
 
 def leave(work: Callable[[], int], stdout: int, stderr: int) -> None:
-    """Do the work of a process, and end it as the interpreter would."""
+    """Do the work of a forked process and exit as the interpreter would."""
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     status = 1
     try:
         status = work()
         sys.stdout.flush()
-    except BaseException:  # what Python would show
+    except BaseException:  # as Python would print it
         traceback.print_exc()
     finally:
         os._exit(status)
 
 
 def watch(folder: str, last: int | None, counted: str) -> None:
-    """Count the changes of files below a folder, and die just before one of them.
+    """Count the changes to files in a folder, and kill the process just before one of them.
 
     Args:
         folder: The folder.
-        last: The number of the change, from 0; ``None`` does not die.
-        counted: A file that says how many there were.
+        last: The number of that change, from 0; ``None`` kills nothing.
+        counted: The file to write the count to.
     """
     numbers = itertools.count()
     with open(counted, "wb", buffering=0) as file:
@@ -107,19 +107,19 @@ def run(
     powerless: bool = False,
     place: str = "/",
 ) -> int:
-    """Run a command where faults are planted.
+    """Run a command with faults injected.
 
     Args:
         arguments: The command and its options.
-        environment: What is set for it.
-        watched: As `watch` takes it.
-        limits: Of resources, by their names in `resource`.
-        powerless: Whether permissions count, also for root.
-        place: The folder that it works in.
+        environment: Environment variables to set.
+        watched: The arguments of `watch`.
+        limits: Limits by the names of resources in `resource`.
+        powerless: Whether root must obey file permissions, too.
+        place: The working directory.
     """
     os.chdir(place)
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what runs in the background ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore it
     if watched:
         watch(*watched)
     if limits and "RLIMIT_FSIZE" in limits:
@@ -133,15 +133,15 @@ def run(
 
 
 def warm_up() -> None:
-    """Import what is imported where it is used, and draw no pictures."""
-    for name in ("cli.running", *(f"cli.{name}" for name in load_catalogue()), "runs.events"):
-        importlib.import_module(f"recmtl.{name}")
+    """Import what is otherwise imported lazily, and replace drawing, which is slow and not tested here."""
+    for name in ("recmtl.cli.running", *(f"recmtl.cli.{name}" for name in load_catalogue()), "torch.utils.tensorboard"):
+        importlib.import_module(name)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
-    Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")  # the slowest part, of no matter here
+    Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")
 
 
 def digest_command(data: Path) -> None:
-    """Print a digest of all that a training or a measuring takes of a prepared dataset.
+    """Print a hash of all rows of a prepared dataset.
 
     Args:
         data: The dataset.
@@ -155,7 +155,7 @@ def digest_command(data: Path) -> None:
 
 
 def serve() -> None:
-    """Answer each line with the process that runs it, and once it has ended with its status."""
+    """Answer each line with the process id, and with the exit status when the process has ended."""
     for line in sys.stdin:
         job = json.loads(line)
         output = os.open(job.pop("output"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -1,4 +1,4 @@
-"""Whether two runs, datasets or comparisons are the same, but for the time that they took."""
+"""Equality of runs, datasets and comparisons, apart from times."""
 
 import json
 from pathlib import Path
@@ -15,20 +15,20 @@ TIMES = ("seconds", "train_rows_per_second", "rows_per_second", "peak_memory_byt
 
 
 def timeless(content: object) -> object:
-    """Leave out times and rates."""
+    """Return content without times and rates."""
     if isinstance(content, dict):
         return {key: timeless(value) for key, value in content.items() if key not in TIMES}
     return list(map(timeless, content)) if isinstance(content, list) else content
 
 
 def files(folder: Path) -> dict[str, Path]:
-    """Give by name what lies in a folder, beside event files, named by times, and the lock of who was killed."""
+    """Return the files of a folder by name, without event files and the locks of killed processes."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {name: path for name, path in sorted(found.items()) if "tfevents" not in name and path.name != ".lock"}
 
 
 def assert_same_dataset(found: Path, whole: Path) -> None:
-    """Byte for byte."""
+    """Compare datasets byte by byte."""
     mine, theirs = files(found), files(whole)
     assert list(mine) == list(theirs)
     for name, path in mine.items():
@@ -39,14 +39,14 @@ def assert_same_dataset(found: Path, whole: Path) -> None:
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Give what event files say, beside rates."""
+    """Return the scalars of event files, without rates."""
     events = EventAccumulator(str(run)).Reload()
     tags = (tag for tag in events.Tags()["scalars"] if not tag.endswith(TIMES))
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def assert_same_run(found: Path, whole: Path) -> None:
-    """Weights, metrics, log, predictions and all other files."""
+    """Compare weights, metrics, log, predictions and all other files of runs."""
     mine, theirs = files(found), files(whole)
     assert list(mine) == list(theirs)
     assert scalars(found) == scalars(whole)
@@ -74,7 +74,7 @@ def assert_same_run(found: Path, whole: Path) -> None:
 
 
 def assert_same_comparison(found: Path, whole: Path) -> None:
-    """Every run, and the table but for time and memory."""
+    """Compare all runs of comparisons, and their tables except for time and memory."""
     cells = [sorted(path.name for path in (folder / "cells").iterdir()) for folder in (found, whole)]
     assert cells[0] == cells[1]
     for name in cells[0]:

@@ -1,4 +1,4 @@
-"""A command under fault: how it begins, how it goes on, and what it leaves when nothing happens to it."""
+"""A command under test: how it starts, how it resumes, and what it leaves without a fault."""
 
 import json
 from collections.abc import Callable
@@ -18,33 +18,33 @@ Command = Callable[[Path], list[object]]  # from what it writes to its arguments
 
 
 class Subject:
-    """A command, and what it leaves when nobody kills it.
+    """A command, and what it leaves without a fault.
 
     Args:
-        forker: Runs it.
+        forker: The server that runs it.
         place: An empty folder.
         begin: The command.
-        go_on: The command that goes on after a kill.
+        resume: The command that resumes after a kill.
     """
 
-    def __init__(self, forker: Forker, place: Path, begin: Command, go_on: Command) -> None:
-        self._forker, self._begin, self._go_on = forker, begin, go_on
+    def __init__(self, forker: Forker, place: Path, begin: Command, resume: Command) -> None:
+        self._forker, self._begin, self._resume = forker, begin, resume
         self.whole, self._count = place / "whole" / "it", place / "count"
-        for path in (place / "first" / "it", self.whole):  # the first takes longer
+        for path in (place / "first" / "it", self.whole):  # the first run takes longer
             job = self.start(path)
             assert (job.wait(), job.said.count("Traceback")) == (0, 0), job.said
         self.seconds, self.changes = job.seconds, int(self._count.read_text())
 
     def start(self, path: Path, again: bool = False, change: int | None = None, **faults: object) -> Job:
-        """Start it, or go on; it can be made to die before a change of files."""
-        command = (self._go_on if again else self._begin)(path)
+        """Start or resume it; `change` is the number of the change to files before which it is killed."""
+        command = (self._resume if again else self._begin)(path)
         watched = [str(path.parent), change, str(self._count)]
         return self._forker.start(*command, **{"watched": watched, "cache": str(path.parent / "cache"), **faults})
 
     def kill(self, path: Path, random: np.random.Generator, by_change: bool, again: int) -> bool:
-        """Kill it once, before a change of files or after a time; say whether it did not end before.
+        """Kill it once, before a change to files or after a time, and return whether it had not ended before.
 
-        Each time that it goes on less is left to be done.
+        The share of the work before the kill shrinks with each resumption, as less is left to be done.
         """
         share = random.uniform(0, 0.9) / 2**again
         if by_change:
@@ -55,7 +55,7 @@ class Subject:
 
 
 def lost_steps(path: Path) -> int:
-    """Give how many steps a killed run, or one of several, had taken after its last checkpoint."""
+    """Return the number of steps that killed runs had done after their last checkpoint, at most."""
     lost = 0
     for log in path.rglob("metrics.jsonl"):
         lines = log.read_text().split("\n")[:-1]

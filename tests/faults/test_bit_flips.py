@@ -1,4 +1,4 @@
-"""Single bits that flip on the disk: what is damaged is named, and what was taken for whole is the same as before."""
+"""Bit flips on disk: a damaged file is named, and what is accepted is unchanged."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from recmtl.train import Optimization, RunConfig, RunError, RunFolder
 
 
 def flip(path: Path, random: np.random.Generator) -> None:
-    """Flip a bit of a file, wherever."""
+    """Flip a random bit of a file."""
     content = bytearray(path.read_bytes())
     content[int(random.integers(len(content)))] ^= 1 << int(random.integers(8))
     path.write_bytes(content)
@@ -26,7 +26,7 @@ def flip(path: Path, random: np.random.Generator) -> None:
 
 @pytest.fixture(scope="module")
 def data(aliexpress: recmtl.PreparedData) -> recmtl.PreparedData:
-    """Few rows."""
+    """Return a dataset of few rows."""
     rows = {
         name: recmtl.Rows(aliexpress.schema, aliexpress.splits[name].table.slice(0, 300)) for name in ("train", "valid")
     }
@@ -42,7 +42,7 @@ def trainer(data: recmtl.PreparedData, folder: Path) -> recmtl.Trainer:
 
 @pytest.fixture(scope="module")
 def whole(data: recmtl.PreparedData, tmp_path_factory: pytest.TempPathFactory) -> recmtl.Trainer:
-    """A run with two checkpoints, of the steps 9 and 10."""
+    """Train a run with two checkpoints, at steps 9 and 10."""
     found = trainer(data, tmp_path_factory.mktemp("whole") / "run").fit(data.train, data.valid)
     assert list(found.folder.steps()) == [9, 10]
     return found
@@ -60,7 +60,7 @@ def test_checkpoints(
     random: np.random.Generator,
     tally: Tally,
 ) -> None:
-    """The older checkpoint is taken, and the run ends as before; where both are damaged, that is said."""
+    """The run resumes from the older checkpoint and ends as before; if both are damaged, that is an error."""
     for number in range(10):
         folder, notes = RunFolder(tmp_path / str(number)), []
         shutil.copytree(whole.folder.path, folder.path)
@@ -84,7 +84,7 @@ def test_checkpoints(
 
 
 def flips(folder: Path, random: np.random.Generator, tally: Tally, number: int = 25) -> Iterator[Path]:
-    """Flip a bit of each of the files of a dataset in turn, and back again."""
+    """Flip a bit of one file of a dataset after the other, and restore it."""
     paths = sorted(folder.iterdir())
     for i in range(number):
         path = paths[i % len(paths)]
@@ -100,7 +100,7 @@ def flips(folder: Path, random: np.random.Generator, tally: Tally, number: int =
 def test_prepared(
     part: int, rows: Path, tmp_path: Path, random: np.random.Generator, forker: Forker, tally: Tally
 ) -> None:
-    """In processes of their own: what is damaged could end one without a word."""
+    """Open the dataset in a process of its own, as damage might crash it."""
     out, unseen = tmp_path / "out", []
     recmtl.prepare(recmtl.card("aliexpress"), *(rows / f"{name}.csv" for name in ("train", "valid", "test")), out=out)
     before = forker.run("digest", out).printed

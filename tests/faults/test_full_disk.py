@@ -1,4 +1,4 @@
-"""A disk that is full at any moment: one line says so, nothing half written counts, and with room it goes on."""
+"""A disk that fills up at any moment: a one-line error, no partial files, and with space it resumes."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ SHARES = [0.005, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97]
 
 
 class Disk:
-    """A folder on a disk of so many bytes; where nobody may mount one, the size of each file has a limit.
+    """A folder on a disk of limited size; without the right to mount one, the size of each file is limited instead.
 
     Args:
-        folder: Where it is.
-        size: The bytes.
-        largest: Those of the largest file that is to be written.
+        folder: The folder.
+        size: The size of the disk in bytes.
+        largest: The limit for a file in bytes.
     """
 
     def __init__(self, folder: Path, size: int, largest: int) -> None:
@@ -36,7 +36,7 @@ class Disk:
         return subprocess.run(command, capture_output=True).returncode == 0
 
     def make_room(self) -> None:
-        """Let it take all that comes."""
+        """Lift the limit."""
         self.limits = {}
         assert not self.mounted or self._mount("remount,size=1g")
 
@@ -50,7 +50,7 @@ Make = Callable[[Path, float], Disk]
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Make]:
-    """Make a disk that holds a share of what lies in a folder."""
+    """Return a function that creates a disk for a share of the files of a folder."""
     made: list[Disk] = []
 
     def make(like: Path, share: float) -> Disk:
@@ -64,7 +64,7 @@ def disk(tmp_path: Path) -> Iterator[Make]:
 
 
 def is_full(job: Job, tally: Tally, status: int = 2) -> bool:
-    """Whether a command met the full disk; it must say so in one line."""
+    """Return whether a command hit the full disk, and check that it says so in one line."""
     if job.wait() == 0:
         return False
     tally.tried()
@@ -115,7 +115,7 @@ def test_cache(share: float, training: Subject, disk: Make, tmp_path: Path, tall
 @pytest.mark.fault("a full disk under compare")
 @pytest.mark.parametrize("share", SHARES)
 def test_compare(share: float, comparing: Subject, disk: Make, tmp_path: Path, tally: Tally) -> None:
-    """A run that meets it fails, and the others may fail, too."""
+    """A run that hits the full disk fails; the others may fail, too."""
     small = disk(comparing.whole, share)
     path = small.folder / "it"
     job = comparing.start(path, limits=small.limits, cache=str(tmp_path / "cache"))

@@ -1,4 +1,4 @@
-"""Recipes and CSV files that somebody has damaged: they are taken, or refused in one line; nothing hangs or swells."""
+"""Damaged recipes and CSV files: accepted, or refused in one line, without hanging or using much memory."""
 
 import copy
 import random as std
@@ -11,7 +11,7 @@ import yaml
 from conftest import Tally
 from forker import Forker, Job, is_line
 
-LIMITS = {"RLIMIT_AS": 12 << 30}  # what torch and others only reserve counts, too
+LIMITS = {"RLIMIT_AS": 12 << 30}  # address space that is only reserved counts as well
 WRONG: list[Any] = [
     None,
     [],
@@ -43,14 +43,14 @@ OPTIONS = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--traine
 
 
 def refused(job: Job) -> str | None:
-    """Say what is wrong with how a command ended; nothing where it took or refused its input as it should."""
+    """Return what is wrong with the end of a command; ``None`` if it accepted or refused its input properly."""
     if job.status == 0 and "Traceback" not in job.said:
         return None
     return None if job.status == 2 and is_line(job.said) else f"status {job.status}: {job.said[-600:]}"
 
 
 def paths(recipe: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Walk the keys of a recipe."""
+    """Yield the path to each key of a recipe."""
     items = recipe.items() if isinstance(recipe, dict) else enumerate(recipe) if isinstance(recipe, list) else ()
     for key, value in items:
         yield (*above, key)
@@ -75,7 +75,7 @@ def changed(recipe: Any, draw: std.Random) -> Any:
 
 
 def damaged_text(text: str, draw: std.Random) -> bytes:
-    """Damage text: cut it, flip bits, or put in what does not belong there."""
+    """Damage text: cut it, flip bits, or insert characters."""
     content = bytearray(text.encode())
     place, lines = draw.randrange(len(content)), text.splitlines()
     line = draw.choice(lines)
@@ -98,7 +98,7 @@ def damaged_text(text: str, draw: std.Random) -> bytes:
 
 @pytest.fixture(scope="module")
 def recipe(forker: Forker, few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """A run, and its recipe with all of its keys."""
+    """Train a run; return its folder and its complete recipe."""
     run = tmp_path_factory.mktemp("recipe") / "run"
     model = ["--model", "MMOE", "--model.layers", "[4]", "--model.experts", "2", "--balancer", "PCGrad"]
     job = forker.run("train", "--data.card", "aliexpress", "--data.train", few, *model, *OPTIONS, "--run", run)
@@ -108,7 +108,7 @@ def recipe(forker: Forker, few: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def few(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 rows."""
+    """Write a CSV file of 200 rows."""
     path = tmp_path_factory.mktemp("few") / "few.csv"
     path.write_text("".join((rows / "train.csv").read_text().splitlines(keepends=True)[:201]))
     return path

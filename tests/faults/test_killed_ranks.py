@@ -1,4 +1,4 @@
-"""One of several processes under torchrun is killed, or hangs: all end, and go on as if nothing had been."""
+"""One of several processes under torchrun is killed or hangs: all end, and resume to the same result."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from subject import EVERY, OPTIONS, data, lost_steps
 from recmtl.train import RunFolder
 
 PATIENCE = 240  # seconds: a start takes about 10
-WAIT = 0.1  # minutes that the processes wait for each other
+WAIT = 0.1  # minutes that processes wait for each other
 
 
 def torchrun(cache: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -47,7 +47,7 @@ def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that it has started, in the order of their ranks."""
+    """Return the child processes in the order of their ranks."""
     return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 

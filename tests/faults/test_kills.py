@@ -1,4 +1,4 @@
-"""`kill -9` at any moment: what was killed goes on, and ends as if nothing had been."""
+"""`kill -9` at any moment: the command resumes and ends with the same result."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from subject import EVERY, Subject, lost_steps
 
 
 def survive(subject: Subject, path: Path, random: np.random.Generator, number: int, tally: Tally) -> int:
-    """Kill it up to three times in a row, go on to the end, and give the steps that were lost at most."""
+    """Kill it up to three times, resume it to the end, and return the largest number of steps lost."""
     lost = []
     for again in range(1 + number % 3):
         tally.tried(subject.kill(path, random, number % 4 < 2, again))
@@ -32,7 +32,7 @@ def test_train(training: Subject, number: int, tmp_path: Path, random: np.random
 
 
 def assert_same_cache(found: Path, whole: Path) -> None:
-    """Of what a killed process was preparing there may be leftovers, which nobody takes for a dataset."""
+    """Compare caches apart from hidden leftovers of killed processes."""
     (one,), (other,) = ([p for p in cache.iterdir() if not p.name.startswith(".")] for cache in (found, whole))
     assert one.name == other.name
     assert_same_dataset(one, other)

@@ -1,4 +1,4 @@
-"""Memory that runs out, and folders and files that may not be touched: one line, before work is done."""
+"""Memory that runs out and missing permissions: a one-line error before any work."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ from conftest import Tally
 from forker import Forker, Job, is_line
 from subject import OPTIONS, data
 
-MEMORY = {"RLIMIT_AS": 5 << 30}  # what torch only reserves counts, too: 2 GiB and more
+MEMORY = {"RLIMIT_AS": 5 << 30}  # address space that torch only reserves counts as well: 2 GiB and more
 
 
 def refusal(job: Job, tally: Tally) -> str:
-    """Give the one line that a command says; it must refuse."""
+    """Return the error of a command, which must fail with one line."""
     tally.tried()
     assert (job.status, is_line(job.said)) == (2, True), job.said
     tally.survived()
@@ -24,7 +24,7 @@ def refusal(job: Job, tally: Tally) -> str:
 
 @pytest.fixture
 def place(rows: Path, tmp_path: Path) -> Iterator[Path]:
-    """A folder with the rows, one to write to, and one that may not be written."""
+    """Create a folder with the rows, a writable and a read-only folder."""
     shutil.copytree(rows, tmp_path / "rows")
     (tmp_path / "ours").mkdir()
     (tmp_path / "mine").mkdir(mode=0o555)

@@ -1,4 +1,4 @@
-"""Signals at any moment of a training: it says how to go on, and ends as if it had not been stopped."""
+"""Signals at any moment of training: it prints how to resume, and resumes to the same result."""
 
 import signal
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_training(
     assert "Traceback" not in said
     if status:
         tally.tried()
-        assert status in (128 + number, -number)  # the second is what becomes of it before there is anything to lose
+        assert status in (128 + number, -number)  # the second before training has begun
         lost = lost_steps(path)
         if "with a checkpoint in" in said:
             assert (lost, status) == (0, 128 + number)

@@ -24,7 +24,7 @@ class TestFolder:
         assert len(modes) == 1
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-    def test_or_not_at_all(self, tmp_path, error):
+    def test_leaves_nothing_after_an_exception(self, tmp_path, error):
         def fail():
             with new_folder(tmp_path / "a") as folder:
                 (folder / "x").write_text("x")
@@ -34,7 +34,7 @@ class TestFolder:
             fail()
         assert os.listdir(tmp_path) == []
 
-    def test_what_exists_stays(self, tmp_path):
+    def test_an_existing_folder_stays(self, tmp_path):
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "x").write_text("mine")
         with pytest.raises(DataError, match="exists already"), new_folder(tmp_path / "a"):
@@ -61,7 +61,7 @@ class TestFile:
         assert (tmp_path / "x").read_text() == "new"
         assert os.listdir(tmp_path) == ["x"]
 
-    def test_or_not_at_all(self, tmp_path):
+    def test_leaves_nothing_after_an_exception(self, tmp_path):
         (tmp_path / "x").write_text("old")
 
         def fail():
@@ -81,7 +81,7 @@ class TestFile:
 
 
 @pytest.mark.parametrize("new", [new_file, new_folder])
-def test_a_full_disk_is_said_with_the_place(tmp_path, new):
+def test_a_full_disk_names_the_path(tmp_path, new):
     with (
         pytest.raises(DataError, match=r"^'.*a' cannot be written: No space left on device$"),
         new(tmp_path / "a"),
@@ -90,7 +90,7 @@ def test_a_full_disk_is_said_with_the_place(tmp_path, new):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_a_file_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     done, (fsync, replace) = [], (os.fsync, os.replace)
     monkeypatch.setattr(os, "fsync", lambda fd: done.append(os.readlink(f"/proc/self/fd/{fd}")) or fsync(fd))
     monkeypatch.setattr(os, "replace", lambda a, b: done.append("replaced") or replace(a, b))
@@ -104,7 +104,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("new", [new_file, new_folder, locked])
-def test_what_cannot_be_written_is_said_before_work_is_done(tmp_path, new):
+def test_an_unwritable_path_fails_before_any_work(tmp_path, new):
     (tmp_path / "a").touch()
     with pytest.raises(DataError, match=r"^'.*a/b.*' cannot be written: Not a directory$"), new(tmp_path / "a/b/c"):
-        pytest.fail("work is done")
+        pytest.fail("the block ran")

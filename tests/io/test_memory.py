@@ -1,4 +1,4 @@
-"""How much memory is free, by what the system's files say."""
+"""Free memory as the system's files report it."""
 
 from pathlib import Path
 
@@ -43,9 +43,9 @@ def written(root: Path, files: dict[str, str]) -> Path:
     ],
     ids=["none", "second version, limited above", "first version, overdrawn"],
 )
-def test_what_cgroups_leave(files: dict[str, str], left: list[int], tmp_path: Path) -> None:
+def test_memory_left_by_cgroups(files: dict[str, str], left: list[int], tmp_path: Path) -> None:
     assert list(_left_in_cgroups(written(tmp_path, files))) == left
 
 
-def test_there_is_some_memory() -> None:
+def test_available_memory_is_plausible() -> None:
     assert MEBI < available_memory() < 1 << 50

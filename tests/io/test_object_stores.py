@@ -1,4 +1,4 @@
-"""Files behind URIs, read from a server on this machine that speaks S3."""
+"""Files behind URIs, read from a local S3 server."""
 
 import logging
 
@@ -31,7 +31,7 @@ def endpoint():
 
 @pytest.fixture
 def store(endpoint, monkeypatch):
-    """The options of a URI, and a bucket with the rows in all formats."""
+    """Fill a bucket with the rows in all formats, and return the options of its URIs."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     options = f"endpoint_override={endpoint}&scheme=http&region=us-east-1&allow_bucket_creation=true"
@@ -79,14 +79,14 @@ def test_a_schema_is_inferred(store):
         assert schema.features == (Categorical("c", min_count=2), Numeric("x"))
 
 
-def test_the_cache_goes_by_content(store, tmp_path):
+def test_the_cache_is_keyed_by_content(store, tmp_path):
     (tmp_path / "rows.csv").write_text(FRAME.to_csv(index=False))
     for place in (f"s3://rows/all/a.csv?{store}", str(tmp_path / "rows.csv")):
         prepare_cached(SCHEMA, place, cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
-def test_faults_name_the_file_and_no_secret(store):
+def test_errors_name_the_file_but_no_credentials(store):
     secret = f"s3://user:hunter2@rows/all/%s?{store}"
     unread = "cannot be read: Un"
     for place, said in {
@@ -124,7 +124,7 @@ def test_names(place, path, name):
     assert (location.path, location.name, location.on_disk) == (path, name, True)
 
 
-def test_a_description_shows_no_secret(store, capsys):
+def test_a_description_shows_no_credentials(store, capsys):
     assert main(["describe", f"s3://rows/all/a.csv?{store}&tls_ca_dir_path=hunter2", "--label", "y"]) == 0
     said = capsys.readouterr()
     assert "s3://rows/all/a.csv: columns" in said.out

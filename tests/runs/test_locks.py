@@ -1,4 +1,4 @@
-"""One process at a time writes a run folder, and none that was killed keeps others out."""
+"""Locks on run folders: one process at a time, and a killed process releases its lock."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with RunFolder(sys.argv[1]).held():
 """
 
 
-def test_a_second_process_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_process_fails_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -35,10 +35,10 @@ def test_a_second_process_is_refused_in_one_line(tmp_path: Path, capsys: pytest.
     assert (tmp_path / ".lock").exists()
     with RunFolder(tmp_path).held():
         pass
-    assert not tmp_path.exists()  # nothing came into it
+    assert not tmp_path.exists()  # it was empty
 
 
-def test_fitting_and_finishing_hold_the_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_fitting_and_finishing_lock_the_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     other = RunFolder(tmp_path)
     model = recmtl.SharedBottom(aliexpress.schema, layers=[4])
     trainer = recmtl.Trainer(model, epochs=1, run=RunConfig(tmp_path, progress=False, tensorboard=False, device="cpu"))

@@ -1,4 +1,4 @@
-"""What a run writes down while it trains."""
+"""The log of a run: metrics.jsonl and TensorBoard event files."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ def test_numbers_of_nested_records() -> None:
     assert dict(flatten_numbers(record)) == {"step": 3, "valid/ctr/auc": 0.5}
 
 
-def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_event_files_hold_the_records_of_the_log(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     torch.manual_seed(0)
     run = recmtl.RunConfig(folder=tmp_path / "run", log_every=4, progress=False, device="cpu")
     model = recmtl.MMOE(aliexpress.schema, experts=2, layers=[8])
@@ -53,7 +53,7 @@ def test_event_files_say_what_the_lines_say(aliexpress: recmtl.PreparedData, tmp
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_without_tensorboard_the_lines_remain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
+def test_without_tensorboard_the_log_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: bool) -> None:
     if wanted:
         monkeypatch.setattr(log_module, "find_spec", lambda name: None)
         monkeypatch.setitem(sys.modules, "tensorboard", None)
@@ -105,7 +105,7 @@ def test_a_full_disk_under_event_files_is_named_without_a_traceback(
 
 
 class Broken(nn.Module):
-    """A tower that gives NaN from its third batch on."""
+    """A tower that returns NaN from its third batch on."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Broken(nn.Module):
         return self.layer(view) * (float("nan") if self.calls > 2 else 1.0)
 
 
-def test_what_is_not_finite_is_reported_once_by_name(
+def test_nonfinite_values_are_reported_once_by_name(
     aliexpress: recmtl.PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctcvr": Broken})

@@ -171,7 +171,7 @@ def check_encoded(table: pa.Table, fitted: FittedSchema) -> None:
 
 def to_matrix(column: pa.Array) -> npt.NDArray[Any]:
     """Return the values of a column of fixed-size lists, without a copy, as a matrix ``[rows, width]``."""
-    matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), -1)
+    matrix: npt.NDArray[Any] = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
     return matrix
 
 

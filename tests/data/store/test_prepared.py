@@ -61,6 +61,14 @@ def test_rows_in_several_chunks():
     np.testing.assert_array_equal(parts.packed(), prepare(SCHEMA, FRAME, FRAME[:1]).train.packed())
 
 
+def test_no_rows_of_a_split_are_packed(folder):
+    """A process of several may have no row of a split."""
+    rows = PreparedData.open(folder).valid
+    assert rows.packed([(1, 1)]).shape == (0, 7)
+    empty = Rows(rows.schema, rows.table.slice(0, 0))
+    assert empty.packed().shape == (0, 7)
+
+
 @pytest.mark.parametrize(("blocks", "block_rows"), [(256, 256), (9, 5), (9, 1)])
 def test_fingerprint_of_rows_in_memory(monkeypatch, blocks, block_rows):
     """Of many rows only blocks are hashed: another order is seen in these."""

@@ -81,7 +81,7 @@ def train(prepared: Path, share: float, steps: int, cgroup: str = "") -> Figures
     made = trainer(data.schema, "none", "bf16")
     window = max(1, int(len(data.train) * share)) if share else None
     batches = recmtl.Loader(data.train, BATCH, seed=0, window=window).epoch()
-    step = Step(made.model, made.balancer, made.optimization, steps)
+    step = Step(made.model, made.balancer, made.setup.optimization, steps)
     for batch in itertools.islice(batches, 10):
         step(batch)
     start, waited = time.perf_counter(), 0.0

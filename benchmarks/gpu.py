@@ -99,7 +99,7 @@ class Bench:
         options = recmtl.Optimization(batch_size=batch, precision=precision)
         trainer = self.trainer(self.data.schema, options, balancer)
         trainer.fit(Rows(self.data.schema, whole))
-        return self.rows / trainer.rows_per_second
+        return self.rows / trainer.result.rows_per_second
 
     def seconds(self, work: Work) -> float:
         synchronize(self.device)

@@ -99,7 +99,7 @@ def evaluation(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
 
     def evaluate(normalization: str, precision: Precision) -> Callable[[], object]:
         made = trainer(data.schema, normalization, precision)
-        return lambda: made.measure(data.train)
+        return lambda: made.predictor.measure(data.train)
 
     return {
         "recmtl fp32": evaluate("none", "fp32"),

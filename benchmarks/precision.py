@@ -28,7 +28,7 @@ def auc(data: recmtl.PreparedData, seed: int, precision: Precision) -> dict[str,
     options = recmtl.Optimization(precision=precision)
     run = recmtl.RunConfig(seed=seed, progress=False, device="cpu")
     trainer = recmtl.Trainer(recmtl.MMOE(data.schema), recmtl.Sum(), epochs=3, optimization=options, run=run)
-    measured = trainer.fit(data.train, data.valid).measure(data.splits["test"])
+    measured = trainer.fit(data.train, data.valid).predictor.measure(data.splits["test"])
     return {name: metrics.values["auc"] or 0.0 for name, metrics in measured.items()}
 
 

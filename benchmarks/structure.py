@@ -82,7 +82,7 @@ def files_entered() -> dict[str, list[str]]:
         second = trainer("second")
         found["fit"] = entered(lambda: second.fit(data.train, data.valid))
         third = trainer("third")
-        step = Step(third.model, third.balancer, third.optimization, 10)
+        step = Step(third.model, third.balancer, third.setup.optimization, 10)
         batch = next(iter(recmtl.Loader(data.train, 256, seed=0).epoch()))
         step(batch)
         found["step"] = entered(lambda: step(batch))

@@ -75,7 +75,7 @@ def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.Prepa
         trainer.fit(small.train, small.valid)
     if not training:
         with pytest.raises(OutOfMemoryError, match=r"predictions of 50 valid rows, 8,192 at a time"):
-            trainer.predict_rows(small.valid)
+            trainer.predictor.predict(small.valid)
 
 
 def test_rows(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,7 @@ class Counter(Display):
         self._rows[what] = self._rows.get(what, 0) + rows
         text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
         self._bar.update(self._task, description=text)
-        self.passing(text)
+        self.note_if_due(text)
 
     def totals(self, what: str) -> Callable[[int], None]:
         """Give a function that is told how many rows of one kind of work are done in all."""

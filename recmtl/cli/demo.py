@@ -50,7 +50,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
     }
     title = "MMOE with MetaBalance, test AUC beside the best possible (Bayes) and a logistic regression's"
     print_metrics(metrics, title, extra)
-    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {run}")
+    print_line(f"{trainer.result.rows_per_second:,.0f} training rows/s · run in {run}")
 
 
 def logistic_regression(data: PreparedData) -> dict[str, Metrics]:

@@ -68,7 +68,7 @@ def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRo
     if prepared is None:
         with Counter() as counter:
             prepared = trainer.encode(rows, counter, bad_rows, counter.remark)
-    return trainer.predict_rows(prepared)
+    return trainer.predictor.predict(prepared)
 
 
 def show(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:

@@ -39,7 +39,7 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
         present = columns_of(rows, schema.schema) if prepared is None else schema.schema.unfeatured
         raw = encode_rows(schema, rows, False, counter, bad_rows, counter.remark)
         for part in raw if prepared is None else [prepared]:
-            table = with_columns(trainer.predict_rows(part), present).table()
+            table = with_columns(trainer.predictor.predict(part), present).table()
             writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             count += len(part)

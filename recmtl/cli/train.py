@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -59,20 +60,19 @@ def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Nam
     split = "test" if "test" in measured else "valid"
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
-    if trainer.gradient_stats_every and trainer.folder:
+    if trainer.setup.gradient_stats_every and trainer.folder:
         summaries = summarize(trainer.folder.records())
         if summaries:
             print_diagnosis(summaries)
         elif trainer.model.shared().tensors:
-            print_line(
-                f"no two gradients were measured in one of every {trainer.gradient_stats_every} steps: lower the number"
-            )
+            every = trainer.setup.gradient_stats_every
+            print_line(f"no two gradients were measured in one of every {every} steps: lower the number")
         else:
             print_line("the tasks share no tensor on which their gradients could be measured")
-    skipped = trainer.skipped
+    skipped = trainer.result.skipped
     if skipped:
         print_line(f"left out for not being finite: {skipped}")
-    print_line(f"{trainer.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
+    print_line(f"{trainer.result.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
     return 0
 
 
@@ -157,7 +157,7 @@ def train_in(
     with usage_errors():
         trainer = build(parser, config, data.schema)
     if trainer.folder:  # in the process that writes
-        trainer.folder = folder
+        trainer.setup = replace(trainer.setup, folder=folder)
         if not (resume and (folder.path / RECIPE).exists()):
             save_recipe(parser, config, folder.path)
     with usage_errors():

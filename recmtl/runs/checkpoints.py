@@ -126,7 +126,7 @@ def remove_partial(folder: Path) -> None:
 
 def prune(folder: RunFolder, keep: int) -> None:
     """Remove all checkpoints but the newest `keep`."""
-    for path in list(folder.steps().values())[:-keep]:
+    for path in list(folder.steps().values())[: -keep or None]:
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -1,90 +1,90 @@
-"""The end of a run: it is measured, and its folder is filled."""
+"""The end of a run: final metrics, predictions and plots in the run folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from recmtl.data import Rows
-from recmtl.errors import Interrupted
-from recmtl.evaluate import Metrics, metrics_of
-from recmtl.io.files import new_file
-from recmtl.runs.checkpoints import prune
-from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
-from recmtl.train.device import peak_memory
-from recmtl.train.predictor import expert_usage
-from recmtl.train.signals import StopRequested, StopSignals
-
-if TYPE_CHECKING:
-    from recmtl.train.trainer import Trainer
-
-
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from recmtl.evaluate import figures
+from recmtl.data import Rows
+from recmtl.errors import Interrupted
+from recmtl.evaluate import Metrics, figures, metrics_of
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
+from recmtl.io.files import new_file
+from recmtl.runs.checkpoints import prune
+from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
+from recmtl.train.device import peak_memory
+from recmtl.train.loop import FitResult
+from recmtl.train.predictor import Predictor
+from recmtl.train.setup import TrainingSetup
+from recmtl.train.signals import StopRequested, StopSignals
 
 
-def finish(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
-    """Measure a model on rows, predicting them once, and write what a finished run holds.
+def finish_run(setup: TrainingSetup, result: FitResult, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
+    """Measure the trained model, and complete its run folder if there is one.
+
+    A complete run folder keeps the best weights alone: the checkpoints to resume from are removed.
 
     Args:
-        trainer: The model and the options.
-        splits: The rows, by the name under which their metrics stand.
+        setup: The setup.
+        result: The result of the training.
+        splits: The rows, by the name under which `metrics.json` holds their metrics.
 
     Raises:
-        Interrupted: A signal asked to stop; there is a checkpoint, from which the run can be finished.
+        Interrupted: A signal asked to stop; the run can be finished from its checkpoint.
         RunError: Another process is at work in the run folder.
     """
-    if trainer.folder is None:
-        return measured_on(trainer, splits)
-    steps = list(trainer.folder.steps())
-    with trainer.folder.held(), StopSignals(bool(steps)) as stop:
+    if setup.folder is None:
+        return _measure_and_save(setup, result, splits)
+    steps = list(setup.folder.steps())
+    with setup.folder.held(), StopSignals(bool(steps)) as stop:
         try:
-            with stop.breakable():
-                return measured_on(trainer, splits)
+            with stop.interruptible():
+                measured = _measure_and_save(setup, result, splits)
         except StopRequested:
             assert stop.signal is not None
-            raise Interrupted(stop.signal, trainer.folder.path, steps[-1]) from None
+            raise Interrupted(stop.signal, setup.folder.path, steps[-1]) from None
+        prune(setup.folder, 0)
+    return measured
 
 
-def measured_on(trainer: Trainer, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
-    """Measure a model on rows, and fill its run folder where it has one."""
-    measured, folder = {}, trainer.folder
+def _measure_and_save(
+    setup: TrainingSetup, result: FitResult, splits: Mapping[str, Rows]
+) -> dict[str, dict[str, Metrics]]:
+    measured, folder, predictor = {}, setup.folder, Predictor(setup, setup.processes)
     for name, rows in splits.items():
-        predictions = trainer.predict_rows(rows, together=True)
+        predictions = predictor.predict(rows)
         measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
-        if folder and trainer.run.predictions:
+        if folder and setup.run.predictions:
             with new_file(folder.predictions(name)) as file:
                 predictions.write(file)
     if folder:
         reported = next((splits[name] for name in REPORTED if name in splits), None)
-        usage = expert_usage(trainer.model, reported, trainer.device, trainer.optimization) if reported else {}
+        usage = Predictor(setup).expert_usage(reported) if reported else {}
         if usage:
             folder.save_usage(usage)
-        _plot(folder)
-        prune(folder, 1)
+        save_plots(folder)
         folder.finish(
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
-                "best": {"monitor": trainer.monitor, "value": trainer.best},
-                **({} if trainer.window is None else {"window": trainer.window}),
-                "seconds": trainer.seconds,
-                "train_rows_per_second": trainer.rows_per_second,
+                "best": {"monitor": setup.metric_monitor().monitor, "value": result.best},
+                **({} if result.window is None else {"window": result.window}),
+                "seconds": result.seconds,
+                "train_rows_per_second": result.rows_per_second,
                 "peak_memory_bytes": peak_memory(),
-                "device": str(trainer.device),
+                "device": str(setup.device),
             }
         )
     return measured
 
 
-def _plot(folder: RunFolder) -> None:
+def save_plots(folder: RunFolder) -> None:
+    """Write the plots of a run."""
     records, plots = folder.records(), folder.path / PLOTS
     save_learning_curves(records, plots / "learning_curves.png")
-    save_diagnosis(records, plots / "diagnosis.png")
+    save_gradient_stats(records, plots / "diagnosis.png")
 
 
 def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
@@ -99,13 +99,13 @@ def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
         for column, (name, curve) in enumerate(curves.items()):
             axes = figure.add_subplot(len(lines), columns, line * columns + column + 1)
             figures.over_steps({name: curve}, what, axes).set_title(f"{what}: {figures.short(name)}")
-    _write(figure, path)
+    _save_png(figure, path)
 
 
-def save_diagnosis(records: list[dict[str, Any]], path: Path) -> None:
-    """Write what a run's diagnosis measured as PNG: a panel for the gradients' norms, their cosines and the weights.
+def save_gradient_stats(records: list[dict[str, Any]], path: Path) -> None:
+    """Write the gradient statistics of a run as PNG: a panel for the norms, the cosines and the weights.
 
-    The cosines of many pairs are shown by their means over the run.
+    Of many pairs of tasks only the mean cosines over the run are shown.
     """
     panels = {"gradient_norm": figures.gradient_norms, "cosine": figures.cosines, "weight": figures.task_weights}
     measured = [what for what in panels if diagnosis_curves(records, what)]
@@ -114,9 +114,9 @@ def save_diagnosis(records: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(4.8 * len(measured), 4.2), layout="constrained")
     for column, what in enumerate(measured, start=1):
         panels[what](records, figure.add_subplot(1, len(measured), column))
-    _write(figure, path)
+    _save_png(figure, path)
 
 
-def _write(figure: Figure, path: Path) -> None:
+def _save_png(figure: Figure, path: Path) -> None:
     with new_file(path) as file:
         figure.savefig(file, format="png", dpi=120)

@@ -1,16 +1,17 @@
-"""Where a training happens: whether the device is there, and does what the options ask of it."""
+"""The device of a training: memory, precision and random numbers."""
 
 from __future__ import annotations
 
 import ctypes
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from recmtl.balance import ProcessGroup
 from recmtl.train.distributed import local_rank
@@ -40,7 +41,7 @@ def usable(device: str) -> torch.device:
         raise ValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def check_without_gpu(optimization: Optimization, device: torch.device) -> None:
+def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
     """Refuse options that ask for a GPU.
 
     Raises:
@@ -153,3 +154,16 @@ def largest_error() -> float:
 def autocast(device: torch.device, options: Optimization) -> torch.autocast:
     """Compute in the precision that the options ask for."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """Return torch's RNG state, of the CPU and of a GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+
+
+def set_rng_state(device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Set torch's RNG state to one that `rng_state` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

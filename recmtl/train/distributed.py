@@ -80,7 +80,7 @@ def all_gather_object(processes: ProcessGroup, value: T) -> list[T]:
     return told
 
 
-def largest(processes: ProcessGroup, *values: int) -> Sequence[int]:
+def elementwise_max(processes: ProcessGroup, *values: int) -> Sequence[int]:
     """Give of each number the largest that a process has."""
     return [max(numbers) for numbers in zip(*all_gather_object(processes, values), strict=True)]
 

@@ -1,275 +1,287 @@
-"""Whether a training can still come to something: looked at where it is logged, measured or kept."""
+"""Detection of diverged training: NaN and infinite values, counted on the device, and losses that stay too high."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from recmtl.data import Rows
+from recmtl.balance import Balancer, zero_nonfinite_gradients
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
 from recmtl.runs.folder import BEST, CHECKPOINTS
+from recmtl.schema import LabelRate, Task
 from recmtl.train.losses import DEFAULT_LOSS
-from recmtl.train.nonfinite import NonFiniteEvent, bad_weights, weights
-from recmtl.train.step import Step
+from recmtl.train.setup import TrainingSetup
 
-if TYPE_CHECKING:
-    from recmtl.train.trainer import Trainer
+COUNTER_STATE = ("steps", "counts", "streaks", "first", "reached", "skipped")
+LOSS_FACTOR = 100.0  # times the loss of the first step or of the label rate: training that learns stays below
+SQUARED_LOSSES = {"mse"}  # which grow with the square of an error
+HIGH_STEPS = 20  # a loss that stays too high for so many steps ends training
+SMALL_TENSOR = 1_000_000  # elements; larger tensors are not checked at every logged step
+MAX_NAMES = 6  # in a message
 
 
-from typing import NamedTuple
+class NonFiniteEvent(NamedTuple):
+    """The steps in which something was not finite.
 
-import pyarrow as pa
+    Args:
+        name: A task, a layer or a feature.
+        steps: The number of steps.
+        first: The first of them, counted from 1.
+        reached: The step that completed the longest run of steps allowed; 0 if none did.
+    """
 
-from recmtl.balance import SharedTensor, gradient_stats
-from recmtl.data import Loader
-from recmtl.io.memory import explain_oom
-from recmtl.models import RankingModel
-from recmtl.models.base import starting_bias
-from recmtl.train.losses import Losses
-from recmtl.train.options import Optimization
-from recmtl.train.predictor import inferring
-from recmtl.train.step import in_row_mode
+    name: str
+    steps: int
+    first: int
+    reached: int
 
-ABSURD = 100.0  # times the loss at the start, or that of the labels' mean: no training that learns comes there
-SQUARES = {"mse"}  # losses that grow with the square of an error
-FEW, ONE = 0.02, 0.001  # of the different predictions at the start: hardly any is left; as good as none
-WORSE = 1.05  # times the loss of the labels' mean
-VARIED = 50  # different predictions at the start, from which on their loss means anything
-EARLY = 20  # steps in which a model may still overcome what the first ones did to it
-QUICK = 1_000_000  # numbers in a tensor that every look can afford
-NAMES = 6  # that a message holds
+
+class NonFiniteCounter:
+    """Counts the steps in which a task, a layer's gradient or a feature's embedding gradient is not finite.
+
+    All state is on the device and updated in place, so that the steps of a CUDA graph count too.
+
+    Args:
+        model: The model.
+        balancer: Counts the tasks that it skips.
+        layers: The parameters whose gradients are checked.
+        tables: The tables in row mode, of which the gathered rows are checked.
+        limit: The number of consecutive steps that is too many.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        balancer: Balancer,
+        layers: Sequence[nn.Parameter],
+        tables: Sequence[EmbeddingTable],
+        limit: int,
+    ) -> None:
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        checked = {id(layer) for layer in layers} | {id(table.weight) for table in tables}
+        all_tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
+        self._tables = [table for table in all_tables if id(table.weight) in checked]
+        labels = balancer.labels if len(balancer.labels or ()) == len(balancer.skipped) else None
+        self._tasks = [str(label) for label in labels or range(len(balancer.skipped))]
+        features = [f"feature {owner}" for table in self._tables for owner in table.owners]
+        tensors = [*layers, *(table.weight for table in tables)]
+        self.names = [*(f"task {t}" for t in self._tasks), *(names[id(tensor)] for tensor in tensors), *features]
+        self._gradients = slice(len(self._tasks), len(self._tasks) + len(tensors))
+        self._place = {id(tensor): place for place, tensor in enumerate(tensors)}
+        self._balancer, self._limit = balancer, limit
+        self.skipped = balancer.skipped.clone()  # by the end of the last step
+        self.steps = self.skipped.new_zeros(())
+        self.counts, self.streaks, self.first, self.reached = self.skipped.new_zeros(4, len(self.names)).unbind()
+
+    @torch.no_grad()
+    def update(self, tensors: Sequence[Tensor]) -> None:
+        """Set the non-finite entries of a step's gradients to zero, and count them.
+
+        Args:
+            tensors: The layers, then the gathered rows of the tables.
+        """
+        norms = [table.gradient_norms() for table in self._tables]
+        marks = zero_nonfinite_gradients(tensors)
+        features = [marks[self._place[id(t.weight)]] & ~n.isfinite() for t, n in zip(self._tables, norms, strict=True)]
+        bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
+        self.skipped.copy_(self._balancer.skipped)
+        self.steps += 1
+        self.counts += bad
+        self.streaks.add_(1).mul_(bad)
+        self.first.copy_(torch.where((self.first == 0) & bad, self.steps, self.first))
+        self.reached.copy_(torch.where((self.reached == 0) & (self.streaks == self._limit), self.steps, self.reached))
+
+    def events(self) -> list[NonFiniteEvent]:
+        """Return what was not finite so far. Waits for the device."""
+        rows = torch.stack([self.counts, self.first, self.reached], 1).tolist()
+        return [NonFiniteEvent(name, *row) for name, row in zip(self.names, rows, strict=True) if row[0]]
+
+    def skipped_steps(self) -> dict[str, int]:
+        """Return how often something was left out; names without any are missing. Waits for the device.
+
+        Steps by the name of the objective (of the head, for representation methods) whose loss or shared gradient was
+        left out, and under `gradients` the number of tensors that had entries set to 0.
+        """
+        counts = dict(zip(self._tasks, self.skipped.tolist(), strict=True))
+        counts["gradients"] = int(self.counts[self._gradients].sum())
+        return {name: count for name, count in counts.items() if count}
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the counts."""
+        return {name: getattr(self, name) for name in COUNTER_STATE}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load the counts that `state_dict` returned."""
+        for name in COUNTER_STATE:
+            getattr(self, name).copy_(state[name])
 
 
 class DivergenceMonitor:
-    """Looks whether a training can still come to something, and ends it where it cannot.
+    """Ends training that has diverged.
+
+    That is: weights are not finite, too many consecutive steps were not, or the loss of an objective stays far above
+    that of the first step and that of predicting the label rate.
 
     Args:
-        trainer: The model and the options.
-        step: Counts what was not finite.
-        rows: The training rows.
-        note: Told once of what is bad, but may be overcome.
+        setup: The setup.
+        counter: Counts what was not finite.
+        optimizer: The optimizer of the dense parameters, for the advice in messages.
+        note: Called once with a line for each problem that training may overcome.
+
+    Attributes:
+        first_losses: The losses ``[K]`` of the first step.
     """
 
-    def __init__(self, trainer: Trainer, step: Step, rows: Rows, note: Callable[[str], None]) -> None:
-        self._trainer, self._step, self._note = trainer, step, note
-        self._model, self._objectives = trainer.model, trainer.model.objectives
-        self._probe = Probe(trainer.model, rows, trainer.device, trainer.optimization)
-        self._start = self._probe.read()
-        self._sound_at = 0  # the last step after which all weights were finite
+    def __init__(
+        self, setup: TrainingSetup, counter: NonFiniteCounter, optimizer: Optimizer, note: Callable[[str], None]
+    ) -> None:
+        self._setup, self._counter, self._optimizer, self._note = setup, counter, optimizer, note
+        self.first_losses: Tensor | None = None
+        self._high_since: dict[str, int] = {}  # the step of the first of the last logs in which a loss was too high
+        self._finite_at = 0  # the last step after which all weights were finite
         self._counted = 0
-        self._said: set[str] = set()
+        self._noted: set[str] = set()
 
-    def look(self, done: int, losses: Mapping[str, float]) -> None:
-        """Look at what was counted and at the weights; the mean losses since the last look may be worth a note.
-
-        Raises:
-            DivergenceError: Weights are not finite, or too many steps in a row were not.
-        """
-        incidents = list(self._step.incidents.found())
-        before, self._counted = self._counted, sum(incident.steps for incident in incidents)
-        self.check_weights(done, None if self._counted > before else QUICK)
-        reached = [incident for incident in incidents if incident.reached]
-        if reached:
-            self._end(self._too_many(reached))
-        for step in sorted({incident.first for incident in incidents}):
-            names = {i.name: i.name for i in incidents if i.first == step}
-            self._say(names, f"step {step}: left out for not being finite: {{}}")
-        high = {t.name: f"{t.name} ({losses[t.name]:.3g})" for t, limit in self._limits() if losses[t.name] > limit}
-        hint = f"step {done}: the loss is absurdly high: {{}}: {self._advice}"
-        self._say({f"loss {name}": text for name, text in high.items()}, hint)
-
-    def check(self, done: int) -> None:
-        """Look at the weights and at what the model makes of training rows.
-
-        Raises:
-            DivergenceError: It is by far worse than at the start, or no longer tells rows apart.
-        """
-        self.check_weights(done)
-        now = self._probe.read()
-        few = self._dead(now, FEW)
-        dead = few if len(few) == len(self._objectives) else self._dead(now, ONE, least=1)
-        hopeless = self._absurd(now) or self._lost(dead, now)
-        if hopeless and done >= EARLY:
-            self._end(f"the training has diverged by step {done}: {listed(hopeless.values())}: {self._advice}")
-        self._say(hopeless or few, f"step {done}: {{}}: {self._advice}")
-
-    def check_weights(self, done: int, largest: int | None = None) -> None:
-        """Look at all weights, so that none that is not finite is kept.
+    def check(self, done: int, losses: Mapping[str, float]) -> None:
+        """Check the counts, small weights, and the mean losses since the last check.
 
         Args:
-            done: The steps done.
-            largest: Tensors of more numbers are not looked at.
+            done: The number of steps done.
+            losses: The mean losses by objective.
 
         Raises:
-            DivergenceError: Some are not finite.
+            DivergenceError: Training has diverged.
         """
-        state = weights(self._model)
-        quick = {name: tensor for name, tensor in state.items() if largest is None or tensor.numel() <= largest}
-        bad = bad_weights(self._model, quick)
+        events = self._counter.events()
+        before, self._counted = self._counted, sum(event.steps for event in events)
+        self.check_weights(done, None if self._counted > before else SMALL_TENSOR)
+        reached = [event for event in events if event.reached]
+        if reached:
+            self._end(self._too_many(reached))
+        for step in sorted({event.first for event in events}):
+            names = {event.name: event.name for event in events if event.first == step}
+            self._note_once(names, f"step {step}: left out for not being finite: {{}}")
+        self._check_losses(done, losses)
+
+    def check_weights(self, done: int, largest: int | None = None) -> None:
+        """Check that the weights are finite.
+
+        Args:
+            done: The number of steps done.
+            largest: Tensors with more elements are skipped; ``None`` checks all.
+
+        Raises:
+            DivergenceError: Some are not.
+        """
+        tensors = float_tensors(self._setup.model)
+        checked = {name: tensor for name, tensor in tensors.items() if largest is None or tensor.numel() <= largest}
+        bad = nonfinite_weights(self._setup.model, checked)
         if bad:
-            since = self._sound_at + 1
+            since = self._finite_at + 1
             when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
-            self._end(f"the weights of {listed(bad)} became NaN or infinite {when}: {self._advice}")
-        if len(quick) == len(state):
-            self._sound_at = done
+            self._end(f"the weights of {shortened(bad)} became NaN or infinite {when}: {self._advice}")
+        if len(checked) == len(tensors):
+            self._finite_at = done
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what the model was at the start, and what was said."""
-        return {"losses": self._start.losses, "values": self._start.values, "said": sorted(self._said)}
+        """Return the losses of the first step, since when losses are too high, and what was noted."""
+        return {"losses": self.first_losses, "high": self._high_since, "said": sorted(self._noted)}
 
     def load_state_dict(self, state: Mapping[str, Any], done: int) -> None:
-        """Go on from what another one's `state_dict` gave."""
-        self._start, self._said, self._sound_at = Reading(state["losses"], state["values"]), set(state["said"]), done
+        """Load what `state_dict` returned after so many steps."""
+        self.first_losses, self._high_since = state["losses"], dict(state["high"])
+        self._noted, self._finite_at = set(state["said"]), done
 
-    def _limits(self) -> Iterator[tuple[Any, float]]:
-        """Each objective, and the loss above which it is absurd; where labels do not vary, none is."""
-        for task, *losses in zip(self._objectives, self._start.losses, self._probe.constant, strict=True):
-            factor = ABSURD**2 if (task.loss or DEFAULT_LOSS[task.kind]) in SQUARES else ABSURD
-            yield task, factor * max(losses) if losses[1] else float("inf")
+    def _check_losses(self, done: int, losses: Mapping[str, float]) -> None:
+        first, limits = self._first_and_limits()
+        high = [name for name, loss in losses.items() if loss > limits[name]]
+        self._high_since = {name: self._high_since.get(name, done) for name in high}
+        if any(done - since >= HIGH_STEPS for since in self._high_since.values()):
+            found = (f"the loss of {n!r} is {losses[n]:.3g}, and was {first[n]:.3g} in the first step" for n in high)
+            self._end(f"the training has diverged by step {done}: {shortened(found)}: {self._advice}")
+        text = f"step {done}: the loss is far too high: {{}}: {self._advice}"
+        self._note_once({f"loss {name}": f"{name} ({losses[name]:.3g})" for name in high}, text)
 
-    def _absurd(self, now: Reading) -> dict[str, str]:
-        """By name the objectives whose loss is absurd, and how high it is.
-
-        NaN is not: it may come of a single row, and where it comes of all, no prediction is left.
-        """
-        found = zip(self._limits(), now.losses, self._start.losses, strict=True)
-        return {
-            task.name: f"the loss of {task.name!r} on training rows is {loss:.3g}, and was {before:.3g} at the start"
-            for (task, limit), loss, before in found
-            if loss > limit
-        }
-
-    def _dead(self, now: Reading, share: float, least: int = 0) -> dict[str, str]:
-        """By name the objectives of which no more than a share of the different predictions is left, and how few.
-
-        A single task that has none at all, as none is finite, is left to what becomes of such losses.
-        """
-        found = zip(self._objectives, now.values, self._start.values, self._probe.constant, strict=True)
-        return {
-            task.name: f"{task.name!r} has {few:,} different predictions for {self._probe.rows:,} training rows, and "
-            f"had {before:,} at the start"
-            for task, few, before, learnable in found
-            if learnable and before >= VARIED and least <= few <= max(1, share * before)
-        }
-
-    def _lost(self, dead: Mapping[str, str], now: Reading) -> dict[str, str]:
-        """Those that will not come back: worse than the labels' mean, or all of them and without any gradient.
-
-        A model that has learned the labels' mean, as there is nothing else to learn or its weights decay, is sound.
-        """
-        if len(dead) == len(self._objectives) and all(self._probe.stuck()):
-            return dict(dead)
-        means = zip(self._objectives, now.losses, self._probe.constant, strict=True)
-        worse = {task.name for task, loss, mean in means if loss > WORSE * mean}
-        return {name: text for name, text in dead.items() if name in worse}
+    def _first_and_limits(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return by objective the loss of the first step, and the one above which it is too high."""
+        schema, first, limits = self._setup.model.schema, {}, {}
+        assert self.first_losses is not None
+        losses = self.first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
+        for task, loss in zip(self._setup.model.objectives, losses, strict=True):
+            squared = (task.loss or DEFAULT_LOSS[task.kind]) in SQUARED_LOSSES
+            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, label_rate_loss(task, schema.rate(task)))
+            first[task.name], limits[task.name] = loss, limit or math.inf
+        return first, limits
 
     def _too_many(self, reached: Sequence[NonFiniteEvent]) -> str:
-        names = listed(i.name for i in reached)
-        first, limit = min(i.reached for i in reached), self._trainer.optimization.nonfinite_steps
-        if self._trainer.optimization.nonfinite == "error":
+        names = shortened(event.name for event in reached)
+        options = self._setup.optimization
+        first, limit = min(event.reached for event in reached), options.nonfinite_steps
+        if options.nonfinite == "error":
             return f'not finite in step {first}: {names}: {self._advice}, or leave it out by `nonfinite` "skip"'
         return f"not finite in {limit} steps in a row, up to step {first}: {names}: {self._advice}"
 
     @property
     def _advice(self) -> str:
-        clip = "" if self._trainer.optimization.clip_norm else ", or set `clip_norm`"
-        decay = any(group.get("weight_decay") for group in self._step.optimizers[0].param_groups)
-        return f"lower the learning rate ({self._step.learning_rate:g} by now){' or `weight_decay`' * decay}{clip}"
+        groups = self._optimizer.param_groups
+        clip = "" if self._setup.optimization.clip_norm else ", or set `clip_norm`"
+        decay = " or `weight_decay`" if any(group.get("weight_decay") for group in groups) else ""
+        return f"lower the learning rate ({float(groups[0]['lr']):g} by now){decay}{clip}"
 
     def _end(self, reason: str) -> None:
-        folder = self._trainer.folder
+        folder = self._setup.folder
         kept = [*folder.steps().values()] if folder else []
         if folder and not kept and folder.checkpoint(BEST).exists():
             kept = [folder.path / CHECKPOINTS / BEST]
         raise DivergenceError(reason + (f"; {kept[-1]} holds the last good weights" if kept else ""))
 
-    def _say(self, found: Mapping[str, str], text: str) -> None:
-        """Say once of each name what was found."""
-        new = {name: said for name, said in found.items() if name not in self._said}
+    def _note_once(self, found: Mapping[str, str], text: str) -> None:
+        """Put what was found into the text and note it, but for the keys that were noted before."""
+        new = {name: what for name, what in found.items() if name not in self._noted}
         if new:
-            self._note(text.format(listed(new.values())))
-        self._said.update(new)
+            self._note(text.format(shortened(new.values())))
+        self._noted.update(new)
 
 
-def listed(names: Iterable[str]) -> str:
-    """List names, the first ones of many."""
+def label_rate_loss(task: Task, rate: LabelRate) -> float:
+    """Return the cross-entropy of a binary task if its label rate is predicted; 0 for a regression."""
+    if task.kind != "binary" or not 0 < rate.mean < 1:
+        return 0.0
+    return task.weight * -(rate.mean * math.log(rate.mean) + (1 - rate.mean) * math.log1p(-rate.mean))
+
+
+def float_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return by name the floating-point tensors of a model's state."""
+    tensors = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and t.numel()}
+    return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+
+
+def nonfinite_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that are not all finite; of an embedding table, the features."""
+    if not tensors:
+        return []
+    finite = torch.stack([torch.stack(torch.aminmax(t)).isfinite().all() for t in tensors.values()]).tolist()
+    bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
+    return [part for name in bad for part in _nonfinite_parts(model, name)]
+
+
+def _nonfinite_parts(model: nn.Module, name: str) -> list[str]:
+    module, _, last = name.rpartition(".")
+    table = model.get_submodule(module)
+    if not (isinstance(table, EmbeddingTable) and last == "weight"):
+        return [name]
+    rows = zip(table.owners, table.by_owner(table.weight.detach()), strict=True)
+    return [f"feature {owner}" for owner, own in rows if own.numel() and not own.isfinite().all()]
+
+
+def shortened(names: Iterable[str]) -> str:
+    """Join names by commas, only the first ones if there are many."""
     names = list(names)
-    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
-    return ", ".join(names[:NAMES]) + more
-
-
-STRETCHES, STRETCH = 64, 128  # of rows all over the training rows
-
-
-class Reading(NamedTuple):
-    """What a model makes of the rows, objective by objective.
-
-    Args:
-        losses: The loss.
-        values: How many different predictions there are, those that are not finite left out.
-    """
-
-    losses: list[float]
-    values: list[int]
-
-
-class Probe:
-    """Measures a model on the same training rows again and again, without dropout.
-
-    Args:
-        model: The model.
-        rows: The training rows.
-        device: Where the model is.
-        options: Name the precision.
-
-    Attributes:
-        rows: How many rows are taken.
-        constant: The loss of each objective for a model that predicts the mean of the labels for all rows; 0 where
-            the labels do not vary.
-    """
-
-    def __init__(self, model: RankingModel, rows: Rows, device: torch.device, options: Optimization) -> None:
-        self._model, self._device, self._options = model, device, options
-        self._losses = Losses(model.schema.schema, model.objectives)
-        sample = stretches_of(rows)
-        self.rows = len(sample)
-        self._batch = next(Loader(sample, self.rows, device).epoch())
-        rates = [(task, model.schema.rate(task)) for task in model.objectives]
-        biases = {task.name: starting_bias(task, rate) for task, rate in rates}
-        losses = self._measured({n: torch.full((self.rows,), b, device=device) for n, b in biases.items()})
-        one_class = [task.kind == "binary" and rate.mean in (0, 1) for task, rate in rates]
-        self.constant = [0.0 if one else loss for one, loss in zip(one_class, losses, strict=True)]
-
-    def read(self) -> Reading:
-        """Measure the model. Waits for the device."""
-        predictions = explain_oom(f"predictions of {self.rows:,} training rows at once")
-        plain = torch.inference_mode(False)
-        with predictions, inferring(self._model, self._device, self._options), plain, torch.no_grad():
-            logits = self._model(self._batch)
-        values = [len(found[found.isfinite()].unique()) for found in (logits[t.name] for t in self._model.objectives)]
-        return Reading(self._measured(logits), values)
-
-    def stuck(self) -> list[bool]:
-        """Say of each objective whether it would move nothing that is shared, or that embeds: all units are off."""
-        tables = [m for m in self._model.modules() if isinstance(m, EmbeddingTable) and m.weight.requires_grad]
-        learning = torch.inference_mode(False), torch.enable_grad(), in_row_mode(tables)
-        with inferring(self._model, self._device, self._options), learning[0], learning[1], learning[2]:
-            losses = self._losses(self._model(self._batch), self._batch)
-            leaves = [SharedTensor(*tensor) for tensor in self._model.shared().tensors]
-            norms = gradient_stats(losses, leaves or [SharedTensor(table.gathered.rows) for table in tables]).norms
-        return [norm == 0 and bool(leaves or tables) for norm in norms.tolist()]
-
-    def _measured(self, logits: dict[str, Tensor]) -> list[float]:
-        return torch.stack(list(self._losses(logits, self._batch).values())).tolist()
-
-
-def stretches_of(rows: Rows) -> Rows:
-    """Take stretches of rows from all over them, or all where there are few."""
-    if len(rows) <= STRETCHES * STRETCH:
-        return rows
-    starts = [i * (len(rows) - STRETCH) // (STRETCHES - 1) for i in range(STRETCHES)]
-    return Rows(rows.schema, pa.concat_tables([rows.table.slice(start, STRETCH) for start in starts]), rows.name)
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from torch import Tensor
-
 from recmtl.balance import GradientStats
+from recmtl.train.monitor import named_values
 
 
-def diagnosis_record(names: Sequence[str], diagnosis: GradientStats) -> dict[str, dict[str, float | None]]:
+def gradient_stats_record(names: Sequence[str], diagnosis: GradientStats) -> dict[str, dict[str, float | None]]:
     """Give one measurement by name: the gradient norm of each task, the cosine of each pair. Waits for the device.
 
     Args:
@@ -22,17 +21,9 @@ def diagnosis_record(names: Sequence[str], diagnosis: GradientStats) -> dict[str
     cosines = diagnosis.cosines.tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return {
-        "gradient_norm": by_name(names, diagnosis.norms),
+        "gradient_norm": named_values(names, diagnosis.norms),
         "cosine": {f"{names[i]}·{names[j]}": cosines[i][j] for i, j in pairs},
     }
-
-
-def by_name(names: Sequence[str] | None, values: Tensor | None) -> dict[str, float | None]:
-    """Give values by name, ``None`` where one is not finite; nothing where there are not as many names as values."""
-    if names is None or values is None or len(names) != len(values):
-        return {}
-    finite = values.isfinite().tolist()
-    return {name: v if ok else None for name, v, ok in zip(names, values.tolist(), finite, strict=True)}
 
 
 class PairSummary(NamedTuple):

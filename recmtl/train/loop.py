@@ -1,4 +1,4 @@
-"""One training: the loop, what it logs, and which weights are the best."""
+"""The training loop: steps, evaluations, logging, checkpoints, and the result."""
 
 from __future__ import annotations
 
@@ -6,279 +6,343 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from recmtl.data import Loader, Rows
 from recmtl.errors import Interrupted, RunError
-from recmtl.io.memory import is_out_of_memory
+from recmtl.io.memory import explain_oom, is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
-from recmtl.runs.folder import LAST, RunFolder
+from recmtl.runs.folder import BEST, LAST, RunFolder
 from recmtl.runs.logger import MetricLogger
-from recmtl.train.distributed import all_gather_object, copy_from_first, largest
+from recmtl.train.device import rng_state, set_rng_state
+from recmtl.train.distributed import all_gather_object, copy_from_first, elementwise_max, smallest_window
 from recmtl.train.divergence import DivergenceMonitor
-from recmtl.train.gradient_stats import by_name, diagnosis_record
-from recmtl.train.meter import Meter
+from recmtl.train.gradient_stats import gradient_stats_record
+from recmtl.train.monitor import LossMeter, named_values
+from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
-from recmtl.train.resume import check_conditions, check_same, rng_state, run_fingerprint, set_rng_state
+from recmtl.train.setup import TrainingSetup, check_same, check_unchanged, describe_setup, run_fingerprint
 from recmtl.train.signals import StopRequested, StopSignals
 from recmtl.train.step import Step
 
-if TYPE_CHECKING:
-    from recmtl.train.trainer import Trainer
+SIGNAL_EVERY = 8  # steps after which several processes tell each other of signals
 
-STEPS_UNHEARD = 8  # after so many, processes tell each other of signals
+
+@dataclass(frozen=True)
+class FitResult:
+    """The result of a training.
+
+    Args:
+        best: The best value of the monitored metric; ``None`` if it was never defined.
+        seconds: Wall-clock seconds, with evaluations.
+        rows_per_second: Training rows per second, without evaluations.
+        window: The training rows held in memory at a time; ``None`` if all were.
+        skipped: How often a task's loss or shared gradient was not finite and left out, by its name; and under
+            `gradients`, the number of tensors that had non-finite entries set to 0. Names without any are missing.
+        records: What was logged: the lines of `metrics.jsonl`.
+    """
+
+    best: float | None = None
+    seconds: float = 0.0
+    rows_per_second: float = 0.0
+    window: int | None = None
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    records: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
 
 class TrainingLoop:
-    """Trains the model of a trainer over its epochs.
+    """Trains a model over its epochs.
 
     Args:
-        trainer: The model, the balancer and the options.
-        loader: The training rows.
-        step: Trains on one batch.
-        valid: The rows that are measured; ``None`` where there are none.
-        start: When the training began, by `time.perf_counter`.
-        note: Told of what went wrong, where no progress is shown.
+        setup: The setup.
+        train: The training rows.
+        valid: The validation rows; ``None`` measures nothing.
+        note: Called with a line for each problem, unless progress is shown.
+        saved: The state of a checkpoint to resume from.
+
+    Raises:
+        RunError: The checkpoint does not fit the setup or the rows, or the processes differ in them.
     """
 
     def __init__(
         self,
-        trainer: Trainer,
-        loader: Loader,
-        step: Step,
+        setup: TrainingSetup,
+        train: Rows,
         valid: Rows | None,
-        start: float,
         note: Callable[[str], None],
+        saved: Mapping[str, Any] | None = None,
     ) -> None:
-        self._trainer, self._loader, self._step, self._valid, self._start = trainer, loader, step, valid, start
-        self._names = [task.name for task in trainer.model.objectives]
-        evaluations = trainer.stopping.evaluations if valid is not None else 0
-        evaluations = min(evaluations, len(loader))  # there is no more than one after each step
-        self._measured_at = {round(len(loader) * (i + 1) / evaluations) for i in range(evaluations)}
+        self._start = time.perf_counter()
+        self._setup, self._valid, self._processes = setup, valid, setup.processes
+        first, shown = setup.processes.first, setup.run.progress
+        self._progress = TrainingProgress(first and shown)
+        self._progress.note(*describe_setup(setup, train, valid))
+        self._loader = open_loader(setup, train, saved["window"] if saved else None)
+        copy_from_first(setup.processes, setup.model)
+        self._step = Step(setup.model, setup.balancer, setup.optimization, setup.epochs * len(self._loader))
+        if setup.folder and saved is None:
+            setup.folder.create(setup.model.schema)
+        evaluations = min(setup.stopping.evaluations, len(self._loader)) if valid is not None else 0
+        self._evaluate_after = {round(len(self._loader) * (i + 1) / evaluations) for i in range(evaluations)}
         self._done = 0  # steps
-        self._unmeasured = False  # whether the evaluation that follows the last of them was not done
-        self._best_weights: dict[str, Tensor] | None = None  # where no run folder holds them
-        keep, minutes = trainer.run.keep, trainer.run.checkpoint_minutes
-        self._checkpoints = Checkpoints(trainer.folder, keep, minutes) if trainer.folder else None
-        self._processes = trainer.processes
-        self._stop = StopSignals(trainer.run.folder is not None)
-        self._progress = TrainingProgress(trainer.epochs, len(loader), trainer.run.progress and trainer.processes.first)
-        self._watch = trainer.watch()
-        self._meter = Meter(self._names)
-        silent = trainer.processes.first and not trainer.run.progress
-        self._soundness = DivergenceMonitor(trainer, step, loader.rows, note if silent else self._progress.note)
+        self._evaluation_due = False  # after the last of them
+        self._best_weights: dict[str, Tensor] | None = None  # without a run folder
+        self._records: list[dict[str, Any]] = []
+        self._checkpoints = (
+            Checkpoints(setup.folder, setup.run.keep, setup.run.checkpoint_minutes) if setup.folder else None
+        )
+        self._stop = StopSignals(setup.run.folder is not None)
+        self._predictor = Predictor(setup, setup.processes)
+        self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.objectives)
+        note = note if first and not shown else self._progress.note
+        self._divergence = DivergenceMonitor(setup, self._step.nonfinite, self._step.optimizers[0], note)
+        if setup.processes.size > 1:
+            check_same(all_gather_object(setup.processes, self._fingerprint))
+        if saved is not None:
+            self._restore(saved)
 
-    def run(self, saved: Mapping[str, Any] | None = None) -> None:
-        """Train, and restore the best weights; without a defined metric the last ones stay.
-
-        Args:
-            saved: The state of a checkpoint to go on from.
+    def run(self) -> FitResult:
+        """Train, and load the best weights; the last weights stay if the metric was never defined.
 
         Raises:
             Interrupted: A signal asked to stop; there is a checkpoint.
-            DivergenceError: To go on is of no use.
-            RunError: The checkpoint was made under other conditions.
+            DivergenceError: Training has diverged.
         """
-        if self._processes.size > 1:
-            check_same(all_gather_object(self._processes, self._conditions))
-        if saved is not None:
-            self._restore(saved)
-        log = MetricLogger(self._trainer.folder, self._trainer.run.tensorboard, self._done)
-        with self._progress, log as self._log, self._stop:
+        setup = self._setup
+        logger = MetricLogger(setup.folder, setup.run.tensorboard, self._done)
+        with self._progress, logger as self._logger, self._stop:
+            self._progress.start(setup.epochs, len(self._loader), self._done)
             try:
                 self._train()
-                self._take_best()
-                self._listen()
+                self._load_best()
+                self._exchange_signals()
             except StopRequested:
-                self._leave()
-        trainer = self._trainer
-        trainer.rows_per_second, trainer.best = self._meter.rows_per_second, self._watch.best
-        trainer.seconds = time.perf_counter() - self._start
+                self._stop_here()
+        window = self._loader.window
+        return FitResult(
+            best=self._monitor.best,
+            seconds=time.perf_counter() - self._start,
+            rows_per_second=self._meter.rows_per_second,
+            window=window if window < len(self._loader.rows) else None,
+            skipped=self._step.nonfinite.skipped_steps(),
+            records=tuple(setup.folder.records() if setup.folder else self._records),
+        )
 
     def _train(self) -> None:
-        if self._unmeasured:
+        if self._evaluation_due:
             self._evaluate()
-        while self._done < self._trainer.epochs * len(self._loader) and not self._watch.exhausted:
+        while self._done < self._setup.epochs * len(self._loader) and not self._monitor.exhausted:
             self._epoch()
-        if self._watch.exhausted:
-            waited = self._watch.waited
-            self._progress.note(f"stopped: no better {self._watch.monitor} in {waited} evaluations")
+        if self._monitor.exhausted:
+            waited = self._monitor.waited
+            self._progress.note(f"stopped: no better {self._monitor.monitor} in {waited} evaluations")
 
     def _epoch(self) -> None:
-        """Train what is left of an epoch, or until patience ends."""
-        self._trainer.model.train()
-        done, number = divmod(self._done, len(self._loader))
-        for batch in self._loader.epoch(done + 1, number):
+        """Train the rest of an epoch, or until the patience runs out."""
+        self._setup.model.train()
+        done, start = divmod(self._done, len(self._loader))
+        for batch in self._loader.epoch(done + 1, start):
             self._done += 1
-            every = self._trainer.gradient_stats_every
-            diagnosed = every > 0 and self._done % every == 0
-            losses = self._step(batch, diagnosed)  # [K]
-            self._meter.add(losses, len(batch.whole))
-            epoch, number = self._position
-            self._unmeasured = number in self._measured_at
-            if diagnosed:
-                self._record_diagnosis(epoch, number, losses)
-            if number % self._trainer.run.log_every == 0 or number == len(self._loader):
-                self._record_step(epoch, number)
-            if self._unmeasured or number == len(self._loader):
-                with self._meter.paused():
-                    self._soundness.check(self._done)
-            if self._unmeasured:
-                self._evaluate()
-            ended = number == len(self._loader) or self._watch.exhausted
-            heard = self._processes.size == 1 or ended or self._done % STEPS_UNHEARD == 0
-            late = heard and self._listen()
-            self._keep(ended or late)
-            if self._watch.exhausted:
+            every = self._setup.gradient_stats_every
+            with_stats = every > 0 and self._done % every == 0
+            losses = self._step(batch, with_stats)  # [K]
+            self._meter.update(losses, len(batch.whole))
+            if self._done == 1:
+                self._divergence.first_losses = losses.clone()
+            self._after_step(losses, with_stats)
+            if self._monitor.exhausted:
                 return
+
+    def _after_step(self, losses: Tensor, with_stats: bool) -> None:
+        """Log, evaluate and save what is due after a step."""
+        epoch, number = self._position
+        last = number == len(self._loader)
+        self._evaluation_due = number in self._evaluate_after
+        if with_stats:
+            self._record_gradient_stats(losses)
+        show = self._progress.due(number)
+        if number % self._setup.run.log_every == 0 or last:
+            self._record_step()
+        elif show:
+            self._progress.show_step(epoch, number, self._meter.means(), self._meter.rows_per_second)
+        if self._evaluation_due or last:
+            with self._meter.paused():
+                self._divergence.check_weights(self._done)
+        if self._evaluation_due:
+            self._evaluate()
+        ended = last or self._monitor.exhausted
+        exchange = self._processes.size == 1 or ended or self._done % SIGNAL_EVERY == 0
+        late = exchange and self._exchange_signals()
+        self._save_if_due(ended or late)
 
     @property
     def _position(self) -> tuple[int, int]:
-        """The epoch and the number in it of the last step, both counted from 1."""
+        """The epoch and the step in it of the last step, both counted from 1."""
         epoch, number = divmod(self._done - 1, len(self._loader))
         return epoch + 1, number + 1
 
     def _evaluate(self) -> None:
         assert self._valid is not None
-        # What all processes do together, all must finish.
-        breakable = self._stop.breakable() if self._processes.size == 1 else nullcontext()
-        with self._meter.paused(), breakable:
-            metrics = self._trainer.measure(self._valid, self._watch.names, together=True)
-        best = self._watch.improved(self._watch.value(metrics))
+        # A collective must be finished by all processes: one alone may be interrupted.
+        interruptible = self._stop.interruptible() if self._processes.size == 1 else nullcontext()
+        with self._meter.paused(), interruptible:
+            metrics = self._predictor.measure(self._valid, self._monitor.names)
+        best = self._monitor.update(self._monitor.value(metrics))
         if best:
             self._save_best()
-        epoch, number = self._position
-        self._progress.evaluated(epoch, number, metrics, best)
-        self._record(epoch, number, {"valid": {name: m.to_dict() for name, m in metrics.items()}})
-        self._unmeasured = False
+        self._progress.show_metrics(*self._position, metrics, best)
+        self._record({"valid": {name: m.to_dict() for name, m in metrics.items()}})
+        self._evaluation_due = False
 
     def _save_best(self) -> None:
-        model = self._trainer.model
+        model = self._setup.model
         if not self._processes.first:
             return
-        if self._trainer.folder:
+        if self._setup.folder:
             state = {"fingerprint": model.schema.fingerprint, "epoch": self._position[0], "model": model.state_dict()}
-            self._trainer.folder.save_best(state)
+            self._setup.folder.save_best(state)
         else:
             self._best_weights = copy.deepcopy(model.state_dict())
 
-    def _take_best(self) -> None:
-        if self._watch.best is None:
+    def _load_best(self) -> None:
+        setup = self._setup
+        if self._monitor.best is None:
             self._save_best()
             if self._valid is not None:
-                monitor = self._watch.monitor
+                monitor = self._monitor.monitor
                 self._progress.note(f"{monitor} was never defined on the validation rows: the last weights stay")
         elif self._best_weights is not None:
-            self._trainer.model.load_state_dict(self._best_weights)
-        elif self._processes.first:
-            self._trainer.load("best")
-        copy_from_first(self._processes, self._trainer.model)
-        self._trainer.balancer.skipped.copy_(self._step.incidents.skipped)  # over the whole training
+            setup.model.load_state_dict(self._best_weights)
+        elif setup.folder:
+            setup.load_weights(setup.folder.load_checkpoint(BEST, setup.device), setup.folder.path)
+        copy_from_first(self._processes, setup.model)
+        setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
 
-    def _record_step(self, epoch: int, number: int) -> None:
-        losses = self._meter.take_losses()
-        self._progress.step(epoch, number, losses, self._meter.rows_per_second)
+    def _record_step(self) -> None:
+        epoch, number = self._position
+        losses, rate = self._meter.means(), self._meter.rows_per_second
+        self._meter.reset()
+        self._progress.show_step(epoch, number, losses, rate)
         record: dict[str, Any] = {
             "loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()},
-            "weight": by_name(self._trainer.balancer.labels, self._trainer.balancer.weights),
+            "weight": named_values(self._setup.balancer.labels, self._setup.balancer.weights),
             "learning_rate": self._step.learning_rate,
-            "rows_per_second": self._meter.rows_per_second,
+            "rows_per_second": rate,
         }
-        skipped = self._trainer.skipped
-        self._record(epoch, number, record | ({"skipped": skipped} if skipped else {}))
-        self._soundness.look(self._done, losses)
+        skipped = self._step.nonfinite.skipped_steps()
+        self._record(record | ({"skipped": skipped} if skipped else {}))
+        self._divergence.check(self._done, losses)
 
-    def _record_diagnosis(self, epoch: int, number: int, losses: Tensor) -> None:
-        assert self._step.diagnosis is not None
-        balancer = self._trainer.balancer
-        values = {"loss": by_name(self._names, losses), "weight": by_name(balancer.labels, balancer.weights)}
-        self._record(epoch, number, {"diagnosis": values | diagnosis_record(self._names, self._step.diagnosis)})
+    def _record_gradient_stats(self, losses: Tensor) -> None:
+        assert self._step.gradient_stats is not None
+        balancer, names = self._setup.balancer, self._setup.objectives
+        values = {"loss": named_values(names, losses), "weight": named_values(balancer.labels, balancer.weights)}
+        self._record({"diagnosis": values | gradient_stats_record(names, self._step.gradient_stats)})
 
-    def _record(self, epoch: int, number: int, content: Mapping[str, Any]) -> None:
-        self._log.write((epoch - 1) * len(self._loader) + number, epoch, content)
+    def _record(self, content: Mapping[str, Any]) -> None:
+        epoch, _ = self._position
+        self._logger.write(self._done, epoch, content)
+        self._records.append({"step": self._done, "epoch": epoch, **content})
 
-    def _listen(self) -> bool:
-        """Say whether the time for a checkpoint has come, and stop here if that was asked for: all processes do.
+    def _exchange_signals(self) -> bool:
+        """Return whether a checkpoint is due by time in any process, and stop if any process got a signal.
 
         Raises:
-            Asked: One of them was asked to stop.
+            StopRequested: One of them did.
         """
         late = self._checkpoints is not None and self._checkpoints.late
-        number, heard = largest(self._processes, self._stop.signal or 0, late)
-        if number:
-            self._stop.signal = Signals(number)
+        signal, late_anywhere = elementwise_max(self._processes, self._stop.signal or 0, late)
+        if signal:
+            self._stop.signal = Signals(signal)
             raise StopRequested
-        return bool(heard)
+        return bool(late_anywhere)
 
-    def _keep(self, due: bool) -> None:
-        """Write a checkpoint where one is due."""
-        run = self._trainer.run
+    def _save_if_due(self, due: bool) -> None:
+        run = self._setup.run
         regular = run.checkpoint_every is not None and self._done % run.checkpoint_every == 0
         if run.folder and (due or regular):
             with self._meter.paused():
-                self._soundness.check_weights(self._done)
-                self._log.flush()
+                self._divergence.check_weights(self._done)
+                self._logger.flush()
                 state = self._state()
                 if self._checkpoints:
-                    self._checkpoints.save(self._done, state, self._watch.best is not None)
+                    self._checkpoints.save(self._done, state, self._monitor.best is not None)
 
-    def _leave(self) -> None:
-        """Write a checkpoint and end."""
-        self._keep(due=True)
-        all_gather_object(
-            self._processes, self._done
-        )  # torchrun ends all as soon as one ends: the first has written by now
+    def _stop_here(self) -> None:
+        """Write a checkpoint and raise `Interrupted`."""
+        self._save_if_due(due=True)
+        # torchrun ends all processes as soon as one ends: wait until the first has written.
+        all_gather_object(self._processes, self._done)
         assert self._stop.signal is not None
-        assert self._trainer.run.folder is not None
-        raise Interrupted(self._stop.signal, Path(self._trainer.run.folder), self._done) from None
+        assert self._setup.run.folder is not None
+        raise Interrupted(self._stop.signal, Path(self._setup.run.folder), self._done) from None
 
     @cached_property
-    def _conditions(self) -> dict[str, Any]:
-        return run_fingerprint(self._trainer, self._step, self._loader.rows, self._valid)
+    def _fingerprint(self) -> dict[str, Any]:
+        return run_fingerprint(self._setup, self._step.optimizers[0], self._loader.rows, self._valid)
 
     def _state(self) -> dict[str, Any]:
-        """All that decides what comes."""
-        model = self._trainer.model
+        """Return all that the rest of the training depends on."""
+        model = self._setup.model
         return {
             "fingerprint": model.schema.fingerprint,
-            "conditions": self._conditions,
+            "conditions": self._fingerprint,
             "done": self._done,
-            "unmeasured": self._unmeasured,
+            "unmeasured": self._evaluation_due,
             "window": self._loader.window,
             "model": model.state_dict(),
             "training": self._step.state_dict(),
-            "generators": all_gather_object(self._processes, rng_state(self._trainer.device)),
-            "watch": self._watch.state_dict(),
+            "generators": all_gather_object(self._processes, rng_state(self._setup.device)),
+            "watch": self._monitor.state_dict(),
             "meter": self._meter.state_dict(),
-            "soundness": self._soundness.state_dict(),
+            "soundness": self._divergence.state_dict(),
             "seconds": time.perf_counter() - self._start,
         }
 
     def _restore(self, saved: Mapping[str, Any]) -> None:
-        folder = RunFolder(self._trainer.run.folder or "")
+        folder = RunFolder(self._setup.run.folder or "")
         try:
-            check_conditions(folder.path, saved["conditions"], self._conditions)
-            self._trainer.take(saved, folder)
-            self._take_over(saved)
-            if self._processes.rank < len(saved["generators"]):  # or else it takes part for the first time
-                set_rng_state(self._trainer.device, saved["generators"][self._processes.rank])
+            check_unchanged(folder.path, saved["conditions"], self._fingerprint)
+            self._setup.load_weights(saved, folder.path)
+            self._load_state(saved)
+            if self._processes.rank < len(saved["generators"]):  # or there were fewer processes
+                set_rng_state(self._setup.device, saved["generators"][self._processes.rank])
         except (LookupError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, RunError) or is_out_of_memory(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise RunError(f"the checkpoint {folder.checkpoint(LAST)} is damaged: {reason}") from error
 
-    def _take_over(self, saved: Mapping[str, Any]) -> None:
-        """Take all but the weights and the generators."""
-        self._done, self._unmeasured = saved["done"], saved["unmeasured"]
+    def _load_state(self, saved: Mapping[str, Any]) -> None:
+        """Load all but the weights and the random number generators."""
+        self._done, self._evaluation_due = saved["done"], saved["unmeasured"]
         self._step.load_state_dict(saved["training"])
-        self._watch.load_state_dict(saved["watch"])
+        self._monitor.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
-        self._soundness.load_state_dict(saved["soundness"], self._done)
+        self._divergence.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
+
+
+def open_loader(setup: TrainingSetup, train: Rows, window: int | None) -> Loader:
+    """Open the training rows, in memory if they fit.
+
+    Args:
+        setup: Batch size, seed, device and processes.
+        train: The rows.
+        window: The rows held at a time by the run to resume; ``None`` if it is new.
+
+    Raises:
+        OutOfMemoryError: Memory does not hold them.
+    """
+    run, processes = setup.run, setup.processes
+    window = window or run.window or smallest_window(train, processes)
+    with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
+        batch_size = setup.optimization.batch_size
+        return Loader(train, batch_size, setup.device, run.seed, window, processes.rank, processes.size)

@@ -1,34 +1,91 @@
-"""Which weights are the best so far, and whether to go on."""
+"""What is measured while training: mean losses, rows per second, and the validation metric that decides."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from torch import Tensor
 
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
-QUICK = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
+FAST_METRICS = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
+
+
+class LossMeter:
+    """Averages losses on the device and measures rows per second, without waiting for the device.
+
+    Args:
+        names: The names of the losses.
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+        self._sum: Tensor | None = None
+        self._steps = self._rows = 0
+        self._started = time.perf_counter()
+
+    def update(self, losses: Tensor, rows: int) -> None:
+        """Add the losses ``[K]`` of a step."""
+        self._sum = losses.double() if self._sum is None else self._sum.to(losses.device) + losses
+        self._steps += 1
+        self._rows += rows
+
+    def means(self) -> dict[str, float]:
+        """Return the mean losses since the last `reset`. Waits for the device."""
+        mean = (self._sum / self._steps).tolist() if self._sum is not None else []
+        return dict(zip(self._names, mean, strict=False))
+
+    def reset(self) -> None:
+        """Start a new mean."""
+        self._sum, self._steps = None, 0
+
+    @property
+    def rows_per_second(self) -> float:
+        """Rows per second since the start, without the time in `paused` blocks."""
+        return self._rows / (time.perf_counter() - self._started)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the clock within a block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._started += time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return sums, counts and seconds."""
+        seconds = time.perf_counter() - self._started
+        return {"sum": self._sum, "steps": self._steps, "rows": self._rows, "seconds": seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned."""
+        self._sum, self._steps, self._rows = state["sum"], state["steps"], state["rows"]
+        self._started = time.perf_counter() - state["seconds"]
 
 
 class MetricMonitor:
-    """Watches one metric over the evaluations of a training.
+    """Tracks the best value of one validation metric, for early stopping.
 
     Args:
-        options: What is watched, and how patiently.
-        objectives: What the model is trained on: a metric without a task is the mean over those of them that have it.
+        options: The metric and the patience.
+        objectives: The training objectives. A metric without a task is the mean over those that have it.
         reported: All tasks that are measured.
-        grouped: Whether the rows have groups, within which tasks are measured, too.
+        grouped: Whether metrics within groups are measured.
 
     Raises:
         ValueError: The monitor names no task or no metric that is measured.
 
     Attributes:
-        monitor: What is watched.
-        names: The metrics that are worth measuring while training: the quick ones, and what is watched.
-        best: Its best value so far; ``None`` while it was never defined.
-        waited: Evaluations since then.
+        monitor: The name of the metric.
+        names: The metrics to measure while training: the fast ones, and the monitored one.
+        best: The best value so far; ``None`` while it was never defined.
+        waited: The number of evaluations since then.
     """
 
     def __init__(
@@ -37,28 +94,28 @@ class MetricMonitor:
         self._options = options
         self.monitor = options.monitor or ("auc" if any(t.kind == "binary" for t in objectives) else "r2")
         name, _, metric = self.monitor.rpartition(".")
-        chosen = [task for task in reported if task.name == name] if name else objectives
-        if not chosen:
+        tasks = [task for task in reported if task.name == name] if name else objectives
+        if not tasks:
             names = ", ".join(task.name for task in reported)
             raise ValueError(f"`monitor` must name one of the tasks {names}, got {self.monitor!r}")
-        self._tasks = [task.name for task in chosen if metric in monitors(task.kind, grouped)]
+        self._tasks = [task.name for task in tasks if metric in monitors(task.kind, grouped)]
         if not self._tasks:
-            known = ", ".join(dict.fromkeys(m for task in chosen for m in monitors(task.kind, grouped)))
+            known = ", ".join(dict.fromkeys(m for task in tasks for m in monitors(task.kind, grouped)))
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}")
         self._metric = metric
-        self.names = QUICK | {metric}
+        self.names = FAST_METRICS | {metric}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         self.best: float | None = None
         self.waited = 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
-        """Give the watched value, ``None`` where it is undefined for one of its tasks."""
+        """Return the monitored value; ``None`` if it is undefined for one of its tasks."""
         values = [metrics[task].values[self._metric] for task in self._tasks]
         defined = [value for value in values if value is not None]
         return float(sum(defined) / len(defined)) if len(defined) == len(values) else None
 
-    def improved(self, value: float | None) -> bool:
-        """Take an evaluation in and say whether it is the best so far; an undefined one costs no patience."""
+    def update(self, value: float | None) -> bool:
+        """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting."""
         if value is None:
             return False
         if self.best is None or self._sign * (value - self.best) > self._options.min_delta:
@@ -67,15 +124,23 @@ class MetricMonitor:
         self.waited += 1
         return False
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether the patience has run out."""
+        return self._options.patience is not None and self.waited >= self._options.patience
+
     def state_dict(self) -> dict[str, float | None]:
-        """Give what was seen so far."""
+        """Return the best value and the evaluations since then."""
         return {"best": self.best, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what another one's `state_dict` gave."""
+        """Load what `state_dict` returned."""
         self.best, self.waited = state["best"], state["waited"]
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether patience is at its end."""
-        return self._options.patience is not None and self.waited >= self._options.patience
+
+def named_values(names: Sequence[str] | None, values: Tensor | None) -> dict[str, float | None]:
+    """Return values by name, ``None`` if one is not finite; nothing if names and values do not match in number."""
+    if names is None or values is None or len(names) != len(values):
+        return {}
+    finite = values.isfinite().tolist()
+    return {name: v if ok else None for name, v, ok in zip(names, values.tolist(), finite, strict=True)}

@@ -1,8 +1,8 @@
-"""What a model makes of rows, without a gradient: predictions, and the weights of its gates."""
+"""Inference: predictions, metrics and gate weights of a model, without gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,84 +10,110 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from recmtl.balance import ProcessGroup
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
+from recmtl.evaluate import Metrics, Predictions, measure
 from recmtl.io.memory import explain_oom
-from recmtl.models import RankingModel
 from recmtl.train.device import autocast, matmul_precision
-from recmtl.train.options import Optimization
+from recmtl.train.distributed import all_gather_object
+from recmtl.train.setup import TrainingSetup
 
 BATCH = 8192  # rows
 
 
-def outputs(
-    model: RankingModel, rows: Rows, device: torch.device, options: Optimization
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Predict each output of a model ``{task: [rows]}``, in the order of the rows, of which there are some.
+class Predictor:
+    """Predicts and measures prepared rows.
 
     Args:
-        model: The model.
-        rows: The rows.
-        device: Where the model is.
-        options: Name the precision.
+        setup: The model, its device and the precision.
+        processes: The processes that share the rows. All of them call the same methods and get all results.
     """
-    parts: list[dict[str, Tensor]] = []
-    with (
-        explain_oom(f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"),
-        inferring(model, device, options),
-    ):
-        for batch in Loader(rows, BATCH, device).epoch():
-            parts.append({name: value.double() for name, value in _activated(model, batch).items()})
-    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}
+
+    def __init__(self, setup: TrainingSetup, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+        self._setup, self._processes = setup, processes
+
+    def outputs(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
+        """Predict each output of the model ``{task: [rows]}``, in the order of the rows.
+
+        Raises:
+            DataError: The rows were prepared with another schema.
+            OutOfMemoryError: A batch does not fit into memory.
+        """
+        setup, processes = self._setup, self._processes
+        setup.check_rows(rows)
+        if len(rows) == 0:
+            return {name: np.empty(0) for name in dict.fromkeys((*setup.model.heads, *setup.objectives))}
+        own = self._outputs_of(process_rows(rows, processes.rank, processes.size))
+        parts = [part for part in all_gather_object(processes, own) if part]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def predict(self, rows: Rows) -> Predictions:
+        """Predict every task, with the labels, weights and keys of the rows."""
+        schema = self._setup.model.schema.schema
+        return Predictions(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys)
+
+    def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
+        """Measure the model, task by task.
+
+        Args:
+            rows: The rows.
+            names: The metrics; ``None`` measures all.
+        """
+        schema = self._setup.model.schema.schema
+        return measure(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, names=names)
+
+    def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
+        """Return by head the mean gate weight of each expert; nothing for a model without gates."""
+        totals: dict[str, Tensor] = {}
+        with self._inference():
+            for batch in self._batches(rows):
+                usage = self._setup.model.expert_usage(batch)  # {head: [B, E]}
+                if not usage:
+                    return {}
+                for head, weights in usage.items():
+                    totals[head] = totals.get(head, 0.0) + weights.sum(0, dtype=torch.float64)  # [E]
+        return {head: (total / len(rows)).tolist() for head, total in totals.items()}
+
+    def _outputs_of(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
+        parts: list[dict[str, Tensor]] = []
+        what = f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"
+        with explain_oom(what), self._inference():
+            for batch in self._batches(rows):
+                parts.append({name: value.double() for name, value in self._predicted(batch).items()})
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}
+
+    def _batches(self, rows: Rows) -> Iterator[Batch]:
+        return Loader(rows, BATCH, self._setup.device).epoch()
+
+    def _predicted(self, batch: Batch) -> dict[str, Tensor]:
+        """Turn the logits of binary tasks into probabilities, corrected for sampled negatives."""
+        model = self._setup.model
+        tasks = {task.name: task for task in (*model.schema.schema.reported_tasks, *model.objectives)}
+        predicted = {}
+        for name, logit in model(batch).items():
+            shift = float(np.log(tasks[name].negative_rate))
+            binary = tasks[name].kind == "binary"
+            predicted[name] = torch.sigmoid(logit.double() + shift) if binary else logit
+        return predicted
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Put the model into evaluation mode within a block, without gradients."""
+        model, device, options = self._setup.model, self._setup.device, self._setup.optimization
+        mode = model.training
+        model.eval()
+        try:
+            with torch.inference_mode(), matmul_precision(device, options.precision), autocast(device, options):
+                yield
+        finally:
+            model.train(mode)
 
 
-def share_of(rows: Rows, rank: int, processes: int) -> Rows:
-    """Give the rows that one of several processes predicts: as many batches as the others, or one less."""
+def process_rows(rows: Rows, rank: int, processes: int) -> Rows:
+    """Return the rows that one of several processes predicts: whole batches, at most one more than another's."""
     if processes == 1:
         return rows
     batches = -(-len(rows) // BATCH)
     start, end = (min(len(rows), batches * i // processes * BATCH) for i in (rank, rank + 1))
     return Rows(rows.schema, rows.table.slice(start, end - start), rows.name)
-
-
-def expert_usage(
-    model: RankingModel, rows: Rows, device: torch.device, options: Optimization
-) -> dict[str, list[float]]:
-    """Give by head the mean weight that its gate gives each expert on the rows; nothing for a model without gates.
-
-    Args:
-        model: The model.
-        rows: The rows.
-        device: Where the model is.
-        options: Name the precision.
-    """
-    totals: dict[str, Tensor] = {}
-    with inferring(model, device, options):
-        for batch in Loader(rows, BATCH, device).epoch():
-            found = {head: weights.sum(0, dtype=torch.float64) for head, weights in model.expert_usage(batch).items()}
-            if not found:
-                return {}
-            totals = {head: totals.get(head, 0.0) + total for head, total in found.items()}  # [E]
-    return {head: (total / len(rows)).tolist() for head, total in totals.items()}
-
-
-def _activated(model: RankingModel, batch: Batch) -> dict[str, Tensor]:
-    """Turn logits into probabilities; the sampling of negatives is undone."""
-    tasks = {task.name: task for task in (*model.schema.schema.reported_tasks, *model.objectives)}
-    activated = {}
-    for name, logit in model(batch).items():
-        binary = tasks[name].kind == "binary"
-        shift = float(np.log(tasks[name].negative_rate))
-        activated[name] = torch.sigmoid(logit.double() + shift) if binary else logit
-    return activated
-
-
-@contextmanager
-def inferring(model: RankingModel, device: torch.device, options: Optimization) -> Iterator[None]:
-    """Put a model into evaluation mode within a block, where no gradient is taken."""
-    mode = model.training
-    model.eval()
-    try:
-        with torch.inference_mode(), matmul_precision(device, options.precision), autocast(device, options):
-            yield
-    finally:
-        model.train(mode)

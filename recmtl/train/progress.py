@@ -1,9 +1,11 @@
-"""What a training shows while it runs: a bar on a terminal, plain lines in a log."""
+"""Progress of a training: a bar on a terminal and in notebooks, plain lines in a log."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
+from threading import Timer
 from types import TracebackType
 from typing import Self
 
@@ -12,22 +14,23 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeR
 
 from recmtl.evaluate import Metrics
 
-LINE_EVERY = 10.0  # seconds between two plain lines
+LINE_SECONDS = 10.0  # between two plain lines
 
 
 class Display:
-    """A bar on a terminal, plain lines in a log.
+    """A bar on a terminal and in notebooks, plain lines in a log.
 
     Args:
-        columns: What the bar shows.
+        columns: The columns of the bar.
         shown: Whether to show anything.
-        transient: Whether the bar goes away at its end.
+        transient: Whether the bar disappears at the end.
     """
 
     def __init__(self, *columns: ProgressColumn, shown: bool = True, transient: bool = False) -> None:
         self._console = Console(stderr=True, quiet=not shown)
-        hidden = not self._console.is_terminal
-        self._bar = Progress(*columns, console=self._console, transient=transient, disable=hidden)
+        notebook = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._has_bar = self._console.is_terminal or notebook
+        self._bar = Progress(*columns, console=self._console, transient=transient, disable=not self._has_bar)
         self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -39,47 +42,98 @@ class Display:
     ) -> None:
         self._bar.__exit__(kind, error, trace)
 
-    def note(self, text: str) -> None:
-        """Show a line that stays."""
-        self._console.print(text, highlight=False, soft_wrap=True, markup=False)
+    def note(self, *lines: str) -> None:
+        """Show lines that stay."""
+        for line in lines:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    def passing(self, text: str) -> None:
-        """Show a line in a log, unless another came just before; on a terminal the bar shows it."""
-        if not self._console.is_terminal and time.monotonic() - self._last_line > LINE_EVERY:
+    def note_if_due(self, text: str) -> None:
+        """Show a plain line if the last one is ten seconds old; the bar shows it instead if there is one."""
+        if not self._has_bar and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(text)
 
 
 class TrainingProgress(Display):
-    """Shows epoch, losses, AUC and rows per second.
+    """Shows epoch, step, losses, validation metrics, rows per second and the time left.
 
     Args:
-        epochs: How many epochs there are.
-        steps: How many steps an epoch has.
         shown: Whether to show anything.
     """
 
-    def __init__(self, epochs: int, steps: int, shown: bool) -> None:
-        position = TextColumn("{task.completed}/{task.total}")
-        state = TextColumn("{task.fields[state]}")
-        super().__init__(
-            TextColumn("{task.description}"), BarColumn(), position, TimeRemainingColumn(), state, shown=shown
-        )
-        self._epochs, self._steps, self._measured = epochs, steps, ""
-        self._task = self._bar.add_task("", total=steps, state="")
+    def __init__(self, shown: bool) -> None:
+        position, state = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[state]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), position, TimeRemainingColumn(), state)
+        super().__init__(*columns, shown=shown)
+        self._epochs = self._steps = self._first = 0
+        self._started = time.monotonic()
+        self._metrics = ""
+        self._task = self._bar.add_task("", total=None, state="")
+        self._slow_start: Timer | None = None
 
-    def step(self, epoch: int, step: int, losses: Mapping[str, float], rows_per_second: float) -> None:
-        """Show a step, both numbers counted from 1."""
+    def start(self, epochs: int, steps: int, done: int) -> None:
+        """Start the clock of the time left.
+
+        Args:
+            epochs: The number of epochs.
+            steps: The steps of an epoch.
+            done: The steps done before, if a run resumes.
+        """
+        self._epochs, self._steps, self._first = epochs, steps, done
+        self._started = self._last_line = time.monotonic()
+        self._bar.reset(self._task, total=steps)
+        if not self._has_bar:
+            line = f"epoch {done // steps + 1}/{epochs} step {done % steps}/{steps} · the first step takes long"
+            self._slow_start = Timer(LINE_SECONDS, self.note, [line])
+            self._slow_start.daemon = True
+            self._slow_start.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end_slow_start()
+        super().__exit__(kind, error, trace)
+
+    def due(self, step: int) -> bool:
+        """Move the bar to a step of the epoch, and return whether its losses are to be shown by now."""
+        self._end_slow_start()
+        if self._has_bar:
+            self._bar.update(self._task, completed=step)
+        return time.monotonic() - self._last_line >= LINE_SECONDS
+
+    def show_step(self, epoch: int, step: int, losses: Mapping[str, float], rows_per_second: float) -> None:
+        """Show the losses after a step, in the bar or, every ten seconds, as a line; both numbers are from 1."""
         where = f"epoch {epoch}/{self._epochs}"
         state = " ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
-        state = f"loss {state} · {rows_per_second:,.0f} rows/s{self._measured}"
+        state = f"loss {state} · {rows_per_second:,.0f} rows/s{self._metrics}"
         self._bar.update(self._task, description=where, completed=step, state=state)
-        self.passing(f"{where} step {step}/{self._steps} · {state}")
+        self.note_if_due(f"{where} step {step}/{self._steps} · {state} · {self._time_left(epoch, step)}")
+        if self._has_bar:
+            self._last_line = time.monotonic()
 
-    def evaluated(self, epoch: int, step: int, metrics: Mapping[str, Metrics], best: bool) -> None:
-        """Show the validation metrics."""
+    def show_metrics(self, epoch: int, step: int, metrics: Mapping[str, Metrics], best: bool) -> None:
+        """Show the validation metrics after a step."""
         main = {name: next(iter(m.values.items())) for name, m in metrics.items()}
         shown = [f"{name} {metric} {'–' if v is None else f'{v:.4f}'}" for name, (metric, v) in main.items()]
-        self._measured = f" · {' '.join(shown)}"
+        self._metrics = f" · {' '.join(shown)}"
         end = f"epoch {epoch}/{self._epochs}" + (f" step {step}/{self._steps}" if step < self._steps else "")
-        self.note(f"{end} · valid{self._measured[2:]}{' · best' if best else ''}")
+        self.note(f"{end} · valid{self._metrics[2:]}{' · best' if best else ''}")
+
+    def _time_left(self, epoch: int, step: int) -> str:
+        """Return the time that the remaining steps take at the mean speed so far, evaluations included."""
+        done = (epoch - 1) * self._steps + step
+        seconds = (time.monotonic() - self._started) / max(1, done - self._first)
+        return f"at most {duration(seconds * (self._epochs * self._steps - done))} left"
+
+    def _end_slow_start(self) -> None:
+        if self._slow_start is not None:
+            self._slow_start.cancel()
+            self._slow_start = None
+
+
+def duration(seconds: float) -> str:
+    """Write a number of seconds as hours, minutes or seconds."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02} min"
+    return f"{minutes} min" if seconds >= 60 else f"{seconds:.0f} s"

@@ -1,20 +1,153 @@
-"""Which balancer goes with which model."""
+"""The setup of a training: its parts, the checks on them, and what identifies it when it resumes."""
 
 from __future__ import annotations
 
 import weakref
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from recmtl.balance import Balancer, Sum
+import torch
+from torch.optim import Optimizer
+
+from recmtl.balance import Balancer, ProcessGroup, Sum
+from recmtl.data import DataError, Rows
+from recmtl.errors import RunError
+from recmtl.features import EmbeddingTable
+from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
+from recmtl.runs.folder import RunFolder
+from recmtl.train.device import check_gpu_options, device_of, usable
+from recmtl.train.distributed import all_processes
+from recmtl.train.monitor import MetricMonitor
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
+FINGERPRINT_LETTERS = 16
 
 
-def claim(balancer: Balancer, model: RankingModel) -> None:
-    """Note that a balancer's state is that of a model.
+@dataclass(frozen=True, eq=False)
+class TrainingSetup:
+    """Everything a training needs beside its rows. Nothing in it is replaced while it runs.
+
+    Args:
+        model: The model, on the device, with the balancer as its fork.
+        balancer: Turns losses into gradients.
+        epochs: The maximum number of epochs.
+        gradient_stats_every: Steps between two measurements of the task gradients; 0 measures none.
+        optimization: Optimizer, schedule, precision and clipping.
+        stopping: When training ends early.
+        run: The run folder, the device, the seed, and what is logged.
+        processes: The processes that share each batch.
+        device: The device of this process.
+        folder: The run folder; ``None`` if there is none or another process writes it.
+    """
+
+    model: RankingModel
+    balancer: Balancer
+    epochs: int
+    gradient_stats_every: int
+    optimization: Optimization
+    stopping: EarlyStopping
+    run: RunConfig
+    processes: ProcessGroup
+    device: torch.device
+    folder: RunFolder | None
+
+    @classmethod
+    def build(
+        cls,
+        model: RankingModel,
+        balancer: Balancer,
+        epochs: int,
+        gradient_stats_every: int,
+        optimization: Optimization,
+        stopping: EarlyStopping,
+        run: RunConfig,
+    ) -> Self:
+        """Check the parts, put the balancer into the model, and move the model to its device.
+
+        Raises:
+            ValueError: An option is out of range, the monitor is not a metric of the tasks, the device cannot be used,
+                the balancer belongs to another model, or the tasks share nothing that it could balance.
+        """
+        if epochs < 1:
+            raise ValueError(f"`epochs` must be at least 1, got {epochs}")
+        if gradient_stats_every < 0:
+            raise ValueError(f"`gradient_stats_every` must be at least 0, got {gradient_stats_every}")
+        claim_balancer(balancer, model)
+        check_shared_tensors(model, balancer)
+        processes = balancer.processes = all_processes()
+        device = usable(device_of(run.device, processes))
+        if device.type != "cuda":
+            check_gpu_options(optimization, device)
+        elif processes.size > 1:
+            torch.cuda.set_device(device)
+        folder = RunFolder(run.folder) if run.folder and processes.first else None
+        setup = cls(
+            model, balancer, epochs, gradient_stats_every, optimization, stopping, run, processes, device, folder
+        )
+        setup.metric_monitor()
+        install_balancer(model, balancer)
+        with explain_oom(f"the model on {device}", "give smaller tables or layers"):
+            model.to(device)
+        return setup
+
+    @property
+    def objectives(self) -> list[str]:
+        """The names of the objectives, in the order of the losses."""
+        return [task.name for task in self.model.objectives]
+
+    def metric_monitor(self) -> MetricMonitor:
+        """Build the monitor of the validation metric.
+
+        Raises:
+            ValueError: The monitored metric is not one of the tasks' metrics.
+        """
+        schema = self.model.schema.schema
+        reported = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
+        return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), schema.group is not None)
+
+    def check_rows(self, rows: Rows) -> None:
+        """Check that rows were prepared with the model's schema.
+
+        Raises:
+            DataError: They were not.
+        """
+        if not isinstance(rows, Rows):
+            raise DataError(f"expected prepared rows, got {type(rows).__name__}: use `prepare` first")
+        schema = self.model.schema
+        if rows.schema is not schema and rows.schema.fingerprint != schema.fingerprint:
+            raise DataError(
+                "the rows were prepared with another schema than the model's: prepare them with the model's"
+            )
+
+    def load_weights(self, state: Mapping[str, Any], folder: Path) -> None:
+        """Load the model's weights from the state of a checkpoint.
+
+        Args:
+            state: The state.
+            folder: The run folder that it comes from, for errors.
+
+        Raises:
+            RunError: It does not fit the schema or the model.
+        """
+        if state.get("fingerprint") != self.model.schema.fingerprint:
+            raise RunError(f"the checkpoint of {str(folder)!r} was trained on another schema than the model's")
+        try:
+            self.model.load_state_dict(state["model"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            detail = " ".join(str(error).split())
+            raise RunError(f"the checkpoint of {str(folder)!r} does not fit the model: {detail}") from error
+
+
+def claim_balancer(balancer: Balancer, model: RankingModel) -> None:
+    """Record that a balancer's state belongs to a model.
 
     Raises:
-        ValueError: It is another model's, or it is no balancer.
+        ValueError: It belongs to another model, or is not a balancer.
     """
     if not isinstance(balancer, Balancer):
         raise ValueError(f"`balancer` must be a balancer such as `recmtl.MetaBalance()`, got {balancer!r}")
@@ -24,12 +157,111 @@ def claim(balancer: Balancer, model: RankingModel) -> None:
     OWNERS[balancer] = weakref.ref(model)
 
 
-def check_shares(model: RankingModel, balancer: Balancer) -> None:
-    """Refuse to balance where there is nothing to.
+def check_shared_tensors(model: RankingModel, balancer: Balancer) -> None:
+    """Check that the tasks share tensors, unless the balancer is the plain sum.
 
     Raises:
-        ValueError: The model's tasks share no tensor, and the balancer is not the plain sum.
+        ValueError: They share none.
     """
     if not (model.shared().tensors or isinstance(balancer, Sum)):
         name, method = type(model).__name__, type(balancer).__name__
         raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")
+
+
+def install_balancer(model: RankingModel, balancer: Balancer) -> None:
+    """Size a balancer for a model and make it the model's fork."""
+    balancer.setup(
+        objectives=len(model.objectives),
+        heads=len(model.heads),
+        features=model.view_features,
+        parts=sum(tensor.parts for tensor in model.shared().tensors),
+        names=[task.name for task in model.objectives],
+        head_names=list(model.heads),
+    )
+    model.fork = balancer
+
+
+def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> list[str]:
+    """Describe a training in a few lines: rows, features, parameters, device and run folder."""
+    model = setup.model
+    kinds = Counter(type(feature).__name__ for feature in model.schema.schema.features)
+    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, EmbeddingTable)}
+    dense = sum(p.numel() for p in model.parameters() if id(p) not in tables)
+    threads, processes = torch.get_num_threads(), setup.processes.size
+    where = [str(setup.device)]
+    where += [f"{threads} thread{'s' if threads > 1 else ''}"] if setup.device.type == "cpu" else []
+    where += [f"{processes} processes"] if processes > 1 else []
+    validated = "no validation rows" if valid is None else f"{len(valid):,} validation rows"
+    return [
+        f"rows: {len(train):,} training rows, {validated}",
+        f"features: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
+        f"model: {type(model).__name__} with {type(setup.balancer).__name__}, "
+        f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
+        f"device: {', '.join(where)}",
+        f"run folder: {setup.run.folder or 'none'}",
+    ]
+
+
+def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, valid: Rows | None) -> dict[str, Any]:
+    """Return by name what the result of a training depends on, as far as it can be written down.
+
+    Args:
+        setup: The setup.
+        optimizer: The optimizer of the dense parameters.
+        train: The training rows.
+        valid: The validation rows.
+    """
+    settings = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
+    return {
+        "training rows": len(train),
+        "validation rows": 0 if valid is None else len(valid),
+        "digest of the training rows": train.fingerprint[:FINGERPRINT_LETTERS],
+        "digest of the validation rows": None if valid is None else valid.fingerprint[:FINGERPRINT_LETTERS],
+        "model": type(setup.model).__name__,
+        "balancer": type(setup.balancer).__name__,
+        "epochs": setup.epochs,
+        "gradient_stats_every": setup.gradient_stats_every,
+        "seed": setup.run.seed,
+        "log_every": setup.run.log_every,
+        "window": setup.run.window,
+        **vars(setup.stopping),
+        **vars(setup.optimization),
+        "optimizer": f"{type(optimizer).__name__}({settings})",
+    }
+
+
+def process_fingerprint(setup: TrainingSetup, resume: bool) -> dict[str, Any]:
+    """Return by name what several processes must agree on before they exchange tensors."""
+    sizes = {f"size of {name}": tuple(tensor.shape) for name, tensor in setup.model.named_parameters()}
+    run = setup.run
+    kept = {"run folder": bool(run.folder), "window": run.window, "checkpoint_every": run.checkpoint_every}
+    names = {"model": type(setup.model).__name__, "balancer": type(setup.balancer).__name__}
+    return names | sizes | kept | {"resume": resume}
+
+
+def check_same(fingerprints: Sequence[Mapping[str, Any]]) -> None:
+    """Check that all processes train on the same rows with the same options.
+
+    Args:
+        fingerprints: One per process, in the order of their ranks.
+
+    Raises:
+        RunError: They do not.
+    """
+    for rank, other in enumerate(fingerprints):
+        for name in dict.fromkeys((*fingerprints[0], *other)):
+            first, found = fingerprints[0].get(name), other.get(name)
+            if first != found:
+                raise RunError(f"process 0 trains with `{name}` {first!r}, process {rank} with {found!r}")
+
+
+def check_unchanged(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a run resumes with the rows and options that it was started with.
+
+    Raises:
+        RunError: Something differs.
+    """
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            raise RunError(f"{str(folder)!r} was begun with `{name}` {old!r}, which is {new!r} now: it cannot go on")

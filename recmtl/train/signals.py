@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: the step is finished first."""
+"""Signals that stop a training: after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class StopRequested(KeyboardInterrupt):
-    """A training was asked to stop, and can stop here."""
+    """A signal asked to stop, and this is a place to stop at."""
 
 
 class StopSignals:
-    """Notes within a block that SIGINT, SIGTERM or SIGHUP asked to stop; a further SIGINT stops at once.
+    """Catches SIGINT, SIGTERM and SIGHUP within a block; a second SIGINT stops at once.
 
-    Only the main thread gets signals: in others, nothing is noted. A signal that the process ignores stays ignored.
+    Python delivers signals to the main thread: in others, this does nothing. Ignored signals stay ignored.
 
     Args:
-        wanted: Whether to note anything.
+        enabled: Whether to catch signals.
 
     Attributes:
-        signal: What asked to stop; ``None`` while nothing did.
+        signal: The first signal; ``None`` before.
     """
 
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted and threading.current_thread() is threading.main_thread()
+    def __init__(self, enabled: bool) -> None:
+        self._enabled = enabled and threading.current_thread() is threading.main_thread()
         self._before: dict[signal.Signals, Callable[[int, FrameType | None], Any] | int] = {}
         self.signal: signal.Signals | None = None
-        self._breakable = False
+        self._interruptible = False
 
     def check(self) -> None:
-        """Stop here if that was asked for.
+        """Stop here if a signal came.
 
         Raises:
-            Asked: It was.
+            StopRequested: One did.
         """
         if self.signal is not None:
             raise StopRequested
 
     @contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Stop anywhere within a block, which is begun anew when the training goes on.
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal interrupt a block anywhere; the block starts anew when the training resumes.
 
         Raises:
-            Asked: That was asked for, before or within.
+            StopRequested: A signal came, before or within.
         """
-        self._breakable = True
+        self._interruptible = True
         try:
             self.check()
             yield
         finally:
-            self._breakable = False
+            self._interruptible = False
 
     def __enter__(self) -> Self:
-        for number in ASKING if self._wanted else ():
+        for number in STOP_SIGNALS if self._enabled else ():
             before = signal.getsignal(number)
             if before not in (None, signal.SIG_IGN):
                 assert before is not None
                 self._before[number] = before
-                signal.signal(number, self._note)
+                signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -72,10 +72,10 @@ class StopSignals:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = self.signal or signal.Signals(number)
-        if self._breakable:
-            self._breakable = False
+        if self._interruptible:
+            self._interruptible = False
             raise StopRequested

@@ -1,9 +1,9 @@
-"""One training step: losses, balanced gradients, updates. Nothing in it waits for the device."""
+"""One training step: losses, balanced gradients, updates. It never waits for the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -17,23 +17,28 @@ from recmtl.models import RankingModel
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
 from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms
+from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.losses import Losses
-from recmtl.train.nonfinite import NonFiniteCounter
 from recmtl.train.optimizers import SparseRowOptimizer, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization
 
-ROW_MODE = 1_000_000  # numbers in a table above which a step gathers its rows; below, the whole lies in a cache
+ROW_MODE = 1_000_000  # elements of a table above which a step gathers its rows; smaller tables fit into a cache
 
 
 class Step:
     """Trains a model on one batch at a time.
 
     Args:
-        model: The model; the balancer takes its place as the model's fork.
+        model: The model, with the balancer as its fork.
         balancer: Turns the losses into gradients.
-        options: How the weights move.
-        total_steps: How many steps the schedule of the learning rate spans.
-        graph: Records the step and replays it; by default a CUDA graph, where the options and the device allow one.
+        options: Optimizer, schedule, precision and clipping.
+        total_steps: The number of steps that the learning rate schedule spans.
+        graph: Records and replays the step; by default a CUDA graph, if the options and the device allow one.
+
+    Attributes:
+        optimizers: That of the dense parameters, then that of the balancer's, if it has any.
+        nonfinite: Counts what was not finite.
+        gradient_stats: The task gradients' norms and cosines in the last step that measured them.
     """
 
     def __init__(
@@ -58,44 +63,45 @@ class Step:
             self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
         device = next(model.parameters()).device
         limit = options.nonfinite_steps if options.nonfinite == "skip" else 1
-        self.incidents = NonFiniteCounter(model, balancer, self._own, self._tables, limit)
-        self.diagnosis: GradientStats | None = None
+        self.nonfinite = NonFiniteCounter(model, balancer, self._own, self._tables, limit)
+        self.gradient_stats: GradientStats | None = None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
-        if graph is None and device.type == "cuda" and balancer.processes.size == 1 and self._is_to_be_recorded():
+        if graph is None and device.type == "cuda" and balancer.processes.size == 1 and self._can_be_recorded():
             graph = CudaGraph(device)
         self._plain_or_recorded = self._train if graph is None else GraphedStep(self._train, graph)
         self._rates_on = None if graph is None else device
         self._put_rates()
 
-    def __call__(self, batch: Batch, diagnosed: bool = False) -> Tensor:
-        """Take one step and give the losses ``[K]`` of the whole batch, still on the device.
+    def __call__(self, batch: Batch, with_stats: bool = False) -> Tensor:
+        """Take one step and return the losses ``[K]`` of the whole batch, still on the device.
 
         Args:
             batch: The rows.
-            diagnosed: Whether to measure the tasks' gradients first, into `diagnosis`; the step stays the same.
+            with_stats: Whether to measure the task gradients first, into `gradient_stats`; the step stays the same.
         """
-        losses = self._train(batch, diagnosed=True) if diagnosed else self._plain_or_recorded(batch)
+        losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
         for schedule in self._schedules:
             schedule.step()
         return losses
 
-    def _train(self, batch: Batch, diagnosed: bool = False) -> Tensor:
-        """All of a step that the device does; what it changes, it changes in place."""
+    def _train(self, batch: Batch, with_stats: bool = False) -> Tensor:
+        """Do the device's part of a step. All state is updated in place, as a CUDA graph requires."""
         with matmul_precision(batch.labels.device, self._options.precision), in_row_mode(self._tables, batch.share):
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            return self._balanced(batch, diagnosed)
+            return self._backward_and_update(batch, with_stats)
 
-    def _balanced(self, batch: Batch, diagnosed: bool) -> Tensor:
+    def _backward_and_update(self, batch: Batch, with_stats: bool) -> Tensor:
         rows = None if batch.share is None else len(batch)
-        with autocast(batch.labels.device, self._options), frozen_batch_norms(self._model, rows):
+        few = nullcontext() if rows is None else frozen_batch_norms(self._model, rows)
+        with autocast(batch.labels.device, self._options), few:
             logits = self._model(batch)
         losses = self._losses(logits, batch)
         shared = self._model.shared()
         leaves = [SharedTensor(*tensor) for tensor in shared.tensors]
-        if diagnosed:
-            self.diagnosis = gradient_stats(losses, leaves, self._balancer.processes)
+        if with_stats:
+            self.gradient_stats = gradient_stats(losses, leaves, self._balancer.processes)
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         known = {id(leaf.tensor) for leaf in leaves}
         self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
@@ -109,10 +115,10 @@ class Step:
         for table in self._tables:
             if table.weight.grad is not None:
                 raise RuntimeError(
-                    "a table above a million numbers is trained by the rows that it gathers, but its `weight` was also "
-                    "used directly: look its rows up by calling it"
+                    "a table of more than a million elements is trained by the rows that it gathers, but its `weight` "
+                    "was also used directly: look up rows by calling the table"
                 )
-        self.incidents.take(moved)
+        self.nonfinite.update(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
         for row_optimizer in self._row_optimizers:
@@ -120,27 +126,27 @@ class Step:
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def _is_to_be_recorded(self) -> bool:
+    def _can_be_recorded(self) -> bool:
         if self._options.cuda_graph is not None:
             return self._options.cuda_graph
         return recordable([self._model, self._balancer], self.optimizers)
 
     def _put_rates(self) -> None:
-        """Hold the learning rates in tensors where steps are recorded: a record reads what the schedule writes."""
+        """Keep the learning rates of a recorded step in tensors: the graph reads what the schedule writes."""
         if self._rates_on is not None:
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = torch.tensor(float(group["lr"]), device=self._rates_on)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give all that the next step depends on beside the model, the balancer in it and the batch."""
+        """Return the state of optimizers, schedules and counts; that of the balancer is in the model's."""
         parts = {name: [part.state_dict() for part in parts] for name, parts in self._parts.items()}
-        return {**parts, "incidents": self.incidents.state_dict()}
+        return {**parts, "incidents": self.nonfinite.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what another step's `state_dict` gave.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It was that of other optimizers.
+            ValueError: It is the state of other optimizers.
         """
         factories = [self._options.optimizer, torch.optim.Adam][: len(self.optimizers)]  # of model and balancer
         for optimizer, saved, factory in zip(self.optimizers, state["optimizers"], factories, strict=True):
@@ -150,7 +156,7 @@ class Step:
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
             own = schedule.state_dict()
             schedule.load_state_dict(own | {name: saved[name] for name, value in own.items() if type(value) is int})
-        self.incidents.load_state_dict(state["incidents"])
+        self.nonfinite.load_state_dict(state["incidents"])
         self._put_rates()
 
     @property
@@ -165,7 +171,7 @@ class Step:
 
 @contextmanager
 def in_row_mode(tables: Sequence[EmbeddingTable], share: Share | None = None) -> Iterator[None]:
-    """Gather the rows of large tables within a block; the rows must be put back by its end."""
+    """Let tables gather the batch's rows within a block; the rows must be written back by its end."""
     for table in tables:
         table.start_row_mode(share)
     try:
@@ -176,6 +182,6 @@ def in_row_mode(tables: Sequence[EmbeddingTable], share: Share | None = None) ->
 
 
 def own_parameters(model: RankingModel, balancer: Balancer) -> Iterator[nn.Parameter]:
-    """Give the model's parameters without those of the balancer that lies in its fork."""
-    foreign = {id(parameter) for parameter in balancer.parameters()}
-    return (parameter for parameter in model.parameters() if id(parameter) not in foreign)
+    """Return the model's parameters without those of the balancer in its fork."""
+    balancers = {id(parameter) for parameter in balancer.parameters()}
+    return (parameter for parameter in model.parameters() if id(parameter) not in balancers)

@@ -15,7 +15,7 @@ import torch
 from recmtl.cli.main import main
 from recmtl.runs.serialization import read_checkpoint
 from recmtl.train import RunFolder, Step
-from recmtl.train import artifacts as finishing
+from recmtl.train.predictor import Predictor
 
 TIMES = ("seconds", "train_rows_per_second", "peak_memory_bytes")
 
@@ -38,10 +38,11 @@ def assert_same(found: Path, whole: Path) -> None:
     assert logs[0] == logs[1]
     predictions = [pd.read_parquet(run / "predictions/test.parquet") for run in (found, whole)]
     pd.testing.assert_frame_equal(*predictions, check_exact=True)
-    for name in ("best", "last"):
-        states = [read_checkpoint(RunFolder(run).checkpoint(name))["model"] for run in (found, whole)]
-        assert [n for n in states[0] if not torch.equal(states[0][n], states[1][n])] == []
-        assert states[0].keys() == states[1].keys()
+    states = [read_checkpoint(RunFolder(run).checkpoint("best"))["model"] for run in (found, whole)]
+    assert [n for n in states[0] if not torch.equal(states[0][n], states[1][n])] == []
+    assert states[0].keys() == states[1].keys()
+    for run in (found, whole):
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["best"]
 
 
 @pytest.mark.slow
@@ -70,7 +71,6 @@ def test_a_process_that_ends_early_is_gone_on_with(
     assert main(["train", "--run", str(run), "--resume"]) == 0
     assert main([*arguments, "--run", str(tmp_path / "whole")]) == 0
     assert_same(run, tmp_path / "whole")
-    assert len(RunFolder(run).steps()) == 1
 
 
 @pytest.fixture
@@ -167,7 +167,7 @@ def test_what_is_asked_to_stop_while_it_is_measured_says_how_to_go_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plain = finishing.expert_usage
+    plain = Predictor.expert_usage
 
     def usage(*arguments: object) -> object:
         signal.raise_signal(number)
@@ -175,7 +175,7 @@ def test_what_is_asked_to_stop_while_it_is_measured_says_how_to_go_on(
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "expert_usage", usage)
+        patch.setattr(Predictor, "expert_usage", usage)
         assert main(short) == status
     signal.signal(signal.SIGINT, before)
     run = tmp_path / "run"

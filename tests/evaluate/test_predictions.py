@@ -43,8 +43,8 @@ def test_a_training_computes_all_metrics_at_its_end(aliexpress: recmtl.PreparedD
     model = recmtl.SharedBottom(aliexpress.schema, layers=[4])
     trainer = recmtl.Trainer(model, epochs=1, stopping=EarlyStopping(monitor="ctr.gauc"), run=run)
     trainer.fit(aliexpress.train, aliexpress.valid)
-    measured = trainer.measure(aliexpress.valid)["ctr"]
-    assert measured.values["gauc"] == trainer.best
+    measured = trainer.predictor.measure(aliexpress.valid)["ctr"]
+    assert measured.values["gauc"] == trainer.result.best
     assert tuple(measured.values) == metric_names("binary", grouped=True)
     assert measured.groups is not None
     frame = trainer.evaluate(aliexpress.valid)

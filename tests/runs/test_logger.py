@@ -126,8 +126,8 @@ def test_nonfinite_values_are_reported_once_by_name(
     said = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
     layers = [f"heads.ctcvr.{name}" for name in ("bias", "tower.layer.weight", "tower.layer.bias")]
     assert said == [f"step 3: left out for not being finite: task ctcvr, {', '.join(layers)}"]
-    assert trainer.skipped["ctcvr"] == 18
-    assert "ctr" not in trainer.skipped
+    assert trainer.result.skipped["ctcvr"] == 18
+    assert "ctr" not in trainer.result.skipped
     records = [r for r in RunFolder(tmp_path / "run").records() if "skipped" in r]
     assert [r["step"] for r in records] == list(range(3, 21))
     assert records[0]["skipped"]["ctcvr"] == 1

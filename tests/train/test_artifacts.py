@@ -16,8 +16,8 @@ from recmtl.evaluate import measure, metric_names
 from recmtl.models import RankingModel
 from recmtl.report import ReportedRun
 from recmtl.train import RunFolder
-from recmtl.train import artifacts as finishing
 from recmtl.train import device as memory
+from recmtl.train.predictor import Predictor
 
 LAYERS = {"layers": [8], "tower_layers": []}
 
@@ -38,20 +38,20 @@ def mmoe(aliexpress: recmtl.PreparedData) -> recmtl.MMOE:
 def test_predictions_are_those_that_were_measured(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predicted, plain = [], recmtl.Trainer.predictions
+    predicted, plain = [], Predictor.outputs
 
-    def predictions(self: recmtl.Trainer, rows: recmtl.Rows, together: bool = False) -> dict[str, np.ndarray]:
+    def outputs(self: Predictor, rows: recmtl.Rows) -> dict[str, np.ndarray]:
         predicted.append(rows)
-        return plain(self, rows, together)
+        return plain(self, rows)
 
-    monkeypatch.setattr(recmtl.Trainer, "predictions", predictions)
+    monkeypatch.setattr(Predictor, "outputs", outputs)
     trainer = finished(aliexpress, mmoe, tmp_path)
     assert [rows.name for rows in predicted] == ["valid", "valid", "test"]  # the first while it was trained
     result, schema = json.loads((tmp_path / "metrics.json").read_text()), aliexpress.schema.schema
     for name in ("valid", "test"):
         rows = aliexpress.splits[name]
         read = recmtl.Predictions.read(schema, RunFolder(tmp_path).predictions(name))
-        for task, values in trainer.predictions(rows).items():
+        for task, values in trainer.predictor.outputs(rows).items():
             np.testing.assert_array_equal(read.values[task], values)
         assert result[name]["cvr"].pop("capped") >= 0  # which a file of all three no longer says
         again = measure(schema, read.values, read.labels, read.weight, read.keys)
@@ -90,10 +90,10 @@ def test_a_run_without_predictions_says_so_when_it_is_reported(
 def test_nothing_is_written_without_a_folder(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "expert_usage", None)
+    monkeypatch.setattr(Predictor, "expert_usage", None)
     trainer = recmtl.Trainer(mmoe, epochs=1, run=recmtl.RunConfig(progress=False, device="cpu")).fit(aliexpress.train)
     assert set(trainer.finish({"test": aliexpress.test})["test"]) == {"ctr", "cvr", "ctcvr"}
-    assert trainer.seconds > 0
+    assert trainer.result.seconds > 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no data folder /proc")

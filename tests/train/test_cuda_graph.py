@@ -59,7 +59,7 @@ def trained(
     torch.manual_seed(1)
     losses = [step(batch) for batch in batches(data)]
     state = {name: t for name, t in model.state_dict().items() if "_extra_state" not in name}
-    return losses, state | step.incidents.state_dict()
+    return losses, state | step.nonfinite.state_dict()
 
 
 @pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)

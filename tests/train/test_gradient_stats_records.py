@@ -9,14 +9,15 @@ from matplotlib.image import imread
 
 from recmtl.balance import GradientStats
 from recmtl.evaluate.history import diagnosis_curves
-from recmtl.train.artifacts import save_diagnosis
-from recmtl.train.gradient_stats import PairSummary, by_name, diagnosis_record, summarize
+from recmtl.train.artifacts import save_gradient_stats
+from recmtl.train.gradient_stats import PairSummary, gradient_stats_record, summarize
+from recmtl.train.monitor import named_values
 
 
 def measured(norms: list[float], cosine: float) -> dict[str, object]:
     cosines = torch.tensor([[1.0, cosine], [cosine, 1.0]], dtype=torch.float64)
     diagnosis = GradientStats(torch.tensor(norms, dtype=torch.float64), cosines)
-    return {"diagnosis": diagnosis_record(["a", "b"], diagnosis)}
+    return {"diagnosis": gradient_stats_record(["a", "b"], diagnosis)}
 
 
 RECORDS = [
@@ -27,13 +28,13 @@ RECORDS = [
 ]
 
 
-def test_a_measurement_by_name() -> None:
+def test_a_measurement_named_values() -> None:
     assert RECORDS[1]["diagnosis"] == {"gradient_norm": {"a": 4.0, "b": 1.0}, "cosine": {"a·b": 0.5}}
 
 
-def test_values_by_name() -> None:
-    assert by_name(["a", "b"], torch.tensor([0.5, math.nan])) == {"a": 0.5, "b": None}
-    assert by_name(["a"], None) == by_name(None, torch.ones(2)) == {}
+def test_values_named_values() -> None:
+    assert named_values(["a", "b"], torch.tensor([0.5, math.nan])) == {"a": 0.5, "b": None}
+    assert named_values(["a"], None) == named_values(None, torch.ones(2)) == {}
 
 
 def test_summary_worked_by_hand() -> None:
@@ -44,7 +45,7 @@ def test_summary_worked_by_hand() -> None:
 def test_no_measurement_no_summary(tmp_path: Path) -> None:
     assert summarize(RECORDS[:1]) == []
     assert summarize([RECORDS[2]]) == []
-    save_diagnosis(RECORDS[:1], tmp_path / "none.png")
+    save_gradient_stats(RECORDS[:1], tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
 
 
@@ -54,12 +55,12 @@ def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) ->
     names = [f"a_task_with_a_long_name_{k}" for k in range(tasks)]
     cosines = torch.eye(tasks) * 0.5 + 0.5
     records = [
-        {"step": step, "diagnosis": diagnosis_record(names, GradientStats(torch.ones(tasks) * step, cosines))}
+        {"step": step, "diagnosis": gradient_stats_record(names, GradientStats(torch.ones(tasks) * step, cosines))}
         for step in (1, 2)
     ]
     for record in records:
-        record["diagnosis"]["weight"] = by_name(names, torch.arange(tasks) - 0.5)
+        record["diagnosis"]["weight"] = named_values(names, torch.arange(tasks) - 0.5)
     assert diagnosis_curves(records, "cosine")[f"{names[0]}·{names[1]}"] == ([1, 2], [0.5, 0.5])
-    save_diagnosis(records, tmp_path / "plots.png")
+    save_gradient_stats(records, tmp_path / "plots.png")
     height, width, _ = imread(tmp_path / "plots.png").shape
     assert (width, height) == (1728, 504)

@@ -31,19 +31,19 @@ def test_one_task_and_metric() -> None:
 
 def test_lower_is_better_for_a_loss() -> None:
     w = watch(monitor="ctr.logloss")
-    assert [w.improved(v) for v in (0.5, 0.6, 0.4)] == [True, False, True]
+    assert [w.update(v) for v in (0.5, 0.6, 0.4)] == [True, False, True]
 
 
 def test_patience_ends_after_evaluations_without_improvement() -> None:
     w = watch(patience=2)
-    assert [(w.improved(v), w.exhausted) for v in (0.7, 0.7, 0.6)] == [(True, False), (False, False), (False, True)]
+    assert [(w.update(v), w.exhausted) for v in (0.7, 0.7, 0.6)] == [(True, False), (False, False), (False, True)]
     assert w.best == 0.7
 
 
 def test_undefined_neither_improves_nor_costs_patience() -> None:
     w = watch(patience=1)
     assert w.value(metrics(None, 0.9)) is None
-    assert [w.improved(v) for v in (None, 0.7, None, None)] == [False, True, False, False]
+    assert [w.update(v) for v in (None, 0.7, None, None)] == [False, True, False, False]
     assert not w.exhausted
     assert w.best == 0.7
 
@@ -55,7 +55,7 @@ def test_min_delta_must_be_a_number() -> None:
 
 def test_min_delta() -> None:
     w = watch(min_delta=0.1)
-    assert [w.improved(v) for v in (0.5, 0.55, 0.65)] == [True, False, True]
+    assert [w.update(v) for v in (0.5, 0.55, 0.65)] == [True, False, True]
 
 
 def test_a_monitor_that_is_not_measured_is_named() -> None:
@@ -89,4 +89,4 @@ def test_calibration_is_best_at_one_and_cannot_be_watched() -> None:
     with pytest.raises(ValueError, match="`monitor` must name one of the metrics auc, logloss, pr_auc, ne, ece, got"):
         watch(monitor="ctr.calibration")
     w = watch(monitor="ctr.ne")
-    assert [w.improved(v) for v in (0.9, 1.0, 0.8)] == [True, False, True]
+    assert [w.update(v) for v in (0.9, 1.0, 0.8)] == [True, False, True]

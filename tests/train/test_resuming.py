@@ -22,6 +22,7 @@ from recmtl.data import loader as windows_module
 from recmtl.runs.serialization import has_valid_checksum, write_checkpoint
 from recmtl.train import DivergenceError, EarlyStopping, Interrupted, Optimization, RunConfig, RunFolder, Step
 from recmtl.train import step as step_module
+from recmtl.train.predictor import Predictor
 
 MODELS = [c for c in (getattr(models, n) for n in models.__all__) if isinstance(c, type) and not inspect.isabstract(c)]
 MODELS = [c for c in MODELS if issubclass(c, models.RankingModel)]
@@ -87,9 +88,9 @@ def assert_same(found: recmtl.Trainer, whole: recmtl.Trainer, data: recmtl.Prepa
     mine, theirs = found.model.state_dict(), whole.model.state_dict()
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    assert (found.best, found.skipped) == (whole.best, whole.skipped)
+    assert (found.result.best, found.result.skipped) == (whole.result.best, whole.result.skipped)
     assert list(map(lasting, found.folder.records())) == list(map(lasting, whole.folder.records()))
-    predictions = found.predictions(data.test), whole.predictions(data.test)
+    predictions = found.predictor.outputs(data.test), whole.predictor.outputs(data.test)
     assert all(np.array_equal(predictions[0][name], predictions[1][name]) for name in predictions[1])
     last = [trainer.folder.load_checkpoint("last") for trainer in (found, whole)]
     for name in ("model", "training", "generators"):
@@ -192,7 +193,7 @@ def test_windows(given: bool, small: recmtl.PreparedData, tmp_path: Path, monkey
     monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40)
     stopped(make, small, 2, folder=tmp_path / "run")
     found = make(tmp_path / "run").fit(small.train, small.valid, resume=True)
-    assert found.window == whole.window == 64
+    assert found.result.window == whole.result.window == 64
     assert_same(found, whole, small)
     found.finish({"test": small.test})
     assert json.loads((tmp_path / "run/metrics.json").read_text())["window"] == 64
@@ -219,7 +220,7 @@ def test_the_best_weights_are_those_that_belong_to_the_checkpoint(small: recmtl.
 def test_whatever_is_watched_can_be_held(monitor: str, tiny: recmtl.PreparedData, tmp_path: Path) -> None:
     make = maker(tiny, epochs=1, stopping={"monitor": monitor})
     whole = make(tmp_path).fit(tiny.train, tiny.valid)
-    assert whole.folder.load_checkpoint("last")["watch"]["best"] == whole.best
+    assert whole.folder.load_checkpoint("last")["watch"]["best"] == whole.result.best
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
@@ -229,7 +230,7 @@ def test_an_evaluation_is_not_waited_for(
     make = maker(small)
     whole = make(tmp_path / "whole").fit(small.train, small.valid)
     interrupted, begun = make(tmp_path / "run"), []
-    plain = interrupted.measure
+    plain = Predictor.measure
 
     def measure(*arguments: object, **options: object) -> object:
         begun.append(1)
@@ -238,7 +239,7 @@ def test_an_evaluation_is_not_waited_for(
             pytest.fail("the evaluation goes on")
         return plain(*arguments, **options)
 
-    monkeypatch.setattr(interrupted, "measure", measure)
+    monkeypatch.setattr(Predictor, "measure", measure)
     with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {evaluation * STEPS // 2}, with"):
         interrupted.fit(small.train, small.valid)
     stopped(make, small, 1, folder=tmp_path / "run") if evaluation < 4 else None
@@ -253,7 +254,7 @@ def test_a_run_that_came_to_its_last_step_is_not_trained_again(
     monkeypatch.setattr(Step, "__call__", lambda *_: pytest.fail("a step is taken"))
     again = make(tmp_path / "run", seed=1).fit(small.train, small.valid, resume=True)
     assert_same(again, whole, small)
-    assert again.seconds >= whole.folder.load_checkpoint("last")["seconds"] > 0
+    assert again.result.seconds >= whole.folder.load_checkpoint("last")["seconds"] > 0
 
 
 class Died(BaseException):

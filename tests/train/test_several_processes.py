@@ -17,11 +17,11 @@ from recmtl.train.distributed import (
     all_gather_object,
     average_statistics,
     broadcast_object,
+    elementwise_max,
     frozen_batch_norms,
-    largest,
     local_rank,
 )
-from recmtl.train.predictor import BATCH, share_of
+from recmtl.train.predictor import BATCH, process_rows
 
 STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
 
@@ -40,10 +40,10 @@ def trainer(data: recmtl.PreparedData, folder: Path | None, rank: int = 0, **opt
 def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.LayerStyle) -> tuple[Any, ...]:
     data = prepared(csv)
     fit = trainer(data, folder, processes.rank, style=style)
-    assert (fit.processes.rank, fit.processes.size) == (processes.rank, processes.size)
+    assert (fit.setup.processes.rank, fit.setup.processes.size) == (processes.rank, processes.size)
     fit.fit(data.train, data.valid)
     measured = fit.finish({"valid": data.valid, "test": data.test})
-    return fit.model.state_dict(), measured, fit.predictions(data.test), fit.best
+    return fit.model.state_dict(), measured, fit.predictor.outputs(data.test), fit.result.best
 
 
 @pytest.mark.slow
@@ -89,7 +89,7 @@ def told(processes: ProcessGroup) -> list[Any]:
         norm(torch.tensor([[1.0], [3.0]]) + 10 * processes.rank)
         average_statistics(processes, norm, rows[processes.rank])
         statistics.append(norm.running_mean.item())
-    largest_of = largest(processes, processes.rank, -processes.rank)
+    largest_of = elementwise_max(processes, processes.rank, -processes.rank)
     return [
         broadcast_object(processes, words),
         all_gather_object(processes, words),
@@ -146,7 +146,7 @@ def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> No
 def test_shares_of_predictions_begin_where_batches_do(aliexpress: recmtl.PreparedData, count: int) -> None:
     table = aliexpress.train.table
     rows = recmtl.Rows(aliexpress.schema, table.take(np.arange(count) % len(table)))
-    parts = [share_of(rows, rank, 2).table for rank in range(2)]
+    parts = [process_rows(rows, rank, 2).table for rank in range(2)]
     assert len(parts[0]) % BATCH == 0 or not len(parts[1])
     assert [len(part) for part in parts] == [len(parts[0]), count - len(parts[0])]
     for part, start in zip(parts, (0, len(parts[0])), strict=True):

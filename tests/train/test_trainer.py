@@ -13,7 +13,9 @@ from recmtl.balance.shared import BackwardInputs
 from recmtl.evaluate import metric_names
 from recmtl.runs.serialization import write_checkpoint
 from recmtl.train import RunFolder
+from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.predictor import Predictor
 
 
 def trainer(data: recmtl.PreparedData, seed: int = 0, **options: object) -> recmtl.Trainer:
@@ -72,8 +74,8 @@ def test_the_best_weights_are_restored(aliexpress: recmtl.PreparedData, tmp_path
     ).fit(aliexpress.train, aliexpress.valid)
     values = [r["valid"]["ctr"]["logloss"] for r in RunFolder(tmp_path / "run").records() if "valid" in r]
     assert len(values) == 4
-    assert run.best == min(values) != values[-1]
-    assert run.measure(aliexpress.valid)["ctr"].values["logloss"] == run.best
+    assert run.result.best == min(values) != values[-1]
+    assert run.predictor.measure(aliexpress.valid)["ctr"].values["logloss"] == run.result.best
 
 
 def test_stops_early(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_several_evaluations_per_epoch(aliexpress: recmtl.PreparedData, tmp_path
 def test_without_validation_rows_the_last_weights_stay(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     fitted = trainer(aliexpress, run=RunConfig(folder=folder, progress=False, device="cpu")).fit(aliexpress.train)
-    assert fitted.best is None
+    assert fitted.result.best is None
     again = trainer(aliexpress, seed=5).load("best", RunFolder(folder))
     assert all(torch.equal(a, b) for a, b in zip(weights(fitted), weights(again), strict=True))
 
@@ -128,7 +130,7 @@ def test_a_batch_without_a_valid_row_trains_on(small: recmtl.PreparedData) -> No
         run=RunConfig(progress=False, device="cpu"),
     ).fit(small.train, small.valid)
     assert all(p.isfinite().all() for p in fitted.model.parameters())
-    assert fitted.skipped == {}
+    assert fitted.result.skipped == {}
 
 
 def test_a_single_leftover_row_does_not_break_batch_normalisation(aliexpress: recmtl.PreparedData) -> None:
@@ -201,7 +203,7 @@ def test_private_gradients_that_are_not_finite_are_zeroed_and_counted(aliexpress
         fitted.fit(aliexpress.train)
     assert model.heads["ctr"].tower.weight.item() == 0
     assert all(p.isfinite().all() for p in model.parameters())
-    assert fitted.skipped == {"gradients": 2}  # one tensor in each of two steps
+    assert fitted.result.skipped == {"gradients": 2}  # one tensor in each of two steps
 
 
 def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
@@ -223,8 +225,8 @@ def test_negative_sampling_is_undone_at_prediction(aliexpress: recmtl.PreparedDa
     sampled = recmtl.SharedBottom(dataclasses.replace(aliexpress.schema, schema=schema), layers=[16, 8])
     sampled.load_state_dict(plain.model.state_dict(), strict=False)
     rows = recmtl.Rows(sampled.schema, aliexpress.test.table)
-    p = plain.predictions(aliexpress.test)["ctr"]
-    q = recmtl.Trainer(sampled, run=RunConfig(device="cpu")).predictions(rows)["ctr"]
+    p = plain.predictor.outputs(aliexpress.test)["ctr"]
+    q = recmtl.Trainer(sampled, run=RunConfig(device="cpu")).predictor.outputs(rows)["ctr"]
     np.testing.assert_allclose(q / (1 - q), 0.1 * p / (1 - p), rtol=1e-5)
 
 
@@ -262,7 +264,7 @@ def test_evaluate_takes_raw_rows_and_fit_asks_for_prepared_ones(aliexpress: recm
 
 def test_no_rows_give_no_metrics(aliexpress: recmtl.PreparedData) -> None:
     empty = recmtl.Rows(aliexpress.schema, aliexpress.test.table.slice(0, 0))
-    assert trainer(aliexpress).measure(empty)["ctr"].to_dict() == {
+    assert trainer(aliexpress).predictor.measure(empty)["ctr"].to_dict() == {
         **dict.fromkeys(metric_names("binary", grouped=True)),
         "rows": 0, "positives": 0, "reason": "no row has a label",
     }  # fmt: skip
@@ -277,8 +279,8 @@ def test_regressions_alone_train_with_the_defaults(small: recmtl.PreparedData) -
     )
     model = recmtl.SharedBottom(rows.schema, layers=[8])
     trained = recmtl.Trainer(model, epochs=2, run=RunConfig(progress=False, device="cpu")).fit(rows.train, rows.valid)
-    assert trained.monitor == "r2"
-    assert trained.best is not None
+    assert trained.setup.metric_monitor().monitor == "r2"
+    assert trained.result.best is not None
 
 
 def test_a_regression_beside_binary_tasks(small: recmtl.PreparedData) -> None:
@@ -344,8 +346,9 @@ def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.P
     records = RunFolder(tmp_path / "run").records()
     (measured,) = (r["diagnosis"] for r in records if r.get("diagnosis") and r["step"] == 5)
     assert (list(measured["weight"]), list(measured["gradient_norm"])) == (["ctr", "cvr"], ["ctr", "ctcvr"])
-    splitter.skipped += 1
-    assert fitted.skipped == {"ctr": 1, "cvr": 1}
+    counter = NonFiniteCounter(fitted.model, splitter, [], [], limit=1)
+    counter.skipped += 1
+    assert counter.skipped_steps() == {"ctr": 1, "cvr": 1}
 
 
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(
@@ -357,7 +360,7 @@ def test_an_interrupted_run_is_not_taken_for_a_finished_one(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(interrupted, "measure", stop)
+    monkeypatch.setattr(Predictor, "measure", stop)
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit(aliexpress.train, aliexpress.valid)
     assert not RunFolder(tmp_path / "run").finished
@@ -444,7 +447,7 @@ def test_a_metric_that_is_never_defined_does_not_stop_training(aliexpress: recmt
     run = RunConfig(folder=folder, progress=False, device="cpu")
     fitted = trainer(aliexpress, epochs=3, stopping=EarlyStopping(patience=1), run=run)
     fitted.fit(aliexpress.train, recmtl.Rows(aliexpress.schema, table))
-    assert fitted.best is None
+    assert fitted.result.best is None
     records = RunFolder(folder).records()
     assert max(r["epoch"] for r in records) == 3
     assert all(r["valid"]["ctr"]["auc"] is None for r in records if "valid" in r)

@@ -71,7 +71,7 @@ class GridBar(Display):
         self._rows[what] = self._rows.get(what, 0) + rows
         text = f"{what}: {self._rows[what]:,} rows"
         self._bar.update(self._task, description=text)
-        self.passing(text)
+        self.note_if_due(text)
 
     def warn(self, text: str) -> None:
         """Print a warning."""

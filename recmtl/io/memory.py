@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import re
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +73,15 @@ def _page_cache(folder: Path) -> int:
     """Return the bytes of a cgroup's usage that are cached files, which the kernel can drop."""
     found = re.search(r"^(?:total_)?inactive_file (\d+)", (folder / "memory.stat").read_text(), re.MULTILINE)
     return int(found[1]) if found else 0
+
+
+def peak_memory() -> int:
+    """Return the peak resident memory of the process in bytes.
+
+    Linux reports that of the running program in `/proc`; `getrusage` includes the program that started it.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    unit = 1 if sys.platform == "darwin" else 1024
+    return kilobytes[0] * 1024 if kilobytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import resource
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -70,18 +68,6 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
-
-
-def peak_memory() -> int:
-    """Give the most memory that the process has held so far, in bytes.
-
-    Linux says it of the program that runs now; what `getrusage` counts goes on from the one that started it.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    unit = 1 if sys.platform == "darwin" else 1024
-    return kilobytes[0] * 1024 if kilobytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 EXACT = 1e-6  # relative; a float32 product of these sizes by either library is within 4e-7

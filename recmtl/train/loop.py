@@ -95,9 +95,8 @@ class TrainingLoop:
         self._evaluation_due = False  # after the last of them
         self._best_weights: dict[str, Tensor] | None = None  # without a run folder
         self._records: list[dict[str, Any]] = []
-        self._checkpoints = (
-            Checkpoints(setup.folder, setup.run.keep, setup.run.checkpoint_minutes) if setup.folder else None
-        )
+        keep, minutes = setup.run.keep, setup.run.checkpoint_minutes
+        self._checkpoints = Checkpoints(setup.folder, keep, minutes) if setup.folder else None
         self._stop = StopSignals(setup.run.folder is not None)
         self._predictor = Predictor(setup, setup.processes)
         self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.objectives)

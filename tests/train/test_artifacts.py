@@ -13,10 +13,10 @@ import torch
 import recmtl
 from recmtl.data import Loader
 from recmtl.evaluate import measure, metric_names
+from recmtl.io import memory
 from recmtl.models import RankingModel
 from recmtl.report import ReportedRun
 from recmtl.train import RunFolder
-from recmtl.train import device as memory
 from recmtl.train.predictor import Predictor
 
 LAYERS = {"layers": [8], "tower_layers": []}

@@ -108,12 +108,12 @@ def finished(
     times = 2 if case in DEFAULTS else 1
     for number, batch in enumerate(batches(data, processes, times)):
         sent = processes.sent
-        losses.append(step(batch, diagnosed=number % 5 == 0))
+        losses.append(step(batch, with_stats=number % 5 == 0))
         if processes.size > 1 and number % 5:
             assert processes.sent - sent == 8 * numbers_sent(model, balancer, step)
-        if number % 5 == 0 and step.diagnosis is not None:
-            norms.append(step.diagnosis.norms)
-            cosines.append(step.diagnosis.cosines)
+        if number % 5 == 0 and step.gradient_stats is not None:
+            norms.append(step.gradient_stats.norms)
+            cosines.append(step.gradient_stats.cosines)
     assert len(losses) == 10 * times
     weights = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
     return weights | {"losses": torch.stack(losses), "norms": torch.stack(norms), "cosines": torch.stack(cosines)}

@@ -137,7 +137,7 @@ def test_each_optimizer_and_row_mode(
     monkeypatch.setattr(step_module, "ROW_MODE", 0 if rows else 1_000_000)
     options = {"optimizer": optimizer, "schedule": "cosine", "warmup": 0.3, "clip_norm": 1.0}
     make = maker(small, model=recmtl.MMOE, balancer=recmtl.MetaBalance, optimization=options)
-    assert check(make, small, tmp_path, 2, 7).skipped == {}
+    assert check(make, small, tmp_path, 2, 7).result.skipped == {}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])
@@ -167,7 +167,7 @@ def broken(data: recmtl.PreparedData, last: int) -> Make:
 
 @pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
 def test_what_is_not_finite_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
-    assert check(broken(small, last=6), small, tmp_path, 4, 4).skipped["ctr"] == 4
+    assert check(broken(small, last=6), small, tmp_path, 4, 4).result.skipped["ctr"] == 4
 
 
 @pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")

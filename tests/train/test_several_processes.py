@@ -135,7 +135,7 @@ def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])
 def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> None:
     whole = next(Loader(aliexpress.train, rows, seed=3).epoch())
-    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, processes=4).epoch()) for rank in range(4)]
+    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, world_size=4).epoch()) for rank in range(4)]
     for name in ("ids", "numeric", "labels"):
         assert torch.cat([getattr(part, name) for part in parts]).equal(getattr(whole, name))
         assert all(getattr(part.whole, name).equal(getattr(whole, name)) for part in parts)

@@ -83,7 +83,7 @@ def test_a_run_without_predictions_says_so_when_it_is_reported(
     finished(aliexpress, mmoe, tmp_path, predictions=False)
     assert not (tmp_path / "predictions").exists()
     assert (tmp_path / "metrics.json").exists()
-    with pytest.raises(recmtl.RunError, match=r"holds no predictions of test or validation rows.*predictions false"):
+    with pytest.raises(recmtl.RunError, match=r"has no predictions of test or validation rows.*predictions false"):
         ReportedRun.open(tmp_path)
 
 

@@ -169,7 +169,7 @@ def test_a_gradient_that_would_stay_local_is_refused(monkeypatch: pytest.MonkeyP
     balancer = recmtl.Sum()
     balancer.processes = ProcessGroup()
     monkeypatch.setattr(balancer.processes, "size", 2)
-    with pytest.raises(ValueError, match=r"`private` must name all leaves .* one of shape \(3,\) is missing"):
+    with pytest.raises(ValueError, match=r"`private` must hold all leaves .* a tensor of shape \(3,\) is missing"):
         balancer.backward([x.sum() + y.sum()], [x])
 
 

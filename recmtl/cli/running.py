@@ -19,7 +19,7 @@ from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
 from recmtl.io.memory import explain_oom
 from recmtl.recipe.option_errors import parse_options
 from recmtl.recipe.recipe import read_recipe
-from recmtl.recipe.trust import to_be_trusted
+from recmtl.recipe.trust import modules_to_trust
 from recmtl.runs.folder import RunFolder
 from recmtl.train.distributed import launched, place
 
@@ -73,7 +73,7 @@ def resume_command(folder: Path) -> str:
     """Return the command that resumes an interrupted run."""
     several = f"torchrun --nproc-per-node {launched()} -m -- " if launched() > 1 else ""
     try:
-        trust = "".join(f" --trust {name}" for name in to_be_trusted(read_recipe(RunFolder(folder))))
+        trust = "".join(f" --trust {name}" for name in modules_to_trust(read_recipe(RunFolder(folder))))
     except (RunError, LookupError, TypeError):  # a run that a program started has no recipe
         trust = ""
     return f"{several}recmtl train --run {shlex.quote(str(folder))} --resume{trust}"

@@ -16,10 +16,10 @@ from recmtl.cli.console import Counter, print_diagnosis, print_line, print_metri
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
-from recmtl.recipe.environment import changes
+from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiated, open_data, save_recipe
+from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, broadcast_object, process_group
@@ -117,7 +117,7 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
         return config
     with usage_errors():
         config = resumed_recipe(parser, arguments, folder, config.trust)
-    for change in changes(Path(folder) / RECIPE):
+    for change in environment_changes(Path(folder) / RECIPE):
         print_note(change)
     config.trainer.run.folder = folder
     return config
@@ -150,7 +150,7 @@ def train_in(
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
     """Train a recipe in a run folder that is held."""
     with usage_errors():
-        options = instantiated(parser, config).data
+        options = instantiate(parser, config).data
     with Counter() as counter:
         data = open_data(options, counter)
         counter.remark(*data.notes)

@@ -21,7 +21,7 @@ from recmtl.errors import RunError
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
-from recmtl.recipe.trust import modules
+from recmtl.recipe.trust import named_modules
 from recmtl.runs.checkpoints import is_intact
 from recmtl.runs.folder import RECIPE, RunFolder
 
@@ -121,7 +121,10 @@ class Job:
         command = [*TRAIN, "--run", str(folder)]
         if can_resume(run, folder, warn):
             (folder / ERROR).unlink(missing_ok=True)
-            command += ["--resume", *(f"--trust={name}" for name in modules(run.recipe))]  # the recipe is the user's
+            command += [
+                "--resume",
+                *(f"--trust={name}" for name in named_modules(run.recipe)),
+            ]  # the recipe is the user's
         else:
             shutil.rmtree(folder, ignore_errors=True)
             with new_file(folder / RECIPE) as file:

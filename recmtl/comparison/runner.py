@@ -19,7 +19,7 @@ from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
 from recmtl.io.files import locked
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import instantiated, open_data
+from recmtl.recipe.recipe import instantiate, open_data
 from recmtl.runs.folder import LOCK_FILE
 
 
@@ -167,7 +167,7 @@ def prepared(parser: ArgumentParser, arguments: Sequence[str], progress: GridPro
     Raises:
         DataError: The data cannot be read, or there are neither test nor validation rows.
     """
-    data = open_data(instantiated(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
+    data = open_data(instantiate(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
     for note in data.notes:
         progress.warn(note)
     if not {"test", "valid"} & set(data.splits):

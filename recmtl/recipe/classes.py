@@ -18,9 +18,11 @@ from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
 from recmtl.recipe.option_types import built_from, named_class, placeholder
 
+CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}  # of a mapping that names a class
+
 
 def known_names(key: str) -> list[str]:
-    """Return the names of the shipped classes that a key can have; none if it does not name one of several."""
+    """Return the names of recmtl's classes that a key can name; an empty list if it has no list of them."""
     places: dict[str, tuple[ModuleType, type]] = {
         "model": (models, RankingModel),
         "model.encoder.numeric": (features, NumericEmbedding),
@@ -34,7 +36,7 @@ def known_names(key: str) -> list[str]:
 
 
 def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:
-    """Build a parser of the options of a class: its arguments, but for those with which it is built later.
+    """Build a parser of the options of a class: the arguments of its constructor, but for those that come later.
 
     Args:
         cls: The class.
@@ -50,12 +52,12 @@ def find_class(name: str, key: str, kind: Any) -> Any:
     """Return the class (or the function) that a key names.
 
     Args:
-        name: The bare name of a shipped class, or an import path.
+        name: The bare name of a class, or an import path.
         key: The key.
-        kind: Its type.
+        kind: The type of that key.
 
     Raises:
-        UsageError: There is none, its module cannot be imported, or it is of another kind.
+        UsageError: There is no such class, its module cannot be imported, or it has another base class.
     """
     base, what = named_class(kind) or object, placeholder(kind).lower()
     module, _, attribute = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""What the bits of a run depend on beside its recipe."""
+"""The environment that the last bits of a result depend on: torch, CPU, threads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def environment() -> list[str]:
-    """Say what the bits of a run depend on beside its recipe."""
+    """Return torch's version, the CPU and the number of threads, a line each."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -18,8 +18,8 @@ def environment() -> list[str]:
     return [f"torch {torch.__version__}", f"CPU {cpu}", f"{torch.get_num_threads()} threads"]
 
 
-def changes(recipe: Path) -> Iterator[str]:
-    """Say what of it is not as the comments at the head of a recipe say.
+def environment_changes(recipe: Path) -> Iterator[str]:
+    """Yield a note for each line of the environment that differs from the comments at the head of a recipe.
 
     Args:
         recipe: The recipe of a run.

@@ -1,4 +1,4 @@
-"""Runs that are loaded or resumed: their recipes may be from anyone, and are checked before anything is built."""
+"""Load and resume runs. Their recipes are untrusted: they are checked before anything is imported or built."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data.store.cache import find_cached
 from recmtl.errors import RunError
+from recmtl.recipe.option_errors import parse_mapping
 from recmtl.recipe.options import add_recipe, parse_recipe
 from recmtl.recipe.recipe import build, complete_recipe, differences, read_recipe
 from recmtl.recipe.trust import check_links, check_trust
@@ -22,7 +23,8 @@ from recmtl.train import Trainer
 def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     """Build the trainer of a run and load its best weights.
 
-    The run's recipe names layers, models and optimizers; only those of recmtl and torch are imported.
+    A run's recipe names layers, models, balancers and optimizers. Only those of recmtl and torch are imported, and
+    those of modules in `trust`, which must be installed or lie in a folder of `sys.path`.
 
     Args:
         folder: The run folder.
@@ -36,14 +38,14 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     recipe = read_recipe(run)
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
-    recipe = without_files(recipe)
+    recipe = without_vector_files(recipe)
     check_trust(recipe, tuple(trust), run.path / RECIPE)
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
     schema = run.schema()
     try:
-        trainer = build(parser, parser.parse_object(recipe), schema)
+        trainer = build(parser, parse_mapping(parser, recipe), schema)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(f"{run.path / RECIPE} cannot be used: {' '.join(str(error).split())}") from error
     return trainer.load("best", run)
@@ -52,11 +54,11 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
 def resumed_recipe(
     parser: ArgumentParser, arguments: Sequence[str], folder: str | Path, trust: Sequence[str] = ()
 ) -> Namespace:
-    """Give the recipe of a run that is to go on.
+    """Return the recipe of a run to resume.
 
     Args:
-        parser: Of `recipe_parser`.
-        arguments: Options, which must say what the recipe says.
+        parser: The parser of `recipe_parser`.
+        arguments: Options, which must agree with the recipe.
         folder: The run folder.
         trust: Further modules whose classes the recipe may name.
 
@@ -66,23 +68,23 @@ def resumed_recipe(
     """
     run = RunFolder(folder)
     begun = read_recipe(run)
-    check_trust(without_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)  # vectors are data
+    check_trust(without_vector_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)
     check_links(run.path)
-    begun["data"]["cache"] = own_cache(begun["data"].get("cache"))
-    checked = yaml.safe_dump(begun, default_flow_style=True)  # what was looked at, not the file again
+    begun["data"]["cache"] = existing_cache(begun["data"].get("cache"))
+    checked = yaml.safe_dump(begun, default_flow_style=True)  # not the file again, which may have changed
     config = parse_recipe(parser, ["--config", checked, *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
 
 
-def own_cache(cache: Any) -> str | None:
-    """Give the cache that a recipe names where it is one already: a stranger's says not where something is written."""
+def existing_cache(cache: Any) -> str | None:
+    """Return the cache that an untrusted recipe names if it exists: it must not choose where files are written."""
     return cache if isinstance(cache, str) and cache and find_cached(Path(cache)) else None
 
 
-def without_files(recipe: Any) -> Any:
-    """Give a recipe without the files that the encoder's embeddings started from: a checkpoint brings the weights."""
+def without_vector_files(recipe: Any) -> Any:
+    """Return a recipe without the files of pretrained vectors: the checkpoint has the weights."""
     options = recipe
     for key in ("model", "init_args", "encoder", "init_args"):
         options = options.get(key) if isinstance(options, dict) else None

@@ -1,13 +1,14 @@
-"""What is wrong with an option or a key of a recipe, in one sentence.
+"""Parse options, and explain in one sentence which one is wrong.
 
-The option parser explains itself in Python's types. When it refuses, the options are looked at one by one: the first
-name, class or value that does not fit is what is reported.
+The option parser explains its errors by Python's types. So when it fails, the options are checked one by one, and the
+first unknown name or class, or wrong value, is reported.
 """
 
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action, ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
@@ -16,35 +17,53 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.errors import UsageError, did_you_mean
 from recmtl.io.untrusted import from_yaml, read_text
-from recmtl.recipe.classes import class_options, find_class
+from recmtl.recipe.classes import CLASS_KEYS, class_options, find_class
 from recmtl.recipe.option_types import accepted, alternatives, named_class
 
 Tree = dict[str, Any]  # options as a recipe nests them, a class as a mapping with `class_path`
-ENTRY = ("class_path", "init_args", "dict_kwargs")
 
 
 def parse_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse options.
 
     Raises:
-        UsageError: One of them cannot be used.
+        UsageError: One of them is unknown, or its value is wrong.
     """
+    with _explained(lambda: check_options(parser, arguments)):
+        config: Namespace = parser.parse_args(arguments)
+        return config
+
+
+def parse_mapping(parser: ArgumentParser, recipe: Tree) -> Namespace:
+    """Parse a recipe that is plain data.
+
+    Raises:
+        UsageError: One of its keys is unknown, or its value is wrong.
+    """
+    with _explained(lambda: check_tree(parser, recipe, "")):
+        config: Namespace = parser.parse_object(recipe)
+        return config
+
+
+@contextmanager
+def _explained(check: Callable[[], None]) -> Iterator[None]:
+    """Run a check that explains what is wrong when an option parser fails; the parser's message if it finds nothing."""
     try:
-        return parser.parse_args(arguments)
+        yield
     except Exception as error:  # a user's module that is imported may raise any
-        check_options(parser, arguments)
-        if isinstance(error, ArgumentError):  # each option by itself can be used
+        check()
+        if isinstance(error, ArgumentError):
             raise UsageError(" ".join(str(error).split())) from error
         raise
 
 
 def check_options(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    """Check options one by one, first those of each recipe among them.
+    """Check options one by one, those in recipes first.
 
     Raises:
-        UsageError: One of them cannot be used.
+        UsageError: One of them is unknown, or its value is wrong.
     """
-    for option, value in pairs(parser, arguments):
+    for option, value in option_values(parser, arguments):
         if option == "config" and not value.startswith("{"):
             try:
                 check_tree(parser, read_options(value), "")
@@ -54,9 +73,9 @@ def check_options(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 
 def option_tree(parser: ArgumentParser, arguments: Sequence[str]) -> Tree:
-    """Return options as a recipe nests them, those of the recipes among them."""
+    """Return options, nested as in a recipe, with those of the recipes that they name."""
     tree: Tree = {}
-    for option, value in pairs(parser, arguments):
+    for option, value in option_values(parser, arguments):
         if option == "config":
             tree = merged(tree, read_options(value) or {})
         else:
@@ -65,12 +84,12 @@ def option_tree(parser: ArgumentParser, arguments: Sequence[str]) -> Tree:
 
 
 def read_options(recipe: str) -> Any:
-    """Read a recipe, given as a file or as JSON."""
+    """Read a recipe from a file, or from JSON itself."""
     return from_yaml(recipe if recipe.startswith("{") else read_text(Path(recipe)))
 
 
-def pairs(parser: ArgumentParser, arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """Walk the options among arguments, each with its value; not those that are a switch or print something."""
+def option_values(parser: ArgumentParser, arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield options and their values, but for switches and options that print something."""
     waiting = list(arguments)
     while waiting:
         flag, equals, value = waiting.pop(0).partition("=")
@@ -88,10 +107,10 @@ def pairs(parser: ArgumentParser, arguments: Sequence[str]) -> Iterator[tuple[st
 
 
 def insert(tree: Tree, path: Sequence[str], value: Any) -> None:
-    """Set an option in a tree; a name that it lies below is that of a class.
+    """Set an option in a tree. A value that it is nested below is the name of its class.
 
     Raises:
-        UsageError: Its value looks like a mapping and is not YAML.
+        UsageError: Its value begins like a mapping and is not YAML.
     """
     *above, last = path
     for key in above:
@@ -107,7 +126,7 @@ def insert(tree: Tree, path: Sequence[str], value: Any) -> None:
 
 
 def merged(tree: Tree, other: Tree) -> Tree:
-    """Return a tree with the keys of another one; where that names another class, its options take the place."""
+    """Merge two trees. The second one wins; if it names another class, the options of the first one's are dropped."""
     result = dict(tree)
     for key, value in other.items():
         before = result.get(key)
@@ -120,17 +139,17 @@ def merged(tree: Tree, other: Tree) -> Tree:
 
 
 def check_tree(parser: ArgumentParser, tree: Tree, mark: str, within: str = "", owner: str = "") -> None:
-    """Check that a parser has the keys of a tree, that their values are of its types, and the classes that they name.
+    """Check the names, values and classes of nested options.
 
     Args:
         parser: The parser of a recipe or of a class.
         tree: The options.
-        mark: What stands before a key in a message: two dashes for an option.
-        within: The key that the tree lies below, with a dot at its end.
-        owner: What has these options, for the message.
+        mark: The prefix of a key in messages: `--` for an option.
+        within: The prefix of all keys of the tree, with its dot.
+        owner: The name of the class that has the options.
 
     Raises:
-        UsageError: One of them does not fit.
+        UsageError: One of them is unknown, or its value is wrong.
     """
     actions = {action.dest: action for action in parser._actions if action.default != SUPPRESS}
     below = [dest for dest in actions if dest.startswith(within)]
@@ -150,17 +169,17 @@ def check_tree(parser: ArgumentParser, tree: Tree, mark: str, within: str = "", 
 
 
 def check_value(kind: Any, value: Any, key: str, mark: str, default: Any = None) -> None:
-    """Check that a value is of a type; where that is a class, that there is one of its name, with its options.
+    """Check that a value is of a type, and if it names a class, that class and its options.
 
     Args:
         kind: The type.
-        value: The value, a string if it is from the command line.
+        value: The value; from the command line, a string.
         key: The key.
-        mark: What stands before a key in a message.
-        default: The default, whose class has the options if none is named.
+        mark: The prefix of the key in messages.
+        default: The default, whose class has the options if the value names none.
 
     Raises:
-        UsageError: It is not.
+        UsageError: The value is wrong.
     """
     if named_class(kind) is not None:
         if value is not None or NoneType not in alternatives(kind):
@@ -187,10 +206,10 @@ def check_class(kind: Any, value: Any, key: str, mark: str, default: Any) -> Non
 
 
 def class_entry(value: Any, default: Any) -> tuple[Any, Tree]:
-    """Return the name of a class, by default that of the default, and its options."""
+    """Return the name of a class, or that of the default, and its options."""
     entry = value if isinstance(value, dict) else {"class_path": value}
     named = entry.get("class_path") or (default["class_path"] if isinstance(default, Mapping | Namespace) else None)
-    options = {key: item for key, item in entry.items() if key not in ENTRY}
+    options = {key: item for key, item in entry.items() if key not in CLASS_KEYS}
     return named, {**(entry.get("init_args") or {}), **options}
 
 
@@ -201,8 +220,8 @@ def chosen_class(parser: ArgumentParser, tree: Tree, key: str, name: str = "", w
         parser: The parser of a recipe or of a class.
         tree: The options.
         key: The option.
-        name: The name of the class; by default that among the options, or the default.
-        within: The key that the tree lies below, with a dot at its end.
+        name: The name of the class; by default that in the options, or the default.
+        within: The prefix of all keys of the tree, with its dot.
 
     Raises:
         UsageError: The option names no class, or there is none of its name.
@@ -219,7 +238,7 @@ def chosen_class(parser: ArgumentParser, tree: Tree, key: str, name: str = "", w
 
 
 def mapped_class(kind: Any) -> Any:
-    """Return the type of the values of a mapping whose values name classes."""
+    """Return the type of the values of a mapping if they name classes."""
     for member in alternatives(kind):
         if get_origin(member) in (dict, Mapping) and named_class(get_args(member)[1]):
             return get_args(member)[1]
@@ -227,7 +246,7 @@ def mapped_class(kind: Any) -> Any:
 
 
 def accepts(kind: Any, value: Any) -> bool:
-    """Whether a value is of a type, as the option parser sees it."""
+    """Whether the option parser accepts a value for a type."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
     try:
@@ -241,5 +260,5 @@ def accepts(kind: Any, value: Any) -> bool:
 
 
 def declared_type(action: Action) -> Any:
-    """Return the type that an option was declared with."""
+    """Return the declared type of an option."""
     return getattr(action, "_typehint", action.type) or str

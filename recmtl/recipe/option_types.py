@@ -30,7 +30,7 @@ def named_class(kind: Any) -> type | None:
 
 
 def built_from(kind: Any) -> int:
-    """Return how many arguments a class gets when it is built, which are no options."""
+    """Return the number of arguments that a class gets when it is built; they are no options."""
     factories = [get_args(member)[0] for member in alternatives(kind) if get_origin(member) is Callable]
     return len(factories[0]) if factories else 0
 

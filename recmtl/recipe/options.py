@@ -26,16 +26,16 @@ ModelFactory = Callable[[FittedSchema], RankingModel]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which rows, and what their columns mean.
+    """Dataset: card and rows.
 
     Args:
         card: A dataset card (YAML), or the bare name of a shipped one; not needed for a prepared dataset.
         train: Training rows: a CSV, Parquet or Arrow file, a glob, a folder of them, or a prepared dataset.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows, measured once at the end.
-        holdout: The share of the training groups to hold out when there are no validation rows.
-        cache: Where prepared datasets are kept; by default `recmtl` in the user's cache folder.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+        holdout: The share of the training groups to hold out if there are no validation rows.
+        cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
+        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
 
     card: str | None = None
@@ -55,7 +55,7 @@ OPTION_CLASSES = {"data": DataOptions, "trainer": Trainer} | {
 
 
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
-    """Build the parser of a command that takes a recipe, to be used by `parse_recipe`."""
+    """Build the parser of a command that takes a recipe, for `parse_recipe`."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
     parser.add_argument("--config", action="config", help="A recipe (YAML), or the bare name of a shipped one.")
     add_recipe(parser)
@@ -63,12 +63,12 @@ def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
 
 
 def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse options, those of a recipe among them; what neither names starts as `DEFAULT_CLASSES` says.
+    """Parse options and recipes; model and balancer are `DEFAULT_CLASSES` if neither names them.
 
     Raises:
-        UsageError: An option or a key of a recipe cannot be used.
+        UsageError: An option or a key of a recipe is unknown, or its value is wrong.
         SchemaError: There is no such recipe.
-        ValueError: A recipe holds what none can.
+        ValueError: A recipe is not a mapping of plain data.
     """
     config = parse_options(parser, [*DEFAULT_CLASSES, *resolve_recipes(arguments)])
     check_nulls(config, OPTION_CLASSES)
@@ -98,7 +98,7 @@ def _file(recipe: str) -> str:
 def add_recipe(parser: ArgumentParser) -> None:
     """Add the keys of a recipe to a parser.
 
-    Model and balancer have no default: its options would be kept for another class.
+    Model and balancer have no default here: its options would be kept for another class.
     """
     parser.add_class_arguments(DataOptions, "data")
     parser.add_argument("--model", type=ModelFactory, help="The ranking model, by default MMOE.")

@@ -1,10 +1,11 @@
-"""The dataset cards and recipes that come with recmtl, found by their bare names."""
+"""The dataset cards and recipes that come with recmtl, by their bare names."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from recmtl.schema import Schema, SchemaError
+from recmtl.errors import SchemaError, did_you_mean
+from recmtl.schema import Schema
 
 PACKAGE = Path(__file__).parents[1]
 # In a wheel they lie inside the package, in a checkout beside it.
@@ -15,7 +16,7 @@ def card(name: str) -> Schema:
     """Read a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``.
 
     Raises:
-        SchemaError: There is neither, or it is no card.
+        SchemaError: There is no such card, or it is invalid.
     """
     return Schema.load(find_card(name))
 
@@ -24,7 +25,7 @@ def find_card(name: str) -> Path:
     """Find a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``.
 
     Raises:
-        SchemaError: There is neither.
+        SchemaError: There is no such file or name.
     """
     return _find(name, "data", "dataset card")
 
@@ -33,7 +34,7 @@ def find_recipe(name: str) -> Path:
     """Find a recipe: a file, or the bare name of a shipped one such as ``aliexpress_mmoe``.
 
     Raises:
-        SchemaError: There is neither.
+        SchemaError: There is no such file or name.
     """
     return _find(name, "models", "recipe")
 
@@ -44,4 +45,5 @@ def _find(name: str, folder: str, what: str) -> Path:
     shipped = {path.stem: path for path in sorted((ROOT / folder).glob("*.yaml"))}
     if name in shipped:
         return shipped[name]
-    raise SchemaError(f"there is no {what} {name!r}: give a file or one of {', '.join(shipped)}")
+    choices = f": give a file or one of {', '.join(shipped)}"
+    raise SchemaError(f"there is no {what} {name!r}{did_you_mean(name, shipped) or choices}")

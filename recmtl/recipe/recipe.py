@@ -35,50 +35,50 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
     """Open the data of a recipe; raw files are prepared into the cache first.
 
     Raises:
-        DataError: No training rows or no card are named, or the data cannot be read.
+        DataError: Training rows or card are missing, or the data cannot be read.
         SchemaError: The card cannot be used.
     """
     if options.train is None:
-        raise DataError("no training rows are named: give `--data.train`")
+        raise DataError("there are no training rows: give `--data.train`")
     if (Path(options.train) / MANIFEST).is_file():
         if options.valid or options.test:
-            raise DataError(f"{options.train!r} is a prepared dataset: it brings its own validation and test rows")
+            raise DataError(f"{options.train!r} is a prepared dataset: it has its own validation and test rows")
         return PreparedData.open(options.train)
     if options.card is None:
-        raise DataError("no dataset card is named: give `--data.card`, a YAML file or a shipped name")
+        raise DataError("there is no dataset card: give `--data.card`, a YAML file or a shipped name")
     schema = card(options.card)
     splits = (options.train, options.valid, options.test)
     return prepare_cached(schema, *splits, options.holdout, options.cache, progress, options.bad_rows)
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:
-    """Build the trainer of a recipe, its model and its balancer; the seed decides the first weights.
+    """Build model, balancer and trainer of a recipe, with first weights from its seed.
 
     Raises:
         ValueError: An option is out of its range, or the model does not fit the schema.
     """
     torch.manual_seed(config.trainer.run.seed)
-    objects = instantiated(parser, config)
+    objects = instantiate(parser, config)
     with explain_oom(f"the model {config.model.class_path}", "make its layers smaller"):
         model = objects.model(schema)
     return Trainer(model, objects.balancer, **vars(objects.trainer))
 
 
-def instantiated(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Make the objects that options name; a model is made once the schema is known.
+def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
+    """Instantiate the classes that options name; of the model, a factory that takes the schema.
 
     Raises:
-        ValueError: An option is out of its range, or its value is of another kind than it takes.
+        ValueError: An option is out of its range or of the wrong type.
     """
     try:
         made: Namespace = parser.instantiate(config)
         return made
-    except TypeError as error:  # what the option parser has let through
-        raise ValueError(f"an option of the recipe has a value of another kind than it takes: {error}") from error
+    except TypeError as error:  # the option parser accepted it
+        raise ValueError(f"an option of the recipe has a value of the wrong type: {error}") from error
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
-    """Give every key of a recipe as plain data, also those that were left at their defaults."""
+    """Return all keys of a recipe as plain data, defaults included."""
     content = yaml.safe_load(parser.dump(config, skip_unset=False))
     return {key: content[key] for key in ("data", "model", "balancer", "trainer")}
 
@@ -86,7 +86,7 @@ def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]
 def differences(
     found: Mapping[str, Any], wanted: Mapping[str, Any], above: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Any, Any]]:
-    """Walk the keys in which two recipes differ, beside those that change no result."""
+    """Yield the keys in which two recipes differ and that can change a result, with both values."""
     for key in dict.fromkeys((*found, *wanted)):
         path, one, other = (*above, key), found.get(key), wanted.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
@@ -96,7 +96,7 @@ def differences(
 
 
 def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None:
-    """Write a recipe from which the run can be repeated, and as comments what else its bits depend on."""
+    """Write the complete recipe of a run, with the environment as comments at its head."""
     content = complete_recipe(parser, config)
     with new_file(folder / RECIPE) as file:
         text = "".join(f"# {line}\n" for line in environment())
@@ -107,7 +107,7 @@ def read_recipe(run: RunFolder) -> Any:
     """Read the recipe of a run as plain data.
 
     Raises:
-        RunError: There is none, or it is damaged.
+        RunError: There is no recipe, or it is damaged.
     """
     path = run.path / RECIPE
     try:

@@ -1,4 +1,4 @@
-"""What a recipe may hold, checked before anything is made of it."""
+"""Checks of a recipe before anything is built from it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jsonargparse import Namespace
 
 from recmtl.io.untrusted import from_yaml, read_text
 
-GROUPS = ("data", "trainer", "trainer.optimization", "trainer.stopping", "trainer.run")  # keys that hold others
+MAPPING_KEYS = ("data", "trainer", "trainer.optimization", "trainer.stopping", "trainer.run")
 
 
 def check_text(path: Path) -> None:
-    """Check that a file can be a recipe: a mapping of text, numbers, lists and mappings.
+    """Check that a file is a mapping of text, numbers, lists and mappings, with mappings for the groups of options.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It is not.
     """
     try:
         content = from_yaml(read_text(path))
@@ -26,7 +26,7 @@ def check_text(path: Path) -> None:
         raise ValueError(f"{path} is not a recipe: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a recipe: expected keys such as `data` and `model`")
-    for group in GROUPS:
+    for group in MAPPING_KEYS:
         above, _, key = group.rpartition(".")
         place = content.get(above, {}) if above else content
         if key in place and not isinstance(place[key], dict):
@@ -34,14 +34,14 @@ def check_text(path: Path) -> None:
 
 
 def check_nulls(config: Namespace, classes: Mapping[str, type]) -> None:
-    """Check that only options that can be left open are null, which the option parser takes for any.
+    """Check that only optional options are null: the option parser accepts null for any.
 
     Args:
         config: The options.
-        classes: By key, whose constructor takes what lies below; others are named by a `class_path`.
+        classes: The classes that take the options below a key; others are named by a `class_path`.
 
     Raises:
-        ValueError: Another one is.
+        ValueError: An option is null that must not be.
     """
     for key, value in config.as_flat()._get_kwargs():
         place, _, name = key.rpartition(".")

@@ -18,7 +18,7 @@ from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
 from recmtl.evaluate.slices import FeatureValues
 from recmtl.io.untrusted import from_yaml
-from recmtl.recipe.load import own_cache
+from recmtl.recipe.load import existing_cache
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import open_data
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
@@ -63,7 +63,7 @@ def data_options(run: ReportedRun) -> DataOptions:
         raise DataError(f"the recipe of {run.name} names no data: {error}") from error
     if not all(isinstance(value, str | float | int | None) for value in options.values()):
         raise DataError(f"the recipe of {run.name} names no data that can be opened")
-    cache = own_cache(options.pop("cache", None))
+    cache = existing_cache(options.pop("cache", None))
     return DataOptions(**options, cache=Path(cache) if cache else None)
 
 

@@ -108,9 +108,9 @@ class TestData:
 
     def test_no_data(self, place, capsys):
         command = ["train", *SMALL, "--run", place / "run"]
-        assert refused(capsys, command) == "no training rows are named: give `--data.train`"
+        assert refused(capsys, command) == "there are no training rows: give `--data.train`"
         message = refused(capsys, [*command, "--data.train", place / "a.csv"])
-        assert message == "no dataset card is named: give `--data.card`, a YAML file or a shipped name"
+        assert message == "there is no dataset card: give `--data.card`, a YAML file or a shipped name"
 
 
 class TestCard:

@@ -148,7 +148,7 @@ def test_what_cannot_go_on(stopped: Path, tmp_path: Path, capsys: pytest.Capture
     assert main(["train", "--resume"]) == 2
     assert "give `--run`, the folder of the run that is to go on" in capsys.readouterr().err
     assert main(["train", "--run", str(tmp_path / "gone"), "--resume"]) == 2
-    assert "no training rows are named" in capsys.readouterr().err
+    assert "there are no training rows" in capsys.readouterr().err
     recipe = stopped / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("recmtl.PCGrad", "os.system"))
     assert main(["train", "--run", str(stopped), "--resume"]) == 2

@@ -7,7 +7,7 @@ from jsonargparse import ArgumentParser
 
 import recmtl
 from recmtl.recipe.classes import known_names
-from recmtl.recipe.load import without_files
+from recmtl.recipe.load import without_vector_files
 from recmtl.recipe.options import add_recipe, parse_recipe, recipe_parser
 from recmtl.recipe.presets import find_card, find_recipe
 from recmtl.recipe.recipe import build, complete_recipe
@@ -85,6 +85,6 @@ def test_only_the_files_of_the_encoder_are_left_out() -> None:
         own = {"pretrained": {"item": "mine"}, "encoder": encoder}
         return {"model": {"class_path": "my.Model", "init_args": own}, "pretrained": {"a": "b"}}
 
-    assert without_files(recipe({"item": "v.csv", "x": None})) == recipe({"item": None, "x": None})
+    assert without_vector_files(recipe({"item": "v.csv", "x": None})) == recipe({"item": None, "x": None})
     for other in (None, [], {}, {"model": None}, recipe(None), recipe("v.csv"), {"model": {"init_args": ["encoder"]}}):
-        assert without_files(other) == other
+        assert without_vector_files(other) == other

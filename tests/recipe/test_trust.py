@@ -334,3 +334,24 @@ def test_reported_files_without_checksums(run: Path, file: str, capsys: Capture)
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert str(run / file) in error
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (model(expertz=2), "MMOE has no option `model.expertz`; did you mean `model.experts`?"),
+        (model(experts="many"), "`model.experts` must be an integer, got 'many'"),
+        (
+            lambda recipe: recipe["trainer"].update(epoch=1),
+            "has no option `trainer.epoch`; did you mean `trainer.epochs`",
+        ),
+    ],
+)
+def test_options_of_another_version(run: Path, csv: Path, change: Change, message: str, capsys: Capture) -> None:
+    recipe = read_recipe(RunFolder(run))
+    change(recipe)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"recmtl: {run}/recipe.yaml cannot be used: ")
+    assert message in error

@@ -56,4 +56,4 @@ def test_only_what_can_be_left_open_is_null(option: str, tmp_path: Path, capsys:
     assert f"`{option}` must not be null" in capsys.readouterr().err
     (tmp_path / "r.yaml").write_text("trainer: {run: {window: null}, stopping: {patience: null}}")
     assert main(["train", "--config", str(tmp_path / "r.yaml")]) == 2
-    assert "no training rows are named" in capsys.readouterr().err
+    assert "there are no training rows" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A model trained with RotoGrad, exported for serving: no balancer and no Python of ours in the file."""
+"""A model trained with RotoGrad, exported for serving without the balancer and without recmtl."""
 
 import tempfile
 from pathlib import Path
@@ -10,11 +10,11 @@ import recmtl
 
 
 class Served(nn.Module):
-    """Two tensors in, a probability per task out."""
+    """From two tensors to a probability per task."""
 
     def __init__(self, model: recmtl.RankingModel) -> None:
         super().__init__()
-        self.model = model.fold().eval()  # the rotations are now in the towers' first layers
+        self.model = model.fold().eval()  # rotations are now part of the towers' first layers
 
     def forward(self, ids: Tensor, numeric: Tensor) -> dict[str, Tensor]:
         batch = recmtl.Batch(ids, numeric, labels=numeric[:, :0])
@@ -31,7 +31,7 @@ def main() -> None:
         trainer = recmtl.Trainer(model, recmtl.RotoGrad(), epochs=2, optimization=options).fit(data.train, data.valid)
 
         batch = next(recmtl.Loader(data.valid, 500).epoch())
-        inputs = batch.ids.clone(), batch.numeric.clone()  # apart from the matrix that they were cut from
+        inputs = batch.ids.clone(), batch.numeric.clone()  # copies, not views of the batch's matrices
         rows = {0: torch.export.Dim("rows")}
         program = torch.export.export(Served(model), inputs, dynamic_shapes={"ids": rows, "numeric": rows})
         torch.export.save(program, f"{folder}/model.pt2")

@@ -1,4 +1,4 @@
-"""A balancer of one's own: one class that says how much each loss weighs."""
+"""Your own balancer: one class that computes the weight of each loss."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from recmtl.balance import LossWeightBalancer, Sizes
 
 
 class GeometricMean(LossWeightBalancer):
-    """Follows the gradient of Σ log L_k: each loss weighs the inverse of its value."""
+    """The gradient of Σ log L_k: the weight of each loss is the inverse of its value."""
 
     @property
     def weights(self) -> None:
-        """Nothing is remembered from one step to the next."""
+        """None: the method keeps nothing from one step to the next."""
 
     def _build(self, sizes: Sizes) -> None:
-        """This method has no state."""
+        """Register nothing: the method has no state."""
 
     def _weigh(
         self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]

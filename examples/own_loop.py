@@ -1,4 +1,4 @@
-"""A balancer in a training loop of one's own, with a model that knows nothing of recmtl."""
+"""A balancer in your own training loop, with a plain torch model."""
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class TwoHeads(nn.Module):
 
 
 def train(balancer: Balancer, inputs: Tensor, targets: Tensor) -> list[float]:
-    """Train on two regressions, and give their last losses."""
+    """Train on two regressions, and return their last losses."""
     torch.manual_seed(0)
     model = TwoHeads()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -34,7 +34,7 @@ def train(balancer: Balancer, inputs: Tensor, targets: Tensor) -> list[float]:
 
 def main() -> None:
     inputs = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
-    # Two tasks of which the second is a thousand times larger.
+    # Two tasks; the targets of the second are a thousand times larger.
     targets = torch.stack([inputs[:, :4].sum(1).sin(), 1000 * inputs[:, 4:].sum(1).cos()])
     for balancer in (Sum(), GradNorm(), MetaBalance(), NormalizedSplitter()):
         small, large = train(balancer, inputs, targets)

@@ -1,4 +1,4 @@
-"""A tower of one's own in MMOE: any module from a view [B, D] to [B] or [B, 1]."""
+"""Your own tower in MMOE: any module from a view [B, D] to [B] or [B, 1]."""
 
 import tempfile
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""A loop of one's own in several processes: torchrun --nproc-per-node 2 examples/several_processes.py
+"""Your own loop in several processes: torchrun --nproc-per-node 2 examples/several_processes.py
 
-Each process computes on its rows; started by itself, one has them all, and prints the same.
+Each process computes on its own rows. A single process computes on all rows and prints the same.
 """
 
 import os
@@ -14,7 +14,7 @@ from recmtl.balance import MetaBalance, ProcessGroup
 
 
 def main() -> None:
-    if "RANK" in os.environ:  # torchrun says so
+    if "RANK" in os.environ:  # set by torchrun
         dist.init_process_group("gloo")
     processes = ProcessGroup(dist.group.WORLD if dist.is_initialized() else None)
 
@@ -25,7 +25,7 @@ def main() -> None:
     inputs = torch.randn(600, 8)
     clicks = (inputs[:, 0] > 0).float()
     labels = torch.stack([clicks, ((inputs[:, 1] > 0.5) & (clicks == 1)).float()])
-    counts = torch.stack([torch.ones(600), clicks])  # the second task is about clicked rows alone
+    counts = torch.stack([torch.ones(600), clicks])  # the second task has clicked rows only
 
     balancer = MetaBalance()
     balancer.processes = processes
@@ -36,7 +36,7 @@ def main() -> None:
         losses = []
         for head, view, label, count in zip(heads, views, labels, counts, strict=True):
             each = binary_cross_entropy_with_logits(head(view).squeeze(1), label[mine], reduction="none")
-            losses.append((count[mine] * each).sum() / count.sum())  # over the rows that count in the whole batch
+            losses.append((count[mine] * each).sum() / count.sum())  # over the valid rows of the whole batch
         optimizer.zero_grad()
         balancer.backward(losses, shared=list(bottom.parameters()), private=heads.parameters())
         optimizer.step()

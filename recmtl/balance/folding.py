@@ -14,21 +14,8 @@ def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
     rotation shows that nothing else reads it. Otherwise a linear layer is put before the head, which is always correct.
 
     Args:
-        head: A module that reads a view.
-        matrix: The map M of the view.
-
-    Shape:
-        - head: from `[B, D]` to one tensor.
-        - matrix: `[D, D]`.
-
-    Example:
-        >>> import torch
-        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
-        >>> head = nn.Linear(2, 1, bias=False)
-        >>> _ = head.weight.data.copy_(torch.tensor([[3.0, 4.0]]))
-        >>> folded(head, swap).weight
-        Parameter containing:
-        tensor([[4., 3.]], requires_grad=True)
+        head: A module from a view `[B, D]` to one tensor.
+        matrix: The map M of the view, `[D, D]`.
     """
     like = next(head.parameters(), matrix)
     result = copy.deepcopy(head)

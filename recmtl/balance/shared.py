@@ -30,14 +30,7 @@ class SharedTensor(NamedTuple):
     part_of_row: Tensor | None = None
 
     def check(self, name: str) -> None:
-        """Check that the tensor is a leaf and splits into its parts.
-
-        Args:
-            name: The tensor's name in the message.
-
-        Raises:
-            ValueError: If it cannot be balanced.
-        """
+        """Check that the tensor is a leaf and splits into its parts; `name` is its name in the message."""
         shape, rows = tuple(self.tensor.shape), self.part_of_row
         if not self.tensor.is_leaf:
             raise ValueError(f"{name} must be a leaf of the graph, got the output of {self.tensor.grad_fn}")
@@ -62,12 +55,7 @@ class SharedTensor(NamedTuple):
         return self._per_part((self._flat_blocks(a).to(self._dtype) * self._flat_blocks(b)).sum(1))
 
     def add_weighted(self, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
-        """Add Σ_k w_k·G_k to `.grad`, part by part; without one before, the first gradient is written over and kept.
-
-        Args:
-            gradients: K gradients of the tensor, or None.
-            weights: The weight of each part of each, `[K, parts]`.
-        """
+        """Add Σ_k w_k·G_k to `.grad`, for K gradients and weights `[K, parts]`; may write into the gradients."""
         if self.part_of_row is not None:
             weights = weights.index_select(1, self.part_of_row)  # [K, parts] -> [K, rows]
         for weight, gradient in zip(weights.to(self.tensor.dtype).unbind(), gradients, strict=True):

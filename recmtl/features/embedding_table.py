@@ -193,17 +193,7 @@ class EmbeddingTable(nn.Module):
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
-    """Draw the initial rows of a table, ``[rows, width]``.
-
-    Args:
-        sizes: The rows of each feature.
-        rows: The rows of all features.
-        width: The width of an embedding.
-
-    Raises:
-        OutOfMemoryError: Memory does not hold them.
-        ValueError: There are more rows than an int32 can address.
-    """
+    """Draw the initial rows of a table, ``[rows, width]``, for features of the given sizes."""
     if rows > MOST_ROWS:
         raise ValueError(
             f"a table can have at most {MOST_ROWS:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"

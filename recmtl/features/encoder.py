@@ -19,7 +19,7 @@ NumericFactory = Callable[[FittedSchema], NumericEmbedding]
 
 
 class FeatureEncoder(nn.Module):
-    """Embeds categorical features, embeds or passes numeric ones, and concatenates them.
+    """Embeddings of all features, concatenated; numeric features pass unchanged by default.
 
     Categorical features of one width share one flat table, of which each feature is a part.
 

@@ -56,7 +56,7 @@ class NumericEmbedding(nn.Module, ABC):
 
 
 class PlainNumbers(NumericEmbedding):
-    r"""Passes the numbers on as they were prepared.
+    r"""The numbers as they were prepared.
 
     $$
     f_i(x_i) = x_i
@@ -78,7 +78,7 @@ class PlainNumbers(NumericEmbedding):
 
 
 class LinearEmbeddings(NumericEmbedding):
-    r"""Embeds each number by a linear map, "L" in the paper.
+    r"""Linear embeddings, "L" in the paper.
 
     $$
     f_i(x_i) = w_i x_i + b_i
@@ -118,7 +118,7 @@ class LinearEmbeddings(NumericEmbedding):
 
 
 class LinearReLUEmbeddings(NumericEmbedding):
-    r"""Embeds each number by a linear map and ReLU, "LR" in the paper.
+    r"""Linear embeddings with ReLU, "LR" in the paper.
 
     $$
     f_i(x_i) = \operatorname{ReLU}(w_i x_i + b_i)
@@ -155,7 +155,7 @@ class LinearReLUEmbeddings(NumericEmbedding):
 
 
 class PiecewiseLinearEmbeddings(NumericEmbedding):
-    r"""Encodes each number piecewise linearly over quantile bins, then embeds it by a linear map, "Q-L" in the paper.
+    r"""Linear embeddings of a piecewise linear encoding over quantile bins, "Q-L" in the paper.
 
     Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.2:
 
@@ -221,7 +221,7 @@ class PiecewiseLinearEmbeddings(NumericEmbedding):
 
 
 class PeriodicEmbeddings(NumericEmbedding):
-    r"""Encodes each number by sines and cosines of learned frequencies, then a linear map and ReLU, "PLR" in the paper.
+    r"""Linear embeddings with ReLU of sines and cosines of learned frequencies, "PLR" in the paper.
 
     Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section 3.3:
 
@@ -270,11 +270,7 @@ class PeriodicEmbeddings(NumericEmbedding):
 
 
 def check_at_least_1(name: str, value: int) -> None:
-    """Check a size.
-
-    Raises:
-        ValueError: It is below 1.
-    """
+    """Check that a size is at least 1."""
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}")
 

@@ -22,11 +22,7 @@ from recmtl.schema.fitted import FIRST
 
 
 def check_pretrained(names: Iterable[str], schema: FittedSchema) -> None:
-    """Check that features can have pretrained vectors.
-
-    Raises:
-        ValueError: A name is not a categorical feature with a vocabulary of its own.
-    """
+    """Check that all names are those of categorical features with a vocabulary of their own."""
     for name in names:
         if name not in schema.vocabularies:
             able = ", ".join(schema.vocabularies) or "none"

@@ -289,7 +289,7 @@ def test_one_task_is_plain_training(method):
             assert_equal(found, expected)
 
 
-def test_a_leaf_that_one_task_alone_reaches_gets_its_direction_from_that_task(method):
+def test_a_shared_tensor_that_one_task_alone_reaches_gets_its_direction_from_that_task(method):
     net, balancer = PartlyShared(), made(method, parts=PARTS + 2)
     for seed in range(3):
         found = step(net, balancer, seed)

@@ -15,7 +15,7 @@ from recmtl.balance.task_gradients.projection import RandomOrders, coefficients_
 
 
 class NormalizedSplitter(RepresentationBalancer):
-    r"""Scales each task's gradient h_k at its view to the same average size, times the task's share.
+    r"""A fork that scales each task's gradient h_k to the same average size, times the task's share.
 
     Bellec, "A simple multi-task splitter" (2023), after the loss balancer of Défossez, Copet, Synnaeve and Adi, "High
     Fidelity Neural Audio Compression", 2022, arXiv:2210.13438, equation 5:

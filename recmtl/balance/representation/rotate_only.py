@@ -7,7 +7,7 @@ from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalanc
 
 
 class RotateOnly(RotationBalancer):
-    r"""Rotates each head's view so that the tasks' gradients agree in direction at the shared representation.
+    r"""A learned rotation of each head's view that aligns the tasks' gradients.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
     section 3.2. Head k reads R_k·z. With ĝ_k the gradient at its input, h_k = R_kᵀ·ĝ_k reaches the view unchanged, and

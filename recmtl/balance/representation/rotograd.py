@@ -7,7 +7,7 @@ from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalanc
 
 
 class RotoGrad(RotationBalancer):
-    r"""Rotates each head's view so that the tasks' gradients agree in direction, and gives them one size.
+    r"""Learned rotations of the views that align the tasks' gradients, which are scaled to one size.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631,
     section 3 and algorithm 1. The rotations are those of `RotateOnly`. With n_k = ‖h_k‖ the size of task k's gradient

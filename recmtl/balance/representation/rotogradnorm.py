@@ -10,7 +10,7 @@ from recmtl.balance.weighting.gradnorm import GradNormRule, check_gradnorm_optio
 
 
 class RotoGradNorm(RotationBalancer):
-    r"""Rotates each head's view so that the tasks' gradients agree in direction, and weights them by GradNorm.
+    r"""Learned rotations of the views that align the tasks' gradients, which are weighted by GradNorm.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631, combined
     with Chen et al., "GradNorm", ICML 2018, arXiv:1711.02257. The rotations are those of `RotateOnly`. The view of head

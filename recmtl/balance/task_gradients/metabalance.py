@@ -11,7 +11,7 @@ from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradien
 
 
 class MetaBalance(TaskGradientBalancer):
-    r"""Scales each task's gradient of each shared part towards the size of the target task's gradient.
+    r"""Scaling of each task's gradient towards the size of the target task's gradient, part by part.
 
     He, Feng, Cheng, Ji, Guo and Caverlee, "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient
     Magnitudes of Auxiliary Tasks", WWW 2022, arXiv:2203.06801, algorithm 1 and equation 2. Let m_k,p be the moving

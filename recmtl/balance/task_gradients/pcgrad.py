@@ -8,7 +8,7 @@ from recmtl.balance.task_gradients.projection import ProjectionBalancer, RandomO
 
 
 class PCGrad(ProjectionBalancer):
-    r"""Removes from each task's gradient, in random order, the components that conflict with other tasks' gradients.
+    r"""Gradient surgery: projection of each task's gradient, in random order, on those that it conflicts with.
 
     Yu, Kumar, Gupta, Levine, Hausman and Finn, "Gradient Surgery for Multi-Task Learning", NeurIPS 2020,
     arXiv:2001.06782, algorithm 1. For each task k, g_k starts as G_k and meets the other tasks j ≠ k in random order,

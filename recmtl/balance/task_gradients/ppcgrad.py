@@ -6,7 +6,7 @@ from recmtl.balance.task_gradients.projection import ProjectionBalancer, coeffic
 
 
 class PPCGrad(ProjectionBalancer):
-    r"""Removes from each task's gradient, all at once, the components that conflict with other tasks' gradients.
+    r"""Parallel gradient surgery: projection of each task's gradient, at once, on all that it conflicts with.
 
     The parallel form of PCGrad (Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782),
     as computed not by the paper's algorithm but by its code for TensorFlow:

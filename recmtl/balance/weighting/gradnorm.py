@@ -80,7 +80,7 @@ class GradNormRule(nn.Module):
 
 
 class GradNorm(LossWeightBalancer):
-    r"""Weights the losses so that all tasks learn at similar rates, by the sizes of their gradients on one layer.
+    r"""Loss weights that let all tasks learn at similar rates, from the norms of their gradients on one layer.
 
     Chen, Badrinarayanan, Lee and Rabinovich, "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
     Multitask Networks", ICML 2018, arXiv:1711.02257, equations 1 and 2. On the last shared weight W let
@@ -176,11 +176,7 @@ class GradNorm(LossWeightBalancer):
 
 
 def check_gradnorm_options(alpha: float, lr: float) -> None:
-    """Check the options of `GradNormRule`.
-
-    Raises:
-        ValueError: If `alpha` is negative or `lr` is not positive.
-    """
+    """Check the options of `GradNormRule`."""
     if not (math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"`alpha` must be at least 0, got {alpha}")
     if not (math.isfinite(lr) and lr > 0):

@@ -10,7 +10,7 @@ from recmtl.balance.weighting.base import LossWeightBalancer
 
 
 class Sum(LossWeightBalancer):
-    r"""Adds the losses without balancing.
+    r"""The plain sum of the losses, without balancing.
 
     $$
     g = \sum_{k=1}^{K} \nabla L_k

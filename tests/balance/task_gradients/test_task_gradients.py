@@ -88,7 +88,7 @@ def test_a_task_with_a_nonfinite_entry_reads_as_absent_in_every_part():
 
 
 @pytest.mark.parametrize(
-    ("leaf", "message"),
+    ("shared", "message"),
     [
         (lambda x: x * 2, "must be a leaf of the graph"),
         (lambda x: SharedTensor(x, parts=3), r"split into 3 equal parts, got shape \(4, 2\)"),
@@ -96,10 +96,10 @@ def test_a_task_with_a_nonfinite_entry_reads_as_absent_in_every_part():
         (lambda x: SharedTensor(x, 2, torch.zeros(3, dtype=torch.int64)), r"must have shape \(4,\), got \(3,\)"),
     ],
 )
-def test_refuses_a_leaf_that_cannot_be_balanced(leaf, message):
+def test_refuses_a_shared_tensor_that_cannot_be_balanced(shared, message):
     x = torch.zeros(4, 2, requires_grad=True)
     with pytest.raises(ValueError, match=message):
-        MetaBalance().backward([x.sum()], shared=[leaf(x)])
+        MetaBalance().backward([x.sum()], shared=[shared(x)])
 
 
 def test_refuses_a_tensor_given_twice():

@@ -208,7 +208,8 @@ class Balancer(nn.Module, ABC):
     def extra_repr(self) -> str:
         """Return the constructor's options."""
         options = {name: getattr(self, name, self) for name in inspect.signature(type(self)).parameters}
-        return ", ".join(f"{k}={v!r}" for k, v in options.items() if not isinstance(v, Tensor | nn.Module))
+        shown = {k: v for k, v in options.items() if k not in self._buffers and not isinstance(v, nn.Module)}
+        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
 
     def _warn_if_late(self) -> None:
         """Warn that the first step creates the state, if that is a problem for the method."""

@@ -87,7 +87,7 @@ def built(name: str, case: Case, data: recmtl.PreparedData, processes: ProcessGr
 def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> Iterator[Batch]:
     """10 batches, so many times."""
     for split in (data.train, data.valid) * times:
-        for batch in Loader(split, BATCH, rank=processes.rank, processes=processes.size).epoch():
+        for batch in Loader(split, BATCH, rank=processes.rank, world_size=processes.size).epoch():
             yield replace(batch, numeric=batch.numeric.double())
 
 

@@ -10,13 +10,12 @@ from recmtl.evaluate.metrics import (
     metric_names,
     metrics_of,
     monitors,
-    regression_metrics,
     table,
 )
 from recmtl.evaluate.predictions import Predictions, complete, measure, task_labels
 from recmtl.evaluate.ranking import by_group
 from recmtl.evaluate.scores import Scores, scores_of
-from recmtl.evaluate.significance import Difference, Spread, auc_difference, bootstrap_differences, holm, over_seeds
+from recmtl.evaluate.significance import Difference, auc_difference, holm
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -26,11 +25,9 @@ __all__ = [
     "Metrics",
     "Predictions",
     "Scores",
-    "Spread",
     "auc_difference",
     "auc_interval",
     "binary_metrics",
-    "bootstrap_differences",
     "bootstrap_intervals",
     "by_group",
     "complete",
@@ -40,8 +37,6 @@ __all__ = [
     "metric_names",
     "metrics_of",
     "monitors",
-    "over_seeds",
-    "regression_metrics",
     "reliability_bins",
     "scores_of",
     "table",

@@ -96,33 +96,18 @@ def score_histogram(scores: Scores) -> ScoreHistogram:
 
 
 class SortedScores:
-    """The rows of a binary task, sorted by prediction.
-
-    Shape:
-        - order: ``[rows]``, the rows in ascending order of prediction
-        - starts: ``[V]``, the start of each distinct prediction in `order`
-
-    Args:
-        scores: The rows.
-    """
+    """The rows of a binary task, sorted by prediction."""
 
     def __init__(self, scores: Scores) -> None:
-        self.order = np.argsort(scores.predictions)
+        self.order = np.argsort(scores.predictions)  # [rows]
         predictions = scores.predictions[self.order]
-        self.starts = block_starts(predictions)
+        self.starts = block_starts(predictions)  # [V], of each distinct prediction
         self._values = predictions[self.starts]
         self._weight = None if scores.weight is None else scores.weight[self.order]
         self._positive = scores.labels[self.order] * (1.0 if self._weight is None else self._weight)  # [rows]
 
     def histogram(self, times: Floats | None = None) -> ScoreHistogram:
-        """Build the histogram.
-
-        Shape:
-            - times: ``[rows]``, in the order of `order`
-
-        Args:
-            times: How often each row counts; ``None`` counts each once.
-        """
+        """Build the histogram; `times` is how often each row counts, ``[rows]`` in the order of `order`."""
         positive, weight = self._positive, self._weight
         if times is not None:
             positive, weight = positive * times, times if weight is None else weight * times

@@ -14,15 +14,7 @@ MOST_POINTS = 500  # of a curve
 
 
 def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
-    """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest.
-
-    Args:
-        scores: The rows, with both classes.
-        most: The maximum number of points.
-
-    Returns:
-        The columns ``false_positive_rate`` and ``true_positive_rate``, both ascending.
-    """
+    """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest."""
     x, y, _ = roc_curve(scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True)
     length = x + y  # along the curve, which only rises
     kept = _thinned(np.searchsorted(length, np.linspace(0, length[-1], most)), len(x), most)
@@ -32,12 +24,7 @@ def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
 def precision_recall_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return the precision-recall curve of a binary task, thinned to the extremes of narrow ranges of recall.
 
-    Args:
-        scores: The rows, with both classes.
-        most: The maximum number of points.
-
-    Returns:
-        The columns ``recall``, ascending, and ``precision``, which is constant back to the previous recall.
+    Recall ascends; precision is constant back to the previous recall.
     """
     y, x, _ = precision_recall_curve(
         scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True

@@ -14,26 +14,16 @@ from recmtl.evaluate.scores import Floats, Integers, Scores
 
 @dataclass(frozen=True)
 class Clusters:
-    """The independent clusters of the rows of a binary task.
+    """The independent clusters of the rows of a binary task, and which of them have positives and negatives."""
 
-    Shape:
-        - codes: ``[rows]``
-        - positive, negative: ``[clusters]``
-
-    Args:
-        codes: The cluster of each row.
-        positive: Whether a cluster has positives.
-        negative: Whether it has negatives.
-    """
-
-    codes: Integers
-    positive: npt.NDArray[np.bool_]
-    negative: npt.NDArray[np.bool_]
+    codes: Integers  # [rows]
+    positive: npt.NDArray[np.bool_]  # [clusters]
+    negative: npt.NDArray[np.bool_]  # [clusters]
 
     @classmethod
     def of(cls, scores: Scores) -> Clusters:
         """Return the clusters of rows: the groups, or the rows themselves without groups."""
-        codes, count = scores.clusters()
+        codes, count = scores.clusters
         positives = np.bincount(codes, scores.labels, minlength=count)
         return cls(codes, positives > 0, np.bincount(codes, minlength=count) > positives)
 
@@ -51,19 +41,11 @@ class DeLongComponents:
     negative is the share of positives above it minus the AUC (DeLong et al. 1988). Here they are weighted by row,
     divided by the weight of all positives or negatives, and summed by cluster: the jackknife influences of a cluster's
     positives and negatives. Components of the same clusters add and subtract like the AUCs.
-
-    Shape:
-        - positive, negative: ``[clusters]``
-
-    Args:
-        auc: The AUC, or the difference or mean.
-        positive: The contribution of the positives of each cluster.
-        negative: That of its negatives.
     """
 
     auc: float
-    positive: Floats
-    negative: Floats
+    positive: Floats  # [clusters], the contributions of the positives
+    negative: Floats  # [clusters]
 
     @classmethod
     def of(cls, scores: Scores, clusters: Clusters) -> DeLongComponents:
@@ -82,14 +64,16 @@ class DeLongComponents:
         negative = np.bincount(clusters.codes, of_negatives * (above[places] - auc), minlength=count)
         return cls(auc, positive / of_positives.sum(), negative / of_negatives.sum())
 
-    def __add__(self, other: DeLongComponents) -> DeLongComponents:
-        return DeLongComponents(self.auc + other.auc, self.positive + other.positive, self.negative + other.negative)
+    @classmethod
+    def mean(cls, parts: Sequence[DeLongComponents]) -> DeLongComponents:
+        """Average the components of several models on the same rows."""
+        positive, negative = (
+            np.mean([getattr(part, name) for part in parts], axis=0) for name in ("positive", "negative")
+        )
+        return cls(float(np.mean([part.auc for part in parts])), positive, negative)
 
     def __sub__(self, other: DeLongComponents) -> DeLongComponents:
-        return self + -1 * other
-
-    def __rmul__(self, factor: float) -> DeLongComponents:
-        return DeLongComponents(factor * self.auc, factor * self.positive, factor * self.negative)
+        return DeLongComponents(self.auc - other.auc, self.positive - other.positive, self.negative - other.negative)
 
     def variance(self, clusters: Clusters) -> float:
         """Estimate the variance over draws of clusters (Obuchowski 1997; DeLong's if each row is a cluster).
@@ -110,22 +94,7 @@ class DeLongComponents:
 
     def _parts(self, clusters: Clusters) -> tuple[float, float, float]:
         """Return the variances of the positives' and of the negatives' part, and twice their covariance."""
-        k = len(clusters.positive)
-        both = 2 * float(self.positive @ self.negative) * _unbiased(k)
-        return (
-            float(self.positive @ self.positive) * _unbiased(int(clusters.positive.sum())),
-            float(self.negative @ self.negative) * _unbiased(int(clusters.negative.sum())),
-            both,
-        )
-
-
-def _unbiased(count: int) -> float:
-    return count / (count - 1)
-
-
-def mean_components(parts: Sequence[DeLongComponents]) -> DeLongComponents:
-    """Average the components of several models on the same rows."""
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return (1 / len(parts)) * total
+        products = self.positive @ self.positive, self.negative @ self.negative, 2 * (self.positive @ self.negative)
+        counts = clusters.positive.sum(), clusters.negative.sum(), len(clusters.positive)
+        positive, negative, both = (float(p * k / (k - 1)) for p, k in zip(products, counts, strict=True))
+        return positive, negative, both

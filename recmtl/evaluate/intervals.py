@@ -90,15 +90,18 @@ def bootstrap_intervals(
     wanted = select_metrics(scores, names)
     blocked = unmeasurable(scores, wanted)
     measured = [name for name in wanted if name not in blocked and name not in INFLATED]
-    count = effective_clusters(scores)
+    count = _effective_clusters(scores)
     if not measured or count < 2:
         return {}
     estimates, drawn = bootstrap(scores, measured, draws, seed)
-    return {
-        name: interval
-        for name, values in zip(measured, drawn.T, strict=True)
-        if (interval := percentile_interval(estimates[name], values, count, level)) is not None
-    }
+    tail = float(stats.norm.sf(t_quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
+    intervals = {}
+    for name, values in zip(measured, drawn.T, strict=True):
+        defined = values[np.isfinite(values)]
+        if np.isfinite(estimates[name]) and len(defined):
+            low, high = np.quantile(defined, [tail, 1 - tail])
+            intervals[name] = Interval(estimates[name], float(low), float(high), level)
+    return intervals
 
 
 def intervals_of(
@@ -119,25 +122,11 @@ def intervals_of(
     return {"auc": delong, **intervals} if delong else intervals
 
 
-def percentile_interval(estimate: float, drawn: Floats, clusters: int, level: float) -> Interval | None:
-    """Return the interval between percentiles of the draws of a metric; ``None`` if it is undefined.
-
-    Shape:
-        - drawn: ``[draws]``, NaN where undefined
-    """
-    values = drawn[np.isfinite(drawn)]
-    if not np.isfinite(estimate) or not len(values):
-        return None
-    tail = float(stats.norm.sf(t_quantile(level, clusters - 1) * (clusters / (clusters - 1)) ** 0.5))
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high), level)
-
-
 def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> tuple[dict[str, float], Floats]:
     """Return metrics and their bootstrap draws ``[draws, names]``; the same seed and clusters give the same draws."""
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2, got {draws}")
-    _, count = scores.clusters()
+    _, count = scores.clusters
     measure, rng = measure_of(scores, list(names)), np.random.default_rng(seed)
     drawn = np.empty((draws, len(names)))
     for row in drawn:
@@ -147,10 +136,10 @@ def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> 
     return measure(), drawn
 
 
-def effective_clusters(scores: Scores) -> int:
+def _effective_clusters(scores: Scores) -> int:
     """Count the clusters with positives or with negatives, whichever are fewer; for a regression, all clusters."""
     if scores.task.kind == "regression":
-        return scores.clusters()[1]
+        return scores.clusters[1]
     clusters = Clusters.of(scores)
     return int(min(clusters.positive.sum(), clusters.negative.sum()))
 
@@ -161,10 +150,6 @@ def t_quantile(level: float, degrees: float) -> float:
 
 
 def check_level(level: float) -> None:
-    """Check that a confidence level is in (0, 1).
-
-    Raises:
-        ValueError: It is not.
-    """
+    """Check that a confidence level is in (0, 1)."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be between 0 and 1, got {level}")

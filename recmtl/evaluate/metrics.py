@@ -123,15 +123,6 @@ def binary_metrics(labels: Floats, probabilities: Floats, weight: Floats | None 
     return metrics_of(scores_of(Task("label", "label"), labels, probabilities, weight))
 
 
-def regression_metrics(labels: Floats, values: Floats, weight: Floats | None = None) -> Metrics:
-    """Compute the metrics of a regression on the rows that have a label.
-
-    Shape:
-        - labels, values, weight: ``[rows]``; NaN in labels: the row does not count
-    """
-    return metrics_of(scores_of(Task("label", "label", kind="regression"), labels, values, weight))
-
-
 def table(metrics: dict[str, Metrics]) -> pd.DataFrame:
     """Return the metrics of several tasks as a DataFrame, a row for each task; NaN if undefined."""
     frame = pd.DataFrame([m.to_dict() for m in metrics.values()], index=pd.Index(list(metrics), name="task"))
@@ -171,32 +162,16 @@ def why_undefined(scores: Scores) -> str:
 
 
 class BinaryMeasure:
-    """Computes metrics of a binary task, sorting its rows once; undefined metrics are NaN.
-
-    Args:
-        scores: The rows, with finite predictions.
-        names: The metrics.
-        k: The cutoff of NDCG and recall.
-
-    Attributes:
-        averages: The grouped metrics; ``None`` if none is in `names`.
-    """
+    """Computes metrics of a binary task with finite predictions, sorting its rows once; undefined metrics are NaN."""
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
         self._names, self._scores = names, scores
-        self.averages: Averages | None = None
+        self.averages: Averages | None = None  # of grouped metrics, if one is in `names`
         if not set(names) <= set(FUNCTIONS):
             self.averages = Averages(by_group(scores, k, self._rows.order), k)
 
     def __call__(self, times: Floats | None = None) -> dict[str, float]:
-        """Compute the metrics.
-
-        Shape:
-            - times: ``[clusters]``
-
-        Args:
-            times: How often each cluster of rows counts; ``None`` counts each once.
-        """
+        """Compute the metrics; `times` is how often each cluster of rows counts, ``[clusters]``."""
         if times is not None:
             histogram = self._rows.histogram(times[self._clusters])
         else:
@@ -213,17 +188,11 @@ class BinaryMeasure:
     @cached_property
     def _clusters(self) -> Integers:
         """The clusters of the rows in the order of predictions ``[rows]``."""
-        codes, _ = self._scores.clusters()
-        return codes[self._rows.order]
+        return self._scores.clusters[0][self._rows.order]
 
 
 class RegressionMeasure:
-    """Computes metrics of a regression; undefined metrics are NaN.
-
-    Args:
-        scores: The rows, with finite predictions.
-        names: The metrics.
-    """
+    """Computes metrics of a regression with finite predictions; undefined metrics are NaN."""
 
     def __init__(self, scores: Scores, names: Sequence[str]) -> None:
         self._names, self._scores = names, scores
@@ -234,7 +203,7 @@ class RegressionMeasure:
         """Compute the metrics; `times` as for `BinaryMeasure`."""
         weight, labels = self._weight, self._scores.labels
         if times is not None:
-            weight = weight * times[self._clusters]
+            weight = weight * times[self._scores.clusters[0]]
         total = weight.sum()
         squares = weight @ self._errors**2
         values = {"mae": ratio(weight @ np.abs(self._errors), total), "rmse": ratio(squares, total) ** 0.5}
@@ -242,11 +211,6 @@ class RegressionMeasure:
         spread = weight @ (labels - ratio(weight @ labels, total)) ** 2 if len(counted) and np.ptp(counted) else 0.0
         values["r2"] = 1 - ratio(squares, spread)
         return {name: values[name] for name in self._names}
-
-    @cached_property
-    def _clusters(self) -> Integers:
-        codes, _ = self._scores.clusters()
-        return codes
 
 
 def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> BinaryMeasure | RegressionMeasure:

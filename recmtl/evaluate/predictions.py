@@ -179,14 +179,11 @@ class Predictions:
                 raise SchemaError(
                     f"{source} has no label {label!r}: expected a column {label!r} or {LABEL_PREFIX + label!r}"
                 )
-        weight = None
-        if schema.weight:
-            weight = _float_column(table, schema.weight, source)
         return cls(
             schema,
             {name: _float_column(table, name, source) for name in tasks},
             {label: _float_column(table, name, source) for label, name in names.items() if name},
-            weight,
+            _float_column(table, schema.weight, source) if schema.weight else None,
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
         )

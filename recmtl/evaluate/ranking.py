@@ -119,15 +119,7 @@ class Averages:
     """Averages of grouped metrics over the groups with both classes.
 
     AUC is weighted by impressions (the weight of a group's rows), NDCG and recall by the mean weight of its positives,
-    so groups of unweighted rows count alike.
-
-    Args:
-        groups: The metrics of each group, from `by_group`.
-        k: The cutoff of NDCG and recall.
-
-    Attributes:
-        groups: The number of groups.
-        left_out: The number of groups with one class alone.
+    so groups of unweighted rows count alike. `groups` is the result of `by_group`.
     """
 
     def __init__(self, groups: pd.DataFrame, k: int = K) -> None:
@@ -138,14 +130,6 @@ class Averages:
         self._values = {name: np.where(mixed, groups[value], 0.0) for name, (value, _) in columns.items()}
 
     def average(self, name: str, times: Floats | None = None) -> float:
-        """Return `gauc`, `ndcg@K` or `recall@K`; NaN if no group has both classes.
-
-        Shape:
-            - times: ``[G]``
-
-        Args:
-            name: The metric.
-            times: How often each group counts; ``None`` counts each once.
-        """
+        """Return `gauc`, `ndcg@K` or `recall@K`; `times` is how often each group counts, ``[G]``."""
         shares = self._shares[name] if times is None else self._shares[name] * times
         return ratio(shares @ self._values[name], shares.sum())

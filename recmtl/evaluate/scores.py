@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +40,9 @@ class Scores:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @cached_property
     def clusters(self) -> tuple[Integers, int]:
-        """Return the cluster of each row ``[rows]`` and the number of clusters; clusters are the groups, or the rows.
+        """The cluster of each row ``[rows]`` and the number of clusters; clusters are the groups, or the rows.
 
         Clusters are numbered from 0 in ascending order of the group numbers.
         """

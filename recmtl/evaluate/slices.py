@@ -25,22 +25,12 @@ SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
 
 @dataclass(frozen=True)
 class FeatureValues:
-    """The values of a feature in rows; a row may have several.
-
-    Shape:
-        - codes, rows: ``[values in all rows]``
-
-    Args:
-        names: The name of each code.
-        codes: The values, as indices of `names`.
-        rows: The row of each value.
-        length: The number of rows.
-    """
+    """The values of a feature in rows; a row may have several."""
 
     names: Sequence[str]
-    codes: Integers
-    rows: Integers
-    length: int
+    codes: Integers  # [values in all rows], indices of `names`
+    rows: Integers  # [values in all rows], the row of each value
+    length: int  # the number of rows
 
     @classmethod
     def of(cls, names: Sequence[str], codes: Integers) -> FeatureValues:
@@ -99,15 +89,8 @@ def slice_table(
 ) -> pd.DataFrame:
     """Measure the AUC of each binary task, with its interval, on the rows of each value of a feature.
 
-    Args:
-        predictions: The predictions.
-        values: The feature's values in the same rows.
-        most: The maximum number of slices; the least frequent values share one.
-        level: The confidence level of the intervals.
-
-    Returns:
-        The columns ``task``, ``value``, ``rows``, ``positives``, ``auc``, ``low`` and ``high``, for each task the
-        lowest AUC first; NaN if a slice has one class alone, or is too small for an interval.
+    The lowest AUC of a task comes first; it is NaN if a slice has one class alone, its interval if a slice is too small.
+    The least frequent of more than `most` values share a slice.
     """
     rows = []
     for value, mask in values.parts(most):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from naive import BINARY, drawn, repeated
 from sklearn import metrics as sk
 
-from recmtl.evaluate import Scores, binary_metrics, metrics_of, regression_metrics
+from recmtl.evaluate import Scores, binary_metrics, metrics_of, scores_of
+from recmtl.schema import Task
 
 LEVELS = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.9, 1.0])
 
@@ -45,7 +46,8 @@ def test_binary(drawn_rows: tuple[np.ndarray, np.ndarray, np.ndarray | None]) ->
 @given(rows())
 def test_regression(drawn_rows: tuple[np.ndarray, np.ndarray, np.ndarray | None]) -> None:
     labels, p, weight = drawn_rows
-    found = regression_metrics(3 * labels + 1, p, weight).values
+    task = Task("stay", "stay", kind="regression")
+    found = metrics_of(scores_of(task, 3 * labels + 1, p, weight)).values
     known = ~np.isnan(labels)
     y, p, w = 3 * labels[known] + 1, p[known], None if weight is None else weight[known]
     assert found["mae"] == pytest.approx(sk.mean_absolute_error(y, p, sample_weight=w))

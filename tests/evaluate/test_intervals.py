@@ -98,7 +98,7 @@ def test_a_draw_equals_its_rows_repeated(groups: int | None, weighted: bool) -> 
     names = ["auc", "logloss", "pr_auc", "ne", "calibration", "ece"]
     _, found = bootstrap(scores, names, 5, seed=3)
     rng = np.random.default_rng(3)
-    codes, count = scores.clusters()
+    codes, count = scores.clusters
     for values in found:
         drawn_clusters = rng.integers(count, size=count)
         rows = np.concatenate([np.flatnonzero(codes == cluster) for cluster in drawn_clusters])
@@ -117,7 +117,7 @@ def test_a_group_drawn_twice_is_two_groups() -> None:
     names = ["gauc", "ndcg@10", "recall@10"]
     _, found = bootstrap(scores, names, 5, seed=3)
     rng = np.random.default_rng(3)
-    codes, count = scores.clusters()
+    codes, count = scores.clusters
     for values in found:
         parts = [np.flatnonzero(codes == cluster) for cluster in rng.integers(count, size=count)]
         rows, groups = np.concatenate(parts), np.repeat(np.arange(count), [len(part) for part in parts])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmtl.evaluate import binary_metrics, regression_metrics, table
+from recmtl.evaluate import Metrics, binary_metrics, metrics_of, scores_of, table
+from recmtl.schema import Task
 
 
 def pairwise_auc(labels: np.ndarray, scores: np.ndarray, weight: np.ndarray) -> float:
@@ -64,6 +65,10 @@ def test_rows_of_weight_zero_do_not_count() -> None:
     labels, p, weight = np.array([0.0, 1.0, 1.0]), np.array([0.3, 0.6, 0.1]), np.array([1.0, 1.0, 0.0])
     metrics = binary_metrics(labels, p, weight)
     assert (metrics.values["auc"], metrics.rows, metrics.positives) == (1.0, 2, 1)
+
+
+def regression_metrics(labels: np.ndarray, values: np.ndarray) -> Metrics:
+    return metrics_of(scores_of(Task("stay", "stay", kind="regression"), labels, values))
 
 
 def test_regression_worked_by_hand() -> None:

@@ -5,7 +5,7 @@ import pytest
 from naive import BINARY, auc, drawn, kernel, obuchowski
 from scipy import stats
 
-from recmtl.evaluate import Scores, auc_difference, bootstrap_differences, holm, metrics_of, over_seeds
+from recmtl.evaluate import Scores, auc_difference, holm
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 
 
@@ -126,36 +126,6 @@ def test_holm_worked_by_hand() -> None:
     assert holm([]) == []
     with pytest.raises(ValueError, match=r"p-values must be in \[0, 1\], got \[0.5, nan\]"):
         holm([0.5, float("nan")])
-
-
-def test_over_seeds_is_a_t_interval() -> None:
-    values = [0.70, 0.72, 0.71, 0.75]
-    spread = over_seeds(values)
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert (spread.estimate, spread.low, spread.high) == pytest.approx((np.mean(values), low, high))
-    assert spread.sd == pytest.approx(np.std(values, ddof=1))
-    one = over_seeds([0.7])
-    assert one.estimate == 0.7
-    assert np.isnan([one.low, one.high, one.sd]).all()
-    with pytest.raises(ValueError, match="a mean over seeds needs a value, got none"):
-        over_seeds([])
-
-
-def test_bootstrap_differences_share_their_draws() -> None:
-    first = drawn(3000, levels=1000, groups=400)
-    (second,) = [dataclasses.replace(run, predictions=np.clip(run.predictions, 0, 1)) for run in runs(first, 1, 0.2)]
-    found, closed = bootstrap_differences(first, second), auc_difference([first], [second])
-    assert closed is not None
-    assert found["auc"].high - found["auc"].low == pytest.approx(closed.high - closed.low, rel=0.1)
-    ours, theirs = metrics_of(first).values, metrics_of(second).values
-    assert set(found) == set(ours)
-    for name, interval in found.items():
-        assert interval.estimate == pytest.approx((ours[name] or 0) - (theirs[name] or 0))
-        assert interval.low < interval.estimate < interval.high
-    same = bootstrap_differences(first, first, ["logloss"])["logloss"]
-    assert (same.low, same.high) == (0, 0)
-    with pytest.raises(ValueError, match="must be measured on the same rows"):
-        bootstrap_differences(first, drawn(3000))
 
 
 @pytest.mark.parametrize("weight", [None, np.array([0.3, 1.7, 0.11, 0.9])])

@@ -20,6 +20,7 @@ from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema
 
 CONTENT = "comparison.json"
+COSTS = ("seconds", "peak_memory_bytes")  # of a run
 
 
 class Comparison:
@@ -53,11 +54,7 @@ class Comparison:
             raise RunError(f"{path} is damaged: {error}") from error
 
     def save(self, data: str) -> None:
-        """Write the list of runs.
-
-        Args:
-            data: The fingerprint of the data.
-        """
+        """Write the list of runs and the fingerprint of their data."""
         runs = [
             {"row": list(run.variant), "seed": run.seed, "folder": f"{RUNS_FOLDER}/{run.name}"} for run in self.grid
         ]
@@ -75,19 +72,10 @@ class Comparison:
         records = []
         for run in self.grid:
             path, result = self.path(run), self._result(run)
-            records.append(
-                {
-                    **run.variant._asdict(),
-                    "seed": run.seed,
-                    "state": state_of(path),
-                    "seconds": result.get("seconds"),
-                    "peak_memory_bytes": result.get("peak_memory_bytes"),
-                    "error": error_of(path),
-                    "folder": str(path),
-                }
-            )
-        floats = dict.fromkeys(("learning_rate", "seconds", "peak_memory_bytes"), float)
-        return pd.DataFrame(records).astype(floats)
+            costs = {name: result.get(name) for name in COSTS}
+            state = {"seed": run.seed, "state": state_of(path), **costs, "error": error_of(path), "folder": str(path)}
+            records.append(run.variant._asdict() | state)
+        return pd.DataFrame(records).astype(dict.fromkeys(("learning_rate", *COSTS), float))
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -146,9 +134,8 @@ class Comparison:
             ValueError: No task has the metric, or there is no such model.
         """
         metrics = self._metrics(metric)
-        models = dict.fromkeys(run.variant.model for run in self.grid)
-        if reference is not None and reference not in models:
-            raise ValueError(f"`reference` must be one of the models {', '.join(models)}, got {reference!r}")
+        if reference is not None and reference not in self._models:
+            raise ValueError(f"`reference` must be one of the models {', '.join(self._models)}, got {reference!r}")
         key = (tuple(metrics.items()), reference)
         if key not in self._differences:
             means = seed_means(self.metrics, metrics)
@@ -160,9 +147,12 @@ class Comparison:
     @property
     def single(self) -> str | None:
         """The name of the single-task model, if the grid has one and other models."""
-        models = dict.fromkeys(run.variant.model for run in self.grid)
-        single = next((model for model in models if model.partition("(")[0] == SINGLE), None)
-        return single if len(models) > 1 else None
+        single = next((model for model in self._models if model.partition("(")[0] == SINGLE), None)
+        return single if len(self._models) > 1 else None
+
+    @property
+    def _models(self) -> list[str]:
+        return list(dict.fromkeys(run.variant.model for run in self.grid))
 
     def _metrics(self, metric: str | None) -> dict[str, str]:
         measured = set(self.metrics["task"])
@@ -179,8 +169,7 @@ class Comparison:
 def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]:
     """Return the metric to compare for each task: the requested one if the task has it, or its main one.
 
-    Raises:
-        ValueError: No task has the metric, or its best value is neither the highest nor the lowest (`calibration`).
+    `calibration` cannot be compared, as its best value is neither the highest nor the lowest.
     """
     known = {task.name: monitors(task.kind, schema.group is not None) for task in schema.reported_tasks}
     by_task = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
@@ -191,12 +180,7 @@ def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]
 
 
 def seed_means(metrics: pd.DataFrame, by_task: Mapping[str, str]) -> pd.DataFrame:
-    """Return mean and standard deviation over the seeds, a row for each task and variant.
-
-    Args:
-        metrics: The metrics of each run and task.
-        by_task: The metric of each task.
-    """
+    """Return mean and standard deviation over the seeds of each task's metric, a row for each task and variant."""
     parts = []
     for task, metric in by_task.items():
         of_task = metrics[metrics["task"] == task].rename(columns={metric: "value"})

@@ -45,13 +45,7 @@ class Pair(NamedTuple):
 
 
 def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
-    """Pair each variant with its reference, task by task.
-
-    Args:
-        means: The means by variant and task.
-        reference: A model, whose variant of the same learning rate is the reference; ``None`` takes the best variant
-            of each task.
-    """
+    """Pair each variant with the model `reference` of the same learning rate, or with the best variant of the task."""
     means = means.assign(best=best_variants(means)).dropna(subset="mean")
     for task, of_task in means.groupby("task", sort=False):
         variants, metric = variants_of(of_task), of_task["metric"].iloc[0]
@@ -64,13 +58,7 @@ def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair
 
 
 class Tester:
-    """Significance tests on the metrics and predictions of runs.
-
-    Args:
-        metrics: The metrics of the finished runs, a row for each run and task.
-        folders: The run folder of each variant and seed.
-        split: The split that is compared.
-    """
+    """Significance tests on the metrics of finished runs (a row for each run and task) and on their predictions."""
 
     def __init__(self, metrics: pd.DataFrame, folders: Mapping[tuple[Variant, int], Path], split: str) -> None:
         self._folders, self._split = folders, split
@@ -119,19 +107,10 @@ class Tester:
         return scores
 
 
-def seeds_difference(
-    first: Sequence[float], second: Sequence[float], paired: bool, level: float = LEVEL
-) -> Difference | None:
-    """Test the difference of two means over seeds by a t test, paired or Welch's.
+def seeds_difference(first: Sequence[float], second: Sequence[float], paired: bool) -> Difference | None:
+    """Test the difference of two means over seeds by a t test, paired (by seed) or Welch's.
 
-    Args:
-        first: A value for each seed.
-        second: The values of the reference.
-        paired: Whether both have the same seeds in the same order.
-        level: The confidence level of the interval.
-
-    Returns:
-        ``None`` if one side has a single seed, or the values do not vary over the seeds.
+    ``None`` if one side has a single seed, or the values do not vary over the seeds.
     """
     if min(len(first), len(second)) < 2:
         return None
@@ -140,15 +119,13 @@ def seeds_difference(
     parts = [float(sample.var(ddof=1)) / len(sample) for sample in samples]
     uncertain = sum(part**2 / (len(sample) - 1) for part, sample in zip(parts, samples, strict=True))
     sd = sum(sample.var(ddof=1) for sample in samples) ** 0.5
-    return t_test(float(one.mean() - other.mean()), sum(parts), uncertain, level, 0.0, float(sd))
+    return t_test(float(one.mean() - other.mean()), sum(parts), uncertain, LEVEL, 0.0, float(sd))
 
 
 def correct_p_values(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """Apply Holm's correction to the p-values, and mark the significant differences.
+    """Apply Holm's correction for so many possible comparisons to the tests made; mark significant differences.
 
-    Args:
-        frame: The tests that were made.
-        comparisons: The number of tests that could have been made; those that were not count as p = 1.
+    Comparisons that were not tested count as p = 1.
     """
     defined = frame["p"].notna()
     others = max(0, comparisons - int(defined.sum()))

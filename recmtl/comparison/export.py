@@ -14,10 +14,6 @@ def write_tables(comparison: Comparison, metric: str | None = None) -> None:
     """Write `table.md`, `table.tex` and `table.csv` into the folder of a comparison.
 
     If single-task training is among its models, `transfer.csv` has the differences to it.
-
-    Args:
-        comparison: The comparison.
-        metric: The metric, for the tasks that have it; ``None`` takes each task's main one.
     """
     tables = result_tables(comparison, metric)
     texts = {

@@ -24,17 +24,11 @@ Entry = str | dict[str, Any]
 
 
 class Variant(NamedTuple):
-    """A combination of model, balancer and learning rate, trained once per seed.
-
-    Args:
-        model: The model's name in the tables.
-        balancer: The balancer's name.
-        learning_rate: The learning rate; ``None`` if it is the recipe's.
-    """
+    """A combination of model, balancer and learning rate, trained once per seed."""
 
     model: str
     balancer: str
-    learning_rate: float | None = None
+    learning_rate: float | None = None  # the recipe's
 
     def __str__(self) -> str:
         rate = "" if self.learning_rate is None else f" at {self.learning_rate:g}"
@@ -43,17 +37,11 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class GridRun:
-    """One run of a comparison.
-
-    Args:
-        variant: Its model, balancer and learning rate.
-        seed: Its seed.
-        recipe: Its complete recipe; empty if the comparison is only read.
-    """
+    """One run of a comparison."""
 
     variant: Variant
     seed: int
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, Any]  # complete; empty if the comparison is only read
 
     @property
     def name(self) -> str:
@@ -64,25 +52,15 @@ class GridRun:
 
 
 class GridEntry(NamedTuple):
-    """A model or balancer of the grid.
+    """A model or balancer of the grid."""
 
-    Args:
-        name: Its name in the tables: its class with the options in parentheses, or the stem of its YAML file.
-        class_name: The name of its class.
-        option: The value of the command's option.
-    """
-
-    name: str
+    name: str  # in the tables: the class with the options in parentheses, or the stem of the YAML file
     class_name: str
-    option: str
+    option: str  # the value of the command's option
 
     @classmethod
     def parse(cls, entry: Entry) -> GridEntry:
-        """Parse a name, a mapping with `class_path` and `init_args`, or the path of a YAML file with such a mapping.
-
-        Raises:
-            ValueError: A mapping has no `class_path`, or a file cannot be read.
-        """
+        """Parse a name, a mapping with `class_path` and `init_args`, or the path of a YAML file with such a mapping."""
         content, stem = entry, None
         if isinstance(entry, str):
             if not entry.endswith(SUFFIXES):
@@ -101,19 +79,7 @@ class GridEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of models, balancers, learning rates and seeds.
-
-    Args:
-        models: Names of models; or, for options other than the recipe's, mappings with `class_path` and `init_args`,
-            or YAML files with such a mapping.
-        balancers: Likewise. `SingleTask`, which shares no parameters, is trained with `Sum` alone.
-        seeds: The number of seeds, counted from 0, or a list of seeds. A seed decides initial weights, shuffling,
-            dropout and the balancer's random draws.
-        learning_rates: Learning rates of the optimizer; empty takes the recipe's.
-
-    Raises:
-        ValueError: A list is empty or has duplicates, a seed is out of range, or a file cannot be read.
-    """
+    """All combinations of models, balancers, learning rates and seeds; arguments as of `compare`."""
 
     models: Sequence[Entry]
     balancers: Sequence[Entry] = (SUM,)
@@ -141,16 +107,7 @@ class Grid:
         return list(range(self.seeds)) if isinstance(self.seeds, int) else list(self.seeds)
 
     def runs(self, parser: ArgumentParser, arguments: Sequence[str]) -> list[GridRun]:
-        """Return the runs: each equals `recmtl train` with the shared options followed by its own.
-
-        Args:
-            parser: The parser of `recipe_parser`.
-            arguments: The options that all runs share.
-
-        Raises:
-            ArgumentError: An option, model or balancer does not exist.
-            ValueError: Two runs would have the same run folder.
-        """
+        """Return the runs: each equals `recmtl train` with the shared options `arguments` followed by its own."""
         runs = []
         for model, balancer, rate in self._combinations():
             options = ["--model", model.option, "--balancer", balancer.option]

@@ -54,11 +54,7 @@ def end_of(run: GridRun, folder: Path, seconds: float | None = None) -> RunEnd:
 
 
 def check_finished(run: GridRun, folder: Path) -> None:
-    """Check that a finished run has the recipe that it would be run with now.
-
-    Raises:
-        RunError: Its recipe differs.
-    """
+    """Check that a finished run has the recipe that it would be run with now."""
     advice = "give another `--out`, or remove that run"
     try:
         found = from_yaml(read_text(folder / RECIPE))
@@ -71,13 +67,7 @@ def check_finished(run: GridRun, folder: Path) -> None:
 
 
 def can_resume(run: GridRun, folder: Path, warn: Callable[[str], None]) -> bool:
-    """Return whether an unfinished run has the right recipe and an undamaged checkpoint.
-
-    Args:
-        run: The run.
-        folder: Its run folder.
-        warn: Called with a warning if all checkpoints are damaged.
-    """
+    """Return whether an unfinished run has the right recipe and an undamaged checkpoint; warn if all are damaged."""
     found = RunFolder(folder)
     try:
         if not found.steps() or next(differences(read_recipe(found), run.recipe), None):
@@ -92,31 +82,18 @@ def can_resume(run: GridRun, folder: Path, warn: Callable[[str], None]) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is being trained by a process of its own.
-
-    Args:
-        run: The run.
-        folder: Its run folder.
-        process: Its process.
-        started: When it started, in seconds of the monotonic clock.
-    """
+    """A run that is being trained by a process of its own."""
 
     run: GridRun
     folder: Path
     process: subprocess.Popen[bytes]
-    started: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)  # seconds of the monotonic clock
 
     @classmethod
     def start(cls, run: GridRun, folder: Path, lock: tuple[int, ...], warn: Callable[[str], None]) -> Job:
         """Start a process that trains a run, from its last good checkpoint if it has one.
 
-        The process inherits the environment and the comparison's lock.
-
-        Args:
-            run: The run.
-            folder: Its run folder.
-            lock: The file descriptors that hold the lock.
-            warn: Called with a warning if all checkpoints are damaged and the run starts over.
+        The process inherits the environment and the comparison's lock, held by the file descriptors `lock`.
         """
         command = [*TRAIN, "--run", str(folder)]
         if can_resume(run, folder, warn):
@@ -163,15 +140,7 @@ class Job:
 
 
 def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, ...], progress: GridProgress) -> None:
-    """Train runs, several at once; a run that fails does not stop the others.
-
-    Args:
-        runs: The runs.
-        folder: The folder of their run folders.
-        jobs: How many at once.
-        lock: The file descriptors that hold the comparison's lock.
-        progress: The observer.
-    """
+    """Train runs, `jobs` at once; a run that fails does not stop the others."""
     waiting, running = deque(runs), list[Job]()
     try:
         while waiting or running:

@@ -14,18 +14,11 @@ from recmtl.train.progress import Display
 
 @dataclass(frozen=True)
 class RunEnd:
-    """How a run of a comparison ended.
-
-    Args:
-        run: The run.
-        seconds: Its duration; ``None`` if it was finished in an earlier comparison.
-        result: Its best value on the validation rows, or ``"finished"`` if it has none.
-        error: Its error message if it failed.
-    """
+    """How a run of a comparison ended."""
 
     run: GridRun
-    seconds: float | None
-    result: str
+    seconds: float | None  # `None` if the run was finished in an earlier comparison
+    result: str  # the best value on the validation rows, or "finished" if there is none
     error: str | None = None
 
     def __str__(self) -> str:
@@ -53,11 +46,7 @@ class GridProgress(Protocol):
 
 
 class GridBar(Display):
-    """A bar on a terminal or in a notebook, and a line for each run that ends.
-
-    Args:
-        shown: Whether to show anything.
-    """
+    """A bar on a terminal or in a notebook, and a line for each run that ends."""
 
     def __init__(self, shown: bool = True) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()

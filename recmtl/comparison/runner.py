@@ -78,17 +78,7 @@ def run_grid(
     metric: str | None = None,
     jobs: int = 1,
 ) -> Comparison:
-    """Train the unfinished runs of a grid and write its tables.
-
-    Args:
-        parser: The parser of `recipe_parser`.
-        arguments: The options that all runs share.
-        grid: The grid.
-        out: The comparison's folder.
-        progress: The observer.
-        metric: The metric in the tables.
-        jobs: How many runs at once.
-    """
+    """Train the unfinished runs of a grid, which share the options `arguments`, and write its tables."""
     if jobs < 1:
         raise ValueError(f"`jobs` must be at least 1, got {jobs}")
     runs = grid.runs(parser, arguments)
@@ -115,12 +105,7 @@ def run_grid(
 def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
     """Return the runs that need no training, and remove unfinished ones that began on other data.
 
-    Args:
-        comparison: The comparison.
-        fingerprint: The fingerprint of its data.
-
-    Raises:
-        RunError: A finished run has another recipe or was trained on other data.
+    A finished run with another recipe, or trained on other data, is an error.
     """
     folder = comparison.folder
     finished = [run for run in comparison.grid if state_of(comparison.path(run)) == "finished"]
@@ -136,11 +121,7 @@ def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder is empty, missing, or the folder of a comparison.
-
-    Raises:
-        RunError: It holds something else, or is a file.
-    """
+    """Check that a folder is empty, missing, or the folder of a comparison."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
     if folder.is_dir() and not (folder / CONTENT).is_file() and {p.name for p in folder.iterdir()} - {LOCK_FILE}:
@@ -148,11 +129,7 @@ def check_folder(folder: Path) -> None:
 
 
 def is_data_of(folder: Path, fingerprint: str) -> bool:
-    """Return whether the comparison in a folder was begun on data with this fingerprint.
-
-    Raises:
-        RunError: Its record is damaged.
-    """
+    """Return whether the comparison in a folder was begun on data with this fingerprint."""
     path = folder / CONTENT
     try:
         content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -162,11 +139,7 @@ def is_data_of(folder: Path, fingerprint: str) -> bool:
 
 
 def prepared(parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress) -> PreparedData:
-    """Open the data of all runs; raw files are prepared into the cache once.
-
-    Raises:
-        DataError: The data cannot be read, or there are neither test nor validation rows.
-    """
+    """Open the data of all runs; raw files are prepared into the cache once."""
     data = open_data(instantiate(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
     for note in data.notes:
         progress.warn(note)

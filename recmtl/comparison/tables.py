@@ -27,21 +27,13 @@ class ResultCell(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultTable:
-    """A table of results.
-
-    Args:
-        title: Its title.
-        header: The names of its columns.
-        rows: Its cells.
-        key_columns: The number of leading columns that identify a row.
-        notes: Explanations and conclusions, shown below the table.
-    """
+    """A table of results."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[ResultCell]]
-    key_columns: int
-    notes: Sequence[str]
+    key_columns: int  # the number of leading columns that identify a row
+    notes: Sequence[str]  # explanations and conclusions, shown below the table
 
 
 def result_tables(comparison: Comparison, metric: str | None = None) -> list[ResultTable]:

@@ -80,13 +80,13 @@ def auc_difference(
     sides = [side for side in sides if len(side) > 1]
     whole = DeLongComponents.mean(ours) - DeLongComponents.mean(theirs)
     rows = max(whole.variance(clusters), 0.0)
-    seeds = [np.var([run.auc for run in side], ddof=1) for side in sides]  # of single runs
+    seeds = [float(np.var([run.auc for run in side], ddof=1)) for side in sides]  # of single runs
     means = [variance / len(side) for variance, side in zip(seeds, sides, strict=True)]  # of the mean over the runs
-    beyond = max(float(sum(means)) - sum(_due_to_rows(side, clusters) for side in sides), 0.0)
+    beyond = max(sum(means) - sum(_due_to_rows(side, clusters) for side in sides), 0.0)
     uncertain = rows**2 / whole.degrees(clusters)
     if beyond:
         uncertain += sum(mean**2 / (len(side) - 1) for mean, side in zip(means, sides, strict=True))
-    return t_test(whole.auc, rows + beyond, uncertain, level, rows**0.5, float(sum(seeds)) ** 0.5 if seeds else None)
+    return t_test(whole.auc, rows + beyond, uncertain, level, rows**0.5, sum(seeds) ** 0.5 if seeds else None)
 
 
 def _due_to_rows(runs: Sequence[DeLongComponents], clusters: Clusters) -> float:

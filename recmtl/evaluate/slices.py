@@ -84,19 +84,17 @@ def range_names(edges: Floats) -> list[str]:
     return [f"up to {texts[0]}", *between, f"above {texts[-1]}"] if texts else ["all"]
 
 
-def slice_table(
-    predictions: Predictions, values: FeatureValues, most: int = MOST_SLICES, level: float = 0.95
-) -> pd.DataFrame:
+def slice_table(predictions: Predictions, values: FeatureValues, most: int = MOST_SLICES) -> pd.DataFrame:
     """Measure the AUC of each binary task, with its interval, on the rows of each value of a feature.
 
-    The lowest AUC of a task comes first; it is NaN if a slice has one class alone, its interval if a slice is too small.
-    The least frequent of more than `most` values share a slice.
+    The lowest AUC of a task comes first. It is NaN if a slice has one class alone; its interval is NaN, too, if a slice
+    is too small. The least frequent of more than `most` values share a slice.
     """
     rows = []
     for value, mask in values.parts(most):
         for scores in predictions.select(mask).scores().values():
             if scores.task.kind == "binary":
-                rows.append(_slice_row(value, scores, level))
+                rows.append(_slice_row(value, scores))
     frame = pd.DataFrame(rows, columns=list(SLICE_COLUMNS))
     order = {name: i for i, name in enumerate(dict.fromkeys(frame["task"]))}
     return frame.sort_values(
@@ -104,8 +102,8 @@ def slice_table(
     ).reset_index(drop=True)
 
 
-def _slice_row(value: str, scores: Scores, level: float) -> tuple[str, str, int, int, float, float, float]:
-    auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores, level)
+def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, float, float]:
+    auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores)
     low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
     auc = np.nan if auc is None else auc
     return scores.task.name, value, len(scores), int(scores.labels.sum()), auc, low, high

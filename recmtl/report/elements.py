@@ -18,30 +18,17 @@ FIXED_POINT = 1e-3, 1e4  # the range of numbers that are written with four decim
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table.
-
-    Args:
-        text: Its text.
-        range: The ends of an interval, in small print below the text.
-        key: The sort key; ``None`` is sorted last.
-        number: Whether it is a number.
-    """
+    """A cell of a table."""
 
     text: str
-    range: str = ""
-    key: str | float | None = None
+    range: str = ""  # the ends of an interval, in small print below the text
+    key: str | float | None = None  # to sort by; `None` comes last
     number: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first column holds the row headers.
-
-    Args:
-        caption: The caption.
-        header: The column headers.
-        rows: The cells.
-    """
+    """A table with a caption; the first column holds the row headers."""
 
     kind = "table"
     caption: str
@@ -52,10 +39,7 @@ class Table:
     def of(cls, frame: pd.DataFrame, caption: str, known: bool = True) -> Table:
         """Build a table from a DataFrame of texts, numbers and `Interval`s.
 
-        Args:
-            frame: The DataFrame.
-            caption: The caption.
-            known: Whether column names decide how numbers are written; not if the names are those of tasks or runs.
+        Column names decide how numbers are written if they are `known`, not if they are those of tasks or runs.
         """
         header = [str(name) for name in frame.columns]
         names = header if known else [""] * len(header)
@@ -96,30 +80,18 @@ def decimal(value: float, scale: float | None = None) -> str:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure.
-
-    Args:
-        title: Its title.
-        source: The image as a data URI.
-        words: A description with numbers, also for screen readers.
-        table: The numbers.
-    """
+    """A figure with a description in words, also for screen readers, and a table of its numbers."""
 
     kind = "picture"
     title: str
-    source: str
+    source: str  # the image as a data URI
     words: str
     table: Table
 
 
 @dataclass(frozen=True)
 class Code:
-    """Preformatted text.
-
-    Args:
-        title: Its title.
-        text: The text.
-    """
+    """Preformatted text."""
 
     kind = "code"
     title: str
@@ -156,15 +128,9 @@ Part = Table | Picture | Code | Heading | Text | Notes
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page.
+    """A section of the page."""
 
-    Args:
-        name: Its anchor.
-        title: Its heading.
-        parts: Its content.
-    """
-
-    name: str
+    name: str  # the anchor
     title: str
     parts: Sequence[Part] = field(default_factory=tuple)
 

@@ -37,14 +37,8 @@ def key_values(predictions: Predictions, name: str) -> FeatureValues:
 def prepared_values(rows: Rows, name: str) -> FeatureValues:
     """Return the values of a feature of prepared rows, decoded with the fitted schema.
 
-    A missing number is the value that it was filled in with, unless the feature has a missing indicator.
-
-    Args:
-        rows: The rows.
-        name: The feature; for a date one of its parts, such as ``time.hour``.
-
-    Raises:
-        SchemaError: There is no such feature.
+    A missing number is the value that it was filled in with, unless the feature has a missing indicator. Of a date,
+    `name` is one of its parts, such as ``time.hour``.
     """
     schema = rows.schema
     blocks = {block.name: block for block in schema.id_blocks}
@@ -57,18 +51,7 @@ def prepared_values(rows: Rows, name: str) -> FeatureValues:
 
 
 def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions: Predictions) -> FeatureValues:
-    """Return the values of a column of raw rows, whether the model uses it or not.
-
-    Args:
-        sources: The sources of the predicted rows, in order.
-        schema: The run's schema.
-        name: The column.
-        predictions: The predictions of these rows, to check that number of rows and labels agree.
-
-    Raises:
-        DataError: The rows are not those that were predicted, a file cannot be read, or a value does not parse.
-        SchemaError: There is no such column.
-    """
+    """Return the values of a column of raw rows, which must be the predicted rows; the model may not use the column."""
     for source in sources:
         if name not in source.columns:
             raise SchemaError(f"`--slice`: there is no column {name!r} in {source.name}")
@@ -104,11 +87,7 @@ def _read_columns(sources: Sequence[Source], columns: Sequence[str], numbers: fr
 
 
 def check_predicted_rows(labels: dict[str, Floats], rows: int, predictions: Predictions, where: str) -> None:
-    """Check that rows are those that were predicted, by their number and labels.
-
-    Raises:
-        DataError: They are not.
-    """
+    """Check that rows are those that were predicted, by their number and labels."""
     predicted = len(next(iter(predictions.labels.values())))
     if rows != predicted:
         raise DataError(f"{where} has {rows:,} rows, expected the {predicted:,} that were predicted")

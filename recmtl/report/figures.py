@@ -51,12 +51,7 @@ TABLE_STEPS = 12  # rows in the table of a curve over steps
 
 
 def image(draw: Callable[[Axes], object], height: float = HEIGHT) -> str:
-    """Draw into axes and return the figure as the data URI of an SVG.
-
-    Args:
-        draw: Draws into the given axes.
-        height: The height of the figure in inches.
-    """
+    """Draw into axes and return the figure, so many inches high, as the data URI of an SVG."""
     file = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the text is set by the browser, which has more glyphs

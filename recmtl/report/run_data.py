@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +26,23 @@ from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
 
 
-@dataclass(frozen=True)
-class RunData:
-    """The data of a run, if it can still be opened.
-
-    Args:
-        data: The prepared dataset, or ``None``.
-        reason: Why it cannot be opened.
-    """
-
-    data: PreparedData | None
-    reason: str = ""
-
-    @classmethod
-    def open(cls, run: ReportedRun, progress: Progress) -> RunData:
-        """Open the data that the recipe names; raw files that are no longer in the cache are prepared again."""
-        try:
-            data = open_data(data_options(run), progress)
-        except (DataError, SchemaError, OSError) as error:
-            return cls(None, " ".join(str(error).split()))
-        if data.schema.fingerprint != run.fitted.fingerprint:
-            return cls(None, "the data that the recipe names has changed since the training")
-        return cls(data)
-
-
-def data_options(run: ReportedRun) -> DataOptions:
-    """Return the data options of a run's recipe.
+def run_data(run: ReportedRun, progress: Progress) -> PreparedData:
+    """Open the data that the recipe of a run names; raw files that are no longer in the cache are prepared again.
 
     Raises:
-        DataError: The recipe has none that can be used.
+        DataError: The data cannot be opened, or has changed; the message is the reason alone, on one line.
     """
+    try:
+        data = open_data(_data_options(run), progress)
+    except (DataError, SchemaError, OSError) as error:
+        raise DataError(" ".join(str(error).split())) from error
+    if data.schema.fingerprint != run.fitted.fingerprint:
+        raise DataError("the data that the recipe names has changed since the training")
+    return data
+
+
+def _data_options(run: ReportedRun) -> DataOptions:
+    """Return the data options of a run's recipe."""
     try:
         given: Mapping[str, Any] = from_yaml(run.recipe)["data"]
         options = {field.name: given[field.name] for field in fields(DataOptions) if field.name in given}
@@ -75,22 +62,22 @@ def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Prog
         name: A feature, a part of a date, or a key column; with raw rows, any of their columns.
         rows: The path of these rows, raw or prepared; ``None`` takes the data that the recipe names.
         progress: Called with the current activity and the number of rows just read.
-
-    Raises:
-        DataError: The rows are not those that were predicted, or cannot be read.
-        SchemaError: There is no such feature.
     """
     if name in run.predictions.keys.column_names:
         return key_values(run.predictions, name)
     if rows is not None and not (Path(rows) / MANIFEST).is_file():
         schema = run.fitted.schema
         return raw_values(open_sources(rows, "given", schema.separator), schema, name, run.predictions)
-    found = RunData.open(run, progress) if rows is None else RunData(PreparedData.open(rows))
-    if found.data is None:
-        raise DataError(f"the data of {run.name} cannot be opened, give `--rows`: {found.reason}")
-    if found.data.schema.fingerprint != run.fitted.fingerprint:
+    if rows is not None:
+        data = PreparedData.open(rows)
+    else:
+        try:
+            data = run_data(run, progress)
+        except DataError as error:
+            raise DataError(f"the data of {run.name} cannot be opened, give `--rows`: {error}") from error
+    if data.schema.fingerprint != run.fitted.fingerprint:
         raise DataError(f"{rows!r} was prepared with another schema than that of {run.name}")
-    split = found.data.splits.get(run.split)
+    split = data.splits.get(run.split)
     if split is None:
         raise DataError(f"{rows!r} has no {run.split} rows, which {run.name} predicted")
     check_predicted_rows(split.labels, len(split), run.predictions, f"the {run.split} split")
@@ -99,12 +86,14 @@ def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Prog
 
 def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str]:
     """Describe the data of a run; if it cannot be opened, what the run folder holds of it, and why."""
-    found = RunData.open(run, progress)
-    if found.data is not None:
-        return describe(found.data), ""
+    try:
+        data = run_data(run, progress)
+    except DataError as error:
+        reason = f"The data of the run cannot be opened, so only its fitted schema is described: {error}."
+    else:
+        return describe(data), ""
     empty = pd.DataFrame()
     labels = pd.DataFrame([*_training_labels(run.fitted), *_predicted_labels(run)], columns=LABEL_COLUMNS)
-    reason = f"The data of the run cannot be opened, so only its fitted schema is described: {found.reason}."
     return Description(empty, _schema_columns(run.fitted), empty, empty, labels, empty, empty, ()), reason
 
 

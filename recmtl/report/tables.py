@@ -73,12 +73,7 @@ def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator
 
 
 def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
-    """Build a table of metrics for each kind of task, a row for each task and run.
-
-    Args:
-        frame: The DataFrame of `metric_frame`.
-        several: Whether there are several runs.
-    """
+    """Build a table from the `metric_frame` for each kind of task, a row for each task and (of several) run."""
     tables = []
     for kind, part in frame.groupby("kind", sort=False):
         rows = []

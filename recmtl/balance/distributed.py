@@ -1,12 +1,14 @@
 """Several processes that share each batch: sums over all of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 class LostRankError(RuntimeError):
@@ -97,6 +99,41 @@ class ProcessGroup:
                 dist.all_reduce(message, group=self.group)
             for part, total in zip(parts, torch.split(message, [part.numel() for part in parts]), strict=True):
                 part.copy_(total.view(part.shape))
+
+    @torch.no_grad()
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Replace tensors by those of the first process, in place.
+
+        Raises:
+            LostRankError: If another process has ended, or did not answer in time.
+        """
+        for tensor in tensors if self.size > 1 else ():
+            with explain_lost_rank():
+                dist.broadcast(tensor, src=0, group=self.group)
+
+    def broadcast_object(self, value: Value) -> Value:
+        """Return the value that the first process has.
+
+        Raises:
+            LostRankError: If another process has ended, or did not answer in time.
+        """
+        values = [value]
+        if self.size > 1:
+            with explain_lost_rank():
+                dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
+    def all_gather_object(self, value: Value) -> list[Value]:
+        """Return the values of all processes, in the order of their ranks.
+
+        Raises:
+            LostRankError: If another process has ended, or did not answer in time.
+        """
+        values = [value] * self.size
+        if self.size > 1:
+            with explain_lost_rank():
+                dist.all_gather_object(values, value, group=self.group)
+        return values
 
     @contextmanager
     def reduce_gradients(self, tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

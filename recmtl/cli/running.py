@@ -21,7 +21,7 @@ from recmtl.recipe.option_errors import parse_options
 from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import modules_to_trust
 from recmtl.runs.folder import RunFolder
-from recmtl.train.distributed import launched, place
+from recmtl.train.distributed import launched, launched_rank
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
@@ -40,10 +40,10 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except UntrustedError as error:
         raise UsageError(error.on_command_line) from error
     except LostRankError as error:
-        return end(f"process {place()} of {launched()}: {one_line(error)}", FAILED)
+        return end(f"process {launched_rank()} of {launched()}: {one_line(error)}", FAILED)
     except Interrupted as error:
         with suppress(KeyboardInterrupt):  # a second one has nothing left to stop
-            if place() == 0:  # the first of several processes prints it for all
+            if launched_rank() == 0:  # the first of several processes prints it for all
                 end(f"{error}: go on with `{resume_command(error.folder)}`", error.status)
         return error.status
 

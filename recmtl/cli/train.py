@@ -22,8 +22,8 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunFolder, Trainer
-from recmtl.train.distributed import all_processes, broadcast_object, process_group
-from recmtl.train.gradient_stats import summarize
+from recmtl.train.distributed import all_processes, process_group
+from recmtl.train.gradient_stats import summarize_pairs
 
 RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
 TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
@@ -52,8 +52,8 @@ def train_command(arguments: Sequence[str]) -> int:
 def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup) -> int:
     if config.resume and processes.first:
         config = resumed(parser, arguments, config)
-    config = broadcast_object(processes, config)  # the others need not see the run folder
-    if config.resume and broadcast_object(processes, RunFolder(config.trainer.run.folder).finished):
+    config = processes.broadcast_object(config)  # the others need not see the run folder
+    if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
         print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
         return 0
     trainer, measured = train(parser, config, config.resume)
@@ -61,7 +61,7 @@ def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Nam
     if split in measured:
         print_metrics(measured[split], f"{split} rows")
     if trainer.setup.gradient_stats_every and trainer.folder:
-        summaries = summarize(trainer.folder.records())
+        summaries = summarize_pairs(trainer.folder.records())
         if summaries:
             print_diagnosis(summaries)
         elif trainer.model.shared().tensors:
@@ -135,7 +135,7 @@ def train(
     """
     processes = all_processes()
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
-    config.trainer.run.folder = broadcast_object(processes, name)
+    config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
     if not processes.first:
         return train_in(folder, parser, config, resume)

@@ -1,4 +1,4 @@
-"""The trainer and what it leaves behind."""
+"""Training: the trainer, its options, the step and the losses."""
 
 from recmtl.errors import DivergenceError, Interrupted, RunError
 from recmtl.runs.folder import RunFolder

@@ -1,4 +1,4 @@
-"""A step on a GPU as one graph: recorded once, replayed without a launch per operation."""
+"""CUDA graphs: a training step recorded once, and replayed by a single launch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch.optim import Optimizer
 
 from recmtl.data import Batch
 
-WARM_UP_STEPS = 3  # steps before one is recorded: libraries, optimizers and balancers set themselves up in them
-WAIT = "called a synchronizing CUDA operation"  # what torch warns of
-OWN = ("recmtl", "torch")  # packages whose modules choose by tensors and options alone
-HOOKS = (  # where modules, parameters and optimizers keep what is called besides them
+WARM_UP_STEPS = 3  # before the record: libraries, optimizers and balancers initialize in them
+SYNC_WARNING = "called a synchronizing CUDA operation"  # of torch
+KNOWN_PACKAGES = ("recmtl", "torch")  # the control flow of their modules depends on no tensor value
+HOOKS = (  # attributes of modules, parameters and optimizers that hold hooks
     "_forward_hooks",
     "_forward_pre_hooks",
     "_backward_hooks",
@@ -27,24 +27,24 @@ HOOKS = (  # where modules, parameters and optimizers keep what is called beside
 
 
 class Graph(Protocol):
-    """Work on a device that can be repeated."""
+    """Device work that can be recorded and replayed."""
 
     def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do the work as it will be recorded."""
+        """Do the work in the way in which it will be recorded."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work without doing it; give the tensor that each replay writes its result to.
+        """Record the work without doing it; return the tensor that each replay writes its result to.
 
         Raises:
             RuntimeError: The work cannot be recorded.
         """
 
     def replay(self) -> None:
-        """Do the work once more."""
+        """Do the recorded work."""
 
 
 class CudaGraph:
-    """A CUDA graph; what it computes in stays reserved.
+    """A CUDA graph, which keeps its memory reserved.
 
     Args:
         device: The device of the work.
@@ -57,7 +57,7 @@ class CudaGraph:
         self._waits: list[warnings.WarningMessage] = []
 
     def warm_up(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do the work on a stream of its own, and note where the host waits for the device."""
+        """Do the work on a separate stream, and note where the host waits for the device."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         before = torch.cuda.get_sync_debug_mode()
@@ -69,60 +69,60 @@ class CudaGraph:
             finally:
                 torch.cuda.set_sync_debug_mode(before)
         current.wait_stream(self._stream)
-        self._waits = [warning for warning in caught if WAIT in str(warning.message)]
+        self._waits = [warning for warning in caught if SYNC_WARNING in str(warning.message)]
         for warning in caught:
             if warning not in self._waits:
                 warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
         return result
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record what the work launches."""
+        """Record the work as a graph."""
         for wait in self._waits:
             raise RuntimeError(f"the host waits for the device at {wait.filename}:{wait.lineno}")
         with torch.cuda.device(self._device):
             graph, generator = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
             before = generator.clone_state()
             try:
-                # The outer block puts the stream back also where recording fails.
+                # The outer block resets the stream even if recording fails.
                 with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
                     result = work()
             except BaseException:
-                generator.graphsafe_set_state(before)  # which would otherwise go on expecting to be recorded
+                generator.graphsafe_set_state(before)  # which would otherwise expect further recording
                 raise
         self._graph = graph
         return result
 
     def replay(self) -> None:
-        """Launch all of it at once."""
+        """Launch the graph."""
         assert self._graph is not None
         with torch.cuda.device(self._device):
             self._graph.replay()
 
 
 class GraphedStep:
-    """Takes a few steps as they are, then records one, and replays the record from then on.
+    """Runs a few steps as they are, then records one, and replays the graph from then on.
 
-    A record repeats what was computed, not the Python code around it: it fits a step whose every choice and every
-    state lies in tensors that are changed in place. It is made for batches like the first one; others are computed as
-    they are, and so are all where recording fails, with one warning that says why.
+    A graph repeats device operations, not the Python code around them: all control flow and state of the step must be
+    in tensors that are updated in place. The graph is for batches of the shape of the first one; others are run
+    without it. If recording fails, all steps are run without it, with one warning that says why.
 
     Args:
-        step: From a batch to a tensor.
-        graph: Records and replays.
+        step: The function from a batch to a tensor.
+        graph: Records and replays it.
     """
 
     def __init__(self, step: Callable[[Batch], Tensor], graph: Graph) -> None:
         self._step, self._graph = step, graph
         self._warm_ups = 0
         self._failed = False
-        self._inputs: Batch | None = None  # of the record; at first those of the first batch
+        self._inputs: Batch | None = None  # of the graph
         self._result: Tensor | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
         """Take one step."""
         if self._inputs is None:
             self._inputs = copied(batch)
-        if self._failed or not alike(self._inputs, batch):
+        if self._failed or not same_layout(self._inputs, batch):
             return self._step(batch)
         if self._warm_ups < WARM_UP_STEPS:
             self._warm_ups += 1
@@ -131,8 +131,8 @@ class GraphedStep:
             self._result = self._record(self._inputs)
         if self._result is None:
             return self._step(batch)
-        for mine, given in zip(tensors(self._inputs), tensors(batch), strict=True):
-            mine.copy_(given)
+        for own, given in zip(tensors_of(self._inputs), tensors_of(batch), strict=True):
+            own.copy_(given)
         self._graph.replay()
         return self._result.clone()
 
@@ -147,24 +147,25 @@ class GraphedStep:
 
 
 def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) -> bool:
-    """Whether nothing in a step is known to choose by anything but tensors.
+    """Return whether a step is known to fit into a graph.
 
-    That is: no module, optimizer or hook of one's own, and optimizers that can keep their counts on the device.
+    It is if all modules and optimizers are recmtl's and torch's, without hooks, and the optimizers can keep their step
+    counts on the device.
 
     Args:
-        modules: The model, with the balancer in it.
-        optimizers: Those that the step takes.
+        modules: The model and the balancer.
+        optimizers: The optimizers of the step.
     """
     parts = [*(m for module in modules for m in module.modules()), *optimizers]
     parameters = [p for module in modules for p in module.parameters()]
-    known = all(type(part).__module__.split(".")[0] in OWN for part in parts)
+    known = all(type(part).__module__.split(".")[0] in KNOWN_PACKAGES for part in parts)
     steady = all(type(o) is torch.optim.SGD or "capturable" in o.defaults for o in optimizers)
     hooked = any(getattr(part, name, None) for part in (*parts, *parameters) for name in HOOKS)
     return known and steady and not hooked
 
 
-def tensors(batch: Batch) -> list[Tensor]:
-    """Give what a batch consists of."""
+def tensors_of(batch: Batch) -> list[Tensor]:
+    """Return the tensors of a batch."""
     return [t for t in (batch.ids, batch.numeric, batch.labels, batch.weight) if t is not None]
 
 
@@ -174,6 +175,6 @@ def copied(batch: Batch) -> Batch:
     return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)
 
 
-def alike(a: Batch, b: Batch) -> bool:
-    """Whether two batches have the same shapes and types."""
-    return [(t.shape, t.dtype) for t in tensors(a)] == [(t.shape, t.dtype) for t in tensors(b)]
+def same_layout(a: Batch, b: Batch) -> bool:
+    """Return whether two batches have the same shapes and types."""
+    return [(t.shape, t.dtype) for t in tensors_of(a)] == [(t.shape, t.dtype) for t in tensors_of(b)]

@@ -1,4 +1,4 @@
-"""The device of a training: memory, precision and random numbers."""
+"""The device: choice, precision of products, reuse of freed memory, and RNG state."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from recmtl.train.options import Optimization, Precision
 
 
 def device_of(wanted: str | None, processes: ProcessGroup) -> str:
-    """Name the device of this process.
+    """Return the name of the device of this process.
 
     Args:
-        wanted: What the options name; ``None`` takes a GPU where there is one.
-        processes: The processes that train together: of several on one machine each has a GPU of its own.
+        wanted: The device in the options; ``None`` takes a GPU if there is one.
+        processes: The processes that train together: each on the same machine gets its own GPU.
     """
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     return f"cuda:{local_rank(processes)[0]}" if device == "cuda" and processes.size > 1 else device
 
 
 def usable(device: str) -> torch.device:
-    """Give a device that tensors can be made on.
+    """Return the device of a name, after creating a tensor on it.
 
     Raises:
-        ValueError: There is no such device.
+        ValueError: It cannot be used.
     """
     try:
         return torch.empty(0, device=device).device
@@ -40,10 +40,10 @@ def usable(device: str) -> torch.device:
 
 
 def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
-    """Refuse options that ask for a GPU.
+    """Check that no option requires a GPU.
 
     Raises:
-        ValueError: There is one.
+        ValueError: One does.
     """
     if optimization.precision == "tf32":
         raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
@@ -52,34 +52,35 @@ def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
 
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-KEPT, LARGEST = 1 << 30, 32 << 20  # bytes; the second is the most that glibc takes
+KEPT_BYTES, MMAP_BYTES = 1 << 30, 32 << 20  # the second is the maximum that glibc accepts
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep what it frees, up to 1 GiB, for its next allocation.
+    """Let malloc keep up to 1 GiB of freed memory for the next allocations.
 
     A training step frees what the next one allocates. By default glibc returns large blocks to the system each time,
-    which then hands them back page by page, cleared: milliseconds per step.
+    which hands them back page by page, cleared: milliseconds per step.
 
     Returns:
-        Whether the C library took the setting; others than glibc are left alone.
+        Whether the C library accepted the setting; those other than glibc are left alone.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST)) and bool(mallopt(TRIM_THRESHOLD, KEPT))
+    settings = {MMAP_THRESHOLD: MMAP_BYTES, TRIM_THRESHOLD: KEPT_BYTES}
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
 
 
-EXACT = 1e-6  # relative; a float32 product of these sizes by either library is within 4e-7
+EXACT = 1e-6  # relative error; float32 products of these sizes are within 4e-7 in both libraries
 
 
 @contextmanager
 def matmul_precision(device: torch.device, precision: Precision = "fp32") -> Iterator[None]:
-    """Let oneDNN multiply on a CPU within the block, if it computes in float32 there; allow TF32 on a GPU if asked.
+    """Use oneDNN for matrix products on a CPU within the block, if it computes in float32; TF32 on a GPU if asked.
 
-    torch hands float32 products to oneDNN when it is told that bfloat16 precision is enough. On processors without
-    instructions for such products oneDNN computes them in float32 all the same, more than twice as fast as MKL does
-    on some. Where it really computes in bfloat16 nothing is changed.
+    torch uses oneDNN for float32 products if bfloat16 precision is allowed. On processors without bfloat16
+    instructions, oneDNN still computes them in float32, on some more than twice as fast as MKL. On processors where it
+    really computes in bfloat16, nothing is changed.
     """
     if device.type == "cpu" and exact():
         with by_onednn():
@@ -92,12 +93,12 @@ def matmul_precision(device: torch.device, precision: Precision = "fp32") -> Ite
 
 
 def by_onednn() -> AbstractContextManager[None]:
-    """Hand float32 products to oneDNN within the block."""
+    """Use oneDNN for float32 products within the block."""
     return setting(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")  # type: ignore[attr-defined]
 
 
 def in_tf32() -> AbstractContextManager[None]:
-    """Round the factors of float32 products on a GPU to TF32 within the block."""
+    """Allow TF32 for float32 products on a GPU within the block."""
     matmul = torch.backends.cuda.matmul
     newer = hasattr(matmul, "fp32_precision")
     return setting(matmul, "fp32_precision", "tf32") if newer else setting(matmul, "allow_tf32", True)
@@ -105,7 +106,7 @@ def in_tf32() -> AbstractContextManager[None]:
 
 @contextmanager
 def setting(holder: object, name: str, value: object) -> Iterator[None]:
-    """Set one of torch's settings within the block."""
+    """Set an attribute within the block."""
     before = getattr(holder, name)
     setattr(holder, name, value)
     try:
@@ -116,7 +117,7 @@ def setting(holder: object, name: str, value: object) -> Iterator[None]:
 
 @cache
 def exact() -> bool:
-    """Whether the products stay float32, forward and backward: decided by comparing each with one in float64."""
+    """Return whether oneDNN's products have float32 precision, forward and backward, by comparing with float64."""
     if not hasattr(torch.backends.mkldnn, "matmul"):  # an older torch
         return False
     with by_onednn():
@@ -124,7 +125,7 @@ def exact() -> bool:
 
 
 def largest_error() -> float:
-    """The largest relative error of a linear layer's three products and of a batched one."""
+    """Return the largest relative error of a linear layer's three products and of a batched one."""
     generator = torch.Generator().manual_seed(0)
     x, w, g = (torch.randn(*size, generator=generator) for size in ((512, 320), (256, 320), (512, 256)))
     bias, batched = torch.zeros(256), torch.randn(8, 64, 320, generator=generator)
@@ -138,7 +139,7 @@ def largest_error() -> float:
 
 
 def autocast(device: torch.device, options: Optimization) -> torch.autocast:
-    """Compute in the precision that the options ask for."""
+    """Return the autocast context of the options' precision."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")
 
 

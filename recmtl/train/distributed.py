@@ -1,50 +1,48 @@
-"""The processes that train together: how they are found, and what they tell each other beside gradients."""
+"""Training in several processes: how they start, and what they share beside gradients."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from recmtl.balance import ProcessGroup
-from recmtl.balance.distributed import SINGLE_PROCESS, explain_lost_rank
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Rows
 from recmtl.data.loader import default_window
 
-T = TypeVar("T")
-FEWEST = 2  # rows that a batch norm can measure
+MIN_ROWS = 2  # of a batch norm in training mode
 
 
 def launched() -> int:
-    """Give how many processes were started together, as by ``torchrun``."""
+    """Return the number of processes that ``torchrun`` started."""
     return int(os.environ.get("WORLD_SIZE", 1)) if "RANK" in os.environ else 1
 
 
-def place() -> int:
-    """Give the place of this process among them."""
+def launched_rank() -> int:
+    """Return the rank of this process among them."""
     return int(os.environ.get("RANK", 0))
 
 
 def local_rank(processes: ProcessGroup) -> tuple[int, int]:
-    """Give the place of this process among those that share its machine, and how many these are."""
-    hosts = all_gather_object(processes, socket.gethostname())
-    mine = [rank for rank, host in enumerate(hosts) if host == hosts[processes.rank]]
-    return mine.index(processes.rank), len(mine)
+    """Return the rank of this process among those on its machine, and their number."""
+    hosts = processes.all_gather_object(socket.gethostname())
+    local = [rank for rank, host in enumerate(hosts) if host == hosts[processes.rank]]
+    return local.index(processes.rank), len(local)
 
 
 @contextmanager
 def process_group(minutes: float) -> Iterator[ProcessGroup]:
-    """Join the processes that were started together, for the time of a block; they talk by gloo, GPUs by NCCL.
+    """Join the processes that ``torchrun`` started within a block, by gloo, or NCCL for GPUs.
 
     Args:
-        minutes: How long one waits for the others before it gives up.
+        minutes: How long a process waits for the others.
     """
     if launched() == 1:
         yield SINGLE_PROCESS
@@ -52,68 +50,33 @@ def process_group(minutes: float) -> Iterator[ProcessGroup]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
     yield all_processes()
-    dist.destroy_process_group()  # not after an error, when the others may be gone
+    dist.destroy_process_group()  # not after an error: the others may have ended
 
 
 def all_processes() -> ProcessGroup:
-    """Give the processes of `torch.distributed`; where it was not initialized, this one alone."""
+    """Return the processes of `torch.distributed`; this one alone if it is not initialized."""
     return ProcessGroup(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else SINGLE_PROCESS
 
 
-def broadcast_object(processes: ProcessGroup, value: T) -> T:
-    """Give what the first process has."""
-    if processes.size == 1:
-        return value
-    told: list[T] = [value]
-    with explain_lost_rank():
-        dist.broadcast_object_list(told, src=0, group=processes.group)
-    return told[0]
-
-
-def all_gather_object(processes: ProcessGroup, value: T) -> list[T]:
-    """Give what each process has, in their order."""
-    if processes.size == 1:
-        return [value]
-    told: list[T] = [value] * processes.size
-    with explain_lost_rank():
-        dist.all_gather_object(told, value, group=processes.group)
-    return told
-
-
-def elementwise_max(processes: ProcessGroup, *values: int) -> Sequence[int]:
-    """Give of each number the largest that a process has."""
-    return [max(numbers) for numbers in zip(*all_gather_object(processes, values), strict=True)]
-
-
 def smallest_window(rows: Rows, processes: ProcessGroup) -> int:
-    """Give how many rows each process can hold at a time, beside those that run on the same machine."""
-    return min(all_gather_object(processes, default_window(rows, local_rank(processes)[1])))
-
-
-@torch.no_grad()
-def copy_from_first(processes: ProcessGroup, module: nn.Module) -> None:
-    """Give each process the first one's parameters and buffers."""
-    if processes.size == 1:
-        return
-    for tensor in (*module.parameters(), *module.buffers()):
-        with explain_lost_rank():
-            dist.broadcast(tensor, src=0, group=processes.group)
+    """Return the number of rows that every process can hold, beside the others on its machine."""
+    return min(processes.all_gather_object(default_window(rows, local_rank(processes)[1])))
 
 
 @torch.no_grad()
 def average_statistics(processes: ProcessGroup, model: nn.Module, rows: int) -> None:
-    """Make the running statistics of batch norms the mean of those that processes have measured in a step.
+    """Average the running statistics of batch norms over the processes after a step.
 
     Args:
         processes: The processes.
-        model: Holds the batch norms, where there are any.
-        rows: How many rows this process had: with too few, it has measured none.
+        model: The model.
+        rows: The rows of this process in the step: with less than two, it measured nothing.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
     if processes.size == 1 or not statistics:
         return
-    measured = statistics[0].new_full((1,), float(rows >= FEWEST))
+    measured = statistics[0].new_full((1,), float(rows >= MIN_ROWS))
     sums = [measured, *(measured * tensor for tensor in statistics)]
     processes.all_reduce(sums)
     for tensor, total in zip(statistics, sums[1:], strict=True):
@@ -122,15 +85,15 @@ def average_statistics(processes: ProcessGroup, model: nn.Module, rows: int) -> 
 
 @contextmanager
 def frozen_batch_norms(model: nn.Module, rows: int | None) -> Iterator[None]:
-    """Let batch norms use their running statistics within a block, where there are too few rows to measure any."""
-    if rows is None or rows >= FEWEST:
+    """Let batch norms use their running statistics within a block if there are too few rows to measure any."""
+    if rows is None or rows >= MIN_ROWS:
         yield
         return
-    resting = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
-    for norm in resting:
+    frozen = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for norm in frozen:
         norm.eval()
     try:
         yield
     finally:
-        for norm in resting:
+        for norm in frozen:
             norm.train()

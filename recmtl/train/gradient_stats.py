@@ -1,4 +1,4 @@
-"""What the tasks' gradients on the shared tensors say, over a training."""
+"""Norms and cosines of the task gradients: their record in the log, and a summary per pair of tasks."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from recmtl.balance import GradientStats
 from recmtl.train.monitor import named_values
 
 
-def gradient_stats_record(names: Sequence[str], diagnosis: GradientStats) -> dict[str, dict[str, float | None]]:
-    """Give one measurement by name: the gradient norm of each task, the cosine of each pair. Waits for the device.
+def gradient_stats_record(names: Sequence[str], stats: GradientStats) -> dict[str, dict[str, float | None]]:
+    """Return the gradient norm of each task and the cosine of each pair by name. Waits for the device.
 
     Args:
         names: The objectives.
-        diagnosis: The step's norms and cosines.
+        stats: The norms and cosines of a step.
     """
-    cosines = diagnosis.cosines.tolist()
+    cosines = stats.cosines.tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return {
-        "gradient_norm": named_values(names, diagnosis.norms),
+        "gradient_norm": named_values(names, stats.norms),
         "cosine": {f"{names[i]}·{names[j]}": cosines[i][j] for i, j in pairs},
     }
 
 
 class PairSummary(NamedTuple):
-    """How two tasks' gradients compare over a training.
+    """The gradients of two tasks over a training.
 
     Args:
-        pair: The two names.
-        measurements: How often both tasks had a gradient.
-        cosine: The mean of their cosine.
-        conflicts: The share of measurements in which the cosine was below 0.
-        size_ratio: The median of the first one's norm over the second one's.
+        pair: The names of the tasks.
+        measurements: The number of measurements in which both had a gradient.
+        cosine: The mean cosine.
+        conflicts: The share of measurements with a cosine below 0.
+        size_ratio: The median ratio of the first norm to the second.
     """
 
     pair: tuple[str, str]
@@ -44,14 +44,14 @@ class PairSummary(NamedTuple):
     size_ratio: float
 
 
-def summarize(records: Iterable[Mapping[str, Any]]) -> list[PairSummary]:
-    """Compare each pair of tasks over the lines of `metrics.jsonl`."""
+def summarize_pairs(records: Iterable[Mapping[str, Any]]) -> list[PairSummary]:
+    """Summarize the records of `metrics.jsonl` for each pair of tasks."""
     measured = [record["diagnosis"] for record in records if "diagnosis" in record]
     names = list(measured[0]["gradient_norm"]) if measured else []
-    return [s for first, second in itertools.combinations(names, 2) for s in _pair(measured, first, second)]
+    return [s for first, second in itertools.combinations(names, 2) for s in _summarize_pair(measured, first, second)]
 
 
-def _pair(measured: list[Mapping[str, Any]], first: str, second: str) -> list[PairSummary]:
+def _summarize_pair(measured: list[Mapping[str, Any]], first: str, second: str) -> list[PairSummary]:
     norms = [(m["gradient_norm"][first], m["gradient_norm"][second]) for m in measured]
     both = [all(pair) for pair in norms]
     cosines = [m["cosine"][f"{first}·{second}"] for m in itertools.compress(measured, both)]

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from recmtl.data import Loader, Rows
+from recmtl.data import Rows
 from recmtl.errors import Interrupted, RunError
-from recmtl.io.memory import explain_oom, is_out_of_memory
+from recmtl.io.memory import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, LAST, RunFolder
 from recmtl.runs.logger import MetricLogger
 from recmtl.train.device import rng_state, set_rng_state
-from recmtl.train.distributed import all_gather_object, copy_from_first, elementwise_max, smallest_window
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import gradient_stats_record
 from recmtl.train.monitor import LossMeter, named_values
@@ -84,8 +83,8 @@ class TrainingLoop:
         first, shown = setup.processes.first, setup.run.progress
         self._progress = TrainingProgress(first and shown)
         self._progress.note(*describe_setup(setup, train, valid))
-        self._loader = open_loader(setup, train, saved["window"] if saved else None)
-        copy_from_first(setup.processes, setup.model)
+        self._loader = setup.open_loader(train, saved["window"] if saved else None)
+        setup.broadcast_model()
         self._step = Step(setup.model, setup.balancer, setup.optimization, setup.epochs * len(self._loader))
         if setup.folder and saved is None:
             setup.folder.create(setup.model.schema)
@@ -94,7 +93,7 @@ class TrainingLoop:
         self._done = 0  # steps
         self._evaluation_due = False  # after the last of them
         self._best_weights: dict[str, Tensor] | None = None  # without a run folder
-        self._records: list[dict[str, Any]] = []
+        self._records = setup.folder.records() if setup.folder and saved else []
         keep, minutes = setup.run.keep, setup.run.checkpoint_minutes
         self._checkpoints = Checkpoints(setup.folder, keep, minutes) if setup.folder else None
         self._stop = StopSignals(setup.run.folder is not None)
@@ -103,7 +102,7 @@ class TrainingLoop:
         note = note if first and not shown else self._progress.note
         self._divergence = DivergenceMonitor(setup, self._step.nonfinite, self._step.optimizers[0], note)
         if setup.processes.size > 1:
-            check_same(all_gather_object(setup.processes, self._fingerprint))
+            check_same(setup.processes.all_gather_object(self._fingerprint))
         if saved is not None:
             self._restore(saved)
 
@@ -131,7 +130,7 @@ class TrainingLoop:
             rows_per_second=self._meter.rows_per_second,
             window=window if window < len(self._loader.rows) else None,
             skipped=self._step.nonfinite.skipped_steps(),
-            records=tuple(setup.folder.records() if setup.folder else self._records),
+            records=tuple(self._records),
         )
 
     def _train(self) -> None:
@@ -221,7 +220,7 @@ class TrainingLoop:
             setup.model.load_state_dict(self._best_weights)
         elif setup.folder:
             setup.load_weights(setup.folder.load_checkpoint(BEST, setup.device), setup.folder.path)
-        copy_from_first(self._processes, setup.model)
+        setup.broadcast_model()
         setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
 
     def _record_step(self) -> None:
@@ -257,11 +256,11 @@ class TrainingLoop:
             StopRequested: One of them did.
         """
         late = self._checkpoints is not None and self._checkpoints.late
-        signal, late_anywhere = elementwise_max(self._processes, self._stop.signal or 0, late)
-        if signal:
-            self._stop.signal = Signals(signal)
+        signals, lates = zip(*self._processes.all_gather_object((self._stop.signal or 0, late)), strict=True)
+        if any(signals):
+            self._stop.signal = Signals(max(signals))
             raise StopRequested
-        return bool(late_anywhere)
+        return any(lates)
 
     def _save_if_due(self, due: bool) -> None:
         run = self._setup.run
@@ -278,7 +277,7 @@ class TrainingLoop:
         """Write a checkpoint and raise `Interrupted`."""
         self._save_if_due(due=True)
         # torchrun ends all processes as soon as one ends: wait until the first has written.
-        all_gather_object(self._processes, self._done)
+        self._processes.all_gather_object(self._done)
         assert self._stop.signal is not None
         assert self._setup.run.folder is not None
         raise Interrupted(self._stop.signal, Path(self._setup.run.folder), self._done) from None
@@ -298,7 +297,7 @@ class TrainingLoop:
             "window": self._loader.window,
             "model": model.state_dict(),
             "training": self._step.state_dict(),
-            "generators": all_gather_object(self._processes, rng_state(self._setup.device)),
+            "generators": self._processes.all_gather_object(rng_state(self._setup.device)),
             "watch": self._monitor.state_dict(),
             "meter": self._meter.state_dict(),
             "soundness": self._divergence.state_dict(),
@@ -327,21 +326,3 @@ class TrainingLoop:
         self._meter.load_state_dict(saved["meter"])
         self._divergence.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
-
-
-def open_loader(setup: TrainingSetup, train: Rows, window: int | None) -> Loader:
-    """Open the training rows, in memory if they fit.
-
-    Args:
-        setup: Batch size, seed, device and processes.
-        train: The rows.
-        window: The rows held at a time by the run to resume; ``None`` if it is new.
-
-    Raises:
-        OutOfMemoryError: Memory does not hold them.
-    """
-    run, processes = setup.run, setup.processes
-    window = window or run.window or smallest_window(train, processes)
-    with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
-        batch_size = setup.optimization.batch_size
-        return Loader(train, batch_size, setup.device, run.seed, window, processes.rank, processes.size)

@@ -1,4 +1,4 @@
-"""From logits to one loss per objective."""
+"""The losses: from logits to one scalar per objective."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOCUS = 2.0  # the exponent of the focal loss
 
 
 def focal(logits: Tensor, labels: Tensor) -> Tensor:
-    """Weigh each row's cross-entropy by (1 − p)², p its label's probability (Lin et al., ICCV 2017, eq. 4).
+    """Return the focal loss: cross-entropy times (1 − p)², p the label's probability (Lin et al., 2017, eq. 4).
 
     Shape:
         - inputs and output: ``[B]``
@@ -37,13 +37,13 @@ DEFAULT_LOSS = {"binary": "bce", "regression": "mse"}
 class Losses:
     """The losses of a model's objectives.
 
-    A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. A
-    batch without such a row gives a loss of exactly 0 without gradient. Of a batch that several processes share, each
-    gets its rows' part of the loss: the denominator is that of the whole batch.
+    A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. For
+    a batch without such a row it is exactly 0, with a gradient of 0. If several processes share a batch, each computes
+    its rows' part of the loss: the denominator is that of the whole batch.
 
     Args:
-        schema: Says in which columns of a batch the labels stand.
-        objectives: What the logits are trained on.
+        schema: The schema, for the order of the label columns in a batch.
+        objectives: The training objectives.
     """
 
     def __init__(self, schema: Schema, objectives: Sequence[Task]) -> None:
@@ -54,7 +54,7 @@ class Losses:
         ]
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Give one scalar per objective, in their order."""
+        """Return one scalar per objective, in their order."""
         return {
             task.name: task.weight * self._mean(row_loss, logits[task.name], batch, label, given)
             for task, label, given, row_loss in self._terms
@@ -66,14 +66,14 @@ class Losses:
     ) -> Tensor:
         labels, weight = counted(batch, label, given, logits.dtype)
         total = weight.sum() if batch.share is None else counted(batch.whole, label, given, logits.dtype)[1].sum()
-        # Rows that do not count are masked on both sides: whatever stands there, no NaN reaches the gradient.
+        # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
         valid = ~labels.isnan()
         losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 
 def counted(batch: Batch, label: int, given: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Give a task's labels ``[B]``, NaN in rows that do not count for it, and the weights of the rows, 0 in those."""
+    """Return a task's labels ``[B]``, NaN in rows that do not count for it, and the row weights, 0 in those."""
     labels = batch.labels[:, label].to(dtype)
     if given is not None:
         labels = torch.where(batch.labels[:, given] == 1, labels, torch.nan)

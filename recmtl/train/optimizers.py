@@ -1,4 +1,4 @@
-"""The optimizer of a large embedding table: it reads and writes the batch's rows alone."""
+"""Optimizers: row-sparse updates of large embedding tables, fused kernels, learning rates, and saved states."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from recmtl.train.options import OptimizerFactory, Schedule
 
 
 class SparseRowOptimizer:
-    """Updates the rows of a table that a step has gathered, by any optimizer that works element by element.
+    """Updates only the rows of a table that a step has gathered, with any element-wise optimizer.
 
     The optimizer sees one parameter ``[U, width]``, the batch's distinct rows, with their part of its state; both are
-    put back afterwards. So a row, its moments and its decay rest while it is not in a batch, and the cost of a step
-    follows the batch, not the table. Step counts are the table's.
+    written back afterwards. A row that is not in the batch does not change, nor do its moments, and its weights do not
+    decay: the cost of a step depends on the batch, not on the table. Step counts are per table.
 
     Args:
         table: The table.
@@ -39,7 +39,7 @@ class SparseRowOptimizer:
         """Update the gathered rows at a learning rate.
 
         Raises:
-            ValueError: The optimizer's state is not element by element.
+            ValueError: The optimizer is not element-wise.
         """
         gathered = self._table.gathered
         places, rows, _ = gathered
@@ -63,14 +63,14 @@ class SparseRowOptimizer:
         gathered.put(self._table.weight, rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the state of all rows, and whether there is any."""
+        """Return the state of all rows, and whether there is any."""
         return {"started": self._started, "counts": self._counts, "elements": self._elements}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what another one's `state_dict` gave.
+        """Load what `state_dict` returned.
 
         Raises:
-            ValueError: It was that of another table or optimizer.
+            ValueError: It is the state of another table or optimizer.
         """
         weight = self._table.weight
         sample = weight.new_zeros(2, weight.shape[1])
@@ -88,18 +88,18 @@ class SparseRowOptimizer:
         self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
 
     def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The state of the whole table as it was before any step: what a gradient of 0 leaves of it."""
+        """Yield the initial state of the whole table, from a step with a gradient of 0."""
         probe = first_state(self._factory, rows[:1])
         for name, value in state.items():
             if isinstance(value, Tensor) and value.shape == rows.shape:
                 yield name, probe[name].repeat(len(self._table.weight), 1)
             elif isinstance(value, Tensor) and value.numel() > 1:
                 called = type(self._optimizer).__name__
-                raise ValueError(f"{called} cannot train a large embedding table: its state is not element by element")
+                raise ValueError(f"{called} cannot train a large embedding table: its state is not element-wise")
 
 
 def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:
-    """Give what an optimizer keeps of a tensor after a gradient of 0."""
+    """Return the state of a tensor in a new optimizer after a step with a gradient of 0."""
     sample = torch.zeros_like(tensor, requires_grad=True)
     sample.grad = torch.zeros_like(sample)
     optimizer = fused(factory([sample]))
@@ -108,9 +108,9 @@ def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:
 
 
 def fused(optimizer: Optimizer) -> Optimizer:
-    """Choose the fused implementation where an optimizer has one for its device and leaves the choice open.
+    """Switch an optimizer to its fused implementation, if it has one for its device and the user chose none.
 
-    On a GPU its step counts lie on the device, too, where it can keep them there.
+    On a GPU, step counts are kept on the device if the optimizer can.
     """
     everywhere = not isinstance(optimizer, torch.optim.Adagrad)  # whose fused form is for CPUs
     for group in optimizer.param_groups:
@@ -124,11 +124,11 @@ def fused(optimizer: Optimizer) -> Optimizer:
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, total_steps: int) -> Callable[[int], float]:
-    """Give the factor on the learning rate at each step.
+    """Return the function from a step to the factor of the learning rate.
 
     Args:
         schedule: ``constant``, ``linear`` or ``cosine``; the last two fall to 0 at the end.
-        warmup: The share of all steps in which the factor rises linearly from near 0 to 1 first.
+        warmup: The share of all steps in which the factor first rises linearly from near 0 to 1.
         total_steps: The number of steps of all epochs.
     """
     warm = round(warmup * total_steps)
@@ -143,15 +143,15 @@ def learning_rate_factor(schedule: Schedule, warmup: float, total_steps: int) ->
 
 
 def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: OptimizerFactory) -> None:
-    """Take over the state of an optimizer and the numbers that it was set to; how it computes stays.
+    """Load a saved state and hyperparameters into an optimizer; its implementation (fused, capturable) stays.
 
     Args:
-        optimizer: Goes on.
-        saved: What the other one's `state_dict` gave.
+        optimizer: The optimizer.
+        saved: What `state_dict` returned.
         factory: Builds such an optimizer.
 
     Raises:
-        ValueError: It was that of another optimizer, or of other parameters.
+        ValueError: It is the state of another optimizer, or of other parameters.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {i: first_state(factory, parameters[i]) for i in range(len(parameters)) if i in saved["state"]}
@@ -159,13 +159,13 @@ def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: Opti
     groups = []
     for group, other in zip(optimizer.state_dict()["param_groups"], saved["param_groups"], strict=True):
         numbers = {name: value for name, value in group.items() if type(value) in (int, float, list, tuple)}
-        numbers["lr"] = _rate(group["lr"])
-        found = {name: other[name] for name in numbers} | {"lr": _rate(other["lr"])}
+        numbers["lr"] = _as_number(group["lr"])
+        found = {name: other[name] for name in numbers} | {"lr": _as_number(other["lr"])}
         check_state_like(found, numbers, "a group of the optimizer")
         groups.append(group | found | {"params": group["params"]})
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
-def _rate(value: Any) -> Any:
-    """A learning rate that stands in a tensor, as it does where steps are recorded, as a number."""
+def _as_number(value: Any) -> Any:
+    """Return the learning rate of a recorded step, which is a tensor, as a number."""
     return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value

@@ -1,4 +1,4 @@
-"""What a user can set about training, in three groups."""
+"""The options of training, in three groups."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Nonfinite = Literal["skip", "error"]
 
 @dataclass(frozen=True)
 class Optimization:
-    """How the weights move.
+    """Optimizer, schedule, precision and clipping.
 
     Args:
         batch_size: Rows per step.
         optimizer: Builds the optimizer of the model's parameters: any of torch's, ``Adam`` at its 0.001 by default. In
-            a table above a million numbers it moves the batch's rows alone, and must work element by element.
-        schedule: Of the learning rate, step by step over all epochs: ``constant``, or falling to 0 in a ``linear``
-            or ``cosine`` way.
-        warmup: The share of all steps in which the learning rate rises linearly from 0 first.
+            tables of more than a million elements it updates the batch's rows alone, and must be element-wise.
+        schedule: The learning rate over the steps of all epochs: ``constant``, or falling to 0 as ``linear`` or
+            ``cosine``.
+        warmup: The share of all steps in which the learning rate first rises linearly from 0.
         clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
         precision: ``fp32``; ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in fp32;
-            on a CUDA device also ``tf32``, for products of float32 whose factors are rounded to 10 bits.
-        balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations. To be found by trial:
-            RotoGrad's paper advises one below the model's, but too low a one does nothing.
-        cuda_graph: Record the step on a CUDA device and replay it, so that it costs one launch; ``None`` does so where
-            the model, its towers and the balancer are recmtl's and torch's, and the optimizer keeps its state in
-            tensors. ``True`` also records modules of one's own: what they compute must depend on tensors alone, and
-            what they change, they must change in place.
-        nonfinite: What becomes of a loss or a gradient that is NaN or infinite. ``skip``: the task is left out of what
-            it shares with others, entries of other gradients are 0, and it is counted; ``error``: training ends.
-        nonfinite_steps: With ``skip``, so many steps in a row in which it is the same task or layer end training.
+            on a CUDA device also ``tf32``, for float32 products whose factors are rounded to 10 bits.
+        balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations. It must be tuned:
+            RotoGrad's paper advises one below the model's, but too low a rate has no effect.
+        cuda_graph: Record the step as a CUDA graph and replay it, which costs one launch; ``None`` does so if the
+            model, its towers and the balancer are recmtl's and torch's, and the optimizer keeps its state in tensors.
+            ``True`` also records your own modules: their results must depend on tensors alone, and their state must be
+            updated in place.
+        nonfinite: What happens to a loss or a gradient that is NaN or infinite. ``skip``: the task is left out of the
+            shared gradient, entries of other gradients are set to 0, and the step is counted; ``error``: training ends.
+        nonfinite_steps: With ``skip``, the number of consecutive such steps of one task or layer that ends training.
 
     Raises:
         ValueError: An option is out of its range.
@@ -80,16 +80,16 @@ class Optimization:
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """When training ends early. The best weights are restored in any case.
+    """When training ends early. The best weights are loaded in any case.
 
     Args:
-        monitor: What is watched on the validation rows: a task's own metric such as ``ctcvr.auc`` or ``ctr.logloss``,
-            or the mean of one over the objectives that have it: ``auc``. Where the schema has a group, ``gauc``,
-            ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` where every
-            objective is a regression. A metric that is undefined neither improves nor costs patience.
-        patience: Stop after so many evaluations without improvement; ``None`` trains all epochs.
+        monitor: The metric of the validation rows that decides: a task's own such as ``ctcvr.auc`` or ``ctr.logloss``,
+            or the mean of one over the objectives that have it: ``auc``. If the schema has a group, ``gauc``,
+            ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` if every objective
+            is a regression. An undefined metric is no improvement, and does not count towards the patience.
+        patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
-        evaluations: How often per epoch the validation rows are measured.
+        evaluations: The number of evaluations per epoch.
 
     Raises:
         ValueError: An option is out of its range.
@@ -112,22 +112,21 @@ class EarlyStopping:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run happens and what it leaves behind.
+    """The run folder, the device, the seed, and what is logged.
 
     Args:
         folder: The run folder to write; ``None`` writes nothing.
-        seed: Of the shuffling and of dropout. Balancers that draw have a seed of their own.
-        device: Such as ``cpu`` or ``cuda``; ``None`` takes the GPU where there is one.
+        seed: The seed of shuffling and dropout. Balancers that draw random numbers have their own.
+        device: A device such as ``cpu`` or ``cuda``; ``None`` takes a GPU if there is one.
         log_every: Steps between two lines of `metrics.jsonl`.
-        progress: Show a progress bar on a terminal, plain lines in a log.
-        tensorboard: Write TensorBoard event files into the folder, too, where the extra ``tensorboard`` is installed.
-        predictions: Keep the predictions of all measured rows in the folder. Without them there is no report on the run
-            and no comparison with it.
-        window: Training rows held in memory at a time, of which there are up to three, shuffled in two steps; ``None``
-            holds all where half of the free memory takes them.
-        checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and of a stop.
+        progress: Show a summary of the training, and a progress bar on a terminal or plain lines in a log.
+        tensorboard: Also write TensorBoard event files into the folder, if the extra ``tensorboard`` is installed.
+        predictions: Keep the predictions of all measured rows in the folder. Reports and comparisons need them.
+        window: Training rows held in memory at a time, up to three times this number, shuffled in two steps; ``None``
+            holds all if they fit into half of the free memory.
+        checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and when stopped.
         checkpoint_minutes: Minutes between two checkpoints.
-        keep: How many of them are kept while training: where the newest is damaged, the one before is taken.
+        keep: The number of checkpoints kept while training: if the newest is damaged, the one before is used.
 
     Raises:
         ValueError: An option is out of its range.

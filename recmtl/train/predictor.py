@@ -16,7 +16,6 @@ from recmtl.data import Batch, Loader, Rows
 from recmtl.evaluate import Metrics, Predictions, measure
 from recmtl.io.memory import explain_oom
 from recmtl.train.device import autocast, matmul_precision
-from recmtl.train.distributed import all_gather_object
 from recmtl.train.setup import TrainingSetup
 
 BATCH = 8192  # rows
@@ -45,7 +44,7 @@ class Predictor:
         if len(rows) == 0:
             return {name: np.empty(0) for name in dict.fromkeys((*setup.model.heads, *setup.objectives))}
         own = self._outputs_of(process_rows(rows, processes.rank, processes.size))
-        parts = [part for part in all_gather_object(processes, own) if part]
+        parts = [part for part in processes.all_gather_object(own) if part]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def predict(self, rows: Rows) -> Predictions:

@@ -13,14 +13,14 @@ import torch
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, ProcessGroup, Sum
-from recmtl.data import DataError, Rows
+from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
 from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
 from recmtl.runs.folder import RunFolder
 from recmtl.train.device import check_gpu_options, device_of, usable
-from recmtl.train.distributed import all_processes
+from recmtl.train.distributed import all_processes, smallest_window
 from recmtl.train.monitor import MetricMonitor
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
@@ -123,6 +123,25 @@ class TrainingSetup:
             raise DataError(
                 "the rows were prepared with another schema than the model's: prepare them with the model's"
             )
+
+    def open_loader(self, train: Rows, window: int | None = None) -> Loader:
+        """Open the training rows, in memory if they fit.
+
+        Args:
+            train: The rows.
+            window: The rows held at a time by the run to resume; ``None`` if it is new.
+
+        Raises:
+            OutOfMemoryError: Memory does not hold them.
+        """
+        run, processes, batch_size = self.run, self.processes, self.optimization.batch_size
+        window = window or run.window or (smallest_window(train, processes) if processes.size > 1 else None)
+        with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
+            return Loader(train, batch_size, self.device, run.seed, window, processes.rank, processes.size)
+
+    def broadcast_model(self) -> None:
+        """Replace the parameters and buffers of the model by those of the first process."""
+        self.processes.broadcast((*self.model.parameters(), *self.model.buffers()))
 
     def load_weights(self, state: Mapping[str, Any], folder: Path) -> None:
         """Load the model's weights from the state of a checkpoint.

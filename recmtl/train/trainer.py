@@ -24,7 +24,6 @@ from recmtl.models import RankingModel
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, RunFolder
 from recmtl.train.artifacts import finish_run
-from recmtl.train.distributed import all_gather_object, broadcast_object
 from recmtl.train.loop import FitResult, TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.predictor import Predictor
@@ -148,8 +147,8 @@ class Trainer:
 
     def _fit(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> FitResult:
         setup = self.setup
-        check_same(all_gather_object(setup.processes, process_fingerprint(setup, resume)))
-        saved = broadcast_object(setup.processes, self._saved_state(note) if resume else None)
+        check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
+        saved = setup.processes.broadcast_object(self._saved_state(note) if resume else None)
         if self.folder and saved is None and (self.folder.finished or not resume):
             self.folder.check_free()
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):

@@ -60,6 +60,18 @@ def test_predictions_are_those_that_were_measured(
     assert 0 < result["seconds"] < 600
 
 
+def test_a_finished_run_keeps_the_best_weights_alone(
+    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
+) -> None:
+    run = recmtl.RunConfig(folder=tmp_path, progress=False, device="cpu", tensorboard=False)
+    trainer = recmtl.Trainer(mmoe, epochs=2, run=run).fit(aliexpress.train, aliexpress.valid)
+    assert len(RunFolder(tmp_path).steps()) == 2
+    trainer.finish({"test": aliexpress.test})
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best"]
+    expected = trainer.predictor.outputs(aliexpress.test)["ctr"]
+    np.testing.assert_array_equal(trainer.load().predictor.outputs(aliexpress.test)["ctr"], expected)
+
+
 def test_gates_are_averaged_over_the_reported_rows(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from recmtl.balance import GradientStats
 from recmtl.evaluate.history import diagnosis_curves
 from recmtl.train.artifacts import save_gradient_stats
-from recmtl.train.gradient_stats import PairSummary, gradient_stats_record, summarize
+from recmtl.train.gradient_stats import PairSummary, gradient_stats_record, summarize_pairs
 from recmtl.train.monitor import named_values
 
 
@@ -39,12 +39,12 @@ def test_values_named_values() -> None:
 
 def test_summary_worked_by_hand() -> None:
     """The second measurement, with one task absent, says nothing about the pair."""
-    assert summarize(RECORDS) == [PairSummary(("a", "b"), 2, pytest.approx(0.125), 0.5, pytest.approx(3.0))]
+    assert summarize_pairs(RECORDS) == [PairSummary(("a", "b"), 2, pytest.approx(0.125), 0.5, pytest.approx(3.0))]
 
 
 def test_no_measurement_no_summary(tmp_path: Path) -> None:
-    assert summarize(RECORDS[:1]) == []
-    assert summarize([RECORDS[2]]) == []
+    assert summarize_pairs(RECORDS[:1]) == []
+    assert summarize_pairs([RECORDS[2]]) == []
     save_gradient_stats(RECORDS[:1], tmp_path / "none.png")
     assert not list(tmp_path.iterdir())
 

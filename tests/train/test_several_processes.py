@@ -14,10 +14,7 @@ from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader
 from recmtl.data.loader import Share
 from recmtl.train.distributed import (
-    all_gather_object,
     average_statistics,
-    broadcast_object,
-    elementwise_max,
     frozen_batch_norms,
     local_rank,
 )
@@ -89,11 +86,9 @@ def told(processes: ProcessGroup) -> list[Any]:
         norm(torch.tensor([[1.0], [3.0]]) + 10 * processes.rank)
         average_statistics(processes, norm, rows[processes.rank])
         statistics.append(norm.running_mean.item())
-    largest_of = elementwise_max(processes, processes.rank, -processes.rank)
     return [
-        broadcast_object(processes, words),
-        all_gather_object(processes, words),
-        largest_of,
+        processes.broadcast_object(words),
+        processes.all_gather_object(words),
         statistics,
         local_rank(processes),
     ]
@@ -114,10 +109,10 @@ def talked(processes: ProcessGroup, csv: Path) -> tuple[list[Any], str]:
 
 @pytest.mark.slow
 def test_processes_tell_each_other_and_notice_what_differs(csv: Path, tmp_path: Path) -> None:
-    assert told(ProcessGroup()) == ["a", ["a"], [0, 0], [2.0] * 3, (0, 1)]
+    assert told(ProcessGroup()) == ["a", ["a"], [2.0] * 3, (0, 1)]
     (first, said), (other, said_too) = together(2, tmp_path / "2", talked, csv)
-    assert first == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 2.0], (0, 2)]
-    assert other == ["a", ["a", "b"], [1, 0], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
+    assert first == ["a", ["a", "b"], [7.0, 2.0, 2.0], (0, 2)]
+    assert other == ["a", ["a", "b"], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
     assert said == said_too
 
 

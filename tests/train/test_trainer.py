@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -503,3 +504,55 @@ def test_more_evaluations_than_steps_are_one_after_each(small: recmtl.PreparedDa
     stopping = recmtl.EarlyStopping(evaluations=10**9, patience=None)
     recmtl.Trainer(model, epochs=1, optimization=options, stopping=stopping, run=run).fit(small.train, small.valid)
     assert [r["step"] for r in RunFolder(tmp_path).records() if "valid" in r] == [1, 2, 3, 4]
+
+
+def test_the_history_is_the_log_as_a_table(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    run = RunConfig(folder=tmp_path, log_every=4, progress=False, device="cpu")
+    fitted = trainer(aliexpress, balancer=recmtl.MetaBalance(), gradient_stats_every=9, run=run)
+    assert fitted.history.empty
+    history = fitted.fit(aliexpress.train, aliexpress.valid).history
+    records = RunFolder(tmp_path).records()
+    assert len(history) == len(records)
+    assert list(history.step) == [record["step"] for record in records]
+    assert history.epoch.max() == 2
+    assert {"loss/ctr", "weight/ctcvr", "valid/ctr/auc", "diagnosis/cosine/ctr·ctcvr", "learning_rate"} <= set(history)
+    assert history["loss/ctr"].dropna().tolist() == [record["loss"]["ctr"] for record in records if "loss" in record]
+    assert history["valid/ctr/auc"].max() == max(r["valid"]["ctr"]["auc"] for r in records if "valid" in r)
+    without = trainer(aliexpress, balancer=recmtl.MetaBalance(), gradient_stats_every=9, run=replace(run, folder=None))
+    times = ["rows_per_second"]
+    without_folder = without.fit(aliexpress.train, aliexpress.valid).history
+    pd.testing.assert_frame_equal(without_folder.drop(columns=times), history.drop(columns=times))
+
+
+def test_the_result_of_a_fit(aliexpress: recmtl.PreparedData) -> None:
+    fitted = trainer(aliexpress)
+    assert (fitted.result.best, fitted.result.seconds, fitted.result.records) == (None, 0.0, ())
+    result = fitted.fit(aliexpress.train, aliexpress.valid).result
+    assert result.best == fitted.predictor.measure(aliexpress.valid, ["auc"])["ctr"].values["auc"] / 2 + (
+        fitted.predictor.measure(aliexpress.valid, ["auc"])["ctcvr"].values["auc"] / 2
+    )
+    assert 0 < result.seconds < 600
+    assert result.rows_per_second > 0
+    assert (result.window, result.skipped) == (None, {})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        result.best = 1.0
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fitted.setup.epochs = 3
+
+
+def test_a_trainer_prints_in_one_line(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    assert repr(trainer(aliexpress)) == "Trainer(SharedBottom, Sum, epochs=2, device='cpu')"
+    run = RunConfig(folder=tmp_path / "run", device="cpu")
+    expected = f"Trainer(SharedBottom, PCGrad, epochs=2, device='cpu', folder='{tmp_path}/run')"
+    assert repr(trainer(aliexpress, balancer=recmtl.PCGrad(), run=run)) == expected
+
+
+def test_a_folded_model_predicts_the_same_without_the_balancer(aliexpress: recmtl.PreparedData) -> None:
+    options = Optimization(batch_size=256, balancer_rate=0.05)
+    fitted = trainer(aliexpress, balancer=recmtl.RotoGrad(), optimization=options).fit(aliexpress.train)
+    folded = fitted.fold()
+    assert not folded.training
+    assert not list(folded.fork.parameters())
+    without = recmtl.Trainer(folded, run=RunConfig(device="cpu"))
+    for name, expected in fitted.predictor.outputs(aliexpress.test).items():
+        np.testing.assert_allclose(without.predictor.outputs(aliexpress.test)[name], expected, atol=1e-5)

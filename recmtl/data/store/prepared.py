@@ -28,7 +28,6 @@ from recmtl.data.store.format import (
     SplitFile,
     read_manifest,
     split_file,
-    to_matrix,
 )
 from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
@@ -137,8 +136,9 @@ def _fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
     """Copy the values of a prepared column, bit by bit, into a block ``[rows, width]``."""
     row = 0
     for chunk in column.chunks:
-        values = to_matrix(chunk) if pa.types.is_fixed_size_list(chunk.type) else chunk.to_numpy()[:, None]
-        block[row : row + len(chunk)] = values.view(np.int32)
+        values = chunk.flatten() if pa.types.is_fixed_size_list(chunk.type) else chunk
+        part = block[row : row + len(chunk)]
+        part[:] = values.to_numpy().view(np.int32).reshape(part.shape)
         row += len(chunk)
 
 

@@ -1,0 +1,111 @@
+"""What a training prints: a summary first, a line every ten seconds, and the time left."""
+
+import re
+import time
+
+import pytest
+import torch
+
+import recmtl
+from recmtl.evaluate import Metrics
+from recmtl.train import Optimization, RunConfig, Step
+from recmtl.train import progress as progress_module
+from recmtl.train.progress import TrainingProgress, duration
+from recmtl.train.setup import describe_setup
+
+
+def trainer(data: recmtl.PreparedData, **run: object) -> recmtl.Trainer:
+    torch.manual_seed(0)
+    model = recmtl.SharedBottom(data.schema, layers=[16, 8])
+    options = Optimization(batch_size=256)
+    return recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=options, run=RunConfig(device="cpu", **run))
+
+
+def test_the_setup_in_five_lines(aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]) -> None:
+    ready = trainer(aliexpress)
+    tables = sum(table.weight.numel() for table in ready.model.encoder.tables)
+    dense = sum(p.numel() for p in ready.model.parameters()) - tables
+    expected = [
+        "rows: 2,400 training rows, 300 validation rows",
+        "features: 16 Categorical, 63 Numeric",
+        f"model: SharedBottom with PCGrad, {tables:,} parameters in embedding tables and {dense:,} dense ones",
+        "device: cpu, 1 thread",
+        "run folder: none",
+    ]
+    assert describe_setup(ready.setup, aliexpress.train, aliexpress.valid) == expected
+    ready.fit(aliexpress.train, aliexpress.valid)
+    assert capsys.readouterr().err.splitlines()[:5] == expected
+    assert describe_setup(ready.setup, aliexpress.train, None)[0] == "rows: 2,400 training rows, no validation rows"
+
+
+def test_nothing_is_printed_unless_asked_for(
+    aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer(aliexpress, progress=False).fit(aliexpress.train, aliexpress.valid)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_slow_step_is_shown_whatever_the_interval_of_the_log(
+    aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With lines that are due at once; the log has one record per epoch."""
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    trainer(aliexpress).fit(aliexpress.train)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " step " in line and "loss" in line]
+    assert len(lines) == 20
+    pattern = r"epoch 1/2 step 1/10 · loss ctr [\d.]+ ctcvr [\d.]+ · [\d,]+ rows/s · at most \d+ s left"
+    assert re.fullmatch(pattern, lines[0])
+    assert lines[-1].endswith("at most 0 s left")
+
+
+def test_a_slow_first_step_is_shown_before_it_ends(
+    aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown, plain = [], Step.__call__
+
+    def slow(self: Step, *arguments: object) -> torch.Tensor:
+        if not shown:
+            time.sleep(0.5)
+            shown.extend(capsys.readouterr().err.splitlines())
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.1)
+    monkeypatch.setattr(Step, "__call__", slow)
+    trainer(aliexpress).fit(aliexpress.train)
+    assert shown[-1] == "epoch 1/2 step 0/10 · the first step takes long"
+    assert "takes long" not in capsys.readouterr().err
+
+
+def test_the_log_does_not_depend_on_what_is_shown(
+    aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = trainer(aliexpress, progress=False).fit(aliexpress.train)
+    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    shown = trainer(aliexpress).fit(aliexpress.train)
+    losses = [[r["loss"] for r in fitted.result.records] for fitted in (plain, shown)]
+    assert losses[0] == losses[1]
+
+
+def test_the_time_left_is_that_of_the_steps_since_the_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run resumes after 100 of 300 steps and takes 50 steps in 60 seconds: 150 steps are left."""
+    now = [1000.0]
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
+    with TrainingProgress(shown=True) as progress:
+        progress.start(epochs=3, steps=100, done=100)
+        assert not progress.due(1)
+        now[0] += 60
+        assert progress.due(50)
+        progress.show_step(2, 50, {"ctr": 0.5}, 1234.5)
+        assert not progress.due(51)
+        progress.show_metrics(2, 100, {"ctr": Metrics({"auc": 0.75}, 10), "cvr": Metrics({"auc": None}, 0)}, best=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 2/3 step 50/100 · loss ctr 0.5000 · 1,234 rows/s · at most 3 min left",
+        "epoch 2/3 · valid ctr auc 0.7500 cvr auc – · best",
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3899, "1 h 05 min")])
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

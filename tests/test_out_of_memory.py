@@ -1,4 +1,4 @@
-"""Memory that runs out: what asked for it is said, and nothing else is blamed."""
+"""Out of memory: the error names what the memory was for."""
 
 from functools import partial
 from pathlib import Path
@@ -28,13 +28,13 @@ ASKING = {
 
 
 @pytest.mark.parametrize("asking", ASKING)
-def test_whoever_asks(asking: str) -> None:
+def test_the_innermost_block_names_what_memory_was_for(asking: str) -> None:
     with pytest.raises(OutOfMemoryError, match=r"^memory does not hold the rows.*: give fewer$"), explain_oom("all"):  # noqa: SIM117
         with explain_oom("the rows", "give fewer"):
             ASKING[asking]()
 
 
-def test_of_a_gpu() -> None:
+def test_an_allocation_on_a_gpu() -> None:
     with pytest.raises(OutOfMemoryError, match=r"^memory does not hold it \(2.00 GiB more\)$"), explain_oom("it"):
         raise torch.OutOfMemoryError(
             "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB"
@@ -42,7 +42,7 @@ def test_of_a_gpu() -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes"), OSError(28, "No space left"), KeyError("a")])
-def test_other_errors_stay(error: Exception) -> None:
+def test_other_errors_pass_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explain_oom("it"):
         raise error
     assert caught.value is error
@@ -78,7 +78,7 @@ def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.Prepa
             trainer.predictor.predict(small.valid)
 
 
-def test_rows(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_do_not_fit(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     model = recmtl.SharedBottom(small.schema, layers=[4])
     trainer = recmtl.Trainer(model, run=RunConfig(progress=False, device="cpu"))
     monkeypatch.setattr(recmtl.Rows, "packed", lambda *_: np.empty(TOO_MUCH))
@@ -86,8 +86,10 @@ def test_rows(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> No
         trainer.fit(small.train)
 
 
-def test_a_table_that_would_not_fit_is_not_begun(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that promises more than it has would end the process later, without a word."""
+def test_a_table_that_does_not_fit_is_refused_before_it_is_allocated(
+    small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that overcommits memory would kill the process later."""
     monkeypatch.setattr(table_module, "available_memory", lambda: 179)
     with pytest.raises(
         OutOfMemoryError, match="an embedding table of 9 rows × 5, 9 of them for 'user': give the feature"
@@ -95,14 +97,16 @@ def test_a_table_that_would_not_fit_is_not_begun(small: recmtl.PreparedData, mon
         recmtl.SharedBottom(small.schema)
 
 
-def test_a_checkpoint_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_checkpoint(tmp_path / "c.pt", {"a": 1})
     monkeypatch.setattr(checkpoint.torch, "load", lambda *_, **__: torch.empty(TOO_MUCH))
     with pytest.raises(OutOfMemoryError, match=f"memory does not hold the checkpoint {tmp_path}/c.pt"):
         read_checkpoint(tmp_path / "c.pt")
 
 
-def test_the_command_says_it_in_one_line(
+def test_the_command_reports_it_in_one_line(
     csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(recmtl.cli.main.preparing, "prepare", lambda *_, **__: np.empty(TOO_MUCH))

@@ -1,4 +1,4 @@
-"""One rotation, one prediction: in the trainer, the saved run, the command, and folded into the towers."""
+"""A rotation predicts the same in the trainer, in a saved run, in the command, and folded into the towers."""
 
 from pathlib import Path
 
@@ -15,7 +15,9 @@ CLOSE = 1e-5
 
 @pytest.mark.parametrize("model", ["SharedBottom", "MMOE", "ESMM"])
 @pytest.mark.parametrize("size", [None, 6])
-def test_all_predict_the_same(csv: Path, tmp_path: Path, model: str, size: int | None) -> None:
+def test_command_trainer_and_folded_model_predict_the_same(
+    csv: Path, tmp_path: Path, model: str, size: int | None
+) -> None:
     run, rows = tmp_path / "run", str(csv / "test.csv")
     files = [
         "--data.card",

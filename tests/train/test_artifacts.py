@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder."""
+"""The files of a finished run."""
 
 import json
 import runpy
@@ -35,7 +35,7 @@ def mmoe(aliexpress: recmtl.PreparedData) -> recmtl.MMOE:
     return recmtl.MMOE(aliexpress.schema, experts=3, **LAYERS)
 
 
-def test_predictions_are_those_that_were_measured(
+def test_saved_predictions_give_the_saved_metrics(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted, plain = [], Predictor.outputs
@@ -72,7 +72,7 @@ def test_a_finished_run_keeps_the_best_weights_alone(
     np.testing.assert_array_equal(trainer.load().predictor.outputs(aliexpress.test)["ctr"], expected)
 
 
-def test_gates_are_averaged_over_the_reported_rows(
+def test_expert_usage_is_the_mean_gate_on_the_test_rows(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
 ) -> None:
     finished(aliexpress, mmoe, tmp_path / "gates")
@@ -89,9 +89,7 @@ def test_gates_are_averaged_over_the_reported_rows(
         RunFolder(tmp_path / "gates").usage()
 
 
-def test_a_run_without_predictions_says_so_when_it_is_reported(
-    aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path
-) -> None:
+def test_a_report_needs_saved_predictions(aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path) -> None:
     finished(aliexpress, mmoe, tmp_path, predictions=False)
     assert not (tmp_path / "predictions").exists()
     assert (tmp_path / "metrics.json").exists()
@@ -109,7 +107,7 @@ def test_nothing_is_written_without_a_folder(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no data folder /proc")
-def test_peak_memory_is_that_of_this_program_not_of_the_one_that_started_it() -> None:
+def test_peak_memory_excludes_the_parent_process() -> None:
     code = f"import runpy; print(runpy.run_path({memory.__file__!r})['peak_memory']())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     here = runpy.run_path(memory.__file__)["peak_memory"]()

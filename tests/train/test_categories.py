@@ -61,7 +61,7 @@ def prepared(feature: Feature, values: list[object], step: list[object], path: P
 @pytest.mark.parametrize(
     ("case", "suffix"), [(c, s) for c in CASES for s in (".csv", ".parquet") if "lists" not in c or s == ".parquet"]
 )
-def test_a_step_moves_the_rows_of_its_categories(
+def test_a_step_updates_the_rows_of_its_categories_only(
     case: str, suffix: str, row_mode: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     feature, values, rows, expected = CASES[case]
@@ -78,7 +78,7 @@ def test_a_step_moves_the_rows_of_its_categories(
     assert set(moved) == expected
 
 
-def test_one_row_serves_the_item_and_its_history(tmp_path: Path) -> None:
+def test_an_item_and_its_history_share_a_row(tmp_path: Path) -> None:
     features = [Categorical("item"), MultiCategorical("seen", share_with="item"), recmtl.Numeric("x")]
     (tmp_path / "a.csv").write_text("item,seen,x,y\na,b|c,0,1\nb,a|a,1,0\nc,,2,0\nc,b,3,1\n")
     data = recmtl.prepare(recmtl.Schema(features, [recmtl.Task("t", "y")]), tmp_path / "a.csv", holdout=0)

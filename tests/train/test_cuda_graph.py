@@ -1,4 +1,4 @@
-"""A recorded step computes what the step computes; what cannot be recorded is computed as it is."""
+"""CUDA graphs: a replayed step equals a plain one, and steps that cannot be recorded run without a graph."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def batches(data: recmtl.PreparedData) -> Iterator[Batch]:
 
 
 class Unrecorded(Tape):
-    """Learning rates lie in tensors of float32, as for a record, but none is made."""
+    """A graph that cannot be recorded; learning rates are float32 tensors, as for one that can."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
         raise RuntimeError("none is made")
@@ -49,7 +49,7 @@ class Unrecorded(Tape):
 def trained(
     data: recmtl.PreparedData, cls: type, method: type[Balancer], tape: Tape
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
-    """The losses of each step, and all state afterwards."""
+    """Return the losses of each step, and all state afterwards."""
     torch.manual_seed(0)
     style = recmtl.LayerStyle(normalization="batch", dropout=0.2)
     sizes: dict[str, Any] = {"layers": [8]} if cls is not recmtl.ESMM else {"tower_layers": [8]}
@@ -64,7 +64,9 @@ def trained(
 
 @pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
-def test_a_replayed_step_is_the_step(cls: type, method: type[Balancer], aliexpress: recmtl.PreparedData) -> None:
+def test_a_replayed_step_equals_a_plain_step(
+    cls: type, method: type[Balancer], aliexpress: recmtl.PreparedData
+) -> None:
     """With dropout, batch normalisation, clipping and a changing learning rate."""
     tape = Tape()
     losses, state = trained(aliexpress, cls, method, tape)
@@ -76,7 +78,7 @@ def test_a_replayed_step_is_the_step(cls: type, method: type[Balancer], aliexpre
 
 
 @pytest.mark.parametrize("method", [recmtl.PCGrad, recmtl.RotoGrad])
-def test_large_tables_are_replayed_too(
+def test_a_replayed_step_with_large_tables_equals_a_plain_step(
     method: type[Balancer], aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a slot for each id, as on a GPU, no shape depends on a batch; with exact slots the shapes would differ."""
@@ -90,7 +92,7 @@ def test_large_tables_are_replayed_too(
 
 
 class Looks(nn.Module):
-    """A tower that looks at a value."""
+    """A tower whose control flow depends on a value."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -101,7 +103,7 @@ class Looks(nn.Module):
         return output if float(view.detach().sum()) > 0 else 2 * output
 
 
-def test_what_cannot_be_recorded_is_computed_as_it_is(aliexpress: recmtl.PreparedData) -> None:
+def test_a_step_that_cannot_be_recorded_runs_without_a_graph(aliexpress: recmtl.PreparedData) -> None:
     def losses(tape: Tape) -> list[Tensor]:
         torch.manual_seed(0)
         model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Looks})
@@ -117,7 +119,7 @@ def test_what_cannot_be_recorded_is_computed_as_it_is(aliexpress: recmtl.Prepare
     torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_modules_and_optimizers_that_may_hide_state_are_not_recorded_unasked(aliexpress: recmtl.PreparedData) -> None:
+def test_unknown_modules_and_optimizers_are_recorded_only_on_request(aliexpress: recmtl.PreparedData) -> None:
     own = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers={"ctr": Looks})
     plain = recmtl.SharedBottom(aliexpress.schema, layers=[8], style=recmtl.LayerStyle("batch", 0.1, "gelu"))
     adam, sgd, adagrad = (
@@ -139,8 +141,8 @@ def test_modules_and_optimizers_that_may_hide_state_are_not_recorded_unasked(ali
     assert not recordable([plain], [Own(plain.parameters(), lr=0.1)])
 
 
-def test_batches_like_the_first_are_recorded(aliexpress: recmtl.PreparedData) -> None:
-    """Whatever stands where the record is made: here the last, shorter batch of an epoch."""
+def test_the_record_is_for_batches_shaped_like_the_first(aliexpress: recmtl.PreparedData) -> None:
+    """Here the first batch at recording time is the last, shorter one of an epoch."""
     whole = next(Loader(aliexpress.train, 50, seed=0).epoch())
     short = Batch(whole.ids[:7], whole.numeric[:7], whole.labels[:7])
     tape = Tape()
@@ -150,7 +152,7 @@ def test_batches_like_the_first_are_recorded(aliexpress: recmtl.PreparedData) ->
     assert (tape.rehearsed, tape.replayed) == (3, 9)
 
 
-def test_a_state_outside_of_tensors_shows_on_the_tape(aliexpress: recmtl.PreparedData) -> None:
+def test_a_python_counter_stands_still_in_a_replay(aliexpress: recmtl.PreparedData) -> None:
     """The check can fail: a counter of Python's stands still in a record."""
     batch, *_ = batches(aliexpress)
     calls: list[int] = []

@@ -92,7 +92,7 @@ def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> I
 
 
 def trained(processes: ProcessGroup, settings: list[Setting]) -> list[dict[str, Tensor]]:
-    """What settings come to: weights, states, and the losses and gradients that were measured."""
+    """Return weights, states, and the measured losses and gradients of each setting."""
     data = {name: data_for(name) for name in MODELS}
     return [finished(data[name], name, case, by_rows, processes) for name, case, by_rows in settings]
 
@@ -120,7 +120,7 @@ def finished(
 
 
 def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
-    """What the README says of a step's messages: of numbers in float64 here."""
+    """Return the documented size of a step's messages, here in float64."""
     objectives, heads = len(model.objectives), len(model.heads)
     shared = model.shared()
     S, W = sum(t.tensor.numel() for t in shared.tensors), sum(t.numel() for t in shared.last)
@@ -160,7 +160,7 @@ def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path
 
 
 def looped(processes: ProcessGroup) -> list[Tensor]:
-    """What loops of one's own come to whose losses have no graph where a process has no valid row."""
+    """Return the gradients of own loops whose losses have no graph in processes without a valid row."""
     cases = [Case(method, {}) for method in BALANCERS]
     cases += [Case(method, {"normalize_losses": True}) for method in BALANCERS if issubclass(method, RotationBalancer)]
     found = []

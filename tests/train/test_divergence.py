@@ -1,4 +1,4 @@
-"""What is not finite is named, skipped or fatal; a training that has diverged ends with a message."""
+"""Values that are not finite are reported and skipped, or end training; so does a loss that stays too high."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def trainer(
 @pytest.mark.parametrize(
     "balancer", [recmtl.MetaBalance, recmtl.PCGrad, recmtl.NormalizedSplitter], ids=lambda b: b.__name__
 )
-def test_tasks_and_layers_are_named_with_their_first_step(
+def test_nonfinite_tasks_and_layers_are_reported_with_their_first_step(
     balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The loss of one task overflows: its own layers and its share are left out, all else is trained as ever."""
+    """The loss of one task overflows: its layers and its shared gradient are left out, the rest is trained as usual."""
     fitted = trainer(aliexpress, (3, 5), value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
     assert said.startswith("step 3: left out for not being finite: task ctr, heads.ctr.")
@@ -98,7 +98,7 @@ def test_tasks_and_layers_are_named_with_their_first_step(
     assert all(p.isfinite().all() for p in fitted.model.parameters())
 
 
-def test_so_many_steps_in_a_row_end_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_consecutive_nonfinite_steps_end_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     run = trainer(aliexpress, (2, 4, 5, 7, 8, 9), nonfinite_steps=3, folder=tmp_path / "run")
     with pytest.raises(DivergenceError, match=r"^not finite in 3 steps in a row, up to step 9: task ctr, "):
         run.fit(aliexpress.train, aliexpress.valid)
@@ -106,7 +106,7 @@ def test_so_many_steps_in_a_row_end_training(aliexpress: recmtl.PreparedData, tm
     trainer(aliexpress, (2, 4, 5, 7, 8), nonfinite_steps=3).fit(aliexpress.train)
 
 
-def test_with_error_the_first_step_ends_training_at_the_next_look(aliexpress: recmtl.PreparedData) -> None:
+def test_with_error_the_first_nonfinite_step_ends_training(aliexpress: recmtl.PreparedData) -> None:
     run = trainer(aliexpress, (4,), log_every=5, nonfinite="error")
     with pytest.raises(
         DivergenceError, match=r'^not finite in step 4: task ctr, .*or leave it out by `nonfinite` "skip"'
@@ -135,7 +135,7 @@ def test_counts_worked_by_hand() -> None:
 
 
 @pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"])
-def test_a_gradient_of_an_embedding_names_its_feature(row_mode: bool, small: recmtl.PreparedData) -> None:
+def test_a_nonfinite_embedding_gradient_is_traced_to_its_feature(row_mode: bool, small: recmtl.PreparedData) -> None:
     table = EmbeddingTable(small.schema.id_blocks, 4)
     owners = ["user", "genres"]
     assert table.owners == owners
@@ -154,7 +154,7 @@ def test_a_gradient_of_an_embedding_names_its_feature(row_mode: bool, small: rec
         table.weight.grad = None
 
 
-def test_an_infinite_gradient_of_a_row_is_named_in_training(
+def test_training_reports_the_feature_of_an_infinite_gradient(
     aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = trainer(aliexpress)
@@ -176,10 +176,10 @@ def test_an_infinite_gradient_of_a_row_is_named_in_training(
     ids=["table", "layer"],
 )
 @pytest.mark.parametrize("policy", ["skip", "error"])
-def test_weights_that_are_not_finite_end_training_and_are_not_kept(
+def test_nonfinite_weights_end_training_and_are_not_saved(
     policy: str, where: Any, row: int, named: str, aliexpress: recmtl.PreparedData, tmp_path: Path
 ) -> None:
-    """In the second epoch; the last of five steps between two looks."""
+    """In the second epoch, in the last of five steps between two checks."""
     optimizer = partial(Poisoned, where=where, row=row, step=STEPS + 5)
     run = trainer(aliexpress, optimizer=optimizer, nonfinite=policy, folder=tmp_path, log_every=5, epochs=3)
     kept = re.escape(str(tmp_path / "checkpoints" / "step-0000000010"))
@@ -193,10 +193,10 @@ def test_weights_that_are_not_finite_end_training_and_are_not_kept(
         assert all(tensor.isfinite().all() for tensor in weights)
 
 
-def test_a_large_table_is_looked_at_before_it_is_kept(
+def test_large_tables_are_checked_before_a_checkpoint(
     aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No row of these has the category: no loss tells of it, and each look would cost too much."""
+    """No row has the category: no loss shows it, and the table is too large for the check of each log record."""
     monkeypatch.setattr(divergence_module, "SMALL_TENSOR", 3000)
     missing = int(EmbeddingTable(aliexpress.schema.id_blocks, 16).starts[-1]) + 1
     optimizer = partial(Poisoned, where=is_table, row=missing, step=2)
@@ -274,7 +274,9 @@ def test_nothing_is_noted_at_a_sane_rate(
     assert all(line.startswith("epoch ") for line in lines[5:])
 
 
-def test_the_command_ends_with_one_line(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_reports_divergence_in_one_line(
+    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--data.test", f"{csv}/test.csv"]
     options = ["--trainer.optimization.optimizer", "torch.optim.Adam", "--trainer.optimization.optimizer.lr", "1000"]
     quick = [

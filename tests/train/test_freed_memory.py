@@ -1,4 +1,4 @@
-"""A step finds the memory of the last one again."""
+"""Steps reuse the memory that the last one freed."""
 
 import subprocess
 import sys
@@ -28,8 +28,8 @@ def faults() -> int:
 
 
 @pytest.mark.slow
-def test_pages_are_not_asked_for_again() -> None:
-    """Twenty steps touch 81,920 pages; where the C library has no such setting there is nothing to show."""
+def test_steps_reuse_freed_memory() -> None:
+    """Twenty steps touch 81,920 pages; C libraries without the setting are not tested."""
     assert not keep_freed_memory() or faults() < 1000
 
 

@@ -1,4 +1,4 @@
-"""How the tasks' gradients compare over a training."""
+"""Records and summaries of gradient norms and cosines."""
 
 import math
 from pathlib import Path
@@ -28,17 +28,17 @@ RECORDS = [
 ]
 
 
-def test_a_measurement_named_values() -> None:
+def test_a_measurement_by_name() -> None:
     assert RECORDS[1]["diagnosis"] == {"gradient_norm": {"a": 4.0, "b": 1.0}, "cosine": {"a·b": 0.5}}
 
 
-def test_values_named_values() -> None:
+def test_values_by_name() -> None:
     assert named_values(["a", "b"], torch.tensor([0.5, math.nan])) == {"a": 0.5, "b": None}
     assert named_values(["a"], None) == named_values(None, torch.ones(2)) == {}
 
 
 def test_summary_worked_by_hand() -> None:
-    """The second measurement, with one task absent, says nothing about the pair."""
+    """The second measurement, without a gradient of one task, does not count for the pair."""
     assert summarize_pairs(RECORDS) == [PairSummary(("a", "b"), 2, pytest.approx(0.125), 0.5, pytest.approx(3.0))]
 
 
@@ -50,7 +50,7 @@ def test_no_measurement_no_summary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tasks", [2, 8])
-def test_the_picture_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> None:
+def test_the_plot_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> None:
     """Names may be long, and weights negative, as a projection's can be."""
     names = [f"a_task_with_a_long_name_{k}" for k in range(tasks)]
     cosines = torch.eye(tasks) * 0.5 + 0.5

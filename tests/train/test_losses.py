@@ -59,7 +59,7 @@ def test_a_task_without_rows_has_a_loss_of_zero_without_gradient() -> None:
     assert logits.grad.tolist() == [0.0, 0.0]
 
 
-def test_what_stands_in_rows_that_do_not_count_reaches_no_gradient() -> None:
+def test_rows_that_do_not_count_have_no_gradient() -> None:
     logits = torch.tensor([0.5, NAN, float("inf")], requires_grad=True)
     loss = Losses(SCHEMA, TASKS)({t.name: logits for t in TASKS}, batch([[1, 0, 0.0], [NAN, 0, 0.0], [NAN, 0, 0.0]]))
     loss["ctr"].backward()

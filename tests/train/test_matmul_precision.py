@@ -1,4 +1,4 @@
-"""Products by the faster library, only where they stay float32."""
+"""Precision of matrix products: oneDNN only if its products are float32, TF32 on request."""
 
 import pytest
 import torch
@@ -21,8 +21,8 @@ def setting() -> str:
     return torch.backends.mkldnn.matmul.fp32_precision
 
 
-def test_products_within_are_float32() -> None:
-    """Holds on every processor: where oneDNN computes in bfloat16, error 2e-3, the setting is left alone."""
+def test_products_in_the_block_are_float32() -> None:
+    """On every processor: if oneDNN computes in bfloat16 (error 2e-3), the setting is not changed."""
     torch.manual_seed(0)
     a, b = torch.randn(300, 200), torch.randn(200, 100)
     with matmul_precision(CPU):
@@ -32,7 +32,9 @@ def test_products_within_are_float32() -> None:
 
 
 @pytest.mark.parametrize("error", [1e-7, 2e-3])
-def test_the_probe_decides_and_the_setting_is_put_back(monkeypatch: pytest.MonkeyPatch, error: float) -> None:
+def test_onednn_is_used_if_it_is_exact_and_the_setting_is_restored(
+    monkeypatch: pytest.MonkeyPatch, error: float
+) -> None:
     before, seen = setting(), []
     monkeypatch.setattr(products, "largest_error", lambda: seen.append(setting()) or error)
     with matmul_precision(CPU):
@@ -50,7 +52,7 @@ def test_other_devices_are_left_alone() -> None:
         assert setting() == before
 
 
-def test_tf32_where_it_is_asked_for() -> None:
+def test_tf32_on_request() -> None:
     matmul = torch.backends.cuda.matmul
     before = matmul.fp32_precision
     for precision, within in (("fp32", before), ("tf32", "tf32"), ("bf16", before)):
@@ -59,7 +61,7 @@ def test_tf32_where_it_is_asked_for() -> None:
         assert matmul.fp32_precision == before
 
 
-def test_what_needs_a_gpu_is_refused_without(aliexpress: recmtl.PreparedData) -> None:
+def test_gpu_options_are_refused_on_a_cpu(aliexpress: recmtl.PreparedData) -> None:
     for options, message in (
         (recmtl.Optimization(precision="tf32"), "'tf32' is for a CUDA device, got 'cpu': take 'fp32' or 'bf16'"),
         (recmtl.Optimization(cuda_graph=True), "`cuda_graph` is for a CUDA device, got 'cpu': leave it out"),

@@ -1,4 +1,4 @@
-"""A training that is stopped and goes on ends as one that was not stopped, bit for bit."""
+"""Resumed training equals uninterrupted training, bit for bit."""
 
 import inspect
 import json
@@ -37,7 +37,7 @@ Make = Callable[..., recmtl.Trainer]
 
 
 def maker(data: recmtl.PreparedData, **changes: object) -> Make:
-    """Give a function that builds a trainer for a run folder; each time from other first weights if asked to."""
+    """Return a function that builds a trainer for a run folder; the seed decides the initial weights."""
 
     def make(folder: Path | None, seed: int = 0, **run: object) -> recmtl.Trainer:
         torch.manual_seed(seed)
@@ -58,7 +58,7 @@ def maker(data: recmtl.PreparedData, **changes: object) -> Make:
 
 @contextmanager
 def signals(step: int, number: int) -> Iterator[None]:
-    """Let the process get a signal while it takes a step, counted from 1."""
+    """Raise a signal during a step, counted from 1."""
     taken, plain = [], Step.__call__
 
     def call(self: Step, *arguments: object) -> torch.Tensor:
@@ -73,14 +73,14 @@ def signals(step: int, number: int) -> Iterator[None]:
 
 
 def stopped(make: Make, data: recmtl.PreparedData, step: int, number: int = signal.SIGTERM, **run: object) -> None:
-    """Go on with the run in `run["folder"]`, or begin it, up to a step counted from there."""
+    """Resume or start the run in `run["folder"]`, and stop it after so many steps."""
     trainer = make(**run, seed=99 if run["folder"].exists() else 0)
     with signals(step, number), pytest.raises(Interrupted):
         trainer.fit(data.train, data.valid, resume=True)
 
 
 def lasting(record: object) -> object:
-    """What a record says beside times."""
+    """Return a record without times."""
     return {k: v for k, v in record.items() if k != "rows_per_second"}
 
 
@@ -98,7 +98,7 @@ def assert_same(found: recmtl.Trainer, whole: recmtl.Trainer, data: recmtl.Prepa
 
 
 def check(make: Make, data: recmtl.PreparedData, tmp_path: Path, *steps: int) -> recmtl.Trainer:
-    """Compare a training that is stopped again and again, each time after so many steps, with one that is not."""
+    """Compare a training that is stopped repeatedly, each time after so many steps, with an uninterrupted one."""
     whole = make(tmp_path / "whole").fit(data.train, data.valid)
     for step in steps:
         stopped(make, data, step, folder=tmp_path / "run")
@@ -166,13 +166,13 @@ def broken(data: recmtl.PreparedData, last: int) -> Make:
 
 
 @pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
-def test_what_is_not_finite_stays_counted(small: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_nonfinite_counts_are_resumed(small: recmtl.PreparedData, tmp_path: Path) -> None:
     assert check(broken(small, last=6), small, tmp_path, 4, 4).result.skipped["ctr"] == 4
 
 
 @pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
-def test_steps_in_a_row_are_counted_beyond_a_stop(small: recmtl.PreparedData, tmp_path: Path) -> None:
-    """The third to the seventh, as without the stop after the fifth; looked at after the eighth."""
+def test_consecutive_nonfinite_steps_are_counted_across_a_stop(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """Steps 3 to 7 are not finite, with a stop after step 5; the check follows step 8."""
     make, said = broken(small, last=8), r"^not finite in 5 steps in a row, up to step 7: task ctr, "
     with pytest.raises(DivergenceError, match=said):
         make(tmp_path / "whole").fit(small.train, small.valid)
@@ -182,8 +182,10 @@ def test_steps_in_a_row_are_counted_beyond_a_stop(small: recmtl.PreparedData, tm
 
 
 @pytest.mark.parametrize("given", [True, False])
-def test_windows(given: bool, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that began to read windows goes on with the same ones, however much memory is free by then."""
+def test_a_resumed_run_reads_the_same_windows(
+    given: bool, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much memory is free by then."""
     monkeypatch.setattr(windows_module, "BLOCK_ROWS", 8)
     row = 4 * sum(small.train.widths.values())
     monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40 if given else 2 * 3 * 64 * row)
@@ -200,15 +202,15 @@ def test_windows(given: bool, small: recmtl.PreparedData, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("step", [5, 6, 11, 13])
-def test_patience_goes_on(step: int, small: recmtl.PreparedData, tmp_path: Path) -> None:
-    """Nothing is so much better than the first evaluation: its weights are the best, and patience ends."""
+def test_patience_is_resumed(step: int, small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """No evaluation improves on the first by `min_delta`: its weights are the best, and the patience runs out."""
     make = maker(small, epochs=9, stopping={"patience": 4, "evaluations": 2, "min_delta": 0.5})
     found = check(make, small, tmp_path, step)
     assert found.folder.records()[-1]["step"] == 15
 
 
-def test_the_best_weights_are_those_that_belong_to_the_checkpoint(small: recmtl.PreparedData, tmp_path: Path) -> None:
-    """The first evaluation stays the best; what lies in the place of its weights is of no matter."""
+def test_the_best_weights_are_those_of_the_checkpoint(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """The first evaluation stays the best; the file of the best weights is damaged when training resumes."""
     make = maker(small, stopping={"evaluations": 2, "min_delta": 0.5})
     whole = make(tmp_path / "whole").fit(small.train, small.valid)
     stopped(make, small, 5, folder=tmp_path / "run")
@@ -217,14 +219,14 @@ def test_the_best_weights_are_those_that_belong_to_the_checkpoint(small: recmtl.
 
 
 @pytest.mark.parametrize("monitor", ["ctr.gauc", "cvr.ndcg@10", "ctcvr.pr_auc", "ne"])
-def test_whatever_is_watched_can_be_held(monitor: str, tiny: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_every_monitor_fits_into_a_checkpoint(monitor: str, tiny: recmtl.PreparedData, tmp_path: Path) -> None:
     make = maker(tiny, epochs=1, stopping={"monitor": monitor})
     whole = make(tmp_path).fit(tiny.train, tiny.valid)
     assert whole.folder.load_checkpoint("last")["watch"]["best"] == whole.result.best
 
 
 @pytest.mark.parametrize("evaluation", [1, 2, 4])
-def test_an_evaluation_is_not_waited_for(
+def test_a_signal_interrupts_an_evaluation(
     evaluation: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = maker(small)
@@ -246,7 +248,7 @@ def test_an_evaluation_is_not_waited_for(
     assert_same(make(tmp_path / "run").fit(small.train, small.valid, resume=True), whole, small)
 
 
-def test_a_run_that_came_to_its_last_step_is_not_trained_again(
+def test_a_run_after_its_last_step_is_not_trained_again(
     small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = maker(small)
@@ -258,11 +260,11 @@ def test_a_run_that_came_to_its_last_step_is_not_trained_again(
 
 
 class Died(BaseException):
-    """The process is gone; no checkpoint is written."""
+    """Raised in place of a killed process: no checkpoint is written."""
 
 
 def killed(make: Make, data: recmtl.PreparedData, folder: Path, step: int, **run: object) -> list[int]:
-    """Begin a run that ends without notice, and give the steps whose checkpoints it leaves."""
+    """Start a run that is killed in a step, and return the steps of its checkpoints."""
 
     def die(*_: object) -> None:
         raise Died
@@ -302,8 +304,10 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedData, tmp_path: Path) -> None:
-    """Better weights were found between the two."""
+def test_training_resumes_from_the_last_intact_checkpoint(
+    damage: str, small: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    """Better weights were found between the two checkpoints."""
     make = maker(small)
     whole = make(tmp_path / "whole").fit(small.train, small.valid)
     assert killed(make, small, tmp_path / "run", 12, checkpoint_every=4, keep=3) == [4, 6, 8]
@@ -323,7 +327,9 @@ def test_the_last_good_checkpoint_is_taken(damage: str, small: recmtl.PreparedDa
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_training_does_not_start_over_if_all_checkpoints_are_damaged(
+    small: recmtl.PreparedData, tmp_path: Path
+) -> None:
     make = maker(small)
     killed(make, small, tmp_path, 8)
     (folder,) = RunFolder(tmp_path).steps().values()
@@ -337,7 +343,9 @@ def test_without_a_good_checkpoint_nothing_is_begun(small: recmtl.PreparedData, 
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
-def test_a_damaged_log_is_said_and_hinders_nothing(damage: str, small: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_a_damaged_log_is_reported_and_training_resumes(
+    damage: str, small: recmtl.PreparedData, tmp_path: Path
+) -> None:
     make = maker(small)
     whole = make(tmp_path / "whole").fit(small.train, small.valid)
     stopped(make, small, 8, folder=tmp_path / "run")
@@ -368,7 +376,7 @@ def test_a_finished_run_without_a_checkpoint_is_not_overwritten(small: recmtl.Pr
     assert folder.records() == log
 
 
-def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
+def test_any_flipped_bit_is_detected(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "c.pt", {"a": torch.arange(99.0), "b": [1, None, (True, "x")]})
     content = (tmp_path / "c.pt").read_bytes()
     assert has_valid_checksum(tmp_path / "c.pt")
@@ -389,7 +397,7 @@ def test_any_flipped_bit_is_seen(tmp_path: Path) -> None:
         ({"optimization": {"optimizer": SGD}}, r"was begun with `optimizer` 'Adam\(lr=0.001"),
     ],
 )
-def test_a_run_goes_on_as_it_was_begun(
+def test_a_run_resumes_only_with_the_same_options_and_rows(
     changes: dict[str, object], said: str, small: recmtl.PreparedData, tmp_path: Path
 ) -> None:
     stopped(maker(small), small, 2, folder=tmp_path)
@@ -416,7 +424,7 @@ def test_other_rows_are_refused(name: str, small: recmtl.PreparedData, tmp_path:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """A shell lets what runs in the background ignore SIGINT, and `nohup` SIGHUP."""
+    """Restore the default handlers: a shell makes background processes ignore SIGINT, and `nohup` SIGHUP."""
     wanted = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     yield
@@ -426,7 +434,7 @@ def interruptible() -> Iterator[None]:
 
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_signals_are_taken_while_a_run_is_trained_alone(
+def test_signals_are_caught_only_while_a_run_is_trained(
     number: int, status: int, small: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = signal.getsignal(number)

@@ -1,4 +1,4 @@
-"""What a trainer does in several processes beside its steps: evaluations, weights, checkpoints, files."""
+"""Training in several processes: evaluations, weights, checkpoints and files."""
 
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.Layer
 
 
 @pytest.mark.slow
-def test_evaluates_all_rows_once_and_keeps_one_model(csv: Path, tmp_path: Path) -> None:
+def test_two_processes_evaluate_all_rows_once_and_end_with_one_model(csv: Path, tmp_path: Path) -> None:
     plain = recmtl.LayerStyle()
     ((_, measured, predictions, best),) = together(1, tmp_path / "1", fitted, csv, tmp_path / "one", plain)
     several = together(2, tmp_path / "2", fitted, csv, tmp_path / "two", plain)
@@ -68,8 +68,8 @@ def test_evaluates_all_rows_once_and_keeps_one_model(csv: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> None:
-    """Each process drops out units of its own and measures its own rows; statistics are those of all."""
+def test_processes_end_with_one_model_despite_batch_norms_and_dropout(csv: Path, tmp_path: Path) -> None:
+    """Each process has its own dropout masks and measures its own rows; the statistics are averaged."""
     several = together(2, tmp_path / "2", fitted, csv, tmp_path / "run", STYLE)
     for name, value in several[0][0].items():
         assert several[1][0][name].equal(value), name
@@ -78,8 +78,8 @@ def test_batch_norms_and_dropout_leave_one_model(csv: Path, tmp_path: Path) -> N
     assert all(norm.abs().max() > 0 for norm in norms)
 
 
-def told(processes: ProcessGroup) -> list[Any]:
-    words = ["a", "b"][processes.rank]
+def exchanged(processes: ProcessGroup) -> list[Any]:
+    letters = ["a", "b"][processes.rank]
     norm = nn.BatchNorm1d(1, momentum=1.0).train()
     statistics = []
     for rows in ([2, 2], [2, 1], [0, 1]):  # of each process
@@ -87,8 +87,8 @@ def told(processes: ProcessGroup) -> list[Any]:
         average_statistics(processes, norm, rows[processes.rank])
         statistics.append(norm.running_mean.item())
     return [
-        processes.broadcast_object(words),
-        processes.all_gather_object(words),
+        processes.broadcast_object(letters),
+        processes.all_gather_object(letters),
         statistics,
         local_rank(processes),
     ]
@@ -103,20 +103,20 @@ def differing(processes: ProcessGroup, csv: Path) -> str:
     return str(error.value)
 
 
-def talked(processes: ProcessGroup, csv: Path) -> tuple[list[Any], str]:
-    return told(processes), differing(processes, csv)
+def exchanged_and_differing(processes: ProcessGroup, csv: Path) -> tuple[list[Any], str]:
+    return exchanged(processes), differing(processes, csv)
 
 
 @pytest.mark.slow
-def test_processes_tell_each_other_and_notice_what_differs(csv: Path, tmp_path: Path) -> None:
-    assert told(ProcessGroup()) == ["a", ["a"], [2.0] * 3, (0, 1)]
-    (first, said), (other, said_too) = together(2, tmp_path / "2", talked, csv)
+def test_processes_exchange_objects_and_check_that_they_agree(csv: Path, tmp_path: Path) -> None:
+    assert exchanged(ProcessGroup()) == ["a", ["a"], [2.0] * 3, (0, 1)]
+    (first, said), (other, said_too) = together(2, tmp_path / "2", exchanged_and_differing, csv)
     assert first == ["a", ["a", "b"], [7.0, 2.0, 2.0], (0, 2)]
     assert other == ["a", ["a", "b"], [7.0, 2.0, 12.0], (1, 2)]  # nobody has measured: each keeps its own
     assert said == said_too
 
 
-def test_a_lost_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(*_: object, **__: object) -> None:
         raise RuntimeError("Connection closed by peer\nmore")
 
@@ -138,7 +138,7 @@ def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> No
 
 
 @pytest.mark.parametrize("count", [1, BATCH, BATCH + 1, 3 * BATCH - 1])
-def test_shares_of_predictions_begin_where_batches_do(aliexpress: recmtl.PreparedData, count: int) -> None:
+def test_processes_predict_whole_batches(aliexpress: recmtl.PreparedData, count: int) -> None:
     table = aliexpress.train.table
     rows = recmtl.Rows(aliexpress.schema, table.take(np.arange(count) % len(table)))
     parts = [process_rows(rows, rank, 2).table for rank in range(2)]
@@ -148,7 +148,7 @@ def test_shares_of_predictions_begin_where_batches_do(aliexpress: recmtl.Prepare
         assert part.equals(rows.table.slice(start, len(part)))
 
 
-def test_batch_norms_rest_where_there_is_one_row() -> None:
+def test_batch_norms_are_frozen_for_a_single_row() -> None:
     norm = nn.BatchNorm1d(2)
     before = norm.running_mean.clone()
     with frozen_batch_norms(nn.Sequential(norm), 1):

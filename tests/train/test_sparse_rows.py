@@ -1,4 +1,4 @@
-"""Large tables are trained row by row: same gradients, and updates of the batch's rows alone."""
+"""Row mode of large tables: the same gradients as in dense mode, updates of the batch's rows only."""
 
 from functools import partial
 
@@ -45,7 +45,7 @@ def all_rows(table: EmbeddingTable) -> Tensor:
 
 
 @pytest.mark.parametrize("factory", OPTIMIZERS, ids=name)
-def test_with_all_rows_in_the_batch_it_is_the_optimizer(factory: object, aliexpress: recmtl.PreparedData) -> None:
+def test_with_all_rows_in_the_batch_it_equals_the_optimizer(factory: object, aliexpress: recmtl.PreparedData) -> None:
     by_rows, whole = table_of(aliexpress), table_of(aliexpress)
     mine, theirs = SparseRowOptimizer(by_rows, factory), factory([whole.weight])
     ids = all_rows(whole)
@@ -78,7 +78,7 @@ def test_adam_equals_torchs_sparse_adam(aliexpress: recmtl.PreparedData) -> None
         torch.testing.assert_close(table.weight, embedding.weight, rtol=1e-12, atol=1e-14)
 
 
-def test_rows_that_are_not_in_the_batch_rest(aliexpress: recmtl.PreparedData) -> None:
+def test_rows_that_are_not_in_the_batch_do_not_change(aliexpress: recmtl.PreparedData) -> None:
     table = table_of(aliexpress)
     optimizer = SparseRowOptimizer(table, partial(torch.optim.AdamW, weight_decay=0.5))
     for batch in list(Loader(aliexpress.train, 5, seed=0).epoch())[:4]:
@@ -163,7 +163,7 @@ def test_a_table_that_is_looked_up_twice_or_used_directly_is_refused(
             step(next(Loader(aliexpress.train, 64).epoch()))
 
 
-def test_fused_where_it_is_left_open() -> None:
+def test_fused_kernels_unless_the_user_chose() -> None:
     p = nn.Parameter(torch.zeros(1))
     assert fused(torch.optim.Adam([p])).param_groups[0]["fused"]
     assert not fused(torch.optim.Adam([p], foreach=True)).param_groups[0]["fused"]
@@ -185,10 +185,10 @@ def steps(data: recmtl.PreparedData, options: Optimization, model: type = recmtl
 
 
 @pytest.mark.parametrize("model", [recmtl.MMOE, recmtl.ESMM])
-def test_plain_descent_is_the_same_with_and_without(
+def test_sgd_is_the_same_in_dense_and_row_mode(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, model: type
 ) -> None:
-    """Under plain SGD a row without a gradient rests in either mode; clipping and schedule see the same gradients."""
+    """Under plain SGD a row without a gradient does not change in either mode; clipping sees the same gradients."""
     options = Optimization(optimizer=partial(torch.optim.SGD, lr=1.0), clip_norm=0.05, schedule="cosine", warmup=0.2)
     dense = steps(aliexpress, options, model)
     monkeypatch.setattr(step_module, "ROW_MODE", 0)

@@ -1,4 +1,4 @@
-"""The whole step on devices other than a CPU: nothing waits, and a GPU computes what a CPU does."""
+"""The step on devices other than a CPU: it never waits, and a GPU computes the same as a CPU."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def moved(batch: Batch, device: str, dtype: torch.dtype) -> Batch:
 
 
 @every_case
-def test_no_step_asks_for_a_value(
+def test_no_step_reads_a_value_from_the_device(
     cls: type,
     method: type[Balancer],
     row_mode: bool,
@@ -75,10 +75,10 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_case
-def test_a_gpu_takes_the_steps_of_a_cpu_without_a_wait(
+def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
     cls: type, method: type[Balancer], row_mode: bool, aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first four rehearse and record; from then on nothing may wait."""
+    """The first four steps warm up and record; none of the later ones may wait."""
     monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 1 << 40)
     batches = list(Loader(aliexpress.train, 50, seed=0).epoch())[:25]
     found: dict[str, tuple[list[Tensor], dict[str, Tensor]]] = {}
@@ -110,7 +110,7 @@ def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliex
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_dropout_goes_on_after_a_record_that_failed(aliexpress: recmtl.PreparedData) -> None:
+def test_dropout_works_after_a_failed_record(aliexpress: recmtl.PreparedData) -> None:
     class Waits(torch.nn.Linear):
         def forward(self, view: Tensor) -> Tensor:
             torch.cuda.synchronize()  # which no warning announces

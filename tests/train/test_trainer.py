@@ -47,7 +47,7 @@ def test_one_seed_gives_the_same_bits(aliexpress: recmtl.PreparedData, balancer:
     assert not all(torch.equal(a, b) for a, b in zip(weights(runs[0]), weights(other), strict=True))
 
 
-def test_training_leaves_the_global_generator_alone(aliexpress: recmtl.PreparedData) -> None:
+def test_training_does_not_change_the_global_rng_state(aliexpress: recmtl.PreparedData) -> None:
     ready = trainer(aliexpress)
     before = torch.get_rng_state()
     ready.fit(aliexpress.train, aliexpress.valid)
@@ -64,7 +64,7 @@ def test_it_learns(aliexpress: recmtl.PreparedData) -> None:
 
 
 def test_the_best_weights_are_restored(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
-    """A learning rate that destroys the model makes the first evaluation the best one."""
+    """With a far too high learning rate the first evaluation is the best."""
     diverging = Optimization(batch_size=256, optimizer=partial(torch.optim.SGD, lr=3.0))
     run = trainer(
         aliexpress,
@@ -120,7 +120,7 @@ def test_without_validation_rows_the_last_weights_stay(aliexpress: recmtl.Prepar
     assert all(torch.equal(a, b) for a, b in zip(weights(fitted), weights(again), strict=True))
 
 
-def test_a_batch_without_a_valid_row_trains_on(small: recmtl.PreparedData) -> None:
+def test_batches_without_a_valid_row_for_a_task_are_trained_on(small: recmtl.PreparedData) -> None:
     """Batches of two rows: many have no click, so that CVR is absent from them."""
     model = recmtl.SharedBottom(small.schema, layers=[4])
     fitted = recmtl.Trainer(
@@ -207,7 +207,7 @@ def test_private_gradients_that_are_not_finite_are_zeroed_and_counted(aliexpress
     assert fitted.result.skipped == {"gradients": 2}  # one tensor in each of two steps
 
 
-def test_the_schedule_reaches_the_optimizer(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_the_learning_rate_follows_the_schedule(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     trainer(
         aliexpress,
@@ -245,7 +245,7 @@ def test_predictions_of_a_frame_without_labels_equal_those_of_prepared_rows(
     assert list(without_keys.columns) == ["ctr", "cvr", "ctcvr"]
 
 
-def test_keys_stay_integers_where_one_is_missing(aliexpress: recmtl.PreparedData, csv: Path) -> None:
+def test_keys_with_missing_values_stay_integers(aliexpress: recmtl.PreparedData, csv: Path) -> None:
     frame = pd.read_csv(csv / "test.csv").head(3).astype({"search_id": "Int64"})
     large = 1152921504606873506  # a float64 would end in 600
     frame["search_id"] = pd.array([large, None, 7], dtype="Int64")
@@ -313,7 +313,7 @@ def test_run_folder(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("balancer", [recmtl.Sum, recmtl.NormalizedSplitter, recmtl.RotoGrad, recmtl.PCGrad])
-def test_diagnosing_changes_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Path, balancer: type) -> None:
+def test_gradient_stats_change_no_bit(aliexpress: recmtl.PreparedData, tmp_path: Path, balancer: type) -> None:
     run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     plain = trainer(aliexpress, balancer=balancer()).fit(aliexpress.train, aliexpress.valid)
     diagnosed = trainer(aliexpress, balancer=balancer(), gradient_stats_every=3, run=run)
@@ -336,7 +336,9 @@ def test_a_balancer_holds_the_state_of_one_model(aliexpress: recmtl.PreparedData
         trainer(aliexpress, balancer=recmtl.RotoGrad)
 
 
-def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_weights_and_skips_of_representation_methods_are_named_by_head(
+    aliexpress: recmtl.PreparedData, tmp_path: Path
+) -> None:
     """ESMM's heads are ctr and cvr, its losses those of ctr and ctcvr."""
     run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
     splitter = recmtl.NormalizedSplitter(task_weights={"ctr": 1, "cvr": 3})
@@ -352,7 +354,7 @@ def test_weights_and_skips_of_views_bear_the_names_of_heads(aliexpress: recmtl.P
     assert counter.skipped_steps() == {"ctr": 1, "cvr": 1}
 
 
-def test_an_interrupted_run_is_not_taken_for_a_finished_one(
+def test_an_interrupted_run_is_unfinished(
     aliexpress: recmtl.PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunConfig(folder=tmp_path / "run", progress=False, device="cpu")
@@ -454,7 +456,7 @@ def test_a_metric_that_is_never_defined_does_not_stop_training(aliexpress: recmt
     assert all(r["valid"]["ctr"]["auc"] is None for r in records if "valid" in r)
 
 
-def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
+def test_a_state_that_no_checkpoint_can_hold_is_refused_at_the_start(
     aliexpress: recmtl.PreparedData, tmp_path: Path
 ) -> None:
     class Tower(torch.nn.Linear):
@@ -472,7 +474,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_at_once(
     assert not list(tmp_path.rglob("*.pt"))
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_of_a_checkpoint_is_a_run_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(state: object, file: Path) -> None:
         file.write_bytes(b"half")
         raise RuntimeError("unexpected pos 64 vs 0")  # what torch says of a full disk
@@ -483,9 +485,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
     assert list((tmp_path / "checkpoints/best").iterdir()) == []
 
 
-def test_bad_rows_are_left_out_where_that_is_asked_for(
-    aliexpress: recmtl.PreparedData, csv: Path, tmp_path: Path
-) -> None:
+def test_bad_rows_are_skipped_on_request(aliexpress: recmtl.PreparedData, csv: Path, tmp_path: Path) -> None:
     fitted = trainer(aliexpress)
     header, first, *others = (csv / "test.csv").read_text().splitlines()
     (tmp_path / "rows.csv").write_text("\n".join([header, "1,2,3", first, *others]) + "\n")
@@ -498,7 +498,7 @@ def test_bad_rows_are_left_out_where_that_is_asked_for(
         pd.testing.assert_frame_equal(found, method(aliexpress.test))
 
 
-def test_more_evaluations_than_steps_are_one_after_each(small: recmtl.PreparedData, tmp_path: Path) -> None:
+def test_at_most_one_evaluation_per_step(small: recmtl.PreparedData, tmp_path: Path) -> None:
     run = recmtl.RunConfig(tmp_path, progress=False, tensorboard=False, device="cpu")
     model, options = recmtl.SharedBottom(small.schema, layers=[4]), recmtl.Optimization(batch_size=50)
     stopping = recmtl.EarlyStopping(evaluations=10**9, patience=None)

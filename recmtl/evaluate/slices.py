@@ -96,10 +96,8 @@ def slice_table(predictions: Predictions, values: FeatureValues, most: int = MOS
             if scores.task.kind == "binary":
                 rows.append(_slice_row(value, scores))
     frame = pd.DataFrame(rows, columns=list(SLICE_COLUMNS))
-    order = {name: i for i, name in enumerate(dict.fromkeys(frame["task"]))}
-    return frame.sort_values(
-        ["task", "auc"], key=lambda column: column.map(order) if column.name == "task" else column, kind="stable"
-    ).reset_index(drop=True)
+    by_task = [of_task.sort_values("auc", kind="stable") for _, of_task in frame.groupby("task", sort=False)]
+    return pd.concat(by_task, ignore_index=True) if by_task else frame
 
 
 def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, float, float]:

@@ -18,17 +18,11 @@ MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
 
 
 class GatheredRows(NamedTuple):
-    """The rows of a table that a forward pass in row mode has gathered.
+    """The rows of a table that a forward pass in row mode has gathered."""
 
-    Args:
-        places: Their positions in the table, int64 ``[U]``.
-        rows: The leaf with their values, ``[U, width]``.
-        source: The row that each one repeats, as in `DistinctIds`; None if none is spare.
-    """
-
-    places: Tensor
-    rows: Tensor
-    source: Tensor | None
+    places: Tensor  # int64 [U], positions in the table
+    rows: Tensor  # [U, width], a leaf
+    source: Tensor | None  # the row that each one repeats, as in `DistinctIds`
 
     def put(self, whole: Tensor, rows: Tensor) -> None:
         """Write values of the rows ``[U, width]`` to their positions in ``[rows of the table, width]``."""
@@ -207,18 +201,14 @@ def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
 
 
 class DistinctIds(NamedTuple):
-    """The distinct ids of a batch, one per slot.
+    """The distinct ids of a batch, one per slot; all are int64.
 
-    Args:
-        ids: The id of each slot, int64 ``[slots]``.
-        inverse: The slot of each id, int64, shaped like the ids.
-        source: The slot that each slot repeats, int64 ``[slots]``: spare slots repeat the last one in use, all others
-            themselves; ``None`` without spare slots.
+    Spare slots repeat the last one in use, all others themselves.
     """
 
-    ids: Tensor
-    inverse: Tensor
-    source: Tensor | None = None
+    ids: Tensor  # [slots]
+    inverse: Tensor  # the slot of each id, shaped like the ids
+    source: Tensor | None = None  # [slots], the slot that each slot repeats; `None` without spare slots
 
 
 def distinct_ids(ids: Tensor) -> DistinctIds:

@@ -30,21 +30,12 @@ def check_pretrained(names: Iterable[str], schema: FittedSchema) -> None:
 
 
 def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str) -> float:
-    """Load the vectors of a file into the embedding rows of a feature.
+    """Load the vectors of a file into the embedding rows ``[size, width]`` of a feature.
 
-    Args:
-        rows: The rows of the feature ``[size, width]``.
-        file: A CSV, Parquet or Arrow file with categories in the first column and vectors in the others, one number
-            each or all in one column of lists.
-        schema: The fitted schema.
-        name: The feature.
+    The first column has categories, the others one number of the vectors each, or one column has them all as lists.
 
     Returns:
         The share of the feature's categories that have a vector.
-
-    Raises:
-        DataError: The file cannot be read, its vectors have another width, a category appears twice, or it has none
-            of the feature's categories.
     """
     seen = np.zeros(len(rows), np.int64)
     (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)

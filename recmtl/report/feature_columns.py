@@ -15,7 +15,7 @@ from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.numeric import restored
 from recmtl.data.columns.values import as_lists, as_numbers, as_text
 from recmtl.data.sources.base import Source
-from recmtl.data.store.format import IDS, NUMERIC
+from recmtl.data.store.format import IDS, NUMERIC, to_matrix
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Integers
@@ -61,12 +61,8 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
     where = ", ".join(source.name for source in sources)
     try:
         table = _read_columns(sources, list(dict.fromkeys([name, *labels])), numbers)
-        check_predicted_rows(
-            {label: as_numbers(table[label].combine_chunks(), label) for label in labels},
-            len(table),
-            predictions,
-            where,
-        )
+        found = {label: as_numbers(table[label].combine_chunks(), label) for label in labels}
+        check_predicted_rows(found, len(table), predictions, where)
         if isinstance(feature, Numeric | Binned):
             return FeatureValues.of_numbers(as_numbers(table[name].combine_chunks(), name))
         if isinstance(feature, MultiCategorical):
@@ -124,7 +120,7 @@ def _of_lists(names: Sequence[str | None], codes: Integers, lengths: Integers) -
 
 
 def _of_ids(rows: Rows, block: IdBlock) -> FeatureValues:
-    ids = np.concatenate([_chunk_columns(chunk, block.start, block.length) for chunk in rows.table[IDS].chunks])
+    ids = _encoded(rows, IDS, block.start, block.length)
     row, column = np.nonzero(ids != PADDING)
     kept = ids[row, column]
     known, codes = np.unique(kept, return_inverse=True)
@@ -149,20 +145,16 @@ def _id_names(ids: Integers, block: IdBlock, schema: FittedSchema) -> list[str]:
 
 def _prepared_numbers(rows: Rows, feature: Numeric) -> Floats:
     schema, place = rows.schema, rows.schema.numeric.index(feature)
-    encoded = np.concatenate([_chunk_columns(chunk, place, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks]).astype(
-        float
-    )
-    numbers = restored(encoded, feature, schema)
+    numbers = restored(_encoded(rows, NUMERIC, place)[:, 0].astype(float), feature, schema)
     largest = np.abs(numbers).max(initial=0) or 1.0
     numbers = np.round(numbers, FLOAT32_DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
     if not feature.missing_indicator:
         return numbers
     indicated = [f for f in schema.numeric if f.missing_indicator]
-    at = len(schema.numeric) + indicated.index(feature)
-    missing = np.concatenate([_chunk_columns(chunk, at, 1)[:, 0] for chunk in rows.table[NUMERIC].chunks])
+    missing = _encoded(rows, NUMERIC, len(schema.numeric) + indicated.index(feature))[:, 0]
     return np.where(missing == 1, np.nan, numbers)
 
 
-def _chunk_columns(chunk: pa.FixedSizeListArray, start: int, length: int) -> npt.NDArray[Any]:
-    matrix: npt.NDArray[Any] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
-    return matrix[:, start : start + length]
+def _encoded(rows: Rows, name: str, start: int, length: int = 1) -> npt.NDArray[Any]:
+    """Return consecutive columns of the encoded ids or numbers, ``[rows, length]``."""
+    return np.concatenate([to_matrix(chunk)[:, start : start + length] for chunk in rows.table[name].chunks])

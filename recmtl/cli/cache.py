@@ -1,4 +1,4 @@
-"""The command that lists and clears the cache of prepared datasets."""
+"""The `cache` command."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def cache_command(
     cache: Path | None = None,
     json: bool = False,
 ) -> None:
-    """List or clear what `train` keeps of raw files: the prepared datasets.
+    """List or clear the datasets that `train` prepared from raw files.
 
     Args:
         action: `list` or `clear`.
-        names: Only the datasets whose names begin so.
-        older_than: Only those that are so many days old and more.
-        cache: The folder that keeps them; by default `recmtl` in the user's cache folder.
+        names: Only datasets whose names begin like this.
+        older_than: Only datasets that are at least this many days old.
+        cache: The folder of the datasets; by default `recmtl` in the user's cache folder.
         json: Print JSON instead of a table.
     """
     if older_than is not None and not older_than >= 0:

@@ -1,4 +1,4 @@
-"""What the command shows on a terminal or in a log."""
+"""Print tables, notes and row counts on a terminal or into a log."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from recmtl.evaluate import Interval, Metrics, table
 from recmtl.train.gradient_stats import PairSummary
 from recmtl.train.progress import Display
 
-COUNT, SHARE = "{:,.0f}", "{:.2%}"
-FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT)
-SHARES = ("missing", "unknown", "unseen")  # the columns whose names begin so
-LONGEST = 24  # letters of a category that are shown
+COUNT_FORMAT, SHARE_FORMAT = "{:,.0f}", "{:.2%}"
+COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT_FORMAT)
+SHARE_COLUMNS = ("missing", "unknown", "unseen")  # the beginnings of their names
+MAX_CATEGORY = 24  # characters of a category that are shown
 
 
-class Counter(Display):
-    """Counts rows while they are read or written."""
+class RowCounter(Display):
+    """Count of rows while they are read or written: a live line on a terminal, a line now and then in a log."""
 
     def __init__(self) -> None:
         super().__init__(TextColumn("{task.description}"), transient=True)
@@ -33,29 +33,29 @@ class Counter(Display):
         self._task = self._bar.add_task("")
 
     def __call__(self, what: str, rows: int) -> None:
-        """Count rows more of one kind of work."""
+        """Add rows to the count of one kind of work."""
         self._rows[what] = self._rows.get(what, 0) + rows
         text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
         self._bar.update(self._task, description=text)
         self.note_if_due(text)
 
-    def totals(self, what: str) -> Callable[[int], None]:
-        """Give a function that is told how many rows of one kind of work are done in all."""
+    def count_to(self, what: str) -> Callable[[int], None]:
+        """Return a function that sets the count of one kind of work."""
         return lambda total: self(what, total - self._rows.get(what, 0))
 
-    def remark(self, *texts: str) -> None:
-        """Show what was noticed in the rows."""
+    def print_notes(self, *texts: str) -> None:
+        """Print notes on the rows."""
         for text in texts:
             self.note(f"note: {text}")
 
 
 def print_line(text: str) -> None:
-    """Print a line as it is."""
+    """Print a line to standard output."""
     sys.stdout.write(text + "\n")
 
 
 def print_note(text: str) -> None:
-    """Print what was noticed, beside what a command gives."""
+    """Print a note to standard error."""
     sys.stderr.write(f"note: {text}\n")
 
 
@@ -65,13 +65,13 @@ def print_metrics(
     extra: Mapping[str, Mapping[str, Any]] | None = None,
     intervals: Mapping[str, Mapping[str, Interval]] | None = None,
 ) -> None:
-    """Print metrics as a table, a column for each task; reasons for what is undefined stand below.
+    """Print a table of metrics with a column for each task; reasons for undefined metrics follow.
 
     Args:
-        metrics: By task.
-        title: What stands above.
-        extra: Further lines: ``{line: {task: value}}``, placed after the first metric.
-        intervals: By task and metric, to stand beside the value.
+        metrics: The metrics by task.
+        title: The line above the table.
+        extra: Further rows ``{name: {task: value}}``, placed after the first metric.
+        intervals: Intervals by task and metric, printed beside the value.
     """
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
@@ -83,7 +83,7 @@ def print_metrics(
         shown.add_column(str(task), justify="right", overflow="fold")
     for name, found in frame.items():
         beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
-        cells = [_cell(str(name), value) + _ends(ends) for value, ends in zip(found, beside, strict=True)]
+        cells = [_cell_text(str(name), value) + _interval_text(ends) for value, ends in zip(found, beside, strict=True)]
         shown.add_row(str(name), *map(Text, cells))
     console = wide_console()
     console.print(title, markup=False)
@@ -92,8 +92,8 @@ def print_metrics(
         console.print(f"{task}: {reason}", markup=False)
 
 
-def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
-    """Print how the tasks' gradients compared, a line for each pair."""
+def print_gradient_stats(summaries: Sequence[PairSummary]) -> None:
+    """Print the cosine, conflicts and size ratio of the tasks' gradients, a line for each pair."""
     shown = Table(
         Column("tasks", overflow="fold"),
         *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured")),
@@ -108,7 +108,7 @@ def print_diagnosis(summaries: Sequence[PairSummary]) -> None:
 
 
 def print_description(description: Description, title: str) -> None:
-    """Print what is in a dataset: first of all the columns that give a label away, at the end what else was noticed."""
+    """Print a description: warnings of label leaks, tables of columns, labels and drift, and notes."""
     console = wide_console()
     for warning in description.warnings:
         console.print(f"WARNING: {warning}", style="bold red", markup=False)
@@ -117,7 +117,7 @@ def print_description(description: Description, title: str) -> None:
         distinct = [f"{'>' * more}{count:,}" for count, more in zip(columns["distinct"], columns["more"], strict=True)]
         top: dict[str, list[str]] = {}
         for row in description.values.itertuples():
-            top.setdefault(str(row.column), []).append(f"{str(row.value)[:LONGEST]} {row.share:.1%}")
+            top.setdefault(str(row.column), []).append(f"{str(row.value)[:MAX_CATEGORY]} {row.share:.1%}")
         frequent = [" · ".join(top.get(name, [])) for name in columns["column"]]
         columns = columns.drop(columns="more").assign(**{"distinct": distinct, "most frequent": frequent})
     named = {"columns": columns, "numbers": description.numbers, "labels": description.labels}
@@ -126,7 +126,7 @@ def print_description(description: Description, title: str) -> None:
     for name, frame in named.items():
         if len(frame):
             console.print(f"{title}: {name}", markup=False)
-            console.print(_frame(frame))
+            console.print(_frame_table(frame))
     for note in description.notes:
         console.print(f"note: {note}", markup=False)
 
@@ -148,29 +148,29 @@ def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
 
 
 def wide_console() -> Console:
-    """Give a console whose tables are not squeezed where there is no terminal."""
+    """Return a console that is 200 columns wide if there is no terminal."""
     console = Console(highlight=False, soft_wrap=True)
     return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=200)
 
 
-def _frame(frame: pd.DataFrame) -> Table:
-    """A frame as a table: text to the left, numbers to the right."""
+def _frame_table(frame: pd.DataFrame) -> Table:
+    """Return a table of a frame: text to the left, numbers to the right."""
     shown = Table()
     for i, (name, kind) in enumerate(frame.dtypes.items()):
         side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(kind) else "left"
         shown.add_column(str(name), justify=side, overflow="fold", no_wrap=i == 0)
     for row in frame.itertuples(index=False):
-        shown.add_row(*(Text(_cell(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
+        shown.add_row(*(Text(_cell_text(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
     return shown
 
 
-def _ends(interval: Interval | None) -> str:
+def _interval_text(interval: Interval | None) -> str:
     return f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
 
 
-def _cell(column: str, value: Any, plain: str = "{:.4f}") -> str:
+def _cell_text(column: str, value: Any, plain: str = "{:.4f}") -> str:
     if pd.isna(value):
         return "–"
     if isinstance(value, str):
         return value
-    return FORMATS.get(column, SHARE if column.startswith(SHARES) else plain).format(value)
+    return COLUMN_FORMATS.get(column, SHARE_FORMAT if column.startswith(SHARE_COLUMNS) else plain).format(value)

@@ -1,4 +1,4 @@
-"""The demo: the main job on generated rows, beside the best possible AUC and that of a logistic regression."""
+"""The `demo` command: train on generated rows, and compare with the best possible AUC and a logistic regression's."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from recmtl.data import DataError, PreparedData, Rows
 from recmtl.evaluate import Metrics, binary_metrics, task_labels
 from recmtl.recipe.options import parse_recipe, recipe_parser
 
-ITERATIONS = 100
+MAX_ITERATIONS = 100
 
 
 def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -> None:
-    """Run the main job on generated rows: CSV files, a prepared dataset, MMOE with MetaBalance, an AUC table.
+    """Generate rows, prepare them, train MMOE with MetaBalance, and print a table of AUCs.
 
     Args:
-        out: The folder for files and run; it must not exist yet.
-        rows: Rows to generate.
-        seed: Decides rows and training.
+        out: The folder to write; it must not exist yet.
+        rows: The number of rows.
+        seed: The seed of the rows and of training.
     """
     if out.exists():
         raise DataError(f"{str(out)!r} exists already: give `--out` another folder or remove it")
     csv, prepared = out / "csv", out / "prepared"
-    synth_command(csv, rows, seed, click_rate=0.10, conversion_rate=0.25)  # so that the test rows say something
+    synth_command(csv, rows, seed, click_rate=0.10, conversion_rate=0.25)  # enough positives for a test
     prepare_command("aliexpress", prepared, str(csv / "train.csv"), str(csv / "valid.csv"), str(csv / "test.csv"))
     parser, run = recipe_parser("recmtl demo"), str(out / "run")
     arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
@@ -58,7 +58,7 @@ def logistic_regression(data: PreparedData) -> dict[str, Metrics]:
 
     It is fitted on the same training rows and inputs as a model: categories one-hot, numbers standardised.
     """
-    train, test = _inputs(data.train), _inputs(data.test)
+    train, test = _one_matrix(data.train), _one_matrix(data.test)
     metrics = {}
     for task in data.schema.schema.reported_tasks:
         labels = task_labels(task, data.train.labels)
@@ -67,16 +67,16 @@ def logistic_regression(data: PreparedData) -> dict[str, Metrics]:
         encoder = ColumnTransformer(
             [("categories", one_hot, slice(0, data.schema.id_columns))], remainder="passthrough", sparse_threshold=1.0
         )
-        model = make_pipeline(encoder, LogisticRegression(max_iter=ITERATIONS))
+        model = make_pipeline(encoder, LogisticRegression(max_iter=MAX_ITERATIONS))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # by then its AUC moves in the fourth digit
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the AUC then moves in the fourth digit alone
             model.fit(train[known], labels[known])
         metrics[task.name] = binary_metrics(task_labels(task, data.test.labels), model.predict_proba(test)[:, 1])
     return metrics
 
 
-def _inputs(rows: Rows) -> npt.NDArray[np.float64]:
-    """Categories and standardised numbers side by side ``[rows, id columns + numeric columns]``."""
+def _one_matrix(rows: Rows) -> npt.NDArray[np.float64]:
+    """Return ids and standardised numbers side by side ``[rows, id columns + numeric columns]``."""
     ids, numeric = rows.schema.id_columns, rows.schema.numeric_columns
     packed = rows.packed().numpy()
     return np.hstack([packed[:, :ids], packed[:, ids : ids + numeric].view(np.float32)]).astype(np.float64)

@@ -1,11 +1,11 @@
-"""The command that describes a dataset."""
+"""The `describe` command."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from json import dumps
 
-from recmtl.cli.console import Counter, print_description, print_line
+from recmtl.cli.console import RowCounter, print_description, print_line
 from recmtl.data import describe
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.io.location import public_name
@@ -20,17 +20,17 @@ def describe_command(
     bad_rows: BadRows = "error",
     json: bool = False,
 ) -> None:
-    """Describe a dataset: columns, labels, drift, and columns that give a label away.
+    """Describe a dataset: columns, labels, drift, and columns that leak a label.
 
     Args:
-        data: Raw files as `prepare` takes them, or a prepared dataset.
-        card: A dataset card (YAML), or the bare name of a shipped one; without it the columns' kinds are inferred.
-        test: Other rows, held against the first ones.
-        label: The binary labels, where there is no card.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+        data: Raw files or a prepared dataset.
+        card: A dataset card (YAML), or the name of a shipped one; without it the columns' kinds are inferred.
+        test: Other rows, to compare with the first ones.
+        label: The binary labels, if there is no card.
+        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
-    with Counter() as counter:
+    with RowCounter() as counter:
         schema = None if card is None else presets.card(card)
         description = describe(data, schema, test, label or (), counter, bad_rows)
     if json:

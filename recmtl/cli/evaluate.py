@@ -1,4 +1,4 @@
-"""The commands that measure and predict."""
+"""The `evaluate` command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 
-from recmtl.cli.console import Counter, print_line, print_metrics
+from recmtl.cli.console import RowCounter, print_line, print_metrics
 from recmtl.data import PreparedData, Rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.store.format import MANIFEST
@@ -34,48 +34,49 @@ def evaluate_command(
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
 
     Args:
-        run: The run folder; none, where `--predictions` are given.
-        rows: Raw files as `prepare` takes them, or a prepared dataset, of which the test rows are taken.
-        predictions: Instead of a run and rows, a Parquet or CSV file with a column per task, named like it, the labels
-            (their own columns, or `label_COLUMN`) and, where the card names them, group and row weight.
-        card: The dataset card (YAML) of `--predictions`, or the bare name of a shipped one.
-        group: The column that groups rows instead of the card's group: one of its keys, or any of `--predictions`.
-        k: How many rows of a group NDCG and recall look at.
-        draws: Draws of the bootstrap, from which all intervals but that of the AUC come; each takes about as long as
-            the metrics themselves, and 0 leaves these intervals out.
+        run: The run folder, unless `--predictions` are given.
+        rows: Raw files, or a prepared dataset, whose test rows are taken.
+        predictions: Instead of a run and rows, a Parquet or CSV file with a column named like each task, the labels
+            (`COLUMN` or `label_COLUMN`) and, if the card names them, group and row weight.
+        card: The dataset card (YAML) of `--predictions`, or the name of a shipped one.
+        group: The column to group rows by instead of the card's group: a key, or any column of `--predictions`.
+        k: The number of rows at the top of a group for NDCG and recall.
+        draws: The number of bootstrap draws for all intervals but those of the AUC. Each takes about as long as the
+            metrics; 0 leaves these intervals out.
         json: Print JSON instead of a table.
-        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+        trust: Further modules whose classes the run's recipe may name.
+        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     if predictions is not None and card is not None and run is None and rows is None:
-        held, title = Predictions.read(presets.card(card), predictions, group), str(predictions)
-        held.check(title)
+        measured, title = Predictions.read(presets.card(card), predictions, group), str(predictions)
+        measured.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
-        held, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
+        measured, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
-    show(held if group is None else held.grouped_by(group), k, draws, json, title)
+    measured = measured if group is None else measured.grouped_by(group)
+    print_evaluation(measured, k, draws, json, title)
 
 
 def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows) -> Predictions:
-    """Predict rows by a run, beside their labels."""
+    """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
     if prepared is None:
-        with Counter() as counter:
-            prepared = trainer.encode(rows, counter, bad_rows, counter.remark)
+        with RowCounter() as counter:
+            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes)
     return trainer.predictor.predict(prepared)
 
 
-def show(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
+def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
     """Measure predictions, and print metrics and intervals."""
     scores = predictions.scores()
     metrics, intervals = {}, {}
-    with Counter() as counter:
+    with RowCounter() as counter:
         for name, found in scores.items():
             metrics[name] = metrics_of(found, k)
             intervals[name] = intervals_of(found, list(metrics[name].values), draws)
@@ -87,11 +88,11 @@ def show(predictions: Predictions, k: int, draws: int, json: bool, title: str) -
         print_line(dumps({name: m.to_dict() | about[name] for name, m in metrics.items()}, indent=1))
     else:
         print_metrics(metrics, title, intervals=intervals)
-        print_line(said_of_groups(predictions))
+        print_line(interval_note(predictions))
 
 
-def said_of_groups(predictions: Predictions) -> str:
-    """Say what the intervals take for independent."""
+def interval_note(predictions: Predictions) -> str:
+    """Return which rows the intervals assume to be independent."""
     group = predictions.group_column
     if predictions.grouped:
         return f"95 % intervals: groups of {group} are independent, the rows of one need not be"
@@ -100,5 +101,5 @@ def said_of_groups(predictions: Predictions) -> str:
 
 
 def prepared_rows(rows: str) -> Rows | None:
-    """Give the test rows of a prepared dataset, ``None`` where the rows are raw files."""
+    """Return the test rows of a prepared dataset, or ``None`` for raw files."""
     return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None

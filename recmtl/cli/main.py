@@ -38,12 +38,12 @@ def run(arguments: Sequence[str]) -> int:
     catalogue = load_catalogue()
     name, *rest = arguments or ["--help"]
     if name in HELP:
-        return show(overview(catalogue))
+        return print_text(overview(catalogue))
     if name == "--version":
-        return show(f"recmtl {__version__}")
+        return print_text(f"recmtl {__version__}")
     check_command(name, catalogue)
     if any(argument in HELP for argument in rest):
-        return show(command_help(catalogue[name]))
+        return print_text(command_help(catalogue[name]))
     check_spelling(name, catalogue[name], rest)
     with exit_at_interrupt():
         running = import_module("recmtl.cli.running")
@@ -70,7 +70,7 @@ def exit_at_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def show(text: str) -> int:
+def print_text(text: str) -> int:
     """Print a text and return the exit status of success."""
     sys.stdout.write(text + "\n")
     return 0

@@ -17,9 +17,9 @@ from recmtl.errors import UsageError
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "run": ("run", {"type": Path, "help": "The run folder."}),
     "runs": ("runs", {"type": Path, "metavar": "RUN", "nargs": "+", "help": "The run folders."}),
-    "data": ("data", {"metavar": "DATA", "help": "Raw files, as `prepare` takes them, or a prepared dataset."}),
-    "action": ("action", {"choices": ["list", "clear"], "help": "What to do."}),
-    "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only those whose names begin so."}),
+    "data": ("data", {"metavar": "DATA", "help": "Raw files or a prepared dataset."}),
+    "action": ("action", {"choices": ["list", "clear"], "help": "Whether to list or remove them."}),
+    "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only datasets whose names begin like this."}),
     "label": ("--label", {"action": "append", "help": "A binary label, if there is no card; may be repeated."}),
     "slices": (
         "--slice",
@@ -27,7 +27,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "dest": "slices",
             "action": "append",
             "metavar": "FEATURE",
-            "help": "A feature by whose values the AUC is shown; may be repeated.",
+            "help": "A feature to slice the AUC by; may be repeated.",
         },
     ),
     "trust": (
@@ -36,10 +36,13 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "action": "append",
             "metavar": "MODULE",
             "default": [],
-            "help": "A further module whose classes the recipe of the run may name; may be repeated.",
+            "help": "A further module whose classes the run's recipe may name; may be repeated.",
         },
     ),
-    "older_than": ("--older-than", {"type": float, "metavar": "DAYS", "help": "Only those that are older."}),
+    "older_than": (
+        "--older-than",
+        {"type": float, "metavar": "DAYS", "help": "Only datasets that are at least this old."},
+    ),
     "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
 }
 

@@ -1,4 +1,4 @@
-"""The command that predicts."""
+"""The `predict` command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from recmtl.cli.console import Counter, print_line
+from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.evaluate import prepared_rows
 from recmtl.data import encode_rows
 from recmtl.data.sources.bad_rows import BadRows
@@ -20,26 +20,25 @@ from recmtl.schema import Schema
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
-    """Predict with the best weights of a run: Parquet with the keys, labels where there are any, and each task.
+    """Predict with the best weights of a run, and write keys, labels and predictions as Parquet.
 
     Args:
         run: The run folder.
-        rows: Raw files as `prepare` takes them, labels are not needed; or a prepared dataset, of which the test rows
-            are taken.
+        rows: Raw files, with or without labels, or a prepared dataset, whose test rows are taken.
         out: The Parquet file to write.
-        trust: Modules whose classes the run's recipe may name, beside those of recmtl and torch.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+        trust: Further modules whose classes the run's recipe may name.
+        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
     trainer = load_run(run, trust)
     schema = trainer.model.schema
     writer: pq.ParquetWriter | None = None
     count = 0
-    with Counter() as counter, new_file(out) as partial:
+    with RowCounter() as counter, new_file(out) as partial:
         prepared = prepared_rows(rows)
-        present = columns_of(rows, schema.schema) if prepared is None else schema.schema.unfeatured
-        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.remark)
+        present = common_columns(rows, schema.schema) if prepared is None else schema.schema.unfeatured
+        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes)
         for part in raw if prepared is None else [prepared]:
-            table = with_columns(trainer.predictor.predict(part), present).table()
+            table = only_columns(trainer.predictor.predict(part), present).table()
             writer = writer or pq.ParquetWriter(partial, table.schema)
             writer.write_table(table)
             count += len(part)
@@ -48,14 +47,14 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
     print_line(f"{count:,} predictions in {out}")
 
 
-def columns_of(rows: str, schema: Schema) -> frozenset[str]:
-    """Give the columns that all raw files have."""
+def common_columns(rows: str, schema: Schema) -> frozenset[str]:
+    """Return the columns that all raw files have."""
     found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.separator)]
     return frozenset.intersection(*found)
 
 
-def with_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
-    """Leave out labels and weights that the rows do not have."""
+def only_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
+    """Drop labels and weights that the rows do not have."""
     labels = {name: values for name, values in predictions.labels.items() if name in present}
     return replace(
         predictions, labels=labels, weight=predictions.weight if predictions.schema.weight in present else None

@@ -1,4 +1,4 @@
-"""The command that prepares raw files."""
+"""The `prepare` command."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from recmtl.cli.console import Counter, print_line
+from recmtl.cli.console import RowCounter, print_line
 from recmtl.data import prepare
 from recmtl.data.sources.aliexpress_files import open_raw
 from recmtl.data.sources.bad_rows import BadRows
@@ -27,27 +27,27 @@ def prepare_command(
     country: str | None = None,
     bad_rows: BadRows = "error",
 ) -> None:
-    """Turn raw files into a prepared dataset.
+    """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
     Args:
-        card: A dataset card (YAML), or the bare name of a shipped one.
+        card: A dataset card (YAML), or the name of a shipped one.
         out: The folder to write; it must not exist yet.
         train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows.
-        holdout: The share to hold out when there are no validation rows.
-        raw: Instead of these files, a folder or zip with the user and item files that AliExpress hands out.
-        country: Whose raw files to take: NL, ES, FR, US or RU.
-        bad_rows: What becomes of rows that do not parse: the first is an error, or all are left out and counted.
+        holdout: The share to hold out if there are no validation rows.
+        raw: Instead of these files, a folder or zip with AliExpress's user and item files.
+        country: The country of the raw files: NL, ES, FR, US or RU.
+        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
         raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
-    with Counter() as counter, ExitStack() as stack:
+    with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
         data = prepare(presets.card(card), **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
-        counter.remark(*data.notes)
+        counter.print_notes(*data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")

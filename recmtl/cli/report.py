@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recmtl.cli.console import Counter
+from recmtl.cli.console import RowCounter
 from recmtl.errors import DataError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.report.page import write_report
@@ -33,6 +33,6 @@ def report_command(
     """
     if draws < 0 or draws == 1:
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
-    with Counter() as counter:
+    with RowCounter() as counter:
         write_report(runs, out, slices or (), rows, title, draws, counter)
     sys.stdout.write(f"report in {out}\n")

@@ -44,7 +44,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     except Interrupted as error:
         with suppress(KeyboardInterrupt):  # a second one has nothing left to stop
             if launched_rank() == 0:  # the first of several processes prints it for all
-                end(f"{error}: go on with `{resume_command(error.folder)}`", error.status)
+                end(f"{error}: resume it with `{resume_command(error.folder)}`", error.status)
         return error.status
 
 

@@ -1,11 +1,11 @@
-"""The command that generates rows."""
+"""The `synth` command."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from recmtl.cli.console import Counter, print_line
+from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.parser import usage_errors
 from recmtl.data.synthetic.generate import synthesize
 
@@ -19,19 +19,19 @@ def synth_command(
     conversion_rate: float = 0.10,
     layout: Literal["processed", "raw"] = "processed",
 ) -> None:
-    """Generate rows in the layout of AliExpress with a planted truth: train, valid and test CSV and truth.json.
+    """Generate rows like AliExpress's from a known model: train, valid and test CSV, and truth.json.
 
     Args:
         out: The folder to write.
         rows: Rows in all: 80 % train, 10 % validation, 10 % test.
-        seed: Decides the truth and the rows.
-        vocabulary: Values of each of two id-like columns that matter; 0 leaves these columns small.
+        seed: The seed of the model and the rows.
+        vocabulary: The number of values of each of two predictive id columns; 0 leaves these columns small.
         click_rate: Share of rows that are clicked.
         conversion_rate: Share of clicks that convert.
-        layout: A CSV a split, or the user and item files that AliExpress hands out; there validation rows are training
-            rows.
+        layout: `processed` writes a CSV per split; `raw` writes AliExpress's user and item files, with the validation
+            rows among the training rows.
     """
-    with Counter() as counter, usage_errors():
+    with RowCounter() as counter, usage_errors():
         truth = synthesize(
             out,
             rows,
@@ -40,7 +40,7 @@ def synth_command(
             click_rate=click_rate,
             conversion_rate=conversion_rate,
             layout=layout,
-            progress=counter.totals("write"),
+            progress=counter.count_to("write"),
         )
     bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in truth.test.items() if task.auc is not None)
     print_line(f"{rows:,} rows in {out} · Bayes AUC of the test rows: {bayes}")

@@ -1,4 +1,4 @@
-"""The command that trains."""
+"""The `train` command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import ProcessGroup
-from recmtl.cli.console import Counter, print_diagnosis, print_line, print_metrics, print_note
+from recmtl.cli.console import RowCounter, print_gradient_stats, print_line, print_metrics, print_note
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
@@ -25,16 +25,16 @@ from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, process_group
 from recmtl.train.gradient_stats import summarize_pairs
 
-RESUME = "Go on with the run in `--run` from its last checkpoint, by the recipe that lies there."
-TIMEOUT = "Minutes that processes started by torchrun wait for each other before they give up."
-TRUST = "A further module whose classes the recipe of a run to go on with may name; may be repeated."
+RESUME_HELP = "Resume the run in `--run` from its last checkpoint, with the recipe that lies there."
+TIMEOUT_HELP = "Minutes that processes started by torchrun wait for each other."
+TRUST_HELP = "With `--resume`, a further module whose classes the run's recipe may name; may be repeated."
 
 
 def train_command(arguments: Sequence[str]) -> int:
     """Train a model and measure it on the test rows.
 
     Args:
-        arguments: The keys of a recipe as options, or a recipe that holds them.
+        arguments: The options, with the keys of a recipe among them.
 
     Returns:
         The exit status.
@@ -45,33 +45,37 @@ def train_command(arguments: Sequence[str]) -> int:
     if not config.timeout > 0:
         raise UsageError(f"`--timeout` must be a number of minutes above 0, got {config.timeout}")
     config.trainer.run.folder = config.run or config.trainer.run.folder
-    with process_group(config.timeout) as processes, heard_of(processes):
-        return _train_command(parser, arguments, config, processes)
+    with process_group(config.timeout) as processes, silence_others(processes):
+        return _train_and_print(parser, arguments, config, processes)
 
 
-def _train_command(parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup) -> int:
+def _train_and_print(
+    parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup
+) -> int:
     if config.resume and processes.first:
-        config = resumed(parser, arguments, config)
-    config = processes.broadcast_object(config)  # the others need not see the run folder
+        config = recipe_to_resume(parser, arguments, config)
+    config = processes.broadcast_object(config)  # the other processes may not see the run folder
     if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
-        print_line(f"{config.trainer.run.folder!r} holds a finished run: nothing is left to do")
+        print_line(f"{config.trainer.run.folder!r} holds a finished run: there is nothing to resume")
         return 0
-    trainer, measured = train(parser, config, config.resume)
-    split = "test" if "test" in measured else "valid"
-    if split in measured:
-        print_metrics(measured[split], f"{split} rows")
+    trainer, metrics = train(parser, config, config.resume)
+    split = "test" if "test" in metrics else "valid"
+    if split in metrics:
+        print_metrics(metrics[split], f"{split} rows")
     if trainer.setup.gradient_stats_every and trainer.folder:
         summaries = summarize_pairs(trainer.folder.records())
         if summaries:
-            print_diagnosis(summaries)
+            print_gradient_stats(summaries)
         elif trainer.model.shared().tensors:
             every = trainer.setup.gradient_stats_every
-            print_line(f"no two gradients were measured in one of every {every} steps: lower the number")
+            print_line(
+                f"gradients were measured every {every} steps, never those of two tasks: lower `gradient_stats_every`"
+            )
         else:
-            print_line("the tasks share no tensor on which their gradients could be measured")
+            print_line("the tasks share no tensor: there are no gradients to compare")
     skipped = trainer.result.skipped
     if skipped:
-        print_line(f"left out for not being finite: {skipped}")
+        print_line(f"skipped because not finite: {skipped}")
     print_line(f"{trainer.result.rows_per_second:,.0f} training rows/s · run in {config.trainer.run.folder}")
     return 0
 
@@ -81,15 +85,15 @@ def train_parser() -> ArgumentParser:
     parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
     parser.usage = "recmtl train --data.card CARD --data.train FILE [--model MODEL] [--balancer BALANCER] [OPTIONS]"
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
-    parser.add_argument("--resume", action="store_true", help=RESUME)
-    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST)
-    parser.add_argument("--timeout", type=float, default=10.0, help=TIMEOUT)
+    parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
+    parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST_HELP)
+    parser.add_argument("--timeout", type=float, default=10.0, help=TIMEOUT_HELP)
     return parser
 
 
 @contextmanager
-def heard_of(processes: ProcessGroup) -> Iterator[None]:
-    """Let only the first of several processes say within a block how it goes; errors are left to all."""
+def silence_others(processes: ProcessGroup) -> Iterator[None]:
+    """Silence all but the first of several processes within a block; their errors are printed outside of it."""
     if processes.first:
         yield
         return
@@ -97,23 +101,18 @@ def heard_of(processes: ProcessGroup) -> Iterator[None]:
         yield
 
 
-def folder_to_resume(config: Namespace) -> str:
-    """Give the run folder that is named.
+def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
+    """Return the recipe of the run in `--run`, or the given options if there is no run yet.
 
     Raises:
-        UsageError: None is.
+        UsageError: `--run` is missing.
     """
     if not config.trainer.run.folder:
-        raise UsageError("give `--run`, the folder of the run that is to go on")
-    return str(config.trainer.run.folder)
-
-
-def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
-    """Give the recipe of the run that is to go on; where none was begun, the one that the options name."""
-    folder = folder_to_resume(config)
+        raise UsageError("give `--run`, the folder of the run to resume")
+    folder = str(config.trainer.run.folder)
     if not (Path(folder) / RECIPE).exists():
         if not RunFolder(folder).finished:
-            print_line(f"{folder!r} holds no run yet: it is begun")
+            print_line(f"{folder!r} holds no run yet: it starts from the beginning")
         return config
     with usage_errors():
         config = resumed_recipe(parser, arguments, folder, config.trust)
@@ -126,37 +125,37 @@ def resumed(parser: ArgumentParser, arguments: Sequence[str], config: Namespace)
 def train(
     parser: ArgumentParser, config: Namespace, resume: bool = False
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe, measure it on all but its training rows and finish its run folder.
+    """Train a recipe, measure it on the validation and test rows, and finish its run folder.
 
     Args:
-        parser: Of `recipe_parser`.
+        parser: The parser of `recipe_parser`.
         config: The recipe.
-        resume: Go on with the run in its folder.
+        resume: Whether to resume the run in its folder.
     """
     processes = all_processes()
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
     if not processes.first:
-        return train_in(folder, parser, config, resume)
-    with folder.held():  # before any work: it also shows that the folder can be written
+        return train_locked(folder, parser, config, resume)
+    with folder.held():  # before any work: this also checks that the folder can be written
         if not resume:
             folder.check_free()
-        return train_in(folder, parser, config, resume)
+        return train_locked(folder, parser, config, resume)
 
 
-def train_in(
+def train_locked(
     folder: RunFolder, parser: ArgumentParser, config: Namespace, resume: bool
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe in a run folder that is held."""
+    """Train a recipe in a run folder that this process has locked."""
     with usage_errors():
         options = instantiate(parser, config).data
-    with Counter() as counter:
+    with RowCounter() as counter:
         data = open_data(options, counter)
-        counter.remark(*data.notes)
+        counter.print_notes(*data.notes)
     with usage_errors():
         trainer = build(parser, config, data.schema)
-    if trainer.folder:  # in the process that writes
+    if trainer.folder:  # in the process that writes it
         trainer.setup = replace(trainer.setup, folder=folder)
         if not (resume and (folder.path / RECIPE).exists()):
             save_recipe(parser, config, folder.path)

@@ -20,7 +20,7 @@ TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
-WORD = re.compile(r"\w*")
+PLAIN_WORD = re.compile(r"\w*")
 IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 
 
@@ -39,7 +39,7 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
     if not _is_recipe(recipe):
         raise RunError(f"{path} is not the recipe of a run")
     for text in strings_in([recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]):
-        if WORD.fullmatch(text):
+        if PLAIN_WORD.fullmatch(text):
             if os.path.exists(text) and not os.path.isdir(text):  # the parser would read options from it
                 raise RunError(f"{path} names {text!r}, which is also a file here: call recmtl from another folder")
         elif not IMPORT_PATH.fullmatch(text):

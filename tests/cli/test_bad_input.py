@@ -291,7 +291,7 @@ class TestRun:
         assert len(pd.read_parquet(out)) == ROWS
 
 
-class TestPoorDataTrains:
+class TestDataWithoutInformationTrains:
     @pytest.mark.parametrize(
         ("change", "note"),
         [
@@ -325,7 +325,7 @@ class TestPoorDataTrains:
         assert metrics["u"]["reason"] == reason
         assert metrics["t"]["auc"] is not None
 
-    def test_too_few_rows_to_hold_any_out(self, place, capsys):
+    def test_too_few_rows_for_a_holdout(self, place, capsys):
         FRAME.assign(g=2)[:8].to_csv(place / "a.csv", index=False)
         assert main(train(place)) == 0
         assert "there are no validation rows" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_predictions_of_any_library(
         assert found[task]["intervals"]["logloss"] == [drawn["logloss"].low, drawn["logloss"].high]
 
 
-def test_the_table_has_intervals_and_says_what_they_take_for_independent(
+def test_the_table_has_intervals_and_names_what_they_assume_independent(
     frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(frame, card, "--draws", "0") == 0
@@ -151,7 +151,7 @@ def test_predict_writes_the_labels_that_the_rows_have(csv: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("weight", [np.nan, -1.0, np.inf])
-def test_a_weight_that_is_none_is_refused(
+def test_an_invalid_weight_is_refused(
     frame: pd.DataFrame, card: str, weight: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Path(card).open("a") as file:
@@ -161,9 +161,7 @@ def test_a_weight_that_is_none_is_refused(
     assert "column 'w', row 4: expected a weight of at least 0, got" in capsys.readouterr().err
 
 
-def test_columns_that_cannot_be_told_apart_or_grouped_by_are_refused(
-    frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ambiguous_columns_are_refused(frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(pd.concat([frame, frame[["ctr"]]], axis=1), card, suffix="csv") == 2
     assert "has several columns named 'ctr'" in capsys.readouterr().err
     assert evaluate(frame.assign(search=[[1, 2]] * len(frame)), card) == 2

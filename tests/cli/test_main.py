@@ -72,7 +72,7 @@ def test_evaluate_and_predict_agree_with_the_run(
     assert (predicted.search_id == truth.search_id).all()
 
 
-def test_predict_keeps_large_keys_where_a_later_one_is_missing(run: Path, csv: Path, tmp_path: Path) -> None:
+def test_predict_keeps_large_keys_exact_if_a_later_one_is_missing(run: Path, csv: Path, tmp_path: Path) -> None:
     header, *lines = (csv / "test.csv").read_text().splitlines()
     large = str(2**60 + 1)
     first = [f"{large},{line.partition(',')[2]}" for line in lines] * 60  # more than one block of the file
@@ -105,7 +105,7 @@ def test_predict_takes_a_prepared_dataset(run: Path, csv: Path, tmp_path: Path) 
         (["--trainer.epoch", "1"], "did you mean `--trainer.epochs`?"),
     ],
 )
-def test_what_only_training_finds_out_is_one_line_and_blocks_no_second_try(
+def test_errors_at_the_start_of_training_are_one_line_and_leave_no_run(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--run", str(tmp_path / "r")]
@@ -120,7 +120,7 @@ def test_a_run_loads_in_python(run: Path, csv: Path) -> None:
     assert trainer.predict(csv / "test.csv").shape == (300, 4)
 
 
-def test_a_diagnosis_says_whether_the_tasks_conflict(
+def test_gradient_stats_are_printed_by_pair_of_tasks(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -137,13 +137,13 @@ def test_a_diagnosis_says_whether_the_tasks_conflict(
     assert (run / "plots" / "diagnosis.png").is_file()
 
 
-def test_a_diagnosis_that_measured_nothing_says_so(
+def test_gradient_stats_without_a_measurement_are_noted(
     csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv"]
     options = ["--trainer.gradient_stats_every", "1000", "--run", str(tmp_path / "run")]
     assert main(["train", *data, *SMALL, *QUICK, *options]) == 0
-    assert "no two gradients were measured in one of every 1000 steps" in capsys.readouterr().out
+    assert "gradients were measured every 1000 steps, never those of two tasks" in capsys.readouterr().out
 
 
 def test_prepare_and_train_on_it(csv: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_demo_prints_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["demo", "--out", str(tmp_path / "demo"), "--rows", "3000"]) == 2
 
 
-def test_a_foreign_class_in_a_run_needs_trust(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_of_another_module_needs_trust(run: Path, csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = run / "recipe.yaml"
     recipe = path.read_text()
     balancer = yaml.safe_load(recipe)["balancer"]["class_path"]
@@ -203,9 +203,7 @@ def test_an_unfinished_run_is_not_measured(run: Path, csv: Path, capsys: pytest.
     assert "holds an unfinished run" in capsys.readouterr().err
 
 
-def test_describe_says_first_what_gives_the_label_away(
-    csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_describe_warns_of_leaks_first(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     leak = pd.read_csv(csv / "train.csv").assign(categorical_3=lambda f: f["click"])
     leak.to_csv(tmp_path / "leak.csv", index=False)
     assert main(["describe", str(tmp_path / "leak.csv"), "--card", "aliexpress", "--test", f"{csv}/test.csv"]) == 0
@@ -217,7 +215,7 @@ def test_describe_says_first_what_gives_the_label_away(
     assert "WARNING" not in capsys.readouterr().out
 
 
-def test_describe_gives_json(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_prints_json(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "prepared"
     assert main(["prepare", "--card", "aliexpress", "--train", f"{csv}/train.csv", "--out", str(out)]) == 0
     capsys.readouterr()
@@ -250,7 +248,7 @@ def test_cache_lists_and_clears(run: Path, csv: Path, tmp_path: Path, capsys: py
         assert main(wrong) == 2
 
 
-def test_bad_rows_are_left_out_and_counted(
+def test_bad_rows_are_skipped_and_counted(
     run: Path, csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     header, *lines = (csv / "test.csv").read_text().splitlines()

@@ -47,7 +47,7 @@ def assert_same(found: Path, whole: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_a_process_that_ends_early_is_gone_on_with(
+def test_a_killed_or_interrupted_run_resumes_to_the_same_result(
     number: signal.Signals, arguments: list[str], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
@@ -65,7 +65,7 @@ def test_a_process_that_ends_early_is_gone_on_with(
     else:
         assert process.returncode == 128 + number
         assert said.endswith(
-            f"recmtl: stopped by {number.name} after step {left[-1]}, with a checkpoint in {run}: go on with "
+            f"recmtl: stopped by {number.name} after step {left[-1]}, with a checkpoint in {run}: resume it with "
             f"`recmtl train --run {run} --resume`\n"
         )
     assert main(["train", "--run", str(run), "--resume"]) == 0
@@ -97,13 +97,13 @@ def stopped(short: list[str], tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_the_same_command_begins_goes_on_and_is_done(
+def test_the_same_command_starts_resumes_and_finishes_a_run(
     short: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*short, "--resume"]) == 0
-    assert f"'{tmp_path / 'run'}' holds no run yet: it is begun" in capsys.readouterr().out
+    assert f"'{tmp_path / 'run'}' holds no run yet: it starts from the beginning" in capsys.readouterr().out
     assert main([*short, "--resume"]) == 0
-    assert "holds a finished run: nothing is left to do" in capsys.readouterr().out
+    assert "holds a finished run: there is nothing to resume" in capsys.readouterr().out
     assert main([*short, "--resume", "--trainer.epochs", "2"]) == 2
     assert "was begun with `trainer.epochs` 1, got 2" in capsys.readouterr().err
     assert main(["train", "--run", str(tmp_path / "run"), "--resume"]) == 0
@@ -144,9 +144,9 @@ def test_a_damaged_checkpoint_is_named_in_one_line(stopped: Path, capsys: pytest
     ]
 
 
-def test_what_cannot_go_on(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_that_cannot_be_resumed(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--resume"]) == 2
-    assert "give `--run`, the folder of the run that is to go on" in capsys.readouterr().err
+    assert "give `--run`, the folder of the run to resume" in capsys.readouterr().err
     assert main(["train", "--run", str(tmp_path / "gone"), "--resume"]) == 2
     assert "there are no training rows" in capsys.readouterr().err
     recipe = stopped / "recipe.yaml"
@@ -159,7 +159,7 @@ def test_what_cannot_go_on(stopped: Path, tmp_path: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_what_is_asked_to_stop_while_it_is_measured_says_how_to_go_on(
+def test_a_run_interrupted_while_it_is_measured_prints_how_to_resume(
     number: signal.Signals,
     status: int,
     short: list[str],
@@ -179,7 +179,7 @@ def test_what_is_asked_to_stop_while_it_is_measured_says_how_to_go_on(
         assert main(short) == status
     signal.signal(signal.SIGINT, before)
     run = tmp_path / "run"
-    said = f"after step 4, with a checkpoint in {run}: go on with `recmtl train --run {run} --resume`"
+    said = f"after step 4, with a checkpoint in {run}: resume it with `recmtl train --run {run} --resume`"
     assert f"recmtl: stopped by {number.name} {said}" in capsys.readouterr().err
     assert not (run / "metrics.json").exists()
     assert main([*short, "--resume"]) == 0

@@ -60,7 +60,7 @@ class Stopping(nn.Module):
 """
 
 
-def test_a_stopped_run_goes_on_with_another_number(
+def test_a_run_resumes_with_another_number_of_processes(
     options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one of two was asked, both do; three go on, and end where one that was not stopped ends."""
@@ -72,7 +72,7 @@ def test_a_stopped_run_goes_on_with_another_number(
     assert stopped.returncode == 1
     assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
     go_on = f"torchrun --nproc-per-node 2 -m -- recmtl train --run {folder} --resume --trust towers"
-    assert f"go on with `{go_on}`" in stopped.stderr
+    assert f"resume it with `{go_on}`" in stopped.stderr
     assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
     assert [*RunFolder(folder).steps()][-1] == 24
     resumed = torchrun(3, "train", "--run", str(folder), "--resume", "--trust", "towers", **path)

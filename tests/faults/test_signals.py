@@ -32,7 +32,7 @@ def test_training(
         lost = lost_steps(path)
         if "with a checkpoint in" in said:
             assert (lost, status) == (0, 128 + number)
-            assert said.endswith(f"go on with `recmtl train --run {path} --resume`\n")
+            assert said.endswith(f"resume it with `recmtl train --run {path} --resume`\n")
         else:
             assert twice or not (path / "checkpoints").exists() or said.endswith("recmtl: interrupted\n")
     job = training.start(path, again=True)

@@ -17,7 +17,7 @@ RECIPES = sorted(p.stem for p in (ROOT / "models").glob("*.yaml"))
 CARDS = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
 
 
-def test_what_is_shipped() -> None:
+def test_shipped_cards_and_recipes() -> None:
     assert {
         "aliexpress_esmm",
         "aliexpress_mmoe",
@@ -70,7 +70,7 @@ def test_a_model_starts_at_its_own_defaults(given: str, tmp_path: Path) -> None:
     assert plain["balancer"]["class_path"] == "recmtl.Sum"
 
 
-def test_unknown_names_list_what_there_is() -> None:
+def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_esmm"):
         find_recipe("nope")
     with pytest.raises(
@@ -79,7 +79,7 @@ def test_unknown_names_list_what_there_is() -> None:
         find_card("nope")
 
 
-def test_only_the_files_of_the_encoder_are_left_out() -> None:
+def test_only_files_of_pretrained_vectors_are_dropped() -> None:
     def recipe(vectors: object) -> dict[str, object]:
         encoder = {"class_path": "FeatureEncoder", "init_args": {"width": 8, "pretrained": vectors}}
         own = {"pretrained": {"item": "mine"}, "encoder": encoder}

@@ -1,4 +1,4 @@
-"""Run folders of strangers and damaged ones: no code of theirs runs, and what is wrong is said in one line."""
+"""Untrusted and damaged run folders: none of their code runs, and errors are one line."""
 
 import copy
 import json
@@ -148,7 +148,7 @@ def test_a_recipe_names_layers_and_what_is_trusted(run: Path, evil: Path) -> Non
         check_trust(recipe, ["evil_module"], run)
 
 
-def test_a_run_with_vectors_from_a_file_can_go_on(run: Path) -> None:
+def test_a_run_with_vectors_from_a_file_can_be_resumed(run: Path) -> None:
     recipe = read_recipe(RunFolder(run))
     recipe["model"]["init_args"]["encoder"]["init_args"]["pretrained"] = {"categorical_1": "vectors/of.csv"}
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -179,7 +179,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
     ids=lambda text: text[:20].strip(),
 )
-def test_yaml_that_is_no_plain_data(run: Path, csv: Path, text: str, capsys: Capture) -> None:
+def test_yaml_other_than_plain_data_is_refused(run: Path, csv: Path, text: str, capsys: Capture) -> None:
     (run / "recipe.yaml").write_text(text)
     assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv"]) == 2
     assert capsys.readouterr().err.startswith(f"recmtl: {run}/recipe.yaml is damaged: ")

@@ -1,4 +1,4 @@
-"""What no recipe may hold is refused before anything is made of it."""
+"""A recipe is checked before anything is built from it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ BOMB = "a1: &a1 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]
         (b"trainer: {run: 1.5}", ": `trainer.run` must be a mapping, got '1.5'"),
     ],
 )
-def test_files(content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_files(content: bytes, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.yaml").write_bytes(content)
     for command in (["train"], ["compare", "--models", "MMOE", "--out", str(tmp_path / "out")]):
         assert main([*command, "--config", str(tmp_path / "r.yaml")]) == 2
@@ -34,7 +34,7 @@ def test_files(content: bytes, said: str, tmp_path: Path, capsys: pytest.Capture
         assert error.count("\n") == 1
 
 
-def test_aliases_are_taken(tmp_path: Path) -> None:
+def test_yaml_aliases_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("data: &d {card: aliexpress}\ntrainer: {epochs: 1}\nmodel: MMOE\nbalancer: Sum\n")
     check_text(tmp_path / "r.yaml")
 
@@ -50,7 +50,7 @@ NULLS = {
 
 
 @pytest.mark.parametrize("option", NULLS)
-def test_only_what_can_be_left_open_is_null(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_optional_options_may_be_null(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "r.yaml").write_text(NULLS[option])
     assert main(["train", "--config", str(tmp_path / "r.yaml")]) == 2
     assert f"`{option}` must not be null" in capsys.readouterr().err

@@ -37,7 +37,7 @@ from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
-from recmtl.train.device import in_tf32
+from recmtl.train.device import use_tf32
 from recmtl.train.options import Precision
 
 PLAIN = "Sum"
@@ -137,7 +137,7 @@ def products(bench: Bench) -> dict[str, Any]:
 
         def work(a: torch.Tensor = a, b: torch.Tensor = b, precision: str = precision) -> None:
             if precision == "tf32":
-                with in_tf32():
+                with use_tf32():
                     a @ b
             else:
                 a @ b

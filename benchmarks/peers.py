@@ -39,7 +39,7 @@ from recmtl.data import Batch
 from recmtl.recipe.environment import environment
 from recmtl.schema import FittedSchema
 from recmtl.train import Step
-from recmtl.train.device import by_onednn, exact
+from recmtl.train.device import onednn_is_exact, use_onednn
 from recmtl.train.options import Precision
 
 PEER, TORCHJD, ROTOGRAD = "torch-rechub", "TorchJD", "rotograd"
@@ -192,8 +192,8 @@ def product_rates() -> list[str]:
         return 2 * BATCH * 319 * 1024 / statistics.median(seconds) / 1e9
 
     rates = {"float32 by MKL": rate(lambda: x @ w.T)}
-    if exact():
-        with by_onednn():
+    if onednn_is_exact():
+        with use_onednn():
             rates["float32 by oneDNN, which is used"] = rate(lambda: x @ w.T)
     rates["bfloat16"] = rate(lambda: low_x @ low_w.T)
     return [f"{value:.0f} GFLOP/s in {name}" for name, value in rates.items()]

@@ -103,10 +103,7 @@ def save_learning_curves(records: list[dict[str, Any]], path: Path) -> None:
 
 
 def save_gradient_stats(records: list[dict[str, Any]], path: Path) -> None:
-    """Write the gradient statistics of a run as PNG: a panel for the norms, the cosines and the weights.
-
-    Of many pairs of tasks only the mean cosines over the run are shown.
-    """
+    """Write the gradient statistics of a run as PNG: a panel for the norms, the cosines and the weights."""
     panels = {"gradient_norm": figures.gradient_norms, "cosine": figures.cosines, "weight": figures.task_weights}
     measured = [what for what in panels if diagnosis_curves(records, what)]
     if not measured:

@@ -33,22 +33,14 @@ class Graph(Protocol):
         """Do the work in the way in which it will be recorded."""
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
-        """Record the work without doing it; return the tensor that each replay writes its result to.
-
-        Raises:
-            RuntimeError: The work cannot be recorded.
-        """
+        """Record the work without doing it; return the tensor that each replay writes. May raise a `RuntimeError`."""
 
     def replay(self) -> None:
         """Do the recorded work."""
 
 
 class CudaGraph:
-    """A CUDA graph, which keeps its memory reserved.
-
-    Args:
-        device: The device of the work.
-    """
+    """A CUDA graph, which keeps its memory reserved."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -105,10 +97,6 @@ class GraphedStep:
     A graph repeats device operations, not the Python code around them: all control flow and state of the step must be
     in tensors that are updated in place. The graph is for batches of the shape of the first one; others are run
     without it. If recording fails, all steps are run without it, with one warning that says why.
-
-    Args:
-        step: The function from a batch to a tensor.
-        graph: Records and replays it.
     """
 
     def __init__(self, step: Callable[[Batch], Tensor], graph: Graph) -> None:
@@ -121,7 +109,7 @@ class GraphedStep:
     def __call__(self, batch: Batch) -> Tensor:
         """Take one step."""
         if self._inputs is None:
-            self._inputs = copied(batch)
+            self._inputs = copy_batch(batch)
         if self._failed or not same_layout(self._inputs, batch):
             return self._step(batch)
         if self._warm_ups < WARM_UP_STEPS:
@@ -151,10 +139,6 @@ def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) ->
 
     It is if all modules and optimizers are recmtl's and torch's, without hooks, and the optimizers can keep their step
     counts on the device.
-
-    Args:
-        modules: The model and the balancer.
-        optimizers: The optimizers of the step.
     """
     parts = [*(m for module in modules for m in module.modules()), *optimizers]
     parameters = [p for module in modules for p in module.parameters()]
@@ -169,7 +153,7 @@ def tensors_of(batch: Batch) -> list[Tensor]:
     return [t for t in (batch.ids, batch.numeric, batch.labels, batch.weight) if t is not None]
 
 
-def copied(batch: Batch) -> Batch:
+def copy_batch(batch: Batch) -> Batch:
     """Copy a batch."""
     weight = None if batch.weight is None else batch.weight.clone()
     return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)

@@ -16,23 +16,14 @@ from recmtl.train.distributed import local_rank
 from recmtl.train.options import Optimization, Precision
 
 
-def device_of(wanted: str | None, processes: ProcessGroup) -> str:
-    """Return the name of the device of this process.
-
-    Args:
-        wanted: The device in the options; ``None`` takes a GPU if there is one.
-        processes: The processes that train together: each on the same machine gets its own GPU.
-    """
+def device_name(wanted: str | None, processes: ProcessGroup) -> str:
+    """Return the name of the device of this process: of several on a machine, each gets its own GPU."""
     device = wanted or ("cuda" if torch.cuda.is_available() else "cpu")
     return f"cuda:{local_rank(processes)[0]}" if device == "cuda" and processes.size > 1 else device
 
 
-def usable(device: str) -> torch.device:
-    """Return the device of a name, after creating a tensor on it.
-
-    Raises:
-        ValueError: It cannot be used.
-    """
+def open_device(device: str) -> torch.device:
+    """Return the device of a name; raise a `ValueError` if no tensor can be created on it."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
@@ -40,11 +31,7 @@ def usable(device: str) -> torch.device:
 
 
 def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
-    """Check that no option requires a GPU.
-
-    Raises:
-        ValueError: One does.
-    """
+    """Raise a `ValueError` if an option requires a GPU."""
     if optimization.precision == "tf32":
         raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:
@@ -82,30 +69,30 @@ def matmul_precision(device: torch.device, precision: Precision = "fp32") -> Ite
     instructions, oneDNN still computes them in float32, on some more than twice as fast as MKL. On processors where it
     really computes in bfloat16, nothing is changed.
     """
-    if device.type == "cpu" and exact():
-        with by_onednn():
+    if device.type == "cpu" and onednn_is_exact():
+        with use_onednn():
             yield
     elif precision == "tf32":
-        with in_tf32():
+        with use_tf32():
             yield
     else:
         yield
 
 
-def by_onednn() -> AbstractContextManager[None]:
+def use_onednn() -> AbstractContextManager[None]:
     """Use oneDNN for float32 products within the block."""
-    return setting(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")  # type: ignore[attr-defined]
+    return attribute_set(torch.backends.mkldnn.matmul, "fp32_precision", "bf16")  # type: ignore[attr-defined]
 
 
-def in_tf32() -> AbstractContextManager[None]:
+def use_tf32() -> AbstractContextManager[None]:
     """Allow TF32 for float32 products on a GPU within the block."""
     matmul = torch.backends.cuda.matmul
     newer = hasattr(matmul, "fp32_precision")
-    return setting(matmul, "fp32_precision", "tf32") if newer else setting(matmul, "allow_tf32", True)
+    return attribute_set(matmul, "fp32_precision", "tf32") if newer else attribute_set(matmul, "allow_tf32", True)
 
 
 @contextmanager
-def setting(holder: object, name: str, value: object) -> Iterator[None]:
+def attribute_set(holder: object, name: str, value: object) -> Iterator[None]:
     """Set an attribute within the block."""
     before = getattr(holder, name)
     setattr(holder, name, value)
@@ -116,11 +103,11 @@ def setting(holder: object, name: str, value: object) -> Iterator[None]:
 
 
 @cache
-def exact() -> bool:
+def onednn_is_exact() -> bool:
     """Return whether oneDNN's products have float32 precision, forward and backward, by comparing with float64."""
     if not hasattr(torch.backends.mkldnn, "matmul"):  # an older torch
         return False
-    with by_onednn():
+    with use_onednn():
         return largest_error() < EXACT
 
 

@@ -39,11 +39,7 @@ def local_rank(processes: ProcessGroup) -> tuple[int, int]:
 
 @contextmanager
 def process_group(minutes: float) -> Iterator[ProcessGroup]:
-    """Join the processes that ``torchrun`` started within a block, by gloo, or NCCL for GPUs.
-
-    Args:
-        minutes: How long a process waits for the others.
-    """
+    """Join the processes that ``torchrun`` started within a block; each waits so many minutes for the others."""
     if launched() == 1:
         yield SINGLE_PROCESS
         return
@@ -65,13 +61,7 @@ def smallest_window(rows: Rows, processes: ProcessGroup) -> int:
 
 @torch.no_grad()
 def average_statistics(processes: ProcessGroup, model: nn.Module, rows: int) -> None:
-    """Average the running statistics of batch norms over the processes after a step.
-
-    Args:
-        processes: The processes.
-        model: The model.
-        rows: The rows of this process in the step: with less than two, it measured nothing.
-    """
+    """Average the running statistics of batch norms over the processes that had enough rows in a step."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     statistics = [s for norm in norms for s in (norm.running_mean, norm.running_var) if s is not None]
     if processes.size == 1 or not statistics:

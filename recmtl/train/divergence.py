@@ -23,7 +23,7 @@ LOSS_FACTOR = 100.0  # times the loss of the first step or of the label rate: tr
 SQUARED_LOSSES = {"mse"}  # which grow with the square of an error
 HIGH_STEPS = 20  # a loss that stays too high for so many steps ends training
 SMALL_TENSOR = 1_000_000  # elements; larger tensors are not checked at every logged step
-MAX_NAMES = 6  # in a message
+MAX_LISTED = 6  # in a message
 
 
 class NonFiniteEvent(NamedTuple):
@@ -81,11 +81,7 @@ class NonFiniteCounter:
 
     @torch.no_grad()
     def update(self, tensors: Sequence[Tensor]) -> None:
-        """Set the non-finite entries of a step's gradients to zero, and count them.
-
-        Args:
-            tensors: The layers, then the gathered rows of the tables.
-        """
+        """Set the non-finite entries of a step's gradients (layers, then gathered rows) to zero, and count them."""
         norms = [table.gradient_norms() for table in self._tables]
         marks = zero_nonfinite_gradients(tensors)
         features = [marks[self._place[id(t.weight)]] & ~n.isfinite() for t, n in zip(self._tables, norms, strict=True)]
@@ -126,16 +122,8 @@ class DivergenceMonitor:
     """Ends training that has diverged.
 
     That is: weights are not finite, too many consecutive steps were not, or the loss of an objective stays far above
-    that of the first step and that of predicting the label rate.
-
-    Args:
-        setup: The setup.
-        counter: Counts what was not finite.
-        optimizer: The optimizer of the dense parameters, for the advice in messages.
-        note: Called once with a line for each problem that training may overcome.
-
-    Attributes:
-        first_losses: The losses ``[K]`` of the first step.
+    that of the first step and that of predicting the label rate. `note` is called once for each problem that training
+    may overcome. The losses ``[K]`` of the first step must be set as `first_losses`.
     """
 
     def __init__(
@@ -149,15 +137,7 @@ class DivergenceMonitor:
         self._noted: set[str] = set()
 
     def check(self, done: int, losses: Mapping[str, float]) -> None:
-        """Check the counts, small weights, and the mean losses since the last check.
-
-        Args:
-            done: The number of steps done.
-            losses: The mean losses by objective.
-
-        Raises:
-            DivergenceError: Training has diverged.
-        """
+        """Check the counts, small weights, and the mean losses since the last check; raise a `DivergenceError`."""
         events = self._counter.events()
         before, self._counted = self._counted, sum(event.steps for event in events)
         self.check_weights(done, None if self._counted > before else SMALL_TENSOR)
@@ -170,15 +150,7 @@ class DivergenceMonitor:
         self._check_losses(done, losses)
 
     def check_weights(self, done: int, largest: int | None = None) -> None:
-        """Check that the weights are finite.
-
-        Args:
-            done: The number of steps done.
-            largest: Tensors with more elements are skipped; ``None`` checks all.
-
-        Raises:
-            DivergenceError: Some are not.
-        """
+        """Raise a `DivergenceError` if weights are not finite; tensors above a size can be left out."""
         tensors = float_tensors(self._setup.model)
         checked = {name: tensor for name, tensor in tensors.items() if largest is None or tensor.numel() <= largest}
         bad = nonfinite_weights(self._setup.model, checked)
@@ -283,5 +255,5 @@ def _nonfinite_parts(model: nn.Module, name: str) -> list[str]:
 def shortened(names: Iterable[str]) -> str:
     """Join names by commas, only the first ones if there are many."""
     names = list(names)
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

@@ -12,12 +12,7 @@ from recmtl.train.monitor import named_values
 
 
 def gradient_stats_record(names: Sequence[str], stats: GradientStats) -> dict[str, dict[str, float | None]]:
-    """Return the gradient norm of each task and the cosine of each pair by name. Waits for the device.
-
-    Args:
-        names: The objectives.
-        stats: The norms and cosines of a step.
-    """
+    """Return the gradient norm of each task and the cosine of each pair by name. Waits for the device."""
     cosines = stats.cosines.tolist()
     pairs = itertools.combinations(range(len(names)), 2)
     return {

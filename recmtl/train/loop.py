@@ -107,12 +107,7 @@ class TrainingLoop:
             self._restore(saved)
 
     def run(self) -> FitResult:
-        """Train, and load the best weights; the last weights stay if the metric was never defined.
-
-        Raises:
-            Interrupted: A signal asked to stop; there is a checkpoint.
-            DivergenceError: Training has diverged.
-        """
+        """Train, and load the best weights; the last weights stay if the metric was never defined."""
         setup = self._setup
         logger = MetricLogger(setup.folder, setup.run.tensorboard, self._done)
         with self._progress, logger as self._logger, self._stop:
@@ -250,11 +245,7 @@ class TrainingLoop:
         self._records.append({"step": self._done, "epoch": epoch, **content})
 
     def _exchange_signals(self) -> bool:
-        """Return whether a checkpoint is due by time in any process, and stop if any process got a signal.
-
-        Raises:
-            StopRequested: One of them did.
-        """
+        """Return whether a checkpoint is due by time in any process; raise `StopRequested` if one got a signal."""
         late = self._checkpoints is not None and self._checkpoints.late
         signals, lates = zip(*self._processes.all_gather_object((self._stop.signal or 0, late)), strict=True)
         if any(signals):

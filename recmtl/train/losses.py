@@ -64,15 +64,19 @@ class Losses:
     def _mean(
         row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
     ) -> Tensor:
-        labels, weight = counted(batch, label, given, logits.dtype)
-        total = weight.sum() if batch.share is None else counted(batch.whole, label, given, logits.dtype)[1].sum()
+        labels, weight = labels_and_weights(batch, label, given, logits.dtype)
+        total = (
+            weight.sum()
+            if batch.share is None
+            else labels_and_weights(batch.whole, label, given, logits.dtype)[1].sum()
+        )
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
         valid = ~labels.isnan()
         losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 
-def counted(batch: Batch, label: int, given: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def labels_and_weights(batch: Batch, label: int, given: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return a task's labels ``[B]``, NaN in rows that do not count for it, and the row weights, 0 in those."""
     labels = batch.labels[:, label].to(dtype)
     if given is not None:

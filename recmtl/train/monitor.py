@@ -17,11 +17,7 @@ FAST_METRICS = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
 
 
 class LossMeter:
-    """Averages losses on the device and measures rows per second, without waiting for the device.
-
-    Args:
-        names: The names of the losses.
-    """
+    """Averages named losses on the device and measures rows per second, without waiting for the device."""
 
     def __init__(self, names: list[str]) -> None:
         self._names = names

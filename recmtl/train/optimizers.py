@@ -36,11 +36,7 @@ class SparseRowOptimizer:
 
     @torch.no_grad()
     def step(self, rate: float | Tensor) -> None:
-        """Update the gathered rows at a learning rate.
-
-        Raises:
-            ValueError: The optimizer is not element-wise.
-        """
+        """Update the gathered rows; raise a `ValueError` if the optimizer is not element-wise."""
         gathered = self._table.gathered
         places, rows, _ = gathered
         if rows.grad is None:  # no loss reaches the table
@@ -67,11 +63,7 @@ class SparseRowOptimizer:
         return {"started": self._started, "counts": self._counts, "elements": self._elements}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: It is the state of another table or optimizer.
-        """
+        """Load what `state_dict` returned; raise a `ValueError` if it is that of another table or optimizer."""
         weight = self._table.weight
         sample = weight.new_zeros(2, weight.shape[1])
         form = first_state(self._factory, sample) if state["started"] else {}
@@ -124,13 +116,7 @@ def fused(optimizer: Optimizer) -> Optimizer:
 
 
 def learning_rate_factor(schedule: Schedule, warmup: float, total_steps: int) -> Callable[[int], float]:
-    """Return the function from a step to the factor of the learning rate.
-
-    Args:
-        schedule: ``constant``, ``linear`` or ``cosine``; the last two fall to 0 at the end.
-        warmup: The share of all steps in which the factor first rises linearly from near 0 to 1.
-        total_steps: The number of steps of all epochs.
-    """
+    """Return the function from a step to the factor of the learning rate; warmup is a share of all steps."""
     warm = round(warmup * total_steps)
 
     def factor(step: int) -> float:
@@ -143,16 +129,7 @@ def learning_rate_factor(schedule: Schedule, warmup: float, total_steps: int) ->
 
 
 def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: OptimizerFactory) -> None:
-    """Load a saved state and hyperparameters into an optimizer; its implementation (fused, capturable) stays.
-
-    Args:
-        optimizer: The optimizer.
-        saved: What `state_dict` returned.
-        factory: Builds such an optimizer.
-
-    Raises:
-        ValueError: It is the state of another optimizer, or of other parameters.
-    """
+    """Load a saved state and hyperparameters; the implementation (fused, capturable) stays. Raises a `ValueError`."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {i: first_state(factory, parameters[i]) for i in range(len(parameters)) if i in saved["state"]}
     check_state_like(saved["state"], known, "the state of the optimizer")

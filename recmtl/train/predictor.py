@@ -53,12 +53,7 @@ class Predictor:
         return Predictions(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys)
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
-        """Measure the model, task by task.
-
-        Args:
-            rows: The rows.
-            names: The metrics; ``None`` measures all.
-        """
+        """Measure the model task by task, by the metrics named, or by all."""
         schema = self._setup.model.schema.schema
         return measure(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, names=names)
 

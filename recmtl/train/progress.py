@@ -55,11 +55,7 @@ class Display:
 
 
 class TrainingProgress(Display):
-    """Shows epoch, step, losses, validation metrics, rows per second and the time left.
-
-    Args:
-        shown: Whether to show anything.
-    """
+    """Shows epoch, step, losses, validation metrics, rows per second and the time left."""
 
     def __init__(self, shown: bool) -> None:
         position, state = TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[state]}")
@@ -72,13 +68,7 @@ class TrainingProgress(Display):
         self._slow_start: Timer | None = None
 
     def start(self, epochs: int, steps: int, done: int) -> None:
-        """Start the clock of the time left.
-
-        Args:
-            epochs: The number of epochs.
-            steps: The steps of an epoch.
-            done: The steps done before, if a run resumes.
-        """
+        """Start the clock of the time left, before an epoch or after some steps that were done before."""
         self._epochs, self._steps, self._first = epochs, steps, done
         self._started = self._last_line = time.monotonic()
         self._bar.reset(self._task, total=steps)

@@ -19,7 +19,7 @@ from recmtl.features import EmbeddingTable
 from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
 from recmtl.runs.folder import RunFolder
-from recmtl.train.device import check_gpu_options, device_of, usable
+from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import all_processes, smallest_window
 from recmtl.train.monitor import MetricMonitor
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
@@ -67,12 +67,7 @@ class TrainingSetup:
         stopping: EarlyStopping,
         run: RunConfig,
     ) -> Self:
-        """Check the parts, put the balancer into the model, and move the model to its device.
-
-        Raises:
-            ValueError: An option is out of range, the monitor is not a metric of the tasks, the device cannot be used,
-                the balancer belongs to another model, or the tasks share nothing that it could balance.
-        """
+        """Check the parts, put the balancer into the model, and move the model to its device."""
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
         if gradient_stats_every < 0:
@@ -80,7 +75,7 @@ class TrainingSetup:
         claim_balancer(balancer, model)
         check_shared_tensors(model, balancer)
         processes = balancer.processes = all_processes()
-        device = usable(device_of(run.device, processes))
+        device = open_device(device_name(run.device, processes))
         if device.type != "cuda":
             check_gpu_options(optimization, device)
         elif processes.size > 1:
@@ -101,21 +96,13 @@ class TrainingSetup:
         return [task.name for task in self.model.objectives]
 
     def metric_monitor(self) -> MetricMonitor:
-        """Build the monitor of the validation metric.
-
-        Raises:
-            ValueError: The monitored metric is not one of the tasks' metrics.
-        """
+        """Build the monitor of the validation metric; raise a `ValueError` if the tasks do not have it."""
         schema = self.model.schema.schema
         reported = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
         return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), schema.group is not None)
 
     def check_rows(self, rows: Rows) -> None:
-        """Check that rows were prepared with the model's schema.
-
-        Raises:
-            DataError: They were not.
-        """
+        """Raise a `DataError` unless rows were prepared with the model's schema."""
         if not isinstance(rows, Rows):
             raise DataError(f"expected prepared rows, got {type(rows).__name__}: use `prepare` first")
         schema = self.model.schema
@@ -125,15 +112,7 @@ class TrainingSetup:
             )
 
     def open_loader(self, train: Rows, window: int | None = None) -> Loader:
-        """Open the training rows, in memory if they fit.
-
-        Args:
-            train: The rows.
-            window: The rows held at a time by the run to resume; ``None`` if it is new.
-
-        Raises:
-            OutOfMemoryError: Memory does not hold them.
-        """
+        """Open the training rows, in memory if they fit; a resumed run keeps its window."""
         run, processes, batch_size = self.run, self.processes, self.optimization.batch_size
         window = window or run.window or (smallest_window(train, processes) if processes.size > 1 else None)
         with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
@@ -144,15 +123,7 @@ class TrainingSetup:
         self.processes.broadcast((*self.model.parameters(), *self.model.buffers()))
 
     def load_weights(self, state: Mapping[str, Any], folder: Path) -> None:
-        """Load the model's weights from the state of a checkpoint.
-
-        Args:
-            state: The state.
-            folder: The run folder that it comes from, for errors.
-
-        Raises:
-            RunError: It does not fit the schema or the model.
-        """
+        """Load the weights of a checkpoint; raise a `RunError` if they do not fit the schema or the model."""
         if state.get("fingerprint") != self.model.schema.fingerprint:
             raise RunError(f"the checkpoint of {str(folder)!r} was trained on another schema than the model's")
         try:
@@ -163,11 +134,7 @@ class TrainingSetup:
 
 
 def claim_balancer(balancer: Balancer, model: RankingModel) -> None:
-    """Record that a balancer's state belongs to a model.
-
-    Raises:
-        ValueError: It belongs to another model, or is not a balancer.
-    """
+    """Record that a balancer's state belongs to a model; raise a `ValueError` if it belongs to another."""
     if not isinstance(balancer, Balancer):
         raise ValueError(f"`balancer` must be a balancer such as `recmtl.MetaBalance()`, got {balancer!r}")
     owner = OWNERS.get(balancer)
@@ -177,11 +144,7 @@ def claim_balancer(balancer: Balancer, model: RankingModel) -> None:
 
 
 def check_shared_tensors(model: RankingModel, balancer: Balancer) -> None:
-    """Check that the tasks share tensors, unless the balancer is the plain sum.
-
-    Raises:
-        ValueError: They share none.
-    """
+    """Raise a `ValueError` if the tasks share no tensor, unless the balancer is the plain sum."""
     if not (model.shared().tensors or isinstance(balancer, Sum)):
         name, method = type(model).__name__, type(balancer).__name__
         raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")
@@ -222,14 +185,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
 
 
 def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, valid: Rows | None) -> dict[str, Any]:
-    """Return by name what the result of a training depends on, as far as it can be written down.
-
-    Args:
-        setup: The setup.
-        optimizer: The optimizer of the dense parameters.
-        train: The training rows.
-        valid: The validation rows.
-    """
+    """Return by name what the result of a training depends on, as far as it can be written down."""
     settings = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
     return {
         "training rows": len(train),
@@ -259,14 +215,7 @@ def process_fingerprint(setup: TrainingSetup, resume: bool) -> dict[str, Any]:
 
 
 def check_same(fingerprints: Sequence[Mapping[str, Any]]) -> None:
-    """Check that all processes train on the same rows with the same options.
-
-    Args:
-        fingerprints: One per process, in the order of their ranks.
-
-    Raises:
-        RunError: They do not.
-    """
+    """Raise a `RunError` unless all processes train on the same rows with the same options."""
     for rank, other in enumerate(fingerprints):
         for name in dict.fromkeys((*fingerprints[0], *other)):
             first, found = fingerprints[0].get(name), other.get(name)
@@ -275,11 +224,7 @@ def check_same(fingerprints: Sequence[Mapping[str, Any]]) -> None:
 
 
 def check_unchanged(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a run resumes with the rows and options that it was started with.
-
-    Raises:
-        RunError: Something differs.
-    """
+    """Raise a `RunError` unless a run resumes with the rows and options that it was started with."""
     for name in dict.fromkeys((*before, *now)):
         old, new = before.get(name), now.get(name)
         if old != new:

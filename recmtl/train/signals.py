@@ -35,21 +35,13 @@ class StopSignals:
         self._interruptible = False
 
     def check(self) -> None:
-        """Stop here if a signal came.
-
-        Raises:
-            StopRequested: One did.
-        """
+        """Raise `StopRequested` if a signal came."""
         if self.signal is not None:
             raise StopRequested
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let a signal interrupt a block anywhere; the block starts anew when the training resumes.
-
-        Raises:
-            StopRequested: A signal came, before or within.
-        """
+        """Let a signal interrupt a block anywhere with `StopRequested`; the block starts anew when resumed."""
         self._interruptible = True
         try:
             self.check()

@@ -143,11 +143,7 @@ class Step:
         return {**parts, "incidents": self.nonfinite.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned.
-
-        Raises:
-            ValueError: It is the state of other optimizers.
-        """
+        """Load what `state_dict` returned; raise a `ValueError` if it is that of other optimizers."""
         factories = [self._options.optimizer, torch.optim.Adam][: len(self.optimizers)]  # of model and balancer
         for optimizer, saved, factory in zip(self.optimizers, state["optimizers"], factories, strict=True):
             load_optimizer(optimizer, saved, factory)

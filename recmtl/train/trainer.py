@@ -94,7 +94,7 @@ class Trainer:
 
     @property
     def predictor(self) -> Predictor:
-        """Predictions and metrics of prepared rows as numbers rather than tables."""
+        """The predictor of prepared rows: `predict`, `outputs` and `measure` return objects rather than tables."""
         return Predictor(self.setup)
 
     @property

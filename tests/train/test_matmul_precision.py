@@ -5,16 +5,16 @@ import torch
 
 import recmtl
 from recmtl.train import device as products
-from recmtl.train.device import exact, matmul_precision
+from recmtl.train.device import matmul_precision, onednn_is_exact
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> None:
-    exact.cache_clear()
+    onednn_is_exact.cache_clear()
     yield
-    exact.cache_clear()
+    onednn_is_exact.cache_clear()
 
 
 def setting() -> str:

@@ -78,7 +78,7 @@ def test_trains_with_every_balancer(
     monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 10**9)
     trainer = run(aliexpress, method())
     before = copy.deepcopy(trainer.model.state_dict())
-    step = Step(trainer.model, trainer.balancer, trainer.optimization, 20)
+    step = Step(trainer.model, trainer.balancer, trainer.setup.optimization, 20)
     batch = next(recmtl.Loader(aliexpress.train, 256, seed=0).epoch())
     first = step(batch)
     for _ in range(15):

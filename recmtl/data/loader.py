@@ -163,12 +163,7 @@ class Loader:
 
 
 class Window(NamedTuple):
-    """Rows in memory, and the order in which they are taken.
-
-    Args:
-        matrix: Packed rows ``[n, Σ widths]``.
-        order: Their positions in the order of the epoch, int64 ``[n]``; ``None`` keeps the order of the matrix.
-    """
+    """Packed rows ``[n, Σ widths]``, and their positions in the order of the epoch, int64 ``[n]``, if it is another."""
 
     matrix: Tensor
     order: Tensor | None
@@ -203,13 +198,9 @@ def _fits(matrix: Tensor, device: torch.device) -> bool:
 
 
 def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int) -> Iterator[Window]:
-    """Read rows in windows; a thread reads the next one ahead.
+    """Read rows in windows of about `size`; a thread reads the next one ahead, skipped windows are not read.
 
-    Args:
-        rows: The rows.
-        size: Rows of a window, about.
-        generator: Shuffles the blocks over the windows, then the rows of a window; ``None`` keeps the stored order.
-        skip: Rows to skip at the beginning of the order: windows that hold no others are not read.
+    `generator` shuffles the blocks over the windows, then the rows of a window; ``None`` keeps the stored order.
     """
     blocks = torch.arange(0, len(rows), BLOCK_ROWS)
     if generator is not None:

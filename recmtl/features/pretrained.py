@@ -51,7 +51,8 @@ def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str
                 rows[torch.from_numpy(places[known])] = torch.from_numpy(vectors[known]).to(rows)
                 offset += batch.num_rows
         except BadValueError as bad:
-            raise source.fault(bad, offset) from None
+            bad.row += offset
+            raise source.fault(bad) from None
         except (OSError, pa.ArrowException) as error:
             raise unreadable(source.name, error) from error
     if not seen.any():

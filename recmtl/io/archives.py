@@ -26,38 +26,23 @@ ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImple
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a folder or a zip.
-
-    Args:
-        name: Its path within the folder or zip, including the zips that hold it.
-        stream: Opens it for reading.
-    """
+    """A file of a folder or a zip; its name includes the zips that hold it."""
 
     name: str
     stream: Callable[[], pa.NativeFile]
 
 
 def on_disk(location: str | Path) -> Path:
-    """Return the path of a folder or zip on this machine.
-
-    Raises:
-        DataError: It is in an object store, which does not allow the random access that zips need.
-    """
+    """Return the path of a folder or zip; an object store lacks the random access that zips need."""
     if isinstance(location, str) and URI.match(location):
         raise DataError(f"{public_name(location)!r} is not on this machine: copy the raw files and give their folder")
     return Path(location)
 
 
 def members(location: Path, wanted: Callable[[str], bool], stack: ExitStack) -> Iterator[Member]:
-    """List the files of a folder or a zip and of the zips within it, except hidden ones.
+    """List the files of a folder or a zip, except hidden ones, and of the zips within it whose names are wanted.
 
-    Args:
-        location: The folder or zip.
-        wanted: Returns whether to open a zip within, given its name; other zips are listed as files.
-        stack: Closes the zips at its end.
-
-    Raises:
-        DataError: The folder or zip does not exist, or a zip cannot be read.
+    The other zips are listed as files. `stack` closes the zips at its end.
     """
     if location.is_dir():
         for path in sorted(location.rglob("*")):

@@ -24,9 +24,7 @@ LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by the fil
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to `path` if the block ends without an exception.
 
-    Raises:
-        ExistsError: `path` exists and is not an empty folder.
-        DataError: The disk is full, or the parent folder cannot be written.
+    A `path` that exists, unless it is an empty folder, raises `ExistsError`.
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
@@ -60,9 +58,6 @@ def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` if the block ends without an exception.
 
     The content is synced to disk first: after a crash of the machine `path` is the old file or the new one, whole.
-
-    Raises:
-        DataError: The disk is full, or the folder cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -94,11 +89,7 @@ def fsync(path: Path) -> None:
 
 
 def raise_if_disk_full(path: Path, error: BaseException) -> None:
-    """Raise an error that names the file or folder if the disk is full; pyarrow's own error names none.
-
-    Raises:
-        DataError: `error` says that the disk is full.
-    """
+    """Raise an error that names the file or folder if the disk is full; pyarrow's own error names none."""
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         raise unwritable(path, error) from error
 
@@ -113,14 +104,7 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[tu
     """Hold a lock file within a block. The file is removed afterwards; a killed process releases its lock.
 
     Yields the descriptors that a child process must inherit to hold the lock as well, or ``None`` if another process
-    holds it. A file system without locks locks nothing.
-
-    Args:
-        path: The lock file.
-        waiting: Called once before waiting for another process; ``None`` does not wait.
-
-    Raises:
-        DataError: The folder of the lock file cannot be written.
+    holds it and `waiting`, called once before waiting for it, is ``None``. A file system without locks locks nothing.
     """
     descriptors: list[int] = []
     lock = FileLock(path, on_acquired=descriptors.append)

@@ -23,13 +23,7 @@ COMPRESSIONS = (".gz", ".zst", ".bz2")
 
 @dataclass(frozen=True)
 class Location:
-    """A file, a folder or a glob in a filesystem.
-
-    Args:
-        path: The path in the filesystem.
-        filesystem: The filesystem.
-        prefix: The part of the URI before the path.
-    """
+    """A file, a folder or a glob in a filesystem; `prefix` is the part of its URI before the path."""
 
     path: str
     filesystem: fs.FileSystem
@@ -37,13 +31,9 @@ class Location:
 
     @classmethod
     def of(cls, place: str | Path) -> Location:
-        """Locate a path or URI (``s3://``, ``gs://``, ``hdfs://``, ``file://``).
+        """Locate a path or URI (``s3://``, ``gs://``, ``hdfs://``, ``file://``); an unknown one raises `ValueError`.
 
-        Args:
-            place: The path or URI; pyarrow's options such as ``region`` or ``endpoint_override`` go in its query.
-
-        Raises:
-            ValueError: The filesystem or an option of the URI is unknown.
+        pyarrow's options such as ``region`` or ``endpoint_override`` go in the query of the URI.
         """
         if isinstance(place, Path) or not URI.match(place):
             return cls(str(Path(place)), fs.LocalFileSystem())
@@ -99,11 +89,7 @@ def public_name(place: str | Path) -> str:
 
 
 def expand(place: str | Path) -> list[Location]:
-    """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard.
-
-    Raises:
-        DataError: There are no files, or the place cannot be read.
-    """
+    """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard."""
     try:
         location = Location.of(place)
         kind = location.filesystem.get_file_info(location.path).type

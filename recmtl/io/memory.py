@@ -19,14 +19,9 @@ REFUSED = re.compile(r"can't allocate memory|not enough memory|out of memory|[Oo
 
 @contextmanager
 def explain_oom(what: str, advice: str = "") -> Iterator[None]:
-    """Turn a failed allocation into an `OutOfMemoryError` that names what it was for; the innermost block names it.
+    """Turn a failed allocation into an `OutOfMemoryError` that names what it was for and what would need less.
 
-    Args:
-        what: What is to be held in memory.
-        advice: What would need less.
-
-    Raises:
-        OutOfMemoryError: An allocation failed.
+    Of nested blocks the innermost names it.
     """
     try:
         yield

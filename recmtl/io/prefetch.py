@@ -14,10 +14,6 @@ def prefetch(jobs: Iterable[Callable[[], Result]], threads: int = 1) -> Iterator
     """Yield the results of jobs in their order, while as many later jobs as there are threads already run.
 
     An exception is raised in order as well, after the results of the jobs before it.
-
-    Args:
-        jobs: The jobs; the next one is taken while those before it run.
-        threads: How many jobs run at the same time.
     """
     waiting: deque[Future[Result]] = deque()
     coming, failed = iter(jobs), None

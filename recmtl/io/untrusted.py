@@ -16,12 +16,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeErro
 
 
 def read_text(path: Path) -> str:
-    """Read a text file.
-
-    Raises:
-        OSError: It cannot be read, or is no regular file.
-        ValueError: It is too large, or not UTF-8.
-    """
+    """Read a regular file; a text that is too large, or not UTF-8, raises `ValueError`."""
     if path.exists() and not path.is_file():  # reading a pipe or a device may block or never end
         raise OSError(errno.EINVAL, "it is no file", str(path))
     size = path.stat().st_size
@@ -31,11 +26,7 @@ def read_text(path: Path) -> str:
 
 
 def from_json(text: str) -> Any:
-    """Parse JSON.
-
-    Raises:
-        ValueError: The text is not JSON.
-    """
+    """Parse JSON; any fault is a `ValueError`."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -43,11 +34,7 @@ def from_json(text: str) -> Any:
 
 
 def from_yaml(text: str) -> Any:
-    """Parse YAML of text, numbers, lists and mappings.
-
-    Raises:
-        ValueError: The text is not YAML, holds other values, or more than `MAX_YAML_VALUES` values.
-    """
+    """Parse YAML of text, numbers, lists and mappings; other values, or too many, raise `ValueError`."""
     try:
         content = yaml.safe_load(text)
     except RecursionError:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from recmtl.data import Description, PreparedData, describe
 from recmtl.data.preparation.prepare import Progress
-from recmtl.data.profiling.description import LABEL_COLUMNS, feature_kind
+from recmtl.data.profiling.description import LABEL_COLUMNS
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
@@ -24,6 +24,7 @@ from recmtl.recipe.recipe import open_data
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
+from recmtl.schema.features import KIND_NAMES
 
 
 def run_data(run: ReportedRun, progress: Progress) -> PreparedData:
@@ -100,7 +101,7 @@ def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str
 def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:
     sizes = {block.name: block.size for block in fitted.id_blocks}
     rows = [
-        (f.name, feature_kind(f), sizes.get(f.name), *fitted.moments.get(f.name, (None, None)))
+        (f.name, KIND_NAMES[type(f)], sizes.get(f.name), *fitted.moments.get(f.name, (None, None)))
         for f in fitted.schema.features
     ]
     columns = ["column", "kind", "vocabulary", "mean", "deviation"]

@@ -179,11 +179,7 @@ KIND_NAMES = {cls: kind for kind, cls in KINDS.items()}
 
 
 def check_sharing(features: Sequence[Feature]) -> None:
-    """Check that each `share_with` names a categorical feature with a vocabulary of its own.
-
-    Raises:
-        SchemaError: The named feature is unknown, has no vocabulary, or shares one itself.
-    """
+    """Check that each `share_with` names a categorical feature with a vocabulary of its own."""
     for feature in (f for f in features if isinstance(f, Categorical) and f.share_with):
         wanted = str(feature.share_with)
         owner = next((f for f in features if f.name == wanted), None)

@@ -36,15 +36,7 @@ def detect_separator(stream: pa.NativeFile) -> str:
 
 
 def read_head(data: str | Path | Location | pd.DataFrame, separator: str | None = None) -> pa.Table:
-    """Read the first rows of a file or frame.
-
-    Args:
-        data: The file or frame.
-        separator: The column separator of a CSV file; ``None`` detects it in the header.
-
-    Raises:
-        SchemaError: The file is missing or cannot be read.
-    """
+    """Read the first rows of a file or frame; without a separator the header of a CSV file decides."""
     try:
         if isinstance(data, pd.DataFrame):
             return pa.Table.from_pandas(data.head(HEAD_ROWS), preserve_index=False)

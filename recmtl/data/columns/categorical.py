@@ -34,11 +34,7 @@ Ids = npt.NDArray[np.int32]
 
 
 class CategoryFitter:
-    """Fits vocabularies and list lengths on the training rows, batch by batch.
-
-    Args:
-        schema: The resolved schema.
-    """
+    """Vocabularies and list lengths of the training rows, fitted batch by batch."""
 
     def __init__(self, schema: Schema) -> None:
         self._owners = {f: schema.owner(f) for f in schema.features if isinstance(f, Categorical)}
@@ -47,12 +43,7 @@ class CategoryFitter:
         self._longest = {f: 1 for f in self._owners if isinstance(f, MultiCategorical)}
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Count the categories of a batch of training rows.
-
-        Raises:
-            BadValueError: A column does not hold categories.
-            DataError: The categories do not fit in memory.
-        """
+        """Count the categories of a batch of training rows."""
         for feature, owner in self._owners.items():
             column, name = batch.column(feature.name), feature.name
             builder = self._builders.get(owner.name)
@@ -68,11 +59,7 @@ class CategoryFitter:
                 builder.add(values, codes)
 
     def vocabularies(self) -> dict[str, pa.Array]:
-        """Return the vocabulary of each feature that has its own.
-
-        Raises:
-            DataError: A vocabulary is too large.
-        """
+        """Return the vocabulary of each feature that has its own."""
         return {name: builder.vocabulary() for name, builder in self._builders.items()}
 
     def lengths(self) -> dict[str, int]:
@@ -81,11 +68,7 @@ class CategoryFitter:
 
 
 class VocabularyBuilder:
-    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows.
-
-    Args:
-        feature: The feature that owns the vocabulary.
-    """
+    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows."""
 
     def __init__(self, feature: Categorical) -> None:
         self._feature = feature
@@ -93,21 +76,13 @@ class VocabularyBuilder:
         self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
 
     def add(self, values: pa.StringArray, codes: Codes) -> None:
-        """Count a batch: distinct values, and the code of each element (-1: missing).
-
-        Raises:
-            DataError: The categories do not fit in memory.
-        """
+        """Count a batch: distinct values, and the code of each element (-1: missing)."""
         counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
         present = counts > 0
         self._text.add(values.filter(pa.array(present)).cast(pa.large_string()), counts[present])
 
     def add_integers(self, column: pa.Int64Array) -> None:
-        """Count a batch of integers.
-
-        Raises:
-            DataError: The categories do not fit in memory.
-        """
+        """Count a batch of integers."""
         integers = column.drop_null().to_numpy()
         largest = int(integers.max(initial=0))
         if largest < SMALL_INTEGERS and integers.min(initial=0) >= 0:
@@ -119,11 +94,7 @@ class VocabularyBuilder:
             self._integers.add(pa.array(values), counts)
 
     def vocabulary(self) -> pa.Array:
-        """Return the categories kept: the most frequent first, ties in text order.
-
-        Raises:
-            DataError: The vocabulary is too large.
-        """
+        """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
         (small,) = np.nonzero(self._small)
         counts = [_count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
         tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
@@ -141,11 +112,7 @@ class VocabularyBuilder:
 
 
 class MergedCounts:
-    """Counts of distinct values of one type, merged from time to time.
-
-    Args:
-        column: The column's name for errors.
-    """
+    """Counts of distinct values of one type, merged from time to time."""
 
     def __init__(self, column: str) -> None:
         self._column = column
@@ -153,11 +120,7 @@ class MergedCounts:
         self._pending, self._merged_rows = 0, 0
 
     def add(self, values: pa.Array, counts: Codes) -> None:
-        """Add the counts of values.
-
-        Raises:
-            DataError: The counts do not fit in memory.
-        """
+        """Add the counts of values; if they do not fit in memory, raise `DataError`."""
         if len(values):
             self._tables.append(_count_table(values, counts))
             self._pending += len(values)
@@ -202,11 +165,7 @@ def vocabulary_notes(fitted: FittedSchema) -> list[str]:
 
 
 def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
-    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``.
-
-    Raises:
-        BadValueError: A value does not parse.
-    """
+    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``."""
     ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
         columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
@@ -264,14 +223,7 @@ def _ids_of(positions: Codes) -> Codes:
 
 
 class TextLookup:
-    """Finds text in a vocabulary by sorted hashes.
-
-    Text is compared with every category of equal hash, so collisions are harmless.
-
-    Args:
-        vocabulary: The distinct categories.
-        hashed: Returns the 64-bit hashes of text.
-    """
+    """Finds text in a vocabulary by sorted 64-bit hashes; text is compared, so collisions are harmless."""
 
     def __init__(
         self, vocabulary: pa.Array, hashed: Callable[[pa.Array], npt.NDArray[np.uint64]] = stable_hash
@@ -300,11 +252,7 @@ class TextLookup:
 
 
 class IntegerLookup:
-    """Finds integers among the canonical integers of a vocabulary of text.
-
-    Args:
-        vocabulary: The distinct categories, as text.
-    """
+    """Finds integers among the canonical integers of a vocabulary of text."""
 
     def __init__(self, vocabulary: pa.Array) -> None:
         positions, integers = find_integers(vocabulary)

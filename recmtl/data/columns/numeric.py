@@ -19,22 +19,14 @@ MAX_QUANTILES = 256  # of each numeric feature
 
 
 class NumericFitter:
-    """Fits moments, quantiles and bins of numeric columns, batch by batch.
-
-    Args:
-        features: The features whose columns hold numbers.
-    """
+    """Moments, quantiles and bins of numeric columns, fitted batch by batch."""
 
     def __init__(self, features: Sequence[Numeric | Binned]) -> None:
         self._features = features
         self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add a batch of training rows.
-
-        Raises:
-            BadValueError: A value is not a number.
-        """
+        """Add a batch of training rows."""
         if not self._features:
             return
         values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
@@ -45,11 +37,7 @@ class NumericFitter:
         self._moments.add(values)
 
     def moments(self) -> dict[str, Moments]:
-        """Return mean and deviation of each numeric feature.
-
-        Raises:
-            DataError: Numbers are too large for the moments that the feature's transform needs.
-        """
+        """Return mean and deviation of each numeric feature; numbers too large for its transform raise `DataError`."""
         found = {}
         for feature, moments in zip(self._features, self._moments.moments(), strict=True):
             if isinstance(feature, Numeric):
@@ -81,11 +69,7 @@ class NumericFitter:
 
 
 class MomentSums:
-    """Streaming mean and deviation of numeric columns in float64 (Chan's pairwise update).
-
-    Args:
-        columns: The number of columns.
-    """
+    """Streaming mean and deviation of numeric columns in float64 (Chan's pairwise update)."""
 
     def __init__(self, columns: int) -> None:
         self.rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
@@ -125,9 +109,6 @@ class RowSample:
 
     Up to `SAMPLE` rows the sample is complete. Beyond that the share of rows below a sample quantile has a standard
     error of at most 0.5 / √n for n non-missing sampled values: 0.0016 if none is missing.
-
-    Args:
-        columns: The number of columns.
     """
 
     def __init__(self, columns: int) -> None:
@@ -190,14 +171,7 @@ class RowSample:
 
 
 def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
-    """Encode the numeric features of a batch, then their missing indicators.
-
-    Shape:
-        - output: float32 ``[rows, numeric columns]``
-
-    Raises:
-        BadValueError: A value is not a number.
-    """
+    """Encode the numeric features of a batch, then their missing indicators, float32 ``[rows, numeric columns]``."""
     raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
     columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
     columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
@@ -210,21 +184,13 @@ def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[n
 
 
 def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
-    """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin.
-
-    Raises:
-        BadValueError: A value is not a number.
-    """
+    """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin."""
     values = clipped(column, feature)
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 
 def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
-    """Return the column of a feature ``[rows]``, clipped to its limits; NaN is missing.
-
-    Raises:
-        BadValueError: A value is not a number.
-    """
+    """Return the column of a feature ``[rows]``, clipped to its limits; NaN is missing."""
     values = as_numbers(column, feature.name)
     return np.clip(values, *feature.clip) if feature.clip else values
 

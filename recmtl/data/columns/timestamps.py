@@ -33,14 +33,7 @@ CALENDAR_PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
 
 
 def calendar_ids(array: pa.Array, feature: Timestamp) -> npt.NDArray[np.int32]:
-    """Return the id of each calendar part of a column of dates or times.
-
-    Shape:
-        - output: ``[rows, parts]``
-
-    Raises:
-        BadValueError: A value is not a date.
-    """
+    """Return the id of each calendar part of a column of dates or times ``[rows, parts]``."""
     times = as_times(array, feature)
     parts = [CALENDAR_PARTS[part](times).fill_null(MISSING - FIRST) for part in feature.parts]
     ids = np.column_stack([part.to_numpy(zero_copy_only=False) for part in parts])
@@ -48,11 +41,7 @@ def calendar_ids(array: pa.Array, feature: Timestamp) -> npt.NDArray[np.int32]:
 
 
 def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
-    """Return a column as timestamps, null where it is missing.
-
-    Raises:
-        BadValueError: A value is not a date.
-    """
+    """Return a column as timestamps, null where it is missing; a value that is no date raises `BadValueError`."""
     if pa.types.is_dictionary(array.type) and pa.types.is_temporal(array.type.value_type):
         array = array.dictionary_decode()
     if pa.types.is_timestamp(array.type):

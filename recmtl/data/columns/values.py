@@ -24,17 +24,11 @@ Codes = npt.NDArray[np.int64]
 
 
 def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
-    """Return the distinct values of a column as text, and the position of each row's value (-1: missing).
+    """Return the distinct values of a column as text, and the position of each row's value ``[rows]`` (-1: missing).
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
     one of these (``3.0``, ``True``) alike: a category has the same text whatever the source. It may appear twice among
     the values; values that mean "missing" are null.
-
-    Shape:
-        - codes: ``[rows]``
-
-    Raises:
-        BadValueError: The column holds lists or records.
     """
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
@@ -66,11 +60,7 @@ def _text_of(values: pa.Array) -> pa.StringArray:
 
 
 def decode_bytes(array: pa.Array, column: str) -> pa.Array:
-    """Return bytes as text, any other column unchanged.
-
-    Raises:
-        BadValueError: Bytes are not UTF-8.
-    """
+    """Return bytes as text, any other column unchanged; bytes that are not UTF-8 raise `BadValueError`."""
     if pa.types.is_dictionary(array.type) and _is_bytes(array.type.value_type):
         array = array.dictionary_decode()
     if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
@@ -92,13 +82,9 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArray, Codes, Codes]:
-    """Return the distinct elements of a column of lists, the codes of all elements, and the length of each list.
+    """Return distinct elements of a column of lists, codes of all elements ``[Σ lengths]``, and lengths ``[rows]``.
 
     Text is split at the separator and blanks around an element are stripped; missing elements are dropped.
-
-    Shape:
-        - codes: ``[Σ lengths]``
-        - lengths: ``[rows]``
     """
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
@@ -119,11 +105,7 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
 
 
 def as_numbers(array: pa.Array, column: str) -> Floats:
-    """Return a column as finite float64, NaN where it is missing.
-
-    Raises:
-        BadValueError: A value is not a finite number.
-    """
+    """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`."""
     array = decode_bytes(array, column)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -210,11 +192,7 @@ def all_integers(array: pa.Array, column: str) -> bool:
 
 
 def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Array:
-    """Return the distinct values of a key, as returned by `as_text`, as integers.
-
-    Raises:
-        BadValueError: A value is not a 64-bit integer.
-    """
+    """Return the distinct values of a key, as returned by `as_text`, as integers; others raise `BadValueError`."""
     invalid = pc.invert(_is_integer(values)).fill_null(False).to_numpy(zero_copy_only=False)
     bad = np.append(invalid, False)[codes]
     if bad.any():
@@ -225,10 +203,7 @@ def as_integers(values: pa.StringArray, codes: Codes, column: str) -> pa.Int64Ar
 
 
 def stable_hash(values: pa.StringArray | npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """Hash text or integers to 64 bits, equal in every process and version and on every machine.
-
-    Missing text has the hash of empty text.
-    """
+    """Hash text (missing is empty) or integers to 64 bits, equal in every process and version and on every machine."""
     array = values.fill_null("").to_numpy(zero_copy_only=False) if isinstance(values, pa.Array) else values
     hashes: npt.NDArray[np.uint64] = pd.util.hash_array(array, categorize=False)
     return hashes

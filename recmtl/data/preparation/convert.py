@@ -32,7 +32,7 @@ def convert(
     threads: int = 1,
     allow_empty: bool = False,
 ) -> Iterator[Converted]:
-    """Read the schema's columns of several sources and convert them batch by batch, in threads.
+    """Read the schema's columns of several sources and convert them batch by batch.
 
     Args:
         schema: The resolved schema.
@@ -42,9 +42,6 @@ def convert(
         integer_keys: The carried columns that must hold integers.
         threads: Number of batches converted at the same time; 1 if `use` depends on the batches before.
         allow_empty: Whether sources without rows are no error.
-
-    Raises:
-        DataError: A file cannot be read, or a value does not parse; the message says where it is.
     """
     numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
@@ -68,7 +65,7 @@ def convert(
         try:
             yield from prefetch(jobs(source), threads)
         except BadValueError as bad_value:
-            raise source.fault(bad_value, 0) from None
+            raise source.fault(bad_value) from None
         except (OSError, pa.ArrowException) as error:
             raise unreadable(source.name, error) from error
         if skipped:
@@ -120,11 +117,7 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
 
 
 def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
-    """Return a label column ``[rows]``, NaN where it is missing.
-
-    Raises:
-        BadValueError: A binary label is neither 0 nor 1, or a value is not a number that fits float32.
-    """
+    """Return a label column ``[rows]``, NaN where it is missing; a binary one holds nothing else but 0 and 1."""
     values = _float32_numbers(batch, name)
     if name in schema.binary_labels:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
@@ -133,11 +126,7 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
 
 
 def weight_column(schema: Schema, batch: pa.RecordBatch) -> Floats:
-    """Return the row weights ``[rows]``, 1 if the schema has no weight column.
-
-    Raises:
-        BadValueError: A weight is missing, negative, or not a number that fits float32.
-    """
+    """Return the row weights ``[rows]``, 1 without a weight column; none is missing or negative."""
     if schema.weight is None:
         return np.ones(batch.num_rows)
     weight, column = _float32_numbers(batch, schema.weight), batch.column(schema.weight)

@@ -14,54 +14,42 @@ from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, NUMERIC, WEIGHT, f
 from recmtl.schema import FittedSchema
 
 
-class Encoder:
-    """Encodes batches of raw columns by a fitted schema.
+def encode_batch(fitted: FittedSchema, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Encode a batch of raw columns.
 
-    Args:
-        fitted: The fitted schema.
+    Labels, weights and keys may be absent, as in rows to predict: then labels are missing and weights 1.
+
+    Returns:
+        The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric columns]``),
+        ``labels`` (float32 ``[rows, labels]``, NaN: missing), ``weight`` (float32, only if the schema has one) and
+        one column ``key:NAME`` per carried column.
     """
+    schema, present = fitted.schema, set(batch.schema.names)
+    missing = np.full(batch.num_rows, np.nan)
+    labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
+    columns: dict[str, pa.Array] = {}
+    if fitted.id_columns:
+        columns[IDS] = from_matrix(encode_ids(fitted, batch))
+    if fitted.numeric:
+        columns[NUMERIC] = from_matrix(encode_numbers(batch, fitted))
+    columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))
+    if schema.weight:
+        weight = weight_column(schema, batch) if schema.weight in present else np.ones(batch.num_rows)
+        columns[WEIGHT] = pa.array(weight.astype(np.float32))
+    for key in schema.carried:
+        if key in present:
+            columns[KEY_PREFIX + key] = _encode_key(fitted, batch.column(key), key)
+    return pa.RecordBatch.from_pydict(columns)
 
-    def __init__(self, fitted: FittedSchema) -> None:
-        self.fitted = fitted
 
-    def encode(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Encode a batch of raw columns.
-
-        Labels, weights and keys may be absent, as in rows to predict: then labels are missing and weights 1.
-
-        Returns:
-            The columns ``ids`` (int32 ``[rows, id columns]``), ``numeric`` (float32 ``[rows, numeric columns]``),
-            ``labels`` (float32 ``[rows, labels]``, NaN: missing), ``weight`` (float32, only if the schema has one) and
-            one column ``key:NAME`` per carried column.
-
-        Raises:
-            BadValueError: A value does not parse.
-        """
-        schema, present = self.fitted.schema, set(batch.schema.names)
-        missing = np.full(batch.num_rows, np.nan)
-        labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
-        columns: dict[str, pa.Array] = {}
-        if self.fitted.id_columns:
-            columns[IDS] = from_matrix(encode_ids(self.fitted, batch))
-        if self.fitted.numeric:
-            columns[NUMERIC] = from_matrix(encode_numbers(batch, self.fitted))
-        columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))
-        if schema.weight:
-            weight = weight_column(schema, batch) if schema.weight in present else np.ones(batch.num_rows)
-            columns[WEIGHT] = pa.array(weight.astype(np.float32))
-        for key in schema.carried:
-            if key in present:
-                columns[KEY_PREFIX + key] = self._key(batch.column(key), key)
-        return pa.RecordBatch.from_pydict(columns)
-
-    def _key(self, column: pa.Array, key: str) -> pa.Array:
-        """Return a carried column as integers if the training rows had nothing else, otherwise as text."""
-        if key in self.fitted.integer_keys and pa.types.is_int64(column.type):
-            return column
-        values, codes = as_text(column, key)
-        if key in self.fitted.integer_keys:
-            values = as_integers(values, codes, key)
-        return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
+def _encode_key(fitted: FittedSchema, column: pa.Array, key: str) -> pa.Array:
+    """Return a carried column as integers if the training rows had nothing else, otherwise as text."""
+    if key in fitted.integer_keys and pa.types.is_int64(column.type):
+        return column
+    values, codes = as_text(column, key)
+    if key in fitted.integer_keys:
+        values = as_integers(values, codes, key)
+    return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
 
 
 def select_rows(encoded: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:

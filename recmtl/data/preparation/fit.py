@@ -13,11 +13,7 @@ from recmtl.schema import FittedSchema, LabelRate, Schema
 
 
 class Fitter:
-    """Learns a `FittedSchema` from batches of training rows.
-
-    Args:
-        schema: The schema, its patterns resolved.
-    """
+    """Learns a `FittedSchema` from batches of training rows."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -30,12 +26,7 @@ class Fitter:
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Learn from a batch of training rows.
-
-        Raises:
-            BadValueError: A value does not parse.
-            DataError: A column has more categories than memory holds.
-        """
+        """Learn from a batch of training rows."""
         self.rows += batch.num_rows
         self._categories.add(batch)
         self._numeric.add(batch)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from recmtl.data.columns.values import as_text, stable_hash
 from recmtl.data.preparation.convert import RowNumbers, convert
-from recmtl.data.preparation.encode import Encoder, select_rows
+from recmtl.data.preparation.encode import encode_batch, select_rows
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, spool_parsed
@@ -115,12 +115,14 @@ def encode_rows(
         DataError: A file is missing, empty or has a value that does not parse.
         SchemaError: A column is missing.
     """
-    skipped, encoder = bad_row_counter(bad_rows), Encoder(schema)
+    skipped = bad_row_counter(bad_rows)
     sources = open_sources(data, "given", schema.schema.separator)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)
-    for batch in convert(schema.schema, sources, lambda batch, _: encoder.encode(batch), skipped, schema.integer_keys):
+    for batch in convert(
+        schema.schema, sources, lambda batch, _: encode_batch(schema, batch), skipped, schema.integer_keys
+    ):
         progress("encode", batch.num_rows)
         yield Rows(schema, pa.Table.from_batches([batch]))
     for sentence in skipped.notes() if skipped else ():
@@ -128,12 +130,7 @@ def encode_rows(
 
 
 class Holdout:
-    """Selects the training rows that are held out, the same in every pass.
-
-    Args:
-        schema: The resolved schema. Its group decides; if it has none, the number of the row.
-        share: The share to hold out.
-    """
+    """Training rows that are held out, the same in every pass, by the hash of the group or else of the row number."""
 
     def __init__(self, schema: Schema, share: float) -> None:
         self._group, self.share = schema.group, share
@@ -182,14 +179,13 @@ def _encode(
     skipped: BadRowCounter | None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Encode every split, batch by batch; yield its name and its rows."""
-    encoder = Encoder(fitted)
 
     def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        encoded, held_out = encoder.encode(batch), holdout.mask(batch, numbers)
+        encoded, held_out = encode_batch(fitted, batch), holdout.mask(batch, numbers)
         return {"train": select_rows(encoded, ~held_out), "valid": select_rows(encoded, held_out)}
 
     def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        return {name: encoder.encode(batch)}
+        return {name: encode_batch(fitted, batch)}
 
     for name, split in sources.items():
         use = divide if name == "train" and holdout.share else partial(whole, name)

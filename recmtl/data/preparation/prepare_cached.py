@@ -41,21 +41,7 @@ def prepare_cached(
 
     If two processes want the same dataset, one prepares it and the other waits. A cached dataset is checked as a whole:
     training reads all of it anyway, and the raw files were read for their key. A damaged one is prepared again, and a
-    note says so.
-
-    Args:
-        schema: What the columns mean.
-        train: Training files, as `prepare` takes them.
-        valid: Validation files.
-        test: Test files.
-        holdout: The share of the training groups to hold out if there are no validation files.
-        cache: The folder that keeps prepared datasets.
-        progress: Called with what is being done and the number of rows just read.
-        bad_rows: What to do with rows that do not parse, as in `prepare`.
-
-    Raises:
-        DataError: A file is missing or cannot be used.
-        SchemaError: A column is missing.
+    note says so. The arguments are those of `prepare`, which writes into the folder `cache`.
     """
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: expand(files) for name, files in splits.items() if files}

@@ -13,19 +13,13 @@ import pandas as pd
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.profiling.leaks import Leak, search_leaks
 from recmtl.data.profiling.tally import SplitTally
-from recmtl.schema import Feature, Schema, Task
-from recmtl.schema.features import KINDS
+from recmtl.schema import Schema, Task
 
 NO_TASK = Task("(none)", "(none)")  # of raw rows whose labels are not known: a schema needs a task
 LABEL_COLUMNS = ["split", "task", "rows", "positives", "mean"]
 FILE_COLUMNS = ["split", "file", *LABEL_COLUMNS[1:]]
 VALUE_COLUMNS = ["column", "value", "rows", "share"]
 DRIFT_COLUMNS = ["split", "column", "missing", "unseen", "shift"]
-
-
-def feature_kind(feature: Feature) -> str:
-    """Return the kind of a feature as a dataset card names it."""
-    return next(name for name, cls in KINDS.items() if cls is type(feature))
 
 
 @dataclass(frozen=True, repr=False)
@@ -94,15 +88,7 @@ def describe_splits(
 ) -> Description:
     """Build a description: search leaks in the sample of the training rows, and compare the splits.
 
-    Args:
-        schema: The resolved schema.
-        splits: The counts of each split.
-        features: The features of the sample, as `find_leaks` takes them.
-        columns: As in `Description`.
-        numbers: As in `Description`.
-        values: The rows of `Description.values`.
-        files: The rows of `Description.files`.
-        notes: Notes on the columns.
+    `features` are those of the sample, as `find_leaks` takes them; `values` and `files` are rows of their tables.
     """
     train, sample = splits["train"], splits["train"].sample.table()
     leaks, unsearched = search_leaks(features, sample, schema)

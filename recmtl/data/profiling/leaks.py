@@ -22,14 +22,7 @@ FEW_NUMBERS = 1000  # distinct numbers that are treated as categories, too
 
 
 class Leak(NamedTuple):
-    """A column that alone separates a label.
-
-    Args:
-        column: The column.
-        label: The label.
-        auc: The AUC of the column alone.
-        same: Whether the column is the label itself, recoded: two values, one for each class.
-    """
+    """A column that alone separates a label; `same` if it is the label recoded: two values, one for each class."""
 
     column: str
     label: str
@@ -48,16 +41,7 @@ class Leak(NamedTuple):
 def search_leaks(
     features: Mapping[str, Floats | Codes], sample: pa.Table, schema: Schema
 ) -> tuple[list[Leak], list[str]]:
-    """Find the features that leak a binary label in a sample of rows.
-
-    Args:
-        features: The features of the sample, as `find_leaks` takes them.
-        sample: The columns of the labels and the group.
-        schema: Names them.
-
-    Returns:
-        The leaks, and a note on each label that has too few rows to look for them.
-    """
+    """Find the features that leak a binary label in a sample of rows, and note labels that have too few rows."""
     labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
     groups = np.arange(sample.num_rows) if schema.group is None else category_codes(sample[schema.group])
     searched = {name: label for name, label in labels.items() if has_both_classes(label, groups)}
@@ -77,7 +61,7 @@ def category_codes(column: pa.ChunkedArray) -> Codes:
 
 
 def has_both_classes(label: Floats, groups: Codes) -> bool:
-    """Whether a binary label ``[rows]`` has both classes in enough groups to look for leaks.
+    """Return whether a binary label ``[rows]`` has both classes in enough groups to look for leaks.
 
     Rows of one group, such as a search, share columns: if one group holds all positives, any of these separates them.
     """
@@ -87,15 +71,8 @@ def has_both_classes(label: Floats, groups: Codes) -> bool:
 def find_leaks(columns: Mapping[str, Floats | Codes], labels: Mapping[str, Floats], groups: Codes) -> Iterator[Leak]:
     """Yield the columns that alone reach an AUC of `LEAK_AUC` for a label.
 
-    Shape:
-        - columns: ``[rows]`` each: floats are numbers (NaN: missing), integers are categories from 0
-        - labels: ``[rows]`` each, NaN where one is missing
-        - groups: ``[rows]``
-
-    Args:
-        columns: By name.
-        labels: The binary labels that have both classes, by name.
-        groups: The number of the group of each row; rows of one group are not independent.
+    Columns, labels (NaN: missing, both classes) and groups have shape ``[rows]``. Columns of floats are numbers (NaN:
+    missing), those of integers categories from 0. Rows of one group are not independent.
     """
     fold = np.random.default_rng([STREAM, FOLDS]).integers(0, FOLDS, int(groups.max(initial=0)) + 1)[groups]
     for column, values in columns.items():

@@ -9,20 +9,17 @@ import pandas as pd
 import pyarrow as pa
 
 from recmtl.data.columns.categorical import PADDING
-from recmtl.data.profiling.description import Description, describe_splits, feature_kind
+from recmtl.data.profiling.description import Description, describe_splits
 from recmtl.data.profiling.tally import SplitTally
 from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, NUMERIC, to_matrix
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.schema import Feature, FittedSchema
+from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 
 class EncodedTally(SplitTally):
-    """Counts of the encoded rows of one split.
-
-    Args:
-        schema: The fitted schema.
-    """
+    """Counts of the encoded rows of one split."""
 
     def __init__(self, schema: FittedSchema) -> None:
         super().__init__([f.name for f in schema.numeric], schema.schema.reported_tasks)
@@ -108,7 +105,7 @@ def _input_table(schema: FittedSchema, splits: Mapping[str, EncodedTally]) -> pd
     rows = [
         (
             name,
-            feature_kind(f),
+            KIND_NAMES[type(f)],
             sizes.get(name, np.nan),
             *(s for split in shares for s in split.get(name, (np.nan,) * 2)),
         )

@@ -14,7 +14,7 @@ from recmtl.data.columns.timestamps import as_times
 from recmtl.data.columns.values import Codes, Floats, as_lists, as_numbers, as_text
 from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
 from recmtl.data.preparation.prepare import Progress
-from recmtl.data.profiling.description import NO_TASK, Description, describe_splits, feature_kind
+from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
 from recmtl.data.profiling.leaks import category_codes
 from recmtl.data.profiling.prepared import describe_prepared
 from recmtl.data.profiling.tally import CategoryTally, LabelTally, SplitTally
@@ -26,6 +26,7 @@ from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
 from recmtl.io.location import expand
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
+from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.infer import HEAD_ROWS
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -75,11 +76,7 @@ def describe(
 
 
 def _infer_schema(data: Data, labels: Sequence[str]) -> Schema:
-    """Infer a schema from the first rows of raw data.
-
-    Raises:
-        SchemaError: They cannot be read.
-    """
+    """Infer a schema from the first rows of raw data."""
     while not isinstance(data, str | Path | pd.DataFrame | pa.Table | Source):
         data = data[0]
     if isinstance(data, Source):
@@ -91,11 +88,7 @@ def _infer_schema(data: Data, labels: Sequence[str]) -> Schema:
 
 
 class RawTally(SplitTally):
-    """Counts of the raw rows of one split.
-
-    Args:
-        schema: The resolved schema.
-    """
+    """Counts of the raw rows of one split."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -112,11 +105,7 @@ class RawTally(SplitTally):
         self.files.append((file, LabelTally(self._schema.reported_tasks)))
 
     def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        """Count a batch; return its number of rows.
-
-        Raises:
-            BadValueError: A value does not parse.
-        """
+        """Count a batch; return its number of rows."""
         rows, present = batch.num_rows, set(batch.schema.names)
         drawn, kept = self.sample.draw(rows), {}
         for name, feature in self.features.items():
@@ -202,7 +191,7 @@ def _describe_tallies(schema: Schema, splits: Mapping[str, RawTally], bad_row_no
 
 def _column_kind(schema: Schema, feature: Feature) -> str:
     if feature in schema.features:
-        return feature_kind(feature)
+        return KIND_NAMES[type(feature)]
     return {schema.group: "group", schema.weight: "weight"}.get(feature.name, "key")
 
 

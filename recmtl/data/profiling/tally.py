@@ -21,11 +21,7 @@ STREAM = 6151  # of random numbers, other than those that synthetic rows are mad
 
 
 class CategoryTally:
-    """Counts the categories of a column; beyond a bound only the most frequent ones are counted further.
-
-    Args:
-        bound: The number of distinct categories that are counted exactly.
-    """
+    """Counts the categories of a column; beyond a bound only the most frequent ones are counted further."""
 
     def __init__(self, bound: int = DISTINCT_CATEGORIES) -> None:
         self._bound = bound
@@ -74,11 +70,7 @@ class CategoryTally:
 
 
 class NumberTally:
-    """Range, mean, deviation and number of distinct values of a numeric column.
-
-    Args:
-        bound: The number of distinct values that are counted.
-    """
+    """Range, mean, deviation and number of distinct values, up to a bound, of a numeric column."""
 
     def __init__(self, bound: int = DISTINCT_NUMBERS) -> None:
         self._bound = bound
@@ -137,12 +129,7 @@ class NumberTally:
 
 
 class Sample:
-    """Keeps a uniform sample of rows: those with the smallest random numbers.
-
-    Args:
-        size: Maximum number of rows.
-        seed: Seed of the random numbers.
-    """
+    """Keeps a uniform sample of rows: those with the smallest random numbers."""
 
     def __init__(self, size: int = SAMPLE_ROWS, seed: int = 0) -> None:
         self._size, self._limit = size, 1.0
@@ -177,11 +164,7 @@ class Sample:
 
 
 class LabelTally:
-    """Counts the labels of each task.
-
-    Args:
-        tasks: The tasks.
-    """
+    """Counts the labels of each task."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._sums = {task: np.zeros(2) for task in tasks}  # rows, Σ label
@@ -203,18 +186,7 @@ class LabelTally:
 
 
 class SplitTally(ABC):
-    """Counts of the rows of one split, as they come in batches.
-
-    Args:
-        numbers: The names of the numeric columns.
-        tasks: The tasks whose labels are counted.
-
-    Attributes:
-        numbers: The counts of each numeric column.
-        labels: The counts of the labels.
-        sample: A sample of the rows.
-        rows: The number of rows.
-    """
+    """Counts of the rows of one split, as they come in batches: numeric columns, labels, and a sample of the rows."""
 
     def __init__(self, numbers: Iterable[str], tasks: Sequence[Task]) -> None:
         self.numbers = {name: NumberTally() for name in numbers}

@@ -34,10 +34,6 @@ class RawSource(Source):
     """Raw files as the processed layout: items joined with the user of their search, and click and conversion labels.
 
     The user file is held in memory, items are streamed. Items without a user are left out and counted.
-
-    Args:
-        users: The user file.
-        items: The item file.
     """
 
     parses = True
@@ -82,18 +78,19 @@ class RawSource(Source):
         """Count items with an invalid search id, or raise the error of the first."""
         for row, fault in bad.items():
             if malformed is None:
-                raise self._items.fault(fault, before)
+                fault.row += before
+                raise self._items.fault(fault)
             malformed()
             if len(self._bad_ids) < MAX_EXAMPLES:
                 self._bad_ids[before + row] = fault
 
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
+    def fault(self, bad: BadValueError) -> DataError:
         """Return the error for a bad value, with its line in the user or the item file."""
-        item, user = self._origin(offset + bad.row)
+        item, user = self._origin(bad.row)
         if bad.column in USER_COLUMNS[1:]:
-            return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected), 0)
+            return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected))
         bad = _as_raw_label(bad)
-        return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected), 0)
+        return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected))
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
         """Return why rows were skipped, by line of the item file."""
@@ -121,12 +118,7 @@ class RawSource(Source):
 
 
 class BadUserError(BadValueError):
-    """A bad value of an item, found in the row of its user.
-
-    Args:
-        bad: The value.
-        place: The place of the user's row.
-    """
+    """A bad value of an item, found in the row of its user."""
 
     def __init__(self, bad: BadValueError, place: str) -> None:
         self._place = place
@@ -156,14 +148,8 @@ def _split_label(array: pa.Array) -> dict[str, pa.Array]:
 class UserTable:
     """The user file in memory, indexed by search id.
 
-    Args:
-        source: The file.
-        columns: The columns to keep besides the search id.
-        numbers: The columns to parse as numbers.
-        skip: Whether to skip rows with a wrong number of columns or an invalid search id.
-
-    Raises:
-        DataError: The file is empty, a search id occurs twice with different values, or a row is bad and not skipped.
+    `skip` leaves out rows with a wrong number of columns or an invalid search id. A search id that occurs twice with
+    different values is an error in any case.
     """
 
     def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str], skip: bool = False) -> None:
@@ -181,7 +167,7 @@ class UserTable:
         else:
             values, codes, self._bad_ids = _search_ids(ids)
             if self._bad_ids and not skip:
-                raise source.fault(next(iter(self._bad_ids.values())), 0)
+                raise source.fault(next(iter(self._bad_ids.values())))
             present = np.flatnonzero(codes >= 0)
             keys = values.to_numpy(zero_copy_only=False)[codes[present]]
         repeated = pd.Index(keys).duplicated()

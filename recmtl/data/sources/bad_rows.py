@@ -33,16 +33,7 @@ class BadRowCounter:
         self.rows += 1
 
     def bad(self, batch: pa.RecordBatch, checks: Checks, offset: int) -> npt.NDArray[np.bool_]:
-        """Find and count the rows of a batch that fail a check ``[rows]``.
-
-        Args:
-            batch: The rows.
-            checks: The conversion of each column, called for its errors only.
-            offset: The number of rows of the source before the batch.
-
-        Raises:
-            BadValueError: A whole column is invalid.
-        """
+        """Find and count the rows of a batch that fail a check ``[rows]``, `offset` rows after the source's first."""
         bad = np.zeros(batch.num_rows, np.bool_)
         errors: dict[int, BadValueError] = {}
         for column, check in checks.items():
@@ -80,11 +71,7 @@ class BadRowCounter:
 
 
 def bad_row_counter(bad_rows: BadRows) -> BadRowCounter | None:
-    """Return a counter if bad rows are skipped, ``None`` if they are errors.
-
-    Raises:
-        DataError: `bad_rows` is neither.
-    """
+    """Return a counter if bad rows are skipped, ``None`` if they are errors."""
     if bad_rows not in get_args(BadRows):
         raise DataError(f"`bad_rows` must be 'error' or 'skip', got {bad_rows!r}")
     return BadRowCounter() if bad_rows == "skip" else None

@@ -16,19 +16,12 @@ from recmtl.errors import BadValueError, DataError
 
 
 class Source(ABC):
-    """Rows that can be streamed any number of times.
+    """Rows that can be streamed any number of times."""
 
-    Attributes:
-        name: The name in errors.
-        columns: The columns.
-        parses: Whether the rows are parsed from text, which is slower than reading parsed rows again.
-        notes: Notes of the last complete reading.
-    """
-
-    name: str
+    name: str  # in errors
     columns: tuple[str, ...]
-    parses = False
-    notes: tuple[str, ...] = ()
+    parses = False  # from text, which is slower than reading parsed rows again
+    notes: tuple[str, ...] = ()  # of the last complete reading
 
     @abstractmethod
     def batches(
@@ -43,21 +36,12 @@ class Source(ABC):
                 If set, a source without types of its own returns all columns as bytes.
         """
 
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Return the error for a bad value, with its file and line or row.
-
-        Args:
-            bad: The value.
-            offset: The number of rows before its batch.
-        """
-        return DataError(f"{self.place(offset + bad.row)}, {bad.reason}")
+    def fault(self, bad: BadValueError) -> DataError:
+        """Return the error for a bad value, given by row of the source, with its file and line or row."""
+        return DataError(f"{self.place(bad.row)}, {bad.reason}")
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Return where skipped rows are and why they were skipped, in their order.
-
-        Args:
-            bad: The values that do not parse, by row number within the rows of the source.
-        """
+        """Return where skipped rows are and why, in their order, given their bad values by row of the source."""
         return (f"{self.place(row)}, {bad[row].reason}" for row in sorted(bad))
 
     def place(self, row: int) -> str:
@@ -65,40 +49,14 @@ class Source(ABC):
         return f"{self.name}, row {row + 1}"
 
 
-class WrappedSource(Source):
-    """A source that reads another one and reports errors as the other does.
-
-    Args:
-        source: The other source.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self.name, self.columns, self._source = source.name, source.columns, source
-
-    def fault(self, bad: BadValueError, offset: int) -> DataError:
-        """Return the error of the wrapped source for a bad value."""
-        return self._source.fault(bad, offset)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Return the reasons of the wrapped source for skipped rows."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Return the place of a row in the wrapped source."""
-        return self._source.place(row)
-
-
-class ParsedSpool(WrappedSource):
+class ParsedSpool(Source):
     """A source that is parsed once: its first complete reading is written to files that later readings use.
 
-    Args:
-        source: The source; every reading must ask for the same columns.
-        folder: An empty folder for the Arrow streams of parsed rows, one per change of types.
+    Every reading must ask for the same columns. The empty folder gets one Arrow stream per change of types.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
-        super().__init__(source)
-        self._folder = folder
+        self.name, self.columns, self._source, self._folder = source.name, source.columns, source, folder
         self._files: list[Path] = []
         self._complete = False
         self._malformed = 0
@@ -116,6 +74,18 @@ class ParsedSpool(WrappedSource):
         for path in self._files:
             with pa.OSFile(str(path)) as file, ipc.open_stream(file) as reader:
                 yield from reader
+
+    def fault(self, bad: BadValueError) -> DataError:
+        """Return the error of the source for a bad value."""
+        return self._source.fault(bad)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Return the reasons of the source for skipped rows."""
+        return self._source.reasons(bad)
+
+    def place(self, row: int) -> str:
+        """Return the place of a row of the source."""
+        return self._source.place(row)
 
     def _parse(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None

@@ -50,13 +50,7 @@ class Readable(Protocol):
 
 
 class CsvSource(Source):
-    """A CSV file, plain or compressed.
-
-    Args:
-        location: The file.
-        separator: The column separator; ``None`` detects it in the header.
-        header: The columns, if the file has no header.
-    """
+    """A CSV file, plain or compressed; `header` has the columns of a file without a header line."""
 
     parses = True
 

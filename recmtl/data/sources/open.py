@@ -84,17 +84,10 @@ BINARY_FORMATS: Mapping[str, type[ArrowSource] | type[ParquetSource]] = {
 
 
 def open_sources(data: Data, name: str = "data", separator: str | None = None) -> list[Source]:
-    """Open data in any accepted form as sources.
+    """Open data in any accepted form as sources, with the name of data in memory for errors.
 
-    Args:
-        data: A file, a glob, a folder, a source, a list of these, a DataFrame or an Arrow table. Files are CSV
-            (``.gz`` and ``.zst`` too), Parquet or Arrow IPC by their suffix, on disk or at a URI
-            (``s3://``, ``gs://``, ``hdfs://``, ``file://``).
-        name: The name of data in memory for errors.
-        separator: The column separator of CSV files; ``None`` detects it in each header.
-
-    Raises:
-        DataError: A file is missing, empty, or cannot be read.
+    Files are CSV (``.gz`` and ``.zst`` too), Parquet or Arrow IPC by their suffix, on disk or at a URI (``s3://``,
+    ``gs://``, ``hdfs://``, ``file://``). Without a separator the header of each CSV file decides.
     """
     if isinstance(data, Source):
         return [data]

@@ -31,19 +31,12 @@ def default_cache() -> Path:
 
 @dataclass(frozen=True)
 class CachedDataset:
-    """A prepared dataset in a cache.
-
-    Args:
-        folder: The folder that holds it, named after its key.
-        files: The raw files of each split; empty for an unfinished dataset.
-        rows: The rows of each split.
-        created: When it was finished, in seconds since 1970.
-    """
+    """A prepared dataset in a cache, in a folder named after its key. An unfinished one has no files and rows."""
 
     folder: Path
-    files: Mapping[str, Sequence[str]]
-    rows: Mapping[str, int]
-    created: float
+    files: Mapping[str, Sequence[str]]  # the raw files of each split
+    rows: Mapping[str, int]  # of each split
+    created: float  # when it was finished, in seconds since 1970
 
     @classmethod
     def open(cls, folder: Path) -> CachedDataset:
@@ -89,16 +82,7 @@ def write_origin(folder: Path, files: Mapping[str, Sequence[Location]], rows: Ma
 
 
 def find_cached(cache: Path, names: Sequence[str] = (), older_than: float | None = None) -> list[CachedDataset]:
-    """Return the datasets of a cache, the youngest first.
-
-    Args:
-        cache: The folder that keeps prepared datasets.
-        names: Only those whose names begin with one of these.
-        older_than: Only those of at least this age in days.
-
-    Raises:
-        DataError: No dataset has such a name.
-    """
+    """Return the datasets of a cache, the youngest first: those of some names, and at least some days old."""
     found = [CachedDataset.open(folder) for folder in cache.glob(KEY_PATTERN) if folder.is_dir()]
     for name in names:
         if not any(dataset.folder.name.startswith(name) for dataset in found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -31,14 +32,7 @@ KEY_PREFIX = "key:"  # of the columns that are carried through
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `manifest.json`.
-
-    Args:
-        files: Size in bytes and SHA-256 of each other file.
-        rows: Number of rows of each split.
-        notes: Findings of fitting and reading.
-        version: Version of the format.
-    """
+    """The content of `manifest.json`: size in bytes and SHA-256 of each other file, rows of each split, and notes."""
 
     files: Mapping[str, tuple[int, str]]
     rows: Mapping[str, int]
@@ -58,11 +52,7 @@ def write_manifest(folder: Path, rows: Mapping[str, int], notes: Sequence[str]) 
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `manifest.json`; check the size of each file it lists, and the checksums of the schema's files.
-
-    Raises:
-        DataError: The folder is not a prepared dataset, is damaged, or was written by another version.
-    """
+    """Read `manifest.json`; check the size of each file it lists, and the checksums of the schema's files."""
     path = folder / MANIFEST
     try:
         content = from_json(read_text(path))
@@ -90,11 +80,7 @@ def split_file(split: str) -> str:
 
 
 def write_splits(folder: Path, batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, int]:
-    """Write each batch to the file of its split.
-
-    Returns:
-        The number of rows of each split.
-    """
+    """Write each batch to the file of its split; return the number of rows of each."""
     rows: dict[str, int] = {}
     writers: dict[str, ipc.RecordBatchFileWriter] = {}
     with ExitStack() as stack:
@@ -107,17 +93,31 @@ def write_splits(folder: Path, batches: Iterable[tuple[str, pa.RecordBatch]]) ->
     return rows
 
 
+class _HashingSink(io.RawIOBase):
+    """Hashes what is written to it."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        self.sha256.update(data)
+        return memoryview(data).nbytes
+
+
+def file_digest(table: pa.Table) -> str:
+    """Return the SHA-256 of the file to which `write_splits` would write the batches of a table."""
+    sink = _HashingSink()
+    with ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.sha256.hexdigest()
+
+
 @dataclass(frozen=True)
 class SplitFile:
-    """The file of one split, checked as a whole when it is read.
-
-    Args:
-        path: The file.
-        schema: The fitted schema that encoded the rows.
-        num_rows: Number of rows.
-        size: Size in bytes.
-        sha256: Checksum.
-    """
+    """The file of one split, checked as a whole when it is read."""
 
     path: Path
     schema: FittedSchema
@@ -126,11 +126,7 @@ class SplitFile:
     sha256: str
 
     def read(self) -> pa.Table:
-        """Check the file and map its rows into memory.
-
-        Raises:
-            DataError: The file is damaged, or an id is outside its vocabulary.
-        """
+        """Map the rows into memory; damage, or an id outside its vocabulary, raises `DataError`."""
         _check_file(self.path, self.size, self.sha256)
         try:
             with pa.memory_map(str(self.path)) as file:
@@ -145,11 +141,7 @@ class SplitFile:
 
 
 def check_encoded(table: pa.Table, fitted: FittedSchema) -> None:
-    """Check that prepared rows have the columns of a schema, and that every id is an index of its vocabulary.
-
-    Raises:
-        ValueError: They do not.
-    """
+    """Check that rows have the columns of a schema, and that every id is an index of its vocabulary."""
     widths = {IDS: (pa.int32(), fitted.id_columns), NUMERIC: (pa.float32(), fitted.numeric_columns)}
     widths[LABELS] = pa.float32(), len(fitted.schema.labels)
     types = {name: pa.list_(kind, width) for name, (kind, width) in widths.items() if width}
@@ -181,11 +173,7 @@ def from_matrix(matrix: npt.NDArray[Any]) -> pa.FixedSizeListArray:
 
 
 def _check_file(path: Path, size: int, sha256: str | None) -> None:
-    """Check that a file exists and has its size and, if it is given, its checksum.
-
-    Raises:
-        DataError: It does not.
-    """
+    """Check that a file exists and has its size and, if it is given, its checksum."""
     if not path.is_file():
         raise damaged(path, "it is no file" if path.exists() else "it is missing")
     found = path.stat().st_size

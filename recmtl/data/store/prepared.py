@@ -26,6 +26,7 @@ from recmtl.data.store.format import (
     WEIGHT,
     Manifest,
     SplitFile,
+    file_digest,
     read_manifest,
     split_file,
 )
@@ -33,15 +34,13 @@ from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import load_fitted
 
-FINGERPRINT_BLOCKS, FINGERPRINT_ROWS = 256, 256  # of rows in memory
-
 
 class Rows:
     """The encoded rows of one split.
 
     Args:
         schema: The fitted schema that encoded them.
-        table: The columns that `Encoder.encode` returns, or the file that holds them, which is read on first use.
+        table: The encoded columns, or the file that holds them, which is read on first use.
         name: The split's name.
     """
 
@@ -66,14 +65,8 @@ class Rows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 that identifies the rows: that of their file, or for rows in memory of evenly spaced blocks."""
-        if isinstance(self._stored, SplitFile):
-            return self._stored.sha256
-        spans = [(0, len(self))]
-        if len(self) > FINGERPRINT_BLOCKS * FINGERPRINT_ROWS:
-            starts = np.linspace(0, len(self) - FINGERPRINT_ROWS, FINGERPRINT_BLOCKS, dtype=np.int64).tolist()
-            spans = [(start, start + FINGERPRINT_ROWS) for start in starts]
-        return hashlib.sha256(self.packed(spans).numpy().data).hexdigest()
+        """A SHA-256 that identifies the rows: that of their file, which rows in memory would have as well."""
+        return self._stored.sha256 if isinstance(self._stored, SplitFile) else file_digest(self._stored)
 
     @property
     def widths(self) -> dict[str, int]:

@@ -64,19 +64,12 @@ WEIGHTS = np.array([(effect.click, effect.conversion) for effect in EFFECTS])  #
 
 @dataclass(frozen=True)
 class PlantedTruth:
-    """The true click and conversion probabilities of any row.
-
-    Args:
-        seed: The seed of the categories' values.
-        centre: The mean of each effect `[E]`.
-        spread: The standard deviation of each effect `[E]`.
-        intercepts: The log-odds `[2]` of a click, and of a conversion given a click, if all effects are at their mean.
-    """
+    """The true click and conversion probabilities of any row."""
 
     seed: int
-    centre: Array
-    spread: Array
-    intercepts: Array
+    centre: Array  # mean of each effect [E]
+    spread: Array  # standard deviation of each effect [E]
+    intercepts: Array  # log-odds [2] of a click, and of a conversion given a click, if all effects are at their mean
 
     def probabilities(self, columns: Columns) -> tuple[Array, Array]:
         """Return P(click) and P(conversion | click), each `[n]`, of rows given as columns by name."""

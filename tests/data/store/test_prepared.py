@@ -3,11 +3,12 @@ import re
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from recmtl.data import DataError, Loader, PreparedData, Rows, prepare
-from recmtl.data.store import prepared as prepared_module
+from recmtl.data.sources import csv as csv_source
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
 
 SCHEMA = Schema(
@@ -69,16 +70,28 @@ def test_no_rows_of_a_split_are_packed(folder):
     assert empty.packed().shape == (0, 7)
 
 
-@pytest.mark.parametrize(("blocks", "block_rows"), [(256, 256), (9, 5), (9, 1)])
-def test_fingerprint_of_rows_in_memory(monkeypatch, blocks, block_rows):
-    """Of many rows only blocks are hashed: another order is seen in these."""
-    monkeypatch.setattr(prepared_module, "FINGERPRINT_BLOCKS", blocks)
-    monkeypatch.setattr(prepared_module, "FINGERPRINT_ROWS", block_rows)
-    frame = pd.concat([FRAME] * 40)
-    rows, again = (prepare(SCHEMA, frame, FRAME).train for _ in range(2))
-    assert rows.fingerprint == again.fingerprint
-    backwards = Rows(rows.schema, rows.table.take(np.arange(len(rows))[::-1].copy()))
-    assert backwards.fingerprint != rows.fingerprint
+@pytest.mark.parametrize("form", ["frame", "frames", "csv", "parquet"])
+def test_equal_rows_have_one_fingerprint_in_memory_and_on_disk(tmp_path, monkeypatch, form):
+    """A run that began on rows in memory resumes on the same rows on disk, and the other way round."""
+    monkeypatch.setattr(csv_source, "PART_BYTES", 1 << 10)  # several batches, parsed and encoded by threads
+    frame = pd.concat([FRAME] * 400)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_parquet(tmp_path / "rows.parquet", index=False)
+    files = {"csv": tmp_path / "rows.csv", "parquet": tmp_path / "rows.parquet"}
+    train = {"frame": frame, "frames": [FRAME] * 400, **files}[form]
+    made = [prepare(SCHEMA, train, test=FRAME, out=out) for out in (None, None, tmp_path / "a", tmp_path / "b")]
+    for split in ("train", "valid", "test"):
+        assert len({data.splits[split].fingerprint for data in (*made, PreparedData.open(tmp_path / "a"))}) == 1
+    assert len({data.fingerprint for data in made}) == 1
+
+
+def test_fingerprint_covers_every_row():
+    rows = prepare(SCHEMA, FRAME, FRAME).train
+    other = rows.table.set_column(
+        rows.table.column_names.index("key:k"), "key:k", pa.chunked_array([[2**53 + 1, 7, 9]])
+    )
+    tables = {"rows": rows.table, "order": rows.table.take([2, 1, 0]), "key": other, "less": rows.table.slice(1)}
+    assert len({Rows(rows.schema, table).fingerprint for table in tables.values()}) == len(tables)
 
 
 def test_fingerprint_of_rows_on_disk(tmp_path):

@@ -113,7 +113,9 @@ class Loader:
         self._matrix: Tensor | None = None
         if self.window >= len(rows):
             matrix = rows.packed()
-            self._matrix = matrix.to(self._device) if _fits(matrix, self._device) else matrix.pin_memory()
+            free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
+            fits = free is None or matrix.nbytes <= free // 2
+            self._matrix = matrix.to(self._device) if fits else matrix.pin_memory()
 
     def __len__(self) -> int:
         return len(self._starts())
@@ -145,10 +147,8 @@ class Loader:
             generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
         if self._matrix is None:
             yield from _read_windows(self.rows, self.window, generator, skip)
-        elif generator is None:
-            yield Window(self._matrix, None).after(skip)
         else:
-            order = torch.randperm(len(self.rows), generator=generator, device=device)
+            order = None if generator is None else torch.randperm(len(self.rows), generator=generator, device=device)
             yield Window(self._matrix, order).after(skip)
 
     def _unpack(self, packed: Tensor) -> Batch:
@@ -190,11 +190,6 @@ def default_window(rows: Rows, processes: int = 1) -> int:
     """
     held = available_memory() // (2 * processes) // (4 * sum(rows.widths.values()))
     return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
-
-
-def _fits(matrix: Tensor, device: torch.device) -> bool:
-    """Whether a matrix takes at most half of the memory that is free on a device."""
-    return device.type != "cuda" or matrix.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int) -> Iterator[Window]:

@@ -7,10 +7,10 @@ import hashlib
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -28,14 +28,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
+    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+        partial.mkdir(parents=True)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
         yield partial
-        os.chmod(partial, 0o777 & ~_umask())
         _rename_folder(partial, path)
         fsync(path.parent)
     except BaseException as error:
@@ -136,12 +135,6 @@ def _acquire(lock: FileLock, waiting: Callable[[], None] | None) -> bool:
         if error.errno not in LOCKS_UNSUPPORTED:
             raise
     return True
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def digest(path: Path) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
@@ -46,10 +45,6 @@ class Location:
         root = root.strip("/")
         prefix = f"{parts.scheme}://" + ("" if root else parts.netloc.rpartition("@")[2])
         return cls(f"{root}/{unquote(parts.path).strip('/')}".rstrip("/"), filesystem, prefix)
-
-    def at(self, path: str) -> Location:
-        """Return another path of the same filesystem."""
-        return dataclasses.replace(self, path=path)
 
     @property
     def name(self) -> str:
@@ -105,7 +100,7 @@ def expand(place: str | Path) -> list[Location]:
         folder = kind == fs.FileType.Directory
         name = repr(location.name)
         raise DataError(f"the folder {name} holds no files" if folder else f"there is no file {name}")
-    return [location.at(path) for path in sorted(found, key=PurePosixPath)]
+    return [replace(location, path=path) for path in sorted(found, key=PurePosixPath)]
 
 
 def hidden(file: fs.FileInfo) -> bool:

@@ -19,10 +19,7 @@ REFUSED = re.compile(r"can't allocate memory|not enough memory|out of memory|[Oo
 
 @contextmanager
 def explain_oom(what: str, advice: str = "") -> Iterator[None]:
-    """Turn a failed allocation into an `OutOfMemoryError` that names what it was for and what would need less.
-
-    Of nested blocks the innermost names it.
-    """
+    """Turn a failed allocation into an `OutOfMemoryError`; the innermost of nested blocks says what it was for."""
     try:
         yield
     except (MemoryError, OverflowError, RuntimeError, TypeError, OSError) as error:
@@ -71,10 +68,7 @@ def _page_cache(folder: Path) -> int:
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of the process in bytes.
-
-    Linux reports that of the running program in `/proc`; `getrusage` includes the program that started it.
-    """
+    """Return the peak resident memory in bytes; `getrusage` includes that of the program that started the process."""
     status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
     kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]

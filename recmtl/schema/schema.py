@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.errors import SchemaError
+from recmtl.errors import SchemaError, did_you_mean
 from recmtl.io.location import WILDCARDS, Location
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KIND_NAMES, KINDS, Binned, Categorical, Feature, Numeric, check_sharing
@@ -62,8 +61,10 @@ class Schema:
             raise SchemaError("a schema needs at least one feature")
         if not self.tasks:
             raise SchemaError("a schema needs at least one task")
-        _check_unique("feature", [f.name for f in self.features])
-        _check_unique("task", [t.name for t in self.tasks])
+        for what, parts in (("feature", self.features), ("task", self.tasks)):
+            for name, count in Counter(part.name for part in parts).items():
+                if count > 1:
+                    raise SchemaError(f"{what} {name!r} is declared twice")
         self._check_names()
         check_sharing(self.features)
 
@@ -189,7 +190,8 @@ class Schema:
         resolved = self if tuple(features) == self.features else dataclasses.replace(self, features=features)
         for column in resolved.columns:
             if column not in columns:
-                hint = _suggestion(column, columns) or f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
+                first = f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
+                hint = did_you_mean(column, columns, most=3) or first
                 raise SchemaError(f"column {column!r} is not in {source}{hint}")
         return resolved
 
@@ -222,7 +224,7 @@ class Schema:
         fields = [f.name for f in dataclasses.fields(cls)]
         for key in card:
             if key not in fields:
-                raise SchemaError(f"{source}: unknown key {key!r}{_suggestion(str(key), fields)}")
+                raise SchemaError(f"{source}: unknown key {key!r}{did_you_mean(str(key), fields, most=3)}")
         roles = ("group", "keys", "weight", "separator", "description")
         return cls(
             [_build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
@@ -288,7 +290,7 @@ def _build(cls: type[Any], entry: Any, source: str) -> Any:
         raise SchemaError(f"{source}: a {cls.__name__} must be a mapping, got {entry!r}")
     for key in entry:
         if key not in fields:
-            hint = _suggestion(str(key), list(fields))
+            hint = did_you_mean(str(key), fields, most=3)
             raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{hint}")
     required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
     if not set(required) <= set(entry):
@@ -310,14 +312,3 @@ def _changed_options(instance: Any) -> dict[str, Any]:
 
 def _options_text(instance: Any, *omitted: str) -> str:
     return ", ".join(f"{n}={v}" for n, v in _changed_options(instance).items() if n not in omitted)
-
-
-def _suggestion(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=3)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def _check_unique(what: str, names: Iterable[str]) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise SchemaError(f"{what} {name!r} is declared twice")

@@ -96,10 +96,10 @@ class VocabularyBuilder:
     def vocabulary(self) -> pa.Array:
         """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
         (small,) = np.nonzero(self._small)
-        counts = [_count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
+        counts = [count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
         tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
         filled = [t for t in tables if t.num_rows] or tables[:1]
-        table = _merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
+        table = merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
         table = table.filter(pc.field("count") >= self._feature.min_count)
         name, largest = self._feature.name, self._feature.max_vocabulary
         if min(table.num_rows, largest or table.num_rows) > MAX_CATEGORIES:
@@ -122,7 +122,7 @@ class MergedCounts:
     def add(self, values: pa.Array, counts: Codes) -> None:
         """Add the counts of values; if they do not fit in memory, raise `DataError`."""
         if len(values):
-            self._tables.append(_count_table(values, counts))
+            self._tables.append(count_table(values, counts))
             self._pending += len(values)
         if self._pending > max(MERGE_AFTER, self._merged_rows):  # each category is merged a few times only
             self._merge()
@@ -130,12 +130,12 @@ class MergedCounts:
     def table(self) -> pa.Table:
         """Return the columns ``category`` and ``count``, each category once."""
         if not self._tables:
-            return _count_table(pa.array([], pa.large_string()), np.empty(0, np.int64))
+            return count_table(pa.array([], pa.large_string()), np.empty(0, np.int64))
         self._merge()
         return self._tables[0]
 
     def _merge(self) -> None:
-        merged = _merge_counts(self._tables)
+        merged = merge_counts(self._tables)
         self._tables, self._pending, self._merged_rows = [merged], 0, merged.num_rows
         if merged.nbytes * MERGE_COPIES > available_memory():
             raise DataError(
@@ -144,11 +144,12 @@ class MergedCounts:
             )
 
 
-def _count_table(values: pa.Array, counts: Codes) -> pa.Table:
+def count_table(values: pa.Array, counts: Codes) -> pa.Table:
+    """Return the columns ``category`` and ``count``."""
     return pa.table({"category": values, "count": counts})
 
 
-def _merge_counts(tables: list[pa.Table]) -> pa.Table:
+def merge_counts(tables: list[pa.Table]) -> pa.Table:
     """Return each category once, with the sum of its counts."""
     merged = pa.concat_tables(tables).group_by("category").aggregate([("count", "sum")])
     return merged.rename_columns({"count_sum": "count"})

@@ -48,7 +48,9 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
         return array
     if pa.types.is_date(array.type):
         return array.cast(pa.timestamp("ms"))
-    expected = _expected(feature.format)
+    expected = "an ISO 8601 date" if feature.format is None else f"a date in the format {feature.format!r}"
+    if feature.format in UNIX_UNITS:
+        expected = f"a Unix time in {feature.format}"
     if pa.types.is_nested(array.type):
         raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, expected)
     values, codes = as_text(array, feature.name)
@@ -59,12 +61,6 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
         row = int(rows.argmax())
         raise BadValueError(row, feature.name, values[codes[row]].as_py(), expected, rows)
     return parsed.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
-
-
-def _expected(date_format: str | None) -> str:
-    if date_format in UNIX_UNITS:
-        return f"a Unix time in {date_format}"
-    return "an ISO 8601 date" if date_format is None else f"a date in the format {date_format!r}"
 
 
 def _parse_dates(values: pa.StringArray, date_format: str | None) -> pa.TimestampArray:

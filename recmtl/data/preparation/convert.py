@@ -34,14 +34,9 @@ def convert(
 ) -> Iterator[Converted]:
     """Read the schema's columns of several sources and convert them batch by batch.
 
-    Args:
-        schema: The resolved schema.
-        sources: Where the rows come from.
-        use: Converts a batch, given the number of each of its rows across all sources.
-        skipped: Counts the rows that do not parse, which are then left out; ``None`` makes the first of them an error.
-        integer_keys: The carried columns that must hold integers.
-        threads: Number of batches converted at the same time; 1 if `use` depends on the batches before.
-        allow_empty: Whether sources without rows are no error.
+    `use` converts a batch, given the number of each of its rows across all sources; if it depends on the batches
+    before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out; ``None`` makes
+    the first of them an error. `integer_keys` are the carried columns that must hold integers.
     """
     numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()

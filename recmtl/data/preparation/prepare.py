@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -14,14 +15,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.values import as_text, stable_hash
-from recmtl.data.preparation.convert import RowNumbers, convert
-from recmtl.data.preparation.encode import encode_batch, select_rows
+from recmtl.data.columns.categorical import encode_ids
+from recmtl.data.columns.numeric import encode_numbers
+from recmtl.data.columns.values import as_integers, as_text, stable_hash
+from recmtl.data.preparation.convert import RowNumbers, convert, label_column, weight_column
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
-from recmtl.data.store.format import write_manifest, write_splits
+from recmtl.data.store.format import (
+    IDS,
+    KEY_PREFIX,
+    LABELS,
+    NUMERIC,
+    WEIGHT,
+    from_matrix,
+    to_matrix,
+    write_manifest,
+    write_splits,
+)
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.files import new_folder
@@ -74,7 +86,7 @@ def prepare(
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
-    holdouts = Holdout(resolved, 0.0 if valid is not None else holdout)
+    holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_folder(Path(out)))
         parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
@@ -129,17 +141,18 @@ def encode_rows(
         note(sentence)
 
 
+@dataclass(frozen=True)
 class Holdout:
     """Training rows that are held out, the same in every pass, by the hash of the group or else of the row number."""
 
-    def __init__(self, schema: Schema, share: float) -> None:
-        self._group, self.share = schema.group, share
+    group: str | None
+    share: float
 
     def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
         """Return which rows of a batch are held out ``[rows]``, given the numbers of its rows."""
         hashes = stable_hash(rows)
-        if self._group is not None:
-            values, codes = as_text(batch.column(self._group), self._group)
+        if self.group is not None:
+            values, codes = as_text(batch.column(self.group), self.group)
             grouped = codes >= 0
             hashes[grouped] = stable_hash(values)[codes[grouped]]
         held_out: npt.NDArray[np.bool_] = hashes < self.share * 2.0**64
@@ -180,18 +193,61 @@ def _encode(
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Encode every split, batch by batch; yield its name and its rows."""
 
-    def divide(batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        encoded, held_out = encode_batch(fitted, batch), holdout.mask(batch, numbers)
-        return {"train": select_rows(encoded, ~held_out), "valid": select_rows(encoded, held_out)}
+    def use(split: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
+        encoded = encode_batch(fitted, batch)
+        if split != "train" or not holdout.share:
+            return {split: encoded}
+        held_out = holdout.mask(batch, numbers)
+        return {"train": _select_rows(encoded, ~held_out), "valid": _select_rows(encoded, held_out)}
 
-    def whole(name: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        return {name: encode_batch(fitted, batch)}
-
-    for name, split in sources.items():
-        use = divide if name == "train" and holdout.share else partial(whole, name)
-        for parts in convert(fitted.schema, split, use, skipped, fitted.integer_keys, ENCODERS):
+    for split, files in sources.items():
+        for parts in convert(fitted.schema, files, partial(use, split), skipped, fitted.integer_keys, ENCODERS):
             progress("encode", sum(batch.num_rows for batch in parts.values()))
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
+
+
+def encode_batch(fitted: FittedSchema, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Encode a batch of raw columns as the columns of a split, which `check_encoded` lists.
+
+    Labels, weights and keys may be absent, as in rows to predict: then labels are missing (NaN) and weights 1.
+    """
+    schema, present = fitted.schema, set(batch.schema.names)
+    missing = np.full(batch.num_rows, np.nan)
+    labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
+    columns: dict[str, pa.Array] = {}
+    if fitted.id_columns:
+        columns[IDS] = from_matrix(encode_ids(fitted, batch))
+    if fitted.numeric:
+        columns[NUMERIC] = from_matrix(encode_numbers(batch, fitted))
+    columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))
+    if schema.weight:
+        weight = weight_column(schema, batch) if schema.weight in present else np.ones(batch.num_rows)
+        columns[WEIGHT] = pa.array(weight.astype(np.float32))
+    for key in schema.carried:
+        if key in present:
+            columns[KEY_PREFIX + key] = _encode_key(fitted, batch.column(key), key)
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _encode_key(fitted: FittedSchema, column: pa.Array, key: str) -> pa.Array:
+    """Return a carried column as integers if the training rows had nothing else, otherwise as text."""
+    if key in fitted.integer_keys and pa.types.is_int64(column.type):
+        return column
+    values, codes = as_text(column, key)
+    if key in fitted.integer_keys:
+        values = as_integers(values, codes, key)
+    return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
+
+
+def _select_rows(encoded: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
+    """Return the rows of an encoded batch that a mask selects."""
+
+    def selected(column: pa.Array) -> pa.Array:
+        if pa.types.is_fixed_size_list(column.type):
+            return from_matrix(to_matrix(column)[mask])  # far faster than Arrow's filter
+        return column.filter(pa.array(mask))
+
+    return pa.RecordBatch.from_arrays([selected(column) for column in encoded.columns], encoded.schema.names)
 
 
 def _source_notes(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None) -> Iterator[str]:

@@ -41,7 +41,7 @@ def prepare_cached(
 
     If two processes want the same dataset, one prepares it and the other waits. A cached dataset is checked as a whole:
     training reads all of it anyway, and the raw files were read for their key. A damaged one is prepared again, and a
-    note says so. The arguments are those of `prepare`, which writes into the folder `cache`.
+    note says so.
     """
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: expand(files) for name, files in splits.items() if files}

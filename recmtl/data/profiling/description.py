@@ -86,10 +86,7 @@ def describe_splits(
     files: Iterable[Sequence[Any]] = (),
     notes: Iterable[str] = (),
 ) -> Description:
-    """Build a description: search leaks in the sample of the training rows, and compare the splits.
-
-    `features` are those of the sample, as `find_leaks` takes them; `values` and `files` are rows of their tables.
-    """
+    """Build a description: search leaks in the sample of the training rows (`features`), and compare the splits."""
     train, sample = splits["train"], splits["train"].sample.table()
     leaks, unsearched = search_leaks(features, sample, schema)
     if schema.tasks == (NO_TASK,):

@@ -21,13 +21,16 @@ from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 class EncodedTally(SplitTally):
     """Counts of the encoded rows of one split."""
 
-    def __init__(self, schema: FittedSchema) -> None:
+    def __init__(self, rows: Rows) -> None:
+        schema = rows.schema
         super().__init__([f.name for f in schema.numeric], schema.schema.reported_tasks)
         self._schema = schema
         self.missing, self.unknown, self.elements = np.zeros((3, len(schema.id_blocks)), np.int64)
+        for batch in rows.table.to_batches():
+            if batch.num_rows:
+                self._add(batch)
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Count a batch."""
+    def _add(self, batch: pa.RecordBatch) -> None:
         drawn, kept = self.sample.draw(batch.num_rows), {}
         for i, block in enumerate(self._schema.id_blocks):
             ids = to_matrix(batch.column(IDS))[:, block.start : block.start + block.length]
@@ -66,7 +69,7 @@ class EncodedTally(SplitTally):
 def describe_prepared(data: PreparedData) -> Description:
     """Describe the columns and labels of a prepared dataset in each split, and how the splits differ."""
     schema = data.schema
-    splits = {name: _tally_rows(rows) for name, rows in data.splits.items()}
+    splits = {name: EncodedTally(rows) for name, rows in data.splits.items()}
     sample = splits["train"].sample.table()
     encoded = [(f, splits["train"].numbers[f.name], schema.moments[f.name]) for f in schema.numeric]
     numbers = [(f.name, f.transform, t.low, t.high, t.mean, t.deviation, *moments) for f, t, moments in encoded]
@@ -79,14 +82,6 @@ def describe_prepared(data: PreparedData) -> Description:
         numbers=pd.DataFrame(numbers, columns=named),
         notes=data.notes,
     )
-
-
-def _tally_rows(rows: Rows) -> EncodedTally:
-    tally = EncodedTally(rows.schema)
-    for batch in rows.table.to_batches():
-        if batch.num_rows:
-            tally.add(batch)
-    return tally
 
 
 def _input_features(schema: FittedSchema) -> dict[str, Feature]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.columns.timestamps import as_times
-from recmtl.data.columns.values import Codes, Floats, as_lists, as_numbers, as_text
+from recmtl.data.columns.values import as_lists, as_numbers, as_text
 from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
@@ -167,46 +167,30 @@ def _tally_sources(
 def _describe_tallies(schema: Schema, splits: Mapping[str, RawTally], bad_row_notes: Sequence[str]) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
     tallies = train.numbers | train.categories
+    kinds = dict.fromkeys(schema.keys, "key") | {schema.group: "group", schema.weight: "weight"}
+    kinds |= {f.name: KIND_NAMES[type(f)] for f in schema.features}
     columns = [
-        (name, _column_kind(schema, feature), t.missing / t.rows, t.distinct, t.more)
-        for name, feature in train.features.items()
-        for t in [tallies[name]]
+        (name, kinds[name], t.missing / t.rows, t.distinct, t.more)
+        for name, t in ((name, tallies[name]) for name in train.features)
     ]
     numbers = [
-        (name, t.low, *_quantiles(sample[name].to_numpy()), t.high, t.mean, t.deviation)
+        (name, t.low, *sample[name].to_pandas().quantile(list(QUANTILE_LEVELS.values())), t.high, t.mean, t.deviation)
         for name, t in train.numbers.items()
     ]
     named = ["column", "lowest", *QUANTILE_LEVELS, "highest", "mean", "deviation"]
     return describe_splits(
         schema,
         splits,
-        features={f.name: _sample_values(sample[f.name]) for f in schema.features},
+        features={
+            f.name: sample[f.name].to_numpy() if f.name in train.numbers else category_codes(sample[f.name])
+            for f in schema.features
+        },
         columns=pd.DataFrame(columns, columns=["column", "kind", "missing", "distinct", "more"]),
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
         notes=(*bad_row_notes, *_column_notes(train)),
     )
-
-
-def _column_kind(schema: Schema, feature: Feature) -> str:
-    if feature in schema.features:
-        return KIND_NAMES[type(feature)]
-    return {schema.group: "group", schema.weight: "weight"}.get(feature.name, "key")
-
-
-def _sample_values(column: pa.ChunkedArray) -> Floats | Codes:
-    """Return a column of the sample as `find_leaks` takes it; missing text is a category."""
-    if pa.types.is_floating(column.type):
-        numbers: Floats = column.to_numpy()
-        return numbers
-    return category_codes(column)
-
-
-def _quantiles(values: Floats) -> Floats:
-    present = values[~np.isnan(values)]
-    levels = list(QUANTILE_LEVELS.values())
-    return np.quantile(present, levels) if len(present) else np.full(len(levels), np.nan)
 
 
 def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
@@ -221,8 +205,7 @@ def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str
 def _top_categories(split: RawTally) -> Iterator[tuple[str, str, int, float]]:
     for name, tally in split.categories.items():
         top = tally.counts().sort_by([("count", "descending"), ("category", "ascending")]).slice(0, TOP_CATEGORIES)
-        found = zip(top["category"].to_pylist(), top["count"].to_pylist(), strict=True)
-        yield from ((name, value, count, count / tally.rows) for value, count in found)
+        yield from ((name, row["category"], row["count"], row["count"] / tally.rows) for row in top.to_pylist())
 
 
 def _column_notes(train: RawTally) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.columns.categorical import count_table, merge_counts
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.schema import Task
 
@@ -25,7 +26,7 @@ class CategoryTally:
 
     def __init__(self, bound: int = DISTINCT_CATEGORIES) -> None:
         self._bound = bound
-        self._tables: list[pa.Table] = []
+        self._tables = [count_table(pa.array([], pa.string()), np.empty(0, np.int64))]
         self._pending = 0
         self.rows = self.missing = self.elements = 0
         self.more = False
@@ -35,10 +36,10 @@ class CategoryTally:
         counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
         seen = (counts > 0) & values.is_valid().to_numpy(zero_copy_only=False)
         self.rows, self.missing, self.elements = self.rows + rows, self.missing + missing, self.elements + counts.sum()
-        self._tables.append(pa.table({"category": values.filter(pa.array(seen)), "count": counts[seen]}))
+        self._tables.append(count_table(values.filter(pa.array(seen)), counts[seen]))
         self._pending += int(seen.sum())
         if self._pending > self._bound:
-            self._tables, self._pending = [self._pruned()], 0
+            self.counts()
 
     @property
     def distinct(self) -> int:
@@ -47,8 +48,12 @@ class CategoryTally:
 
     def counts(self) -> pa.Table:
         """Return the columns ``category`` and ``count``: all categories, or beyond the bound the frequent ones."""
-        self._tables, self._pending = [self._pruned()], 0
-        return self._tables[0]
+        merged = merge_counts(self._tables).combine_chunks()
+        self.more = self.more or merged.num_rows > self._bound
+        if merged.num_rows > self._bound:
+            merged = merged.sort_by([("count", "descending"), ("category", "ascending")]).slice(0, self._bound // 2)
+        self._tables, self._pending = [merged], 0
+        return merged
 
     def unseen(self, trained: CategoryTally) -> float:
         """Return the share of elements that the training rows lack; NaN if either has more than the bound."""
@@ -57,16 +62,6 @@ class CategoryTally:
         counts = self.counts()
         new = counts.filter(pc.invert(pc.is_in(counts["category"], trained.counts()["category"])))
         return float((pc.sum(new["count"]).as_py() or 0) / self.elements)
-
-    def _pruned(self) -> pa.Table:
-        if not self._tables:
-            return pa.table({"category": pa.array([], pa.string()), "count": pa.array([], pa.int64())})
-        merged = pa.concat_tables(self._tables).group_by("category").aggregate([("count", "sum")])
-        merged = merged.rename_columns({"count_sum": "count"}).combine_chunks()
-        self.more = self.more or merged.num_rows > self._bound
-        if merged.num_rows > self._bound:
-            merged = merged.sort_by([("count", "descending"), ("category", "ascending")]).slice(0, self._bound // 2)
-        return merged
 
 
 class NumberTally:
@@ -131,9 +126,9 @@ class NumberTally:
 class Sample:
     """Keeps a uniform sample of rows: those with the smallest random numbers."""
 
-    def __init__(self, size: int = SAMPLE_ROWS, seed: int = 0) -> None:
+    def __init__(self, size: int = SAMPLE_ROWS) -> None:
         self._size, self._limit = size, 1.0
-        self._rng = np.random.default_rng([STREAM, seed])
+        self._rng = np.random.default_rng([STREAM, 0])
         self._tables: list[pa.Table] = []
         self._drawn = np.empty(0)
 
@@ -147,12 +142,11 @@ class Sample:
         drawn = pa.array(self._drawn[self._drawn < self._limit])
         self._tables.append(pa.Table.from_arrays([drawn, *columns.values()], names=["", *columns]))
         if sum(t.num_rows for t in self._tables) > 2 * self._size:
-            self._tables = [self._cut()]
+            self._cut()
 
     def table(self) -> pa.Table:
         """Return the sample."""
-        self._tables = [self._cut()]
-        return self._tables[0].drop_columns([""])
+        return self._cut().drop_columns([""])
 
     def _cut(self) -> pa.Table:
         table = pa.concat_tables(self._tables)
@@ -160,7 +154,8 @@ class Sample:
         if len(drawn) > self._size:
             self._limit = float(np.partition(drawn, self._size)[self._size])
             table = table.filter(pa.array(drawn < self._limit))
-        return table.combine_chunks()
+        self._tables = [table.combine_chunks()]
+        return self._tables[0]
 
 
 class LabelTally:

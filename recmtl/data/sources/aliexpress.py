@@ -86,11 +86,10 @@ class RawSource(Source):
 
     def fault(self, bad: BadValueError) -> DataError:
         """Return the error for a bad value, with its line in the user or the item file."""
+        of_user, bad = bad.column in USER_COLUMNS[1:], _as_raw_label(bad)
         item, user = self._origin(bad.row)
-        if bad.column in USER_COLUMNS[1:]:
-            return self._users.fault(BadValueError(user, bad.column, bad.value, bad.expected))
-        bad = _as_raw_label(bad)
-        return self._items.fault(BadValueError(item, bad.column, bad.value, bad.expected))
+        bad.row = user if of_user else item
+        return (self._users if of_user else self._items).fault(bad)
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
         """Return why rows were skipped, by line of the item file."""
@@ -146,10 +145,9 @@ def _split_label(array: pa.Array) -> dict[str, pa.Array]:
 
 
 class UserTable:
-    """The user file in memory, indexed by search id.
+    """The user file in memory, indexed by search id: equal ids with different values are an error.
 
-    `skip` leaves out rows with a wrong number of columns or an invalid search id. A search id that occurs twice with
-    different values is an error in any case.
+    `skip` leaves out rows with a wrong number of columns or an invalid search id.
     """
 
     def __init__(self, source: Source, columns: Sequence[str], numbers: frozenset[str], skip: bool = False) -> None:
@@ -235,12 +233,11 @@ def _unify_types(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
     if all(len(kind) == 1 for kind in kinds):
         return batches
     types = [kind.pop() if len(kind) == 1 else pa.binary() if pa.binary() in kind else pa.string() for kind in kinds]
-    columns = [[_cast(column, kind) for column, kind in zip(batch, types, strict=True)] for batch in batches]
+    columns = [
+        [c if c.type == kind else c.cast(pa.string()).cast(kind) for c, kind in zip(batch, types, strict=True)]
+        for batch in batches
+    ]
     return [pa.RecordBatch.from_arrays(c, names=batches[0].schema.names) for c in columns]
-
-
-def _cast(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    return column if column.type == kind else column.cast(pa.string()).cast(kind)
 
 
 def _take(batch: pa.RecordBatch, positions: Positions) -> dict[str, pa.Array]:

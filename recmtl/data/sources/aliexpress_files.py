@@ -18,25 +18,17 @@ COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "R
 USER_WORDS = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
 ITEM_WORDS = dict.fromkeys(("item", "items", "itm", "itms", "impression", "impressions"), "item")
 SPLIT_WORDS = {"train": "train", "test": "test"}
-WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # also in NamesLikeThis
-MAX_NAMES = 12  # in an error
+PATH_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # also in NamesLikeThis
+MAX_LISTED = 12  # in an error
 
 
 @contextmanager
 def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource]]:
     """Open the raw files of a country as sources ``train`` and ``test`` in the processed layout.
 
-    Files are recognized by the last matching word in their path, including folders and zips: ``user`` or ``usr``,
-    ``item``, ``itm`` or ``impression``; ``train`` or ``test``; and the country. A file without a country in its path
-    matches any country.
-
-    Args:
-        location: A folder or a zip; zips within are opened as well.
-        country: NL, ES, FR, US or RU.
-
-    Raises:
-        DataError: The country, folder or zip does not exist, a zip cannot be read, or one of the four files is missing
-            or occurs twice.
+    Files of a folder, of a zip, or of zips within are recognized by the last matching word in their path: ``user`` or
+    ``usr``, ``item``, ``itm`` or ``impression``; ``train`` or ``test``; and the country (NL, ES, FR, US or RU). A file
+    without a country in its path matches any country.
     """
     path, code = on_disk(location), country.upper()
     if code not in COUNTRIES.values():
@@ -71,10 +63,10 @@ def _side_and_split(name: str) -> tuple[str | None, str | None]:
 
 
 def _last_word(name: str, meanings: Mapping[str, str]) -> str | None:
-    words = (word.lower() for word in reversed(WORD.findall(name)))
+    words = (word.lower() for word in reversed(PATH_WORD.findall(name)))
     return next((meanings[word] for word in words if word in meanings), None)
 
 
 def _join_names(files: Sequence[Member]) -> str:
-    names = ", ".join(repr(m.name) for m in files[:MAX_NAMES])
-    return f"{names} and {len(files) - MAX_NAMES} more" if len(files) > MAX_NAMES else names or "no files"
+    names = ", ".join(repr(m.name) for m in files[:MAX_LISTED])
+    return f"{names} and {len(files) - MAX_LISTED} more" if len(files) > MAX_LISTED else names or "no files"

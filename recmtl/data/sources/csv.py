@@ -8,7 +8,7 @@ import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,8 @@ import pyarrow.csv as pacsv
 from recmtl.data.columns.values import cast_integer_columns
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError
+from recmtl.io.archives import Member
+from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
 from recmtl.schema.infer import NULLS, detect_separator
 
@@ -38,23 +40,12 @@ def _replace_invalid(error: UnicodeError) -> tuple[str, int]:
 codecs.register_error(REPLACE_INVALID, _replace_invalid)
 
 
-class Readable(Protocol):
-    """A file that can be read from the start any number of times."""
-
-    @property
-    def name(self) -> str:
-        """The name in errors."""
-
-    def stream(self) -> pa.NativeFile:
-        """Open the file."""
-
-
 class CsvSource(Source):
     """A CSV file, plain or compressed; `header` has the columns of a file without a header line."""
 
     parses = True
 
-    def __init__(self, location: Readable, separator: str | None = None, header: Sequence[str] = ()) -> None:
+    def __init__(self, location: Location | Member, separator: str | None = None, header: Sequence[str] = ()) -> None:
         self.name, self._location, self._header = location.name, location, list(header)
         with location.stream() as stream:
             self._separator = separator or detect_separator(stream)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,72 +15,66 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.csv import CsvSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.location import Location, expand
+from recmtl.schema.infer import ARROW_FORMATS
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
 
 Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Source | Sequence[str | Path | Source]
 
 
-class FrameSource(Source):
-    """A table or DataFrame in memory."""
+class TypedSource(Source):
+    """Rows that have types of their own, in memory or in a file."""
 
-    def __init__(self, table: pa.Table, name: str) -> None:
-        self.name, self._table = name, table
-        self.columns = tuple(table.column_names)
+    def __init__(
+        self, name: str, columns: Sequence[str], read: Callable[[list[str]], Iterable[pa.RecordBatch]]
+    ) -> None:
+        self.name, self.columns, self._read = name, tuple(columns), read
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows with their own types."""
-        yield from self._table.select(list(columns)).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
+        yield from self._read(list(columns))
 
 
-class ArrowSource(Source):
-    """An Arrow IPC file (also called Feather)."""
+def table_source(table: pa.Table, name: str) -> TypedSource:
+    """Return a table in memory as a source."""
 
-    def __init__(self, location: Location) -> None:
-        self.name, self._location = location.name, location
+    def read(columns: list[str]) -> list[pa.RecordBatch]:
+        batches: list[pa.RecordBatch] = table.select(columns).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
+        return batches
+
+    return TypedSource(name, table.column_names, read)
+
+
+def _arrow_source(location: Location) -> TypedSource:
+    """Return an Arrow IPC file (also called Feather) as a source."""
+
+    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
         with location.file() as file:
-            self.columns = tuple(ipc.open_file(file).schema.names)
-
-    def batches(
-        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows with their own types."""
-        with self._location.file() as file:
             reader = ipc.open_file(file)
             for i in range(reader.num_record_batches):
-                batch = reader.get_batch(i).select(list(columns))
+                batch = reader.get_batch(i).select(columns)
                 batch.validate(full=True)  # offsets and dictionary codes of a damaged file may be out of range
                 yield batch
 
-
-class ParquetSource(Source):
-    """A Parquet file."""
-
-    def __init__(self, location: Location) -> None:
-        self.name, self._location = location.name, location
-        with self._open() as file:
-            self.columns = tuple(file.schema_arrow.names)
-
-    def batches(
-        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
-    ) -> Iterator[pa.RecordBatch]:
-        """Stream the rows with their own types."""
-        with self._open() as file:
-            for batch in file.iter_batches(batch_size=FRAME_ROWS, columns=list(columns)):
-                yield batch.select(list(columns))
-
-    def _open(self) -> pq.ParquetFile:
-        return pq.ParquetFile(self._location.path, filesystem=self._location.filesystem)
+    with location.file() as file:
+        return TypedSource(location.name, ipc.open_file(file).schema.names, read)
 
 
-BINARY_FORMATS: Mapping[str, type[ArrowSource] | type[ParquetSource]] = {
-    ".parquet": ParquetSource,
-    ".pq": ParquetSource,
-    ".arrow": ArrowSource,
-    ".feather": ArrowSource,
-}
+def _parquet_source(location: Location) -> TypedSource:
+    """Return a Parquet file as a source."""
+
+    def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
+            for batch in file.iter_batches(batch_size=FRAME_ROWS, columns=columns):
+                yield batch.select(columns)
+
+    with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
+        return TypedSource(location.name, file.schema_arrow.names, read)
+
+
+TYPED_SOURCES = {"parquet": _parquet_source, "ipc": _arrow_source}
 
 
 def open_sources(data: Data, name: str = "data", separator: str | None = None) -> list[Source]:
@@ -92,9 +86,14 @@ def open_sources(data: Data, name: str = "data", separator: str | None = None) -
     if isinstance(data, Source):
         return [data]
     if isinstance(data, pd.DataFrame):
-        return [_check_columns(FrameSource(_from_pandas(data, name), f"the {name} frame"))]
+        name = f"the {name} frame"
+        try:
+            table = pa.Table.from_pandas(data, preserve_index=False)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise unreadable(name, error) from error
+        return [_check_columns(table_source(table, name))]
     if isinstance(data, pa.Table):
-        return [_check_columns(FrameSource(data, f"the {name} table"))]
+        return [_check_columns(table_source(data, f"the {name} table"))]
     if isinstance(data, str | Path):
         return [_open_file(location, separator) for location in expand(data)]
     if not data:
@@ -103,9 +102,9 @@ def open_sources(data: Data, name: str = "data", separator: str | None = None) -
 
 
 def _open_file(location: Location, separator: str | None) -> Source:
-    kind = BINARY_FORMATS.get(location.suffix)
+    kind = ARROW_FORMATS.get(location.suffix)
     try:
-        return _check_columns(kind(location) if kind else CsvSource(location, separator))
+        return _check_columns(TYPED_SOURCES[kind](location) if kind else CsvSource(location, separator))
     except (OSError, pa.ArrowException) as error:
         raise unreadable(location.name, error) from error
 
@@ -115,10 +114,3 @@ def _check_columns(source: Source) -> Source:
         if source.columns.count(column) > 1:
             raise DataError(f"{source.name} has the column {column!r} twice")
     return source
-
-
-def _from_pandas(frame: pd.DataFrame, name: str) -> pa.Table:
-    try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        raise unreadable(f"the {name} frame", error) from error

@@ -8,20 +8,34 @@ conversion. The AUC of the true probabilities, the Bayes AUC, is the best that a
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.csv
 from sklearn.metrics import roc_auc_score
 
-from recmtl.data.sources.aliexpress_layout import CATEGORICAL, NUMERICAL, USER_CATEGORICAL, USER_NUMERICAL
-from recmtl.data.synthetic.truth import WEIGHTS, Array, PlantedTruth, effects_of, sigmoid
-from recmtl.data.synthetic.write import WRITERS
+from recmtl.data.sources.aliexpress_layout import (
+    CATEGORICAL,
+    CLICK,
+    CONVERSION,
+    ITEM_COLUMNS,
+    NUMERICAL,
+    PROCESSED_COLUMNS,
+    RAW_LABEL,
+    SEARCH_ID,
+    USER_CATEGORICAL,
+    USER_COLUMNS,
+    USER_NUMERICAL,
+)
+from recmtl.data.synthetic.truth import WEIGHTS, Array, Columns, PlantedTruth, effects_of, sigmoid
 
 Drawn = dict[str, npt.NDArray[np.generic]]
+Append = Callable[[Columns], None]  # appends whole searches, given by column name
 
 CHUNK_ROWS = 50_000  # in memory at a time; part of the seed, so another value gives other rows
 CALIBRATION_ROWS = 200_000
@@ -197,6 +211,40 @@ def _write_files(
             progress(int(sum(count[0] for count in counts.values())))
     tasks = bayes_auc(*(np.concatenate(chunks) for chunks in zip(*tested, strict=True)))
     return {name: FileCounts(*count.tolist()) for name, count in counts.items()}, tasks
+
+
+@contextmanager
+def _raw_writer(folder: Path, split: str) -> Iterator[Append]:
+    """Yield a function that appends rows to new files in the raw layout, `user_<split>.csv` and `item_<split>.csv`."""
+    with (
+        _csv_writer(folder / f"user_{split}.csv", USER_COLUMNS, header=False) as append_users,
+        _csv_writer(folder / f"item_{split}.csv", ITEM_COLUMNS, header=False) as append_items,
+    ):
+
+        def append(columns: Columns) -> None:
+            _, first = np.unique(columns[SEARCH_ID], return_index=True)  # [searches]
+            append_users({name: columns[name][first] for name in USER_COLUMNS})
+            append_items({**columns, RAW_LABEL: columns[CLICK].astype(np.int64) + columns[CONVERSION].astype(np.int64)})
+
+        yield append
+
+
+@contextmanager
+def _csv_writer(path: Path, names: Sequence[str], header: bool) -> Iterator[Append]:
+    schema = pa.schema([(name, pa.float64() if name in NUMERICAL else pa.int64()) for name in names])
+    with path.open("wb") as file:
+        if header:
+            file.write((",".join(names) + "\n").encode())
+        with pyarrow.csv.CSVWriter(
+            file, schema, write_options=pyarrow.csv.WriteOptions(include_header=False)
+        ) as writer:
+            yield lambda columns: writer.write_table(pa.table([columns[name] for name in names], schema=schema))
+
+
+WRITERS: Mapping[str, Callable[[Path, str], AbstractContextManager[Append]]] = {
+    "processed": lambda folder, split: _csv_writer(folder / f"{split}.csv", PROCESSED_COLUMNS, header=True),
+    "raw": _raw_writer,
+}
 
 
 def _draw(

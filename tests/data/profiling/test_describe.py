@@ -150,7 +150,7 @@ def test_a_larger_dataset_is_sampled_and_counted_exactly(tmp_path, monkeypatch):
     frame = leaky(20_000)
     frame.to_csv(tmp_path / "rows.csv", index=False)
     frame.to_parquet(tmp_path / "rows.parquet", row_group_size=3000)
-    monkeypatch.setattr(tally.Sample.__init__, "__defaults__", (1000, 0))
+    monkeypatch.setattr(tally.Sample.__init__, "__defaults__", (1000,))
     for name in ("rows.csv", "rows.parquet"):
         description = describe(tmp_path / name, labels=["click"])
         assert description.notes == (

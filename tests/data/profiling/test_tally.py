@@ -96,7 +96,7 @@ def test_a_sample_of_few_rows_is_all_of_them():
 
 def test_a_sample_is_uniform():
     """Each of 100 batches has its share of 1,000 rows within chance; the columns of a row stay together."""
-    sample = Sample(1000, seed=3)
+    sample = Sample(1000)
     for batch in range(100):
         drawn = sample.draw(200)
         sample.keep({"batch": pa.array(np.full(len(drawn), batch)), "row": pa.array(drawn + 200 * batch)})

@@ -201,7 +201,7 @@ class TestFaults:
         path = write(tmp_path / "a.csv.gz", b'\xef\xbb\xbfc,n\n"a\nb",1\n\nb,2\n')
         (source,) = open_sources(path)
         assert [source.place(row) for row in (0, 1)] == [f"{path}, line 2", f"{path}, line 5"]
-        fault = source.fault(BadValueError(1, "n", "x", "a number"), 0)
+        fault = source.fault(BadValueError(1, "n", "x", "a number"))
         assert str(fault) == f"{path}, line 5, column 'n': 'x' is not a number"
 
     def test_place_in_memory(self):

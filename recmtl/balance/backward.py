@@ -1,4 +1,4 @@
-"""One backward pass of a weighted sum of losses, and the leaves of its graph."""
+"""Backward passes, and the gradients that they leave."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,8 @@ def backward_weighted(
 ) -> None:
     """Run one backward pass of the weighted sum of the losses that have a graph.
 
-    A weight of exactly 0 starts a task's pass from a zero gradient, even if its loss is not finite.
-
-    Args:
-        losses: K scalars; or tensors of any shape, with weights of the same shape.
-        weights: The weight of each loss, `[K]`.
-        without: Leaves whose gradient is not computed.
+    The losses are scalars, or tensors of the shapes of their weights. A weight of exactly 0 starts a task's pass from a
+    zero gradient, even if its loss is not finite. The leaves in `without` get no gradient.
     """
     pairs = zip(losses, weights, strict=True)
     reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
@@ -32,12 +28,38 @@ def backward_weighted(
     torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached], inputs=inputs)
 
 
+def gradients_of(loss: Tensor, tensors: Sequence[Tensor], summed: bool) -> Sequence[Tensor | None]:
+    """Return the loss's gradient of each tensor, None for one that it does not reach; the graph stays.
+
+    Gradients that will be summed in place are clones, as autograd may return one tensor for two losses, or zeros.
+    """
+    found: Sequence[Tensor | None] = [None] * len(tensors)
+    if loss.requires_grad:
+        found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    return zeros_if_none([None if g is None else g.clone() for g in found], tensors) if summed else found
+
+
+def zeros_if_none(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Return the gradients with zeros for None, shaped like the tensors or else like the first gradient."""
+    if tensors is None:
+        tensors = [next(gradient for gradient in gradients if gradient is not None)] * len(gradients)
+    pairs = zip(gradients, tensors, strict=True)
+    return [torch.zeros_like(tensor) if gradient is None else gradient for gradient, tensor in pairs]
+
+
+def pop_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:
+    """Return the `.grad` of each tensor and set it to None."""
+    gradients = [tensor.grad for tensor in tensors]
+    for tensor in tensors:
+        tensor.grad = None
+    return gradients
+
+
 def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
     """Return the leaves of the losses' graphs."""
-    leaves: list[Tensor] = []
+    leaves = [loss for loss in losses if loss.grad_fn is None]
     seen: set[Any] = set()
     nodes: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
-    leaves += [loss for loss in losses if loss.grad_fn is None]
     while nodes:
         node = nodes.pop()
         if node in seen:

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from recmtl.balance.backward import pop_gradients, zeros_if_none
+
 Value = TypeVar("Value")
 
 
@@ -17,11 +19,7 @@ class LostRankError(RuntimeError):
 
 @contextmanager
 def explain_lost_rank() -> Iterator[None]:
-    """Turn the error of a failed message between processes into one that names the cause.
-
-    Raises:
-        LostRankError: If another process has ended, or did not answer in time.
-    """
+    """Turn the error of a failed message between processes into a `LostRankError`, which names the cause."""
     try:
         yield
     except RuntimeError as error:
@@ -147,18 +145,17 @@ class ProcessGroup:
             yield others
             return
         tensors = [tensor for tensor in tensors if tensor.requires_grad]
-        before = [tensor.grad for tensor in tensors]
-        for tensor in tensors:
-            tensor.grad = None
+        before = pop_gradients(tensors)
         try:
             yield others
-            for tensor in tensors:
-                tensor.grad = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
-            self.all_reduce([*(tensor.grad for tensor in tensors if tensor.grad is not None), *others])
+            gradients = zeros_if_none([tensor.grad for tensor in tensors], tensors)
+            self.all_reduce([*gradients, *others])
+            for tensor, gradient in zip(tensors, gradients, strict=True):
+                tensor.grad = gradient
         finally:
-            for tensor, gradient in zip(tensors, before, strict=True):
-                if gradient is not None:
-                    tensor.grad = gradient if tensor.grad is None else gradient.add_(tensor.grad)
+            for tensor, earlier in zip(tensors, before, strict=True):
+                if earlier is not None:
+                    tensor.grad = earlier if tensor.grad is None else earlier.add_(tensor.grad)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self

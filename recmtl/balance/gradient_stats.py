@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recmtl.balance.backward import gradients_of
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.representation.base import bypass_forks
 from recmtl.balance.shared import SharedTensor, as_shared_tensors
@@ -55,24 +56,9 @@ def gradient_stats(
         none = ordered[0].new_zeros(len(ordered))
         return GradientStats(none, none.diag())
     with bypass_forks():
-        gradients = _gradients_of_each_loss(ordered, [s.tensor for s in trained])
+        gradients = [gradients_of(loss, [s.tensor for s in trained], summed=True) for loss in ordered]
     processes.all_reduce([gradient for task in gradients for gradient in task if gradient is not None])
     gram = TaskGradients(trained, gradients).gram().sum(0)  # [K, K]
     norms = gram.diagonal().sqrt()
     scale = torch.outer(norms, norms)
     return GradientStats(norms, torch.where(scale > 0, gram / scale, 0.0))
-
-
-def _gradients_of_each_loss(losses: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return each loss's gradient of each tensor, zeros for tensors that it does not depend on."""
-    return [  # cloned, as autograd may return one tensor for two losses
-        [
-            gradient.clone()
-            for gradient in torch.autograd.grad(
-                loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=True
-            )
-        ]
-        if loss.requires_grad
-        else [torch.zeros_like(tensor) for tensor in tensors]
-        for loss in losses
-    ]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted
+from recmtl.balance.backward import backward_weighted, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, Sizes
 
@@ -180,8 +180,7 @@ def _chain_rule(
     balancer: RepresentationBalancer, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
 ) -> list[Tensor | None]:
     """Return the gradients of the views: those at the heads, through `_forward_views`."""
-    like = next(gradient for gradient in gradients if gradient is not None)
-    at_heads = [torch.zeros_like(like) if gradient is None else gradient for gradient in gradients]
+    at_heads = zeros_if_none(gradients)
     with torch.enable_grad():
         views = [torch.zeros_like(gradient, requires_grad=True) for gradient in at_heads]
         outputs = balancer._forward_views(views, [tensor.detach() for tensor in saved])

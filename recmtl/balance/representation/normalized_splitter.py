@@ -7,6 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
+from recmtl.balance.backward import zeros_if_none
 from recmtl.balance.base import validated_names
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.representation.base import RepresentationBalancer
@@ -189,11 +190,7 @@ class NormalizedSplitter(RepresentationBalancer):
 
     def _projected(self, h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
         """Project each row of each h_k, in order, on the original rows of the tasks that it conflicts with."""
-        like = next(x for x in h if x is not None)
-        clean = [
-            torch.zeros_like(like) if x is None else torch.where(ok, x, 0.0) for x, ok in zip(h, finite, strict=True)
-        ]
-        stacked = torch.stack(clean, 1)  # [B, H, n]
+        stacked = torch.where(finite[:, None], torch.stack(zeros_if_none(h), 1), 0.0)  # [B, H, n]
         coefficients = coefficients_in_order(stacked @ stacked.mT, self.orders(len(h)))  # [B, H, H]
         projected = (coefficients @ stacked).unbind(1)
         return [None if x is None else result for x, result in zip(h, projected, strict=True)]

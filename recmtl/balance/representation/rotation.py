@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.nn.utils.parametrize import ParametrizationList
 
+from recmtl.balance.backward import zeros_if_none
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes
 
@@ -204,8 +205,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         if self.normalize_losses and self._values is None:
             raise RuntimeError("`normalize_losses` compares the losses: call `balancer.backward(losses, ...)`")
         R, *views = saved  # [H, size, size], and H tensors [B, D] in the cooperative mode
-        like = next(gradient for gradient in gradients if gradient is not None)
-        stacked = torch.stack([torch.zeros_like(like) if g is None else g for g in gradients]).to(R.dtype)  # [H, B, D]
+        stacked = torch.stack(zeros_if_none(gradients)).to(R.dtype)  # [H, B, D]
         nonfinite = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
         nonfinite, rows = self.processes.sum(nonfinite, torch.full((), stacked.shape[1], device=R.device))  # rows: B
         finite = nonfinite == 0

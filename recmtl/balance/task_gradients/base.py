@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from recmtl.balance.backward import pop_gradients, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
 
@@ -110,8 +111,9 @@ class TaskGradientBalancer(Balancer, ABC):
         with self.processes.reduce_gradients(inputs.private) as reduced:
             gradients = _gradients_by_task(losses, finite, tensors)
             if self.processes.size > 1:
-                gradients = [list(map(_zeros_if_none, task, tensors)) for task in gradients]
-                reduced += [gradient for task in gradients for gradient in task if gradient is not None]
+                gradients = [zeros_if_none(task, tensors) for task in gradients]
+                for task in gradients:
+                    reduced += task
         if not shared:
             self.skipped += ~finite
             return
@@ -129,7 +131,7 @@ def _gradients_by_task(
     losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[Tensor]
 ) -> list[list[Tensor | None]]:
     """Run each loss backward, from 0 if it is not finite; the tensors' `.grad` is afterwards what it was before."""
-    before = _pop_gradients(tensors)
+    before = pop_gradients(tensors)
     gradients: list[list[Tensor | None]] = [[None] * len(tensors) for _ in losses]
     reached = [index for index, loss in enumerate(losses) if loss.requires_grad]
     starts = finite.unbind()
@@ -137,21 +139,10 @@ def _gradients_by_task(
         for index in reached:
             loss = losses[index]
             torch.autograd.backward(loss, starts[index].to(loss.dtype), retain_graph=index != reached[-1])
-            gradients[index] = _pop_gradients(tensors)
+            gradients[index] = pop_gradients(tensors)
     finally:
         for tensor, gradient in zip(tensors, before, strict=True):
             tensor.grad = gradient
     if any(gradient is not None and gradient.is_sparse for task in gradients for gradient in task):
         raise ValueError("shared tensors must have dense gradients, got a sparse one: embed with `sparse=False`")
     return gradients
-
-
-def _pop_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:
-    gradients = [tensor.grad for tensor in tensors]
-    for tensor in tensors:
-        tensor.grad = None
-    return gradients
-
-
-def _zeros_if_none(gradient: Tensor | None, tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if gradient is None else gradient

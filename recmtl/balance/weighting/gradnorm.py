@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.backward import gradients_of
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
@@ -153,7 +154,7 @@ class GradNorm(LossWeightBalancer):
     ) -> Tensor:
         assert self.rule is not None
         tensors = _measured_tensors(shared, last)
-        gradients = [self._gradients_of(loss, tensors) for loss in losses]
+        gradients = [gradients_of(loss, tensors, summed=self.processes.size > 1) for loss in losses]
         self.processes.all_reduce([gradient for task in gradients for gradient in task if gradient is not None])
         norms = torch.stack([_total_norm(task, values) for task in gradients])  # [K]
         by_tensor = zip(tensors, zip(*gradients, strict=True), strict=True)
@@ -164,15 +165,6 @@ class GradNorm(LossWeightBalancer):
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
         return weights
-
-    def _gradients_of(self, loss: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-        """Return the loss's gradient of each tensor; None for a tensor that it reaches in no process."""
-        several = self.processes.size > 1
-        if not loss.requires_grad:
-            return tuple(torch.zeros_like(tensor) if several else None for tensor in tensors)
-        found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True, materialize_grads=several)
-        # Cloned, as they are summed in place and autograd may return one tensor for two losses.
-        return tuple(gradient.clone() if several else gradient for gradient in found)
 
 
 def check_gradnorm_options(alpha: float, lr: float) -> None:

@@ -58,11 +58,7 @@ class RunError(ValueError):
 
 
 class UntrustedError(RunError):
-    """A recipe of a run that names a class of a module that is not trusted.
-
-    Args:
-        recipe: The file.
-        name: The import path of the class.
+    """A recipe of a run that names a class, by its import path, of a module that is not trusted.
 
     Attributes:
         on_command_line: The message of a command, whose user types something else.
@@ -84,12 +80,7 @@ class OutOfMemoryError(MemoryError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped by a signal, with a checkpoint to resume from.
-
-    Args:
-        signal: The signal.
-        folder: The run folder.
-        step: The number of steps done.
+    """Training stopped by a signal after a step, with a checkpoint in the run folder to resume from.
 
     Attributes:
         status: The exit status of a command that it ends: 129 (SIGHUP), 130 (SIGINT) or 143 (SIGTERM).
@@ -110,15 +101,7 @@ def unreadable(name: str, error: Exception) -> DataError:
     return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
 
 
-def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'", most: int = 1) -> str:
-    """Return "; did you mean 'x'?" for the known names that are spelled alike, or an empty string.
-
-    Args:
-        name: The name that is not known.
-        known: The names that are.
-        before: What is written before each.
-        after: What is written after each.
-        most: How many to propose at most.
-    """
-    near = get_close_matches(name, list(known), most)
-    return f"; did you mean {' or '.join(f'{before}{other}{after}' for other in near)}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'") -> str:
+    """Return "; did you mean 'x'?" for the known name that is spelled most alike, or an empty string."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {before}{near[0]}{after}?" if near else ""

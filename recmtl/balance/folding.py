@@ -8,14 +8,10 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def folded(head: nn.Module, matrix: Tensor) -> nn.Module:
-    """Return a copy of a head whose output for z is that of the head for z·M.
+    """Return a copy of a head whose output for z is that of the head for z·M, with the map M `[D, D]` of the view.
 
     The map becomes part of the weights of the linear layers that read the view, W ← W·Mᵀ, if a trial with a random
     rotation shows that nothing else reads it. Otherwise a linear layer is put before the head, which is always correct.
-
-    Args:
-        head: A module from a view `[B, D]` to one tensor.
-        matrix: The map M of the view, `[D, D]`.
     """
     like = next(head.parameters(), matrix)
     result = copy.deepcopy(head)

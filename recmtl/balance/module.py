@@ -14,15 +14,10 @@ class BalancedModule(nn.Module):
 
     All three are submodules, so that `state_dict` holds backbone, heads and the balancer's state.
 
-    Attributes:
-        backbone: From the input to the shared representation `[B, D]`.
-        heads: One module per task that reads its view `[B, D]`.
-        balancer: The balancer between them.
-
     Args:
-        backbone: The shared part.
-        heads: The tasks' own parts, in the order of the losses.
-        balancer: The balancer.
+        backbone: The shared part, from the input to the shared representation `[B, D]`.
+        heads: One module per task that reads its view `[B, D]`, in the order of the losses.
+        balancer: The balancer between them.
 
     Raises:
         ValueError: If `heads` is empty, or `balancer` is not a balancer.
@@ -58,11 +53,7 @@ class BalancedModule(nn.Module):
         return Branch(self, range(len(self.heads))[index])
 
     def backward(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
-        """Add the balanced gradient to `.grad` of every parameter; those of the backbone are the shared ones.
-
-        Args:
-            losses: One scalar per head, in their order; or by name.
-        """
+        """Add the balanced gradient of one loss per head to `.grad` of every parameter; the backbone is shared."""
         self.balancer.backward(losses, list(self.backbone.parameters()), private=self.heads.parameters())
 
     def fold(self, features: int) -> "BalancedModule":
@@ -74,17 +65,11 @@ class BalancedModule(nn.Module):
         return BalancedModule(copy.deepcopy(self.backbone), self.balancer.fold(self.heads, features), Sum())
 
     def _views(self, x: Tensor) -> tuple[Tensor, ...]:
-        shared = self.backbone(x)
-        return self.balancer.fork([shared] * len(self.heads))
+        return self.balancer.fork([self.backbone(x)] * len(self.heads))
 
 
 class Branch(nn.Module):
-    """The path through a `BalancedModule` to one head.
-
-    Args:
-        model: The module with all heads.
-        index: The number of the head.
-    """
+    """The path through a `BalancedModule` to one of its heads."""
 
     def __init__(self, model: BalancedModule, index: int) -> None:
         super().__init__()

@@ -121,18 +121,10 @@ def _collect(module: nn.Module) -> Iterator[SharedTensor]:
 
 
 class BackwardInputs(NamedTuple):
-    """The arguments of a `backward` call, checked and in order.
-
-    Attributes:
-        losses: K scalars.
-        values: Their values over all processes, `[K]` of at least float32, detached.
-        shared: The shared tensors.
-        last: Those of them that come last before the views.
-        private: All other trained leaves, if several processes share the batch.
-    """
+    """The arguments of a `backward` call, checked and in order; see `Balancer.backward`."""
 
     losses: Sequence[Tensor]
-    values: Tensor
+    values: Tensor  # of the losses over all processes, [K] of at least float32, detached
     shared: Sequence[SharedTensor]
     last: Sequence[Tensor]
     private: Sequence[Tensor]

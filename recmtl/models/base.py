@@ -6,11 +6,12 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.base import Balancer
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
@@ -47,16 +48,6 @@ class Shared(NamedTuple):
         return cls(tuple(shared_tensors(*modules)), tuple(last))
 
 
-class Fork(Protocol):
-    """What lies between trunk and heads; every balancer is one."""
-
-    def __call__(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return what each head reads, ``[B, D]``, from one view per head."""
-
-    def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
-        """Return copies of the heads that need no fork."""
-
-
 class IdentityFork(nn.Module):
     """A fork that returns every view as it is."""
 
@@ -70,17 +61,7 @@ class IdentityFork(nn.Module):
 
 
 class Head(nn.Module):
-    """A tower and an output bias that starts at the task's label rate.
-
-    Shape:
-        - input: ``[B, D]``
-        - output: ``[B]``, in the precision of the weights, also under autocast
-
-    Args:
-        name: The head's name.
-        tower: A module from ``[B, D]`` to ``[B]`` or ``[B, 1]``.
-        bias: The initial output bias.
-    """
+    """A tower, a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``, and an output bias."""
 
     def __init__(self, name: str, tower: nn.Module, bias: float) -> None:
         super().__init__()
@@ -89,7 +70,7 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def forward(self, view: Tensor) -> Tensor:
-        """Return the logit (of a regression: the value) of each row."""
+        """Return the logit (of a regression: the value) of each row, in the weights' precision also under autocast."""
         output: Tensor = self.tower(view)
         rows, features = view.shape  # no len(): an exported model takes any number of rows
         if output.shape not in ((rows, 1), (rows,)):
@@ -167,7 +148,7 @@ class RankingModel(nn.Module, ABC):
         self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
         if encoder is not None:
             self.encoder = encoder(schema)
-        self.fork: Fork = IdentityFork()
+        self.fork: IdentityFork | Balancer = IdentityFork()
         self.heads = nn.ModuleDict()
         self.view_features = 0
 

@@ -87,8 +87,5 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
     """Return the log-odds of σ(a)·σ(b), exact even if the probabilities underflow.
 
     1/(σ(a)σ(b)) − 1 = e^−a + e^−b + e^−(a+b), so the log-odds are −logsumexp(−a, −b, −a−b).
-
-    Shape:
-        - inputs and output: ``[B]``
     """
     return -torch.logsumexp(torch.stack([-a, -b, -a - b]), dim=0)

@@ -17,15 +17,7 @@ BEST_FILE = "best.pt"  # a copy of the best weights so far, not a link: a link w
 
 
 class Checkpoints:
-    """The checkpoints of a run: writing, pruning and restoring them.
-
-    Each checkpoint is a folder, renamed into place: the training state, and beside it the best weights so far.
-
-    Args:
-        folder: The run folder.
-        keep: How many checkpoints are kept.
-        minutes: Minutes between two checkpoints; ``None`` leaves the time out.
-    """
+    """The newest checkpoints of a run, each a folder with the training state and the best weights so far."""
 
     def __init__(self, folder: RunFolder, keep: int = 2, minutes: float | None = None) -> None:
         self._folder, self._keep, self._minutes = folder, keep, minutes
@@ -37,16 +29,7 @@ class Checkpoints:
         return self._minutes is not None and time.monotonic() - self._time >= 60 * self._minutes
 
     def save(self, step: int, state: dict[str, Any], best: bool) -> None:
-        """Write a checkpoint, and remove the oldest ones if there are too many.
-
-        Args:
-            step: The number of steps done.
-            state: The training state.
-            best: Whether the run folder holds best weights yet.
-
-        Raises:
-            RunError: The state holds an object that checkpoints cannot hold, or cannot be written.
-        """
+        """Write a checkpoint, with the best weights if there are any yet, and remove the oldest ones."""
         if step in self._folder.steps():  # the checkpoint that this training resumed from
             return
         with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{STEP_DIGITS}}")) as path:
@@ -59,11 +42,7 @@ class Checkpoints:
     def restore(self, note: Callable[[str], None]) -> dict[str, Any] | None:
         """Return the last intact training state and roll the run folder back to it; ``None`` without checkpoints.
 
-        Args:
-            note: Called with a line for each damaged checkpoint and for a damaged log.
-
-        Raises:
-            RunError: All checkpoints are damaged.
+        Each damaged checkpoint and a damaged log are passed to `note`; a `RunError` says that no checkpoint is intact.
         """
         folders = self._folder.steps()
         remove_partial(self._folder.path)
@@ -73,7 +52,11 @@ class Checkpoints:
             except RunError as error:
                 note(f"{error}; an older one is looked for")
                 continue
-            self._roll_back(step, path)
+            for later, newer in folders.items():
+                if later > step:
+                    shutil.rmtree(newer)
+            if (path / BEST_FILE).exists():
+                copy_atomically(path / BEST_FILE, self._folder.checkpoint(BEST))
             if not self._folder.cut_log(state["log"]):
                 note(f"{self._folder.path / LOG} is damaged: what it lacks of the steps up to {step} stays lost")
             return state
@@ -81,20 +64,9 @@ class Checkpoints:
             raise RunError(f"all checkpoints of {str(self._folder.path)!r} are damaged: begin a run in another folder")
         return None
 
-    def _roll_back(self, step: int, path: Path) -> None:
-        for later, folder in self._folder.steps().items():
-            if later > step:
-                shutil.rmtree(folder)
-        if (path / BEST_FILE).exists():
-            copy_atomically(path / BEST_FILE, self._folder.checkpoint(BEST))
-
 
 def read_intact(path: Path) -> dict[str, Any]:
-    """Read the training state in the folder of a checkpoint; check the best weights beside it, too.
-
-    Raises:
-        RunError: One of the two is damaged or missing.
-    """
+    """Read the training state in the folder of a checkpoint; check the best weights beside it, too."""
     try:
         state = read_checkpoint(path / CHECKPOINT)
         if state["watch"]["best"] is not None and not has_valid_checksum(path / BEST_FILE):

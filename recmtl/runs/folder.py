@@ -33,9 +33,6 @@ class RunFolder:
     """The files of one run, each renamed into place when it is complete.
 
     ``metrics.json`` is written last: a folder without it holds an unfinished run.
-
-    Args:
-        path: The folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -47,10 +44,6 @@ class RunFolder:
         """Lock the folder against other processes within a block; blocks may be nested.
 
         A missing folder is created, and removed again if it is still empty at the end.
-
-        Raises:
-            RunError: Another process holds the lock.
-            DataError: The folder cannot be written.
         """
         if self._held:
             yield
@@ -78,11 +71,7 @@ class RunFolder:
         return (self.path / RESULT).is_file()
 
     def check_free(self) -> None:
-        """Check that the folder holds no run.
-
-        Raises:
-            RunError: It holds a run, or is a file.
-        """
+        """Check that the folder holds no run and is no file."""
         self._check_folder()
         if (self.path / SCHEMA).exists():
             state = "a finished" if self.finished else "an unfinished"
@@ -95,11 +84,7 @@ class RunFolder:
         self.cut_log(0)
 
     def log(self, record: dict[str, Any]) -> None:
-        """Append a line to `metrics.jsonl`.
-
-        Raises:
-            DataError: The disk is full.
-        """
+        """Append a line to `metrics.jsonl`."""
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, allow_nan=False) + "\n")
@@ -131,11 +116,7 @@ class RunFolder:
         return file.stat().st_size
 
     def cut_log(self, size: int) -> bool:
-        """Cut `metrics.jsonl` to the size that it had at a checkpoint, and remove damaged lines.
-
-        Returns:
-            Whether the part that is kept was complete.
-        """
+        """Cut `metrics.jsonl` to a checkpoint's size, without damaged lines; return whether that part was complete."""
         file = self.path / LOG
         found = file.read_bytes() if file.exists() else b""
         good = b"".join(line for line in found[:size].splitlines(keepends=True) if is_record(line))
@@ -164,10 +145,7 @@ class RunFolder:
         return self._read_object(RESULT)
 
     def check(self, *names: str) -> None:
-        """Check files of a finished run against its checksums, if it has any.
-
-        Args:
-            names: The files; by default all that have checksums.
+        """Check files of a finished run, by default all, against its checksums, if it has any.
 
         Raises:
             RunError: A file has changed since it was written.
@@ -224,11 +202,7 @@ class RunFolder:
         return {int(folder.name[-STEP_DIGITS:]): folder for folder in found}
 
     def save_best(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of the best weights.
-
-        Raises:
-            RunError: The state holds an object that checkpoints cannot hold, or cannot be written.
-        """
+        """Write the checkpoint of the best weights."""
         write_checkpoint(self.checkpoint(BEST), state)
 
     def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from recmtl.io.files import raise_if_disk_full
@@ -20,13 +19,7 @@ if TYPE_CHECKING:
 class MetricLogger:
     """The log of a run in `metrics.jsonl` and, if the extra `tensorboard` is installed, in event files beside it.
 
-    Args:
-        folder: The run folder; ``None`` writes nothing.
-        tensorboard: Whether to write event files.
-        done: The number of steps done before: older event files no longer count from the next step on.
-
-    Raises:
-        DataError: The disk is full; raised by all methods.
+    Older event files no longer count after `done` steps. Without a folder nothing is written.
     """
 
     def __init__(self, folder: RunFolder | None, tensorboard: bool, done: int = 0) -> None:
@@ -47,9 +40,7 @@ class MetricLogger:
                 self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._stack, self._disk_full_named():
             if self._writer:
                 self._writer.close()

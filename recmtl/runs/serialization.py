@@ -23,11 +23,7 @@ CHECKSUM_LETTERS = 64  # of a SHA-256 in hex
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a state to a file, with its checksum; the file appears whole or not at all.
-
-    Raises:
-        RunError: The state holds an object that checkpoints cannot hold, or the file cannot be written.
-    """
+    """Write a state to a file, with its checksum; the file appears whole or not at all."""
     with new_file(path) as file:
         try:
             with explain_oom(f"the checkpoint {path}"):
@@ -46,12 +42,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the state in a file, without executing code.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        RunError: The file is damaged or not a checkpoint.
-    """
+    """Read the state in a file, without executing code; a damaged file is a `RunError`."""
     try:
         with explain_oom(f"the checkpoint {path}"), warnings.catch_warnings():
             if not has_valid_checksum(path):
@@ -95,16 +86,7 @@ def has_valid_checksum(path: Path) -> bool:
 
 
 def check_state_like(found: Any, template: Any, what: str) -> None:
-    """Check that a state has the structure of a template: its types, names and lengths, and the shapes of its tensors.
-
-    Args:
-        found: The state.
-        template: A state of the expected structure.
-        what: The name of the state in an error.
-
-    Raises:
-        ValueError: The structure differs.
-    """
+    """Check that a state has a template's types, names and lengths, and the shapes of its tensors."""
     same = type(found) is type(template)
     if isinstance(template, Tensor):
         same = isinstance(found, Tensor) and (found.dtype, found.shape) == (template.dtype, template.shape)

@@ -21,18 +21,9 @@ OrthogonalMap = Literal["cayley", "matrix_exp"]
 class RotationBalancer(RepresentationBalancer, ABC):
     r"""The base class of methods in which head k reads a rotated view R_k·z_k.
 
-    Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631. With
-    ĝ_k the gradient at head k's input and h_k = R_kᵀ·ĝ_k, the rotations descend (equation 9)
-
-    $$
-    \frac{1}{B} \sum_{b=1}^{B} \lVert R_k v_b - \hat{g}_{k,b} \rVert^2, \qquad
-    v = \frac{1}{K} \sum_{j=1}^{K} \frac{\lVert \bar{h} \rVert}{\lVert h_j \rVert}\, h_j, \qquad
-    \bar{h} = \frac{1}{K} \sum_{j=1}^{K} h_j
-    $$
-
-    with v and ĝ_k held constant and, with `batch_scale`, multiplied by B first. Without it the squares are summed over
-    the batch, as in the authors' package. Only the skew part of R_kᵀ·∂/∂R_k reaches a rotation, so that its gradient
-    needs no second backward pass:
+    Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631. The
+    rotations descend the rotation loss of `RotateOnly` (equation 9). Only the skew part of R_kᵀ·∂/∂R_k reaches a
+    rotation, so that its gradient needs no second backward pass:
 
     $$
     c\, R_k \left( A_k^\top - A_k \right), \qquad
@@ -41,9 +32,8 @@ class RotationBalancer(RepresentationBalancer, ABC):
 
     with c = B under `batch_scale`, else 1. K counts the tasks that are present.
 
-    The rotations start at the identity and are parameters: give them to an optimizer with their own learning rate,
-    smaller than the model's. The views receive f_k·h_k. A method implements the factors f_k in `_factors` and its state
-    in `_build_scaling`, and calls `_setup_for` at the end of its constructor.
+    The views receive f_k·h_k. A method implements the factors f_k in `_factors` and its state in `_build_scaling`, and
+    calls `_setup_for` at the end of its constructor.
 
     Args:
         rotation_size: The number of leading features that are rotated; all by default.
@@ -109,9 +99,6 @@ class RotationBalancer(RepresentationBalancer, ABC):
 
         The gradients of rotation loss and task loss are each scaled to the size of their mean and added; sizes and
         directions are those of the rotation itself, independent of its parametrization.
-
-        Args:
-            mode: Whether the mode is on.
 
         Returns:
             The balancer.

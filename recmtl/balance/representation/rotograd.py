@@ -78,9 +78,8 @@ class RotoGrad(RotationBalancer):
         if burn_in < 0:
             raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
         self.burn_in = burn_in
-        self.register_buffer("factors", None)
-        self.register_buffer("initial_norms", None)
-        self.register_buffer("updates", None)
+        for name in ("factors", "initial_norms", "updates"):
+            self.register_buffer(name, None)
         self._setup_for(heads, features)
 
     @property

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from itertools import chain, combinations
 from typing import ClassVar
 
 import torch
@@ -48,15 +49,12 @@ class TaskGradients:
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
-        tasks = len(self._gradients)
         gram = torch.diag_embed(self.norms.square().T)  # [P, K, K]
-        for i in range(tasks):
-            for j in range(i):
-                pairs = zip(self.shared, self._gradients[i], self._gradients[j], strict=True)
-                product = torch.cat([shared.products(a, b) for shared, a, b in pairs])  # [P]
-                product = torch.where(self.finite[i] & self.finite[j], product, 0.0)
-                gram[:, i, j] = product
-                gram[:, j, i] = product
+        for i, j in combinations(range(len(self._gradients)), 2):
+            products = map(SharedTensor.products, self.shared, self._gradients[i], self._gradients[j])
+            product = torch.where(self.finite[i] & self.finite[j], torch.cat(list(products)), 0.0)  # [P]
+            gram[:, i, j] = product
+            gram[:, j, i] = product
         return gram
 
     def add_combined(self, weights: Tensor) -> None:
@@ -66,10 +64,9 @@ class TaskGradients:
             weights: The weight of each task in each part, `[K, P]`; `[K, 1]` for one weight in all parts.
         """
         weights = torch.where(self.finite.unsqueeze(1), weights, 0.0).expand(-1, self.norms.shape[1])  # [K, P]
-        start = 0
-        for shared, gradients in zip(self.shared, zip(*self._gradients, strict=True), strict=True):
-            shared.add_weighted(gradients, weights[:, start : start + shared.parts])
-            start += shared.parts
+        by_tensor = torch.split(weights, [shared.parts for shared in self.shared], dim=1)
+        for shared, gradients, own in zip(self.shared, zip(*self._gradients, strict=True), by_tensor, strict=True):
+            shared.add_weighted(gradients, own)
 
 
 class TaskGradientBalancer(Balancer, ABC):
@@ -109,11 +106,11 @@ class TaskGradientBalancer(Balancer, ABC):
         self._prepare(losses[0], Sizes(objectives=len(losses), parts=sum(tensor.parts for tensor in shared)))
         finite = inputs.values.isfinite()  # [K]
         with self.processes.reduce_gradients(inputs.private) as reduced:
-            gradients = _gradients_by_task(losses, finite, tensors)
+            gradients: Sequence[Sequence[Tensor | None]] = _gradients_by_task(losses, finite, tensors)
             if self.processes.size > 1:
-                gradients = [zeros_if_none(task, tensors) for task in gradients]
-                for task in gradients:
-                    reduced += task
+                filled = [zeros_if_none(task, tensors) for task in gradients]
+                reduced += chain.from_iterable(filled)
+                gradients = filled
         if not shared:
             self.skipped += ~finite
             return

@@ -71,11 +71,9 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
 
     @abstractmethod
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
-        """Return the coefficients C of the tasks' gradients in each projected gradient, `[G, K, K]`.
+        """Return the coefficients C in each of G groups of parts, `[G, K, K]`, from the inner products `[G, K, K]`.
 
-        Args:
-            gram: The inner products of the tasks' gradients in each of G groups of parts, `[G, K, K]`.
-            present: The tasks that have a gradient in any part, bool `[K]`.
+        A task is `present`, bool `[K]`, if it has a gradient in any part.
         """
 
 
@@ -119,12 +117,7 @@ def project_conflicting(gradients: Tensor, order: Tensor | None = None) -> Tenso
 
 
 def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:
-    """Return the coefficients of the tasks' gradients after sequential projection, `[..., K, K]`.
-
-    Args:
-        gram: Inner products of the original gradients, `[..., K, K]`.
-        order: The order in which each task meets the others, int64 `[K, K]`.
-    """
+    """Return the coefficients `[..., K, K]` of sequential projection, from inner products `[..., K, K]`."""
     unit = torch.eye(len(order), dtype=gram.dtype, device=gram.device)
     own = torch.arange(len(order), device=order.device)
     squares = gram.diagonal(dim1=-2, dim2=-1)  # [..., K]
@@ -138,11 +131,7 @@ def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:
 
 
 def coefficients_at_once(gram: Tensor) -> Tensor:
-    """Return the coefficients of the tasks' gradients after all projections at once, `[..., K, K]`.
-
-    Args:
-        gram: Inner products of the original gradients, `[..., K, K]`.
-    """
+    """Return the coefficients `[..., K, K]` of all projections at once, from inner products `[..., K, K]`."""
     unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     squares = gram.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)  # [..., 1, K]
     return unit - _conflict(gram, squares)  # a task does not conflict with itself
@@ -158,15 +147,6 @@ class RandomOrders(nn.Module):
     """A generator of random task orders whose state is a seed and a counter.
 
     It uses no global generator, draws the same on any device, and does not wait for the device.
-
-    Shape:
-        - output: int64 `[K, K]`, an order of all tasks for each task
-
-    Args:
-        seed: The seed, below 2³².
-
-    Raises:
-        ValueError: If `seed` is out of range.
 
     Example:
         >>> import torch
@@ -188,22 +168,14 @@ class RandomOrders(nn.Module):
         self.register_buffer("generator", torch.tensor([seed, 0]))  # the seed, and the number of draws
 
     def forward(self, tasks: int) -> Tensor:
-        """Return the orders of the next step; they stay the same until `advance`.
-
-        Args:
-            tasks: The number of tasks, K.
-        """
+        """Return the orders of the next step, int64 `[K, K]`: one of all tasks per row; `advance` changes them."""
         seed, drawn = self.generator.unbind()
         start = _hashed(_hashed(seed) ^ (drawn & _BITS))
         places = torch.arange(tasks * tasks, device=self.generator.device)
         return _hashed((start + places) & _BITS).view(tasks, tasks).argsort(1)  # [K, K]
 
     def advance(self, used: Tensor) -> None:
-        """Move on to the next orders.
-
-        Args:
-            used: Whether any task had a gradient, bool `[]`; if not, the next step draws the same orders.
-        """
+        """Move on to the next orders if these were `used`, bool `[]`: if any task had a gradient."""
         self.generator[1] += used
 
 

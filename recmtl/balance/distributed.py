@@ -42,6 +42,9 @@ class ProcessGroup:
     Args:
         group: A process group of `torch.distributed`, such as `torch.distributed.group.WORLD`.
 
+    Raises:
+        LostRankError: By every method, if another process has ended, or did not answer in time.
+
     Example:
         >>> import torch
         >>> ProcessGroup().sum(torch.ones(2), torch.tensor(3))
@@ -60,11 +63,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def sum(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Return the sums of tensors over the processes, in one message; of booleans, how many are true.
-
-        Raises:
-            LostRankError: If another process has ended, or did not answer in time.
-        """
+        """Return the sums of tensors over the processes, in one message; of booleans, how many are true."""
         if self.size == 1:
             return tensors
         dtype = tensors[0].dtype if len({tensor.dtype for tensor in tensors}) == 1 else torch.float64
@@ -82,11 +81,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def all_reduce(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their sums over the processes, in place; one message per dtype.
-
-        Raises:
-            LostRankError: If another process has ended, or did not answer in time.
-        """
+        """Replace tensors by their sums over the processes, in place; one message per dtype."""
         if self.size == 1:
             return
         for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
@@ -98,39 +93,27 @@ class ProcessGroup:
             for part, total in zip(parts, torch.split(message, [part.numel() for part in parts]), strict=True):
                 part.copy_(total.view(part.shape))
 
+    @explain_lost_rank()
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Replace tensors by those of the first process, in place.
-
-        Raises:
-            LostRankError: If another process has ended, or did not answer in time.
-        """
+        """Replace tensors by those of the first process, in place."""
         for tensor in tensors if self.size > 1 else ():
-            with explain_lost_rank():
-                dist.broadcast(tensor, src=0, group=self.group)
+            dist.broadcast(tensor, src=0, group=self.group)
 
+    @explain_lost_rank()
     def broadcast_object(self, value: Value) -> Value:
-        """Return the value that the first process has.
-
-        Raises:
-            LostRankError: If another process has ended, or did not answer in time.
-        """
+        """Return the value that the first process has."""
         values = [value]
         if self.size > 1:
-            with explain_lost_rank():
-                dist.broadcast_object_list(values, src=0, group=self.group)
+            dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
+    @explain_lost_rank()
     def all_gather_object(self, value: Value) -> list[Value]:
-        """Return the values of all processes, in the order of their ranks.
-
-        Raises:
-            LostRankError: If another process has ended, or did not answer in time.
-        """
+        """Return the values of all processes, in the order of their ranks."""
         values = [value] * self.size
         if self.size > 1:
-            with explain_lost_rank():
-                dist.all_gather_object(values, value, group=self.group)
+            dist.all_gather_object(values, value, group=self.group)
         return values
 
     @contextmanager

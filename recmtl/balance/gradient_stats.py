@@ -40,9 +40,6 @@ def gradient_stats(
         shared: The leaves that more than one objective trains.
         processes: The processes that share the batch, each with its part of the losses.
 
-    Shape:
-        - output: `[K]` and `[K, K]`.
-
     Example:
         >>> import torch
         >>> x = torch.zeros(2, requires_grad=True)

@@ -39,12 +39,7 @@ class Shared(NamedTuple):
 
     @classmethod
     def of(cls, *modules: nn.Module, last: Sequence[Tensor] = ()) -> Shared:
-        """Collect the parameters of modules; encoders have a part per feature, experts a part per expert.
-
-        Args:
-            modules: The shared modules, from the input to the views.
-            last: The weights that come last before the fork.
-        """
+        """Collect the parameters of modules, in order; encoders have a part per feature, experts a part per expert."""
         return cls(tuple(shared_tensors(*modules)), tuple(last))
 
 

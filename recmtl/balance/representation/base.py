@@ -51,18 +51,14 @@ class RepresentationBalancer(Balancer, ABC):
         return self.head_names or self.names
 
     def fork(self, views: Tensor | Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return what each head reads, and pass the method the gradients on their way back.
+        """Return what each head reads, `[B, D]`, and pass the method the gradients on their way back.
 
         Args:
-            views: One view of the shared representation per head; one tensor for the same view H times, once the
-                number of heads is known.
+            views: One view `[B, D]` of the shared representation per head; one tensor for the same view H times, once
+                the number of heads is known.
 
         Raises:
             ValueError: If the number of heads is unknown, or the state was created for another one.
-
-        Shape:
-            - views: H tensors `[B, D]`.
-            - output: H tensors `[B, D]`.
         """
         if isinstance(views, Tensor):
             if self._sizes is None:

@@ -124,10 +124,7 @@ class NormalizedSplitter(RepresentationBalancer):
         return None if self._sizes is None else self._scales(self.updates > 0)
 
     def set_task_weights(self, task_weights: Sequence[float] | Mapping[str, float]) -> None:
-        """Set the tasks' weights from the next step on.
-
-        Args:
-            task_weights: Each task's weight, in the order of the heads or by name.
+        """Set the tasks' weights, in the order of the heads or by name, from the next step on.
 
         Raises:
             ValueError: If there is not one weight per task, or they are negative or all 0.

@@ -58,11 +58,7 @@ class TaskGradients:
         return gram
 
     def add_combined(self, weights: Tensor) -> None:
-        """Add Σ_k w_k,p·G_k,p to `.grad` of every shared tensor; can be called once.
-
-        Args:
-            weights: The weight of each task in each part, `[K, P]`; `[K, 1]` for one weight in all parts.
-        """
+        """Add Σ_k w_k,p·G_k,p to `.grad` of every shared tensor, with weights `[K, P]` or `[K, 1]`; call it once."""
         weights = torch.where(self.finite.unsqueeze(1), weights, 0.0).expand(-1, self.norms.shape[1])  # [K, P]
         by_tensor = torch.split(weights, [shared.parts for shared in self.shared], dim=1)
         for shared, gradients, own in zip(self.shared, zip(*self._gradients, strict=True), by_tensor, strict=True):

@@ -6,11 +6,11 @@ representation forks into heads.
 To add a method, put it in a file of its own in the folder of its family, export it here, and add a test.
 """
 
+from recmtl.balance.backward import zero_nonfinite_gradients
 from recmtl.balance.base import Balancer
 from recmtl.balance.distributed import LostRankError, ProcessGroup
 from recmtl.balance.gradient_stats import GradientStats, gradient_stats
 from recmtl.balance.module import BalancedModule, as_module
-from recmtl.balance.nonfinite import zero_nonfinite_gradients
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.representation.normalized_splitter import NormalizedSplitter
 from recmtl.balance.representation.rotate_only import RotateOnly

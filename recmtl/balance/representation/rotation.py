@@ -22,8 +22,8 @@ class RotationBalancer(RepresentationBalancer, ABC):
     r"""The base class of methods in which head k reads a rotated view R_k·z_k.
 
     Javaloy and Valera, "RotoGrad: Gradient Homogenization in Multitask Learning", ICLR 2022, arXiv:2103.02631. The
-    rotations descend the rotation loss (equation 9) of `RotateOnly`, in whose notation, because only the skew part of
-    R_kᵀ·∂/∂R_k reaches a rotation, the gradient needs no second backward pass:
+    rotations descend the rotation loss of `RotateOnly` (equation 9). Only the skew part of R_kᵀ·∂/∂R_k reaches a
+    rotation, so that its gradient needs no second backward pass. In the notation of `RotateOnly` it is
 
     $$
     c\, R_k \left( A_k^\top - A_k \right), \qquad

@@ -101,7 +101,7 @@ def unreadable(name: str, error: Exception) -> DataError:
     return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
 
 
-def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'") -> str:
-    """Return "; did you mean 'x'?" for the known name that is spelled most alike, or an empty string."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {before}{near[0]}{after}?" if near else ""
+def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'", most: int = 1) -> str:
+    """Return "; did you mean 'x'?" for the known names that are spelled most alike, or an empty string."""
+    near = get_close_matches(name, list(known), most)
+    return f"; did you mean {' or '.join(f'{before}{other}{after}' for other in near)}?" if near else ""

@@ -20,6 +20,7 @@ from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
+from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import RECIPE
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, process_group
@@ -57,6 +58,8 @@ def _train_and_print(
     config = processes.broadcast_object(config)  # the other processes may not see the run folder
     if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
         print_line(f"{config.trainer.run.folder!r} holds a finished run: there is nothing to resume")
+        if processes.first:
+            prune(RunFolder(config.trainer.run.folder), 0)  # checkpoints are left if the process was killed at the end
         return 0
     trainer, metrics = train(parser, config, config.resume)
     split = "test" if "test" in metrics else "valid"

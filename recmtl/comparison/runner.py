@@ -20,7 +20,8 @@ from recmtl.errors import DataError, RunError
 from recmtl.io.files import locked
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiate, open_data
-from recmtl.runs.folder import LOCK_FILE
+from recmtl.runs.checkpoints import prune
+from recmtl.runs.folder import LOCK_FILE, RunFolder
 
 
 def compare(
@@ -116,6 +117,7 @@ def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
             shutil.rmtree(comparison.path(run), ignore_errors=True)
     for run in finished:
         check_finished(run, comparison.path(run))
+        prune(RunFolder(comparison.path(run)), 0)  # checkpoints are left if the process was killed at the end
     comparison.save(fingerprint)
     return finished
 

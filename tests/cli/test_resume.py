@@ -104,6 +104,10 @@ def test_the_same_command_starts_resumes_and_finishes_a_run(
     assert f"'{tmp_path / 'run'}' holds no run yet: it starts from the beginning" in capsys.readouterr().out
     assert main([*short, "--resume"]) == 0
     assert "holds a finished run: there is nothing to resume" in capsys.readouterr().out
+    left = tmp_path / "run/checkpoints/step-0000000004"  # as of a process killed right after it wrote metrics.json
+    left.mkdir()
+    assert main([*short, "--resume"]) == 0
+    assert not left.exists()
     assert main([*short, "--resume", "--trainer.epochs", "2"]) == 2
     assert "was begun with `trainer.epochs` 1, got 2" in capsys.readouterr().err
     assert main(["train", "--run", str(tmp_path / "run"), "--resume"]) == 0

@@ -55,12 +55,12 @@ class Subject:
 
 
 def lost_steps(path: Path) -> int:
-    """Return the number of steps that killed runs had done after their last checkpoint, at most."""
+    """Return how many steps killed runs had done after their last checkpoint, at most; finished ones: 0."""
     lost = 0
     for log in path.rglob("metrics.jsonl"):
-        lines = log.read_text().split("\n")[:-1]
-        steps = RunFolder(log.parent).steps()
-        lost = max(lost, (json.loads(lines[-1])["step"] if lines else 0) - max(steps, default=0))
+        lines, run = log.read_text().split("\n")[:-1], RunFolder(log.parent)
+        if not run.finished:
+            lost = max(lost, (json.loads(lines[-1])["step"] if lines else 0) - max(run.steps(), default=0))
     return lost
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING
@@ -99,9 +97,3 @@ def unreadable(name: str, error: Exception) -> DataError:
     """Build the error of a source that its reader could not read."""
     what = " ".join(map(str, error.args)) or type(error).__name__
     return DataError(f"{name} cannot be read: {' '.join(what.split()).rstrip('.')}")
-
-
-def did_you_mean(name: str, known: Iterable[str], before: str = "'", after: str = "'", most: int = 1) -> str:
-    """Return "; did you mean 'x'?" for the known names that are spelled most alike, or an empty string."""
-    near = get_close_matches(name, list(known), most)
-    return f"; did you mean {' or '.join(f'{before}{other}{after}' for other in near)}?" if near else ""

@@ -9,11 +9,11 @@ import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from recmtl.errors import UsageError, did_you_mean
+from recmtl.did_you_mean import did_you_mean, unknown_option
+from recmtl.errors import UsageError
 
 FILE = Path(__file__).with_name("options.json")
 INDENT, WIDEST = 30, 100  # columns before the text of an option; columns of a line
@@ -68,7 +68,7 @@ def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
     """
     if name not in catalogue:
         names = f": the commands are {', '.join(catalogue)}"
-        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, '`', '`') or names}")
+        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, '`') or names}")
 
 
 def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:
@@ -78,27 +78,11 @@ def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[st
         UsageError: It has not.
     """
     listed = [flag for option in command["options"] for flag in option["flags"]]
-    known = {*listed, *command["hidden"]}
     for argument in arguments:
         flag = argument.partition("=")[0].removesuffix("+")
         if flag == "--":
             return
-        if not flag.startswith("--") or " " in flag or flag in known:
+        if not flag.startswith("--") or " " in flag or flag in (*listed, *command["hidden"]):
             continue
-        if any(flag.startswith(f"{key}.") for key in command["classes"]):
-            continue
-        listing = f": `recmtl {name} --help` lists them"
-        raise UsageError(
-            f"`recmtl {name}` has no option `{flag}`{_nearest(flag, listed, command['classes']) or listing}"
-        )
-
-
-def _nearest(flag: str, listed: Sequence[str], classes: Sequence[str]) -> str:
-    """Propose the option whose last word is spelled alike, first of those beside it, or whose first word is."""
-    beside, _, word = flag.removeprefix("--").rpartition(".")
-    words = {other.removeprefix("--").rpartition(".")[2]: other for other in listed}
-    siblings = [other for other, whole in words.items() if whole == f"--{beside}.{other}"]
-    near = get_close_matches(word, siblings, 1) or get_close_matches(word, words, 1)
-    if near:
-        return f"; did you mean `{words[near[0]]}`?"
-    return did_you_mean(flag.partition(".")[0], classes, "`", "`")
+        if not flag.startswith(tuple(f"{key}." for key in command["classes"])):
+            raise unknown_option(f"`recmtl {name}`", flag, listed, f": `recmtl {name} --help` lists them")

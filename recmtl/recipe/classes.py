@@ -2,59 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
 from recmtl import balance, features, models
 from recmtl.balance import Balancer
-from recmtl.errors import UsageError, did_you_mean
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import UsageError
 from recmtl.features import NumericEmbedding
 from recmtl.models import RankingModel
-from recmtl.recipe.option_types import built_from, named_class, placeholder
+from recmtl.recipe.option_types import alternatives, named_class, placeholder
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}  # of a mapping that names a class
+PLACES: dict[str, tuple[ModuleType, type]] = {
+    "model": (models, RankingModel),
+    "model.encoder.numeric": (features, NumericEmbedding),
+    "balancer": (balance, Balancer),
+}
 
 
 def known_names(key: str) -> list[str]:
     """Return the names of recmtl's classes that a key can name; an empty list if it has no list of them."""
-    places: dict[str, tuple[ModuleType, type]] = {
-        "model": (models, RankingModel),
-        "model.encoder.numeric": (features, NumericEmbedding),
-        "balancer": (balance, Balancer),
-    }
-    if key not in places:
+    if key not in PLACES:
         return []
-    package, base = places[key]
+    package, base = PLACES[key]
     classes = [getattr(package, name) for name in package.__all__]
     return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
 
 
 def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:
-    """Build a parser of the options of a class: the arguments of its constructor, but for those that come later.
-
-    Args:
-        cls: The class.
-        key: The key that names it.
-        kind: The type of that key.
-    """
+    """Build a parser of a class's options: its constructor's arguments without those that the factory `kind` takes."""
+    factories = [get_args(member)[0] for member in alternatives(kind) if get_origin(member) is Callable]
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, key, skip={built_from(kind)} if built_from(kind) else None, instantiate=False)
+    parser.add_class_arguments(cls, key, skip={len(factories[0])} if factories else None, instantiate=False)
     return parser
 
 
 def find_class(name: str, key: str, kind: Any) -> Any:
-    """Return the class (or the function) that a key names.
-
-    Args:
-        name: The bare name of a class, or an import path.
-        key: The key.
-        kind: The type of that key.
+    """Return the class or function that a key of type `kind` names, by its bare name or import path.
 
     Raises:
         UsageError: There is no such class, its module cannot be imported, or it has another base class.

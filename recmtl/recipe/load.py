@@ -12,8 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data.store.cache import find_cached
 from recmtl.errors import RunError
-from recmtl.recipe.option_errors import parse_mapping
-from recmtl.recipe.options import add_recipe, parse_recipe
+from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, complete_recipe, differences, read_recipe
 from recmtl.recipe.trust import check_links, check_trust
 from recmtl.runs.folder import RECIPE, RunFolder
@@ -40,12 +39,11 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
     recipe = without_vector_files(recipe)
     check_trust(recipe, tuple(trust), run.path / RECIPE)
-    parser = ArgumentParser(exit_on_error=False)
-    add_recipe(parser)
+    parser = recipe_parser("recmtl")
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
     schema = run.schema()
     try:
-        trainer = build(parser, parse_mapping(parser, recipe), schema)
+        trainer = build(parser, parse_recipe(parser, ["--config", _as_argument(recipe)]), schema)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(f"{run.path / RECIPE} cannot be used: {' '.join(str(error).split())}") from error
     return trainer.load("best", run)
@@ -71,11 +69,15 @@ def resumed_recipe(
     check_trust(without_vector_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)
     check_links(run.path)
     begun["data"]["cache"] = existing_cache(begun["data"].get("cache"))
-    checked = yaml.safe_dump(begun, default_flow_style=True)  # not the file again, which may have changed
-    config = parse_recipe(parser, ["--config", checked, *arguments])
+    config = parse_recipe(parser, ["--config", _as_argument(begun), *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
+
+
+def _as_argument(recipe: Any) -> str:
+    """Return a checked recipe as text for `--config`: its file may have changed since."""
+    return yaml.safe_dump(recipe, default_flow_style=True)
 
 
 def existing_cache(cache: Any) -> str | None:

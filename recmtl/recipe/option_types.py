@@ -9,8 +9,15 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-ACCEPTED = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null", Path: "a path"}
-PLACEHOLDERS = {int: "N", float: "NUMBER", str: "TEXT", bool: "{true,false}", Path: "PATH"}
+# What a type accepts, and what stands for its value in a help text.
+WORDS = {
+    int: ("an integer", "N"),
+    float: ("a number", "NUMBER"),
+    str: ("text", "TEXT"),
+    bool: ("true or false", "{true,false}"),
+    Path: ("a path", "PATH"),
+    NoneType: ("null", ""),
+}
 
 
 def alternatives(kind: Any) -> tuple[Any, ...]:
@@ -24,49 +31,38 @@ def named_class(kind: Any) -> type | None:
         return None
     for member in alternatives(kind):
         found = get_args(member)[-1] if get_origin(member) is Callable else member
-        if isinstance(found, type) and found not in (*ACCEPTED, dict, list, tuple) and not is_dataclass(found):
+        if isinstance(found, type) and found not in (*WORDS, dict, list, tuple, Any) and not is_dataclass(found):
             return found
     return None
 
 
-def built_from(kind: Any) -> int:
-    """Return the number of arguments that a class gets when it is built; they are no options."""
-    factories = [get_args(member)[0] for member in alternatives(kind) if get_origin(member) is Callable]
-    return len(factories[0]) if factories else 0
+def mapped_type(kind: Any) -> Any:
+    """Return the type of a mapping's values; `None` for another type."""
+    found = [get_args(member)[1] for member in alternatives(kind) if get_origin(member) in (dict, Mapping)]
+    return found[0] if found else None
 
 
 def accepted(kind: Any) -> str:
     """Return what an option of a type accepts, such as "an integer" or "a number or null"."""
-    return " or ".join(_accepted(member) for member in alternatives(kind))
-
-
-def _accepted(kind: Any) -> str:
-    origin = get_origin(kind)
-    if origin is Literal:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    if kind in ACCEPTED:
-        return ACCEPTED[kind]
-    if origin in (list, tuple, Sequence):
-        return "a list"
-    if kind is dict or origin in (dict, Mapping):
-        return "a mapping"
-    return f"the name of a {named.__name__}" if (named := named_class(kind)) else getattr(kind, "__name__", str(kind))
+    return " or ".join(_words(member)[0] for member in alternatives(kind))
 
 
 def placeholder(kind: Any) -> str:
     """Return what stands for a value of a type in a help text, such as `N` for an integer or `MODEL` for a model."""
-    return "|".join(dict.fromkeys(_placeholder(member) for member in alternatives(kind) if member is not NoneType))
+    return "|".join(dict.fromkeys(_words(member)[1] for member in alternatives(kind) if member is not NoneType))
 
 
-def _placeholder(kind: Any) -> str:
-    origin = get_origin(kind)
+def _words(kind: Any) -> tuple[str, str]:
+    """Return what a type other than a union accepts, and its placeholder."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind in WORDS:
+        return WORDS[kind]
     if origin is Literal:
-        return "{" + ",".join(map(str, get_args(kind))) + "}"
-    if kind in PLACEHOLDERS:
-        return PLACEHOLDERS[kind]
+        return f"one of {', '.join(map(str, arguments))}", "{" + ",".join(map(str, arguments)) + "}"
     if origin in (list, tuple, Sequence):
-        return f"[{_placeholder(get_args(kind)[0])},…]"
+        return "a list", f"[{placeholder(arguments[0])},…]"
     if kind is dict or origin in (dict, Mapping):
-        return "{NAME: …}"
-    named = named_class(kind)
-    return re.findall("[A-Z][a-z0-9]*", named.__name__)[-1].upper() if named else "VALUE"
+        return "a mapping", "{NAME: …}"
+    if named := named_class(kind):
+        return f"the name of a {named.__name__}", re.findall("[A-Z][a-z0-9]*", named.__name__)[-1].upper()
+    return getattr(kind, "__name__", str(kind)), "VALUE"

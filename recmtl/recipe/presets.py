@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from recmtl.errors import SchemaError, did_you_mean
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import SchemaError
 from recmtl.schema import Schema
 
 PACKAGE = Path(__file__).parents[1]

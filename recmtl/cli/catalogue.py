@@ -72,11 +72,7 @@ def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
 
 
 def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:
-    """Check that a command has the options that are given; those of a named class are left to its parser.
-
-    Raises:
-        UsageError: It has not.
-    """
+    """Check that a command has the options that are given; those of a named class are left to its parser."""
     listed = [flag for option in command["options"] for flag in option["flags"]]
     for argument in arguments:
         flag = argument.partition("=")[0].removesuffix("+")

@@ -25,17 +25,7 @@ SOME_FAILED = 1
 
 @usage_errors()
 def compare_command(arguments: Sequence[str]) -> int:
-    """Train a grid of models, balancers and seeds, and show which differences are real.
-
-    Args:
-        arguments: The options of the grid, and the keys of a recipe as options.
-
-    Returns:
-        The exit status: 1 if a run failed.
-
-    Raises:
-        UsageError: `--models` or `--out` is missing, or an option is wrong.
-    """
+    """Train a grid of models, balancers and seeds, and show which differences are real."""
     parser = compare_parser()
     given = parse_recipe(parser, arguments)
     if given.models is None or given.out is None:

@@ -67,11 +67,7 @@ def print_metrics(
 ) -> None:
     """Print a table of metrics with a column for each task; reasons for undefined metrics follow.
 
-    Args:
-        metrics: The metrics by task.
-        title: The line above the table.
-        extra: Further rows ``{name: {task: value}}``, placed after the first metric.
-        intervals: Intervals by task and metric, printed beside the value.
+    `extra` rows ``{name: {task: value}}`` are placed after the first metric, intervals beside the value.
     """
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):

@@ -30,11 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command and return its exit status.
-
-    Raises:
-        UsageError: There is no such command, or an option or its value cannot be used.
-    """
+    """Run a command and return its exit status."""
     catalogue = load_catalogue()
     name, *rest = arguments or ["--help"]
     if name in HELP:

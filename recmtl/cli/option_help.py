@@ -1,16 +1,19 @@
-"""The help of a parser's options as plain data, in words that a user knows."""
+"""The help of a parser's options as plain data, in words that a user knows, and that of a class that one names."""
 
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from recmtl.recipe.classes import known_names
-from recmtl.recipe.option_errors import declared_type
+from recmtl.cli.catalogue import command_help
+from recmtl.errors import UsageError
+from recmtl.recipe.classes import class_options, find_class, known_names
+from recmtl.recipe.option_errors import check_arguments, declared_type, option_type
 from recmtl.recipe.option_types import named_class, placeholder
+from recmtl.recipe.options import DEFAULT_CLASSES, resolve_recipes
 
 # The headings of a help text by the keys that options begin with; the order is that of the help text.
 HEADINGS = {
@@ -43,15 +46,9 @@ OF_PARSER = ("{", "[ITEM", "\b")  # the beginnings of the placeholders that the 
 
 
 def describe_parser(parser: ArgumentParser, headings: Mapping[str, str] = HEADINGS) -> dict[str, Any]:
-    """Return the help of a parser as plain data.
+    """Return the help of a parser as plain data, its options under headings by the key that they begin with.
 
-    Args:
-        parser: The parser.
-        headings: The heading of its options by the key that they begin with.
-
-    Returns:
-        `usage`, `summary` and `options`; as `hidden` the flags that are accepted and not listed; and as `classes` those
-        that name a class, whose own options follow after a dot.
+    `hidden` are flags that are accepted and not listed; `classes` name a class, whose own options follow after a dot.
     """
     listed = [action for action in parser._actions if action.default != SUPPRESS or action.dest == "print_config"]
     hidden = {flag for action in parser._actions if action not in listed for flag in action.option_strings}
@@ -121,3 +118,25 @@ def _default(value: Any) -> str | None:
     if isinstance(value, list):
         return " ".join(map(str, value))
     return str(list(value)) if isinstance(value, tuple) else str(value).lower() if value is True else str(value)
+
+
+def class_help(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
+    """Return the help that arguments such as `--model.help MMOE` or `--model.encoder.help` ask for; `None` if none do.
+
+    Without a name it is that of the class that the arguments before it name, or of the default.
+    """
+    for position, argument in enumerate(arguments):
+        flag, _, name = argument.partition("=")
+        if flag.startswith("--") and flag.endswith(".help"):
+            key = flag[2:].removesuffix(".help")
+            named = check_arguments(parser, [*DEFAULT_CLASSES, *resolve_recipes(arguments[:position])])
+            kind = option_type(parser, key, named)
+            if not named_class(kind):
+                raise UsageError(f"`--{key}` names no class: there is no help on it")
+            following = [other for other in arguments[position + 1 :][:1] if not other.startswith("-")]
+            found = find_class(name or "".join(following) or named.get(key, "None"), key, kind)
+            described = describe_parser(class_options(found, key, kind), {"": "Options"})
+            usage = f"{parser.prog} --{key} {found.__name__} [--{key}.OPTION VALUE …]"
+            summary = " ".join((found.__doc__ or found.__name__).split("\n\n")[0].split())
+            return command_help({**described, "usage": usage, "summary": summary})
+    return None

@@ -11,9 +11,9 @@ from importlib import import_module
 from pathlib import Path
 
 from recmtl.balance.distributed import LostRankError
-from recmtl.cli.class_help import class_help
 from recmtl.cli.console import print_line
 from recmtl.cli.exit import FAILED, end, one_line
+from recmtl.cli.option_help import class_help
 from recmtl.cli.parser import command_parser
 from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
 from recmtl.io.memory import explain_oom

@@ -32,14 +32,7 @@ TRUST_HELP = "With `--resume`, a further module whose classes the run's recipe m
 
 
 def train_command(arguments: Sequence[str]) -> int:
-    """Train a model and measure it on the test rows.
-
-    Args:
-        arguments: The options, with the keys of a recipe among them.
-
-    Returns:
-        The exit status.
-    """
+    """Train a model and measure it on the test rows."""
     parser = train_parser()
     with usage_errors():
         config = parse_recipe(parser, arguments)
@@ -105,11 +98,7 @@ def silence_others(processes: ProcessGroup) -> Iterator[None]:
 
 
 def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
-    """Return the recipe of the run in `--run`, or the given options if there is no run yet.
-
-    Raises:
-        UsageError: `--run` is missing.
-    """
+    """Return the recipe of the run in `--run`, or the given options if there is no run yet."""
     if not config.trainer.run.folder:
         raise UsageError("give `--run`, the folder of the run to resume")
     folder = str(config.trainer.run.folder)
@@ -128,13 +117,7 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
 def train(
     parser: ArgumentParser, config: Namespace, resume: bool = False
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe, measure it on the validation and test rows, and finish its run folder.
-
-    Args:
-        parser: The parser of `recipe_parser`.
-        config: The recipe.
-        resume: Whether to resume the run in its folder.
-    """
+    """Train a recipe, measure it on the validation and test rows, and finish its run folder."""
     processes = all_processes()
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     config.trainer.run.folder = processes.broadcast_object(name)

@@ -45,11 +45,7 @@ def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:
 
 
 def find_class(name: str, key: str, kind: Any) -> Any:
-    """Return the class or function that a key of type `kind` names, by its bare name or import path.
-
-    Raises:
-        UsageError: There is no such class, its module cannot be imported, or it has another base class.
-    """
+    """Return the class or function that a key of type `kind` names, by its bare name or import path."""
     base, what = named_class(kind) or object, placeholder(kind).lower()
     module, _, attribute = name.rpartition(".")
     if module:
@@ -71,11 +67,7 @@ def find_class(name: str, key: str, kind: Any) -> Any:
 
 
 def imported(module: str, attribute: str) -> Any:
-    """Import a class or function.
-
-    Raises:
-        UsageError: There is no such module, it cannot be imported, or it has no such attribute.
-    """
+    """Import a class or function."""
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:

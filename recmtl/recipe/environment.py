@@ -19,11 +19,7 @@ def environment() -> list[str]:
 
 
 def environment_changes(recipe: Path) -> Iterator[str]:
-    """Yield a note for each line of the environment that differs from the comments at the head of a recipe.
-
-    Args:
-        recipe: The recipe of a run.
-    """
+    """Yield a note for each line of the environment that differs from the comments at the head of a recipe."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     begun = [line.removeprefix("# ") for line in lines if line.startswith("# ")]
     for before, now in zip(begun, environment(), strict=False):

@@ -52,18 +52,7 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
 def resumed_recipe(
     parser: ArgumentParser, arguments: Sequence[str], folder: str | Path, trust: Sequence[str] = ()
 ) -> Namespace:
-    """Return the recipe of a run to resume.
-
-    Args:
-        parser: The parser of `recipe_parser`.
-        arguments: Options, which must agree with the recipe.
-        folder: The run folder.
-        trust: Further modules whose classes the recipe may name.
-
-    Raises:
-        RunError: The folder holds no recipe or a link, the recipe names a class that is not trusted, or an option
-            differs from it.
-    """
+    """Return the recipe of a run to resume."""
     run = RunFolder(folder)
     begun = read_recipe(run)
     check_trust(without_vector_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)

@@ -23,11 +23,7 @@ Option = tuple[str, Any]  # dotted key and value
 
 
 def parse_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse options.
-
-    Raises:
-        UsageError: One of them, or a key of a recipe that they name, is unknown, or its value is wrong.
-    """
+    """Parse options; a `UsageError` explains the first one that is wrong, and names its recipe if it stands in one."""
     try:
         config: Namespace = parser.parse_args(arguments)
     except Exception as error:  # a user's module that is imported may raise any
@@ -39,11 +35,7 @@ def parse_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace
 
 
 def check_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, str]:
-    """Check options one by one, with those in recipes, and return the class that each of them names.
-
-    Raises:
-        UsageError: One of them is unknown, or its value is wrong; it names the recipe in which it stands.
-    """
+    """Check options one by one, with those in recipes, and return the names of their classes."""
     named: dict[str, str] = {}
     for key, value in option_values(parser, arguments):
         if key != "config":
@@ -93,11 +85,7 @@ def nested_options(value: Any, key: str = "") -> Iterator[Option]:
 
 
 def check_options(parser: ArgumentParser, options: Iterable[Option], named: dict[str, str], mark: str = "") -> None:
-    """Check options one by one, and add to `named` the classes that they name; `mark` precedes a key in messages.
-
-    Raises:
-        UsageError: One of them is unknown, or its value is wrong.
-    """
+    """Check options one by one, and add to `named` the classes that they name; `mark` precedes a key in messages."""
     for key, value in options:
         kind = option_type(parser, key, named, mark) if key else dict
         if named_class(kind) and isinstance(value, str):
@@ -112,19 +100,7 @@ def check_options(parser: ArgumentParser, options: Iterable[Option], named: dict
 def option_type(
     parser: ArgumentParser, key: str, named: dict[str, str], mark: str = "--", owner: str = "", within: str = ""
 ) -> Any:
-    """Return the type of an option, which may be that of a class that another one names.
-
-    Args:
-        parser: The parser of a recipe, or of the class `owner`.
-        key: The option.
-        named: The classes that options name; defaults that are met are added.
-        mark: What precedes a key in messages.
-        owner: The class that has the options.
-        within: The key that names it.
-
-    Raises:
-        UsageError: There is no such option.
-    """
+    """Return the type of an option of a parser or of a class that `named` tells; add the defaults that are met to it."""
     actions = [action for action in parser._actions if action.default != SUPPRESS]
     for action in actions:
         kind, dest = declared_type(action), action.dest

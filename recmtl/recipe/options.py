@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import Balancer
 from recmtl.data.sources.bad_rows import BadRows
+from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.models import RankingModel
-from recmtl.recipe.option_errors import parse_options
+from recmtl.recipe.option_errors import nested_options, option_type, parse_options
+from recmtl.recipe.option_types import alternatives
 from recmtl.recipe.presets import find_recipe
-from recmtl.recipe.validation import check_nulls, check_text
 from recmtl.schema import FittedSchema
-from recmtl.train import EarlyStopping, Optimization, RunConfig, Trainer
+from recmtl.train import Trainer
 
 DEFAULT_CLASSES = ("--model", "MMOE", "--balancer", "Sum")  # if neither recipe nor options name any
+MAPPING_KEYS = ("data", "trainer", "trainer.optimization", "trainer.stopping", "trainer.run")
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
 
@@ -47,13 +51,6 @@ class DataOptions:
     bad_rows: BadRows = "error"
 
 
-# The classes that take the options below a key; others are named by a `class_path`.
-OPTION_CLASSES = {"data": DataOptions, "trainer": Trainer} | {
-    f"trainer.{name}": kind
-    for name, kind in {"optimization": Optimization, "stopping": EarlyStopping, "run": RunConfig}.items()
-}
-
-
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
     """Build the parser of a command that takes a recipe, for `parse_recipe`."""
     parser = ArgumentParser(prog=prog, exit_on_error=False, allow_abbrev=False, description=description)
@@ -63,15 +60,9 @@ def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
 
 
 def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse options and recipes; model and balancer are `DEFAULT_CLASSES` if neither names them.
-
-    Raises:
-        UsageError: An option or a key of a recipe is unknown, or its value is wrong.
-        SchemaError: There is no such recipe.
-        ValueError: A recipe is not a mapping of plain data.
-    """
+    """Parse options and recipes; model and balancer are `DEFAULT_CLASSES` if neither names them."""
     config = parse_options(parser, [*DEFAULT_CLASSES, *resolve_recipes(arguments)])
-    check_nulls(config, OPTION_CLASSES)
+    check_nulls(parser, config)
     return config
 
 
@@ -93,6 +84,29 @@ def _file(recipe: str) -> str:
     path = find_recipe(recipe)
     check_text(path)
     return str(path)
+
+
+def check_text(path: Path) -> None:
+    """Check that a file is a mapping of text, numbers, lists and mappings, with mappings for the groups of options."""
+    try:
+        content = from_yaml(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a recipe: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a recipe: expected keys such as `data` and `model`")
+    for group in MAPPING_KEYS:
+        above, _, key = group.rpartition(".")
+        place = content.get(above, {}) if above else content
+        if key in place and not isinstance(place[key], dict):
+            raise ValueError(f"{path}: `{group}` must be a mapping, got {str(place[key])[:40]!r}")
+
+
+def check_nulls(parser: ArgumentParser, config: Namespace) -> None:
+    """Check that only optional options are null: the option parser accepts null for any."""
+    options = dict(nested_options(config.as_dict()))
+    for key, value in options.items():
+        if value is None and "." in key and not {NoneType, Any} & {*alternatives(option_type(parser, key, options))}:
+            raise ValueError(f"`{key}` must not be null")
 
 
 def add_recipe(parser: ArgumentParser) -> None:

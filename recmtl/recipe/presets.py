@@ -23,20 +23,12 @@ def card(name: str) -> Schema:
 
 
 def find_card(name: str) -> Path:
-    """Find a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``.
-
-    Raises:
-        SchemaError: There is no such file or name.
-    """
+    """Find a dataset card: a file, or the bare name of a shipped one such as ``aliexpress``."""
     return _find(name, "data", "dataset card")
 
 
 def find_recipe(name: str) -> Path:
-    """Find a recipe: a file, or the bare name of a shipped one such as ``aliexpress_mmoe``.
-
-    Raises:
-        SchemaError: There is no such file or name.
-    """
+    """Find a recipe: a file, or the bare name of a shipped one such as ``aliexpress_mmoe``."""
     return _find(name, "models", "recipe")
 
 

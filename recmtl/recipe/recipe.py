@@ -32,12 +32,7 @@ WITHOUT_EFFECT = {("data", "cache")} | {
 
 
 def open_data(options: DataOptions, progress: Progress = lambda what, rows: None) -> PreparedData:
-    """Open the data of a recipe; raw files are prepared into the cache first.
-
-    Raises:
-        DataError: Training rows or card are missing, or the data cannot be read.
-        SchemaError: The card cannot be used.
-    """
+    """Open the data of a recipe; raw files are prepared into the cache first."""
     if options.train is None:
         raise DataError("there are no training rows: give `--data.train`")
     if (Path(options.train) / MANIFEST).is_file():
@@ -52,11 +47,7 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:
-    """Build model, balancer and trainer of a recipe, with first weights from its seed.
-
-    Raises:
-        ValueError: An option is out of its range, or the model does not fit the schema.
-    """
+    """Build model, balancer and trainer of a recipe, with first weights from its seed."""
     torch.manual_seed(config.trainer.run.seed)
     objects = instantiate(parser, config)
     with explain_oom(f"the model {config.model.class_path}", "make its layers smaller"):
@@ -65,11 +56,7 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Instantiate the classes that options name; of the model, a factory that takes the schema.
-
-    Raises:
-        ValueError: An option is out of its range or of the wrong type.
-    """
+    """Instantiate the classes that options name; of the model, a factory that takes the schema."""
     try:
         made: Namespace = parser.instantiate(config)
         return made
@@ -104,11 +91,7 @@ def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None
 
 
 def read_recipe(run: RunFolder) -> Any:
-    """Read the recipe of a run as plain data.
-
-    Raises:
-        RunError: There is no recipe, or it is damaged.
-    """
+    """Read the recipe of a run as plain data."""
     path = run.path / RECIPE
     try:
         return from_yaml(read_text(path))

@@ -27,18 +27,11 @@ IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recm
 def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
     """Check that a recipe imports and calls nothing but classes of recmtl and torch and what trusted modules define.
 
-    Args:
-        recipe: The recipe as plain data, exactly as it will be parsed.
-        trust: Modules whose classes and functions it may name, beside the layers and optimizers of recmtl and torch.
-        path: The file of the recipe, for messages.
-
-    Raises:
-        UntrustedError: The recipe names a class of another module.
-        RunError: It names a file in place of options, or something that is no such class; or it is not a recipe.
+    It must be the plain data that will be parsed, not read again from its file, which is named in messages alone.
     """
     if not _is_recipe(recipe):
         raise RunError(f"{path} is not the recipe of a run")
-    for text in strings_in([recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]):
+    for text in _texts(recipe):
         if PLAIN_WORD.fullmatch(text):
             if os.path.exists(text) and not os.path.isdir(text):  # the parser would read options from it
                 raise RunError(f"{path} names {text!r}, which is also a file here: call recmtl from another folder")
@@ -51,11 +44,7 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
 
 
 def check_links(folder: Path) -> None:
-    """Check that a folder to be written to holds no links, which may lead elsewhere.
-
-    Raises:
-        RunError: It holds one.
-    """
+    """Check that a folder to be written to holds no links, which may lead elsewhere."""
     for path in folder.rglob("*"):
         if path.is_symlink():
             raise RunError(f"{path} is a link: a run is resumed only in a folder without links")
@@ -63,8 +52,7 @@ def check_links(folder: Path) -> None:
 
 def named_modules(recipe: Mapping[str, Any]) -> list[str]:
     """Return the modules of the classes that a recipe names: of their import paths and of their definitions."""
-    parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
-    names = [text for text in strings_in(parts) if IMPORT_PATH.fullmatch(text)]
+    names = [text for text in _texts(recipe) if IMPORT_PATH.fullmatch(text)]
     found = [getattr(locate(name), "__module__", None) for name in names]
     return sorted({*(name.rpartition(".")[0] for name in names), *filter(None, found)})
 
@@ -89,21 +77,12 @@ def _is_recipe(recipe: Any) -> bool:
     ]
     if any(CLASS_KEYS & set(part) or any(isinstance(v, dict | list) for v in part.values()) for part in plain):
         return False
-    entries = mappings_in([recipe["model"], recipe["balancer"], trainer["optimization"]])
-    return all(set(entry) <= CLASS_KEYS for entry in entries if CLASS_KEYS & set(entry))
+    entries = values_in([recipe["model"], recipe["balancer"], trainer["optimization"]])
+    return all(set(entry) <= CLASS_KEYS for entry in entries if isinstance(entry, dict) and CLASS_KEYS & set(entry))
 
 
 def is_trusted_class(name: str, trust: Sequence[str], path: Path) -> bool:
-    """Whether an import path is that of a layer or optimizer of recmtl or torch, or of what a trusted module defines.
-
-    Args:
-        name: The import path, within a trusted module.
-        trust: The trusted modules beside recmtl and torch.
-        path: The file that names it, for messages.
-
-    Raises:
-        RunError: A module in `trust` cannot be imported, or lacks the class.
-    """
+    """Whether an import path is that of a layer or optimizer of recmtl or torch, or of what a trusted module defines."""
     module, _, attribute = name.rpartition(".")
     try:
         found = imported(module, attribute)
@@ -121,22 +100,14 @@ def _within(name: str, modules: Sequence[str]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
-def mappings_in(value: Any) -> Iterator[dict[Any, Any]]:
-    """Yield all mappings in nested data."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    for item in value if isinstance(value, list) else ():
-        yield from mappings_in(item)
+def _texts(recipe: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts of a recipe that may name classes."""
+    parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+    return (value for value in values_in(parts) if isinstance(value, str))
 
 
-def strings_in(value: Any) -> Iterator[str]:
-    """Yield all strings in nested data, but for keys."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from strings_in(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from strings_in(item)
+def values_in(value: Any) -> Iterator[Any]:
+    """Yield a value and all values that it holds, but for keys."""
+    yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from values_in(item)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recmtl.cli.main import main
-from recmtl.recipe.validation import check_text
+from recmtl.recipe.options import check_text
 
 BOMB = "a1: &a1 [1]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(2, 12))
 

@@ -18,6 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ORDER = (
     "_version",
     "errors",
+    "did_you_mean",
     "io",
     "balance",
     "layers",

@@ -22,9 +22,9 @@ def cache_command(
     """List or clear the datasets that `train` prepared from raw files.
 
     Args:
-        action: `list` or `clear`.
+        action: Whether to list or remove them.
         names: Only datasets whose names begin like this.
-        older_than: Only datasets that are at least this many days old.
+        older_than: Only datasets that are at least this old.
         cache: The folder of the datasets; by default `recmtl` in the user's cache folder.
         json: Print JSON instead of a table.
     """

@@ -26,7 +26,7 @@ def describe_command(
         data: Raw files or a prepared dataset.
         card: A dataset card (YAML), or the name of a shipped one; without it the columns' kinds are inferred.
         test: Other rows, to compare with the first ones.
-        label: The binary labels, if there is no card.
+        label: A binary label, if there is no card; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """

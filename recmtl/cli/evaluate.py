@@ -44,7 +44,7 @@ def evaluate_command(
         draws: The number of bootstrap draws for all intervals but those of the AUC. Each takes about as long as the
             metrics; 0 leaves these intervals out.
         json: Print JSON instead of a table.
-        trust: Further modules whose classes the run's recipe may name.
+        trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
     if k < 1:

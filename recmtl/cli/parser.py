@@ -9,41 +9,23 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from recmtl.errors import UsageError
 
 # Parameters that are not `--name VALUE`: how they are written, and their settings.
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "run": ("run", {"type": Path, "help": "The run folder."}),
-    "runs": ("runs", {"type": Path, "metavar": "RUN", "nargs": "+", "help": "The run folders."}),
-    "data": ("data", {"metavar": "DATA", "help": "Raw files or a prepared dataset."}),
-    "action": ("action", {"choices": ["list", "clear"], "help": "Whether to list or remove them."}),
-    "names": ("names", {"metavar": "NAME", "nargs": "*", "help": "Only datasets whose names begin like this."}),
-    "label": ("--label", {"action": "append", "help": "A binary label, if there is no card; may be repeated."}),
-    "slices": (
-        "--slice",
-        {
-            "dest": "slices",
-            "action": "append",
-            "metavar": "FEATURE",
-            "help": "A feature to slice the AUC by; may be repeated.",
-        },
-    ),
-    "trust": (
-        "--trust",
-        {
-            "action": "append",
-            "metavar": "MODULE",
-            "default": [],
-            "help": "A further module whose classes the run's recipe may name; may be repeated.",
-        },
-    ),
-    "older_than": (
-        "--older-than",
-        {"type": float, "metavar": "DAYS", "help": "Only datasets that are at least this old."},
-    ),
-    "json": ("--json", {"action": "store_true", "help": "Print JSON instead of a table."}),
+    "run": ("run", {"type": Path}),
+    "runs": ("runs", {"type": Path, "metavar": "RUN", "nargs": "+"}),
+    "data": ("data", {"metavar": "DATA"}),
+    "action": ("action", {"choices": ["list", "clear"]}),
+    "names": ("names", {"metavar": "NAME", "nargs": "*"}),
+    "label": ("--label", {"action": "append"}),
+    "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),
+    "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
+    "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),
+    "json": ("--json", {"action": "store_true"}),
 }
 
 
@@ -61,10 +43,11 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
     special = [parameter for parameter in SPECIAL if parameter in command.__annotations__]
     given = signature(command).parameters
+    meanings = {entry.arg_name: entry.description for entry in parse(command.__doc__ or "").params}
     for parameter in special:
         written, settings = SPECIAL[parameter]
         optional: dict[str, Any] = {"nargs": "?"} if written == parameter and given[parameter].default is None else {}
-        parser.add_argument(written, **settings, **optional)
+        parser.add_argument(written, help=meanings[parameter], **settings, **optional)
     parser.add_function_arguments(command, skip=set(special))
     return parser
 

@@ -26,7 +26,7 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
         run: The run folder.
         rows: Raw files, with or without labels, or a prepared dataset, whose test rows are taken.
         out: The Parquet file to write.
-        trust: Further modules whose classes the run's recipe may name.
+        trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
     trainer = load_run(run, trust)

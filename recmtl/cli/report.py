@@ -25,7 +25,7 @@ def report_command(
     Args:
         runs: The run folders; the others are compared with the first.
         out: The HTML file to write.
-        slices: Features to slice the AUC by.
+        slices: A feature to slice the AUC by; may be repeated.
         rows: The predicted rows for `--slice`, raw files or a prepared dataset; by default the data that the recipes
             name.
         title: The title of the page.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,29 +122,20 @@ def train(
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
-    if not processes.first:
-        return train_locked(folder, parser, config, resume)
-    with folder.held():  # before any work: this also checks that the folder can be written
-        if not resume:
+    with folder.held() if processes.first else nullcontext():  # before any work: it also checks that one can write
+        if processes.first and not resume:
             folder.check_free()
-        return train_locked(folder, parser, config, resume)
-
-
-def train_locked(
-    folder: RunFolder, parser: ArgumentParser, config: Namespace, resume: bool
-) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe in a run folder that this process has locked."""
-    with usage_errors():
-        options = instantiate(parser, config).data
-    with RowCounter() as counter:
-        data = open_data(options, counter)
-        counter.print_notes(*data.notes)
-    with usage_errors():
-        trainer = build(parser, config, data.schema)
-    if trainer.folder:  # in the process that writes it
-        trainer.setup = replace(trainer.setup, folder=folder)
-        if not (resume and (folder.path / RECIPE).exists()):
-            save_recipe(parser, config, folder.path)
-    with usage_errors():
-        trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
-    return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})
+        with usage_errors():
+            options = instantiate(parser, config).data
+        with RowCounter() as counter:
+            data = open_data(options, counter)
+            counter.print_notes(*data.notes)
+        with usage_errors():
+            trainer = build(parser, config, data.schema)
+        if trainer.folder:  # in the process that writes it
+            trainer.setup = replace(trainer.setup, folder=folder)
+            if not (resume and (folder.path / RECIPE).exists()):
+                save_recipe(parser, config, folder.path)
+        with usage_errors():
+            trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
+        return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

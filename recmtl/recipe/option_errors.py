@@ -100,7 +100,7 @@ def check_options(parser: ArgumentParser, options: Iterable[Option], named: dict
 def option_type(
     parser: ArgumentParser, key: str, named: dict[str, str], mark: str = "--", owner: str = "", within: str = ""
 ) -> Any:
-    """Return the type of an option of a parser or of a class that `named` tells; add the defaults that are met to it."""
+    """Return the type of an option of a parser, or of a class in `named`, to which defaults are added."""
     actions = [action for action in parser._actions if action.default != SUPPRESS]
     for action in actions:
         kind, dest = declared_type(action), action.dest
@@ -111,7 +111,7 @@ def option_type(
         if named_class(kind) and isinstance(action.default, Mapping | Namespace):
             named.setdefault(dest, action.default["class_path"])
         if key == dest:
-            return kind | list[kind] if action.nargs in ("+", "*") else kind
+            return kind | list[kind] if action.nargs in ("+", "*") else kind  # type: ignore[valid-type]
         if not named_class(kind) and kind is not Any:
             raise UsageError(f"`{mark}{dest}` must be {accepted(kind)}, got a mapping with `{key[len(dest) + 1 :]}`")
         found = Any if kind is Any else find_class(named.get(dest, "None"), dest, kind)

@@ -82,7 +82,7 @@ def _is_recipe(recipe: Any) -> bool:
 
 
 def is_trusted_class(name: str, trust: Sequence[str], path: Path) -> bool:
-    """Whether an import path is that of a layer or optimizer of recmtl or torch, or of what a trusted module defines."""
+    """Whether an import path is a layer's or optimizer's of recmtl or torch, or of what a trusted module defines."""
     module, _, attribute = name.rpartition(".")
     try:
         found = imported(module, attribute)

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from recmtl.errors import SchemaError, did_you_mean
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import SchemaError
 from recmtl.io.location import WILDCARDS, Location
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KIND_NAMES, KINDS, Binned, Categorical, Feature, Numeric, check_sharing

@@ -8,8 +8,7 @@ import pytest
 from planted import Plant
 from rich.console import Console
 
-from recmtl.cli.compare import print_tables
-from recmtl.cli.live_table import LiveTable
+from recmtl.cli.compare import LiveTable, print_tables
 from recmtl.comparison import export
 from recmtl.comparison.export import write_tables
 from recmtl.comparison.grid import GridRun, Variant
@@ -159,7 +158,7 @@ def test_failed_runs_are_listed(plant: Plant) -> None:
 def test_a_terminal_shows_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(
-        "recmtl.cli.live_table.Console",
+        "recmtl.cli.compare.Console",
         lambda **options: Console(**options | {"file": screen, "force_terminal": True, "width": 80}),
     )
     runs = [GridRun(Variant("MMOE", "Sum"), seed, {}) for seed in range(3)]

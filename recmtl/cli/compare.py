@@ -12,10 +12,10 @@ from typing import Any, Self
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.live import Live
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
-from recmtl.cli.console import wide_console
+from recmtl.cli.console import text_table, wide_console
 from recmtl.cli.parser import usage_errors
 from recmtl.comparison.grid import Grid, GridRun
 from recmtl.comparison.progress import GridBar, RunEnd
@@ -92,12 +92,8 @@ def print_tables(tables: Sequence[ResultTable]) -> None:
     """Print tables, with their notes below."""
     console = wide_console()
     for table in tables:
-        shown = Table()
-        for i, name in enumerate(table.header):
-            shown.add_column(Text(name), justify="left" if i < table.key_columns else "right", overflow="fold")
-        for row in table.rows:
-            shown.add_row(*(Text(cell.text, style="bold" if cell.bold else "") for cell in row))
-        console.print(shown)
+        rows = [[Text(cell.text, style="bold" if cell.bold else "") for cell in row] for row in table.rows]
+        console.print(text_table(table.header, rows, table.key_columns))
         for note in table.notes:
             console.print(note, markup=False)
 
@@ -152,10 +148,9 @@ class LiveTable:
         for run in self._runs.values():
             by_variant.setdefault(run.variant, {})[run.seed] = run
         seeds = list(dict.fromkeys(run.seed for run in self._runs.values()))
-        table = Table("run", *(Column(f"seed {seed}", justify="right") for seed in seeds))
+        rows = [[str(variant), *(self._state(runs[seed]) for seed in seeds)] for variant, runs in by_variant.items()]
+        table = text_table(["run", *(f"seed {seed}" for seed in seeds)], rows)
         table.caption = f"{len(self._results)} of {len(self._runs)} runs · best value on the validation rows"
-        for variant, runs in by_variant.items():
-            table.add_row(Text(str(variant)), *(Text(self._state(runs[seed])) for seed in seeds))
         return table
 
     def _state(self, run: GridRun) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -74,33 +74,27 @@ def print_metrics(
         frame.insert(position, column, [values.get(str(task)) for task in frame.index])
     reasons = {task: m.reason for task, m in metrics.items() if m.reason}
     frame = frame.drop(columns="reason", errors="ignore")
-    shown = Table("")
-    for task in frame.index:
-        shown.add_column(str(task), justify="right", overflow="fold")
+    rows = []
     for name, found in frame.items():
         beside = [(intervals or {}).get(str(task), {}).get(str(name)) for task in frame.index]
         cells = [_cell_text(str(name), value) + _interval_text(ends) for value, ends in zip(found, beside, strict=True)]
-        shown.add_row(str(name), *map(Text, cells))
+        rows.append([str(name), *cells])
     console = wide_console()
     console.print(title, markup=False)
-    console.print(shown)
+    console.print(text_table(["", *map(str, frame.index)], rows))
     for task, reason in reasons.items():
         console.print(f"{task}: {reason}", markup=False)
 
 
 def print_gradient_stats(summaries: Sequence[PairSummary]) -> None:
     """Print the cosine, conflicts and size ratio of the tasks' gradients, a line for each pair."""
-    shown = Table(
-        Column("tasks", overflow="fold"),
-        *(Column(name, justify="right") for name in ("cosine", "in conflict", "size ratio", "measured")),
-    )
-    for s in summaries:
-        shown.add_row(
-            "·".join(s.pair), f"{s.cosine:.3f}", f"{s.conflicts:.0%}", f"{s.size_ratio:.3g}", f"{s.measurements}"
-        )
-    console = Console(highlight=False, soft_wrap=True)
+    rows = [
+        ("·".join(s.pair), f"{s.cosine:.3f}", f"{s.conflicts:.0%}", f"{s.size_ratio:.3g}", str(s.measurements))
+        for s in summaries
+    ]
+    console = wide_console()
     console.print("gradients on the shared tensors: mean cosine, how often it is below 0, median ratio of norms")
-    console.print(shown)
+    console.print(text_table(["tasks", "cosine", "in conflict", "size ratio", "measured"], rows))
 
 
 def print_description(description: Description, title: str) -> None:
@@ -141,6 +135,16 @@ def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
     if datasets:
         console.print(shown)
     console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int = 1) -> Table:
+    """Build a table of which the first columns are aligned to the left."""
+    shown = Table()
+    for i, name in enumerate(header):
+        shown.add_column(Text(name), justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return shown
 
 
 def wide_console() -> Console:

@@ -9,7 +9,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from recmtl.errors import UsageError
@@ -43,7 +42,9 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
     special = [parameter for parameter in SPECIAL if parameter in command.__annotations__]
     given = signature(command).parameters
-    meanings = {entry.arg_name: entry.description for entry in parse(command.__doc__ or "").params}
+    documented = ArgumentParser(exit_on_error=False)
+    documented.add_function_arguments(command)
+    meanings = {action.dest: action.help for action in documented._actions}
     for parameter in special:
         written, settings = SPECIAL[parameter]
         optional: dict[str, Any] = {"nargs": "?"} if written == parameter and given[parameter].default is None else {}

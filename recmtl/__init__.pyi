@@ -1,6 +1,7 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
 from .balance import (
+    BalancedModule,
     Balancer,
     GradNorm,
     LossWeightBalancer,
@@ -18,7 +19,6 @@ from .balance import (
     Sum,
     TaskGradientBalancer,
     TaskGradients,
-    as_module,
 )
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
@@ -48,6 +48,7 @@ __all__ = [
     "ESMM",
     "MLP",
     "MMOE",
+    "BalancedModule",
     "Balancer",
     "Batch",
     "Binned",
@@ -107,7 +108,6 @@ __all__ = [
     "Timestamp",
     "Tower",
     "Trainer",
-    "as_module",
     "card",
     "compare",
     "describe",

@@ -10,7 +10,7 @@ from recmtl.balance.backward import zero_nonfinite_gradients
 from recmtl.balance.base import Balancer
 from recmtl.balance.distributed import LostRankError, ProcessGroup
 from recmtl.balance.gradient_stats import GradientStats, gradient_stats
-from recmtl.balance.module import BalancedModule, as_module
+from recmtl.balance.module import BalancedModule
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.representation.normalized_splitter import NormalizedSplitter
 from recmtl.balance.representation.rotate_only import RotateOnly
@@ -51,7 +51,6 @@ __all__ = [
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
-    "as_module",
     "gradient_stats",
     "project_conflicting",
     "shared_tensors",

@@ -25,7 +25,7 @@ class BalancedModule(nn.Module):
     Example:
         >>> import torch
         >>> from recmtl.balance import RotoGrad
-        >>> model = as_module(nn.Linear(3, 4), [nn.Linear(4, 1), nn.Linear(4, 2)], RotoGrad(heads=2, features=4))
+        >>> model = BalancedModule(nn.Linear(3, 4), [nn.Linear(4, 1), nn.Linear(4, 2)], RotoGrad(heads=2, features=4))
         >>> [tuple(output.shape) for output in model(torch.ones(5, 3))]
         [(5, 1), (5, 2)]
         >>> tuple(model[1](torch.ones(5, 3)).shape)
@@ -80,8 +80,3 @@ class Branch(nn.Module):
         """Return the output of the head."""
         output: Tensor = self.model.heads[self.index](self.model._views(x)[self.index])
         return output
-
-
-def as_module(backbone: nn.Module, heads: Iterable[nn.Module], balancer: Balancer) -> BalancedModule:
-    """Return a backbone, its heads and a balancer as one module; see `BalancedModule`."""
-    return BalancedModule(backbone, heads, balancer)

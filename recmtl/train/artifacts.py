@@ -27,11 +27,6 @@ def finish_run(setup: TrainingSetup, result: FitResult, splits: Mapping[str, Row
 
     A complete run folder keeps the best weights alone: the checkpoints to resume from are removed.
 
-    Args:
-        setup: The setup.
-        result: The result of the training.
-        splits: The rows, by the name under which `metrics.json` holds their metrics.
-
     Raises:
         Interrupted: A signal asked to stop; the run can be finished from its checkpoint.
         RunError: Another process is at work in the run folder.

@@ -27,32 +27,19 @@ MAX_LISTED = 6  # in a message
 
 
 class NonFiniteEvent(NamedTuple):
-    """The steps in which something was not finite.
+    """The steps in which something was not finite."""
 
-    Args:
-        name: A task, a layer or a feature.
-        steps: The number of steps.
-        first: The first of them, counted from 1.
-        reached: The step that completed the longest run of steps allowed; 0 if none did.
-    """
-
-    name: str
-    steps: int
-    first: int
-    reached: int
+    name: str  # of a task, a layer or a feature
+    steps: int  # their number
+    first: int  # the first of them, counted from 1
+    reached: int  # the step that completed the longest run of steps allowed; 0 if none did
 
 
 class NonFiniteCounter:
     """Counts the steps in which a task, a layer's gradient or a feature's embedding gradient is not finite.
 
-    All state is on the device and updated in place, so that the steps of a CUDA graph count too.
-
-    Args:
-        model: The model.
-        balancer: Counts the tasks that it skips.
-        layers: The parameters whose gradients are checked.
-        tables: The tables in row mode, of which the gathered rows are checked.
-        limit: The number of consecutive steps that is too many.
+    All state is on the device and updated in place, so that the steps of a CUDA graph count too. Of tables in row mode
+    the gathered rows are checked; `limit` consecutive steps are too many.
     """
 
     def __init__(

@@ -22,21 +22,13 @@ def gradient_stats_record(names: Sequence[str], stats: GradientStats) -> dict[st
 
 
 class PairSummary(NamedTuple):
-    """The gradients of two tasks over a training.
-
-    Args:
-        pair: The names of the tasks.
-        measurements: The number of measurements in which both had a gradient.
-        cosine: The mean cosine.
-        conflicts: The share of measurements with a cosine below 0.
-        size_ratio: The median ratio of the first norm to the second.
-    """
+    """The gradients of two tasks over a training."""
 
     pair: tuple[str, str]
-    measurements: int
-    cosine: float
-    conflicts: float
-    size_ratio: float
+    measurements: int  # in which both had a gradient
+    cosine: float  # the mean
+    conflicts: float  # the share of measurements with a cosine below 0
+    size_ratio: float  # the median of the first norm over the second
 
 
 def summarize_pairs(records: Iterable[Mapping[str, Any]]) -> list[PairSummary]:

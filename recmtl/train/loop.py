@@ -64,10 +64,7 @@ class TrainingLoop:
         train: The training rows.
         valid: The validation rows; ``None`` measures nothing.
         note: Called with a line for each problem, unless progress is shown.
-        saved: The state of a checkpoint to resume from.
-
-    Raises:
-        RunError: The checkpoint does not fit the setup or the rows, or the processes differ in them.
+        saved: The state of a checkpoint to resume from, which must fit setup and rows.
     """
 
     def __init__(

@@ -66,16 +66,9 @@ class LossMeter:
 
 
 class MetricMonitor:
-    """Tracks the best value of one validation metric, for early stopping.
+    """Tracks the best value of one validation metric, for early stopping; a `ValueError` if it is not measured.
 
-    Args:
-        options: The metric and the patience.
-        objectives: The training objectives. A metric without a task is the mean over those that have it.
-        reported: All tasks that are measured.
-        grouped: Whether metrics within groups are measured.
-
-    Raises:
-        ValueError: The monitor names no task or no metric that is measured.
+    A metric without a task is the mean over the objectives that have it.
 
     Attributes:
         monitor: The name of the metric.

@@ -21,10 +21,6 @@ class SparseRowOptimizer:
     The optimizer sees one parameter ``[U, width]``, the batch's distinct rows, with their part of its state; both are
     written back afterwards. A row that is not in the batch does not change, nor do its moments, and its weights do not
     decay: the cost of a step depends on the batch, not on the table. Step counts are per table.
-
-    Args:
-        table: The table.
-        factory: Builds the optimizer.
     """
 
     def __init__(self, table: EmbeddingTable, factory: OptimizerFactory) -> None:

@@ -22,12 +22,7 @@ BATCH = 8192  # rows
 
 
 class Predictor:
-    """Predicts and measures prepared rows.
-
-    Args:
-        setup: The model, its device and the precision.
-        processes: The processes that share the rows. All of them call the same methods and get all results.
-    """
+    """Predicts and measures prepared rows. Processes that share the rows call the same methods and get all results."""
 
     def __init__(self, setup: TrainingSetup, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self._setup, self._processes = setup, processes

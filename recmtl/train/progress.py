@@ -18,13 +18,7 @@ LINE_SECONDS = 10.0  # between two plain lines
 
 
 class Display:
-    """A bar on a terminal and in notebooks, plain lines in a log.
-
-    Args:
-        columns: The columns of the bar.
-        shown: Whether to show anything.
-        transient: Whether the bar disappears at the end.
-    """
+    """A bar on a terminal and in notebooks, plain lines in a log; a transient bar disappears at the end."""
 
     def __init__(self, *columns: ProgressColumn, shown: bool = True, transient: bool = False) -> None:
         self._console = Console(stderr=True, quiet=not shown)

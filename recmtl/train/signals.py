@@ -21,9 +21,6 @@ class StopSignals:
 
     Python delivers signals to the main thread: in others, this does nothing. Ignored signals stay ignored.
 
-    Args:
-        enabled: Whether to catch signals.
-
     Attributes:
         signal: The first signal; ``None`` before.
     """

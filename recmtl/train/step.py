@@ -76,9 +76,7 @@ class Step:
     def __call__(self, batch: Batch, with_stats: bool = False) -> Tensor:
         """Take one step and return the losses ``[K]`` of the whole batch, still on the device.
 
-        Args:
-            batch: The rows.
-            with_stats: Whether to measure the task gradients first, into `gradient_stats`; the step stays the same.
+        `with_stats` measures the task gradients first, into `gradient_stats`; the step stays the same.
         """
         losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
         for schedule in self._schedules:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recmtl.balance import NormalizedSplitter, PCGrad, RotateOnly, as_module
+from recmtl.balance import BalancedModule, NormalizedSplitter, PCGrad, RotateOnly
 
 D = 6
 
@@ -154,7 +154,7 @@ def test_another_number_of_heads_is_refused():
 
 def test_a_module_folds():
     torch.manual_seed(0)
-    model = as_module(nn.Linear(3, D), [nn.Linear(D, 1), Gated()], turned())
+    model = BalancedModule(nn.Linear(3, D), [nn.Linear(D, 1), Gated()], turned())
     folded, x = model.fold(D), torch.randn(5, 3)
     for found, expected in zip(folded(x), model(x), strict=True):
         torch.testing.assert_close(found, expected)

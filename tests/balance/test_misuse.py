@@ -8,6 +8,7 @@ from torch import nn
 from twins import BALANCERS
 
 from recmtl.balance import (
+    BalancedModule,
     GradNorm,
     MetaBalance,
     NormalizedSplitter,
@@ -18,7 +19,6 @@ from recmtl.balance import (
     RotoGrad,
     RotoGradNorm,
     Sum,
-    as_module,
     gradient_stats,
 )
 
@@ -192,7 +192,7 @@ def test_a_loss_that_is_no_tensor(loss):
 
 def test_a_class_is_no_balancer():
     with pytest.raises(ValueError, match="`balancer` must be a balancer"):
-        as_module(nn.Linear(2, 2), [nn.Linear(2, 1)], RotoGrad)
+        BalancedModule(nn.Linear(2, 2), [nn.Linear(2, 1)], RotoGrad)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from recmtl.balance import MetaBalance, NormalizedSplitter, PCGrad, RotoGrad, Sum, as_module
+from recmtl.balance import BalancedModule, MetaBalance, NormalizedSplitter, PCGrad, RotoGrad, Sum
 
 
 def parts():
@@ -23,7 +23,7 @@ def losses(model):
 @pytest.mark.parametrize("balancer", [Sum, MetaBalance, PCGrad, NormalizedSplitter, RotoGrad])
 def test_equals_fork_and_backward_by_hand(balancer):
     backbone, heads = parts()
-    model = as_module(copy.deepcopy(backbone), copy.deepcopy(heads), balancer())
+    model = BalancedModule(copy.deepcopy(backbone), copy.deepcopy(heads), balancer())
     model.backward(losses(model))
     method, z = balancer(), backbone(X)
     a, b = (head(view) for head, view in zip(heads, method.fork([z, z]), strict=True))
@@ -35,7 +35,7 @@ def test_equals_fork_and_backward_by_hand(balancer):
 
 def test_a_branch_is_the_way_to_one_head():
     backbone, heads = parts()
-    model = as_module(backbone, heads, RotoGrad(heads=2, features=4))
+    model = BalancedModule(backbone, heads, RotoGrad(heads=2, features=4))
     with torch.no_grad():
         for parameter in model.balancer.parameters():
             parameter.copy_(torch.randn_like(parameter))
@@ -47,16 +47,16 @@ def test_a_branch_is_the_way_to_one_head():
 
 def test_everything_is_in_the_state_dict_and_the_callers_list_is_left_alone():
     backbone, heads = parts()
-    model = as_module(backbone, heads, RotoGrad(heads=2, features=4))
+    model = BalancedModule(backbone, heads, RotoGrad(heads=2, features=4))
     assert {key.split(".")[0] for key in model.state_dict()} == {"backbone", "heads", "balancer"}
     assert len(heads) == 2
     assert heads[0] is model.heads[0]
     model.backward(losses(model))
-    other = as_module(*parts(), RotoGrad(heads=2, features=4))
+    other = BalancedModule(*parts(), RotoGrad(heads=2, features=4))
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(X)[1], model(X)[1])
 
 
 def test_needs_a_head():
     with pytest.raises(ValueError, match="`heads` must hold at least one module"):
-        as_module(nn.Linear(3, 4), [], Sum())
+        BalancedModule(nn.Linear(3, 4), [], Sum())

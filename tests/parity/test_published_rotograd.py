@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from recmtl import balance
-from recmtl.balance import as_module
+from recmtl.balance import BalancedModule
 
 STEPS, ROWS, INPUTS, FEATURES = 50, 32, 5, 6
 NEVER = {"burn_in_period": STEPS}  # the package takes the first losses anew at burn-in, this library does not
@@ -68,7 +68,7 @@ class Beside:
     def _ours(self, method, backbone, heads, options):
         options = {"batch_scale": False, "orthogonal_map": "matrix_exp"} | options
         self.balancer = getattr(balance, method)(heads=self.tasks, features=FEATURES, **options).double()
-        model = as_module(backbone, heads, self.balancer)
+        model = BalancedModule(backbone, heads, self.balancer)
         return Side(model, backbone, heads, list(self.balancer.parameters()))
 
     def _theirs(self, method, backbone, heads, options, exponential):

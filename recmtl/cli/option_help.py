@@ -26,7 +26,7 @@ HEADINGS = {
     "trainer.stopping": "Early stopping",
     "trainer.run": "Run",
 }
-# Values whose name says more than their type.
+# Values whose name says more than their type, unless that is a number.
 VALUES = {
     "card": "CARD",
     "config": "RECIPE",
@@ -104,7 +104,8 @@ def _value(action: Action) -> str:
     elif metavar and not metavar.startswith(OF_PARSER):
         value = metavar
     elif action.option_strings:
-        value = VALUES.get(name, placeholder(declared_type(action)))
+        kind = declared_type(action)
+        value = placeholder(kind) if kind in (int, float) else VALUES.get(name, placeholder(kind))
     else:
         value = name.upper()
     optional = value if action.option_strings else f"[{value}]"

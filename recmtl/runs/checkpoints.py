@@ -10,8 +10,8 @@ from typing import Any
 
 from recmtl.errors import RunError
 from recmtl.io.files import new_file, new_folder
+from recmtl.runs.checkpoint_file import has_valid_checksum, read_checkpoint, write_checkpoint
 from recmtl.runs.folder import BEST, CHECKPOINT, CHECKPOINTS, LOG, STEP, STEP_DIGITS, RunFolder
-from recmtl.runs.serialization import has_valid_checksum, read_checkpoint, write_checkpoint
 
 BEST_FILE = "best.pt"  # a copy of the best weights so far, not a link: a link would share their damage
 

@@ -14,7 +14,7 @@ import torch
 from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.io.files import digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.runs.serialization import read_checkpoint, write_checkpoint
+from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.validation import is_number

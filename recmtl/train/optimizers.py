@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from recmtl.features import EmbeddingTable
-from recmtl.runs.serialization import check_state_like
+from recmtl.runs.checkpoint_file import check_state_like
 from recmtl.train.options import OptimizerFactory, Schedule
 
 

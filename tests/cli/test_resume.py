@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from recmtl.cli.main import main
-from recmtl.runs.serialization import read_checkpoint
+from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder, Step
 from recmtl.train.predictor import Predictor
 

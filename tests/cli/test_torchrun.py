@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recmtl.cli.main import main
-from recmtl.runs.serialization import read_checkpoint
+from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder
 
 pytestmark = pytest.mark.slow

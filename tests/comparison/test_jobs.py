@@ -18,7 +18,7 @@ import yaml
 import recmtl
 from recmtl.comparison import jobs as module
 from recmtl.comparison.runner import check_folder, compare
-from recmtl.runs.serialization import write_checkpoint
+from recmtl.runs.checkpoint_file import write_checkpoint
 from recmtl.train import RunError
 
 # Replaces `recmtl train`: behaves as the seed in its recipe says, and records that it ran.

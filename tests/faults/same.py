@@ -8,7 +8,7 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from recmtl.runs.serialization import read_checkpoint
+from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder
 
 TIMES = ("seconds", "train_rows_per_second", "rows_per_second", "peak_memory_bytes", "created")

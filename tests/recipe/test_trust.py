@@ -22,7 +22,7 @@ from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import recipe_parser
 from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import check_trust
-from recmtl.runs.serialization import append_checksum, read_checkpoint
+from recmtl.runs.checkpoint_file import append_checksum, read_checkpoint
 from recmtl.schema import Schema, SchemaError
 from recmtl.train import RunError, RunFolder
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from recmtl.runs.serialization import append_checksum, check_state_like, read_checkpoint, write_checkpoint
+from recmtl.runs.checkpoint_file import append_checksum, check_state_like, read_checkpoint, write_checkpoint
 from recmtl.train import RunError
 
 STATE = {"moment": torch.zeros(2, 3), "betas": (0.9, 0.99), "steps": [1, 2], "rate": 0.1}

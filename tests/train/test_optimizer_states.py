@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.runs.serialization import append_checksum, read_checkpoint
+from recmtl.runs.checkpoint_file import append_checksum, read_checkpoint
 from recmtl.train import Optimization, RunConfig, RunError
 from recmtl.train.optimizers import fused, load_optimizer
 

@@ -19,7 +19,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.data import loader as loader_module
 from recmtl.data import loader as windows_module
-from recmtl.runs.serialization import has_valid_checksum, write_checkpoint
+from recmtl.runs.checkpoint_file import has_valid_checksum, write_checkpoint
 from recmtl.train import DivergenceError, EarlyStopping, Interrupted, Optimization, RunConfig, RunFolder, Step
 from recmtl.train import step as step_module
 from recmtl.train.predictor import Predictor

@@ -12,7 +12,7 @@ import torch
 import recmtl
 from recmtl.balance.shared import BackwardInputs
 from recmtl.evaluate import metric_names
-from recmtl.runs.serialization import write_checkpoint
+from recmtl.runs.checkpoint_file import write_checkpoint
 from recmtl.train import RunFolder
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig

@@ -67,8 +67,8 @@ def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
         UsageError: There is none.
     """
     if name not in catalogue:
-        names = f": the commands are {', '.join(catalogue)}"
-        raise UsageError(f"there is no command {name!r}{did_you_mean(name, catalogue, '`') or names}")
+        near = did_you_mean(name, [*catalogue, "--help", "--version"], "`")
+        raise UsageError(f"there is no command {name!r}{near or ': the commands are ' + ', '.join(catalogue)}")
 
 
 def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from recmtl.errors import UsageError
+from recmtl.errors import UntrustedError, UsageError
 
 # Parameters that are not `--name VALUE`: how they are written, and their settings.
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -59,4 +59,4 @@ def usage_errors() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise error if isinstance(error, UntrustedError) else UsageError(str(error)) from error

@@ -19,7 +19,7 @@ from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.train import Trainer
 
 
-def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
+def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     """Build the trainer of a run and load its best weights.
 
     A run's recipe names layers, models, balancers and optimizers. Only those of recmtl and torch are imported, and
@@ -38,7 +38,7 @@ def load_run(folder: str | Path, trust: Sequence[str] = ()) -> Trainer:
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
     recipe = without_vector_files(recipe)
-    check_trust(recipe, tuple(trust), run.path / RECIPE)
+    check_trust(recipe, (trust,) if isinstance(trust, str) else tuple(trust), run.path / RECIPE)
     parser = recipe_parser("recmtl")
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
     schema = run.schema()

@@ -23,7 +23,7 @@ LOSS_FACTOR = 100.0  # times the loss of the first step or of the label rate: tr
 SQUARED_LOSSES = {"mse"}  # which grow with the square of an error
 HIGH_STEPS = 20  # a loss that stays too high for so many steps ends training
 SMALL_TENSOR = 1_000_000  # elements; larger tensors are not checked at every logged step
-MAX_LISTED = 6  # in a message
+MAX_NAMES_LISTED = 6  # in a message
 
 
 class NonFiniteEvent(NamedTuple):
@@ -242,5 +242,5 @@ def _nonfinite_parts(model: nn.Module, name: str) -> list[str]:
 def shortened(names: Iterable[str]) -> str:
     """Join names by commas, only the first ones if there are many."""
     names = list(names)
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    more = f" and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else ""
+    return ", ".join(names[:MAX_NAMES_LISTED]) + more

@@ -162,10 +162,11 @@ def test_own_classes_are_found_in_the_working_directory(
     monkeypatch.setattr("sys.path", sys.path[:-1])
     del sys.modules["own_classes"]
     evaluate = ["evaluate", "run", "--rows", f"{csv}/test.csv", "--draws", "0"]
-    capsys.readouterr()
-    assert main(evaluate) == 2
-    said = capsys.readouterr().err
-    assert "names 'own_classes.MyModel', which is not trusted: if you trust its code, add `--trust own_classes`" in said
+    for command in (evaluate, ["train", "--run", "run", "--resume"]):
+        capsys.readouterr()
+        assert main(command) == 2
+        said = capsys.readouterr().err
+        assert "names 'own_classes.MyModel', which is not trusted: if you trust its code, add `--trust own_cl" in said
     assert "own_classes" not in sys.modules
     with pytest.raises(recmtl.RunError, match=r"load the run by `load_run\('run', trust=\['own_classes'\]\)`"):
         recmtl.load_run("run")

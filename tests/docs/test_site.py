@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import itertools
 import json
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def pages(site: Path) -> list[str]:
 def test_no_page_overflows_complains_or_fetches_from_elsewhere(site: Path, address: str, chromium: "Chrome") -> None:
     found = pages(site)
     assert len(found) > 50
-    for width, scheme in zip(WIDTHS, ("light", "dark"), strict=True):
+    for width, scheme in itertools.product(WIDTHS, ("light", "dark")):
         show(chromium, width, scheme)
         for page in found:
             chromium.get(f"{address}/{page}")

@@ -322,7 +322,7 @@ def test_damaged_files_of_a_run_that_is_reported(run: Path, file: str, capsys: C
 
 @pytest.mark.parametrize("file", ["metrics.jsonl", "usage.json", "predictions/test.parquet", "metrics.json"])
 def test_reported_files_without_checksums(run: Path, file: str, capsys: Capture) -> None:
-    """A stranger's run need not have any."""
+    """A run from elsewhere need not have any."""
     (run / "checksums.json").unlink()
     (run / file).write_text("[1]\nx")
     if file == "metrics.json":

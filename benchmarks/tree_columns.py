@@ -40,11 +40,11 @@ def columns_of(data: TreeData) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]
     labels = set(data.tasks.values())
     frames: dict[str, dict[str, pd.Series]] = {name: {} for name in data.frames()}
     categories = []
-    for column in (name for name in data.train if name not in labels):
+    for column in (str(name) for name in data.train if name not in labels):
         values = data.train[column]
-        if not pd.api.types.is_numeric_dtype(values) or column in (*data.codes, *data.ids):
-            if column not in data.lists and not pd.api.types.is_datetime64_any_dtype(values):
-                categories.append(column)
+        is_number = pd.api.types.is_numeric_dtype(values) and column not in (*data.codes, *data.ids)
+        if not (is_number or column in data.lists or pd.api.types.is_datetime64_any_dtype(values)):
+            categories.append(column)
         for name, frame in data.frames().items():
             frames[name] |= _read(frame[column], column in data.lists, column in categories, values)
     return {name: pd.DataFrame(columns) for name, columns in frames.items()}, tuple(categories)
@@ -57,7 +57,7 @@ def _read(column: pd.Series, is_list: bool, is_category: bool, train: pd.Series)
         flags = column.str.get_dummies("|").reindex(columns=known, fill_value=0)
         return {f"{name}: {value}": flags[value] for value in known}
     if pd.api.types.is_datetime64_any_dtype(column):
-        return {f"{name}: {part}": getattr(column.dt, part) for part in ("hour", "weekday", "day", "month")}
+        return {f"{name}: {part}": getattr(column.dt, part) for part in ("hour", "day_of_week", "day", "month")}
     return {name: column.astype("string").fillna("missing").astype(object) if is_category else column.astype(float)}
 
 

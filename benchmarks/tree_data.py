@@ -62,8 +62,8 @@ class TreeData:
     def head(self, rows: int) -> TreeData:
         """Return the first rows of each part; the Bayes AUC is that of all rows, so it is left out."""
         groups = None if self.groups is None else self.groups[:rows]
-        frames = {name: frame.head(rows) for name, frame in self.frames().items()}
-        return replace(self, **frames, groups=groups, bayes={})
+        train, stop, measured = (frame.head(rows) for frame in self.frames().values())
+        return replace(self, train=train, stop=stop, measured=measured, groups=groups, bayes={})
 
 
 def read_text(file: Path) -> pd.DataFrame:
@@ -76,34 +76,37 @@ def census(folder: Path) -> TreeData:
     train = read_text(folder / "census_train.csv.gz").drop(columns="instance_weight")
     measured = read_text(folder / "census_valid.csv.gz").drop(columns="instance_weight")
     cut = len(train) - len(train) // 10
+    stop = train[cut:].reset_index(drop=True)
     codes = ("det_ind_code", "det_occ_code", "own_or_self", "vet_benefits", "year")
     tasks = {name: name for name in ("income", "never_married")}
-    return TreeData("census", "Census-Income", train[:cut], train[cut:], measured, tasks, codes=codes)
+    return TreeData("census", "Census-Income", train[:cut], stop, measured, tasks, codes=codes)
 
 
 def adult(folder: Path) -> TreeData:
     """Adult: about 60, 20 and 20 % of the rows, by a hash of all columns, so that equal rows stay together."""
     rows = read_text(folder / "adult_train.csv.gz").drop(columns="survey_weight")
     fifth = pd.util.hash_pandas_object(rows.astype(str), index=False) % 5
-    parts = (rows[mask].reset_index(drop=True) for mask in (fifth < 3, fifth == 3, fifth == 4))
-    return TreeData("adult", "Adult", *parts, tasks={name: name for name in ("income", "never_married")})
+    train, stop, measured = (rows[mask].reset_index(drop=True) for mask in (fifth < 3, fifth == 3, fifth == 4))
+    return TreeData("adult", "Adult", train, stop, measured, {name: name for name in ("income", "never_married")})
 
 
 def aliexpress(folder: Path, rows: int = ALIEXPRESS_ROWS) -> TreeData:
     """Return generated rows in the layout of AliExpress, with 10 % clicks and 25 % conversions of them."""
     if not (folder / "truth.json").exists():
         synthesize(folder, rows, click_rate=0.10, conversion_rate=0.25)
-    frames = {name: pd.read_csv(folder / f"{name}.csv") for name in ("train", "valid", "test")}
-    groups = frames["test"]["search_id"].to_numpy(np.int64)
+    train, stop, measured = (pd.read_csv(folder / f"{name}.csv") for name in ("train", "valid", "test"))
+    groups = measured["search_id"].to_numpy(np.int64)
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))["test"]
     tasks = {"ctr": "click", "ctcvr": "conversion"}
     return TreeData(
         "aliexpress",
         "Generated rows in the layout of AliExpress",
-        *(frame.drop(columns="search_id") for frame in frames.values()),
+        train.drop(columns="search_id"),
+        stop.drop(columns="search_id"),
+        measured.drop(columns="search_id"),
         tasks,
         funnel=("ctr", "ctcvr"),
-        codes=tuple(name for name in frames["train"] if name.startswith("categorical_")),
+        codes=tuple(str(name) for name in train if str(name).startswith("categorical_")),
         groups=groups,
         bayes={task: truth[task]["auc"] for task in tasks},
     )
@@ -129,11 +132,12 @@ def movielens(wheel: Path | None) -> TreeData:
     rating, time = rows.pop("rating"), pd.to_datetime(rows.pop("timestamp"), unit="s")
     rows = rows.assign(time=time, like=(rating >= 4).astype(int), love=(rating == 5).astype(int))
     first, second = len(rows) * 8 // 10, len(rows) * 9 // 10
-    parts = (part.reset_index(drop=True) for part in (rows[:first], rows[first:second], rows[second:]))
     return TreeData(
         "movielens",
         "MovieLens-100k, split by time",
-        *parts,
+        rows[:first],
+        rows[first:second].reset_index(drop=True),
+        rows[second:].reset_index(drop=True),
         tasks={"like": "like", "love": "love"},
         funnel=("like", "love"),
         lists=("genres",),

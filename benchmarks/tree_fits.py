@@ -60,38 +60,34 @@ class FitCache:
     """Choices and fits in a folder, by a hash of everything that they depend on.
 
     Args:
-        folder: The folder; ``None`` keeps nothing.
+        folder: The folder; created if missing.
         refit: Read choices alone, so that the seconds of fits are of this run.
     """
 
-    folder: Path | None = None
+    folder: Path
     refit: bool = False
 
     def choice(self, key: Mapping[str, Any], choose: Callable[[], Choice]) -> Choice:
         """Return a choice from the cache, or make and keep it."""
         file = self._file("choice", key, ".json")
-        if file and file.exists():
+        if file.exists():
             return Choice(**json.loads(file.read_text(encoding="utf-8")))
         chosen = choose()
-        if file:
-            file.write_text(json.dumps(asdict(chosen)) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(asdict(chosen)) + "\n", encoding="utf-8")
         return chosen
 
     def fit(self, key: Mapping[str, Any], fit: Callable[[], Fit]) -> Fit:
         """Return a fit from the cache, or make and keep it."""
         file = self._file("fit", key, ".npz")
-        if file and file.exists() and not self.refit:
+        if file.exists() and not self.refit:
             with np.load(file) as saved:
                 return Fit(saved["scores"], **json.loads(str(saved["figures"])))
         fitted = fit()
-        if file:
-            figures = {name: value for name, value in vars(fitted).items() if name != "scores"}
-            np.savez(file, scores=fitted.scores, figures=json.dumps(figures))
+        figures = {name: value for name, value in vars(fitted).items() if name != "scores"}
+        np.savez(file, scores=fitted.scores, figures=json.dumps(figures))
         return fitted
 
-    def _file(self, kind: str, key: Mapping[str, Any], suffix: str) -> Path | None:
-        if self.folder is None:
-            return None
+    def _file(self, kind: str, key: Mapping[str, Any], suffix: str) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         return self.folder / f"{kind}_{key['data']}_{key['method']}_{key['task']}_{digest}{suffix}"
@@ -147,7 +143,7 @@ class TaskFits:
         key = self._key(options=dict(options), seed=seed, threads=self.threads)
         fitted = self.cache.fit(key, lambda: self._fit(options, seed))
         figures = f"stop AUC {fitted.stop_auc:.5f}, {fitted.trees} trees, {fitted.seconds:.1f} s"
-        self.note(f"{self.data} {self.method} {self.task} {what}: {figures}, {self.threads} threads {dict(options)}")
+        self.note(f"{self.data} {self.method} {self.task} {what}: {figures}, threads {self.threads} {dict(options)}")
         return fitted
 
     def _fit(self, options: Options, seed: int) -> Fit:

@@ -18,7 +18,8 @@ from benchmarks.tree_columns import TaskRows
 
 # The libraries of the extra `bench` are imported where they are used, so that scikit-learn's trees run without it.
 
-TREES, PATIENCE = 1000, 50  # at most; stopped after this many without a better AUC (scikit-learn: loss) on the stop rows
+TREES = 1000  # at most
+PATIENCE = 50  # stopped after this many trees without a better AUC (scikit-learn: a lower loss) on the stop rows
 HIST_CATEGORIES = 254  # and one for all that are rarer: scikit-learn takes 255
 
 Floats = npt.NDArray[np.float64]
@@ -90,14 +91,15 @@ def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> T
     known = {name: pd.Index(rows.x["train"][name].unique()) for name in rows.categories if name not in dropped}
 
     def encode(frame: pd.DataFrame) -> pd.DataFrame:
-        categories = {name: pd.Categorical(frame[name], values) for name, values in known.items()}
+        codes = {name: values.get_indexer(pd.Index(frame[name])) for name, values in known.items()}
+        categories = {name: pd.Categorical.from_codes(codes[name], values) for name, values in known.items()}
         named = frame.drop(columns=dropped).assign(**categories)
         return named.set_axis([f"column_{i}" for i in range(named.shape[1])], axis=1)  # it refuses some characters
 
     train = lightgbm.Dataset(encode(rows.x["train"]), rows.train)
     stop = lightgbm.Dataset(encode(rows.x["stop"]), rows.stop, reference=train)
     fixed = {"objective": "binary", "metric": "auc", "verbosity": -1, "seed": seed, "num_threads": threads}
-    callbacks = [lightgbm.early_stopping(PATIENCE, verbose=False)]
+    callbacks: list[Callable[..., Any]] = [lightgbm.early_stopping(PATIENCE, verbose=False)]
     model = lightgbm.train(fixed | given, train, TREES, valid_sets=[stop], callbacks=callbacks)
     leaves = [tree["num_leaves"] for tree in model.dump_model(num_iteration=model.best_iteration)["tree_info"]]
 
@@ -111,7 +113,7 @@ def fit_catboost(rows: TaskRows, options: Options, seed: int, threads: int) -> T
     """Fit CatBoost, which reads categories by target statistics of the rows before (ordered boosting)."""
     import catboost
 
-    own = [name for name in rows.x["train"] if not name.endswith((": rate", ": count"))]
+    own = [name for name in map(str, rows.x["train"]) if not name.endswith((": rate", ": count"))]
 
     def pool(frame: pd.DataFrame, labels: npt.NDArray[np.int64] | None = None) -> Any:
         return catboost.Pool(frame[own], labels, cat_features=list(rows.categories), thread_count=threads)
@@ -141,7 +143,7 @@ def fit_hist(rows: TaskRows, options: Options, seed: int, threads: int) -> TreeM
     known = {name: rows.x["train"][name].value_counts().index[:HIST_CATEGORIES] for name in names}
 
     def encode(frame: pd.DataFrame) -> pd.DataFrame:
-        codes = {name: values.get_indexer(frame[name]) % (len(values) + 1) for name, values in known.items()}
+        codes = {name: values.get_indexer(pd.Index(frame[name])) % (len(values) + 1) for name, values in known.items()}
         return frame.drop(columns=list(rows.ids)).assign(**codes)
 
     model = HistGradientBoostingClassifier(

@@ -25,7 +25,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Run:
     seeds: int
     trials: int
     threads: int
-    cache: FitCache = field(default_factory=FitCache)
+    cache: FitCache
     note: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
 
 
@@ -120,7 +120,7 @@ def note_aucs(run: Run, data: TreeData, method: str, task: str, runs: Sequence[S
     aucs = [auc(one) for one in runs]
     each = " ".join(f"{value:.5f}" for value in aucs)
     figures = f"mean {statistics.mean(aucs):.5f} ({each}), {statistics.median(seconds):.1f} s a fit"
-    run.note(f"MEASURED {data.name} {method} {task}: {figures}, {run.threads} threads")
+    run.note(f"MEASURED {data.name} {method} {task}: {figures}, threads {run.threads}")
 
 
 def compared(runs: dict[str, list[Scores]], bayes: float | None) -> dict[str, Any]:
@@ -206,16 +206,14 @@ SOURCES: dict[str, Callable[[Any], TreeData]] = {
 }
 
 
-def loaded(places: dict[str, Path | None], quick: bool, cache: Path | None) -> Iterator[TreeData]:
-    """Load one data set after the other; generated rows lie in the cache, or in a folder that goes away."""
+def loaded(places: dict[str, Path | None], quick: bool, cache: Path) -> Iterator[TreeData]:
+    """Load one data set after the other; generated rows lie in the cache."""
     for name, place in places.items():
-        with tempfile.TemporaryDirectory() as folder:
-            if name == "aliexpress":
-                rows = 10 * QUICK_ROWS if quick else tree_data.ALIEXPRESS_ROWS
-                kept = cache / f"aliexpress_{rows}" if cache else Path(folder)
-                data = tree_data.aliexpress(kept, rows)
-            else:
-                data = SOURCES[name](place)
+        if name == "aliexpress":
+            rows = 10 * QUICK_ROWS if quick else tree_data.ALIEXPRESS_ROWS
+            data = tree_data.aliexpress(cache / f"aliexpress_{rows}", rows)
+        else:
+            data = SOURCES[name](place)
         yield data.head(QUICK_ROWS) if quick else data
 
 
@@ -227,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=10, help="for each task and method of trees")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--cache", type=Path, help="folder of chosen options and fitted trees")
+    parser.add_argument("--cache", type=Path, help="folder that keeps chosen options and fitted trees")
     parser.add_argument("--refit", action="store_true", help="take only chosen options from the cache")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROWS:,} rows, a trial and a seed")
     parser.add_argument("--json", type=Path, help="file to record in, by data set")
@@ -239,12 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     seeds, trials = (1, 1) if given.quick else (given.seeds, given.trials)
-    run = Run(given.methods, seeds, trials, given.threads, FitCache(given.cache, given.refit))
-    for data in loaded(places, given.quick, given.cache):
-        result = measure(data, run)
-        show(result)
-        if given.json:
-            merge(given.json, data.name, result)
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = given.cache or Path(temporary)
+        run = Run(given.methods, seeds, trials, given.threads, FitCache(cache, given.refit))
+        for data in loaded(places, given.quick, cache):
+            result = measure(data, run)
+            show(result)
+            if given.json:
+                merge(given.json, data.name, result)
 
 
 def merge(file: Path, name: str, result: dict[str, Any]) -> None:

@@ -1,0 +1,77 @@
+"""The tables of `benchmarks.trees`: a multitask net beside a boosted-tree model per task, misses included."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from docs.generators.markdown import machine, table
+
+RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "trees.json"
+NET = "recmtl"
+
+
+def trees(file: Path = RECORD) -> str | None:
+    """Return the tables of all recorded data sets, or None without a record."""
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    return "\n\n".join(data_set(content["command"], result) for result in content["results"].values())
+
+
+def data_set(command: str, result: dict[str, Any]) -> str:
+    """Return the heading, the AUCs and the costs of one data set."""
+    counts = result["rows"]
+    rows = f"{counts['train']:,} rows to train, {counts['stop']:,} to stop, {counts['measured']:,} measured"
+    how = f"{rows} · {result['seeds']} seeds · {result['trials']} trials · threads: {result['threads']}"
+    line = machine({"command": command, "machine": result["machine"]})
+    return f"### {result['title']}\n\n{line}\n\n{how}\n\n{accuracy(result)}\n\n{cost(result)}"
+
+
+def accuracy(result: dict[str, Any]) -> str:
+    """Return the mean AUC of each task by method, and the net minus the best trees with its verdict."""
+    tasks = result["tasks"]
+    rows = []
+    for task, found in tasks.items():
+        means = {name: statistics.mean(aucs) for name, aucs in found["auc"].items()}
+        cells = [
+            f"**{means[name]:.4f}**" if means[name] == max(means.values()) else f"{means[name]:.4f}" for name in means
+        ]
+        bayes = "–" if found["bayes"] is None else f"{found['bayes']:.4f}"
+        between = found["net_minus_best_trees"]
+        interval = "{estimate:+.4f} ({low:+.4f} to {high:+.4f})".format(**between) if between else "–"
+        rows.append((task, *cells, bayes, interval.replace("-", "−"), verdict(between)))
+    methods = list(next(iter(tasks.values()))["auc"])
+    headers = ["mean AUC", *methods, "true probabilities", f"{NET} minus best trees (95 % interval)", ""]
+    return table(headers, rows)
+
+
+def verdict(difference: dict[str, Any] | None) -> str:
+    """Return whether the net is above the best trees: by more than chance, at all, or not (a miss)."""
+    if difference is None:
+        return "undefined"
+    above = difference["estimate"] > 0
+    if difference["low"] <= 0 <= difference["high"]:
+        return "above, not significant" if above else "miss, not significant"
+    return "above" if above else "miss"
+
+
+def cost(result: dict[str, Any]) -> str:
+    """Return seconds and parameters of each method, of all tasks together."""
+    methods = result["methods"]
+    names = {
+        "seconds": "seconds to train",
+        "cpu_seconds": "CPU seconds to train",
+        "tuning_seconds": "seconds of trials",
+        "parameters": "parameters (trees: leaves and splits)",
+    }
+    rows = [
+        (title, *(amount(row[name]) if name in row else "–" for row in methods.values()))
+        for name, title in names.items()
+    ]
+    return table(["all tasks", *methods], rows)
+
+
+def amount(value: float) -> str:
+    """Return a number with a decimal where it is small."""
+    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"

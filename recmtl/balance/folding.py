@@ -1,6 +1,7 @@
 """Folding of a linear map of the view into the head that reads it."""
 
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,12 @@ def _foldable_layers(head: nn.Module, features: int, device: torch.device) -> li
     """Return the names of the linear layers that a map of the view can be folded into; none if a trial fails.
 
     The trial runs in float64 on views of several sizes, so that a path around the layers shows even if it is weak or
-    active for some views only.
+    active for some views only. The layers of an ensemble read a multiple of `ensemble` rows, the number of its members;
+    their adapters stand between view and weight, and fail the trial unless they are all the same.
     """
     generator = torch.Generator().manual_seed(0)
-    sizes = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64).repeat_interleave(16)
+    members = math.lcm(*(k for k in (getattr(m, "ensemble", 1) for m in head.modules()) if isinstance(k, int)))
+    sizes = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64).repeat_interleave(16 * members)
     view = sizes[:, None] * torch.randn(len(sizes), features, generator=generator, dtype=torch.float64)
     rotation = torch.linalg.qr(torch.randn(features, features, generator=generator, dtype=torch.float64))[0]
     view, rotation = view.to(device), rotation.to(device)

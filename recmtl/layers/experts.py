@@ -16,19 +16,22 @@ class Experts(nn.Module):
 
     Shape:
         - input: ``[B, in_features]``
-        - output: ``[B, experts, sizes[-1]]``
+        - output: ``[B, experts, sizes[-1]]``; with an ensemble of k, ``[B·k, experts, sizes[-1]]``
 
     Args:
         in_features: The width of the input.
         experts: The number of experts.
         sizes: The widths of each expert's layers.
-        style: Normalisation, activation, dropout and initialisation.
+        style: Normalisation, activation, dropout, initialisation and ensemble.
+        expand: Whether the rows become those of the ensemble's members here; if not, the input is ``[B·k, W]``.
 
     Raises:
         ValueError: `experts` is below 1, or `sizes` is empty.
     """
 
-    def __init__(self, in_features: int, experts: int, sizes: Sequence[int], style: LayerStyle) -> None:
+    def __init__(
+        self, in_features: int, experts: int, sizes: Sequence[int], style: LayerStyle, expand: bool = True
+    ) -> None:
         super().__init__()
         if experts < 1:
             raise ValueError(f"`experts` must be at least 1, got {experts}")
@@ -36,9 +39,9 @@ class Experts(nn.Module):
             raise ValueError("`sizes` must hold at least one layer, got none")
         first, *rest = sizes
         self.experts = experts
-        self.wide = style.linear(in_features, first, stacked=experts)
+        self.wide = style.linear(in_features, first, stacked=experts, expand=expand)
         self.after = style.after(first, stacked=experts)
-        self.towers = nn.ModuleList(MLP(first, rest, style) for _ in range(experts if rest else 0))
+        self.towers = nn.ModuleList(MLP(first, rest, style, expand=False) for _ in range(experts if rest else 0))
         self.out_features = sizes[-1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,19 +69,20 @@ class Gates(nn.Module):
 
     Shape:
         - input: ``[B, in_features]``
-        - output: ``[B, heads, experts]``, each row of the last dimension sums to 1
+        - output: ``[B, heads, experts]``, each row of the last dimension sums to 1; ``[B·k, …]`` for an ensemble of k
 
     Args:
         in_features: The width of the input.
         heads: The number of gates.
         experts: The number of experts.
-        style: Of its options gates use initialisation and batch normalisation, before the softmax.
+        style: Of its options gates use initialisation, ensemble and batch normalisation, before the softmax.
+        expand: Whether the rows become those of the ensemble's members here; if not, the input is ``[B·k, W]``.
     """
 
-    def __init__(self, in_features: int, heads: int, experts: int, style: LayerStyle) -> None:
+    def __init__(self, in_features: int, heads: int, experts: int, style: LayerStyle, expand: bool = True) -> None:
         super().__init__()
         self._shape = (heads, experts)
-        self.linear = style.linear(in_features, experts, stacked=heads)
+        self.linear = style.linear(in_features, experts, stacked=heads, expand=expand)
         self.norm = nn.BatchNorm1d(heads * experts) if style.normalization == "batch" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:

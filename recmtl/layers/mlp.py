@@ -9,6 +9,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recmtl.layers.ensemble import EnsembleInput, EnsembleLinear, EnsembleOutput
+
 Normalization = Literal["none", "batch", "layer"]
 Activation = Literal["relu", "gelu", "silu", "tanh", "leaky_relu"]
 Initialization = Literal["xavier", "kaiming", "torch"]
@@ -32,19 +34,22 @@ class LayerStyle:
         activation: ``relu``, ``gelu``, ``silu``, ``tanh`` or ``leaky_relu``.
         initialization: The initialisation of the weights: ``xavier`` or ``kaiming`` (both uniform), with biases of 0;
             or ``torch``, the default of `torch.nn.Linear` for both.
+        ensemble: The number of networks, k, that share the weights (TabM, Gorishniy et al., ICLR 2025). Each has
+            adapters of its own, and the mean of their predictions is the model's. 1 is one ordinary network.
 
     Raises:
         ValueError: An option is not one of these.
 
     Example:
         >>> LayerStyle(normalization="layer", dropout=0.2)
-        LayerStyle(normalization='layer', dropout=0.2, activation='relu', initialization='xavier')
+        LayerStyle(normalization='layer', dropout=0.2, activation='relu', initialization='xavier', ensemble=1)
     """
 
     normalization: Normalization = "none"
     dropout: float = 0.0
     activation: Activation = "relu"
     initialization: Initialization = "xavier"
+    ensemble: int = 1
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -57,16 +62,36 @@ class LayerStyle:
                 raise ValueError(f"`{name}` must be one of {get_args(choices)}, got {getattr(self, name)!r}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must be in [0, 1), got {self.dropout}")
+        if self.ensemble < 1:
+            raise ValueError(f"`ensemble` must be at least 1, got {self.ensemble}")
 
-    def linear(self, in_features: int, out_features: int, stacked: int = 1) -> nn.Linear:
+    def linear(self, in_features: int, out_features: int, stacked: int = 1, expand: bool = False) -> nn.Linear:
         """Build a linear layer, or `stacked` of them side by side in one, each initialised as if it were alone.
+
+        `expand` makes it the first layer of an ensemble: from ``[B, in_features]`` to rows for all members.
 
         Raises:
             ValueError: `out_features` is below 1.
         """
         if out_features < 1:
             raise ValueError(f"the width of a layer must be at least 1, got {out_features}")
-        layer = nn.Linear(in_features, out_features * stacked)
+        if self.ensemble > 1:
+            return self._initialized(EnsembleLinear(in_features, out_features, self.ensemble, stacked, expand), stacked)
+        return self._initialized(nn.Linear(in_features, out_features * stacked), stacked)
+
+    def output(self, in_features: int) -> nn.Linear:
+        """Build the last layer of a tower: one output without a bias; each member has weights of its own."""
+        if self.ensemble > 1:
+            return self._initialized(EnsembleOutput(in_features, self.ensemble), self.ensemble)
+        layer = self.linear(in_features, 1)
+        layer.bias = None  # type: ignore[assignment]
+        return layer
+
+    def expansion(self, features: int) -> nn.Module:
+        """Build what expands rows ``[B, features]`` to those of all members, for networks without a first layer."""
+        return EnsembleInput(features, self.ensemble) if self.ensemble > 1 else nn.Identity()
+
+    def _initialized(self, layer: nn.Linear, stacked: int) -> nn.Linear:
         if self.initialization == "torch":
             return layer
         for weight in layer.weight.data.chunk(stacked):
@@ -74,7 +99,8 @@ class LayerStyle:
                 nn.init.xavier_uniform_(weight)
             else:
                 nn.init.kaiming_uniform_(weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
         return layer
 
     def after(self, features: int, stacked: int = 1) -> nn.Sequential:
@@ -123,24 +149,30 @@ class MLP(nn.Module):
 
     Shape:
         - input: ``[B, in_features]``
-        - output: ``[B, sizes[-1]]``, or ``[B, in_features]`` without layers
+        - output: ``[B, sizes[-1]]``, or ``[B, in_features]`` without layers; with an ensemble of k, ``[B·k, …]``
 
     Args:
         in_features: The width of the input.
         sizes: The widths of the layers.
-        style: Normalisation, activation, dropout and initialisation.
+        style: Normalisation, activation, dropout, initialisation and ensemble.
+        expand: Whether the rows become those of the ensemble's members here. If not, as in a tower, they have become so
+            before, and the input is ``[B·k, in_features]``.
 
     Example:
         >>> MLP(8, [4, 2])(torch.zeros(3, 8)).shape
         torch.Size([3, 2])
     """
 
-    def __init__(self, in_features: int, sizes: Sequence[int], style: LayerStyle | None = None) -> None:
+    def __init__(
+        self, in_features: int, sizes: Sequence[int], style: LayerStyle | None = None, expand: bool = True
+    ) -> None:
         super().__init__()
         style = style or LayerStyle()
         steps: list[nn.Module] = []
+        if expand and not sizes and style.ensemble > 1:
+            steps.append(style.expansion(in_features))
         for size in sizes:
-            steps += [style.linear(in_features, size), style.after(size)]
+            steps += [style.linear(in_features, size, expand=expand and not steps), style.after(size)]
             in_features = size
         self.layers = nn.Sequential(*steps)
         self.out_features = in_features

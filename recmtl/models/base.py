@@ -16,6 +16,7 @@ from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
+from recmtl.layers.ensemble import by_member, mean_probability_logit
 from recmtl.schema import FittedSchema, LabelRate, Task
 
 Tower = Callable[[int], nn.Module]
@@ -56,13 +57,17 @@ class IdentityFork(nn.Module):
 
 
 class Head(nn.Module):
-    """A tower, a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``, and an output bias."""
+    """A tower, a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``, and an output bias.
 
-    def __init__(self, name: str, tower: nn.Module, bias: float) -> None:
+    With an ensemble of k the rows are ``[B·k, D]``, each member has a bias of its own, and the output is ``[B, k]``.
+    """
+
+    def __init__(self, name: str, tower: nn.Module, bias: float, ensemble: int = 1) -> None:
         super().__init__()
         self._name = name
+        self.ensemble = ensemble
         self.tower = tower
-        self.bias = nn.Parameter(torch.tensor(bias))
+        self.bias = nn.Parameter(torch.tensor(bias) if ensemble == 1 else torch.full((ensemble,), bias))
 
     def forward(self, view: Tensor) -> Tensor:
         """Return the logit (of a regression: the value) of each row, in the weights' precision also under autocast."""
@@ -73,7 +78,8 @@ class Head(nn.Module):
                 f"the tower of head {self._name!r} must map [{rows}, {features}] to [{rows}] or [{rows}, 1], got "
                 f"{list(output.shape)}"
             )
-        return output.flatten().to(self.bias.dtype) + self.bias
+        output = output.flatten().to(self.bias.dtype)
+        return (output if self.ensemble == 1 else by_member(output, self.ensemble)) + self.bias
 
 
 class RankingModel(nn.Module, ABC):
@@ -97,6 +103,12 @@ class RankingModel(nn.Module, ABC):
     Balancers, towers of your own, checkpoints, export and recipes then work as with the models of the package.
     ``outputs`` and ``expert_usage`` are optional.
 
+    With ``LayerStyle(ensemble=k)`` the model is k networks that share weights. Their rows stand side by side, b·k + i
+    for member i: the first layers of the trunk make ``[B·k, …]`` of ``[B, …]``, and so the views are ``[B·k, D]``. In
+    training mode the model returns the logits of each member, ``{name: [B, k]}``, and `Losses` averages the members'
+    losses. In evaluation mode it returns ``{name: [B]}``: the log-odds of the mean probability, for a regression the
+    mean. Heads are averaged before ``outputs``.
+
     Attributes:
         schema: The fitted schema.
         encoder: From a batch to ``[B, W]``.
@@ -104,6 +116,7 @@ class RankingModel(nn.Module, ABC):
         heads: One head per task that is predicted from a view, by name.
         objectives: The tasks whose losses are trained, in the order of the losses.
         view_features: D, the width of a view.
+        ensemble: k, the number of networks that share the weights; 1 without an ensemble.
 
     Args:
         schema: The fitted schema.
@@ -146,6 +159,7 @@ class RankingModel(nn.Module, ABC):
         self.fork: IdentityFork | Balancer = IdentityFork()
         self.heads = nn.ModuleDict()
         self.view_features = 0
+        self.ensemble = 1
 
     def build_heads(
         self,
@@ -161,9 +175,9 @@ class RankingModel(nn.Module, ABC):
             tasks: The task that each head predicts.
             view_features: D, the width of a view.
             layers: The hidden layers of the default tower.
-            style: Normalisation, activation, dropout and initialisation of its layers.
+            style: Normalisation, activation, dropout, initialisation and ensemble of its layers.
             towers: Towers of your own by the name of their head; each is called with D, and returns a module from
-                ``[B, D]`` to ``[B]`` or ``[B, 1]``.
+                ``[B, D]`` to ``[B]`` or ``[B, 1]``. The members of an ensemble share it.
 
         Raises:
             ValueError: `towers` names no head, or a task's name cannot be that of a module.
@@ -173,13 +187,15 @@ class RankingModel(nn.Module, ABC):
             if name not in [task.name for task in tasks]:
                 names = ", ".join(task.name for task in tasks)
                 raise ValueError(f"`towers` must name heads ({names}), got {name!r}")
-        self.view_features = view_features
+        self.view_features, self.ensemble = view_features, style.ensemble
+        self._regressions = {task.name for task in tasks if task.kind == "regression"}
         for task in tasks:
             build = own.get(task.name)
             tower = build(view_features) if build else default_tower(view_features, layers, style)
             if hasattr(self.heads, task.name) or "." in task.name:
                 raise ValueError(f"a task cannot be named {task.name!r}: its head is a module of that name")
-            self.heads[task.name] = Head(task.name, tower, starting_bias(task, self.schema.rate(task)))
+            bias = starting_bias(task, self.schema.rate(task))
+            self.heads[task.name] = Head(task.name, tower, bias, self.ensemble)
 
     @abstractmethod
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -193,27 +209,51 @@ class RankingModel(nn.Module, ABC):
         """
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the weight of each expert in each row by head, ``{head: [B, E]}``; empty for models without gates."""
+        """Return the weight of each expert in each row by head, ``{head: [B, E]}``; empty for models without gates.
+
+        With an ensemble it is the mean over the members.
+        """
         return {}
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the model's logits by task from those of the heads; the same by default."""
+        """Return the model's logits by task from those of the heads; the same by default.
+
+        They are ``[B]``, or ``[B, k]`` while an ensemble is in training mode.
+        """
         return logits
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the logits of each task, ``{name: [B]}``, objectives included."""
+        """Return the logits of each task, objectives included: ``{name: [B]}``, or ``[B, k]`` by member in training."""
         views = self.trunk(batch)
-        if isinstance(views, Tensor) or len(views) != len(self.heads):
-            found = f"a tensor of shape {list(views.shape)}" if isinstance(views, Tensor) else f"{len(views)} views"
-            raise ValueError(f"`trunk` must return one view per head: expected {len(self.heads)}, got {found}")
+        self._check_views(views, batch)
         heads = zip(self.heads.items(), self.fork(views), strict=True)
-        logits = self.outputs({name: head(view) for (name, head), view in heads})
+        found = {name: head(view) for (name, head), view in heads}  # [B], or [B, k] with an ensemble
+        if self.ensemble > 1 and not self.training:
+            found = {name: self._mean_of_members(name, logits) for name, logits in found.items()}  # [B]
+        logits = self.outputs(found)
         missing = [task.name for task in self.objectives if task.name not in logits]
         if missing:
             raise ValueError(
                 f"`outputs` must return the logits of all objectives: expected {missing}, too, got {list(logits)}"
             )
         return logits
+
+    def _check_views(self, views: Sequence[Tensor], batch: Batch) -> None:
+        if isinstance(views, Tensor) or len(views) != len(self.heads):
+            found = f"a tensor of shape {list(views.shape)}" if isinstance(views, Tensor) else f"{len(views)} views"
+            raise ValueError(f"`trunk` must return one view per head: expected {len(self.heads)}, got {found}")
+        rows = batch.labels.shape[0]  # no len(): an exported model takes any number of rows
+        for view in views:
+            if view.shape[0] != rows * self.ensemble:
+                raise ValueError(
+                    f"`trunk` must return views of {rows * self.ensemble} rows for {rows} rows and an ensemble of "
+                    f"{self.ensemble}, got {view.shape[0]}: `build_heads` takes the `style` of the trunk, whose first "
+                    "layers have `expand=True` (the default) and all others `expand=False`"
+                )
+
+    def _mean_of_members(self, head: str, logits: Tensor) -> Tensor:
+        """Return the prediction of an ensemble, ``[B]``, from those of its members, ``[B, k]``."""
+        return logits.mean(1) if head in self._regressions else mean_probability_logit(logits)
 
     def fold(self) -> Self:
         """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""
@@ -226,10 +266,8 @@ class RankingModel(nn.Module, ABC):
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:
     """Build an MLP with one output and no output bias, which the head has."""
-    hidden = MLP(in_features, layers, style)
-    last = style.linear(hidden.out_features, 1)
-    last.bias = None  # type: ignore[assignment]
-    return nn.Sequential(hidden, last)
+    hidden = MLP(in_features, layers, style, expand=False)
+    return nn.Sequential(hidden, style.output(hidden.out_features))
 
 
 def starting_bias(task: Task, rate: LabelRate) -> float:

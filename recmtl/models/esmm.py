@@ -33,7 +33,7 @@ class ESMM(RankingModel):
     Args:
         schema: The fitted schema; it must have a funnel, and no tasks other than CTR, CVR and CTCVR.
         tower_layers: The hidden layers of the default towers.
-        style: Normalisation, activation, dropout and initialisation of all layers.
+        style: Normalisation, activation, dropout, initialisation and ensemble of all layers.
         towers: Towers of your own by head, CTR or CVR, each a callable from D, the width of a view, to a module.
         encoder: Builds the encoder.
 
@@ -67,19 +67,20 @@ class ESMM(RankingModel):
         ctr, cvr, ctcvr = tasks
         super().__init__(schema, (ctr, ctcvr), encoder)
         self._ctr, self._cvr, self._ctcvr = ctr.name, cvr.name, ctcvr.name
+        self.expansion = style.expansion(self.encoder.out_features)
         self.build_heads((ctr, cvr), self.encoder.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the encoder's output for the CTR and the CVR tower."""
-        return (self.encoder(batch),) * 2
+        """Return the encoder's output for the CTR and the CVR tower, with an ensemble that of each member."""
+        return (self.expansion(self.encoder(batch)),) * 2
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the logits with that of CTCVR added."""
         return logits | {self._ctcvr: product_logit(logits[self._ctr], logits[self._cvr])}
 
     def shared(self) -> Shared:
-        """Return the encoder's parameters; nothing else comes before the fork, so they are also the last."""
-        shared = Shared.of(self.encoder)
+        """Return the parameters of encoder and expansion; nothing else comes before the fork, so all are the last."""
+        shared = Shared.of(self.encoder, self.expansion)
         return shared._replace(last=tuple(t.tensor for t in shared.tensors))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
+from recmtl.layers.ensemble import by_member
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -35,7 +36,7 @@ class MMOE(RankingModel):
         experts: The number of experts, E.
         layers: The widths of each expert's layers.
         tower_layers: The hidden layers of the default towers.
-        style: Normalisation, activation, dropout and initialisation of all layers; see `Gates` for theirs.
+        style: Normalisation, activation, dropout, initialisation and ensemble of all layers; see `Gates` for theirs.
         towers: Towers of your own by task, each a callable from D, the width of a view, to a module.
         encoder: Builds the encoder.
 
@@ -75,7 +76,8 @@ class MMOE(RankingModel):
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weights of each head's gate, ``{head: [B, E]}``."""
-        return dict(zip(self.heads, self.gates(self.encoder(batch)).unbind(1), strict=True))  # H of [B, E]
+        gates = by_member(self.gates(self.encoder(batch)), self.ensemble).mean(1)  # [B·k, H, E] -> [B, H, E]
+        return dict(zip(self.heads, gates.unbind(1), strict=True))  # H of [B, E]
 
     def shared(self) -> Shared:
         """Return the parameters of encoder and experts; the experts' last weights come last."""

@@ -29,7 +29,7 @@ class SingleTask(RankingModel):
         schema: The fitted schema; its tasks are the heads and the objectives.
         layers: The widths of the layers below each tower.
         tower_layers: The hidden layers of the default towers.
-        style: Normalisation, activation, dropout and initialisation of all layers.
+        style: Normalisation, activation, dropout, initialisation and ensemble of all layers.
         towers: Towers of your own by task, each a callable from D, the width of a view, to a module.
         encoder: Builds the encoders.
 

@@ -40,6 +40,7 @@ class Losses:
     A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. For
     a batch without such a row it is exactly 0, with a gradient of 0. If several processes share a batch, each computes
     its rows' part of the loss: the denominator is that of the whole batch.
+    The loss of an ensemble is the mean of its members' losses.
 
     Args:
         schema: The schema, for the order of the label columns in a batch.
@@ -54,7 +55,7 @@ class Losses:
         ]
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return one scalar per objective, in their order."""
+        """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
         return {
             task.name: task.weight * self._mean(row_loss, logits[task.name], batch, label, given)
             for task, label, given, row_loss in self._terms
@@ -72,7 +73,11 @@ class Losses:
         )
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
         valid = ~labels.isnan()
-        losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))
+        if logits.dim() == 1:
+            losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))  # [B]
+        else:
+            targets = torch.where(valid, labels, 0.0)[:, None].expand_as(logits)  # [B, k]
+            losses = row_loss(torch.where(valid[:, None], logits, 0.0), targets).mean(1)
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 

@@ -1,4 +1,4 @@
-"""What holds for every exported model, with every exported balancer."""
+"""What holds for every exported model, with every exported balancer, as one network and as an ensemble."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ import recmtl
 from recmtl import balance, models
 from recmtl.balance import SharedTensor
 from recmtl.data import Batch, Loader
-from recmtl.layers import Gates
+from recmtl.layers import Gates, LayerStyle
 from recmtl.train import Losses, Optimization, Step
 
 MODELS = [
@@ -30,6 +30,11 @@ PAIRS = [(m, b) for m in MODELS for b in BALANCERS if m is not models.SingleTask
 each_pair = pytest.mark.parametrize(("cls", "balancer"), PAIRS, ids=[f"{m.__name__}-{b.__name__}" for m, b in PAIRS])
 
 
+@pytest.fixture(params=[1, 3], ids=["one", "ensemble"])
+def style(request: pytest.FixtureRequest) -> LayerStyle:
+    return LayerStyle(ensemble=request.param)
+
+
 @pytest.fixture
 def batch(aliexpress: recmtl.PreparedData) -> Batch:
     return next(Loader(aliexpress.train, 256, seed=0).epoch())
@@ -41,33 +46,38 @@ def built(cls: type[models.RankingModel], data: recmtl.PreparedData, **options: 
 
 
 @each_model
-def test_logits_of_every_objective(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
-    logits = built(cls, aliexpress)(batch)
-    assert {t.name for t in built(cls, aliexpress).objectives} <= set(logits)
-    assert all(v.shape == (256,) and v.dtype == torch.float32 and v.isfinite().all() for v in logits.values())
+def test_logits_of_every_objective(cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+    logits = built(cls, aliexpress, style=style)(batch)
+    assert {t.name for t in built(cls, aliexpress, style=style).objectives} <= set(logits)
+    shape = (256,) if style.ensemble == 1 else (256, style.ensemble)
+    assert all(v.shape == shape and v.dtype == torch.float32 and v.isfinite().all() for v in logits.values())
 
 
 @each_model
-def test_predictions_start_at_the_label_rates(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
-    logits = built(cls, aliexpress)(batch)
+def test_predictions_start_at_the_label_rates(
+    cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    logits = built(cls, aliexpress, style=style).eval()(batch)
     for task in aliexpress.schema.schema.tasks:
         mean = torch.sigmoid(logits[task.name]).mean().item()
         assert mean == pytest.approx(aliexpress.schema.rate(task).mean, rel=0.35)
 
 
 @each_model
-def test_views_have_the_width_that_is_said(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
-    model = built(cls, aliexpress)
+def test_views_have_the_width_that_is_said(
+    cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    model = built(cls, aliexpress, style=style)
     views = model.trunk(batch)
-    assert [view.shape for view in views] == [(256, model.view_features)] * len(model.heads)
+    assert [view.shape for view in views] == [(256 * style.ensemble, model.view_features)] * len(model.heads)
 
 
 @each_model
 def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
-    cls: type, aliexpress: recmtl.PreparedData, batch: Batch
+    cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
     """Found without asking the model: a parameter before the fork with a gradient from more than one head's view."""
-    model = built(cls, aliexpress)
+    model = built(cls, aliexpress, style=style)
     before = [p for name, p in model.named_parameters() if not name.startswith(("heads.", "gates."))]
     losses = Losses(model.schema.schema, model.objectives)(model(batch), batch)
     reached = torch.zeros(len(before), dtype=torch.int64)
@@ -80,9 +90,9 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
 
 
 @each_model
-def test_gates_are_said_by_head(cls: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
+def test_gates_are_said_by_head(cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
     """Found without asking the model: it has gates, or it says nothing."""
-    model = built(cls, aliexpress)
+    model = built(cls, aliexpress, style=style)
     usage = model.expert_usage(batch)
     gated = any(isinstance(module, Gates) for module in model.modules())
     assert list(usage) == (list(model.heads) if gated else [])
@@ -92,20 +102,22 @@ def test_gates_are_said_by_head(cls: type, aliexpress: recmtl.PreparedData, batc
 
 
 @each_model
-def test_what_shares_nothing_is_trained_with_the_sum_alone(cls: type, aliexpress: recmtl.PreparedData) -> None:
-    shares = bool(built(cls, aliexpress).shared().tensors)
+def test_what_shares_nothing_is_trained_with_the_sum_alone(
+    cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData
+) -> None:
+    shares = bool(built(cls, aliexpress, style=style).shared().tensors)
     for balancer in BALANCERS:
         fits = (cls, balancer) in PAIRS
         assert fits == (shares or balancer is balance.Sum)
         if not fits:
             said = f"the tasks of {cls.__name__} share no tensor that {balancer.__name__} could balance"
             with pytest.raises(ValueError, match=said):
-                recmtl.Trainer(built(cls, aliexpress), balancer())
+                recmtl.Trainer(built(cls, aliexpress, style=style), balancer())
 
 
 @each_model
-def test_parts_divide_their_tensors(cls: type, aliexpress: recmtl.PreparedData) -> None:
-    shared = built(cls, aliexpress).shared()
+def test_parts_divide_their_tensors(cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData) -> None:
+    shared = built(cls, aliexpress, style=style).shared()
     for tensor, parts, part_of_row in shared.tensors:
         if part_of_row is None:
             assert tensor.shape[0] % parts == 0
@@ -117,9 +129,9 @@ def test_parts_divide_their_tensors(cls: type, aliexpress: recmtl.PreparedData) 
 
 @each_pair
 def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
-    cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
+    cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
-    model, method = built(cls, aliexpress), balancer()
+    model, method = built(cls, aliexpress, style=style), balancer()
     plain = copy.deepcopy(model)
     trainer = recmtl.Trainer(model, method, run=recmtl.RunConfig(progress=False, device="cpu"))
     losses = Losses(model.schema.schema, model.objectives)
@@ -137,8 +149,10 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
 
 
 @each_pair
-def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
-    model = built(cls, aliexpress)
+def test_bf16_trains(
+    cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    model = built(cls, aliexpress, style=style)
     trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
     step = Step(trainer.model, trainer.balancer, Optimization(precision="bf16"), 20)
     first = step(batch)
@@ -150,12 +164,12 @@ def test_bf16_trains(cls: type, balancer: type, aliexpress: recmtl.PreparedData,
 
 @each_pair
 def test_state_is_in_the_models_state_dict(
-    cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
+    cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
     """A second model continues bit for bit from the first one's state."""
     runs = []
     for _ in range(2):
-        model = built(cls, aliexpress)
+        model = built(cls, aliexpress, style=style)
         trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
         runs.append((model, Step(model, trainer.balancer, Optimization(), 20)))
     (model, step), (other, other_step) = runs
@@ -181,9 +195,11 @@ class ScalarTower(nn.Module):
 
 
 @each_pair
-def test_own_towers(cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch) -> None:
-    name = list(built(cls, aliexpress).heads)[1]
-    model = built(cls, aliexpress, towers={name: ScalarTower})
+def test_own_towers(
+    cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
+) -> None:
+    name = list(built(cls, aliexpress, style=style).heads)[1]
+    model = built(cls, aliexpress, style=style, towers={name: ScalarTower})
     trainer = recmtl.Trainer(model, balancer(), run=recmtl.RunConfig(progress=False, device="cpu"))
     before = model.heads[name].tower.weight.clone()
     Step(model, trainer.balancer, Optimization(), 20)(batch)

@@ -1,0 +1,156 @@
+"""TabM: an ensemble of k networks that share one set of weights, its members folded into the rows.
+
+Gorishniy, Kotelnikov and Babenko, "TabM: Advancing Tabular Deep Learning with Parameter-Efficient Ensembling",
+ICLR 2025, arXiv:2410.24210. The activations of an ensemble are matrices ``[B·k, D]``, where row b·k + i belongs to
+member i, so that whatever works row by row needs no change.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class EnsembleLinear(nn.Linear):
+    r"""A linear layer for each of k members, with one weight matrix for all and adapters per member.
+
+    TabM, section 3.2, after Wen, Tran and Ba, "BatchEnsemble", ICLR 2020:
+
+    $$
+    l_i(x) = s_i \odot W (r_i \odot x) + b_i
+    $$
+
+    It is computed as the product with diag(s_i)·W·diag(r_i), which costs less than to scale the rows.
+
+    Shape:
+        - input: ``[B·k, in_features]``, or ``[B, in_features]`` with `expand`
+        - output: ``[B·k, stacked · out_features]``
+
+    Attributes:
+        weight: W, ``[stacked · out_features, in_features]``.
+        r: The adapters of the input, ``[stacked · k, in_features]``: random signs with `expand`, otherwise 1.
+        s: The adapters of the output, ``[stacked · k, out_features]``, at first 1.
+        bias: ``[stacked · k, out_features]``, at first the same for all members.
+
+    Args:
+        in_features: The width of the input.
+        out_features: The width of the output.
+        ensemble: The number of members, k.
+        stacked: The number of such layers side by side, each with adapters of its own.
+        expand: Whether the layer is the first of the ensemble, whose members all read the same rows.
+
+    Example:
+        >>> EnsembleLinear(3, 2, ensemble=4, expand=True)(torch.zeros(5, 3)).shape
+        torch.Size([20, 2])
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, ensemble: int, stacked: int = 1, expand: bool = False
+    ) -> None:
+        super().__init__(in_features, stacked * out_features)
+        self.ensemble, self.stacked, self.expand = ensemble, stacked, expand
+        shape = (stacked * ensemble, in_features)
+        self.r = nn.Parameter(random_signs(*shape) if expand else torch.ones(shape))
+        self.s = nn.Parameter(torch.ones(stacked * ensemble, out_features))
+        self.bias = nn.Parameter(self.bias.detach().view(stacked, out_features).repeat_interleave(ensemble, 0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return each member's output for its rows; with `expand`, for all rows."""
+        weight = self.member_weights()  # [k, N, in]
+        bias = self._by_member(self.bias).reshape(self.ensemble, self.out_features)  # [k, N]
+        if self.expand:
+            return F.linear(x, weight.flatten(0, 1), bias.flatten()).view(-1, self.out_features)  # [B, k·N] -> [B·k, N]
+        members = by_member(x, self.ensemble).transpose(0, 1)  # [k, B, in]
+        output = torch.baddbmm(bias[:, None], members, weight.mT)  # [k, B, N]
+        return output.transpose(0, 1).reshape(-1, self.out_features)  # [B·k, N]
+
+    def member_weights(self) -> Tensor:
+        """Return the weight matrix of each member, diag(s_i)·W·diag(r_i): ``[k, stacked · out_features, in]``."""
+        weight = torch.unflatten(self.weight, 0, (self.stacked, -1))  # [S, out, in]
+        scaled = weight * self._by_member(self.s)[..., None] * self._by_member(self.r)[:, :, None]  # [k, S, out, in]
+        return scaled.flatten(1, 2)
+
+    def _by_member(self, adapters: Tensor) -> Tensor:
+        return torch.unflatten(adapters, 0, (self.stacked, self.ensemble)).transpose(0, 1)  # [k, S, width]
+
+    def extra_repr(self) -> str:
+        """Return the sizes."""
+        return f"{super().extra_repr()}, ensemble={self.ensemble}, stacked={self.stacked}, expand={self.expand}"
+
+
+class EnsembleOutput(nn.Linear):
+    """The last layer of a tower: one output, with weights of its own for each of k members.
+
+    Shape:
+        - input: ``[B·k, in_features]``
+        - output: ``[B·k, 1]``
+
+    Attributes:
+        weight: ``[k, in_features]``.
+
+    Args:
+        in_features: The width of the input.
+        ensemble: The number of members, k.
+    """
+
+    def __init__(self, in_features: int, ensemble: int) -> None:
+        super().__init__(in_features, ensemble, bias=False)
+        self.ensemble = ensemble
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output of each row by the weights of its member."""
+        return (by_member(x, self.ensemble) * self.weight).sum(-1).view(-1, 1)  # [B, k] -> [B·k, 1]
+
+
+class EnsembleInput(nn.Module):
+    """The adapters that make k rows of each, for an ensemble that does not begin with a linear layer.
+
+    Shape:
+        - input: ``[B, features]``
+        - output: ``[B·k, features]``
+
+    Attributes:
+        r: ``[k, features]``, at first random signs.
+
+    Args:
+        features: The width of the rows.
+        ensemble: The number of members, k.
+    """
+
+    def __init__(self, features: int, ensemble: int) -> None:
+        super().__init__()
+        self.r = nn.Parameter(random_signs(ensemble, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return every row once per member, scaled by its adapters."""
+        return (x[:, None] * self.r).flatten(0, 1)  # [B, k, features] -> [B·k, features]
+
+
+def random_signs(*shape: int) -> Tensor:
+    """Draw -1 or 1 for each element."""
+    return torch.randint(0, 2, shape) * 2.0 - 1.0
+
+
+def by_member(rows: Tensor, ensemble: int) -> Tensor:
+    """Return a view of the rows ``[B·k, ...]`` as ``[B, k, ...]``.
+
+    Raises:
+        ValueError: The number of rows is not a multiple of k.
+    """
+    if rows.shape[0] % ensemble:
+        raise ValueError(
+            f"an ensemble of {ensemble} must read {ensemble} rows for each row of the batch, got {rows.shape[0]} rows: "
+            "its first layer is built with `expand=True`, all others with `expand=False`"
+        )
+    return torch.unflatten(rows, 0, (-1, ensemble))
+
+
+def mean_probability_logit(logits: Tensor) -> Tensor:
+    """Return the log-odds of the mean probability over the last dimension, exact even if probabilities underflow."""
+    members = math.log(logits.shape[-1])
+    positive = F.logsigmoid(logits).logsumexp(-1) - members
+    negative = F.logsigmoid(-logits).logsumexp(-1) - members
+    return positive - negative

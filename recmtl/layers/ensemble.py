@@ -8,10 +8,12 @@ member i, so that whatever works row by row needs no change.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class EnsembleLinear(nn.Linear):
@@ -61,11 +63,9 @@ class EnsembleLinear(nn.Linear):
         """Return each member's output for its rows; with `expand`, for all rows."""
         weight = self.member_weights()  # [k, N, in]
         bias = self._by_member(self.bias).reshape(self.ensemble, self.out_features)  # [k, N]
-        if self.expand:
-            return F.linear(x, weight.flatten(0, 1), bias.flatten()).view(-1, self.out_features)  # [B, k·N] -> [B·k, N]
-        members = by_member(x, self.ensemble).transpose(0, 1)  # [k, B, in]
-        output = torch.baddbmm(bias[:, None], members, weight.mT)  # [k, B, N]
-        return output.transpose(0, 1).reshape(-1, self.out_features)  # [B·k, N]
+        if self.expand:  # one product with the weights of all members: [B, k·N]
+            return member_products(x[None], weight.flatten(0, 1)[None], bias.view(1, -1), self.out_features)
+        return member_products(by_member(x, self.ensemble).transpose(0, 1), weight, bias, self.out_features)
 
     def member_weights(self) -> Tensor:
         """Return the weight matrix of each member, diag(s_i)·W·diag(r_i): ``[k, stacked · out_features, in]``."""
@@ -127,6 +127,58 @@ class EnsembleInput(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return every row once per member, scaled by its adapters."""
         return (x[:, None] * self.r).flatten(0, 1)  # [B, k, features] -> [B·k, features]
+
+
+def member_products(x: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
+    """Return the rows x_i·W_iᵀ + b_i, member by member in turn: ``[B·M·N / width, width]``.
+
+    Shape:
+        - x: ``[M, B, in]``, weight: ``[M, N, in]``, bias: ``[M, N]``
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        lower = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = x.to(lower), weight.to(lower), bias.to(lower)
+    if torch.compiler.is_compiling():
+        return torch.baddbmm(bias[:, None], x, weight.mT).transpose(0, 1).reshape(-1, width)
+    rows: Tensor = _MemberProducts.apply(x, weight, bias, width)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _MemberProducts(torch.autograd.Function):
+    """`member_products` without copies: each member's product is written among the rows where it belongs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, width: int) -> Tensor:
+        members, rows = x.shape[:2]
+        ctx.save_for_backward(x, weight)
+        output = x.new_empty(rows * bias.numel() // width, width)  # no view, so that a ReLU can write over it
+        by_row = output.view(rows, members, weight.shape[1])  # [B, M, N]
+        _multiply(x, weight.mT, by_row.transpose(0, 1))
+        by_row += bias
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        by_row = gradient.contiguous().view(x.shape[1], x.shape[0], weight.shape[1])  # [B, M, N]
+        members = by_row.transpose(0, 1)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            of_x = x.new_empty(x.shape[1], x.shape[0], x.shape[2]).transpose(0, 1)  # in memory by row, like x
+            _multiply(members, weight, of_x)
+        of_weight = torch.empty_like(weight)
+        _multiply(members.mT, x, of_weight)
+        return of_x, of_weight, by_row.sum(0), None
+
+
+def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
+    """Write the products of M pairs of matrices, whose rows or columns may lie apart, into `out`."""
+    if out.is_cuda:
+        torch.bmm(a, b, out=out)
+        return
+    for left, right, result in zip(a, b, out, strict=True):  # on a CPU `bmm` would copy them
+        torch.mm(left, right, out=result)
 
 
 def random_signs(*shape: int) -> Tensor:

@@ -29,15 +29,16 @@ def alone(layer: EnsembleLinear, member: int, x: Tensor) -> Tensor:
     return torch.cat(outputs, 1)
 
 
+@pytest.mark.parametrize("rows", [B, 1])
 @pytest.mark.parametrize("expand", [True, False])
 @pytest.mark.parametrize("stacked", [1, 2])
-def test_a_linear_layer_is_one_layer_per_member(expand: bool, stacked: int) -> None:
+def test_a_linear_layer_is_one_layer_per_member(expand: bool, stacked: int, rows: int) -> None:
     torch.manual_seed(0)
     layer = randomized(EnsembleLinear(WIDTH, 6, K, stacked, expand))
-    x = torch.randn(B if expand else B * K, WIDTH, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(rows if expand else rows * K, WIDTH, dtype=torch.float64, requires_grad=True)
     expected = [alone(layer, i, x if expand else x[i::K]) for i in range(K)]
     found = layer(x)
-    assert found.shape == (B * K, 6 * stacked)
+    assert found.shape == (rows * K, 6 * stacked)
     for i in range(K):
         torch.testing.assert_close(found[i::K], expected[i], rtol=1e-12, atol=1e-12)
     target = torch.randn_like(found)
@@ -46,6 +47,41 @@ def test_a_linear_layer_is_one_layer_per_member(expand: bool, stacked: int) -> N
     twin = torch.autograd.grad(sum((expected[i] * target[i::K]).sum() for i in range(K)), leaves)
     for a, b in zip(mine, twin, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_slice_of_wider_rows_and_no_rows_at_all() -> None:
+    """As the experts read slices of one matrix, and a process can have no row of a batch."""
+    torch.manual_seed(0)
+    layer = randomized(EnsembleLinear(WIDTH, 6, K))
+    wide = torch.randn(B * K, 2 * WIDTH, dtype=torch.float64, requires_grad=True)
+    chunk = wide[:, WIDTH:]
+    (found,) = torch.autograd.grad(layer(chunk).square().sum(), wide)
+    (expected,) = torch.autograd.grad(layer(chunk.clone()).square().sum(), wide)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for expand in (True, False):
+        empty = randomized(EnsembleLinear(WIDTH, 6, K, expand=expand))
+        none = torch.zeros(0, WIDTH, dtype=torch.float64, requires_grad=True)
+        empty(none).sum().backward()
+        assert empty(none).shape == (0, 6)
+        assert all(not parameter.grad.any() for parameter in empty.parameters())
+
+
+def test_a_relu_writes_over_what_a_layer_has_made() -> None:
+    assert not EnsembleLinear(WIDTH, 6, K, expand=True)(torch.zeros(B, WIDTH))._is_view()
+    assert not EnsembleLinear(WIDTH, 6, K)(torch.zeros(B * K, WIDTH))._is_view()
+
+
+@pytest.mark.parametrize("expand", [True, False])
+def test_autocast_computes_in_lower_precision(expand: bool) -> None:
+    torch.manual_seed(0)
+    layer = randomized(EnsembleLinear(WIDTH, 6, K, expand=expand)).float()
+    x = torch.randn(B if expand else B * K, WIDTH)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), layer(x), rtol=0.05, atol=0.05)
+    found.sum().backward()
+    assert all(parameter.grad.dtype == torch.float32 for parameter in layer.parameters())
 
 
 def test_the_last_layer_has_weights_of_its_own_for_each_member() -> None:

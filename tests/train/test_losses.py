@@ -51,6 +51,21 @@ def test_row_weights() -> None:
     assert losses(rows, [0.5, 2.0])["ctr"].item() == pytest.approx((3 * bce(0.5, 1) + bce(2, 0)) / 4)
 
 
+@pytest.mark.parametrize("name", ["bce", "focal", "mse", "mae", "huber"])
+def test_the_loss_of_an_ensemble_is_the_mean_of_its_members_losses(name: str) -> None:
+    kind = "binary" if name in ("bce", "focal") else "regression"
+    task = recmtl.Task("ctr", "click", kind=kind, loss=name, weight=2.0)
+    rows = batch([[1, 0, 0.0], [NAN, 0, 0.0], [0, 0, 0.0]], weight=[3.0, 1.0, 0.5])
+    logits = torch.tensor([[0.5, -2.0], [NAN, 1.0], [0.3, 4.0]], requires_grad=True)
+    measure = Losses(SCHEMA, [task])
+    loss = measure({"ctr": logits}, rows)["ctr"]
+    alone = [measure({"ctr": logits[:, i]}, rows)["ctr"] for i in range(2)]
+    torch.testing.assert_close(loss, (alone[0] + alone[1]) / 2)
+    loss.backward()
+    assert logits.grad[1].tolist() == [0.0, 0.0]
+    assert logits.grad[::2].all()
+
+
 def test_a_task_without_rows_has_a_loss_of_zero_without_gradient() -> None:
     logits = torch.tensor([0.5, float("inf")], requires_grad=True)
     loss = Losses(SCHEMA, TASKS)({t.name: logits for t in TASKS}, batch([[0, 1, NAN], [0, NAN, NAN]]))["cvr"]

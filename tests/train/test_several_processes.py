@@ -44,10 +44,11 @@ def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.Layer
 
 
 @pytest.mark.slow
-def test_two_processes_evaluate_all_rows_once_and_end_with_one_model(csv: Path, tmp_path: Path) -> None:
-    plain = recmtl.LayerStyle()
-    ((_, measured, predictions, best),) = together(1, tmp_path / "1", fitted, csv, tmp_path / "one", plain)
-    several = together(2, tmp_path / "2", fitted, csv, tmp_path / "two", plain)
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_two_processes_evaluate_all_rows_once_and_end_with_one_model(csv: Path, tmp_path: Path, ensemble: int) -> None:
+    style = recmtl.LayerStyle(ensemble=ensemble)
+    ((_, measured, predictions, best),) = together(1, tmp_path / "1", fitted, csv, tmp_path / "one", style)
+    several = together(2, tmp_path / "2", fitted, csv, tmp_path / "two", style)
     for found in several:
         assert all(found[0][name].equal(value) for name, value in several[0][0].items())
         for name, value in predictions.items():

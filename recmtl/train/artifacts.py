@@ -66,6 +66,7 @@ def _measure_and_save(
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
                 "best": {"monitor": setup.metric_monitor().monitor, "value": result.best},
                 **({} if result.window is None else {"window": result.window}),
+                "batch_size": result.batch_size,
                 "seconds": result.seconds,
                 "train_rows_per_second": result.rows_per_second,
                 "peak_memory_bytes": peak_memory(),

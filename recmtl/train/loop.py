@@ -42,6 +42,7 @@ class FitResult:
         best: The best value of the monitored metric; ``None`` if it was never defined.
         seconds: Wall-clock seconds, with evaluations.
         rows_per_second: Training rows per second, without evaluations.
+        batch_size: Rows per step.
         window: The training rows held in memory at a time; ``None`` if all were.
         skipped: How often a task's loss or shared gradient was not finite and left out, by its name; and under
             `gradients`, the number of tensors that had non-finite entries set to 0. Names without any are missing.
@@ -51,6 +52,7 @@ class FitResult:
     best: float | None = None
     seconds: float = 0.0
     rows_per_second: float = 0.0
+    batch_size: int = 0
     window: int | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     records: tuple[dict[str, Any], ...] = field(default=(), repr=False)
@@ -120,6 +122,7 @@ class TrainingLoop:
             best=self._monitor.best,
             seconds=time.perf_counter() - self._start,
             rows_per_second=self._meter.rows_per_second,
+            batch_size=self._loader.batch_size,
             window=window if window < len(self._loader.rows) else None,
             skipped=self._step.nonfinite.skipped_steps(),
             records=tuple(self._records),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +15,13 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Nonfinite = Literal["skip", "error"]
+# The default batch size from a number of training rows on.
+BATCH_SIZES: Mapping[int, int] = {0: 2048}
+
+
+def default_batch_size(rows: int) -> int:
+    """Return the rows per step for a number of training rows, where no `batch_size` is given."""
+    return BATCH_SIZES[max(least for least in BATCH_SIZES if least <= rows)]
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Optimization:
     """Optimizer, schedule, precision and clipping.
 
     Args:
-        batch_size: Rows per step.
+        batch_size: Rows per step; ``None`` chooses by the number of training rows: 2048 of many.
         optimizer: Builds the optimizer of the model's parameters: any of torch's, ``Adam`` at its 0.001 by default. In
             tables of more than a million elements it updates the batch's rows alone, and must be element-wise.
         schedule: The learning rate over the steps of all epochs: ``constant``, or falling to 0 as ``linear`` or
@@ -45,7 +52,7 @@ class Optimization:
         ValueError: An option is out of its range.
     """
 
-    batch_size: int = 2048
+    batch_size: int | None = None
     optimizer: OptimizerFactory = torch.optim.Adam
     schedule: Schedule = "constant"
     warmup: float = 0.0
@@ -58,7 +65,7 @@ class Optimization:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1, got {self.batch_size}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"`schedule` must be one of {get_args(Schedule)}, got {self.schedule!r}")

@@ -22,7 +22,7 @@ from recmtl.runs.folder import RunFolder
 from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import all_processes, smallest_window
 from recmtl.train.monitor import MetricMonitor
-from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig, default_batch_size
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 FINGERPRINT_LETTERS = 16
@@ -111,9 +111,13 @@ class TrainingSetup:
                 "the rows were prepared with another schema than the model's: prepare them with the model's"
             )
 
+    def batch_size(self, train: Rows) -> int:
+        """Return the rows per step: those of the options, or the default for the number of training rows."""
+        return self.optimization.batch_size or default_batch_size(len(train))
+
     def open_loader(self, train: Rows, window: int | None = None) -> Loader:
         """Open the training rows, in memory if they fit; a resumed run keeps its window."""
-        run, processes, batch_size = self.run, self.processes, self.optimization.batch_size
+        run, processes, batch_size = self.run, self.processes, self.batch_size(train)
         window = window or run.window or (smallest_window(train, processes) if processes.size > 1 else None)
         with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
             return Loader(train, batch_size, self.device, run.seed, window, processes.rank, processes.size)
@@ -175,7 +179,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
     where += [f"{processes} processes"] if processes > 1 else []
     validated = "no validation rows" if valid is None else f"{len(valid):,} validation rows"
     return [
-        f"rows: {len(train):,} training rows, {validated}",
+        f"rows: {len(train):,} training rows in batches of {setup.batch_size(train):,}, {validated}",
         f"features: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
         f"model: {type(model).__name__} with {type(setup.balancer).__name__}, "
         f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
@@ -201,6 +205,7 @@ def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, val
         "window": setup.run.window,
         **vars(setup.stopping),
         **vars(setup.optimization),
+        "batch_size": setup.batch_size(train),
         "optimizer": f"{type(optimizer).__name__}({settings})",
     }
 

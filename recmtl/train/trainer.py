@@ -153,7 +153,7 @@ class Trainer:
             self.folder.check_free()
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             torch.manual_seed((setup.processes.rank << 32) + setup.run.seed)
-            with explain_oom(f"training on batches of {setup.optimization.batch_size:,} rows", "lower `batch_size`"):
+            with explain_oom(f"training on batches of {setup.batch_size(train):,} rows", "lower `batch_size`"):
                 return TrainingLoop(setup, train, valid, note, saved).run()
 
     def _saved_state(self, note: Callable[[str], None]) -> Mapping[str, Any] | None:

@@ -26,7 +26,7 @@ def test_the_setup_in_five_lines(aliexpress: recmtl.PreparedData, capsys: pytest
     tables = sum(table.weight.numel() for table in ready.model.encoder.tables)
     dense = sum(p.numel() for p in ready.model.parameters()) - tables
     expected = [
-        "rows: 2,400 training rows, 300 validation rows",
+        "rows: 2,400 training rows in batches of 256, 300 validation rows",
         "features: 16 Categorical, 63 Numeric",
         f"model: SharedBottom with PCGrad, {tables:,} parameters in embedding tables and {dense:,} dense ones",
         "device: cpu, 1 thread",
@@ -35,7 +35,10 @@ def test_the_setup_in_five_lines(aliexpress: recmtl.PreparedData, capsys: pytest
     assert describe_setup(ready.setup, aliexpress.train, aliexpress.valid) == expected
     ready.fit(aliexpress.train, aliexpress.valid)
     assert capsys.readouterr().err.splitlines()[:5] == expected
-    assert describe_setup(ready.setup, aliexpress.train, None)[0] == "rows: 2,400 training rows, no validation rows"
+    assert (
+        describe_setup(ready.setup, aliexpress.train, None)[0]
+        == "rows: 2,400 training rows in batches of 256, no validation rows"
+    )
 
 
 def test_nothing_is_printed_unless_asked_for(

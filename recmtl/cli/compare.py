@@ -44,7 +44,9 @@ def compare_command(arguments: Sequence[str]) -> int:
 def compare_parser() -> ArgumentParser:
     """Build the parser of `recmtl compare`: the keys of a recipe and the options of the grid."""
     parser = recipe_parser("recmtl compare", (compare_command.__doc__ or "").splitlines()[0])
-    parser.usage = "recmtl compare --models MODEL … --out DIR --data.card CARD --data.train FILE [OPTIONS]"
+    parser.usage = (
+        "recmtl compare --models MODEL … --out DIR --data.train FILE (--label COLUMN | --data.card CARD) [OPTIONS]"
+    )
     entry = str | dict[str, Any]
     options = "a name; or, for options other than the recipe's, a YAML file or a mapping with class_path and init_args"
     parser.add_argument("--models", type=entry, nargs="+", metavar="MODEL", help=f"The models, each {options}.")

@@ -37,7 +37,7 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
         raise DataError(f"{str(out)!r} exists already: give `--out` another folder or remove it")
     csv, prepared = out / "csv", out / "prepared"
     synth_command(csv, rows, seed, click_rate=0.10, conversion_rate=0.25)  # enough positives for a test
-    prepare_command("aliexpress", prepared, str(csv / "train.csv"), str(csv / "valid.csv"), str(csv / "test.csv"))
+    prepare_command(prepared, "aliexpress", str(csv / "train.csv"), str(csv / "valid.csv"), str(csv / "test.csv"))
     parser, run = recipe_parser("recmtl demo"), str(out / "run")
     arguments = ["--config", "demo", "--data.train", str(prepared), "--trainer.run.seed", str(seed)]
     trainer, measured = train(parser, parse_recipe(parser, [*arguments, "--trainer.run.folder", run]))

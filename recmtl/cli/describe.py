@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from json import dumps
+from pathlib import Path
 
 from recmtl.cli.console import RowCounter, print_description, print_line
 from recmtl.data import describe
 from recmtl.data.sources.bad_rows import BadRows
+from recmtl.errors import UsageError
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
+from recmtl.recipe.short_options import parse_kinds
+from recmtl.schema import Schema
+from recmtl.schema.readings import InferredColumns, infer_columns
 
 
 def describe_command(
@@ -17,6 +22,11 @@ def describe_command(
     card: str | None = None,
     test: str | None = None,
     label: Sequence[str] | None = None,
+    group: str | None = None,
+    weight: str | None = None,
+    drop: Sequence[str] | None = None,
+    kind: Sequence[str] | None = None,
+    out: Path | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
 ) -> None:
@@ -24,16 +34,46 @@ def describe_command(
 
     Args:
         data: Raw files or a prepared dataset.
-        card: A dataset card (YAML), or the name of a shipped one; without it the columns' kinds are inferred.
+        card: A dataset card (YAML), or the name of a shipped one; without it the columns are inferred, and the table
+            of columns says how each is read and why.
         test: Other rows, to compare with the first ones.
-        label: A binary label, if there is no card; may be repeated.
+        label: A label column, if there is no card; may be repeated.
+        group: Without a card, the column that groups rows.
+        weight: Without a card, a column with a weight per row.
+        drop: Without a card, a column to leave out, by name or pattern; may be repeated.
+        kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
+            repeated.
+        out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
+    roles = {name: column for name, column in {"group": group, "weight": weight}.items() if column}
+    said = {"drop": drop, "kinds": parse_kinds(kind or ())}
+    reading = roles | {name: value for name, value in said.items() if value}
+    if out is not None:
+        _check_card(out, card, label)
     with RowCounter() as counter:
         schema = None if card is None else presets.card(card)
-        description = describe(data, schema, test, label or (), counter, bad_rows)
+        description = describe(data, schema, test, label or (), counter, bad_rows, **reading)
     if json:
         print_line(dumps(description.to_dict(), indent=1, ensure_ascii=False))
     else:
         print_description(description, public_name(data))
+    if out is not None:
+        columns = infer_columns(data, label or (), parse_kinds(kind or ()), drop or (), roles)
+        write_card(out, Schema(columns.features, columns.tasks, group=group, weight=weight), columns)
+
+
+def _check_card(out: Path, card: str | None, label: Sequence[str] | None) -> None:
+    if card is not None or not label:
+        raise UsageError("`--out` writes a card from what is inferred: give `--label`, and no `--card`")
+    if out.exists():
+        raise UsageError(f"{str(out)!r} exists already: give `--out` another file")
+
+
+def write_card(out: Path, schema: Schema, columns: InferredColumns) -> None:
+    """Write an inferred schema as a dataset card, which says above how each column is read and why."""
+    schema.save(out)
+    head = [f"# Inferred from {columns.source}:", *(f"# {r.column}: {r.kind}, {r.reason}" for r in columns.readings)]
+    text = "".join(f"{' '.join(line.split())}\n" for line in head)
+    out.write_text(text + out.read_text(encoding="utf-8"), encoding="utf-8")

@@ -13,7 +13,7 @@ from recmtl.errors import UsageError
 from recmtl.recipe.classes import class_options, find_class, known_names
 from recmtl.recipe.option_errors import check_arguments, declared_type, option_type
 from recmtl.recipe.option_types import named_class, placeholder
-from recmtl.recipe.options import DEFAULT_CLASSES, resolve_recipes
+from recmtl.recipe.options import DEFAULT_CLASSES, resolve_arguments
 
 # The headings of a help text by the keys that options begin with; the order is that of the help text.
 HEADINGS = {
@@ -34,12 +34,14 @@ VALUES = {
     "device": "DEVICE",
     "folder": "DIR",
     "group": "COLUMN",
-    "label": "COLUMN",
+    "kind": "COLUMN=KIND",
+    "kinds": "COLUMN=KIND",
     "metric": "METRIC",
     "monitor": "METRIC",
     "print_config": "",
     "run": "DIR",
     **dict.fromkeys(("train", "valid", "test", "rows"), "FILE"),
+    **dict.fromkeys(("label", "labels", "drop", "weight"), "COLUMN"),
 }
 PRINT_CONFIG = "Print the complete recipe that the options make, and exit."
 OF_PARSER = ("{", "[ITEM", "\b")  # the beginnings of the placeholders that the option parser sets
@@ -114,7 +116,7 @@ def _value(action: Action) -> str:
 
 def _default(value: Any) -> str | None:
     """Return a default as it is typed; `None` for one that says nothing."""
-    if value is None or value is False or value in ([], SUPPRESS):
+    if value is None or value is False or value in ([], {}, SUPPRESS):
         return None
     if isinstance(value, list):
         return " ".join(map(str, value))
@@ -130,7 +132,7 @@ def class_help(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
         flag, _, name = argument.partition("=")
         if flag.startswith("--") and flag.endswith(".help"):
             key = flag[2:].removesuffix(".help")
-            named = check_arguments(parser, [*DEFAULT_CLASSES, *resolve_recipes(arguments[:position])])
+            named = check_arguments(parser, [*DEFAULT_CLASSES, *resolve_arguments(arguments[:position])])
             kind = option_type(parser, key, named)
             if not named_class(kind):
                 raise UsageError(f"`--{key}` names no class: there is no help on it")

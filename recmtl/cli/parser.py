@@ -21,6 +21,8 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "action": ("action", {"choices": ["list", "clear"]}),
     "names": ("names", {"metavar": "NAME", "nargs": "*"}),
     "label": ("--label", {"action": "append"}),
+    "drop": ("--drop", {"action": "append"}),
+    "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
     "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),
     "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,12 +13,14 @@ from recmtl.data.sources.aliexpress_files import open_raw
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
 from recmtl.errors import UsageError
-from recmtl.recipe import presets
+from recmtl.recipe.options import DataOptions
+from recmtl.recipe.recipe import data_schema
+from recmtl.recipe.short_options import parse_kinds
 
 
 def prepare_command(
-    card: str,
     out: Path,
+    card: str | None = None,
     train: str | None = None,
     valid: str | None = None,
     test: str | None = None,
@@ -26,12 +28,17 @@ def prepare_command(
     raw: str | None = None,
     country: str | None = None,
     bad_rows: BadRows = "error",
+    label: Sequence[str] | None = None,
+    group: str | None = None,
+    weight: str | None = None,
+    drop: Sequence[str] | None = None,
+    kind: Sequence[str] | None = None,
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
     Args:
-        card: A dataset card (YAML), or the name of a shipped one.
         out: The folder to write; it must not exist yet.
+        card: A dataset card (YAML), or the name of a shipped one; without it the columns are inferred.
         train: Training rows: a CSV (also .gz, .zst), Parquet or Arrow file, a glob or a folder of them.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows.
@@ -39,15 +46,26 @@ def prepare_command(
         raw: Instead of these files, a folder or zip with AliExpress's user and item files.
         country: The country of the raw files: NL, ES, FR, US or RU.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
+        label: Without a card, a label column, one task each; may be repeated.
+        group: Without a card, the column that groups rows.
+        weight: Without a card, a column with a weight per row.
+        drop: Without a card, a column to leave out, by name or pattern; may be repeated.
+        kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
+            repeated.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
         raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
+    if raw and card is None:
+        raise UsageError("raw files need their card: give `--card aliexpress`")
+    labels, left_out, kinds = [*(label or ())], [*(drop or ())], parse_kinds(kind or ())
+    options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
-        data = prepare(presets.card(card), **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
-        counter.print_notes(*data.notes)
+        schema, notes = data_schema(options, train or "", "--card")
+        data = prepare(schema, **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
+        counter.print_notes(*notes, *data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")

@@ -79,7 +79,7 @@ def _train_and_print(
 def train_parser() -> ArgumentParser:
     """Build the parser of `recmtl train`: the keys of a recipe, and how it is run."""
     parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
-    parser.usage = "recmtl train --data.card CARD --data.train FILE [--model MODEL] [--balancer BALANCER] [OPTIONS]"
+    parser.usage = "recmtl train --data.train FILE --data.test FILE (--label COLUMN | --data.card CARD) [OPTIONS]"
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST_HELP)

@@ -6,7 +6,7 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -20,7 +20,9 @@ from recmtl.models import RankingModel
 from recmtl.recipe.option_errors import nested_options, option_type, parse_options
 from recmtl.recipe.option_types import alternatives
 from recmtl.recipe.presets import find_recipe
+from recmtl.recipe.short_options import add_short_options, write_out
 from recmtl.schema import FittedSchema
+from recmtl.schema.readings import ColumnKind
 from recmtl.train import Trainer
 
 DEFAULT_CLASSES = ("--model", "MMOE", "--balancer", "Sum")  # if neither recipe nor options name any
@@ -33,10 +35,17 @@ class DataOptions:
     """Dataset: card and rows.
 
     Args:
-        card: A dataset card (YAML), or the bare name of a shipped one; not needed for a prepared dataset.
+        card: A dataset card (YAML), or the bare name of a shipped one; not needed for a prepared dataset. Without it
+            the columns are inferred, and `labels` says what to predict.
         train: Training rows: a CSV, Parquet or Arrow file, a glob, a folder of them, or a prepared dataset.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows, measured once at the end.
+        labels: Without a card, a label column, one task each, named as it; may be repeated.
+        group: Without a card, the column that groups rows: a search, a session, a user.
+        weight: Without a card, a column with a weight per row.
+        drop: Without a card, a column to leave out, by name or pattern; may be repeated.
+        kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
+            `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
         holdout: The share of the training groups to hold out if there are no validation rows.
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
@@ -46,9 +55,20 @@ class DataOptions:
     train: str | None = None
     valid: str | None = None
     test: str | None = None
+    labels: list[str] = field(default_factory=list)
+    group: str | None = None
+    weight: str | None = None
+    drop: list[str] = field(default_factory=list)
+    kinds: dict[str, ColumnKind] = field(default_factory=dict)
     holdout: float = 0.1
     cache: Path | None = None
     bad_rows: BadRows = "error"
+
+    @property
+    def inferred(self) -> dict[str, Any]:
+        """The options that stand in for a card, as far as they are given."""
+        named = ("labels", "group", "weight", "drop", "kinds")
+        return {name: value for name in named if (value := getattr(self, name))}
 
 
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
@@ -61,15 +81,15 @@ def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:
 
 def parse_recipe(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse options and recipes; model and balancer are `DEFAULT_CLASSES` if neither names them."""
-    config = parse_options(parser, [*DEFAULT_CLASSES, *resolve_recipes(arguments)])
+    config = parse_options(parser, [*DEFAULT_CLASSES, *resolve_arguments(arguments)])
     check_nulls(parser, config)
     return config
 
 
-def resolve_recipes(arguments: Sequence[str]) -> Iterator[str]:
-    """Replace the bare name of a shipped recipe after `--config` by its file."""
+def resolve_arguments(arguments: Sequence[str]) -> Iterator[str]:
+    """Write out short options, and replace the bare name of a shipped recipe after `--config` by its file."""
     named = False
-    for argument in arguments:
+    for argument in write_out(arguments):
         option, equals, recipe = argument.partition("=")
         if named:
             yield _file(argument)
@@ -115,6 +135,7 @@ def add_recipe(parser: ArgumentParser) -> None:
     Model and balancer have no default here: its options would be kept for another class.
     """
     parser.add_class_arguments(DataOptions, "data")
+    add_short_options(parser)
     parser.add_argument("--model", type=ModelFactory, help="The ranking model, by default MMOE.")
     parser.add_argument("--balancer", type=Balancer, help="Balances the shared gradient, by default Sum.")
     parser.add_class_arguments(Trainer, "trainer", skip={"model", "balancer"}, instantiate=False)

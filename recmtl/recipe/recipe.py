@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from recmtl.recipe.environment import environment
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.presets import card
 from recmtl.runs.folder import RECIPE, RunFolder
-from recmtl.schema import FittedSchema
+from recmtl.schema import FittedSchema, Schema
+from recmtl.schema.readings import infer_columns
 from recmtl.train import Trainer
 
 # Keys in which a run may differ from one with the same result.
@@ -38,12 +40,41 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
     if (Path(options.train) / MANIFEST).is_file():
         if options.valid or options.test:
             raise DataError(f"{options.train!r} is a prepared dataset: it has its own validation and test rows")
+        if options.inferred:
+            raise DataError(f"{options.train!r} is a prepared dataset: its labels and columns are those of its card")
         return PreparedData.open(options.train)
-    if options.card is None:
-        raise DataError("there is no dataset card: give `--data.card`, a YAML file or a shipped name")
-    schema = card(options.card)
+    schema, notes = data_schema(options, options.train)
     splits = (options.train, options.valid, options.test)
-    return prepare_cached(schema, *splits, options.holdout, options.cache, progress, options.bad_rows)
+    data = prepare_cached(schema, *splits, options.holdout, options.cache, progress, options.bad_rows)
+    return replace(data, notes=(*notes, *data.notes))
+
+
+def data_schema(options: DataOptions, train: str, card_option: str = "--data.card") -> tuple[Schema, list[str]]:
+    """Return the schema of a card, or one inferred from the training rows with notes on what was inferred.
+
+    Args:
+        options: The card, or the labels and what else is said about the columns.
+        train: The training rows.
+        card_option: How a card is given, for errors.
+    """
+    if options.card is not None:
+        if options.inferred:
+            named = " and ".join(f"`{name}`" for name in options.inferred)
+            raise DataError(
+                f"the card {options.card!r} says what the columns are: leave out {named}, or "
+                f"the card (`{card_option} null` if a recipe names it)"
+            )
+        return card(options.card), []
+    if not options.labels:
+        raise DataError(
+            "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
+            f"`{card_option}`, a YAML file or a shipped name"
+        )
+    roles = {"group": options.group, "weight": options.weight}
+    columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
+    schema = Schema(columns.features, columns.tasks, group=options.group, weight=options.weight)
+    shown = f"`recmtl describe {train} --label {options.labels[0]}` shows how each column is read"
+    return schema, [*columns.notes, shown]
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:

@@ -20,6 +20,7 @@ TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
+COLUMN_LISTS, COLUMN_KINDS = ("labels", "drop"), "kinds"  # of the data
 PLAIN_WORD = re.compile(r"\w*")
 IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 
@@ -69,8 +70,9 @@ def _is_recipe(recipe: Any) -> bool:
     trainer = recipe["trainer"]
     if not all(isinstance(trainer.get(group), dict) for group in TRAINER_GROUPS):
         return False
+    if not all(is_data_option(name, value) for name, value in recipe["data"].items()):
+        return False
     plain = [
-        recipe["data"],
         trainer["stopping"],
         trainer["run"],
         {k: v for k, v in trainer.items() if k not in TRAINER_GROUPS},
@@ -79,6 +81,15 @@ def _is_recipe(recipe: Any) -> bool:
         return False
     entries = values_in([recipe["model"], recipe["balancer"], trainer["optimization"]])
     return all(set(entry) <= CLASS_KEYS for entry in entries if isinstance(entry, dict) and CLASS_KEYS & set(entry))
+
+
+def is_data_option(name: str, value: Any) -> bool:
+    """Whether a value may be that of a data option: text, a number, a list of columns, or the kinds of columns."""
+    if name in COLUMN_LISTS:
+        return isinstance(value, list) and all(isinstance(column, str) for column in value)
+    if name == COLUMN_KINDS:
+        return isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values()))
+    return isinstance(value, str | float | int | None)
 
 
 def is_trusted_class(name: str, trust: Sequence[str], path: Path) -> bool:

@@ -21,6 +21,7 @@ from recmtl.io.untrusted import from_yaml
 from recmtl.recipe.load import existing_cache
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import open_data
+from recmtl.recipe.trust import is_data_option
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
@@ -49,7 +50,7 @@ def _data_options(run: ReportedRun) -> DataOptions:
         options = {field.name: given[field.name] for field in fields(DataOptions) if field.name in given}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the recipe of {run.name} names no data: {error}") from error
-    if not all(isinstance(value, str | float | int | None) for value in options.values()):
+    if not all(is_data_option(name, value) for name, value in options.items()):
         raise DataError(f"the recipe of {run.name} names no data that can be opened")
     cache = existing_cache(options.pop("cache", None))
     return DataOptions(**options, cache=Path(cache) if cache else None)

@@ -1,99 +1,246 @@
-"""Suggest a feature for each column from the first rows of a file."""
+"""Read each column by a rule: what it holds decides which feature it becomes, or that it is left out.
+
+`RULES` are tried in their order, and the first that applies decides; its docstring says what it reads how.
+"""
 
 from __future__ import annotations
 
-import itertools
 import re
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.dataset as pads
 
-from recmtl.errors import SchemaError
-from recmtl.io.location import Location, public_name
-from recmtl.schema.features import Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.column_values import ISO_DATE, ISO_TIME, SEPARATED, ColumnValues, Numbers
+from recmtl.schema.features import KIND_NAMES, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 
-HEAD_ROWS = 100_000
-HEAD_BYTES = 1 << 24  # of a CSV file
-HEADER_BYTES = 1 << 20  # of a CSV file
-COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
+LEFT_OUT, UNDECIDED = "left out", "undecided"
+MAX_CODES = 20  # whole numbers with at most this many distinct values are codes, not quantities
+MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
+ENOUGH = 100  # rows that all differ by chance no longer
+COLLISIONS = 20  # expected by chance among values of a row number's range: if there is none, they are row numbers
+NEARLY = 0.95  # the share of numbers in text that is nearly always a number
 LIST_SEPARATORS = ("|", ";")
-QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
-ARROW_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
-IDENTIFIER = re.compile(r"(^|_)(id|code|key|index)s?$", re.IGNORECASE)
-NULLS = ("", "nan", "NaN", "null", "NULL")  # text read as missing
-MAX_CODES = 20  # integers with at most this many distinct values are codes, not quantities
+MANY_LISTS = 0.05  # the share of values with a separator
+LONGEST = 24  # characters of a value that are shown
+IDENTIFIER = re.compile(
+    r"(^|[^A-Za-z0-9])(?i:id|code|key|index|uuid|guid|zip|zipcode|postcode)s?$|[a-z](Id|ID|Code|Key|Index)s?$"
+)
+UNIX_TIME = (631_152_000, 4_102_444_800)  # 1990 to 2099, in seconds
+UNIX_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+DATE_PARTS = ("weekday", "day", "month")
 
 
-def detect_separator(stream: pa.NativeFile) -> str:
-    """Return the column separator of a CSV file: the most frequent candidate in its header, outside quotes."""
-    text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
-    header = LINE_BREAK.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
-    return max(COLUMN_SEPARATORS, key=header.count)
+@dataclass(frozen=True)
+class Reading:
+    """How a column is read.
+
+    Args:
+        column: The column.
+        feature: The feature that it is read as, or would be if it were not left out; ``None`` if it cannot be read.
+        reason: What it holds.
+        used: Whether it is a feature; otherwise it is left out.
+        question: Why it cannot be decided, with what to say; ``None`` if it can.
+    """
+
+    column: str
+    feature: Feature | None
+    reason: str
+    used: bool = True
+    question: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of the feature, or that the column is left out or undecided."""
+        if self.question:
+            return UNDECIDED
+        return KIND_NAMES[type(self.feature)] if self.used and self.feature else LEFT_OUT
 
 
-def read_head(data: str | Path | Location | pd.DataFrame, separator: str | None = None) -> pa.Table:
-    """Read the first rows of a file or frame; without a separator the header of a CSV file decides."""
-    try:
-        if isinstance(data, pd.DataFrame):
-            return pa.Table.from_pandas(data.head(HEAD_ROWS), preserve_index=False)
-        location = data if isinstance(data, Location) else Location.of(data)
-        if location.suffix in ARROW_FORMATS:
-            kind = ARROW_FORMATS[location.suffix]
-            return pads.dataset(location.path, filesystem=location.filesystem, format=kind).head(HEAD_ROWS)
-        return _read_csv_head(location, separator)
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(data, pd.DataFrame):
-            name = "the frame"
-        else:
-            name = repr(data.name if isinstance(data, Location) else public_name(data))
-        raise SchemaError(f"cannot infer a schema from {name}: {' '.join(str(error).split())}") from error
+Rule: TypeAlias = Callable[[ColumnValues], Reading | None]
 
 
-def _read_csv_head(location: Location, separator: str | None) -> pa.Table:
-    if separator is None:
-        with location.stream() as stream:
-            separator = detect_separator(stream)
-    parse = pacsv.ParseOptions(delimiter=separator, newlines_in_values=True)
-    convert = pacsv.ConvertOptions(null_values=NULLS, strings_can_be_null=True)
-    with location.stream() as stream:
-        reader = pacsv.open_csv(stream, pacsv.ReadOptions(block_size=HEAD_BYTES), parse, convert)
-        return pa.Table.from_batches(itertools.islice(reader, 1), reader.schema).slice(0, HEAD_ROWS)
+def missing(c: ColumnValues) -> Reading | None:
+    """Leave out a column without a value."""
+    return Reading(c.name, category(c), "no value in any row", used=False) if not c.present else None
 
 
-def suggest_feature(table: pa.Table, column: str) -> Feature:
-    """Return the most likely feature for a column."""
-    values = table.column(column)
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return MultiCategorical(column)
-    if pa.types.is_timestamp(kind):
-        return Timestamp(column)
-    if pa.types.is_date(kind):
-        return Timestamp(column, parts=("weekday", "day", "month"))
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        codes = IDENTIFIER.search(column) or pc.count_distinct(values).as_py() <= MAX_CODES
-        return Categorical(column, min_count=2) if codes and _is_whole(values) else Numeric(column)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        for separator in LIST_SEPARATORS:
-            if _is_list(values, separator):
-                return MultiCategorical(column, separator=separator)
-    return Categorical(column, min_count=2)
+def unreadable(c: ColumnValues) -> Reading | None:
+    """Leave out structs, maps, lists of these, and bytes that are no text."""
+    inner = c.type.value_type if is_list(c) else c.type
+    unread = pa.types.is_nested(inner) or pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
+    return Reading(c.name, None, f"values of type {c.type}", used=False) if unread else None
 
 
-def _is_whole(values: pa.ChunkedArray) -> bool:
-    """Return whether all numbers are whole: pandas turns integers with a missing value into floats."""
-    present = values.drop_null()
-    return len(present) > 0 and bool(pc.all(pc.equal(pc.floor(present), present)).as_py())
+def lists(c: ColumnValues) -> Reading | None:
+    """Read lists as several categories."""
+    return Reading(c.name, MultiCategorical(c.name), "lists") if is_list(c) else None
 
 
-def _is_list(values: pa.ChunkedArray, separator: str) -> bool:
+def constant(c: ColumnValues) -> Reading | None:
+    """Leave out a column with one value in every row; one value or none is a category."""
+    if c.distinct > 1:
+        return None
+    if c.present < c.rows:
+        return Reading(c.name, category(c), f"one value, {shown(c)}, or none")
+    return Reading(c.name, category(c), f"{shown(c)} in every row", used=False)
+
+
+def booleans(c: ColumnValues) -> Reading | None:
+    """Read booleans as categories."""
+    return Reading(c.name, category(c), "true or false") if c.is_boolean else None
+
+
+def dates(c: ColumnValues) -> Reading | None:
+    """Read dates and times, ISO 8601 if they are text, as parts of the calendar."""
+    is_date = pa.types.is_date(c.type) or (c.is_text and len(c.matching(ISO_DATE)) == c.distinct)
+    if is_date:
+        return Reading(c.name, Timestamp(c.name, parts=DATE_PARTS), "dates")
+    known = c.is_text and len(c.matching(ISO_DATE)) + len(c.matching(ISO_TIME)) == c.distinct
+    return Reading(c.name, Timestamp(c.name), "dates with times") if known or pa.types.is_timestamp(c.type) else None
+
+
+def separated_numbers(c: ColumnValues) -> Reading | None:
+    """Ask about text that is nearly always a number with a decimal comma or with separators of thousands."""
+    if not c.is_text or not len(separated := c.matching(SEPARATED)) or c.numbers:
+        return None
+    if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * c.present:
+        return None
+    what = f"numbers with a decimal comma or separators of thousands, such as {str(separated[0])!r}"
+    return ask(c, what, "or write them like 1234.5")
+
+
+def nearly_numbers(c: ColumnValues) -> Reading | None:
+    """Ask about text that is nearly always a number, where the rest are no words for a missing one."""
+    if not c.is_text or c.distinct <= MAX_CODES or not len(c.other_words):
+        return None
+    share = c.count(c.number_words) / c.present
+    if share < NEARLY:
+        return None
+    what = f"numbers in {share:.1%} of its rows, and text such as {str(c.other_words[0])!r} in others"
+    return ask(c, what, f"or `--kind {c.name}=numeric` with `--data.bad_rows skip`, which leaves such rows out")
+
+
+def unix_time(c: ColumnValues) -> Reading | None:
+    """Read many whole numbers, not named like an id, that are Unix times of 1990 to 2099 as parts of the calendar."""
+    unit = unix_unit(c.numbers) if c.numbers and c.distinct > MAX_CODES and not IDENTIFIER.search(c.name) else None
+    return Reading(c.name, Timestamp(c.name, format=unit), f"Unix time in {unit}") if unit else None
+
+
+def row_numbers(c: ColumnValues) -> Reading | None:
+    """Leave out whole numbers that differ in every row although their range is too small for that to be chance."""
+    n = c.numbers
+    if not (n and n.whole and c.all_distinct and c.present >= ENOUGH):
+        return None
+    if c.present**2 / 2 < COLLISIONS * (n.high - n.low + 1):
+        return None
+    return Reading(c.name, Numeric(c.name), f"numbers the rows: {span(n)}, each once", used=False)
+
+
+def identifiers(c: ColumnValues) -> Reading | None:
+    """Read whole numbers named like an id as categories; leave them out if they differ in every row."""
+    if not (c.numbers and c.numbers.whole and IDENTIFIER.search(c.name)):
+        return None
+    if c.all_distinct and c.present >= ENOUGH:
+        return Reading(c.name, category(c), "an id that differs in every row", used=False)
+    return Reading(c.name, category(c), f"named like an id: {c.distinct:,} distinct values")
+
+
+def codes(c: ColumnValues) -> Reading | None:
+    """Read few distinct whole numbers as categories."""
+    n = c.numbers
+    if n and n.whole and len(n.values) <= MAX_CODES:
+        return Reading(c.name, category(c), f"{len(n.values)} distinct whole numbers")
+    return None
+
+
+def numbers(c: ColumnValues) -> Reading | None:
+    """Read all other numbers as numbers."""
+    if not c.numbers:
+        return None
+    reason = f"{len(c.numbers.values):,} distinct {'whole ' * c.numbers.whole}numbers, {span(c.numbers)}"
+    return Reading(c.name, Numeric(c.name), reason)
+
+
+def separated_lists(c: ColumnValues) -> Reading | None:
+    """Read text with a separator, whose parts repeat, as several categories."""
+    for separator in LIST_SEPARATORS if c.is_text else ():
+        if is_separated_list(c, separator):
+            return Reading(c.name, MultiCategorical(c.name, separator=separator), f"lists separated by {separator!r}")
+    return None
+
+
+def text(c: ColumnValues) -> Reading | None:
+    """Read everything else as categories; leave it out if it differs in every row."""
+    if c.all_distinct and c.present >= ENOUGH:
+        return Reading(c.name, category(c), "differs in every row", used=False)
+    zeros = ", digits after a zero" if c.is_text and c.has_leading_zeros and not len(c.other_words) else ""
+    return Reading(c.name, category(c), f"{c.distinct:,} distinct values{zeros}")
+
+
+RULES: tuple[Rule, ...] = (
+    missing,
+    unreadable,
+    lists,
+    constant,
+    booleans,
+    dates,
+    separated_numbers,
+    nearly_numbers,
+    unix_time,
+    row_numbers,
+    identifiers,
+    codes,
+    numbers,
+    separated_lists,
+    text,
+)
+
+
+def suggest_feature(column: ColumnValues) -> Reading:
+    """Return how a column is read: by the first rule that applies."""
+    return next(reading for rule in RULES if (reading := rule(column)))
+
+
+def is_list(c: ColumnValues) -> bool:
+    """Return whether the values are lists."""
+    return any(check(c.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def is_separated_list(c: ColumnValues, separator: str) -> bool:
     """Return whether many values contain the separator and splitting by it yields fewer distinct values."""
-    values = values.drop_null()
-    if not len(values) or pc.mean(pc.match_substring(values, separator)).as_py() < 0.05:
+    joined = c.unique.filter(pc.match_substring(c.unique, separator))
+    if c.count(joined) < MANY_LISTS * c.present:
         return False
-    parts = pc.list_flatten(pc.split_pattern(values, separator))
-    return bool(pc.count_distinct(parts).as_py() < pc.count_distinct(values).as_py())
+    return bool(pc.count_distinct(pc.list_flatten(pc.split_pattern(c.unique, separator))).as_py() < c.distinct)
+
+
+def unix_unit(n: Numbers) -> str | None:
+    """Return the unit in which whole numbers are Unix times; ``None`` if they are none."""
+    low, high = UNIX_TIME
+    units = (unit for unit, ticks in UNIX_UNITS.items() if low * ticks <= n.low and n.high <= high * ticks)
+    return next(units, None) if n.whole else None
+
+
+def category(c: ColumnValues) -> Categorical:
+    """Return the feature of a column with one category per row."""
+    return Categorical(c.name, min_count=MIN_COUNT)
+
+
+def ask(c: ColumnValues, what: str, otherwise: str) -> Reading:
+    """Return the reading of a column that could be meant in several ways: as a category, with the question."""
+    say = f"`--kind {c.name}=categorical`, `--kind {c.name}=drop` (in Python `kinds={{{c.name!r}: 'drop'}}`)"
+    return Reading(c.name, category(c), what, question=f"column {c.name!r} holds {what}: say {say}, {otherwise}")
+
+
+def span(n: Numbers) -> str:
+    """Return the range of numbers in words."""
+    return f"from {n.low:.6g} to {n.high:.6g}"
+
+
+def shown(c: ColumnValues) -> str:
+    """Return the first value, cut if it is long."""
+    value = str(c.unique[0])
+    return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")

@@ -16,10 +16,11 @@ import yaml
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
-from recmtl.io.location import WILDCARDS, Location
+from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.features import KIND_NAMES, KINDS, Binned, Categorical, Feature, Numeric, check_sharing
-from recmtl.schema.infer import read_head, suggest_feature
+from recmtl.schema.readings import ColumnKind, infer_columns
+from recmtl.schema.sample import Rows
 from recmtl.schema.tasks import Funnel, Task
 from recmtl.schema.validation import check_nonempty, check_separator
 
@@ -254,26 +255,35 @@ class Schema:
         return cls.from_dict(card, str(path))
 
     @classmethod
-    def infer(cls, data: str | Path | Location | pd.DataFrame, tasks: Sequence[Task], **roles: Any) -> Schema:
-        """Suggest a schema from the first rows of a file or frame: a draft to edit.
+    def infer(
+        cls,
+        data: Rows,
+        tasks: Sequence[Task | str],
+        kinds: Mapping[str, ColumnKind] | None = None,
+        drop: Sequence[str] = (),
+        **roles: Any,
+    ) -> Schema:
+        """Infer a schema from the rows of a dataset: its first ones, and blocks spread over the rest.
 
-        Text and booleans become categories, or lists of categories if a separator repeats; dates and times become
-        calendar parts; numbers become numeric, except integers that look like identifiers or codes.
+        Each column is read by the rules of `recmtl.schema.infer`, which `recmtl.describe` shows beside what it holds.
 
         Args:
-            data: A CSV, Parquet or Arrow file, or a DataFrame.
-            tasks: The prediction targets; their columns are left out of the features.
+            data: A CSV, Parquet or Arrow file, a glob, folder or list of these, a DataFrame, or an Arrow table.
+            tasks: The prediction targets, or the names of their label columns: a binary task if the column holds 0
+                and 1, a regression if it holds more than two numbers. They are left out of the features.
+            kinds: What columns are that the rules read as something else, by name or pattern: ``categorical``,
+                ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out.
+            drop: Columns to leave out, by name or pattern.
             roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
                 ``separator``.
 
         Raises:
-            SchemaError: The file cannot be read or no column is left for a feature.
+            DataError: There is no such file.
+            SchemaError: The data cannot be read, a column is missing or the rules cannot decide what it is, or no
+                column is left for a feature.
         """
-        table = read_head(data, roles.get("separator"))
-        draft = cls([Numeric("*")], tasks, **roles)
-        used = set(draft.columns)
-        features = [suggest_feature(table, c) for c in table.column_names if c not in used]
-        return dataclasses.replace(draft, features=features)
+        columns = infer_columns(data, tasks, kinds or {}, drop, roles)
+        return cls(columns.features, columns.tasks, **roles)
 
 
 def _build_feature(entry: Any, source: str) -> Feature:

@@ -110,7 +110,10 @@ class TestData:
         command = ["train", *SMALL, "--run", place / "run"]
         assert refused(capsys, command) == "there are no training rows: give `--data.train`"
         message = refused(capsys, [*command, "--data.train", place / "a.csv"])
-        assert message == "there is no dataset card: give `--data.card`, a YAML file or a shipped name"
+        assert message == (
+            "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
+            "`--data.card`, a YAML file or a shipped name"
+        )
 
 
 class TestCard:

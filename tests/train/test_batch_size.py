@@ -44,8 +44,9 @@ def test_a_run_records_its_batch_size_and_resumes_with_no_other(
 ) -> None:
     monkeypatch.setattr(options, "BATCH_SIZES", {0: 50})
     first = trainer(small, tmp_path / "run").fit(small.train, small.valid)
+    monkeypatch.setattr(options, "BATCH_SIZES", {0: 40})
+    again = trainer(small, tmp_path / "run")
     with pytest.raises(recmtl.RunError, match="was begun with `batch_size` 50, which is 40 now"):
-        monkeypatch.setattr(options, "BATCH_SIZES", {0: 40})
-        trainer(small, tmp_path / "run").fit(small.train, small.valid, resume=True)
+        again.fit(small.train, small.valid, resume=True)
     first.finish({"valid": small.valid})
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["batch_size"] == 50

@@ -16,8 +16,9 @@ from recmtl.schema import Timestamp
 from recmtl.schema.features import ZONE
 from recmtl.schema.fitted import FIRST, MISSING
 
-UNIX_UNITS = {"seconds": "s", "milliseconds": "ms"}
-LATEST = {"s": 253_402_300_799, "ms": 253_402_300_799_999}  # the end of the year 9999
+UNIX_UNITS = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
+# The end of the year 9999; of nanoseconds, the last that 64 bits hold.
+LATEST = {"s": 253_402_300_799, "ms": 253_402_300_799_999, "us": 253_402_300_799_999_999, "ns": 2**63 - 1024}
 ISO_DATE = r"^\d{4}-?\d\d-?\d\d([T ]|$)"  # with or without a time
 ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset are dropped
 OFFSET = r"\s*(Z|[+-][0-9]{2}:?[0-9]{2})$"

@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
-from recmtl.schema.infer import NULLS
+from recmtl.schema.sample import MISSING_NUMBERS, NULLS
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
+TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
 
@@ -105,7 +106,10 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
 
 
 def as_numbers(array: pa.Array, column: str) -> Floats:
-    """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`."""
+    """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`.
+
+    Booleans are 1 and 0, as text, too; of text, words such as ``NA`` are missing as well.
+    """
     array = decode_bytes(array, column)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
@@ -131,14 +135,17 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
 
 def _parse_numbers(array: pa.Array, column: str) -> Floats:
     numbers: Floats
-    present = pc.if_else(pc.is_in(array, pa.array(NULLS, array.type)), None, array)
+    present = pc.if_else(pc.is_in(array, pa.array(MISSING_NUMBERS, array.type)), None, array)
     try:
         numbers = pc.utf8_trim_whitespace(present).cast(pa.float64()).to_numpy(zero_copy_only=False)
         return numbers
     except pa.ArrowInvalid:  # pandas is slower, but finds the bad row
         text = array.to_pandas()
-    numbers = pd.to_numeric(text.str.strip(), errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    missing = text.isna() | text.isin(NULLS) | text.str.strip().str.lower().isin(NAN_SPELLINGS)
+    words = text.str.strip().str.lower()
+    numbers = pd.to_numeric(words, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    truth = words.map(TRUTH_VALUES).to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.where(np.isnan(truth), numbers, truth)
+    missing = text.isna() | text.isin(MISSING_NUMBERS) | words.isin(NAN_SPELLINGS)
     bad = np.isnan(numbers) & ~missing.to_numpy()
     if bad.any():
         row = int(bad.argmax())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,10 @@ from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
-from recmtl.io.location import expand
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.features import KIND_NAMES
-from recmtl.schema.infer import HEAD_ROWS
+from recmtl.schema.infer import Reading
+from recmtl.schema.readings import InferredColumns, infer_columns
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 TOP_CATEGORIES = 5  # of each column
@@ -37,9 +38,10 @@ def describe(
     data: Data | PreparedData,
     schema: Schema | None = None,
     test: Data | None = None,
-    labels: Sequence[str] = (),
+    labels: Sequence[Task | str] = (),
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
+    **reading: Any,
 ) -> Description:
     """Describe a dataset: its columns, labels, drift, and the columns that give a label away.
 
@@ -48,43 +50,62 @@ def describe(
 
     Args:
         data: Raw rows in any form that `prepare` takes, or a prepared dataset or its folder.
-        schema: What the columns of raw rows mean; ``None`` infers it from the first rows.
+        schema: What the columns of raw rows mean; ``None`` infers it as `Schema.infer` does, and shows for each column
+            how it is read and why.
         test: Other rows, compared with the first ones.
-        labels: The binary label columns, if no schema is given.
+        labels: The label columns, or tasks, if no schema is given.
         progress: Called with what is being done and the number of rows just read.
         bad_rows: What to do with raw rows that do not parse, as in `prepare`.
+        reading: ``kinds``, ``drop`` and the roles of `Schema.infer`, if no schema is given.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or the arguments do not fit together.
         SchemaError: A column is missing.
     """
     if isinstance(data, PreparedData) or (isinstance(data, str | Path) and (Path(data) / MANIFEST).is_file()):
-        if schema or test is not None or labels:
+        if schema or test is not None or labels or reading:
             raise DataError("a prepared dataset brings its own card, labels and test rows")
         return describe_prepared(data if isinstance(data, PreparedData) else PreparedData.open(data))
-    if schema and labels:
+    if schema and (labels or reading):
         raise DataError("the card says which columns are labels: give either a card or labels")
     given = {"train": data} | ({} if test is None else {"test": test})
-    sources = {name: open_sources(rows, name, schema.separator if schema else None) for name, rows in given.items()}
-    schema = schema or _infer_schema(data, labels)
+    separator = schema.separator if schema else reading.get("separator")
+    sources = {name: open_sources(rows, name, separator) for name, rows in given.items()}
+    readings: tuple[Reading, ...] = ()
+    if schema is None:
+        columns = _infer_columns(data, labels, **reading)
+        readings, roles = columns.readings, {k: v for k, v in reading.items() if k not in ("kinds", "drop")}
+        schema = Schema([r.feature for r in readings if r.feature], columns.tasks or [NO_TASK], **roles)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
         schema = schema.resolve([*source.columns, *sorted(optional - set(source.columns))], source.name)
     skipped = bad_row_counter(bad_rows)
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
-    return _describe_tallies(schema, tallies, skipped.notes() if skipped else [])
+    return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])
 
 
-def _infer_schema(data: Data, labels: Sequence[str]) -> Schema:
-    """Infer a schema from the first rows of raw data."""
-    while not isinstance(data, str | Path | pd.DataFrame | pa.Table | Source):
-        data = data[0]
-    if isinstance(data, Source):
-        raise SchemaError(f"a schema cannot be inferred from {data.name}: give one")
-    if isinstance(data, pa.Table):
-        data = data.slice(0, HEAD_ROWS).to_pandas()
-    first = data if isinstance(data, pd.DataFrame) else expand(data)[0]
-    return Schema.infer(first, [Task(name, name) for name in labels] or [NO_TASK])
+def _infer_columns(
+    data: Data,
+    labels: Sequence[Task | str],
+    kinds: Mapping[str, str] | None = None,
+    drop: Sequence[str] = (),
+    **roles: Any,
+) -> InferredColumns:
+    """Infer how the columns of raw data are read."""
+    rows = list(_flat(data))
+    for item in rows:
+        if isinstance(item, Source):
+            raise SchemaError(f"a schema cannot be inferred from {item.name}: give one")
+    return infer_columns(rows[0] if len(rows) == 1 else rows, labels, kinds or {}, drop, roles)
+
+
+def _flat(data: Data) -> Iterator[Any]:
+    """Yield the parts of raw data."""
+    if isinstance(data, str | Path | pd.DataFrame | pa.Table | Source):
+        yield data
+    else:
+        for item in data:
+            yield from _flat(item)
 
 
 class RawTally(SplitTally):
@@ -164,11 +185,14 @@ def _tally_sources(
     return tally
 
 
-def _describe_tallies(schema: Schema, splits: Mapping[str, RawTally], bad_row_notes: Sequence[str]) -> Description:
+def _describe_tallies(
+    schema: Schema, splits: Mapping[str, RawTally], readings: Sequence[Reading], bad_row_notes: Sequence[str]
+) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
     tallies = train.numbers | train.categories
     kinds = dict.fromkeys(schema.keys, "key") | {schema.group: "group", schema.weight: "weight"}
     kinds |= {f.name: KIND_NAMES[type(f)] for f in schema.features}
+    kinds |= {r.column: r.kind for r in readings}
     columns = [
         (name, kinds[name], t.missing / t.rows, t.distinct, t.more)
         for name, t in ((name, tallies[name]) for name in train.features)
@@ -185,12 +209,31 @@ def _describe_tallies(schema: Schema, splits: Mapping[str, RawTally], bad_row_no
             f.name: sample[f.name].to_numpy() if f.name in train.numbers else category_codes(sample[f.name])
             for f in schema.features
         },
-        columns=pd.DataFrame(columns, columns=["column", "kind", "missing", "distinct", "more"]),
+        columns=_with_reasons(
+            pd.DataFrame(columns, columns=["column", "kind", "missing", "distinct", "more"]), readings
+        ),
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
-        notes=(*bad_row_notes, *_column_notes(train)),
+        notes=(*bad_row_notes, *_reading_notes(readings), *_column_notes(train)),
     )
+
+
+def _with_reasons(columns: pd.DataFrame, readings: Sequence[Reading]) -> pd.DataFrame:
+    """Return the table of columns; if they were inferred, with the reason of each reading after its kind."""
+    if readings:
+        reasons = {r.column: r.reason for r in readings}
+        columns.insert(2, "reason", [reasons.get(name, "") for name in columns["column"]])
+    return columns
+
+
+def _reading_notes(readings: Sequence[Reading]) -> Iterator[str]:
+    """Yield a note on each column that cannot be read, or that the user must say more about."""
+    for reading in readings:
+        if reading.feature is None:
+            yield f"column {reading.column!r} is left out: {reading.reason}"
+        elif reading.question:
+            yield reading.question
 
 
 def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str, int, float, float]]:

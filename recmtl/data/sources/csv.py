@@ -21,7 +21,7 @@ from recmtl.errors import BadValueError, DataError
 from recmtl.io.archives import Member
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
-from recmtl.schema.infer import NULLS, detect_separator
+from recmtl.schema.sample import NULLS, detect_separator
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: fits in a cache

@@ -15,7 +15,7 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.csv import CsvSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.location import Location, expand
-from recmtl.schema.infer import ARROW_FORMATS
+from recmtl.schema.sample import ARROW_FORMATS
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
 

@@ -157,7 +157,12 @@ class TestNumbers:
         assert np.isnan(as_numbers(pa.array([None, None], pa.string()), "x")).all()
         assert as_numbers(pa.array([], pa.string()), "x").dtype == np.float64
 
-    @pytest.mark.parametrize("bad", ["abc", "1,5", "NA", "0x10", "1_000", " ", "true"])
+    def test_words_for_missing_numbers_and_booleans(self):
+        words = ["NA", "<NA>", "N/A", "n/a", "#N/A", "None", "\\N", "null", "-", "?", "nan", ""]
+        np.testing.assert_array_equal(as_numbers(pa.array([*words, "2"]), "x"), [np.nan] * len(words) + [2])
+        np.testing.assert_array_equal(as_numbers(pa.array(["True", "FALSE", " true ", "0"]), "x"), [1, 0, 1, 0])
+
+    @pytest.mark.parametrize("bad", ["abc", "1,5", "nobody", "0x10", "1_000", " ", "truth"])
     def test_invalid_text(self, bad):
         with pytest.raises(BadValueError, match=r"row 2, column 'x': .* is not a number") as caught:
             as_numbers(pa.array(["1", None, bad, "worse"]), "x")

@@ -225,7 +225,7 @@ def test_arguments_that_contradict_each_other(tmp_path):
         describe(frame, SCHEMA, labels=["click"])
     with pytest.raises(SchemaError, match=r"column 'clik' is not in .*; did you mean 'click'"):
         describe(frame, labels=["clik"])
-    with pytest.raises(DataError, match=r"row 1, column 'shop': '[0-9]+' is not a binary label"):
+    with pytest.raises(SchemaError, match="label 'shop' of the frame holds 7: expected 0 and 1"):
         describe(frame.assign(shop=7), labels=["shop"])
     prepared = recmtl.prepare(Schema.infer(frame, [Task("ctr", "click")]), frame)
     with pytest.raises(DataError, match="a prepared dataset brings its own card"):

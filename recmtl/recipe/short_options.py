@@ -1,0 +1,74 @@
+"""Short spellings of the options that stand in for a dataset card: `--label click` for `--data.labels '["click"]'`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
+
+from jsonargparse import ArgumentParser
+
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import UsageError
+from recmtl.schema.readings import ColumnKind
+
+# The long spelling of each; those of `REPEATED` may be given several times.
+SHORT_OPTIONS: Mapping[str, str] = {
+    "--label": "--data.labels",
+    "--group": "--data.group",
+    "--weight": "--data.weight",
+    "--drop": "--data.drop",
+    "--kind": "--data.kinds",
+}
+REPEATED = ("--label", "--drop", "--kind")
+
+
+def add_short_options(parser: ArgumentParser) -> None:
+    """Add the short spellings to a parser that has the long ones."""
+    for short, long in SHORT_OPTIONS.items():
+        action = parser._option_string_actions[long]
+        action.option_strings = [short, *action.option_strings]
+        parser._option_string_actions[short] = action
+
+
+def write_out(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with short spellings replaced by the long ones, which hold all values that were given.
+
+    Raises:
+        UsageError: A value is missing, or is no `COLUMN=KIND` after `--kind`.
+    """
+    short_of = {long: short for short, long in SHORT_OPTIONS.items()} | {short: short for short in SHORT_OPTIONS}
+    written, values = [], dict[str, list[str]]()
+    waiting = iter(arguments)
+    for argument in waiting:
+        flag, equals, value = argument.partition("=")
+        short = short_of.get(flag)
+        if short is None:
+            written.append(argument)
+            continue
+        value = value if equals else next(waiting, "--")
+        if value.startswith("--"):
+            raise UsageError(f"`{flag}` needs {'COLUMN=KIND' if short == '--kind' else 'the name of a column'}")
+        if short in REPEATED and not value.startswith(("[", "{")):
+            values.setdefault(short, []).append(value)
+        else:
+            written.append(f"{SHORT_OPTIONS[short]}={value}")
+    for short, given in values.items():
+        content: Any = parse_kinds(given) if short == "--kind" else given
+        written.append(f"{SHORT_OPTIONS[short]}={json.dumps(content)}")
+    return written
+
+
+def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:
+    """Return the kind of each column from texts such as ``zip=categorical``."""
+    kinds: dict[str, ColumnKind] = {}
+    words: dict[str, ColumnKind] = {word: word for word in get_args(ColumnKind)}
+    for text in given:
+        column, equals, kind = text.rpartition("=")
+        if not equals or not column or not kind:
+            raise UsageError(f"`--kind` must be COLUMN=KIND, such as `--kind zip=categorical`, got {text!r}")
+        if kind not in words:
+            hint = did_you_mean(kind, words) or f": expected one of {', '.join(words)}"
+            raise UsageError(f"there is no kind of columns {kind!r}{hint}")
+        kinds[column] = words[kind]
+    return kinds

@@ -1,0 +1,148 @@
+"""The distinct values of a column, as the rules of inference look at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recmtl.schema.sample import MISSING_NUMBERS, NULLS
+
+Floats = npt.NDArray[np.float64]
+BOOLEANS = ("true", "false")  # in any case
+NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity)$"
+LEADING_ZERO = r"^[+-]?0[0-9]+$"  # of an id rather than of a number
+SEPARATED = r"^[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?$|^[+-]?[0-9]+,[0-9]+$"  # 1,234 or 1,5
+ISO_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
+ISO_TIME = ISO_DATE[:-1] + r"[T ][0-9]{2}:[0-9]{2}(:[0-9]{2})?([.,][0-9]+)?\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?)?$"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers of a column.
+
+    Args:
+        values: Each distinct number once ``[distinct]``.
+        rows: The number of rows that hold one.
+        whole: Whether all are whole: pandas turns integers with a missing value into floats.
+    """
+
+    values: Floats
+    rows: int
+    whole: bool
+
+    @property
+    def low(self) -> float:
+        """The lowest number."""
+        return float(self.values.min())
+
+    @property
+    def high(self) -> float:
+        """The highest number."""
+        return float(self.values.max())
+
+
+class ColumnValues:
+    """The distinct values of a column, and how many rows have each.
+
+    Args:
+        name: The column.
+        column: Its rows. Nulls, NaN and text that is read as missing are missing.
+    """
+
+    def __init__(self, name: str, column: pa.ChunkedArray) -> None:
+        self.name, self.rows = name, len(column)
+        self.values = _plain(column)  # without missing ones
+        self.type: pa.DataType = self.values.type
+        counted = None if pa.types.is_nested(self.type) else pc.value_counts(self.values)
+        self.unique: pa.Array = self.values.slice(0, 0) if counted is None else counted.field("values")
+        counts = [] if counted is None else counted.field("counts").to_numpy()
+        self._counts = np.asarray(counts, np.int64)
+
+    @property
+    def present(self) -> int:
+        """The number of rows with a value."""
+        return len(self.values)
+
+    @property
+    def distinct(self) -> int:
+        """The number of distinct values."""
+        return len(self.unique)
+
+    @property
+    def all_distinct(self) -> bool:
+        """Whether no two rows have the same value."""
+        return self.distinct == self.present
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the values are text."""
+        return bool(pa.types.is_string(self.type))
+
+    @property
+    def is_boolean(self) -> bool:
+        """Whether all values are true or false, perhaps as text."""
+        if self.is_text:
+            return set(pc.utf8_lower(self.unique).to_pylist()) <= set(BOOLEANS)
+        return bool(pa.types.is_boolean(self.type))
+
+    @cached_property
+    def numbers(self) -> Numbers | None:
+        """The numbers, if there is no other value than those and, in text, words for a missing number."""
+        if any(check(self.type) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
+            values = self.unique.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            return Numbers(values, self.present, bool((np.floor(values) == values).all())) if len(values) else None
+        if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
+            return None
+        values = np.asarray(pd.to_numeric(self.number_words.to_pandas()), np.float64)
+        return Numbers(values, self.count(self.number_words), bool((np.floor(values) == values).all()))
+
+    @cached_property
+    def number_words(self) -> pa.Array:
+        """The values of a text column that are numbers."""
+        return self.matching(NUMBER)
+
+    @cached_property
+    def other_words(self) -> pa.Array:
+        """The values of a text column that are neither numbers nor words for a missing number."""
+        known = pa.concat_arrays([self.number_words, pa.array(MISSING_NUMBERS, self.type)])
+        return self.unique.filter(pc.invert(pc.is_in(self.unique, known)))
+
+    @property
+    def has_leading_zeros(self) -> bool:
+        """Whether a value of a text column is made of digits after a zero: ``007``."""
+        return len(self.matching(LEADING_ZERO)) > 0
+
+    def matching(self, pattern: str) -> pa.Array:
+        """Return the values of a text column that match a regular expression, but for blanks around them."""
+        return self.unique.filter(pc.match_substring_regex(pc.utf8_trim_whitespace(self.unique), pattern))
+
+    def count(self, values: pa.Array) -> int:
+        """Return the number of rows that have one of some values."""
+        return int(self._counts[pc.is_in(self.unique, values).to_numpy(zero_copy_only=False)].sum())
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    """Return the values of a column without missing ones: text as strings, dictionaries decoded."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+        column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], kind)
+    if kind in (pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()):
+        try:
+            column = column.cast(pa.string())
+        except pa.ArrowInvalid:  # not UTF-8
+            return column.drop_null().combine_chunks()
+    values = column.drop_null()
+    if pa.types.is_string(values.type):
+        values = values.filter(pc.invert(pc.is_in(values, pa.array(NULLS))))
+    elif pa.types.is_float16(kind):
+        values = values.cast(pa.float32())
+    if pa.types.is_floating(values.type):
+        values = values.filter(pc.invert(pc.is_nan(values)))
+    return pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], values.type)

@@ -1,0 +1,180 @@
+"""Read all columns of a dataset: by the rules of inference, or as the user says; labels become tasks."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import SchemaError
+from recmtl.schema.column_values import ISO_DATE, ColumnValues
+from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical, Timestamp
+from recmtl.schema.infer import (
+    DATE_PARTS,
+    LEFT_OUT,
+    LIST_SEPARATORS,
+    Reading,
+    category,
+    suggest_feature,
+    unix_unit,
+)
+from recmtl.schema.sample import Rows, Sample, read_sample
+from recmtl.schema.tasks import Task
+
+ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
+AS_SAID = "as you say"
+SHOWN = 8  # columns that are named in a note
+
+
+@dataclass(frozen=True)
+class InferredColumns:
+    """What the columns of a dataset were inferred to be.
+
+    Args:
+        source: The name of the data.
+        tasks: The tasks.
+        readings: How each column is read that is no label and has no other role.
+    """
+
+    source: str
+    tasks: tuple[Task, ...]
+    readings: tuple[Reading, ...]
+
+    @property
+    def features(self) -> list[Feature]:
+        """The features of the columns that are used.
+
+        Raises:
+            SchemaError: The rules cannot decide what a column is, or no column is left.
+        """
+        for reading in self.readings:
+            if reading.question:
+                raise SchemaError(f"{self.source}: {reading.question}")
+        found = [reading.feature for reading in self.readings if reading.used and reading.feature]
+        if not found:
+            raise SchemaError(f"no column of {self.source} is left for a feature: a schema needs at least one feature")
+        return found
+
+    @property
+    def notes(self) -> list[str]:
+        """What was inferred, in a few lines: the columns of each kind, those left out, and regressions."""
+        counts = Counter(reading.kind for reading in self.readings)
+        kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KIND_NAMES.values() if counts[kind])
+        notes = [f"read {sum(counts.values()) - counts[LEFT_OUT]} columns of {self.source}: {kinds}"]
+        left_out = [f"{r.column} ({r.reason})" for r in self.readings if not r.used]
+        if left_out:
+            more = f" and {len(left_out) - SHOWN} more" * (len(left_out) > SHOWN)
+            notes.append(f"{LEFT_OUT}: {', '.join(left_out[:SHOWN])}{more}")
+        regressions = [task.label for task in self.tasks if task.kind == "regression"]
+        return notes + [f"label {label!r} has more than two values: a regression" for label in regressions]
+
+
+def infer_columns(
+    data: Rows,
+    tasks: Sequence[Task | str],
+    kinds: Mapping[str, str] = {},
+    drop: Collection[str] = (),
+    roles: Mapping[str, Any] = {},
+) -> InferredColumns:
+    """Read the columns of a dataset; arguments as of `Schema.infer`."""
+    sample = read_sample(data, roles.get("separator"))
+    found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
+    funnel = roles.get("funnel")
+    used = [name for task in found for name in (task.label, task.given)]
+    used += [funnel.click, funnel.conversion] if funnel else []
+    used += [roles.get("group"), *roles.get("keys", ()), roles.get("weight")]
+    named = {name for name in used if name is not None}
+    for name in named:
+        check_column(sample, name)
+    return InferredColumns(sample.name, found, read_columns(sample, named, kinds, drop))
+
+
+def read_label(sample: Sample, name: str) -> Task:
+    """Return the task of a label column: binary if it holds 0 and 1, a regression if it holds more than two numbers.
+
+    Raises:
+        SchemaError: There is no such column, or it holds something else.
+    """
+    check_column(sample, name)
+    values = ColumnValues(name, sample.table[name])
+    if values.is_boolean or not values.present:
+        return Task(name, name)
+    numbers = values.numbers
+    if numbers is None:
+        other = values.other_words if values.is_text and len(values.other_words) else values.values
+        raise SchemaError(f"label {name!r} of {sample.name} holds {str(other[0])!r}: expected 0 and 1, or numbers")
+    if set(numbers.values) <= {0, 1}:
+        return Task(name, name)
+    if len(numbers.values) <= 2:
+        found = " and ".join(f"{value:g}" for value in sorted(numbers.values))
+        raise SchemaError(f"label {name!r} of {sample.name} holds {found}: expected 0 and 1, or more than two numbers")
+    return Task(name, name, kind="regression")
+
+
+def read_columns(
+    sample: Sample, used: Collection[str], kinds: Mapping[str, str], drop: Collection[str] = ()
+) -> tuple[Reading, ...]:
+    """Return how each column is read, but for those in `used`, which are labels and other roles.
+
+    Args:
+        sample: The rows.
+        used: Columns that are no feature.
+        kinds: The kind of each column that is not read by the rules; a name may be a pattern.
+        drop: Columns to leave out; a name may be a pattern.
+
+    Raises:
+        SchemaError: A column is missing, has another role or cannot be read as its kind, or the rules cannot decide.
+    """
+    said = _said_kinds(sample, used, {**dict.fromkeys(drop, "drop"), **kinds})
+    readings = []
+    for name in sample.table.column_names:
+        if name not in used:
+            values = ColumnValues(name, sample.table[name])
+            readings.append(_as_said(values, said[name]) if name in said else suggest_feature(values))
+    return tuple(readings)
+
+
+def _said_kinds(sample: Sample, used: Collection[str], kinds: Mapping[str, str]) -> dict[str, str]:
+    """Return the kind that is given for each column; that of a name comes before that of a pattern."""
+    said: dict[str, str] = {}
+    for name, kind in sorted(kinds.items(), key=lambda item: item[0] in sample.table.column_names):
+        if kind not in get_args(ColumnKind):
+            words = ", ".join(get_args(ColumnKind))
+            hint = did_you_mean(str(kind), get_args(ColumnKind)) or f": expected one of {words}"
+            raise SchemaError(f"column {name!r} cannot be read as {kind!r}{hint}")
+        if name in used:
+            raise SchemaError(f"column {name!r} is a label, a group, a key or a weight: it cannot be {kind!r} as well")
+        matched = [name] if name in sample.table.column_names else fnmatch.filter(sample.table.column_names, name)
+        if not matched:
+            check_column(sample, name)
+        said |= dict.fromkeys((column for column in matched if column not in used), kind)
+    return said
+
+
+def _as_said(c: ColumnValues, kind: str) -> Reading:
+    """Return the reading of a column as a kind."""
+    if kind == "drop":
+        return Reading(c.name, category(c), AS_SAID, used=False)
+    feature: Feature = KINDS[kind](c.name)
+    if kind == "categorical":
+        feature = category(c)
+    elif kind == "multi_categorical" and c.is_text:
+        feature = MultiCategorical(c.name, separator=max(LIST_SEPARATORS, key=lambda s: len(c.matching(f"[{s}]"))))
+    elif kind == "timestamp":
+        is_date = pa.types.is_date(c.type) or (c.is_text and c.distinct and len(c.matching(ISO_DATE)) == c.distinct)
+        unit = unix_unit(c.numbers) if c.numbers else None
+        feature = Timestamp(c.name, parts=DATE_PARTS) if is_date else Timestamp(c.name, format=unit)
+    return Reading(c.name, feature, AS_SAID)
+
+
+def check_column(sample: Sample, name: str) -> None:
+    """Check that there is a column."""
+    columns = sample.table.column_names
+    if name not in columns:
+        first = f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
+        raise SchemaError(f"column {name!r} is not in {sample.name}{did_you_mean(name, columns, most=3) or first}")

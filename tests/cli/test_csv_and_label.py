@@ -1,0 +1,208 @@
+"""A CSV and a label: every command that takes rows infers the columns, and what it makes can be opened again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+import recmtl
+from recmtl.cli.main import main
+from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.recipe.short_options import write_out
+
+ROWS = 240
+SMALL = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--trainer.run.device", "cpu"]
+SMALL += ["--model", "SharedBottom", "--model.layers", "[4]"]
+
+
+def rows(seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "row": np.arange(ROWS),
+            "search": np.arange(ROWS) // 3,
+            "zip": rng.integers(0, 90, ROWS) + 10_000,
+            "price": rng.normal(size=ROWS).round(3),
+            "city": rng.choice(list("abc"), ROWS),
+            "at": pd.date_range("2024-01-01", periods=ROWS, freq="7h"),
+            "same": 1,
+            "how_sure": rng.uniform(0.5, 2, ROWS).round(2),
+            "click": rng.integers(0, 2, ROWS) == 1,
+            "buy": rng.integers(0, 2, ROWS),
+            "stars": rng.integers(1, 6, ROWS),
+        }
+    )
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    rows(0).to_csv(tmp_path / "my.csv", index=False)
+    rows(1).to_csv(tmp_path / "my_test.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+DATA = ["--data.train", "my.csv", "--data.test", "my_test.csv"]
+SAID = ["--label", "click", "--label=buy", "--group", "search", "--weight", "how_sure", "--drop", "stars"]
+SAID += ["--kind", "zip=categorical"]
+
+
+def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The one line that a command says; it must refuse."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err.removeprefix("recmtl: ").rstrip("\n")
+
+
+def test_train_needs_no_card_and_no_recipe(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--trainer.epochs", "1", "--model.layers", "[4]", "--model.tower_layers", "[4]"]
+    assert main(["train", *DATA, "--label", "click", "--run", "run", *small]) == 0
+    out, err = capsys.readouterr()
+    assert err.splitlines()[:3] == [
+        "note: read 8 columns of my.csv: 4 categorical, 3 numeric, 1 timestamp",
+        "note: left out: row (numbers the rows: from 0 to 239, each once), same ('1' in every row)",
+        "note: `recmtl describe my.csv --label click` shows how each column is read",
+    ]
+    assert [line for line in out.splitlines() if line.startswith("│ auc")]
+    assert json.loads((place / "run" / "metrics.json").read_text())["test"]["click"]["auc"] > 0
+
+
+def test_a_run_resumes_loads_and_is_reported(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, *DATA, *SAID, "--run", "run"]) == 0
+    data = yaml.safe_load((place / "run" / "recipe.yaml").read_text())["data"]
+    assert (data["card"], data["labels"], data["group"], data["weight"]) == (
+        None,
+        ["click", "buy"],
+        "search",
+        "how_sure",
+    )
+    assert (data["drop"], data["kinds"]) == (["stars"], {"zip": "categorical"})
+    trainer = recmtl.load_run("run")
+    schema = trainer.model.schema.schema
+    assert [task.name for task in schema.tasks] == ["click", "buy"]
+    assert {f.name: type(f).__name__ for f in schema.features} == {
+        "zip": "Categorical",
+        "price": "Numeric",
+        "city": "Categorical",
+        "at": "Timestamp",
+    }
+    assert list(trainer.predict("my_test.csv").columns) == ["search", "click", "buy"]
+    (place / "run" / "metrics.json").unlink()
+    other = ["--run", "run", "--resume", "--label", "buy"]
+    assert "was begun with `data.labels` ['click', 'buy'], got ['buy']" in refused(capsys, ["train", *other])
+    assert main(["train", "--run", "run", "--resume", *SAID]) == 0  # the same options may be given again
+    assert main(["report", "run", "--out", "report.html"]) == 0
+    assert "the data that the recipe names" not in (place / "report.html").read_text()
+
+
+def test_a_regression_is_noted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *SMALL, *DATA, "--label", "stars", "--run", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert "note: label 'stars' has more than two values: a regression" in err
+    assert [line for line in out.splitlines() if line.startswith("│ rmse")]
+
+
+def test_compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["--models", "SharedBottom", "--seeds", "1", "--out", "grid"]
+    assert main(["compare", *SMALL, *DATA, *SAID, *grid]) == 0
+    assert main(["compare", *SMALL, *DATA, *SAID, *grid]) == 0  # nothing is trained again
+    out, err = capsys.readouterr()
+    assert "note: read 4 columns of my.csv" in err
+    assert "SharedBottom" in out
+
+
+def test_prepare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = ["--train", "my.csv", "--test", "my_test.csv"]
+    assert main(["prepare", *files, *SAID, "--out", "data"]) == 0
+    assert "note: read 4 columns of my.csv" in capsys.readouterr().err
+    assert recmtl.PreparedData.open("data").schema.schema == recmtl.Schema.infer(
+        "my.csv", ["click", "buy"], kinds={"zip": "categorical"}, drop=["stars"], group="search", weight="how_sure"
+    )
+    assert "`--card`" in refused(capsys, ["prepare", *files, "--out", "other"])
+    said = refused(capsys, ["train", *SMALL, "--data.train", "data", "--label", "click"])
+    assert said == "'data' is a prepared dataset: its labels and columns are those of its card"
+
+
+def test_describe_shows_reasons_and_writes_a_card(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "my.csv", *SAID, "--out", "card.yaml", "--json"]) == 0
+    described = {row["column"]: row for row in json.loads(capsys.readouterr().out)["columns"]}
+    shown = {name: (row["kind"], row["reason"]) for name, row in described.items()}
+    assert shown == {
+        "search": ("group", ""),
+        "how_sure": ("weight", ""),
+        "row": ("left out", "numbers the rows: from 0 to 239, each once"),
+        "zip": ("categorical", "as you say"),
+        "price": ("numeric", described["price"]["reason"]),
+        "city": ("categorical", "3 distinct values"),
+        "at": ("timestamp", "dates with times"),
+        "same": ("left out", "'1' in every row"),
+        "stars": ("left out", "as you say"),
+    }
+    assert "# row: left out, numbers the rows: from 0 to 239, each once\n" in (place / "card.yaml").read_text()
+    inferred = recmtl.Schema.infer(
+        "my.csv", ["click", "buy"], kinds={"zip": "categorical"}, drop=["stars"], group="search", weight="how_sure"
+    )
+    assert recmtl.card("card.yaml") == inferred
+    assert "'card.yaml' exists already" in refused(capsys, ["describe", "my.csv", *SAID, "--out", "card.yaml"])
+    assert "give `--label`, and no `--card`" in refused(capsys, ["describe", "my.csv", "--out", "b.yaml"])
+    assert main(["train", *SMALL, *DATA, "--data.card", "card.yaml", "--run", "run"]) == 0
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ([], "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card"),
+            (["--label", "clik"], "column 'clik' is not in my.csv; did you mean 'click'?"),
+            (["--label", "city"], "label 'city' of my.csv holds '"),
+            (["--label", "click", "--group", "serch"], "column 'serch' is not in my.csv; did you mean 'search'?"),
+            (["--label", "click", "--drop", "nope"], "column 'nope' is not in my.csv"),
+            (["--label", "click", "--kind", "zip=category"], "there is no kind of columns 'category'; did you mean 'cat"),
+            (["--label", "click", "--kind", "zip"], "`--kind` must be COLUMN=KIND, such as `--kind zip=categorical`"),
+            (["--label"], "`--label` needs the name of a column"),
+            (["--label", "--drop"], "`--label` needs the name of a column"),
+            (["--config", "demo", "--label", "click"], "the card 'aliexpress' says what the columns are: leave out"),
+            (["--labels", "click"], "has no option `--labels`; did you mean `--"),
+        ],
+    )  # fmt: skip
+    def test_in_one_line(
+        self, place: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+    ) -> None:
+        assert message in refused(capsys, ["train", *SMALL, *DATA, *options, "--run", "run"])
+        assert not (place / "run").exists()
+
+
+class TestShortOptions:
+    def test_they_are_written_out(self) -> None:
+        given = ["--label", "a", "--x", "1", "--label=b,c", "--kind", "k=v=numeric", "--kind", "z=drop", "--group", "g"]
+        assert write_out(given) == [
+            *("--x", "1", "--data.group=g"),
+            '--data.labels=["a", "b,c"]',
+            '--data.kinds={"k=v": "numeric", "z": "drop"}',
+        ]
+        assert write_out(["--data.labels", "a", "--data.labels", '["b"]']) == [
+            '--data.labels=["b"]',
+            '--data.labels=["a"]',
+        ]
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ["--label", "a b", "--kind", "x.y=drop", "--drop", "c"],
+            ["--data.labels", '["a b"]', "--data.kinds", '{"x.y": "drop"}', "--data.drop", "[c]"],
+            ["--config", '{"data": {"labels": ["a b"], "kinds": {"x.y": "drop"}, "drop": ["c"]}}'],
+            ["--config", '{"data": {"labels": ["z"]}}', "--label", "a b", "--kind", "x.y=drop", "--drop", "c"],
+        ],
+    )
+    def test_every_spelling_means_the_same(self, given: list[str]) -> None:
+        data: Any = parse_recipe(recipe_parser("test"), given).data
+        assert (data.labels, data.kinds, data.drop) == (["a b"], {"x.y": "drop"}, ["c"])
+
+    def test_a_recipe_is_taken_without_its_card(self, place: Path) -> None:
+        assert main(["train", "--config", "demo", *SMALL, *DATA, "--data.card", "null", *SAID, "--run", "run"]) == 0

@@ -1,0 +1,358 @@
+"""Each column is read by the first rule that applies, in whatever form it comes."""
+
+import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
+from recmtl.schema.column_values import ColumnValues
+from recmtl.schema.infer import ENOUGH, MAX_CODES, RULES, suggest_feature
+from recmtl.schema.readings import infer_columns
+
+ROWS = 400
+RNG = np.random.default_rng(0)
+DAY = datetime.date(2024, 1, 1)
+SECONDS = (1_600_000_000 + RNG.integers(0, 10**7, ROWS)).tolist()
+CATEGORY, NUMBER = Categorical("x", min_count=2), Numeric("x")
+DATES = Timestamp("x", parts=("weekday", "day", "month"))
+WHOLE = RNG.integers(0, 1000, ROWS).tolist()
+
+# Rule: values, feature, whether it is used, the reason.
+CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
+    "missing": [([None] * ROWS, CATEGORY, False, "no value in any row")],
+    "unreadable": [
+        ([{"a": 1}] * ROWS, None, False, "values of type struct<a: int64>"),
+        ([b"\xff", b"\xfe"] * 9, None, False, "values of type binary"),
+        ([[[1]], [[2]]], None, False, "values of type list<item: list<item: int64>>"),
+    ],
+    "lists": [([["a", "b"], ["c"], None] * 9, MultiCategorical("x"), True, "lists")],
+    "constant": [
+        ([7] * ROWS, CATEGORY, False, "'7' in every row"),
+        (["one"] * ROWS, CATEGORY, False, "'one' in every row"),
+        ([7, None] * ROWS, CATEGORY, True, "one value, '7', or none"),
+    ],
+    "booleans": [
+        ([True, False] * 9, CATEGORY, True, "true or false"),
+        (["True", "FALSE", None] * 9, CATEGORY, True, "true or false"),
+    ],
+    "dates": [
+        ([DAY, DAY + datetime.timedelta(1)], DATES, True, "dates"),
+        (["2024-01-01", "2024-02-29"], DATES, True, "dates"),
+        (["2024-01-01T10:00:00Z", "2024-02-29 11:30:00.25+02:00"], Timestamp("x"), True, "dates with times"),
+        ([datetime.datetime(2024, 1, 1, 5), None], Timestamp("x"), True, None),
+    ],
+    "unix_time": [
+        (SECONDS, Timestamp("x", format="seconds"), True, "Unix time in seconds"),
+        ([str(t) for t in SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
+        ([float(t) for t in SECONDS] + [None], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
+        ([t * 1000 for t in SECONDS], Timestamp("x", format="milliseconds"), True, "Unix time in milliseconds"),
+        ([t * 10**6 for t in SECONDS], Timestamp("x", format="microseconds"), True, "Unix time in microseconds"),
+        ([t * 10**9 for t in SECONDS], Timestamp("x", format="nanoseconds"), True, "Unix time in nanoseconds"),
+    ],
+    "row_numbers": [
+        (list(range(5, ROWS + 5)), NUMBER, False, "numbers the rows: from 5 to 404, each once"),
+        (RNG.permutation(2 * ROWS)[:ROWS].tolist(), NUMBER, False, None),
+    ],
+    "codes": [
+        (list(range(MAX_CODES)) * 9, CATEGORY, True, "20 distinct whole numbers"),
+        ([0.0, 1.0, None] * 9, CATEGORY, True, "2 distinct whole numbers"),
+        (["0", "1", "NA"] * 9, CATEGORY, True, "2 distinct whole numbers"),
+    ],
+    "numbers": [
+        (list(range(MAX_CODES + 1)) * 9, NUMBER, True, "21 distinct whole numbers, from 0 to 20"),
+        ([0.5, 1.5] * 9, NUMBER, True, "2 distinct numbers, from 0.5 to 1.5"),
+        ([Decimal("0.10"), Decimal("0.25")] * 9, NUMBER, True, "2 distinct numbers, from 0.1 to 0.25"),
+        (["0.5", " 1e3", "-.25", "n/a", "?"] * 9, NUMBER, True, "3 distinct numbers, from -0.25 to 1000"),
+        ([*WHOLE, float("inf")], NUMBER, True, None),
+        ((np.arange(ROWS) ** 3).tolist(), NUMBER, True, None),  # each once, but far apart
+        (list(range(ENOUGH - 1)), NUMBER, True, None),  # each once, but few
+    ],
+    "separated_lists": [
+        ([f"g{i % 4}|h{i % 3}" for i in range(ROWS)], MultiCategorical("x", separator="|"), True, None)
+    ],
+    "text": [
+        (["a", "b", "NA"] * 9, CATEGORY, True, "3 distinct values"),
+        ([f"text {i}" for i in range(ROWS)], CATEGORY, False, "differs in every row"),
+        ([f"text {i}" for i in range(9)], CATEGORY, True, "9 distinct values"),
+        ([f"{i % 50:05d}" for i in range(ROWS)], CATEGORY, True, "50 distinct values, digits after a zero"),
+        (["12", "12a"] * 9, CATEGORY, True, "2 distinct values"),
+    ],
+}  # fmt: skip
+FLAT = [(rule, *case) for rule, cases in CASES.items() for case in cases]
+
+
+def read(values: list[Any], name: str = "x") -> Any:
+    return suggest_feature(ColumnValues(name, pa.chunked_array([values])))
+
+
+@pytest.mark.parametrize(("rule", "values", "feature", "used", "reason"), FLAT)
+def test_rules(rule: str, values: list[Any], feature: Any, used: bool, reason: str | None) -> None:
+    reading = read(values)
+    applied = next(r for r in RULES if r(ColumnValues("x", pa.chunked_array([values]))))
+    assert (applied.__name__, reading.feature, reading.used) == (rule, feature, used)
+    assert reason in (None, reading.reason)
+    assert reading.question is None
+
+
+def test_every_rule_has_a_case_and_says_what_it_does() -> None:
+    asked = {"separated_numbers", "nearly_numbers"}
+    assert {rule.__name__ for rule in RULES} == {*CASES, "identifiers", *asked}
+    assert all(rule.__doc__ and rule.__doc__.endswith(".") for rule in RULES)
+
+
+@pytest.mark.parametrize("name", ["user_id", "ID", "userId", "zip", "item ids", "postcode", "user.code", "itemID"])
+def test_whole_numbers_named_like_an_id_are_categories(name: str) -> None:
+    assert read(WHOLE, name).feature == Categorical(name, min_count=2)
+    assert read(SECONDS, name).feature == Categorical(name, min_count=2)  # not a time
+    assert read([*WHOLE, 0.5], name).feature == Numeric(name)
+    unique = (np.arange(ROWS) ** 3).tolist()
+    assert (read(unique, name).kind, read(unique, name).reason) == ("left out", "an id that differs in every row")
+
+
+@pytest.mark.parametrize("name", ["paid", "valid", "period", "humidity", "keyboard", "zipper", "barcoded", "grid"])
+def test_other_names_are_not_like_an_id(name: str) -> None:
+    assert read(WHOLE, name).feature == Numeric(name)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([*map(str, WHOLE), "many"], ["numbers in 99.8% of its rows", "'many'", "`--kind x=numeric` with"]),
+        (["1,234", "12", "1,234,567.5"] * 9, ["separators of thousands, such as '1,234'", "write them like 1234.5"]),
+        (["1,5", "2", "2,75"] * 9, ["a decimal comma", "'1,5'"]),
+        (["1.234.567", "12"] * 9, ["separators of thousands"]),
+        (["1 234", "12"] * 9, ["separators of thousands"]),
+    ],
+)
+def test_text_that_is_nearly_always_a_number_is_a_question(values: list[str], words: list[str]) -> None:
+    frame = pd.DataFrame({"x": values, "y": np.arange(len(values)) % 2})
+    with pytest.raises(SchemaError) as error:
+        Schema.infer(frame, ["y"])
+    assert all(word in str(error.value) for word in [*words, "`--kind x=categorical`", "kinds={'x': 'drop'}"])
+    assert Schema.infer(frame, ["y"], kinds={"x": "categorical"}).features == (CATEGORY,)
+
+
+def test_large_ids_are_told_apart_exactly() -> None:
+    """Beyond 2⁵³ neighbours are the same float."""
+    values = [2**60 + i // 2 for i in range(ROWS)]
+    assert read(values, "x_id").reason == "named like an id: 200 distinct values"
+    assert read([str(v) for v in values], "x_id").reason == "named like an id: 200 distinct values"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.feather", "frame", "table"])
+def test_rules_do_not_depend_on_the_form_of_the_data(tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame(
+        {
+            "whole": WHOLE,
+            "gaps": [None if i % 7 == 0 else i % 60 for i in range(ROWS)],
+            "flag": [i % 3 == 0 for i in range(ROWS)],
+            "at": pd.date_range("2024-01-01", periods=ROWS, freq="7h"),
+            "day": pd.date_range("2024-01-01", periods=ROWS).date,
+            "unix": SECONDS,
+            "city": [f"c{i % 30}" for i in range(ROWS)],
+            "tags": [f"a{i % 4}|b{i % 5}" for i in range(ROWS)],
+            "row": np.arange(ROWS),
+            "same": ["s"] * ROWS,
+            "number_text": [f" {i % 90}.5" for i in range(ROWS)],
+            "y": np.arange(ROWS) % 2,
+        }
+    )
+    data: Any = tmp_path / name
+    if name == "a.csv":
+        frame.to_csv(data, index=False)
+    elif name == "a.parquet":
+        frame.to_parquet(data)
+    elif name == "a.feather":
+        frame.to_feather(data)
+    else:
+        data = frame if name == "frame" else pa.Table.from_pandas(frame)
+    columns = infer_columns(data, ["y"])
+    assert {r.column: r.kind for r in columns.readings} == {
+        "whole": "numeric",
+        "gaps": "numeric",
+        "flag": "categorical",
+        "at": "timestamp",
+        "day": "timestamp",
+        "unix": "timestamp",
+        "city": "categorical",
+        "tags": "multi_categorical",
+        "row": "left out",
+        "same": "left out",
+        "number_text": "numeric",
+    }
+    assert columns.notes[1] == "left out: row (numbers the rows: from 0 to 399, each once), same ('s' in every row)"
+    assert columns.notes[0].endswith(": 2 categorical, 1 multi_categorical, 3 numeric, 3 timestamp")
+
+
+class TestKinds:
+    FRAME = pd.DataFrame(
+        {"a": WHOLE, "b": [f"{i % 5};{i % 7}" for i in range(ROWS)], "t": SECONDS, "c": [7] * ROWS, "y": [0, 1] * 200}
+    )
+
+    @pytest.mark.parametrize(
+        ("column", "kind", "feature"),
+        [
+            ("a", "categorical", Categorical("a", min_count=2)),
+            ("a", "binned", Binned("a")),
+            ("t", "numeric", Numeric("t")),
+            ("t", "timestamp", Timestamp("t", format="seconds")),
+            ("b", "multi_categorical", MultiCategorical("b", separator=";")),
+            ("b", "categorical", Categorical("b", min_count=2)),
+            ("c", "numeric", Numeric("c")),
+        ],
+    )  # fmt: skip
+    def test_one_word_says_what_a_column_is(self, column: str, kind: str, feature: Any) -> None:
+        schema = Schema.infer(self.FRAME, ["y"], kinds={column: kind})
+        assert next(f for f in schema.features if f.name == column) == feature
+
+    def test_columns_are_left_out(self) -> None:
+        for options in ({"drop": ["a", "t"]}, {"kinds": {"a": "drop", "t": "drop"}}, {"drop": ["[at]"]}):
+            assert [f.name for f in Schema.infer(self.FRAME, ["y"], **options).features] == ["b"]
+
+    def test_a_name_comes_before_a_pattern(self) -> None:
+        schema = Schema.infer(self.FRAME, ["y"], kinds={"a": "numeric", "*": "categorical"})
+        assert [type(f) for f in schema.features] == [Numeric, Categorical, Categorical, Categorical]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"kinds": {"aa": "numeric"}}, "column 'aa' is not in the frame; did you mean 'a'?"),
+            ({"drop": ["zz"]}, "column 'zz' is not in the frame; its columns begin with 'a', 'b', 't'"),
+            ({"kinds": {"a": "category"}}, "column 'a' cannot be read as 'category'; did you mean 'categorical'?"),
+            ({"kinds": {"y": "numeric"}}, "column 'y' is a label, a group, a key or a weight: it cannot be 'numeric'"),
+            ({"group": "gg"}, "column 'gg' is not in the frame"),
+            ({"drop": ["*"]}, "no column of the frame is left for a feature"),
+        ],
+    )
+    def test_bad_words(self, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(SchemaError) as error:
+            Schema.infer(self.FRAME, ["y"], **options)
+        assert message in str(error.value)
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("values", "task"),
+        [
+            ([0, 1, None] * 9, Task("y", "y")),
+            ([0.0, 0.0] * 9, Task("y", "y")),
+            ([True, False] * 9, Task("y", "y")),
+            (["True", "False"] * 9, Task("y", "y")),
+            (["0", "1", "NA"] * 9, Task("y", "y")),
+            ([1, 2, 3] * 9, Task("y", "y", kind="regression")),
+            ([0.1, 0.9, 0.5] * 9, Task("y", "y", kind="regression")),
+        ],
+    )
+    def test_a_name_becomes_a_task(self, values: list[Any], task: Task) -> None:
+        frame = pd.DataFrame({"x": [f"c{i % 4}" for i in range(len(values))], "y": values})
+        columns = infer_columns(frame, ["y"])
+        assert columns.tasks == Schema.infer(frame, ["y"]).tasks == (task,)
+        said = "label 'y' has more than two values: a regression"
+        assert (said in columns.notes) == (task.kind == "regression")
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ([1, 2] * 9, "label 'y' of the frame holds 1 and 2: expected 0 and 1, or more than two numbers"),
+            ([5] * 9, "label 'y' of the frame holds 5: expected 0 and 1"),
+            (["yes", "no"] * 9, "label 'y' of the frame holds 'yes': expected 0 and 1, or numbers"),
+            (["1", "0", "many"] * 9, "label 'y' of the frame holds 'many': expected 0 and 1, or numbers"),
+        ],
+    )
+    def test_other_values_are_refused(self, values: list[Any], message: str) -> None:
+        with pytest.raises(SchemaError) as error:
+            Schema.infer(pd.DataFrame({"x": range(len(values)), "y": values}), ["y"])
+        assert message in str(error.value)
+
+    def test_an_unknown_label_is_refused_with_the_nearest_column(self) -> None:
+        with pytest.raises(SchemaError, match="column 'clik' is not in the frame; did you mean 'click'"):
+            Schema.infer(pd.DataFrame({"x": [1], "click": [0]}), ["clik"])
+
+
+class TestSortedFiles:
+    """What the first rows lack is seen in blocks of the rest."""
+
+    ROWS = 400_000
+
+    def frame(self) -> pd.DataFrame:
+        rows = np.arange(self.ROWS)
+        late = rows >= 250_000
+        return pd.DataFrame(
+            {
+                "x": rows % 997,
+                "late": np.where(late, rows % 50 + 0.5, np.nan),
+                "constant_first": np.where(late, rows % 5, 1),
+                "text_last": np.where(rows >= 350_000, "word", "12"),
+                "y": (rows % 2),
+                "pad": np.where(rows % 2, "padding of the line so that the head is not all " * 2, "short"),
+            }
+        )
+
+    @pytest.mark.parametrize("form", ["a.csv", "a.parquet", "groups.parquet", "a.feather", "frame", "table", "files"])
+    def test_late_values_are_seen(self, tmp_path: Path, form: str) -> None:
+        frame, data = self.frame(), tmp_path / form
+        if form == "a.csv":
+            frame.to_csv(data, index=False)
+            assert data.stat().st_size > 1 << 24
+        elif form.endswith(".parquet"):
+            frame.to_parquet(data, row_group_size=30_000 if form.startswith("groups") else self.ROWS)
+        elif form == "a.feather":
+            frame.to_feather(data)
+        elif form == "files":
+            data.mkdir()
+            for i in range(8):
+                frame.iloc[i * 50_000 : (i + 1) * 50_000].to_csv(data / f"{i}.csv", index=False)
+        else:
+            data = frame if form == "frame" else pa.Table.from_pandas(frame)
+        kinds = {r.column: r.kind for r in infer_columns(data, ["y"]).readings}
+        assert kinds == {
+            "x": "numeric",
+            "late": "numeric",
+            "constant_first": "categorical",
+            "text_last": "categorical",
+            "pad": "categorical",
+        }
+
+    def test_quoted_line_breaks_do_not_disturb(self, tmp_path: Path) -> None:
+        rows = 300_000
+        frame = pd.DataFrame(
+            {"a": np.arange(rows) % 97, "note": 'say "it",\n3,4\nin lines ' * 3, "y": np.arange(rows) % 2}
+        )
+        frame.to_csv(tmp_path / "a.csv", index=False)
+        columns = infer_columns(tmp_path / "a.csv", ["y"])
+        assert {r.column: r.reason for r in columns.readings}["a"] == "97 distinct whole numbers, from 0 to 96"
+
+
+def test_records_that_preparing_will_report_are_skipped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"x,y\na,0\nb,1,2\n\xff,0\n")
+    assert Schema.infer(tmp_path / "a.csv", ["y"]).features == (CATEGORY,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "a.csv is empty: expected a header and rows"),
+        ("x,y\n", "there are no rows in "),
+        ("x,x,y\n1,1,0\n", "a.csv has the column 'x' twice"),
+    ],
+)
+def test_files_without_rows(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(SchemaError) as error:
+        Schema.infer(tmp_path / "a.csv", ["y"])
+    assert message in str(error.value)
+
+
+def test_dictionaries_and_views(tmp_path: Path) -> None:
+    words = pa.array(["a", "b", "a"] * 9)
+    table = pa.table({"d": words.dictionary_encode(), "v": words.cast(pa.string_view()), "y": [0, 1, 0] * 9})
+    assert [type(f) for f in Schema.infer(table, ["y"]).features] == [Categorical] * 2
+    pq.write_table(table.drop_columns("v"), tmp_path / "a.parquet")
+    assert Schema.infer(tmp_path / "a.parquet", ["y"]).features == (Categorical("d", min_count=2),)

@@ -81,7 +81,7 @@ def lists(c: ColumnValues) -> Reading | None:
 
 def constant(c: ColumnValues) -> Reading | None:
     """Leave out a column with one value in every row; one value or none is a category."""
-    if c.distinct > 1:
+    if c.distinct > 1 or c.rows == 1:
         return None
     if c.present < c.rows:
         return Reading(c.name, category(c), f"one value, {shown(c)}, or none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,13 +15,6 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16"]
 Nonfinite = Literal["skip", "error"]
-# The default batch size from a number of training rows on.
-BATCH_SIZES: Mapping[int, int] = {0: 2048}
-
-
-def default_batch_size(rows: int) -> int:
-    """Return the rows per step for a number of training rows, where no `batch_size` is given."""
-    return BATCH_SIZES[max(least for least in BATCH_SIZES if least <= rows)]
 
 
 @dataclass(frozen=True)

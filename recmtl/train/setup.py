@@ -22,10 +22,12 @@ from recmtl.runs.folder import RunFolder
 from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import all_processes, smallest_window
 from recmtl.train.monitor import MetricMonitor
-from recmtl.train.options import EarlyStopping, Optimization, RunConfig, default_batch_size
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 FINGERPRINT_LETTERS = 16
+# The default batch size from a number of training rows on.
+BATCH_SIZES: Mapping[int, int] = {0: 2048}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +137,11 @@ class TrainingSetup:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())
             raise RunError(f"the checkpoint of {str(folder)!r} does not fit the model: {detail}") from error
+
+
+def default_batch_size(rows: int) -> int:
+    """Return the rows per step for a number of training rows, where no `batch_size` is given."""
+    return BATCH_SIZES[max(least for least in BATCH_SIZES if least <= rows)]
 
 
 def claim_balancer(balancer: Balancer, model: RankingModel) -> None:

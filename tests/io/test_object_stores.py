@@ -14,7 +14,7 @@ from recmtl.cli.main import main
 from recmtl.data import DataError, prepare
 from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.io.location import Location, expand
-from recmtl.schema import Categorical, Numeric, Schema, SchemaError, Task
+from recmtl.schema import Categorical, Numeric, Schema, Task
 
 FRAME = pd.DataFrame({"c": list("abcd") * 10, "x": [i / 4 for i in range(40)], "y": [0, 1, 1, 0] * 10})
 SCHEMA = Schema([Categorical("c"), Numeric("x")], [Task("t", "y")])
@@ -98,7 +98,7 @@ def test_errors_name_the_file_but_no_credentials(store):
         with pytest.raises(DataError) as caught:
             prepare(SCHEMA, place)
         assert str(caught.value) == said
-    with pytest.raises(SchemaError, match=r"cannot infer a schema from 's3://rows/all/gone\.csv'") as refused:
+    with pytest.raises(DataError, match=r"there is no file 's3://rows/all/gone\.csv'") as refused:
         Schema.infer(secret % "gone.csv", [Task("t", "y")])
     assert "hunter2" not in str(refused.value)
     with pytest.raises(DataError, match=r"^s3://rows/all/a.csv, line 2, column 'c': 'a' is not a number$"):

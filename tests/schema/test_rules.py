@@ -46,7 +46,7 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([DAY, DAY + datetime.timedelta(1)], DATES, True, "dates"),
         (["2024-01-01", "2024-02-29"], DATES, True, "dates"),
         (["2024-01-01T10:00:00Z", "2024-02-29 11:30:00.25+02:00"], Timestamp("x"), True, "dates with times"),
-        ([datetime.datetime(2024, 1, 1, 5), None], Timestamp("x"), True, None),
+        ([datetime.datetime(2024, 1, 1), datetime.datetime(2024, 1, 2)], Timestamp("x"), True, None),
     ],
     "unix_time": [
         (SECONDS, Timestamp("x", format="seconds"), True, "Unix time in seconds"),
@@ -83,6 +83,7 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([f"text {i}" for i in range(9)], CATEGORY, True, "9 distinct values"),
         ([f"{i % 50:05d}" for i in range(ROWS)], CATEGORY, True, "50 distinct values, digits after a zero"),
         (["12", "12a"] * 9, CATEGORY, True, "2 distinct values"),
+        (["12a"], CATEGORY, True, "1 distinct values"),  # one row says nothing on others
     ],
 }  # fmt: skip
 FLAT = [(rule, *case) for rule, cases in CASES.items() for case in cases]

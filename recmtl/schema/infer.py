@@ -104,7 +104,7 @@ def dates(c: ColumnValues) -> Reading | None:
 
 def separated_numbers(c: ColumnValues) -> Reading | None:
     """Ask about text that is nearly always a number with a decimal comma or with separators of thousands."""
-    if not c.is_text or not len(separated := c.matching(SEPARATED)) or c.numbers:
+    if not c.is_text or c.rows == 1 or not len(separated := c.matching(SEPARATED)) or c.numbers:
         return None
     if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * c.present:
         return None

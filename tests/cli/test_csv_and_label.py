@@ -163,7 +163,7 @@ class TestRefused:
             (["--label", "city"], "label 'city' of my.csv holds '"),
             (["--label", "click", "--group", "serch"], "column 'serch' is not in my.csv; did you mean 'search'?"),
             (["--label", "click", "--drop", "nope"], "column 'nope' is not in my.csv"),
-            (["--label", "click", "--kind", "zip=category"], "there is no kind of columns 'category'; did you mean 'cat"),
+            (["--label", "click", "--kind", "zip=category"], "there is no kind of columns 'category'; did you mean"),
             (["--label", "click", "--kind", "zip"], "`--kind` must be COLUMN=KIND, such as `--kind zip=categorical`"),
             (["--label"], "`--label` needs the name of a column"),
             (["--label", "--drop"], "`--label` needs the name of a column"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,9 @@ import pyarrow.compute as pc
 from recmtl.schema.sample import MISSING_NUMBERS, NULLS
 
 Floats = npt.NDArray[np.float64]
-BOOLEANS = ("true", "false")  # in any case
+BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity)$"
+INTEGER, EXACT = r"^[+-]?[0-9]+$", 2.0**53
 LEADING_ZERO = r"^[+-]?0[0-9]+$"  # of an id rather than of a number
 SEPARATED = r"^[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?$|^[+-]?[0-9]+,[0-9]+$"  # 1,234 or 1,5
 ISO_DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
@@ -28,13 +30,22 @@ class Numbers:
 
     Args:
         values: Each distinct number once ``[distinct]``.
-        rows: The number of rows that hold one.
         whole: Whether all are whole: pandas turns integers with a missing value into floats.
+        exact: Whether float64 tells them apart: it does not for integers beyond 2⁵³.
     """
 
     values: Floats
-    rows: int
     whole: bool
+    exact: bool
+
+    @classmethod
+    def of(cls, values: Floats, integers: bool) -> Self | None:
+        """Return the numbers among values, which may be written as integers; ``None`` if there is none."""
+        values = np.unique(values[~np.isnan(values)])
+        if not len(values):
+            return None
+        whole = bool((np.floor(values) == values).all())
+        return cls(values, whole, not (integers and np.abs(values).max() > EXACT))
 
     @property
     def low(self) -> float:
@@ -87,7 +98,7 @@ class ColumnValues:
     @property
     def is_boolean(self) -> bool:
         """Whether all values are true or false, perhaps as text."""
-        if self.is_text:
+        if self.is_text and self.distinct <= MAX_SPELLINGS:
             return set(pc.utf8_lower(self.unique).to_pylist()) <= set(BOOLEANS)
         return bool(pa.types.is_boolean(self.type))
 
@@ -96,16 +107,20 @@ class ColumnValues:
         """The numbers, if there is no other value than those and, in text, words for a missing number."""
         if any(check(self.type) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
             values = self.unique.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            return Numbers(values, self.present, bool((np.floor(values) == values).all())) if len(values) else None
+            return Numbers.of(values, integers=bool(pa.types.is_integer(self.type)))
         if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
             return None
         values = np.asarray(pd.to_numeric(self.number_words.to_pandas()), np.float64)
-        return Numbers(values, self.count(self.number_words), bool((np.floor(values) == values).all()))
+        return Numbers.of(values, integers=len(self.matching(INTEGER)) == len(self.number_words))
 
     @cached_property
     def number_words(self) -> pa.Array:
         """The values of a text column that are numbers."""
-        return self.matching(NUMBER)
+        try:
+            pc.utf8_trim_whitespace(self.unique).cast(pa.float64())
+        except pa.ArrowInvalid:
+            return self.matching(NUMBER)
+        return self.unique
 
     @cached_property
     def other_words(self) -> pa.Array:

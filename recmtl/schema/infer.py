@@ -17,7 +17,8 @@ from recmtl.schema.column_values import ISO_DATE, ISO_TIME, SEPARATED, ColumnVal
 from recmtl.schema.features import KIND_NAMES, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 
 LEFT_OUT, UNDECIDED = "left out", "undecided"
-MAX_CODES = 20  # whole numbers with at most this many distinct values are codes, not quantities
+MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
+FEW = 20  # distinct values, or fewer, show no pattern
 MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
 ENOUGH = 100  # rows that all differ by chance no longer
 COLLISIONS = 20  # expected by chance among values of a row number's range: if there is none, they are row numbers
@@ -95,6 +96,8 @@ def booleans(c: ColumnValues) -> Reading | None:
 
 def dates(c: ColumnValues) -> Reading | None:
     """Read dates and times, ISO 8601 if they are text, as parts of the calendar."""
+    if c.numbers:
+        return None
     is_date = pa.types.is_date(c.type) or (c.is_text and len(c.matching(ISO_DATE)) == c.distinct)
     if is_date:
         return Reading(c.name, Timestamp(c.name, parts=DATE_PARTS), "dates")
@@ -104,7 +107,8 @@ def dates(c: ColumnValues) -> Reading | None:
 
 def separated_numbers(c: ColumnValues) -> Reading | None:
     """Ask about text that is nearly always a number with a decimal comma or with separators of thousands."""
-    if not c.is_text or c.rows == 1 or not len(separated := c.matching(SEPARATED)) or c.numbers:
+    separated = c.other_words.filter(pc.match_substring_regex(c.other_words, SEPARATED)) if c.is_text else []
+    if c.rows == 1 or not len(separated):
         return None
     if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * c.present:
         return None
@@ -114,7 +118,7 @@ def separated_numbers(c: ColumnValues) -> Reading | None:
 
 def nearly_numbers(c: ColumnValues) -> Reading | None:
     """Ask about text that is nearly always a number, where the rest are no words for a missing one."""
-    if not c.is_text or c.distinct <= MAX_CODES or not len(c.other_words):
+    if not c.is_text or c.distinct <= FEW or not len(c.other_words):
         return None
     share = c.count(c.number_words) / c.present
     if share < NEARLY:
@@ -125,14 +129,17 @@ def nearly_numbers(c: ColumnValues) -> Reading | None:
 
 def unix_time(c: ColumnValues) -> Reading | None:
     """Read many whole numbers, not named like an id, that are Unix times of 1990 to 2099 as parts of the calendar."""
-    unit = unix_unit(c.numbers) if c.numbers and c.distinct > MAX_CODES and not IDENTIFIER.search(c.name) else None
+    n = c.numbers
+    if not n or not n.exact or c.distinct <= FEW or IDENTIFIER.search(c.name):  # nanoseconds look like large ids
+        return None
+    unit = unix_unit(n)
     return Reading(c.name, Timestamp(c.name, format=unit), f"Unix time in {unit}") if unit else None
 
 
 def row_numbers(c: ColumnValues) -> Reading | None:
     """Leave out whole numbers that differ in every row although their range is too small for that to be chance."""
     n = c.numbers
-    if not (n and n.whole and c.all_distinct and c.present >= ENOUGH):
+    if not (n and n.whole and n.exact and c.all_distinct and c.present >= ENOUGH):
         return None
     if c.present**2 / 2 < COLLISIONS * (n.high - n.low + 1):
         return None
@@ -140,12 +147,14 @@ def row_numbers(c: ColumnValues) -> Reading | None:
 
 
 def identifiers(c: ColumnValues) -> Reading | None:
-    """Read whole numbers named like an id as categories; leave them out if they differ in every row."""
-    if not (c.numbers and c.numbers.whole and IDENTIFIER.search(c.name)):
+    """Read whole numbers named like an id, or beyond 2⁵³, as categories; leave them out if they differ in every row."""
+    n = c.numbers
+    if not (n and n.whole and (IDENTIFIER.search(c.name) or not n.exact)):
         return None
     if c.all_distinct and c.present >= ENOUGH:
         return Reading(c.name, category(c), "an id that differs in every row", used=False)
-    return Reading(c.name, category(c), f"named like an id: {c.distinct:,} distinct values")
+    what = "named like an id" if n.exact else "whole numbers beyond 2⁵³"
+    return Reading(c.name, category(c), f"{what}: {c.distinct:,} distinct values")
 
 
 def codes(c: ColumnValues) -> Reading | None:

@@ -37,11 +37,13 @@ class InferredColumns:
 
     Args:
         source: The name of the data.
+        rows: The number of rows that were looked at.
         tasks: The tasks.
         readings: How each column is read that is no label and has no other role.
     """
 
     source: str
+    rows: int
     tasks: tuple[Task, ...]
     readings: tuple[Reading, ...]
 
@@ -65,7 +67,8 @@ class InferredColumns:
         """What was inferred, in a few lines: the columns of each kind, those left out, and regressions."""
         counts = Counter(reading.kind for reading in self.readings)
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KIND_NAMES.values() if counts[kind])
-        notes = [f"read {sum(counts.values()) - counts[LEFT_OUT]} columns of {self.source}: {kinds}"]
+        read = sum(counts.values()) - counts[LEFT_OUT]
+        notes = [f"read {read} columns of {self.source} by {self.rows:,} of its rows: {kinds}"]
         left_out = [f"{r.column} ({r.reason})" for r in self.readings if not r.used]
         if left_out:
             more = f" and {len(left_out) - SHOWN} more" * (len(left_out) > SHOWN)
@@ -77,11 +80,12 @@ class InferredColumns:
 def infer_columns(
     data: Rows,
     tasks: Sequence[Task | str],
-    kinds: Mapping[str, str] = {},
+    kinds: Mapping[str, str] | None = None,
     drop: Collection[str] = (),
-    roles: Mapping[str, Any] = {},
+    roles: Mapping[str, Any] | None = None,
 ) -> InferredColumns:
     """Read the columns of a dataset; arguments as of `Schema.infer`."""
+    roles = roles or {}
     sample = read_sample(data, roles.get("separator"))
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
@@ -91,7 +95,7 @@ def infer_columns(
     named = {name for name in used if name is not None}
     for name in named:
         check_column(sample, name)
-    return InferredColumns(sample.name, found, read_columns(sample, named, kinds, drop))
+    return InferredColumns(sample.name, sample.table.num_rows, found, read_columns(sample, named, kinds or {}, drop))
 
 
 def read_label(sample: Sample, name: str) -> Task:

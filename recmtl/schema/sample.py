@@ -96,8 +96,7 @@ def _read_memory(data: pd.DataFrame | pa.Table) -> pa.Table:
         places = [*range(min(len(data), HEAD_ROWS)), *_spread(len(data), HEAD_ROWS, HEAD_ROWS)]
         data = pa.Table.from_pandas(data.iloc[places], preserve_index=False)
         return _checked(data, "the frame")
-    head, rest = data.slice(0, HEAD_ROWS), data.slice(HEAD_ROWS)
-    return _checked(pa.concat_tables([head, _thinned(rest)]), "the table")
+    return pa.concat_tables(_split_head(_checked(data, "the table")))
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:
@@ -151,7 +150,7 @@ def _read_ipc(location: Location) -> Iterator[pa.Table]:
             head.append(reader.get_batch(len(head)))
             head[-1].validate(full=True)  # offsets and dictionary codes of a damaged file may be out of range
             rows += head[-1].num_rows
-        yield pa.Table.from_batches(head, reader.schema)
+        yield from _split_head(pa.Table.from_batches(head, reader.schema))
         for place in _spread(reader.num_record_batches, len(head), BLOCKS):
             batch = reader.get_batch(place)
             batch.validate(full=True)
@@ -168,11 +167,11 @@ def _read_csv(location: Location, separator: str | None) -> Iterator[pa.Table]:
         raise SchemaError(f"{location.name} is empty: expected a header and rows")
     whole = len(head) <= HEAD_BYTES
     head = head if whole else head[: _last_record_end(head)]
-    yield _parse_csv(head, separator, header, first=True)
+    yield from _split_head(_parse_csv(head, separator, header, first=True))
     if not whole and location.on_disk and not set(location.suffixes) & set(COMPRESSIONS):
         for block in _csv_blocks(location):
             try:
-                yield _parse_csv(block, separator, header, first=False)
+                yield _parse_csv(block, separator, header, first=False).slice(0, BLOCK_ROWS)
             except pa.ArrowInvalid:  # not cut between records
                 continue
 
@@ -212,6 +211,12 @@ def _csv_blocks(location: Location) -> Iterator[bytes]:
             block = block[block.find(b"\n") + 1 : block.rfind(b"\n") + 1]
             if block and not (b'"' in block and any(line.count(b'"') % 2 for line in block.split(b"\n"))):
                 yield block
+
+
+def _split_head(table: pa.Table) -> Iterator[pa.Table]:
+    """Yield the first rows, then blocks of the others."""
+    yield table.slice(0, HEAD_ROWS)
+    yield _thinned(table.slice(HEAD_ROWS))
 
 
 def _thinned(table: pa.Table) -> pa.Table:

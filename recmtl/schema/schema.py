@@ -282,7 +282,7 @@ class Schema:
             SchemaError: The data cannot be read, a column is missing or the rules cannot decide what it is, or no
                 column is left for a feature.
         """
-        columns = infer_columns(data, tasks, kinds or {}, drop, roles)
+        columns = infer_columns(data, tasks, kinds, drop, roles)
         return cls(columns.features, columns.tasks, **roles)
 
 

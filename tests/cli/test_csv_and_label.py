@@ -65,7 +65,7 @@ def test_train_needs_no_card_and_no_recipe(place: Path, capsys: pytest.CaptureFi
     assert main(["train", *DATA, "--label", "click", "--run", "run", *small]) == 0
     out, err = capsys.readouterr()
     assert err.splitlines()[:3] == [
-        "note: read 8 columns of my.csv: 4 categorical, 3 numeric, 1 timestamp",
+        "note: read 8 columns of my.csv by 240 of its rows: 4 categorical, 3 numeric, 1 timestamp",
         "note: left out: row (numbers the rows: from 0 to 239, each once), same ('1' in every row)",
         "note: `recmtl describe my.csv --label click` shows how each column is read",
     ]

@@ -18,10 +18,10 @@ import torch
 import yaml
 
 from recmtl.cli.main import main
-from recmtl.recipe.load import resumed_recipe
+from recmtl.recipe.load import load_run, resumed_recipe
 from recmtl.recipe.options import recipe_parser
 from recmtl.recipe.recipe import read_recipe
-from recmtl.recipe.trust import check_trust
+from recmtl.recipe.trust import check_trust, is_data_option
 from recmtl.runs.checkpoint_file import append_checksum, read_checkpoint
 from recmtl.schema import Schema, SchemaError
 from recmtl.train import RunError, RunFolder
@@ -355,3 +355,30 @@ def test_options_of_another_version(run: Path, csv: Path, change: Change, messag
     error = capsys.readouterr().err
     assert error.startswith(f"recmtl: {run}/recipe.yaml cannot be used: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "plain"),
+    [
+        ("labels", ["click", "os.system"], True),
+        ("drop", [], True),
+        ("kinds", {"zip": "categorical", "class_path": "drop"}, True),
+        ("train", "a.csv", True),
+        ("labels", "click", False),
+        ("labels", [["click"]], False),
+        ("drop", {"class_path": "os.system"}, False),
+        ("kinds", {"zip": {"class_path": "os.system"}}, False),
+        ("kinds", {1: "drop"}, False),
+        ("train", ["a.csv"], False),
+    ],
+)
+def test_the_columns_of_a_recipe_are_plain_text(run: Path, name: str, value: object, plain: bool) -> None:
+    assert is_data_option(name, value) == plain
+    recipe = read_recipe(RunFolder(run))
+    recipe["data"][name] = value
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    if plain:
+        load_run(run)
+    else:
+        with pytest.raises(RunError, match=r"recipe\.yaml is not the recipe of a run"):
+            load_run(run)

@@ -54,7 +54,6 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([float(t) for t in SECONDS] + [None], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
         ([t * 1000 for t in SECONDS], Timestamp("x", format="milliseconds"), True, "Unix time in milliseconds"),
         ([t * 10**6 for t in SECONDS], Timestamp("x", format="microseconds"), True, "Unix time in microseconds"),
-        ([t * 10**9 for t in SECONDS], Timestamp("x", format="nanoseconds"), True, "Unix time in nanoseconds"),
     ],
     "row_numbers": [
         (list(range(5, ROWS + 5)), NUMBER, False, "numbers the rows: from 5 to 404, each once"),
@@ -125,6 +124,7 @@ def test_other_names_are_not_like_an_id(name: str) -> None:
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        ([*(f"{n / 1000:.3f}" for n in WHOLE), "many"], ["numbers in 99.8% of its rows", "'many'"]),
         ([*map(str, WHOLE), "many"], ["numbers in 99.8% of its rows", "'many'", "`--kind x=numeric` with"]),
         (["1,234", "12", "1,234,567.5"] * 9, ["separators of thousands, such as '1,234'", "write them like 1234.5"]),
         (["1,5", "2", "2,75"] * 9, ["a decimal comma", "'1,5'"]),
@@ -143,8 +143,12 @@ def test_text_that_is_nearly_always_a_number_is_a_question(values: list[str], wo
 def test_large_ids_are_told_apart_exactly() -> None:
     """Beyond 2⁵³ neighbours are the same float."""
     values = [2**60 + i // 2 for i in range(ROWS)]
-    assert read(values, "x_id").reason == "named like an id: 200 distinct values"
-    assert read([str(v) for v in values], "x_id").reason == "named like an id: 200 distinct values"
+    for found in (values, [str(v) for v in values]):
+        assert read(found).reason == "whole numbers beyond 2⁵³: 200 distinct values"
+        assert read(found).feature == CATEGORY
+        assert read([*found, *found]).used
+    assert read([2**60 + i for i in range(ROWS)]).kind == "left out"
+    assert read([2.0**60 * i for i in range(1, ROWS)]).feature == NUMBER  # written as floats
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.feather", "frame", "table"])
@@ -204,13 +208,15 @@ class TestKinds:
             ("a", "binned", Binned("a")),
             ("t", "numeric", Numeric("t")),
             ("t", "timestamp", Timestamp("t", format="seconds")),
+            ("ns", "timestamp", Timestamp("ns", format="nanoseconds")),
             ("b", "multi_categorical", MultiCategorical("b", separator=";")),
             ("b", "categorical", Categorical("b", min_count=2)),
             ("c", "numeric", Numeric("c")),
         ],
     )  # fmt: skip
     def test_one_word_says_what_a_column_is(self, column: str, kind: str, feature: Any) -> None:
-        schema = Schema.infer(self.FRAME, ["y"], kinds={column: kind})
+        frame = self.FRAME.assign(ns=[t * 10**9 for t in SECONDS])
+        schema = Schema.infer(frame, ["y"], kinds={column: kind})
         assert next(f for f in schema.features if f.name == column) == feature
 
     def test_columns_are_left_out(self) -> None:

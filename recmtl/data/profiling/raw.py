@@ -96,7 +96,7 @@ def _infer_columns(
     for item in rows:
         if isinstance(item, Source):
             raise SchemaError(f"a schema cannot be inferred from {item.name}: give one")
-    return infer_columns(rows[0] if len(rows) == 1 else rows, labels, kinds or {}, drop, roles)
+    return infer_columns(rows[0] if len(rows) == 1 else rows, labels, kinds, drop, roles)
 
 
 def _flat(data: Data) -> Iterator[Any]:

@@ -292,3 +292,21 @@ def test_a_notebook_shows_tables_and_repr_a_line():
         name for name in ("leaks", "columns", "values", "numbers", "labels", "files") if f"<h4>{name}</h4>" in shown
     ]
     assert "<h4>files</h4>" not in shown  # empty
+
+
+def test_columns_that_cannot_be_read_or_decided_are_noted():
+    frame = pd.DataFrame(
+        {"s": [{"a": 1}] * 300, "n": [*map(str, range(299)), "many"], "c": list("abc") * 100, "y": [0, 1] * 150}
+    )
+    found = describe(frame, labels=["y"])
+    column = by(found.columns, "column")["n"]
+    assert (column["kind"], column["reason"]) == (
+        "undecided",
+        "numbers in 99.7% of its rows, and text such as 'many' in others",
+    )
+    assert found.notes[0] == "column 's' is left out: values of type struct<a: int64>"
+    assert found.notes[1].startswith("column 'n' holds numbers in 99.7% of its rows")
+    with pytest.raises(DataError, match="give either a card or labels"):
+        describe(frame, SCHEMA, drop=["n"])
+    said = by(describe(frame, labels=["y"], kinds={"n": "categorical"}, drop=["c"]).columns, "column")
+    assert [said[name]["kind"] for name in ("n", "c")] == ["categorical", "left out"]

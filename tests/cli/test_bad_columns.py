@@ -1,0 +1,127 @@
+"""Each column that a user may have, from a CSV, a Parquet file and a DataFrame: a result, or one sentence."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recmtl
+from recmtl.cli.main import main
+
+ROWS = 300
+FORMS = ("csv", "parquet", "frame")
+RNG = np.random.default_rng(0)
+SMALL = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--trainer.run.device", "cpu"]
+SMALL += ["--model", "SharedBottom", "--model.layers", "[4]"]
+NUMBERS = RNG.normal(size=ROWS).round(3)
+
+
+def with_column(values: Any) -> pd.DataFrame:
+    """Return rows with a column `x`, beside a feature that is always there."""
+    return pd.DataFrame({"x": values, "city": list("abc") * (ROWS // 3), "click": np.arange(ROWS) % 2})
+
+
+def train(
+    frame: pd.DataFrame, form: str, place: Path, *options: str, test: pd.DataFrame | None = None
+) -> dict[str, str]:
+    """Train on rows and measure them; return the kind of each feature, or raise what went wrong."""
+    test = frame if test is None else test
+    if form == "frame":
+        kinds: Any = dict(option.split("=") for option in options[1::2])
+        schema = recmtl.Schema.infer(frame, ["click"], kinds=kinds)
+        data = recmtl.prepare(schema, frame, test=test)
+        torch.manual_seed(0)
+        run = recmtl.RunConfig(progress=False, device="cpu")
+        trainer = recmtl.Trainer(recmtl.SharedBottom(data.schema, layers=[4]), epochs=1, run=run)
+        assert trainer.fit(data.train, data.valid).evaluate(data.test)["logloss"].notna().all()
+        return {f.name: type(f).__name__ for f in schema.features}
+    for name, rows in {"train": frame, "test": test}.items():
+        path = place / f"{name}.{form}"
+        rows.to_csv(path, index=False) if form == "csv" else rows.to_parquet(path)
+    files = ["--data.train", str(place / f"train.{form}"), "--data.test", str(place / f"test.{form}")]
+    run_folder = place / form
+    assert main(["train", *SMALL, *files, "--label", "click", *options, "--run", str(run_folder)]) == 0
+    return {f.name: type(f).__name__ for f in recmtl.load_run(run_folder).model.schema.schema.features}
+
+
+READ: dict[str, tuple[Any, str | None]] = {
+    "constant": ([7.5] * ROWS, None),
+    "two values": (RNG.choice([0.5, 2.5], ROWS), "Numeric"),
+    "two whole values": (RNG.choice([3, 9], ROWS), "Categorical"),
+    "missing": ([None] * ROWS, None),
+    "missing floats": ([np.nan] * ROWS, None),
+    "one value or none": ([7.5, None] * (ROWS // 2), "Categorical"),
+    "mostly missing": ([*NUMBERS[:30], *[None] * (ROWS - 30)], "Numeric"),
+    "row numbers": (np.arange(ROWS), None),
+    "shuffled row numbers": (RNG.permutation(ROWS), None),
+    "booleans": ([True, False, None] * (ROWS // 3), "Categorical"),
+    "words for missing": ([str(v) if i % 9 else "n/a" for i, v in enumerate(NUMBERS)], "Numeric"),
+    "zip": ([f"{i % 40:05d}" for i in range(ROWS)], "Categorical"),
+    "large ids": ([2**62 + i % 40 for i in range(ROWS)], "Categorical"),
+    "unix": (1_700_000_000 + RNG.integers(0, 10**6, ROWS), "Timestamp"),
+    "dates": (pd.date_range("2020-01-01", periods=ROWS), "Timestamp"),
+    "unique text": ([f"name {i}" for i in range(ROWS)], None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", READ)
+def test_a_column_is_read(name: str, form: str, tmp_path: Path) -> None:
+    values, kind = READ[name]
+    expected = {"city": "Categorical"} | ({} if kind is None else {"x": kind})
+    assert train(with_column(values), form, tmp_path) == expected
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "infinity": ([*NUMBERS[:-1], np.inf], "inf is not a finite number"),
+    "a word": ([*map(str, NUMBERS[:-1]), "many"], "numbers in 99.7% of its rows, and text such as 'many' in others"),
+    "thousands": ([f"{i * 7},{i % 10}00" for i in range(1, ROWS + 1)], "a decimal comma or separators of thousands"),
+    "too large": (NUMBERS * 1e300, "numbers too large"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_column_is_refused_in_one_sentence_and_can_be_left_out(
+    name: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values, message = REFUSED[name]
+    frame = with_column(values)
+    if form == "frame":
+        with pytest.raises((recmtl.DataError, recmtl.SchemaError)) as error:
+            train(frame, form, tmp_path)
+        said = str(error.value)
+    else:
+        with pytest.raises(AssertionError):
+            train(frame, form, tmp_path)
+        said = capsys.readouterr().err
+        assert said.startswith("recmtl: ")
+    assert message in said
+    assert said.strip().count("\n") == 0
+    assert train(frame, form, tmp_path, "--kind", "x=drop") == {"city": "Categorical"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_values_beyond_those_of_the_training_rows(form: str, tmp_path: Path) -> None:
+    """Far numbers, new categories and times, and missing values where none was."""
+    test = with_column(NUMBERS * 1e30).assign(city="new")
+    test.loc[::2, "x"] = np.nan
+    assert train(with_column(NUMBERS), form, tmp_path, test=test) == {"x": "Numeric", "city": "Categorical"}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_word_says_what_a_column_is(form: str, tmp_path: Path) -> None:
+    frame = with_column(RNG.choice([3, 9, 12], ROWS))
+    for kind, feature in {"numeric": "Numeric", "binned": "Binned", "categorical": "Categorical"}.items():
+        (tmp_path / kind).mkdir()
+        assert train(frame, form, tmp_path / kind, "--kind", f"x={kind}")["x"] == feature
+
+
+def test_rows_that_do_not_fit_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = with_column([*map(str, NUMBERS[:-1]), "many"])
+    options = ["--kind", "x=numeric", "--data.bad_rows", "skip"]
+    assert train(frame, "csv", tmp_path, *options)["x"] == "Numeric"
+    assert "line 301, column 'x': 'many' is not a number" in capsys.readouterr().err

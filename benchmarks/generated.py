@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ import torch
 import recmtl
 from recmtl.data import Batch, Loader
 from recmtl.data.synthetic.generate import synthesize
+from recmtl.features import FeatureEncoder, PlainNumbers
 
 BATCH = 2048
+ENCODER = partial(FeatureEncoder, width=16, numeric=PlainNumbers)  # what the peers' models read
 COLUMNS = 16
 SMALL, TWO_LARGE, ALL_LARGE = [12] * COLUMNS, [2_000_000] * 2 + [12] * 14, [250_000] * COLUMNS
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import recmtl
+from benchmarks.generated import ENCODER
 from recmtl.data import Batch
 from recmtl.schema import FittedSchema
 from recmtl.train import Losses
@@ -20,7 +21,7 @@ def torchjd_steps(schema: FittedSchema, given: Iterable[Batch]) -> Callable[[], 
     from torchjd.autojac import jac_to_grad, mtl_backward
 
     torch.manual_seed(0)
-    model = recmtl.MMOE(schema)
+    model = recmtl.MMOE(schema, encoder=ENCODER)
     # It has no private parameters before the views: the gates count as shared.
     shared = [p for part in (model.encoder, model.experts, model.gates) for p in part.parameters()]
     tasks = [list(head.parameters()) for head in model.heads.values()]
@@ -46,7 +47,7 @@ def rotograd_steps(schema: FittedSchema, given: Iterable[Batch]) -> Callable[[],
     from rotograd import RotoGrad
 
     torch.manual_seed(0)
-    model = recmtl.SharedBottom(schema)
+    model = recmtl.SharedBottom(schema, encoder=ENCODER)
     backbone, heads = Backbone(model), list(model.heads.values())
     rotated = RotoGrad(backbone, heads, model.view_features)
     optimizers = [

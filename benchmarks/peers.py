@@ -34,7 +34,7 @@ from rich.table import Table
 import recmtl
 from benchmarks import others, rechub
 from benchmarks.flat import FlatStep
-from benchmarks.generated import ALL_LARGE, BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
+from benchmarks.generated import ALL_LARGE, BATCH, ENCODER, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.data import Batch
 from recmtl.recipe.environment import environment
 from recmtl.schema import FittedSchema
@@ -52,7 +52,7 @@ Seconds = dict[str, list[float]]
 def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> recmtl.Trainer:
     torch.manual_seed(0)
     style = recmtl.LayerStyle(normalization=normalization)  # type: ignore[arg-type]
-    model = recmtl.MMOE(schema, rechub.EXPERTS, rechub.LAYERS, rechub.TOWER, style)
+    model = recmtl.MMOE(schema, rechub.EXPERTS, rechub.LAYERS, rechub.TOWER, style, encoder=ENCODER)
     optimization = recmtl.Optimization(batch_size=BATCH, precision=precision)
     return recmtl.Trainer(
         model, epochs=1, optimization=optimization, run=recmtl.RunConfig(progress=False, device="cpu")

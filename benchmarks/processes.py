@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.multiprocessing.spawn import start_processes
 
 import recmtl
-from benchmarks.generated import BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
+from benchmarks.generated import BATCH, ENCODER, SMALL, TWO_LARGE, batches, generated, with_vocabularies
 from recmtl.balance import ProcessGroup
 from recmtl.recipe.environment import environment
 from recmtl.train import Step
@@ -53,7 +53,9 @@ def measure(processes: TimedProcessGroup, method: str, sizes: list[int], rows: i
     data = generated(rows)
     schema = with_vocabularies(data.schema, sizes)
     torch.manual_seed(0)
-    trainer = recmtl.Trainer(recmtl.MMOE(schema), getattr(recmtl, method)(), run=recmtl.RunConfig(device="cpu"))
+    trainer = recmtl.Trainer(
+        recmtl.MMOE(schema, encoder=ENCODER), getattr(recmtl, method)(), run=recmtl.RunConfig(device="cpu")
+    )
     trainer.balancer.processes = processes
     step = Step(trainer.model, trainer.balancer, recmtl.Optimization(batch_size=BATCH), 1)
     found: list[tuple[float, float, float]] = []

@@ -10,6 +10,7 @@ from recmtl.features.numeric_embeddings import (
     PiecewiseLinearEmbeddings,
     PlainNumbers,
 )
+from recmtl.features.spline_embeddings import SplineEmbeddings
 
 __all__ = [
     "EmbeddingTable",
@@ -20,4 +21,5 @@ __all__ = [
     "PeriodicEmbeddings",
     "PiecewiseLinearEmbeddings",
     "PlainNumbers",
+    "SplineEmbeddings",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,31 +14,36 @@ from recmtl.data import Batch
 from recmtl.features.embedding_table import EmbeddingTable
 from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
 from recmtl.features.pretrained import check_pretrained, load_vectors
+from recmtl.features.spline_embeddings import SplineEmbeddings
 from recmtl.schema import FittedSchema, IdBlock
+
+NARROWEST, WIDEST = 4, 16  # embeddings whose width is not given
 
 NumericFactory = Callable[[FittedSchema], NumericEmbedding]
 
 
 class FeatureEncoder(nn.Module):
-    """Embeddings of all features, concatenated; numeric features pass unchanged by default.
+    """Embeddings of all features, concatenated.
 
-    Categorical features of one width share one flat table, of which each feature is a part.
+    Categorical features of one width share one flat table, of which each feature is a part. Without a width a feature
+    of n ids has the smallest power of two that is at least 2·√n, from 4 to 16.
 
     Attributes:
         out_features: The width of the output, W.
         found: The share of the categories that have a pretrained vector, by feature.
 
     Shape:
-        - output: ``[B, W]``: the embeddings, then the numeric features, then their missing indicators
+        - output: ``[B, W]``: the embeddings of categories, those of numbers, then the missing indicators
 
     Args:
         schema: The fitted schema.
-        width: The width of the embeddings of features without a width of their own.
+        width: The width of the embeddings of features without a width of their own; ``None`` follows their number of
+            ids.
         pretrained: Pretrained vectors by feature: a file (CSV, Parquet or Arrow) with categories in the first column
             and vectors in the others, one number each or all in one column of lists. Categories without a vector keep
             their initial values. ``None`` in place of a file loads nothing: the weights come from a checkpoint.
         freeze: Whether features with pretrained vectors are not trained.
-        numeric: Builds the embedding of the numeric features; by default they are passed on as prepared.
+        numeric: Builds the embedding of the numeric features.
 
     Raises:
         ValueError: `width` is below 1, or `pretrained` names a feature that cannot have vectors.
@@ -49,27 +55,27 @@ class FeatureEncoder(nn.Module):
         >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "price": [1.0, 2.0, 5.0], "click": [1, 0, 1]})
         >>> data = recmtl.prepare(schema, rows, holdout=0)
         >>> encoder = FeatureEncoder(data.schema, width=4)
-        >>> encoder(next(recmtl.Loader(data.train, 3).epoch())).shape  # 4 of item and 1 of price
-        torch.Size([3, 5])
+        >>> encoder(next(recmtl.Loader(data.train, 3).epoch())).shape  # 4 of item and 4 of price
+        torch.Size([3, 8])
     """
 
     def __init__(
         self,
         schema: FittedSchema,
-        width: int = 16,
+        width: int | None = None,
         pretrained: Mapping[str, str | Path | None] | None = None,
         freeze: bool = False,
-        numeric: NumericFactory = PlainNumbers,
+        numeric: NumericFactory = SplineEmbeddings,
     ) -> None:
         super().__init__()
-        if width < 1:
+        if width is not None and width < 1:
             raise ValueError(f"`width` must be at least 1, got {width}")
         files = dict(pretrained or {})
         check_pretrained(files, schema)
         groups: dict[tuple[int, bool], list[IdBlock]] = {}  # one table per group
         for block in schema.id_blocks:
             frozen = freeze and block.owner in [(name, None) for name in files]
-            groups.setdefault((block.width or width, frozen), []).append(block)
+            groups.setdefault((block.width or width or default_width(block.size), frozen), []).append(block)
         self.tables = nn.ModuleList()
         self.found: dict[str, float] = {}
         for (w, frozen), blocks in sorted(groups.items()):
@@ -93,3 +99,8 @@ class FeatureEncoder(nn.Module):
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors with one part per feature, which every objective trains."""
         return shared_tensors(self.tables, self.numeric)
+
+
+def default_width(size: int) -> int:
+    """Return the width of the embeddings of a feature with so many ids."""
+    return min(WIDEST, max(NARROWEST, 1 << math.ceil(math.log2(2 * math.sqrt(size)))))

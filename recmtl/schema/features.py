@@ -10,7 +10,7 @@ from typing import Literal
 from recmtl.errors import SchemaError
 from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
-NumericTransform = Literal["standardize", "min_max", "log1p", "quantile", "none"]
+NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]
 # The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
@@ -82,29 +82,35 @@ class MultiCategorical(Categorical):
 
 @dataclass(frozen=True)
 class Numeric:
-    """A column with one number per row. A missing value becomes the mean of the training rows.
+    """A column with one number per row.
 
     Args:
         name: The column, or a pattern such as ``numerical_*``.
-        transform: ``standardize`` to mean 0 and variance 1; ``min_max`` maps the range of the training rows to [0, 1];
-            ``log1p`` standardizes sign(x)·log(1 + |x|); ``quantile`` maps a value to the share of training rows that
-            are no larger, interpolated between at most 256 quantiles (a missing value becomes the median); ``none``
-            keeps the value.
+        transform: ``knots`` maps a value to its place among the knots of the column, from -1 at the first to 1 at the
+            last, in equal steps from knot to knot; a value between two knots lies between their places, a value beyond
+            the training rows at the end. The knots are at most 129 values of the training rows: all of them if there
+            are no more; else those that many rows have, and quantiles of the others. ``standardize`` to mean 0 and
+            variance 1; ``min_max`` maps the range of the training rows to [0, 1]; ``log1p`` standardizes
+            sign(x)·log(1 + |x|); ``quantile`` maps a value to the share of training rows that are no larger,
+            interpolated between at most 256 quantiles; ``none`` keeps the value. A missing value becomes the mean of
+            the training rows, with ``knots`` and ``quantile`` the middle of them.
         clip: Limits ``(low, high)`` applied to raw values first; either may be ``None``.
-        missing_indicator: Add an input that is 1 where the value is missing, 0 elsewhere.
+        missing_indicator: Add an input that is 1 where the value is missing, 0 elsewhere. ``None`` adds it if a
+            training row lacks the value.
     """
 
     name: str
-    transform: NumericTransform = "standardize"
+    transform: NumericTransform = "knots"
     clip: Clip | None = None
-    missing_indicator: bool = False
+    missing_indicator: bool | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_nonempty(self, "name")
         check_choice(self, "transform", NumericTransform)
         check_limits(self, "clip")
-        check_flag(self, "missing_indicator")
+        if self.missing_indicator is not None:
+            check_flag(self, "missing_indicator")
 
 
 @dataclass(frozen=True)

@@ -71,13 +71,13 @@ class FittedSchema:
     Encoders and models are built from it, and it is saved with a run.
 
     Args:
-        schema: The resolved schema.
+        schema: The resolved schema; of each numeric feature it says whether it has a missing indicator.
         vocabularies: The categories of each feature with a vocabulary of its own, as text, the most frequent first.
             Their ids start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature.
-        quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, clipped but not transformed;
-            for a binned feature, the edges between its bins.
+        quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, or its knots if that is its
+            transform, clipped but not transformed; for a binned feature, the edges between its bins.
         integer_keys: The carried columns that hold only integers; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
     """
@@ -132,7 +132,7 @@ class FittedSchema:
     @property
     def numeric_columns(self) -> int:
         """The number of numeric columns: the numeric features, then their missing indicators."""
-        return len(self.numeric) + sum(f.missing_indicator for f in self.numeric)
+        return len(self.numeric) + sum(bool(f.missing_indicator) for f in self.numeric)
 
     def rate(self, task: Task) -> LabelRate:
         """Return the training rows that count for a task and the mean of its label."""

@@ -8,7 +8,8 @@ import torch
 import recmtl
 from recmtl.data import Batch, Loader
 from recmtl.errors import OutOfMemoryError
-from recmtl.features import EmbeddingTable, FeatureEncoder
+from recmtl.features import EmbeddingTable, FeatureEncoder, PlainNumbers
+from recmtl.features.encoder import default_width
 
 
 def batch(data: recmtl.PreparedData, rows: int = 50) -> Batch:
@@ -17,12 +18,28 @@ def batch(data: recmtl.PreparedData, rows: int = 50) -> Batch:
 
 def test_width_and_shape(small: recmtl.PreparedData) -> None:
     encoder = FeatureEncoder(small.schema, width=3)
-    assert encoder.out_features == 5 + 3 + 1  # user has a width of its own, genres takes the encoder's, price
-    assert encoder(batch(small)).shape == (50, 9)
+    assert encoder.out_features == 5 + 3 + 4  # user has a width of its own, genres takes the encoder's, price
+    assert encoder(batch(small)).shape == (50, 12)
+
+
+@pytest.mark.parametrize(
+    ("ids", "width"), [(2, 4), (4, 4), (5, 8), (16, 8), (17, 16), (64, 16), (65, 16), (10_000_000, 16)]
+)
+def test_width_follows_the_number_of_ids(ids: int, width: int) -> None:
+    assert default_width(ids) == width
+
+
+def test_each_width_has_a_table() -> None:
+    frame = pd.DataFrame({"few": ["a", "b"] * 40, "many": range(80), "y": [0, 1] * 40})
+    schema = recmtl.Schema([recmtl.Categorical("few"), recmtl.Categorical("many")], [recmtl.Task("t", "y")])
+    data = recmtl.prepare(schema, frame, holdout=0)
+    encoder = FeatureEncoder(data.schema)
+    assert [tuple(table.weight.shape) for table in encoder.tables] == [(4, 4), (82, 16)]
+    assert encoder(batch(data)).shape == (50, 20)
 
 
 def test_rows_start_small_and_unknown_at_zero(aliexpress: recmtl.PreparedData) -> None:
-    (table,) = FeatureEncoder(aliexpress.schema).tables
+    (table,) = FeatureEncoder(aliexpress.schema, width=16).tables
     starts = torch.tensor([0] + [b.size for b in aliexpress.schema.id_blocks]).cumsum(0)[:-1]
     assert (table.weight[starts] == 0).all()
     others = np.delete(table.weight.detach().numpy(), starts.numpy(), axis=0)
@@ -30,7 +47,7 @@ def test_rows_start_small_and_unknown_at_zero(aliexpress: recmtl.PreparedData) -
 
 
 def test_equals_one_embedding_per_feature(aliexpress: recmtl.PreparedData) -> None:
-    encoder, rows = FeatureEncoder(aliexpress.schema, width=4), batch(aliexpress)
+    encoder, rows = FeatureEncoder(aliexpress.schema, width=4, numeric=PlainNumbers), batch(aliexpress)
     (table,) = encoder.tables
     tables = table.weight.split([b.size for b in aliexpress.schema.id_blocks])
     expected = [
@@ -74,7 +91,7 @@ def test_gradient_reaches_the_looked_up_rows_alone(small: recmtl.PreparedData) -
 
 
 def test_a_table_counts_feature_by_feature(aliexpress: recmtl.PreparedData) -> None:
-    (shared,) = FeatureEncoder(aliexpress.schema).shared_tensors()
+    (shared,) = FeatureEncoder(aliexpress.schema, width=4, numeric=PlainNumbers).shared_tensors()
     assert shared.parts == 16
     sizes = [b.size for b in aliexpress.schema.id_blocks]
     assert torch.bincount(shared.part_of_row).tolist() == sizes
@@ -84,7 +101,7 @@ def test_numbers_alone_need_no_table() -> None:
     frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "y": [0, 1, 0]})
     schema = recmtl.Schema([recmtl.Numeric("x", transform="none")], [recmtl.Task("t", "y")])
     data = recmtl.prepare(schema, frame, holdout=0.0)
-    encoder = FeatureEncoder(data.schema)
+    encoder = FeatureEncoder(data.schema, numeric=PlainNumbers)
     assert encoder.shared_tensors() == []
     assert encoder(batch(data)).flatten().tolist() == [1, 2, 3]
 

@@ -23,6 +23,7 @@ from recmtl.features import (
     PeriodicEmbeddings,
     PiecewiseLinearEmbeddings,
     PlainNumbers,
+    SplineEmbeddings,
 )
 from recmtl.schema.features import NumericTransform
 from recmtl.train import Losses
@@ -193,7 +194,10 @@ def test_refused(build: type, message: str, data: recmtl.PreparedData) -> None:
         build(data.schema)
 
 
-NAMES = "LinearEmbeddings, LinearReLUEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings, PlainNumbers"
+NAMES = (
+    "LinearEmbeddings, LinearReLUEmbeddings, PeriodicEmbeddings, PiecewiseLinearEmbeddings, PlainNumbers, "
+    "SplineEmbeddings"
+)
 CARD = """
 features:
   - {{numeric: x, transform: {transform}, clip: [-2, 2.5], missing_indicator: true}}
@@ -232,8 +236,8 @@ def trained(folder: Path) -> FeatureEncoder:
 def test_from_csv_to_trained_weights(transform: str, tmp_path: Path) -> None:
     assert main(written(tmp_path, transform)) == 0
     encoder = trained(tmp_path)
-    assert type(encoder.numeric) is PlainNumbers
-    assert encoder.out_features == 4 + 1 + 1
+    assert type(encoder.numeric) is SplineEmbeddings
+    assert encoder.out_features == 4 + (4 if transform == "knots" else 1) + 1
 
 
 @each_embedding
@@ -268,7 +272,7 @@ def test_what_rises_and_falls_is_learned_better_piecewise() -> None:
     share = rng.random(12_000)
     logit = 2 * np.sin(8 * math.pi * share)
     frame = pd.DataFrame({"x": np.exp(3 * share), "y": (rng.random(12_000) < 1 / (1 + np.exp(-logit))).astype(int)})
-    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("t", "y")])
+    schema = recmtl.Schema([recmtl.Numeric("x", "standardize")], [recmtl.Task("t", "y")])
     data = recmtl.prepare(schema, frame.head(8000), valid=frame.tail(4000))
     auc = {}
     for name, numeric in {

@@ -16,6 +16,7 @@ from recmtl.schema.fitted import FIRST, MISSING
 SAMPLE = 100_000  # rows sampled for quantiles
 SPARE = 50_000  # rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
+MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 
 
 class NumericFitter:
@@ -24,11 +25,13 @@ class NumericFitter:
     def __init__(self, features: Sequence[Numeric | Binned]) -> None:
         self._features = features
         self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
+        self._rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add a batch of training rows."""
         if not self._features:
             return
+        self._rows += batch.num_rows
         values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
         self._sample.add(values)
         for column, feature in enumerate(self._features):
@@ -41,22 +44,30 @@ class NumericFitter:
         found = {}
         for feature, moments in zip(self._features, self._moments.moments(), strict=True):
             if isinstance(feature, Numeric):
-                needed = {"standardize": moments, "quantile": ()}.get(feature.transform, moments[:1])
+                needed = {"standardize": moments, "quantile": (), "knots": ()}.get(feature.transform, moments[:1])
                 if not np.isfinite(needed).all():
                     raise DataError(
                         f"column {feature.name!r} has numbers too large for a mean and a deviation: set `clip`, or "
-                        "use the transform `quantile`"
+                        "use the transform `knots`"
                     )
                 found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
         return found
 
     def quantiles(self) -> dict[str, tuple[float, ...]]:
-        """Return the quantiles of each numeric feature and the bin edges of each binned one."""
+        """Return the quantiles or knots of each numeric feature and the bin edges of each binned one."""
         found = {}
         for column, f in enumerate(self._features):
-            edges = self._sample.edges(column, f.bins) if isinstance(f, Binned) else self._sample.quantiles(column)
-            found[f.name] = tuple(edges.tolist())
+            if isinstance(f, Binned):
+                points = self._sample.edges(column, f.bins)
+            else:
+                points = self._sample.knots(column) if f.transform == "knots" else self._sample.quantiles(column)
+            found[f.name] = tuple(points.tolist())
         return found
+
+    def incomplete(self) -> frozenset[str]:
+        """Return the features with a missing value, but for those without any value."""
+        rows = zip(self._features, self._moments.rows, strict=True)
+        return frozenset(f.name for f, present in rows if 0 < present < self._rows)
 
     def notes(self) -> list[str]:
         """Return a note for each constant or missing column."""
@@ -154,6 +165,22 @@ class RowSample:
         quantiles[0], quantiles[-1] = low, high
         return quantiles
 
+    def knots(self, column: int) -> Floats:
+        """Return at most `MAX_KNOTS` rising values, from the minimum to the maximum of all rows.
+
+        The sampled values themselves if there are no more. Else quantiles in which a value counts for at most one step:
+        a value that many rows have is a knot, and the others share the remaining knots evenly.
+        """
+        values, low, high = self._column(column)
+        distinct, counts = np.unique(np.append(values, [low, high]), return_counts=True)
+        if len(distinct) <= MAX_KNOTS:
+            return distinct
+        steps = MAX_KNOTS - 1
+        shares = np.cumsum(capped_counts(counts, steps))
+        places = np.searchsorted(shares, np.arange(1, steps) / steps * shares[-1])
+        rising: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
+        return rising
+
     def edges(self, column: int, bins: int) -> Floats:
         """Return the edges between bins of equal shares: the maximum of each bin but the last."""
         values, _, high = self._column(column)
@@ -168,6 +195,23 @@ class RowSample:
         low, high = (0.0, 0.0) if low > high else (low, high)
         values = values[~np.isnan(values)]
         return values if len(values) else np.array([low, high]), low, high
+
+
+def capped_counts(counts: Codes, steps: int) -> Floats:
+    """Cap counts ``[values]`` so that no value has more than its share of the sum, one of so many steps."""
+    ordered, heavy = np.sort(counts)[::-1], 0
+    while True:
+        cap = ordered[heavy:].sum() / (steps - heavy)  # of the values that are not heavy
+        found = min(int((counts > cap).sum()), steps - 1)
+        if found <= heavy:
+            capped: Floats = np.minimum(counts, cap)
+            return capped
+        heavy = found
+
+
+def places_of(knots: Sequence[float]) -> Floats:
+    """Return what the transform `knots` maps each knot to ``[knots]``."""
+    return np.linspace(-1, 1, len(knots)) if len(knots) > 1 else np.zeros(1)
 
 
 def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
@@ -200,11 +244,13 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "log1p":
         values = signed_log(values)
-    center = float(np.median(quantiles)) if feature.transform == "quantile" else mean
+    center = float(np.median(quantiles)) if feature.transform in ("knots", "quantile") else mean
     missing = np.isnan(values)
     filled = np.where(missing, center, values) if missing.any() else values
     if feature.transform == "none":
         return filled
+    if feature.transform == "knots":
+        return np.interp(filled, quantiles, places_of(quantiles))
     if feature.transform == "quantile":  # of equal quantiles np.interp takes the last: the share ≤ x
         return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
     if feature.transform == "min_max":
@@ -218,6 +264,8 @@ def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "none":
         return values
+    if feature.transform == "knots":
+        return np.interp(values, places_of(quantiles), quantiles)
     if feature.transform == "quantile":
         return np.interp(values, np.linspace(0, 1, len(quantiles)), quantiles)
     if feature.transform == "min_max":

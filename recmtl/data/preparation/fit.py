@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 
@@ -9,7 +11,7 @@ from recmtl.data.columns.categorical import CategoryFitter, vocabulary_notes
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
-from recmtl.schema import FittedSchema, LabelRate, Schema
+from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema
 
 
 class Fitter:
@@ -47,7 +49,7 @@ class Fitter:
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema, and a note on each column or task without information."""
         fitted = FittedSchema(
-            schema=self._schema,
+            schema=self._with_indicators(),
             vocabularies=self._categories.vocabularies(),
             lengths=self._categories.lengths(),
             moments=self._numeric.moments(),
@@ -59,6 +61,17 @@ class Fitter:
             },
         )
         return fitted, self._numeric.notes() + self._notes(fitted)
+
+    def _with_indicators(self) -> Schema:
+        """Return the schema with a missing indicator where a training row lacks a number, if none was chosen."""
+        incomplete = self._numeric.incomplete()
+        features = [
+            replace(f, missing_indicator=f.name in incomplete)
+            if isinstance(f, Numeric) and f.missing_indicator is None
+            else f
+            for f in self._schema.features
+        ]
+        return replace(self._schema, features=features)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
         found = vocabulary_notes(fitted)

@@ -72,14 +72,14 @@ class TestMoments:
     def test_constant(self, kind, value):
         fitted, notes = fit(kind("x"), [value] * 21)
         assert fitted.moments == ({"x": (pytest.approx(value), 1.0)} if kind is Numeric else {})
-        assert fitted.quantiles["x"] == ((value,) * 21 if kind is Numeric else ())
+        assert fitted.quantiles["x"] == ((value,) if kind is Numeric else ())
         assert notes == ("numeric column 'x' is constant in the training rows",)
 
     @pytest.mark.parametrize("kind", [Numeric, Binned])
     def test_all_missing(self, kind):
         fitted, notes = fit(kind("x"), pa.array([None, float("nan"), None]))
         assert fitted.moments == ({"x": (0.0, 1.0)} if kind is Numeric else {})
-        assert fitted.quantiles["x"] == ((0.0, 0.0) if kind is Numeric else ())
+        assert fitted.quantiles["x"] == ((0.0,) if kind is Numeric else ())
         assert notes == ("numeric column 'x' is missing in every training row",)
 
 
@@ -140,14 +140,14 @@ class TestSample:
     def test_no_rows_and_no_columns(self):
         fitter = NumericFitter([Numeric("x")])
         fitter.add(pa.record_batch({"x": pa.array([], pa.float64())}))
-        assert fitter.quantiles() == {"x": (0.0, 0.0)}
+        assert fitter.quantiles() == {"x": (0.0,)}
         assert NumericFitter([]).quantiles() == {}
 
 
 class TestTransforms:
     def test_standardize(self):
         x = np.array([1.0, 2.0, 4.0, np.nan])
-        values = encoded(Numeric("x"), x, [1.0, 4.0, None, 1e3])
+        values = encoded(Numeric("x", "standardize"), x, [1.0, 4.0, None, 1e3])
         assert values.dtype == np.float32
         mean, deviation = np.nanmean(x), np.nanstd(x)
         expected = [(1 - mean) / deviation, (4 - mean) / deviation, 0, (1e3 - mean) / deviation]
@@ -166,6 +166,55 @@ class TestTransforms:
     def test_min_max_may_leave_0_to_1(self):
         values = encoded(Numeric("x", transform="min_max"), [2.0, 3.0, 10.0, None], [2.0, 10.0, 4.0, 0.0, 18.0, None])
         assert values.tolist() == [0, 1, 0.25, -0.25, 2, 0.375]  # missing: the mean, 5
+
+    def test_few_values_are_knots_in_equal_steps(self):
+        x = [7.0, 7.0, 7.0, 0.0, 100.0, None]
+        values = encoded(Numeric("x"), x, [0, 7, 100, 3.5, 53.5, -1e9, 1e300, None])
+        np.testing.assert_allclose(values, [-1, 0, 1, -0.5, 0.5, -1, 1, 0], rtol=1e-6)
+
+    def test_knots_of_many_values_equal_the_distribution_function(self):
+        x = np.random.default_rng(0).lognormal(size=20_000)
+        values = encoded(Numeric("x"), x, np.quantile(x, np.linspace(0, 1, 1001)))
+        np.testing.assert_allclose(values, np.linspace(-1, 1, 1001), atol=2 / 128)
+
+    def test_a_frequent_value_takes_one_step_and_the_tail_the_others(self):
+        """Half of the rows are 0 and a tenth 5; the others are spread from 1 to 10,000 evenly in the logarithm."""
+        tail = np.exp(np.linspace(0, np.log(10_000), 4_000))
+        x = np.concatenate([np.zeros(5_000), np.full(1_000, 5.0), tail])
+        knots = fit(Numeric("x"), x)[0].quantiles["x"]
+        assert len(knots) in (128, 129)
+        assert {0.0, 5.0} <= set(knots)
+        assert (knots[0], knots[-1]) == (0, tail[-1])
+        steps = np.diff(np.log([k for k in knots if k not in (0, 5)]))
+        np.testing.assert_allclose(steps, np.log(10_000) / 126, rtol=0.06)
+
+    @settings(max_examples=100, deadline=None)
+    @given(st.lists(st.tuples(st.integers(-400, 400), st.integers(1, 3000)), min_size=1, max_size=300))
+    def test_every_value_with_a_step_of_rows_is_a_knot(self, drawn):
+        values, counts = (np.array(column) for column in zip(*dict(drawn).items(), strict=True))
+        sample = RowSample(1)
+        sample.add(np.repeat(values, counts)[None].astype(float)[:, : numeric.SAMPLE])
+        present, counts = np.unique(np.repeat(values, counts)[: numeric.SAMPLE], return_counts=True)
+        knots = sample.knots(0)
+        assert (np.diff(knots) > 0).all()
+        assert (knots[0], knots[-1]) == (present[0], present[-1])
+        assert set(knots) <= set(present)
+        if len(present) <= numeric.MAX_KNOTS:
+            assert knots.tolist() == present.tolist()
+        else:
+            assert len(knots) <= numeric.MAX_KNOTS
+            assert set(present[counts > counts.sum() / (numeric.MAX_KNOTS - 1)]) <= set(knots)
+
+    def test_missing_numbers_have_an_indicator_if_a_training_row_has_one(self):
+        train = {"a": [1.0, None, 2.0], "b": [1.0, 2.0, 3.0], "c": pa.nulls(3, pa.float64()), "y": [0, 1, 0]}
+        data = prepare(Schema([Numeric("[abc]")], TASKS), pa.table(train), holdout=0)
+        assert [f.missing_indicator for f in data.schema.numeric] == [True, False, False]
+        (rows,) = encode_rows(
+            data.schema, pa.table({"a": [None, 1.0], "b": [None, 1.0], "c": [None, 1.0]}), labelled=False
+        )
+        values = rows.table.column(NUMERIC).combine_chunks().flatten().to_numpy().reshape(2, 4)
+        assert values[:, 3].tolist() == [1, 0]
+        assert values[0, :3].tolist() == [0, 0, 0]  # the middle of the knots
 
     def test_quantile_interpolates_training_rows(self):
         feature = Numeric("x", transform="quantile")
@@ -190,6 +239,7 @@ class TestTransforms:
             ("min_max", [0, 1]),
             ("none", [0.1, 1.1]),
             ("quantile", [1, 1]),
+            ("knots", [0, 0]),
         ],
     )
     def test_constant_column(self, transform, expected):
@@ -197,7 +247,7 @@ class TestTransforms:
         expected[1] = np.log1p(1.1) - np.log1p(0.1) if expected[1] is None else expected[1]
         np.testing.assert_allclose(values, [*expected, expected[0]], rtol=1e-6, atol=1e-9)
 
-    @pytest.mark.parametrize("transform", ["standardize", "log1p", "min_max", "none", "quantile"])
+    @pytest.mark.parametrize("transform", ["knots", "standardize", "log1p", "min_max", "none", "quantile"])
     def test_column_missing_in_training(self, transform):
         values = encoded(Numeric("x", transform=transform), pa.nulls(3), pa.array([None, 5.0]))
         assert values[0] == (transform == "quantile")  # as any constant column
@@ -220,7 +270,10 @@ class TestTransforms:
         assert values.tolist() == [0, 0.5, 1]
 
     def test_indicators_follow_all_numbers(self):
-        features = [Numeric("a", transform="none", missing_indicator=True), Numeric("b", transform="none")]
+        features = [
+            Numeric("a", transform="none", missing_indicator=True),
+            Numeric("b", transform="none", missing_indicator=False),
+        ]
         features.append(Numeric("c", transform="none", missing_indicator=True))
         frame = pd.DataFrame({"a": [1.0, None], "b": [None, 2.0], "c": [None, 3.0], "y": [0, 1]})
         data = prepare(Schema(features, TASKS), frame, holdout=0)

@@ -197,7 +197,7 @@ def test_a_prepared_dataset():
     assert pd.isna(columns["price"]["vocabulary"])
     price = by(description.numbers, "column")["price"]
     assert (price["raw mean"], price["raw deviation"]) == (2, pytest.approx((2 / 3) ** 0.5))
-    assert (price["mean"], price["transform"]) == (pytest.approx(0, abs=1e-6), "standardize")
+    assert (price["mean"], price["transform"]) == (pytest.approx(0, abs=1e-6), "knots")
     labels = by(description.labels, "split", "task")
     assert labels["train", "ctr"] == labels["valid", "ctr"] == {"rows": 3, "positives": 2, "mean": pytest.approx(2 / 3)}
     assert labels["test", "cvr"] == {"rows": 5, "positives": 0, "mean": 0}

@@ -1,0 +1,99 @@
+"""Embeddings of numbers by linear splines: what a category costs, for any number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from recmtl.balance.shared import SharedTensor
+from recmtl.features.numeric_embeddings import NumericEmbedding
+from recmtl.schema import FittedSchema
+
+INITIAL_STD = 0.01
+
+
+class SplineEmbeddings(NumericEmbedding):
+    r"""Linear splines: each knot has an embedding, and a number between two knots has a mixture of theirs.
+
+    With the knots t_1 < … < t_n of feature i (see the transform ``knots`` of `Numeric`) and their embeddings e_j,
+
+    $$
+    f_i(x_i) = (1 - \lambda)\, e_j + \lambda\, e_{j+1}, \qquad t_j \le x_i \le t_{j+1}, \qquad
+    \lambda = \frac{x_i - t_j}{t_{j+1} - t_j}
+    $$
+
+    This is the piecewise linear encoding of Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section
+    3.2, with a linear layer, in terms of the values at the knots: the place of a number among the knots is found when
+    rows are prepared, so that an embedding costs two rows of a table, however many knots there are. A number with few
+    values has an embedding per value, like a category.
+
+    Numbers with another transform are passed on as they were prepared, after the embeddings.
+
+    Shape:
+        - input: ``[B, F]``
+        - output: ``[B, F' · d + F - F']``, for F' features with knots
+
+    Args:
+        schema: The fitted schema.
+        width: d, the width of an embedding.
+
+    Raises:
+        ValueError: `width` is below 1.
+
+    Example:
+        >>> import pandas as pd, recmtl
+        >>> schema = recmtl.Schema([recmtl.Numeric("age")], [recmtl.Task("ctr", "click")])
+        >>> data = recmtl.prepare(schema, pd.DataFrame({"age": [20.0, 30, 60], "click": [0, 1, 1]}), holdout=0)
+        >>> embeddings = SplineEmbeddings(data.schema, width=4)
+        >>> between = embeddings(torch.tensor([[0.5]]))  # 45, half way from 30, which is at 0, to 60, which is at 1
+        >>> torch.allclose(between, embeddings.weight[1:].mean(0))
+        True
+    """
+
+    columns: Tensor
+    others: Tensor
+    first: Tensor
+    last: Tensor
+    middle: Tensor
+    part_of_row: Tensor
+
+    def __init__(self, schema: FittedSchema, width: int = 4) -> None:
+        super().__init__(schema, width)
+        splines = torch.tensor([f.transform == "knots" for f in schema.numeric], dtype=torch.bool)
+        knots = [len(schema.quantiles[f.name]) for f in schema.numeric if f.transform == "knots"]
+        sizes = torch.tensor(knots, dtype=torch.int64)  # [F']
+        buffers = {
+            "columns": splines.nonzero().flatten(),  # [F']
+            "others": (~splines).nonzero().flatten(),  # [F - F']
+            "first": sizes.cumsum(0) - sizes,  # [F'], the row of a feature's first knot
+            "last": (sizes - 2).clamp(min=0).float(),  # [F'], the index of the last knot with one after it
+            "middle": (sizes - 1) / 2,  # [F'], the index of the middle
+            "part_of_row": torch.arange(len(sizes)).repeat_interleave(sizes),  # [knots]
+        }
+        for name, value in buffers.items():
+            self.register_buffer(name, value, persistent=False)
+        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(INITIAL_STD))
+        self.out_features = len(sizes) * width + len(self.others)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embeddings of the numbers with knots, then the other numbers."""
+        if not len(self.columns):
+            return x
+        if not len(self.others):
+            return self.embed(x).flatten(1)
+        embedded = self.embed(x.index_select(1, self.columns)).flatten(1)  # [B, F' · d]
+        return torch.cat([embedded, x.index_select(1, self.others)], 1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embeddings of the numbers with knots, ``[B, F']`` to ``[B, F', d]``."""
+        place = torch.addcmul(self.middle, x, self.middle)  # [B, F'], in knots from the first one
+        before = place.floor().clamp(self.last.new_zeros(()), self.last)  # [B, F']
+        share = (place - before)[..., None]  # [B, F', 1]
+        rise = torch.cat([self.weight.diff(dim=0), self.weight.new_zeros(1, self.weight.shape[1])])  # [knots, d]
+        rows = torch.cat([self.weight, rise], 1).index_select(0, (before.long() + self.first).flatten())  # [B·F', 2d]
+        value, slope = rows.view(*x.shape, -1).chunk(2, dim=-1)  # [B, F', d]
+        return torch.addcmul(value, share, slope)
+
+    def shared_tensors(self) -> list[SharedTensor]:
+        """Return the rows of all knots as one shared tensor with one part per feature."""
+        return [SharedTensor(self.weight, len(self.first), self.part_of_row)] if len(self.weight) else []

@@ -121,9 +121,11 @@ def test_prepare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--train", "my.csv", "--test", "my_test.csv"]
     assert main(["prepare", *files, *SAID, "--out", "data"]) == 0
     assert "note: read 4 columns of my.csv" in capsys.readouterr().err
-    assert recmtl.PreparedData.open("data").schema.schema == recmtl.Schema.infer(
+    inferred = recmtl.Schema.infer(
         "my.csv", ["click", "buy"], kinds={"zip": "categorical"}, drop=["stars"], group="search", weight="how_sure"
     )
+    data = recmtl.prepare(inferred, "my.csv", test="my_test.csv")
+    assert recmtl.PreparedData.open("data").schema.schema == data.schema.schema
     assert "`--card`" in refused(capsys, ["prepare", *files, "--out", "other"])
     said = refused(capsys, ["train", *SMALL, "--data.train", "data", "--label", "click"])
     assert said == "'data' is a prepared dataset: its labels and columns are those of its card"

@@ -24,7 +24,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
         (
             ["--model", "SingleTask", "--model.experts", "1"],
             "SingleTask has no option `--model.experts`: it has layers, tower_layers, style.normalization, "
-            "style.dropout, style.activation, style.initialization, towers, encoder",
+            "style.dropout, style.activation, style.initialization, style.ensemble, towers, encoder",
         ),
         (["--model.style.dropout", "a"], "`--model.style.dropout` must be a number, got 'a'"),
         (["--model.towers", "x"], "`--model.towers` must be a mapping or null, got 'x'"),

@@ -53,7 +53,9 @@ def test_shared_tensors_have_a_part_per_feature_and_expert(aliexpress: recmtl.Pr
     model = CrossNet(aliexpress.schema)
     parts = {id(s.tensor): s.parts for s in model.shared().tensors}
     own = {name: parts.get(id(p)) for name, p in model.named_parameters() if not name.startswith("heads.")}
-    assert own.pop("encoder.tables.0.weight") == len(aliexpress.schema.vocabularies)
+    tables = [name for name in own if name.startswith("encoder.tables")]
+    assert sum(own.pop(name) for name in tables) == len(aliexpress.schema.vocabularies)
+    assert own.pop("encoder.numeric.weight") == len(aliexpress.schema.numeric)
     assert own.pop("body.experts.wide.weight") == own.pop("body.experts.wide.bias") == 2
     assert own.pop("gate.weight") is own.pop("gate.bias") is None
     assert own

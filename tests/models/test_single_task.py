@@ -43,7 +43,8 @@ def test_a_step_is_that_of_each_task_by_itself(
     singles = [alone(aliexpress, model, task) for task in range(len(model.objectives))]
     start = copy.deepcopy(model.state_dict())
     step, *steps = [Step(m, balancer(len(m.objectives)), Optimization(), 8) for m in (model, *singles)]
-    assert len(step._tables) == (len(singles) if row_mode else 0)
+    widths = len(singles[0].encoder.tables)
+    assert len(step._tables) == (len(singles) * widths if row_mode else 0)
     for batch in list(Loader(aliexpress.train, 64, seed=0).epoch())[:4]:
         batch = dataclasses.replace(batch, labels=batch.labels.double(), numeric=batch.numeric.double())
         losses = torch.cat([one(batch) for one in steps])
@@ -63,7 +64,8 @@ def test_a_step_is_that_of_each_task_by_itself(
 def test_every_task_has_tables_of_its_own(aliexpress: recmtl.PreparedData) -> None:
     model = recmtl.SingleTask(aliexpress.schema, **LAYERS)
     tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
-    assert len({id(table.weight) for table in tables}) == len(model.objectives) == 2
+    widths = len(model.encoders[0].tables)
+    assert len({id(table.weight) for table in tables}) == len(tables) == len(model.objectives) * widths
 
 
 def test_with_a_funnel_it_has_the_tasks_of_the_schema(aliexpress: recmtl.PreparedData) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,18 @@ class TaskRows:
     stop: Labels
     categories: tuple[str, ...]
     ids: tuple[str, ...]
+
+    def without(self, column: str) -> TaskRows:
+        """Return the rows without an id, its label rates and its counts."""
+        names = (column, *rate_names(column))
+        x = {name: frame.drop(columns=list(names)) for name, frame in self.x.items()}
+        kept = tuple(name for name in self.categories if name != column)
+        return replace(self, x=x, categories=kept, ids=tuple(name for name in self.ids if name != column))
+
+
+def rate_names(column: str) -> tuple[str, str]:
+    """Return the names of the label rates and the counts of an id."""
+    return f"{column}: rate", f"{column}: count"
 
 
 def columns_of(data: TreeData) -> tuple[dict[str, pd.DataFrame], tuple[str, ...]]:
@@ -68,7 +80,7 @@ def rows_of(data: TreeData, task: str) -> TaskRows:
     for column in data.ids:
         rates = label_rates(x["train"][column], labels["train"], [x["stop"][column], x["measured"][column]])
         for frame, (rate, count) in zip(x.values(), rates, strict=True):
-            frame[f"{column}: rate"], frame[f"{column}: count"] = rate, count
+            frame[list(rate_names(column))] = np.column_stack([rate, count])
     return TaskRows(x, labels["train"], labels["stop"], categories, data.ids)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,7 @@ from benchmarks.tree_models import METHODS, PATIENCE, TREES, Options
 
 Floats = npt.NDArray[np.float64]
 Note = Callable[[str], None]
+LEFT_OUT = "left_out"  # an option of every method: an id that is not read
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,19 @@ class TaskFits:
 
     def choose(self, trials: int) -> Choice:
         """Return the best of the defaults and of random options, one trial each, by the AUC on the stop rows."""
-        return self.cache.choice(self._key(trials=trials), lambda: self._choose(trials))
+        tried = [{}, *(self._draw(trial) for trial in range(1, trials))]
+        return self.cache.choice(self._key(tried=tried), lambda: self._choose(tried))
 
-    def _choose(self, trials: int) -> Choice:
-        draw = METHODS[self.method].options
-        tried = [{}, *(draw(np.random.default_rng([7, trial])) for trial in range(1, trials))]
+    def _draw(self, trial: int) -> dict[str, Any]:
+        """Return random options; one of the ids may be left out, since most of its values may be unseen later."""
+        rng = np.random.default_rng([7, trial])
+        options = METHODS[self.method].options(rng)
+        left_out = str(rng.choice(["", *self.rows.ids]))
+        return options | ({LEFT_OUT: left_out} if left_out else {})
+
+    def _choose(self, tried: Sequence[Options]) -> Choice:
         fits = [self.fit(options, 0, f"trial {number}") for number, options in enumerate(tried)]
-        best = max(range(trials), key=lambda number: fits[number].stop_auc)
+        best = max(range(len(tried)), key=lambda number: fits[number].stop_auc)
         seconds, cpu = (sum(getattr(fit, name) for fit in fits) for name in ("seconds", "cpu_seconds"))
         return Choice(tried[best], fits[best].stop_auc, seconds, cpu)
 
@@ -147,11 +154,14 @@ class TaskFits:
         return fitted
 
     def _fit(self, options: Options, seed: int) -> Fit:
+        given = dict(options)
+        left_out = given.pop(LEFT_OUT, None)
+        rows = self.rows.without(left_out) if left_out else self.rows
         start, cpu = time.perf_counter(), time.process_time()
-        model = METHODS[self.method].fit(self.rows, options, seed, self.threads)
+        model = METHODS[self.method].fit(rows, given, seed, self.threads)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu
-        stop_auc = float(roc_auc_score(self.rows.stop, model.predict(self.rows.x["stop"])))
-        scores = model.predict(self.rows.x["measured"])
+        stop_auc = float(roc_auc_score(rows.stop, model.predict(rows.x["stop"])))
+        scores = model.predict(rows.x["measured"])
         return Fit(scores, stop_auc, seconds, cpu_seconds, model.parameters, model.trees)
 
     def _key(self, **further: Any) -> dict[str, Any]:

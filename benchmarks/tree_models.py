@@ -14,7 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from benchmarks.tree_columns import TaskRows
+from benchmarks.tree_columns import TaskRows, rate_names
 
 # The libraries of the extra `bench` are imported where they are used, so that scikit-learn's trees run without it.
 
@@ -113,7 +113,8 @@ def fit_catboost(rows: TaskRows, options: Options, seed: int, threads: int) -> T
     """Fit CatBoost, which reads categories by target statistics of the rows before (ordered boosting)."""
     import catboost
 
-    own = [name for name in map(str, rows.x["train"]) if not name.endswith((": rate", ": count"))]
+    rates = [name for column in rows.ids for name in rate_names(column)]
+    own = [name for name in rows.x["train"] if name not in rates]
 
     def pool(frame: pd.DataFrame, labels: npt.NDArray[np.int64] | None = None) -> Any:
         return catboost.Pool(frame[own], labels, cat_features=list(rows.categories), thread_count=threads)

@@ -79,13 +79,21 @@ def test_trees_read_flags_of_lists_and_parts_of_times() -> None:
     assert "NA" in set(columns["train"]["city"])
 
 
+def test_an_id_is_left_out_with_its_rates() -> None:
+    rows = rows_of(planted(), "like")
+    names, without = set(rows.x["train"]), rows.without("user")
+    for frame in without.x.values():
+        assert names - set(frame) == {"user", "user: rate", "user: count"}
+    assert (without.ids, without.categories) == ((), ("city",))
+
+
 @pytest.mark.parametrize("method", INSTALLED)
 def test_each_library_learns_the_planted_labels(method: str, tmp_path: Path) -> None:
     """Categories that training never saw, and ids in all other rows, are read as well."""
     data = planted()
     data = replace(data, measured=data.measured.assign(city=data.measured["city"].replace("b", "unseen")))
     fits = TaskFits("planted", "", "like", rows_of(data, "like"), method, 1, FitCache(tmp_path), lambda line: None)
-    for options in ({}, METHODS[method].options(np.random.default_rng(0))):
+    for options in ({}, METHODS[method].options(np.random.default_rng(0)) | {"left_out": "user"}):
         fitted = fits.fit(options, 0, "")
         assert fitted.stop_auc > 0.75
         assert trees.auc(trees.scores(data, "like", fitted.scores)) > 0.75

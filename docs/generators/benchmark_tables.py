@@ -269,7 +269,8 @@ seed, with its 95 % interval. [When balancing helps](when_balancing_helps.md) ex
 
 ## Beside boosted trees
 
-One multitask net by the library's defaults, and one model of boosted trees per task with options from random trials.
+One multitask net by the library's defaults, and one model of boosted trees per task with options from random trials:
+the first trial has the defaults of the library, the others are drawn from the ranges in `benchmarks/tree_models.py`.
 All fitting, choosing and stopping is inside the training rows, cut into rows to train and rows to stop; the measured
 rows decide nothing. The interval is of the difference of mean AUCs over rows and seeds, paired by row, clustered where
 rows have groups; the best trees are those with the best mean on the measured rows. A task in which the net is not

@@ -185,11 +185,13 @@ class TrainingLoop:
         assert self._valid is not None
         # A collective must be finished by all processes: one alone may be interrupted.
         interruptible = self._stop.interruptible() if self._processes.size == 1 else nullcontext()
-        with self._meter.paused(), interruptible:
-            metrics = self._predictor.measure(self._valid, self._monitor.names)
-        best = self._monitor.update(self._monitor.value(metrics))
-        if best:
-            self._save_best()
+        average = self._step.average
+        with average.in_place() if average else nullcontext():
+            with self._meter.paused(), interruptible:
+                metrics = self._predictor.measure(self._valid, self._monitor.names)
+            best = self._monitor.update(self._monitor.value(metrics))
+            if best:
+                self._save_best()
         self._progress.show_metrics(*self._position, metrics, best)
         self._record({"valid": {name: m.to_dict() for name, m in metrics.items()}})
         self._evaluation_due = False
@@ -207,6 +209,8 @@ class TrainingLoop:
     def _load_best(self) -> None:
         setup = self._setup
         if self._monitor.best is None:
+            if self._step.average:
+                self._step.average.replace_weights()
             self._save_best()
             if self._valid is not None:
                 monitor = self._monitor.monitor

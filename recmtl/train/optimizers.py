@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -84,6 +85,61 @@ class SparseRowOptimizer:
             elif isinstance(value, Tensor) and value.numel() > 1:
                 called = type(self._optimizer).__name__
                 raise ValueError(f"{called} cannot train a large embedding table: its state is not element-wise")
+
+
+class WeightAverage:
+    r"""An exponential moving average of weights: what is measured and kept of a training.
+
+    $\bar w \leftarrow \delta \bar w + (1 - \delta)\, w$ after each step (Polyak and Juditsky, 1992, in the form of
+    Tarvainen and Valpola, NeurIPS 2017). In step t, $\delta = (1 + t) / (10 + t)$ as long as that is less than the decay:
+    the average is then over about the last tenth of the steps.
+
+    Args:
+        weights: The weights; equal values are put into them, never other tensors.
+        decay: The largest δ.
+    """
+
+    def __init__(self, weights: Sequence[Tensor], decay: float) -> None:
+        self._weights, self._decay, self._steps = list(weights), decay, 0
+        self._average = [weight.detach().clone() for weight in weights]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Add the weights after a step."""
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        if self._average:
+            torch._foreach_lerp_(self._average, self._weights, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Put the average in place of the weights within a block."""
+        kept = [weight.detach().clone() for weight in self._weights]
+        self._put(self._average)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    def replace_weights(self) -> None:
+        """Put the average in place of the weights for good."""
+        self._put(self._average)
+
+    @torch.no_grad()
+    def _put(self, values: Sequence[Tensor]) -> None:
+        for weight, value in zip(self._weights, values, strict=True):
+            weight.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the average and the number of steps."""
+        return {"steps": self._steps, "average": self._average}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned; raise a `ValueError` if it is that of other weights."""
+        check_state_like(state, self.state_dict(), "the average of the weights")
+        self._steps = state["steps"]
+        for own, saved in zip(self._average, state["average"], strict=True):
+            own.copy_(saved)
 
 
 def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:

@@ -28,6 +28,9 @@ class Optimization:
         schedule: The learning rate over the steps of all epochs: ``constant``, or falling to 0 as ``linear`` or
             ``cosine``.
         warmup: The share of all steps in which the learning rate first rises linearly from 0.
+        ema: The decay of the exponential moving average of the weights, which is what is measured and kept, while
+            training goes on from the weights themselves. In step t it is at most (1 + t)/(10 + t). 0 averages nothing.
+            Tables of more than a million elements are not averaged.
         clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
         precision: ``fp32``; ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in fp32;
             on a CUDA device also ``tf32``, for float32 products whose factors are rounded to 10 bits.
@@ -49,6 +52,7 @@ class Optimization:
     optimizer: OptimizerFactory = torch.optim.Adam
     schedule: Schedule = "constant"
     warmup: float = 0.0
+    ema: float = 0.999
     clip_norm: float | None = None
     precision: Precision = "fp32"
     balancer_rate: float = 1e-4
@@ -66,6 +70,8 @@ class Optimization:
             raise ValueError(f"`precision` must be one of {get_args(Precision)}, got {self.precision!r}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"`warmup` must be in [0, 1), got {self.warmup}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` must be in [0, 1), got {self.ema}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"`clip_norm` must be above 0, got {self.clip_norm}")
         if self.cuda_graph not in (None, False, True):

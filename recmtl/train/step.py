@@ -19,7 +19,7 @@ from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.losses import Losses
-from recmtl.train.optimizers import SparseRowOptimizer, fused, learning_rate_factor, load_optimizer
+from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization
 
 ROW_MODE = 1_000_000  # elements of a table above which a step gathers its rows; smaller tables fit into a cache
@@ -37,6 +37,7 @@ class Step:
 
     Attributes:
         optimizers: That of the dense parameters, then that of the balancer's, if it has any.
+        average: The average of the weights; ``None`` if there is none.
         nonfinite: Counts what was not finite.
         gradient_stats: The task gradients' norms and cosines in the last step that measured them.
     """
@@ -61,6 +62,8 @@ class Step:
         rotations = [p for p in balancer.parameters() if p.requires_grad]
         if rotations:
             self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
+        averaged = [p for p in model.parameters() if p.requires_grad and id(p) not in by_rows]
+        self.average = WeightAverage(averaged, options.ema) if options.ema else None
         device = next(model.parameters()).device
         limit = options.nonfinite_steps if options.nonfinite == "skip" else 1
         self.nonfinite = NonFiniteCounter(model, balancer, self._own, self._tables, limit)
@@ -81,6 +84,8 @@ class Step:
         losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
         for schedule in self._schedules:
             schedule.step()
+        if self.average:
+            self.average.update()
         return losses
 
     def _train(self, batch: Batch, with_stats: bool = False) -> Tensor:
@@ -138,7 +143,8 @@ class Step:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizers, schedules and counts; that of the balancer is in the model's."""
         parts = {name: [part.state_dict() for part in parts] for name, parts in self._parts.items()}
-        return {**parts, "incidents": self.nonfinite.state_dict()}
+        average = self.average.state_dict() if self.average else None
+        return {**parts, "incidents": self.nonfinite.state_dict(), "average": average}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned; raise a `ValueError` if it is that of other optimizers."""
@@ -151,6 +157,8 @@ class Step:
             own = schedule.state_dict()
             schedule.load_state_dict(own | {name: saved[name] for name, value in own.items() if type(value) is int})
         self.nonfinite.load_state_dict(state["incidents"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
         self._put_rates()
 
     @property

@@ -62,7 +62,7 @@ class Trainer:
         self,
         model: RankingModel,
         balancer: Balancer | None = None,
-        epochs: int = 5,
+        epochs: int = 30,
         gradient_stats_every: int = 0,
         optimization: Optimization = Optimization(),
         stopping: EarlyStopping = EarlyStopping(),

@@ -8,10 +8,11 @@ lines; `--json` records the table, which the docs show.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ from recmtl.features import (
     PiecewiseLinearEmbeddings,
     SplineEmbeddings,
 )
+from recmtl.recipe.environment import environment
+
+STYLE, OPTIMIZATION, STOPPING = recmtl.LayerStyle(), recmtl.Optimization(), recmtl.EarlyStopping()
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,9 @@ class Choices:
     schema: Callable[[recmtl.Schema], recmtl.Schema] = lambda schema: schema
     model: Callable[..., recmtl.RankingModel] = recmtl.MMOE
     encoder: Callable[..., FeatureEncoder] = FeatureEncoder
-    style: recmtl.LayerStyle = recmtl.LayerStyle()
-    optimization: recmtl.Optimization = recmtl.Optimization()
-    stopping: recmtl.EarlyStopping = recmtl.EarlyStopping()
+    style: recmtl.LayerStyle = STYLE
+    optimization: recmtl.Optimization = OPTIMIZATION
+    stopping: recmtl.EarlyStopping = STOPPING
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -59,7 +63,6 @@ def adam(rate: float = 1e-3, decay: float = 0.0) -> recmtl.Optimization:
     return recmtl.Optimization(optimizer=partial(torch.optim.AdamW, lr=rate, weight_decay=decay))
 
 
-STYLE, STOPPING = recmtl.LayerStyle(), recmtl.EarlyStopping()
 LINES: Mapping[str, Choices] = {
     "the defaults": Choices(),
     # How numbers and categories are read.
@@ -100,6 +103,7 @@ LINES: Mapping[str, Choices] = {
     "learning rate 0.002": Choices(optimization=adam(2e-3)),
     "learning rate 0.003": Choices(optimization=adam(3e-3)),
     "learning rate 0.005": Choices(optimization=adam(5e-3)),
+    "rate 0.002, dropout 0.1": Choices(optimization=adam(2e-3), style=replace(STYLE, dropout=0.1)),
     "rate 0.003, dropout 0.2": Choices(optimization=adam(3e-3), style=replace(STYLE, dropout=0.2)),
     "rate 0.003, dropout 0.3": Choices(optimization=adam(3e-3), style=replace(STYLE, dropout=0.3)),
     "weight decay 0.01": Choices(optimization=adam(decay=0.01)),
@@ -151,6 +155,20 @@ def measure(data: TreeData, choices: Choices, seeds: int) -> Line:
     return Line(auc, (time.perf_counter() - start) / seeds, parameters)
 
 
+def record(file: Path, name: str, rows: TreeData, lines: Mapping[str, Line], seeds: int, command: str) -> None:
+    """Write the lines of a data set into a file that may hold others."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
+    content |= {"command": command, "machine": environment()[:2]}
+    before = content["results"].get(name, {}).get("lines", {})
+    content["results"][name] = {
+        "title": rows.title,
+        "rows": {part: len(frame) for part, frame in rows.frames().items()},
+        "seeds": seeds,
+        "lines": before | {choice: asdict(line) for choice, line in lines.items()},
+    }
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def show(results: Mapping[str, Mapping[str, Line]]) -> None:
     """Print the mean AUCs, a column per data set and task."""
     table = Table(
@@ -184,6 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(
                 f"{data.name:11s} {name:40s} {means}  {line.seconds:.0f} s  {line.parameters:,} parameters", flush=True
             )
+        if given.json:
+            record(given.json, data.name, rows, results[data.name], given.seeds, "python -m benchmarks.defaults")
     show(results)
 
 

@@ -1,4 +1,4 @@
-"""The tables of `benchmarks.trees`: a multitask net beside a boosted-tree model per task, misses included."""
+"""The tables of `benchmarks.trees` and `benchmarks.defaults`: a net beside boosted trees, and its defaults."""
 
 import json
 import statistics
@@ -7,7 +7,8 @@ from typing import Any
 
 from docs.generators.markdown import machine, table
 
-RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "trees.json"
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+RECORD, SEARCH = RESULTS / "trees.json", RESULTS / "defaults.json"
 NET = "recmtl"
 
 
@@ -75,3 +76,25 @@ def cost(result: dict[str, Any]) -> str:
 def amount(value: float) -> str:
     """Return a number with a decimal where it is small."""
     return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def search(file: Path = SEARCH) -> str | None:
+    """Return what each choice alone changes on each data set, or None without a record."""
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text())
+    results = content["results"]
+    columns = [(name, task) for name, result in results.items() for task in result["lines"]["the defaults"]["auc"]]
+    choices = dict.fromkeys(choice for result in results.values() for choice in result["lines"])
+    rows = [(choice, *(change(results[name], choice, task) for name, task in columns)) for choice in choices]
+    headers = ["choice", *(f"{results[name]['title']}, {task}" for name, task in columns)]
+    return f"{machine(content)}\n\n{table(headers, rows)}"
+
+
+def change(result: dict[str, Any], choice: str, task: str) -> str:
+    """Return the mean AUC of the defaults, or how far that of another choice is from it, in thousandths."""
+    lines = result["lines"]
+    if choice not in lines:
+        return "–"
+    mean, default = (statistics.mean(lines[line]["auc"][task]) for line in (choice, "the defaults"))
+    return f"{mean:.4f}" if choice == "the defaults" else f"{1000 * (mean - default):+.1f}".replace("-", "−")

@@ -9,7 +9,8 @@ from recmtl.balance.shared import SharedTensor
 from recmtl.features.numeric_embeddings import NumericEmbedding
 from recmtl.schema import FittedSchema
 
-INITIAL_STD = 0.01
+INITIAL_STD = 0.01  # of each knot, around the feature's line
+INITIAL_SLOPE = 0.2  # standard deviation; the knots of a feature lie between -1 and 1
 
 
 class SplineEmbeddings(NumericEmbedding):
@@ -21,6 +22,9 @@ class SplineEmbeddings(NumericEmbedding):
     f_i(x_i) = (1 - \lambda)\, e_j + \lambda\, e_{j+1}, \qquad t_j \le x_i \le t_{j+1}, \qquad
     \lambda = \frac{x_i - t_j}{t_{j+1} - t_j}
     $$
+
+    The embeddings of a feature's knots start near a line of random slope: what rises or falls along a number is then
+    learned from few rows, too.
 
     This is the piecewise linear encoding of Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section
     3.2, with a linear layer, in terms of the values at the knots: the place of a number among the knots is found when
@@ -73,6 +77,11 @@ class SplineEmbeddings(NumericEmbedding):
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
         self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(INITIAL_STD))
+        with torch.no_grad():
+            slopes = torch.randn(len(sizes), width).mul_(INITIAL_SLOPE)
+            self.weight += (
+                torch.cat([knot_places(size) for size in knots] or [sizes.float()])[:, None] * slopes[self.part_of_row]
+            )
         self.out_features = len(sizes) * width + len(self.others)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +96,7 @@ class SplineEmbeddings(NumericEmbedding):
     def embed(self, x: Tensor) -> Tensor:
         """Return the embeddings of the numbers with knots, ``[B, F']`` to ``[B, F', d]``."""
         place = torch.addcmul(self.middle, x, self.middle)  # [B, F'], in knots from the first one
-        before = place.floor().clamp(self.last.new_zeros(()), self.last)  # [B, F']
+        before = place.nan_to_num().floor().clamp(self.last.new_zeros(()), self.last)  # [B, F'], an index even of NaN
         share = (place - before)[..., None]  # [B, F', 1]
         rise = torch.cat([self.weight.diff(dim=0), self.weight.new_zeros(1, self.weight.shape[1])])  # [knots, d]
         rows = torch.cat([self.weight, rise], 1).index_select(0, (before.long() + self.first).flatten())  # [B·F', 2d]
@@ -97,3 +106,8 @@ class SplineEmbeddings(NumericEmbedding):
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the rows of all knots as one shared tensor with one part per feature."""
         return [SharedTensor(self.weight, len(self.first), self.part_of_row)] if len(self.weight) else []
+
+
+def knot_places(knots: int) -> Tensor:
+    """Return where the knots of a feature lie, ``[knots]``: from -1 to 1, in equal steps."""
+    return torch.linspace(-1, 1, knots) if knots > 1 else torch.zeros(knots)

@@ -91,8 +91,8 @@ class WeightAverage:
     r"""An exponential moving average of weights: what is measured and kept of a training.
 
     $\bar w \leftarrow \delta \bar w + (1 - \delta)\, w$ after each step (Polyak and Juditsky, 1992, in the form of
-    Tarvainen and Valpola, NeurIPS 2017). In step t, $\delta = (1 + t) / (10 + t)$ as long as that is less than the decay:
-    the average is then over about the last tenth of the steps.
+    Tarvainen and Valpola, NeurIPS 2017). In step t, $\delta = (1 + t) / (10 + t)$ as long as that is less than the
+    decay: the average is then over about the last tenth of the steps.
 
     Args:
         weights: The weights; equal values are put into them, never other tensors.

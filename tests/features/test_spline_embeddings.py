@@ -80,6 +80,15 @@ def test_a_value_beyond_the_training_rows_has_the_embedding_of_the_nearest(data:
     torch.testing.assert_close(found[:, :2].transpose(0, 1), torch.stack(ends), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_so(value: float, data: recmtl.PreparedData) -> None:
+    x = batch(data, 2).numeric[:, :5].clone()
+    x[1, 1] = value
+    found = SplineEmbeddings(data.schema, width=3)(x)
+    assert not found[1, 3:6].isfinite().any()
+    assert found[0].isfinite().all()
+
+
 def test_gradients_equal_those_of_the_equation(data: recmtl.PreparedData) -> None:
     embeddings = SplineEmbeddings(data.schema, width=2).double()
     x = batch(data, 40).numeric[:, :4].double()

@@ -57,6 +57,9 @@ class Poisoned(torch.optim.SGD):
                 weight[self.row] = torch.inf
 
 
+ENCODER = partial(recmtl.FeatureEncoder, width=16)
+
+
 def is_table(parameter: Tensor) -> bool:
     return parameter.dim() == 2 and parameter.shape[1] == 16 and len(parameter) > 50
 
@@ -74,7 +77,7 @@ def trainer(
 ) -> recmtl.Trainer:
     torch.manual_seed(0)
     towers = {"ctr": partial(Planted, steps=steps, value=value)} if steps else None
-    model = recmtl.SharedBottom(data.schema, layers=[16, 8], towers=towers)
+    model = recmtl.SharedBottom(data.schema, layers=[16, 8], towers=towers, encoder=ENCODER)
     adam = {"optimizer": partial(torch.optim.Adam, lr=learning_rate)}
     options = Optimization(batch_size=BATCH, **(adam | optimization))
     run = RunConfig(folder, device="cpu", log_every=log_every, tensorboard=False)

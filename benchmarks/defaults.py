@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from recmtl.features import (
     SplineEmbeddings,
 )
 from recmtl.recipe.environment import environment
+from recmtl.schema.features import NumericTransform
 
 STYLE, OPTIMIZATION, STOPPING = recmtl.LayerStyle(), recmtl.Optimization(), recmtl.EarlyStopping()
 
@@ -48,7 +50,7 @@ class Choices:
     trainer: Mapping[str, Any] = field(default_factory=dict)
 
 
-def numbers(transform: str) -> Callable[[recmtl.Schema], recmtl.Schema]:
+def numbers(transform: NumericTransform) -> Callable[[recmtl.Schema], recmtl.Schema]:
     """Return the change of a schema that gives all numbers one transform."""
 
     def change(schema: recmtl.Schema) -> recmtl.Schema:
@@ -148,10 +150,10 @@ def measure(data: TreeData, choices: Choices, seeds: int) -> Line:
         trainer = recmtl.Trainer(
             model, optimization=choices.optimization, stopping=choices.stopping, run=run, **choices.trainer
         )
-        measured = trainer.fit(prepared.train, prepared.valid).evaluate(prepared.test)
+        measured = trainer.fit(prepared.train, prepared.valid).predictor.measure(prepared.test)
         parameters = sum(parameter.numel() for parameter in model.parameters())
         for task, found in auc.items():
-            found.append(float(measured.loc[task, "auc"]))
+            found.append(measured[task].values["auc"] or math.nan)
     return Line(auc, (time.perf_counter() - start) / seeds, parameters)
 
 

@@ -76,12 +76,10 @@ class SplineEmbeddings(NumericEmbedding):
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
-        self.weight = nn.Parameter(torch.randn(int(sizes.sum()), width).mul_(INITIAL_STD))
-        with torch.no_grad():
-            slopes = torch.randn(len(sizes), width).mul_(INITIAL_SLOPE)
-            self.weight += (
-                torch.cat([knot_places(size) for size in knots] or [sizes.float()])[:, None] * slopes[self.part_of_row]
-            )
+        slopes = torch.randn(len(sizes), width).mul_(INITIAL_SLOPE)  # [F', d]
+        lines = [knot_places(size)[:, None] * slope for size, slope in zip(knots, slopes, strict=True)]
+        lines.append(torch.empty(0, width))  # if no feature has knots
+        self.weight = nn.Parameter(torch.cat(lines) + torch.randn(sum(knots), width).mul_(INITIAL_STD))
         self.out_features = len(sizes) * width + len(self.others)
 
     def forward(self, x: Tensor) -> Tensor:

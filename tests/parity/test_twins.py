@@ -41,6 +41,8 @@ class Separate(nn.Module):
         (table,) = model.encoder.tables
         sizes = [block.size for block in model.schema.id_blocks]
         self.embeddings = nn.ParameterList(nn.Parameter(t.clone()) for t in table.weight.detach().split(sizes))
+        knots = [len(model.schema.quantiles[feature.name]) for feature in model.schema.numeric]
+        self.knots = nn.ParameterList(nn.Parameter(t.clone()) for t in model.encoder.numeric.weight.detach().split(knots))
         self.starts = [block.start for block in model.schema.id_blocks]
         self.heads = copy.deepcopy(model.heads)
         self.trunk = copy.deepcopy(getattr(model, "bottom", None))
@@ -51,7 +53,9 @@ class Separate(nn.Module):
 
     def views(self, batch: Batch) -> list[Tensor]:
         columns = zip(self.embeddings, self.starts, strict=True)
-        x = torch.cat([table[batch.ids[:, start].long()] for table, start in columns] + [batch.numeric], dim=1)
+        embedded = [table[batch.ids[:, start].long()] for table, start in columns]
+        embedded += [between(knots, batch.numeric[:, i]) for i, knots in enumerate(self.knots)]
+        x = torch.cat(embedded, dim=1)
         if self.experts is not None:
             outputs, weights = [expert(x) for expert in self.experts], self.gates(x)
             return [sum(weights[:, h, e, None] * o for e, o in enumerate(outputs)) for h in range(len(self.heads))]
@@ -65,17 +69,25 @@ class Separate(nn.Module):
         return [losses[name] for name in self.names]
 
     def shared(self) -> list[Tensor]:
-        modules = [m for m in (self.embeddings, self.trunk, self.experts) if m is not None]
+        modules = [m for m in (self.embeddings, self.knots, self.trunk, self.experts) if m is not None]
         return [p for module in modules for p in module.parameters()]
 
     def last(self) -> list[Tensor]:
         if self.experts is not None:
             return [w for expert in self.experts for w in expert.last_weights]
-        return list(self.trunk.last_weights) if self.trunk is not None else list(self.embeddings)
+        return list(self.trunk.last_weights) if self.trunk is not None else [*self.embeddings, *self.knots]
 
     def through(self, batch: Batch) -> Pass:
         private = [p for module in (self.heads, self.gates) if module is not None for p in module.parameters()]
         return Pass(self.views(batch), lambda views: self.losses(views, batch), self.shared(), private, self.last())
+
+
+def between(knots: Tensor, x: Tensor) -> Tensor:
+    """The embedding of numbers `[B]` on the scale of the knots, from -1 to 1: `[B, d]`."""
+    place = (x + 1) / 2 * (len(knots) - 1)
+    before = place.floor().clamp(0, len(knots) - 2)
+    share = (place - before)[:, None]
+    return (1 - share) * knots[before.long()] + share * knots[before.long() + 1]
 
 
 def separate_experts(model: recmtl.MMOE) -> nn.ModuleList:
@@ -98,7 +110,7 @@ def separate_experts(model: recmtl.MMOE) -> nn.ModuleList:
 
 def set_together(net: Separate, of: object) -> dict[str, Tensor]:
     """What `of` takes of each tensor of the separate net, as the fast layout has it."""
-    found = {"table": torch.cat([of(p) for p in net.embeddings])}
+    found = {"table": torch.cat([of(p) for p in net.embeddings]), "knots": torch.cat([of(p) for p in net.knots])}
     if net.experts is not None:
         found["wide"] = torch.cat([of(expert.layers[0].weight) for expert in net.experts])
         found["wide bias"] = torch.cat([of(expert.layers[0].bias) for expert in net.experts])
@@ -111,7 +123,7 @@ def set_together(net: Separate, of: object) -> dict[str, Tensor]:
 
 
 def laid_out(model: RankingModel, of: object) -> dict[str, Tensor]:
-    found = {"table": of(model.encoder.tables[0].weight)}
+    found = {"table": of(model.encoder.tables[0].weight), "knots": of(model.encoder.numeric.weight)}
     if isinstance(model, recmtl.MMOE):
         found["wide"], found["wide bias"] = of(model.experts.wide.weight), of(model.experts.wide.bias)
         found["last"] = torch.stack([of(w) for w in model.experts.last_weights])
@@ -191,6 +203,7 @@ def built(cls: type[RankingModel], data: recmtl.PreparedData, style: recmtl.Laye
     options = {"tower_layers": [8]} if cls is recmtl.ESMM else {"layers": [12, 8], "tower_layers": [6]}
     model = cls(data.schema, style=style, **options).double()
     with torch.no_grad():
+        model.encoder.numeric.weight.normal_()
         model.encoder.tables[0].weight.normal_()  # so that the embeddings matter from the first step on
     return model
 

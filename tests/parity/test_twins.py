@@ -42,7 +42,9 @@ class Separate(nn.Module):
         sizes = [block.size for block in model.schema.id_blocks]
         self.embeddings = nn.ParameterList(nn.Parameter(t.clone()) for t in table.weight.detach().split(sizes))
         knots = [len(model.schema.quantiles[feature.name]) for feature in model.schema.numeric]
-        self.knots = nn.ParameterList(nn.Parameter(t.clone()) for t in model.encoder.numeric.weight.detach().split(knots))
+        self.knots = nn.ParameterList(
+            nn.Parameter(t.clone()) for t in model.encoder.numeric.weight.detach().split(knots)
+        )
         self.starts = [block.start for block in model.schema.id_blocks]
         self.heads = copy.deepcopy(model.heads)
         self.trunk = copy.deepcopy(getattr(model, "bottom", None))

@@ -25,7 +25,7 @@ class Batch:
 
     Args:
         ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list.
-        numeric: float32 ``[B, numeric columns]``, the features and then their missing indicators.
+        numeric: float32 ``[B, numeric columns]``, the features, their missing indicators, then label rates.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` if all rows count the same.
         share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.

@@ -33,7 +33,7 @@ class FeatureEncoder(nn.Module):
         found: The share of the categories that have a pretrained vector, by feature.
 
     Shape:
-        - output: ``[B, W]``: the embeddings of categories, those of numbers, then the missing indicators
+        - output: ``[B, W]``: the embeddings of categories, those of numbers, the missing indicators, then label rates
 
     Args:
         schema: The fitted schema.
@@ -86,15 +86,15 @@ class FeatureEncoder(nn.Module):
                     self.found[block.name] = load_vectors(table.rows_of(block), file, schema, block.name)
             self.tables.append(table.requires_grad_(not frozen))
         self.numeric = (numeric if schema.numeric else PlainNumbers)(schema)
-        indicators = schema.numeric_columns - len(schema.numeric)
+        unembedded = schema.numeric_columns - len(schema.numeric)  # missing indicators and label rates
         embedded = sum(w * len(blocks) for (w, _), blocks in groups.items())
-        self.out_features = embedded + self.numeric.out_features + indicators
+        self.out_features = embedded + self.numeric.out_features + unembedded
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the encoded batch, ``[B, W]``."""
         numbers = batch.numeric[:, : self.numeric.features]
-        indicators = batch.numeric[:, self.numeric.features :]
-        return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), indicators], 1)  # [B, W]
+        unembedded = batch.numeric[:, self.numeric.features :]
+        return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), unembedded], 1)  # [B, W]
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors with one part per feature, which every objective trains."""

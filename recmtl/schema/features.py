@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
+from recmtl.schema.tasks import Task
 from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
 NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
@@ -32,6 +33,9 @@ class Categorical:
         width: Embedding width; ``None`` takes the encoder's.
         share_with: Another feature whose vocabulary and embeddings this one shares, such as a history of items with the
             item. The vocabulary is fitted on both columns; its options are set on the other feature.
+        label_rates: Add two numbers for each binary task: how much more often its label is 1 in the training rows with
+            the same category than in all of them, and how many such rows there are. Those of a training row are counted
+            in the other folds, so that they never depend on its own label.
     """
 
     name: str
@@ -40,10 +44,12 @@ class Categorical:
     hash_buckets: int | None = None
     width: int | None = None
     share_with: str | None = None
+    label_rates: bool = False
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_nonempty(self, "name", "share_with")
+        check_flag(self, "label_rates")
         options = ("min_count", "max_vocabulary", "hash_buckets", "width")
         check_count(self, *options)
         own = [o for o in options if self.share_with and getattr(self, o) != getattr(type(self), o)]
@@ -63,6 +69,7 @@ class MultiCategorical(Categorical):
         hash_buckets: As in `Categorical`.
         width: As in `Categorical`.
         share_with: As in `Categorical`.
+        label_rates: Must be false: a row has several categories.
         separator: The text between two categories in a text column.
         max_length: Keep this many categories of a row, the first ones.
         pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing".
@@ -75,6 +82,10 @@ class MultiCategorical(Categorical):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
+        if self.label_rates:
+            raise SchemaError(
+                f"MultiCategorical {self.name!r}: `label_rates` is for features with one category per row: leave it out"
+            )
         check_count(self, "max_length")
         check_choice(self, "pooling", Pooling)
         check_nonempty(self, "separator")
@@ -198,3 +209,10 @@ def check_sharing(features: Sequence[Feature]) -> None:
                 f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which has none of its own: set "
                 "`share_with` to a feature that has one"
             )
+
+
+def check_label_rates(features: Sequence[Feature], tasks: Sequence[Task]) -> None:
+    """Check that there is a binary task if a feature has `label_rates`."""
+    rated = next((f.name for f in features if isinstance(f, Categorical) and f.label_rates), None)
+    if rated is not None and not any(task.kind == "binary" for task in tasks):
+        raise SchemaError(f"feature {rated!r} has `label_rates`, which need a binary task: leave it out")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
@@ -31,6 +33,16 @@ class LabelRate(NamedTuple):
 
     rows: int
     mean: float
+
+
+class LabelCounts(NamedTuple):
+    """The training rows with a label, and those where it is 1, of each id of a feature and each binary task.
+
+    Row weights count, divided by their mean over the rows of the task. Both are float64 ``[tasks, ids]``.
+    """
+
+    rows: npt.NDArray[np.float64]
+    positives: npt.NDArray[np.float64]
 
 
 class IdBlock(NamedTuple):
@@ -80,6 +92,7 @@ class FittedSchema:
             transform, clipped but not transformed; for a binned feature, the edges between its bins.
         integer_keys: The carried columns that hold only integers; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
+        label_counts: The labels by id of each feature with `label_rates`.
     """
 
     schema: Schema
@@ -89,6 +102,7 @@ class FittedSchema:
     quantiles: Mapping[str, tuple[float, ...]]
     integer_keys: frozenset[str]
     rates: Mapping[tuple[str, str | None], LabelRate]
+    label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -131,8 +145,22 @@ class FittedSchema:
 
     @property
     def numeric_columns(self) -> int:
-        """The number of numeric columns: the numeric features, then their missing indicators."""
-        return len(self.numeric) + sum(bool(f.missing_indicator) for f in self.numeric)
+        """The number of numeric columns: the numeric features, their missing indicators, then the label rates.
+
+        Of each feature with `label_rates` come the rate of each binary task, then the number of rows of each.
+        """
+        indicators = sum(bool(f.missing_indicator) for f in self.numeric)
+        return len(self.numeric) + indicators + 2 * len(self.rated_blocks) * len(self.rated_tasks)
+
+    @cached_property
+    def rated_blocks(self) -> tuple[IdBlock, ...]:
+        """The blocks of ids of the features with `label_rates`."""
+        return tuple(b for b in self.id_blocks if isinstance(b.feature, Categorical) and b.feature.label_rates)
+
+    @cached_property
+    def rated_tasks(self) -> tuple[Task, ...]:
+        """The tasks of which `label_rates` are counted: the binary ones."""
+        return tuple(task for task in self.schema.tasks if task.kind == "binary")
 
     def rate(self, task: Task) -> LabelRate:
         """Return the training rows that count for a task and the mean of its label."""
@@ -147,6 +175,9 @@ class FittedSchema:
             for start in range(0, len(self.vocabularies[name]), DIGEST_CHUNK):
                 part = self.vocabularies[name].slice(start, DIGEST_CHUNK).to_pylist()
                 digest.update("\0".join(["", *part]).encode())
+        for block in self.rated_blocks:
+            for array in self.label_counts[block.name]:
+                digest.update(np.ascontiguousarray(array, "<f8").reshape(-1).data)
         return digest.hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,16 @@ from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
-from recmtl.schema.features import KIND_NAMES, KINDS, Binned, Categorical, Feature, Numeric, check_sharing
+from recmtl.schema.features import (
+    KIND_NAMES,
+    KINDS,
+    Binned,
+    Categorical,
+    Feature,
+    Numeric,
+    check_label_rates,
+    check_sharing,
+)
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
 from recmtl.schema.tasks import Funnel, Task
@@ -69,6 +78,7 @@ class Schema:
                     raise SchemaError(f"{what} {name!r} is declared twice")
         self._check_names()
         check_sharing(self.features)
+        check_label_rates(self.features, self.tasks)
 
     def _check_names(self) -> None:
         """Check that no name stands for two things."""

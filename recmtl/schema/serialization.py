@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.schema.fitted import FittedSchema, LabelRate, Moments
+from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
 from recmtl.schema.schema import Schema
 
-SCHEMA_FILE, VOCABULARY_FILE = "schema.json", "vocabularies.arrow"
+SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
+FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE)
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
+LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
 MAX_ID_COLUMNS = 1 << 20
 
 
 def save_fitted(fitted: FittedSchema, folder: Path) -> None:
-    """Write a fitted schema into an existing folder as `schema.json` and `vocabularies.arrow`."""
+    """Write a fitted schema into an existing folder as `schema.json` and two Arrow files."""
     content = json.dumps(fitted.to_dict() | {FINGERPRINT: fitted.fingerprint}, indent=1, ensure_ascii=False)
     (folder / SCHEMA_FILE).write_text(content, encoding="utf-8")
     with ipc.new_file(str(folder / VOCABULARY_FILE), VOCABULARY_LAYOUT) as writer:
         for name, values in fitted.vocabularies.items():
             names = pa.repeat(name, len(values))
             writer.write_batch(pa.record_batch([names, values.cast(pa.large_string())], schema=VOCABULARY_LAYOUT))
+    with ipc.new_file(str(folder / LABEL_COUNTS_FILE), LABEL_COUNTS_LAYOUT) as writer:
+        for block in fitted.rated_blocks:
+            for rows, positives in zip(*fitted.label_counts[block.name], strict=True):
+                writer.write_batch(pa.record_batch([rows, positives], schema=LABEL_COUNTS_LAYOUT))
 
 
 def load_fitted(folder: Path) -> FittedSchema:
     """Read a fitted schema written by `save_fitted`.
 
     Raises:
-        SchemaError: A file is missing or damaged, or the two files do not match.
+        SchemaError: A file is missing or damaged, or the files do not match.
     """
     try:
         content = from_json(read_text(folder / SCHEMA_FILE))
@@ -49,6 +57,7 @@ def load_fitted(folder: Path) -> FittedSchema:
         )
         if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
             raise ValueError(f"its vocabularies have other sizes than {SCHEMA_FILE} says")
+        fitted = replace(fitted, label_counts=_read_label_counts(folder / LABEL_COUNTS_FILE, fitted))
         if fitted.fingerprint != content[FINGERPRINT]:
             raise ValueError("its content does not match its fingerprint")
         if not 0 <= fitted.id_columns <= MAX_ID_COLUMNS:
@@ -64,12 +73,31 @@ def load_fitted(folder: Path) -> FittedSchema:
 
 def _read_vocabularies(path: Path) -> list[pa.Array]:
     """Read the categories of each feature."""
+    return [batch.column(1) for batch in _read_batches(path, VOCABULARY_LAYOUT)]
+
+
+def _read_label_counts(path: Path, fitted: FittedSchema) -> dict[str, LabelCounts]:
+    """Read the labels by id of each feature with `label_rates`: a batch for each binary task."""
+    blocks, tasks = fitted.rated_blocks, len(fitted.rated_tasks)
+    batches = _read_batches(path, LABEL_COUNTS_LAYOUT)
+    if [batch.num_rows for batch in batches] != [block.size for block in blocks for _ in range(tasks)]:
+        raise ValueError(f"{path.name} has other sizes than {SCHEMA_FILE} says")
+    found = {}
+    for place, block in enumerate(blocks):
+        parts = batches[place * tasks : (place + 1) * tasks]
+        columns = [np.stack([part.column(c).to_numpy(zero_copy_only=False) for part in parts]) for c in (0, 1)]
+        found[block.name] = LabelCounts(*columns)
+    return found
+
+
+def _read_batches(path: Path, layout: pa.Schema) -> list[pa.RecordBatch]:
+    """Read an Arrow file of a layout."""
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a file")
     with pa.OSFile(str(path)) as file, ipc.open_file(file) as reader:
-        if reader.schema != VOCABULARY_LAYOUT:
-            raise ValueError(f"{path.name} must have the columns {', '.join(VOCABULARY_LAYOUT.names)}")
-        vocabularies = [reader.get_batch(i).column(1) for i in range(reader.num_record_batches)]
-    for vocabulary in vocabularies:
-        vocabulary.validate(full=True)  # its offsets may lead out of the file
-    return vocabularies
+        if reader.schema != layout:
+            raise ValueError(f"{path.name} must have the columns {', '.join(layout.names)}")
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    for batch in batches:
+        batch.validate(full=True)  # offsets may lead out of the file
+    return batches

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -9,6 +10,7 @@ from recmtl.schema import (
     Categorical,
     FittedSchema,
     IdBlock,
+    LabelCounts,
     LabelRate,
     Moments,
     MultiCategorical,
@@ -18,13 +20,13 @@ from recmtl.schema import (
     Task,
     Timestamp,
 )
-from recmtl.schema.serialization import load_fitted, save_fitted
+from recmtl.schema.serialization import FITTED_FILES, load_fitted, save_fitted
 
-BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10), MultiCategorical("tags")
+BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10, label_rates=True), MultiCategorical("tags")
 AGE = Binned("age", bins=4)
 
 
-def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7):
+def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7, positives=0.25):
     features = [Numeric("x"), BRAND, TAGS, USER, AGE, Numeric("z", clip=(0, None), missing_indicator=True)]
     schema = Schema(features, [Task("t", "y"), Task("u", "v", given="y")])
     return FittedSchema(
@@ -35,6 +37,7 @@ def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7):
         quantiles={"x": (-1.0, 0.1, middle), "z": (0.0, 0.0), "age": (18.0, 30.0, 65.0)},
         integer_keys=frozenset({"k"}),
         rates={("y", None): LabelRate(10, 0.25), ("v", "y"): LabelRate(3, 1 / 3), ("v", None): LabelRate(9, 0.1)},
+        label_counts={"user": LabelCounts(np.arange(24.0).reshape(2, 12), np.full((2, 12), positives))},
     )
 
 
@@ -52,7 +55,8 @@ def test_id_blocks_follow_the_features():
     assert fitted.id_blocks == blocks
     assert fitted.id_columns == 6
     assert [f.name for f in fitted.numeric] == ["x", "z"]
-    assert fitted.numeric_columns == 3
+    assert fitted.numeric_columns == 3 + 2 * 2  # the rates and rows of a user for two tasks
+    assert [block.name for block in fitted.rated_blocks] == ["user"]
 
 
 def test_timestamp_has_a_block_per_part_and_shared_features_the_size_and_width_of_the_owner(tmp_path):
@@ -94,6 +98,8 @@ def test_round_trip_is_exact(tmp_path):
     assert {n: v.to_pylist() for n, v in loaded.vocabularies.items()} == {"brand": ["a", "ü"], "tags": []}
     for name in ("lengths", "moments", "quantiles", "integer_keys", "rates"):
         assert getattr(loaded, name) == getattr(fitted, name)
+    for mine, other in zip(fitted.label_counts["user"], loaded.label_counts["user"], strict=True):
+        np.testing.assert_array_equal(mine, other)
     assert loaded.fingerprint == fitted.fingerprint
     assert loaded.id_blocks == fitted.id_blocks
 
@@ -101,7 +107,8 @@ def test_round_trip_is_exact(tmp_path):
 def test_fingerprint_changes_with_anything_that_affects_encoding():
     prints = {make().fingerprint, make(brands=("ü", "a")).fingerprint, make(brands=("a",)).fingerprint}
     prints |= {make(mean=0.6).fingerprint, make(deviation=2.1).fingerprint, make(middle=0.8).fingerprint}
-    assert len(prints) == 6
+    prints.add(make(positives=0.5).fingerprint)
+    assert len(prints) == 7
     assert make().fingerprint == make().fingerprint
 
 
@@ -112,7 +119,7 @@ def test_fingerprint_does_not_depend_on_the_chunk_size(monkeypatch):
     assert make(brands="abced").fingerprint != whole
 
 
-@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
+@pytest.mark.parametrize("file", FITTED_FILES)
 def test_missing_file(tmp_path, file):
     save_fitted(make(), tmp_path)
     (tmp_path / file).unlink()
@@ -120,7 +127,7 @@ def test_missing_file(tmp_path, file):
         load_fitted(tmp_path)
 
 
-@pytest.mark.parametrize("file", ["schema.json", "vocabularies.arrow"])
+@pytest.mark.parametrize("file", FITTED_FILES)
 @pytest.mark.parametrize("keep", [0, 10, -7])
 def test_truncated_file(tmp_path, file, keep):
     save_fitted(make(), tmp_path)
@@ -137,6 +144,20 @@ def test_files_of_different_schemas(tmp_path):
     (tmp_path / "other" / "vocabularies.arrow").replace(tmp_path / "vocabularies.arrow")
     with pytest.raises(SchemaError, match="is damaged: its vocabularies have other sizes"):
         load_fitted(tmp_path)
+
+
+def test_label_counts_of_other_ids_or_values(tmp_path):
+    save_fitted(make(), tmp_path)
+    for values, reason in (
+        (np.zeros((2, 12)), "its content does not match its fingerprint"),
+        (np.zeros((2, 11)), "label_counts.arrow has other sizes than schema.json says"),
+        (np.zeros((1, 12)), "label_counts.arrow has other sizes than schema.json says"),
+    ):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        save_fitted(dataclasses.replace(make(), label_counts={"user": LabelCounts(values, values)}), tmp_path / "other")
+        (tmp_path / "other" / "label_counts.arrow").replace(tmp_path / "label_counts.arrow")
+        with pytest.raises(SchemaError, match=f"is damaged: {reason}"):
+            load_fitted(tmp_path)
 
 
 @pytest.mark.parametrize(("length", "columns"), [(10**9, "1,000,000,003"), (-9, "-6")])

@@ -170,14 +170,14 @@ def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
     ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
         columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
-        ids[:, columns] = _encode_feature(fitted, batch.column(feature.name), feature, first)
+        ids[:, columns] = encode_feature(fitted, batch.column(feature.name), feature, first)
     return ids
 
 
-def _encode_feature(
+def encode_feature(
     fitted: FittedSchema, column: pa.Array, feature: Categorical | Binned | Timestamp, block: IdBlock
 ) -> npt.NDArray[np.integer]:
-    """Return the id columns of one feature ``[rows, columns]``."""
+    """Return the id columns of one feature ``[rows, columns]``, given its first block."""
     if isinstance(feature, Timestamp):
         return calendar_ids(column, feature)
     if isinstance(feature, Binned):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text
+from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
@@ -134,6 +134,16 @@ def _float32_numbers(batch: pa.RecordBatch, name: str) -> Floats:
     too_large = np.abs(values) > FLOAT32_MAX  # training, in float32, would take them for infinite
     _reject(too_large, name, lambda row: float(values[row]), f"a number of at most {FLOAT32_MAX:.2g}")
     return values
+
+
+def group_hashes(group: str | None, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.uint64]:
+    """Return the hash of each row's group, or else of its number ``[rows]``, given the numbers of the rows."""
+    hashes = stable_hash(rows)
+    if group is not None:
+        values, codes = as_text(batch.column(group), group)
+        grouped = codes >= 0
+        hashes[grouped] = stable_hash(values)[codes[grouped]]
+    return hashes
 
 
 def _reject(bad: npt.NDArray[np.bool_], column: str, value: Callable[[int], object], expected: str) -> None:

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import encode_ids
+from recmtl.data.columns.categorical import Ids, encode_ids
 from recmtl.data.columns.numeric import encode_numbers
-from recmtl.data.columns.values import as_integers, as_text, stable_hash
-from recmtl.data.preparation.convert import RowNumbers, convert, label_column, weight_column
+from recmtl.data.columns.values import as_integers, as_text
+from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes, label_column, weight_column
 from recmtl.data.preparation.fit import Fitter
+from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
@@ -57,10 +58,10 @@ def prepare(
 ) -> PreparedData:
     """Turn raw data into a prepared dataset.
 
-    Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes. Text
-    is parsed in the first alone, into a temporary file in `out` about as large as the text. Without validation data a
-    share of the training groups (of the rows, if the schema has no group), chosen by a stable hash, is held out of
-    fitting and training.
+    Two passes over the training data: the first fits vocabularies, statistics and label rates, the second encodes; one
+    in between counts the labels of each id if a feature has `label_rates`. Text is parsed in the first alone, into a
+    temporary file in `out` about as large as the text. Without validation data a share of the training groups (of the
+    rows, if the schema has no group), chosen by a stable hash, is held out of fitting and training.
 
     Args:
         schema: What the columns mean; patterns are resolved by the training file's header.
@@ -92,7 +93,12 @@ def prepare(
         parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
         fitted, notes = _fit(resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
-        encoded = _encode(fitted, sources, holdouts, progress, skipped)
+        counts = FoldCounts(fitted) if fitted.rated_blocks else None
+        if counts:
+            _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+            fitted, more = counts.finish()
+            notes += more
+        encoded = _encode(fitted, counts, sources, holdouts, progress, skipped)
         if folder is None or out is None:
             batches: dict[str, list[pa.RecordBatch]] = {}
             for name, batch in encoded:
@@ -150,12 +156,7 @@ class Holdout:
 
     def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
         """Return which rows of a batch are held out ``[rows]``, given the numbers of its rows."""
-        hashes = stable_hash(rows)
-        if self.group is not None:
-            values, codes = as_text(batch.column(self.group), self.group)
-            grouped = codes >= 0
-            hashes[grouped] = stable_hash(values)[codes[grouped]]
-        held_out: npt.NDArray[np.bool_] = hashes < self.share * 2.0**64
+        held_out: npt.NDArray[np.bool_] = group_hashes(self.group, batch, rows) < self.share * 2.0**64
         return held_out
 
 
@@ -184,20 +185,52 @@ def _fit(
     return fitted, notes
 
 
+def _count_labels(
+    schema: Schema,
+    counts: FoldCounts,
+    sources: list[Source],
+    holdout: Holdout,
+    progress: Progress,
+    skipped: BadRowCounter | None,
+) -> None:
+    """Count the labels of the training rows by fold and id."""
+
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        kept, folds = ~holdout.mask(batch, numbers), counts.folds(batch, numbers)
+        counts.add(batch if kept.all() else batch.filter(pa.array(kept)), folds[kept])
+        return int(batch.num_rows)
+
+    for rows in convert(schema, sources, use, skipped):
+        progress("count labels", rows)
+
+
 def _encode(
     fitted: FittedSchema,
+    counts: FoldCounts | None,
     sources: Mapping[str, list[Source]],
     holdout: Holdout,
     progress: Progress,
     skipped: BadRowCounter | None,
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
-    """Encode every split, batch by batch; yield its name and its rows."""
+    """Encode every split, batch by batch; yield its name and its rows.
+
+    Training rows have the label rates of the other folds, given the counts of all; other rows those of the schema.
+    """
 
     def use(split: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
-        encoded = encode_batch(fitted, batch)
-        if split != "train" or not holdout.share:
-            return {split: encoded}
+        if split != "train":
+            return {split: encode_batch(fitted, batch)}
         held_out = holdout.mask(batch, numbers)
+
+        def rates(ids: Ids) -> npt.NDArray[np.float32]:
+            found = encode_label_rates(fitted, ids)
+            if counts:
+                found[~held_out] = counts.encode(ids[~held_out], counts.folds(batch, numbers)[~held_out])
+            return found
+
+        encoded = encode_batch(fitted, batch, rates)
+        if not holdout.share:
+            return {split: encoded}
         return {"train": _select_rows(encoded, ~held_out), "valid": _select_rows(encoded, held_out)}
 
     for split, files in sources.items():
@@ -206,19 +239,25 @@ def _encode(
             yield from ((part, rows) for part, rows in parts.items() if rows.num_rows)
 
 
-def encode_batch(fitted: FittedSchema, batch: pa.RecordBatch) -> pa.RecordBatch:
+def encode_batch(
+    fitted: FittedSchema, batch: pa.RecordBatch, rates: Callable[[Ids], npt.NDArray[np.float32]] | None = None
+) -> pa.RecordBatch:
     """Encode a batch of raw columns as the columns of a split, which `check_encoded` lists.
 
-    Labels, weights and keys may be absent, as in rows to predict: then labels are missing (NaN) and weights 1.
+    Labels, weights and keys may be absent, as in rows to predict: then labels are missing (NaN) and weights 1. `rates`
+    encodes ids as label rates; ``None`` takes those of all training rows.
     """
     schema, present = fitted.schema, set(batch.schema.names)
     missing = np.full(batch.num_rows, np.nan)
     labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
     columns: dict[str, pa.Array] = {}
+    ids, numbers = encode_ids(fitted, batch), [encode_numbers(batch, fitted)]
+    if fitted.rated_blocks:
+        numbers.append(rates(ids) if rates else encode_label_rates(fitted, ids))
     if fitted.id_columns:
-        columns[IDS] = from_matrix(encode_ids(fitted, batch))
-    if fitted.numeric:
-        columns[NUMERIC] = from_matrix(encode_numbers(batch, fitted))
+        columns[IDS] = from_matrix(ids)
+    if fitted.numeric_columns:
+        columns[NUMERIC] = from_matrix(np.hstack(numbers) if len(numbers) > 1 else numbers[0])
     columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))
     if schema.weight:
         weight = weight_column(schema, batch) if schema.weight in present else np.ones(batch.num_rows)

@@ -21,9 +21,9 @@ from recmtl.errors import DataError
 from recmtl.io.files import digest
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema import FittedSchema, MultiCategorical
-from recmtl.schema.serialization import SCHEMA_FILE, VOCABULARY_FILE
+from recmtl.schema.serialization import FITTED_FILES
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 MANIFEST = "manifest.json"
 SPLIT_NAMES = ("train", "valid", "test")
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split
@@ -42,7 +42,7 @@ class Manifest:
 
 def write_manifest(folder: Path, rows: Mapping[str, int], notes: Sequence[str]) -> Manifest:
     """Write `manifest.json` beside the other files, which must be complete."""
-    names = [SCHEMA_FILE, VOCABULARY_FILE, *map(split_file, rows)]
+    names = [*FITTED_FILES, *map(split_file, rows)]
     files = {name: ((folder / name).stat().st_size, digest(folder / name)) for name in names}
     manifest = Manifest(files, rows, notes)
     content = asdict(manifest)
@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise damaged(path, "its content does not match its checksum")
     manifest = Manifest(**content)
     for name, (size, sha256) in manifest.files.items():
-        _check_file(folder / name, size, sha256 if name in (SCHEMA_FILE, VOCABULARY_FILE) else None)
+        _check_file(folder / name, size, sha256 if name in FITTED_FILES else None)
     return manifest
 
 

@@ -10,6 +10,7 @@ from recmtl.data import DataError
 from recmtl.data.sources.base import ParsedSpool
 from recmtl.data.sources.csv import CsvSource
 from recmtl.data.sources.open import open_sources
+from recmtl.schema.serialization import FITTED_FILES
 
 COLUMNS, NUMBERS = ("search_id", "categorical_10", "numerical_52", "click"), frozenset({"numerical_52", "click"})
 
@@ -34,7 +35,7 @@ def test_later_readings_equal_the_first(csv: Path, tmp_path: Path, monkeypatch: 
 def test_spool_is_removed_from_a_prepared_folder(csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", out=out)
-    names = {"manifest.json", "schema.json", "train.arrow", "valid.arrow", "vocabularies.arrow"}
+    names = {"manifest.json", *FITTED_FILES, "train.arrow", "valid.arrow"}
     assert {path.name for path in out.iterdir()} == names
 
 

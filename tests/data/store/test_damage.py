@@ -18,16 +18,16 @@ from recmtl.data import DataError, Loader, PreparedData, prepare
 from recmtl.data.store import format as format_module
 from recmtl.data.store.format import write_manifest
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
-from recmtl.schema.serialization import load_fitted
+from recmtl.schema.serialization import FITTED_FILES, load_fitted
 
 SCHEMA = Schema(
-    [Categorical("c"), Numeric("x"), MultiCategorical("m")],
+    [Categorical("c", label_rates=True), Numeric("x"), MultiCategorical("m")],
     [Task("t", "y"), Task("u", "r", kind="regression")],
     group="g",
     keys=["k"],
     weight="w",
 )
-FILES = ("manifest.json", "schema.json", "vocabularies.arrow", "train.arrow", "test.arrow")
+FILES = ("manifest.json", *FITTED_FILES, "train.arrow", "test.arrow")
 ROWS = 150
 
 

@@ -10,6 +10,7 @@ import torch
 from recmtl.data import DataError, Loader, PreparedData, Rows, prepare
 from recmtl.data.sources import csv as csv_source
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task
+from recmtl.schema.serialization import FITTED_FILES
 
 SCHEMA = Schema(
     [Categorical("c"), Numeric("x", transform="none"), MultiCategorical("m")],
@@ -130,10 +131,10 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 4, ', "manifest.json is damaged"),
-        ('{"version": 4}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
+        ('{"version": 5, ', "manifest.json is damaged"),
+        ('{"version": 5}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
-        ('{"version": 3}', "was prepared by another version"),
+        ('{"version": 4}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],
@@ -150,7 +151,7 @@ def test_manifest_that_is_no_text(folder):
         PreparedData.open(folder)
 
 
-@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "test.arrow", "schema.json", "vocabularies.arrow"])
+@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "test.arrow", *FITTED_FILES])
 @pytest.mark.parametrize("keep", [0, 8, 200, -1])
 def test_truncated_file(folder, file, keep):
     path = folder / file
@@ -161,7 +162,7 @@ def test_truncated_file(folder, file, keep):
         PreparedData.open(folder)
 
 
-@pytest.mark.parametrize("file", ["test.arrow", "schema.json", "vocabularies.arrow"])
+@pytest.mark.parametrize("file", ["test.arrow", *FITTED_FILES])
 def test_missing_file(folder, file):
     (folder / file).unlink()
     with pytest.raises(DataError, match=rf"{folder / file} is damaged, prepare the data again: it is missing"):

@@ -1,0 +1,148 @@
+"""Label rates of ids: counted on the training rows in folds, so that no row is encoded by its own label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.columns.categorical import Ids, encode_feature
+from recmtl.data.columns.values import Codes, Floats
+from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, weight_column
+from recmtl.errors import DataError
+from recmtl.io.memory import available_memory
+from recmtl.schema import FittedSchema, LabelCounts
+
+FOLDS = 5
+PRIOR_ROWS = 20  # rows with the task's mean rate, added to those of each id
+COUNT_SCALE = 10  # of log(1 + rows): about 1 for the most frequent ids
+
+
+class FoldCounts:
+    """Counts of the labels of the training rows, by feature, binary task, fold and id.
+
+    A row's fold follows from the hash of its group, or else of its number: not from its labels, and not from whether
+    rows are held out.
+
+    Args:
+        fitted: The fitted schema, without label counts.
+
+    Raises:
+        DataError: The counts do not fit in memory.
+    """
+
+    def __init__(self, fitted: FittedSchema) -> None:
+        self._fitted, tasks = fitted, len(fitted.rated_tasks)
+        for block in fitted.rated_blocks:
+            needed = 2 * tasks * (FOLDS + 1) * block.size * np.dtype(float).itemsize
+            if needed > available_memory():
+                raise DataError(
+                    f"the label rates of {block.size:,} ids of {block.name!r} and {tasks} tasks need "
+                    f"{needed / 2**30:.1f} GiB of memory, more than is free: set `label_rates: false`, a larger "
+                    "`min_count` or `hash_buckets`"
+                )
+        # Σ weight and Σ weight·label of the rows with a label, of each feature: [2, tasks, folds, ids]
+        self._sums = {b.name: np.zeros((2, tasks, FOLDS, b.size)) for b in fitted.rated_blocks}
+        self._totals = np.zeros((3, tasks, FOLDS))  # rows with a label, Σ weight, Σ weight·label
+
+    def folds(self, batch: pa.RecordBatch, rows: RowNumbers) -> Codes:
+        """Return the fold of each row of a batch ``[rows]``, given the numbers of its rows."""
+        hashes = group_hashes(self._fitted.schema.group, batch, rows)
+        return ((hashes >> np.uint64(32)) % np.uint64(FOLDS)).astype(np.int64)
+
+    def add(self, batch: pa.RecordBatch, folds: Codes) -> None:
+        """Count a batch of training rows, given their folds ``[rows]``."""
+        schema = self._fitted.schema
+        weight = weight_column(schema, batch)
+        ids = {
+            b: encode_feature(self._fitted, batch.column(b.name), b.feature, b)[:, 0] for b in self._fitted.rated_blocks
+        }
+        for place, task in enumerate(self._fitted.rated_tasks):
+            label = label_column(schema, batch, task.label)
+            valid = ~np.isnan(label)
+            if task.given:
+                valid &= label_column(schema, batch, task.given) == 1
+            values = np.stack([np.ones(len(label)), weight, weight * label])[:, valid]  # [3, valid rows]
+            for totals, value in zip(self._totals[:, place], values, strict=True):
+                np.add.at(totals, folds[valid], value)  # in the order of the rows, wherever a batch ends
+            for block, codes in ids.items():
+                flat = (folds * block.size + codes)[valid]
+                for sums, value in zip(self._sums[block.name][:, place], values[1:], strict=True):
+                    np.add.at(sums.reshape(-1), flat, value)
+
+    def finish(self) -> tuple[FittedSchema, list[str]]:
+        """Return the fitted schema with the counts of all folds, and a note on each task without out-of-fold rates."""
+        notes = []
+        for name, sums in self._sums.items():
+            folds = (sums[0] > 0).sum(1).max(1)  # the most folds of any id [tasks]
+            for place in np.flatnonzero(folds < 2):
+                sums[:, place] = 0  # as training rows have no rates, later rows must not have any
+                task = self._fitted.rated_tasks[place].name
+                notes.append(f"the label rates of {name!r} are left at 0 for task {task!r}: no id is in two folds")
+        scale = _divided(self._totals[0].sum(1), self._totals[1].sum(1))[:, None]  # [tasks, 1]
+        counts = {name: LabelCounts(*(sums.sum(2) * scale)) for name, sums in self._sums.items()}
+        return replace(self._fitted, label_counts=counts), notes
+
+    def encode(self, ids: Ids, folds: Codes) -> npt.NDArray[np.float32]:
+        """Encode training rows by the labels of the other folds ``[rows, label rate columns]``.
+
+        Args:
+            ids: The ids of the rows ``[rows, id columns]``.
+            folds: Their folds ``[rows]``.
+        """
+        rows, weight, positives = np.where(np.eye(FOLDS, dtype=bool), 0, self._totals[:, :, None]).sum(-1)
+        scale = _divided(rows, weight)[:, folds]  # [tasks, rows]
+        mean = mean_rate(rows, positives * _divided(rows, weight))[:, folds]
+        columns = []
+        for block in self._fitted.rated_blocks:
+            sums = self._sums[block.name][..., ids[:, block.start]]  # [2, tasks, folds, rows]
+            sums[:, :, folds, np.arange(len(ids))] = 0
+            rows, positives = sums.sum(2) * scale  # [tasks, rows]
+            columns.append(rate_columns(rows, positives, mean))
+        return np.concatenate(columns).T.astype(np.float32)
+
+
+def encode_label_rates(fitted: FittedSchema, ids: Ids) -> npt.NDArray[np.float32]:
+    """Encode rows that are no training rows by the labels of all training rows ``[rows, label rate columns]``.
+
+    Args:
+        fitted: The fitted schema.
+        ids: The ids of the rows ``[rows, id columns]``.
+    """
+    rates = [fitted.rate(task) for task in fitted.rated_tasks]
+    rows, means = (np.array(values, float)[:, None] for values in zip(*rates, strict=True))
+    columns = []
+    for block in fitted.rated_blocks:
+        counts = fitted.label_counts[block.name]
+        codes = ids[:, block.start]
+        columns.append(rate_columns(counts.rows[:, codes], counts.positives[:, codes], mean_rate(rows, rows * means)))
+    return np.concatenate(columns).T.astype(np.float32)
+
+
+def mean_rate(rows: Floats, positives: Floats) -> Floats:
+    """Return the rate of a label among all rows, with half a row of each class more: it is never 0 or 1."""
+    return (positives + 0.5) / (rows + 1)
+
+
+def rate_columns(rows: Floats, positives: Floats, mean: Floats) -> Floats:
+    """Return the log-odds of each task's label rate over those of its mean, then log(1 + rows) / 10.
+
+    The rate is that of the rows and of 20 further ones with the mean rate: (positives + 20·mean) / (rows + 20). Of a
+    rare label, of which 20 rows hold less than one, as many rows are added as hold one, lest a single click say much.
+    No rows give 0 and 0.
+
+    Shape:
+        - rows, positives: ``[tasks, B]``, mean: ``[tasks, B]`` or ``[tasks, 1]``
+        - output: ``[2 · tasks, B]``
+    """
+    prior = np.maximum(PRIOR_ROWS, 1 / np.minimum(mean, 1 - mean))
+    negatives = np.maximum(rows - positives, 0)  # rounding may leave less
+    rates = np.log1p(positives / (prior * mean)) - np.log1p(negatives / (prior * (1 - mean)))
+    return np.concatenate([rates, np.log1p(rows) / COUNT_SCALE])
+
+
+def _divided(numerator: Floats, denominator: Floats) -> Floats:
+    """Return a quotient, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

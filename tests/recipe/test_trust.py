@@ -24,6 +24,7 @@ from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import check_trust, is_data_option
 from recmtl.runs.checkpoint_file import append_checksum, read_checkpoint
 from recmtl.schema import Schema, SchemaError
+from recmtl.schema.serialization import FITTED_FILES
 from recmtl.train import RunError, RunFolder
 
 Change = Callable[[dict[str, Any]], Any]
@@ -271,8 +272,7 @@ def test_a_run_writes_nowhere_else(run: Path, trained: Path, tmp_path: Path, cap
 
 FILES = [
     "recipe.yaml",
-    "schema/schema.json",
-    "schema/vocabularies.arrow",
+    *(f"schema/{name}" for name in FITTED_FILES),
     "checkpoints/best/checkpoint.pt",
 ]
 

@@ -22,7 +22,11 @@ from recmtl.schema import (
 )
 from recmtl.schema.serialization import FITTED_FILES, load_fitted, save_fitted
 
-BRAND, USER, TAGS = Categorical("brand"), Categorical("user", hash_buckets=10, label_rates=True), MultiCategorical("tags")
+BRAND, USER, TAGS = (
+    Categorical("brand"),
+    Categorical("user", hash_buckets=10, label_rates=True),
+    MultiCategorical("tags"),
+)
 AGE = Binned("age", bins=4)
 
 

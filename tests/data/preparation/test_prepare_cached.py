@@ -19,6 +19,7 @@ from recmtl.data.store import cache as cache_module
 from recmtl.data.store.cache import DAY, default_cache, find_cached, lock_path, remove_cached, remove_stale
 from recmtl.io.files import locked, new_folder
 from recmtl.schema import Categorical, Schema, Task
+from recmtl.schema.serialization import FITTED_FILES
 
 SCHEMA = Schema([Categorical("c")], [Task("t", "y")])
 ROWS = "c,y\n" + "".join(f"v{i % 5},{i % 2}\n" for i in range(60))
@@ -194,7 +195,7 @@ def test_a_read_only_cache_can_be_read(tmp_path, path, prepared, monkeypatch):
     assert len(prepared) == 1
 
 
-@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "vocabularies.arrow", "schema.json", "manifest.json"])
+@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", *FITTED_FILES, "manifest.json"])
 def test_a_damaged_dataset_is_prepared_again(tmp_path, path, prepared, file):
     whole = open_cached(tmp_path, path)
     rows = whole.train.packed()

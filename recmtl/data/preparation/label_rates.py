@@ -17,7 +17,7 @@ from recmtl.schema import FittedSchema, LabelCounts
 
 FOLDS = 5
 PRIOR_ROWS = 20  # rows with the task's mean rate, added to those of each id
-COUNT_SCALE = 10  # of log(1 + rows): about 1 for the most frequent ids
+COUNT_SCALE = 30  # of log(1 + rows): small, as ids of later rows are often less frequent than those of training rows
 
 
 class FoldCounts:
@@ -127,7 +127,7 @@ def mean_rate(rows: Floats, positives: Floats) -> Floats:
 
 
 def rate_columns(rows: Floats, positives: Floats, mean: Floats) -> Floats:
-    """Return the log-odds of each task's label rate over those of its mean, then log(1 + rows) / 10.
+    """Return the log-odds of each task's label rate over those of its mean, then log(1 + rows) / 30.
 
     The rate is that of the rows and of 20 further ones with the mean rate: (positives + 20·mean) / (rows + 20). Of a
     rare label, of which 20 rows hold less than one, as many rows are added as hold one, lest a single click say much.

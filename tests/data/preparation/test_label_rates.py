@@ -80,7 +80,7 @@ def naive(counted: pd.DataFrame, ids: npt.NDArray[Any], wanted: int, label: str,
     mean = ((weight * label_of).sum() + 0.5) / (valid.sum() + 1)
     prior = max(20.0, 1 / min(mean, 1 - mean))
     rate = (positive + prior * mean) / (n + prior)
-    return [np.log(rate / (1 - rate)) - np.log(mean / (1 - mean)), np.log(1 + n) / 10]
+    return [np.log(rate / (1 - rate)) - np.log(mean / (1 - mean)), np.log(1 + n) / 30]
 
 
 def expected(
@@ -133,7 +133,7 @@ def test_a_count_by_hand() -> None:
     mean = 10.5 / 41
     rate = (8 + 20 * mean) / 30
     log_odds = np.log(rate / (1 - rate)) - np.log(mean / (1 - mean))
-    np.testing.assert_allclose(matrix(data.test), [[log_odds, np.log(11) / 10], [0, 0], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(matrix(data.test), [[log_odds, np.log(11) / 30], [0, 0], [0, 0]], rtol=1e-6)
     assert data.schema.label_counts["c"].rows.tolist() == [[0, 0, 30, 10]]
     assert data.schema.label_counts["c"].positives.tolist() == [[0, 0, 2, 8]]
 

@@ -56,7 +56,8 @@ def demo_command(out: Path = Path("demo"), rows: int = 200_000, seed: int = 0) -
 def logistic_regression(data: PreparedData) -> dict[str, Metrics]:
     """Measure a logistic regression per task on the test rows.
 
-    It is fitted on the same training rows and inputs as a model: categories one-hot, numbers standardised.
+    It is fitted on the same training rows and inputs as a model: categories one-hot, numbers by their place among the
+    knots.
     """
     train, test = _one_matrix(data.train), _one_matrix(data.test)
     metrics = {}
@@ -76,7 +77,7 @@ def logistic_regression(data: PreparedData) -> dict[str, Metrics]:
 
 
 def _one_matrix(rows: Rows) -> npt.NDArray[np.float64]:
-    """Return ids and standardised numbers side by side ``[rows, id columns + numeric columns]``."""
+    """Return ids and encoded numbers side by side ``[rows, id columns + numeric columns]``."""
     ids, numeric = rows.schema.id_columns, rows.schema.numeric_columns
     packed = rows.packed().numpy()
     return np.hstack([packed[:, :ids], packed[:, ids : ids + numeric].view(np.float32)]).astype(np.float64)

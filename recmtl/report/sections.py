@@ -189,7 +189,7 @@ def _data_parts(run: ReportedRun, progress: Progress) -> Iterator[Part]:
     captions = {
         "labels": "Labels: rows, positives and mean",
         "columns": "Columns",
-        "numbers": "Encoded numbers, and the mean and deviation that standardised them",
+        "numbers": "Encoded numbers, and the mean and deviation of the raw ones",
         "drift": "Drift against the training rows",
     }
     for name, caption in captions.items():

@@ -33,7 +33,7 @@ class Description:
             is missing and the share of the others that is unknown (of a list: of its elements).
         values: The most frequent categories of each column of raw data.
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
-            prepared data as they are encoded, beside what they were standardised by.
+            prepared data as they are encoded, beside the mean and deviation of the raw ones.
         labels: For each split and task the rows that count, the positive ones and the mean label.
         files: The same for each file of raw data, if a split has several.
         drift: Differences of the other splits from the training rows: the share that is missing, the share of the

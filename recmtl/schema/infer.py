@@ -23,7 +23,6 @@ MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
 ENOUGH = 100  # rows that all differ by chance no longer
 COLLISIONS = 20  # expected by chance among values of a row number's range: if there is none, they are row numbers
 NEARLY = 0.95  # the share of numbers in text that is nearly always a number
-RATED_IDS, ROWS_PER_ID = 100, 5  # categories in a column, and rows of each on average, from which label rates pay
 LIST_SEPARATORS = ("|", ";")
 MANY_LISTS = 0.05  # the share of values with a separator
 LONGEST = 24  # characters of a value that are shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -13,13 +13,11 @@ import pyarrow as pa
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.schema.column_values import ISO_DATE, ColumnValues
-from recmtl.schema.features import KIND_NAMES, KINDS, Categorical, Feature, MultiCategorical, Timestamp
+from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical, Timestamp
 from recmtl.schema.infer import (
     DATE_PARTS,
     LEFT_OUT,
     LIST_SEPARATORS,
-    RATED_IDS,
-    ROWS_PER_ID,
     Reading,
     category,
     suggest_feature,
@@ -97,8 +95,7 @@ def infer_columns(
     named = {name for name in used if name is not None}
     for name in named:
         check_column(sample, name)
-    rated = any(task.kind == "binary" for task in found)
-    readings = read_columns(sample, named, kinds or {}, drop, rated)
+    readings = read_columns(sample, named, kinds or {}, drop)
     return InferredColumns(sample.name, sample.table.num_rows, found, readings)
 
 
@@ -125,7 +122,7 @@ def read_label(sample: Sample, name: str) -> Task:
 
 
 def read_columns(
-    sample: Sample, used: Collection[str], kinds: Mapping[str, str], drop: Collection[str] = (), rated: bool = False
+    sample: Sample, used: Collection[str], kinds: Mapping[str, str], drop: Collection[str] = ()
 ) -> tuple[Reading, ...]:
     """Return how each column is read, but for those in `used`, which are labels and other roles.
 
@@ -134,7 +131,6 @@ def read_columns(
         used: Columns that are no feature.
         kinds: The kind of each column that is not read by the rules; a name may be a pattern.
         drop: Columns to leave out; a name may be a pattern.
-        rated: Whether ids have label rates: whether there is a binary task.
 
     Raises:
         SchemaError: A column is missing, has another role or cannot be read as its kind, or the rules cannot decide.
@@ -144,17 +140,8 @@ def read_columns(
     for name in sample.table.column_names:
         if name not in used:
             values = ColumnValues(name, sample.table[name])
-            reading = _as_said(values, said[name]) if name in said else suggest_feature(values)
-            readings.append(with_label_rates(reading, values) if rated else reading)
+            readings.append(_as_said(values, said[name]) if name in said else suggest_feature(values))
     return tuple(readings)
-
-
-def with_label_rates(reading: Reading, c: ColumnValues) -> Reading:
-    """Return a reading whose feature has `label_rates` if the column holds many ids, and several rows of each."""
-    feature, few = reading.feature, c.distinct < RATED_IDS or c.present < ROWS_PER_ID * c.distinct
-    if few or not isinstance(feature, Categorical) or isinstance(feature, MultiCategorical) or not reading.used:
-        return reading
-    return replace(reading, feature=replace(feature, label_rates=True), reason=f"{reading.reason}; with label rates")
 
 
 def _said_kinds(sample: Sample, used: Collection[str], kinds: Mapping[str, str]) -> dict[str, str]:

@@ -54,6 +54,7 @@ READ: dict[str, tuple[Any, str | None]] = {
     "missing": ([None] * ROWS, None),
     "missing floats": ([np.nan] * ROWS, None),
     "one value or none": ([7.5, None] * (ROWS // 2), "Categorical"),
+    "huge": (NUMBERS * 1e300, "Numeric"),
     "mostly missing": ([*NUMBERS[:30], *[None] * (ROWS - 30)], "Numeric"),
     "row numbers": (np.arange(ROWS), None),
     "shuffled row numbers": (RNG.permutation(ROWS), None),
@@ -79,7 +80,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "infinity": ([*NUMBERS[:-1], np.inf], "inf is not a finite number"),
     "a word": ([*map(str, NUMBERS[:-1]), "many"], "numbers in 99.7% of its rows, and text such as 'many' in others"),
     "thousands": ([f"{i * 7},{i % 10}00" for i in range(1, ROWS + 1)], "a decimal comma or separators of thousands"),
-    "too large": (NUMBERS * 1e300, "numbers too large"),
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.column_values import ColumnValues
-from recmtl.schema.infer import ENOUGH, MAX_CODES, RATED_IDS, ROWS_PER_ID, RULES, suggest_feature
+from recmtl.schema.infer import ENOUGH, MAX_CODES, RULES, suggest_feature
 from recmtl.schema.readings import infer_columns
 
 ROWS = 400
@@ -194,25 +194,6 @@ def test_rules_do_not_depend_on_the_form_of_the_data(tmp_path: Path, name: str) 
     }
     assert columns.notes[1] == "left out: row (numbers the rows: from 0 to 399, each once), same ('s' in every row)"
     assert columns.notes[0].endswith(": 2 categorical, 1 multi_categorical, 3 numeric, 3 timestamp")
-
-
-@pytest.mark.parametrize("name", ["user_id", "city"])
-def test_columns_with_many_ids_and_several_rows_of_each_have_label_rates(name: str) -> None:
-    def inferred(rows: int, ids: int = RATED_IDS, task: str | Task = "y", kinds: Any = None) -> Any:
-        values = [i % ids if name == "user_id" else f"c{i % ids}" for i in range(rows)]
-        frame = pd.DataFrame({name: values, "y": np.arange(rows) % 2, "z": np.arange(rows) / 3})
-        return infer_columns(frame, [task], kinds).readings[0]
-
-    rated, plain = (Categorical(name, min_count=2, label_rates=on) for on in (True, False))
-    enough = RATED_IDS * ROWS_PER_ID
-    assert inferred(enough).feature == rated
-    assert inferred(enough).reason.endswith("100 distinct values; with label rates")
-    assert inferred(enough, kinds={name: "categorical"}).feature == rated
-    assert inferred(enough, kinds={name: "drop"}).feature == plain
-    assert inferred(enough, kinds={name: "multi_categorical"}).feature == MultiCategorical(name)
-    assert inferred(enough - 1).feature == plain
-    assert inferred(enough, RATED_IDS - 1).feature == plain
-    assert inferred(enough, task=Task("z", "z", kind="regression")).feature == plain
 
 
 class TestKinds:

@@ -70,7 +70,8 @@ class ColumnValues:
         self.name, self.rows = name, len(column)
         self.values = _plain(column)  # without missing ones
         self.type: pa.DataType = self.values.type
-        counted = None if pa.types.is_nested(self.type) else pc.value_counts(self.values)
+        uncounted = pa.types.is_nested(self.type) or isinstance(self.type, pa.BaseExtensionType)
+        counted = None if uncounted else pc.value_counts(self.values)
         self.unique: pa.Array = self.values.slice(0, 0) if counted is None else counted.field("values")
         counts = [] if counted is None else counted.field("counts").to_numpy()
         self._counts = np.asarray(counts, np.int64)

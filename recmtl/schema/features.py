@@ -104,7 +104,7 @@ class Numeric:
             variance 1; ``min_max`` maps the range of the training rows to [0, 1]; ``log1p`` standardizes
             sign(x)·log(1 + |x|); ``quantile`` maps a value to the share of training rows that are no larger,
             interpolated between at most 256 quantiles; ``none`` keeps the value. A missing value becomes the mean of
-            the training rows, with ``knots`` and ``quantile`` the middle of them.
+            the training rows, with ``knots`` and ``quantile`` their median.
         clip: Limits ``(low, high)`` applied to raw values first; either may be ``None``.
         missing_indicator: Add an input that is 1 where the value is missing, 0 elsewhere. ``None`` adds it if a
             training row lacks the value.

@@ -93,6 +93,7 @@ class FittedSchema:
         integer_keys: The carried columns that hold only integers; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
         label_counts: The labels by id of each feature with `label_rates`.
+        medians: The median of each numeric feature with the transform `knots`, which a missing value becomes.
     """
 
     schema: Schema
@@ -103,6 +104,7 @@ class FittedSchema:
     integer_keys: frozenset[str]
     rates: Mapping[tuple[str, str | None], LabelRate]
     label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
+    medians: Mapping[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -187,6 +189,7 @@ class FittedSchema:
             "lengths": dict(self.lengths),
             "moments": {name: m._asdict() for name, m in self.moments.items()},
             "quantiles": dict(self.quantiles),
+            "medians": dict(self.medians),
             "integer_keys": sorted(self.integer_keys),
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},

@@ -69,9 +69,10 @@ def missing(c: ColumnValues) -> Reading | None:
 
 
 def unreadable(c: ColumnValues) -> Reading | None:
-    """Leave out structs, maps, lists of these, and bytes that are no text."""
+    """Leave out structs, maps, lists of these, bytes that are no text, and extension types such as intervals."""
     inner = c.type.value_type if is_list(c) else c.type
     unread = pa.types.is_nested(inner) or pa.types.is_binary(inner) or pa.types.is_large_binary(inner)
+    unread |= isinstance(c.type, pa.BaseExtensionType)
     return Reading(c.name, None, f"values of type {c.type}", used=False) if unread else None
 
 

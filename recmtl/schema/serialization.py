@@ -52,6 +52,7 @@ def load_fitted(folder: Path) -> FittedSchema:
             lengths=content["lengths"],
             moments={name: Moments(**m) for name, m in content["moments"].items()},
             quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
+            medians=content["medians"],
             integer_keys=frozenset(content["integer_keys"]),
             rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
         )

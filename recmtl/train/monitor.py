@@ -98,10 +98,10 @@ class MetricMonitor:
         self.waited = 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
-        """Return the monitored value; ``None`` if it is undefined for one of its tasks."""
+        """Return the mean over the tasks for which the metric is defined; ``None`` if there is none."""
         values = [metrics[task].values[self._metric] for task in self._tasks]
         defined = [value for value in values if value is not None]
-        return float(sum(defined) / len(defined)) if len(defined) == len(values) else None
+        return float(sum(defined) / len(defined)) if defined else None
 
     def update(self, value: float | None) -> bool:
         """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting."""

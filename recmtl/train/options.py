@@ -90,9 +90,9 @@ class EarlyStopping:
 
     Args:
         monitor: The metric of the validation rows that decides: a task's own such as ``ctcvr.auc`` or ``ctr.logloss``,
-            or the mean of one over the objectives that have it: ``auc``. If the schema has a group, ``gauc``,
-            ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` if every objective
-            is a regression. An undefined metric is no improvement, and does not count towards the patience.
+            or the mean of one over the objectives for which it is defined: ``auc``. If the schema has a group,
+            ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` if every
+            objective is a regression. An undefined metric is no improvement, and does not count towards the patience.
         patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
         evaluations: The number of evaluations per epoch.

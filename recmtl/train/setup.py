@@ -27,7 +27,15 @@ from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 FINGERPRINT_LETTERS = 16
 # The default batch size from a number of training rows on.
-BATCH_SIZES: Mapping[int, int] = {0: 256, 40_000: 512, 100_000: 1024, 250_000: 2048}
+BATCH_SIZES: Mapping[int, int] = {
+    0: 32,
+    1_000: 64,
+    4_000: 128,
+    10_000: 256,
+    40_000: 512,
+    100_000: 1024,
+    250_000: 2048,
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -212,6 +212,9 @@ class Trainer:
     def load(self, name: str = BEST, folder: RunFolder | None = None) -> Trainer:
         """Load the weights of a checkpoint, ``best`` or ``last``.
 
+        Those of ``best`` were measured, and are an average of weights if `Optimization.ema` is not 0. Those of ``last``
+        are the weights from which training goes on, not their average.
+
         Args:
             name: The checkpoint.
             folder: The run folder; ``None`` takes the trainer's own.

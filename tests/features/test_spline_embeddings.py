@@ -48,7 +48,7 @@ def naive(embeddings: SplineEmbeddings, schema: recmtl.FittedSchema, frame: pd.D
         knots = list(schema.quantiles[feature.name])
         rows = embeddings.weight.detach().double()[start : start + len(knots)]
         start += len(knots)
-        values = frame[feature.name].fillna(np.median(knots))
+        values = frame[feature.name].fillna(schema.medians[feature.name])
         for x in values:
             j = max(0, min(sum(t <= x for t in knots) - 1, len(knots) - 2))
             if len(knots) == 1:

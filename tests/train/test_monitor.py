@@ -42,7 +42,8 @@ def test_patience_ends_after_evaluations_without_improvement() -> None:
 
 def test_undefined_neither_improves_nor_costs_patience() -> None:
     w = monitor_of(patience=1)
-    assert w.value(metrics(None, 0.9)) is None
+    assert w.value(metrics(None, 0.9)) == 0.9  # the mean over the tasks that have it
+    assert w.value(metrics(None, None)) is None
     assert [w.update(v) for v in (None, 0.7, None, None)] == [False, True, False, False]
     assert not w.exhausted
     assert w.best == 0.7

@@ -64,6 +64,11 @@ class NumericFitter:
             found[f.name] = tuple(points.tolist())
         return found
 
+    def medians(self) -> dict[str, float]:
+        """Return the median of each numeric feature with knots."""
+        columns = enumerate(self._features)
+        return {f.name: self._sample.median(c) for c, f in columns if isinstance(f, Numeric) and f.transform == "knots"}
+
     def incomplete(self) -> frozenset[str]:
         """Return the features with a missing value, but for those without any value."""
         rows = zip(self._features, self._moments.rows, strict=True)
@@ -181,6 +186,10 @@ class RowSample:
         rising: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
         return rising
 
+    def median(self, column: int) -> float:
+        """Return the median, a value of the sample."""
+        return float(np.quantile(self._column(column)[0], 0.5, method="inverted_cdf"))
+
     def edges(self, column: int, bins: int) -> Floats:
         """Return the edges between bins of equal shares: the maximum of each bin but the last."""
         values, _, high = self._column(column)
@@ -244,13 +253,16 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "log1p":
         values = signed_log(values)
-    center = float(np.median(quantiles)) if feature.transform in ("knots", "quantile") else mean
+    center = {"knots": fitted.medians.get(feature.name, mean), "quantile": float(np.median(quantiles))}.get(
+        feature.transform, mean
+    )
     missing = np.isnan(values)
     filled = np.where(missing, center, values) if missing.any() else values
     if feature.transform == "none":
         return filled
     if feature.transform == "knots":
-        return np.interp(filled, quantiles, places_of(quantiles))
+        places: Floats = np.clip(np.interp(filled, quantiles, places_of(quantiles)), -1, 1)
+        return places  # clipped, as knots may be a denormal apart
     if feature.transform == "quantile":  # of equal quantiles np.interp takes the last: the share ≤ x
         return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
     if feature.transform == "min_max":

@@ -54,6 +54,7 @@ class Fitter:
             lengths=self._categories.lengths(),
             moments=self._numeric.moments(),
             quantiles=self._numeric.quantiles(),
+            medians=self._numeric.medians(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={
                 k: LabelRate(int(rows), float(total / weight) if weight else 0.0)

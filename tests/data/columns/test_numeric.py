@@ -170,7 +170,16 @@ class TestTransforms:
     def test_few_values_are_knots_in_equal_steps(self):
         x = [7.0, 7.0, 7.0, 0.0, 100.0, None]
         values = encoded(Numeric("x"), x, [0, 7, 100, 3.5, 53.5, -1e9, 1e300, None])
-        np.testing.assert_allclose(values, [-1, 0, 1, -0.5, 0.5, -1, 1, 0], rtol=1e-6)
+        np.testing.assert_allclose(values, [-1, 0, 1, -0.5, 0.5, -1, 1, 0], rtol=1e-6)  # missing: the median, 7
+
+    def test_a_missing_number_is_read_as_the_median_of_the_rows_not_of_the_knots(self):
+        fitted, _ = fit(Numeric("x"), [0.0] * 97 + [5.0, 50.0, 500.0])
+        assert fitted.medians == {"x": 0.0}
+        assert encode(fitted, [None, 0.0])[:, 0].tolist() == [-1, -1]
+
+    def test_knots_a_denormal_apart_stay_in_the_range(self):
+        values = np.arange(500) * 5e-324
+        assert np.abs(encoded(Numeric("x"), values, values)).max() <= 1
 
     def test_knots_of_many_values_equal_the_distribution_function(self):
         x = np.random.default_rng(0).lognormal(size=20_000)
@@ -214,7 +223,7 @@ class TestTransforms:
         )
         values = rows.table.column(NUMERIC).combine_chunks().flatten().to_numpy().reshape(2, 4)
         assert values[:, 3].tolist() == [1, 0]
-        assert values[0, :3].tolist() == [0, 0, 0]  # the middle of the knots
+        assert values[0, :3].tolist() == [-1, 0, 0]  # the medians: 1 of 1 and 2, 2 of 1 to 3, and nothing
 
     def test_quantile_interpolates_training_rows(self):
         feature = Numeric("x", transform="quantile")

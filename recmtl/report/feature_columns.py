@@ -146,8 +146,10 @@ def _id_names(ids: Integers, block: IdBlock, schema: FittedSchema) -> list[str]:
 def _prepared_numbers(rows: Rows, feature: Numeric) -> Floats:
     schema, place = rows.schema, rows.schema.numeric.index(feature)
     numbers = restored(_encoded(rows, NUMERIC, place)[:, 0].astype(float), feature, schema)
-    largest = np.abs(numbers).max(initial=0) or 1.0
-    numbers = np.round(numbers, FLOAT32_DIGITS - int(np.floor(np.log10(largest)))) + 0.0  # no -0
+    # Among knots a number is as exact as it is large; otherwise all are as exact as the largest.
+    sizes = np.abs(numbers) if feature.transform == "knots" else np.full(len(numbers), np.abs(numbers).max(initial=0))
+    unit = 10.0 ** (np.floor(np.log10(np.where(sizes > 0, sizes, 1.0))) - FLOAT32_DIGITS)
+    numbers = np.round(numbers / unit) * unit + 0.0  # no -0
     if not feature.missing_indicator:
         return numbers
     indicated = [f for f in schema.numeric if f.missing_indicator]

@@ -69,13 +69,20 @@ def test_parts_of_dates_and_bins() -> None:
         prepared_values(rows, "time")
 
 
-@pytest.mark.parametrize("transform", ["standardize", "min_max", "log1p", "quantile", "none"])
+@pytest.mark.parametrize("transform", ["knots", "standardize", "min_max", "log1p", "quantile", "none"])
 @pytest.mark.parametrize("indicated", [False, True])
 def test_numbers(transform: str, indicated: bool) -> None:
     """A missing number has its fill value, unless there is a missing indicator."""
     found = [v[0] for v in by_row(prepared_values(prepared(transform=transform, missing_indicator=indicated), "price"))]
     assert found[:4] + found[5:] == ["1.5", "-2", "0", "1.5", "1.5"]
     assert (found[4] == "(missing)") == indicated
+
+
+def test_a_huge_number_leaves_the_small_ones_as_they_are() -> None:
+    schema = Schema([Numeric("price")], [Task("ctr", "click")])
+    prices = [1.25, 2.5, 3.75, 0.0, 1e9, 7.0]
+    rows = recmtl.prepare(schema, pd.DataFrame({"price": prices, "click": [0, 1] * 3}), holdout=0).train
+    assert [float(v[0]) for v in by_row(prepared_values(rows, "price"))] == prices
 
 
 def test_a_category_unseen_in_training() -> None:

@@ -16,6 +16,7 @@ from recmtl.schema.fitted import FIRST, MISSING
 SAMPLE = 100_000  # rows sampled for quantiles
 SPARE = 50_000  # rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
+SNAP = 1e-4  # of the way between two knots, within which a place in float32 is that of the knot
 MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 
 
@@ -277,7 +278,10 @@ def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
     if feature.transform == "none":
         return values
     if feature.transform == "knots":
-        return np.interp(values, places_of(quantiles), quantiles)
+        index = (values + 1) / 2 * (len(quantiles) - 1)
+        nearest = np.round(index)
+        index = np.where(np.abs(index - nearest) < SNAP, nearest, index)
+        return np.interp(index, np.arange(len(quantiles)), quantiles)
     if feature.transform == "quantile":
         return np.interp(values, np.linspace(0, 1, len(quantiles)), quantiles)
     if feature.transform == "min_max":

@@ -28,6 +28,7 @@ MERGE_AFTER = 1 << 20  # distinct values counted before their counts are merged
 MERGE_COPIES = 3  # of the counts, held in memory by a merge
 SMALL_INTEGERS = 1 << 21  # integers below are counted and looked up in arrays
 HASH_CHUNK = 1 << 20  # categories hashed at a time, as Python text
+MOST = 0.5  # of the values of a column
 PADDING = -1  # id after the end of a list
 
 Ids = npt.NDArray[np.int32]
@@ -62,16 +63,30 @@ class CategoryFitter:
         """Return the vocabulary of each feature that has its own."""
         return {name: builder.vocabulary() for name, builder in self._builders.items()}
 
+    def notes(self) -> list[str]:
+        """Return a note for each vocabulary that leaves out most values; it must have been made."""
+        return [
+            f"categorical column {name!r} has categories too rare for its vocabulary in {builder.left_out:.0%} of the "
+            "training rows, which are read as unknown"
+            for name, builder in self._builders.items()
+            if MOST < builder.left_out < 1
+        ]
+
     def lengths(self) -> dict[str, int]:
         """Return the longest list kept of each multi-valued feature."""
         return {feature.name: min(feature.max_length, longest) for feature, longest in self._longest.items()}
 
 
 class VocabularyBuilder:
-    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows."""
+    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows.
+
+    Attributes:
+        left_out: The share of the counted values whose category is not in the vocabulary.
+    """
 
     def __init__(self, feature: Categorical) -> None:
         self._feature = feature
+        self.left_out = 0.0
         self._small = np.zeros(1, np.int64)  # counts of small integers
         self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
 
@@ -100,6 +115,7 @@ class VocabularyBuilder:
         tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
         filled = [t for t in tables if t.num_rows] or tables[:1]
         table = merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
+        counted = pc.sum(table["count"]).as_py() or 0
         table = table.filter(pc.field("count") >= self._feature.min_count)
         name, largest = self._feature.name, self._feature.max_vocabulary
         if min(table.num_rows, largest or table.num_rows) > MAX_CATEGORIES:
@@ -107,8 +123,9 @@ class VocabularyBuilder:
                 f"column {name!r} has {table.num_rows:,} categories, expected at most {MAX_CATEGORIES:,}: set "
                 "`hash_buckets`, a larger `min_count` or a `max_vocabulary`"
             )
-        kept = table.sort_by([("count", "descending"), ("category", "ascending")])["category"]
-        return kept.slice(0, largest).combine_chunks()
+        kept = table.sort_by([("count", "descending"), ("category", "ascending")]).slice(0, largest)
+        self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / max(counted, 1)
+        return kept["category"].combine_chunks()
 
 
 class MergedCounts:

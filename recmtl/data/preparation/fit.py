@@ -61,7 +61,7 @@ class Fitter:
                 for k, (rows, weight, total) in self._rates.items()
             },
         )
-        return fitted, self._numeric.notes() + self._notes(fitted)
+        return fitted, self._numeric.notes() + self._categories.notes() + self._notes(fitted)
 
     def _with_indicators(self) -> Schema:
         """Return the schema with a missing indicator where a training row lacks a number, if none was chosen."""

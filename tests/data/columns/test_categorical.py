@@ -152,3 +152,19 @@ print(sum(rows.table["ids"].to_pylist(), []))
 """
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[422, 229, 782, 765]"
+
+
+def test_a_vocabulary_that_leaves_out_most_values_is_noted():
+    values = [f"{i}" for i in range(60)] + ["unknown"] * 40
+    frame = pa.table({"x": values, "y": [0, 1] * 50})
+    for options, share in (({"min_count": 2}, 60), ({"max_vocabulary": 1, "min_count": 2}, 60), ({}, None)):
+        notes = prepare(Schema([Categorical("x", **options)], [Task("t", "y")]), frame, holdout=0).notes
+        found = [note for note in notes if "too rare" in note]
+        assert found == (
+            []
+            if share is None
+            else [
+                f"categorical column 'x' has categories too rare for its vocabulary in {share}% of the training rows, "
+                "which are read as unknown"
+            ]
+        )

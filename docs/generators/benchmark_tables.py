@@ -274,7 +274,7 @@ the first trial has the defaults of the library, the others are drawn from the r
 All fitting, choosing and stopping is inside the training rows, cut into rows to train and rows to stop; the measured
 rows decide nothing. The interval is of the difference of mean AUCs over rows and seeds, paired by row, clustered where
 rows have groups; the best trees are those with the best mean on the measured rows. A task in which the net is not
-above them is a miss.
+above them is a miss. The recorded seconds were taken on one thread beside other work: they are no measure of speed.
 
 {trees() or "There is no recorded result of `python -m benchmarks.trees` yet, so no figures are published."}
 

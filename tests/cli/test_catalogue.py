@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -84,15 +83,25 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"recmtl {recmtl.__version__}\n"
 
 
+SLOW_IMPORT = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *others):
+        if name == "torch":
+            print(flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+from recmtl.cli.main import main
+raise SystemExit(main(["train", "--data.train", "gone", "--data.card", "gone"]))
+"""
+
+
 def test_an_interrupt_while_a_command_starts_is_one_line() -> None:
-    command = [sys.executable, "-m", "recmtl", "train", "--data.train", "gone", "--data.card", "gone"]
-    code = "from recmtl.cli.main import main; print(flush=True); raise SystemExit(main({!r}))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code.format(command[3:])], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", SLOW_IMPORT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout
-    process.stdout.readline()
-    time.sleep(0.3)  # it imports for longer than that
+    process.stdout.readline()  # the command imports torch now
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert (process.returncode, error) == (130, "recmtl: interrupted\n")

@@ -98,7 +98,7 @@ class SplineEmbeddings(NumericEmbedding):
         share = (place - before)[..., None]  # [B, F', 1]
         rise = torch.cat([self.weight.diff(dim=0), self.weight.new_zeros(1, self.weight.shape[1])])  # [knots, d]
         rows = torch.cat([self.weight, rise], 1).index_select(0, (before.long() + self.first).flatten())  # [B·F', 2d]
-        value, slope = rows.view(*x.shape, -1).chunk(2, dim=-1)  # [B, F', d]
+        value, slope = rows.view(*x.shape, rows.shape[1]).chunk(2, dim=-1)  # [B, F', d]
         return torch.addcmul(value, share, slope)
 
     def shared_tensors(self) -> list[SharedTensor]:

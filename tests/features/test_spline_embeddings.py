@@ -134,3 +134,8 @@ def test_an_exported_encoder_takes_any_number_of_rows(data: recmtl.PreparedData)
     x = batch(data).numeric[:, :5]
     exported = torch.export.export(embeddings, (x[:7],), dynamic_shapes=({0: torch.export.Dim("rows")},)).module()
     torch.testing.assert_close(exported(x), embeddings(x))
+
+
+def test_no_rows_have_embeddings_of_their_width(data: recmtl.PreparedData) -> None:
+    """A process may have no row of a batch that several share."""
+    assert SplineEmbeddings(data.schema, width=3)(torch.empty(0, 5)).shape == (0, 13)

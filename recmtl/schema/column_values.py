@@ -8,7 +8,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -111,7 +110,7 @@ class ColumnValues:
             return Numbers.of(values, integers=bool(pa.types.is_integer(self.type)))
         if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
             return None
-        values = np.asarray(pd.to_numeric(self.number_words.to_pandas()), np.float64)
+        values = np.array([float(word) for word in self.number_words.to_pylist()])  # of too many digits: infinite
         return Numbers.of(values, integers=len(self.matching(INTEGER)) == len(self.number_words))
 
     @cached_property

@@ -363,3 +363,8 @@ def test_dictionaries_and_views(tmp_path: Path) -> None:
     assert [type(f) for f in Schema.infer(table, ["y"]).features] == [Categorical] * 2
     pq.write_table(table.drop_columns("v"), tmp_path / "a.parquet")
     assert Schema.infer(tmp_path / "a.parquet", ["y"]).features == (Categorical("d", min_count=2),)
+
+
+def test_a_number_of_more_digits_than_a_float_holds_is_read() -> None:
+    frame = pd.DataFrame({"x": [f"{i / 7}" for i in range(50)] + ["9" * 400], "y": [0, 1] * 25 + [0]})
+    assert infer_columns(frame, ["y"]).readings[0].kind in ("numeric", "categorical", "undecided")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
+from recmtl.data.columns.numeric import places_of
 from recmtl.features.numeric_embeddings import NumericEmbedding
 from recmtl.schema import FittedSchema
 
@@ -77,7 +78,8 @@ class SplineEmbeddings(NumericEmbedding):
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
         slopes = torch.randn(len(sizes), width).mul_(INITIAL_SLOPE)  # [F', d]
-        lines = [knot_places(size)[:, None] * slope for size, slope in zip(knots, slopes, strict=True)]
+        places = [torch.from_numpy(places_of(size)).float() for size in knots]  # F' of [knots of the feature]
+        lines = [place[:, None] * slope for place, slope in zip(places, slopes, strict=True)]
         lines.append(torch.empty(0, width))  # if no feature has knots
         self.weight = nn.Parameter(torch.cat(lines) + torch.randn(sum(knots), width).mul_(INITIAL_STD))
         self.out_features = len(sizes) * width + len(self.others)
@@ -104,8 +106,3 @@ class SplineEmbeddings(NumericEmbedding):
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the rows of all knots as one shared tensor with one part per feature."""
         return [SharedTensor(self.weight, len(self.first), self.part_of_row)] if len(self.weight) else []
-
-
-def knot_places(knots: int) -> Tensor:
-    """Return where the knots of a feature lie, ``[knots]``: from -1 to 1, in equal steps."""
-    return torch.linspace(-1, 1, knots) if knots > 1 else torch.zeros(knots)

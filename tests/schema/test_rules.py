@@ -367,4 +367,4 @@ def test_dictionaries_and_views(tmp_path: Path) -> None:
 
 def test_a_number_of_more_digits_than_a_float_holds_is_read() -> None:
     frame = pd.DataFrame({"x": [f"{i / 7}" for i in range(50)] + ["9" * 400], "y": [0, 1] * 25 + [0]})
-    assert infer_columns(frame, ["y"]).readings[0].kind in ("numeric", "categorical", "undecided")
+    assert infer_columns(frame, ["y"]).readings[0].feature == Numeric("x")

@@ -219,9 +219,9 @@ def capped_counts(counts: Codes, steps: int) -> Floats:
         heavy = found
 
 
-def places_of(knots: Sequence[float]) -> Floats:
-    """Return what the transform `knots` maps each knot to ``[knots]``."""
-    return np.linspace(-1, 1, len(knots)) if len(knots) > 1 else np.zeros(1)
+def places_of(knots: int) -> Floats:
+    """Return what the transform `knots` maps each of so many knots to ``[knots]``: from -1 to 1, in equal steps."""
+    return np.linspace(-1, 1, knots) if knots > 1 else np.zeros(1)
 
 
 def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
@@ -254,15 +254,15 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "log1p":
         values = signed_log(values)
-    center = {"knots": fitted.medians.get(feature.name, mean), "quantile": float(np.median(quantiles))}.get(
-        feature.transform, mean
-    )
+    center = fitted.medians.get(feature.name, mean)  # there is one if the transform is `knots`
+    if feature.transform == "quantile":
+        center = float(np.median(quantiles))
     missing = np.isnan(values)
     filled = np.where(missing, center, values) if missing.any() else values
     if feature.transform == "none":
         return filled
     if feature.transform == "knots":
-        places: Floats = np.clip(np.interp(filled, quantiles, places_of(quantiles)), -1, 1)
+        places: Floats = np.clip(np.interp(filled, quantiles, places_of(len(quantiles))), -1, 1)
         return places  # clipped, as knots may be a denormal apart
     if feature.transform == "quantile":  # of equal quantiles np.interp takes the last: the share ≤ x
         return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))

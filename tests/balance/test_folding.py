@@ -115,7 +115,7 @@ def test_folded_heads_read_plain_views(name, size, dtype):
 def test_worked_by_hand():
     balancer, head = RotateOnly(heads=1, features=2), nn.Linear(2, 1, bias=False)
     with torch.no_grad():
-        balancer.rotations.matrix.original.copy_(torch.tensor([[[0.0, 0.0], [2.0, 0.0]]]))  # a quarter turn
+        balancer.rotations.weight.copy_(torch.tensor([[[0.0, 0.0], [2.0, 0.0]]]))  # a quarter turn
         head.weight.copy_(torch.tensor([[3.0, 4.0]]))
     (R,) = balancer.rotation()
     torch.testing.assert_close(R, torch.tensor([[0.0, -1.0], [1.0, 0.0]]))

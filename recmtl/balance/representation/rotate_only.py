@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalancer
+from recmtl.balance.representation.orthogonal import OrthogonalMap
+from recmtl.balance.representation.rotation import RotationBalancer
 
 
 class RotateOnly(RotationBalancer):

@@ -4,18 +4,15 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.parametrizations import orthogonal
-from torch.nn.utils.parametrize import ParametrizationList
+from torch import Tensor
 
 from recmtl.balance.backward import zeros_if_none
 from recmtl.balance.representation.base import RepresentationBalancer
+from recmtl.balance.representation.orthogonal import OrthogonalMap, RotationMatrices
 from recmtl.balance.shared import Sizes
-
-OrthogonalMap = Literal["cayley", "matrix_exp"]
 
 
 class RotationBalancer(RepresentationBalancer, ABC):
@@ -78,7 +75,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         self.normalize_losses = normalize_losses
         self.orthogonal_map = orthogonal_map
         self.cooperative = False
-        self.rotations: _Rotations | None = None
+        self.rotations: RotationMatrices | None = None
         self.register_buffer("initial_losses", None)
         self._caching = False
         self._cached_matrices: Tensor | None = None
@@ -136,7 +133,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         size = self.rotation_size or sizes.features
         if size > sizes.features:
             raise ValueError(f"`rotation_size` must be at most the views' {sizes.features} features, got {size}")
-        self.rotations = _Rotations(sizes.heads, size, self.orthogonal_map)
+        self.rotations = RotationMatrices(sizes.heads, size, self.orthogonal_map)
         self.initial_losses = torch.zeros(sizes.heads)
         self._build_scaling(sizes.heads)
 
@@ -223,41 +220,6 @@ class RotationBalancer(RepresentationBalancer, ABC):
         products = leading.mT @ v  # A, [H, size, size]
         gradient: Tensor = R @ (products.mT - products)
         return gradient
-
-
-class _Rotations(nn.Module):
-    """H rotations: parametrized orthogonal matrices that start at the identity."""
-
-    def __init__(self, heads: int, size: int, orthogonal_map: OrthogonalMap) -> None:
-        super().__init__()
-        holder = nn.Module()
-        holder.weight = nn.Parameter(torch.eye(size).repeat(heads, 1, 1))
-        parametrizations = orthogonal(holder, "weight", orthogonal_map).parametrizations
-        assert isinstance(parametrizations, nn.ModuleDict)
-        matrix = parametrizations["weight"]
-        assert isinstance(matrix, ParametrizationList)
-        # Stored by itself, as a module with a parametrized attribute cannot be pickled; under the map's name, so that
-        # another map cannot load its state.
-        self.add_module(orthogonal_map, matrix)
-        self.orthogonal_map = orthogonal_map
-
-    @property
-    def matrix(self) -> ParametrizationList:
-        matrix = self.get_submodule(self.orthogonal_map)
-        assert isinstance(matrix, ParametrizationList)
-        return matrix
-
-    def forward(self) -> Tensor:
-        original = self.matrix.original
-        with torch.autocast(original.device.type, enabled=False):
-            if self.orthogonal_map == "matrix_exp":
-                return self.matrix()  # type: ignore[no-any-return]
-            # torch's Cayley map without the check of the solver's status, which would wait for the device: I − A/2 is
-            # never singular for a skew-symmetric A.
-            lower = original.tril()
-            half = (lower - lower.mT) / 2
-            unit = torch.eye(half.shape[-1], dtype=half.dtype, device=half.device)
-            return self.matrix[0].base @ torch.linalg.solve_ex(unit - half, unit + half)[0]  # type: ignore[no-any-return]
 
 
 def _rotated(x: Tensor, matrix: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recmtl.balance.representation.rotation import OrthogonalMap, RotationBalancer
+from recmtl.balance.representation.orthogonal import OrthogonalMap
+from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.weighting.gradnorm import GradNormRule, check_gradnorm_options
 
 

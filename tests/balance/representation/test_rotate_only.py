@@ -51,7 +51,7 @@ def test_cooperative_step_by_hand():
 def test_the_trunk_receives_the_sum_turned_back():
     balancer = RotateOnly(heads=2, features=2)
     with torch.no_grad():
-        balancer.rotations.matrix.original[0, 1, 0] = 2.0  # a quarter turn: (x, y) becomes (−y, x)
+        balancer.rotations.weight[0, 1, 0] = 2.0  # a quarter turn: (x, y) becomes (−y, x)
     z = torch.tensor([[3.0, 5.0]], requires_grad=True)
     a, b = balancer.fork(z)
     torch.testing.assert_close(a, torch.tensor([[-5.0, 3.0]]))

@@ -1,0 +1,128 @@
+"""Rotations from skew-symmetric matrices, held to torch's own parametrization and to float64, also with two threads."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
+
+from recmtl.balance.representation.orthogonal import RotationMatrices, cayley, float32_products
+
+SIZES = (128, 150, 160, 191, 192, 256, 319)
+CLOSE = 1e-6
+
+
+def skew(heads: int, size: int, scale: float, seed: int = 0) -> torch.Tensor:
+    lower = scale * torch.randn(heads, size, size, generator=torch.Generator().manual_seed(seed)).tril(-1)
+    return lower - lower.mT
+
+
+def solved(S: torch.Tensor) -> torch.Tensor:
+    """The naive twin: (I − S)⁻¹(I + S) in float64, one matrix after the other."""
+    unit = torch.eye(S.shape[-1], dtype=torch.float64)
+    return torch.stack([torch.linalg.solve(unit - one, unit + one) for one in S.double()])
+
+
+def largest(difference: torch.Tensor) -> float:
+    return difference.abs().max().item()
+
+
+def errors(size: int) -> dict[str, float]:
+    """The largest errors of float32 rotations near to and far from the identity, and of their gradients."""
+    found = {"rotation": 0.0, "orthogonality": 0.0, "gradient": 0.0}
+    for scale in (1e-3, size**-0.5, 0.5):
+        S = skew(2, size, scale).requires_grad_()
+        exact = S.detach().double().requires_grad_()
+        slope = torch.randn(2, size, size, generator=torch.Generator().manual_seed(1))
+        R, expected = cayley(S), solved(exact)
+        (R * slope).sum().backward()
+        (expected * slope).sum().backward()
+        R, unit = R.detach().double(), torch.eye(size, dtype=torch.float64)
+        step = {
+            "rotation": largest(R - expected),
+            "orthogonality": largest(R.mT @ R - unit),
+            "gradient": ((S.grad - exact.grad).norm() / exact.grad.norm()).item(),
+        }
+        found = {name: max(found[name], step[name]) for name in found}
+    return found
+
+
+def trained(size: int, steps: int) -> float:
+    """The largest entry of RᵀR − I after steps of Adam on a planted problem."""
+    torch.manual_seed(0)
+    rotations, wanted = RotationMatrices(2, size, "cayley"), solved(skew(2, size, 0.5)).float()
+    optimizer = torch.optim.Adam(rotations.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (rotations() - wanted).square().sum().backward()
+        optimizer.step()
+    R = rotations().detach().double()
+    assert (R - wanted).norm() < 0.1 * (torch.eye(size) - wanted).norm()
+    return largest(R.mT @ R - torch.eye(size, dtype=torch.float64))
+
+
+def test_with_two_threads() -> None:
+    """In a process of its own, as the tests run with one thread each."""
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}  # other tests run beside it
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "oneMKL ERROR" not in run.stderr
+    found = json.loads(run.stdout)
+    assert found["threads"] == 2
+    assert list(found["errors"]) == [str(size) for size in SIZES]
+    assert all(error < CLOSE for errors in found["errors"].values() for error in errors.values()), found
+    assert found["trained"] < CLOSE
+
+
+@pytest.mark.parametrize("orthogonal_map", ["cayley", "matrix_exp"])
+def test_rotations_are_those_of_torch(orthogonal_map: str) -> None:
+    twin = nn.Module()
+    twin.weight = nn.Parameter(torch.eye(4, dtype=torch.float64).repeat(3, 1, 1))
+    orthogonal(twin, "weight", orthogonal_map)
+    rotations = RotationMatrices(3, 4, orthogonal_map).double()
+    assert rotations().equal(twin.weight)  # the identity
+    with torch.no_grad():
+        twin.parametrizations.weight.original.copy_(rotations.weight.normal_())
+    torch.testing.assert_close(rotations(), twin.weight, rtol=1e-13, atol=1e-14)
+    slope = torch.randn(3, 4, 4, dtype=torch.float64)
+    (rotations() * slope).sum().backward()
+    (twin.weight * slope).sum().backward()
+    expected = twin.parametrizations.weight.original.grad
+    torch.testing.assert_close(rotations.weight.grad, expected, rtol=1e-12, atol=1e-13)
+
+
+def test_the_gradient_is_that_of_differences() -> None:
+    assert torch.autograd.gradcheck(
+        lambda S: cayley(S - S.mT), torch.randn(2, 5, 5, dtype=torch.float64).requires_grad_()
+    )
+
+
+def test_no_shape_depends_on_a_value(without_values: str) -> None:
+    S = torch.zeros(2, 200, 200, device=without_values, requires_grad=True)
+    cayley(S).sum().backward()
+    assert S.grad.shape == S.shape
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_are_those_of_float32_whatever_the_precision_of_others(precision: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16), float32_products(torch.device("cpu")):
+            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        with float32_products(torch.device("cuda")):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    by_size = {size: errors(size) for size in SIZES}
+    sys.stdout.write(json.dumps({"threads": torch.get_num_threads(), "errors": by_size, "trained": trained(64, 1000)}))

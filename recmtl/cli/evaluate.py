@@ -22,7 +22,7 @@ from recmtl.recipe.load import load_run
 def evaluate_command(
     run: Path | None = None,
     rows: str | None = None,
-    predictions: Path | None = None,
+    predictions: str | None = None,
     card: str | None = None,
     group: str | None = None,
     k: int = K,
@@ -36,8 +36,8 @@ def evaluate_command(
     Args:
         run: The run folder, unless `--predictions` are given.
         rows: Raw files, or a prepared dataset, whose test rows are taken.
-        predictions: Instead of a run and rows, a Parquet or CSV file with a column named like each task, the labels
-            (`COLUMN` or `label_COLUMN`) and, if the card names them, group and row weight.
+        predictions: Instead of a run and rows, files in any form that `--rows` takes, with a column named like each
+            task, the labels (`COLUMN` or `label_COLUMN`) and, if the card names them, group and row weight.
         card: The dataset card (YAML) of `--predictions`, or the name of a shipped one.
         group: The column to group rows by instead of the card's group: a key, or any column of `--predictions`.
         k: The number of rows at the top of a group for NDCG and recall.
@@ -52,7 +52,7 @@ def evaluate_command(
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     if predictions is not None and card is not None and run is None and rows is None:
-        measured, title = Predictions.read(presets.card(card), predictions, group), str(predictions)
+        measured, title = Predictions.read(presets.card(card), predictions, group), public_name(predictions)
         measured.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
         measured, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"

@@ -6,50 +6,46 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.evaluate import prepared_rows
 from recmtl.data import encode_rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
 from recmtl.evaluate import Predictions
-from recmtl.io.files import new_file
+from recmtl.io.files import check_free
+from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
 from recmtl.schema import Schema
 
 
 def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
-    """Predict with the best weights of a run, and write keys, labels and predictions as Parquet.
+    """Predict with the best weights of a run, and write keys, labels and predictions.
 
     Args:
         run: The run folder.
         rows: Raw files, with or without labels, or a prepared dataset, whose test rows are taken.
-        out: The Parquet file to write.
+        out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix.
         trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
     """
+    check_free(out)
+    check_suffix(out)
     trainer = load_run(run, trust)
     schema = trainer.model.schema
-    writer: pq.ParquetWriter | None = None
     count = 0
-    with RowCounter() as counter, new_file(out) as partial:
+    with RowCounter() as counter, TableWriter(out) as writer:
         prepared = prepared_rows(rows)
         present = common_columns(rows, schema.schema) if prepared is None else schema.schema.unfeatured
         raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes)
         for part in raw if prepared is None else [prepared]:
-            table = only_columns(trainer.predictor.predict(part), present).table()
-            writer = writer or pq.ParquetWriter(partial, table.schema)
-            writer.write_table(table)
+            writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)
-        if writer:
-            writer.close()
     print_line(f"{count:,} predictions in {out}")
 
 
 def common_columns(rows: str, schema: Schema) -> frozenset[str]:
     """Return the columns that all raw files have."""
-    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.separator)]
+    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.text_format)]
     return frozenset.intersection(*found)
 
 

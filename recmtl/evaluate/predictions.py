@@ -1,4 +1,4 @@
-"""Predictions with labels: in memory, and as Parquet or CSV files of any library."""
+"""Predictions with labels: in memory, and as files of any library."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
-import pyarrow.parquet as pq
 
+from recmtl.data.columns.values import as_numbers, as_text
+from recmtl.errors import BadValueError
 from recmtl.evaluate.metrics import METRICS, Metrics, metrics_of
+from recmtl.evaluate.prediction_files import LABEL_PREFIX, read_predictions
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
-from recmtl.io.memory import available_memory
+from recmtl.io.location import public_name
+from recmtl.io.table_writer import TableWriter
 from recmtl.schema import Schema, SchemaError, Task
-
-LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label
-FLOAT_BYTES = 8
 
 Mask = npt.NDArray[np.bool_]
 
@@ -77,9 +75,9 @@ class Predictions:
         """Number the groups; each row without a group is a group of its own."""
         if not self.grouped:
             return None
-        column = self.keys[self.group_column].combine_chunks()
-        indices = pc.dictionary_encode(column).indices.fill_null(-1)
-        codes: npt.NDArray[np.int64] = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        values, codes = as_text(self.keys[self.group_column].combine_chunks(), str(self.group_column))
+        distinct = values.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        codes = np.append(distinct, -1)[codes]  # a value may appear twice among the values
         alone = codes < 0
         codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
         return codes
@@ -181,43 +179,31 @@ class Predictions:
                 )
         return cls(
             schema,
-            {name: _float_column(table, name, source) for name in tasks},
-            {label: _float_column(table, name, source) for label, name in names.items() if name},
-            _float_column(table, schema.weight, source) if schema.weight else None,
+            {name: _float_column(table, name, source, schema.decimal) for name in tasks},
+            {label: _float_column(table, name, source, schema.decimal) for label, name in names.items() if name},
+            _float_column(table, schema.weight, source, schema.decimal) if schema.weight else None,
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
         )
 
     def write(self, path: str | Path) -> None:
-        """Write a Parquet file with page checksums."""
-        pq.write_table(self.table(), str(path), write_page_checksum=True)
+        """Write a Parquet (with page checksums), CSV or Arrow file, by its suffix.
+
+        Raises:
+            DataError: The suffix is none of these, or the file cannot be written.
+        """
+        with TableWriter(Path(path)) as writer:
+            writer.write(self.table())
 
     @classmethod
     def read(cls, schema: Schema, path: str | Path, group: str | None = None) -> Predictions:
-        """Read a Parquet or CSV file.
+        """Read predictions from files in any form that `prepare` takes: one, a folder, or a glob.
 
         Raises:
-            SchemaError: The file cannot be read, does not fit into memory, or has no column that is needed.
+            SchemaError: A file cannot be read, does not fit into memory, or has no column that is needed.
         """
-        try:
-            table = _read_parquet(path) if Path(path).suffix == ".parquet" else pacsv.read_csv(str(path))
-        except FileNotFoundError:
-            raise SchemaError(f"there is no file {str(path)!r}") from None
-        except (OSError, MemoryError, pa.ArrowException) as error:
-            raise SchemaError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        return cls.from_table(schema, table, str(path), group)
-
-
-def _read_parquet(path: str | Path) -> pa.Table:
-    """Read a Parquet file that fits into memory, and verify its page checksums."""
-    with pq.ParquetFile(str(path), page_checksum_verification=True) as file:
-        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        size, free = sum(group.num_rows * group.num_columns * FLOAT_BYTES for group in groups), available_memory()
-        if size > free:
-            raise SchemaError(f"{path} cannot be read: its rows need at least {size:,} bytes, but {free:,} are free")
-        table = file.read()
-    table.validate(full=True)
-    return table
+        table = read_predictions(schema, path, group)
+        return cls.from_table(schema, table, public_name(path), group)
 
 
 def _check_values(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:
@@ -232,14 +218,15 @@ def _label_column(label: str, table: pa.Table, tasks: list[str]) -> str | None:
     return next(names, None)
 
 
-def _float_column(table: pa.Table, name: str, source: str) -> Floats:
+def _float_column(table: pa.Table, name: str, source: str, decimal: str = ".") -> Floats:
     if name not in table.column_names:
         raise SchemaError(f"column {name!r} is not in {source}")
     try:
-        numbers: Floats = table[name].cast(pa.float64()).to_numpy()
-    except pa.ArrowException:
-        raise SchemaError(f"{source}: column {name!r} must be numeric, got {table[name].type}") from None
-    return numbers
+        return as_numbers(table[name].combine_chunks(), name, decimal)
+    except BadValueError as bad:
+        if bad.mask is None:
+            raise SchemaError(f"{source}: column {name!r} must be numeric, got {table[name].type}") from None
+        raise SchemaError(f"{source}, row {bad.row + 1}, {bad.reason}") from None
 
 
 def measure(

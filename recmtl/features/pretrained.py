@@ -19,6 +19,7 @@ from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, unreadable
 from recmtl.schema import Categorical, FittedSchema
 from recmtl.schema.fitted import FIRST
+from recmtl.schema.text_format import TextFormat
 
 
 def check_pretrained(names: Iterable[str], schema: FittedSchema) -> None:
@@ -39,7 +40,7 @@ def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str
     """
     seen = np.zeros(len(rows), np.int64)
     (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)
-    for source in open_sources(Path(file)):
+    for source in open_sources(Path(file), text=TextFormat(nulls=schema.schema.nulls)):
         offset = 0
         try:
             for batch in source.batches(source.columns, frozenset(source.columns[1:])):

@@ -52,6 +52,16 @@ def _rename_folder(partial: Path, path: Path) -> None:
         raise
 
 
+def check_free(path: Path, option: str = "--out") -> None:
+    """Check that there is no file or folder yet that would be overwritten.
+
+    Raises:
+        ExistsError: There is one.
+    """
+    if path.exists() or path.is_symlink():
+        raise ExistsError(f"{str(path)!r} exists already: give `{option}` another name or remove it")
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` if the block ends without an exception.

@@ -17,7 +17,10 @@ from recmtl.errors import DataError, unreadable
 URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WILDCARDS = frozenset("*?[")
 BUFFER_BYTES = 1 << 20  # per read: each read from an object store is a request
-COMPRESSIONS = (".gz", ".zst", ".bz2")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+PART_KEY = re.compile(r"([^=]+)=(.*)")  # a folder of rows that share a value: date=2024-01-01
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in place of a missing value
+EMPTY_PART = "part-"  # the name of a file that Spark writes for no rows begins like this
 
 
 @dataclass(frozen=True)
@@ -63,12 +66,22 @@ class Location:
 
     @property
     def suffix(self) -> str:
-        """The suffix before that of the compression; ``.csv`` if there is none."""
-        return next((s for s in reversed(self.suffixes) if s not in COMPRESSIONS), ".csv")
+        """The suffix before that of the compression, in lower case; ``.csv`` if there is none."""
+        suffixes = (suffix.lower() for suffix in reversed(self.suffixes))
+        return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), ".csv")
 
-    def stream(self, compression: str | None = "detect") -> pa.NativeFile:
-        """Open the file for reading from the start, decompressed according to its suffix."""
-        return self.filesystem.open_input_stream(self.path, compression=compression, buffer_size=BUFFER_BYTES)
+    @property
+    def part_keys(self) -> dict[str, str | None]:
+        """The keys that the folders of the path give to all its rows, such as ``date=2024-01-01``."""
+        folders = (PART_KEY.fullmatch(part) for part in PurePosixPath(self.path).parts[:-1])
+        values = {unquote(found[1]): unquote(found[2]) for found in folders if found}
+        return {key: None if value == NO_VALUE else value for key, value in values.items()}
+
+    def stream(self, compressed: bool = False) -> pa.NativeFile:
+        """Open the file for reading from the start, decompressed according to its suffix, or as it is."""
+        suffix = self.suffixes[-1].lower() if self.suffixes and not compressed else ""
+        codec = COMPRESSIONS.get(suffix)
+        return self.filesystem.open_input_stream(self.path, compression=codec, buffer_size=BUFFER_BYTES)
 
     def file(self) -> pa.NativeFile:
         """Open the file for random access; a file on disk is mapped into memory."""
@@ -84,12 +97,16 @@ def public_name(place: str | Path) -> str:
 
 
 def expand(place: str | Path) -> list[Location]:
-    """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard."""
+    """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard.
+
+    A folder has its files and those of folders named like ``date=2024-01-01`` in it. Hidden files, markers such as
+    ``_SUCCESS`` and files without rows named ``part-…`` are left out.
+    """
     try:
         location = Location.of(place)
         kind = location.filesystem.get_file_info(location.path).type
         if kind == fs.FileType.Directory:
-            found = [file.path for file in _list_folder(location, location.path) if file.is_file and not hidden(file)]
+            found = list(_files_of_folder(location, location.path))
         elif kind == fs.FileType.NotFound:
             found = list(_glob(location))
         else:
@@ -101,6 +118,18 @@ def expand(place: str | Path) -> list[Location]:
         name = repr(location.name)
         raise DataError(f"the folder {name} holds no files" if folder else f"there is no file {name}")
     return [replace(location, path=path) for path in sorted(found, key=PurePosixPath)]
+
+
+def _files_of_folder(location: Location, folder: str) -> Iterator[str]:
+    for info in _list_folder(location, folder):
+        if info.type == fs.FileType.Directory and PART_KEY.fullmatch(info.base_name) and not hidden(info):
+            yield from _files_of_folder(location, info.path)
+        elif info.is_file and not hidden(info) and not _without_rows(info):
+            yield info.path
+
+
+def _without_rows(file: fs.FileInfo) -> bool:
+    return bool(file.size == 0 and file.base_name.startswith(EMPTY_PART))
 
 
 def hidden(file: fs.FileInfo) -> bool:
@@ -132,7 +161,7 @@ def _match(location: Location, folder: str, pattern: Sequence[str]) -> Iterator[
         return
     for info in _list_folder(location, folder):
         if fnmatchcase(info.base_name, first) and not (hidden(info) and first[0] in WILDCARDS):
-            if not rest and info.is_file:
+            if not rest and info.is_file and not _without_rows(info):
                 yield info.path
             elif rest and info.type == fs.FileType.Directory:
                 yield from _match(location, info.path, rest)

@@ -61,12 +61,13 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
     where = ", ".join(source.name for source in sources)
     try:
         table = _read_columns(sources, list(dict.fromkeys([name, *labels])), numbers)
-        found = {label: as_numbers(table[label].combine_chunks(), label) for label in labels}
+        found = {label: as_numbers(table[label].combine_chunks(), label, schema.decimal) for label in labels}
         check_predicted_rows(found, len(table), predictions, where)
         if isinstance(feature, Numeric | Binned):
-            return FeatureValues.of_numbers(as_numbers(table[name].combine_chunks(), name))
+            return FeatureValues.of_numbers(as_numbers(table[name].combine_chunks(), name, schema.decimal))
         if isinstance(feature, MultiCategorical):
-            values, codes, lengths = as_lists(table[name].combine_chunks(), feature.separator, name)
+            nulls = schema.text_format.null_words
+            values, codes, lengths = as_lists(table[name].combine_chunks(), feature.separator, name, nulls)
             return _of_lists(values.to_pylist(), codes, lengths)
         return _of_text(table[name], name)
     except BadValueError as bad:

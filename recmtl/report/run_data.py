@@ -69,7 +69,7 @@ def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Prog
         return key_values(run.predictions, name)
     if rows is not None and not (Path(rows) / MANIFEST).is_file():
         schema = run.fitted.schema
-        return raw_values(open_sources(rows, "given", schema.separator), schema, name, run.predictions)
+        return raw_values(open_sources(rows, "given", schema.text_format), schema, name, run.predictions)
     if rows is not None:
         data = PreparedData.open(rows)
     else:

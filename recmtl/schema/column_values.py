@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.sample import MISSING_NUMBERS, NULLS
+from recmtl.schema.text_format import MISSING_NUMBERS, with_decimal_point
 
 Floats = npt.NDArray[np.float64]
 BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case
@@ -62,11 +62,12 @@ class ColumnValues:
 
     Args:
         name: The column.
-        column: Its rows. Nulls, NaN and text that is read as missing are missing.
+        column: Its rows. Nulls and NaN are missing.
+        decimal: The decimal mark of numbers in text.
     """
 
-    def __init__(self, name: str, column: pa.ChunkedArray) -> None:
-        self.name, self.rows = name, len(column)
+    def __init__(self, name: str, column: pa.ChunkedArray, decimal: str = ".") -> None:
+        self.name, self.rows, self._decimal = name, len(column), decimal
         self.values = _plain(column)  # without missing ones
         self.type: pa.DataType = self.values.type
         uncounted = pa.types.is_nested(self.type) or isinstance(self.type, pa.BaseExtensionType)
@@ -110,16 +111,17 @@ class ColumnValues:
             return Numbers.of(values, integers=bool(pa.types.is_integer(self.type)))
         if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
             return None
-        values = np.array([float(word) for word in self.number_words.to_pylist()])  # of too many digits: infinite
+        words = with_decimal_point(self.number_words, self._decimal)
+        values = np.array([float(word) for word in words.to_pylist()])  # of too many digits: infinite
         return Numbers.of(values, integers=len(self.matching(INTEGER)) == len(self.number_words))
 
     @cached_property
     def number_words(self) -> pa.Array:
         """The values of a text column that are numbers."""
         try:
-            pc.utf8_trim_whitespace(self.unique).cast(pa.float64())
+            pc.utf8_trim_whitespace(with_decimal_point(self.unique, self._decimal)).cast(pa.float64())
         except pa.ArrowInvalid:
-            return self.matching(NUMBER)
+            return self.matching(NUMBER if self._decimal == "." else NUMBER.replace(r"\.", self._decimal))
         return self.unique
 
     @cached_property
@@ -148,15 +150,13 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
         column = pa.chunked_array([chunk.dictionary_decode() for chunk in column.chunks], kind)
-    if kind in (pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.binary_view()):
+    if kind in (pa.large_string(), pa.binary(), pa.large_binary()):
         try:
             column = column.cast(pa.string())
         except pa.ArrowInvalid:  # not UTF-8
             return column.drop_null().combine_chunks()
     values = column.drop_null()
-    if pa.types.is_string(values.type):
-        values = values.filter(pc.invert(pc.is_in(values, pa.array(NULLS))))
-    elif pa.types.is_float16(kind):
+    if pa.types.is_float16(kind):
         values = values.cast(pa.float32())
     if pa.types.is_floating(values.type):
         values = values.filter(pc.invert(pc.is_nan(values)))

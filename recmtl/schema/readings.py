@@ -25,6 +25,7 @@ from recmtl.schema.infer import (
 )
 from recmtl.schema.sample import Rows, Sample, read_sample
 from recmtl.schema.tasks import Task
+from recmtl.schema.text_format import TextFormat, format_options
 
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
 AS_SAID = "as you say"
@@ -86,7 +87,7 @@ def infer_columns(
 ) -> InferredColumns:
     """Read the columns of a dataset; arguments as of `Schema.infer`."""
     roles = roles or {}
-    sample = read_sample(data, roles.get("separator"))
+    sample = read_sample(data, TextFormat(**format_options(roles)))
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
     used = [name for task in found for name in (task.label, task.given)]
@@ -106,7 +107,7 @@ def read_label(sample: Sample, name: str) -> Task:
         SchemaError: There is no such column, or it holds something else.
     """
     check_column(sample, name)
-    values = ColumnValues(name, sample.table[name])
+    values = sample.column(name)
     if values.is_boolean or not values.present:
         return Task(name, name)
     numbers = values.numbers
@@ -139,7 +140,7 @@ def read_columns(
     readings = []
     for name in sample.table.column_names:
         if name not in used:
-            values = ColumnValues(name, sample.table[name])
+            values = sample.column(name)
             readings.append(_as_said(values, said[name]) if name in said else suggest_feature(values))
     return tuple(readings)
 

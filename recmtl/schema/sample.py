@@ -13,8 +13,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,20 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.errors import DataError, SchemaError
+from recmtl.io.formats import (
+    IPC,
+    PARQUET,
+    ArrowStream,
+    Frame,
+    as_table,
+    format_of,
+    frame_name,
+    plain_table,
+    replace_words,
+)
 from recmtl.io.location import COMPRESSIONS, Location, expand
+from recmtl.schema.column_values import ColumnValues
+from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
@@ -32,15 +46,24 @@ HEADER_BYTES = 1 << 20  # of a CSV file
 BLOCKS = 8  # spread over the rest of the data
 BLOCK_ROWS = 10_000
 BLOCK_BYTES = 1 << 20  # of a CSV file
-NULLS = ("", "nan", "NaN", "null", "NULL")  # text read as missing
-# Further words for a missing number; as a category they are text like any other.
-MISSING_NUMBERS = (*NULLS, "NA", "<NA>", "N/A", "n/a", "#N/A", "None", "none", "Null", "\\N", "-", "?")
 GROUP_BYTES = 1 << 26  # a larger row group of a Parquet file is not read to its end
 COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
 QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
-ARROW_FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}  # all else is CSV
 
-Rows: TypeAlias = str | Path | Location | pd.DataFrame | pa.Table | Sequence[str | Path | Location]
+
+@runtime_checkable
+class RowSource(Protocol):
+    """Rows of a reader that streams them, such as the sources of `recmtl.data`."""
+
+    name: str
+    columns: tuple[str, ...]
+
+    def batches(self, columns: Sequence[str], numbers: frozenset[str]) -> Iterator[pa.RecordBatch]:
+        """Stream the rows."""
+
+
+Part: TypeAlias = Location | Frame | RowSource
+Rows: TypeAlias = str | Path | Location | Frame | RowSource | Sequence["Rows"]
 
 
 @dataclass(frozen=True)
@@ -50,10 +73,16 @@ class Sample:
     Args:
         name: The name of the data for errors.
         table: The rows.
+        text: How text stands for values.
     """
 
     name: str
     table: pa.Table
+    text: TextFormat = PLAIN_TEXT
+
+    def column(self, name: str) -> ColumnValues:
+        """Return the values of a column."""
+        return ColumnValues(name, self.table[name], self.text.decimal)
 
 
 def detect_separator(stream: pa.NativeFile) -> str:
@@ -63,40 +92,88 @@ def detect_separator(stream: pa.NativeFile) -> str:
     return max(COLUMN_SEPARATORS, key=header.count)
 
 
-def read_sample(data: Rows, separator: str | None = None) -> Sample:
-    """Read the first rows of the data and blocks spread over the rest; the header of a CSV file has the separator.
+def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT) -> Sample:
+    """Read the first rows of the data and blocks spread over the rest.
 
     Raises:
         DataError: There is no such file.
         SchemaError: The data cannot be read, has no rows, or has two columns of one name.
     """
-    if isinstance(data, pd.DataFrame | pa.Table):
-        name = "the frame" if isinstance(data, pd.DataFrame) else "the table"
-        locations = []
-    else:
-        given = [data] if isinstance(data, str | Path | Location) else data
-        locations = [file for item in given for file in ([item] if isinstance(item, Location) else expand(item))]
-        if not locations:
-            raise SchemaError("a schema cannot be inferred from an empty list of files")
-        name = locations[0].name
+    parts = list(_parts(data))
+    if not parts:
+        raise SchemaError("a schema cannot be inferred from an empty list of files")
+    name = _name_of(parts[0])
     try:
-        table = _read_files(locations, separator) if locations else _read_memory(data)
-    except (DataError, SchemaError):
-        raise
+        table = _read_parts(parts, text)
+    except (DataError, SchemaError) as error:
+        raise error if isinstance(parts[0], Location) else SchemaError(str(error)) from None
     except (OSError, TypeError, ValueError, csv.Error) as error:
         shown = name if name.startswith("the ") else repr(name)
         raise SchemaError(f"cannot infer a schema from {shown}: {' '.join(str(error).split())}") from error
     if not table.num_rows:
         raise SchemaError(f"there are no rows in {name}")
-    return Sample(name, table)
+    return Sample(name, table, text)
 
 
-def _read_memory(data: pd.DataFrame | pa.Table) -> pa.Table:
-    if isinstance(data, pd.DataFrame):
-        places = [*range(min(len(data), HEAD_ROWS)), *_spread(len(data), HEAD_ROWS, HEAD_ROWS)]
-        data = pa.Table.from_pandas(data.iloc[places], preserve_index=False)
-        return _checked(data, "the frame")
-    return pa.concat_tables(_split_head(_checked(data, "the table")))
+def _parts(data: Rows) -> Iterator[Part]:
+    """Yield the files, tables in memory and sources that data in any form consists of."""
+    if isinstance(data, str | Path):
+        yield from expand(data)
+    elif isinstance(data, Location | pd.DataFrame | ArrowStream | RowSource):
+        yield data
+    else:
+        for item in data:
+            yield from _parts(item)
+
+
+def _name_of(part: Part) -> str:
+    return frame_name(part) if isinstance(part, pd.DataFrame | ArrowStream) else part.name
+
+
+def _read_parts(parts: Sequence[Part], text: TextFormat) -> pa.Table:
+    """Read the first part of the data, and the first rows of others that have the same columns."""
+    tables = [_checked(table, _name_of(parts[0])) for table in _read_part(parts[0], text)]
+    read = [pa.concat_tables(tables, promote_options="permissive")]
+    for place in _spread(len(parts), 1, BLOCKS):
+        try:
+            table = next(_read_part(parts[place], text)).slice(0, BLOCK_ROWS).select(read[0].column_names)
+            read = [pa.concat_tables([*read, table], promote_options="permissive")]
+        except (OSError, LookupError, TypeError, ValueError):  # preparing the rows reports it
+            continue
+    return read[0]
+
+
+def _read_part(part: Part, text: TextFormat) -> Iterator[pa.Table]:
+    """Read the head of a part of the data, then its blocks; missing values are null."""
+    for table in _raw_tables(part, text):
+        columns = [_without_words(column, text.null_words) for column in plain_table(table).columns]
+        named = [(name, column) for name, column in zip(table.column_names, columns, strict=True) if name]
+        yield pa.Table.from_arrays([column for _, column in named], names=[name for name, _ in named])
+
+
+def _raw_tables(part: Part, text: TextFormat) -> Iterator[pa.Table]:
+    if isinstance(part, Location):
+        for table in _read_file(part, text):
+            added = {key: value for key, value in part.part_keys.items() if key not in table.column_names}
+            for key, value in added.items():
+                table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), len(table)))
+            yield table
+    elif isinstance(part, pd.DataFrame):
+        places = [*range(min(len(part), HEAD_ROWS)), *_spread(len(part), HEAD_ROWS, HEAD_ROWS)]
+        yield as_table(part.iloc[places], "the frame")
+    elif isinstance(part, pd.DataFrame | ArrowStream):
+        yield from _split_head(as_table(part, frame_name(part)))
+    else:
+        batches, rows = part.batches(part.columns, frozenset()), 0
+        head = [next(batches, pa.RecordBatch.from_pylist([], pa.schema([(c, pa.string()) for c in part.columns])))]
+        while head[-1].num_rows and (rows := rows + head[-1].num_rows) < HEAD_ROWS and (more := next(batches, None)):
+            head.append(more)
+        tables = [pa.Table.from_batches([batch]) for batch in head]
+        yield pa.concat_tables(tables, promote_options="permissive").slice(0, HEAD_ROWS)
+
+
+def _without_words(column: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
+    return pa.chunked_array([replace_words(chunk, words) for chunk in column.chunks], column.type)
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:
@@ -107,25 +184,11 @@ def _checked(table: pa.Table, name: str) -> pa.Table:
     return table
 
 
-def _read_files(locations: Sequence[Location], separator: str | None) -> pa.Table:
-    """Read the first file, and the first rows of others that have the same columns."""
-    parts = [_checked(part, locations[0].name) for part in _read_file(locations[0], separator)]
-    first = pa.concat_tables(parts, promote_options="permissive")
-    tables = [first]
-    for place in _spread(len(locations), 1, BLOCKS):
-        try:
-            table = next(_read_file(locations[place], separator)).slice(0, BLOCK_ROWS).select(first.column_names)
-            tables = [pa.concat_tables([*tables, table], promote_options="permissive")]
-        except (OSError, LookupError, TypeError, ValueError):  # preparing the rows reports it
-            continue
-    return tables[0]
-
-
-def _read_file(location: Location, separator: str | None) -> Iterator[pa.Table]:
+def _read_file(location: Location, text: TextFormat) -> Iterator[pa.Table]:
     """Read the head of a file, then its blocks."""
-    kind = ARROW_FORMATS.get(location.suffix)
-    readers = {"parquet": _read_parquet, "ipc": _read_ipc}
-    return readers[kind](location) if kind else _read_csv(location, separator)
+    readers = {PARQUET: _read_parquet, IPC: _read_ipc}
+    kind = format_of(location)
+    return readers[kind](location) if kind in readers else _read_csv(location, text)
 
 
 def _read_parquet(location: Location) -> Iterator[pa.Table]:
@@ -157,35 +220,43 @@ def _read_ipc(location: Location) -> Iterator[pa.Table]:
             yield _thinned(pa.Table.from_batches([batch]))
 
 
-def _read_csv(location: Location, separator: str | None) -> Iterator[pa.Table]:
+def _read_csv(location: Location, form: TextFormat) -> Iterator[pa.Table]:
     with location.stream() as stream:
         head = stream.read(HEAD_BYTES + 1)
-    separator = separator or detect_separator(pa.BufferReader(head))
+    separator = form.separator or detect_separator(pa.BufferReader(head))
     start = io.StringIO(head[:HEADER_BYTES].decode("utf-8-sig", errors="replace"), newline="")
-    header = next((record for record in csv.reader(start, delimiter=separator) if record), None)
-    if header is None:
+    header = form.header or next(filter(None, csv.reader(start, delimiter=separator)), ())
+    if not header:
         raise SchemaError(f"{location.name} is empty: expected a header and rows")
     whole = len(head) <= HEAD_BYTES
     head = head if whole else head[: _last_record_end(head)]
-    yield from _split_head(_parse_csv(head, separator, header, first=True))
-    if not whole and location.on_disk and not set(location.suffixes) & set(COMPRESSIONS):
+    parse = partial(_parse_csv, separator=separator, header=header, nulls=form.null_words)
+    yield from _split_head(parse(head, head=True, named=not form.header))
+    if not whole and location.on_disk and not {s.lower() for s in location.suffixes} & {*COMPRESSIONS}:
         for block in _csv_blocks(location):
             try:
-                yield _parse_csv(block, separator, header, first=False).slice(0, BLOCK_ROWS)
+                yield parse(block).slice(0, BLOCK_ROWS)
             except pa.ArrowInvalid:  # not cut between records
                 continue
 
 
-def _parse_csv(text: bytes, separator: str, header: list[str], first: bool) -> pa.Table:
+def _parse_csv(
+    text: bytes,
+    separator: str,
+    header: Sequence[str],
+    nulls: Sequence[str],
+    head: bool = False,
+    named: bool = False,
+) -> pa.Table:
     """Parse records as text; in the head records of a wrong length are skipped, as preparing the rows reports them."""
     text = text.decode("utf-8-sig", errors="replace").encode()  # likewise bytes that are not UTF-8
-    skip = (lambda record: "skip") if first else None
+    skip = (lambda record: "skip") if head else None
     return pacsv.read_csv(
         pa.BufferReader(text),
-        pacsv.ReadOptions(block_size=max(len(text), 1), column_names=None if first else header, use_threads=False),
+        pacsv.ReadOptions(block_size=max(len(text), 1), column_names=None if named else header, use_threads=False),
         pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip),
         pacsv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), null_values=NULLS, strings_can_be_null=True
+            column_types=dict.fromkeys(header, pa.string()), null_values=nulls, strings_can_be_null=True
         ),
     )
 

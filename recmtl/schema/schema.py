@@ -31,10 +31,12 @@ from recmtl.schema.features import (
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
 from recmtl.schema.tasks import Funnel, Task
-from recmtl.schema.validation import check_nonempty, check_separator
+from recmtl.schema.text_format import TextFormat
+from recmtl.schema.validation import check_nonempty
 
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
+ROLES = ("group", "keys", "weight", "separator", "header", "nulls", "decimal")  # of a card, as they stand in it
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,6 +52,9 @@ class Schema:
         keys: Columns carried through to the predictions.
         weight: A column with a weight per row.
         separator: The column separator of CSV files; ``None`` detects it in the header.
+        header: The columns of CSV files without a header line; empty takes the first line of each file.
+        nulls: The words for a missing value in text; ``None`` takes those of common writers, such as ``NULL``.
+        decimal: The decimal mark of numbers in text, ``.`` or ``,``.
         description: What the dataset is and where it comes from.
     """
 
@@ -60,6 +65,9 @@ class Schema:
     keys: Sequence[str] = ()
     weight: str | None = None
     separator: str | None = None
+    header: Sequence[str] = ()
+    nulls: Sequence[str] | None = None
+    decimal: str = "."
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +75,8 @@ class Schema:
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
         check_nonempty(self, "group", "weight")
-        check_separator(self, "separator")
+        object.__setattr__(self, "header", self.text_format.header)
+        object.__setattr__(self, "nulls", self.text_format.nulls)
         if not self.features:
             raise SchemaError("a schema needs at least one feature")
         if not self.tasks:
@@ -128,6 +137,11 @@ class Schema:
         """Return the feature whose vocabulary and embeddings a feature uses: itself, or the one it shares with."""
         name = feature.share_with or feature.name
         return next(f for f in self.features if isinstance(f, Categorical) and f.name == name)
+
+    @cached_property
+    def text_format(self) -> TextFormat:
+        """How text stands for values."""
+        return TextFormat(self.separator, self.header, self.nulls, self.decimal)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:
@@ -195,7 +209,7 @@ class Schema:
             if feature.name in exact:
                 features.append(feature)
                 continue
-            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in exact]
+            matched = [c for c in fnmatch.filter(columns, feature.name) if c and c not in exact]
             if not matched:
                 raise SchemaError(f"no column of {source} matches the feature pattern {feature.name!r}")
             features += [dataclasses.replace(feature, name=c) for c in matched]
@@ -214,11 +228,9 @@ class Schema:
         card["tasks"] = [{"name": t.name, "label": t.label} | _changed_options(t) for t in self.tasks]
         if self.funnel:
             card["funnel"] = dataclasses.asdict(self.funnel)
-        return card | {
-            name: list(value) if name == "keys" else value
-            for name in ("group", "keys", "weight", "separator")
-            if (value := getattr(self, name))
-        }
+        roles = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self) if f.name in ROLES}
+        given = {name: value for name, (value, default) in roles.items() if value != default}
+        return card | {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
 
     @classmethod
     def from_dict(cls, card: Mapping[str, Any], source: str = "the dataset card") -> Schema:
@@ -237,12 +249,11 @@ class Schema:
         for key in card:
             if key not in fields:
                 raise SchemaError(f"{source}: unknown key {key!r}{did_you_mean(str(key), fields, most=3)}")
-        roles = ("group", "keys", "weight", "separator", "description")
         return cls(
             [_build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
             [_build(Task, entry, source) for entry in _check_list(card.get("tasks") or (), "tasks", source)],
             _build(Funnel, card["funnel"], source) if card.get("funnel") else None,
-            **{name: card[name] for name in roles if card.get(name) is not None},
+            **{name: card[name] for name in (*ROLES, "description") if card.get(name) is not None},
         )
 
     def save(self, path: str | Path) -> None:

@@ -53,8 +53,7 @@ def _measure_and_save(
         predictions = predictor.predict(rows)
         measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
         if folder and setup.run.predictions:
-            with new_file(folder.predictions(name)) as file:
-                predictions.write(file)
+            predictions.write(folder.predictions(name))
     if folder:
         reported = next((splits[name] for name in REPORTED if name in splits), None)
         usage = Predictor(setup).expert_usage(reported) if reported else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -39,6 +39,7 @@ class CategoryFitter:
 
     def __init__(self, schema: Schema) -> None:
         self._owners = {f: schema.owner(f) for f in schema.features if isinstance(f, Categorical)}
+        self._nulls = schema.text_format.null_words
         owners = [f for f in self._owners if f.share_with is None and not f.hash_buckets]
         self._builders = {f.name: VocabularyBuilder(f) for f in owners}
         self._longest = {f: 1 for f in self._owners if isinstance(f, MultiCategorical)}
@@ -49,7 +50,7 @@ class CategoryFitter:
             column, name = batch.column(feature.name), feature.name
             builder = self._builders.get(owner.name)
             if isinstance(feature, MultiCategorical):
-                values, codes, lengths = as_lists(column, feature.separator, name)
+                values, codes, lengths = as_lists(column, feature.separator, name, self._nulls)
                 self._longest[feature] = max(self._longest[feature], int(lengths.max(initial=0)))
             elif builder and pa.types.is_int64(column.type):
                 builder.add_integers(column)
@@ -200,7 +201,8 @@ def encode_feature(
     if isinstance(feature, Binned):
         return encode_bins(column, feature, fitted)[:, None]
     if isinstance(feature, MultiCategorical):
-        return _encode_lists(column, feature, block.length, partial(lookup, fitted, feature))
+        nulls = fitted.schema.text_format.null_words
+        return _encode_lists(column, feature, block.length, nulls, partial(lookup, fitted, feature))
     if pa.types.is_int64(column.type) and not fitted.schema.owner(feature).hash_buckets:
         return lookup_integers(fitted, feature, column)[:, None]
     values, codes = as_text(column, feature.name)
@@ -208,9 +210,13 @@ def encode_feature(
 
 
 def _encode_lists(
-    column: pa.Array, feature: MultiCategorical, length: int, encode: Callable[[pa.StringArray], Codes]
+    column: pa.Array,
+    feature: MultiCategorical,
+    length: int,
+    nulls: Sequence[str],
+    encode: Callable[[pa.StringArray], Codes],
 ) -> Ids:
-    values, codes, lengths = as_lists(column, feature.separator, feature.name)
+    values, codes, lengths = as_lists(column, feature.separator, feature.name, nulls)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     kept = position < length

@@ -23,8 +23,8 @@ MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 class NumericFitter:
     """Moments, quantiles and bins of numeric columns, fitted batch by batch."""
 
-    def __init__(self, features: Sequence[Numeric | Binned]) -> None:
-        self._features = features
+    def __init__(self, features: Sequence[Numeric | Binned], decimal: str = ".") -> None:
+        self._features, self._decimal = features, decimal
         self._moments, self._sample = MomentSums(len(features)), RowSample(len(features))
         self._rows = 0
 
@@ -33,7 +33,7 @@ class NumericFitter:
         if not self._features:
             return
         self._rows += batch.num_rows
-        values = np.stack([clipped(batch.column(f.name), f) for f in self._features])  # [columns, rows]
+        values = np.stack([clipped(batch.column(f.name), f, self._decimal) for f in self._features])  # [columns, rows]
         self._sample.add(values)
         for column, feature in enumerate(self._features):
             if isinstance(feature, Numeric) and feature.transform == "log1p":
@@ -226,7 +226,7 @@ def places_of(knots: int) -> Floats:
 
 def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
     """Encode the numeric features of a batch, then their missing indicators, float32 ``[rows, numeric columns]``."""
-    raw = {f: clipped(batch.column(f.name), f) for f in fitted.numeric}
+    raw = {f: clipped(batch.column(f.name), f, fitted.schema.decimal) for f in fitted.numeric}
     columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
     columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
     largest = np.finfo(np.float32).max
@@ -239,13 +239,13 @@ def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[n
 
 def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
     """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin."""
-    values = clipped(column, feature)
+    values = clipped(column, feature, fitted.schema.decimal)
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 
-def clipped(column: pa.Array, feature: Numeric | Binned) -> Floats:
+def clipped(column: pa.Array, feature: Numeric | Binned, decimal: str) -> Floats:
     """Return the column of a feature ``[rows]``, clipped to its limits; NaN is missing."""
-    values = as_numbers(column, feature.name)
+    values = as_numbers(column, feature.name, decimal)
     return np.clip(values, *feature.clip) if feature.clip else values
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
-from recmtl.schema.sample import MISSING_NUMBERS, NULLS
+from recmtl.io.formats import plain_array, replace_words
+from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, with_decimal_point
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
+SEPARATED_NUMBER = re.compile(r"[+-]?[0-9]+([,.' \u00a0\u202f][0-9]+)+")
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
 
@@ -29,7 +32,7 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
     one of these (``3.0``, ``True``) alike: a category has the same text whatever the source. It may appear twice among
-    the values; values that mean "missing" are null.
+    the values; missing ones are null. The source has read words for a missing value as null.
     """
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
@@ -37,8 +40,7 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     array = decode_bytes(array, column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    values = pc.if_else(pc.is_in(values, pa.array(NULLS)), None, values)
+    codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # indices may be unsigned
     if values.null_count:
         missing = values.is_null().to_numpy(zero_copy_only=False)
         codes = np.where(np.append(missing, True)[codes], -1, codes)
@@ -64,8 +66,7 @@ def decode_bytes(array: pa.Array, column: str) -> pa.Array:
     """Return bytes as text, any other column unchanged; bytes that are not UTF-8 raise `BadValueError`."""
     if pa.types.is_dictionary(array.type) and _is_bytes(array.type.value_type):
         array = array.dictionary_decode()
-    if pa.types.is_string_view(array.type) or pa.types.is_binary_view(array.type):
-        array = array.cast(pa.string() if pa.types.is_string_view(array.type) else pa.binary())
+    array = plain_array(array)
     if not _is_bytes(array.type):
         return array
     try:
@@ -82,10 +83,13 @@ def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArray, Codes, Codes]:
+def as_lists(
+    array: pa.Array, separator: str, column: str, nulls: Sequence[str] = NULLS
+) -> tuple[pa.StringArray, Codes, Codes]:
     """Return distinct elements of a column of lists, codes of all elements ``[Σ lengths]``, and lengths ``[rows]``.
 
-    Text is split at the separator and blanks around an element are stripped; missing elements are dropped.
+    Text is split at the separator and blanks around an element are stripped; missing elements, and those that are
+    words for a missing value, are dropped.
     """
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
@@ -100,15 +104,16 @@ def as_lists(array: pa.Array, separator: str, column: str) -> tuple[pa.StringArr
         raise BadValueError(int(rows[bad.row]), column, bad.value, bad.expected, mask) from None
     if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
         elements = pc.utf8_trim_whitespace(elements)
-    values, codes = as_text(elements, column)
+    values, codes = as_text(replace_words(elements, nulls), column)
     kept = codes >= 0
     return values, codes[kept], np.bincount(rows[kept], minlength=len(array)).astype(np.int64)
 
 
-def as_numbers(array: pa.Array, column: str) -> Floats:
+def as_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:
     """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`.
 
-    Booleans are 1 and 0, as text, too; of text, words such as ``NA`` are missing as well.
+    Booleans are 1 and 0, as text, too; of text, words such as ``NA`` are missing as well, and `decimal` is the decimal
+    mark.
     """
     array = decode_bytes(array, column)
     if pa.types.is_dictionary(array.type):
@@ -116,7 +121,7 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     kind = array.type
     numbers: Floats
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        numbers = _parse_numbers(array, column)
+        numbers = _parse_numbers(array, column, decimal)
     elif any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
         numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     elif pa.types.is_boolean(kind):
@@ -133,8 +138,9 @@ def as_numbers(array: pa.Array, column: str) -> Floats:
     return numbers
 
 
-def _parse_numbers(array: pa.Array, column: str) -> Floats:
+def _parse_numbers(array: pa.Array, column: str, decimal: str) -> Floats:
     numbers: Floats
+    given, array = array, with_decimal_point(array, decimal)
     present = pc.if_else(pc.is_in(array, pa.array(MISSING_NUMBERS, array.type)), None, array)
     try:
         numbers = pc.utf8_trim_whitespace(present).cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -149,8 +155,16 @@ def _parse_numbers(array: pa.Array, column: str) -> Floats:
     bad = np.isnan(numbers) & ~missing.to_numpy()
     if bad.any():
         row = int(bad.argmax())
-        raise BadValueError(row, column, text.iloc[row], "a number", bad)
+        raise BadValueError(row, column, given[row].as_py(), _expected_number(given[row].as_py(), decimal), bad)
     return numbers
+
+
+def _expected_number(text: str, decimal: str) -> str:
+    """Return what was expected in place of text that is no number; it may have separators."""
+    if SEPARATED_NUMBER.fullmatch(text.strip()) is None:
+        return "a number"
+    mark = "" if decimal == "," else ", or set `decimal: ','` if the comma is the decimal mark"
+    return f"a number: write it without separators of thousands{mark}"
 
 
 def cast_integer_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -87,7 +87,7 @@ def _located(offset: int, use: Callable[..., Converted], *arguments: Any) -> Con
 def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Collection[str]) -> Checks:
     """Return for each column those conversions of fitting and encoding that may reject a value."""
     lists = {f.name: f.separator for f in schema.features if isinstance(f, MultiCategorical)}
-    numeric = {f.name for f in schema.numbers}
+    numeric, nulls = {f.name for f in schema.numbers}, schema.text_format.null_words
     times = {f.name: f for f in schema.features if isinstance(f, Timestamp)}
     texts = {f.name for f in schema.features if isinstance(f, Categorical)} - set(lists) | set(schema.carried)
 
@@ -98,11 +98,11 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
         if column == schema.weight:
             weight_column(schema, batch)
         if column in numeric:
-            as_numbers(values, column)
+            as_numbers(values, column, schema.decimal)
         if column in times:
             calendar_ids(values, times[column])
         if column in lists:
-            as_lists(values, lists[column], column)
+            as_lists(values, lists[column], column, nulls)
         if column in texts:
             text = as_text(values, column)
             if column in integer_keys:
@@ -113,7 +113,7 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
 
 def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
     """Return a label column ``[rows]``, NaN where it is missing; a binary one holds nothing else but 0 and 1."""
-    values = _float32_numbers(batch, name)
+    values = _float32_numbers(schema, batch, name)
     if name in schema.binary_labels:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected 0, 1 or nothing")
@@ -124,13 +124,13 @@ def weight_column(schema: Schema, batch: pa.RecordBatch) -> Floats:
     """Return the row weights ``[rows]``, 1 without a weight column; none is missing or negative."""
     if schema.weight is None:
         return np.ones(batch.num_rows)
-    weight, column = _float32_numbers(batch, schema.weight), batch.column(schema.weight)
+    weight, column = _float32_numbers(schema, batch, schema.weight), batch.column(schema.weight)
     _reject(~(weight >= 0), schema.weight, lambda row: column[row].as_py(), "a weight: expected a number from 0")
     return weight
 
 
-def _float32_numbers(batch: pa.RecordBatch, name: str) -> Floats:
-    values = as_numbers(batch.column(name), name)
+def _float32_numbers(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
+    values = as_numbers(batch.column(name), name, schema.decimal)
     too_large = np.abs(values) > FLOAT32_MAX  # training, in float32, would take them for infinite
     _reject(too_large, name, lambda row: float(values[row]), f"a number of at most {FLOAT32_MAX:.2g}")
     return values

@@ -20,7 +20,7 @@ class Fitter:
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self._categories = CategoryFitter(schema)
-        self._numeric = NumericFitter(schema.numbers)
+        self._numeric = NumericFitter(schema.numbers, schema.decimal)
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
         self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
         self._integer_keys = dict.fromkeys(schema.carried, True)

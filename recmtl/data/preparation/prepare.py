@@ -83,7 +83,7 @@ def prepare(
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
     skipped = bad_row_counter(bad_rows)
     given = {"train": train, "valid": valid, "test": test}
-    sources = {name: open_sources(data, name, schema.separator) for name, data in given.items() if data is not None}
+    sources = {name: open_sources(data, name, schema.text_format) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
@@ -134,7 +134,7 @@ def encode_rows(
         SchemaError: A column is missing.
     """
     skipped = bad_row_counter(bad_rows)
-    sources = open_sources(data, "given", schema.schema.separator)
+    sources = open_sources(data, "given", schema.schema.text_format)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)

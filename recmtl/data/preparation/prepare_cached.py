@@ -76,9 +76,10 @@ def _open_checked(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
 
 
 def _content_key(location: Location) -> str:
-    """Return the SHA-256 of a raw file and its suffixes, which decide how it is read."""
+    """Return the SHA-256 of a raw file, its suffixes, which decide how it is read, and the keys of its folders."""
     try:
-        with location.stream(compression=None) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() + "".join(location.suffixes)
+        with location.stream(compressed=True) as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest() + "".join(location.suffixes)
+        return content + (json.dumps(location.part_keys) if location.part_keys else "")
     except OSError as error:
         raise unreadable(location.name, error) from error

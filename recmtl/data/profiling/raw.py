@@ -25,10 +25,11 @@ from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
-from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
+from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.infer import Reading
-from recmtl.schema.readings import InferredColumns, infer_columns
+from recmtl.schema.readings import infer_columns
+from recmtl.schema.text_format import TextFormat, format_options
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 TOP_CATEGORIES = 5  # of each column
@@ -69,12 +70,13 @@ def describe(
     if schema and (labels or reading):
         raise DataError("the card says which columns are labels: give either a card or labels")
     given = {"train": data} | ({} if test is None else {"test": test})
-    separator = schema.separator if schema else reading.get("separator")
-    sources = {name: open_sources(rows, name, separator) for name, rows in given.items()}
+    text = schema.text_format if schema else TextFormat(**format_options(reading))
+    sources = {name: open_sources(rows, name, text) for name, rows in given.items()}
     readings: tuple[Reading, ...] = ()
     if schema is None:
-        columns = _infer_columns(data, labels, **reading)
-        readings, roles = columns.readings, {k: v for k, v in reading.items() if k not in ("kinds", "drop")}
+        roles = {k: v for k, v in reading.items() if k not in ("kinds", "drop")}
+        columns = infer_columns(data, labels, reading.get("kinds"), reading.get("drop", ()), roles)
+        readings = columns.readings
         schema = Schema([r.feature for r in readings if r.feature], columns.tasks or [NO_TASK], **roles)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
@@ -82,30 +84,6 @@ def describe(
     skipped = bad_row_counter(bad_rows)
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
     return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])
-
-
-def _infer_columns(
-    data: Data,
-    labels: Sequence[Task | str],
-    kinds: Mapping[str, str] | None = None,
-    drop: Sequence[str] = (),
-    **roles: Any,
-) -> InferredColumns:
-    """Infer how the columns of raw data are read."""
-    rows = list(_flat(data))
-    for item in rows:
-        if isinstance(item, Source):
-            raise SchemaError(f"a schema cannot be inferred from {item.name}: give one")
-    return infer_columns(rows[0] if len(rows) == 1 else rows, labels, kinds, drop, roles)
-
-
-def _flat(data: Data) -> Iterator[Any]:
-    """Yield the parts of raw data."""
-    if isinstance(data, str | Path | pd.DataFrame | pa.Table | Source):
-        yield data
-    else:
-        for item in data:
-            yield from _flat(item)
 
 
 class RawTally(SplitTally):
@@ -132,7 +110,7 @@ class RawTally(SplitTally):
         for name, feature in self.features.items():
             column = batch.column(name) if name in present else pa.nulls(rows, pa.string())
             if isinstance(feature, Numeric | Binned):
-                values = as_numbers(column, name)
+                values = as_numbers(column, name, self._schema.decimal)
                 self.numbers[name].add(values)
                 kept[name] = pa.array(values[drawn])
             else:
@@ -149,7 +127,9 @@ class RawTally(SplitTally):
         """Count the categories of a column; return its values as text."""
         tally = self.categories[feature.name]
         if isinstance(feature, MultiCategorical):
-            values, codes, lengths = as_lists(column, feature.separator, feature.name)
+            values, codes, lengths = as_lists(
+                column, feature.separator, feature.name, self._schema.text_format.null_words
+            )
             tally.add(values, codes, len(lengths), int((lengths == 0).sum()))
             if pa.types.is_nested(column.type):
                 column = pc.binary_join(column.cast(pa.list_(pa.string())), feature.separator)

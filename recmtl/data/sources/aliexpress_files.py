@@ -13,6 +13,7 @@ from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, USER_COLUMNS
 from recmtl.data.sources.csv import CsvSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.archives import ZIP_ERRORS, Member, members, on_disk
+from recmtl.schema.text_format import TextFormat
 
 COUNTRIES = {country.lower(): country for country in ("NL", "ES", "FR", "US", "RU")}
 USER_WORDS = dict.fromkeys(("user", "users", "usr", "usrs"), "user")
@@ -48,7 +49,7 @@ def open_raw(location: str | Path, country: str) -> Iterator[dict[str, RawSource
                 raise DataError(f"expected one {side} file for {split} of {code} in {str(path)!r}, found {names}")
             member = replace(matching[0], name=str(path / matching[0].name))
             try:
-                return CsvSource(member, ",", columns)
+                return CsvSource(member, TextFormat(",", columns))
             except (OSError, *ZIP_ERRORS) as error:
                 raise unreadable(member.name, error) from error
 

@@ -22,6 +22,7 @@ class Source(ABC):
     columns: tuple[str, ...]
     parses = False  # from text, which is slower than reading parsed rows again
     notes: tuple[str, ...] = ()  # of the last complete reading
+    rows: int | None = None  # their number, where it is known before they are read
 
     @abstractmethod
     def batches(
@@ -120,6 +121,12 @@ class ParsedSpool(Source):
     def _write_error(self, error: Exception) -> DataError:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         return DataError(f"the parsed rows of {self.name} cannot be written: {reason}")
+
+
+def without_blank_names(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a file; several without a name, as spreadsheets write behind the last one, are left out."""
+    several = columns.count("") > 1
+    return tuple(column for column in columns if column or not several)
 
 
 def spool_parsed(sources: Iterable[Source], folder: Path) -> list[Source]:

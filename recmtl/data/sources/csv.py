@@ -16,12 +16,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recmtl.data.columns.values import cast_integer_columns
-from recmtl.data.sources.base import Source
+from recmtl.data.sources.base import Source, without_blank_names
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.archives import Member
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
-from recmtl.schema.sample import NULLS, detect_separator
+from recmtl.schema.sample import detect_separator
+from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: fits in a cache
@@ -41,20 +42,21 @@ codecs.register_error(REPLACE_INVALID, _replace_invalid)
 
 
 class CsvSource(Source):
-    """A CSV file, plain or compressed; `header` has the columns of a file without a header line."""
+    """A CSV file, plain or compressed."""
 
     parses = True
 
-    def __init__(self, location: Location | Member, separator: str | None = None, header: Sequence[str] = ()) -> None:
-        self.name, self._location, self._header = location.name, location, list(header)
+    def __init__(self, location: Location | Member, text: TextFormat = PLAIN_TEXT) -> None:
+        self.name, self._location, self._text = location.name, location, text
+        self._header = list(text.header)
         with location.stream() as stream:
-            self._separator = separator or detect_separator(stream)
+            self._separator = text.separator or detect_separator(stream)
         _, header = next(self._records(), (1, []))
         if not header:
             raise DataError(f"{self.name} is empty: expected a header and rows")
         if any(mark in column for column in header for mark in ("\0", INVALID_UTF8)):
             raise DataError(f"{self.name} is not a CSV file: expected a header in UTF-8 text")
-        self.columns = tuple(header)
+        self._all_columns, self.columns = tuple(header), without_blank_names(header)
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
@@ -81,8 +83,8 @@ class CsvSource(Source):
         """Return why rows were skipped: a value, or their number of columns."""
         row = 0
         for line, record in itertools.islice(self._records(), 1, None):
-            if len(record) != len(self.columns):
-                yield f"{self.name}, line {line}: {len(record)} columns, expected {len(self.columns)}"
+            if len(record) != len(self._all_columns):
+                yield f"{self.name}, line {line}: {len(record)} columns, expected {len(self._all_columns)}"
                 continue
             if row in bad:
                 yield f"{self.name}, line {line}, {bad[row].reason}"
@@ -91,7 +93,7 @@ class CsvSource(Source):
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins."""
         records = itertools.islice(self._records(), 1, None)
-        lines = (line for line, record in records if len(record) == len(self.columns))
+        lines = (line for line, record in records if len(record) == len(self._all_columns))
         return f"{self.name}, line {next(itertools.islice(lines, row, None))}"
 
     def _blocks(
@@ -130,7 +132,7 @@ class CsvSource(Source):
             header = self._header
             for part in _split_at_lines(stream):
                 yield partial(parse, part, header)
-                header = list(self.columns)
+                header = list(self._all_columns)
 
         try:
             with self._location.stream() as stream:
@@ -144,7 +146,7 @@ class CsvSource(Source):
         self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None
     ) -> Iterator[pa.RecordBatch]:
         """Parse the file in order; a quote still open at the end is an error, as it may have swallowed many rows."""
-        last, suspect, skipped = self.columns[-1], False, 0
+        last, suspect, skipped = self._all_columns[-1], False, 0
 
         def skip(record: pacsv.InvalidRow) -> str:
             nonlocal suspect, skipped
@@ -178,7 +180,11 @@ class CsvSource(Source):
                 delimiter=self._separator, newlines_in_values=quotes, invalid_row_handler=bad
             ),
             "convert_options": pacsv.ConvertOptions(
-                column_types=types, include_columns=list(types), null_values=NULLS, strings_can_be_null=True
+                column_types=types,
+                include_columns=list(types),
+                null_values=self._text.null_words,
+                strings_can_be_null=True,
+                decimal_point=self._text.decimal,
             ),
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -11,43 +11,62 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from recmtl.data.sources.base import Source
+from recmtl.data.sources.base import Source, without_blank_names
 from recmtl.data.sources.csv import CsvSource
+from recmtl.data.sources.parts import PartSource
 from recmtl.errors import DataError, unreadable
+from recmtl.io.formats import (
+    IPC,
+    PARQUET,
+    ArrowStream,
+    Frame,
+    as_table,
+    format_of,
+    frame_name,
+    plain_batch,
+    replace_words,
+)
 from recmtl.io.location import Location, expand
-from recmtl.schema.sample import ARROW_FORMATS
+from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
 
-Data: TypeAlias = str | Path | pd.DataFrame | pa.Table | Source | Sequence[str | Path | Source]
+Data: TypeAlias = str | Path | Frame | Source | Sequence[str | Path | Frame | Source]
 
 
 class TypedSource(Source):
-    """Rows that have types of their own, in memory or in a file."""
+    """Rows that have types of their own, in memory or in a file; words for a missing value are null in text."""
 
     def __init__(
-        self, name: str, columns: Sequence[str], read: Callable[[list[str]], Iterable[pa.RecordBatch]]
+        self,
+        name: str,
+        columns: Sequence[str],
+        read: Callable[[list[str]], Iterable[pa.RecordBatch]],
+        text: TextFormat = PLAIN_TEXT,
     ) -> None:
-        self.name, self.columns, self._read = name, tuple(columns), read
+        self.name, self._read, self._nulls = name, read, text.null_words
+        self.columns = without_blank_names(columns)
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows with their own types."""
-        yield from self._read(list(columns))
+        for batch in self._read(list(columns)):
+            plain = [replace_words(column, self._nulls) for column in plain_batch(batch).columns]
+            yield pa.RecordBatch.from_arrays(plain, names=batch.schema.names)
 
 
-def table_source(table: pa.Table, name: str) -> TypedSource:
+def table_source(table: pa.Table, name: str, text: TextFormat = PLAIN_TEXT) -> TypedSource:
     """Return a table in memory as a source."""
 
     def read(columns: list[str]) -> list[pa.RecordBatch]:
         batches: list[pa.RecordBatch] = table.select(columns).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
         return batches
 
-    return TypedSource(name, table.column_names, read)
+    return TypedSource(name, table.column_names, read, text)
 
 
-def _arrow_source(location: Location) -> TypedSource:
+def _arrow_source(location: Location, text: TextFormat) -> TypedSource:
     """Return an Arrow IPC file (also called Feather) as a source."""
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
@@ -59,54 +78,60 @@ def _arrow_source(location: Location) -> TypedSource:
                 yield batch
 
     with location.file() as file:
-        return TypedSource(location.name, ipc.open_file(file).schema.names, read)
+        return TypedSource(location.name, ipc.open_file(file).schema.names, read, text)
 
 
-def _parquet_source(location: Location) -> TypedSource:
-    """Return a Parquet file as a source."""
+def _parquet_source(location: Location, text: TextFormat) -> TypedSource:
+    """Return a Parquet file as a source; the checksums of its pages are verified if it has any."""
+
+    def open_file() -> pq.ParquetFile:
+        return pq.ParquetFile(location.path, filesystem=location.filesystem, page_checksum_verification=True)
 
     def read(columns: list[str]) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
+        with open_file() as file:
             for batch in file.iter_batches(batch_size=FRAME_ROWS, columns=columns):
                 yield batch.select(columns)
 
-    with pq.ParquetFile(location.path, filesystem=location.filesystem) as file:
-        return TypedSource(location.name, file.schema_arrow.names, read)
+    with open_file() as file:
+        source = TypedSource(location.name, file.schema_arrow.names, read, text)
+        source.rows = file.metadata.num_rows
+    return source
 
 
-TYPED_SOURCES = {"parquet": _parquet_source, "ipc": _arrow_source}
+TYPED_SOURCES: Mapping[str, Callable[[Location, TextFormat], TypedSource]] = {
+    PARQUET: _parquet_source,
+    IPC: _arrow_source,
+}
 
 
-def open_sources(data: Data, name: str = "data", separator: str | None = None) -> list[Source]:
+def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) -> list[Source]:
     """Open data in any accepted form as sources, with the name of data in memory for errors.
 
-    Files are CSV (``.gz`` and ``.zst`` too), Parquet or Arrow IPC by their suffix, on disk or at a URI (``s3://``,
-    ``gs://``, ``hdfs://``, ``file://``). Without a separator the header of each CSV file decides.
+    Files are CSV (compressed, too), Parquet or Arrow IPC by their suffix or, without one of these, their first bytes;
+    on disk or at a URI (``s3://``, ``gs://``, ``hdfs://``, ``file://``). Folders named like ``date=2024-01-01`` in a
+    path add a column with this value, unless the file has a column of this name.
     """
     if isinstance(data, Source):
         return [data]
-    if isinstance(data, pd.DataFrame):
-        name = f"the {name} frame"
-        try:
-            table = pa.Table.from_pandas(data, preserve_index=False)
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            raise unreadable(name, error) from error
-        return [_check_columns(table_source(table, name))]
-    if isinstance(data, pa.Table):
-        return [_check_columns(table_source(data, f"the {name} table"))]
     if isinstance(data, str | Path):
-        return [_open_file(location, separator) for location in expand(data)]
-    if not data:
+        return [_open_file(location, text) for location in expand(data)]
+    if isinstance(data, pd.DataFrame | ArrowStream):
+        name = frame_name(data, name)
+        return [_check_columns(table_source(as_table(data, name), name, text))]
+    parts = list(data)
+    if not parts:
         raise DataError(f"the list of {name} files is empty")
-    return [source for item in data for source in open_sources(item, name, separator)]
+    return [source for item in parts for source in open_sources(item, name, text)]
 
 
-def _open_file(location: Location, separator: str | None) -> Source:
-    kind = ARROW_FORMATS.get(location.suffix)
+def _open_file(location: Location, text: TextFormat) -> Source:
     try:
-        return _check_columns(TYPED_SOURCES[kind](location) if kind else CsvSource(location, separator))
+        kind = format_of(location)
+        read = TYPED_SOURCES[kind](location, text) if kind in TYPED_SOURCES else CsvSource(location, text)
     except (OSError, pa.ArrowException) as error:
         raise unreadable(location.name, error) from error
+    keys = {key: value for key, value in location.part_keys.items() if key not in read.columns}
+    return _check_columns(PartSource(read, keys) if keys else read)
 
 
 def _check_columns(source: Source) -> Source:

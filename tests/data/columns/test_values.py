@@ -7,13 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recmtl.data.columns.values import NULLS, all_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.data.columns.values import all_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.errors import BadValueError
+from recmtl.io.formats import replace_words
+from recmtl.schema.text_format import NULLS
 
 
 def texts(array):
-    """Return the text of each row, None where it is missing."""
-    values, codes = as_text(array if isinstance(array, pa.Array) else pa.array(array), "c")
+    """Return the text of each row as a source gives it, None where it is missing."""
+    values, codes = as_text(replace_words(array if isinstance(array, pa.Array) else pa.array(array), NULLS), "c")
     return [None if code < 0 else values[code].as_py() for code in codes]
 
 
@@ -71,7 +73,7 @@ class TestText:
     def test_missing_text_of_csv_files_is_missing_everywhere(self, null):
         assert texts([null, "a"]) == [None, "a"]
 
-    @pytest.mark.parametrize("text", ["007", " 3", "1.2.0", "v1.0", "-", "NA", "TRUE", "1.50", ".0", "Ü|,\n"])
+    @pytest.mark.parametrize("text", ["007", " 3", "1.2.0", "v1.0", "-", "N/A", "TRUE", "1.50", ".0", "Ü|,\n"])
     def test_other_text_is_unchanged(self, text):
         assert texts([text]) == [text]
 
@@ -219,7 +221,7 @@ class TestHash:
     ],
 )
 def test_all_integers(values, expected):
-    assert all_integers(pa.array(values), "k") is expected
+    assert all_integers(replace_words(pa.array(values), NULLS), "k") is expected
     assert all_integers(pa.array([], pa.string()), "k") is True
     assert all_integers(pa.array([2**63], pa.uint64()), "k") is False
 

@@ -19,6 +19,7 @@ from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, PROCESSED_COLUMN
 from recmtl.data.sources.csv import CsvSource
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.io.location import Location
+from recmtl.schema.text_format import TextFormat
 
 ITEM_CATEGORICAL = (19, 34, 35, 36, 40, 41, 42)  # columns, from 1
 NUMBERS = frozenset({*(f"numerical_{i}" for i in range(1, 64)), "click", "conversion"})
@@ -77,7 +78,7 @@ def source(folder, users, items):
     (folder / "user.csv").write_text("".join(f"{line}\n" for line in users))
     (folder / "item.csv").write_text("".join(f"{line}\n" for line in items))
     user, item = (Location.of(folder / f"{side}.csv") for side in ("user", "item"))
-    return RawSource(CsvSource(user, ",", USER_COLUMNS), CsvSource(item, ",", ITEM_COLUMNS))
+    return RawSource(CsvSource(user, TextFormat(",", USER_COLUMNS)), CsvSource(item, TextFormat(",", ITEM_COLUMNS)))
 
 
 def read(opened, columns=PROCESSED_COLUMNS):

@@ -15,6 +15,7 @@ from recmtl.data.sources import open as sources
 from recmtl.data.sources.open import expand, open_sources
 from recmtl.errors import BadValueError, DataError
 from recmtl.schema import Categorical, Schema, Task
+from recmtl.schema.text_format import TextFormat
 
 COLUMNS, NUMBERS = ["c", "n"], frozenset({"n"})
 FRAME = pd.DataFrame({"c": ["a", "b,\nc", None, "Ü"], "n": [1.5, None, -2.0, 0.0], "z": [1, 2, 3, 4]})
@@ -92,7 +93,7 @@ class TestFormats:
 class TestCsv:
     def test_numbers_and_text(self, tmp_path):
         path = write(tmp_path / "a.csv", b"c,n\n007,007\nNA,1e3\n")
-        assert read(path) == [{"c": "007", "n": 7.0}, {"c": "NA", "n": 1000.0}]
+        assert read(path) == [{"c": "007", "n": 7.0}, {"c": None, "n": 1000.0}]
 
     @pytest.mark.parametrize("null", ["", '""', "nan", "NaN", "null", "NULL"])
     def test_missing(self, tmp_path, null):
@@ -139,7 +140,7 @@ class TestCsv:
 
     def test_given_separator(self, tmp_path):
         path = write(tmp_path / "a.csv", b"c,c,c\x01n\n1,2\x015\n")
-        (source,) = open_sources(path, separator="\x01")
+        (source,) = open_sources(path, text=TextFormat("\x01"))
         assert source.columns == ("c,c,c", "n")
         schema = Schema.infer(path, [Task("t", "n", kind="regression")], separator="\x01")
         assert schema.features == (Categorical("c,c,c", min_count=2),)
@@ -261,8 +262,11 @@ class TestFaults:
         assert error(path).startswith(f"{path} cannot be read: ")
 
     def test_frame_of_mixed_types(self):
-        message = error(pd.DataFrame({"c": [1, "a"], "n": [0, 0]}))
-        assert message.startswith("the data frame cannot be read: Could not convert 'a'")
+        """Numbers among text are text, as in a file; lists among them are refused."""
+        frame = pd.DataFrame({"c": [1, "a", None, 2.5, True], "n": range(5)})
+        assert [row["c"] for row in read(frame)] == ["1", "a", None, "2.5", "True"]
+        message = error(pd.DataFrame({"c": [1, ["a"]], "n": [0, 0]}))
+        assert message.startswith("the data frame cannot be read: ")
         assert "column c" in message
 
 

@@ -1,0 +1,51 @@
+"""Parts of a dataset that is split by the value of a column, which stands in the names of folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+
+from recmtl.data.sources.base import Source
+from recmtl.errors import BadValueError, DataError
+
+
+class PartSource(Source):
+    """Rows of a file with further columns, each of which has one value in all rows of it.
+
+    Args:
+        source: The rows of the file.
+        keys: The value of each further column, as text; ``None`` is a missing value.
+    """
+
+    def __init__(self, source: Source, keys: Mapping[str, str | None]) -> None:
+        self.name, self.parses, self.rows = source.name, source.parses, source.rows
+        self._source, self._keys = source, keys
+        self.columns = (*source.columns, *keys)
+
+    def batches(
+        self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of the file, and add the further columns."""
+        read = [column for column in columns if column not in self._keys] or [*self._source.columns[:1]]
+        for batch in self._source.batches(read, numbers, malformed):
+            arrays = [
+                pa.repeat(pa.scalar(self._keys[column], pa.string()), batch.num_rows)
+                if column in self._keys
+                else batch.column(column)
+                for column in columns
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
+        self.notes = self._source.notes
+
+    def fault(self, bad: BadValueError) -> DataError:
+        """Return the error of the file for a bad value."""
+        return self._source.fault(bad)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Return the reasons of the file for skipped rows."""
+        return self._source.reasons(bad)
+
+    def place(self, row: int) -> str:
+        """Return the place of a row of the file."""
+        return self._source.place(row)

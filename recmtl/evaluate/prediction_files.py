@@ -1,0 +1,72 @@
+"""Read the columns of predictions from files of any library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from recmtl.data.columns.values import as_text
+from recmtl.data.sources.base import Source
+from recmtl.data.sources.open import open_sources
+from recmtl.errors import DataError
+from recmtl.io.location import public_name
+from recmtl.io.memory import available_memory
+from recmtl.schema import Schema, SchemaError
+
+LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label
+FLOAT_BYTES = 8
+
+
+def read_predictions(schema: Schema, path: str | Path, group: str | None = None) -> pa.Table:
+    """Read predictions, labels, row weights, keys and groups of files: keys and groups as text or integers.
+
+    Raises:
+        SchemaError: A file cannot be read, or does not fit into memory.
+    """
+    try:
+        parts = [_read_columns(source, schema, group) for source in open_sources(path, text=schema.text_format)]
+        columns = [c for c in parts[0].column_names if all(c in part.column_names for part in parts)]
+        return pa.concat_tables(_alike([part.select(columns) for part in parts]))
+    except DataError as error:
+        raise SchemaError(str(error)) from error
+    except (OSError, MemoryError, pa.ArrowException) as error:
+        raise SchemaError(f"{public_name(path)} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table:
+    """Read the columns of predictions, labels, weight and keys: keys as text or integers, never as decimals."""
+    numbers = [task.name for task in schema.reported_tasks] + [schema.weight or ""]
+    numbers += [name for label in schema.labels for name in (LABEL_PREFIX + label, label)]
+    wanted = {*numbers, *schema.carried, group}
+    columns = [column for column in source.columns if column in wanted]
+    _check_memory(source, len(columns))
+    batches = list(source.batches(columns, frozenset(columns) & {*numbers}))
+    if not batches:
+        return pa.table({column: pa.array([], pa.string()) for column in columns})
+    return pa.concat_tables(_alike([pa.Table.from_batches([batch]) for batch in batches]))
+
+
+def _check_memory(source: Source, columns: int) -> None:
+    """Check that the columns to read fit into memory: rows that are alike take next to nothing in a file."""
+    size, free = (source.rows or 0) * columns * FLOAT_BYTES, available_memory()
+    if size > free:
+        raise DataError(f"{source.name} cannot be read: its rows need at least {size:,} bytes, but {free:,} are free")
+
+
+def _alike(tables: list[pa.Table]) -> list[pa.Table]:
+    """Return tables of the same columns whose types are equal: text where they differ, as in integers before text."""
+    types = {name: {table.schema.field(name).type for table in tables} for name in tables[0].column_names}
+    for name, kinds in types.items():
+        if len(kinds) > 1:
+            columns = [pa.chunked_array([_text(chunk, name) for chunk in t[name].chunks], pa.string()) for t in tables]
+            places = [table.schema.get_field_index(name) for table in tables]
+            tables = [t.set_column(i, name, c) for t, i, c in zip(tables, places, columns, strict=True)]
+    return tables
+
+
+def _text(array: pa.Array, column: str) -> pa.Array:
+    """Return a column as text, null where it is missing."""
+    values, codes = as_text(array, column)
+    return values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).cast(pa.string())

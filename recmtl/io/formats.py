@@ -1,0 +1,152 @@
+"""Formats of tables: which one a file has, and Arrow's encodings of a column as plain ones."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recmtl.errors import DataError, unreadable
+from recmtl.io.location import Location
+
+PARQUET, IPC, CSV = "parquet", "ipc", "csv"
+SUFFIXES = {".parquet": PARQUET, ".pq": PARQUET, ".arrow": IPC, ".feather": IPC}
+MAGICS = {b"PAR1": PARQUET, b"ARROW1": IPC}  # the first bytes of a file
+ZIP_MAGIC = b"PK\x03\x04"
+MAGIC_BYTES = max(map(len, MAGICS))
+EXTENSIONS = ("arrow.json", "arrow.bool8")  # types that are read as what they are stored as
+SCALARS = (str, bytes, bool, int, float, np.generic)  # that a column of mixed Python objects may hold
+
+
+@runtime_checkable
+class ArrowStream(Protocol):
+    """A table of any library that hands out Arrow data, such as a Polars DataFrame or a DuckDB relation."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return a capsule with a stream of record batches."""
+
+
+Frame: TypeAlias = pd.DataFrame | pa.Table | ArrowStream
+
+
+def format_of(location: Location) -> str:
+    """Return the format of a file: by its suffix in any case, or else by its first bytes; all else is CSV."""
+    if location.suffix in SUFFIXES:
+        return SUFFIXES[location.suffix]
+    with location.stream(compressed=True) as stream:
+        start = stream.read(MAGIC_BYTES)
+    if start.startswith(ZIP_MAGIC):
+        raise DataError(f"{location.name} is a zip or a spreadsheet: unpack it, or save its rows as CSV or Parquet")
+    return next((name for magic, name in MAGICS.items() if start.startswith(magic)), CSV)
+
+
+def frame_name(data: Frame, name: str = "") -> str:
+    """Return the name of a table in memory for errors, such as ``the train frame``."""
+    return " ".join(filter(None, ("the", name, "table" if isinstance(data, pa.Table) else "frame")))
+
+
+def as_table(data: Frame, name: str) -> pa.Table:
+    """Return a table in memory as an Arrow table with plain columns; a frame's index is no column.
+
+    Raises:
+        DataError: A column holds values that Arrow has no type for.
+    """
+    try:
+        if isinstance(data, pd.DataFrame):
+            return plain_table(_table_of_frame(data))
+        return plain_table(data if isinstance(data, pa.Table) else pa.table(data))
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise unreadable(name, error) from error
+
+
+def _table_of_frame(frame: pd.DataFrame) -> pa.Table:
+    """Convert a DataFrame; in a column of objects, numbers among text are written as text."""
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        if not frame.columns.is_unique:
+            raise
+    frame = frame.copy(deep=False)
+    for name in frame.select_dtypes(object):
+        frame[name] = _as_text(frame[name])
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _as_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of different kinds of values as text, any other one unchanged."""
+    present = column.notna()
+    kinds = {type(value) for value in column[present]}
+    if len(kinds) < 2 or not all(issubclass(kind, SCALARS) for kind in kinds) or bytes in kinds:
+        return column
+    return column.where(~present, column.astype(str)).where(present, None)
+
+
+def plain_table(table: pa.Table) -> pa.Table:
+    """Return a table whose columns are all plain; see `plain_array`."""
+    arrays = [_plain_chunks(column) for column in table.columns]
+    return pa.Table.from_arrays(arrays, names=table.column_names)
+
+
+def _plain_chunks(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    if is_plain(column.type):
+        return column
+    empty = plain_array(pa.array([], column.type) if not column.num_chunks else column.chunk(0).slice(0, 0))
+    return pa.chunked_array([plain_array(chunk) for chunk in column.chunks], empty.type)
+
+
+def plain_batch(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose columns are all plain; see `plain_array`."""
+    return pa.RecordBatch.from_arrays([plain_array(column) for column in batch.columns], names=batch.schema.names)
+
+
+def plain_array(array: pa.Array) -> pa.Array:
+    """Return an array without run-end encoding and views, and JSON and booleans of one byte as their storage."""
+    if isinstance(array.type, pa.BaseExtensionType):
+        return plain_array(array.storage) if array.type.extension_name in EXTENSIONS else array
+    if pa.types.is_run_end_encoded(array.type):
+        return plain_array(pc.run_end_decode(array))
+    if pa.types.is_dictionary(array.type) and not is_plain(array.type.value_type):
+        return pa.DictionaryArray.from_arrays(array.indices, plain_array(array.dictionary))
+    if pa.types.is_list_view(array.type) or pa.types.is_large_list_view(array.type):
+        lengths = pc.list_value_length(array)
+        ends = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False))])
+        elements = plain_array(pc.list_flatten(array))
+        return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), elements, mask=array.is_null())
+    return array.cast(_without_views(array.type))
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether an array of a type is plain already."""
+    if isinstance(kind, pa.BaseExtensionType):
+        return kind.extension_name not in EXTENSIONS
+    if pa.types.is_dictionary(kind):
+        return is_plain(kind.value_type)
+    encoded = (pa.types.is_run_end_encoded, pa.types.is_list_view, pa.types.is_large_list_view)
+    return not any(check(kind) for check in encoded) and bool(_without_views(kind) == kind)
+
+
+def _without_views(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    if pa.types.is_binary_view(kind):
+        return pa.large_binary()
+    if pa.types.is_list(kind):
+        return pa.list_(_without_views(kind.value_type))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_without_views(kind.value_type))
+    return pa.list_(_without_views(kind.value_type), kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
+
+
+def replace_words(array: pa.Array, words: Collection[str]) -> pa.Array:
+    """Return an array of text or bytes, or a dictionary of these, with null in place of some words."""
+    if pa.types.is_dictionary(array.type):
+        dictionary = replace_words(array.dictionary, words)
+        return array if dictionary is array.dictionary else pa.DictionaryArray.from_arrays(array.indices, dictionary)
+    if array.type not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        return array
+    found = pc.is_in(array, pa.array(list(words), array.type))
+    return pc.if_else(found, None, array) if pc.any(found, min_count=0).as_py() else array

@@ -1,0 +1,70 @@
+"""How text stands for values: the words for missing ones, the decimal mark, and the layout of CSV files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recmtl.errors import SchemaError
+from recmtl.schema.validation import check_separator
+
+# Text read as missing in any column: what pandas, Polars, DuckDB, Spark, Hive, R and databases write.
+NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
+# Further words for a missing number; as a category they are text like any other.
+MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
+DECIMALS = (".", ",")
+NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How text stands for values, in CSV files and in text columns of other sources.
+
+    Args:
+        separator: The column separator of CSV files; ``None`` detects it in the header.
+        header: The columns of CSV files that have no header line; empty takes the first line of each file.
+        nulls: Words for a missing value, in any column; ``None`` takes those of common writers.
+        decimal: The decimal mark of numbers, ``.`` or ``,``.
+    """
+
+    separator: str | None = None
+    header: Sequence[str] = ()
+    nulls: Sequence[str] | None = None
+    decimal: str = "."
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        check_separator(self, "separator")
+        for name in ("header", "nulls"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, list | tuple) and all(isinstance(w, str) for w in value)):
+                raise SchemaError(f"`{name}` must be a list of text, got {value!r}")
+            object.__setattr__(self, name, value if value is None else tuple(value))
+        if self.decimal not in DECIMALS:
+            raise SchemaError(f"`decimal` must be '.' or ',', got {self.decimal!r}")
+        if self.decimal == self.separator:
+            raise SchemaError(f"`separator` and `decimal` must differ, got {self.decimal!r} for both")
+
+    @property
+    def null_words(self) -> tuple[str, ...]:
+        """The words for a missing value, the empty one among them."""
+        return NULLS if self.nulls is None else tuple(dict.fromkeys(("", *self.nulls)))
+
+
+PLAIN_TEXT = TextFormat()
+
+
+def format_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of some options that `TextFormat` has."""
+    return {name: options[name] for name in ("separator", "header", "nulls", "decimal") if name in options}
+
+
+def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:
+    """Return text with a point in place of another decimal mark; a point in it then makes it no number."""
+    if decimal == ".":
+        return text
+    return pc.replace_substring(pc.replace_substring(text, ".", NO_NUMBER), decimal, ".")

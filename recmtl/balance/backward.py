@@ -1,10 +1,15 @@
-"""Backward passes, and the gradients that they leave."""
+"""Backward passes, the scale of their losses, and the gradients that they leave."""
 
+import math
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from recmtl.balance.loss_scale import LossScale
 
 
 def backward_weighted(
@@ -26,6 +31,26 @@ def backward_weighted(
         if not inputs:
             return
     torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached], inputs=inputs)
+
+
+def without_nonfinite(losses: Sequence[Tensor], finite: Tensor) -> Sequence[Tensor]:
+    """Return the losses, those that are not `finite`, bool `[K]`, without their graphs.
+
+    The leaves of these get a gradient of 0. A pass that starts from 0 would still multiply by the NaNs within such a
+    graph. Only on a CPU is it known without waiting which losses these are; on other devices all keep their graph.
+    """
+    if finite.device.type != "cpu":
+        return losses
+    kept = finite.tolist()
+    for leaf in leaves_of([loss for loss, good in zip(losses, kept, strict=True) if not good]):
+        if leaf.requires_grad and leaf.grad is None:
+            leaf.grad = torch.zeros_like(leaf)
+    return [loss if good else loss.detach() for loss, good in zip(losses, kept, strict=True)]
+
+
+def has_hooks(leaf: Tensor) -> bool:
+    """Return whether a hook acts as soon as a leaf has received its gradient, such as the step of an optimizer."""
+    return bool(getattr(leaf, "_post_accumulate_grad_hooks", None)) or hasattr(leaf, "_in_backward_optimizers")
 
 
 def gradients_of(loss: Tensor, tensors: Sequence[Tensor], summed: bool) -> Sequence[Tensor | None]:
@@ -104,3 +129,137 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
     for gradient in present:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
     return ~torch.stack(ends).isfinite().view(-1, 2).all(1)
+
+
+class ScaledLosses(nn.Module):
+    """A module that takes scaled losses, and whose buffers do not move in a step that a `GradScaler` skips.
+
+    With losses c·L_k the gradients become c times those of L_k, and the state moves as for L_k.
+    """
+
+    _loss_scale: LossScale | None = None
+    _warned_of_scale = False
+
+    @property
+    def scaler(self) -> GradScaler | None:
+        """The `torch.amp.GradScaler` that scales the losses; None, the default, if there is none.
+
+        With an enabled scaler no task is left out: what is not finite reaches `.grad`, so that the scaler sees it, and
+        the state is that before the step if the scaler skips it. A copy has the same scaler, an unpickled one none.
+        """
+        return None if self._loss_scale is None else self._loss_scale.scaler
+
+    @scaler.setter
+    def scaler(self, scaler: GradScaler | None) -> None:
+        if scaler is not None and not isinstance(scaler, GradScaler):
+            raise ValueError(f"`scaler` must be a `torch.amp.GradScaler`, got {scaler!r}")
+        if scaler is not self.scaler:
+            self._loss_scale = LossScale(scaler, self.loss_scale)
+
+    @property
+    def loss_scale(self) -> float:
+        """The other factor in the losses, 1 by default: 1/4 for losses that are divided by 4 micro-batches."""
+        return 1.0 if self._loss_scale is None else self._loss_scale.number
+
+    @loss_scale.setter
+    def loss_scale(self, number: float) -> None:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 < number < math.inf:
+            raise ValueError(f"`loss_scale` must be a positive number, got {number!r}; a `GradScaler` is the `scaler`")
+        self._loss_scale = self._loss_scale or LossScale()
+        self._loss_scale.number = float(number)
+
+    @property
+    def _guarded(self) -> bool:
+        """Whether a scaler looks for gradients that are not finite."""
+        return self._loss_scale is not None and self._loss_scale.guarded
+
+    def _scale_on(self, device: torch.device) -> Tensor | None:
+        """Return the factor in the losses, float32 `[]`; None if it is 1."""
+        return None if self._loss_scale is None else self._loss_scale.on(device)
+
+    def _keep_state(self) -> None:
+        """Put back the state if the last step was skipped, and keep it as it is before a step."""
+        if self._loss_scale is not None:
+            self._loss_scale.keep(self._moving_buffers())
+
+    def _put_back_state(self, broken: Tensor) -> None:
+        """Put back the state if a gradient of this step is `broken`, bool `[]`, and the scaler will skip the step."""
+        if self._loss_scale is not None:
+            self._loss_scale.put_back(self._moving_buffers(), broken)
+
+    def _moving_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that steps move."""
+        return dict(self.named_buffers())
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        if self._loss_scale is not None and self._loss_scale.begun:
+            self._keep_state()
+        super()._save_to_state_dict(*arguments)
+
+    def _warn_of_scaled(self, losses: Sequence[Tensor]) -> None:
+        """Warn once of losses that a `GradScaler` seems to have scaled, without being the balancer's `scaler`."""
+        if not self._warned_of_scale and self.scaler is None and _scaled_by_one_tensor(losses):
+            self._warn_of_scale("these losses are scaled")
+
+    def _warn_of_half(self, view: Tensor) -> None:
+        """Warn once of gradients in fp16, which only a scaled loss makes large enough, without a `scaler`."""
+        kind = view.device.type
+        if self._warned_of_scale or self.scaler is not None or not torch.amp.is_autocast_available(kind):
+            return
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        if half or view.dtype == torch.float16:
+            self._warn_of_scale("fp16 needs scaled losses")
+
+    def _warn_of_divided(self, losses: Sequence[Tensor]) -> None:
+        """Warn once of losses that are all divided by one number, without a `loss_scale`."""
+        divisor = None if self._warned_of_scale or self.loss_scale != 1 else _common_divisor(losses)
+        if divisor:
+            self._warned_of_scale = True
+            warnings.warn(
+                f"the losses are divided by {divisor} while gradients accumulate, which this balancer takes for "
+                f"smaller losses: set `balancer.loss_scale = 1 / {divisor}`",
+                stacklevel=5,
+            )
+
+    def _warn_of_scale(self, found: str) -> None:
+        self._warned_of_scale = True
+        warnings.warn(
+            f"{found}, but the balancer does not know the scale: set `balancer.scaler` to the `GradScaler`, so that "
+            "gradients are exact and the scaler sees an overflow",
+            stacklevel=5,
+        )
+
+
+def _scaled_by_one_tensor(losses: Sequence[Tensor]) -> bool:
+    """Return whether the last operation of every loss is a product with one and the same power of two above 1.
+
+    The value is looked at only if all losses were multiplied by the same tensor, as `GradScaler.scale` does.
+    """
+    factors = [_last_operand(loss, "MulBackward0") for loss in losses if loss.requires_grad]
+    first = factors[0] if factors else None
+    if first is None or any(factor is None or factor.data_ptr() != first.data_ptr() for factor in factors):
+        return False
+    value = float(first)
+    return first.dtype == torch.float32 and value > 1 and math.frexp(value)[0] == 0.5
+
+
+def _common_divisor(losses: Sequence[Tensor]) -> int | None:
+    """Return the whole number above 1 that every loss was divided by last; None for sums, which become means."""
+    numbers = [_last_operand(loss, "DivBackward0") for loss in losses if loss.requires_grad]
+    if not numbers or any(number is None or number.device.type != "cpu" for number in numbers):
+        return None
+    values = {float(number) for number in numbers if number is not None}
+    nodes: list[Any] = [loss.grad_fn.next_functions[0][0] for loss in losses if loss.grad_fn]
+    sums = any(node is not None and node.name() == "SumBackward0" for node in nodes)
+    value = values.pop()
+    return int(value) if not values and not sums and value > 1 and value == int(value) else None
+
+
+def _last_operand(loss: Tensor, operation: str) -> Tensor | None:
+    """Return the scalar without gradient in the operation that made a loss; None if another operation made it."""
+    node: Any = loss.grad_fn
+    if node is None or node.name() != operation:
+        return None
+    found = [getattr(node, name, None) for name in ("_saved_other", "_saved_self")]
+    scalars = [x for x in found if isinstance(x, Tensor) and x.dim() == 0 and not x.requires_grad]
+    return scalars[0] if len(scalars) == 1 else None

@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import leaves_of
-from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
+from recmtl.balance.backward import ScaledLosses, has_hooks, leaves_of
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
 from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes, as_shared_tensors
 
 
-class Balancer(nn.Module, ABC):
+class Balancer(ScaledLosses, ABC):
     """The base class of all balancers: turns K losses into gradients.
 
     A method extends one of the three families, `LossWeightBalancer`, `TaskGradientBalancer` and
@@ -30,6 +30,9 @@ class Balancer(nn.Module, ABC):
     loss of 0 for a task without valid rows in the batch. It contributes nothing, and its state stays. A task whose loss
     or gradient is not finite is left out in the same way, and counted in `skipped`. No step waits for the device.
 
+    Losses that are scaled by a `GradScaler`, or divided for accumulation, are balanced exactly if the balancer knows
+    the `scaler` and `loss_scale`. With a scaler no task is left out: the scaler skips the step, and the state stays.
+
     Attributes:
         names: The losses' names; None before they are known.
         head_names: The heads' names; None before they are known.
@@ -40,6 +43,7 @@ class Balancer(nn.Module, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]]
+    additive: ClassVar[bool] = False  # whether the gradients of parts of a batch add up to those of the whole
     skipped: Tensor
     sizes: Tensor
 
@@ -102,6 +106,7 @@ class Balancer(nn.Module, ABC):
         """
         if isinstance(views, Tensor):
             raise ValueError(f"`views` must be a sequence with one view per head, got a tensor of {tuple(views.shape)}")
+        self._check_parallel()
         return tuple(views)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -169,8 +174,12 @@ class Balancer(nn.Module, ABC):
         try:
             ordered = self._in_order(losses)
             self._check_private(ordered, tensors, others)
+            self._check_parallel()
+            self._warn_of_scaled(ordered)
             values = torch.stack([loss.detach() for loss in ordered])
-            self.losses = self.processes.sum(values.to(torch.promote_types(values.dtype, torch.float32)))[0]
+            values = values.to(torch.promote_types(values.dtype, torch.float32))
+            scale = self._scale_on(values.device)
+            self.losses = self.processes.sum(values if scale is None else values / scale)[0]
             self._balance(BackwardInputs(ordered, self.losses, tensors, last, others))
         except BaseException:
             self.names = names  # a failed call leaves no names
@@ -240,6 +249,8 @@ class Balancer(nn.Module, ABC):
                 self.to(like.device)
             if like.dtype == torch.float64 and training:
                 self._widen()
+        if training:
+            self._keep_state()
 
     def _widen(self) -> None:
         if any(state.dtype == torch.float32 for state in self.state_dict().values()):
@@ -275,12 +286,25 @@ class Balancer(nn.Module, ABC):
             return
         known = {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())}
         for leaf in leaves_of(losses):
+            if has_hooks(leaf):
+                raise ValueError(
+                    f"a hook on a gradient of shape {tuple(leaf.shape)} would act before it is summed over the "
+                    "processes: step the optimizer after `backward`"
+                )
             if leaf.requires_grad and id(leaf) not in known:
                 raise ValueError(
                     f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
                     f"{tuple(leaf.shape)} is missing"
                 )
         self._checked_private = True
+
+    def _check_parallel(self) -> None:
+        if torch.is_grad_enabled() and self.training:
+            check_parallel(self, self.processes, self.additive)
+
+    def _finite(self, values: Tensor) -> Tensor:
+        """Return which tasks have a finite loss, bool `[K]`; all tasks if a scaler looks for what is not finite."""
+        return torch.ones_like(values, dtype=torch.bool) if self._guarded else values.isfinite()
 
     def _label(self, index: int) -> str:
         return f"loss {index}" if self.names is None else f"loss '{self.names[index]}'"
@@ -310,6 +334,8 @@ def validated_names(
 def _build_from_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
     """Create the state that a saved one is loaded into."""
     assert isinstance(module, Balancer)
+    if module._loss_scale is not None:
+        module._loss_scale.forget()
     saved = state_dict.get(prefix + "sizes")
     if saved is None:
         return

@@ -6,7 +6,8 @@ from typing import Any, Self, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from recmtl.balance.backward import pop_gradients, zeros_if_none
 
@@ -148,3 +149,27 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+def check_parallel(balancer: nn.Module, processes: ProcessGroup, additive: bool) -> None:
+    """Check that no wrapper of the model sums gradients over processes that were balanced process by process.
+
+    Raises:
+        RuntimeError: If the model is in a `DistributedDataParallel` or `DataParallel`, or several processes run and the
+            balancer was not told. The plain sum, which is `additive`, may be in the first.
+    """
+    name = type(balancer).__name__
+    if getattr(balancer, "_is_replica", False):  # set by torch
+        raise RuntimeError(f"`DataParallel` loses the state of {name}: start one process per device instead")
+    if not (dist.is_available() and dist.is_initialized()) or (additive and processes.size == 1):
+        return
+    if getattr(DistributedDataParallel, "_active_ddp_module", None) is not None:
+        found = "`DistributedDataParallel` sums the gradients itself"
+    elif processes is SINGLE_PROCESS and dist.get_world_size() > 1:
+        found = f"{dist.get_world_size()} processes run, but the balancer knows of one"
+    else:
+        return
+    raise RuntimeError(
+        f"{found}, so that {name} would balance a part of the batch: use the bare model, and set "
+        "`balancer.processes = ProcessGroup(torch.distributed.group.WORLD)`; `ProcessGroup()` if each trains alone"
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from twins import BALANCERS
 
 import recmtl
 from recmtl.cli.main import main
@@ -27,18 +28,21 @@ STEPS = 10  # of an epoch of the generated rows
 
 
 class Planted(nn.Module):
-    """A tower that multiplies its output by a value in the training steps chosen, counted from 1."""
+    """A tower that multiplies its output, or its gradient alone, by a value in training steps, counted from 1."""
 
-    def __init__(self, features: int, steps: tuple[int, ...], value: float = torch.nan) -> None:
+    def __init__(self, features: int, steps: tuple[int, ...], value: float = torch.nan, behind: bool = False) -> None:
         super().__init__()
-        self.linear, self.value = nn.Linear(features, 1), value
+        self.linear, self.value, self.behind = nn.Linear(features, 1), value, behind
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.tensor(steps))
 
     def forward(self, view: Tensor) -> Tensor:
         self.calls += self.training
         chosen = torch.isin(self.calls, self.steps) & self.training
-        return self.linear(view) * torch.where(chosen, self.value, 1.0)
+        factor, output = torch.where(chosen, self.value, 1.0), self.linear(view)
+        if self.behind and output.requires_grad:
+            output.register_hook(lambda gradient: gradient * factor)
+        return output if self.behind else output * factor
 
 
 class Poisoned(torch.optim.SGD):
@@ -73,10 +77,11 @@ def trainer(
     log_every: int = 1,
     epochs: int = 1,
     learning_rate: float = 0.001,
+    behind: bool = False,
     **optimization: Any,
 ) -> recmtl.Trainer:
     torch.manual_seed(0)
-    towers = {"ctr": partial(Planted, steps=steps, value=value)} if steps else None
+    towers = {"ctr": partial(Planted, steps=steps, value=value, behind=behind)} if steps else None
     model = recmtl.SharedBottom(data.schema, layers=[16, 8], towers=towers, encoder=ENCODER)
     adam = {"optimizer": partial(torch.optim.Adam, lr=learning_rate)}
     options = Optimization(batch_size=BATCH, **(adam | optimization))
@@ -91,8 +96,9 @@ def trainer(
 def test_nonfinite_tasks_and_layers_are_reported_with_their_first_step(
     balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The loss of one task overflows: its layers and its shared gradient are left out, the rest is trained as usual."""
-    fitted = trainer(aliexpress, (3, 5), value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
+    """The gradient of a task overflows: its layers and its shared gradient are left out, the rest is trained."""
+    run = trainer(aliexpress, (3, 5), value, balancer(), log_every=5, behind=True)
+    fitted = run.fit(aliexpress.train, aliexpress.valid)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
     assert said.startswith("step 3: left out for not being finite: task ctr, heads.ctr.")
     assert "ctcvr" not in said
@@ -101,9 +107,21 @@ def test_nonfinite_tasks_and_layers_are_reported_with_their_first_step(
     assert all(p.isfinite().all() for p in fitted.model.parameters())
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("balancer", BALANCERS, ids=lambda b: b.__name__)
+def test_a_loss_that_is_not_finite_leaves_out_its_task_alone(
+    balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = trainer(aliexpress, (3, 5), value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
+    assert said == "step 3: left out for not being finite: task ctr"
+    assert fitted.result.skipped == {"ctr": 2}
+    assert all(p.isfinite().all() for p in fitted.model.parameters())
+
+
 def test_consecutive_nonfinite_steps_end_training(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
     run = trainer(aliexpress, (2, 4, 5, 7, 8, 9), nonfinite_steps=3, folder=tmp_path / "run")
-    with pytest.raises(DivergenceError, match=r"^not finite in 3 steps in a row, up to step 9: task ctr, "):
+    with pytest.raises(DivergenceError, match=r"^not finite in 3 steps in a row, up to step 9: task ctr: "):
         run.fit(aliexpress.train, aliexpress.valid)
     assert RunFolder(tmp_path / "run").records()[-1]["step"] == 9
     trainer(aliexpress, (2, 4, 5, 7, 8), nonfinite_steps=3).fit(aliexpress.train)
@@ -112,7 +130,7 @@ def test_consecutive_nonfinite_steps_end_training(aliexpress: recmtl.PreparedDat
 def test_with_error_the_first_nonfinite_step_ends_training(aliexpress: recmtl.PreparedData) -> None:
     run = trainer(aliexpress, (4,), log_every=5, nonfinite="error")
     with pytest.raises(
-        DivergenceError, match=r'^not finite in step 4: task ctr, .*or leave it out by `nonfinite` "skip"'
+        DivergenceError, match=r'^not finite in step 4: task ctr: .*or leave it out by `nonfinite` "skip"'
     ):
         run.fit(aliexpress.train)
     assert run.balancer.skipped.tolist() == [1, 0]

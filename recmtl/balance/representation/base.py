@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, zeros_if_none
+from recmtl.balance.backward import backward_weighted, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, Sizes
 
@@ -19,7 +19,8 @@ class RepresentationBalancer(Balancer, ABC):
     `fork` is one autograd function over all H views, so its backward pass gets the H gradients at once. The method acts
     under any backward pass through the fork, a plain `loss.backward()` too; `backward` sums the losses. Everything
     after the fork is private. A second pass through the same graph, for example one per loss, is an error: the method
-    must see all tasks at once.
+    must see all tasks at once. In evaluation mode gradients pass the fork by the chain rule, any number of times, and
+    move no state.
 
     A method registers its state in `_build` and implements `_backward_views`. A method that also changes the views
     implements `_forward_views`; parameters that this takes come from `_fork_parameters`, and `_backward_views` returns
@@ -69,25 +70,37 @@ class RepresentationBalancer(Balancer, ABC):
         features = views[0].shape[-1] if views[0].dim() else 0
         self._prepare(views[0], Sizes(heads=len(views), features=features))
         parameters = self._fork_parameters()
-        self._forked = True
         if not torch.is_grad_enabled():
+            self._forked = True
             return tuple(self._forward_views(views, parameters))
+        if not self.training:
+            return tuple(self._forward_views(views, [parameter.detach() for parameter in parameters]))
+        self._check_parallel()
+        self._warn_of_half(views[0])
+        self._forked = True
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *parameters)  # type: ignore[no-untyped-call]
         self._outputs = outputs if self.processes.size > 1 else ()
         return outputs
 
     def _balance(self, inputs: BackwardInputs) -> None:
-        losses, values = inputs.losses, inputs.values
+        values = inputs.values
+        if not self.training:
+            raise RuntimeError(
+                f"{type(self).__name__} is in evaluation mode, where gradients pass the fork unbalanced: call `train()`"
+            )
         if not self._forked:
             raise RuntimeError(
                 f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
             )
         self._forked = False
-        finite = values.isfinite()
+        if any(tensor.grad is not None for tensor in inputs.tensors):
+            self._warn_of_divided(inputs.losses)
+        finite, losses = self._finite(values), inputs.losses
         weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
         expected = self.skipped
         if self._sizes is not None and self._sizes.heads == len(losses):
-            expected = self.skipped + ~finite  # a loss of weight 0 reaches the fork as zero
+            expected = self.skipped + ~finite  # a loss that is left out does not reach the fork
+            losses = without_nonfinite(losses, finite)
         self._values, outputs, self._outputs = values, self._outputs, ()
         try:
             with self.processes.reduce_gradients([*inputs.tensors, *inputs.private]):
@@ -154,12 +167,30 @@ class _Fork(torch.autograd.Function):
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with torch.autocast(device.type, enabled=False):
             if _Fork.bypassed:  # any number of times
-                views = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
-                parameters = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
+                views: Sequence[Tensor | None] = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
+                parameters: Sequence[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
             else:
                 _check_first_pass(ctx)
-                views, parameters = ctx.balancer._backward_views(gradients, ctx.saved_tensors)
+                views, parameters = _balanced(ctx.balancer, gradients, ctx.saved_tensors)
         return (None, None, *views, *parameters)
+
+
+def _balanced(
+    balancer: RepresentationBalancer, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
+) -> tuple[Sequence[Tensor | None], Sequence[Tensor | None]]:
+    """Return the method's gradients of views and parameters, for gradients of scaled losses times the same scale."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    scale = balancer._scale_on(present[0].device)
+    if scale is None:
+        return balancer._backward_views(gradients, saved)
+    wide = [None if g is None else g.to(torch.promote_types(g.dtype, torch.float32)) / scale for g in gradients]
+    views, parameters = balancer._backward_views(wide, saved)
+    if balancer._guarded:
+        broken = ~torch.stack([gradient.isfinite().all() for gradient in present]).all()
+        broken = balancer.processes.sum(broken)[0] > 0
+        scale = torch.where(broken, torch.nan, scale)  # the scaler must see what the method left out
+        balancer._put_back_state(broken)
+    return [None if v is None else v * scale for v in views], [None if p is None else p * scale for p in parameters]
 
 
 def _check_first_pass(ctx: Any) -> None:

@@ -137,6 +137,9 @@ class RotationBalancer(RepresentationBalancer, ABC):
         self.initial_losses = torch.zeros(sizes.heads)
         self._build_scaling(sizes.heads)
 
+    def _moving_buffers(self) -> dict[str, Tensor]:
+        return {name: buffer for name, buffer in super()._moving_buffers().items() if "rotations." not in name}
+
     @abstractmethod
     def _build_scaling(self, heads: int) -> None:
         """Register the state that `_factors` needs."""

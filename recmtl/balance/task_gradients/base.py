@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import pop_gradients, zeros_if_none
+from recmtl.balance.backward import has_hooks, pop_gradients, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
 
@@ -17,7 +17,8 @@ class TaskGradients:
     """The K tasks' gradients of the shared tensors, measured part by part.
 
     A task whose gradients are not all finite counts as absent: its norms and inner products are 0, and it adds nothing
-    to the combined gradient. The gradients belong to this object, which writes into them.
+    to the combined gradient. The gradients belong to this object, which writes into them. If they are those of scaled
+    losses, norms and inner products are divided by the `scale`.
 
     Attributes:
         shared: The S shared tensors.
@@ -30,6 +31,8 @@ class TaskGradients:
     Args:
         shared: The S shared tensors.
         gradients: Each task's gradients of them.
+        scale: The factor in the losses, `[]`; None for 1.
+        poison: Whether the combined gradient is NaN if that of a task is not finite, so that a `GradScaler` sees it.
 
     Example:
         >>> import torch
@@ -38,12 +41,18 @@ class TaskGradients:
         tensor([[5., 1.]])
     """
 
-    def __init__(self, shared: Sequence[SharedTensor], gradients: Sequence[Sequence[Tensor | None]]) -> None:
+    def __init__(
+        self,
+        shared: Sequence[SharedTensor],
+        gradients: Sequence[Sequence[Tensor | None]],
+        scale: Tensor | None = None,
+        poison: bool = False,
+    ) -> None:
         self.shared = tuple(shared)
-        self._gradients = gradients
+        self._gradients, self._scale, self._poison = gradients, scale, poison
         norms = torch.stack([torch.cat(list(map(SharedTensor.norms, shared, task))) for task in gradients])  # [K, P]
         self.finite = norms.isfinite().all(1)  # [K]
-        self.norms = torch.where(self.finite.unsqueeze(1), norms, 0.0)
+        self.norms = torch.where(self.finite.unsqueeze(1), norms if scale is None else norms / scale, 0.0)
         for gradient in (gradient for task in gradients for gradient in task if gradient is not None):
             gradient.nan_to_num_(0.0, 0.0, 0.0)  # so that a weight of 0 is enough to leave a task out
 
@@ -53,6 +62,7 @@ class TaskGradients:
         for i, j in combinations(range(len(self._gradients)), 2):
             products = map(SharedTensor.products, self.shared, self._gradients[i], self._gradients[j])
             product = torch.where(self.finite[i] & self.finite[j], torch.cat(list(products)), 0.0)  # [P]
+            product = product if self._scale is None else product / self._scale**2
             gram[:, i, j] = product
             gram[:, j, i] = product
         return gram
@@ -60,6 +70,8 @@ class TaskGradients:
     def add_combined(self, weights: Tensor) -> None:
         """Add Σ_k w_k,p·G_k,p to `.grad` of every shared tensor, with weights `[K, P]` or `[K, 1]`; call it once."""
         weights = torch.where(self.finite.unsqueeze(1), weights, 0.0).expand(-1, self.norms.shape[1])  # [K, P]
+        if self._poison:
+            weights = torch.where(self.finite.all(), weights, torch.nan)
         by_tensor = torch.split(weights, [shared.parts for shared in self.shared], dim=1)
         for shared, gradients, own in zip(self.shared, zip(*self._gradients, strict=True), by_tensor, strict=True):
             shared.add_weighted(gradients, own)
@@ -75,7 +87,8 @@ class TaskGradientBalancer(Balancer, ABC):
 
     Note:
         K passes go through one graph. A trunk from `torch.compile` allows only one, unless
-        `torch._functorch.config.donated_buffer = False` was set before. Hooks on gradients run once per task.
+        `torch._functorch.config.donated_buffer = False` was set before. Hooks that change a gradient
+        (`register_hook`) run once per task; those that act on `.grad`, such as an optimizer's step, are refused.
 
     Example:
         >>> import torch
@@ -97,10 +110,16 @@ class TaskGradientBalancer(Balancer, ABC):
         losses, shared, tensors = inputs.losses, inputs.shared, inputs.tensors
         for index, tensor in enumerate(shared):
             tensor.check(f"shared tensor {index}")
+            if has_hooks(tensor.tensor):
+                raise ValueError(
+                    f"{type(self).__name__} runs one backward pass per task, and a hook of shared tensor {index} would "
+                    "act on the gradient of each: step the optimizer after `backward`"
+                )
         if len({id(tensor) for tensor in tensors}) != len(tensors):
             raise ValueError("`shared` must hold each tensor once")
         self._prepare(losses[0], Sizes(objectives=len(losses), parts=sum(tensor.parts for tensor in shared)))
-        finite = inputs.values.isfinite()  # [K]
+        finite = self._finite(inputs.values)  # [K]
+        losses = without_nonfinite(losses, finite)
         with self.processes.reduce_gradients(inputs.private) as reduced:
             gradients: Sequence[Sequence[Tensor | None]] = _gradients_by_task(losses, finite, tensors)
             if self.processes.size > 1:
@@ -111,9 +130,10 @@ class TaskGradientBalancer(Balancer, ABC):
             self.skipped += ~finite
             return
         with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
-            measured = TaskGradients(shared, gradients)
+            measured = TaskGradients(shared, gradients, self._scale_on(losses[0].device), poison=self._guarded)
             self.skipped += ~(finite & measured.finite)
             measured.add_combined(self._weigh(measured))
+            self._put_back_state(~measured.finite.all())
 
     @abstractmethod
     def _weigh(self, measured: TaskGradients) -> Tensor:
@@ -127,7 +147,7 @@ def _gradients_by_task(
     before = pop_gradients(tensors)
     gradients: list[list[Tensor | None]] = [[None] * len(tensors) for _ in losses]
     reached = [index for index, loss in enumerate(losses) if loss.requires_grad]
-    starts = finite.unbind()
+    starts, versions = finite.unbind(), [tensor._version for tensor in tensors]
     try:
         for index in reached:
             loss = losses[index]
@@ -136,6 +156,11 @@ def _gradients_by_task(
     finally:
         for tensor, gradient in zip(tensors, before, strict=True):
             tensor.grad = gradient
+    if versions != [tensor._version for tensor in tensors]:
+        raise RuntimeError(
+            "a shared tensor was changed during the backward pass of one task: step the optimizer after `backward`, "
+            "not in hooks on gradients"
+        )
     if any(gradient is not None and gradient.is_sparse for task in gradients for gradient in task):
         raise ValueError("shared tensors must have dense gradients, got a sparse one: embed with `sparse=False`")
     return gradients

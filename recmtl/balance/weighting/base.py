@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted
+from recmtl.balance.backward import backward_weighted, without_nonfinite
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, Sizes
 
@@ -18,10 +18,11 @@ class LossWeightBalancer(Balancer, ABC):
     A method registers its state in `_build` and computes the K weights in `_weigh`.
 
     Note:
-        A loss that is not finite is counted and gets a weight of 0. All tasks share one backward pass: if the graph of
-        one multiplies by something that is not finite, the gradients that it shares with others are not finite either,
-        though their losses are. `zero_nonfinite_gradients` before the optimizer's step keeps that out of the weights.
-        The other families leave out the one task alone.
+        A loss that is not finite is counted and left out. All tasks share one backward pass: if a gradient within the
+        graph of one is not finite, the gradients that it shares with others are not finite either. That happens behind
+        a finite loss, and on a GPU, where no step waits to see which loss is finite, behind any.
+        `zero_nonfinite_gradients` before the optimizer's step keeps it out of the weights. The other families leave
+        out the one task alone.
 
     Example:
         >>> import torch
@@ -47,9 +48,10 @@ class LossWeightBalancer(Balancer, ABC):
         self._known_gradients = {}
 
     def _balance(self, inputs: BackwardInputs) -> None:
-        losses, values, tensors = inputs.losses, inputs.values, inputs.tensors
-        self._prepare(losses[0], Sizes(objectives=len(losses)))
-        finite = values.isfinite()
+        values, tensors = inputs.values, inputs.tensors
+        self._prepare(inputs.losses[0], Sizes(objectives=len(inputs.losses)))
+        finite = self._finite(values)
+        losses = without_nonfinite(inputs.losses, finite)
         weights = torch.where(finite, self._weigh(losses, values, tensors, inputs.last), 0.0)  # [K]
         self.skipped += ~finite
         known, self._known_gradients = self._known_gradients, {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import gradients_of
+from recmtl.balance.backward import gradients_of, has_hooks
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
@@ -157,13 +157,16 @@ class GradNorm(LossWeightBalancer):
         gradients = [gradients_of(loss, tensors, summed=self.processes.size > 1) for loss in losses]
         self.processes.all_reduce([gradient for task in gradients for gradient in task if gradient is not None])
         norms = torch.stack([_total_norm(task, values) for task in gradients])  # [K]
+        scale = self._scale_on(norms.device)
+        norms = norms if scale is None else norms / scale
         by_tensor = zip(tensors, zip(*gradients, strict=True), strict=True)
         self._known_gradients = {
             tensor: found for tensor, found in by_tensor if tensor.is_leaf and not _has_hooks(tensor)
         }
-        weights = torch.where(norms.isfinite(), self.rule.weights, 0.0)
+        weights = torch.where(self._finite(norms), self.rule.weights, 0.0)
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
+        self._put_back_state(~norms.isfinite().all())
         return weights
 
 
@@ -196,4 +199,4 @@ def _total_norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
 
 def _has_hooks(tensor: Tensor) -> bool:
     """Return whether a user's hook is called when the tensor receives its gradient."""
-    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+    return bool(tensor._backward_hooks) or has_hooks(tensor)

@@ -1,6 +1,7 @@
 """Sum: the losses without balancing."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,8 @@ class Sum(LossWeightBalancer):
         >>> shared.grad
         tensor([4., 1.])
     """
+
+    additive: ClassVar[bool] = True
 
     @property
     def weights(self) -> Tensor | None:

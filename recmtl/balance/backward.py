@@ -72,6 +72,11 @@ def zeros_if_none(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor] 
     return [torch.zeros_like(tensor) if gradient is None else gradient for gradient, tensor in pairs]
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Return a view of a complex tensor with its real and imaginary parts in a last dimension of their own."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def pop_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """Return the `.grad` of each tensor and set it to None."""
     gradients = [tensor.grad for tensor in tensors]
@@ -123,9 +128,9 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
     present = [gradient for gradient in gradients if gradient is not None]
     if not present:
         return torch.zeros(len(tensors), dtype=torch.bool, device=tensors[0].device if tensors else None)
-    none = (present[0].new_zeros((), dtype=torch.float32),) * 2
+    none = (torch.zeros((), device=present[0].device),) * 2
     # Minimum and maximum are not finite if any entry is not, and cost a fraction of a norm.
-    ends = [end.float() for gradient in gradients for end in (none if gradient is None else torch.aminmax(gradient))]
+    ends = [end.float() for g in gradients for end in (none if g is None else torch.aminmax(as_real(g)))]
     for gradient in present:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
     return ~torch.stack(ends).isfinite().view(-1, 2).all(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recmtl.balance.backward import ScaledLosses, has_hooks, leaves_of
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
-from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes, as_shared_tensors
+from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes, as_shared_tensors, listed_losses, validated_views
 
 
 class Balancer(ScaledLosses, ABC):
@@ -98,16 +98,14 @@ class Balancer(ScaledLosses, ABC):
             views: One view of the shared representation per head.
 
         Raises:
-            ValueError: If `views` is one tensor: the number of heads is unknown.
+            ValueError: If `views` is no sequence of tensors. One tensor does not tell the number of heads.
 
         Shape:
             - views: H tensors `[B, D]`.
             - output: H tensors `[B, D]`.
         """
-        if isinstance(views, Tensor):
-            raise ValueError(f"`views` must be a sequence with one view per head, got a tensor of {tuple(views.shape)}")
         self._check_parallel()
-        return tuple(views)
+        return validated_views(views)
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Call `fork`, so that a balancer can be a submodule of a model."""
@@ -266,7 +264,7 @@ class Balancer(ScaledLosses, ABC):
                 raise ValueError(f"`losses` must be named {sorted(self.names)}, got {sorted(losses)}")
             ordered = [losses[name] for name in self.names]
         else:
-            ordered = list(losses)
+            ordered = listed_losses(losses)
         if not ordered:
             raise ValueError("`losses` must hold one loss per objective, got none")
         for index, loss in enumerate(ordered):
@@ -276,6 +274,8 @@ class Balancer(ScaledLosses, ABC):
                 )
             if loss.dim():
                 raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
+            if loss.is_complex():
+                raise ValueError(f"{self._label(index)} must be a real number, got {loss.dtype}")
         return ordered
 
     def _check_private(

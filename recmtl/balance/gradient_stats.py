@@ -9,7 +9,7 @@ from torch import Tensor
 from recmtl.balance.backward import gradients_of
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.representation.base import bypass_forks
-from recmtl.balance.shared import SharedTensor, as_shared_tensors
+from recmtl.balance.shared import SharedTensor, as_shared_tensors, listed_losses
 from recmtl.balance.task_gradients.base import TaskGradients
 
 
@@ -47,7 +47,7 @@ def gradient_stats(
         >>> norms, cosines[0, 1]
         (tensor([3.0000, 1.4142]), tensor(0.7071))
     """
-    ordered = list(losses.values() if isinstance(losses, Mapping) else losses)
+    ordered = listed_losses(losses)
     trained = [s for s in as_shared_tensors(shared) if s.tensor.requires_grad]
     if not trained:
         none = ordered[0].new_zeros(len(ordered))

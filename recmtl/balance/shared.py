@@ -1,10 +1,12 @@
 """Shared tensors and their parts, and the inputs of a balancer."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from recmtl.balance.backward import as_real
 
 
 class SharedTensor(NamedTuple):
@@ -44,14 +46,17 @@ class SharedTensor(NamedTuple):
     def norms(self, gradient: Tensor | None) -> Tensor:
         """Return the norm of each part of a gradient, `[parts]` of at least float32; zeros for None."""
         if gradient is None:
-            return self.tensor.new_zeros(self.parts, dtype=self._dtype)
+            return self._zeros()
         norms = torch.linalg.vector_norm(self._flat_blocks(gradient), dim=1, dtype=self._dtype)  # [blocks]
         return norms if self.part_of_row is None else self._per_part(norms.square()).sqrt()
 
     def products(self, a: Tensor | None, b: Tensor | None) -> Tensor:
-        """Return the inner product of each part of two gradients, `[parts]` of at least float32; zeros for None."""
+        """Return the inner product of each part of two gradients, `[parts]` of at least float32; zeros for None.
+
+        A complex number counts as two real ones: the inner product is Re⟨a, b⟩.
+        """
         if a is None or b is None:
-            return self.tensor.new_zeros(self.parts, dtype=self._dtype)
+            return self._zeros()
         return self._per_part((self._flat_blocks(a).to(self._dtype) * self._flat_blocks(b)).sum(1))
 
     def add_weighted(self, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
@@ -71,7 +76,10 @@ class SharedTensor(NamedTuple):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return torch.promote_types(self.tensor.dtype, torch.float32)
+        return torch.promote_types(self.tensor.dtype.to_real(), torch.float32)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.parts, dtype=self._dtype, device=self.tensor.device)
 
     def _blocks(self, gradient: Tensor) -> Tensor:
         """Return a view whose dimension 0 runs over the parts; over the rows, if these have a part each."""
@@ -82,13 +90,37 @@ class SharedTensor(NamedTuple):
         return gradient.view(self.parts, gradient.shape[0] // self.parts, *gradient.shape[1:])
 
     def _flat_blocks(self, gradient: Tensor) -> Tensor:
-        blocks = self._blocks(gradient)
+        blocks = as_real(self._blocks(gradient))
         return blocks.flatten(1) if blocks.dim() > 1 else blocks.unsqueeze(1)  # [blocks, elements]
 
     def _per_part(self, per_block: Tensor) -> Tensor:
         if self.part_of_row is None:
             return per_block
         return per_block.new_zeros(self.parts).index_add_(0, self.part_of_row, per_block)
+
+
+def validated_views(views: object) -> tuple[Tensor, ...]:
+    """Return the views if they are a sequence of tensors, one per head."""
+    expected = "`views` must be a sequence with one view per head"
+    if isinstance(views, Tensor):
+        raise ValueError(f"{expected}, got a tensor of {tuple(views.shape)}")
+    if not isinstance(views, Iterable) or isinstance(views, str | Mapping):
+        raise ValueError(f"{expected}, got {f'a {type(views).__name__}' if views is not None else None}")
+    found = tuple(views)
+    for index, view in enumerate(found):
+        if not isinstance(view, Tensor):
+            raise ValueError(f"view {index} must be a tensor, got {view!r}")
+    return found
+
+
+def listed_losses(losses: object) -> list[Tensor]:
+    """Return the losses in a list if they are a sequence or a mapping of scalars, one per objective."""
+    expected = "`losses` must hold one loss per objective, in a list or by name"
+    if isinstance(losses, Tensor) and losses.dim() == 0:
+        raise ValueError(f"{expected}, got one scalar: pass the losses themselves, not their sum")
+    if not isinstance(losses, Iterable) or isinstance(losses, str):
+        raise ValueError(f"{expected}, got {losses!r}")
+    return list(losses.values() if isinstance(losses, Mapping) else losses)
 
 
 def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor]) -> list[SharedTensor]:

@@ -1,5 +1,6 @@
 """What a user may do by mistake is said, and changes nothing."""
 
+import copy
 import warnings
 
 import pytest
@@ -58,6 +59,54 @@ def test_a_forgotten_fork(method):
 def test_one_tensor_where_the_number_of_heads_is_not_known(method):
     with pytest.raises(ValueError, match=r"one view per head, got a tensor of \(16, 4\)"):
         method().fork(torch.ones(16, 4))
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (None, "`views` must be a sequence with one view per head, got None"),
+        ({"a": torch.ones(2, 3)}, "`views` must be a sequence with one view per head, got a dict"),
+        ([torch.ones(2, 3), None], "view 1 must be a tensor, got None"),
+        ([None, torch.ones(2, 3)], "view 0 must be a tensor, got None"),
+    ],
+)
+def test_views_that_are_no_tensors(method, views, message):
+    with pytest.raises(ValueError, match=message):
+        method().fork(views)
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+@pytest.mark.parametrize("sized", [False, True])
+def test_one_summed_loss(method, sized):
+    balancer = method()
+    if sized:
+        balancer.setup(objectives=2, heads=2, features=4, parts=2)
+    bottom, losses = problem(balancer)
+    with pytest.raises(
+        ValueError, match="one loss per objective, in a list or by name, got one scalar: pass the losses"
+    ):
+        balancer.backward(sum(losses), list(bottom.parameters()))
+    with pytest.raises(ValueError, match="one loss per objective, in a list or by name, got None"):
+        balancer.backward(None, list(bottom.parameters()))
+    balancer.backward(torch.stack(losses), list(bottom.parameters()))  # a vector of losses is fine
+
+
+def test_one_summed_loss_has_no_statistics():
+    bottom, losses = problem(Sum())
+    with pytest.raises(ValueError, match="got one scalar"):
+        gradient_stats(sum(losses), list(bottom.parameters()))
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+def test_a_copy_made_between_fork_and_backward_has_no_fork_of_its_own(method):
+    balancer = method()
+    bottom, losses = problem(balancer)
+    other = copy.deepcopy(balancer)
+    if method in AT_THE_VIEWS:
+        with pytest.raises(RuntimeError, match="`fork` must stand between trunk and heads"):
+            other.backward(losses, list(bottom.parameters()))
+    balancer.backward(losses, list(bottom.parameters()))
 
 
 def test_rotations_that_no_optimizer_knows():

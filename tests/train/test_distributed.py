@@ -132,7 +132,7 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
     elif isinstance(balancer, TaskGradientBalancer):
         sent += (objectives - 1) * S
     elif isinstance(balancer, recmtl.NormalizedSplitter):
-        sent += 3 * heads + 1 + heads * (balancer.projection == "before")
+        sent += 4 * heads + heads * (balancer.projection == "before")
     elif isinstance(balancer, RotationBalancer):
         sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
         sent += objectives * balancer.normalize_losses

@@ -1,7 +1,7 @@
 """The family that works on the gradients at the views, where the trunk forks into heads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from recmtl.balance.backward import backward_weighted, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
-from recmtl.balance.shared import BackwardInputs, Sizes
+from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
+from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
 
 
 class RepresentationBalancer(Balancer, ABC):
@@ -42,7 +43,8 @@ class RepresentationBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
-    _values: Tensor | None = None  # of the losses, while `backward` runs
+    _values: Tensor | None = None  # of the losses, in the heads' order if there are as many, while `backward` runs
+    _loss_of_head: Sequence[int] | None = None  # once the graphs of all losses have shown it
     _forked = False  # whether `fork` was called since the last `backward`
     _outputs: Sequence[Tensor] = ()  # of the last fork, if several processes share the batch
 
@@ -59,14 +61,17 @@ class RepresentationBalancer(Balancer, ABC):
                 the number of heads is known.
 
         Raises:
-            ValueError: If the number of heads is unknown, or the state was created for another one.
+            ValueError: If the number of heads is unknown, the state was created for another one, or the method cannot
+                work on such views.
         """
         if isinstance(views, Tensor):
             if self._sizes is None:
                 raise ValueError("the number of heads is unknown: pass a sequence with one view per head")
             views = [views] * self._sizes.heads
+        views = validated_views(views)
         if not views:
             raise ValueError("`views` must hold one view per head, got none")
+        self._check_views(views)
         features = views[0].shape[-1] if views[0].dim() else 0
         self._prepare(views[0], Sizes(heads=len(views), features=features))
         parameters = self._fork_parameters()
@@ -81,6 +86,10 @@ class RepresentationBalancer(Balancer, ABC):
         outputs: tuple[Tensor, ...] = _Fork.apply(self, len(views), *views, *parameters)  # type: ignore[no-untyped-call]
         self._outputs = outputs if self.processes.size > 1 else ()
         return outputs
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies hold: a fork belongs to the balancer that it passed through."""
+        return self.__dict__ | {"_forked": False, "_outputs": ()}
 
     def _balance(self, inputs: BackwardInputs) -> None:
         values = inputs.values
@@ -99,7 +108,9 @@ class RepresentationBalancer(Balancer, ABC):
         weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
         expected = self.skipped
         if self._sizes is not None and self._sizes.heads == len(losses):
-            expected = self.skipped + ~finite  # a loss that is left out does not reach the fork
+            order = self._pair(losses)
+            values = in_order(values, order)
+            expected = self.skipped + in_order(~finite, order)  # a loss that is left out does not reach the fork
             losses = without_nonfinite(losses, finite)
         self._values, outputs, self._outputs = values, self._outputs, ()
         try:
@@ -111,9 +122,41 @@ class RepresentationBalancer(Balancer, ABC):
         if self._sizes is not None:
             self.skipped.copy_(torch.maximum(self.skipped, expected))
 
+    def _pair(self, losses: Sequence[Tensor]) -> Sequence[int]:
+        """Return the position of each head's loss, of as many losses as heads: by the names, else by the graph."""
+        if self.names and self.head_names:
+            return paired_by_name(self.names, self.head_names)
+        if self._loss_of_head is not None:
+            return self._loss_of_head
+        positions = range(len(losses))
+        reached = [heads_reached(loss, self) for loss in losses]
+        if self.processes.size > 1:
+            table = torch.tensor([[head in heads for head in positions] for heads in reached], device=losses[0].device)
+            reached = [{head for head in positions if row[head]} for row in self.processes.sum(table)[0].tolist()]
+        found = loss_of_head(reached)
+        if found is None:
+            self._check_pairing(reached)
+            return positions
+        if all(reached):
+            self._loss_of_head = found
+            if self.names and found != list(positions):
+                self.head_names = tuple(self.names[loss] for loss in found)
+        return found
+
+    def _check_pairing(self, reached: Sequence[Set[int]]) -> None:
+        """Check that losses whose heads the graph does not tell apart may be taken in the heads' order."""
+
     def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
         """Return the weight of each loss under `backward`, private gradients included: `[K]`."""
         return torch.ones_like(values)
+
+    def _check_views(self, views: Sequence[Tensor]) -> None:
+        """Check that the method can work on the views."""
+        for index, view in enumerate(views):
+            if not view.is_floating_point():
+                raise ValueError(
+                    f"view {index} must hold real numbers, got {view.dtype}: fork what is computed from it"
+                )
 
     def _fork_parameters(self) -> Sequence[Tensor]:
         """Return the parameters of `_forward_views`."""
@@ -138,6 +181,11 @@ class RepresentationBalancer(Balancer, ABC):
                 not be written into. Sums over rows, the parameters' gradients included, are reduced over `processes`.
             saved: The parameters, then the saved views.
         """
+
+
+def in_order(values: Tensor, order: Sequence[int]) -> Tensor:
+    """Return the values `[K]` in another order; a copy from host to device would break the record of a CUDA graph."""
+    return values if list(order) == list(range(len(values))) else torch.stack([values[index] for index in order])
 
 
 @contextmanager

@@ -153,10 +153,10 @@ class NormalizedSplitter(RepresentationBalancer):
             raise ValueError(f"`task_weights` must be {heads} numbers of at least 0, not all 0, got {weights}")
         return weights
 
-    def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+    def _check_views(self, views: Sequence[Tensor]) -> None:
+        super()._check_views(views)
         if self.projection != "none" and any(view.shape != views[0].shape for view in views):
             raise ValueError(f"views must share one shape to be projected, got {[tuple(view.shape) for view in views]}")
-        return super()._forward_views(views, parameters)
 
     def _backward_views(
         self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
@@ -167,15 +167,15 @@ class NormalizedSplitter(RepresentationBalancer):
         lengths = self._lengths(h)  # [B] each
         valid = torch.stack([length.count_nonzero() for length in lengths])  # [H]
         broken = torch.stack([~length.isfinite().all() for length in lengths])  # [H]
-        rows = torch.full((), next(len(x) for x in h if x is not None), device=valid.device)
+        rows = torch.stack([torch.full((), 0 if x is None else len(x), device=valid.device) for x in h])  # [H]
         valid, broken, rows, sums = self.processes.sum(valid, broken, rows, _sums_of_squares(lengths))
         finite = broken == 0
         if self.projection == "before":
             h = self._projected(h, finite)
             (sums,) = self.processes.sum(_sums_of_squares(self._lengths(h)))
         self.skipped += ~finite
-        # q: the mean square of n·h over the n valid rows, or of h over all rows
-        present = self._average((sums * valid if self.batch_scale else sums / rows).to(self.square.dtype))
+        # q: the mean square of n·h over the n valid rows, or of h over all rows of its view
+        present = self._average((sums * valid if self.batch_scale else sums / rows.clamp(min=1)).to(self.square.dtype))
         scales = self._scales(present)  # [H]
         h = [None if x is None else (x * scale).nan_to_num_(0.0, 0.0, 0.0) for x, scale in zip(h, scales, strict=True)]
         if self.projection == "after":

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recmtl.balance.representation.orthogonal import OrthogonalMap
+from recmtl.balance.orthogonal import OrthogonalMap
 from recmtl.balance.representation.rotation import RotationBalancer
 
 

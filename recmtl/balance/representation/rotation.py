@@ -4,14 +4,14 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from recmtl.balance.backward import zeros_if_none
+from recmtl.balance.orthogonal import OrthogonalMap, RotationMatrices
 from recmtl.balance.representation.base import RepresentationBalancer
-from recmtl.balance.representation.orthogonal import OrthogonalMap, RotationMatrices
 from recmtl.balance.shared import Sizes
 
 
@@ -114,6 +114,10 @@ class RotationBalancer(RepresentationBalancer, ABC):
             if not outer:
                 self._cached_matrices = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what copies hold: not the matrices cached for one pass, which are part of its graph."""
+        return super().__getstate__() | {"_caching": False, "_cached_matrices": None}
+
     def _setup_for(self, heads: int | None, features: int | None) -> None:
         if (heads is None) != (features is None):
             raise ValueError(f"`heads` and `features` must be passed together, got {heads} and {features}")
@@ -165,6 +169,17 @@ class RotationBalancer(RepresentationBalancer, ABC):
                 f"{type(self).__name__} needs one loss per head, got {losses} losses and {self._sizes.heads} heads"
             )
 
+    def _check_views(self, views: Sequence[Tensor]) -> None:
+        super()._check_views(views)
+        for index, view in enumerate(views):
+            if view.dim() != 2:
+                raise ValueError(
+                    f"{type(self).__name__} rotates views of shape [B, D], got {list(view.shape)} for view {index}: "
+                    "flatten or pool the other dimensions before the fork"
+                )
+        if any(view.shape != views[0].shape for view in views):
+            raise ValueError(f"views must share one shape [B, D], got {[list(view.shape) for view in views]}")
+
     def _fork_parameters(self) -> tuple[Tensor, ...]:
         assert self.rotations is not None
         if (
@@ -181,8 +196,6 @@ class RotationBalancer(RepresentationBalancer, ABC):
         return views if self.cooperative else ()
 
     def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-        if any(view.dim() != 2 or view.shape != views[0].shape for view in views):
-            raise ValueError(f"views must share one shape [B, D], got {[tuple(view.shape) for view in views]}")
         with torch.autocast(views[0].device.type, enabled=False):
             return [_rotated(view, R.mT.to(view.dtype)) for view, R in zip(views, parameters[0], strict=True)]
 

@@ -1,11 +1,11 @@
 """RotoGradNorm: the tasks' gradients aligned by learned rotations and weighted by GradNorm."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import torch
 from torch import Tensor
 
-from recmtl.balance.representation.orthogonal import OrthogonalMap
+from recmtl.balance.orthogonal import OrthogonalMap
 from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.weighting.gradnorm import GradNormRule, check_gradnorm_options
 
@@ -104,6 +104,14 @@ class RotoGradNorm(RotationBalancer):
     def _weigh(self, losses: Sequence[Tensor], values: Tensor) -> Tensor:
         self._check_pairs(len(losses))
         return super()._weigh(losses, values)
+
+    def _check_pairing(self, reached: Sequence[Set[int]]) -> None:
+        if self.names is None and all(head in heads for head, heads in enumerate(reached) if heads):
+            return  # a list, which may be in the heads' order
+        raise ValueError(
+            f"RotoGradNorm cannot tell which loss belongs to which head: they depend on the heads "
+            f"{[sorted(heads) for heads in reached]}; name the heads by `setup`, or pass losses in the heads' order"
+        )
 
     def _factors(self, norms: Tensor) -> Tensor:
         losses = self._values  # [K]

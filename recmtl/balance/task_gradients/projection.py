@@ -111,9 +111,9 @@ def project_conflicting(gradients: Tensor, order: Tensor | None = None) -> Tenso
     tasks = len(gradients)
     if order is not None and order.shape != (tasks, tasks):
         raise ValueError(f"`order` must have shape [{tasks}, {tasks}], got {tuple(order.shape)}")
-    gram = gradients @ gradients.T  # [K, K]
+    gram = (gradients @ gradients.mH).real  # [K, K]
     coefficients = coefficients_at_once(gram) if order is None else coefficients_in_order(gram, order)
-    return coefficients @ gradients
+    return coefficients.to(gradients.dtype) @ gradients
 
 
 def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import gradients_of, has_hooks
+from recmtl.balance.backward import as_real, gradients_of, has_hooks
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
@@ -193,7 +193,7 @@ def _measured_tensors(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[
 
 def _total_norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:
     """Return the norm of all gradients together, `[]`; 0 without any."""
-    reached = [torch.linalg.vector_norm(gradient, dtype=like.dtype) for gradient in gradients if gradient is not None]
+    reached = [torch.linalg.vector_norm(as_real(g), dtype=like.dtype) for g in gradients if g is not None]
     return torch.linalg.vector_norm(torch.stack(reached)) if reached else like.new_zeros(())
 
 

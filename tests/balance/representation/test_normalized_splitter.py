@@ -316,3 +316,18 @@ def test_views_of_different_widths_are_normalized_but_not_projected():
     assert (a.norm().item(), b.norm().item()) == pytest.approx((0.5 / 2**0.5, 0.5 / 2**0.5))
     with pytest.raises(ValueError, match=r"share one shape to be projected, got \[\(2, 3\), \(2, 4\)\]"):
         pull(NormalizedSplitter(projection="after"), *h)
+
+
+@pytest.mark.parametrize("batch_scale", [True, False])
+def test_views_of_different_numbers_of_rows_are_averaged_over_their_own(batch_scale):
+    """As two splitters of one task each would do."""
+    torch.manual_seed(0)
+    views = [torch.randn(rows, 3, dtype=torch.float64, requires_grad=True) for rows in (8, 2)]
+    both = NormalizedSplitter(batch_scale=batch_scale)
+    apart = [NormalizedSplitter(batch_scale=batch_scale) for _ in views]
+    for _ in range(3):
+        losses = [view.square().mean() for view in both.fork(views)]
+        found = torch.autograd.grad(sum(losses), views)
+        for one, view, gradient in zip(apart, views, found, strict=True):
+            (expected,) = torch.autograd.grad(one.fork([view])[0].square().mean(), view)
+            torch.testing.assert_close(gradient, expected / 2)  # a share of ½ for each of two tasks

@@ -104,7 +104,20 @@ def test_a_cache_forms_the_rotations_once():
     assert len(calls) == 3
     torch.testing.assert_close(next(balancer.parameters()).grad, cached)
     assert balancer._cached_matrices is None
-    copy.deepcopy(balancer)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda balancer: pickle.loads(pickle.dumps(balancer))])
+def test_a_copy_made_while_the_rotations_are_cached_has_its_own(copied):
+    balancer, x = RotateOnly(heads=2, features=3), torch.randn(4, 3)
+    with balancer.cached():
+        balancer.fork([x, x])
+        other = copied(balancer)
+        with torch.no_grad():
+            other.rotations.weight.normal_()
+        assert not other.fork([x, x])[0].equal(x)
+        assert balancer.fork([x, x])[0].equal(x)
+    other.fork([x, x])[0].sum().backward()
+    assert balancer.rotations.weight.grad is None
 
 
 def test_a_cache_filled_without_gradients_does_not_serve_training():
@@ -195,11 +208,21 @@ def test_refuses_arguments_out_of_range(method, arguments, message):
         method(**arguments)
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 3), (2, 3, 6, 6), (3,), ()])
+@pytest.mark.parametrize("method", METHODS)
+def test_refuses_views_that_are_no_matrices(method, shape):
+    message = (
+        rf"{method.__name__} rotates views of shape \[B, D\], got \[{', '.join(map(str, shape))}\] for view 0: flatten"
+    )
+    for balancer in (method(), method(heads=2, features=3)):
+        with pytest.raises(ValueError, match=message):
+            balancer.fork([torch.zeros(shape)] * 2)
+
+
 def test_refuses_views_of_another_shape():
-    with pytest.raises(ValueError, match=r"share one shape \[B, D\], got \[\(2, 3, 4\), \(2, 3, 4\)\]"):
-        RotateOnly().fork([torch.zeros(2, 3, 4)] * 2)
-    with pytest.raises(ValueError, match="share one shape"):
-        RotateOnly().fork([torch.zeros(2, 3), torch.zeros(4, 3)])
+    for batch_scale in (True, False):
+        with pytest.raises(ValueError, match=r"share one shape \[B, D\], got \[\[2, 3\], \[4, 3\]\]"):
+            RotateOnly(batch_scale=batch_scale).fork([torch.zeros(2, 3), torch.zeros(4, 3)])
     with pytest.raises(ValueError, match="made for 2 heads, 3 features; got 2 heads, 4 features"):
         RotateOnly(heads=2, features=3).fork(torch.zeros(2, 4))
 

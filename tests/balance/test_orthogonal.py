@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 
-from recmtl.balance.representation.orthogonal import RotationMatrices, cayley, float32_products
+from recmtl.balance.orthogonal import RotationMatrices, cayley, float32_products
 
 SIZES = (128, 150, 160, 191, 192, 256, 319)
 CLOSE = 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -20,6 +21,9 @@ ZIP_MAGIC = b"PK\x03\x04"
 MAGIC_BYTES = max(map(len, MAGICS))
 EXTENSIONS = ("arrow.json", "arrow.bool8")  # types that are read as what they are stored as
 SCALARS = (str, bytes, bool, int, float, np.generic)  # that a column of mixed Python objects may hold
+HEADER_BYTES = 1 << 20  # of a CSV file
+COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
+QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
 
 
 @runtime_checkable
@@ -42,6 +46,13 @@ def format_of(location: Location) -> str:
     if start.startswith(ZIP_MAGIC):
         raise DataError(f"{location.name} is a zip or a spreadsheet: unpack it, or save its rows as CSV or Parquet")
     return next((name for magic, name in MAGICS.items() if start.startswith(magic)), CSV)
+
+
+def detect_separator(stream: pa.NativeFile) -> str:
+    """Return the column separator of a CSV file: the most frequent candidate in its header, outside quotes."""
+    text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
+    header = LINE_BREAK.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
+    return max(COLUMN_SEPARATORS, key=header.count)
 
 
 def frame_name(data: Frame, name: str = "") -> str:

@@ -13,6 +13,7 @@ from recmtl.schema.validation import check_choice, check_count, check_flag, chec
 
 NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
 Pooling = Literal["mean", "sum"]
+Keep = Literal["first", "last"]
 # The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
 ZONE = "%z"  # in a strptime format
@@ -63,7 +64,8 @@ class MultiCategorical(Categorical):
     """A column with any number of categories per row, pooled into one embedding.
 
     Args:
-        name: The column: text with a separator, or a list column.
+        name: The column: lists, text with a separator, or lists that were written as text, such as ``['a', 'b']``,
+            ``["a","b"]`` or ``[1 2]``.
         min_count: As in `Categorical`.
         max_vocabulary: As in `Categorical`.
         hash_buckets: As in `Categorical`.
@@ -71,12 +73,15 @@ class MultiCategorical(Categorical):
         share_with: As in `Categorical`.
         label_rates: Must be false: a row has several categories.
         separator: The text between two categories in a text column.
-        max_length: Keep this many categories of a row, the first ones.
+        max_length: Keep at most this many categories of a row, and no more than any training row has. A note counts the
+            rows that have more.
+        keep: Which ones: the ``last``, the most recent of a history, or the ``first``.
         pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing".
     """
 
     separator: str = "|"
     max_length: int = 50
+    keep: Keep = "last"
     pooling: Pooling = "mean"
 
     def __post_init__(self) -> None:
@@ -88,6 +93,7 @@ class MultiCategorical(Categorical):
             )
         check_count(self, "max_length")
         check_choice(self, "pooling", Pooling)
+        check_choice(self, "keep", Keep)
         check_nonempty(self, "separator")
 
 
@@ -135,7 +141,8 @@ class Timestamp:
         name: The column, or a pattern: dates and timestamps, text or integers.
         parts: Any of ``minute``, ``hour``, ``weekday``, ``day`` (of the month), ``month`` and ``quarter``.
         format: The format of text: ISO 8601 by default, or a ``strptime`` format (``%d.%m.%Y``; ``%z`` only at the
-            end). ``seconds`` and ``milliseconds`` are Unix time.
+            end). ``seconds``, ``milliseconds``, ``microseconds`` and ``nanoseconds`` are Unix time, of which 0 and -1
+            are missing.
         width: Embedding width of each part; ``None`` takes the encoder's.
     """
 

@@ -87,13 +87,16 @@ class FittedSchema:
         vocabularies: The categories of each feature with a vocabulary of its own, as text, the most frequent first.
             Their ids start at 2; 0 is "unknown", 1 is "missing".
         lengths: The longest list kept of each multi-valued feature.
-        moments: Mean and deviation of each numeric feature.
+        moments: Mean and deviation of each numeric feature; the deviation is 0 if it does not vary.
         quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, or its knots if that is its
             transform, clipped but not transformed; for a binned feature, the edges between its bins.
         integer_keys: The carried columns that hold only integers; the others are kept as text.
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
         label_counts: The labels by id of each feature with `label_rates`.
         medians: The median of each numeric feature with the transform `knots`, which a missing value becomes.
+        missing: The share of training rows that lack each numeric or binned feature.
+        constants: The ids of each block that has the same ones in every training row; it has them in all other rows,
+            too, as a model learns nothing of others.
     """
 
     schema: Schema
@@ -105,6 +108,8 @@ class FittedSchema:
     rates: Mapping[tuple[str, str | None], LabelRate]
     label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
     medians: Mapping[str, float] = field(default_factory=dict)
+    missing: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -190,6 +195,8 @@ class FittedSchema:
             "moments": {name: m._asdict() for name, m in self.moments.items()},
             "quantiles": dict(self.quantiles),
             "medians": dict(self.medians),
+            "missing": dict(self.missing),
+            "constants": dict(self.constants),
             "integer_keys": sorted(self.integer_keys),
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},

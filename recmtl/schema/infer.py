@@ -10,11 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.schema.column_values import ISO_DATE, ISO_TIME, SEPARATED, ColumnValues, Numbers
 from recmtl.schema.features import KIND_NAMES, Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.list_text import bracketed, parse_list
+from recmtl.schema.unix_time import NO_TIME, unix_unit
 
 LEFT_OUT, UNDECIDED = "left out", "undecided"
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
@@ -25,12 +28,14 @@ COLLISIONS = 20  # expected by chance among values of a row number's range: if t
 NEARLY = 0.95  # the share of numbers in text that is nearly always a number
 LIST_SEPARATORS = ("|", ";")
 MANY_LISTS = 0.05  # the share of values with a separator
+VECTORS = "lists of numbers that are not whole"
+FRACTION, NESTED = r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?", "["
 LONGEST = 24  # characters of a value that are shown
 IDENTIFIER = re.compile(
     r"(^|[^A-Za-z0-9])(?i:id|code|key|index|uuid|guid|zip|zipcode|postcode)s?$|[a-z](Id|ID|Code|Key|Index)s?$"
 )
-UNIX_TIME = (631_152_000, 4_102_444_800)  # 1990 to 2099, in seconds
-UNIX_UNITS = {"seconds": 1, "milliseconds": 1000, "microseconds": 1_000_000, "nanoseconds": 1_000_000_000}
+TIME = re.compile(r"(?i)time|date|stamp|(^|[^a-z])(ts|ns|at)$")
+LISTS_PARSED = 1000  # distinct values that may be lists
 DATE_PARTS = ("weekday", "day", "month")
 
 
@@ -77,8 +82,12 @@ def unreadable(c: ColumnValues) -> Reading | None:
 
 
 def lists(c: ColumnValues) -> Reading | None:
-    """Read lists as several categories."""
-    return Reading(c.name, MultiCategorical(c.name), "lists") if is_list(c) else None
+    """Read lists as several categories; leave out lists of numbers that are not whole."""
+    if not is_list(c):
+        return None
+    elements = pc.list_flatten(c.values).drop_null()
+    fractions = pa.types.is_floating(elements.type) and not pc.all(pc.equal(pc.floor(elements), elements)).as_py()
+    return Reading(c.name, MultiCategorical(c.name), VECTORS if fractions else "lists", used=not fractions)
 
 
 def constant(c: ColumnValues) -> Reading | None:
@@ -129,12 +138,15 @@ def nearly_numbers(c: ColumnValues) -> Reading | None:
 
 
 def unix_time(c: ColumnValues) -> Reading | None:
-    """Read many whole numbers, not named like an id, that are Unix times of 1990 to 2099 as parts of the calendar."""
-    n = c.numbers
-    if not n or not n.exact or c.distinct <= FEW or IDENTIFIER.search(c.name):  # nanoseconds look like large ids
+    """Read many numbers, not named like an id, that are Unix times of 1990 to 2099, 0 or −1, as calendar parts."""
+    if not c.numbers or IDENTIFIER.search(c.name):
         return None
-    unit = unix_unit(n)
-    return Reading(c.name, Timestamp(c.name, format=unit), f"Unix time in {unit}") if unit else None
+    unit = unit_of_times(c)
+    # Nanoseconds are of the size of many ids: they must be named like a time, or multiples of 1,000.
+    few = len(np.setdiff1d(c.numbers.values, NO_TIME)) <= FEW and c.distinct <= FEW + len(NO_TIME)
+    if unit is None or few or (unit == "nanoseconds" and not (TIME.search(c.name) or whole_microseconds(c))):
+        return None
+    return Reading(c.name, Timestamp(c.name, format=unit), f"Unix time in {unit}")
 
 
 def row_numbers(c: ColumnValues) -> Reading | None:
@@ -174,6 +186,24 @@ def numbers(c: ColumnValues) -> Reading | None:
     return Reading(c.name, Numeric(c.name), reason)
 
 
+def written_lists(c: ColumnValues) -> Reading | None:
+    """Read lists that were written as text, such as ``['a', 'b']``, like lists; leave out those that hold lists."""
+    bracketed_values = c.unique.filter(bracketed(c.unique)) if c.is_text else c.unique.slice(0, 0)
+    if not len(bracketed_values) or c.count(bracketed_values) < MANY_LISTS * c.present:
+        return None
+    step = max(len(bracketed_values) // LISTS_PARSED, 1)
+    parsed = [written_list(text) for text in bracketed_values[::step].to_pylist()]
+    found = [elements for elements in parsed if elements is not None]
+    several = sum(len(elements) != 1 for elements in found)
+    if len(parsed) > 2 * len(found) or several < MANY_LISTS * len(parsed):
+        return None
+    if any(element == NESTED for elements in found for element in elements):
+        return Reading(c.name, None, "lists that hold lists, or are not whole, written as text", used=False)
+    fractions = all(re.fullmatch(FRACTION, element) for elements in found for element in elements if element)
+    reason = VECTORS if fractions else "lists written as text"
+    return Reading(c.name, MultiCategorical(c.name), reason, used=not fractions)
+
+
 def separated_lists(c: ColumnValues) -> Reading | None:
     """Read text with a separator, whose parts repeat, as several categories."""
     for separator in LIST_SEPARATORS if c.is_text else ():
@@ -204,6 +234,7 @@ RULES: tuple[Rule, ...] = (
     identifiers,
     codes,
     numbers,
+    written_lists,
     separated_lists,
     text,
 )
@@ -219,6 +250,14 @@ def is_list(c: ColumnValues) -> bool:
     return any(check(c.type) for check in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
+def written_list(text: str) -> list[str | None] | None:
+    """Return the elements of a list that was written as text, `NESTED` if it holds lists; ``None`` if it is no list."""
+    try:
+        return parse_list(text, "|")
+    except ValueError:
+        return [NESTED, NESTED]
+
+
 def is_separated_list(c: ColumnValues, separator: str) -> bool:
     """Return whether many values contain the separator and splitting by it yields fewer distinct values."""
     joined = c.unique.filter(pc.match_substring(c.unique, separator))
@@ -227,11 +266,20 @@ def is_separated_list(c: ColumnValues, separator: str) -> bool:
     return bool(pc.count_distinct(pc.list_flatten(pc.split_pattern(c.unique, separator))).as_py() < c.distinct)
 
 
-def unix_unit(n: Numbers) -> str | None:
-    """Return the unit in which whole numbers are Unix times; ``None`` if they are none."""
-    low, high = UNIX_TIME
-    units = (unit for unit, ticks in UNIX_UNITS.items() if low * ticks <= n.low and n.high <= high * ticks)
-    return next(units, None) if n.whole else None
+def unit_of_times(c: ColumnValues) -> str | None:
+    """Return the unit in which all numbers but 0 and −1 are Unix times; ``None`` if they are none."""
+    times = np.setdiff1d(c.numbers.values, NO_TIME) if c.numbers else np.empty(0)
+    return unix_unit(float(times.min()), float(times.max())) if len(times) else None
+
+
+def whole_microseconds(c: ColumnValues) -> bool:
+    """Return whether nanoseconds are multiples of 1,000."""
+    try:
+        ticks = pc.utf8_trim_whitespace(c.unique) if c.is_text else c.unique
+        integers = ticks.drop_null().cast(pa.int64())
+    except pa.ArrowInvalid:
+        return False
+    return bool((integers.to_numpy(zero_copy_only=False) % 1000 == 0).all())
 
 
 def category(c: ColumnValues) -> Categorical:

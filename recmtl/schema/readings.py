@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
@@ -18,16 +19,18 @@ from recmtl.schema.infer import (
     DATE_PARTS,
     LEFT_OUT,
     LIST_SEPARATORS,
+    MANY_LISTS,
     Reading,
     category,
     suggest_feature,
-    unix_unit,
+    unit_of_times,
 )
 from recmtl.schema.sample import Rows, Sample, read_sample
 from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TextFormat, format_options
 
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
+SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists
 AS_SAID = "as you say"
 SHOWN = 8  # columns that are named in a note
 
@@ -170,12 +173,18 @@ def _as_said(c: ColumnValues, kind: str) -> Reading:
     if kind == "categorical":
         feature = category(c)
     elif kind == "multi_categorical" and c.is_text:
-        feature = MultiCategorical(c.name, separator=max(LIST_SEPARATORS, key=lambda s: len(c.matching(f"[{s}]"))))
+        feature = MultiCategorical(c.name, separator=_list_separator(c))
     elif kind == "timestamp":
         is_date = pa.types.is_date(c.type) or (c.is_text and c.distinct and len(c.matching(ISO_DATE)) == c.distinct)
-        unit = unix_unit(c.numbers) if c.numbers else None
-        feature = Timestamp(c.name, parts=DATE_PARTS) if is_date else Timestamp(c.name, format=unit)
+        feature = Timestamp(c.name, parts=DATE_PARTS) if is_date else Timestamp(c.name, format=unit_of_times(c))
     return Reading(c.name, feature, AS_SAID)
+
+
+def _list_separator(c: ColumnValues) -> str:
+    """Return the separator of lists in text: the first one that many values have, or else any value."""
+    counts = {s: c.count(c.unique.filter(pc.match_substring(c.unique, s))) for s in SAID_SEPARATORS}
+    many = [s for s, count in counts.items() if count >= max(MANY_LISTS * c.present, 1)]
+    return next(iter([*many, *(s for s, count in counts.items() if count)]), LIST_SEPARATORS[0])
 
 
 def check_column(sample: Sample, name: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +25,13 @@ import pyarrow.parquet as pq
 
 from recmtl.errors import DataError, SchemaError
 from recmtl.io.formats import (
+    HEADER_BYTES,
     IPC,
     PARQUET,
     ArrowStream,
     Frame,
     as_table,
+    detect_separator,
     format_of,
     frame_name,
     plain_table,
@@ -42,13 +43,10 @@ from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
-HEADER_BYTES = 1 << 20  # of a CSV file
 BLOCKS = 8  # spread over the rest of the data
 BLOCK_ROWS = 10_000
 BLOCK_BYTES = 1 << 20  # of a CSV file
 GROUP_BYTES = 1 << 26  # a larger row group of a Parquet file is not read to its end
-COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
-QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
 
 
 @runtime_checkable
@@ -83,13 +81,6 @@ class Sample:
     def column(self, name: str) -> ColumnValues:
         """Return the values of a column."""
         return ColumnValues(name, self.table[name], self.text.decimal)
-
-
-def detect_separator(stream: pa.NativeFile) -> str:
-    """Return the column separator of a CSV file: the most frequent candidate in its header, outside quotes."""
-    text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
-    header = LINE_BREAK.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
-    return max(COLUMN_SEPARATORS, key=header.count)
 
 
 def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT) -> Sample:

@@ -53,6 +53,8 @@ def load_fitted(folder: Path) -> FittedSchema:
             moments={name: Moments(**m) for name, m in content["moments"].items()},
             quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
             medians=content["medians"],
+            missing=content["missing"],
+            constants={name: tuple(ids) for name, ids in content["constants"].items()},
             integer_keys=frozenset(content["integer_keys"]),
             rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
         )

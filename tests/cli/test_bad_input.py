@@ -301,7 +301,7 @@ class TestDataWithoutInformationTrains:
             ({"x": 3.0}, "note: numeric column 'x' is constant in the training rows"),
             ({"x": None}, "note: numeric column 'x' is missing in every training row"),
             ({"c": "a"}, "note: categorical column 'c' is constant in the training rows"),
-            ({"c": None}, "note: categorical column 'c' has no category frequent enough in the training rows"),
+            ({"c": None}, "note: categorical column 'c' is missing in every training row"),
         ],
     )
     def test_columns_without_information(self, place, capsys, change, note):

@@ -74,7 +74,7 @@ def test_equals_the_equation(data: recmtl.PreparedData, frame: pd.DataFrame) -> 
 def test_a_value_beyond_the_training_rows_has_the_embedding_of_the_nearest(data: recmtl.PreparedData) -> None:
     embeddings = SplineEmbeddings(data.schema, width=3)
     far = pd.DataFrame({f.name: [-1e30, 1e30] for f in data.schema.numeric})
-    (rows,) = encode_rows(data.schema, far, labelled=False)
+    (rows,) = encode_rows(data.schema, far, labelled=False, note=lambda sentence: None)
     found = embeddings.embed(next(Loader(rows, 2).epoch()).numeric[:, :4])
     ends = [embeddings.weight[[0, 2]], embeddings.weight[[3, 3 + len(data.schema.quantiles["wide"]) - 1]]]
     torch.testing.assert_close(found[:, :2].transpose(0, 1), torch.stack(ends), atol=1e-5, rtol=1e-4)

@@ -20,6 +20,7 @@ ROWS = 400
 RNG = np.random.default_rng(0)
 DAY = datetime.date(2024, 1, 1)
 SECONDS = (1_600_000_000 + RNG.integers(0, 10**7, ROWS)).tolist()
+LISTS = MultiCategorical("x")
 CATEGORY, NUMBER = Categorical("x", min_count=2), Numeric("x")
 DATES = Timestamp("x", parts=("weekday", "day", "month"))
 WHOLE = RNG.integers(0, 1000, ROWS).tolist()
@@ -32,7 +33,7 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([b"\xff", b"\xfe"] * 9, None, False, "values of type binary"),
         ([[[1]], [[2]]], None, False, "values of type list<item: list<item: int64>>"),
     ],
-    "lists": [([["a", "b"], ["c"], None] * 9, MultiCategorical("x"), True, "lists")],
+    "lists": [([["a", "b"], ["c"], None] * 9, LISTS, True, "lists"), ([[0.5, 2.0], None] * 9, LISTS, False, None)],
     "constant": [
         ([7] * ROWS, CATEGORY, False, "'7' in every row"),
         (["one"] * ROWS, CATEGORY, False, "'one' in every row"),
@@ -54,6 +55,10 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([float(t) for t in SECONDS] + [None], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
         ([t * 1000 for t in SECONDS], Timestamp("x", format="milliseconds"), True, "Unix time in milliseconds"),
         ([t * 10**6 for t in SECONDS], Timestamp("x", format="microseconds"), True, "Unix time in microseconds"),
+        ([t * 10**9 for t in SECONDS], Timestamp("x", format="nanoseconds"), True, "Unix time in nanoseconds"),
+        ([str(t * 10**9 + 1000) for t in SECONDS], Timestamp("x", format="nanoseconds"), True, None),
+        ([t + 0.25 for t in SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
+        ([0, -1, None, *SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
     ],
     "row_numbers": [
         (list(range(5, ROWS + 5)), NUMBER, False, "numbers the rows: from 5 to 404, each once"),
@@ -73,6 +78,14 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ((np.arange(ROWS) ** 3).tolist(), NUMBER, True, None),  # each once, but far apart
         (list(range(ENOUGH - 1)), NUMBER, True, None),  # each once, but few
     ],
+    "written_lists": [
+        ([f"['g{i % 4}', 'h{i % 3}']" for i in range(ROWS)], LISTS, True, "lists written as text"),
+        ([f'["g{i % 4}"]' if i % 2 else "[]" for i in range(ROWS)], LISTS, True, "lists written as text"),
+        ([f"[{i} {i + 1}]" for i in range(ROWS)], LISTS, True, "lists written as text"),
+        (["[a, b]", "[c]", "d"] * 9, LISTS, True, "lists written as text"),
+        ([f"[0.{i % 10}, 1.5]" for i in range(ROWS)], LISTS, False, "lists of numbers that are not whole"),
+        (["[['a'], ['b']]", "[['c']]"] * 9, None, False, "lists that hold lists, or are not whole, written as text"),
+    ],
     "separated_lists": [
         ([f"g{i % 4}|h{i % 3}" for i in range(ROWS)], MultiCategorical("x", separator="|"), True, None)
     ],
@@ -82,6 +95,7 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([f"text {i}" for i in range(9)], CATEGORY, True, "9 distinct values"),
         ([f"{i % 50:05d}" for i in range(ROWS)], CATEGORY, True, "50 distinct values, digits after a zero"),
         (["12", "12a"] * 9, CATEGORY, True, "2 distinct values"),
+        (["[live]", "(a, b)", "{1: 2}", "b"] * 9, CATEGORY, True, "4 distinct values"),
         (["12a"], CATEGORY, True, "1 distinct values"),  # one row says nothing on others
     ],
 }  # fmt: skip

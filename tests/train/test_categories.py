@@ -32,13 +32,13 @@ CASES: dict[str, tuple[Feature, list[object], list[object], set[int]]] = {
     "numbered lists": (MultiCategorical("c"), [[7, 8], [8], [], None], [[8], [8, 9], [8]], {0, 2}),
     "dates": (
         Timestamp("c", parts=("weekday", "month")),  # of 9 and of 14 rows
-        [dt.date(2024, 1, 1)] * 4,
+        [dt.date(2024, 1, 1), dt.date(2024, 2, 6)] * 2,
         [dt.date(2024, 2, 29), dt.date(2024, 2, 29), dt.date(2024, 12, 31)],
         {2 + 3, 2 + 1, 9 + 2 + 1, 9 + 2 + 11},
     ),
     "times": (
         Timestamp("c", parts=("hour",)),
-        [dt.datetime(2024, 1, 1)] * 4,
+        [dt.datetime(2024, 1, 1, hour) for hour in range(4)],
         [dt.datetime(2024, 1, 1, 23, 59), None, dt.datetime(2024, 1, 1, 0, 1)],
         {1, 2, 25},
     ),

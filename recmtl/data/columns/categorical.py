@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
@@ -18,9 +18,11 @@ import pyarrow.compute as pc
 from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
+from recmtl.data.columns.variation import CONSTANT, CUT, CalendarVariation, EncodingFindings, category_variations
 from recmtl.errors import DataError
 from recmtl.io.memory import available_memory
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
+from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 MAX_CATEGORIES = 50_000_000  # of one vocabulary
@@ -43,35 +45,64 @@ class CategoryFitter:
         owners = [f for f in self._owners if f.share_with is None and not f.hash_buckets]
         self._builders = {f.name: VocabularyBuilder(f) for f in owners}
         self._longest = {f: 1 for f in self._owners if isinstance(f, MultiCategorical)}
+        self._variations = category_variations(self._owners)
+        self._calendars = {f.name: CalendarVariation(f) for f in schema.features if isinstance(f, Timestamp)}
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Count the categories of a batch of training rows."""
         for feature, owner in self._owners.items():
             column, name = batch.column(feature.name), feature.name
-            builder = self._builders.get(owner.name)
+            builder, variation = self._builders.get(owner.name), self._variations[feature.name]
             if isinstance(feature, MultiCategorical):
                 values, codes, lengths = as_lists(column, feature.separator, name, self._nulls)
                 self._longest[feature] = max(self._longest[feature], int(lengths.max(initial=0)))
+                variation.add(column, values, codes, lengths)
             elif builder and pa.types.is_int64(column.type):
+                variation.add_integers(column)
                 builder.add_integers(column)
                 continue
             else:
                 values, codes = as_text(column, name)
+                variation.add(column, values, codes)
             if builder:
                 builder.add(values, codes)
+        for name, calendar in self._calendars.items():
+            calendar.add(batch.column(name))
 
     def vocabularies(self) -> dict[str, pa.Array]:
         """Return the vocabulary of each feature that has its own."""
         return {name: builder.vocabulary() for name, builder in self._builders.items()}
 
-    def notes(self) -> list[str]:
-        """Return a note for each vocabulary that leaves out most values; it must have been made."""
-        return [
-            f"categorical column {name!r} has categories too rare for its vocabulary in {builder.left_out:.0%} of the "
-            "training rows, which are read as unknown"
-            for name, builder in self._builders.items()
-            if MOST < builder.left_out < 1
-        ]
+    def constants(self, fitted: FittedSchema) -> dict[str, tuple[int, ...]]:
+        """Return the ids of each feature and calendar part that are the same in every training row, by block."""
+        found = {name: ids for calendar in self._calendars.values() for name, ids in calendar.constants().items()}
+        blocks = {block.name: block for block in fitted.id_blocks}
+        for feature in self._owners:
+            variation, block = self._variations[feature.name], blocks[feature.name]
+            if variation.constant and variation.example is not None:
+                found[feature.name] = tuple(encode_feature(fitted, variation.example, feature, block)[0].tolist())
+            elif block.size == FIRST and block.length == 1 and not variation.lacking:  # no category is frequent enough
+                found[feature.name] = (UNKNOWN,)
+        return found
+
+    def notes(self, fitted: FittedSchema) -> Iterator[str]:
+        """Yield a note on each column without information or with most of its categories unknown."""
+        for feature, owner in self._owners.items():
+            variation, builder = self._variations[feature.name], self._builders.get(owner.name)
+            categories = fitted.vocabularies.get(owner.name, ())
+            what = f"{KIND_NAMES[type(feature)].replace('_', '-')} column {feature.name!r}"
+            if variation.constant:
+                yield f"{what} is {variation.constant}"
+            elif builder and not len(categories):
+                yield f"{what} has no category frequent enough in the training rows"
+            elif builder and MOST < builder.left_out < 1 and feature is owner:
+                share = f"{builder.left_out:.0%} of the training rows"
+                yield f"{what} has categories too rare for its vocabulary in {share}, which are read as unknown"
+            elif len(categories) == 1:
+                other = "or none" if variation.lacking else "or is unknown"
+                yield f"{what} has one category, {str(categories[0])!r}, {other} in the training rows"
+            if isinstance(feature, MultiCategorical) and self._longest[feature] == 1 and variation.varies:
+                yield f"{what} has at most one category in every training row: is {feature.separator!r} its separator?"
 
     def lengths(self) -> dict[str, int]:
         """Return the longest list kept of each multi-valued feature."""
@@ -173,36 +204,40 @@ def merge_counts(tables: list[pa.Table]) -> pa.Table:
     return merged.rename_columns({"count_sum": "count"})
 
 
-def vocabulary_notes(fitted: FittedSchema) -> list[str]:
-    """Return a note for each categorical column without information."""
-    notes = []
-    for name, vocabulary in fitted.vocabularies.items():
-        if len(vocabulary) < 2:
-            reason = "is constant" if len(vocabulary) else "has no category frequent enough"
-            notes.append(f"categorical column {name!r} {reason} in the training rows")
-    return notes
+def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch, findings: EncodingFindings | None = None) -> Ids:
+    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``.
 
-
-def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch) -> Ids:
-    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``."""
+    Blocks that are the same in every training row are so in every row; `findings` counts the rows in which they were
+    not, and lists that are cut.
+    """
     ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
         columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
-        ids[:, columns] = encode_feature(fitted, batch.column(feature.name), feature, first)
+        ids[:, columns] = encode_feature(fitted, batch.column(feature.name), feature, first, findings)
+    for block in fitted.id_blocks:
+        if block.name in fitted.constants:
+            found, constant = ids[:, block.start : block.start + block.length], fitted.constants[block.name]
+            if findings:
+                findings.add(block.name, CONSTANT, (found != constant).any(axis=1))
+            found[:] = constant
     return ids
 
 
 def encode_feature(
-    fitted: FittedSchema, column: pa.Array, feature: Categorical | Binned | Timestamp, block: IdBlock
+    fitted: FittedSchema,
+    column: pa.Array,
+    feature: Categorical | Binned | Timestamp,
+    block: IdBlock,
+    findings: EncodingFindings | None = None,
 ) -> npt.NDArray[np.integer]:
     """Return the id columns of one feature ``[rows, columns]``, given its first block."""
     if isinstance(feature, Timestamp):
         return calendar_ids(column, feature)
     if isinstance(feature, Binned):
-        return encode_bins(column, feature, fitted)[:, None]
+        return encode_bins(column, feature, fitted, findings)[:, None]
     if isinstance(feature, MultiCategorical):
         nulls = fitted.schema.text_format.null_words
-        return _encode_lists(column, feature, block.length, nulls, partial(lookup, fitted, feature))
+        return _encode_lists(column, feature, block.length, nulls, partial(lookup, fitted, feature), findings)
     if pa.types.is_int64(column.type) and not fitted.schema.owner(feature).hash_buckets:
         return lookup_integers(fitted, feature, column)[:, None]
     values, codes = as_text(column, feature.name)
@@ -215,11 +250,17 @@ def _encode_lists(
     length: int,
     nulls: Sequence[str],
     encode: Callable[[pa.StringArray], Codes],
+    findings: EncodingFindings | None,
 ) -> Ids:
     values, codes, lengths = as_lists(column, feature.separator, feature.name, nulls)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    kept = position < length
+    cut = np.maximum(lengths - length, 0)
+    if feature.keep == "last":
+        position -= np.repeat(cut, lengths)
+    if findings:
+        findings.add(feature.name, CUT, cut > 0)
+    kept = (position >= 0) & (position < length)
     ids = np.full((len(lengths), length), PADDING, np.int32)
     ids[lengths == 0, 0] = MISSING
     ids[rows[kept], position[kept]] = encode(values)[codes[kept]]

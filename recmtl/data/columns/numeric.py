@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.values import Codes, Floats, as_numbers, stable_hash
+from recmtl.data.columns.variation import LACKING, EncodingFindings
 from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
@@ -51,7 +52,8 @@ class NumericFitter:
                         f"column {feature.name!r} has numbers too large for a mean and a deviation: set `clip`, or "
                         "use the transform `knots`"
                     )
-                found[feature.name] = Moments(*np.nan_to_num(moments, nan=0.0, posinf=1.0, neginf=0.0).tolist())
+                mean, deviation = np.where(np.isfinite(moments), moments, (0.0, 1.0)).tolist()
+                found[feature.name] = Moments(mean, deviation)
         return found
 
     def quantiles(self) -> dict[str, tuple[float, ...]]:
@@ -69,6 +71,19 @@ class NumericFitter:
         """Return the median of each numeric feature with knots."""
         columns = enumerate(self._features)
         return {f.name: self._sample.median(c) for c, f in columns if isinstance(f, Numeric) and f.transform == "knots"}
+
+    def missing(self) -> dict[str, float]:
+        """Return the share of rows that lack each feature."""
+        rows = zip(self._features, self._moments.rows.tolist(), strict=True)
+        return {f.name: 1 - present / max(self._rows, 1) for f, present in rows}
+
+    def constant_bins(self) -> dict[str, tuple[int, ...]]:
+        """Return the id of each binned feature that has the same one in every row."""
+        found: dict[str, tuple[int, ...]] = {}
+        for column, (f, present) in enumerate(zip(self._features, self._moments.rows.tolist(), strict=True)):
+            if isinstance(f, Binned) and present in (0, self._rows) and not len(self._sample.edges(column, f.bins)):
+                found[f.name] = (FIRST if present else MISSING,)
+        return found
 
     def incomplete(self) -> frozenset[str]:
         """Return the features with a missing value, but for those without any value."""
@@ -110,8 +125,8 @@ class MomentSums:
         self.rows += rows
 
     def moments(self) -> list[Moments]:
-        """Return mean and deviation of each column: 1 if it is constant, not finite if it overflows."""
-        deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 1.0)
+        """Return mean and deviation of each column: 0 if it is constant, not finite if it overflows."""
+        deviation = np.where(self.varies(), np.sqrt(self._squares / np.maximum(self.rows, 1)), 0.0)
         return [Moments(*pair) for pair in zip(self._mean.tolist(), deviation.tolist(), strict=True)]
 
     def varies(self) -> npt.NDArray[np.bool_]:
@@ -224,11 +239,19 @@ def places_of(knots: int) -> Floats:
     return np.linspace(-1, 1, knots) if knots > 1 else np.zeros(1)
 
 
-def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[np.float32]:
-    """Encode the numeric features of a batch, then their missing indicators, float32 ``[rows, numeric columns]``."""
+def encode_numbers(
+    batch: pa.RecordBatch, fitted: FittedSchema, findings: EncodingFindings | None = None
+) -> npt.NDArray[np.float32]:
+    """Encode the numeric features of a batch, then their missing indicators, float32 ``[rows, numeric columns]``.
+
+    What is the same in every training row is so in every row; `findings` counts the rows in which it was not.
+    """
     raw = {f: clipped(batch.column(f.name), f, fitted.schema.decimal) for f in fitted.numeric}
+    if findings:
+        for feature, values in raw.items():
+            findings.add_numbers(values, feature, constant(feature, fitted))
     columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
-    columns += [np.isnan(values).astype(np.float64) for feature, values in raw.items() if feature.missing_indicator]
+    columns += [indicator(values, f, fitted) for f, values in raw.items() if f.missing_indicator]
     largest = np.finfo(np.float32).max
     matrix = np.empty((batch.num_rows, len(columns)), np.float32)
     with np.errstate(over="ignore"):  # clipped below
@@ -237,9 +260,29 @@ def encode_numbers(batch: pa.RecordBatch, fitted: FittedSchema) -> npt.NDArray[n
     return np.clip(matrix, -largest, largest, out=matrix)
 
 
-def encode_bins(column: pa.Array, feature: Binned, fitted: FittedSchema) -> Codes:
+def indicator(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
+    """Return 1 where a value is missing, 0 elsewhere; the same in all rows if training rows do not vary."""
+    share = fitted.missing[feature.name]
+    return np.full(len(values), share) if share in (0, 1) else np.isnan(values).astype(np.float64)
+
+
+def constant(feature: Numeric, fitted: FittedSchema) -> float | None:
+    """Return the number that a feature is in every training row, up to rounding; ``None`` if it varies."""
+    low, *_, high = (*fitted.quantiles[feature.name], fitted.quantiles[feature.name][-1])
+    if low == high:
+        return low
+    mean, deviation = fitted.moments[feature.name]
+    places = feature.transform in ("knots", "quantile", "min_max")  # which tell apart what rounding hides from moments
+    return None if places or deviation else (low + high) / 2 if feature.transform == "log1p" else mean
+
+
+def encode_bins(
+    column: pa.Array, feature: Binned, fitted: FittedSchema, findings: EncodingFindings | None = None
+) -> Codes:
     """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin."""
     values = clipped(column, feature, fitted.schema.decimal)
+    if findings and fitted.missing[feature.name] == 0 and feature.name not in fitted.constants:
+        findings.add(feature.name, LACKING, np.isnan(values))
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 
@@ -250,7 +293,13 @@ def clipped(column: pa.Array, feature: Numeric | Binned, decimal: str) -> Floats
 
 
 def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Transform clipped values of a feature to model inputs; missing values are filled in."""
+    """Transform clipped values of a feature to model inputs; missing values are filled in.
+
+    A feature that is the same in every training row is read as that in every row.
+    """
+    fixed = constant(feature, fitted)
+    if fixed is not None:
+        values = np.full(len(values), fixed)
     (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
     if feature.transform == "log1p":
         values = signed_log(values)
@@ -269,7 +318,7 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     if feature.transform == "min_max":
         low, high = quantiles[0], quantiles[-1]
         return (filled - low) / (high - low or 1.0)
-    return (filled - mean) / deviation
+    return (filled - mean) / deviation if deviation else np.zeros(len(filled))
 
 
 def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:

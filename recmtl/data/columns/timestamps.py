@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -15,6 +16,7 @@ from recmtl.errors import BadValueError
 from recmtl.schema import Timestamp
 from recmtl.schema.features import ZONE
 from recmtl.schema.fitted import FIRST, MISSING
+from recmtl.schema.unix_time import NO_TIME, TICKS, UNIX_TIME, unix_unit
 
 UNIX_UNITS = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
 # The end of the year 9999; of nanoseconds, the last that 64 bits hold.
@@ -49,19 +51,29 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
         return array
     if pa.types.is_date(array.type):
         return array.cast(pa.timestamp("ms"))
-    expected = "an ISO 8601 date" if feature.format is None else f"a date in the format {feature.format!r}"
-    if feature.format in UNIX_UNITS:
-        expected = f"a Unix time in {feature.format}"
     if pa.types.is_nested(array.type):
-        raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, expected)
+        raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, _expected(feature, None))
     values, codes = as_text(array, feature.name)
+    if feature.format in UNIX_UNITS:
+        values = pc.if_else(pc.is_in(values, pa.array([str(number) for number in NO_TIME])), None, values)
     parsed = _parse_dates(values, feature.format)
     bad = pc.and_(parsed.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
     if bad.any():
         rows = np.append(bad, False)[codes]
         row = int(rows.argmax())
-        raise BadValueError(row, feature.name, values[codes[row]].as_py(), expected, rows)
+        value = values[codes[row]].as_py()
+        raise BadValueError(row, feature.name, value, _expected(feature, value), rows)
     return parsed.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
+
+
+def _expected(feature: Timestamp, value: str | None) -> str:
+    """Return what a value should be, and the format that it would be in as Unix time."""
+    expected = "an ISO 8601 date" if feature.format is None else f"a date in the format {feature.format!r}"
+    if feature.format in UNIX_UNITS:
+        expected = f"a Unix time in {feature.format}"
+    number = float(pd.to_numeric(pd.Series([value]), errors="coerce").to_numpy(np.float64, na_value=np.nan)[0])
+    unit = unix_unit(number, number)
+    return expected if unit is None else f'{expected}: for Unix time in {unit} set `format="{unit}"`'
 
 
 def _parse_dates(values: pa.StringArray, date_format: str | None) -> pa.TimestampArray:
@@ -70,6 +82,8 @@ def _parse_dates(values: pa.StringArray, date_format: str | None) -> pa.Timestam
         unit = UNIX_UNITS[date_format]
         numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
         valid = np.abs(numbers) <= LATEST[unit]
+        for smaller in itertools.takewhile(lambda name: name != date_format, TICKS):  # 1970, of seconds as milliseconds
+            valid &= ~((numbers >= UNIX_TIME[0] * TICKS[smaller]) & (numbers <= UNIX_TIME[1] * TICKS[smaller]))
         return pa.array(np.where(valid, numbers, 0).astype(np.int64), mask=~valid).cast(pa.timestamp(unit))
     if date_format is None:
         text = pc.replace_substring_regex(values, ISO_TIME, r"\1")

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
 from recmtl.io.formats import plain_array, replace_words
+from recmtl.schema.list_text import bracketed, parse_list
 from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, with_decimal_point
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
@@ -88,14 +89,15 @@ def as_lists(
 ) -> tuple[pa.StringArray, Codes, Codes]:
     """Return distinct elements of a column of lists, codes of all elements ``[Σ lengths]``, and lengths ``[rows]``.
 
-    Text is split at the separator and blanks around an element are stripped; missing elements, and those that are
-    words for a missing value, are dropped.
+    Text is split at the separator, but for lists that were written as text (``['a', 'b']``), which are read as such.
+    Blanks around an element are stripped; missing elements, and those that are words for a missing value, are dropped.
     """
     if pa.types.is_fixed_size_list(array.type):
         array = array.cast(pa.list_(array.type.value_type))
     if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type)):
         values, codes = as_text(array, column)
-        array = pc.split_pattern(values, separator).take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
+        lists = _split_text(values, codes, separator, column)
+        array = lists.take(pa.array(np.where(codes < 0, 0, codes), mask=codes < 0))
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
     try:
         elements = decode_bytes(pc.list_flatten(array), column)
@@ -107,6 +109,23 @@ def as_lists(
     values, codes = as_text(replace_words(elements, nulls), column)
     kept = codes >= 0
     return values, codes[kept], np.bincount(rows[kept], minlength=len(array)).astype(np.int64)
+
+
+def _split_text(values: pa.StringArray, codes: Codes, separator: str, column: str) -> pa.ListArray:
+    """Split distinct values at the separator, or read them as lists that were written as text."""
+    lists = pc.split_pattern(values, separator)
+    written = np.flatnonzero(bracketed(values).fill_null(False).to_numpy(zero_copy_only=False))
+    if not len(written):
+        return lists
+    elements = lists.to_pylist()
+    for place in written.tolist():
+        try:
+            found = parse_list(values[place].as_py(), separator)
+        except ValueError as error:
+            rows = codes == place
+            raise BadValueError(int(rows.argmax()), column, values[place].as_py(), str(error), rows) from None
+        elements[place] = elements[place] if found is None else found
+    return pa.array(elements, lists.type)
 
 
 def as_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import CategoryFitter, vocabulary_notes
+from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
@@ -55,13 +55,15 @@ class Fitter:
             moments=self._numeric.moments(),
             quantiles=self._numeric.quantiles(),
             medians=self._numeric.medians(),
+            missing=self._numeric.missing(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={
                 k: LabelRate(int(rows), float(total / weight) if weight else 0.0)
                 for k, (rows, weight, total) in self._rates.items()
             },
         )
-        return fitted, self._numeric.notes() + self._categories.notes() + self._notes(fitted)
+        fitted = replace(fitted, constants=self._categories.constants(fitted) | self._numeric.constant_bins())
+        return fitted, [*self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
 
     def _with_indicators(self) -> Schema:
         """Return the schema with a missing indicator where a training row lacks a number, if none was chosen."""
@@ -75,7 +77,7 @@ class Fitter:
         return replace(self._schema, features=features)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
-        found = vocabulary_notes(fitted)
+        found = []
         if self._unclicked:
             found.append(f"{self._unclicked} training rows have a conversion without a click")
         for task in self._schema.tasks:

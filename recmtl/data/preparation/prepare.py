@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ import pyarrow as pa
 from recmtl.data.columns.categorical import Ids, encode_ids
 from recmtl.data.columns.numeric import encode_numbers
 from recmtl.data.columns.values import as_integers, as_text
+from recmtl.data.columns.variation import EncodingFindings
 from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes, label_column, weight_column
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
@@ -98,16 +99,18 @@ def prepare(
             _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
             fitted, more = counts.finish()
             notes += more
-        encoded = _encode(fitted, counts, sources, holdouts, progress, skipped)
+        findings = {name: EncodingFindings(fitted, name) for name in sources}
+        encoded = _encode(fitted, counts, sources, holdouts, progress, skipped, findings)
         if folder is None or out is None:
             batches: dict[str, list[pa.RecordBatch]] = {}
             for name, batch in encoded:
                 batches.setdefault(name, []).append(batch)
             splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
-            return PreparedData(fitted, splits, (*notes, *_source_notes(sources, skipped)))
+            found = _encoding_notes(sources, skipped, findings.values())
+            return PreparedData(fitted, splits, (*notes, *found))
         rows = write_splits(folder, encoded)
         save_fitted(fitted, folder)
-        manifest = write_manifest(folder, rows, [*notes, *_source_notes(sources, skipped)])
+        manifest = write_manifest(folder, rows, [*notes, *_encoding_notes(sources, skipped, findings.values())])
     return PreparedData.stored(Path(out), manifest, fitted)
 
 
@@ -127,7 +130,8 @@ def encode_rows(
         labelled: Whether labels, weights and keys are required; otherwise they may be absent.
         progress: Called with what is being done and the number of rows just read.
         bad_rows: What to do with rows that do not parse, as in `prepare`.
-        note: Called at the end with each sentence on the rows that were left out.
+        note: Called at the end with each sentence on rows that were left out, or that are not read as they are: lists
+            that are cut, columns that no training row told apart, and numbers that no training row lacks.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse.
@@ -138,12 +142,17 @@ def encode_rows(
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)
+    findings = EncodingFindings(schema, "given")
     for batch in convert(
-        schema.schema, sources, lambda batch, _: encode_batch(schema, batch), skipped, schema.integer_keys
+        schema.schema,
+        sources,
+        lambda batch, _: encode_batch(schema, batch, findings=findings),
+        skipped,
+        schema.integer_keys,
     ):
         progress("encode", batch.num_rows)
         yield Rows(schema, pa.Table.from_batches([batch]))
-    for sentence in skipped.notes() if skipped else ():
+    for sentence in (*(skipped.notes() if skipped else ()), *findings.notes()):
         note(sentence)
 
 
@@ -211,6 +220,7 @@ def _encode(
     holdout: Holdout,
     progress: Progress,
     skipped: BadRowCounter | None,
+    findings: Mapping[str, EncodingFindings],
 ) -> Iterator[tuple[str, pa.RecordBatch]]:
     """Encode every split, batch by batch; yield its name and its rows.
 
@@ -219,7 +229,7 @@ def _encode(
 
     def use(split: str, batch: pa.RecordBatch, numbers: RowNumbers) -> dict[str, pa.RecordBatch]:
         if split != "train":
-            return {split: encode_batch(fitted, batch)}
+            return {split: encode_batch(fitted, batch, findings=findings[split])}
         held_out = holdout.mask(batch, numbers)
 
         def rates(ids: Ids) -> npt.NDArray[np.float32]:
@@ -228,7 +238,7 @@ def _encode(
                 found[~held_out] = counts.encode(ids[~held_out], counts.folds(batch, numbers)[~held_out])
             return found
 
-        encoded = encode_batch(fitted, batch, rates)
+        encoded = encode_batch(fitted, batch, rates, findings[split])
         if not holdout.share:
             return {split: encoded}
         return {"train": _select_rows(encoded, ~held_out), "valid": _select_rows(encoded, held_out)}
@@ -240,18 +250,24 @@ def _encode(
 
 
 def encode_batch(
-    fitted: FittedSchema, batch: pa.RecordBatch, rates: Callable[[Ids], npt.NDArray[np.float32]] | None = None
+    fitted: FittedSchema,
+    batch: pa.RecordBatch,
+    rates: Callable[[Ids], npt.NDArray[np.float32]] | None = None,
+    findings: EncodingFindings | None = None,
 ) -> pa.RecordBatch:
     """Encode a batch of raw columns as the columns of a split, which `check_encoded` lists.
 
     Labels, weights and keys may be absent, as in rows to predict: then labels are missing (NaN) and weights 1. `rates`
-    encodes ids as label rates; ``None`` takes those of all training rows.
+    encodes ids as label rates; ``None`` takes those of all training rows. `findings` counts the rows that are not read
+    as they are.
     """
     schema, present = fitted.schema, set(batch.schema.names)
     missing = np.full(batch.num_rows, np.nan)
     labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
     columns: dict[str, pa.Array] = {}
-    ids, numbers = encode_ids(fitted, batch), [encode_numbers(batch, fitted)]
+    ids, numbers = encode_ids(fitted, batch, findings), [encode_numbers(batch, fitted, findings)]
+    if findings:
+        findings.add_rows(batch.num_rows)
     if fitted.rated_blocks:
         numbers.append(rates(ids) if rates else encode_label_rates(fitted, ids))
     if fitted.id_columns:
@@ -289,7 +305,10 @@ def _select_rows(encoded: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.Rec
     return pa.RecordBatch.from_arrays([selected(column) for column in encoded.columns], encoded.schema.names)
 
 
-def _source_notes(sources: Mapping[str, list[Source]], skipped: BadRowCounter | None) -> Iterator[str]:
-    """Return the notes of the sources and on the rows that were left out."""
+def _encoding_notes(
+    sources: Mapping[str, list[Source]], skipped: BadRowCounter | None, findings: Iterable[EncodingFindings]
+) -> Iterator[str]:
+    """Return the notes of the sources, on the rows that were left out, and on those that are not read as they are."""
     yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
     yield from skipped.notes() if skipped else ()
+    yield from (note for found in findings for note in found.notes())

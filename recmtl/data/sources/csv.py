@@ -19,9 +19,9 @@ from recmtl.data.columns.values import cast_integer_columns
 from recmtl.data.sources.base import Source, without_blank_names
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.archives import Member
+from recmtl.io.formats import detect_separator
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
-from recmtl.schema.sample import detect_separator
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch

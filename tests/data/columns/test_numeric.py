@@ -23,7 +23,7 @@ def fit(feature, x):
 
 
 def encode(fitted, x, part=NUMERIC):
-    (rows,) = encode_rows(fitted, pa.table({"x": x}), labelled=False)
+    (rows,) = encode_rows(fitted, pa.table({"x": x}), labelled=False, note=lambda sentence: None)
     values = rows.table.column(part).combine_chunks().flatten().to_numpy()
     return values.reshape(len(x), -1)
 
@@ -52,7 +52,7 @@ class TestMoments:
             if deviation > 1e-9 * (1 + abs(mean)):
                 assert moments.deviation == pytest.approx(deviation, rel=1e-7)
             elif deviation == 0:
-                assert moments.deviation == 1.0
+                assert moments.deviation == 0.0
 
     def test_deviation_is_exact_despite_a_large_mean(self):
         values = 1.7e9 + np.arange(1000.0)
@@ -71,14 +71,14 @@ class TestMoments:
     @pytest.mark.parametrize("kind", [Numeric, Binned])
     def test_constant(self, kind, value):
         fitted, notes = fit(kind("x"), [value] * 21)
-        assert fitted.moments == ({"x": (pytest.approx(value), 1.0)} if kind is Numeric else {})
+        assert fitted.moments == ({"x": (pytest.approx(value), 0.0)} if kind is Numeric else {})
         assert fitted.quantiles["x"] == ((value,) if kind is Numeric else ())
         assert notes == ("numeric column 'x' is constant in the training rows",)
 
     @pytest.mark.parametrize("kind", [Numeric, Binned])
     def test_all_missing(self, kind):
         fitted, notes = fit(kind("x"), pa.array([None, float("nan"), None]))
-        assert fitted.moments == ({"x": (0.0, 1.0)} if kind is Numeric else {})
+        assert fitted.moments == ({"x": (0.0, 0.0)} if kind is Numeric else {})
         assert fitted.quantiles["x"] == ((0.0,) if kind is Numeric else ())
         assert notes == ("numeric column 'x' is missing in every training row",)
 
@@ -218,9 +218,14 @@ class TestTransforms:
         train = {"a": [1.0, None, 2.0], "b": [1.0, 2.0, 3.0], "c": pa.nulls(3, pa.float64()), "y": [0, 1, 0]}
         data = prepare(Schema([Numeric("[abc]")], TASKS), pa.table(train), holdout=0)
         assert [f.missing_indicator for f in data.schema.numeric] == [True, False, False]
-        (rows,) = encode_rows(
-            data.schema, pa.table({"a": [None, 1.0], "b": [None, 1.0], "c": [None, 1.0]}), labelled=False
-        )
+        later = pa.table({"a": [None, 1.0], "b": [None, 1.0], "c": [None, 1.0]})
+        notes: list[str] = []
+        (rows,) = encode_rows(data.schema, later, labelled=False, note=notes.append)
+        assert notes == [
+            "column 'b' has a value in every training row, but none in 1 of 2 given rows: it is read as its median "
+            "there",
+            "column 'c' is the same in every training row, and is read as that: in 1 of 2 given rows it differs",
+        ]
         values = rows.table.column(NUMERIC).combine_chunks().flatten().to_numpy().reshape(2, 4)
         assert values[:, 3].tolist() == [1, 0]
         assert values[0, :3].tolist() == [-1, 0, 0]  # the medians: 1 of 1 and 2, 2 of 1 to 3, and nothing
@@ -242,25 +247,27 @@ class TestTransforms:
 
     @pytest.mark.parametrize(
         ("transform", "expected"),
-        [
-            ("standardize", [0, 1]),
-            ("log1p", [0, None]),
-            ("min_max", [0, 1]),
-            ("none", [0.1, 1.1]),
-            ("quantile", [1, 1]),
-            ("knots", [0, 0]),
-        ],
+        [("standardize", 0), ("log1p", 0), ("min_max", 0), ("none", 0.1), ("quantile", 1), ("knots", 0)],
     )
-    def test_constant_column(self, transform, expected):
-        values = encoded(Numeric("x", transform=transform), [0.1] * 3, [0.1, 1.1, None])
-        expected[1] = np.log1p(1.1) - np.log1p(0.1) if expected[1] is None else expected[1]
-        np.testing.assert_allclose(values, [*expected, expected[0]], rtol=1e-6, atol=1e-9)
+    def test_a_column_that_is_constant_in_training_is_read_as_its_constant(self, transform, expected):
+        values = encoded(Numeric("x", transform=transform), [0.1] * 3, [0.1, 1.1, None, -1e9])
+        np.testing.assert_allclose(values, [expected] * 4, rtol=1e-6, atol=1e-9)
 
     @pytest.mark.parametrize("transform", ["knots", "standardize", "log1p", "min_max", "none", "quantile"])
-    def test_column_missing_in_training(self, transform):
-        values = encoded(Numeric("x", transform=transform), pa.nulls(3), pa.array([None, 5.0]))
-        assert values[0] == (transform == "quantile")  # as any constant column
-        assert np.isfinite(values).all()
+    def test_a_column_that_is_missing_in_training_is_read_as_missing(self, transform):
+        values = encoded(Numeric("x", transform=transform), pa.nulls(3), pa.array([None, 5.0, -1e9]))
+        assert (values == (transform == "quantile")).all()  # as any constant column
+
+    @pytest.mark.parametrize(("train", "share"), [([1.0, 2.0], 0), ([None, None], 1)])
+    def test_an_indicator_that_training_rows_do_not_vary_is_constant(self, train, share):
+        fitted, _ = fit(Numeric("x", missing_indicator=True), pa.array(train, pa.float64()))
+        assert encode(fitted, [None, 5.0, 1.0])[:, 1].tolist() == [share] * 3
+
+    @pytest.mark.parametrize("transform", ["standardize", "log1p", "none"])
+    def test_a_column_that_varies_by_rounding_alone_is_constant(self, transform):
+        noise = 1e9 * (1 + np.arange(4) * 2e-16)
+        values = encoded(Numeric("x", transform=transform), noise, [noise[0], 7e9])
+        assert values[0] == values[1]
 
     def test_values_beyond_float32_are_clipped(self):
         values = encoded(Numeric("x", transform="none"), [0.0, 1.0], [1e300, -1e300])
@@ -321,8 +328,13 @@ class TestBinned:
         assert encode(fitted, [-1.0, 0.25, 7.0], IDS)[:, 0].tolist() == [2, 3, 4]
 
     def test_one_bin(self):
-        fitted, _ = fit(Binned("x", bins=1), [1.0, 2.0])
+        fitted, _ = fit(Binned("x", bins=1), [1.0, None])
         assert encode(fitted, [5.0, None], IDS)[:, 0].tolist() == [FIRST, MISSING]
+
+    @pytest.mark.parametrize(("train", "constant"), [([1.0, 1.0], FIRST), ([None, None], MISSING)])
+    def test_a_column_that_training_rows_do_not_vary_is_constant(self, train, constant):
+        fitted, _ = fit(Binned("x"), pa.array(train, pa.float64()))
+        assert encode(fitted, [5.0, None, 1.0], IDS)[:, 0].tolist() == [constant] * 3
 
     def test_text_in_a_file(self, tmp_path):
         (tmp_path / "a.csv").write_text("x,y\n1.50,0\n nan,1\n2,0\n,1\n")

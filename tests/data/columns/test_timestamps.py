@@ -105,6 +105,12 @@ def test_unix_time_is_utc(unit, factor):
         ]
 
 
+def test_no_time_in_unix_time_is_missing():
+    feature = Timestamp("when", parts=tuple(CALENDAR), format="seconds")
+    for zero in ([0, -1], ["0", "-1"], [0.0, -1.0]):
+        assert ids(zero, feature) == [expected(None)] * 2
+
+
 def test_missing_in_every_row():
     assert ids(pa.nulls(2)) == [expected(None)] * 2
 
@@ -116,6 +122,13 @@ def test_missing_in_every_row():
         ([None, "2023-01-01T25:00"], None, "row 1, column 'when': '2023-01-01T25:00' is not"),
         (["2023-01-01", "2023-01-01", "now"], None, "row 2, column 'when': 'now' is not"),
         (["2023"], None, "row 0, column 'when': '2023' is not"),
+        (
+            ["874724710"],
+            None,
+            "'874724710' is not an ISO 8601 date: for Unix time in seconds set `format=\"seconds\"`",
+        ),
+        ([1_700_000_000_000], "seconds", 'a Unix time in seconds: for Unix time in milliseconds set `format="millis'),
+        ([1_700_000_000], "milliseconds", "'1700000000' is not a Unix time in milliseconds: for Unix time in seconds"),
         ([None, True], None, "row 1, column 'when': 'true' is not"),
         ([["2023-01-01"]], None, "row 0, column 'when': ['2023-01-01'] is not an ISO 8601 date"),
         (

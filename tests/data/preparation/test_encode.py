@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -21,7 +23,7 @@ def fit(schema, **columns):
 
 def encode(fitted, data, part, labelled=False):
     data = pa.table(data) if isinstance(data, dict) else data
-    (rows,) = encode_rows(fitted, data, labelled)
+    (rows,) = encode_rows(fitted, data, labelled, note=lambda sentence: None)
     column = rows.table.column(part).combine_chunks()
     width = {IDS: fitted.id_columns, NUMERIC: len(fitted.numeric), LABELS: len(fitted.schema.labels)}.get(part, 1)
     values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
@@ -93,10 +95,10 @@ class TestCategorical:
 class TestMulti:
     def test_lists(self):
         fitted = fit(Schema([MultiCategorical("m", max_length=3)], TASKS), m=["a|b|c|d", "a", "b|a"])
-        a, b, c = (fitted.vocabularies["m"].to_pylist().index(v) + FIRST for v in "abc")
+        a, b, _ = (fitted.vocabularies["m"].to_pylist().index(v) + FIRST for v in "abc")
         data = [["c", "new", "a", "b"], ["b"], [], None, ["a", None], [" b ", "a"]]
         expected = [
-            [c, UNKNOWN, a],
+            [UNKNOWN, a, b],
             [b, PADDING, PADDING],
             [MISSING, PADDING, PADDING],
             [MISSING, PADDING, PADDING],
@@ -110,7 +112,47 @@ class TestMulti:
     def test_longer_lists_than_in_training_are_cut(self):
         fitted = fit(Schema([MultiCategorical("m"), Categorical("c")], TASKS), m=["a|b", "a"], c=["x", "x"])
         assert fitted.id_columns == 3
-        assert encode(fitted, {"m": ["b|a|a|a"], "c": ["x"]}, IDS).tolist() == [[FIRST + 1, FIRST, FIRST]]
+        assert encode(fitted, {"m": ["b|a|a|a"], "c": ["x"]}, IDS).tolist() == [[FIRST, FIRST, FIRST]]
+
+    @pytest.mark.parametrize(
+        ("keep", "kept"), [({}, ["c", "d"]), ({"keep": "last"}, ["c", "d"]), ({"keep": "first"}, ["a", "b"])]
+    )
+    def test_a_cut_list_keeps_its_last_or_first_categories_and_a_note_counts_the_rows(self, keep, kept):
+        schema = Schema([MultiCategorical("m", max_length=2, **keep)], TASKS)
+        later = pa.table({"m": ["a|b|c|d", "d|c", "a|b|c"], "y": [0, 1, 0]})
+        data = prepare(schema, later.slice(0, 2), test=later, holdout=0)
+        words = data.schema.vocabularies["m"].to_pylist()
+        (first, *_), notes = data.test.table[IDS].to_pylist(), data.notes
+        assert [words[i - FIRST] for i in first] == kept
+        which = keep.get("keep", "last")
+        assert notes == (
+            f"column 'm' has more than 2 categories in 1 of 2 train rows: the {which} 2 are kept",
+            f"column 'm' has more than 2 categories in 2 of 3 test rows: the {which} 2 are kept",
+        )
+
+    def test_lists_that_were_written_as_text_are_read_like_lists(self):
+        lists = [["a", "b"], ["c"], [], ["it's", "x, y"], ["1", "2"]]
+        texts = {
+            "python": [str(row) for row in lists],
+            "json": [json.dumps(row) for row in lists],
+            "numpy": [str(np.array(row)) for row in lists],
+        }
+        fitted = fit(Schema([MultiCategorical("m")], TASKS), m=lists)
+        expected = encode(fitted, {"m": lists}, IDS).tolist()
+        for text in texts.values():
+            assert encode(fitted, {"m": text}, IDS).tolist() == expected
+        assert fit(fitted.schema, m=texts["json"]).vocabularies["m"] == fitted.vocabularies["m"]
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            ("[['a'], ['b']]", "is not a list of single values"),
+            ("[1 2 ... 8 9]", "is not a whole list: NumPy left out"),
+        ],
+    )
+    def test_a_list_as_text_that_cannot_be_read_is_an_error(self, value, message):
+        with pytest.raises(DataError, match=f"row 2, column 'm'.*{message}"):
+            fit(Schema([MultiCategorical("m")], TASKS), m=["a|b", value])
 
     def test_hashed(self):
         fitted = fit(Schema([MultiCategorical("m", hash_buckets=9)], TASKS), m=["a|b", "c"])
@@ -150,7 +192,8 @@ class TestRoles:
 
     def test_rows_to_predict_need_features_alone(self):
         fitted = fit(FULL, **DATA)
-        (rows,) = encode_rows(fitted, pa.table({"x": [None, 1.0], "c": ["new", None]}), labelled=False)
+        given = pa.table({"x": [None, 1.0], "c": ["new", None]})
+        (rows,) = encode_rows(fitted, given, labelled=False, note=lambda sentence: None)
         assert all(np.isnan(label).all() for label in rows.labels.values())
         np.testing.assert_array_equal(rows.weight, [1.0, 1.0])
         assert rows.keys.to_pydict() == {"c": ["new", None]}

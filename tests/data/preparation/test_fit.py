@@ -128,14 +128,27 @@ def test_bad_values(batch, message):
 
 
 def test_notes_on_categories():
+    columns = {
+        "one": ["a", "a", "a"],
+        "rare": ["a", "b", "c"],
+        "none": pa.nulls(3),
+        "good": ["a", "b", "a"],
+        "or_none": ["a", None, "a"],
+        "or_rare": ["a", "a", "b"],
+        "list": ["a,b", "a", "b"],
+        "same": ["a|b"] * 3,
+    }
     features = [Categorical("one"), Categorical("rare", min_count=2), Categorical("none"), Categorical("good")]
-    _, notes = learn(
-        Schema(features, LABEL), {"one": ["a", "a"], "rare": ["a", "b"], "none": pa.nulls(2), "good": ["a", "b"]}
-    )
+    features += [Categorical("or_none"), Categorical("or_rare", min_count=2)]
+    _, notes = learn(Schema([*features, MultiCategorical("list"), MultiCategorical("same")], LABEL), columns)
     assert notes == [
         "categorical column 'one' is constant in the training rows",
         "categorical column 'rare' has no category frequent enough in the training rows",
-        "categorical column 'none' has no category frequent enough in the training rows",
+        "categorical column 'none' is missing in every training row",
+        "categorical column 'or_none' has one category, 'a', or none in the training rows",
+        "categorical column 'or_rare' has one category, 'a', or is unknown in the training rows",
+        "multi-categorical column 'list' has at most one category in every training row: is '|' its separator?",
+        "multi-categorical column 'same' is constant in the training rows",
     ]
 
 

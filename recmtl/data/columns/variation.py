@@ -1,0 +1,164 @@
+"""How rows differ: which features training rows never vary, and later rows that are not read as they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from threading import Lock
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recmtl.data.columns.timestamps import calendar_ids
+from recmtl.data.columns.values import Codes, Floats, stable_hash
+from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
+
+CUT, CONSTANT, LACKING = "cut", "constant", "lacking"  # what encoding does to rows: see `EncodingFindings`
+
+
+class CategoryVariation:
+    """Whether the categories of one feature differ between training rows, batch by batch.
+
+    Attributes:
+        varies: Whether two rows differ. With `hash_buckets` categories of one bucket are the same.
+        lacking: Whether a row has no category.
+        example: The first row ``[1]``; ``None`` before it.
+    """
+
+    def __init__(self, buckets: int | None) -> None:
+        self._buckets = buckets
+        self._first: tuple[object, ...] = ()
+        self.varies = self.lacking = False
+        self.example: pa.Array | None = None
+
+    @property
+    def constant(self) -> str | None:
+        """In which way all rows are the same; ``None`` if they are not, or there are none."""
+        if self.varies or self.example is None:
+            return None
+        return "missing in every training row" if self.lacking else "constant in the training rows"
+
+    def add(self, column: pa.Array, values: pa.StringArray, codes: Codes, lengths: Codes | None = None) -> None:
+        """Add a batch: its column, distinct values, and the code of each element; for lists the lengths of the rows."""
+        self.lacking |= bool((codes < 0).any() if lengths is None else (lengths == 0).any())
+        if self.varies or not len(column):
+            return
+        width = 1 if lengths is None else int(lengths[0])
+        if lengths is not None and (lengths != width).any():
+            self.varies = True
+            return
+        rows = np.append(self._states(values), -1)[codes].reshape(len(column), width)
+        first = self._texts(values, codes[:width])
+        if self.example is None:
+            self._first, self.example = first, column.take(pa.array([0]))
+        self.varies = first != self._first or bool((rows != rows[0]).any())
+
+    def add_integers(self, column: pa.Int64Array) -> None:
+        """Add a batch of integers."""
+        self.lacking |= column.null_count > 0
+        if self.varies or not len(column):
+            return
+        first = (None if column[0].as_py() is None else str(column[0]),)
+        if self.example is None:
+            self._first, self.example = first, column.take(pa.array([0]))
+        alike = pc.all(pc.equal(column, column[0]), min_count=0).as_py() if column[0].is_valid else True
+        mixed = column.null_count not in (0, len(column))
+        self.varies = first != self._first or mixed or not alike
+
+    def _states(self, values: pa.StringArray) -> Codes:
+        """Number distinct values ``[values]``: equal ones alike, as a value may appear twice; missing ones are -1."""
+        if self._buckets:
+            buckets = (stable_hash(values) % np.uint64(self._buckets)).astype(np.int64)
+            return np.where(values.is_null().to_numpy(zero_copy_only=False), -1, buckets)
+        states = values.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        return np.asarray(states, np.int64)
+
+    def _texts(self, values: pa.StringArray, codes: Codes) -> tuple[object, ...]:
+        """Return the values of a row, or their buckets."""
+        found = [None if code < 0 else values[code].as_py() for code in codes.tolist()]
+        if self._buckets:
+            states = self._states(values)
+            found = [None if code < 0 else int(states[code]) for code in codes.tolist()]
+        return tuple(found)
+
+
+class CalendarVariation:
+    """The calendar parts of one timestamp that are the same in every training row, batch by batch."""
+
+    def __init__(self, feature: Timestamp) -> None:
+        self._feature = feature
+        self._first: Codes | None = None
+        self._same = np.ones(len(feature.parts), np.bool_)
+
+    def add(self, column: pa.Array) -> None:
+        """Add a batch, unless all parts vary already."""
+        if not len(column) or not self._same.any():
+            return
+        ids = calendar_ids(column, self._feature)  # [rows, parts]
+        self._first = ids[0].astype(np.int64) if self._first is None else self._first
+        self._same &= (ids == self._first).all(axis=0)
+
+    def constants(self) -> dict[str, tuple[int, ...]]:
+        """Return the id of each part that does not vary, by the name of its block."""
+        if self._first is None:
+            return {}
+        parts = zip(self._feature.parts, self._first.tolist(), self._same, strict=True)
+        return {f"{self._feature.name}.{part}": (first,) for part, first, same in parts if same}
+
+
+def category_variations(owners: Mapping[Categorical, Categorical]) -> dict[str, CategoryVariation]:
+    """Return the variation of each categorical feature, given the feature whose vocabulary each one uses."""
+    return {feature.name: CategoryVariation(owner.hash_buckets) for feature, owner in owners.items()}
+
+
+class EncodingFindings:
+    """Counts of rows by block or feature, and by what encoding did to them; several threads may add to it.
+
+    Args:
+        fitted: The fitted schema.
+        split: The name of the rows.
+    """
+
+    def __init__(self, fitted: FittedSchema, split: str) -> None:
+        self._fitted, self._split = fitted, split
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self._rows, self._lock = 0, Lock()
+
+    def add_rows(self, rows: int) -> None:
+        """Count rows that are encoded."""
+        with self._lock:
+            self._rows += rows
+
+    def add(self, name: str, what: str, rows: npt.NDArray[np.bool_]) -> None:
+        """Count those rows of a feature, or of a part of a timestamp, that are true ``[rows]``."""
+        if rows.any():
+            with self._lock:
+                self._counts[name, what] += int(rows.sum())
+
+    def add_numbers(self, values: Floats, feature: Numeric, constant: float | None) -> None:
+        """Count the rows in which a number is missing as it never was, or is not the constant that it was."""
+        share, missing = self._fitted.missing[feature.name], np.isnan(values)
+        if constant is not None:
+            other = ~missing if share == 1 else ~missing & ~np.isclose(values, constant, rtol=1e-9, atol=0)
+            self.add(feature.name, CONSTANT, other)
+        if share == 0:
+            self.add(feature.name, LACKING, missing)
+
+    def notes(self) -> Iterator[str]:
+        """Yield a sentence on each feature of which rows are not read as they are."""
+        features = {f.name: f for f in self._fitted.schema.features}
+        parts = {f"{f.name}.{part}" for f in features.values() if isinstance(f, Timestamp) for part in f.parts}
+        for (name, what), count in sorted(self._counts.items()):
+            rows, feature = f"{count:,} of {self._rows:,} {self._split} rows", features.get(name)
+            column = f"part {name!r} of a timestamp" if name in parts and feature is None else f"column {name!r}"
+            if what == CUT and isinstance(feature, MultiCategorical):
+                most = self._fitted.lengths[name]
+                yield f"{column} has more than {most:,} categories in {rows}: the {feature.keep} {most:,} are kept"
+            elif what == CONSTANT:
+                yield f"{column} is the same in every training row, and is read as that: in {rows} it differs"
+            elif what == LACKING:
+                read = "its median" if isinstance(feature, Numeric) and feature.transform == "knots" else "its mean"
+                read = "a category that training never saw" if isinstance(feature, Binned) else f"{read} there"
+                yield f"{column} has a value in every training row, but none in {rows}: it is read as {read}"

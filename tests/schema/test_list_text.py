@@ -1,0 +1,55 @@
+"""Lists that writers put into text, and text that only looks like one."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recmtl.schema.list_text import parse_list
+
+ELEMENTS = st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc")), max_size=6)
+
+
+@given(st.lists(ELEMENTS, max_size=5))
+def test_python_and_json_round_trip(elements: list[str]) -> None:
+    for text in (str(elements), json.dumps(elements), json.dumps(elements, ensure_ascii=False)):
+        assert parse_list(text) == elements
+
+
+@given(st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=60))
+def test_numbers_round_trip(numbers: list[int]) -> None:
+    assert parse_list(str(numbers)) == parse_list(str(np.array(numbers))) == [str(n) for n in numbers]
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ("[Action, Drama]", ["Action", "Drama"]),  # DuckDB, Spark
+        ("[New York]", ["New York"]),
+        ("[Ocean's Eleven, Jaws]", ["Ocean's Eleven", "Jaws"]),
+        ("{Action,\"Sci Fi\"}", ["Action", "Sci Fi"]),  # PostgreSQL
+        ("{}", []),
+        (" ['a' 'b'\n 'c'] ", ["a", "b", "c"]),  # NumPy
+        ("['a' None 'b']", ["a", None, "b"]),
+        ("[1. 2.5 nan]", ["1", "2.5", None]),
+        ("('a',)", ["a"]),
+        ("(1, 2)", ["1", "2"]),
+        ("[null, 1, true]", [None, "1", "true"]),
+        ("['a|b', 'c']", ["a|b", "c"]),
+    ],
+)  # fmt: skip
+def test_writers(text: str, elements: list[str | None]) -> None:
+    assert parse_list(text, "|") == elements
+
+
+@pytest.mark.parametrize("text", ["(live)", "{1: 2}", '{"a": 1}', "[a|b]", "[a]|[b]", "['a", "a, b", "", "[a] b [c]"])
+def test_other_text(text: str) -> None:
+    assert parse_list(text, "|") is None
+
+
+@pytest.mark.parametrize("text", ["[['a']]", "[1 2 ... 9]", "['a' ... 'b']", '[{"a": 1}]'])
+def test_lists_that_cannot_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a list of single values|a whole list"):
+        parse_list(text)

@@ -32,8 +32,9 @@ def open_device(device: str) -> torch.device:
 
 def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
     """Raise a `ValueError` if an option requires a GPU."""
-    if optimization.precision == "tf32":
-        raise ValueError(f"`precision` 'tf32' is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
+    precision = optimization.precision
+    if precision in ("tf32", "fp16"):
+        raise ValueError(f"`precision` {precision!r} is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:
         raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
 
@@ -127,7 +128,8 @@ def largest_error() -> float:
 
 def autocast(device: torch.device, options: Optimization) -> torch.autocast:
     """Return the autocast context of the options' precision."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bf16")
+    dtype = torch.float16 if options.precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=options.precision in ("bf16", "fp16"))
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

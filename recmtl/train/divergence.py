@@ -80,6 +80,13 @@ class NonFiniteCounter:
         self.first.copy_(torch.where((self.first == 0) & bad, self.steps, self.first))
         self.reached.copy_(torch.where((self.reached == 0) & (self.streaks == self._limit), self.steps, self.reached))
 
+    def skip(self, tensors: Sequence[Tensor]) -> None:
+        """Count a step that was skipped as a whole, and what was not finite in it if the tensors are given."""
+        if tensors:
+            self.update(tensors)
+        else:
+            self.steps += 1
+
     def events(self) -> list[NonFiniteEvent]:
         """Return what was not finite so far. Waits for the device."""
         rows = torch.stack([self.counts, self.first, self.reached], 1).tolist()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
-Precision = Literal["fp32", "tf32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Nonfinite = Literal["skip", "error"]
 
 
@@ -33,7 +33,8 @@ class Optimization:
             Tables of more than a million elements are not averaged.
         clip_norm: The gradient of the model's parameters is scaled down to this norm; ``None`` does not clip.
         precision: ``fp32``; ``bf16`` for products in bfloat16 (autocast) with weights, balancing and losses in fp32;
-            on a CUDA device also ``tf32``, for float32 products whose factors are rounded to 10 bits.
+            on a CUDA device also ``tf32``, for float32 products whose factors are rounded to 10 bits, and ``fp16``, for
+            products in float16 with scaled losses, whose steps are not recorded: for GPUs without bfloat16.
         balancer_rate: The learning rate of a balancer's own parameters (Adam), such as rotations. It must be tuned:
             RotoGrad's paper advises one below the model's, but too low a rate has no effect.
         cuda_graph: Record the step as a CUDA graph and replay it, which costs one launch; ``None`` does so if the
@@ -76,6 +77,10 @@ class Optimization:
             raise ValueError(f"`clip_norm` must be above 0, got {self.clip_norm}")
         if self.cuda_graph not in (None, False, True):
             raise ValueError(f"`cuda_graph` must be true, false or none, got {self.cuda_graph!r}")
+        if self.cuda_graph and self.precision == "fp16":
+            raise ValueError(
+                "`cuda_graph` cannot record steps in 'fp16', which are skipped if they overflow: leave it out"
+            )
         if self.nonfinite not in get_args(Nonfinite):
             raise ValueError(f"`nonfinite` must be one of {get_args(Nonfinite)}, got {self.nonfinite!r}")
         if self.nonfinite_steps < 1:

@@ -18,6 +18,7 @@ from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
 from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
+from recmtl.train.fp16 import LossScaler
 from recmtl.train.losses import Losses
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization
@@ -40,6 +41,7 @@ class Step:
         average: The average of the weights; ``None`` if there is none.
         nonfinite: Counts what was not finite.
         gradient_stats: The task gradients' norms and cosines in the last step that measured them.
+        taken: Whether the last step moved the weights; it does not in fp16 if gradients overflowed.
     """
 
     def __init__(
@@ -59,15 +61,18 @@ class Step:
         by_rows = {id(table.weight) for table in self._tables}
         self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]
         self.optimizers = [fused(options.optimizer([p for p in self._own if p.requires_grad]))]
-        rotations = [p for p in balancer.parameters() if p.requires_grad]
-        if rotations:
-            self.optimizers.append(fused(torch.optim.Adam(rotations, lr=options.balancer_rate)))
+        self._rotations = [p for p in balancer.parameters() if p.requires_grad]
+        if self._rotations:
+            self.optimizers.append(fused(torch.optim.Adam(self._rotations, lr=options.balancer_rate)))
         averaged = [p for p in model.parameters() if p.requires_grad and id(p) not in by_rows]
         self.average = WeightAverage(averaged, options.ema) if options.ema else None
         device = next(model.parameters()).device
         limit = options.nonfinite_steps if options.nonfinite == "skip" else 1
         self.nonfinite = NonFiniteCounter(model, balancer, self._own, self._tables, limit)
         self.gradient_stats: GradientStats | None = None
+        self.taken = True
+        self._scaler = LossScaler(device) if options.precision == "fp16" else None
+        balancer.scaler = self._scaler.scaler if self._scaler else None
         factor = learning_rate_factor(options.schedule, options.warmup, total_steps)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
         if graph is None and device.type == "cuda" and balancer.processes.size == 1 and self._can_be_recorded():
@@ -82,9 +87,9 @@ class Step:
         `with_stats` measures the task gradients first, into `gradient_stats`; the step stays the same.
         """
         losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
-        for schedule in self._schedules:
+        for schedule in self._schedules if self.taken else ():
             schedule.step()
-        if self.average:
+        if self.average and self.taken:
             self.average.update()
         return losses
 
@@ -101,10 +106,12 @@ class Step:
         with autocast(batch.labels.device, self._options), few:
             logits = self._model(batch)
         losses = self._losses(logits, batch)
+        losses = self._scaler.scaled(losses) if self._scaler else losses
         shared = self._model.shared()
         leaves = [SharedTensor(*tensor) for tensor in shared.tensors]
         if with_stats:
-            self.gradient_stats = gradient_stats(losses, leaves, self._balancer.processes)
+            norms, cosines = gradient_stats(losses, leaves, self._balancer.processes)
+            self.gradient_stats = GradientStats(self._scaler.unscaled(norms) if self._scaler else norms, cosines)
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         known = {id(leaf.tensor) for leaf in leaves}
         self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
@@ -121,6 +128,14 @@ class Step:
                     "a table of more than a million elements is trained by the rows that it gathers, but its `weight` "
                     "was also used directly: look up rows by calling the table"
                 )
+        if self._scaler is None:
+            self._take(moved)
+            return
+        self.taken = self._scaler.update([*moved, *self._rotations], lambda: self._take(moved))
+        if not self.taken:
+            self.nonfinite.skip(moved if self._scaler.exhausted else ())
+
+    def _take(self, moved: Sequence[Tensor]) -> None:
         self.nonfinite.update(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
@@ -130,6 +145,8 @@ class Step:
             optimizer.step()
 
     def _can_be_recorded(self) -> bool:
+        if self._scaler is not None:
+            return False  # which steps are taken depends on the gradients
         if self._options.cuda_graph is not None:
             return self._options.cuda_graph
         return recordable([self._model, self._balancer], self.optimizers)
@@ -144,7 +161,8 @@ class Step:
         """Return the state of optimizers, schedules and counts; that of the balancer is in the model's."""
         parts = {name: [part.state_dict() for part in parts] for name, parts in self._parts.items()}
         average = self.average.state_dict() if self.average else None
-        return {**parts, "incidents": self.nonfinite.state_dict(), "average": average}
+        scale = self._scaler.state_dict() if self._scaler else None
+        return {**parts, "incidents": self.nonfinite.state_dict(), "average": average, "loss_scale": scale}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned; raise a `ValueError` if it is that of other optimizers."""
@@ -159,6 +177,8 @@ class Step:
         self.nonfinite.load_state_dict(state["incidents"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if self._scaler:
+            self._scaler.load_state_dict(state["loss_scale"])
         self._put_rates()
 
     @property

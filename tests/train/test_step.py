@@ -96,7 +96,7 @@ def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 0.01), ("bf16", 0.02)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 0.01), ("bf16", 0.02), ("fp16", 0.01)])
 def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliexpress: recmtl.PreparedData) -> None:
     def losses(device: str, precision: str) -> Tensor:
         torch.manual_seed(0)

@@ -39,13 +39,18 @@ def without_nonfinite(losses: Sequence[Tensor], finite: Tensor) -> Sequence[Tens
     The leaves of these get a gradient of 0. A pass that starts from 0 would still multiply by the NaNs within such a
     graph. Only on a CPU is it known without waiting which losses these are; on other devices all keep their graph.
     """
-    if finite.device.type != "cpu":
+    if not on_host(finite):
         return losses
     kept = finite.tolist()
     for leaf in leaves_of([loss for loss, good in zip(losses, kept, strict=True) if not good]):
         if leaf.requires_grad and leaf.grad is None:
             leaf.grad = torch.zeros_like(leaf)
     return [loss if good else loss.detach() for loss, good in zip(losses, kept, strict=True)]
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Return whether the values of a tensor are known without waiting for a device."""
+    return tensor.device.type == "cpu"
 
 
 def has_hooks(leaf: Tensor) -> bool:

@@ -6,6 +6,9 @@ from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 from twins import BALANCERS
 
+from recmtl.balance import LossWeightBalancer, zero_nonfinite_gradients
+from recmtl.balance import backward as backward_module
+
 K, D = 3, 4
 every_balancer = pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
 
@@ -66,6 +69,22 @@ def test_a_nan_label_counts_as_a_missing_task(method, loss, forked, warm):
         results[-1] += step(net, balancer, loss, *data(2), forked)
     for a, b in zip(*results, strict=True):
         assert a.equal(b)
+
+
+@every_balancer
+def test_a_nan_label_on_a_device_that_no_step_waits_for(method, monkeypatch):
+    """Private gradients, and for weighted losses the shared ones, are NaN then; the state stays."""
+    monkeypatch.setattr(backward_module, "on_host", lambda _: False)
+    net, balancer = Net(), made(method)
+    x, labels = data(1)
+    labels[1, 3] = torch.nan
+    found = step(net, balancer, mse_loss, x, labels, True)
+    assert balancer.skipped.tolist() == [0, 1, 0]
+    if not issubclass(method, LossWeightBalancer):
+        assert all(gradient.isfinite().all() for gradient in found[:4])
+    zero_nonfinite_gradients(net.parameters())
+    assert all(parameter.grad.isfinite().all() for parameter in net.parameters())
+    assert all(gradient.isfinite().all() for gradient in step(net, balancer, mse_loss, *data(2), True))
 
 
 @every_balancer

@@ -17,6 +17,7 @@ from twins import BALANCERS
 
 import recmtl
 from recmtl.balance import Balancer
+from recmtl.balance import backward as backward_module
 from recmtl.data import Batch, Loader
 from recmtl.features import embedding_table as table_module
 from recmtl.features.embedding_table import padded
@@ -28,6 +29,12 @@ MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
 ADAM = partial(torch.optim.AdamW, lr=0.01, eps=1e-6)  # ε far above the rounding errors of gradients that are zero
 OPTIONS = Optimization(optimizer=ADAM, schedule="cosine", warmup=0.1, clip_norm=1.0)
 STEPS = 26  # beyond the burn-in of RotoGrad
+
+
+@pytest.fixture(autouse=True)
+def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No step looks at values, as none may that a GPU records."""
+    monkeypatch.setattr(backward_module, "on_host", lambda _: False)
 
 
 def batches(data: recmtl.PreparedData) -> Iterator[Batch]:

@@ -173,7 +173,7 @@ def test_nonfinite_counts_are_resumed(small: recmtl.PreparedData, tmp_path: Path
 @pytest.mark.filterwarnings("ignore:step [0-9]+:UserWarning")
 def test_consecutive_nonfinite_steps_are_counted_across_a_stop(small: recmtl.PreparedData, tmp_path: Path) -> None:
     """Steps 3 to 7 are not finite, with a stop after step 5; the check follows step 8."""
-    make, said = broken(small, last=8), r"^not finite in 5 steps in a row, up to step 7: task ctr, "
+    make, said = broken(small, last=8), r"^not finite in 5 steps in a row, up to step 7: task ctr: "
     with pytest.raises(DivergenceError, match=said):
         make(tmp_path / "whole").fit(small.train, small.valid)
     stopped(make, small, 5, folder=tmp_path / "run")

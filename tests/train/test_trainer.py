@@ -414,7 +414,7 @@ def test_rows_of_another_schema_are_refused(aliexpress: recmtl.PreparedData, sma
     [
         (lambda: Optimization(batch_size=0), "`batch_size`"),
         (lambda: Optimization(schedule="step"), "`schedule`"),
-        (lambda: Optimization(precision="fp16"), "`precision`"),
+        (lambda: Optimization(precision="fp8"), "`precision`"),
         (lambda: Optimization(warmup=1.0), "`warmup`"),
         (lambda: Optimization(clip_norm=0.0), "`clip_norm`"),
         (lambda: Optimization(balancer_rate=-1.0), "`balancer_rate`"),

@@ -12,7 +12,7 @@ from recmtl.data.sources.bad_rows import BadRows
 from recmtl.errors import UsageError
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
-from recmtl.recipe.short_options import parse_kinds
+from recmtl.recipe.short_options import listed, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns
 
@@ -37,7 +37,7 @@ def describe_command(
         card: A dataset card (YAML), or the name of a shipped one; without it the columns are inferred, and the table
             of columns says how each is read and why.
         test: Other rows, to compare with the first ones.
-        label: A label column, if there is no card; may be repeated.
+        label: A label column, or `TASK=COLUMN`, if there is no card; may be repeated.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
@@ -48,19 +48,19 @@ def describe_command(
         json: Print JSON instead of tables.
     """
     roles = {name: column for name, column in {"group": group, "weight": weight}.items() if column}
-    said = {"drop": drop, "kinds": parse_kinds(kind or ())}
-    reading = roles | {name: value for name, value in said.items() if value}
+    labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
+    reading = roles | {name: value for name, value in {"drop": left_out, "kinds": kinds}.items() if value}
     if out is not None:
         _check_card(out, card, label)
     with RowCounter() as counter:
         schema = None if card is None else presets.card(card)
-        description = describe(data, schema, test, label or (), counter, bad_rows, **reading)
+        description = describe(data, schema, test, labels, counter, bad_rows, **reading)
     if json:
         print_line(dumps(description.to_dict(), indent=1, ensure_ascii=False))
     else:
         print_description(description, public_name(data))
     if out is not None:
-        columns = infer_columns(data, label or (), parse_kinds(kind or ()), drop or (), roles)
+        columns = infer_columns(data, labels, kinds, left_out, roles)
         write_card(out, Schema(columns.features, columns.tasks, group=group, weight=weight), columns)
 
 

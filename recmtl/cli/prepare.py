@@ -15,7 +15,7 @@ from recmtl.data.sources.open import Data
 from recmtl.errors import UsageError
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import data_schema
-from recmtl.recipe.short_options import parse_kinds
+from recmtl.recipe.short_options import listed, parse_kinds
 
 
 def prepare_command(
@@ -46,7 +46,7 @@ def prepare_command(
         raw: Instead of these files, a folder or zip with AliExpress's user and item files.
         country: The country of the raw files: NL, ES, FR, US or RU.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
-        label: Without a card, a label column, one task each; may be repeated.
+        label: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
@@ -58,7 +58,7 @@ def prepare_command(
         raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
     if raw and card is None:
         raise UsageError("raw files need their card: give `--card aliexpress`")
-    labels, left_out, kinds = [*(label or ())], [*(drop or ())], parse_kinds(kind or ())
+    labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}

@@ -193,7 +193,10 @@ class RankingModel(nn.Module, ABC):
             build = own.get(task.name)
             tower = build(view_features) if build else default_tower(view_features, layers, style)
             if hasattr(self.heads, task.name) or "." in task.name:
-                raise ValueError(f"a task cannot be named {task.name!r}: its head is a module of that name")
+                raise ValueError(
+                    f"a task cannot be named {task.name!r}, which is no name of a module: give it another one, such as "
+                    f"`--label NAME={task.label}`"
+                )
             bias = starting_bias(task, self.schema.rate(task))
             self.heads[task.name] = Head(task.name, tower, bias, self.ensemble)
 

@@ -40,7 +40,7 @@ class DataOptions:
         train: Training rows: a CSV, Parquet or Arrow file, a glob, a folder of them, or a prepared dataset.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows, measured once at the end.
-        labels: Without a card, a label column, one task each, named as it; may be repeated.
+        labels: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows: a search, a session, a user.
         weight: Without a card, a column with a weight per row.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.

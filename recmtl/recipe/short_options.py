@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
+from recmtl.io.untrusted import from_yaml
 from recmtl.schema.readings import ColumnKind
 
 # The long spelling of each; those of `REPEATED` may be given several times.
@@ -49,21 +50,37 @@ def write_out(arguments: Sequence[str]) -> list[str]:
         value = value if equals else next(waiting, "--")
         if value.startswith("--"):
             raise UsageError(f"`{flag}` needs {'COLUMN=KIND' if short == '--kind' else 'the name of a column'}")
-        if short in REPEATED and not value.startswith(("[", "{")):
+        if short in REPEATED:
             values.setdefault(short, []).append(value)
         else:
             written.append(f"{SHORT_OPTIONS[short]}={value}")
     for short, given in values.items():
-        content: Any = parse_kinds(given) if short == "--kind" else given
+        content: Any = parse_kinds(given) if short == "--kind" else listed(given)
         written.append(f"{SHORT_OPTIONS[short]}={json.dumps(content)}")
     return written
+
+
+def listed(given: Iterable[str]) -> list[str]:
+    """Return the values that arguments hold: a list or mapping (JSON or YAML) holds several, any other text one."""
+    return [item for value in given for item in _items(value)]
+
+
+def _items(value: str) -> list[str]:
+    if not value.startswith(("[", "{")):
+        return [value]
+    try:
+        content = from_yaml(value)
+    except ValueError:
+        return [value]
+    items = [f"{key}={kind}" for key, kind in content.items()] if isinstance(content, dict) else content
+    return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else [value]
 
 
 def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:
     """Return the kind of each column from texts such as ``zip=categorical``."""
     kinds: dict[str, ColumnKind] = {}
     words: dict[str, ColumnKind] = {word: word for word in get_args(ColumnKind)}
-    for text in given:
+    for text in listed(given):
         column, equals, kind = text.rpartition("=")
         if not equals or not column or not kind:
             raise UsageError(f"`--kind` must be COLUMN=KIND, such as `--kind zip=categorical`, got {text!r}")

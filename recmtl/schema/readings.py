@@ -90,6 +90,7 @@ def infer_columns(
 ) -> InferredColumns:
     """Read the columns of a dataset; arguments as of `Schema.infer`."""
     roles = roles or {}
+    tasks = [tasks] if isinstance(tasks, str) else tasks
     sample = read_sample(data, TextFormat(**format_options(roles)))
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
@@ -103,26 +104,32 @@ def infer_columns(
     return InferredColumns(sample.name, sample.table.num_rows, found, readings)
 
 
-def read_label(sample: Sample, name: str) -> Task:
+def read_label(sample: Sample, given: str) -> Task:
     """Return the task of a label column: binary if it holds 0 and 1, a regression if it holds more than two numbers.
+
+    Args:
+        sample: The rows.
+        given: The column, whose name the task has, or ``TASK=COLUMN``.
 
     Raises:
         SchemaError: There is no such column, or it holds something else.
     """
+    task, equals, name = ("", "", given) if given in sample.table.column_names else given.partition("=")
+    task, name = (task, name) if equals else (given, given)
     check_column(sample, name)
     values = sample.column(name)
     if values.is_boolean or not values.present:
-        return Task(name, name)
+        return Task(task, name)
     numbers = values.numbers
     if numbers is None:
         other = values.other_words if values.is_text and len(values.other_words) else values.values
         raise SchemaError(f"label {name!r} of {sample.name} holds {str(other[0])!r}: expected 0 and 1, or numbers")
     if set(numbers.values) <= {0, 1}:
-        return Task(name, name)
+        return Task(task, name)
     if len(numbers.values) <= 2:
         found = " and ".join(f"{value:g}" for value in sorted(numbers.values))
         raise SchemaError(f"label {name!r} of {sample.name} holds {found}: expected 0 and 1, or more than two numbers")
-    return Task(name, name, kind="regression")
+    return Task(task, name, kind="regression")
 
 
 def read_columns(

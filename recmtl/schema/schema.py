@@ -290,8 +290,9 @@ class Schema:
 
         Args:
             data: A CSV, Parquet or Arrow file, a glob, folder or list of these, a DataFrame, or an Arrow table.
-            tasks: The prediction targets, or the names of their label columns: a binary task if the column holds 0
-                and 1, a regression if it holds more than two numbers. They are left out of the features.
+            tasks: The prediction targets, or the names of their label columns, which may name the task as well
+                (``"TASK=COLUMN"``): a binary task if the column holds 0 and 1, a regression if it holds more than two
+                numbers. They are left out of the features.
             kinds: What columns are that the rules read as something else, by name or pattern: ``categorical``,
                 ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out.
             drop: Columns to leave out, by name or pattern.

@@ -51,6 +51,13 @@ SAID = ["--label", "click", "--label=buy", "--group", "search", "--weight", "how
 SAID += ["--kind", "zip=categorical"]
 
 
+def refused_last(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    """The last line that a command says; it must refuse."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    return capsys.readouterr().err.rstrip("\n").splitlines()[-1]
+
+
 def refused(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     """The one line that a command says; it must refuse."""
     capsys.readouterr()
@@ -180,6 +187,24 @@ class TestRefused:
         assert not (place / "run").exists()
 
 
+def test_a_label_may_name_its_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = rows(0).rename(columns={"click": "items", "buy": "buy.now"})
+    frame.to_csv("named.csv", index=False)
+    data = ["--data.train", "named.csv", "--drop", "stars", "--drop", "row"]
+    assert main(["train", *SMALL, *data, "--label", "ctr=items", "--label", "buy=buy.now", "--run", "run"]) == 0
+    schema = recmtl.load_run("run").model.schema.schema
+    assert [(task.name, task.label) for task in schema.tasks] == [("ctr", "items"), ("buy", "buy.now")]
+    said = refused_last(capsys, ["train", *SMALL, *data, "--label", "items", "--run", "other"])
+    assert said.endswith("a task cannot be named 'items', which is no name of a module: give it another one, such as "
+                         "`--label NAME=items`")  # fmt: skip
+    prepare = ["prepare", "--train", "named.csv", "--label", '["ctr=items"]', "--label", "b=buy.now", "--out", "data"]
+    assert main(prepare) == 0
+    tasks = recmtl.PreparedData.open("data").schema.schema.tasks
+    assert [(task.name, task.label) for task in tasks] == [("ctr", "items"), ("b", "buy.now")]
+    with pytest.raises(recmtl.SchemaError, match=r"column 'itms' is not in .*named\.csv; did you mean 'items'"):
+        recmtl.Schema.infer("named.csv", ["ctr=itms"])
+
+
 class TestShortOptions:
     def test_they_are_written_out(self) -> None:
         given = ["--label", "a", "--x", "1", "--label=b,c", "--kind", "k=v=numeric", "--kind", "z=drop", "--group", "g"]
@@ -188,10 +213,21 @@ class TestShortOptions:
             '--data.labels=["a", "b,c"]',
             '--data.kinds={"k=v": "numeric", "z": "drop"}',
         ]
-        assert write_out(["--data.labels", "a", "--data.labels", '["b"]']) == [
-            '--data.labels=["b"]',
-            '--data.labels=["a"]',
-        ]
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ["--data.labels", "a", "--data.labels", '["b", "c"]'],
+            ["--label", '["a"]', "--label=b", "--label", "[c]"],
+            ["--label", "[a, b]", "--data.labels", "c"],
+        ],
+    )
+    def test_lists_and_names_add_up(self, given: list[str]) -> None:
+        assert write_out(given) == ['--data.labels=["a", "b", "c"]']
+
+    def test_a_mapping_of_kinds_and_a_kind_add_up(self) -> None:
+        kinds = '--data.kinds={"zip": "drop", "[x": "numeric"}'
+        assert write_out(["--kind", '{"zip": "drop"}', "--kind", "[x=numeric"]) == [kinds]
 
     @pytest.mark.parametrize(
         "given",

@@ -76,6 +76,12 @@ def test_list_column(tmp_path):
     assert Schema.infer(table.to_pandas(), task).features == (MultiCategorical("m"),)
 
 
+def test_labels_may_be_named_alone_or_with_their_task(tmp_path):
+    FRAME.assign(**{"a=b": FRAME["click"]}).to_csv(tmp_path / "a.csv", index=False)
+    found = [Schema.infer(tmp_path / "a.csv", given).tasks for given in (["click"], "click", ["ctr=click"], ["a=b"])]
+    assert found == [(Task("click", "click"),)] * 2 + [(Task("ctr", "click"),), (Task("a=b", "a=b"),)]
+
+
 def test_roles_are_not_features():
     schema = Schema.infer(FRAME, TASKS, keys=["user_id"], weight="price")
     assert {"click", "user_id", "price"}.isdisjoint(f.name for f in schema.features)

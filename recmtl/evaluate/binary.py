@@ -82,7 +82,7 @@ def score_histogram(scores: Scores) -> ScoreHistogram:
 
     The bits of non-negative floats sort like the floats and leave the sign bit free for the label.
     """
-    if scores.weight is not None or (len(scores) and scores.predictions.min() < 0):
+    if scores.weight is not None or scores.soft or (len(scores) and scores.predictions.min() < 0):
         return SortedScores(scores).histogram()
     keys = (scores.predictions + 0.0).view(np.uint64)  # [rows]; + 0.0 makes -0.0 the same as 0.0
     keys <<= np.uint64(1)

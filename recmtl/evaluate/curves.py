@@ -15,6 +15,7 @@ MOST_POINTS = 500  # of a curve
 
 def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest."""
+    scores = scores.split_soft()
     x, y, _ = roc_curve(scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True)
     length = x + y  # along the curve, which only rises
     kept = _thinned(np.searchsorted(length, np.linspace(0, length[-1], most)), len(x), most)
@@ -26,6 +27,7 @@ def precision_recall_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataF
 
     Recall ascends; precision is constant back to the previous recall.
     """
+    scores = scores.split_soft()
     y, x, _ = precision_recall_curve(
         scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True
     )

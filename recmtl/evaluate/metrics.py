@@ -94,7 +94,7 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
     measure = measure_of(scores, [name for name in wanted if name not in blocked], k)
     found = measure()
     values = {name: None if np.isnan(found.get(name, np.nan)) else found[name] for name in wanted}
-    positives = None if scores.task.kind == "regression" else int(scores.labels.sum())
+    positives = None if scores.task.kind == "regression" else scores.positives
     undefined = [name for name, value in values.items() if value is None and name not in blocked]
     reasons = [*blocked.values(), *([why_undefined(scores)] if undefined else [])]
     averages = measure.averages if isinstance(measure, BinaryMeasure) else None
@@ -116,7 +116,7 @@ def binary_metrics(labels: Floats, probabilities: Floats, weight: Floats | None 
         - labels, probabilities, weight: ``[rows]``; NaN in labels: the row does not count
 
     Args:
-        labels: 0, 1 or NaN.
+        labels: From 0 to 1, or NaN.
         probabilities: The predicted probabilities of label 1.
         weight: Row weights.
     """

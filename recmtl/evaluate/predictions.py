@@ -120,7 +120,7 @@ class Predictions:
             source: The name of the predictions in error messages.
 
         Raises:
-            SchemaError: A binary label is not 0 or 1, a prediction is missing, a prediction of a binary task is not a
+            SchemaError: A binary label is not in [0, 1], a prediction is missing, a prediction of a binary task is no
                 probability, or a row weight is missing or negative.
         """
         if self.weight is not None:
@@ -128,8 +128,10 @@ class Predictions:
             _check_values(bad, self.weight, f"{source}, column {self.schema.weight!r}", "a weight of at least 0")
         for task in (task for task in self.schema.reported_tasks if task.name in self.values):
             labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
-            bad = ~np.isnan(labels) & (labels != 0) & (labels != 1) & binary
-            _check_values(bad, labels, f"{source}, label {task.label!r}", "0, 1 or no value")
+            soft = task.label not in self.schema.conditions
+            wrong = (labels < 0) | (labels > 1) if soft else ~np.isin(labels, (0, 1)) & ~np.isnan(labels)
+            expected = "a number from 0 to 1, or no value" if soft else "0, 1 or no value"
+            _check_values(wrong & binary, labels, f"{source}, label {task.label!r}", expected)
             fits = (values >= 0) & (values <= 1) if binary else np.isfinite(values)
             expected = "a probability in [0, 1]" if binary else "a number"
             _check_values(~np.isnan(labels) & ~fits, values, f"{source}, column {task.name!r}", expected)
@@ -237,6 +239,7 @@ def measure(
     keys: pa.Table | None = None,
     k: int = K,
     names: Collection[str] | None = None,
+    group: str | None = None,
 ) -> dict[str, Metrics]:
     """Compute the metrics of every reported task of a schema, each on the rows that count for it.
 
@@ -253,11 +256,12 @@ def measure(
         keys: The key columns, including the group; without it there are no grouped metrics.
         k: The cutoff of NDCG and recall.
         names: The metrics; ``None`` takes all.
+        group: The key column that groups rows; ``None`` takes the schema's group.
     """
     ungrouped = {name for kind in METRICS.values() for name in kind}
     if keys is None or (names is not None and ungrouped.issuperset(names)):
         keys = pa.table({})  # saves numbering the groups
-    scores = Predictions(schema, predictions, labels, weight, keys).scores()
+    scores = Predictions(schema, predictions, labels, weight, keys, group).scores()
     return {name: metrics_of(of_task, k, names) for name, of_task in scores.items()}
 
 

@@ -51,13 +51,13 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
         {
             "rows": np.diff(ties[starts], append=len(order)),
             "weight": block_sums(shown, starts),
-            "positives": block_sums(labels, ties[starts]).astype(np.int64),
+            "positives": block_sums(labels, ties[starts]).astype(np.float64 if scores.soft else np.int64),
         },
         index=pd.Index(groups[ties[starts]], name="group"),
     )
     mixed = ((frame.positives > 0) & (frame.positives < frame.rows)).to_numpy()
     gain = block_sums(gains, starts)
-    best = _ideal_dcg(labels, weight, block_starts(groups), k, scores.weight is None)
+    best = _ideal_dcg(labels, weight * labels, block_starts(groups), k, scores.weight is None and not scores.soft)
     first, last = _places(places, starts, k)
     span = np.maximum(places, np.finfo(float).tiny)
     dcg = block_sums(gains * (_discounted(last, k) - _discounted(first, k)) / span, starts)
@@ -99,19 +99,19 @@ def _discounted(places: Floats, k: int) -> Floats:
     return summed
 
 
-def _ideal_dcg(labels: Floats, weight: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
-    """Return the best DCG of each group ``[G]``: positives first, in descending order of weight."""
+def _ideal_dcg(labels: Floats, gains: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
+    """Return the best DCG of each group ``[G]``: positives first, in descending order of their gains."""
     if unweighted:
         return _discounted(block_sums(labels, starts), k)
     group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(labels)))
     positive = np.flatnonzero(labels)
-    positive = positive[np.lexsort((-weight[positive], group[positive]))]
+    positive = positive[np.lexsort((-gains[positive], group[positive]))]
     owner = group[positive]
     heads = block_starts(owner)
     place = np.arange(len(positive)) - np.repeat(heads, np.diff(heads, append=len(positive)))
     first = place.astype(np.float64)
     discount = _discounted(first + 1, k) - _discounted(first, k)
-    best: Floats = np.bincount(owner, weight[positive] * discount, minlength=len(starts)).astype(np.float64)
+    best: Floats = np.bincount(owner, gains[positive] * discount, minlength=len(starts)).astype(np.float64)
     return best
 
 

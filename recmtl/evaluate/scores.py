@@ -23,7 +23,8 @@ class Scores:
 
     Args:
         task: The task.
-        labels: 0 or 1, or the values of a regression.
+        labels: 0 or 1, or the values of a regression. A soft label y between 0 and 1 stands for a positive of weight y
+            and a negative of weight 1 − y.
         predictions: Probabilities, or the values of a regression.
         weight: Row weights above 0; ``None`` if all rows count alike.
         groups: The group number of each row; ``None`` without groups.
@@ -39,6 +40,30 @@ class Scores:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def soft(self) -> bool:
+        """Whether a label lies between 0 and 1."""
+        return self.task.kind == "binary" and bool(((self.labels > 0) & (self.labels < 1)).any())
+
+    @property
+    def positives(self) -> int:
+        """The number of positives, to which soft labels add up."""
+        return round(float(self.labels.sum()))
+
+    def split_soft(self) -> Scores:
+        """Return each row with a soft label as two: a positive and a negative, with parts of its weight."""
+        if not self.soft:
+            return self
+        halves, weight = np.tile(np.arange(len(self)), 2), np.ones(len(self)) if self.weight is None else self.weight
+        labels = np.repeat([1.0, 0.0], len(self))
+        return scores_of(
+            self.task,
+            labels,
+            self.predictions[halves],
+            np.concatenate([weight * self.labels, weight * (1 - self.labels)]),
+            None if self.groups is None else self.groups[halves],
+        )
 
     @cached_property
     def clusters(self) -> tuple[Integers, int]:

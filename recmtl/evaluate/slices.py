@@ -104,4 +104,4 @@ def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, f
     auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores)
     low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
     auc = np.nan if auc is None else auc
-    return scores.task.name, value, len(scores), int(scores.labels.sum()), auc, low, high
+    return scores.task.name, value, len(scores), scores.positives, auc, low, high

@@ -60,9 +60,10 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
     if options.card is not None:
         if options.inferred:
             named = " and ".join(f"`{name}`" for name in options.inferred)
+            key = "; a key of the card groups metrics by `--trainer.stopping.group`" if options.group else ""
             raise DataError(
                 f"the card {options.card!r} says what the columns are: leave out {named}, or "
-                f"the card (`{card_option} null` if a recipe names it)"
+                f"the card (`{card_option} null` if a recipe names it){key}"
             )
         return card(options.card), []
     if not options.labels:

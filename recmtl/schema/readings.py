@@ -100,7 +100,10 @@ def infer_columns(
     named = {name for name in used if name is not None}
     for name in named:
         check_column(sample, name)
-    readings = read_columns(sample, named, kinds or {}, drop)
+    kinds, labels = kinds or {}, {name for task in found for name in (task.label, task.given)}
+    carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
+    also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - {roles.get("weight")}
+    readings = read_columns(sample, named - also, kinds, drop)
     return InferredColumns(sample.name, sample.table.num_rows, found, readings)
 
 

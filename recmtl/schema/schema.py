@@ -44,12 +44,12 @@ class Schema:
     """The meaning of the columns of a dataset.
 
     Args:
-        features: The model's inputs. A name may be a pattern; an exact name takes precedence over a pattern.
+        features: The model's inputs. A name may be a pattern, which passes over the group and exact names of others.
         tasks: The prediction targets, in the order of the losses.
         funnel: Two labels of which the second implies the first; see `Funnel`.
         group: The column that groups rows (a search, a session, a user): rows of one group are never split between
-            training and held-out rows.
-        keys: Columns carried through to the predictions.
+            training and held-out rows. It may be a feature as well.
+        keys: Columns carried through to the predictions; they may be features as well.
         weight: A column with a weight per row.
         separator: The column separator of CSV files; ``None`` detects it in the header.
         header: The columns of CSV files without a header line; empty takes the first line of each file.
@@ -101,8 +101,7 @@ class Schema:
             if key in reported:
                 raise SchemaError(f"key {key!r} has the name of a task: rename the task")
         for feature in self.features:
-            role = self.role(feature.name)
-            if role:
+            if role := self.role(feature.name):
                 raise SchemaError(f"column {feature.name!r} is the {role} and cannot be a feature as well")
 
     def __repr__(self) -> str:
@@ -131,7 +130,7 @@ class Schema:
                 return f"condition of task {task.name!r}"
         if self.funnel and column in (self.funnel.click, self.funnel.conversion):
             return "label of the funnel"
-        return {self.group: "group", self.weight: "row weight"}.get(column)
+        return "row weight" if column == self.weight else None
 
     def owner(self, feature: Categorical) -> Categorical:
         """Return the feature whose vocabulary and embeddings a feature uses: itself, or the one it shares with."""
@@ -147,15 +146,19 @@ class Schema:
     def labels(self) -> tuple[str, ...]:
         """The distinct label columns, including conditions and the funnel's labels."""
         columns = [c for task in self.tasks for c in (task.label, task.given)]
-        if self.funnel:
-            columns += [self.funnel.click, self.funnel.conversion]
+        columns += [self.funnel.click, self.funnel.conversion] if self.funnel else []
         return tuple(dict.fromkeys(c for c in columns if c is not None))
 
     @cached_property
+    def conditions(self) -> frozenset[str]:
+        """The label columns that must be 0, 1 or missing: conditions of tasks, and those of the funnel."""
+        funnel = {self.funnel.click, self.funnel.conversion} if self.funnel else set()
+        return frozenset(funnel | {t.given for t in self.tasks if t.given})
+
+    @cached_property
     def binary_labels(self) -> frozenset[str]:
-        """The label columns that must be 0, 1 or missing."""
-        columns = {t.label for t in self.tasks if t.kind == "binary"} | {t.given for t in self.tasks if t.given}
-        return frozenset(columns | ({self.funnel.click, self.funnel.conversion} if self.funnel else set()))
+        """The label columns that must lie in [0, 1] or be missing: between them are soft labels."""
+        return self.conditions | {t.label for t in self.tasks if t.kind == "binary"}
 
     @cached_property
     def numbers(self) -> tuple[Numeric | Binned, ...]:
@@ -170,8 +173,8 @@ class Schema:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """All columns that the schema reads."""
-        names = [f.name for f in self.features] + list(self.labels) + list(self.carried)
-        return tuple(dict.fromkeys(names + ([self.weight] if self.weight else [])))
+        names = (*(f.name for f in self.features), *self.labels, *self.carried, self.weight)
+        return tuple(dict.fromkeys(name for name in names if name))
 
     @cached_property
     def unfeatured(self) -> frozenset[str]:
@@ -181,12 +184,7 @@ class Schema:
     @cached_property
     def funnel_tasks(self) -> tuple[Task, ...]:
         """CTR, CVR and CTCVR, as the schema's own tasks if it has them; empty without a funnel."""
-        if self.funnel is None:
-            return ()
-        click, conversion = self.funnel.click, self.funnel.conversion
-        funnel = (Task("ctr", click), Task("cvr", conversion, given=click), Task("ctcvr", conversion))
-        own = {(t.label, t.given): t for t in self.tasks}
-        return tuple(own.get((t.label, t.given), t) for t in funnel)
+        return self.funnel.members(self.tasks) if self.funnel else ()
 
     @cached_property
     def reported_tasks(self) -> tuple[Task, ...]:
@@ -209,7 +207,7 @@ class Schema:
             if feature.name in exact:
                 features.append(feature)
                 continue
-            matched = [c for c in fnmatch.filter(columns, feature.name) if c and c not in exact]
+            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in (*exact, self.group, "")]
             if not matched:
                 raise SchemaError(f"no column of {source} matches the feature pattern {feature.name!r}")
             features += [dataclasses.replace(feature, name=c) for c in matched]
@@ -217,8 +215,9 @@ class Schema:
         for column in resolved.columns:
             if column not in columns:
                 first = f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
-                hint = did_you_mean(column, columns, most=3) or first
-                raise SchemaError(f"column {column!r} is not in {source}{hint}")
+                raise SchemaError(
+                    f"column {column!r} is not in {source}{did_you_mean(column, columns, most=3) or first}"
+                )
         return resolved
 
     def to_dict(self) -> dict[str, Any]:

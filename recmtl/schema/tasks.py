@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,7 +22,8 @@ class Task:
 
     Args:
         name: The name in reports and predictions.
-        label: The label column: 0 or 1 for a binary task, any number for a regression.
+        label: The label column: 0 or 1 for a binary task, or between them (a soft label y is a positive of weight y and
+            a negative of weight 1 − y), any number for a regression.
         given: A binary column; only rows where it is 1 count (``click`` for a conversion rate among clicks).
         kind: ``binary`` or ``regression``.
         weight: The factor on the task's loss.
@@ -77,3 +79,18 @@ class Funnel:
     def __post_init__(self) -> None:
         """Check the column names."""
         check_nonempty(self, "click", "conversion")
+
+    def members(self, tasks: Sequence[Task]) -> tuple[Task, Task, Task]:
+        """Return CTR, CVR and CTCVR: the given tasks that have their labels and conditions, under their own names.
+
+        The others are named ``ctr``, ``cvr`` and ``ctcvr``; if another task has that name, ``click``,
+        ``conversion_given_click`` or ``conversion`` after the label columns.
+        """
+        own, taken = {(task.label, task.given): task for task in tasks}, {task.name for task in tasks}
+
+        def member(name: str, label: str, given: str | None = None) -> Task:
+            described = f"{label}_given_{given}" if given else label
+            return own.get((label, given)) or Task(described if name in taken else name, label, given)
+
+        click, conversion = self.click, self.conversion
+        return member("ctr", click), member("cvr", conversion, click), member("ctcvr", conversion)

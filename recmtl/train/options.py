@@ -95,12 +95,15 @@ class EarlyStopping:
 
     Args:
         monitor: The metric of the validation rows that decides: a task's own such as ``ctcvr.auc`` or ``ctr.logloss``,
-            or the mean of one over the objectives for which it is defined: ``auc``. If the schema has a group,
-            ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``, or ``r2`` if every
-            objective is a regression. An undefined metric is no improvement, and does not count towards the patience.
+            or the mean of one over the objectives for which it is defined: ``auc``. If the schema has a group, or
+            `group` names a key, ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``,
+            or ``r2`` if every objective is a regression. An undefined metric is no improvement, and does not count
+            towards the patience.
         patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
         evaluations: The number of evaluations per epoch.
+        group: The key of the schema by which grouped metrics are measured, while training and at its end; ``None``
+            takes the schema's group.
 
     Raises:
         ValueError: An option is out of its range.
@@ -110,6 +113,7 @@ class EarlyStopping:
     patience: int | None = 3
     min_delta: float = 0.0
     evaluations: int = 1
+    group: str | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -45,12 +45,13 @@ class Predictor:
     def predict(self, rows: Rows) -> Predictions:
         """Predict every task, with the labels, weights and keys of the rows."""
         schema = self._setup.model.schema.schema
-        return Predictions(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys)
+        group = self._setup.stopping.group
+        return Predictions(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, group)
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
         """Measure the model task by task, by the metrics named, or by all."""
-        schema = self._setup.model.schema.schema
-        return measure(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, names=names)
+        schema, group = self._setup.model.schema.schema, self._setup.stopping.group
+        return measure(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, names=names, group=group)
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""

@@ -109,7 +109,12 @@ class TrainingSetup:
         """Build the monitor of the validation metric; raise a `ValueError` if the tasks do not have it."""
         schema = self.model.schema.schema
         reported = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
-        return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), schema.group is not None)
+        group = self.stopping.group
+        if group is not None and group not in schema.carried:
+            known = ", ".join(map(repr, schema.carried)) or "none"
+            raise ValueError(f"`group` must be a key of the schema, which are {known}, got {group!r}")
+        grouped = (group or schema.group) is not None
+        return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), grouped)
 
     def check_rows(self, rows: Rows) -> None:
         """Raise a `DataError` unless rows were prepared with the model's schema."""

@@ -65,7 +65,7 @@ class TestData:
             ("g,c,x,y,z\n1,a,1,0,0\n2,b,inf,1,0\n", "{path}, line 3, column 'x': inf is not a finite number"),
             (
                 "g,c,x,y,z\n1,a,1,0,0\n\n2,b,2,3,0\n",
-                "{path}, line 4, column 'y': '3' is not a binary label: expected 0, 1 or nothing",
+                "{path}, line 4, column 'y': '3' is not a binary label: expected a number from 0 to 1, or nothing",
             ),
             ("g,c,x,y,z\n1,a,1,0,0\n2,b,1\n", "{path}, line 3: 3 columns, expected 5"),
             ("g,c,x,y,z,c\n1,a,1,0,0,b\n", "{path} has the column 'c' twice"),

@@ -94,7 +94,6 @@ class TestResolve:
         "roles",
         [
             {},
-            {"group": "g"},
             {"weight": "w"},
             {"tasks": [Task("t", "y", given="cond")]},
             {"funnel": Funnel("click", "bought")},
@@ -105,6 +104,14 @@ class TestResolve:
         caught = next(c for c in schema.columns if c != "*" and (c != "y" or not roles))
         with pytest.raises(SchemaError, match=f"'{caught}' is the .* and cannot be a feature as well"):
             schema.resolve(["x", caught])
+
+    def test_the_group_is_a_feature_by_its_name_alone(self):
+        columns = ["x", "y", "g"]
+        resolved = make(features=[Numeric("[xg]")], group="g").resolve(columns)
+        assert [f.name for f in resolved.features] == ["x"]
+        named = make(features=[Numeric("x"), Categorical("g")], group="g").resolve(columns)
+        assert [f.name for f in named.features] == ["x", "g"]
+        assert named.columns == ("x", "g", "y")
 
     def test_missing_column_suggests_the_nearest(self):
         with pytest.raises(SchemaError, match=r"column 'price' is not in f\.csv; did you mean 'prices'\?"):
@@ -128,7 +135,6 @@ class TestRoles:
             ({"tasks": [Task("t", "y", given="c")]}, "condition of task 't'"),
             ({"funnel": Funnel("c", "y")}, "label of the funnel"),
             ({"funnel": Funnel("y", "c")}, "label of the funnel"),
-            ({"group": "c"}, "group"),
             ({"weight": "c"}, "row weight"),
         ],
     )
@@ -143,7 +149,9 @@ class TestRoles:
 
     def test_columns(self):
         assert FULL.labels == ("click", "conversion", "seconds")
-        assert FULL.binary_labels == {"click", "conversion"}
+        assert FULL.binary_labels == FULL.conditions == {"click", "conversion"}
+        schema = make(tasks=[Task("a", "p"), Task("b", "q", given="z"), Task("r", "r", kind="regression")])
+        assert (schema.binary_labels, schema.conditions) == ({"p", "q", "z"}, {"z"})
         assert FULL.carried == ("search", "item")
         features = ("brand", "user", "genres", "price", "n_*", "age", "brands_*", "day", "when")
         assert FULL.columns == (*features, "click", "conversion", "seconds", "search", "item", "w")
@@ -234,10 +242,18 @@ class TestFunnel:
         assert make().funnel_tasks == ()
         assert make().reported_tasks == make().tasks
 
-    def test_task_with_the_name_of_another_funnel_task(self):
-        # "cvr" over all rows is CTCVR; the report's "cvr" would overwrite it
-        with pytest.raises(SchemaError, match="task 'cvr' differs from the funnel's 'cvr'"):
-            make(tasks=[Task("ctr", "click"), Task("cvr", "buy")], funnel=Funnel("click", "buy"))
+    def test_members_of_a_funnel_have_the_names_of_their_tasks(self):
+        tasks = (Task("ctr", "click"), Task("cvr", "buy"))  # "cvr" over all rows, which is CTCVR
+        schema = make(tasks=tasks, funnel=Funnel("click", "buy"))
+        assert [t.name for t in schema.funnel_tasks] == ["ctr", "buy_given_click", "cvr"]
+        assert schema.funnel_tasks[::2] == tasks
+        schema = make(tasks=[Task("cvr", "buy", "click"), Task("ctr", "y")], funnel=Funnel("click", "buy"))
+        assert [t.name for t in schema.reported_tasks] == ["click", "cvr", "ctcvr", "ctr"]
+
+    def test_a_task_with_the_name_of_another_funnel_task(self):
+        tasks = [Task("ctr", "y"), Task("click", "z")]  # leave no name for the clicks
+        with pytest.raises(SchemaError, match="task 'click' differs from the funnel's 'click'"):
+            make(tasks=tasks, funnel=Funnel("click", "buy"))
 
 
 class TestOptions:

@@ -40,6 +40,7 @@ def convert(
     """
     numbers = {f.name for f in schema.numbers} | set(schema.labels)
     numbers |= {schema.weight} if schema.weight else set()
+    numbers -= set(schema.carried)  # ids, which numbers would round
     total = used = 0
 
     def jobs(source: Source) -> Iterator[Callable[[], Converted]]:
@@ -112,11 +113,14 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
 
 
 def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
-    """Return a label column ``[rows]``, NaN where it is missing; a binary one holds nothing else but 0 and 1."""
+    """Return a label column ``[rows]``, NaN where it is missing; a binary one is in [0, 1], a condition 0 or 1."""
     values = _float32_numbers(schema, batch, name)
-    if name in schema.binary_labels:
+    if name in schema.conditions:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected 0, 1 or nothing")
+    elif name in schema.binary_labels:
+        bad = (values < 0) | (values > 1)
+        _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected a number from 0 to 1, or nothing")
     return values
 
 

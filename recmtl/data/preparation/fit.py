@@ -25,6 +25,7 @@ class Fitter:
         self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
         self._integer_keys = dict.fromkeys(schema.carried, True)
         self._unclicked = 0
+        self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -39,6 +40,8 @@ class Fitter:
     def _add_labels(self, batch: pa.RecordBatch) -> None:
         labels = {name: label_column(self._schema, batch, name) for name in self._schema.labels}
         weight = weight_column(self._schema, batch)
+        for name in self._soft:
+            self._soft[name] += int(((labels[name] > 0) & (labels[name] < 1)).sum())
         if self._schema.funnel:
             click, conversion = labels[self._schema.funnel.click], labels[self._schema.funnel.conversion]
             self._unclicked += int(((conversion == 1) & (click == 0)).sum())
@@ -80,6 +83,8 @@ class Fitter:
         found = []
         if self._unclicked:
             found.append(f"{self._unclicked} training rows have a conversion without a click")
+        soft = {name: rows for name, rows in self._soft.items() if rows}
+        found += [f"label {n!r} is soft: between 0 and 1 in {rows:,} training rows" for n, rows in soft.items()]
         for task in self._schema.tasks:
             rate = fitted.rate(task)
             if rate.rows == 0:

@@ -191,6 +191,10 @@ def _fit(
     fitted, notes = fitter.finish()
     if holdout.share and fitter.rows == total:
         notes.append("no training row fell into the held-out share: there are no validation rows")
+    if holdout.share and schema.group in {feature.name for feature in schema.features}:
+        notes.append(
+            f"no held-out row has a {schema.group!r} of the training rows: give validation rows that have some"
+        )
     return fitted, notes
 
 

@@ -42,7 +42,7 @@ def search_leaks(
     features: Mapping[str, Floats | Codes], sample: pa.Table, schema: Schema
 ) -> tuple[list[Leak], list[str]]:
     """Find the features that leak a binary label in a sample of rows, and note labels that have too few rows."""
-    labels = {name: sample[name].to_numpy() for name in schema.labels if name in schema.binary_labels}
+    labels = {name: _rounded(sample[name].to_numpy()) for name in schema.labels if name in schema.binary_labels}
     groups = np.arange(sample.num_rows) if schema.group is None else category_codes(sample[schema.group])
     searched = {name: label for name, label in labels.items() if has_both_classes(label, groups)}
     notes = [
@@ -52,6 +52,11 @@ def search_leaks(
         if name not in searched
     ]
     return list(find_leaks(features, searched, groups)), notes
+
+
+def _rounded(label: Floats) -> Floats:
+    """Round soft labels to 0 and 1, NaN where one is missing."""
+    return np.where(np.isnan(label), np.nan, label >= 0.5)
 
 
 def category_codes(column: pa.ChunkedArray) -> Codes:

@@ -47,8 +47,9 @@ class EncodedTally(SplitTally):
         labels = dict(zip(self._schema.schema.labels, columns, strict=True))
         self.labels.add(labels)
         kept |= {name: pa.array(label[drawn]) for name, label in labels.items()}
-        if self._schema.schema.group is not None:
-            kept[self._schema.schema.group] = batch.column(KEY_PREFIX + self._schema.schema.group).take(drawn)
+        group = self._schema.schema.group
+        if group is not None and group not in kept:  # a feature as well
+            kept[group] = batch.column(KEY_PREFIX + group).take(drawn)
         self.sample.keep(kept)
         self.rows += batch.num_rows
 

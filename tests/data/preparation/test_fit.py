@@ -106,8 +106,9 @@ class TestRates:
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        ({"y": [0, 2]}, "row 1, column 'y': '2' is not a binary label: expected 0, 1 or nothing"),
-        ({"y": [None, 0.5]}, "row 1, column 'y': '0.5' is not a binary label"),
+        ({"y": [0, 2]}, "row 1, column 'y': '2' is not a binary label: expected a number from 0 to 1, or nothing"),
+        ({"y": [None, 1.5]}, "row 1, column 'y': '1.5' is not a binary label"),
+        ({"z": [None, 0.5]}, "row 1, column 'z': '0.5' is not a binary label: expected 0, 1 or nothing"),
         ({"y": ["0", "-1"]}, "row 1, column 'y': '-1' is not a binary label"),
         ({"w": [1, -0.5]}, "row 1, column 'w': -0.5 is not a weight: expected a number from 0"),
         ({"w": [1, None]}, "row 1, column 'w': None is not a weight"),
@@ -118,8 +119,8 @@ class TestRates:
     ],
 )
 def test_bad_values(batch, message):
-    tasks = [Task("t", "y"), Task("u", "r", kind="regression")]
-    good = {"x": [1.0, 2.0], "y": [0, 1], "r": [2.0, -7.5], "w": [0.0, 1.5]}
+    tasks = [Task("t", "y"), Task("u", "r", kind="regression"), Task("v", "y", given="z")]
+    good = {"x": [1.0, 2.0], "y": [0, 1], "z": [0, 1], "r": [2.0, -7.5], "w": [0.0, 1.5]}
     schema = Schema([Numeric("x")], tasks, weight="w")
     learn(schema, good)
     with pytest.raises(BadValueError) as caught:

@@ -230,7 +230,7 @@ class TestFaults:
         where = f"row {row + 1}" if name == "a.parquet" else f"line {2 * row + 2}"  # each key has two lines
         with pytest.raises(DataError) as caught:
             prepare(SCHEMA, path, holdout=holdout)
-        message = f"{path}, {where}, column 'y': '2' is not a binary label: expected 0, 1 or nothing"
+        message = f"{path}, {where}, column 'y': '2' is not a binary label: expected a number from 0 to 1, or nothing"
         assert str(caught.value) == message
 
     def test_bad_value_in_the_second_file(self, tmp_path):

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.schema.column_values import ISO_DATE, ISO_TIME, SEPARATED, ColumnValues, Numbers
 from recmtl.schema.features import KIND_NAMES, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.list_text import bracketed, parse_list
-from recmtl.schema.unix_time import NO_TIME, unix_unit
+from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, unix_unit
 
 LEFT_OUT, UNDECIDED = "left out", "undecided"
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
@@ -36,7 +37,9 @@ IDENTIFIER = re.compile(
 )
 TIME = re.compile(r"(?i)time|date|stamp|(^|[^a-z])(ts|ns|at)$")
 LISTS_PARSED = 1000  # distinct values that may be lists
-DATE_PARTS = ("weekday", "day", "month")
+DATE_PARTS, TIME_PARTS = ("weekday", "day", "month"), ("hour", "weekday", "day", "month")
+CYCLES = {"hour": 1, "weekday": 7, "day": 30, "month": 365}  # days after which a part begins again
+REPEATED = 2  # cycles that rows span, lest a part say in which of its single days or months a row was seen
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,9 @@ def dates(c: ColumnValues) -> Reading | None:
         return None
     is_date = pa.types.is_date(c.type) or (c.is_text and len(c.matching(ISO_DATE)) == c.distinct)
     if is_date:
-        return Reading(c.name, Timestamp(c.name, parts=DATE_PARTS), "dates")
+        return Reading(c.name, timestamp(c, DATE_PARTS), "dates")
     known = c.is_text and len(c.matching(ISO_DATE)) + len(c.matching(ISO_TIME)) == c.distinct
-    return Reading(c.name, Timestamp(c.name), "dates with times") if known or pa.types.is_timestamp(c.type) else None
+    return Reading(c.name, timestamp(c), "dates with times") if known or pa.types.is_timestamp(c.type) else None
 
 
 def separated_numbers(c: ColumnValues) -> Reading | None:
@@ -146,7 +149,7 @@ def unix_time(c: ColumnValues) -> Reading | None:
     few = len(np.setdiff1d(c.numbers.values, NO_TIME)) <= FEW and c.distinct <= FEW + len(NO_TIME)
     if unit is None or few or (unit == "nanoseconds" and not (TIME.search(c.name) or whole_microseconds(c))):
         return None
-    return Reading(c.name, Timestamp(c.name, format=unit), f"Unix time in {unit}")
+    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}")
 
 
 def row_numbers(c: ColumnValues) -> Reading | None:
@@ -280,6 +283,35 @@ def whole_microseconds(c: ColumnValues) -> bool:
     except pa.ArrowInvalid:
         return False
     return bool((integers.to_numpy(zero_copy_only=False) % 1000 == 0).all())
+
+
+def timestamp(c: ColumnValues, parts: tuple[str, ...] = TIME_PARTS, unit: str | None = None) -> Timestamp:
+    """Return the feature of a column of dates or times, with those of some parts whose cycle the rows span twice.
+
+    A part that begins no second time tells one period from another: what a model learns of it does not hold later. Few
+    distinct values keep all parts.
+    """
+    days = days_of(c, unit)
+    if len(days) > FEW:
+        first, last = np.quantile(days, (0.01, 0.99))
+        repeated = tuple(part for part in parts if (last - first) / 0.98 >= REPEATED * CYCLES[part])
+        parts = repeated or parts[:1]
+    return Timestamp(c.name, parts=parts, format=unit)
+
+
+def days_of(c: ColumnValues, unit: str | None) -> npt.NDArray[np.float64]:
+    """Return the distinct dates or times of a column in days since 1970; none if they cannot be read."""
+    if c.numbers:
+        return np.setdiff1d(c.numbers.values, NO_TIME) / (TICKS[unit] * SECONDS_OF_DAY) if unit else np.empty(0)
+    try:
+        dates = pc.utf8_slice_codeunits(pc.utf8_trim_whitespace(c.unique), 0, 10) if c.is_text else c.unique
+        seconds = (
+            dates.cast(pa.date32()).cast(pa.timestamp("s")) if c.is_text else dates.cast(pa.timestamp("s"), safe=False)
+        )
+        found: npt.NDArray[np.float64] = seconds.cast(pa.int64()).to_numpy(zero_copy_only=False) / SECONDS_OF_DAY
+    except pa.ArrowException:
+        return np.empty(0)
+    return found
 
 
 def category(c: ColumnValues) -> Categorical:

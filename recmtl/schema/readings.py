@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.schema.column_values import ISO_DATE, ColumnValues
-from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical, Timestamp
+from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical
 from recmtl.schema.infer import (
     DATE_PARTS,
     LEFT_OUT,
@@ -23,6 +23,7 @@ from recmtl.schema.infer import (
     Reading,
     category,
     suggest_feature,
+    timestamp,
     unit_of_times,
 )
 from recmtl.schema.sample import Rows, Sample, read_sample
@@ -186,7 +187,7 @@ def _as_said(c: ColumnValues, kind: str) -> Reading:
         feature = MultiCategorical(c.name, separator=_list_separator(c))
     elif kind == "timestamp":
         is_date = pa.types.is_date(c.type) or (c.is_text and c.distinct and len(c.matching(ISO_DATE)) == c.distinct)
-        feature = Timestamp(c.name, parts=DATE_PARTS) if is_date else Timestamp(c.name, format=unit_of_times(c))
+        feature = timestamp(c, DATE_PARTS) if is_date else timestamp(c, unit=unit_of_times(c))
     return Reading(c.name, feature, AS_SAID)
 
 

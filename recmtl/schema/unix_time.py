@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 UNIX_TIME = (631_152_000, 4_102_444_800)  # 1990 to 2099, in seconds
 TICKS: Mapping[str, int] = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+SECONDS_OF_DAY = 86_400
 NO_TIME = (0, -1)  # what writers put where there is no time
 
 

@@ -1,6 +1,7 @@
 """Each column is read by the first rule that applies, in whatever form it comes."""
 
 import datetime
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ DAY = datetime.date(2024, 1, 1)
 SECONDS = (1_600_000_000 + RNG.integers(0, 10**7, ROWS)).tolist()
 LISTS = MultiCategorical("x")
 CATEGORY, NUMBER = Categorical("x", min_count=2), Numeric("x")
+TIMES = Timestamp("x", parts=("hour", "weekday", "day"))  # of 115 days
 DATES = Timestamp("x", parts=("weekday", "day", "month"))
 WHOLE = RNG.integers(0, 1000, ROWS).tolist()
 
@@ -50,15 +52,15 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([datetime.datetime(2024, 1, 1), datetime.datetime(2024, 1, 2)], Timestamp("x"), True, None),
     ],
     "unix_time": [
-        (SECONDS, Timestamp("x", format="seconds"), True, "Unix time in seconds"),
-        ([str(t) for t in SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
-        ([float(t) for t in SECONDS] + [None], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
-        ([t * 1000 for t in SECONDS], Timestamp("x", format="milliseconds"), True, "Unix time in milliseconds"),
-        ([t * 10**6 for t in SECONDS], Timestamp("x", format="microseconds"), True, "Unix time in microseconds"),
-        ([t * 10**9 for t in SECONDS], Timestamp("x", format="nanoseconds"), True, "Unix time in nanoseconds"),
-        ([str(t * 10**9 + 1000) for t in SECONDS], Timestamp("x", format="nanoseconds"), True, None),
-        ([t + 0.25 for t in SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
-        ([0, -1, None, *SECONDS], Timestamp("x", format="seconds"), True, "Unix time in seconds"),
+        (SECONDS, replace(TIMES, format="seconds"), True, "Unix time in seconds"),
+        ([str(t) for t in SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
+        ([float(t) for t in SECONDS] + [None], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
+        ([t * 1000 for t in SECONDS], replace(TIMES, format="milliseconds"), True, "Unix time in milliseconds"),
+        ([t * 10**6 for t in SECONDS], replace(TIMES, format="microseconds"), True, "Unix time in microseconds"),
+        ([t * 10**9 for t in SECONDS], replace(TIMES, format="nanoseconds"), True, "Unix time in nanoseconds"),
+        ([str(t * 10**9 + 1000) for t in SECONDS], replace(TIMES, format="nanoseconds"), True, None),
+        ([t + 0.25 for t in SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
+        ([0, -1, None, *SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
     ],
     "row_numbers": [
         (list(range(5, ROWS + 5)), NUMBER, False, "numbers the rows: from 5 to 404, each once"),
@@ -113,6 +115,27 @@ def test_rules(rule: str, values: list[Any], feature: Any, used: bool, reason: s
     assert (applied.__name__, reading.feature, reading.used) == (rule, feature, used)
     assert reason in (None, reading.reason)
     assert reading.question is None
+
+
+@pytest.mark.parametrize(
+    ("days", "parts"),
+    [
+        (1.5, ("hour",)),
+        (5, ("hour",)),
+        (20, ("hour", "weekday")),
+        (80, ("hour", "weekday", "day")),
+        (800, ("hour", "weekday", "day", "month")),
+    ],
+)
+def test_parts_of_a_time_are_those_that_the_rows_repeat(days: float, parts: tuple[str, ...]) -> None:
+    seconds = 1_600_000_000 + np.linspace(0, days * 86_400, ROWS).astype(int)
+    times = pd.to_datetime(seconds, unit="s")
+    forms = [seconds.tolist(), times.tolist(), [time.isoformat() for time in times], [0, *map(int, seconds)]]
+    assert [read(form).feature.parts for form in forms] == [parts] * 4
+    dates = sorted({time.date() for time in times})
+    if len(dates) > 20:
+        without = tuple(part for part in parts if part != "hour") or ("weekday",)
+        assert read(dates).feature.parts == read([str(date) for date in dates]).feature.parts == without
 
 
 def test_every_rule_has_a_case_and_says_what_it_does() -> None:
@@ -221,8 +244,8 @@ class TestKinds:
             ("a", "categorical", Categorical("a", min_count=2)),
             ("a", "binned", Binned("a")),
             ("t", "numeric", Numeric("t")),
-            ("t", "timestamp", Timestamp("t", format="seconds")),
-            ("ns", "timestamp", Timestamp("ns", format="nanoseconds")),
+            ("t", "timestamp", replace(TIMES, name="t", format="seconds")),
+            ("ns", "timestamp", replace(TIMES, name="ns", format="nanoseconds")),
             ("b", "multi_categorical", MultiCategorical("b", separator=";")),
             ("b", "categorical", Categorical("b", min_count=2)),
             ("c", "numeric", Numeric("c")),

@@ -62,7 +62,7 @@ class SplineEmbeddings(NumericEmbedding):
     middle: Tensor
     part_of_row: Tensor
 
-    def __init__(self, schema: FittedSchema, width: int = 4) -> None:
+    def __init__(self, schema: FittedSchema, width: int = 2) -> None:
         super().__init__(schema, width)
         splines = torch.tensor([f.transform == "knots" for f in schema.numeric], dtype=torch.bool)
         knots = [len(schema.quantiles[f.name]) for f in schema.numeric if f.transform == "knots"]

@@ -84,7 +84,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 SLOW_IMPORT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell makes background jobs ignore it
 class Slow:
     def find_spec(self, name, *others):
         if name == "torch":

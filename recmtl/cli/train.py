@@ -21,7 +21,7 @@ from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
 from recmtl.runs.checkpoints import prune
-from recmtl.runs.folder import RECIPE
+from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, process_group
 from recmtl.train.gradient_stats import summarize_pairs
@@ -123,8 +123,8 @@ def train(
     config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
     with folder.held() if processes.first else nullcontext():  # before any work: it also checks that one can write
-        if processes.first and not resume:
-            folder.check_free()
+        if processes.first and not (resume and folder.checkpoint(LAST).exists()):
+            folder.check_free(resume and not folder.finished)
         with usage_errors():
             options = instantiate(parser, config).data
         with RowCounter() as counter:

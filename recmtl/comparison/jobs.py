@@ -26,6 +26,7 @@ from recmtl.runs.checkpoints import is_intact
 from recmtl.runs.folder import RECIPE, RunFolder
 
 RUNS_FOLDER, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
+JOB = "job.yaml"  # the recipe that the process of a run begins with
 TRAIN = (sys.executable, "-m", "recmtl", "train")
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # that a process has to end before it is killed
@@ -104,10 +105,10 @@ class Job:
             ]  # the recipe is the user's
         else:
             shutil.rmtree(folder, ignore_errors=True)
-            with new_file(folder / RECIPE) as file:
+            with new_file(folder / JOB) as file:
                 text = yaml.safe_dump(dict(run.recipe), sort_keys=False, allow_unicode=True)
                 file.write_text(text, encoding="utf-8")
-            command += ["--config", str(folder / RECIPE)]
+            command += ["--config", str(folder / JOB)]
         with (folder / OUTPUT).open("ab") as output:
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=lock)
         return cls(run, folder, process)

@@ -134,9 +134,10 @@ def is_data_of(folder: Path, fingerprint: str) -> bool:
     """Return whether the comparison in a folder was begun on data with this fingerprint."""
     path = folder / CONTENT
     try:
-        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        return bool(content.get("data") == fingerprint)
-    except (ValueError, AttributeError) as error:
+        if not path.is_file():
+            return False
+        return bool(json.loads(path.read_text(encoding="utf-8"))["data"] == fingerprint)
+    except (ValueError, TypeError, LookupError) as error:
         raise RunError(f"{path} is damaged: remove it if no finished run is worth keeping") from error
 
 

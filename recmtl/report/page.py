@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from recmtl.data.preparation.prepare import Progress
+from recmtl.errors import ExistsError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.io.files import new_file
 from recmtl.report import sections
@@ -19,6 +20,7 @@ from recmtl.report.elements import Section, gallery
 from recmtl.report.runs import ReportedRun, open_runs
 
 FOLDER = Path(__file__).parent
+GENERATOR, HEAD_BYTES = b'<meta name="generator" content="recmtl report">', 1024  # marks a report near its start
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
 POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
@@ -50,9 +52,19 @@ def write_report(
         RunError: A run is unfinished or has no predictions.
         SchemaError: A slice is not a feature.
     """
+    check_report(Path(out))
     page = report_html(open_runs(runs), slices, rows, title, draws, progress)
     with new_file(Path(out)) as file:
         file.write_text(page, encoding="utf-8")
+
+
+def check_report(out: Path) -> None:
+    """Check that a report can be written to a file: there is none yet, or it is a report."""
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        if GENERATOR not in file.read(HEAD_BYTES):
+            raise ExistsError(f"{str(out)!r} exists already and is no report: give `--out` another file or remove it")
 
 
 def report_html(

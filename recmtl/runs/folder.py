@@ -16,7 +16,7 @@ from recmtl.io.files import digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from recmtl.schema import FittedSchema
-from recmtl.schema.serialization import load_fitted, save_fitted
+from recmtl.schema.serialization import FITTED_FILES, load_fitted, save_fitted
 from recmtl.schema.validation import is_number
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
@@ -26,6 +26,9 @@ STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
+EVENTS = "events.out.tfevents.*"  # of TensorBoard
+WRITTEN = (RECIPE, SCHEMA, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a run
+REMAINS = (RECIPE, SCHEMA, LOG, EVENTS, CHECKPOINTS)  # of a run that ended before its first checkpoint
 CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
 
 
@@ -37,7 +40,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._held = False
+        self._held = self._checked = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -53,7 +56,7 @@ class RunFolder:
             stack.callback(self._remove_empty)
             if stack.enter_context(locked(self.path / LOCK_FILE)) is None:
                 raise RunError(f"another process is at work in {str(self.path)!r}: wait for it, or give another folder")
-            self._held = True
+            self._held, self._checked = True, False
             stack.callback(setattr, self, "_held", False)
             yield
 
@@ -70,12 +73,31 @@ class RunFolder:
         """Whether the run is finished."""
         return (self.path / RESULT).is_file()
 
-    def check_free(self) -> None:
-        """Check that the folder holds no run and is no file."""
+    def check_free(self, resume: bool = False) -> None:
+        """Check that the folder is no file, and that a new run would write over nothing in it.
+
+        Args:
+            resume: Whether the remains of a run that ended before its first checkpoint may be there.
+
+        Raises:
+            RunError: The folder holds a run, or a file that has the name of one of a run's.
+        """
         self._check_folder()
-        if (self.path / SCHEMA).exists():
+        if self._checked:  # before this run wrote its first file
+            return
+        found = [name for name in WRITTEN if any(self.path.glob(name))]
+        foreign = [name for name in found if not (resume and name in REMAINS)]
+        inside = {path.name for path in (self.path / SCHEMA).glob("[!.]*")}
+        if ({LOG, CHECKPOINTS} & {*found} and not inside) or inside - {*FITTED_FILES}:
+            foreign += found
+        if foreign and inside and inside <= {*FITTED_FILES}:
             state = "a finished" if self.finished else "an unfinished"
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
+        if foreign:
+            raise RunError(
+                f"{str(self.path)!r} holds {foreign[0]!r}, which a run would write over: choose another folder"
+            )
+        self._checked = self._held
 
     def create(self, schema: FittedSchema) -> None:
         """Create the folder and write the schema, over the remains of a run without a checkpoint."""

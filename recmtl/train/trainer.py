@@ -149,8 +149,8 @@ class Trainer:
         setup = self.setup
         check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
         saved = setup.processes.broadcast_object(self._saved_state(note) if resume else None)
-        if self.folder and saved is None and (self.folder.finished or not resume):
-            self.folder.check_free()
+        if self.folder and saved is None:
+            self.folder.check_free(resume and not self.folder.finished)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             torch.manual_seed((setup.processes.rank << 32) + setup.run.seed)
             with explain_oom(f"training on batches of {setup.batch_size(train):,} rows", "lower `batch_size`"):

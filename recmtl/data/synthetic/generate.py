@@ -33,6 +33,7 @@ from recmtl.data.sources.aliexpress_layout import (
     USER_NUMERICAL,
 )
 from recmtl.data.synthetic.truth import WEIGHTS, Array, Columns, PlantedTruth, effects_of, sigmoid
+from recmtl.errors import ExistsError
 
 Drawn = dict[str, npt.NDArray[np.generic]]
 Append = Callable[[Columns], None]  # appends whole searches, given by column name
@@ -127,10 +128,12 @@ def synthesize(
 
     Raises:
         ValueError: An argument is out of range.
+        ExistsError: The folder has files of these names that were not generated.
     """
     out = Path(out)
     _check_arguments(out, rows, seed, vocabulary, click_rate, conversion_rate)
     planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
+    check_generated(out)
     sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
@@ -142,6 +145,18 @@ def synthesize(
         for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
             (beside / name).replace(out / name)
     return truth
+
+
+def check_generated(out: Path) -> None:
+    """Check that files in a folder that would be written over were generated: `truth.json` says so."""
+    names = [f"{side}{split}.csv" for side in ("", "user_", "item_") for split in ("train", "valid", "test")]
+    found = [name for name in (*names, "truth.json") if (out / name).exists()]
+    try:
+        generated = not found or {"files", "seed", "test"} <= {*json.loads((out / "truth.json").read_text("utf-8"))}
+    except (OSError, ValueError, TypeError):
+        generated = False
+    if not generated:
+        raise ExistsError(f"{str(out / found[0])!r} exists already and was not generated: choose another folder")
 
 
 def _check_arguments(

@@ -21,7 +21,7 @@ from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
 from recmtl.runs.checkpoints import prune
-from recmtl.runs.folder import LAST, RECIPE
+from recmtl.runs.folder import LAST, RECIPE, SCHEMA
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, process_group
 from recmtl.train.gradient_stats import summarize_pairs
@@ -114,6 +114,17 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
     return config
 
 
+@contextmanager
+def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: Path) -> Iterator[None]:
+    """Write the recipe of a run that begins within a block, and remove it again if none has begun at the end."""
+    save_recipe(parser, config, folder)
+    try:
+        yield
+    finally:
+        if not (folder / SCHEMA).exists():
+            (folder / RECIPE).unlink()
+
+
 def train(
     parser: ArgumentParser, config: Namespace, resume: bool = False
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
@@ -124,7 +135,7 @@ def train(
     folder = RunFolder(config.trainer.run.folder)
     with folder.held() if processes.first else nullcontext():  # before any work: it also checks that one can write
         if processes.first and not (resume and folder.checkpoint(LAST).exists()):
-            folder.check_free(resume and not folder.finished)
+            folder.check_free(resume, recipe=not resume)
         with usage_errors():
             options = instantiate(parser, config).data
         with RowCounter() as counter:
@@ -134,8 +145,7 @@ def train(
             trainer = build(parser, config, data.schema)
         if trainer.folder:  # in the process that writes it
             trainer.setup = replace(trainer.setup, folder=folder)
-            if not (resume and (folder.path / RECIPE).exists()):
-                save_recipe(parser, config, folder.path)
-        with usage_errors():
+        new = trainer.folder and not (resume and (folder.path / RECIPE).exists())
+        with recipe_of_run(parser, config, folder.path) if new else nullcontext(), usage_errors():
             trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
         return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

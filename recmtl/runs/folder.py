@@ -27,8 +27,7 @@ PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
-WRITTEN = (RECIPE, SCHEMA, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a run
-REMAINS = (RECIPE, SCHEMA, LOG, EVENTS, CHECKPOINTS)  # of a run that ended before its first checkpoint
+WRITTEN = (SCHEMA, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a trainer
 CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
 
 
@@ -40,7 +39,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._held = self._checked = False
+        self._held = False
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -56,7 +55,7 @@ class RunFolder:
             stack.callback(self._remove_empty)
             if stack.enter_context(locked(self.path / LOCK_FILE)) is None:
                 raise RunError(f"another process is at work in {str(self.path)!r}: wait for it, or give another folder")
-            self._held, self._checked = True, False
+            self._held = True
             stack.callback(setattr, self, "_held", False)
             yield
 
@@ -73,31 +72,26 @@ class RunFolder:
         """Whether the run is finished."""
         return (self.path / RESULT).is_file()
 
-    def check_free(self, resume: bool = False) -> None:
+    def check_free(self, resume: bool = False, recipe: bool = False) -> None:
         """Check that the folder is no file, and that a new run would write over nothing in it.
 
         Args:
-            resume: Whether the remains of a run that ended before its first checkpoint may be there.
+            resume: Whether an unfinished run without a checkpoint may be there, to be begun again.
+            recipe: Whether the new run writes `recipe.yaml`, too, which a trainer alone does not.
 
         Raises:
             RunError: The folder holds a run, or a file that has the name of one of a run's.
         """
         self._check_folder()
-        if self._checked:  # before this run wrote its first file
-            return
-        found = [name for name in WRITTEN if any(self.path.glob(name))]
-        foreign = [name for name in found if not (resume and name in REMAINS)]
         inside = {path.name for path in (self.path / SCHEMA).glob("[!.]*")}
-        if ({LOG, CHECKPOINTS} & {*found} and not inside) or inside - {*FITTED_FILES}:
-            foreign += found
-        if foreign and inside and inside <= {*FITTED_FILES}:
+        is_run = bool(inside) and inside <= {*FITTED_FILES}
+        if is_run and not (resume and not self.finished):
             state = "a finished" if self.finished else "an unfinished"
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
-        if foreign:
-            raise RunError(
-                f"{str(self.path)!r} holds {foreign[0]!r}, which a run would write over: choose another folder"
-            )
-        self._checked = self._held
+        names = (RECIPE, *WRITTEN) if recipe else WRITTEN
+        found = next((name for name in names if any(self.path.glob(name))), None)
+        if found and not is_run:
+            raise RunError(f"{str(self.path)!r} holds {found!r}, which a run would write over: choose another folder")
 
     def create(self, schema: FittedSchema) -> None:
         """Create the folder and write the schema, over the remains of a run without a checkpoint."""

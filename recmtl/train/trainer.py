@@ -150,7 +150,7 @@ class Trainer:
         check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
         saved = setup.processes.broadcast_object(self._saved_state(note) if resume else None)
         if self.folder and saved is None:
-            self.folder.check_free(resume and not self.folder.finished)
+            self.folder.check_free(resume)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             torch.manual_seed((setup.processes.rank << 32) + setup.run.seed)
             with explain_oom(f"training on batches of {setup.batch_size(train):,} rows", "lower `batch_size`"):

@@ -26,6 +26,8 @@ TRAINER = """
 import json, os, signal, sys, time
 from pathlib import Path
 run = Path(sys.argv[sys.argv.index("--run") + 1])
+if "--config" in sys.argv:
+    (run / "recipe.yaml").write_text(Path(sys.argv[sys.argv.index("--config") + 1]).read_text())
 recipe = (run / "recipe.yaml").read_text()
 with open(run.parent / "ran.txt", "a") as file:
     file.write(run.name + ("-goes-on" if "--resume" in sys.argv else "") + "\\n")

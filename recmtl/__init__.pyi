@@ -39,7 +39,18 @@ from .models import ESMM, MMOE, EncoderFactory, RankingModel, Shared, SharedBott
 from .recipe.load import load_run
 from .recipe.presets import card
 from .report import write_report
-from .schema import Binned, Categorical, FittedSchema, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
+from .schema import (
+    Binned,
+    Categorical,
+    FittedSchema,
+    Funnel,
+    MultiCategorical,
+    Numeric,
+    Schema,
+    Task,
+    Thinning,
+    Timestamp,
+)
 from .train import EarlyStopping, Losses, Optimization, RunConfig, Trainer
 
 __version__: str
@@ -105,6 +116,7 @@ __all__ = [
     "Task",
     "TaskGradientBalancer",
     "TaskGradients",
+    "Thinning",
     "Timestamp",
     "Tower",
     "Trainer",

@@ -17,6 +17,8 @@ from recmtl.evaluate.ranking import K
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
+from recmtl.schema import Thinning
+from recmtl.schema.thinning import thinning_of
 
 
 def evaluate_command(
@@ -30,6 +32,8 @@ def evaluate_command(
     json: bool = False,
     trust: Sequence[str] = (),
     bad_rows: BadRows = "error",
+    negative_rate: float = 1.0,
+    negative_label: Sequence[str] | None = None,
 ) -> None:
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
 
@@ -46,29 +50,39 @@ def evaluate_command(
         json: Print JSON instead of a table.
         trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
+        negative_rate: The share of negative rows that was kept in these files, if they were thinned. Prepared rows and
+            predictions of a run know it themselves.
+        negative_label: A row is negative if none of these label columns is 1 in it; by default all binary labels. May
+            be repeated.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
+    thinning = thinning_of(negative_rate, negative_label or ())
     if predictions is not None and card is not None and run is None and rows is None:
         measured, title = Predictions.read(presets.card(card), predictions, group), public_name(predictions)
+        measured = measured.with_thinning(thinning) if thinning else measured
         measured.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
-        measured, title = predict_labelled(run, rows, trust, bad_rows), f"{run} on {public_name(rows)}"
+        measured, title = predict_labelled(run, rows, trust, bad_rows, thinning), f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
     measured = measured if group is None else measured.grouped_by(group)
     print_evaluation(measured, k, draws, json, title)
 
 
-def predict_labelled(run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows) -> Predictions:
+def predict_labelled(
+    run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows, thinning: Thinning | None
+) -> Predictions:
     """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
     prepared = prepared_rows(rows)
+    if prepared is not None and thinning is not None:
+        raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
     if prepared is None:
         with RowCounter() as counter:
-            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes)
+            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning)
     return trainer.predictor.predict(prepared)
 
 

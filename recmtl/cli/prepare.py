@@ -16,6 +16,8 @@ from recmtl.errors import UsageError
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import data_schema
 from recmtl.recipe.short_options import listed, parse_kinds
+from recmtl.schema import SplitName
+from recmtl.schema.thinning import thinning_of
 
 
 def prepare_command(
@@ -33,6 +35,9 @@ def prepare_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
+    negative_rate: float = 1.0,
+    negative_label: Sequence[str] | None = None,
+    thinned: Sequence[SplitName] = ("train",),
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
@@ -52,12 +57,17 @@ def prepare_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
+        negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
+        negative_label: A row is negative if none of these label columns is 1 in it; by default all binary labels. May
+            be repeated.
+        thinned: The files that were thinned: `train`, `valid`, `test`; may be repeated.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
         raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
     if raw and card is None:
         raise UsageError("raw files need their card: give `--card aliexpress`")
+    thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)
     with RowCounter() as counter, ExitStack() as stack:
@@ -65,7 +75,9 @@ def prepare_command(
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
         schema, notes = data_schema(options, train or "", "--card")
-        data = prepare(schema, **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows)
+        data = prepare(
+            schema, **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows, thinning=thinning
+        )
         counter.print_notes(*notes, *data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")

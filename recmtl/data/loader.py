@@ -15,6 +15,7 @@ from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.data.store.prepared import Rows
 from recmtl.io.memory import available_memory
 from recmtl.io.prefetch import prefetch
+from recmtl.schema import SAMPLING_WEIGHT
 
 BLOCK_ROWS = 4096  # neighbouring rows that are read, and shuffled over the windows, together
 
@@ -28,6 +29,8 @@ class Batch:
         numeric: float32 ``[B, numeric columns]``, the features, their missing indicators, then label rates.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` if all rows count the same.
+        sampling_weight: float32 ``[B]``, how many rows of the file before it was thinned each row stands for; ``None``
+            if it was not thinned.
         share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.
     """
 
@@ -36,12 +39,14 @@ class Batch:
     labels: Tensor
     weight: Tensor | None = None
     share: Share | None = None
+    sampling_weight: Tensor | None = None
 
     def __len__(self) -> int:
         return self.labels.shape[0]
 
     def __repr__(self) -> str:
         tensors = {"ids": self.ids, "numeric": self.numeric, "labels": self.labels, "weight": self.weight}
+        tensors |= {"sampling_weight": self.sampling_weight}
         shapes = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
         part = f" of {len(self.whole):,}" if self.share else ""
         return f"Batch({len(self):,}{part} rows; {', '.join(shapes)}; {self.labels.device})"
@@ -56,8 +61,8 @@ class Batch:
         if world_size == 1:
             return self
         rows = slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
-        weight = None if self.weight is None else self.weight[rows]
-        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows))
+        weight, sampling = (None if w is None else w[rows] for w in (self.weight, self.sampling_weight))
+        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows), sampling)
 
 
 class Share(NamedTuple):
@@ -159,6 +164,7 @@ class Loader:
             numeric=parts[NUMERIC].view(torch.float32),
             labels=parts[LABELS].view(torch.float32),
             weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
+            sampling_weight=parts[SAMPLING_WEIGHT].view(torch.float32)[:, 0] if SAMPLING_WEIGHT in parts else None,
         )
 
 

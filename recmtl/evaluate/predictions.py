@@ -19,7 +19,7 @@ from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.io.location import public_name
 from recmtl.io.table_writer import TableWriter
-from recmtl.schema import Schema, SchemaError, Task
+from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError, Task, Thinning
 
 Mask = npt.NDArray[np.bool_]
 
@@ -38,6 +38,7 @@ class Predictions:
         weight: Row weights.
         keys: The key columns, including the group.
         group: The key column that groups rows; ``None`` takes the schema's group.
+        sampling_weight: How many rows of a thinned file each row stands for ``[rows]``; ``None`` if it was not thinned.
 
     Example:
         >>> from recmtl.evaluate import metrics_of
@@ -54,12 +55,10 @@ class Predictions:
     weight: Floats | None
     keys: pa.Table
     group: str | None = None
+    sampling_weight: Floats | None = None
 
     def scores(self) -> dict[str, Scores]:
-        """Return the scores of each reported task that is predicted, on the rows that count for it.
-
-        If a task's negatives were sampled, these rows are assumed to be sampled too: a negative counts 1 / rate times.
-        """
+        """Return the scores of each reported task that is predicted, on the rows that count for it."""
         completed, capped = complete(self.schema, self.values)
         groups = self._groups()
         scores = {}
@@ -67,8 +66,8 @@ class Predictions:
             if task.name not in completed:
                 continue
             labels, predicted = task_labels(task, self.labels), completed[task.name]
-            weight = undo_sampling(task, labels, self.weight)
-            scores[task.name] = scores_of(task, labels, predicted, weight, groups, capped.get(task.name))
+            cut = capped.get(task.name)
+            scores[task.name] = scores_of(task, labels, predicted, self.weight, groups, cut, self.sampling_weight)
         return scores
 
     def _groups(self) -> npt.NDArray[np.int64] | None:
@@ -111,7 +110,23 @@ class Predictions:
             labels={name: labels[mask] for name, labels in self.labels.items()},
             weight=None if self.weight is None else self.weight[mask],
             keys=self.keys.filter(pa.array(mask)),
+            sampling_weight=None if self.sampling_weight is None else self.sampling_weight[mask],
         )
+
+    def with_thinning(self, thinning: Thinning) -> Predictions:
+        """Return the predictions as those of a thinned file, whose rows stand for those that were dropped.
+
+        Raises:
+            SchemaError: The thinning does not fit the schema, a label that it names is missing, or the predictions
+                have sampling weights already.
+        """
+        if self.sampling_weight is not None:
+            raise SchemaError(f"the predictions have sampling weights already, in the column {SAMPLING_WEIGHT!r}")
+        found = thinning.resolve(self.schema)
+        for label in found.negative_labels if found else ():
+            if label not in self.labels:
+                raise SchemaError(f"a thinned file needs its label {label!r}: expected it beside the predictions")
+        return replace(self, sampling_weight=found.sampling_weight(self.labels) if found else None)
 
     def check(self, source: str = "the predictions") -> None:
         """Check that labels, predictions and row weights are valid.
@@ -126,6 +141,9 @@ class Predictions:
         if self.weight is not None:
             bad = ~((self.weight >= 0) & np.isfinite(self.weight))
             _check_values(bad, self.weight, f"{source}, column {self.schema.weight!r}", "a weight of at least 0")
+        if self.sampling_weight is not None:
+            bad = ~((self.sampling_weight > 0) & np.isfinite(self.sampling_weight))
+            _check_values(bad, self.sampling_weight, f"{source}, column {SAMPLING_WEIGHT!r}", "a weight above 0")
         for task in (task for task in self.schema.reported_tasks if task.name in self.values):
             labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
             soft = task.label not in self.schema.conditions
@@ -137,12 +155,14 @@ class Predictions:
             _check_values(~np.isnan(labels) & ~fits, values, f"{source}, column {task.name!r}", expected)
 
     def table(self) -> pa.Table:
-        """Return a table of keys, labels as ``label_COLUMN``, the row weight, and a column for each task."""
+        """Return a table of keys, labels as ``label_COLUMN``, both kinds of weights, and a column for each task."""
         completed, _ = complete(self.schema, self.values)
         columns = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
         columns |= {LABEL_PREFIX + name: pa.array(values, from_pandas=True) for name, values in self.labels.items()}
         if self.weight is not None and self.schema.weight:
             columns[self.schema.weight] = pa.array(self.weight)
+        if self.sampling_weight is not None:
+            columns[SAMPLING_WEIGHT] = pa.array(self.sampling_weight)
         return pa.table(columns | {name: pa.array(values) for name, values in completed.items()})
 
     @classmethod
@@ -153,7 +173,7 @@ class Predictions:
 
         Args:
             schema: The schema. Predictions are in columns named like the tasks, labels in their columns or in
-                `label_COLUMN`; keys and group are optional.
+                `label_COLUMN`; keys, group and `sampling_weight`, for rows of a thinned file, are optional.
             table: The table.
             source: The name of the table in error messages.
             group: The column that groups rows instead of the schema's.
@@ -186,6 +206,7 @@ class Predictions:
             _float_column(table, schema.weight, source, schema.decimal) if schema.weight else None,
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
+            _sampling_weight(schema, table, source),
         )
 
     def write(self, path: str | Path) -> None:
@@ -231,6 +252,14 @@ def _float_column(table: pa.Table, name: str, source: str, decimal: str = ".") -
         raise SchemaError(f"{source}, row {bad.row + 1}, {bad.reason}") from None
 
 
+def _sampling_weight(schema: Schema, table: pa.Table, source: str) -> Floats | None:
+    """Return the sampling weights of a table, unless it has none or the schema has a column of that name."""
+    own = {*schema.columns, *(task.name for task in schema.reported_tasks)}
+    if SAMPLING_WEIGHT in own or SAMPLING_WEIGHT not in table.column_names:
+        return None
+    return _float_column(table, SAMPLING_WEIGHT, source, schema.decimal)
+
+
 def measure(
     schema: Schema,
     predictions: Mapping[str, Floats],
@@ -240,13 +269,12 @@ def measure(
     k: int = K,
     names: Collection[str] | None = None,
     group: str | None = None,
+    sampling_weight: Floats | None = None,
 ) -> dict[str, Metrics]:
     """Compute the metrics of every reported task of a schema, each on the rows that count for it.
 
-    If a task's negatives were sampled, these rows are assumed to be sampled too: a negative counts 1 / rate times.
-
     Shape:
-        - predictions, labels, weight: ``[rows]`` each
+        - predictions, labels, weight, sampling_weight: ``[rows]`` each
 
     Args:
         schema: The schema; with a funnel CTR, CVR and CTCVR are reported, whichever are predicted.
@@ -257,23 +285,26 @@ def measure(
         k: The cutoff of NDCG and recall.
         names: The metrics; ``None`` takes all.
         group: The key column that groups rows; ``None`` takes the schema's group.
+        sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
     """
     ungrouped = {name for kind in METRICS.values() for name in kind}
     if keys is None or (names is not None and ungrouped.issuperset(names)):
         keys = pa.table({})  # saves numbering the groups
-    scores = Predictions(schema, predictions, labels, weight, keys, group).scores()
+    scores = Predictions(schema, predictions, labels, weight, keys, group, sampling_weight).scores()
     return {name: metrics_of(of_task, k, names) for name, of_task in scores.items()}
 
 
 def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Mask]]:
     """Derive the task of the funnel that is not predicted: pCTCVR = pCTR·pCVR, pCVR = min(1, pCTCVR/pCTR).
 
+    pCTR = min(1, pCTCVR/pCVR) follows in the same way.
+
     Shape:
         - predictions: ``{task: [rows]}``, probabilities
 
     Returns:
-        The predictions with the derived task, those of the funnel first; and for a derived CVR the mask of the rows
-        that were capped at 1.
+        The predictions with the derived task, those of the funnel first; and for a derived CTR or CVR the mask of the
+        rows that were capped at 1.
     """
     predictions = dict(predictions)
     if not schema.funnel:
@@ -282,10 +313,11 @@ def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[st
     ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
     if ctr in predictions and cvr in predictions and ctcvr not in predictions:
         predictions[ctcvr] = predictions[ctr] * predictions[cvr]
-    elif ctr in predictions and ctcvr in predictions and cvr not in predictions:
-        click, both = predictions[ctr], predictions[ctcvr]
-        predictions[cvr] = np.divide(np.minimum(both, click), click, out=np.zeros_like(both), where=click > 0)
-        capped[cvr] = both > click
+    elif ctcvr in predictions and (ctr in predictions) != (cvr in predictions):
+        known, derived = (ctr, cvr) if ctr in predictions else (cvr, ctr)
+        one, both = predictions[known], predictions[ctcvr]
+        predictions[derived] = np.divide(np.minimum(both, one), one, out=np.zeros_like(both), where=one > 0)
+        capped[derived] = (both >= one) & (one > 0)
     order = [name for name in (ctr, cvr, ctcvr) if name in predictions]
     return {name: predictions[name] for name in [*order, *predictions]}, capped
 
@@ -295,11 +327,3 @@ def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
     if task.given is None:
         return labels[task.label]
     return np.where(labels[task.given] == 1, labels[task.label], np.nan)
-
-
-def undo_sampling(task: Task, labels: Floats, weight: Floats | None) -> Floats | None:
-    """Return row weights ``[rows]`` that undo the sampling of negatives: each kept one stands for 1 / rate of them."""
-    if task.negative_rate == 1:
-        return weight
-    kept: Floats = np.where(labels == 0, 1 / task.negative_rate, 1.0)
-    return kept if weight is None else kept * weight

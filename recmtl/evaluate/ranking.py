@@ -18,7 +18,7 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
     (McSherry & Najork 2008), so a constant predictor scores like chance.
 
     A row's weight weights its pairs in the AUC, and its gain in NDCG and recall. There a row takes one place of the
-    list; a negative of a task with sampled negatives takes 1 / rate places, those of the negatives it stands for.
+    list; a row of a thinned file takes those of all the rows it stands for.
 
     Shape:
         - order: ``[rows]``
@@ -46,7 +46,8 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
     ties = block_starts(groups, scores.predictions[order])  # [T], T pairs of a group and a distinct prediction
     starts = block_starts(groups[ties])  # [G], in ties
     gains, shown = block_sums(weight * labels, ties), block_sums(weight, ties)
-    places = block_sums(np.where(labels == 0, 1 / scores.task.negative_rate, 1.0), ties)
+    taken = np.ones(len(order)) if scores.sampling_weight is None else scores.sampling_weight[order]
+    places = block_sums(taken, ties)
     frame = pd.DataFrame(
         {
             "rows": np.diff(ties[starts], append=len(order)),
@@ -57,7 +58,8 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
     )
     mixed = ((frame.positives > 0) & (frame.positives < frame.rows)).to_numpy()
     gain = block_sums(gains, starts)
-    best = _ideal_dcg(labels, weight * labels, block_starts(groups), k, scores.weight is None and not scores.soft)
+    hard = scores.weight is None and not scores.soft
+    best = _ideal_dcg(labels, weight * labels, taken, block_starts(groups), k, hard)
     first, last = _places(places, starts, k)
     span = np.maximum(places, np.finfo(float).tiny)
     dcg = block_sums(gains * (_discounted(last, k) - _discounted(first, k)) / span, starts)
@@ -99,18 +101,17 @@ def _discounted(places: Floats, k: int) -> Floats:
     return summed
 
 
-def _ideal_dcg(labels: Floats, gains: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
-    """Return the best DCG of each group ``[G]``: positives first, in descending order of their gains."""
+def _ideal_dcg(labels: Floats, gains: Floats, taken: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
+    """Return the best DCG of each group ``[G]``: positives first, in descending order of their gains per place."""
     if unweighted:
         return _discounted(block_sums(labels, starts), k)
     group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(labels)))
     positive = np.flatnonzero(labels)
+    gains = gains / taken
     positive = positive[np.lexsort((-gains[positive], group[positive]))]
-    owner = group[positive]
-    heads = block_starts(owner)
-    place = np.arange(len(positive)) - np.repeat(heads, np.diff(heads, append=len(positive)))
-    first = place.astype(np.float64)
-    discount = _discounted(first + 1, k) - _discounted(first, k)
+    owner, places = group[positive], taken[positive]
+    first = _before(places, block_starts(owner))
+    discount = _discounted(first + places, k) - _discounted(first, k)
     best: Floats = np.bincount(owner, gains[positive] * discount, minlength=len(starts)).astype(np.float64)
     return best
 

@@ -26,9 +26,10 @@ class Scores:
         labels: 0 or 1, or the values of a regression. A soft label y between 0 and 1 stands for a positive of weight y
             and a negative of weight 1 − y.
         predictions: Probabilities, or the values of a regression.
-        weight: Row weights above 0; ``None`` if all rows count alike.
+        weight: Row weights above 0, times sampling weights; ``None`` if all rows count alike.
         groups: The group number of each row; ``None`` without groups.
         capped: The number of derived CVR probabilities that were capped at 1; ``None`` for a predicted task.
+        sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
     """
 
     task: Task
@@ -37,6 +38,7 @@ class Scores:
     weight: Floats | None = None
     groups: Integers | None = None
     capped: int | None = None
+    sampling_weight: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,12 +86,16 @@ def scores_of(
     weight: Floats | None = None,
     groups: Integers | None = None,
     capped: npt.NDArray[np.bool_] | None = None,
+    sampling_weight: Floats | None = None,
 ) -> Scores:
     """Select the rows that count: those with a label and a weight above 0.
 
     Shape:
-        - labels, predictions, weight, groups, capped: ``[rows]``; NaN in labels: the row does not count
+        - labels, predictions, weight, groups, capped, sampling_weight: ``[rows]``; NaN in labels: the row does not
+          count
     """
+    if sampling_weight is not None:
+        weight = sampling_weight if weight is None else weight * sampling_weight
     rows = ~np.isnan(labels) if weight is None else ~np.isnan(labels) & (weight > 0)
     return Scores(
         task,
@@ -98,4 +104,5 @@ def scores_of(
         None if weight is None else weight[rows],
         None if groups is None else groups[rows],
         None if capped is None else int(capped[rows].sum()),
+        None if sampling_weight is None else sampling_weight[rows],
     )

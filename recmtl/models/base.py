@@ -17,6 +17,7 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
 from recmtl.layers.ensemble import by_member, mean_probability_logit
+from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
 from recmtl.schema import FittedSchema, LabelRate, Task
 
 Tower = Callable[[int], nn.Module]
@@ -109,6 +110,9 @@ class RankingModel(nn.Module, ABC):
     losses. In evaluation mode it returns ``{name: [B]}``: the log-odds of the mean probability, for a regression the
     mean. Heads are averaged before ``outputs``.
 
+    If the training file was thinned, logits are those of the thinned rows in training mode, and those of all rows in
+    evaluation mode; see `all_rows_logits`, which also keeps a conversion from being likelier than the click before it.
+
     Attributes:
         schema: The fitted schema.
         encoder: From a batch to ``[B, W]``.
@@ -188,6 +192,7 @@ class RankingModel(nn.Module, ABC):
                 names = ", ".join(task.name for task in tasks)
                 raise ValueError(f"`towers` must name heads ({names}), got {name!r}")
         self.view_features, self.ensemble = view_features, style.ensemble
+        weighted = counts_sampling_weights(self.schema, self.objectives)
         self._regressions = {task.name for task in tasks if task.kind == "regression"}
         for task in tasks:
             build = own.get(task.name)
@@ -197,7 +202,7 @@ class RankingModel(nn.Module, ABC):
                     f"a task cannot be named {task.name!r}, which is no name of a module: give it another one, such as "
                     f"`--label NAME={task.label}`"
                 )
-            bias = starting_bias(task, self.schema.rate(task))
+            bias = starting_bias(task, self.schema.unthinned_rate(task) if weighted else self.schema.rate(task))
             self.heads[task.name] = Head(task.name, tower, bias, self.ensemble)
 
     @abstractmethod
@@ -239,7 +244,7 @@ class RankingModel(nn.Module, ABC):
             raise ValueError(
                 f"`outputs` must return the logits of all objectives: expected {missing}, too, got {list(logits)}"
             )
-        return logits
+        return logits if self.training else all_rows_logits(self.schema, self.objectives, logits)
 
     def _check_views(self, views: Sequence[Tensor], batch: Batch) -> None:
         if isinstance(views, Tensor) or len(views) != len(self.heads):

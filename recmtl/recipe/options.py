@@ -21,8 +21,9 @@ from recmtl.recipe.option_errors import nested_options, option_type, parse_optio
 from recmtl.recipe.option_types import alternatives
 from recmtl.recipe.presets import find_recipe
 from recmtl.recipe.short_options import add_short_options, write_out
-from recmtl.schema import FittedSchema
+from recmtl.schema import FittedSchema, SplitName, Thinning
 from recmtl.schema.readings import ColumnKind
+from recmtl.schema.thinning import thinning_of
 from recmtl.train import Trainer
 
 DEFAULT_CLASSES = ("--model", "MMOE", "--balancer", "Sum")  # if neither recipe nor options name any
@@ -49,6 +50,10 @@ class DataOptions:
         holdout: The share of the training groups to hold out if there are no validation rows.
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
+        negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
+        negative_labels: A row is negative if none of these label columns is 1 in it; by default all binary labels.
+            May be repeated, as `--negative_label`.
+        thinned: The files that were thinned: `train`, `valid`, `test`; may be repeated.
     """
 
     card: str | None = None
@@ -63,6 +68,14 @@ class DataOptions:
     holdout: float = 0.1
     cache: Path | None = None
     bad_rows: BadRows = "error"
+    negative_rate: float = 1.0
+    negative_labels: list[str] = field(default_factory=list)
+    thinned: list[SplitName] = field(default_factory=lambda: ["train"])
+
+    @property
+    def thinning(self) -> Thinning | None:
+        """How files were thinned; ``None`` if they were not."""
+        return thinning_of(self.negative_rate, self.negative_labels, self.thinned)
 
     @property
     def inferred(self) -> dict[str, Any]:

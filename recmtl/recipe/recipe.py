@@ -42,10 +42,21 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
             raise DataError(f"{options.train!r} is a prepared dataset: it has its own validation and test rows")
         if options.inferred:
             raise DataError(f"{options.train!r} is a prepared dataset: its labels and columns are those of its card")
+        if options.negative_rate != 1:
+            raise DataError(f"{options.train!r} is a prepared dataset: say `negative_rate` when it is prepared")
         return PreparedData.open(options.train)
     schema, notes = data_schema(options, options.train)
-    splits = (options.train, options.valid, options.test)
-    data = prepare_cached(schema, *splits, options.holdout, options.cache, progress, options.bad_rows)
+    data = prepare_cached(
+        schema,
+        options.train,
+        options.valid,
+        options.test,
+        options.holdout,
+        options.cache,
+        progress,
+        options.bad_rows,
+        options.thinning,
+    )
     return replace(data, notes=(*notes, *data.notes))
 
 

@@ -1,4 +1,4 @@
-"""Short spellings of the options that stand in for a dataset card: `--label click` for `--data.labels '["click"]'`."""
+"""Short spellings of options on the columns and rows of files: `--label click` for `--data.labels '["click"]'`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--weight": "--data.weight",
     "--drop": "--data.drop",
     "--kind": "--data.kinds",
+    "--negative_rate": "--data.negative_rate",
+    "--negative_label": "--data.negative_labels",
+    "--thinned": "--data.thinned",
 }
-REPEATED = ("--label", "--drop", "--kind")
+REPEATED = ("--label", "--drop", "--kind", "--negative_label", "--thinned")
+NEEDED = {"--kind": "COLUMN=KIND", "--negative_rate": "a number", "--thinned": "`train`, `valid` or `test`"}
 
 
 def add_short_options(parser: ArgumentParser) -> None:
@@ -49,7 +53,7 @@ def write_out(arguments: Sequence[str]) -> list[str]:
             continue
         value = value if equals else next(waiting, "--")
         if value.startswith("--"):
-            raise UsageError(f"`{flag}` needs {'COLUMN=KIND' if short == '--kind' else 'the name of a column'}")
+            raise UsageError(f"`{flag}` needs {NEEDED.get(short, 'the name of a column')}")
         if short in REPEATED:
             values.setdefault(short, []).append(value)
         else:

@@ -110,13 +110,14 @@ def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:
 
 
 def _training_labels(fitted: FittedSchema) -> list[tuple[str, str, int, float, float]]:
-    rates = {task.name: fitted.rate(task) for task in fitted.schema.tasks}
+    rates = {task.name: fitted.unthinned_rate(task) for task in fitted.schema.tasks}
     return [("train", name, rate.rows, np.nan, rate.mean) for name, rate in rates.items()]
 
 
 def _predicted_labels(run: ReportedRun) -> list[tuple[str, str, int, float, float]]:
     return [
-        (run.split, name, len(s), float(s.labels.sum()) if s.task.kind == "binary" else np.nan, float(s.labels.mean()))
+        (run.split, name, len(s), float(s.labels.sum()) if s.task.kind == "binary" else np.nan, mean)
         for name, s in run.scores.items()
         if len(s)
+        for mean in [float(np.average(s.labels, weights=s.sampling_weight))]
     ]

@@ -6,8 +6,10 @@ from recmtl.schema.fitted import FittedSchema, IdBlock, LabelCounts, LabelRate, 
 from recmtl.schema.schema import Schema
 from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.tasks import Funnel, Task
+from recmtl.schema.thinning import SAMPLING_WEIGHT, SplitName, Thinning
 
 __all__ = [
+    "SAMPLING_WEIGHT",
     "Binned",
     "Categorical",
     "Feature",
@@ -21,7 +23,9 @@ __all__ = [
     "Numeric",
     "Schema",
     "SchemaError",
+    "SplitName",
     "Task",
+    "Thinning",
     "Timestamp",
     "load_fitted",
     "save_fitted",

@@ -16,6 +16,7 @@ import pyarrow as pa
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
+from recmtl.schema.thinning import Thinning
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
 DIGEST_CHUNK = 1 << 20  # categories hashed at a time, as Python text
@@ -97,6 +98,8 @@ class FittedSchema:
         missing: The share of training rows that lack each numeric or binned feature.
         constants: The ids of each block that has the same ones in every training row; it has them in all other rows,
             too, as a model learns nothing of others.
+        thinning: How the training file was thinned; ``None`` if it was not.
+        unthinned_means: The mean of each label as in `rates`, estimated for the file before it was thinned.
     """
 
     schema: Schema
@@ -110,6 +113,8 @@ class FittedSchema:
     medians: Mapping[str, float] = field(default_factory=dict)
     missing: Mapping[str, float] = field(default_factory=dict)
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    thinning: Thinning | None = None
+    unthinned_means: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -173,6 +178,11 @@ class FittedSchema:
         """Return the training rows that count for a task and the mean of its label."""
         return self.rates[task.label, task.given]
 
+    def unthinned_rate(self, task: Task) -> LabelRate:
+        """Return the same with the mean in the file before it was thinned; without thinning it is the mean."""
+        rate, pair = self.rate(task), (task.label, task.given)
+        return rate._replace(mean=self.unthinned_means.get(pair, rate.mean))
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that affects encoding: equal fingerprints encode equally."""
@@ -199,5 +209,7 @@ class FittedSchema:
             "constants": dict(self.constants),
             "integer_keys": sorted(self.integer_keys),
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
+            "thinning": self.thinning.to_dict() if self.thinning else None,
+            "unthinned_means": [{"label": k[0], "given": k[1], "mean": m} for k, m in self.unthinned_means.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
         }

@@ -14,6 +14,7 @@ from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
 from recmtl.schema.schema import Schema
+from recmtl.schema.thinning import Thinning
 
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
 FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE)
@@ -57,6 +58,8 @@ def load_fitted(folder: Path) -> FittedSchema:
             constants={name: tuple(ids) for name, ids in content["constants"].items()},
             integer_keys=frozenset(content["integer_keys"]),
             rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
+            thinning=Thinning.from_dict(content["thinning"]),
+            unthinned_means={(m["label"], m["given"]): m["mean"] for m in content["unthinned_means"]},
         )
         if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
             raise ValueError(f"its vocabularies have other sizes than {SCHEMA_FILE} says")

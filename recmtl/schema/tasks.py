@@ -29,8 +29,6 @@ class Task:
         weight: The factor on the task's loss.
         loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression;
             ``None`` takes the first of these.
-        negative_rate: The rate at which negative rows were kept when the data was sampled. Predictions undo it:
-            its logarithm is added to the logit, and metrics count a negative row 1 / rate times.
     """
 
     name: str
@@ -39,7 +37,6 @@ class Task:
     kind: Kind = "binary"
     weight: float = 1.0
     loss: Loss | None = None
-    negative_rate: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -53,12 +50,6 @@ class Task:
             )
         if not (is_number(self.weight) and self.weight >= 0):
             raise SchemaError(f"Task {self.name!r}: `weight` must be a number of at least 0, got {self.weight!r}")
-        if not (is_number(self.negative_rate) and 0 < self.negative_rate <= 1):
-            raise SchemaError(f"Task {self.name!r}: `negative_rate` must be in (0, 1], got {self.negative_rate!r}")
-        if self.negative_rate != 1 and self.kind != "binary":
-            raise SchemaError(
-                f"Task {self.name!r}: `negative_rate` is for binary tasks only, expected 1, got {self.negative_rate}"
-            )
 
 
 @dataclass(frozen=True)

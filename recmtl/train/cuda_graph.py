@@ -150,13 +150,14 @@ def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) ->
 
 def tensors_of(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch."""
-    return [t for t in (batch.ids, batch.numeric, batch.labels, batch.weight) if t is not None]
+    tensors = (batch.ids, batch.numeric, batch.labels, batch.weight, batch.sampling_weight)
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 def copy_batch(batch: Batch) -> Batch:
     """Copy a batch."""
-    weight = None if batch.weight is None else batch.weight.clone()
-    return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight)
+    weight, sampling = (None if w is None else w.clone() for w in (batch.weight, batch.sampling_weight))
+    return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight, sampling_weight=sampling)
 
 
 def same_layout(a: Batch, b: Batch) -> bool:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recmtl.data import Batch
-from recmtl.schema import Schema, Task
+from recmtl.schema import Schema, Task, Thinning
 
 FOCUS = 2.0  # the exponent of the focal loss
 
@@ -42,12 +42,22 @@ class Losses:
     its rows' part of the loss: the denominator is that of the whole batch.
     The loss of an ensemble is the mean of its members' losses.
 
+    They take the logits of a model in training mode. On the rows of a thinned file that is the likelihood of these
+    rows where the objectives predict which rows were kept, and the model then returns the logits of all rows in
+    evaluation mode. Otherwise w is multiplied by the sampling weight of a row.
+
     Args:
         schema: The schema, for the order of the label columns in a batch.
         objectives: The training objectives.
+        thinning: How the training file was thinned, the `thinning` of the model's schema; ``None`` if it was not.
+
+    Raises:
+        ValueError: The rows of a batch are thinned, and `thinning` is not given.
     """
 
-    def __init__(self, schema: Schema, objectives: Sequence[Task]) -> None:
+    def __init__(self, schema: Schema, objectives: Sequence[Task], thinning: Thinning | None = None) -> None:
+        self._thinned = thinning is not None
+        self._sampling = thinning is not None and thinning.kept_task(objectives, schema.funnel) is None
         column = {name: i for i, name in enumerate(schema.labels)}
         self._terms = [
             (t, column[t.label], column[t.given] if t.given else None, ROW_LOSSES[t.loss or DEFAULT_LOSS[t.kind]])
@@ -56,21 +66,21 @@ class Losses:
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
+        if batch.sampling_weight is not None and not self._thinned:
+            raise ValueError("the rows of the batch are thinned: give `Losses` the `thinning` of the model's schema")
         return {
             task.name: task.weight * self._mean(row_loss, logits[task.name], batch, label, given)
             for task, label, given, row_loss in self._terms
         }
 
-    @staticmethod
     def _mean(
-        row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
+        self, row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
     ) -> Tensor:
-        labels, weight = labels_and_weights(batch, label, given, logits.dtype)
-        total = (
-            weight.sum()
-            if batch.share is None
-            else labels_and_weights(batch.whole, label, given, logits.dtype)[1].sum()
-        )
+        labels, weight = labels_and_weights(batch, label, given, logits.dtype, self._sampling)
+        whole = weight
+        if batch.share is not None:
+            _, whole = labels_and_weights(batch.whole, label, given, logits.dtype, self._sampling)
+        total = whole.sum()
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
         valid = ~labels.isnan()
         if logits.dim() == 1:
@@ -81,10 +91,16 @@ class Losses:
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 
-def labels_and_weights(batch: Batch, label: int, given: int | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return a task's labels ``[B]``, NaN in rows that do not count for it, and the row weights, 0 in those."""
+def labels_and_weights(
+    batch: Batch, label: int, given: int | None, dtype: torch.dtype, sampling: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return a task's labels ``[B]``, NaN in rows that do not count for it, and the row weights, 0 in those.
+
+    `sampling` multiplies the weights by the sampling weights.
+    """
     labels = batch.labels[:, label].to(dtype)
     if given is not None:
         labels = torch.where(batch.labels[:, given] == 1, labels, torch.nan)
     valid = ~labels.isnan()
-    return labels, valid.to(dtype) if batch.weight is None else valid * batch.weight
+    weight = valid.to(dtype) if batch.weight is None else valid * batch.weight
+    return labels, weight if not sampling or batch.sampling_weight is None else weight * batch.sampling_weight

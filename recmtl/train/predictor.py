@@ -45,13 +45,15 @@ class Predictor:
     def predict(self, rows: Rows) -> Predictions:
         """Predict every task, with the labels, weights and keys of the rows."""
         schema = self._setup.model.schema.schema
-        group = self._setup.stopping.group
-        return Predictions(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, group)
+        group, outputs = self._setup.stopping.group, self.outputs(rows)
+        return Predictions(schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight)
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
         """Measure the model task by task, by the metrics named, or by all."""
-        schema, group = self._setup.model.schema.schema, self._setup.stopping.group
-        return measure(schema, self.outputs(rows), rows.labels, rows.weight, rows.keys, names=names, group=group)
+        predictions = self.predict(rows)
+        given = (predictions.schema, predictions.values, predictions.labels, predictions.weight, predictions.keys)
+        sampling = predictions.sampling_weight
+        return measure(*given, names=names, group=predictions.group, sampling_weight=sampling)
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""
@@ -77,15 +79,13 @@ class Predictor:
         return Loader(rows, BATCH, self._setup.device).epoch()
 
     def _predicted(self, batch: Batch) -> dict[str, Tensor]:
-        """Turn the logits of binary tasks into probabilities, corrected for sampled negatives."""
+        """Turn the logits of binary tasks into probabilities."""
         model = self._setup.model
-        tasks = {task.name: task for task in (*model.schema.schema.reported_tasks, *model.objectives)}
-        predicted = {}
-        for name, logit in model(batch).items():
-            shift = float(np.log(tasks[name].negative_rate))
-            binary = tasks[name].kind == "binary"
-            predicted[name] = torch.sigmoid(logit.double() + shift) if binary else logit
-        return predicted
+        kinds = {task.name: task.kind for task in (*model.schema.schema.reported_tasks, *model.objectives)}
+        return {
+            name: torch.sigmoid(logit.double()) if kinds[name] == "binary" else logit
+            for name, logit in model(batch).items()
+        }
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -106,4 +106,4 @@ def process_rows(rows: Rows, rank: int, processes: int) -> Rows:
         return rows
     batches = -(-len(rows) // BATCH)
     start, end = (min(len(rows), batches * i // processes * BATCH) for i in (rank, rank + 1))
-    return Rows(rows.schema, rows.table.slice(start, end - start), rows.name)
+    return Rows(rows.schema, rows.table.slice(start, end - start), rows.name, rows.thinning)

@@ -23,6 +23,7 @@ from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, RunFolder
+from recmtl.schema import Thinning
 from recmtl.train.artifacts import finish_run
 from recmtl.train.loop import FitResult, TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
@@ -159,14 +160,18 @@ class Trainer:
     def _saved_state(self, note: Callable[[str], None]) -> Mapping[str, Any] | None:
         return Checkpoints(self.folder).restore(note) if self.folder else None
 
-    def evaluate(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
+    def evaluate(
+        self, data: Rows | Data, bad_rows: BadRows = "error", thinning: Thinning | None = None
+    ) -> pd.DataFrame:
         """Measure the model: one row per task, for a funnel CTR, CVR and CTCVR; NaN and a reason if undefined.
 
         Args:
             data: Prepared rows, or raw ones with labels in any form that `prepare` takes.
             bad_rows: What becomes of raw rows that do not parse, as in `prepare`; a warning counts those left out.
+            thinning: How the files of raw rows were thinned; ``None`` if they were not.
         """
-        return table(self.predictor.measure(data if isinstance(data, Rows) else self.encode(data, bad_rows=bad_rows)))
+        rows = data if isinstance(data, Rows) else self.encode(data, bad_rows=bad_rows, thinning=thinning)
+        return table(self.predictor.measure(rows))
 
     def predict(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys of the rows.
@@ -177,7 +182,8 @@ class Trainer:
         """
         schema = self.model.schema
         parts = [data] if isinstance(data, Rows) else encode_rows(schema, data, labelled=False, bad_rows=bad_rows)
-        predicted = [replace(self.predictor.predict(rows), labels={}, weight=None).table() for rows in parts]
+        unlabelled: dict[str, Any] = {"labels": {}, "weight": None, "sampling_weight": None}
+        predicted = [replace(self.predictor.predict(rows), **unlabelled).table() for rows in parts]
         frame: pd.DataFrame = pa.concat_tables(predicted).to_pandas(types_mapper=INTEGERS.get)
         return frame
 
@@ -187,6 +193,7 @@ class Trainer:
         progress: Progress = lambda what, rows: None,
         bad_rows: BadRows = "error",
         note: Callable[[str], None] = warnings.warn,
+        thinning: Thinning | None = None,
     ) -> Rows:
         """Encode raw rows with labels like the training rows.
 
@@ -195,9 +202,11 @@ class Trainer:
             progress: Called with the name of the work and the number of rows just read.
             bad_rows: What becomes of rows that do not parse, as in `prepare`.
             note: Called with a line about the rows that were left out.
+            thinning: How these files were thinned; ``None`` if they were not.
         """
-        parts = [part.table for part in encode_rows(self.model.schema, data, True, progress, bad_rows, note)]
-        return Rows(self.model.schema, pa.concat_tables(parts))
+        parts = list(encode_rows(self.model.schema, data, True, progress, bad_rows, note, thinning))
+        table = pa.concat_tables([part.table for part in parts])
+        return Rows(self.model.schema, table, thinning=parts[0].thinning)
 
     def finish(self, splits: Mapping[str, Rows]) -> dict[str, dict[str, Metrics]]:
         """Complete the run folder: measure the rows, write predictions, plots and at last `metrics.json`.

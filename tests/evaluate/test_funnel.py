@@ -31,20 +31,29 @@ def test_cvr_is_the_ratio_capped_at_one_and_counted() -> None:
     assert capped["cvr"].tolist() == [False, True, False]
 
 
+def test_ctr_is_the_ratio_of_ctcvr_and_cvr() -> None:
+    given = {"cvr": np.array([0.5, 0.2, 0.0]), "ctcvr": np.array([0.1, 0.3, 0.0])}
+    predictions, capped = complete(schema(CVR, CTCVR), given)
+    assert list(predictions) == ["ctr", "cvr", "ctcvr"]
+    assert predictions["ctr"] == pytest.approx([0.2, 1.0, 0.0])
+    assert capped["ctr"].tolist() == [False, True, False]
+
+
 def test_capped_rows_are_counted_among_the_rows_that_count() -> None:
     given = {"ctr": np.full(5, 0.2), "ctcvr": np.array([0.3, 0.1, 0.3, 0.3, 0.1])}
     assert measure(schema(CTR, CTCVR), given, LABELS)["cvr"].capped == 2  # of three clicked rows
 
 
-def test_sampled_negatives_are_weighted_back() -> None:
-    """Ten copies of the negative without sampling, or one kept at the rate 0.1: the same metrics."""
-    whole = measure(
-        schema(CTR, funnel=None), {"ctr": np.array([0.3] + [0.2] * 10)}, {"click": np.array([1.0] + [0.0] * 10)}
-    )
-    sampled = recmtl.Task("ctr", "click", negative_rate=0.1)
-    kept = measure(schema(sampled, funnel=None), {"ctr": np.array([0.3, 0.2])}, {"click": np.array([1.0, 0.0])})
-    assert kept["ctr"].values == pytest.approx(whole["ctr"].values)
-    assert kept["ctr"].rows == 2
+def test_a_kept_row_counts_as_all_rows_it_stands_for() -> None:
+    """Ten copies of each row without a click, or one kept at the rate 0.1: the same metrics of every task."""
+    stands_for = np.array([1, 1, 1, 10, 10])
+    predictions = {"ctr": np.array([0.3, 0.9, 0.4, 0.2, 0.4]), "cvr": np.array([0.4, 0.1, 0.2, 0.3, 0.6])}
+    copies = [{name: np.repeat(v, stands_for) for name, v in values.items()} for values in (predictions, LABELS)]
+    whole = measure(schema(CTR, CVR), *copies)
+    kept = measure(schema(CTR, CVR), predictions, LABELS, sampling_weight=stands_for.astype(float))
+    for task in ("ctr", "cvr", "ctcvr"):
+        assert kept[task].values == pytest.approx(whole[task].values, rel=1e-12)
+    assert (kept["ctr"].rows, kept["cvr"].rows) == (5, 3)
 
 
 def test_predicted_tasks_are_not_derived() -> None:

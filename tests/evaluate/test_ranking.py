@@ -6,7 +6,7 @@ from naive import BINARY, drawn
 from sklearn.metrics import ndcg_score, roc_auc_score
 
 from recmtl.evaluate import Scores, by_group, metrics_of
-from recmtl.schema import Task
+from recmtl.evaluate.scores import scores_of
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -49,18 +49,13 @@ def test_a_constant_predictor_scores_like_chance() -> None:
     assert row.ndcg == pytest.approx(0.25)  # each place holds a positive one time in four
 
 
-def test_sampled_negatives_take_the_places_of_all() -> None:
-    """One negative kept at the rate 0.25 stands for four of its kind."""
-    kept = Scores(
-        Task("t", "t", negative_rate=0.25),
-        np.array([1.0, 0, 1, 0]),
-        np.array([0.9, 0.8, 0.7, 0.1]),
-        np.array([1.0, 4, 1, 4]),
-        np.zeros(4, np.int64),
-    )
-    labels, predictions = np.array([1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0]), np.repeat([0.9, 0.8, 0.7, 0.1], [1, 4, 1, 4])
-    whole = Scores(BINARY, labels, predictions, groups=np.zeros(10, np.int64))
-    for k in (1, 4, 5, 6, 10):
+@pytest.mark.parametrize("labels", [[1.0, 0, 1, 0], [0.0, 1, 0, 1], [1.0, 1, 0, 0]])
+def test_a_row_of_a_thinned_file_takes_the_places_of_the_rows_it_stands_for(labels: list[float]) -> None:
+    """Rows kept at the rate 0.25 stand for four of their kind, be they positive or negative for the task."""
+    taken, predictions = np.array([1, 4, 1, 4]), np.array([0.9, 0.8, 0.7, 0.1])
+    kept = scores_of(BINARY, np.array(labels), predictions, None, np.zeros(4, np.int64), None, taken.astype(float))
+    whole = Scores(BINARY, np.repeat(labels, taken), np.repeat(predictions, taken), groups=np.zeros(10, np.int64))
+    for k in (1, 2, 4, 5, 6, 7, 10):
         one, all_ = by_group(kept, k).iloc[0], by_group(whole, k).iloc[0]
         assert [one.auc, one.ndcg, one.recall] == pytest.approx([all_.auc, all_.ndcg, all_.recall])
 

@@ -36,7 +36,7 @@ FULL = Schema(
         Timestamp("when", parts=["weekday", "minute"], format="%d.%m.%Y %H:%M", width=3),
     ],
     tasks=[
-        Task("ctr", "click", weight=0.5, loss="focal", negative_rate=0.1),
+        Task("ctr", "click", weight=0.5, loss="focal"),
         Task("buy", "conversion", given="click"),
         Task("stay", "seconds", kind="regression", loss="huber"),
     ],
@@ -295,9 +295,6 @@ class TestOptions:
             (lambda: Task("t", "y", weight=float("nan")), "`weight` must be a number of at least 0, got nan"),
             (lambda: Task("t", "y", weight=float("inf")), "`weight` must be a number of at least 0, got inf"),
             (lambda: Task("t", "y", weight="1e-3"), "`weight` must be a number of at least 0, got '1e-3'"),
-            (lambda: Task("t", "y", negative_rate=0), r"`negative_rate` must be in \(0, 1\], got 0"),
-            (lambda: Task("t", "y", negative_rate=1.5), r"`negative_rate` must be in \(0, 1\], got 1.5"),
-            (lambda: Task("t", "y", kind="regression", negative_rate=0.5), "is for binary tasks only"),
             (lambda: Task("t", True), "`label` must be non-empty text, got True"),
             (lambda: Task("t", "y", given=1), "`given` must be non-empty text"),
             (lambda: Funnel("click", None), "`conversion` must be non-empty text"),

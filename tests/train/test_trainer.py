@@ -221,18 +221,6 @@ def test_the_learning_rate_follows_the_schedule(aliexpress: recmtl.PreparedData,
     assert rates == pytest.approx([1e-3 * (1 - step / 10) for step in range(1, 11)])
 
 
-def test_negative_sampling_is_undone_at_prediction(aliexpress: recmtl.PreparedData) -> None:
-    plain = trainer(aliexpress)
-    task = dataclasses.replace(aliexpress.schema.schema.tasks[0], negative_rate=0.1)
-    schema = dataclasses.replace(aliexpress.schema.schema, tasks=[task, aliexpress.schema.schema.tasks[1]])
-    sampled = recmtl.SharedBottom(dataclasses.replace(aliexpress.schema, schema=schema), layers=[16, 8])
-    sampled.load_state_dict(plain.model.state_dict(), strict=False)
-    rows = recmtl.Rows(sampled.schema, aliexpress.test.table)
-    p = plain.predictor.outputs(aliexpress.test)["ctr"]
-    q = recmtl.Trainer(sampled, run=RunConfig(device="cpu")).predictor.outputs(rows)["ctr"]
-    np.testing.assert_allclose(q / (1 - q), 0.1 * p / (1 - p), rtol=1e-5)
-
-
 def test_predictions_of_a_frame_without_labels_equal_those_of_prepared_rows(
     aliexpress: recmtl.PreparedData, csv: Path
 ) -> None:

@@ -11,18 +11,19 @@ from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
-from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema
+from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, Thinning
 
 
 class Fitter:
     """Learns a `FittedSchema` from batches of training rows."""
 
-    def __init__(self, schema: Schema) -> None:
-        self._schema = schema
+    def __init__(self, schema: Schema, thinning: Thinning | None = None) -> None:
+        self._schema, self._thinning = schema, thinning
         self._categories = CategoryFitter(schema)
         self._numeric = NumericFitter(schema.numbers, schema.decimal)
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
-        self._rates = {pair: np.zeros(3) for pair in pairs}  # rows, Σ weight, Σ weight·label
+        # rows, Σ weight, Σ weight·label; with sampling weights Σ weight, Σ weight·label
+        self._rates = {pair: np.zeros(5) for pair in pairs}
         self._integer_keys = dict.fromkeys(schema.carried, True)
         self._unclicked = 0
         self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
@@ -47,7 +48,9 @@ class Fitter:
             self._unclicked += int(((conversion == 1) & (click == 0)).sum())
         for (label, given), sums in self._rates.items():
             valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
-            sums += [valid.sum(), weight[valid].sum(), (weight * labels[label])[valid].sum()]
+            value, own = labels[label][valid], weight[valid]
+            all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
+            sums += [len(own), own.sum(), (own * value).sum(), all_rows.sum(), (all_rows * value).sum()]
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema, and a note on each column or task without information."""
@@ -60,10 +63,9 @@ class Fitter:
             medians=self._numeric.medians(),
             missing=self._numeric.missing(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
-            rates={
-                k: LabelRate(int(rows), float(total / weight) if weight else 0.0)
-                for k, (rows, weight, total) in self._rates.items()
-            },
+            rates={key: LabelRate(int(rows), _mean(*sums[:2])) for key, (rows, *sums) in self._rates.items()},
+            thinning=self._thinning,
+            unthinned_means={key: _mean(*sums[3:]) for key, sums in self._rates.items()} if self._thinning else {},
         )
         fitted = replace(fitted, constants=self._categories.constants(fitted) | self._numeric.constant_bins())
         return fitted, [*self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
@@ -92,3 +94,7 @@ class Fitter:
             elif task.kind == "binary" and rate.mean in (0.0, 1.0):
                 found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
         return found
+
+
+def _mean(weight: float, total: float) -> float:
+    return float(total / weight) if weight else 0.0

@@ -22,6 +22,7 @@ from recmtl.data.columns.variation import EncodingFindings
 from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes, label_column, weight_column
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
+from recmtl.data.preparation.thinned_files import NegativeShares, thinned_splits
 from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
 from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
@@ -39,7 +40,7 @@ from recmtl.data.store.format import (
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.files import new_folder
-from recmtl.schema import FittedSchema, Schema
+from recmtl.schema import FittedSchema, Schema, Thinning
 from recmtl.schema.serialization import save_fitted
 
 ENCODERS = 2  # batches encoded at the same time
@@ -56,6 +57,7 @@ def prepare(
     holdout: float = 0.1,
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
+    thinning: Thinning | None = None,
 ) -> PreparedData:
     """Turn raw data into a prepared dataset.
 
@@ -75,6 +77,8 @@ def prepare(
         progress: Called with what is being done and the number of rows just read.
         bad_rows: What to do with rows that have a value that does not parse or a wrong number of columns: the first is
             an error, or all are left out, and the notes count them and show examples.
+        thinning: How files were thinned, if negative rows were dropped from any. Predictions are then those for all
+            rows, and metrics count the rows of a thinned file by the rows they stand for.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or `out` exists.
@@ -89,11 +93,14 @@ def prepare(
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
     holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)
+    thinned = thinned_splits(thinning, resolved, sources, holdouts.share > 0)
+    shares = NegativeShares(resolved, thinned) if thinned else None
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_folder(Path(out)))
         parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
-        fitted, notes = _fit(resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+        fitter = Fitter(resolved, thinned.of("train") if thinned else None)
+        fitted, notes = _fit(fitter, resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
         counts = FoldCounts(fitted) if fitted.rated_blocks else None
         if counts:
             _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
@@ -101,16 +108,20 @@ def prepare(
             notes += more
         findings = {name: EncodingFindings(fitted, name) for name in sources}
         encoded = _encode(fitted, counts, sources, holdouts, progress, skipped, findings)
+        encoded = shares.counted(encoded) if shares else encoded
+        found = partial(_encoding_notes, sources, skipped, [*findings.values(), *([shares] if shares else ())])
         if folder is None or out is None:
             batches: dict[str, list[pa.RecordBatch]] = {}
             for name, batch in encoded:
                 batches.setdefault(name, []).append(batch)
-            splits = {name: Rows(fitted, pa.Table.from_batches(parts), name) for name, parts in batches.items()}
-            found = _encoding_notes(sources, skipped, findings.values())
-            return PreparedData(fitted, splits, (*notes, *found))
+            splits = {
+                name: Rows(fitted, pa.Table.from_batches(parts), name, thinned.of(name) if thinned else None)
+                for name, parts in batches.items()
+            }
+            return PreparedData(fitted, splits, (*notes, *found()))
         rows = write_splits(folder, encoded)
         save_fitted(fitted, folder)
-        manifest = write_manifest(folder, rows, [*notes, *_encoding_notes(sources, skipped, findings.values())])
+        manifest = write_manifest(folder, rows, [*notes, *found()], thinned)
     return PreparedData.stored(Path(out), manifest, fitted)
 
 
@@ -121,6 +132,7 @@ def encode_rows(
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
     note: Callable[[str], None] = warnings.warn,
+    thinning: Thinning | None = None,
 ) -> Iterator[Rows]:
     """Encode raw rows by a fitted schema, a batch at a time.
 
@@ -132,12 +144,13 @@ def encode_rows(
         bad_rows: What to do with rows that do not parse, as in `prepare`.
         note: Called at the end with each sentence on rows that were left out, or that are not read as they are: lists
             that are cut, columns that no training row told apart, and numbers that no training row lacks.
+        thinning: How these files were thinned; ``None`` if they were not.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse.
         SchemaError: A column is missing.
     """
-    skipped = bad_row_counter(bad_rows)
+    skipped, thinned = bad_row_counter(bad_rows), thinning.resolve(schema.schema) if thinning else None
     sources = open_sources(data, "given", schema.schema.text_format)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
@@ -151,7 +164,7 @@ def encode_rows(
         schema.integer_keys,
     ):
         progress("encode", batch.num_rows)
-        yield Rows(schema, pa.Table.from_batches([batch]))
+        yield Rows(schema, pa.Table.from_batches([batch]), thinning=thinned)
     for sentence in (*(skipped.notes() if skipped else ()), *findings.notes()):
         note(sentence)
 
@@ -170,9 +183,14 @@ class Holdout:
 
 
 def _fit(
-    schema: Schema, sources: list[Source], holdout: Holdout, progress: Progress, skipped: BadRowCounter | None
+    fitter: Fitter,
+    schema: Schema,
+    sources: list[Source],
+    holdout: Holdout,
+    progress: Progress,
+    skipped: BadRowCounter | None,
 ) -> tuple[FittedSchema, list[str]]:
-    fitter, total = Fitter(schema), 0
+    total = 0
 
     def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
         kept = ~holdout.mask(batch, numbers)
@@ -310,9 +328,11 @@ def _select_rows(encoded: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.Rec
 
 
 def _encoding_notes(
-    sources: Mapping[str, list[Source]], skipped: BadRowCounter | None, findings: Iterable[EncodingFindings]
+    sources: Mapping[str, list[Source]],
+    skipped: BadRowCounter | None,
+    findings: Iterable[EncodingFindings | NegativeShares],
 ) -> Iterator[str]:
-    """Return the notes of the sources, on the rows that were left out, and on those that are not read as they are."""
+    """Return the notes of the sources, on rows that were left out or not read as they are, and on thinned files."""
     yield from (note for source in chain.from_iterable(sources.values()) for note in source.notes)
     yield from skipped.notes() if skipped else ()
     yield from (note for found in findings for note in found.notes())

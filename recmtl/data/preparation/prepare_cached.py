@@ -24,7 +24,7 @@ from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError, ExistsError, unreadable
 from recmtl.io.files import locked
 from recmtl.io.location import Location, expand
-from recmtl.schema import Schema, SchemaError
+from recmtl.schema import Schema, SchemaError, Thinning
 
 
 def prepare_cached(
@@ -36,6 +36,7 @@ def prepare_cached(
     cache: Path | None = None,
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
+    thinning: Thinning | None = None,
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
@@ -46,7 +47,8 @@ def prepare_cached(
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: expand(files) for name, files in splits.items() if files}
     contents = {name: [_content_key(path) for path in files] for name, files in paths.items()}
-    key = json.dumps([FORMAT_VERSION, schema.to_dict(), holdout, bad_rows, contents], sort_keys=True)
+    rates = thinning.to_dict() if thinning else None
+    key = json.dumps([FORMAT_VERSION, schema.to_dict(), holdout, bad_rows, rates, contents], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
     remove_stale(folder.parent, older_than=DAY)
     found, notes = _open_checked(folder)
@@ -56,7 +58,7 @@ def prepare_cached(
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    found = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows)
+                    found = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows, thinning)
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
                 write_origin(folder, paths, {name: len(rows) for name, rows in found.splits.items()})

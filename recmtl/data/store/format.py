@@ -20,7 +20,7 @@ from recmtl.data.columns.categorical import PADDING
 from recmtl.errors import DataError
 from recmtl.io.files import digest
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.schema import FittedSchema, MultiCategorical
+from recmtl.schema import FittedSchema, MultiCategorical, Thinning
 from recmtl.schema.serialization import FITTED_FILES
 
 FORMAT_VERSION = 6
@@ -32,19 +32,30 @@ KEY_PREFIX = "key:"  # of the columns that are carried through
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `manifest.json`: size in bytes and SHA-256 of each other file, rows of each split, and notes."""
+    """The content of `manifest.json`.
+
+    Args:
+        files: Size in bytes and SHA-256 of each other file.
+        rows: The number of rows of each split.
+        notes: Findings of fitting.
+        thinning: How the files were thinned, as plain data; ``None`` if they were not.
+        version: The version of the format.
+    """
 
     files: Mapping[str, tuple[int, str]]
     rows: Mapping[str, int]
     notes: Sequence[str]
+    thinning: Mapping[str, Any] | None
     version: int = FORMAT_VERSION
 
 
-def write_manifest(folder: Path, rows: Mapping[str, int], notes: Sequence[str]) -> Manifest:
+def write_manifest(
+    folder: Path, rows: Mapping[str, int], notes: Sequence[str], thinning: Thinning | None = None
+) -> Manifest:
     """Write `manifest.json` beside the other files, which must be complete."""
     names = [*FITTED_FILES, *map(split_file, rows)]
     files = {name: ((folder / name).stat().st_size, digest(folder / name)) for name in names}
-    manifest = Manifest(files, rows, notes)
+    manifest = Manifest(files, rows, notes, thinning.to_dict() if thinning else None)
     content = asdict(manifest)
     content["sha256"] = _checksum(content)
     (folder / MANIFEST).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

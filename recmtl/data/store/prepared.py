@@ -31,7 +31,7 @@ from recmtl.data.store.format import (
     split_file,
 )
 from recmtl.errors import DataError
-from recmtl.schema import FittedSchema
+from recmtl.schema import SAMPLING_WEIGHT, FittedSchema, Thinning
 from recmtl.schema.serialization import load_fitted
 
 
@@ -42,10 +42,17 @@ class Rows:
         schema: The fitted schema that encoded them.
         table: The encoded columns, or the file that holds them, which is read on first use.
         name: The split's name.
+        thinning: How their file was thinned; ``None`` if it was not.
     """
 
-    def __init__(self, schema: FittedSchema, table: pa.Table | SplitFile, name: str = "rows") -> None:
-        self.schema, self.name = schema, name
+    def __init__(
+        self,
+        schema: FittedSchema,
+        table: pa.Table | SplitFile,
+        name: str = "rows",
+        thinning: Thinning | None = None,
+    ) -> None:
+        self.schema, self.name, self.thinning = schema, name, thinning
         self._stored = table
 
     def __len__(self) -> int:
@@ -65,8 +72,11 @@ class Rows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 that identifies the rows: that of their file, which rows in memory would have as well."""
-        return self._stored.sha256 if isinstance(self._stored, SplitFile) else file_digest(self._stored)
+        """A SHA-256 that identifies the rows and their thinning: rows in memory have that of their file."""
+        rows = self._stored.sha256 if isinstance(self._stored, SplitFile) else file_digest(self._stored)
+        if self.thinning is None:
+            return rows
+        return hashlib.sha256(json.dumps([rows, self.thinning.to_dict()]).encode()).hexdigest()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -76,7 +86,8 @@ class Rows:
             NUMERIC: self.schema.numeric_columns,
             LABELS: len(self.schema.schema.labels),
         }
-        return columns | ({WEIGHT: 1} if self.schema.schema.weight else {})
+        columns |= {WEIGHT: 1} if self.schema.schema.weight else {}
+        return columns | ({SAMPLING_WEIGHT: 1} if self.thinning else {})
 
     def packed(self, spans: Sequence[tuple[int, int]] | None = None) -> Tensor:
         """Return rows as one row-major matrix, so that a batch is one gather.
@@ -96,8 +107,12 @@ class Rows:
         for start, end in spans:
             table, column = self.table.slice(start, end - start), 0
             for name, width in self.widths.items():
-                if width:
-                    _fill(matrix[row : row + end - start, column : column + width], table.column(name))
+                block = matrix[row : row + end - start, column : column + width]
+                if name == SAMPLING_WEIGHT and self.thinning:
+                    weight = self.thinning.sampling_weight(_labels(self.schema, table))
+                    block[:, 0] = weight.astype(np.float32).view(np.int32)
+                elif width:
+                    _fill(block, table.column(name))
                 column += width
             row += end - start
         return torch.from_numpy(matrix)
@@ -105,11 +120,7 @@ class Rows:
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.float64]]:
         """The label columns ``[rows]``, NaN where a label is missing."""
-        names = self.schema.schema.labels
-        block = np.empty((len(self), len(names)), np.int32)
-        _fill(block, self.table.column(LABELS))
-        values = block.view(np.float32).astype(np.float64)
-        return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
+        return _labels(self.schema, self.table)
 
     @cached_property
     def weight(self) -> npt.NDArray[np.float64] | None:
@@ -118,11 +129,25 @@ class Rows:
             return None
         return np.asarray(self.table.column(WEIGHT).to_numpy(), dtype=np.float64)
 
+    @cached_property
+    def sampling_weight(self) -> npt.NDArray[np.float64] | None:
+        """How many rows of the file before it was thinned each row stands for ``[rows]``; ``None`` if it was not."""
+        return self.thinning.sampling_weight(self.labels) if self.thinning else None
+
     @property
     def keys(self) -> pa.Table:
         """The columns carried through, under their own names."""
         names = [n for n in self.table.column_names if n.startswith(KEY_PREFIX)]
         return self.table.select(names).rename_columns([n.removeprefix(KEY_PREFIX) for n in names])
+
+
+def _labels(schema: FittedSchema, table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the label columns of encoded rows ``[rows]``."""
+    names = schema.schema.labels
+    block = np.empty((table.num_rows, len(names)), np.int32)
+    _fill(block, table.column(LABELS))
+    values = block.view(np.float32).astype(np.float64)
+    return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
 
 
 def _fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
@@ -210,12 +235,12 @@ class PreparedData:
     @classmethod
     def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema) -> PreparedData:
         """Return the dataset that a folder holds, given its manifest and fitted schema."""
-        splits = {}
+        splits, thinning = {}, Thinning.from_dict(manifest.thinning)
         for name in SPLIT_NAMES:
             if name in manifest.rows:
                 path = folder / split_file(name)
                 file = SplitFile(path, schema, manifest.rows[name], *manifest.files[path.name])
-                splits[name] = Rows(schema, file, name)
+                splits[name] = Rows(schema, file, name, thinning.of(name) if thinning else None)
         return cls(schema, splits, tuple(manifest.notes))
 
     def check(self) -> None:

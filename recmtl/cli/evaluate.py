@@ -52,8 +52,8 @@ def evaluate_command(
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         negative_rate: The share of negative rows that was kept in these files, if they were thinned. Prepared rows and
             predictions of a run know it themselves.
-        negative_label: A row is negative if none of these label columns is 1 in it; by default all binary labels. May
-            be repeated.
+        negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
+            binary labels. May be repeated.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")

@@ -41,7 +41,7 @@ VALUES = {
     "print_config": "",
     "run": "DIR",
     **dict.fromkeys(("train", "valid", "test", "rows"), "FILE"),
-    **dict.fromkeys(("label", "labels", "drop", "weight"), "COLUMN"),
+    **dict.fromkeys(("label", "labels", "drop", "weight", "negative_label", "negative_labels"), "COLUMN"),
 }
 PRINT_CONFIG = "Print the complete recipe that the options make, and exit."
 OF_PARSER = ("{", "[ITEM", "\b")  # the beginnings of the placeholders that the option parser sets

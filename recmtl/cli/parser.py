@@ -23,6 +23,8 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "label": ("--label", {"action": "append"}),
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
+    "negative_label": ("--negative_label", {"action": "append"}),
+    "thinned": ("--thinned", {"action": "append", "choices": ["train", "valid", "test"]}),
     "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),
     "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),

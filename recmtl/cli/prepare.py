@@ -37,7 +37,7 @@ def prepare_command(
     kind: Sequence[str] | None = None,
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
-    thinned: Sequence[SplitName] = ("train",),
+    thinned: Sequence[SplitName] | None = None,
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
@@ -58,15 +58,16 @@ def prepare_command(
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
         negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
-        negative_label: A row is negative if none of these label columns is 1 in it; by default all binary labels. May
-            be repeated.
-        thinned: The files that were thinned: `train`, `valid`, `test`; may be repeated.
+        negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
+            binary labels. May be repeated.
+        thinned: A file that was thinned, `train`, `valid` or `test`, by default `train`; may be repeated.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
         raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
     if raw and card is None:
         raise UsageError("raw files need their card: give `--card aliexpress`")
+    thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)

@@ -18,7 +18,7 @@ from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
 from recmtl.layers.ensemble import by_member, mean_probability_logit
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.schema import FittedSchema, LabelRate, Task
+from recmtl.schema import FittedSchema, LabelRate, Schema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
@@ -111,7 +111,8 @@ class RankingModel(nn.Module, ABC):
     mean. Heads are averaged before ``outputs``.
 
     If the training file was thinned, logits are those of the thinned rows in training mode, and those of all rows in
-    evaluation mode; see `all_rows_logits`, which also keeps a conversion from being likelier than the click before it.
+    evaluation mode. With a funnel, where CTCVR is predicted beside either CTR or CVR, it is then at most that one, so
+    that the third of them is a probability.
 
     Attributes:
         schema: The fitted schema.
@@ -244,7 +245,11 @@ class RankingModel(nn.Module, ABC):
             raise ValueError(
                 f"`outputs` must return the logits of all objectives: expected {missing}, too, got {list(logits)}"
             )
-        return logits if self.training else all_rows_logits(self.schema, self.objectives, logits)
+        if self.training:
+            return logits
+        if self.schema.thinning:
+            logits = all_rows_logits(self.schema, self.objectives, logits)
+        return bounded_by_funnel(self.schema.schema, logits)
 
     def _check_views(self, views: Sequence[Tensor], batch: Batch) -> None:
         if isinstance(views, Tensor) or len(views) != len(self.heads):
@@ -270,6 +275,17 @@ class RankingModel(nn.Module, ABC):
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
         model.fork = IdentityFork()
         return model
+
+
+def bounded_by_funnel(schema: Schema, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return logits ``{task: [B]}`` with that of CTCVR at most that of CTR or CVR, if one of these is predicted."""
+    if schema.funnel is None:
+        return logits
+    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
+    bounds = [name for name in (ctr, cvr) if name in logits]
+    if ctcvr not in logits or len(bounds) != 1:
+        return logits
+    return logits | {ctcvr: torch.minimum(logits[ctcvr], logits[bounds[0]])}
 
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:

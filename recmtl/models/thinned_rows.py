@@ -23,8 +23,6 @@ def all_rows_logits(
     probability among kept rows (He et al. 2014, section 6.3). A task of which all rows were kept stays as it is.
     Where the objectives do not predict c, losses count a row by its sampling weight, and all logits stay.
 
-    With a funnel of which CTCVR is predicted beside one of CTR and CVR, it is at most that one.
-
     Shape:
         - logits and output: ``{task: [B]}``
 
@@ -33,18 +31,16 @@ def all_rows_logits(
         objectives: The tasks whose losses were trained.
         logits: The logits of the model by task.
     """
-    found, thinning, funnel = dict(logits), schema.thinning, schema.schema.funnel
+    thinning, funnel = schema.thinning, schema.schema.funnel
     kept = thinning.kept_task(objectives, funnel) if thinning else None
-    if thinning and kept:
-        tasks = {task.name: task for task in (*schema.schema.reported_tasks, *objectives)}
-        corrected = [name for name in found if name in tasks and thinning.positives_kept(tasks[name], funnel)]
-        found |= {name: thinned_logit(found[name], logits[kept.name], thinning.negative_rate) for name in corrected}
-    if funnel:
-        ctr, cvr, ctcvr = (task.name for task in schema.schema.funnel_tasks)
-        bounds = [name for name in (ctr, cvr) if name in found]
-        if ctcvr in found and len(bounds) == 1:
-            found[ctcvr] = torch.minimum(found[ctcvr], found[bounds[0]])
-    return found
+    if thinning is None or kept is None:
+        return dict(logits)
+    tasks = {task.name: task for task in (*schema.schema.reported_tasks, *objectives)}
+    corrected = {name for name in logits if name in tasks and thinning.positives_kept(tasks[name], funnel)}
+    return {
+        name: thinned_logit(logit, logits[kept.name], thinning.negative_rate) if name in corrected else logit
+        for name, logit in logits.items()
+    }
 
 
 def thinned_logit(logit: Tensor, kept: Tensor, rate: float) -> Tensor:

@@ -51,9 +51,9 @@ class DataOptions:
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
-        negative_labels: A row is negative if none of these label columns is 1 in it; by default all binary labels.
-            May be repeated, as `--negative_label`.
-        thinned: The files that were thinned: `train`, `valid`, `test`; may be repeated.
+        negative_labels: A label column; a row is negative if none of those named is 1 in it, by default none of all
+            binary labels. May be repeated.
+        thinned: A file that was thinned, `train`, `valid` or `test`; may be repeated.
     """
 
     card: str | None = None

@@ -8,36 +8,33 @@ conversion. The AUC of the true probabilities, the Bayes AUC, is the best that a
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.csv
 from sklearn.metrics import roc_auc_score
 
 from recmtl.data.sources.aliexpress_layout import (
     CATEGORICAL,
     CLICK,
     CONVERSION,
-    ITEM_COLUMNS,
     NUMERICAL,
-    PROCESSED_COLUMNS,
-    RAW_LABEL,
     SEARCH_ID,
     USER_CATEGORICAL,
-    USER_COLUMNS,
     USER_NUMERICAL,
 )
 from recmtl.data.synthetic.truth import WEIGHTS, Array, Columns, PlantedTruth, effects_of, sigmoid
+from recmtl.data.synthetic.writers import WRITERS
 from recmtl.errors import ExistsError
+from recmtl.schema.thinning import SplitName, Thinning, thinning_of
 
 Drawn = dict[str, npt.NDArray[np.generic]]
 Append = Callable[[Columns], None]  # appends whole searches, given by column name
 
+THINNING = 1  # in the seed of the random numbers that thin a file
 CHUNK_ROWS = 50_000  # in memory at a time; part of the seed, so another value gives other rows
 CALIBRATION_ROWS = 200_000
 STREAMS = {"train": 0, "valid": 1, "test": 2, "calibration": 3}  # independent random streams of a seed
@@ -86,13 +83,18 @@ class TaskTruth:
 
 @dataclass(frozen=True)
 class Truth:
-    """The content of `truth.json`: the arguments, the contents of the files, and the Bayes AUC of each task."""
+    """The content of `truth.json`: the arguments, the contents of the files, and the Bayes AUC of each task.
+
+    The contents are those of thinned files, the AUC that of all test rows.
+    """
 
     rows: int
     seed: int
     vocabulary: int
     click_rate: float
     conversion_rate: float
+    negative_rate: float
+    thinned: list[SplitName]
     files: dict[str, FileCounts]
     test: dict[str, TaskTruth]
 
@@ -106,6 +108,8 @@ def synthesize(
     click_rate: float = 0.05,
     conversion_rate: float = 0.10,
     layout: Literal["processed", "raw"] = "processed",
+    negative_rate: float = 1.0,
+    thinned: Sequence[SplitName] = ("train",),
     progress: Callable[[int], None] | None = None,
 ) -> Truth:
     """Write `train.csv`, `valid.csv` and `test.csv` (80, 10 and 10 % of the rows) and `truth.json`.
@@ -124,13 +128,17 @@ def synthesize(
         click_rate: The expected share of rows with a click.
         conversion_rate: The expected share of clicks with a conversion.
         layout: ``processed``, one CSV per split, or ``raw``, the user and item files of the original download.
-        progress: Called with the number of rows written so far.
+        negative_rate: The rate at which rows without a click are kept in thinned files; of a seed, those of a lower
+            rate are among those of a higher one.
+        thinned: The files to thin. In the raw layout the validation rows are as thin as the training rows.
+        progress: Called with the number of rows drawn so far, those that a thinned file drops included.
 
     Raises:
         ValueError: An argument is out of range.
         ExistsError: The folder has files of these names that were not generated.
+        SchemaError: `negative_rate` or `thinned` is.
     """
-    out = Path(out)
+    out, thinning = Path(out), thinning_of(negative_rate, ("click",) if negative_rate != 1 else (), thinned)
     _check_arguments(out, rows, seed, vocabulary, click_rate, conversion_rate)
     planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
     check_generated(out)
@@ -138,8 +146,10 @@ def synthesize(
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
         beside = Path(folder)
-        counts, tasks = _write_files(beside, planted, sizes, vocabulary, layout, progress or (lambda done: None))
-        truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, counts, tasks)
+        done = progress or (lambda rows: None)
+        counts, tasks = _write_files(beside, planted, sizes, vocabulary, layout, thinning, done)
+        thin = list(thinning.thinned) if thinning else []
+        truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, negative_rate, thin, counts, tasks)
         (beside / "truth.json").write_text(json.dumps(asdict(truth), indent=2) + "\n", encoding="utf-8")
         (out / "truth.json").unlink(missing_ok=True)  # an older one must not describe the new files
         for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
@@ -209,57 +219,29 @@ def _write_files(
     sizes: Mapping[str, int],
     vocabulary: int,
     layout: str,
+    thinning: Thinning | None,
     progress: Callable[[int], None],
 ) -> tuple[dict[str, FileCounts], dict[str, TaskTruth]]:
     into = {name: "train" if name == "valid" and layout == "raw" else name for name in sizes}
     counts = {split: np.zeros(4, dtype=np.int64) for split in into.values()}
-    tested = []
+    thin = {name: thinning for name in sizes if thinning and into[name] in thinning.thinned}
+    kept = {name: np.random.default_rng([planted.seed, STREAMS[name], 0, THINNING]) for name in thin}
+    tested, drawn = [], 0
     with ExitStack() as stack:
         writers = {split: stack.enter_context(WRITERS[layout](folder, split)) for split in counts}
         for name, columns, probabilities in _draw(planted, sizes, vocabulary):
-            writers[into[name]](columns)
-            click, conversion = columns["click"] == 1, columns["conversion"] == 1
-            searches = 1 + np.count_nonzero(np.diff(columns["search_id"]))
-            counts[into[name]] += [len(click), searches, click.sum(), conversion.sum()]
             if name == "test":
-                tested.append((*probabilities, click, conversion))
-            progress(int(sum(count[0] for count in counts.values())))
+                tested.append((*probabilities, columns[CLICK] == 1, columns[CONVERSION] == 1))
+            drawn += len(columns[CLICK])
+            if name in thin:
+                mask = (columns[CLICK] == 1) | (kept[name].random(len(columns[CLICK])) < thin[name].negative_rate)
+                columns = {column: values[mask] for column, values in columns.items()}
+            writers[into[name]](columns)
+            searches = len(np.unique(columns[SEARCH_ID]))
+            counts[into[name]] += [len(columns[CLICK]), searches, columns[CLICK].sum(), columns[CONVERSION].sum()]
+            progress(drawn)
     tasks = bayes_auc(*(np.concatenate(chunks) for chunks in zip(*tested, strict=True)))
     return {name: FileCounts(*count.tolist()) for name, count in counts.items()}, tasks
-
-
-@contextmanager
-def _raw_writer(folder: Path, split: str) -> Iterator[Append]:
-    """Yield a function that appends rows to new files in the raw layout, `user_<split>.csv` and `item_<split>.csv`."""
-    with (
-        _csv_writer(folder / f"user_{split}.csv", USER_COLUMNS, header=False) as append_users,
-        _csv_writer(folder / f"item_{split}.csv", ITEM_COLUMNS, header=False) as append_items,
-    ):
-
-        def append(columns: Columns) -> None:
-            _, first = np.unique(columns[SEARCH_ID], return_index=True)  # [searches]
-            append_users({name: columns[name][first] for name in USER_COLUMNS})
-            append_items({**columns, RAW_LABEL: columns[CLICK].astype(np.int64) + columns[CONVERSION].astype(np.int64)})
-
-        yield append
-
-
-@contextmanager
-def _csv_writer(path: Path, names: Sequence[str], header: bool) -> Iterator[Append]:
-    schema = pa.schema([(name, pa.float64() if name in NUMERICAL else pa.int64()) for name in names])
-    with path.open("wb") as file:
-        if header:
-            file.write((",".join(names) + "\n").encode())
-        with pyarrow.csv.CSVWriter(
-            file, schema, write_options=pyarrow.csv.WriteOptions(include_header=False)
-        ) as writer:
-            yield lambda columns: writer.write_table(pa.table([columns[name] for name in names], schema=schema))
-
-
-WRITERS: Mapping[str, Callable[[Path, str], AbstractContextManager[Append]]] = {
-    "processed": lambda folder, split: _csv_writer(folder / f"{split}.csv", PROCESSED_COLUMNS, header=True),
-    "raw": _raw_writer,
-}
 
 
 def _draw(

@@ -24,7 +24,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
     "negative_label": ("--negative_label", {"action": "append"}),
-    "thinned": ("--thinned", {"action": "append", "choices": ["train", "valid", "test"]}),
+    "thinned": ("--thinned", {"action": "append", "metavar": "SPLIT"}),
     "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),
     "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),

@@ -68,7 +68,6 @@ def prepare_command(
     if raw and card is None:
         raise UsageError("raw files need their card: give `--card aliexpress`")
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
-    thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)
     with RowCounter() as counter, ExitStack() as stack:

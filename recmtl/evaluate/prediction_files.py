@@ -13,7 +13,7 @@ from recmtl.data.sources.open import open_sources
 from recmtl.errors import DataError
 from recmtl.io.location import public_name
 from recmtl.io.memory import available_memory
-from recmtl.schema import Schema, SchemaError
+from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
 
 LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label
 FLOAT_BYTES = 8
@@ -27,6 +27,8 @@ def read_predictions(schema: Schema, path: str | Path, group: str | None = None)
     """
     try:
         parts = [_read_columns(source, schema, group) for source in open_sources(path, text=schema.text_format)]
+        if any(SAMPLING_WEIGHT in part.column_names for part in parts):
+            parts = [_weighted(part) for part in parts]
         columns = [c for c in parts[0].column_names if all(c in part.column_names for part in parts)]
         return pa.concat_tables(_alike([part.select(columns) for part in parts]))
     except DataError as error:
@@ -37,7 +39,7 @@ def read_predictions(schema: Schema, path: str | Path, group: str | None = None)
 
 def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table:
     """Read the columns of predictions, labels, weight and keys: keys as text or integers, never as decimals."""
-    numbers = [task.name for task in schema.reported_tasks] + [schema.weight or ""]
+    numbers = [task.name for task in schema.reported_tasks] + [schema.weight or "", SAMPLING_WEIGHT]
     numbers += [name for label in schema.labels for name in (LABEL_PREFIX + label, label)]
     wanted = {*numbers, *schema.carried, group}
     columns = [column for column in source.columns if column in wanted]
@@ -46,6 +48,13 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
     if not batches:
         return pa.table({column: pa.array([], pa.string()) for column in columns})
     return pa.concat_tables(_alike([pa.Table.from_batches([batch]) for batch in batches]))
+
+
+def _weighted(table: pa.Table) -> pa.Table:
+    """Return predictions with sampling weights: 1 in those of a file that was not thinned."""
+    if SAMPLING_WEIGHT in table.column_names:
+        return table
+    return table.append_column(SAMPLING_WEIGHT, pa.array(np.ones(table.num_rows)))
 
 
 def _check_memory(source: Source, columns: int) -> None:

@@ -42,7 +42,7 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
             raise DataError(f"{options.train!r} is a prepared dataset: it has its own validation and test rows")
         if options.inferred:
             raise DataError(f"{options.train!r} is a prepared dataset: its labels and columns are those of its card")
-        if options.negative_rate != 1:
+        if options.thinning:
             raise DataError(f"{options.train!r} is a prepared dataset: say `negative_rate` when it is prepared")
         return PreparedData.open(options.train)
     schema, notes = data_schema(options, options.train)

@@ -58,7 +58,7 @@ def load_fitted(folder: Path) -> FittedSchema:
             constants={name: tuple(ids) for name, ids in content["constants"].items()},
             integer_keys=frozenset(content["integer_keys"]),
             rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
-            thinning=Thinning.from_dict(content["thinning"]),
+            thinning=Thinning(**content["thinning"]) if content["thinning"] else None,
             unthinned_means={(m["label"], m["given"]): m["mean"] for m in content["unthinned_means"]},
         )
         if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,8 @@ class Thinning:
 
     Args:
         negative_rate: The share of the negative rows that was kept, in (0, 1].
-        negative_labels: A row is negative if none of these label columns is 1 in it, be it 0 or missing; ``()`` takes
-            all binary labels. ``["click"]`` says that rows without a click were thinned.
+        negative_labels: A row is negative if all of these label columns are 0 or missing in it; ``()`` takes all
+            binary labels. ``["click"]`` says that rows without a click were thinned.
         thinned: The files that were thinned: ``train``, ``valid`` and ``test``. Rows held out of the training file
             are as thin as it is.
 
@@ -84,7 +84,7 @@ class Thinning:
         Args:
             labels: Labels by column ``[rows]``, NaN if missing.
         """
-        positive = np.logical_or.reduce([labels[name] == 1 for name in self.negative_labels])
+        positive = np.logical_or.reduce([labels[name] > 0 for name in self.negative_labels])
         return np.where(positive, 1.0, 1 / self.negative_rate)
 
     def keeps(self, label: str, funnel: Funnel | None) -> bool:
@@ -118,13 +118,8 @@ class Thinning:
         return task.given is None and task.kind == "binary" and self.keeps(task.label, funnel)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the thinning as plain data."""
+        """Return the thinning as plain data, its arguments by name."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any] | None) -> Self | None:
-        """Build a thinning from the result of `to_dict`; ``None`` from ``None``."""
-        return None if content is None else cls(**content)
 
 
 def thinning_of(rate: float, labels: Sequence[str] = (), thinned: Sequence[SplitName] = ("train",)) -> Thinning | None:

@@ -11,7 +11,7 @@ from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
-from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, Thinning
+from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Thinning
 
 
 class Fitter:
@@ -54,6 +54,7 @@ class Fitter:
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema, and a note on each column or task without information."""
+        self._check_negative_labels()
         fitted = FittedSchema(
             schema=self._with_indicators(),
             vocabularies=self._categories.vocabularies(),
@@ -69,6 +70,15 @@ class Fitter:
         )
         fitted = replace(fitted, constants=self._categories.constants(fitted) | self._numeric.constant_bins())
         return fitted, [*self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
+
+    def _check_negative_labels(self) -> None:
+        """Check that the labels that say which rows are negative are not soft."""
+        for name in self._thinning.negative_labels if self._thinning else ():
+            if self._soft[name]:
+                raise SchemaError(
+                    f"label {name!r} is between 0 and 1 in {self._soft[name]:,} training rows, which does not say "
+                    "whether a row is negative: name `negative_labels` that are 0 or 1"
+                )
 
     def _with_indicators(self) -> Schema:
         """Return the schema with a missing indicator where a training row lacks a number, if none was chosen."""

@@ -93,7 +93,7 @@ def prepare(
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
     holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)
-    thinned = thinned_splits(thinning, resolved, sources, holdouts.share > 0)
+    thinned = thinned_splits(thinning, resolved, sources, holdouts.share > 0) if thinning else None
     shares = NegativeShares(resolved, thinned) if thinned else None
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_folder(Path(out)))

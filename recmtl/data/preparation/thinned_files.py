@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
@@ -9,18 +10,20 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 
-from recmtl.data.store.format import LABELS, to_matrix
+from recmtl.data.store.format import LABELS, SPLIT_NAMES, to_matrix
 from recmtl.errors import DataError
 from recmtl.schema import Schema, Thinning
 
 ENOUGH = 100  # rows of each sort in a split, so that its share of negative rows says something
 
 
-def thinned_splits(thinning: Thinning | None, schema: Schema, files: Collection[str], holdout: bool) -> Thinning | None:
-    """Return the thinning with its labels and all thinned splits named; rows held out are as thin as their file.
+def thinned_splits(thinning: Thinning, schema: Schema, files: Collection[str], holdout: bool) -> Thinning | None:
+    """Return the thinning with its labels and all thinned splits named; ``None`` at the rate 1.
+
+    Rows held out are as thin as their file.
 
     Args:
-        thinning: The thinning; ``None`` if no file was thinned.
+        thinning: The thinning, as given.
         schema: The resolved schema.
         files: The files that are given, by split.
         holdout: Whether validation rows are held out of the training file.
@@ -29,7 +32,7 @@ def thinned_splits(thinning: Thinning | None, schema: Schema, files: Collection[
         DataError: A thinned file is not given.
         SchemaError: The labels do not fit the schema.
     """
-    found = thinning.resolve(schema) if thinning else None
+    found = thinning.resolve(schema)
     if found is None:
         return None
     for name in found.thinned:
@@ -55,18 +58,21 @@ class NegativeShares:
             yield split, batch
 
     def notes(self) -> Iterator[str]:
-        """Yield a sentence on what was thinned, and one on each split that contradicts it."""
-        found, rate = self._thinning, self._thinning.negative_rate
-        what = f"rows without {' or '.join(found.negative_labels)}"
-        yield f"{what} are taken as kept at the rate {rate:g} in the {' and '.join(found.thinned)} rows"
-        enough = [s for s, n in self._negative.items() if min(n, self._rows[s] - n) >= ENOUGH]
-        odds = {split: self._negative[split] / (self._rows[split] - self._negative[split]) for split in enough}
-        first = odds.get("train")
-        if first is None:
-            return
-        for split in enough:
-            thin, thin_first = split in found.thinned, "train" in found.thinned
-            if thin != thin_first and abs(np.log(odds[split] / first)) < abs(np.log(rate)) / 2:
-                share = ", ".join(f"{self._negative[s] / self._rows[s]:.1%} of the {s} rows" for s in ("train", split))
-                said, other = ("thinned", "not") if thin else ("not thinned", "thinned")
-                yield f"{what} are {share}, though the {split} file is {said} and the train file {other}: see `thinned`"
+        """Yield a sentence on what was thinned, and one on each split whose labels contradict it."""
+        thinned, rate = self._thinning.thinned, self._thinning.negative_rate
+        what = f"rows without {' or '.join(self._thinning.negative_labels)}"
+        names = ", ".join(split for split in SPLIT_NAMES if split in thinned)
+        yield f"{what} are taken as kept at the rate {rate:g} in {names}"
+        odds = {
+            split: negative / (self._rows[split] - negative)
+            for split, negative in self._negative.items()
+            if min(negative, self._rows[split] - negative) >= ENOUGH
+        }
+        for split in odds if "train" in odds else ():
+            change = math.log(odds[split] / odds["train"]) / math.log(rate)  # 1 if only this split was thinned
+            said = (split in thinned) - ("train" in thinned)
+            other = said - 1 if split in thinned else said + 1
+            if split != "train" and abs(change - other) < abs(change - said):
+                shares = " and ".join(f"{self._negative[s] / self._rows[s]:.1%} of {s}" for s in ("train", split))
+                taken = "thinned" if split in thinned else "not thinned"
+                yield f"{what} are {shares}, as if `thinned` were wrong on {split}, which is taken as {taken}"

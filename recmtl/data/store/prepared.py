@@ -235,7 +235,7 @@ class PreparedData:
     @classmethod
     def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema) -> PreparedData:
         """Return the dataset that a folder holds, given its manifest and fitted schema."""
-        splits, thinning = {}, Thinning.from_dict(manifest.thinning)
+        splits, thinning = {}, Thinning(**manifest.thinning) if manifest.thinning else None
         for name in SPLIT_NAMES:
             if name in manifest.rows:
                 path = folder / split_file(name)

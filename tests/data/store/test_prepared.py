@@ -131,10 +131,10 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 6, ', "manifest.json is damaged"),
-        ('{"version": 6}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
+        ('{"version": 7, ', "manifest.json is damaged"),
+        ('{"version": 7}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
-        ('{"version": 5}', "was prepared by another version"),
+        ('{"version": 6}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+import recmtl
 from recmtl.data.sources.aliexpress_layout import CATEGORICAL, NUMERICAL
 from recmtl.data.synthetic import generate as synth
 from recmtl.data.synthetic import truth as planted
@@ -334,3 +335,47 @@ def test_out_must_be_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`out` must be a folder, but .*out is a file"):
         synthesize(tmp_path / "out", 100)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_thinned_file_lacks_rows_without_a_click_alone(run: Generated, tmp_path: Path) -> None:
+    """It holds rows of the whole file in their order: all with a click, and the other ones at the rate."""
+    rates = {"click_rate": CLICK_RATE, "conversion_rate": CONVERSION_RATE}
+    truth = synthesize(tmp_path, ROWS, seed=3, negative_rate=0.1, thinned=["train", "valid"], **rates)
+    assert digests(tmp_path)["test.csv"] == digests(run.folder)["test.csv"]
+    assert truth.test == run.truth.test
+    for name in ("train", "valid"):
+        whole, kept = (set((folder / f"{name}.csv").read_text().splitlines()) for folder in (run.folder, tmp_path))
+        assert kept < whole
+        clicked = run.frames[name].click == 1
+        thinned = pd.read_csv(tmp_path / f"{name}.csv")
+        assert int(thinned.click.sum()) == clicked.sum()
+        assert (thinned.click == 0).sum() == pytest.approx(0.1 * (~clicked).sum(), rel=0.1)
+        assert truth.files[name].rows == len(thinned)
+        assert truth.files[name].searches == thinned.search_id.nunique()
+
+
+def test_rows_kept_at_a_lower_rate_are_among_those_kept_at_a_higher_one(tmp_path: Path) -> None:
+    kept = []
+    for rate in (0.05, 0.5):
+        synthesize(tmp_path, 2000, negative_rate=rate)
+        kept.append(set((tmp_path / "train.csv").read_text().splitlines()))
+    assert kept[0] < kept[1]
+
+
+def test_thinned_files_in_the_raw_layout_hold_the_users_of_their_items(tmp_path: Path) -> None:
+    truth = synthesize(tmp_path, 2000, negative_rate=0.1, layout="raw")
+    users, items = (pd.read_csv(tmp_path / f"{name}_train.csv", header=None) for name in ("user", "item"))
+    assert len(items) == truth.files["train"].rows < 1800
+    assert len(users) == truth.files["train"].searches
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"negative_rate": 0.0}, r"`negative_rate` must be in \(0, 1\], got 0.0"),
+        ({"thinned": ["test"]}, "to say that files were thinned, give `negative_rate`"),
+    ],
+)
+def test_thinning_out_of_range_is_refused(tmp_path: Path, options: dict[str, object], said: str) -> None:
+    with pytest.raises(recmtl.SchemaError, match=said):
+        synthesize(tmp_path, 100, **options)

@@ -22,9 +22,11 @@ group: search
 
 
 def rows(count: int, seed: int) -> pd.DataFrame:
+    """Return rows in which the price acts the other way round in the first shop: its AUC is the lowest of all shops."""
     rng = np.random.default_rng(seed)
     shop, price = rng.integers(0, len(SHOPS), count), rng.normal(size=count)
-    click = (rng.random(count) < 1 / (1 + np.exp(1 - price - 0.5 * shop))).astype(int)
+    slope = np.where(shop == 0, -1, 1)
+    click = (rng.random(count) < 1 / (1 + np.exp(1 - slope * price - 0.5 * shop))).astype(int)
     return pd.DataFrame(
         {
             "search": np.arange(count) // 4,

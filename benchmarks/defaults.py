@@ -79,6 +79,7 @@ LINES: Mapping[str, Choices] = {
         schema=numbers("standardize"), encoder=partial(FeatureEncoder, numeric=PeriodicEmbeddings)
     ),
     "splines of width 1": Choices(encoder=partial(FeatureEncoder, numeric=partial(SplineEmbeddings, width=1))),
+    "splines of width 2": Choices(encoder=partial(FeatureEncoder, numeric=partial(SplineEmbeddings, width=2))),
     "splines of width 4": Choices(encoder=partial(FeatureEncoder, numeric=partial(SplineEmbeddings, width=4))),
     "splines of width 8": Choices(encoder=partial(FeatureEncoder, numeric=partial(SplineEmbeddings, width=8))),
     "every category of width 16": Choices(encoder=partial(FeatureEncoder, width=16)),

@@ -55,8 +55,8 @@ class FeatureEncoder(nn.Module):
         >>> rows = pd.DataFrame({"item": ["a", "b", "a"], "price": [1.0, 2.0, 5.0], "click": [1, 0, 1]})
         >>> data = recmtl.prepare(schema, rows, holdout=0)
         >>> encoder = FeatureEncoder(data.schema, width=4)
-        >>> encoder(next(recmtl.Loader(data.train, 3).epoch())).shape  # 4 of item and 2 of price
-        torch.Size([3, 6])
+        >>> encoder(next(recmtl.Loader(data.train, 3).epoch())).shape  # 4 of item and 4 of price
+        torch.Size([3, 8])
     """
 
     def __init__(

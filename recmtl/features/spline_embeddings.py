@@ -11,6 +11,7 @@ from recmtl.features.numeric_embeddings import NumericEmbedding
 from recmtl.schema import FittedSchema
 
 INITIAL_STD = 0.01  # of each knot, around the feature's line
+WIDTH, NARROW, MANY = 4, 2, 32  # embeddings of more than `MANY` numbers are narrow
 INITIAL_SLOPE = 0.2  # standard deviation; the knots of a feature lie between -1 and 1
 
 
@@ -40,7 +41,8 @@ class SplineEmbeddings(NumericEmbedding):
 
     Args:
         schema: The fitted schema.
-        width: d, the width of an embedding.
+        width: d, the width of an embedding; ``None`` takes 4, or 2 if there are more than 32 numbers, as many
+            wide ones slow a step and add no accuracy.
 
     Raises:
         ValueError: `width` is below 1.
@@ -62,7 +64,9 @@ class SplineEmbeddings(NumericEmbedding):
     middle: Tensor
     part_of_row: Tensor
 
-    def __init__(self, schema: FittedSchema, width: int = 2) -> None:
+    def __init__(self, schema: FittedSchema, width: int | None = None) -> None:
+        if width is None:
+            width = WIDTH if len(schema.numeric) <= MANY else NARROW
         super().__init__(schema, width)
         splines = torch.tensor([f.transform == "knots" for f in schema.numeric], dtype=torch.bool)
         knots = [len(schema.quantiles[f.name]) for f in schema.numeric if f.transform == "knots"]

@@ -18,8 +18,8 @@ def batch(data: recmtl.PreparedData, rows: int = 50) -> Batch:
 
 def test_width_and_shape(small: recmtl.PreparedData) -> None:
     encoder = FeatureEncoder(small.schema, width=3)
-    assert encoder.out_features == 5 + 3 + 2  # user has a width of its own, genres takes the encoder's, price
-    assert encoder(batch(small)).shape == (50, 10)
+    assert encoder.out_features == 5 + 3 + 4  # user has a width of its own, genres takes the encoder's, price
+    assert encoder(batch(small)).shape == (50, 12)
 
 
 @pytest.mark.parametrize(

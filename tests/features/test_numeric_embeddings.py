@@ -237,7 +237,7 @@ def test_from_csv_to_trained_weights(transform: str, tmp_path: Path) -> None:
     assert main(written(tmp_path, transform)) == 0
     encoder = trained(tmp_path)
     assert type(encoder.numeric) is SplineEmbeddings
-    assert encoder.out_features == 4 + (2 if transform == "knots" else 1) + 1
+    assert encoder.out_features == 4 + (4 if transform == "knots" else 1) + 1
 
 
 @each_embedding

@@ -105,7 +105,7 @@ def test_the_knots_of_a_feature_are_one_part(data: recmtl.PreparedData) -> None:
     assert shared.parts == 4
     sizes = [len(data.schema.quantiles[n]) for n in ("few", "wide", "gaps", "constant")]
     assert torch.bincount(shared.part_of_row).tolist() == sizes
-    encoder(batch(data))[:, 2:4].sum().backward()  # the embedding of the second feature alone
+    encoder(batch(data))[:, 4:8].sum().backward()  # the embedding of the second feature alone
     assert shared.norms(shared.tensor.grad).count_nonzero() == 1
 
 
@@ -139,3 +139,11 @@ def test_an_exported_encoder_takes_any_number_of_rows(data: recmtl.PreparedData)
 def test_no_rows_have_embeddings_of_their_width(data: recmtl.PreparedData) -> None:
     """A process may have no row of a batch that several share."""
     assert SplineEmbeddings(data.schema, width=3)(torch.empty(0, 5)).shape == (0, 13)
+
+
+@pytest.mark.parametrize(("numbers", "width"), [(1, 4), (32, 4), (33, 2)])
+def test_many_numbers_have_narrow_embeddings(numbers: int, width: int) -> None:
+    rows = pd.DataFrame({f"n{i}": [0.0, 1.0] for i in range(numbers)} | {"click": [0, 1]})
+    schema = recmtl.Schema([recmtl.Numeric(f"n{i}") for i in range(numbers)], [recmtl.Task("ctr", "click")])
+    data = recmtl.prepare(schema, rows, holdout=0)
+    assert SplineEmbeddings(data.schema).out_features == numbers * width

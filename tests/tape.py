@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,11 +25,13 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.operations: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], Any]] = []
         self.rehearsed = self.replayed = 0
+        self.refused = False
         self._made: set[int] = set()  # the storages of what was computed while recording
         self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}  # of what was there before
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if REFUSED & set(func.tags):
+            self.refused = True
             raise RuntimeError("operation not permitted when a tape is recording")
         for storage in storages((args, kwargs)):
             if storage.data_ptr() not in self._made | self._before.keys():
@@ -43,10 +46,16 @@ class Tape(TorchDispatchMode):
         return work()
 
     def record(self, work: Callable[[], Tensor]) -> Tensor:
+        with self.recording():
+            return work()
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record what is computed in the block, and leave everything as it was."""
         with torch.random.fork_rng(devices=[]):
             try:
                 with self:
-                    return work()
+                    yield
             finally:
                 for storage, before in self._before.values():
                     storage.copy_(before)

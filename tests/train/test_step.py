@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -16,6 +14,7 @@ from recmtl.balance import Balancer
 from recmtl.data import Batch, Loader
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
+from recmtl.train.cuda_graph import sync_debug_mode
 
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
 EVERY_CASE = [
@@ -63,16 +62,6 @@ def test_no_step_reads_a_value_from_the_device(
     assert losses.device.type == without_values
 
 
-@contextmanager
-def no_waiting() -> Iterator[None]:
-    """Any wait of the host for the GPU is an error in the block."""
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @every_case
 def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
@@ -87,7 +76,7 @@ def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
         on_device = [moved(batch, device, torch.float64) for batch in batches]
         losses = [step(batch) for batch in on_device[:4]]
         if device == "cuda":
-            with no_waiting():
+            with sync_debug_mode("error"):
                 losses += [step(batch) for batch in on_device[4:]]
         else:
             losses += [step(batch) for batch in on_device[4:]]

@@ -1,8 +1,9 @@
-"""Backward passes, the scale of their losses, and the gradients that they leave."""
+"""Backward passes, their precision, the scale of their losses, and the gradients that they leave."""
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -80,6 +81,27 @@ def zeros_if_none(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor] 
 def as_real(tensor: Tensor) -> Tensor:
     """Return a view of a complex tensor with its real and imaginary parts in a last dimension of their own."""
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
+@contextmanager
+def float32_products(device: torch.device) -> Iterator[None]:
+    """Compute float32 matrix products in full precision within the block: without autocast, TF32 and bfloat16."""
+    backend = torch.backends.mkldnn if device.type == "cpu" else torch.backends.cuda
+    matmul = getattr(backend, "matmul", None)
+    name, value = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
+    with ExitStack() as stack:
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if hasattr(matmul, name):
+            stack.callback(setattr, matmul, name, getattr(matmul, name))
+            setattr(matmul, name, value)
+        yield
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Compute without autocast within the block, and without TF32 on a GPU; a CPU keeps its library."""
+    with torch.autocast("cpu", enabled=False) if device.type == "cpu" else float32_products(device):
+        yield
 
 
 def pop_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:

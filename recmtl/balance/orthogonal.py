@@ -1,11 +1,11 @@
 """Orthogonal matrices from skew-symmetric ones: the Cayley map and the matrix exponential."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from recmtl.balance.backward import float32_products, full_precision
 
 OrthogonalMap = Literal["cayley", "matrix_exp"]
 
@@ -20,7 +20,8 @@ class RotationMatrices(nn.Module):
     Args:
         heads: The number of rotations, H.
         size: The number of their rows.
-        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`, which waits for the
+            GPU in each step.
 
     Example:
         >>> rotations = RotationMatrices(heads=1, size=2, orthogonal_map="cayley")
@@ -48,8 +49,8 @@ class RotationMatrices(nn.Module):
         skew = lower - lower.mT
         if self.orthogonal_map == "cayley":
             return cayley(skew / 2)
-        with float32_products(skew.device):
-            return torch.linalg.matrix_exp(skew)  # type: ignore[no-any-return]
+        rotations: Tensor = _MatrixExp.apply(skew)  # type: ignore[no-untyped-call]
+        return rotations
 
 
 def cayley(skew: Tensor) -> Tensor:
@@ -93,15 +94,21 @@ class _Cayley(torch.autograd.Function):
         return of_skew
 
 
-@contextmanager
-def float32_products(device: torch.device) -> Iterator[None]:
-    """Compute float32 matrix products in full precision within the block: without autocast, TF32 and bfloat16."""
-    backend = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
-    matmul = getattr(backend, "matmul", None)
-    name, value = ("fp32_precision", "ieee") if hasattr(matmul, "fp32_precision") else ("allow_tf32", False)
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, enabled=False))
-        if hasattr(matmul, name):
-            stack.callback(setattr, matmul, name, getattr(matmul, name))
-            setattr(matmul, name, value)
-        yield
+class _MatrixExp(torch.autograd.Function):
+    """The differential of exp at Sᵀ in the direction of the gradient is a block of exp of the matrix [Sᵀ G; 0 Sᵀ]."""
+
+    @staticmethod
+    def forward(ctx: Any, skew: Tensor) -> Tensor:
+        ctx.save_for_backward(skew)
+        with float32_products(skew.device):
+            return torch.linalg.matrix_exp(skew)  # type: ignore[no-any-return]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (skew,) = ctx.saved_tensors
+        upper = torch.cat([skew.mT, gradient], -1)  # [H, size, 2·size]
+        lower = torch.cat([torch.zeros_like(gradient), skew.mT], -1)
+        with full_precision(gradient.device):
+            whole = torch.linalg.matrix_exp(torch.cat([upper, lower], -2))  # [H, 2·size, 2·size]
+        return whole[..., : skew.shape[-1], skew.shape[-1] :]  # type: ignore[no-any-return]

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from recmtl.balance.orthogonal import RotationMatrices, cayley, float32_products
+from recmtl.balance.orthogonal import RotationMatrices, cayley
 
 SIZES = (128, 150, 160, 191, 192, 256, 319)
 CLOSE = 1e-6
@@ -101,28 +103,51 @@ def test_the_gradient_is_that_of_differences() -> None:
     )
 
 
+def test_the_gradient_of_matrix_exp_is_that_of_torch() -> None:
+    """To the bit, so that it changes nothing but the precision of products on a GPU."""
+    torch.manual_seed(0)
+    rotations = RotationMatrices(3, 6, "matrix_exp")
+    with torch.no_grad():
+        rotations.weight.normal_()
+    skew = (rotations.weight.detach().tril(-1) - rotations.weight.detach().tril(-1).mT).requires_grad_()
+    slope = torch.randn(3, 6, 6)
+    R = torch.linalg.matrix_exp(skew)
+    (R * slope).sum().backward()
+    (rotations() * slope).sum().backward()
+    assert rotations().equal(R)
+    assert rotations.weight.grad.equal((skew.grad - skew.grad.mT).tril(-1))
+
+
 def test_no_shape_depends_on_a_value(without_values: str) -> None:
     S = torch.zeros(2, 200, 200, device=without_values, requires_grad=True)
     cayley(S).sum().backward()
     assert S.grad.shape == S.shape
 
 
-@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_products_are_those_of_float32_whatever_the_precision_of_others(precision: str) -> None:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
-    try:
-        with torch.autocast("cpu", dtype=torch.bfloat16), float32_products(torch.device("cpu")):
-            assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
-        with float32_products(torch.device("cuda")):
-            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        assert torch.get_float32_matmul_precision() == precision
-    finally:
-        torch.set_float32_matmul_precision(before)
+class OfOneMatrix(TorchDispatchMode):
+    """Refuses linear algebra on several matrices at once, for which torch takes MAGMA on a GPU, and waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inverted = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "linalg" in str(func) and "vector" not in str(func):
+            assert all(arg.dim() == 2 for arg in args if isinstance(arg, torch.Tensor)), func
+            self.inverted += "inv" in str(func)
+        assert not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & set(func.tags), func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [16, 128, 129, 512])
+def test_matrices_are_inverted_one_by_one_without_a_look_at_a_value(without_values: str, size: int) -> None:
+    S = torch.zeros(3, size, size, device=without_values, requires_grad=True)
+    with OfOneMatrix() as seen:
+        cayley(S).sum().backward()
+    assert seen.inverted == 3
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
     by_size = {size: errors(size) for size in SIZES}
-    sys.stdout.write(json.dumps({"threads": torch.get_num_threads(), "errors": by_size, "trained": trained(64, 1000)}))
+    sys.stdout.write(json.dumps({"threads": torch.get_num_threads(), "errors": by_size, "trained": trained(128, 1000)}))

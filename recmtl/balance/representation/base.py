@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, without_nonfinite, zeros_if_none
+from recmtl.balance.backward import backward_weighted, full_precision, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
 from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
@@ -77,9 +77,9 @@ class RepresentationBalancer(Balancer, ABC):
         parameters = self._fork_parameters()
         if not torch.is_grad_enabled():
             self._forked = True
-            return tuple(self._forward_views(views, parameters))
+            return self._read_by_heads(views, parameters)
         if not self.training:
-            return tuple(self._forward_views(views, [parameter.detach() for parameter in parameters]))
+            return self._read_by_heads(views, [parameter.detach() for parameter in parameters])
         self._check_parallel()
         self._warn_of_half(views[0])
         self._forked = True
@@ -166,6 +166,10 @@ class RepresentationBalancer(Balancer, ABC):
         """Return the views that `_backward_views` needs; it finds them behind the parameters, in `saved`."""
         return ()
 
+    def _read_by_heads(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        with full_precision(views[0].device):
+            return tuple(self._forward_views(views, parameters))
+
     def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return what the heads read of the views; a linear map."""
         return [view.view_as(view) for view in views]
@@ -207,13 +211,13 @@ class _Fork(torch.autograd.Function):
         ctx.balancer = balancer
         ctx.save_for_backward(*parameters, *balancer._saved_views(views))
         ctx.set_materialize_grads(False)
-        return tuple(balancer._forward_views(views, parameters))
+        return balancer._read_by_heads(views, parameters)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(device):
             if _Fork.bypassed:  # any number of times
                 views: Sequence[Tensor | None] = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
                 parameters: Sequence[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))

@@ -49,7 +49,8 @@ class RotateOnly(RotationBalancer):
         batch_scale: Whether the rotation loss is independent of the batch size.
         normalize_losses: Whether every gradient is that of L_k/L_k(0), the towers' included. L_k(0) is the task's first
             positive loss; before that, the loss is not divided.
-        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`, which waits for the
+            GPU in each step.
 
     Raises:
         ValueError: If an argument is out of range.

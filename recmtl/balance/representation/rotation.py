@@ -36,7 +36,8 @@ class RotationBalancer(RepresentationBalancer, ABC):
         rotation_size: The number of leading features that are rotated; all by default.
         batch_scale: Whether ĝ and v are first multiplied by the batch size.
         normalize_losses: Whether every gradient is that of L_k/L_k(0), private ones included.
-        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`.
+        orthogonal_map: The map from parameters to rotations: `cayley`, or the slower `matrix_exp`, which waits for the
+            GPU in each step.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -196,8 +197,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         return views if self.cooperative else ()
 
     def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-        with torch.autocast(views[0].device.type, enabled=False):
-            return [_rotated(view, R.mT.to(view.dtype)) for view, R in zip(views, parameters[0], strict=True)]
+        return [_rotated(view, R.mT.to(view.dtype)) for view, R in zip(views, parameters[0], strict=True)]
 
     def _backward_views(
         self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import has_hooks, pop_gradients, without_nonfinite, zeros_if_none
+from recmtl.balance.backward import full_precision, has_hooks, pop_gradients, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
 
@@ -129,7 +129,7 @@ class TaskGradientBalancer(Balancer, ABC):
         if not shared:
             self.skipped += ~finite
             return
-        with torch.no_grad(), torch.autocast(losses[0].device.type, enabled=False):
+        with torch.no_grad(), full_precision(losses[0].device):
             measured = TaskGradients(shared, gradients, self._scale_on(losses[0].device), poison=self._guarded)
             self.skipped += ~(finite & measured.finite)
             measured.add_combined(self._weigh(measured))

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.backward import full_precision
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
@@ -111,9 +112,10 @@ def project_conflicting(gradients: Tensor, order: Tensor | None = None) -> Tenso
     tasks = len(gradients)
     if order is not None and order.shape != (tasks, tasks):
         raise ValueError(f"`order` must have shape [{tasks}, {tasks}], got {tuple(order.shape)}")
-    gram = (gradients @ gradients.mH).real  # [K, K]
-    coefficients = coefficients_at_once(gram) if order is None else coefficients_in_order(gram, order)
-    return coefficients.to(gradients.dtype) @ gradients
+    with full_precision(gradients.device):
+        gram = (gradients @ gradients.mH).real  # [K, K]
+        coefficients = coefficients_at_once(gram) if order is None else coefficients_in_order(gram, order)
+        return coefficients.to(gradients.dtype) @ gradients
 
 
 def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:

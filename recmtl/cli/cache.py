@@ -38,7 +38,7 @@ def cache_command(
         remove_stale(folder)
         shown = {dataset.folder: shown[dataset.folder] for dataset in removed}
     if json:
-        print_line(dumps(list(shown.values()), indent=1, ensure_ascii=False))
+        print_line(dumps(list(shown.values()), indent=1))
     else:
         print_cached(list(shown.values()), f"{'removed from' if action == 'clear' else 'in'} {folder}")
     if action == "clear" and len(shown) < len(found):

@@ -56,7 +56,7 @@ def describe_command(
         schema = None if card is None else presets.card(card)
         description = describe(data, schema, test, labels, counter, bad_rows, **reading)
     if json:
-        print_line(dumps(description.to_dict(), indent=1, ensure_ascii=False))
+        print_line(dumps(description.to_dict(), indent=1))
     else:
         print_description(description, public_name(data))
     if out is not None:

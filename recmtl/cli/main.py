@@ -14,6 +14,7 @@ from types import FrameType
 from recmtl._version import __version__
 from recmtl.cli.catalogue import check_command, check_spelling, command_help, load_catalogue, overview
 from recmtl.cli.exit import BAD_INPUT, INTERRUPTED, end, one_line
+from recmtl.cli.terminal import lasting_output
 from recmtl.errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError, UsageError
 
 HELP = ("-h", "--help")
@@ -21,16 +22,20 @@ HELP = ("-h", "--help")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
-    try:
-        return run(sys.argv[1:] if arguments is None else arguments)
-    except (UsageError, DataError, SchemaError, RunError, DivergenceError, OutOfMemoryError, OSError) as error:
-        return end(one_line(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return end("interrupted", INTERRUPTED)
+    with lasting_output():
+        try:
+            status = run(sys.argv[1:] if arguments is None else arguments)
+            sys.stdout.flush()  # a disk may be full
+        except (UsageError, DataError, SchemaError, RunError, DivergenceError, OutOfMemoryError, OSError) as error:
+            return end(one_line(error), BAD_INPUT)
+        except KeyboardInterrupt:
+            return end("interrupted", INTERRUPTED)
+        return status
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
+    check_text(arguments)
     catalogue = load_catalogue()
     name, *rest = arguments or ["--help"]
     if name in HELP:
@@ -46,6 +51,13 @@ def run(arguments: Sequence[str]) -> int:
         import_module(f"recmtl.cli.{name}")
     status: int = running.run_command(name, rest)
     return status
+
+
+def check_text(arguments: Sequence[str]) -> None:
+    """Refuse arguments with bytes that are no text, which no recipe could hold."""
+    for argument in arguments:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):
+            raise UsageError(f"{argument!a} is no UTF-8: rename the file, or set PYTHONUTF8=1 if its name is UTF-8")
 
 
 @contextmanager

@@ -69,6 +69,8 @@ def new_file(path: Path) -> Iterator[Path]:
     The content is synced to disk first: after a crash of the machine `path` is the old file or the new one, whole.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.is_dir():
+        raise DataError(f"{str(path)!r} is a folder, expected a file to write")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()  # fail before any work is done

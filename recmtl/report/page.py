@@ -53,9 +53,8 @@ def write_report(
         SchemaError: A slice is not a feature.
     """
     check_report(Path(out))
-    page = report_html(open_runs(runs), slices, rows, title, draws, progress)
-    with new_file(Path(out)) as file:
-        file.write_text(page, encoding="utf-8")
+    with new_file(Path(out)) as file:  # which fails before any work if it cannot be written
+        file.write_text(report_html(open_runs(runs), slices, rows, title, draws, progress), encoding="utf-8")
 
 
 def check_report(out: Path) -> None:

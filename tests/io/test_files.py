@@ -108,3 +108,13 @@ def test_an_unwritable_path_fails_before_any_work(tmp_path, new):
     (tmp_path / "a").touch()
     with pytest.raises(DataError, match=r"^'.*a/b.*' cannot be written: Not a directory$"), new(tmp_path / "a/b/c"):
         pytest.fail("the block ran")
+
+
+def test_a_folder_is_no_file_to_write(tmp_path):
+    (tmp_path / "report.html").mkdir()
+    with (
+        pytest.raises(DataError, match=r"report\.html' is a folder, expected a file"),
+        new_file(tmp_path / "report.html"),
+    ):
+        pass
+    assert os.listdir(tmp_path) == ["report.html"]

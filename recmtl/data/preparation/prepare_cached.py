@@ -14,6 +14,7 @@ from recmtl.data.store.cache import (
     DAY,
     KEY_LETTERS,
     CachedDataset,
+    check_writable,
     default_cache,
     lock_path,
     remove_stale,
@@ -53,6 +54,7 @@ def prepare_cached(
     remove_stale(folder.parent, older_than=DAY)
     found, notes = _open_checked(folder)
     if found is None:
+        check_writable(folder.parent)
         with locked(lock_path(folder), lambda: progress("wait for another process", 0)):
             found, notes = _open_checked(folder)  # another process may have prepared it meanwhile
             if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,13 +21,36 @@ from recmtl.io.untrusted import from_json, read_text
 ORIGIN = "origin.json"  # written last: without it a dataset is unfinished
 KEY_LETTERS = 24  # of the hash that names a dataset
 KEY_PATTERN = "[0-9a-f]" * KEY_LETTERS
+OTHER_CACHE = "name a folder with `--data.cache` (`recmtl cache`: `--cache`) or the variable RECMTL_CACHE"
 DAY = 24 * 60 * 60.0
 
 
 def default_cache() -> Path:
-    """Return the cache's folder: `RECMTL_CACHE`, or `recmtl` in the user's cache folder."""
+    """Return the cache's folder: `RECMTL_CACHE`, or `recmtl` in the user's cache folder.
+
+    Raises:
+        DataError: The user has no home.
+    """
     own = os.environ.get("RECMTL_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recmtl"
+    try:
+        return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "recmtl"
+    except RuntimeError as error:
+        raise DataError(f"there is no home folder for prepared data: {OTHER_CACHE}") from error
+
+
+def check_writable(cache: Path) -> None:
+    """Create the folder of a cache, and check that one can write into it.
+
+    Raises:
+        DataError: One cannot.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(cache, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise DataError(f"the cache {str(cache)!r} cannot be written: {reason}: {OTHER_CACHE}")
 
 
 @dataclass(frozen=True)

@@ -289,6 +289,35 @@ def test_default_folder(monkeypatch):
     assert default_cache() == Path.home() / ".cache" / "recmtl"
 
 
+def test_without_a_home_the_option_is_named(monkeypatch):
+    def unknown(user):
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    for name in ("RECMTL_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(
+        DataError, match=r"there is no home folder for prepared data: name a folder with `--data\.cache`"
+    ):
+        default_cache()
+
+
+@pytest.mark.parametrize("cache", ["file", "file/below", "closed"])
+def test_an_unwritable_cache_names_the_option(tmp_path, path, prepared, monkeypatch, cache):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)  # as root may write everywhere
+    with pytest.raises(DataError, match=rf"{cache}' cannot be written: .*: name a folder with `--data\.cache`"):
+        prepare_cached(SCHEMA, path, cache=tmp_path / cache)
+    assert prepared == []
+
+
+def test_what_an_unwritable_cache_holds_is_opened(tmp_path, path, prepared, monkeypatch):
+    open_cached(tmp_path, path)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    open_cached(tmp_path, path)
+    assert len(prepared) == 1
+
+
 def aged(folder, days):
     origin = json.loads((folder / "origin.json").read_text())
     (folder / "origin.json").write_text(json.dumps(origin | {"created": time.time() - days * DAY}))

@@ -128,6 +128,21 @@ def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
     return leaves
 
 
+def check_leaves(losses: Sequence[Tensor], known: set[int]) -> None:
+    """Check that every leaf of the losses is known by its id, and that no hook acts on its gradient too early."""
+    for leaf in leaves_of(losses):
+        if has_hooks(leaf):
+            raise ValueError(
+                f"a hook on a gradient of shape {tuple(leaf.shape)} would act before it is summed over the "
+                "processes: step the optimizer after `backward`"
+            )
+        if leaf.requires_grad and id(leaf) not in known:
+            raise ValueError(
+                f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
+                f"{tuple(leaf.shape)} is missing"
+            )
+
+
 @torch.no_grad()
 def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
     """Set the NaN and infinite entries of gradients to zero, in place and without waiting for the device.

@@ -10,10 +10,19 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import ScaledLosses, has_hooks, leaves_of
+from recmtl.balance.backward import ScaledLosses, check_leaves
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
-from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes, as_shared_tensors, listed_losses, validated_views
+from recmtl.balance.shared import (
+    BackwardInputs,
+    SharedTensor,
+    Sizes,
+    as_shared_tensors,
+    check_losses,
+    listed_losses,
+    validated_names,
+    validated_views,
+)
 
 
 class Balancer(ScaledLosses, ABC):
@@ -135,14 +144,22 @@ class Balancer(ScaledLosses, ABC):
             True
         """
         heads = list(heads)
+        return [
+            copy.deepcopy(head) if matrix is None else folded(head, matrix)
+            for head, matrix in zip(heads, self._view_matrices(len(heads), features), strict=True)
+        ]
+
+    def changes_views(self, heads: int, features: int) -> bool:
+        """Return whether a head of H reads something else than its view of D features, which `fold` would take in."""
+        return self._sizes is not None and any(m is not None for m in self._view_matrices(heads, features))
+
+    @torch.no_grad()
+    def _view_matrices(self, heads: int, features: int) -> list[Tensor | None]:
+        """Return the matrix by which each view is multiplied, None for the identity."""
         wide = any(state.dtype == torch.float64 for state in self.state_dict().values())
         device = None if self._sizes is None else self.skipped.device
         unit = torch.eye(features, dtype=torch.float64 if wide else torch.float32, device=device)
-        matrices = self.fork([unit] * len(heads))  # a linear map of the identity is its matrix
-        return [
-            copy.deepcopy(head) if matrix.equal(unit) else folded(head, matrix)
-            for head, matrix in zip(heads, matrices, strict=True)
-        ]
+        return [None if m.equal(unit) else m for m in self.fork([unit] * heads)]  # a linear map of 1 is its matrix
 
     def backward(
         self,
@@ -197,16 +214,20 @@ class Balancer(ScaledLosses, ABC):
         """
 
     def get_extra_state(self) -> Tensor:
-        """Return the names of losses and heads as bytes, for `state_dict`."""
-        return torch.tensor(list(json.dumps([self.names, self.head_names]).encode()), dtype=torch.uint8)
+        """Return the names of losses and heads, the class and its options as bytes, for `state_dict`."""
+        content = {"class": class_name(type(self)), "names": self.names, "head_names": self.head_names}
+        return torch.tensor(list(json.dumps(content | {"options": _in_json(self)}).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Load the names; those that are known must be the same.
+        """Load the names; those that are known must be the same. The options stay those of the constructor.
 
         Raises:
-            RuntimeError: If the state belongs to other tasks, or to the same tasks in another order.
+            RuntimeError: If the state is that of another method, of other tasks, or of these tasks in another order.
         """
-        names, head_names = (None if found is None else tuple(found) for found in json.loads(bytes(state.tolist())))
+        content = json.loads(bytes(state.tolist()))
+        if content["class"].rpartition(".")[2] != type(self).__name__:  # a module may be imported by another name
+            raise RuntimeError(f"expected the state of {class_name(type(self))}, got that of {content['class']}")
+        names, head_names = (content[key] and tuple(content[key]) for key in ("names", "head_names"))
         for own, saved in ((self.names, names), (self.head_names, head_names)):
             if own is not None and saved is not None and own != saved:
                 raise RuntimeError(f"expected the state of {type(self).__name__} for {list(own)}, got {list(saved)}")
@@ -214,9 +235,7 @@ class Balancer(ScaledLosses, ABC):
 
     def extra_repr(self) -> str:
         """Return the constructor's options."""
-        options = {name: getattr(self, name, self) for name in inspect.signature(type(self)).parameters}
-        shown = {k: v for k, v in options.items() if k not in self._buffers and not isinstance(v, nn.Module)}
-        return ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return ", ".join(f"{name}={value!r}" for name, value in constructor_options(self).items())
 
     def _warn_if_late(self) -> None:
         """Warn that the first step creates the state, if that is a problem for the method."""
@@ -265,17 +284,7 @@ class Balancer(ScaledLosses, ABC):
             ordered = [losses[name] for name in self.names]
         else:
             ordered = listed_losses(losses)
-        if not ordered:
-            raise ValueError("`losses` must hold one loss per objective, got none")
-        for index, loss in enumerate(ordered):
-            if not isinstance(loss, Tensor):
-                raise ValueError(
-                    f"{self._label(index)} must be a tensor, got {loss!r}: use torch.zeros(()) for an absent task"
-                )
-            if loss.dim():
-                raise ValueError(f"{self._label(index)} must be a scalar, got shape {tuple(loss.shape)}")
-            if loss.is_complex():
-                raise ValueError(f"{self._label(index)} must be a real number, got {loss.dtype}")
+        check_losses(ordered, self.names)
         return ordered
 
     def _check_private(
@@ -285,17 +294,7 @@ class Balancer(ScaledLosses, ABC):
         if self.processes.size == 1 or self._checked_private:
             return
         known = {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())}
-        for leaf in leaves_of(losses):
-            if has_hooks(leaf):
-                raise ValueError(
-                    f"a hook on a gradient of shape {tuple(leaf.shape)} would act before it is summed over the "
-                    "processes: step the optimizer after `backward`"
-                )
-            if leaf.requires_grad and id(leaf) not in known:
-                raise ValueError(
-                    f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
-                    f"{tuple(leaf.shape)} is missing"
-                )
+        check_leaves(losses, known)
         self._checked_private = True
 
     def _check_parallel(self) -> None:
@@ -306,9 +305,6 @@ class Balancer(ScaledLosses, ABC):
         """Return which tasks have a finite loss, bool `[K]`; all tasks if a scaler looks for what is not finite."""
         return torch.ones_like(values, dtype=torch.bool) if self._guarded else values.isfinite()
 
-    def _label(self, index: int) -> str:
-        return f"loss {index}" if self.names is None else f"loss '{self.names[index]}'"
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_precision(state: Tensor) -> Tensor:
             moved = fn(state)
@@ -318,17 +314,24 @@ class Balancer(ScaledLosses, ABC):
         return self
 
 
-def validated_names(
-    argument: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
-) -> tuple[str, ...] | None:
-    """Return the names if they are `count` different ones and agree with those known; without names, those known."""
-    if names is None:
-        return known
-    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
-        raise ValueError(f"`{argument}` must be {count} different names, got {names!r}")
-    if known is not None and tuple(names) != known:
-        raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
-    return tuple(names)
+def constructor_options(module: nn.Module) -> dict[str, Any]:
+    """Return the options of the constructor, as far as they are attributes and neither state nor modules."""
+    options = {name: getattr(module, name, module) for name in inspect.signature(type(module)).parameters}
+    return {k: v for k, v in options.items() if k not in module._buffers and not isinstance(v, nn.Module)}
+
+
+def _in_json(module: nn.Module) -> dict[str, Any] | None:
+    """Return the options of the constructor if they are the same after JSON, else None."""
+    options = constructor_options(module)
+    try:
+        return options if json.loads(json.dumps(options)) == options else None
+    except (TypeError, ValueError):
+        return None
+
+
+def class_name(cls: type) -> str:
+    """Return the name by which `imported_balancer` finds a class: that of the export, or else the full name."""
+    return cls.__name__ if cls.__module__.startswith("recmtl.balance.") else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _build_from_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:

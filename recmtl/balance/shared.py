@@ -113,6 +113,19 @@ def validated_views(views: object) -> tuple[Tensor, ...]:
     return found
 
 
+def validated_names(
+    argument: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
+) -> tuple[str, ...] | None:
+    """Return the names if they are `count` different ones and agree with those known; without names, those known."""
+    if names is None:
+        return known
+    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
+        raise ValueError(f"`{argument}` must be {count} different names, got {names!r}")
+    if known is not None and tuple(names) != known:
+        raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
+    return tuple(names)
+
+
 def listed_losses(losses: object) -> list[Tensor]:
     """Return the losses in a list if they are a sequence or a mapping of scalars, one per objective."""
     expected = "`losses` must hold one loss per objective, in a list or by name"
@@ -121,6 +134,20 @@ def listed_losses(losses: object) -> list[Tensor]:
     if not isinstance(losses, Iterable) or isinstance(losses, str):
         raise ValueError(f"{expected}, got {losses!r}")
     return list(losses.values() if isinstance(losses, Mapping) else losses)
+
+
+def check_losses(losses: Sequence[object], names: Sequence[str] | None) -> None:
+    """Check that there are losses, and that they are real scalars."""
+    if not losses:
+        raise ValueError("`losses` must hold one loss per objective, got none")
+    for index, loss in enumerate(losses):
+        label = f"loss {index}" if names is None else f"loss '{names[index]}'"
+        if not isinstance(loss, Tensor):
+            raise ValueError(f"{label} must be a tensor, got {loss!r}: use torch.zeros(()) for an absent task")
+        if loss.dim():
+            raise ValueError(f"{label} must be a scalar, got shape {tuple(loss.shape)}")
+        if loss.is_complex():
+            raise ValueError(f"{label} must be a real number, got {loss.dtype}")
 
 
 def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor]) -> list[SharedTensor]:

@@ -6,12 +6,13 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.balance.base import Balancer
+from recmtl.balance.restoring import balancer_of_state
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
@@ -114,6 +115,9 @@ class RankingModel(nn.Module, ABC):
     evaluation mode. With a funnel, where CTCVR is predicted beside either CTR or CVR, it is then at most that one, so
     that the third of them is a probability.
 
+    ``load_state_dict`` takes the state of a trained model with its balancer: a model without one gets that of the
+    state, with the same options.
+
     Attributes:
         schema: The fitted schema.
         encoder: From a batch to ``[B, W]``.
@@ -165,6 +169,7 @@ class RankingModel(nn.Module, ABC):
         self.heads = nn.ModuleDict()
         self.view_features = 0
         self.ensemble = 1
+        self.register_load_state_dict_pre_hook(_restore_fork)  # type: ignore[no-untyped-call]
 
     def build_heads(
         self,
@@ -286,6 +291,14 @@ def bounded_by_funnel(schema: Schema, logits: dict[str, Tensor]) -> dict[str, Te
     if ctcvr not in logits or len(bounds) != 1:
         return logits
     return logits | {ctcvr: torch.minimum(logits[ctcvr], logits[bounds[0]])}
+
+
+def _restore_fork(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:
+    """Give a model the balancer whose state is about to be loaded."""
+    assert isinstance(model, RankingModel)
+    fork = f"{prefix}fork."
+    if isinstance(model.fork, IdentityFork) and fork + "_extra_state" in state_dict:
+        model.fork = balancer_of_state(state_dict, fork).train(model.training)
 
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:

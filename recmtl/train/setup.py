@@ -18,6 +18,7 @@ from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
 from recmtl.io.memory import explain_oom
 from recmtl.models import RankingModel
+from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
 from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import all_processes, smallest_window
@@ -82,6 +83,7 @@ class TrainingSetup:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
         if gradient_stats_every < 0:
             raise ValueError(f"`gradient_stats_every` must be at least 0, got {gradient_stats_every}")
+        check_fork(model, balancer)
         claim_balancer(balancer, model)
         check_shared_tensors(model, balancer)
         processes = balancer.processes = all_processes()
@@ -165,6 +167,23 @@ def claim_balancer(balancer: Balancer, model: RankingModel) -> None:
     if owner is not None and owner() not in (None, model):
         raise ValueError(f"this {type(balancer).__name__} balances another model, whose state it holds: use a new one")
     OWNERS[balancer] = weakref.ref(model)
+
+
+def check_fork(model: RankingModel, balancer: Balancer) -> None:
+    """Raise a `ValueError` if another balancer would replace a fork that changes what the heads read."""
+    fork = model.fork
+    if fork is balancer or isinstance(fork, IdentityFork):
+        return
+    if not isinstance(fork, Balancer):
+        raise ValueError(
+            f"`model.fork` is a {type(fork).__name__}, which a balancer would replace: put it into `trunk`"
+        )
+    if fork.changes_views(len(model.heads), model.view_features):
+        name = type(fork).__name__
+        raise ValueError(
+            f"the heads were trained behind the rotations of {name}, which {type(balancer).__name__} would replace: "
+            f"train on with {name} (`Trainer(model)`), or take the rotations into the heads (`model.fold()`)"
+        )
 
 
 def check_shared_tensors(model: RankingModel, balancer: Balancer) -> None:

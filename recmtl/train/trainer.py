@@ -41,7 +41,8 @@ class Trainer:
 
     Args:
         model: The model. The balancer becomes its ``fork``.
-        balancer: Turns the losses into gradients; ``Sum`` by default.
+        balancer: Turns the losses into gradients; by default the one that the model was trained or loaded with, else
+            ``Sum``.
         epochs: The maximum number of passes over the training rows.
         gradient_stats_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms
             and pairwise cosines, beside losses and weights, into the log. 0 measures nothing; training is the same.
@@ -51,7 +52,8 @@ class Trainer:
 
     Raises:
         ValueError: An option is out of range, the monitor names nothing that is measured, the device cannot be used
-            (with this precision), or the tasks share nothing and the balancer is not `Sum`.
+            (with this precision), the tasks share nothing and the balancer is not `Sum`, or another balancer would
+            replace rotations that the model was trained with.
 
     Attributes:
         setup: Model, balancer, options, processes, device and run folder.
@@ -69,7 +71,8 @@ class Trainer:
         stopping: EarlyStopping = EarlyStopping(),
         run: RunConfig = RunConfig(),
     ) -> None:
-        balancer = balancer or Sum()
+        if balancer is None:
+            balancer = model.fork if isinstance(model.fork, Balancer) else Sum()
         self.setup = TrainingSetup.build(model, balancer, epochs, gradient_stats_every, optimization, stopping, run)
         self.result = FitResult()
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import zeros_if_none
-from recmtl.balance.base import validated_names
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.representation.base import RepresentationBalancer
-from recmtl.balance.shared import Sizes
+from recmtl.balance.shared import Sizes, validated_names
 from recmtl.balance.task_gradients.projection import RandomOrders, coefficients_in_order
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import as_real
+from recmtl.balance.backward import as_real, on_host
 
 
 class SharedTensor(NamedTuple):
@@ -19,6 +19,8 @@ class SharedTensor(NamedTuple):
         tensor: A leaf of the graph, of any shape.
         parts: The number of parts.
         part_of_row: The part of each row of dimension 0, int64 `[rows]`; None for `parts` equal chunks of it.
+        bounds: The first row of each part, and the number of rows, int64 `[parts + 1]`, if each part is one block of
+            rows, in order: a GPU then sums them without sorting; None if that is not so, or not known.
 
     Example:
         >>> import torch
@@ -30,6 +32,7 @@ class SharedTensor(NamedTuple):
     tensor: Tensor
     parts: int = 1
     part_of_row: Tensor | None = None
+    bounds: Tensor | None = None
 
     def check(self, name: str) -> None:
         """Check that the tensor is a leaf and splits into its parts; `name` is its name in the message."""
@@ -42,6 +45,9 @@ class SharedTensor(NamedTuple):
             raise ValueError(f"{name} must split into {self.parts} equal parts, got shape {shape}")
         if rows is not None and (not shape or rows.shape != shape[:1]):
             raise ValueError(f"`part_of_row` of {name} must have shape {shape[:1]}, got {tuple(rows.shape)}")
+        if self.bounds is not None and (rows is None or self.bounds.shape != (self.parts + 1,)):
+            expected = f"shape {(self.parts + 1,)}, beside `part_of_row`"
+            raise ValueError(f"`bounds` of {name} must have {expected}, got {tuple(self.bounds.shape)}")
 
     def norms(self, gradient: Tensor | None) -> Tensor:
         """Return the norm of each part of a gradient, `[parts]` of at least float32; zeros for None."""
@@ -94,9 +100,22 @@ class SharedTensor(NamedTuple):
         return blocks.flatten(1) if blocks.dim() > 1 else blocks.unsqueeze(1)  # [blocks, elements]
 
     def _per_part(self, per_block: Tensor) -> Tensor:
-        if self.part_of_row is None:
-            return per_block
-        return per_block.new_zeros(self.parts).index_add_(0, self.part_of_row, per_block)
+        return per_block if self.part_of_row is None else self.sums(per_block)
+
+    def sums(self, per_row: Tensor) -> Tensor:
+        """Return the sums of numbers per row by part, `[rows]` to `[parts]`, for a tensor with `part_of_row`.
+
+        On a GPU the result is the same in each run: every part is summed by itself, without atomic additions.
+        """
+        assert self.part_of_row is not None
+        if on_host(per_row):
+            return per_row.new_zeros(self.parts).index_add_(0, self.part_of_row, per_row)
+        bounds = self.bounds
+        if bounds is None:
+            ordered, order = self.part_of_row.sort(stable=True)  # [rows]
+            bounds = torch.searchsorted(ordered, torch.arange(self.parts + 1, device=ordered.device))
+            per_row = per_row.index_select(0, order)
+        return torch.segment_reduce(per_row, "sum", offsets=bounds, unsafe=True)  # the safe form waits for the device
 
 
 def validated_views(views: object) -> tuple[Tensor, ...]:

@@ -126,13 +126,12 @@ class EmbeddingTable(nn.Module):
 
     def gradient_norms(self) -> Tensor:
         """Return a norm of each feature's part of the last gradient, ``[owners]``; not finite if the part is not."""
-        tensor, parts, part_of_row = self._as_shared() if self._gathered else SharedTensor(self.weight)
+        tensor: Tensor = self.weight if self._gathered is None else self._gathered.rows
         if tensor.grad is None:
             return self.weight.new_zeros(len(self._spans))
-        if part_of_row is None:
+        if self._gathered is None:
             return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
-        rows: Tensor = torch.linalg.vector_norm(tensor.grad, dim=1)  # [U]
-        return rows.new_zeros(parts).index_add_(0, part_of_row, rows)
+        return self._as_shared().sums(torch.linalg.vector_norm(tensor.grad, dim=1))
 
     def _rows(self, flat: Tensor) -> Tensor:
         if not (self.row_mode and torch.is_grad_enabled()):
@@ -182,8 +181,10 @@ class EmbeddingTable(nn.Module):
         if self._gathered is None:
             places = torch.arange(len(tensor), device=tensor.device)
         else:
-            places, tensor, _ = self._gathered
-        return SharedTensor(tensor, len(self.starts), torch.bucketize(places, self.starts, right=True) - 1)
+            places, tensor, _ = self._gathered  # places rise, or repeat the last one
+        part_of_row = torch.bucketize(places, self.starts, right=True) - 1
+        bounds = torch.cat([torch.searchsorted(places, self.starts), self.starts.new_full((1,), len(places))])
+        return SharedTensor(tensor, len(self.starts), part_of_row, bounds)
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:

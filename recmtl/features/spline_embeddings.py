@@ -63,6 +63,7 @@ class SplineEmbeddings(NumericEmbedding):
     last: Tensor
     middle: Tensor
     part_of_row: Tensor
+    bounds: Tensor
 
     def __init__(self, schema: FittedSchema, width: int | None = None) -> None:
         if width is None:
@@ -78,6 +79,7 @@ class SplineEmbeddings(NumericEmbedding):
             "last": (sizes - 2).clamp(min=0).float(),  # [F'], the index of the last knot with one after it
             "middle": (sizes - 1) / 2,  # [F'], the index of the middle
             "part_of_row": torch.arange(len(sizes)).repeat_interleave(sizes),  # [knots]
+            "bounds": torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),  # [F' + 1]
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -109,4 +111,6 @@ class SplineEmbeddings(NumericEmbedding):
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the rows of all knots as one shared tensor with one part per feature."""
-        return [SharedTensor(self.weight, len(self.first), self.part_of_row)] if len(self.weight) else []
+        if not len(self.weight):
+            return []
+        return [SharedTensor(self.weight, len(self.first), self.part_of_row, self.bounds)]

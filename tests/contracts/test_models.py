@@ -118,11 +118,12 @@ def test_what_shares_nothing_is_trained_with_the_sum_alone(
 @each_model
 def test_parts_divide_their_tensors(cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData) -> None:
     shared = built(cls, aliexpress, style=style).shared()
-    for tensor, parts, part_of_row in shared.tensors:
+    for tensor, parts, part_of_row, bounds in shared.tensors:
         if part_of_row is None:
             assert tensor.shape[0] % parts == 0
         else:
-            assert part_of_row.unique().numel() == parts
+            assert part_of_row.equal(torch.arange(parts).repeat_interleave(bounds.diff()))
+            assert bounds.diff().min() > 0
             assert len(part_of_row) == len(tensor)
     assert {id(t) for t in shared.last} <= {id(s.tensor) for s in shared.tensors}
 

@@ -14,7 +14,7 @@ from recmtl.cli import prepare as prepare_module
 from recmtl.cli.main import main
 from recmtl.errors import OutOfMemoryError
 from recmtl.features import embedding_table as table_module
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import explain_oom
 from recmtl.runs import checkpoint_file as checkpoint
 from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from recmtl.train import Optimization, RunConfig, RunFolder

@@ -79,7 +79,7 @@ def compare_parser() -> ArgumentParser:
         default=None,
         help="The metric in the tables; by default AUC (regression: MAE).",
     )
-    parser.add_argument("--jobs", type=int, default=1, help="How many runs at once.")
+    parser.add_argument("--jobs", type=int, default=1, help="How many runs at once; they share the CPUs.")
     parser.add_argument(
         "--out",
         type=Path | None,

@@ -16,7 +16,7 @@ from recmtl.cli.exit import FAILED, end, one_line
 from recmtl.cli.option_help import class_help
 from recmtl.cli.parser import command_parser
 from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import explain_oom
 from recmtl.recipe.option_errors import parse_options
 from recmtl.recipe.recipe import read_recipe
 from recmtl.recipe.trust import modules_to_trust

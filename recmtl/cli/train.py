@@ -108,7 +108,7 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
         return config
     with usage_errors():
         config = resumed_recipe(parser, arguments, folder, config.trust)
-    for change in environment_changes(Path(folder) / RECIPE):
+    for change in environment_changes(Path(folder) / RECIPE, config.trainer.run.threads):
         print_note(change)
     config.trainer.run.folder = folder
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from recmtl.comparison.grid import GridRun
 from recmtl.comparison.progress import GridProgress, RunEnd
 from recmtl.errors import RunError
 from recmtl.io.files import new_file
+from recmtl.io.machine import threads_variable
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
 from recmtl.recipe.trust import named_modules
@@ -91,12 +93,13 @@ class Job:
     started: float = field(default_factory=time.monotonic)  # seconds of the monotonic clock
 
     @classmethod
-    def start(cls, run: GridRun, folder: Path, lock: tuple[int, ...], warn: Callable[[str], None]) -> Job:
+    def start(cls, run: GridRun, folder: Path, lock: tuple[int, ...], jobs: int, warn: Callable[[str], None]) -> Job:
         """Start a process that trains a run, from its last good checkpoint if it has one.
 
-        The process inherits the environment and the comparison's lock, held by the file descriptors `lock`.
+        The process inherits the environment and the comparison's lock, held by the file descriptors `lock`. It takes
+        its share of the CPUs among `jobs` processes at once, unless ``OMP_NUM_THREADS`` was set.
         """
-        command = [*TRAIN, "--run", str(folder)]
+        command, environment = [*TRAIN, "--run", str(folder)], os.environ | threads_variable(jobs)
         if can_resume(run, folder, warn):
             (folder / ERROR).unlink(missing_ok=True)
             command += [
@@ -110,7 +113,9 @@ class Job:
                 file.write_text(text, encoding="utf-8")
             command += ["--config", str(folder / JOB)]
         with (folder / OUTPUT).open("ab") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=lock)
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=lock, env=environment
+            )
         return cls(run, folder, process)
 
     def ended(self) -> bool:
@@ -148,7 +153,7 @@ def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, 
             while waiting and len(running) < jobs:
                 run = waiting.popleft()
                 progress.start(run)
-                running.append(Job.start(run, folder / run.name, lock, progress.warn))
+                running.append(Job.start(run, folder / run.name, lock, jobs, progress.warn))
             for job in [job for job in running if job.ended()]:
                 running.remove(job)
                 progress.finish(end_of(job.run, job.folder, time.monotonic() - job.started))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.data.store.prepared import Rows
-from recmtl.io.memory import available_memory
+from recmtl.io.machine import available_memory
 from recmtl.io.prefetch import prefetch
 from recmtl.schema import SAMPLING_WEIGHT
 

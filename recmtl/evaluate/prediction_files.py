@@ -12,7 +12,7 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import DataError
 from recmtl.io.location import public_name
-from recmtl.io.memory import available_memory
+from recmtl.io.machine import available_memory
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
 
 LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
 from recmtl.data import Share
-from recmtl.io.memory import available_memory, explain_oom
+from recmtl.io.machine import available_memory, explain_oom
 from recmtl.schema import IdBlock, MultiCategorical
 
 INITIAL_STD = 0.01

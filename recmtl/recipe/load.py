@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
@@ -17,6 +19,7 @@ from recmtl.recipe.recipe import build, complete_recipe, differences, read_recip
 from recmtl.recipe.trust import check_links, check_trust
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.train import Trainer
+from recmtl.train.device import GPU_PRECISIONS
 
 
 def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
@@ -40,7 +43,8 @@ def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     recipe = without_vector_files(recipe)
     check_trust(recipe, (trust,) if isinstance(trust, str) else tuple(trust), run.path / RECIPE)
     parser = recipe_parser("recmtl")
-    recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None}
+    recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None, "threads": None}
+    without_gpu_options(recipe)
     schema = run.schema()
     try:
         trainer = build(parser, parse_recipe(parser, ["--config", _as_argument(recipe)]), schema)
@@ -72,6 +76,18 @@ def _as_argument(recipe: Any) -> str:
 def existing_cache(cache: Any) -> str | None:
     """Return the cache that an untrusted recipe names if it exists: it must not choose where files are written."""
     return cache if isinstance(cache, str) and cache and find_cached(Path(cache)) else None
+
+
+def without_gpu_options(recipe: Any) -> None:
+    """Leave the options of a recipe that need a GPU if there is none, with a warning about the precision."""
+    options = recipe["trainer"].get("optimization")
+    if torch.cuda.is_available() or not isinstance(options, dict):
+        return
+    options["cuda_graph"] = None
+    precision = options.get("precision")
+    if precision in GPU_PRECISIONS:
+        options["precision"] = "fp32"
+        warnings.warn(f"the run was trained in {precision!r} on a GPU: predictions are computed in 'fp32'")
 
 
 def without_vector_files(recipe: Any) -> Any:

@@ -17,7 +17,7 @@ from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError, RunError
 from recmtl.io.files import new_file
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import explain_oom
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import DataOptions
@@ -27,9 +27,10 @@ from recmtl.schema import FittedSchema, Schema
 from recmtl.schema.readings import infer_columns
 from recmtl.train import Trainer
 
-# Keys in which a run may differ from one with the same result.
+# Keys in which a run may differ from one with the same result (of `threads`, up to rounding).
 WITHOUT_EFFECT = {("data", "cache")} | {
-    ("trainer", "run", key) for key in ("folder", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
+    ("trainer", "run", key)
+    for key in ("folder", "threads", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
 
 
@@ -129,7 +130,7 @@ def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None
     """Write the complete recipe of a run, with the environment as comments at its head."""
     content = complete_recipe(parser, config)
     with new_file(folder / RECIPE) as file:
-        text = "".join(f"# {line}\n" for line in environment())
+        text = "".join(f"# {line}\n" for line in environment(config.trainer.run.threads))
         file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 

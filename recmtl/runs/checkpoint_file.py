@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recmtl.errors import OutOfMemoryError, RunError
 from recmtl.io.files import new_file
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import explain_oom
 
 CHECKSUM_LETTERS = 64  # of a SHA-256 in hex
 

@@ -13,7 +13,7 @@ from recmtl.errors import Interrupted
 from recmtl.evaluate import Metrics, figures, metrics_of
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
 from recmtl.io.files import new_file
-from recmtl.io.memory import peak_memory
+from recmtl.io.machine import peak_memory
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
 from recmtl.train.loop import FitResult

@@ -1,17 +1,22 @@
-"""The device: choice, precision of products, reuse of freed memory, and RNG state."""
+"""The device: choice, threads, precision of products and its speed, reuse of freed memory, and RNG state."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from recmtl.balance import ProcessGroup
+from recmtl.io.machine import THREADS_GIVEN, usable_cpus
 from recmtl.train.distributed import local_rank
 from recmtl.train.options import Optimization, Precision
 
@@ -30,10 +35,13 @@ def open_device(device: str) -> torch.device:
         raise ValueError(f"`device` {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
+GPU_PRECISIONS = ("tf32", "fp16")
+
+
 def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
     """Raise a `ValueError` if an option requires a GPU."""
     precision = optimization.precision
-    if precision in ("tf32", "fp16"):
+    if precision in GPU_PRECISIONS:
         raise ValueError(f"`precision` {precision!r} is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:
         raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
@@ -57,6 +65,25 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     settings = {MMAP_THRESHOLD: MMAP_BYTES, TRIM_THRESHOLD: KEPT_BYTES}
     return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
+
+
+@contextmanager
+def cpu_threads(wanted: int | None) -> Iterator[None]:
+    """Use a number of CPU threads within the block.
+
+    Args:
+        wanted: The number; ``None`` takes torch's, at most the CPUs that the process may use if ``OMP_NUM_THREADS`` was
+            not set. torch itself does not know of a container's limit of CPU time.
+    """
+    before = torch.get_num_threads()
+    threads = wanted or (before if THREADS_GIVEN else min(before, usable_cpus()))
+    if threads != before:
+        torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        if threads != before:
+            torch.set_num_threads(before)
 
 
 EXACT = 1e-6  # relative error; float32 products of these sizes are within 4e-7 in both libraries
@@ -130,6 +157,97 @@ def autocast(device: torch.device, options: Optimization) -> torch.autocast:
     """Return the autocast context of the options' precision."""
     dtype = torch.float16 if options.precision == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=options.precision in ("bf16", "fp16"))
+
+
+# Rows, inputs and outputs of the linear layer that is timed. On a GPU smaller ones would time launches.
+PROBED = {"cpu": (512, 128, 128), "cuda": (8192, 1024, 1024)}
+SLOWER = 1.25  # times fp32's time; below it, other work on the machine may have made the difference
+MEASUREMENTS = 9  # at most, of each precision
+
+
+def check_precision(device: torch.device, precision: Precision, processes: ProcessGroup) -> None:
+    """Raise a `ValueError`, in all processes, if a precision is slower than fp32 on the device of one.
+
+    Such is bf16 on a CPU without its instructions.
+    """
+    ratio = max(processes.all_gather_object(times_fp32(device, precision)))
+    if ratio > SLOWER:
+        raise ValueError(f"{slower_text(device, precision, ratio)}: take 'fp32'")
+
+
+def inference_options(device: torch.device, options: Optimization) -> Optimization:
+    """Return the options to predict with: those given, or with fp32 and a warning if their precision is slower."""
+    ratio = times_fp32(device, options.precision)
+    if ratio <= SLOWER:
+        return options
+    warnings.warn(f"{slower_text(device, options.precision, ratio)}: predictions are computed in 'fp32'")
+    return replace(options, precision="fp32")
+
+
+def slower_text(device: torch.device, precision: Precision, ratio: float) -> str:
+    """Return the words on a precision that is slower than fp32."""
+    place = "CPU" if device.type == "cpu" else "GPU"
+    return f"`precision` {precision!r} takes {ratio:.1f} times as long as 'fp32' on this {place}"
+
+
+@cache
+def times_fp32(device: torch.device, precision: Precision) -> float:
+    """Return the time of a linear layer, forward and backward, as a multiple of its time in fp32.
+
+    The two precisions are timed in turn, so that other work on the machine slows both, and the fastest of each counts.
+    It is measured again while the precision seems slower by less than three times. 1 for fp32, and for devices other
+    than CPUs and GPUs.
+    """
+    if precision == "fp32" or device.type not in PROBED:
+        return 1.0
+    options = {each: Optimization(precision=each) for each in ("fp32", precision)}
+    fastest = dict.fromkeys(options, float("inf"))
+    for measurement in range(MEASUREMENTS):
+        for each, option in options.items():
+            seconds = linear_seconds(device, option)
+            if measurement > 0:  # the first loads kernels
+                fastest[each] = min(fastest[each], seconds)
+        ratio = fastest[precision] / fastest["fp32"] if measurement else 0.0
+        if measurement > 1 and (ratio <= 1 or ratio > 3):
+            break
+    return ratio
+
+
+def linear_seconds(device: torch.device, options: Optimization) -> float:
+    """Return the seconds of one linear layer, forward and backward, in the options' precision."""
+    rows, inputs, outputs = PROBED[device.type]
+    with torch.inference_mode(False), torch.enable_grad(), matmul_precision(device, options.precision):
+        x = torch.ones(rows, inputs, device=device, requires_grad=True)
+        weight = torch.ones(outputs, inputs, device=device, requires_grad=True)
+        wait(device)
+        start = time.perf_counter()
+        with autocast(device, options):
+            y: Tensor = linear(x, weight)
+        torch.autograd.grad(y.sum(dtype=torch.float32), (x, weight))
+        wait(device)
+        return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    """Wait until a GPU has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def product_library(device: torch.device, precision: Precision) -> str:
+    """Return the name of the library that computes matrix products on a device."""
+    if device.type != "cpu":
+        return "cuBLAS" if device.type == "cuda" else device.type
+    onednn, mkl = torch.backends.mkldnn.is_available(), torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if onednn and (precision == "bf16" or onednn_is_exact()):
+        return "oneDNN"
+    return "MKL" if mkl else "torch's BLAS"
+
+
+def describe_precision(device: torch.device, precision: Precision) -> str:
+    """Return precision and library in words, with the time beside fp32's: ``bf16 by oneDNN in 0.45 of fp32's time``."""
+    by = f"{precision} by {product_library(device, precision)}"
+    return by if precision == "fp32" else f"{by} in {times_fp32(device, precision):.2f} of fp32's time"
 
 
 def rng_state(device: torch.device) -> dict[str, Tensor]:

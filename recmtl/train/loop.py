@@ -17,7 +17,7 @@ from torch import Tensor
 
 from recmtl.data import Rows
 from recmtl.errors import Interrupted, RunError
-from recmtl.io.memory import is_out_of_memory
+from recmtl.io.machine import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, LAST, RunFolder
 from recmtl.runs.logger import MetricLogger

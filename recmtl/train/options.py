@@ -133,6 +133,8 @@ class RunConfig:
         folder: The run folder to write; ``None`` writes nothing.
         seed: The seed of shuffling and dropout. Balancers that draw random numbers have their own.
         device: A device such as ``cpu`` or ``cuda``; ``None`` takes a GPU if there is one.
+        threads: CPU threads of each process while it trains and predicts. ``None`` takes torch's number, which follows
+            ``OMP_NUM_THREADS``; if that is not set, at most the CPUs that the process may use.
         log_every: Steps between two lines of `metrics.jsonl`.
         progress: Show a summary of the training, and a progress bar on a terminal or plain lines in a log.
         tensorboard: Also write TensorBoard event files into the folder, if the extra ``tensorboard`` is installed.
@@ -150,6 +152,7 @@ class RunConfig:
     folder: Path | None = None
     seed: int = 0
     device: str | None = None
+    threads: int | None = None
     log_every: int = 50
     progress: bool = True
     tensorboard: bool = True
@@ -163,7 +166,7 @@ class RunConfig:
         """Check the ranges."""
         if not 0 <= self.seed < 1 << 32:
             raise ValueError(f"`seed` must be in [0, 2³²), got {self.seed}")
-        for name in ("log_every", "window", "checkpoint_every", "keep"):
+        for name in ("threads", "log_every", "window", "checkpoint_every", "keep"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")

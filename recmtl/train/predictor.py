@@ -14,8 +14,8 @@ from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
 from recmtl.evaluate import Metrics, Predictions, measure
-from recmtl.io.memory import explain_oom
-from recmtl.train.device import autocast, matmul_precision
+from recmtl.io.machine import explain_oom
+from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
 from recmtl.train.setup import TrainingSetup
 
 BATCH = 8192  # rows
@@ -90,11 +90,17 @@ class Predictor:
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """Put the model into evaluation mode within a block, without gradients."""
-        model, device, options = self._setup.model, self._setup.device, self._setup.optimization
+        model, device, threads = self._setup.model, self._setup.device, cpu_threads(self._setup.run.threads)
+        options = inference_options(device, self._setup.optimization)
         mode = model.training
         model.eval()
         try:
-            with torch.inference_mode(), matmul_precision(device, options.precision), autocast(device, options):
+            with (
+                threads,
+                torch.inference_mode(),
+                matmul_precision(device, options.precision),
+                autocast(device, options),
+            ):
                 yield
         finally:
             model.train(mode)

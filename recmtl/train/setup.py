@@ -16,12 +16,12 @@ from recmtl.balance import Balancer, ProcessGroup, Sum
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import busy_warning, explain_oom, waits_passively
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
-from recmtl.train.device import check_gpu_options, device_name, open_device
-from recmtl.train.distributed import all_processes, smallest_window
+from recmtl.train.device import check_gpu_options, cpu_threads, describe_precision, device_name, open_device
+from recmtl.train.distributed import all_processes, local_rank, smallest_window
 from recmtl.train.monitor import MetricMonitor
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
@@ -207,23 +207,31 @@ def install_balancer(model: RankingModel, balancer: Balancer) -> None:
 
 
 def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> list[str]:
-    """Describe a training in a few lines: rows, features, parameters, device and run folder."""
+    """Describe a training in a few lines: rows, features, parameters, device, run folder, and a busy machine.
+
+    All processes call it.
+    """
     model = setup.model
     kinds = Counter(type(feature).__name__ for feature in model.schema.schema.features)
     tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, EmbeddingTable)}
     dense = sum(p.numel() for p in model.parameters() if id(p) not in tables)
-    threads, processes = torch.get_num_threads(), setup.processes.size
-    where = [str(setup.device)]
-    where += [f"{threads} thread{'s' if threads > 1 else ''}"] if setup.device.type == "cpu" else []
-    where += [f"{processes} processes"] if processes > 1 else []
+    processes = setup.processes.size
+    where = [str(setup.device), *([f"{processes} processes"] if processes > 1 else [])]
+    with cpu_threads(setup.run.threads):
+        threads = torch.get_num_threads()
+        precision = describe_precision(setup.device, setup.optimization.precision)
+    waiting = "passively" if waits_passively() else "actively"
+    several = f"{threads} threads waiting {waiting}"
+    busy = busy_warning(threads, local_rank(setup.processes)[1] if processes > 1 else 1)
     validated = "no validation rows" if valid is None else f"{len(valid):,} validation rows"
     return [
         f"rows: {len(train):,} training rows in batches of {setup.batch_size(train):,}, {validated}",
         f"features: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
         f"model: {type(model).__name__} with {type(setup.balancer).__name__}, "
         f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
-        f"device: {', '.join(where)}",
+        f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
         f"run folder: {setup.run.folder or 'none'}",
+        *([busy] if busy else []),
     ]
 
 

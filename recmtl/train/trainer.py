@@ -19,12 +19,13 @@ from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, table
-from recmtl.io.memory import explain_oom
+from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, RunFolder
 from recmtl.schema import Thinning
 from recmtl.train.artifacts import finish_run
+from recmtl.train.device import check_precision, cpu_threads
 from recmtl.train.loop import FitResult, TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.predictor import Predictor
@@ -133,7 +134,7 @@ class Trainer:
         Raises:
             DataError: There are no training rows, they were prepared with another schema, or the run folder cannot be
                 written.
-            ValueError: The optimizer refuses its options.
+            ValueError: The optimizer refuses its options, or the precision is slower than fp32 on this device.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
                 damaged, or it was begun with other rows or options; or another process is at work in it.
             DivergenceError: Weights or too many steps were not finite, or the loss is far higher than at the start.
@@ -145,13 +146,14 @@ class Trainer:
             raise DataError("there are no training rows")
         if resume and self.setup.run.folder is None:
             raise RunError("there is no run folder to go on in: give `run=RunConfig(folder=…)`")
-        with self.folder.held() if self.folder else nullcontext():
+        with self.folder.held() if self.folder else nullcontext(), cpu_threads(self.setup.run.threads):
             self.result = self._fit(train, valid if valid is not None and len(valid) else None, resume, note)
         return self
 
     def _fit(self, train: Rows, valid: Rows | None, resume: bool, note: Callable[[str], None]) -> FitResult:
         setup = self.setup
         check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
+        check_precision(setup.device, setup.optimization.precision, setup.processes)
         saved = setup.processes.broadcast_object(self._saved_state(note) if resume else None)
         if self.folder and saved is None:
             self.folder.check_free(resume)

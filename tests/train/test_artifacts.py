@@ -13,7 +13,7 @@ import torch
 import recmtl
 from recmtl.data import Loader
 from recmtl.evaluate import measure, metric_names
-from recmtl.io import memory
+from recmtl.io import machine
 from recmtl.models import RankingModel
 from recmtl.report import ReportedRun
 from recmtl.train import RunFolder
@@ -108,7 +108,7 @@ def test_nothing_is_written_without_a_folder(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no data folder /proc")
 def test_peak_memory_excludes_the_parent_process() -> None:
-    code = f"import runpy; print(runpy.run_path({memory.__file__!r})['peak_memory']())"
+    code = f"import runpy; print(runpy.run_path({machine.__file__!r})['peak_memory']())"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = runpy.run_path(memory.__file__)["peak_memory"]()
+    here = runpy.run_path(machine.__file__)["peak_memory"]()
     assert 1e6 < int(child.stdout) < 1e8 < here

@@ -10,6 +10,7 @@ import recmtl
 from recmtl.evaluate import Metrics
 from recmtl.train import Optimization, RunConfig, Step
 from recmtl.train import progress as progress_module
+from recmtl.train import setup as training_setup
 from recmtl.train.progress import TrainingProgress, duration
 from recmtl.train.setup import describe_setup
 
@@ -21,7 +22,11 @@ def trainer(data: recmtl.PreparedData, **run: object) -> recmtl.Trainer:
     return recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=options, run=RunConfig(device="cpu", **run))
 
 
-def test_the_setup_in_five_lines(aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_setup_in_five_lines(
+    aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training_setup, "busy_warning", lambda threads, processes: None)
+    monkeypatch.setattr(training_setup, "describe_precision", lambda device, precision: f"{precision} by oneDNN")
     ready = trainer(aliexpress)
     tables = sum(table.weight.numel() for table in ready.model.encoder.tables)
     dense = sum(p.numel() for p in ready.model.parameters()) - tables
@@ -29,7 +34,7 @@ def test_the_setup_in_five_lines(aliexpress: recmtl.PreparedData, capsys: pytest
         "rows: 2,400 training rows in batches of 256, 300 validation rows",
         "features: 16 Categorical, 63 Numeric",
         f"model: SharedBottom with PCGrad, {tables:,} parameters in embedding tables and {dense:,} dense ones",
-        "device: cpu, 1 thread",
+        "device: cpu, 1 thread, fp32 by oneDNN",
         "run folder: none",
     ]
     assert describe_setup(ready.setup, aliexpress.train, aliexpress.valid) == expected

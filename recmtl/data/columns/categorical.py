@@ -20,7 +20,7 @@ from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
 from recmtl.data.columns.variation import CONSTANT, CUT, CalendarVariation, EncodingFindings, category_variations
 from recmtl.errors import DataError
-from recmtl.io.memory import available_memory
+from recmtl.io.machine import available_memory
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN

@@ -12,7 +12,7 @@ from recmtl.data.columns.categorical import Ids, encode_feature
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, weight_column
 from recmtl.errors import DataError
-from recmtl.io.memory import available_memory
+from recmtl.io.machine import available_memory
 from recmtl.schema import FittedSchema, LabelCounts
 
 FOLDS = 5

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recmtl.io.memory import _left_in_cgroups, available_memory
+from recmtl.io.machine import _left_in_cgroups, available_memory
 
 MEBI = 1 << 20
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, zero_nonfinite_gradients
+from recmtl.balance.backward import on_host
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
 from recmtl.runs.folder import BEST, CHECKPOINTS
@@ -87,19 +88,21 @@ class NonFiniteCounter:
         else:
             self.steps += 1
 
-    def events(self) -> list[NonFiniteEvent]:
-        """Return what was not finite so far. Waits for the device."""
-        rows = torch.stack([self.counts, self.first, self.reached], 1).tolist()
+    def events(self, state: Mapping[str, Tensor] | None = None) -> list[NonFiniteEvent]:
+        """Return what was not finite so far, by a `state_dict` that was read before. Waits for the device without."""
+        state = state or self.state_dict()
+        rows = torch.stack([state["counts"], state["first"], state["reached"]], 1).tolist()
         return [NonFiniteEvent(name, *row) for name, row in zip(self.names, rows, strict=True) if row[0]]
 
-    def skipped_steps(self) -> dict[str, int]:
-        """Return how often something was left out; names without any are missing. Waits for the device.
+    def skipped_steps(self, state: Mapping[str, Tensor] | None = None) -> dict[str, int]:
+        """Return how often something was left out; names without any are missing. As `events`, it may wait.
 
         Steps by the name of the objective (of the head, for representation methods) whose loss or shared gradient was
         left out, and under `gradients` the number of tensors that had entries set to 0.
         """
-        counts = dict(zip(self._tasks, self.skipped.tolist(), strict=True))
-        counts["gradients"] = int(self.counts[self._gradients].sum())
+        state = state or self.state_dict()
+        counts = dict(zip(self._tasks, state["skipped"].tolist(), strict=True))
+        counts["gradients"] = int(state["counts"][self._gradients].sum())
         return {name: count for name, count in counts.items() if count}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -130,29 +133,46 @@ class DivergenceMonitor:
         self._counted = 0
         self._noted: set[str] = set()
 
-    def check(self, done: int, losses: Mapping[str, float]) -> None:
-        """Check the counts, small weights, and the mean losses since the last check; raise a `DivergenceError`."""
-        events = self._counter.events()
+    def to_read(self) -> dict[str, Tensor | None]:
+        """Return what `check` needs of the device: the counts, which small weights are finite, and the first losses."""
+        finite = finite_by_tensor(self._small_tensors().values())
+        return {**self._counter.state_dict(), "first_losses": self.first_losses, "finite": finite}
+
+    def check(self, done: int, losses: Mapping[str, float], read: Mapping[str, Any]) -> None:
+        """Check the counts, small weights, and the mean losses since the last check; raise a `DivergenceError`.
+
+        `read` is what `to_read` returned, in the host's memory.
+        """
+        events = self._counter.events(read)
         before, self._counted = self._counted, sum(event.steps for event in events)
-        self.check_weights(done, None if self._counted > before else SMALL_TENSOR)
+        if self._counted > before:
+            self.check_weights(done)
+        else:
+            self._check_finite(done, self._small_tensors(), read["finite"])
         reached = [event for event in events if event.reached]
         if reached:
             self._end(self._too_many(reached))
         for step in sorted({event.first for event in events}):
             names = {event.name: event.name for event in events if event.first == step}
             self._note_once(names, f"step {step}: left out for not being finite: {{}}")
-        self._check_losses(done, losses)
+        self._check_losses(done, losses, read["first_losses"])
 
-    def check_weights(self, done: int, largest: int | None = None) -> None:
-        """Raise a `DivergenceError` if weights are not finite; tensors above a size can be left out."""
+    def check_weights(self, done: int) -> None:
+        """Raise a `DivergenceError` if weights are not finite. Waits for the device."""
         tensors = float_tensors(self._setup.model)
-        checked = {name: tensor for name, tensor in tensors.items() if largest is None or tensor.numel() <= largest}
-        bad = nonfinite_weights(self._setup.model, checked)
+        self._check_finite(done, tensors, finite_by_tensor(tensors.values()))
+
+    def _small_tensors(self) -> dict[str, Tensor]:
+        return {name: t for name, t in float_tensors(self._setup.model).items() if t.numel() <= SMALL_TENSOR}
+
+    def _check_finite(self, done: int, tensors: Iterable[str], finite: Tensor) -> None:
+        names = [name for name, good in zip(tensors, finite.tolist(), strict=True) if not good]
+        bad = [part for name in names for part in nonfinite_parts(self._setup.model, name)]
         if bad:
             since = self._finite_at + 1
             when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
             self._end(f"the weights of {shortened(bad)} became NaN or infinite {when}: {self._advice}")
-        if len(checked) == len(tensors):
+        if len(finite) == len(float_tensors(self._setup.model)):
             self._finite_at = done
 
     def state_dict(self) -> dict[str, Any]:
@@ -164,8 +184,8 @@ class DivergenceMonitor:
         self.first_losses, self._high_since = state["losses"], dict(state["high"])
         self._noted, self._finite_at = set(state["said"]), done
 
-    def _check_losses(self, done: int, losses: Mapping[str, float]) -> None:
-        first, limits = self._first_and_limits()
+    def _check_losses(self, done: int, losses: Mapping[str, float], first_losses: Tensor) -> None:
+        first, limits = self._first_and_limits(first_losses)
         high = [name for name, loss in losses.items() if loss > limits[name]]
         self._high_since = {name: self._high_since.get(name, done) for name in high}
         if any(done - since >= HIGH_STEPS for since in self._high_since.values()):
@@ -174,11 +194,10 @@ class DivergenceMonitor:
         text = f"step {done}: the loss is far too high: {{}}: {self._advice}"
         self._note_once({f"loss {name}": f"{name} ({losses[name]:.3g})" for name in high}, text)
 
-    def _first_and_limits(self) -> tuple[dict[str, float], dict[str, float]]:
+    def _first_and_limits(self, first_losses: Tensor) -> tuple[dict[str, float], dict[str, float]]:
         """Return by objective the loss of the first step, and the one above which it is too high."""
         schema, first, limits = self._setup.model.schema, {}, {}
-        assert self.first_losses is not None
-        losses = self.first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
+        losses = first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
         for task, loss in zip(self._setup.model.objectives, losses, strict=True):
             squared = (task.loss or DEFAULT_LOSS[task.kind]) in SQUARED_LOSSES
             limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, label_rate_loss(task, schema.rate(task)))
@@ -228,16 +247,19 @@ def float_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
-def nonfinite_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors that are not all finite; of an embedding table, the features."""
+def finite_by_tensor(tensors: Iterable[Tensor]) -> Tensor:
+    """Return whether all entries of each tensor are finite, bool ``[tensors]`` on their device."""
+    tensors = list(tensors)
     if not tensors:
-        return []
-    finite = torch.stack([torch.stack(torch.aminmax(t)).isfinite().all() for t in tensors.values()]).tolist()
-    bad = [name for name, good in zip(tensors, finite, strict=True) if not good]
-    return [part for name in bad for part in _nonfinite_parts(model, name)]
+        return torch.ones(0, dtype=torch.bool)
+    if on_host(tensors[0]):
+        return torch.stack([torch.stack(torch.aminmax(tensor)).isfinite().all() for tensor in tensors])
+    largest = torch._foreach_norm([tensor.detach() for tensor in tensors], float("inf"))  # a few launches for all
+    return torch.stack(largest).isfinite()
 
 
-def _nonfinite_parts(model: nn.Module, name: str) -> list[str]:
+def nonfinite_parts(model: nn.Module, name: str) -> list[str]:
+    """Return the name of a tensor that is not all finite; of an embedding table, those of the features."""
     module, _, last = name.rpartition(".")
     table = model.get_submodule(module)
     if not (isinstance(table, EmbeddingTable) and last == "weight"):

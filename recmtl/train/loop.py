@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from recmtl.balance import GradientStats
 from recmtl.data import Rows
 from recmtl.errors import Interrupted, RunError
 from recmtl.io.machine import is_out_of_memory
@@ -24,7 +25,7 @@ from recmtl.runs.logger import MetricLogger
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import gradient_stats_record
-from recmtl.train.monitor import LossMeter, named_values
+from recmtl.train.monitor import LossMeter, host_copies, named_values
 from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.setup import TrainingSetup, check_same, check_unchanged, describe_setup, run_fingerprint
@@ -224,24 +225,29 @@ class TrainingLoop:
 
     def _record_step(self) -> None:
         epoch, number = self._position
-        losses, rate = self._meter.means(), self._meter.rows_per_second
+        weights, learning_rate = self._setup.balancer.weights, self._step.learning_rate
+        of_device = {"mean": self._meter.mean, "weight": weights, "learning_rate": learning_rate}
+        read = host_copies(of_device | self._divergence.to_read())
+        losses, rate = self._meter.means(read["mean"]), self._meter.rows_per_second
         self._meter.reset()
         self._progress.show_step(epoch, number, losses, rate)
         record: dict[str, Any] = {
             "loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()},
-            "weight": named_values(self._setup.balancer.labels, self._setup.balancer.weights),
-            "learning_rate": self._step.learning_rate,
+            "weight": named_values(self._setup.balancer.labels, read["weight"]),
+            "learning_rate": float(read["learning_rate"]),
             "rows_per_second": rate,
         }
-        skipped = self._step.nonfinite.skipped_steps()
+        skipped = self._step.nonfinite.skipped_steps(read)
         self._record(record | ({"skipped": skipped} if skipped else {}))
-        self._divergence.check(self._done, losses)
+        self._divergence.check(self._done, losses, read)
 
     def _record_gradient_stats(self, losses: Tensor) -> None:
         assert self._step.gradient_stats is not None
         balancer, names = self._setup.balancer, self._setup.objectives
-        values = {"loss": named_values(names, losses), "weight": named_values(balancer.labels, balancer.weights)}
-        self._record({"diagnosis": values | gradient_stats_record(names, self._step.gradient_stats)})
+        read = host_copies({"loss": losses, "weight": balancer.weights, **self._step.gradient_stats._asdict()})
+        values = {"loss": named_values(names, read["loss"]), "weight": named_values(balancer.labels, read["weight"])}
+        stats = GradientStats(read["norms"], read["cosines"])
+        self._record({"diagnosis": values | gradient_stats_record(names, stats)})
 
     def _record(self, content: Mapping[str, Any]) -> None:
         epoch, _ = self._position

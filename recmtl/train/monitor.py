@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from recmtl.balance.backward import on_host
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
@@ -31,10 +33,15 @@ class LossMeter:
         self._steps += 1
         self._rows += rows
 
-    def means(self) -> dict[str, float]:
-        """Return the mean losses since the last `reset`. Waits for the device."""
-        mean = (self._sum / self._steps).tolist() if self._sum is not None else []
-        return dict(zip(self._names, mean, strict=False))
+    @property
+    def mean(self) -> Tensor | None:
+        """The mean losses since the last `reset`, ``[K]`` on their device."""
+        return None if self._sum is None else self._sum / self._steps
+
+    def means(self, mean: Tensor | None = None) -> dict[str, float]:
+        """Return the mean losses by name, those of `mean` if it was read before. Waits for the device."""
+        mean = self.mean if mean is None else mean
+        return dict(zip(self._names, [] if mean is None else mean.tolist(), strict=False))
 
     def reset(self) -> None:
         """Start a new mean."""
@@ -125,6 +132,20 @@ class MetricMonitor:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.best, self.waited = state["best"], state["waited"]
+
+
+def host_copies(values: Mapping[str, Tensor | float | None]) -> dict[str, Any]:
+    """Return the tensors of one device in the host's memory, all by one copy; what is no tensor stays as it is.
+
+    The copy is in float64, which holds float32, and counts below 2⁵³, exactly. It is the only wait for the device.
+    """
+    away = {name: v for name, v in values.items() if isinstance(v, Tensor) and not on_host(v)}
+    if not away:
+        return dict(values)
+    flat = torch.cat([tensor.detach().flatten().double() for tensor in away.values()]).cpu()
+    parts = torch.split(flat, [tensor.numel() for tensor in away.values()])
+    pairs = zip(away.items(), parts, strict=True)
+    return {**values, **{name: part.to(tensor.dtype).view(tensor.shape) for (name, tensor), part in pairs}}
 
 
 def named_values(names: Sequence[str] | None, values: Tensor | None) -> dict[str, float | None]:

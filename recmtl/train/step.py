@@ -186,9 +186,10 @@ class Step:
         return {"optimizers": self.optimizers, "rows": self._row_optimizers, "schedules": self._schedules}
 
     @property
-    def learning_rate(self) -> float:
-        """The learning rate of the next step."""
-        return float(self.optimizers[0].param_groups[0]["lr"])
+    def learning_rate(self) -> float | Tensor:
+        """The learning rate of the next step; that of a recorded step is a tensor."""
+        rate: float | Tensor = self.optimizers[0].param_groups[0]["lr"]
+        return rate
 
 
 @contextmanager

@@ -272,8 +272,7 @@ def test_limits_worked_by_hand(small: recmtl.PreparedData) -> None:
         (0.1, 5.0, 7.0): (100 * entropy, 500.0, 70_000.0),
         (9.0, np.nan, 0.0): (900.0, None, np.inf),
     }.items():
-        monitor.first_losses = torch.tensor(first)
-        _, limits = monitor._first_and_limits()
+        _, limits = monitor._first_and_limits(torch.tensor(first))
         for limit, right in zip(limits.values(), expected, strict=True):
             assert right is None or limit == pytest.approx(right, rel=1e-6)
 

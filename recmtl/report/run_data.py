@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recmtl.data import Description, PreparedData, describe
+from recmtl.data import Description, PreparedData, Rows, describe
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.profiling.description import LABEL_COLUMNS
 from recmtl.data.sources.open import open_sources
@@ -57,33 +58,51 @@ def _data_options(run: ReportedRun) -> DataOptions:
 
 
 def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> FeatureValues:
-    """Return the values of a feature in the predicted rows of a run.
+    """Return the values of one feature in the predicted rows of a run; arguments as of `PredictedRows`."""
+    return PredictedRows(run, rows, progress).values(name)
+
+
+@dataclass(frozen=True)
+class PredictedRows:
+    """The features of the predicted rows of a run; prepared data is opened and checked once for all features.
 
     Args:
         run: The run.
-        name: A feature, a part of a date, or a key column; with raw rows, any of their columns.
-        rows: The path of these rows, raw or prepared; ``None`` takes the data that the recipe names.
+        path: The path of these rows, raw or prepared; ``None`` takes the data that the recipe names.
         progress: Called with the current activity and the number of rows just read.
     """
-    if name in run.predictions.keys.column_names:
-        return key_values(run.predictions, name)
-    if rows is not None and not (Path(rows) / MANIFEST).is_file():
-        schema = run.fitted.schema
-        return raw_values(open_sources(rows, "given", schema.text_format), schema, name, run.predictions)
-    if rows is not None:
-        data = PreparedData.open(rows)
-    else:
-        try:
-            data = run_data(run, progress)
-        except DataError as error:
-            raise DataError(f"the data of {run.name} cannot be opened, give `--rows`: {error}") from error
-    if data.schema.fingerprint != run.fitted.fingerprint:
-        raise DataError(f"{rows!r} was prepared with another schema than that of {run.name}")
-    split = data.splits.get(run.split)
-    if split is None:
-        raise DataError(f"{rows!r} has no {run.split} rows, which {run.name} predicted")
-    check_predicted_rows(split.labels, len(split), run.predictions, f"the {run.split} split")
-    return prepared_values(split, name)
+
+    run: ReportedRun
+    path: str | None
+    progress: Progress
+
+    def values(self, name: str) -> FeatureValues:
+        """Return the values of a feature, a part of a date, or a key column; of raw rows, of any of their columns."""
+        if name in self.run.predictions.keys.column_names:
+            return key_values(self.run.predictions, name)
+        if self.path is not None and not (Path(self.path) / MANIFEST).is_file():
+            schema = self.run.fitted.schema
+            sources = open_sources(self.path, "given", schema.text_format)
+            return raw_values(sources, schema, name, self.run.predictions)
+        return prepared_values(self._prepared, name)
+
+    @cached_property
+    def _prepared(self) -> Rows:
+        run = self.run
+        if self.path is not None:
+            data = PreparedData.open(self.path)
+        else:
+            try:
+                data = run_data(run, self.progress)
+            except DataError as error:
+                raise DataError(f"the data of {run.name} cannot be opened, give `--rows`: {error}") from error
+        if data.schema.fingerprint != run.fitted.fingerprint:
+            raise DataError(f"{self.path!r} was prepared with another schema than that of {run.name}")
+        split = data.splits.get(run.split)
+        if split is None:
+            raise DataError(f"{self.path!r} has no {run.split} rows, which {run.name} predicted")
+        check_predicted_rows(split.labels, len(split), run.predictions, f"the {run.split} split")
+        return split
 
 
 def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.intervals import Interval
-from recmtl.evaluate.slices import slice_table
+from recmtl.evaluate.slices import FeatureValues, slice_table
 from recmtl.report import figures
 from recmtl.report.elements import Code, Heading, Notes, Part, Picture, Section, Table, Text
-from recmtl.report.run_data import describe_run, feature_values
+from recmtl.report.run_data import PredictedRows, describe_run
 from recmtl.report.runs import ReportedRun
 from recmtl.report.tables import (
     METRIC_TITLES,
@@ -24,6 +25,12 @@ from recmtl.report.tables import (
     metric_notes,
     metric_tables,
     on_same_rows,
+)
+
+MOST_SLICE_FIGURES = 24  # each takes 0.1 s and 25 kB
+MANY_SLICES = (
+    "tables of slices, those whose intervals of AUC lie farthest apart. The tables below hold all; ask for fewer "
+    "slices to see others drawn."
 )
 
 
@@ -94,22 +101,60 @@ def curve_section(runs: Sequence[ReportedRun]) -> Section:
     return Section("curves", "ROC, precision and reliability", parts)
 
 
+@dataclass(frozen=True)
+class TaskSlices:
+    """The AUC of one task by the values of a feature, a table for each run."""
+
+    task: str
+    feature: str
+    tables: Mapping[str, pd.DataFrame]
+
+    @property
+    def title(self) -> str:
+        """The title of its figure."""
+        return f"{self.task}: AUC by {self.feature}"
+
+    @property
+    def gap(self) -> float:
+        """How far intervals lie apart: the largest lower end less the smallest upper end, the most of all runs."""
+        return max(_end(table["low"], max) - _end(table["high"], min) for table in self.tables.values())
+
+
+def _end(ends: pd.Series, choose: Callable[[list[float]], float]) -> float:
+    """Choose among the ends of intervals that are known; without any there is no gap."""
+    known = ends.dropna().tolist()
+    return choose(known) if known else (-1.0 if choose is max else 1.0)
+
+
 def slice_section(runs: Sequence[ReportedRun], names: Sequence[str], rows: str | None, progress: Progress) -> Section:
-    """Build the AUC by the values of features, lowest first."""
-    parts: list[Part] = []
-    for name, group in itertools.product(names, _group_by_rows(runs)):
+    """Build the AUC by the values of features, lowest first; if there are many, figures of those that differ most."""
+    groups = [(group, PredictedRows(group[0], rows, progress)) for group in _group_by_rows(runs)]
+    found: list[tuple[str, list[TaskSlices]]] = []
+    for name, (group, features) in itertools.product(names, groups):
         title = f"By {name}" if len(group) == len(runs) else f"By {name}: {', '.join(run.name for run in group)}"
-        values = feature_values(group[0], name, rows, progress)
-        by_run = {run.name: slice_table(run.predictions, values) for run in group}
-        pictures, tables = [], []
-        for task in dict.fromkeys(task for table in by_run.values() for task in table["task"]):
-            of_task = {run: table[table["task"] == task] for run, table in by_run.items()}
-            of_task = {run: table for run, table in of_task.items() if table["auc"].notna().any()}
-            if of_task:
-                pictures.append(figures.slice_picture(f"{task}: AUC by {name}", of_task))
-                tables.append(_slice_table(of_task, task, name))
-        parts += [Heading(title), *pictures, *tables]
+        found.append((title, _task_slices(group, name, features.values(name))))
+    every = [slices for _, measured in found for slices in measured]
+    drawn = sorted(every, key=lambda slices: slices.gap, reverse=True)[:MOST_SLICE_FIGURES]
+    shown = {id(slices) for slices in drawn}
+    parts: list[Part] = []
+    if len(every) > len(drawn):
+        parts.append(Text(f"Drawn are the {len(drawn)} of {len(every)} {MANY_SLICES}"))
+    for title, measured in found:
+        pictures = [figures.slice_picture(s.title, s.tables) for s in measured if id(s) in shown]
+        parts += [Heading(title), *pictures, *(_slice_table(s.tables, s.task, s.feature) for s in measured)]
     return Section("slices", "Slices", parts)
+
+
+def _task_slices(runs: Sequence[ReportedRun], name: str, values: FeatureValues) -> list[TaskSlices]:
+    """Measure the tasks of runs on the same rows by the values of a feature; leave out tasks without any AUC."""
+    by_run = {run.name: slice_table(run.predictions, values) for run in runs}
+    measured = []
+    for task in dict.fromkeys(task for table in by_run.values() for task in table["task"]):
+        of_task = {run: table[table["task"] == task] for run, table in by_run.items()}
+        of_task = {run: table for run, table in of_task.items() if table["auc"].notna().any()}
+        if of_task:
+            measured.append(TaskSlices(task, name, of_task))
+    return measured
 
 
 def _group_by_rows(runs: Sequence[ReportedRun]) -> list[list[ReportedRun]]:

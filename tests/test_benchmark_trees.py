@@ -223,3 +223,19 @@ def test_the_quick_run_records_a_table_by_data_set(
     assert page is not None
     assert page.startswith("### Generated rows in the layout of AliExpress")
     assert "| ctcvr |" in page
+
+
+def test_the_page_shows_what_a_choice_alone_changes(tmp_path: Path) -> None:
+    lines = {
+        "the defaults": {"auc": {"click": [0.7, 0.8]}, "seconds": 1.0, "parameters": 5},
+        "wider": {"auc": {"click": [0.7, 0.797]}, "seconds": 1.0, "parameters": 9},
+    }
+    result = {"title": "Shop", "rows": {"train": 8000, "stop": 10, "measured": 20}, "seeds": 2, "lines": lines}
+    file = tmp_path / "defaults.json"
+    file.write_text(json.dumps({"command": "it", "machine": ["a CPU"], "results": {"shop": result}}))
+    page = tree_tables.search(file)
+    assert page is not None
+    assert "Shop: 8,000 rows to fit, 10 to stop, 20 to compare, 2 seeds." in page
+    assert "| the defaults | 0.7500 |" in page
+    assert "| wider | −1.5 |" in page
+    assert tree_tables.search(tmp_path / "none.json") is None

@@ -88,7 +88,16 @@ def search(file: Path = SEARCH) -> str | None:
     choices = dict.fromkeys(choice for result in results.values() for choice in result["lines"])
     rows = [(choice, *(change(results[name], choice, task) for name, task in columns)) for choice in choices]
     headers = ["choice", *(f"{results[name]['title']}, {task}" for name, task in columns)]
-    return f"{machine(content)}\n\n{table(headers, rows)}"
+    return f"{machine(content)}\n\n{'; '.join(map(counted, results.values()))}.\n\n{table(headers, rows)}"
+
+
+def counted(result: dict[str, Any]) -> str:
+    """Return how many rows and seeds stand behind the lines of a data set."""
+    rows = result["rows"]
+    return (
+        f"{result['title']}: {rows['train']:,} rows to fit, {rows['stop']:,} to stop, {rows['measured']:,} to compare, "
+        f"{result['seeds']} seeds"
+    )
 
 
 def change(result: dict[str, Any], choice: str, task: str) -> str:

@@ -21,6 +21,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RECMTL_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a training prints does not depend on what else the machine does."""
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
 @pytest.fixture
 def without_values(monkeypatch: pytest.MonkeyPatch) -> str:
     """A device whose tensors have shapes alone; torch has no autocast for it."""

@@ -14,7 +14,6 @@ import torch
 import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.train import device as module
-from recmtl.train import setup as training_setup
 from recmtl.train.options import Optimization
 from recmtl.train.setup import describe_setup
 
@@ -117,7 +116,6 @@ def start_lines(ready: recmtl.Trainer, data: recmtl.PreparedData) -> list[str]:
 def test_the_start_names_threads_precision_and_library(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_setup, "busy_warning", lambda threads, processes: None)
     monkeypatch.setattr(module, "onednn_is_exact", lambda: True)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")

@@ -25,7 +25,6 @@ def trainer(data: recmtl.PreparedData, **run: object) -> recmtl.Trainer:
 def test_the_setup_in_five_lines(
     aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_setup, "busy_warning", lambda threads, processes: None)
     monkeypatch.setattr(training_setup, "describe_precision", lambda device, precision: f"{precision} by oneDNN")
     ready = trainer(aliexpress)
     tables = sum(table.weight.numel() for table in ready.model.encoder.tables)

@@ -152,8 +152,13 @@ def net_figures(nets: Sequence[NetFit]) -> dict[str, Any]:
 def record(data: TreeData, run: Run) -> dict[str, Any]:
     """Return what was measured and how."""
     packages = dict.fromkeys(METHODS[name].package for name in run.methods if name != NET)
+    options = f"--seeds {run.seeds} --trials {run.trials} --threads {run.threads}"
+    left_out = [name for name in METHODS if name not in run.methods]
+    chosen = f" --methods {' '.join(run.methods)}" if left_out else ""
     return {
         "title": data.title,
+        "command": f"python -m benchmarks.trees {data.name} … {options}{chosen}",
+        "left_out": left_out,
         "machine": [*environment()[:2], *(f"{name} {version(name)}" for name in packages)],
         "rows": {name: len(frame) for name, frame in data.frames().items()},
         "seeds": run.seeds,
@@ -180,7 +185,7 @@ def named(arguments: Sequence[str], everything: Path | None) -> dict[str, Path |
     """Return the place of each data set that is named.
 
     Raises:
-        ValueError: A name is unknown, or a data set of files has no place.
+        ValueError: No name is given, one is unknown, or a data set of files has no place.
     """
     places: dict[str, Path | None] = {}
     if everything:
@@ -195,6 +200,8 @@ def named(arguments: Sequence[str], everything: Path | None) -> dict[str, Path |
         places[name] = Path(words.pop(0)) if takes else None
         if name in ("census", "adult") and places[name] is None:
             raise ValueError(f"name the folder of {name!r} after it")
+    if not places:
+        raise ValueError(f"name a data set: {', '.join(SOURCES)}")
     return places
 
 
@@ -250,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def merge(file: Path, name: str, result: dict[str, Any]) -> None:
     """Replace one data set in a record."""
     content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
-    content = {"command": "python -m benchmarks.trees", "results": content["results"] | {name: result}}
+    content = {"results": content["results"] | {name: result}}
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

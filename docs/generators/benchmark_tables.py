@@ -281,8 +281,8 @@ above them is a miss. The recorded seconds were taken on one thread beside other
 ## The defaults
 
 The defaults were searched on training rows alone: of each training file the first 80 % to fit, the next tenth to stop,
-the last tenth to compare. No row that is reported above took part. Each line is the default but for one choice: what
-it adds to the mean AUC, in thousandths.
+the last tenth to compare. No row that is reported above took part. Each line is the default but for what it names:
+what it adds to the mean AUC, in thousandths.
 
 {search() or "There is no recorded result of `python -m benchmarks.defaults` yet, so no figures are published."}
 

@@ -17,15 +17,17 @@ def trees(file: Path = RECORD) -> str | None:
     if not file.exists():
         return None
     content = json.loads(file.read_text())
-    return "\n\n".join(data_set(content["command"], result) for result in content["results"].values())
+    return "\n\n".join(data_set(result) for result in content["results"].values())
 
 
-def data_set(command: str, result: dict[str, Any]) -> str:
+def data_set(result: dict[str, Any]) -> str:
     """Return the heading, the AUCs and the costs of one data set."""
     counts = result["rows"]
     rows = f"{counts['train']:,} rows to train, {counts['stop']:,} to stop, {counts['measured']:,} measured"
     how = f"{rows} · {result['seeds']} seeds · {result['trials']} trials · threads: {result['threads']}"
-    line = machine({"command": command, "machine": result["machine"]})
+    if result["left_out"]:
+        how += f" · not run: {', '.join(result['left_out'])}"
+    line = machine(result)
     return f"### {result['title']}\n\n{line}\n\n{how}\n\n{accuracy(result)}\n\n{cost(result)}"
 
 

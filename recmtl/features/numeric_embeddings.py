@@ -21,8 +21,8 @@ from recmtl.schema import FittedSchema
 class NumericEmbedding(nn.Module, ABC):
     """The base class of embeddings of numeric features: each feature i is embedded by its own function f_i.
 
-    A subclass implements `embed`. Dimension 0 of every parameter must run over the features, so that balancers can
-    treat each feature's parameters as tensors of their own.
+    A subclass implements `embed`. Dimension 0 of every parameter runs over the features, so that balancers treat
+    each feature's parameters as tensors of their own; a subclass with another layout overrides `shared_tensors`.
 
     Attributes:
         features: The number of features, F.

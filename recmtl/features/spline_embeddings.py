@@ -1,4 +1,4 @@
-"""Embeddings of numbers by linear splines: what a category costs, for any number."""
+"""Embeddings of numbers by linear splines: an embedding per knot, and mixtures of two between them."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class SplineEmbeddings(NumericEmbedding):
 
     This is the piecewise linear encoding of Gorishniy, Rubachev and Babenko, NeurIPS 2022, arXiv:2203.05556, section
     3.2, with a linear layer, in terms of the values at the knots: the place of a number among the knots is found when
-    rows are prepared, so that an embedding costs two rows of a table, however many knots there are. A number with few
-    values has an embedding per value, like a category.
+    rows are prepared, so that an embedding reads two rows of a table of all knots. A number with few values has an
+    embedding per value, like a category.
 
     Numbers with another transform are passed on as they were prepared, after the embeddings.
 
@@ -42,7 +42,7 @@ class SplineEmbeddings(NumericEmbedding):
     Args:
         schema: The fitted schema.
         width: d, the width of an embedding; ``None`` takes 4, or 2 if there are more than 32 numbers, as many
-            wide ones slow a step and add no accuracy.
+            wide ones slow a step.
 
     Raises:
         ValueError: `width` is below 1.
@@ -59,7 +59,6 @@ class SplineEmbeddings(NumericEmbedding):
 
     columns: Tensor
     others: Tensor
-    first: Tensor
     last: Tensor
     middle: Tensor
     part_of_row: Tensor
@@ -75,11 +74,10 @@ class SplineEmbeddings(NumericEmbedding):
         buffers = {
             "columns": splines.nonzero().flatten(),  # [F']
             "others": (~splines).nonzero().flatten(),  # [F - F']
-            "first": sizes.cumsum(0) - sizes,  # [F'], the row of a feature's first knot
             "last": (sizes - 2).clamp(min=0).float(),  # [F'], the index of the last knot with one after it
             "middle": (sizes - 1) / 2,  # [F'], the index of the middle
             "part_of_row": torch.arange(len(sizes)).repeat_interleave(sizes),  # [knots]
-            "bounds": torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),  # [F' + 1]
+            "bounds": torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]),  # [F' + 1], the row of a feature's first knot
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -105,7 +103,8 @@ class SplineEmbeddings(NumericEmbedding):
         before = place.nan_to_num().floor().clamp(self.last.new_zeros(()), self.last)  # [B, F'], an index even of NaN
         share = (place - before)[..., None]  # [B, F', 1]
         rise = torch.cat([self.weight.diff(dim=0), self.weight.new_zeros(1, self.weight.shape[1])])  # [knots, d]
-        rows = torch.cat([self.weight, rise], 1).index_select(0, (before.long() + self.first).flatten())  # [B·F', 2d]
+        row = before.long() + self.bounds[:-1]  # [B, F']
+        rows = torch.cat([self.weight, rise], 1).index_select(0, row.flatten())  # [B·F', 2d]
         value, slope = rows.view(*x.shape, rows.shape[1]).chunk(2, dim=-1)  # [B, F', d]
         return torch.addcmul(value, share, slope)
 
@@ -113,4 +112,4 @@ class SplineEmbeddings(NumericEmbedding):
         """Return the rows of all knots as one shared tensor with one part per feature."""
         if not len(self.weight):
             return []
-        return [SharedTensor(self.weight, len(self.first), self.part_of_row, self.bounds)]
+        return [SharedTensor(self.weight, len(self.columns), self.part_of_row, self.bounds)]

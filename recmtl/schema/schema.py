@@ -134,8 +134,12 @@ class Schema:
 
     def owner(self, feature: Categorical) -> Categorical:
         """Return the feature whose vocabulary and embeddings a feature uses: itself, or the one it shares with."""
-        name = feature.share_with or feature.name
-        return next(f for f in self.features if isinstance(f, Categorical) and f.name == name)
+        return self._categories[feature.share_with or feature.name]
+
+    @cached_property
+    def _categories(self) -> dict[str, Categorical]:
+        """The categorical features by name; with thousands of columns no list is searched for each of them."""
+        return {feature.name: feature for feature in self.features if isinstance(feature, Categorical)}
 
     @cached_property
     def text_format(self) -> TextFormat:
@@ -201,19 +205,21 @@ class Schema:
         Raises:
             SchemaError: A column is missing, a pattern matches no column, or a pattern matches a label.
         """
-        exact = {f.name for f in self.features if f.name in columns or not WILDCARDS & set(f.name)}
+        found = frozenset(columns)
+        exact = {f.name for f in self.features if f.name in found or not WILDCARDS & set(f.name)}
+        taken = exact | {self.group, ""}
         features: list[Feature] = []
         for feature in self.features:
             if feature.name in exact:
                 features.append(feature)
                 continue
-            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in (*exact, self.group, "")]
+            matched = [c for c in fnmatch.filter(columns, feature.name) if c not in taken]
             if not matched:
                 raise SchemaError(f"no column of {source} matches the feature pattern {feature.name!r}")
             features += [dataclasses.replace(feature, name=c) for c in matched]
         resolved = self if tuple(features) == self.features else dataclasses.replace(self, features=features)
         for column in resolved.columns:
-            if column not in columns:
+            if column not in found:
                 first = f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
                 raise SchemaError(
                     f"column {column!r} is not in {source}{did_you_mean(column, columns, most=3) or first}"

@@ -45,7 +45,8 @@ def convert(
 
     def jobs(source: Source) -> Iterator[Callable[[], Converted]]:
         nonlocal total, used
-        columns = [c for c in schema.columns if c in source.columns]
+        found = frozenset(source.columns)
+        columns = [c for c in schema.columns if c in found]
         checks = _column_checks(schema, columns, integer_keys)
         offset = 0
         for batch in source.batches(columns, frozenset(numbers), skipped.add if skipped else None):

@@ -32,15 +32,16 @@ class EncodedTally(SplitTally):
 
     def _add(self, batch: pa.RecordBatch) -> None:
         drawn, kept = self.sample.draw(batch.num_rows), {}
+        matrices = {name: to_matrix(batch.column(name)) for name in (IDS, NUMERIC) if name in batch.schema.names}
         for i, block in enumerate(self._schema.id_blocks):
-            ids = to_matrix(batch.column(IDS))[:, block.start : block.start + block.length]
+            ids = matrices[IDS][:, block.start : block.start + block.length]
             self.missing[i] += (ids[:, 0] == MISSING).sum()
             self.unknown[i] += (ids == UNKNOWN).sum()
             self.elements[i] += ((ids != PADDING) & (ids != MISSING)).sum()
             whole = ids[drawn].astype(np.int64) @ np.random.default_rng(0).integers(1 << 62, size=block.length)
             kept[block.name] = pa.array(whole)  # one number for a list: equal lists have equal ones
         for i, (name, tally) in enumerate(self.numbers.items()):
-            numbers = to_matrix(batch.column(NUMERIC))[:, i].astype(np.float64)
+            numbers = matrices[NUMERIC][:, i].astype(np.float64)
             tally.add(numbers)
             kept[name] = pa.array(numbers[drawn])
         columns = to_matrix(batch.column(LABELS)).astype(np.float64).T
@@ -87,11 +88,10 @@ def describe_prepared(data: PreparedData) -> Description:
 
 def _input_features(schema: FittedSchema) -> dict[str, Feature]:
     """Return the inputs of a model by name, in the order of the schema: features, and each part of a date."""
-    found: dict[str, Feature] = {}
-    for feature in schema.schema.features:
-        blocks = [block.name for block in schema.id_blocks if block.feature is feature]
-        found |= dict.fromkeys(blocks or [feature.name], feature)
-    return found
+    blocks: dict[int, list[str]] = {}
+    for block in schema.id_blocks:
+        blocks.setdefault(id(block.feature), []).append(block.name)
+    return {name: f for f in schema.schema.features for name in blocks.get(id(f), [f.name])}
 
 
 def _input_table(schema: FittedSchema, splits: Mapping[str, EncodedTally]) -> pd.DataFrame:

@@ -26,6 +26,7 @@ from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: fits in a cache
+WIDE = 1000  # columns; of wider files parts and blocks grow with the width, as each costs time for every column
 PARSERS = 2  # parts parsed at the same time
 LINE_CHARACTERS = 1 << 18  # of a line, read at a time
 SENTINEL = ("\n", '"')  # after the last line: a record of its own, or the end of an open quote
@@ -96,6 +97,11 @@ class CsvSource(Source):
         lines = (line for line, record in records if len(record) == len(self._all_columns))
         return f"{self.name}, line {next(itertools.islice(lines, row, None))}"
 
+    @property
+    def _width(self) -> int:
+        """How many times as wide as most files it is."""
+        return max(1, len(self._all_columns) // WIDE)
+
     def _blocks(
         self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
@@ -120,7 +126,9 @@ class CsvSource(Source):
         def parse(part: memoryview, header: list[str]) -> pa.RecordBatch:
             options, text = self._options(types, quotes=False), pa.py_buffer(part)
             try:
-                table = pacsv.read_csv(pa.BufferReader(text), _read_options(BLOCK_BYTES, header), **options)
+                table = pacsv.read_csv(
+                    pa.BufferReader(text), _read_options(BLOCK_BYTES * self._width, header), **options
+                )
             except pa.ArrowInvalid as error:
                 if "straddl" not in str(error):
                     raise
@@ -130,7 +138,7 @@ class CsvSource(Source):
 
         def jobs(stream: pa.NativeFile) -> Iterator[Callable[[], pa.RecordBatch | None]]:
             header = self._header
-            for part in _split_at_lines(stream):
+            for part in _split_at_lines(stream, PART_BYTES * self._width):
                 yield partial(parse, part, header)
                 header = list(self._all_columns)
 
@@ -160,7 +168,7 @@ class CsvSource(Source):
         try:
             with self._location.stream() as stream:
                 text = pa.TransformInputStream(_replace_invalid_utf8(stream) if malformed else stream, lines.count)
-                reader = pacsv.open_csv(text, _read_options(PART_BYTES, self._header), **options)
+                reader = pacsv.open_csv(text, _read_options(PART_BYTES * self._width, self._header), **options)
                 for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
                     if following is None and _last_has_line_break(batch.column(last)):
                         self._find_bad_record(columns=malformed is None)
@@ -250,10 +258,10 @@ def _read_options(block: int, header: list[str]) -> pacsv.ReadOptions:
     return pacsv.ReadOptions(block_size=block, column_names=header, use_threads=False)
 
 
-def _split_at_lines(stream: pa.NativeFile) -> Iterator[memoryview]:
-    """Split a file after line breaks; a quote, or a part without a line break, raises `_QuoteError`."""
+def _split_at_lines(stream: pa.NativeFile, size: int) -> Iterator[memoryview]:
+    """Split a file after line breaks, about each `size` bytes; a quote or a part without a break is a `_QuoteError`."""
     rest = b""
-    while read := stream.read(PART_BYTES):
+    while read := stream.read(size):
         part = rest + read
         end = part.rfind(b"\n", len(rest)) + 1
         if part.find(b'"', len(rest)) >= 0 or not end:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -135,7 +136,7 @@ def _open_file(location: Location, text: TextFormat) -> Source:
 
 
 def _check_columns(source: Source) -> Source:
-    for column in source.columns:
-        if source.columns.count(column) > 1:
+    for column, count in Counter(source.columns).items():
+        if count > 1:
             raise DataError(f"{source.name} has the column {column!r} twice")
     return source

@@ -7,66 +7,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.column_values import ISO_DATE, ISO_TIME, SEPARATED, ColumnValues, Numbers
-from recmtl.schema.features import KIND_NAMES, Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.column_reading import IDENTIFIER, Reading, category, shown, span
+from recmtl.schema.column_values import ColumnValues
+from recmtl.schema.features import MultiCategorical, Numeric
 from recmtl.schema.list_text import bracketed, parse_list
-from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, unix_unit
+from recmtl.schema.number_text import nearly_numbers, separated_numbers
+from recmtl.schema.time_columns import dates, unix_time
 
-LEFT_OUT, UNDECIDED = "left out", "undecided"
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
-FEW = 20  # distinct values, or fewer, show no pattern
-MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
 ENOUGH = 100  # rows that all differ by chance no longer
 COLLISIONS = 20  # expected by chance among values of a row number's range: if there is none, they are row numbers
-NEARLY = 0.95  # the share of numbers in text that is nearly always a number
 LIST_SEPARATORS = ("|", ";")
 MANY_LISTS = 0.05  # the share of values with a separator
 VECTORS = "lists of numbers that are not whole"
 FRACTION, NESTED = r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?", "["
-LONGEST = 24  # characters of a value that are shown
-IDENTIFIER = re.compile(
-    r"(^|[^A-Za-z0-9])(?i:id|code|key|index|uuid|guid|zip|zipcode|postcode)s?$|[a-z](Id|ID|Code|Key|Index)s?$"
-)
-TIME = re.compile(r"(?i)time|date|stamp|(^|[^a-z])(ts|ns|at)$")
 LISTS_PARSED = 1000  # distinct values that may be lists
-DATE_PARTS, TIME_PARTS = ("weekday", "day", "month"), ("hour", "weekday", "day", "month")
-CYCLES = {"hour": 1, "weekday": 7, "day": 30, "month": 365}  # days after which a part begins again
-REPEATED = 2  # cycles that rows span, lest a part say in which of its single days or months a row was seen
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a column is read.
-
-    Args:
-        column: The column.
-        feature: The feature that it is read as, or would be if it were not left out; ``None`` if it cannot be read.
-        reason: What it holds.
-        used: Whether it is a feature; otherwise it is left out.
-        question: Why it cannot be decided, with what to say; ``None`` if it can.
-    """
-
-    column: str
-    feature: Feature | None
-    reason: str
-    used: bool = True
-    question: str | None = None
-
-    @property
-    def kind(self) -> str:
-        """The kind of the feature, or that the column is left out or undecided."""
-        if self.question:
-            return UNDECIDED
-        return KIND_NAMES[type(self.feature)] if self.used and self.feature else LEFT_OUT
-
 
 Rule: TypeAlias = Callable[[ColumnValues], Reading | None]
 
@@ -105,51 +65,6 @@ def constant(c: ColumnValues) -> Reading | None:
 def booleans(c: ColumnValues) -> Reading | None:
     """Read booleans as categories."""
     return Reading(c.name, category(c), "true or false") if c.is_boolean else None
-
-
-def dates(c: ColumnValues) -> Reading | None:
-    """Read dates and times, ISO 8601 if they are text, as parts of the calendar."""
-    if c.numbers:
-        return None
-    is_date = pa.types.is_date(c.type) or (c.is_text and len(c.matching(ISO_DATE)) == c.distinct)
-    if is_date:
-        return Reading(c.name, timestamp(c, DATE_PARTS), "dates")
-    known = c.is_text and len(c.matching(ISO_DATE)) + len(c.matching(ISO_TIME)) == c.distinct
-    return Reading(c.name, timestamp(c), "dates with times") if known or pa.types.is_timestamp(c.type) else None
-
-
-def separated_numbers(c: ColumnValues) -> Reading | None:
-    """Ask about text that is nearly always a number with a decimal comma or with separators of thousands."""
-    separated = c.other_words.filter(pc.match_substring_regex(c.other_words, SEPARATED)) if c.is_text else []
-    if c.rows == 1 or not len(separated):
-        return None
-    if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * c.present:
-        return None
-    what = f"numbers with a decimal comma or separators of thousands, such as {str(separated[0])!r}"
-    return ask(c, what, "or write them like 1234.5")
-
-
-def nearly_numbers(c: ColumnValues) -> Reading | None:
-    """Ask about text that is nearly always a number, where the rest are no words for a missing one."""
-    if not c.is_text or c.distinct <= FEW or not len(c.other_words):
-        return None
-    share = c.count(c.number_words) / c.present
-    if share < NEARLY:
-        return None
-    what = f"numbers in {share:.1%} of its rows, and text such as {str(c.other_words[0])!r} in others"
-    return ask(c, what, f"or `--kind {c.name}=numeric` with `--data.bad_rows skip`, which leaves such rows out")
-
-
-def unix_time(c: ColumnValues) -> Reading | None:
-    """Read many numbers, not named like an id, that are Unix times of 1990 to 2099, 0 or −1, as calendar parts."""
-    if not c.numbers or IDENTIFIER.search(c.name):
-        return None
-    unit = unit_of_times(c)
-    # Nanoseconds are of the size of many ids: they must be named like a time, or multiples of 1,000.
-    few = len(np.setdiff1d(c.numbers.values, NO_TIME)) <= FEW and c.distinct <= FEW + len(NO_TIME)
-    if unit is None or few or (unit == "nanoseconds" and not (TIME.search(c.name) or whole_microseconds(c))):
-        return None
-    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}")
 
 
 def row_numbers(c: ColumnValues) -> Reading | None:
@@ -267,70 +182,3 @@ def is_separated_list(c: ColumnValues, separator: str) -> bool:
     if c.count(joined) < MANY_LISTS * c.present:
         return False
     return bool(pc.count_distinct(pc.list_flatten(pc.split_pattern(c.unique, separator))).as_py() < c.distinct)
-
-
-def unit_of_times(c: ColumnValues) -> str | None:
-    """Return the unit in which all numbers but 0 and −1 are Unix times; ``None`` if they are none."""
-    times = np.setdiff1d(c.numbers.values, NO_TIME) if c.numbers else np.empty(0)
-    return unix_unit(float(times.min()), float(times.max())) if len(times) else None
-
-
-def whole_microseconds(c: ColumnValues) -> bool:
-    """Return whether nanoseconds are multiples of 1,000."""
-    try:
-        ticks = pc.utf8_trim_whitespace(c.unique) if c.is_text else c.unique
-        integers = ticks.drop_null().cast(pa.int64())
-    except pa.ArrowInvalid:
-        return False
-    return bool((integers.to_numpy(zero_copy_only=False) % 1000 == 0).all())
-
-
-def timestamp(c: ColumnValues, parts: tuple[str, ...] = TIME_PARTS, unit: str | None = None) -> Timestamp:
-    """Return the feature of a column of dates or times, with those of some parts whose cycle the rows span twice.
-
-    A part that begins no second time tells one period from another: what a model learns of it does not hold later. Few
-    distinct values keep all parts.
-    """
-    days = days_of(c, unit)
-    if len(days) > FEW:
-        first, last = np.quantile(days, (0.01, 0.99))
-        repeated = tuple(part for part in parts if (last - first) / 0.98 >= REPEATED * CYCLES[part])
-        parts = repeated or parts[:1]
-    return Timestamp(c.name, parts=parts, format=unit)
-
-
-def days_of(c: ColumnValues, unit: str | None) -> npt.NDArray[np.float64]:
-    """Return the distinct dates or times of a column in days since 1970; none if they cannot be read."""
-    if c.numbers:
-        return np.setdiff1d(c.numbers.values, NO_TIME) / (TICKS[unit] * SECONDS_OF_DAY) if unit else np.empty(0)
-    try:
-        dates = pc.utf8_slice_codeunits(pc.utf8_trim_whitespace(c.unique), 0, 10) if c.is_text else c.unique
-        seconds = (
-            dates.cast(pa.date32()).cast(pa.timestamp("s")) if c.is_text else dates.cast(pa.timestamp("s"), safe=False)
-        )
-        found: npt.NDArray[np.float64] = seconds.cast(pa.int64()).to_numpy(zero_copy_only=False) / SECONDS_OF_DAY
-    except pa.ArrowException:
-        return np.empty(0)
-    return found
-
-
-def category(c: ColumnValues) -> Categorical:
-    """Return the feature of a column with one category per row."""
-    return Categorical(c.name, min_count=MIN_COUNT)
-
-
-def ask(c: ColumnValues, what: str, otherwise: str) -> Reading:
-    """Return the reading of a column that could be meant in several ways: as a category, with the question."""
-    say = f"`--kind {c.name}=categorical`, `--kind {c.name}=drop` (in Python `kinds={{{c.name!r}: 'drop'}}`)"
-    return Reading(c.name, category(c), what, question=f"column {c.name!r} holds {what}: say {say}, {otherwise}")
-
-
-def span(n: Numbers) -> str:
-    """Return the range of numbers in words."""
-    return f"from {n.low:.6g} to {n.high:.6g}"
-
-
-def shown(c: ColumnValues) -> str:
-    """Return the first value, cut if it is long."""
-    value = str(c.unique[0])
-    return repr(value if len(value) <= LONGEST else f"{value[:LONGEST]}…")

@@ -13,22 +13,14 @@ import pyarrow.compute as pc
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
+from recmtl.schema.column_reading import LEFT_OUT, Reading, category
 from recmtl.schema.column_values import ISO_DATE, ColumnValues
 from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical
-from recmtl.schema.infer import (
-    DATE_PARTS,
-    LEFT_OUT,
-    LIST_SEPARATORS,
-    MANY_LISTS,
-    Reading,
-    category,
-    suggest_feature,
-    timestamp,
-    unit_of_times,
-)
+from recmtl.schema.infer import LIST_SEPARATORS, MANY_LISTS, suggest_feature
 from recmtl.schema.sample import Rows, Sample, read_sample
 from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TextFormat, format_options
+from recmtl.schema.time_columns import DATE_PARTS, timestamp, unit_of_times
 
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
 SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists

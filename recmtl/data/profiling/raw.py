@@ -26,8 +26,8 @@ from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
+from recmtl.schema.column_reading import Reading
 from recmtl.schema.features import KIND_NAMES
-from recmtl.schema.infer import Reading
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TextFormat, format_options
 

@@ -12,12 +12,12 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.column_reading import IDENTIFIER, Reading, category, shown, span
+from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, category, shown, span
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.features import MultiCategorical, Numeric
 from recmtl.schema.list_text import bracketed, parse_list
 from recmtl.schema.number_text import nearly_numbers, separated_numbers
-from recmtl.schema.time_columns import dates, unix_time
+from recmtl.schema.time_columns import dates, unit_of_times, unix_time
 
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
 ENOUGH = 100  # rows that all differ by chance no longer
@@ -100,7 +100,9 @@ def numbers(c: ColumnValues) -> Reading | None:
     """Read all other numbers as numbers."""
     if not c.numbers:
         return None
-    reason = f"{len(c.numbers.values):,} distinct {'whole ' * c.numbers.whole}numbers, {span(c.numbers)}"
+    unit = unit_of_times(c) if c.numbers.whole and len(c.numbers.values) > FEW else None
+    times = f"; if they are Unix times in {unit}, say `--kind {c.name}=timestamp`" if unit else ""
+    reason = f"{len(c.numbers.values):,} distinct {'whole ' * c.numbers.whole}numbers, {span(c.numbers)}{times}"
     return Reading(c.name, Numeric(c.name), reason)
 
 

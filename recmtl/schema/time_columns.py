@@ -12,9 +12,15 @@ import pyarrow.compute as pc
 from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading
 from recmtl.schema.column_values import ISO_DATE, ISO_TIME, ColumnValues
 from recmtl.schema.features import Timestamp
-from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, unix_unit
+from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, is_recent, unix_unit
 
-TIME = re.compile(r"(?i)time|date|stamp|(^|[^a-z])(ts|ns|at)$")
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name: `created_at`, `createdAt`, `CREATED_AT`
+TIME_WORD = re.compile(
+    r"(date|unix|event|log|start|end|create|update)?times?|(time|date|t)?stamps?|dates?|ts|ns|epoch|utc"
+)
+DAY_AND_HOUR = r"(0[1-9]|1[0-2])(0[1-9]|[12][0-9]|3[01])([01][0-9]|2[0-3])"
+DIGITS_OF_DATE = re.compile(rf"(19|20)[0-9]{{2}}{DAY_AND_HOUR}|[0-9]{{2}}{DAY_AND_HOUR}[0-5][0-9]")  # 2024013112
+FEW_DIGITS = 3  # distinct values or more are no dates in digits by chance
 DATE_PARTS, TIME_PARTS = ("weekday", "day", "month"), ("hour", "weekday", "day", "month")
 CYCLES = {"hour": 1, "weekday": 7, "day": 30, "month": 365}  # days after which a part begins again
 REPEATED = 2  # cycles that rows span, lest a part say in which of its single days or months a row was seen
@@ -32,21 +38,37 @@ def dates(c: ColumnValues) -> Reading | None:
 
 
 def unix_time(c: ColumnValues) -> Reading | None:
-    """Read many numbers, not named like an id, that are Unix times of 1990 to 2099, 0 or −1, as calendar parts."""
-    if not c.numbers or IDENTIFIER.search(c.name):
-        return None
+    """Read many Unix times, 0 or −1, that are named like times or whole and close to each other, as calendar parts."""
     unit = unit_of_times(c)
-    # Nanoseconds are of the size of many ids: they must be named like a time, or multiples of 1,000.
-    few = len(np.setdiff1d(c.numbers.values, NO_TIME)) <= FEW and c.distinct <= FEW + len(NO_TIME)
-    if unit is None or few or (unit == "nanoseconds" and not (TIME.search(c.name) or whole_microseconds(c))):
+    if not c.numbers or unit is None or IDENTIFIER.search(c.name):
         return None
-    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}")
+    times = np.setdiff1d(c.numbers.values, NO_TIME)
+    few = len(times) <= FEW and c.distinct <= FEW + len(NO_TIME)
+    low, high, named = float(times.min()), float(times.max()), named_like_a_time(c.name)
+    # Amounts, such as bytes or turnovers, have the same sizes: two of three signs tell times from them.
+    if few or c.numbers.whole + named + is_recent(low, high, unit) < 2:
+        return None
+    # Nanoseconds are of the size of many ids: they must be named like a time, or multiples of 1,000.
+    if unit == "nanoseconds" and not (named or whole_microseconds(c)):
+        return None
+    first, last = (np.datetime64(int(time / TICKS[unit]), "s").astype("datetime64[D]") for time in (low, high))
+    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}, from {first} to {last}")
+
+
+def named_like_a_time(name: str) -> bool:
+    """Return whether a word of a name says that a column holds times: `event_time`, `ts`, `createdAt`."""
+    words = [word.lower() for word in WORD.findall(name)]
+    return words[-1:] == ["at"] or any(TIME_WORD.fullmatch(word) for word in words)
 
 
 def unit_of_times(c: ColumnValues) -> str | None:
-    """Return the unit in which all numbers but 0 and −1 are Unix times; ``None`` if they are none."""
+    """Return the unit in which all numbers but 0 and −1 are Unix times; ``None`` if they are none.
+
+    Dates that are written as digits (``2024013112``, year to hour) are none.
+    """
     times = np.setdiff1d(c.numbers.values, NO_TIME) if c.numbers else np.empty(0)
-    return unix_unit(float(times.min()), float(times.max())) if len(times) else None
+    digits = len(times) >= FEW_DIGITS and all(DIGITS_OF_DATE.fullmatch(f"{time:.15g}") for time in times)
+    return unix_unit(float(times.min()), float(times.max())) if len(times) and not digits else None
 
 
 def whole_microseconds(c: ColumnValues) -> bool:

@@ -16,11 +16,13 @@ from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.infer import ENOUGH, MAX_CODES, RULES, suggest_feature
 from recmtl.schema.readings import infer_columns
+from recmtl.schema.time_columns import named_like_a_time
 
 ROWS = 400
 RNG = np.random.default_rng(0)
 DAY = datetime.date(2024, 1, 1)
 SECONDS = (1_600_000_000 + RNG.integers(0, 10**7, ROWS)).tolist()
+SPAN = "from 2020-09-14 to 2021-01-06"
 LISTS = MultiCategorical("x")
 CATEGORY, NUMBER = Categorical("x", min_count=2), Numeric("x")
 TIMES = Timestamp("x", parts=("hour", "weekday", "day"))  # of 115 days
@@ -52,15 +54,14 @@ CASES: dict[str, list[tuple[list[Any], Any, bool, str]]] = {
         ([datetime.datetime(2024, 1, 1), datetime.datetime(2024, 1, 2)], Timestamp("x"), True, None),
     ],
     "unix_time": [
-        (SECONDS, replace(TIMES, format="seconds"), True, "Unix time in seconds"),
-        ([str(t) for t in SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
-        ([float(t) for t in SECONDS] + [None], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
-        ([t * 1000 for t in SECONDS], replace(TIMES, format="milliseconds"), True, "Unix time in milliseconds"),
-        ([t * 10**6 for t in SECONDS], replace(TIMES, format="microseconds"), True, "Unix time in microseconds"),
-        ([t * 10**9 for t in SECONDS], replace(TIMES, format="nanoseconds"), True, "Unix time in nanoseconds"),
+        (SECONDS, replace(TIMES, format="seconds"), True, f"Unix time in seconds, {SPAN}"),
+        ([str(t) for t in SECONDS], replace(TIMES, format="seconds"), True, f"Unix time in seconds, {SPAN}"),
+        ([float(t) for t in SECONDS] + [None], replace(TIMES, format="seconds"), True, f"Unix time in seconds, {SPAN}"),
+        ([t * 1000 for t in SECONDS], replace(TIMES, format="milliseconds"), True, None),
+        ([t * 10**6 for t in SECONDS], replace(TIMES, format="microseconds"), True, None),
+        ([t * 10**9 for t in SECONDS], replace(TIMES, format="nanoseconds"), True, f"Unix time in nanoseconds, {SPAN}"),
         ([str(t * 10**9 + 1000) for t in SECONDS], replace(TIMES, format="nanoseconds"), True, None),
-        ([t + 0.25 for t in SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
-        ([0, -1, None, *SECONDS], replace(TIMES, format="seconds"), True, "Unix time in seconds"),
+        ([0, -1, None, *SECONDS], replace(TIMES, format="seconds"), True, f"Unix time in seconds, {SPAN}"),
     ],
     "row_numbers": [
         (list(range(5, ROWS + 5)), NUMBER, False, "numbers the rows: from 5 to 404, each once"),
@@ -136,6 +137,92 @@ def test_parts_of_a_time_are_those_that_the_rows_repeat(days: float, parts: tupl
     if len(dates) > 20:
         without = tuple(part for part in parts if part != "hour") or ("weekday",)
         assert read(dates).feature.parts == read([str(date) for date in dates]).feature.parts == without
+
+
+YEAR = 365 * 86_400
+AMOUNTS = RNG.integers(7 * 10**8, 4 * 10**9, ROWS).tolist()  # of bytes
+NINETIES = (850_000_000 + RNG.integers(0, 5 * 10**7, ROWS)).tolist()  # 1996 to 1998
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "unit"),
+    [
+        ("disk_bytes", AMOUNTS, None),
+        ("turnover", [n + 0.25 for n in AMOUNTS], None),
+        ("turnover", [n * 1000 for n in AMOUNTS], None),
+        ("turnover", [t + 0.25 for t in SECONDS], None),
+        ("created", [n + 0.25 for n in AMOUNTS], None),
+        ("created", NINETIES, None),  # before 2000
+        ("created", [t + 15 * YEAR for t in SECONDS], "seconds"),
+        ("created", [t + 18 * YEAR for t in SECONDS], None),  # after 2037
+        ("created", (SECONDS[0] + np.arange(ROWS) * (5 * YEAR // ROWS)).tolist(), "seconds"),
+        ("created", (SECONDS[0] + np.arange(ROWS) * (7 * YEAR // ROWS)).tolist(), None),  # too far apart
+        ("timestamp", NINETIES, "seconds"),
+        ("timestamp", [*NINETIES, *SECONDS], "seconds"),
+        ("timestamp", [t + 0.25 for t in SECONDS], "seconds"),
+        ("timestamp", [t + 0.25 for t in NINETIES], None),
+        ("timestamp_id", SECONDS, None),
+        ("time", [2024_01_01_00 + 100 * (i % 28) + i % 24 for i in range(ROWS)], None),  # year to hour, as digits
+        ("time", [24_01_01_00_30 + 10_000 * (i % 28) + 100 * (i % 24) for i in range(ROWS)], None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("form", [list, lambda values: [*map(str, values)], lambda values: [*map(float, values), None]])
+def test_amounts_are_no_unix_time(name: str, values: list[Any], unit: str | None, form: Any) -> None:
+    reading = read(form(values), name)
+    assert getattr(reading.feature, "format", None) == unit
+    assert unit is not None or reading.kind == ("left out" if name.endswith("id") else "numeric")
+
+
+def test_the_reason_says_how_to_read_possible_times_as_times() -> None:
+    said = "; if they are Unix times in seconds, say `--kind n=timestamp`"
+    assert read(AMOUNTS, "n").reason.endswith(said)
+    assert "Unix" not in read([n + 0.25 for n in AMOUNTS], "n").reason + read(WHOLE, "n").reason
+    frame = pd.DataFrame({"n": AMOUNTS, "y": np.arange(ROWS) % 2})
+    (feature,) = Schema.infer(frame, ["y"], kinds={"n": "timestamp"}).features
+    assert isinstance(feature, Timestamp)
+    assert feature.format == "seconds"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "time",
+        "timestamp",
+        "ts",
+        "event_ts",
+        "created_at",
+        "createdAt",
+        "CREATED_AT",
+        "date",
+        "eventTime",
+        "epoch",
+        "event_time_ms",
+        "unix_time",
+        "UTC",
+    ],
+)
+def test_names_like_a_time(name: str) -> None:
+    assert named_like_a_time(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "update",
+        "updates",
+        "candidate",
+        "lifetime",
+        "sentiment",
+        "rats",
+        "at_bats",
+        "cat",
+        "ats",
+        "attempts",
+        "estimate",
+    ],
+)
+def test_names_not_like_a_time(name: str) -> None:
+    assert not named_like_a_time(name)
 
 
 def test_every_rule_has_a_case_and_says_what_it_does() -> None:

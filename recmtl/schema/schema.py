@@ -138,7 +138,6 @@ class Schema:
 
     @cached_property
     def _categories(self) -> dict[str, Categorical]:
-        """The categorical features by name; with thousands of columns no list is searched for each of them."""
         return {feature.name: feature for feature in self.features if isinstance(feature, Categorical)}
 
     @cached_property
@@ -205,7 +204,7 @@ class Schema:
         Raises:
             SchemaError: A column is missing, a pattern matches no column, or a pattern matches a label.
         """
-        found = frozenset(columns)
+        found = frozenset(columns)  # lists of thousands of columns take long to search for each of them
         exact = {f.name for f in self.features if f.name in found or not WILDCARDS & set(f.name)}
         taken = exact | {self.group, ""}
         features: list[Feature] = []
@@ -221,9 +220,8 @@ class Schema:
         for column in resolved.columns:
             if column not in found:
                 first = f"; its columns begin with {', '.join(map(repr, columns[:3]))}"
-                raise SchemaError(
-                    f"column {column!r} is not in {source}{did_you_mean(column, columns, most=3) or first}"
-                )
+                hint = did_you_mean(column, columns, most=3) or first
+                raise SchemaError(f"column {column!r} is not in {source}{hint}")
         return resolved
 
     def to_dict(self) -> dict[str, Any]:

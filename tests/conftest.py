@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,16 @@ def _idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def without_values(monkeypatch: pytest.MonkeyPatch) -> str:
     """A device whose tensors have shapes alone; torch has no autocast for it."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
     return "meta"
+
+
+@pytest.fixture
+def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take all tensors for those of a GPU: no value is looked at, and what a GPU computes in its own way is so here."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("recmtl.") and hasattr(module, "on_host"):
+            monkeypatch.setattr(module, "on_host", lambda _: False)
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import ScaledLosses, check_leaves
+from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
 from recmtl.balance.shared import (
@@ -303,7 +303,7 @@ class Balancer(ScaledLosses, ABC):
 
     def _finite(self, values: Tensor) -> Tensor:
         """Return which tasks have a finite loss, bool `[K]`; all tasks if a scaler looks for what is not finite."""
-        return torch.ones_like(values, dtype=torch.bool) if self._guarded else values.isfinite()
+        return torch.ones_like(values, dtype=torch.bool) if self._guarded else is_finite(values)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         def keep_precision(state: Tensor) -> Tensor:

@@ -118,6 +118,32 @@ class SharedTensor(NamedTuple):
         return torch.segment_reduce(per_row, "sum", offsets=bounds, unsafe=True)  # the safe form waits for the device
 
 
+class Measured(NamedTuple):
+    """A shared tensor with each task's gradient of it; or several tensors that are taken for one.
+
+    Attributes:
+        shared: The tensor.
+        gradients: Each task's gradient of it, None if the task does not reach it.
+        merged: The tensors whose parts are those of `shared`, in order; empty for a tensor by itself.
+    """
+
+    shared: SharedTensor
+    gradients: Sequence[Tensor | None]
+    merged: Sequence[Tensor] = ()
+
+    def add_weighted(self, weights: Tensor) -> None:
+        """Add Σ_k w_k·G_k to `.grad`, with weights `[K, parts]`; may write into the gradients."""
+        self.shared.add_weighted(self.gradients, weights)
+        if not self.merged:
+            return
+        total = self.shared.tensor.grad
+        assert total is not None
+        parts = torch.split(total.flatten(), [tensor.numel() for tensor in self.merged])
+        for tensor, part in zip(self.merged, parts, strict=True):
+            part = part.view(tensor.shape)
+            tensor.grad = part if tensor.grad is None else tensor.grad.add_(part)
+
+
 def validated_views(views: object) -> tuple[Tensor, ...]:
     """Return the views if they are a sequence of tensors, one per head."""
     expected = "`views` must be a sequence with one view per head"

@@ -86,6 +86,7 @@ class EmbeddingTable(nn.Module):
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
+        self._whole: tuple[Tensor, Tensor] | None = None  # the parts of the whole table, once it was shared
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings of a batch of ids."""
@@ -177,14 +178,18 @@ class EmbeddingTable(nn.Module):
         return f"rows={len(self.weight)}, width={self.width}, features={self.features}"
 
     def _as_shared(self) -> SharedTensor:
-        tensor: Tensor = self.weight
-        if self._gathered is None:
-            places = torch.arange(len(tensor), device=tensor.device)
-        else:
-            places, tensor, _ = self._gathered  # places rise, or repeat the last one
+        if self._gathered is not None:
+            places, rows, _ = self._gathered  # places rise, or repeat the last one
+            return SharedTensor(rows, len(self.starts), *self._parts(places))
+        if self._whole is None or self._whole[0].device != self.weight.device:
+            self._whole = self._parts(torch.arange(len(self.weight), device=self.weight.device))
+        return SharedTensor(self.weight, len(self.starts), *self._whole)
+
+    def _parts(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the feature of each of the rows at rising places, ``[U]``, and the first row of each feature."""
         part_of_row = torch.bucketize(places, self.starts, right=True) - 1
         bounds = torch.cat([torch.searchsorted(places, self.starts), self.starts.new_full((1,), len(places))])
-        return SharedTensor(tensor, len(self.starts), part_of_row, bounds)
+        return part_of_row, bounds
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:

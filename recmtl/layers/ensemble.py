@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from recmtl.balance.backward import on_host
+
 
 class EnsembleLinear(nn.Linear):
     r"""A linear layer for each of k members, with one weight matrix for all and adapters per member.
@@ -174,7 +176,7 @@ class _MemberProducts(torch.autograd.Function):
 
 def _multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
     """Write the products of M pairs of matrices, whose rows or columns may lie apart, into `out`."""
-    if out.is_cuda:
+    if not on_host(out):
         torch.bmm(a, b, out=out)
         return
     for left, right, result in zip(a, b, out, strict=True):  # on a CPU `bmm` would copy them

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.backward import on_host
 from recmtl.balance.shared import SharedTensor, shared_tensors
-from recmtl.layers.mlp import MLP, LayerStyle
+from recmtl.layers.ensemble import member_products
+from recmtl.layers.mlp import ACTIVATIONS, MLP, LayerStyle
 
 
 class Experts(nn.Module):
@@ -49,8 +51,33 @@ class Experts(nn.Module):
         hidden = self.after(self.wide(x))  # [B, E·first]
         if not len(self.towers):
             return torch.unflatten(hidden, 1, (self.experts, self.out_features))  # [B, E, D]
+        if not on_host(hidden) and self._plain:
+            return torch.unflatten(self._stacked(hidden), 1, (self.experts, self.out_features))  # [B, E, D]
         chunks = hidden.chunk(self.experts, dim=1)  # E of [B, first]
         return torch.stack([tower(chunk) for tower, chunk in zip(self.towers, chunks, strict=True)], dim=1)  # [B, E, D]
+
+    @property
+    def _plain(self) -> bool:
+        """Whether the layers of the experts differ in their weights alone: linear, without normalisation."""
+        elementwise = (nn.Sequential, nn.Dropout, MLP, *(type(build()) for build in ACTIVATIONS.values()))
+        modules = list(self.towers.modules())[1:]
+        return all(type(module) is nn.Linear or isinstance(module, elementwise) for module in modules)
+
+    def _stacked(self, hidden: Tensor) -> Tensor:
+        """Return the outputs of plain experts, ``[B, E·first]`` to ``[B, E·D]``, by one product per layer for all.
+
+        A GPU launches the product of all experts as fast as that of one.
+        """
+        layers = [tower.layers for tower in self.towers if isinstance(tower, MLP)]
+        for same in zip(*layers, strict=True):  # the layers at one depth, one per expert
+            if isinstance(same[0], nn.Linear):
+                weight = torch.stack([layer.weight for layer in same])  # [E, out, in]
+                bias = torch.stack([layer.bias for layer in same])  # [E, out]
+                by_expert = torch.unflatten(hidden, 1, (self.experts, -1)).transpose(0, 1)  # [E, B, in]
+                hidden = member_products(by_expert, weight, bias, bias.numel())  # [B, E·out]
+            else:
+                hidden = same[0](hidden)
+        return hidden
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors; the wide layer has one part per expert."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, zero_nonfinite_gradients
-from recmtl.balance.backward import on_host
+from recmtl.balance.backward import is_finite, on_host
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
 from recmtl.runs.folder import BEST, CHECKPOINTS
@@ -72,7 +72,7 @@ class NonFiniteCounter:
         """Set the non-finite entries of a step's gradients (layers, then gathered rows) to zero, and count them."""
         norms = [table.gradient_norms() for table in self._tables]
         marks = zero_nonfinite_gradients(tensors)
-        features = [marks[self._place[id(t.weight)]] & ~n.isfinite() for t, n in zip(self._tables, norms, strict=True)]
+        features = [marks[self._place[id(t.weight)]] & ~is_finite(n) for t, n in zip(self._tables, norms, strict=True)]
         bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
         self.skipped.copy_(self._balancer.skipped)
         self.steps += 1

@@ -82,12 +82,12 @@ class Losses:
             _, whole = labels_and_weights(batch.whole, label, given, logits.dtype, self._sampling)
         total = whole.sum()
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
-        valid = ~labels.isnan()
+        missing, zero = labels.isnan(), logits.new_zeros(())
+        targets = torch.where(missing, zero, labels)  # [B]
         if logits.dim() == 1:
-            losses = row_loss(torch.where(valid, logits, 0.0), torch.where(valid, labels, 0.0))  # [B]
+            losses = row_loss(torch.where(missing, zero, logits), targets)  # [B]
         else:
-            targets = torch.where(valid, labels, 0.0)[:, None].expand_as(logits)  # [B, k]
-            losses = row_loss(torch.where(valid[:, None], logits, 0.0), targets).mean(1)
+            losses = row_loss(torch.where(missing[:, None], zero, logits), targets[:, None].expand_as(logits)).mean(1)
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
 
 

@@ -1,7 +1,9 @@
 """Entries that are not finite are zeroed where they are, and counted by tensor."""
 
+import pytest
 import torch
 
+from recmtl.balance import backward as backward_module
 from recmtl.balance import zero_nonfinite_gradients
 
 
@@ -32,3 +34,36 @@ def test_large_finite_entries_stay():
 def test_nothing_to_look_at():
     assert zero_nonfinite_gradients([]).sum().item() == 0
     assert zero_nonfinite_gradients([torch.zeros(2, requires_grad=True), with_gradient([])]).sum().item() == 0
+
+
+@pytest.mark.parametrize("small", [0, 6, 1 << 20])
+def test_a_gpu_zeroes_nonfinite_entries_of_many_gradients_at_once(small, request, monkeypatch):
+    """Gradients of several types and shapes, two that are missing; they stay the same tensors."""
+
+    def gradients():
+        random = torch.Generator().manual_seed(0)
+        types = [torch.float32, torch.bfloat16, torch.float64, torch.complex64]
+        shapes = [(), (3,), (2, 4), (5, 1), (0, 2), (7,)]
+        found = [torch.randn(shape, generator=random).to(dtype) for dtype in types for shape in shapes]
+        found[1][0], found[2][1, 3], found[7][2], found[14][0] = torch.nan, torch.inf, -torch.inf, torch.nan
+        found[19][1] = complex(1.0, torch.nan)
+        found[20] = found[20].T.contiguous().T
+        return [torch.full((3,), 1e30), *found]
+
+    def zeroed():
+        tensors = [torch.zeros_like(gradient, requires_grad=True) for gradient in gradients()]
+        for tensor, gradient in zip(tensors, gradients(), strict=True):
+            tensor.grad = gradient
+        tensors[4].grad = None
+        before = [tensor.grad for tensor in tensors]
+        bad = zero_nonfinite_gradients(tensors)
+        assert all(tensor.grad is gradient for tensor, gradient in zip(tensors, before, strict=True))
+        return bad, before
+
+    expected_bad, expected = zeroed()
+    request.getfixturevalue("on_a_device")
+    monkeypatch.setattr(backward_module, "SMALL_GRADIENT", small)
+    bad, found = zeroed()
+    assert bad.tolist() == expected_bad.tolist()
+    assert sum(bad.tolist()) == 5
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

@@ -1,5 +1,7 @@
 """Experts laid out for speed equal experts built as separate modules, in value and in gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,37 @@ def test_equal_separate_modules(sizes: list[int], style: LayerStyle) -> None:
     (plain * target).sum().backward()
     expected = torch.cat([mlp.layers[0].weight.grad for mlp in alone])
     torch.testing.assert_close(experts.wide.weight.grad, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [[6], [6, 4], [6, 5, 3]])
+@pytest.mark.parametrize("style", STYLES, ids=["plain", "batch", "layer"])
+def test_experts_on_a_gpu_equal_separate_modules(sizes: list[int], style: LayerStyle, on_a_device: None) -> None:
+    test_equal_separate_modules(sizes, style)
+    experts = Experts(7, 3, sizes, style).double()
+    alone = separate(experts, sizes, style)
+    x = torch.randn(9, 7, dtype=torch.float64)
+    target = torch.randn(9, 3, sizes[-1], dtype=torch.float64)
+    (experts(x) * target).sum().backward()
+    (torch.stack([mlp(x) for mlp in alone], dim=1) * target).sum().backward()
+    for index, mlp in enumerate(alone):
+        for tower in experts.towers[index : index + 1]:
+            for mine, theirs in zip(tower.parameters(), mlp.layers[2:].parameters(), strict=True):
+                torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("style", [LayerStyle(), LayerStyle(dropout=0.5, activation="gelu"), STYLES[1], STYLES[2]])
+def test_a_gpu_multiplies_all_plain_experts_at_once(style: LayerStyle, on_a_device: None) -> None:
+    """Those with a normalisation have statistics or scales of their own."""
+    names = {node.name() for node in nodes(Experts(7, 3, [6, 4], style)(torch.randn(9, 7)))}
+    assert ("_MemberProductsBackward" in names) == (style.normalization == "none")
+
+
+def nodes(output: torch.Tensor) -> list[Any]:
+    found, seen = [output.grad_fn], set()
+    for node in found:
+        seen.add(node)
+        found += [n for n, _ in node.next_functions if n is not None and n not in seen]
+    return found
 
 
 def test_the_wide_layer_counts_expert_by_expert() -> None:

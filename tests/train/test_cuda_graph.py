@@ -17,8 +17,6 @@ from twins import BALANCERS
 
 import recmtl
 from recmtl.balance import Balancer
-from recmtl.balance import backward as backward_module
-from recmtl.balance import shared as shared_module
 from recmtl.data import Batch, Loader
 from recmtl.features import embedding_table as table_module
 from recmtl.features.embedding_table import padded
@@ -33,10 +31,8 @@ STEPS = 26  # beyond the burn-in of RotoGrad
 
 
 @pytest.fixture(autouse=True)
-def _on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_a_device(on_a_device: None) -> None:
     """No step looks at values, as none may that a GPU records."""
-    for module in (backward_module, shared_module):
-        monkeypatch.setattr(module, "on_host", lambda _: False)
 
 
 def batches(data: recmtl.PreparedData) -> Iterator[Batch]:

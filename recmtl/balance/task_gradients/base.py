@@ -8,9 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import full_precision, has_hooks, pop_gradients, without_nonfinite, zeros_if_none
+from recmtl.balance.backward import (
+    full_precision,
+    has_hooks,
+    is_finite,
+    on_host,
+    pop_gradients,
+    without_nonfinite,
+    zeros_if_none,
+)
 from recmtl.balance.base import Balancer
-from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
+from recmtl.balance.merging import merge_neighbours
+from recmtl.balance.shared import BackwardInputs, Measured, SharedTensor, Sizes
 
 
 class TaskGradients:
@@ -49,19 +58,24 @@ class TaskGradients:
         poison: bool = False,
     ) -> None:
         self.shared = tuple(shared)
-        self._gradients, self._scale, self._poison = gradients, scale, poison
-        norms = torch.stack([torch.cat(list(map(SharedTensor.norms, shared, task))) for task in gradients])  # [K, P]
-        self.finite = norms.isfinite().all(1)  # [K]
+        self._scale, self._poison = scale, poison
+        self._measured = [Measured(*pair) for pair in zip(shared, zip(*gradients, strict=True), strict=True)]
+        if shared and not on_host(shared[0].tensor):
+            self._measured = merge_neighbours(self._measured)
+        tensors = [measured.shared for measured in self._measured]
+        self._by_task = list(zip(*(measured.gradients for measured in self._measured), strict=True))
+        norms = torch.stack([torch.cat(list(map(SharedTensor.norms, tensors, task))) for task in self._by_task])
+        self.finite = is_finite(norms).all(1)  # [K], from [K, P]
         self.norms = torch.where(self.finite.unsqueeze(1), norms if scale is None else norms / scale, 0.0)
-        for gradient in (gradient for task in gradients for gradient in task if gradient is not None):
+        for gradient in (gradient for task in self._by_task for gradient in task if gradient is not None):
             gradient.nan_to_num_(0.0, 0.0, 0.0)  # so that a weight of 0 is enough to leave a task out
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
         gram = torch.diag_embed(self.norms.square().T)  # [P, K, K]
-        for i, j in combinations(range(len(self._gradients)), 2):
-            products = map(SharedTensor.products, self.shared, self._gradients[i], self._gradients[j])
-            product = torch.where(self.finite[i] & self.finite[j], torch.cat(list(products)), 0.0)  # [P]
+        for i, j in combinations(range(len(self._by_task)), 2):
+            products = [m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured]
+            product = torch.where(self.finite[i] & self.finite[j], torch.cat(products), 0.0)  # [P]
             product = product if self._scale is None else product / self._scale**2
             gram[:, i, j] = product
             gram[:, j, i] = product
@@ -72,9 +86,9 @@ class TaskGradients:
         weights = torch.where(self.finite.unsqueeze(1), weights, 0.0).expand(-1, self.norms.shape[1])  # [K, P]
         if self._poison:
             weights = torch.where(self.finite.all(), weights, torch.nan)
-        by_tensor = torch.split(weights, [shared.parts for shared in self.shared], dim=1)
-        for shared, gradients, own in zip(self.shared, zip(*self._gradients, strict=True), by_tensor, strict=True):
-            shared.add_weighted(gradients, own)
+        by_tensor = torch.split(weights, [measured.shared.parts for measured in self._measured], dim=1)
+        for measured, own in zip(self._measured, by_tensor, strict=True):
+            measured.add_weighted(own)
 
 
 class TaskGradientBalancer(Balancer, ABC):

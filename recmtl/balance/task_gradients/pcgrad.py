@@ -4,7 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from recmtl.balance.task_gradients.projection import ProjectionBalancer, RandomOrders, coefficients_in_order
+from recmtl.balance.task_gradients.projection import (
+    ProjectionBalancer,
+    RandomOrders,
+    coefficients_at_once,
+    coefficients_in_order,
+)
 
 
 class PCGrad(ProjectionBalancer):
@@ -67,6 +72,9 @@ class PCGrad(ProjectionBalancer):
         self.orders = RandomOrders(seed)
 
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
-        coefficients = coefficients_in_order(gram, self.orders(len(present)))
+        if len(present) == 2:  # a task meets one other: there is no order to choose
+            coefficients = coefficients_at_once(gram)
+        else:
+            coefficients = coefficients_in_order(gram, self.orders(len(present)))
         self.orders.advance(present.any())
         return coefficients

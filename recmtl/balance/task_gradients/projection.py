@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import full_precision
+from recmtl.balance.backward import full_precision, is_finite
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
@@ -142,7 +142,7 @@ def coefficients_at_once(gram: Tensor) -> Tensor:
 def _conflict(inner: Tensor, squares: Tensor) -> Tensor:
     """Return min(0, ⟨g, G_j⟩)/‖G_j‖², and 0 if that is not finite."""
     conflict = inner.clamp(max=0.0) / squares
-    return torch.where((squares > 0) & conflict.isfinite(), conflict, 0.0)
+    return torch.where((squares > 0) & is_finite(conflict), conflict, 0.0)
 
 
 class RandomOrders(nn.Module):

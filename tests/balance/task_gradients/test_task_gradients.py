@@ -76,6 +76,58 @@ def test_combines_each_part_by_its_weights(accumulated, per_part):
             position += 1
 
 
+def layers_and_gradients(tasks=3, seed=0):
+    """Layers whose parts are whole rows of 64 elements, beside some whose parts are not, and a table."""
+    random = torch.Generator().manual_seed(seed)
+    rows = torch.tensor([0, 0, 1, 2, 2])
+    leaves = [
+        SharedTensor(torch.zeros(5, 64, dtype=torch.float64), 3, rows, torch.tensor([0, 2, 3, 5])),
+        SharedTensor(torch.zeros(6, 64, dtype=torch.float64), parts=3),
+        SharedTensor(torch.zeros(192, dtype=torch.float64), parts=3),
+        SharedTensor(torch.zeros(64, 2, dtype=torch.float64).T),  # not contiguous
+        SharedTensor(torch.zeros(6, 7, dtype=torch.float64), parts=3),
+        SharedTensor(torch.zeros(64, 1, dtype=torch.float64)),
+        SharedTensor(torch.zeros(2, 32, dtype=torch.float64)),
+        SharedTensor(torch.zeros(64, dtype=torch.float64)),  # one task does not reach it
+        SharedTensor(torch.zeros(64, dtype=torch.float64)),
+        SharedTensor(torch.zeros(64, dtype=torch.float32)),
+        SharedTensor(torch.zeros(0, 64, dtype=torch.float64)),
+    ]
+    gradients = [
+        [torch.randn(leaf.tensor.shape, generator=random).to(leaf.tensor.dtype) for leaf in leaves]
+        for _ in range(tasks)
+    ]
+    gradients[1][7] = None
+    return leaves, gradients
+
+
+@pytest.mark.parametrize("accumulated", [False, True])
+@pytest.mark.parametrize("bad", [False, True])
+def test_tensors_that_a_gpu_merges_are_measured_and_combined_as_they_are_alone(accumulated, bad, request):
+    def measured_and_combined():
+        leaves, gradients = layers_and_gradients()
+        if accumulated:
+            for leaf in leaves:
+                leaf.tensor.grad = torch.ones_like(leaf.tensor)
+        if bad:
+            gradients[2][5][3] = torch.nan
+        measured = TaskGradients(leaves, gradients)
+        weights = torch.linspace(-1, 1, measured.norms.numel()).view_as(measured.norms).double()
+        found = [measured.finite, measured.norms, measured.gram()]
+        measured.add_combined(weights)
+        return found + [leaf.tensor.grad for leaf in leaves], measured
+
+    expected, alone = measured_and_combined()
+    request.getfixturevalue("on_a_device")
+    found, merged = measured_and_combined()
+    assert [len(m.merged) for m in alone._measured] == [0] * 11
+    assert [len(m.merged) for m in merged._measured] == [0, 3, 0, 2, 0, 0, 0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        if mine.dtype == torch.float64 and mine.dim() < 3:
+            torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-13)
+
+
 def test_a_task_with_a_nonfinite_entry_reads_as_absent_in_every_part():
     leaf = SharedTensor(torch.zeros(2, 2), parts=2)
     bad = torch.tensor([[torch.nan, 1.0], [1.0, 1.0]])

@@ -16,6 +16,14 @@ from recmtl.data.synthetic.generate import synthesize
 torch.set_num_threads(1)  # tests run side by side, one process a core
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that need a CUDA device where there is none."""
+    missing = pytest.mark.skip(reason="no CUDA device")
+    for item in items if not torch.cuda.is_available() else ():
+        if item.get_closest_marker("gpu"):
+            item.add_marker(missing)
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""

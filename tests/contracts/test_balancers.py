@@ -411,7 +411,7 @@ def test_the_step_never_waits_for_the_device(method, without_values):
     }
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_cuda_gives_what_the_cpu_gives(method):
     cpu, cuda = Net(), Net(device="cuda")
     balancer, lazy, moved = made(method), method(), made(method).to("cuda")

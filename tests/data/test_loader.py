@@ -22,7 +22,7 @@ FRAME = pd.DataFrame(
 FEATURES = [Categorical("c"), Numeric("row", transform="none"), MultiCategorical("m")]
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")),
+    pytest.param("cuda", marks=pytest.mark.gpu),
 ]
 
 

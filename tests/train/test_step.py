@@ -62,7 +62,7 @@ def test_no_step_reads_a_value_from_the_device(
     assert losses.device.type == without_values
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @every_case
 def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
     cls: type, method: type[Balancer], row_mode: bool, aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +84,7 @@ def test_a_gpu_step_equals_a_cpu_step_and_never_waits(
     torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("tf32", 0.01), ("bf16", 0.02), ("fp16", 0.01)])
 def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliexpress: recmtl.PreparedData) -> None:
     def losses(device: str, precision: str) -> Tensor:
@@ -98,7 +98,7 @@ def test_a_gpu_trains_in_every_precision(precision: str, tolerance: float, aliex
     torch.testing.assert_close(losses("cuda", precision), losses("cpu", "fp32"), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.gpu
 def test_dropout_works_after_a_failed_record(aliexpress: recmtl.PreparedData) -> None:
     class Waits(torch.nn.Linear):
         def forward(self, view: Tensor) -> Tensor:

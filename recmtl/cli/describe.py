@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from json import dumps
 from pathlib import Path
+from typing import Any
 
 from recmtl.cli.console import RowCounter, print_description, print_line
 from recmtl.data import describe
@@ -26,6 +27,7 @@ def describe_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
+    null: Sequence[str] | None = None,
     out: Path | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
@@ -43,13 +45,16 @@ def describe_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
+        null: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
+            repeated.
         out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
-    roles = {name: column for name, column in {"group": group, "weight": weight}.items() if column}
+    said = {"group": group, "weight": weight, "nulls": list(null or ())}
+    roles: Mapping[str, Any] = {name: value for name, value in said.items() if value}
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
-    reading = roles | {name: value for name, value in {"drop": left_out, "kinds": kinds}.items() if value}
+    reading = {**roles} | {name: value for name, value in {"drop": left_out, "kinds": kinds}.items() if value}
     if out is not None:
         _check_card(out, card, label)
     with RowCounter() as counter:
@@ -61,7 +66,7 @@ def describe_command(
         print_description(description, public_name(data))
     if out is not None:
         columns = infer_columns(data, labels, kinds, left_out, roles)
-        write_card(out, Schema(columns.features, columns.tasks, group=group, weight=weight), columns)
+        write_card(out, Schema(columns.features, columns.tasks, **roles), columns)
 
 
 def _check_card(out: Path, card: str | None, label: Sequence[str] | None) -> None:

@@ -38,6 +38,8 @@ VALUES = {
     "kinds": "COLUMN=KIND",
     "metric": "METRIC",
     "monitor": "METRIC",
+    "null": "WORD",
+    "nulls": "WORD",
     "print_config": "",
     "run": "DIR",
     **dict.fromkeys(("train", "valid", "test", "rows"), "FILE"),

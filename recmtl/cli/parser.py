@@ -23,6 +23,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "label": ("--label", {"action": "append"}),
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
+    "null": ("--null", {"action": "append", "metavar": "WORD"}),
     "negative_label": ("--negative_label", {"action": "append"}),
     "thinned": ("--thinned", {"action": "append", "metavar": "SPLIT"}),
     "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),

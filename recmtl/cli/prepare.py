@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.data import prepare
@@ -35,6 +36,7 @@ def prepare_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
+    null: Sequence[str] | None = None,
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
     thinned: Sequence[SplitName] | None = None,
@@ -57,6 +59,8 @@ def prepare_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
+        null: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
+            repeated.
         negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
@@ -69,7 +73,8 @@ def prepare_command(
         raise UsageError("raw files need their card: give `--card aliexpress`")
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
-    options = DataOptions(card, train, labels=labels, group=group, weight=weight, drop=left_out, kinds=kinds)
+    said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "nulls": list(null or ())}
+    options = DataOptions(card, train, labels=labels, group=group, weight=weight, **said)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
         if raw and country:

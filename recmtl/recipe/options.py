@@ -47,6 +47,8 @@ class DataOptions:
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
             `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
+        nulls: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
+            repeated.
         holdout: The share of the training groups to hold out if there are no validation rows.
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
@@ -65,6 +67,7 @@ class DataOptions:
     weight: str | None = None
     drop: list[str] = field(default_factory=list)
     kinds: dict[str, ColumnKind] = field(default_factory=dict)
+    nulls: list[str] = field(default_factory=list)
     holdout: float = 0.1
     cache: Path | None = None
     bad_rows: BadRows = "error"
@@ -80,7 +83,7 @@ class DataOptions:
     @property
     def inferred(self) -> dict[str, Any]:
         """The options that stand in for a card, as far as they are given."""
-        named = ("labels", "group", "weight", "drop", "kinds")
+        named = ("labels", "group", "weight", "drop", "kinds", "nulls")
         return {name: value for name in named if (value := getattr(self, name))}
 
 

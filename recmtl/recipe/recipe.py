@@ -83,9 +83,9 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
             f"`{card_option}`, a YAML file or a shipped name"
         )
-    roles = {"group": options.group, "weight": options.weight}
+    roles: dict[str, Any] = {"group": options.group, "weight": options.weight, "nulls": options.nulls or None}
     columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
-    schema = Schema(columns.features, columns.tasks, group=options.group, weight=options.weight)
+    schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`recmtl describe {train} --label {options.labels[0]}` shows how each column is read"
     return schema, [*columns.notes, shown]
 

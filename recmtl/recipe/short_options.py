@@ -20,12 +20,18 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--weight": "--data.weight",
     "--drop": "--data.drop",
     "--kind": "--data.kinds",
+    "--null": "--data.nulls",
     "--negative_rate": "--data.negative_rate",
     "--negative_label": "--data.negative_labels",
     "--thinned": "--data.thinned",
 }
-REPEATED = ("--label", "--drop", "--kind", "--negative_label", "--thinned")
-NEEDED = {"--kind": "COLUMN=KIND", "--negative_rate": "a number", "--thinned": "`train`, `valid` or `test`"}
+REPEATED = ("--label", "--drop", "--kind", "--null", "--negative_label", "--thinned")
+NEEDED = {
+    "--kind": "COLUMN=KIND",
+    "--null": "a word",
+    "--negative_rate": "a number",
+    "--thinned": "`train`, `valid` or `test`",
+}
 
 
 def add_short_options(parser: ArgumentParser) -> None:
@@ -55,7 +61,8 @@ def write_out(arguments: Sequence[str]) -> list[str]:
         if value.startswith("--"):
             raise UsageError(f"`{flag}` needs {NEEDED.get(short, 'the name of a column')}")
         if short in REPEATED:
-            values.setdefault(short, []).append(value)
+            words = flag == "--null"  # `[deleted]` is one, and no list
+            values.setdefault(short, []).append(json.dumps([value]) if words else value)
         else:
             written.append(f"{SHORT_OPTIONS[short]}={value}")
     for short, given in values.items():

@@ -20,7 +20,7 @@ TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
-COLUMN_LISTS, COLUMN_KINDS = ("labels", "drop", "negative_labels", "thinned"), "kinds"  # of the data
+LISTS, COLUMN_KINDS = ("labels", "drop", "nulls", "negative_labels", "thinned"), "kinds"  # of the data
 PLAIN_WORD = re.compile(r"\w*")
 IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 
@@ -84,9 +84,9 @@ def _is_recipe(recipe: Any) -> bool:
 
 
 def is_data_option(name: str, value: Any) -> bool:
-    """Whether a value may be that of a data option: text, a number, a list of columns, or the kinds of columns."""
-    if name in COLUMN_LISTS:
-        return isinstance(value, list) and all(isinstance(column, str) for column in value)
+    """Whether a value may be that of a data option: text, a number, a list of text, or the kinds of columns."""
+    if name in LISTS:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
     if name == COLUMN_KINDS:
         return isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values()))
     return isinstance(value, str | float | int | None)

@@ -139,6 +139,11 @@ class ColumnValues:
         """Return the values of a text column that match a regular expression, but for blanks around them."""
         return self.unique.filter(pc.match_substring_regex(pc.utf8_trim_whitespace(self.unique), pattern))
 
+    def rows_with(self, values: pa.Array) -> npt.NDArray[np.int64]:
+        """Return the number of rows that have each of some of the distinct values ``[values]``."""
+        rows: npt.NDArray[np.int64] = self._counts[pc.index_in(values, self.unique).to_numpy()]
+        return rows
+
     def count(self, values: pa.Array) -> int:
         """Return the number of rows that have one of some values."""
         return int(self._counts[pc.is_in(self.unique, values).to_numpy(zero_copy_only=False)].sum())

@@ -16,7 +16,7 @@ from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, category, sho
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.features import MultiCategorical, Numeric
 from recmtl.schema.list_text import bracketed, parse_list
-from recmtl.schema.number_text import nearly_numbers, separated_numbers
+from recmtl.schema.number_text import nearly_numbers, numbers_with_units, separated_numbers
 from recmtl.schema.time_columns import dates, unit_of_times, unix_time
 
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories
@@ -148,6 +148,7 @@ RULES: tuple[Rule, ...] = (
     booleans,
     dates,
     separated_numbers,
+    numbers_with_units,
     nearly_numbers,
     unix_time,
     row_numbers,

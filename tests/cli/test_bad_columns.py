@@ -104,6 +104,37 @@ def test_a_column_is_refused_in_one_sentence_and_can_be_left_out(
     assert train(frame, form, tmp_path, "--kind", "x=drop") == {"city": "Categorical"}
 
 
+@pytest.mark.parametrize("option", ["--null", "--data.nulls"])
+def test_a_word_for_a_missing_number(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = with_column([str(v) if i % 9 else "[unknown]" for i, v in enumerate(NUMBERS)])
+    given = [option, "[unknown]" if option == "--null" else '["[unknown]"]']
+    assert train(frame, "csv", tmp_path, *given) == {"x": "Numeric", "city": "Categorical"}
+    schema = recmtl.load_run(tmp_path / "csv").model.schema.schema
+    assert schema.nulls == ("[unknown]",)
+    assert "were left out" not in capsys.readouterr().err
+    assert recmtl.load_run(tmp_path / "csv").predict(tmp_path / "test.csv").notna().all(axis=None)
+
+
+def test_describe_and_prepare_take_a_word_for_a_missing_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = with_column([str(v) if i % 9 else "unknown" for i, v in enumerate(NUMBERS)])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    said = ["--label", "click", "--null", "unknown", "--null=-999"]
+    assert main(["describe", str(tmp_path / "a.csv"), *said, "--out", str(tmp_path / "card.yaml")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "│ x │ numeric │" in out
+    assert "11.33%" in out
+    assert recmtl.Schema.load(tmp_path / "card.yaml").nulls == ("unknown", "-999")
+    assert main(["prepare", "--train", str(tmp_path / "a.csv"), *said, "--out", str(tmp_path / "data")]) == 0
+    data = recmtl.PreparedData.open(tmp_path / "data")
+    assert data.schema.schema.nulls == ("unknown", "-999")
+    assert 0 < data.schema.missing["x"] < 0.2
+    card = ["--card", str(tmp_path / "card.yaml"), "--null", "unknown", "--out", str(tmp_path / "other")]
+    assert main(["prepare", "--train", str(tmp_path / "a.csv"), *card]) == 2
+    assert "leave out `nulls`" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_values_beyond_those_of_the_training_rows(form: str, tmp_path: Path) -> None:
     """Far numbers, new categories and times, and missing values where none was."""

@@ -367,6 +367,8 @@ def test_options_of_another_version(run: Path, csv: Path, change: Change, messag
         ("labels", "click", False),
         ("labels", [["click"]], False),
         ("drop", {"class_path": "os.system"}, False),
+        ("nulls", ["unknown"], True),
+        ("nulls", [{"class_path": "os.system"}], False),
         ("kinds", {"zip": {"class_path": "os.system"}}, False),
         ("kinds", {1: "drop"}, False),
         ("train", ["a.csv"], False),

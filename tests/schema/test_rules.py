@@ -226,7 +226,7 @@ def test_names_not_like_a_time(name: str) -> None:
 
 
 def test_every_rule_has_a_case_and_says_what_it_does() -> None:
-    asked = {"separated_numbers", "nearly_numbers"}
+    asked = {"separated_numbers", "numbers_with_units", "nearly_numbers"}
     assert {rule.__name__ for rule in RULES} == {*CASES, "identifiers", *asked}
     assert all(rule.__doc__ and rule.__doc__.endswith(".") for rule in RULES)
 
@@ -254,6 +254,32 @@ def test_other_names_are_not_like_an_id(name: str) -> None:
         (["1,5", "2", "2,75"] * 9, ["a decimal comma", "'1,5'"]),
         (["1.234.567", "12"] * 9, ["separators of thousands"]),
         (["1 234", "12"] * 9, ["separators of thousands"]),
+        (
+            [f"{n / 100:.2f}%" for n in WHOLE],
+            [f"numbers with a unit, such as '{WHOLE[0] / 100:.2f}%'", "like 1234.5, without it"],
+        ),
+        (["0.5%", "1.5%"] * 9, ["numbers with a unit, such as '0.5%'"]),
+        ([f"{n}%" if n % 20 else "n/a" for n in WHOLE], ["numbers with a unit, such as '"]),
+        ([f"${n / 100:,.2f}" for n in WHOLE], [f"such as '${WHOLE[0] / 100:.2f}'"]),
+        ([f"-${n}" if n % 2 else f"${n}" for n in WHOLE], ["numbers with a unit"]),
+        ([f"{n / 10 - 50:.1f} kg" for n in WHOLE], ["numbers with a unit"]),
+        ([f"{n} km/h" for n in WHOLE], ["numbers with a unit"]),
+        ([f"USD {n / 10}" for n in WHOLE], ["numbers with a unit"]),
+        (
+            [f"{n / 100:.2f} €".replace(".", ",") for n in WHOLE],
+            [f"such as '{WHOLE[0] / 100:.2f} €'".replace(".", ",")],
+        ),
+        ([f"{n}k" if n % 3 else f"{n / 10}M" for n in WHOLE], ["numbers with a unit"]),
+        ([f"{n}%" if n % 2 else str(n) for n in WHOLE], ["numbers with a unit"]),
+        ([f"({n}.50)" if n % 2 else f"{n}.50" for n in WHOLE], ["numbers in parentheses", "like -1234.5"]),
+        ([f"(${n}.50)" if n % 2 else f"${n}.50" for n in WHOLE], ["numbers with a unit"]),
+        (
+            [f"{n}.5" if i % 10 else "unknown" for i, n in enumerate(WHOLE)],
+            ["in 90.0% of its rows", "`--null unknown`"],
+        ),
+        ([f"{n}.5" if i % 3 else "un known" for i, n in enumerate(WHOLE)], ["`--null 'un known'` if", "['un known']"]),
+        ([f"{n}.5" if i % 3 else f"no {n % 9}" for i, n in enumerate(WHOLE)], ["`--null WORD` for each", "nulls=[…]"]),
+        ([f"{n}.5" if i % 2 else f"word {n % 400}" for i, n in enumerate(WHOLE)], ["of the test rows too"]),
     ],
 )
 def test_text_that_is_nearly_always_a_number_is_a_question(values: list[str], words: list[str]) -> None:
@@ -262,6 +288,34 @@ def test_text_that_is_nearly_always_a_number_is_a_question(values: list[str], wo
         Schema.infer(frame, ["y"])
     assert all(word in str(error.value) for word in [*words, "`--kind x=categorical`", "kinds={'x': 'drop'}"])
     assert Schema.infer(frame, ["y"], kinds={"x": "categorical"}).features == (CATEGORY,)
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ([f"user_{i % 50}" for i in range(ROWS)], "x"),
+        ([f"#{i % 50}" for i in range(ROWS)], "x"),
+        ([f"{22_000 + i % 60}" + "A" * (i % 4 == 0) for i in range(ROWS)], "StockCode"),
+        ([f"{36 + 24 * (i % 2)} months" for i in range(ROWS)], "x"),
+        ([f"{i % 24:02d}:00" for i in range(ROWS)], "x"),
+        ([f"2024-{i % 12 + 1:02d}" for i in range(ROWS)], "x"),
+        ([f"10.0.{i % 5}.{i % 7}" for i in range(ROWS)], "x"),
+        ([f"{i % 40}{'ABCDEF'[i % 6]}" for i in range(ROWS)], "x"),
+        ([f"{i % 9 * 10}-{i % 9 * 10 + 9}" for i in range(ROWS)], "x"),
+        ([f"a film of {i % 50} words" for i in range(ROWS)], "x"),
+        ([f"{i % 40}" if i % 5 == 0 else f"word {i % 70}" for i in range(ROWS)], "x"),
+        ([f"{i % 40:03d}" if i % 5 else f"word {i % 5}" for i in range(ROWS)], "x"),
+        ([f"{n} kg" for n in range(9)] * 9, "x"),
+    ],
+)
+def test_names_with_numbers_in_them_are_categories(values: list[str], name: str) -> None:
+    assert (read(values, name).feature, read(values, name).question) == (Categorical(name, min_count=2), None)
+
+
+def test_words_for_none_leave_numbers() -> None:
+    frame = pd.DataFrame({"x": [f"{n}.5" if n % 9 else "unknown" for n in WHOLE], "y": np.arange(ROWS) % 2})
+    schema = Schema.infer(frame, ["y"], nulls=["unknown"])
+    assert (schema.features, schema.nulls) == ((NUMBER,), ("unknown",))
 
 
 def test_large_ids_are_told_apart_exactly() -> None:

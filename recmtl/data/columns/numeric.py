@@ -14,10 +14,10 @@ from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
 
-SAMPLE = 100_000  # rows sampled for quantiles
-SPARE = 50_000  # rows buffered before the sample is cut again
+SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
 SNAP = 1e-4  # of the way between two knots, within which a place in float32 is that of the knot
+PLACES = ("knots", "quantile", "min_max")  # transforms that tell apart what rounding hides from moments
 MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 
 
@@ -92,9 +92,9 @@ class NumericFitter:
 
     def notes(self) -> list[str]:
         """Return a note for each constant or missing column."""
-        notes = []
-        for f, rows, varies in zip(self._features, self._moments.rows, self._moments.varies(), strict=True):
-            if not varies:
+        notes, varies = [], zip(self._moments.rows, self._moments.varies(), self._sample.varies(), strict=True)
+        for f, (rows, by_moments, by_range) in zip(self._features, varies, strict=True):
+            if not (by_range if isinstance(f, Binned) or f.transform in PLACES else by_moments):
                 what = "constant in the training rows" if rows else "missing in every training row"
                 notes.append(f"numeric column {f.name!r} is {what}")
         return notes
@@ -202,6 +202,10 @@ class RowSample:
         rising: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
         return rising
 
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Return which columns have two values, however close."""
+        return self._low < self._high
+
     def median(self, column: int) -> float:
         """Return the median, a value of the sample."""
         return float(np.quantile(self._column(column)[0], 0.5, method="inverted_cdf"))
@@ -272,8 +276,9 @@ def constant(feature: Numeric, fitted: FittedSchema) -> float | None:
     if low == high:
         return low
     mean, deviation = fitted.moments[feature.name]
-    places = feature.transform in ("knots", "quantile", "min_max")  # which tell apart what rounding hides from moments
-    return None if places or deviation else (low + high) / 2 if feature.transform == "log1p" else mean
+    return (
+        None if feature.transform in PLACES or deviation else (low + high) / 2 if feature.transform == "log1p" else mean
+    )
 
 
 def encode_bins(

@@ -75,6 +75,16 @@ class TestMoments:
         assert fitted.quantiles["x"] == ((value,) if kind is Numeric else ())
         assert notes == ("numeric column 'x' is constant in the training rows",)
 
+    @pytest.mark.parametrize("transform", ["knots", "quantile", "min_max", "bins", "standardize", "log1p"])
+    def test_a_column_is_not_constant_if_its_values_are_told_apart(self, transform):
+        """Moments take a deviation of 1e-15 of the mean for rounding."""
+        feature = Binned("x", bins=2) if transform == "bins" else Numeric("x", transform=transform)
+        values = [1e15, 1e15 + 1] * 20
+        fitted, notes = fit(feature, values)
+        told_apart = len(np.unique(encode(fitted, values, IDS if transform == "bins" else NUMERIC))) > 1
+        assert told_apart == (transform not in ("standardize", "log1p"))
+        assert notes == (() if told_apart else ("numeric column 'x' is constant in the training rows",))
+
     @pytest.mark.parametrize("kind", [Numeric, Binned])
     def test_all_missing(self, kind):
         fitted, notes = fit(kind("x"), pa.array([None, float("nan"), None]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -61,7 +61,7 @@ def frame_name(data: Frame, name: str = "") -> str:
 
 
 def as_table(data: Frame, name: str) -> pa.Table:
-    """Return a table in memory as an Arrow table with plain columns; a frame's index is no column.
+    """Return a table in memory as an Arrow table with plain columns, and those of a frame's index that have names.
 
     Raises:
         DataError: A column holds values that Arrow has no type for.
@@ -74,17 +74,35 @@ def as_table(data: Frame, name: str) -> pa.Table:
         raise unreadable(name, error) from error
 
 
+def index_columns(schema: pa.Schema) -> tuple[str, ...]:
+    """Return the columns that hold the index of a pandas frame, as pandas writes it beside the columns of the frame."""
+    try:
+        found = schema.pandas_metadata or {}
+    except ValueError:  # no JSON
+        return ()
+    names = found.get("index_columns") if isinstance(found, dict) else None
+    return tuple(n for n in names if isinstance(n, str) and n in schema.names) if isinstance(names, list) else ()
+
+
 def _table_of_frame(frame: pd.DataFrame) -> pa.Table:
     """Convert a DataFrame; in a column of objects, numbers among text are written as text."""
+    unnamed = [
+        level
+        for level, name in enumerate(frame.index.names)
+        if not isinstance(name, str) or name in frame.columns or frame.index.names.count(name) > 1
+    ]
+    indexed = len(unnamed) < frame.index.nlevels
+    if unnamed and indexed:
+        frame = frame.droplevel(list[Hashable](unnamed))
     try:
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        return pa.Table.from_pandas(frame, preserve_index=indexed)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         if not frame.columns.is_unique:
             raise
     frame = frame.copy(deep=False)
     for name in frame.select_dtypes(object):
         frame[name] = _as_text(frame[name])
-    return pa.Table.from_pandas(frame, preserve_index=False)
+    return pa.Table.from_pandas(frame, preserve_index=indexed)
 
 
 def _as_text(column: pd.Series[Any]) -> pd.Series[Any]:
@@ -99,7 +117,7 @@ def _as_text(column: pd.Series[Any]) -> pd.Series[Any]:
 def plain_table(table: pa.Table) -> pa.Table:
     """Return a table whose columns are all plain; see `plain_array`."""
     arrays = [_plain_chunks(column) for column in table.columns]
-    return pa.Table.from_arrays(arrays, names=table.column_names)
+    return pa.Table.from_arrays(arrays, names=table.column_names, metadata=table.schema.metadata)
 
 
 def _plain_chunks(column: pa.ChunkedArray) -> pa.ChunkedArray:

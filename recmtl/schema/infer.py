@@ -26,6 +26,10 @@ LIST_SEPARATORS = ("|", ";")
 MANY_LISTS = 0.05  # the share of values with a separator
 VECTORS = "lists of numbers that are not whole"
 FRACTION, NESTED = r"[+-]?[0-9]*\.[0-9]+([eE][+-]?[0-9]+)?", "["
+ROW_NUMBER = re.compile(
+    r"Unnamed: ?0([._][0-9]+)?|__index_level_[0-9]+__|level_0|index(_right)?|\.\.\.1"
+    r"|(?i:row[ ._]?(names?|nr|number|num|no|index|id))"
+)
 LISTS_PARSED = 1000  # distinct values that may be lists
 
 Rule: TypeAlias = Callable[[ColumnValues], Reading | None]
@@ -68,8 +72,10 @@ def booleans(c: ColumnValues) -> Reading | None:
 
 
 def row_numbers(c: ColumnValues) -> Reading | None:
-    """Leave out whole numbers that differ in every row although their range is too small for that to be chance."""
+    """Leave out whole numbers that differ in every row, in a range too small for chance, or named like row numbers."""
     n = c.numbers
+    if n and n.whole and n.low >= 0 and (c.all_distinct or c.distinct > MAX_CODES) and ROW_NUMBER.fullmatch(c.name):
+        return Reading(c.name, Numeric(c.name), "named like the row numbers that pandas, R or Polars write", used=False)
     if not (n and n.whole and n.exact and c.all_distinct and c.present >= ENOUGH):
         return None
     if c.present**2 / 2 < COLLISIONS * (n.high - n.low + 1):

@@ -25,6 +25,7 @@ from recmtl.schema.time_columns import DATE_PARTS, timestamp, unit_of_times
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
 SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists
 AS_SAID = "as you say"
+INDEX = "the index of a pandas frame"
 SHOWN = 8  # columns that are named in a note
 
 
@@ -143,11 +144,16 @@ def read_columns(
         SchemaError: A column is missing, has another role or cannot be read as its kind, or the rules cannot decide.
     """
     said = _said_kinds(sample, used, {**dict.fromkeys(drop, "drop"), **kinds})
-    readings = []
+    readings, index = [], set(sample.index)
     for name in sample.table.column_names:
         if name not in used:
             values = sample.column(name)
-            readings.append(_as_said(values, said[name]) if name in said else suggest_feature(values))
+            if name in said:
+                readings.append(_as_said(values, said[name]))
+            elif name in index:
+                readings.append(Reading(name, None, INDEX, used=False))
+            else:
+                readings.append(suggest_feature(values))
     return tuple(readings)
 
 
@@ -161,7 +167,8 @@ def _said_kinds(sample: Sample, used: Collection[str], kinds: Mapping[str, str])
             raise SchemaError(f"column {name!r} cannot be read as {kind!r}{hint}")
         if name in used:
             raise SchemaError(f"column {name!r} is a label, a group, a key or a weight: it cannot be {kind!r} as well")
-        matched = [name] if name in sample.table.column_names else fnmatch.filter(sample.table.column_names, name)
+        columns = [column for column in sample.table.column_names if column not in sample.index]
+        matched = [name] if name in sample.table.column_names else fnmatch.filter(columns, name)
         if not matched:
             check_column(sample, name)
         said |= dict.fromkeys((column for column in matched if column not in used), kind)

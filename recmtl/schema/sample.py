@@ -34,6 +34,7 @@ from recmtl.io.formats import (
     detect_separator,
     format_of,
     frame_name,
+    index_columns,
     plain_table,
     replace_words,
 )
@@ -77,6 +78,11 @@ class Sample:
     name: str
     table: pa.Table
     text: TextFormat = PLAIN_TEXT
+
+    @property
+    def index(self) -> tuple[str, ...]:
+        """The columns that are the index of a pandas frame."""
+        return index_columns(self.table.schema)
 
     def column(self, name: str) -> ColumnValues:
         """Return the values of a column."""
@@ -139,7 +145,8 @@ def _read_part(part: Part, text: TextFormat) -> Iterator[pa.Table]:
     for table in _raw_tables(part, text):
         columns = [_without_words(column, text.null_words) for column in plain_table(table).columns]
         named = [(name, column) for name, column in zip(table.column_names, columns, strict=True) if name]
-        yield pa.Table.from_arrays([column for _, column in named], names=[name for name, _ in named])
+        names = [name for name, _ in named]
+        yield pa.Table.from_arrays([column for _, column in named], names=names, metadata=table.schema.metadata)
 
 
 def _raw_tables(part: Part, text: TextFormat) -> Iterator[pa.Table]:

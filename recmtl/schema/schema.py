@@ -18,9 +18,9 @@ from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
+from recmtl.schema.card_entries import build, build_feature
 from recmtl.schema.features import (
     KIND_NAMES,
-    KINDS,
     Binned,
     Categorical,
     Feature,
@@ -194,19 +194,20 @@ class Schema:
         """The tasks in reports: the funnel's, then the others."""
         return tuple(dict.fromkeys((*self.funnel_tasks, *self.tasks)))
 
-    def resolve(self, columns: Sequence[str], source: str = "the data") -> Schema:
+    def resolve(self, columns: Sequence[str], source: str = "the data", index: Sequence[str] = ()) -> Schema:
         """Replace patterns by the matching columns, in the file's order.
 
         Args:
             columns: The columns of the data.
             source: The name of the data for errors.
+            index: Those of the columns that no pattern matches, as they are the index of a pandas frame.
 
         Raises:
             SchemaError: A column is missing, a pattern matches no column, or a pattern matches a label.
         """
         found = frozenset(columns)  # lists of thousands of columns take long to search for each of them
         exact = {f.name for f in self.features if f.name in found or not WILDCARDS & set(f.name)}
-        taken = exact | {self.group, ""}
+        taken = exact | {self.group, "", *index}
         features: list[Feature] = []
         for feature in self.features:
             if feature.name in exact:
@@ -253,9 +254,9 @@ class Schema:
             if key not in fields:
                 raise SchemaError(f"{source}: unknown key {key!r}{did_you_mean(str(key), fields, most=3)}")
         return cls(
-            [_build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
-            [_build(Task, entry, source) for entry in _check_list(card.get("tasks") or (), "tasks", source)],
-            _build(Funnel, card["funnel"], source) if card.get("funnel") else None,
+            [build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
+            [build(Task, entry, source) for entry in _check_list(card.get("tasks") or (), "tasks", source)],
+            build(Funnel, card["funnel"], source) if card.get("funnel") else None,
             **{name: card[name] for name in (*ROLES, "description") if card.get(name) is not None},
         )
 
@@ -309,29 +310,6 @@ class Schema:
         """
         columns = infer_columns(data, tasks, kinds, drop, roles)
         return cls(columns.features, columns.tasks, **roles)
-
-
-def _build_feature(entry: Any, source: str) -> Feature:
-    kinds = [k for k in KINDS if isinstance(entry, Mapping) and k in entry]
-    if len(kinds) != 1:
-        raise SchemaError(f"{source}: a feature must have exactly one of {', '.join(KINDS)}, got {entry!r}")
-    options = {("name" if k == kinds[0] else k): v for k, v in entry.items()}
-    feature: Feature = _build(KINDS[kinds[0]], options, source)
-    return feature
-
-
-def _build(cls: type[Any], entry: Any, source: str) -> Any:
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    if not isinstance(entry, Mapping):
-        raise SchemaError(f"{source}: a {cls.__name__} must be a mapping, got {entry!r}")
-    for key in entry:
-        if key not in fields:
-            hint = did_you_mean(str(key), fields, most=3)
-            raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{hint}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
-    if not set(required) <= set(entry):
-        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(required)}, got {dict(entry)}")
-    return cls(**entry)
 
 
 def _check_list(value: Any, name: str, source: str) -> Sequence[Any]:

@@ -89,7 +89,7 @@ def prepare(
     skipped = bad_row_counter(bad_rows)
     given = {"train": train, "valid": valid, "test": test}
     sources = {name: open_sources(data, name, schema.text_format) for name, data in given.items() if data is not None}
-    resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name)
+    resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name, sources["train"][0].index)
     for source in chain.from_iterable(sources.values()):
         resolved.resolve(source.columns, source.name)
     holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)

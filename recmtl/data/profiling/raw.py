@@ -80,7 +80,8 @@ def describe(
         schema = Schema([r.feature for r in readings if r.feature], columns.tasks or [NO_TASK], **roles)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
-        schema = schema.resolve([*source.columns, *sorted(optional - set(source.columns))], source.name)
+        columns_of_source = [*source.columns, *sorted(optional - set(source.columns))]
+        schema = schema.resolve(columns_of_source, source.name, source.index)
     skipped = bad_row_counter(bad_rows)
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
     return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])

@@ -24,6 +24,7 @@ from recmtl.io.formats import (
     as_table,
     format_of,
     frame_name,
+    index_columns,
     plain_batch,
     replace_words,
 )
@@ -41,12 +42,12 @@ class TypedSource(Source):
     def __init__(
         self,
         name: str,
-        columns: Sequence[str],
+        schema: pa.Schema,
         read: Callable[[list[str]], Iterable[pa.RecordBatch]],
         text: TextFormat = PLAIN_TEXT,
     ) -> None:
         self.name, self._read, self._nulls = name, read, text.null_words
-        self.columns = without_blank_names(columns)
+        self.columns, self.index = without_blank_names(schema.names), index_columns(schema)
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
@@ -64,7 +65,7 @@ def table_source(table: pa.Table, name: str, text: TextFormat = PLAIN_TEXT) -> T
         batches: list[pa.RecordBatch] = table.select(columns).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
         return batches
 
-    return TypedSource(name, table.column_names, read, text)
+    return TypedSource(name, table.schema, read, text)
 
 
 def _arrow_source(location: Location, text: TextFormat) -> TypedSource:
@@ -79,7 +80,7 @@ def _arrow_source(location: Location, text: TextFormat) -> TypedSource:
                 yield batch
 
     with location.file() as file:
-        return TypedSource(location.name, ipc.open_file(file).schema.names, read, text)
+        return TypedSource(location.name, ipc.open_file(file).schema, read, text)
 
 
 def _parquet_source(location: Location, text: TextFormat) -> TypedSource:
@@ -94,7 +95,7 @@ def _parquet_source(location: Location, text: TextFormat) -> TypedSource:
                 yield batch.select(columns)
 
     with open_file() as file:
-        source = TypedSource(location.name, file.schema_arrow.names, read, text)
+        source = TypedSource(location.name, file.schema_arrow, read, text)
         source.rows = file.metadata.num_rows
     return source
 

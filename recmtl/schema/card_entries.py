@@ -1,0 +1,36 @@
+"""Features, tasks and funnels from the entries of a dataset card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from recmtl.did_you_mean import did_you_mean
+from recmtl.errors import SchemaError
+from recmtl.schema.features import KINDS, Feature
+
+
+def build_feature(entry: Any, source: str) -> Feature:
+    """Return the feature of an entry, whose kind is one of its keys."""
+    kinds = [k for k in KINDS if isinstance(entry, Mapping) and k in entry]
+    if len(kinds) != 1:
+        raise SchemaError(f"{source}: a feature must have exactly one of {', '.join(KINDS)}, got {entry!r}")
+    options = {("name" if k == kinds[0] else k): v for k, v in entry.items()}
+    feature: Feature = build(KINDS[kinds[0]], options, source)
+    return feature
+
+
+def build(cls: type[Any], entry: Any, source: str) -> Any:
+    """Return an instance of a dataclass with the options of an entry."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if not isinstance(entry, Mapping):
+        raise SchemaError(f"{source}: a {cls.__name__} must be a mapping, got {entry!r}")
+    for key in entry:
+        if key not in fields:
+            hint = did_you_mean(str(key), fields, most=3)
+            raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{hint}")
+    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
+    if not set(required) <= set(entry):
+        raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(required)}, got {dict(entry)}")
+    return cls(**entry)

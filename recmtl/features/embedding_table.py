@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,6 +84,9 @@ class EmbeddingTable(nn.Module):
         with torch.no_grad():
             self.weight[starts] = 0
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
+        self._lengths = Counter(dict.fromkeys(owned, 0))  # columns of each vocabulary
+        for block in blocks:
+            self._lengths[block.owner] += block.length
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
@@ -144,11 +148,15 @@ class EmbeddingTable(nn.Module):
                 "a table in row mode can be called once per step, got a second call: concatenate the ids"
             )
         whole = flat if self._share is None else self._places(self._share.of.ids)
-        places, inverse, source = distinct_ids(whole)  # [U], [B, columns], [U]
+        places, inverse, source = distinct_ids(whole, self._most_distinct(len(whole)))  # [U], [B, columns], [U]
         inverse = inverse if self._share is None else inverse[self._share.rows]
         rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
         self._gathered = GatheredRows(places, rows, source)
         return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
+
+    def _most_distinct(self, rows: int) -> int:
+        """Return how many distinct rows of the table a batch of so many rows can look up at most."""
+        return sum(min(rows * self._lengths[owner], size) for owner, (_, size) in self._spans.items())
 
     def start_row_mode(self, share: Share | None = None) -> None:
         """Gather rows in the next training pass.
@@ -217,26 +225,30 @@ class DistinctIds(NamedTuple):
     source: Tensor | None = None  # [slots], the slot that each slot repeats; `None` without spare slots
 
 
-def distinct_ids(ids: Tensor) -> DistinctIds:
+def distinct_ids(ids: Tensor, most: int) -> DistinctIds:
     """Find the distinct ids; on other devices than a CPU with `padded`, which does not wait for the device."""
     if ids.device.type != "cpu":
-        return padded(ids)
+        return padded(ids, most)
     index, inverse = torch.unique(ids, return_inverse=True)
     return DistinctIds(index.long(), inverse)
 
 
-def padded(ids: Tensor) -> DistinctIds:
-    """Find the distinct ids in as many slots as ids, some of them spare, so that no shape depends on a value.
+def padded(ids: Tensor, most: int) -> DistinctIds:
+    """Find the distinct ids in `most` slots, some of them spare, so that no shape depends on a value.
+
+    Args:
+        ids: The ids, of any shape; int32 ones have half as many bits to sort as int64.
+        most: The largest number of distinct ids that there can be.
 
     Example:
-        >>> slots, inverse, source = padded(torch.tensor([7, 3, 7]))
+        >>> slots, inverse, source = padded(torch.tensor([7, 3, 7, 7, 7]), most=3)
         >>> slots, inverse, source
-        (tensor([3, 7, 7]), tensor([1, 0, 1]), tensor([0, 1, 1]))
+        (tensor([3, 7, 7]), tensor([1, 0, 1, 1, 1]), tensor([0, 1, 1]))
     """
-    ordered, order = ids.flatten().long().sort()  # [N]
+    ordered, order = ids.flatten().sort()  # [N]
     rises = torch.diff(ordered, prepend=ordered[:1]) > 0
     slots = rises.cumsum(0)  # [N], of the ordered ids
     inverse = torch.empty_like(slots).scatter_(0, order, slots)
-    index = ordered[-1:].repeat(len(slots)).scatter_(0, slots, ordered)  # equal ids write the same
-    source = torch.arange(len(slots), device=ids.device).minimum(slots[-1])
-    return DistinctIds(index, inverse.view(ids.shape), source)
+    index = ordered[-1:].repeat(most).scatter_(0, slots, ordered)  # equal ids write the same
+    source = torch.arange(most, device=ids.device).minimum(slots[-1])
+    return DistinctIds(index.long(), inverse.view(ids.shape), source)

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
+from recmtl.features import embedding_table as table_module
+from recmtl.features.embedding_table import DistinctIds, EmbeddingTable, distinct_ids, padded
+from recmtl.schema import Categorical, IdBlock, MultiCategorical
 
 
 def check(found: DistinctIds, ids: Tensor) -> None:
@@ -16,14 +18,15 @@ def check(found: DistinctIds, ids: Tensor) -> None:
     assert len(found.ids[used].unique()) == len(used)
 
 
-@given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 5), min_size=1, max_size=40))
-def test_each_id_has_one_slot(values: list[int]) -> None:
+@given(st.lists(st.integers(0, 2**31 - 1) | st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 40))
+def test_each_id_has_one_slot(values: list[int], spare: int) -> None:
     ids = torch.tensor(values, dtype=torch.int32)
-    check(distinct_ids(ids), ids)
-    assert len(distinct_ids(ids).ids) == len(set(values))
-    found = padded(ids)
+    check(distinct_ids(ids, len(ids)), ids)
+    assert len(distinct_ids(ids, len(ids)).ids) == len(set(values))
+    most = min(len(set(values)) + spare, len(ids))
+    found = padded(ids, most)
     check(found, ids)
-    assert len(found.ids) == len(ids)
+    assert len(found.ids) == most
     assert found.source is not None
     # Writing to all places in any order is right: who writes to the same place writes the same row.
     assert torch.equal(found.ids[found.source], found.ids)
@@ -32,12 +35,43 @@ def test_each_id_has_one_slot(values: list[int]) -> None:
 
 def test_many_columns() -> None:
     ids = torch.randint(0, 50, (30, 4), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
-    check(distinct_ids(ids), ids)
-    check(padded(ids), ids)
+    check(distinct_ids(ids, 50), ids)
+    check(padded(ids, 50), ids)
+    check(padded(ids, 120), ids)
 
 
 @pytest.mark.parametrize("shape", [(5,), (5, 3)])
 def test_no_shape_depends_on_a_value(shape: tuple[int, ...]) -> None:
-    slots, inverse, source = distinct_ids(torch.zeros(shape, dtype=torch.int32, device="meta"))
-    assert len(slots) == len(source) == inverse.numel()
+    slots, inverse, source = distinct_ids(torch.zeros(shape, dtype=torch.int32, device="meta"), 4)
+    assert source is not None
+    assert len(slots) == len(source) == 4
     assert inverse.shape == shape
+
+
+def test_slots_are_as_many_as_rows_can_be_distinct() -> None:
+    """Two vocabularies larger than a batch, and 14 small ones, at 65,536 rows: 131,240 slots for 1,048,576 ids."""
+    sizes = [2_000_000] * 2 + [12] * 14
+    features = [Categorical(f"c{i}", hash_buckets=size) for i, size in enumerate(sizes)]
+    blocks = [IdBlock(feature, size, i, 1) for i, (feature, size) in enumerate(zip(features, sizes, strict=True))]
+    table = EmbeddingTable(blocks, 1)
+    table.to("meta").start_row_mode()
+    output = table(torch.zeros(65_536, 16, dtype=torch.int32, device="meta"))
+    assert output.shape == (65_536, 16)
+    assert table.gathered.rows.shape == (131_240, 1)
+
+
+@pytest.mark.parametrize(("rows", "most"), [(2, 2 * 4 + 2), (5, 5 * 4 + 4), (50, 30 + 4)])
+def test_features_that_share_a_vocabulary_share_its_slots(
+    rows: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An item and a history of up to 3 items, of 30, beside a feature of 4; all different where that is possible."""
+    monkeypatch.setattr(table_module, "distinct_ids", padded)
+    history = MultiCategorical("history", max_length=3, share_with="item")
+    blocks = [IdBlock(history, 30, 0, 3), IdBlock(Categorical("item"), 30, 3, 1), IdBlock(Categorical("day"), 4, 4, 1)]
+    table = EmbeddingTable(blocks, 2)
+    ids = torch.cat([torch.arange(rows * 4).view(rows, 4) % 30, torch.arange(rows)[:, None] % 4], 1).int()
+    expected = table(ids)
+    table.start_row_mode()
+    torch.testing.assert_close(table(ids), expected, rtol=0, atol=0)
+    assert len(table.gathered.rows) == most
+    assert len(table.gathered.places.unique()) == most

@@ -287,7 +287,7 @@ def test_equals_the_naive_twin(
 def test_row_mode_equals_the_naive_twin(
     cls: type[RankingModel],
     method: type[Balancer],
-    find: Callable[[Tensor], DistinctIds],
+    find: Callable[[Tensor, int], DistinctIds],
     funnel: recmtl.PreparedData,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -86,7 +86,7 @@ def test_a_replayed_step_equals_a_plain_step(
 def test_a_replayed_step_with_large_tables_equals_a_plain_step(
     method: type[Balancer], aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a slot for each id, as on a GPU, no shape depends on a batch; with exact slots the shapes would differ."""
+    """With slots for all rows that can occur, as on a GPU, no shape depends on a batch; exact slots would differ."""
     monkeypatch.setattr(step_module, "ROW_MODE", 0)
     with pytest.warns(UserWarning, match="none is made"):
         plain_losses, plain_state = trained(aliexpress, recmtl.MMOE, method, Unrecorded())

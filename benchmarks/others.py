@@ -26,7 +26,7 @@ def torchjd_steps(schema: FittedSchema, given: Iterable[Batch]) -> Callable[[], 
     shared = [p for part in (model.encoder, model.experts, model.gates) for p in part.parameters()]
     tasks = [list(head.parameters()) for head in model.heads.values()]
     adam = torch.optim.Adam(model.parameters(), fused=True)
-    losses, aggregator = Losses(schema.schema, model.objectives), PCGrad()
+    losses, aggregator = Losses(schema, model.objectives), PCGrad()
     ready = itertools.cycle(given)
 
     def step() -> None:
@@ -54,7 +54,7 @@ def rotograd_steps(schema: FittedSchema, given: Iterable[Batch]) -> Callable[[],
         torch.optim.Adam([*backbone.parameters(), *(p for h in heads for p in h.parameters())], fused=True),
         torch.optim.Adam(rotated.parameters(), lr=1e-4, fused=True),
     ]
-    losses, ready = Losses(schema.schema, model.objectives), itertools.cycle(given)
+    losses, ready = Losses(schema, model.objectives), itertools.cycle(given)
 
     def step() -> None:
         batch = next(ready)

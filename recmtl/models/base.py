@@ -19,7 +19,7 @@ from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
 from recmtl.layers.ensemble import by_member, mean_probability_logit
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.schema import FittedSchema, LabelRate, Schema, Task
+from recmtl.schema import FittedSchema, LabelRate, Moments, Schema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
@@ -61,15 +61,24 @@ class IdentityFork(nn.Module):
 class Head(nn.Module):
     """A tower, a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``, and an output bias.
 
+    Of a regression, tower and bias predict the standardized label; the output is in the label's own units: times the
+    deviation of the training rows' labels, plus their mean. Both are buffers, `label_mean` and `label_deviation`.
     With an ensemble of k the rows are ``[B·k, D]``, each member has a bias of its own, and the output is ``[B, k]``.
     """
 
-    def __init__(self, name: str, tower: nn.Module, bias: float, ensemble: int = 1) -> None:
+    label_mean: Tensor | None
+    label_deviation: Tensor | None
+
+    def __init__(
+        self, name: str, tower: nn.Module, bias: float, ensemble: int = 1, moments: Moments | None = None
+    ) -> None:
         super().__init__()
         self._name = name
         self.ensemble = ensemble
         self.tower = tower
         self.bias = nn.Parameter(torch.tensor(bias) if ensemble == 1 else torch.full((ensemble,), bias))
+        self.register_buffer("label_mean", None if moments is None else torch.tensor(moments.mean))
+        self.register_buffer("label_deviation", None if moments is None else torch.tensor(moments.deviation))
 
     def forward(self, view: Tensor) -> Tensor:
         """Return the logit (of a regression: the value) of each row, in the weights' precision also under autocast."""
@@ -81,13 +90,16 @@ class Head(nn.Module):
                 f"{list(output.shape)}"
             )
         output = output.flatten().to(self.bias.dtype)
-        return (output if self.ensemble == 1 else by_member(output, self.ensemble)) + self.bias
+        output = (output if self.ensemble == 1 else by_member(output, self.ensemble)) + self.bias
+        if self.label_mean is None or self.label_deviation is None:
+            return output
+        return output * self.label_deviation + self.label_mean
 
 
 class RankingModel(nn.Module, ABC):
     """The base class of models that predict several tasks from one batch.
 
-    ``model(batch)`` returns the logits (of a regression: the values) of each task, ``{name: [B]}``:
+    ``model(batch)`` returns the logits (of a regression: the values, in its label's units) by task, ``{name: [B]}``:
 
     batch → ``encoder`` → ``trunk`` → H views → ``fork`` → ``heads`` → ``outputs``
 
@@ -208,8 +220,10 @@ class RankingModel(nn.Module, ABC):
                     f"a task cannot be named {task.name!r}, which is no name of a module: give it another one, such as "
                     f"`--label NAME={task.label}`"
                 )
-            bias = starting_bias(task, self.schema.unthinned_rate(task) if weighted else self.schema.rate(task))
-            self.heads[task.name] = Head(task.name, tower, bias, self.ensemble)
+            moments = self.schema.label_moments(task)
+            best = starting_bias(task, self.schema.unthinned_rate(task) if weighted else self.schema.rate(task))
+            bias, regression = (best - moments.mean) / moments.deviation, task.kind == "regression"
+            self.heads[task.name] = Head(task.name, tower, bias, self.ensemble, moments if regression else None)
 
     @abstractmethod
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:

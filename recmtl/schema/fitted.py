@@ -100,6 +100,8 @@ class FittedSchema:
             too, as a model learns nothing of others.
         thinning: How the training file was thinned; ``None`` if it was not.
         unthinned_means: The mean of each label as in `rates`, estimated for the file before it was thinned.
+        label_deviations: The (weighted) standard deviation of the label of each regression among the rows of its
+            condition: ``{(label, given): deviation}``.
     """
 
     schema: Schema
@@ -115,6 +117,7 @@ class FittedSchema:
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     thinning: Thinning | None = None
     unthinned_means: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    label_deviations: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -183,6 +186,16 @@ class FittedSchema:
         rate, pair = self.rate(task), (task.label, task.given)
         return rate._replace(mean=self.unthinned_means.get(pair, rate.mean))
 
+    def label_moments(self, task: Task) -> Moments:
+        """Return the mean and deviation by which the loss of a task standardizes its label.
+
+        They are 0 and 1 for a binary task, and those of the training rows for a regression. The deviation of a label
+        that does not vary is 1.
+        """
+        if task.kind == "binary":
+            return Moments(0.0, 1.0)
+        return Moments(self.rate(task).mean, self.label_deviations.get((task.label, task.given)) or 1.0)
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that affects encoding: equal fingerprints encode equally."""
@@ -211,5 +224,8 @@ class FittedSchema:
             "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
             "thinning": self.thinning.to_dict() if self.thinning else None,
             "unthinned_means": [{"label": k[0], "given": k[1], "mean": m} for k, m in self.unthinned_means.items()],
+            "label_deviations": [
+                {"label": k[0], "given": k[1], "deviation": d} for k, d in self.label_deviations.items()
+            ],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
         }

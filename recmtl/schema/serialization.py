@@ -60,6 +60,7 @@ def load_fitted(folder: Path) -> FittedSchema:
             rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
             thinning=Thinning(**content["thinning"]) if content["thinning"] else None,
             unthinned_means={(m["label"], m["given"]): m["mean"] for m in content["unthinned_means"]},
+            label_deviations={(d["label"], d["given"]): d["deviation"] for d in content["label_deviations"]},
         )
         if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
             raise ValueError(f"its vocabularies have other sizes than {SCHEMA_FILE} says")

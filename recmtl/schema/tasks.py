@@ -27,8 +27,8 @@ class Task:
         given: A binary column; only rows where it is 1 count (``click`` for a conversion rate among clicks).
         kind: ``binary`` or ``regression``.
         weight: The factor on the task's loss.
-        loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression;
-            ``None`` takes the first of these.
+        loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression,
+            taken on the label standardized by the training rows' mean and deviation; ``None`` takes the first of these.
     """
 
     name: str

@@ -190,7 +190,7 @@ class TrainingLoop:
         with average.in_place() if average else nullcontext():
             with self._meter.paused(), interruptible:
                 metrics = self._predictor.measure(self._valid, self._monitor.names)
-            best = self._monitor.update(self._monitor.value(metrics))
+            best = self._monitor.update(self._monitor.value(metrics), self._monitor.logloss(metrics))
             if best:
                 self._save_best()
         self._progress.show_metrics(*self._position, metrics, best)

@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recmtl.data import Batch
-from recmtl.schema import Schema, Task, Thinning
+from recmtl.schema import FittedSchema, Moments, Task
 
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
 FOCUS = 2.0  # the exponent of the focal loss
 
 
@@ -24,7 +26,7 @@ def focal(logits: Tensor, labels: Tensor) -> Tensor:
     return (1 - torch.exp(-entropy)) ** FOCUS * entropy
 
 
-ROW_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
+ROW_LOSSES: Mapping[str, RowLoss] = {
     "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
     "focal": focal,
     "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
@@ -42,40 +44,43 @@ class Losses:
     its rows' part of the loss: the denominator is that of the whole batch.
     The loss of an ensemble is the mean of its members' losses.
 
+    The loss of a regression is that of the standardized label: prediction and label are in the label's units, and ℓ
+    takes both minus the mean, over the deviation, of the training rows' labels. So the losses of tasks are of one
+    size, whatever the units of their labels.
+
     They take the logits of a model in training mode. On the rows of a thinned file that is the likelihood of these
     rows where the objectives predict which rows were kept, and the model then returns the logits of all rows in
     evaluation mode. Otherwise w is multiplied by the sampling weight of a row.
 
     Args:
-        schema: The schema, for the order of the label columns in a batch.
+        schema: The model's schema: the order of the label columns in a batch, the means and deviations of labels, and
+            how the training file was thinned.
         objectives: The training objectives.
-        thinning: How the training file was thinned, the `thinning` of the model's schema; ``None`` if it was not.
 
     Raises:
-        ValueError: The rows of a batch are thinned, and `thinning` is not given.
+        ValueError: The rows of a batch are thinned, and those of the schema were not.
     """
 
-    def __init__(self, schema: Schema, objectives: Sequence[Task], thinning: Thinning | None = None) -> None:
+    def __init__(self, schema: FittedSchema, objectives: Sequence[Task]) -> None:
+        thinning = schema.thinning
         self._thinned = thinning is not None
-        self._sampling = thinning is not None and thinning.kept_task(objectives, schema.funnel) is None
-        column = {name: i for i, name in enumerate(schema.labels)}
+        self._sampling = thinning is not None and thinning.kept_task(objectives, schema.schema.funnel) is None
+        column = {name: i for i, name in enumerate(schema.schema.labels)}
         self._terms = [
-            (t, column[t.label], column[t.given] if t.given else None, ROW_LOSSES[t.loss or DEFAULT_LOSS[t.kind]])
+            (t, column[t.label], column[t.given] if t.given else None, row_loss_of(t, schema.label_moments(t)))
             for t in objectives
         ]
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
         if batch.sampling_weight is not None and not self._thinned:
-            raise ValueError("the rows of the batch are thinned: give `Losses` the `thinning` of the model's schema")
+            raise ValueError("the rows of the batch are thinned: those of the model's schema are not")
         return {
             task.name: task.weight * self._mean(row_loss, logits[task.name], batch, label, given)
             for task, label, given, row_loss in self._terms
         }
 
-    def _mean(
-        self, row_loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, batch: Batch, label: int, given: int | None
-    ) -> Tensor:
+    def _mean(self, row_loss: RowLoss, logits: Tensor, batch: Batch, label: int, given: int | None) -> Tensor:
         labels, weight = labels_and_weights(batch, label, given, logits.dtype, self._sampling)
         whole = weight
         if batch.share is not None:
@@ -89,6 +94,14 @@ class Losses:
         else:
             losses = row_loss(torch.where(missing[:, None], zero, logits), targets[:, None].expand_as(logits)).mean(1)
         return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
+
+
+def row_loss_of(task: Task, moments: Moments) -> RowLoss:
+    """Return the loss of each row of a task, of a regression on the label standardized by its mean and deviation."""
+    row_loss, (mean, deviation) = ROW_LOSSES[task.loss or DEFAULT_LOSS[task.kind]], moments
+    if task.kind == "binary":
+        return row_loss
+    return lambda values, labels: row_loss((values - mean) / deviation, (labels - mean) / deviation)
 
 
 def labels_and_weights(

@@ -7,15 +7,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from recmtl.balance.backward import on_host
 from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
+from recmtl.evaluate.predictions import task_labels
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
 FAST_METRICS = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
+DEFAULT_MONITOR = {"binary": "auc", "regression": "r2"}  # by kind of task
+BOTH = "+"
+MIXED = BOTH.join(DEFAULT_MONITOR.values())
+FEW_ROWS = 20  # positives, negatives, or rows of a regression
 
 
 class LossMeter:
@@ -75,12 +82,17 @@ class LossMeter:
 class MetricMonitor:
     """Tracks the best value of one validation metric, for early stopping; a `ValueError` if it is not measured.
 
-    A metric without a task is the mean over the objectives that have it.
+    A metric without a task is the mean over the objectives that have it; ``auc+r2`` the mean over the objectives of
+    their AUC or R². Of two evaluations that rank the rows of binary tasks equally well, the one with the lower log-loss
+    is better.
 
     Attributes:
         monitor: The name of the metric.
         names: The metrics to measure while training: the fast ones, and the monitored one.
+        tasks: The names of the tasks that are monitored.
         best: The best value so far; ``None`` while it was never defined.
+        best_logloss: The mean log-loss of that evaluation, over the monitored binary tasks; ``None`` if it decides no
+            tie.
         waited: The number of evaluations since then.
     """
 
@@ -88,37 +100,50 @@ class MetricMonitor:
         self, options: EarlyStopping, objectives: Sequence[Task], reported: Sequence[Task], grouped: bool = False
     ) -> None:
         self._options = options
-        self.monitor = options.monitor or ("auc" if any(t.kind == "binary" for t in objectives) else "r2")
+        kinds = [kind for kind in DEFAULT_MONITOR if any(task.kind == kind for task in objectives)]
+        self.monitor = options.monitor or BOTH.join(DEFAULT_MONITOR[kind] for kind in kinds)
         name, _, metric = self.monitor.rpartition(".")
+        metrics = list(DEFAULT_MONITOR.values()) if metric == MIXED else [metric]
         tasks = [task for task in reported if task.name == name] if name else objectives
         if not tasks:
             names = ", ".join(task.name for task in reported)
             raise ValueError(f"`monitor` must name one of the tasks {names}, got {self.monitor!r}")
-        self._tasks = [task.name for task in tasks if metric in monitors(task.kind, grouped)]
-        if not self._tasks:
+        self._metrics = {t.name: m for t in tasks for m in metrics if m in monitors(t.kind, grouped)}
+        self.tasks = list(self._metrics)
+        if not self.tasks:
             known = ", ".join(dict.fromkeys(m for task in tasks for m in monitors(task.kind, grouped)))
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}")
-        self._metric = metric
-        self.names = FAST_METRICS | {metric}
+        self.names = FAST_METRICS | {*metrics}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        self._binary = [t.name for t in tasks if t.name in self._metrics and t.kind == "binary" and self._sign > 0]
         self.best: float | None = None
+        self.best_logloss: float | None = None
         self.waited = 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
         """Return the mean over the tasks for which the metric is defined; ``None`` if there is none."""
-        values = [metrics[task].values[self._metric] for task in self._tasks]
-        defined = [value for value in values if value is not None]
-        return float(sum(defined) / len(defined)) if defined else None
+        return mean_of_defined([metrics[task].values[metric] for task, metric in self._metrics.items()])
 
-    def update(self, value: float | None) -> bool:
-        """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting."""
+    def logloss(self, metrics: Mapping[str, Metrics]) -> float | None:
+        """Return the mean log-loss of the binary tasks whose ranking is monitored; ``None`` if there is none."""
+        return mean_of_defined([metrics[task].values["logloss"] for task in self._binary])
+
+    def update(self, value: float | None, logloss: float | None = None) -> bool:
+        """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting.
+
+        Args:
+            value: The monitored metric.
+            logloss: What `logloss` returned, which decides if the metric is that of the best evaluation.
+        """
         if value is None:
             return False
-        if self.best is None or self._sign * (value - self.best) > self._options.min_delta:
-            self.best, self.waited = value, 0
-            return True
-        self.waited += 1
-        return False
+        better = self.best is None or self._sign * (value - self.best) > self._options.min_delta
+        if value == self.best and logloss is not None and self.best_logloss is not None:
+            better = logloss < self.best_logloss
+        if better:
+            self.best, self.best_logloss = value, logloss
+        self.waited = 0 if better else self.waited + 1
+        return better
 
     @property
     def exhausted(self) -> bool:
@@ -126,12 +151,43 @@ class MetricMonitor:
         return self._options.patience is not None and self.waited >= self._options.patience
 
     def state_dict(self) -> dict[str, float | None]:
-        """Return the best value and the evaluations since then."""
-        return {"best": self.best, "waited": self.waited}
+        """Return the best value, its log-loss and the evaluations since then."""
+        return {"best": self.best, "best_logloss": self.best_logloss, "waited": self.waited}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
+
+
+def mean_of_defined(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are defined; ``None`` if there is none."""
+    defined = [value for value in values if value is not None]
+    return float(sum(defined) / len(defined)) if defined else None
+
+
+def few_rows_note(tasks: Sequence[Task], labels: Mapping[str, npt.NDArray[np.float64]]) -> list[str]:
+    """Return a sentence if a monitored task has too few validation rows to tell good weights from lucky ones.
+
+    Args:
+        tasks: The monitored tasks.
+        labels: The labels of the validation rows by column ``[rows]``.
+    """
+    found = []
+    for task in tasks:
+        label = task_labels(task, labels)
+        label = label[~np.isnan(label)]
+        counts = {"rows": len(label)}
+        if task.kind == "binary":
+            positives = int(label.sum().round())
+            counts = {"positives": positives, "negatives": len(label) - positives}
+        few = [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS]
+        found += [f"{' and '.join(few)} of task {task.name!r}"] if few else []
+    if not found:
+        return []
+    return [
+        f"few validation rows decide which weights are best, and so mostly chance: {', '.join(found)} "
+        f"(fewer than {FEW_ROWS}); give more rows, or a larger `holdout`"
+    ]
 
 
 def host_copies(values: Mapping[str, Tensor | float | None]) -> dict[str, Any]:

@@ -97,7 +97,9 @@ class EarlyStopping:
         monitor: The metric of the validation rows that decides: a task's own such as ``ctcvr.auc`` or ``ctr.logloss``,
             or the mean of one over the objectives for which it is defined: ``auc``. If the schema has a group, or
             `group` names a key, ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``,
-            or ``r2`` if every objective is a regression. An undefined metric is no improvement, and does not count
+            ``r2`` if every objective is a regression, or ``auc+r2`` if some are: the mean over the objectives of the
+            AUC of each binary task and the R² of each regression. Of equal values of a metric that ranks rows, such as
+            AUC, that with the lower log-loss is better. An undefined metric is no improvement, and does not count
             towards the patience.
         patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.

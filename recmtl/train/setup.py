@@ -22,7 +22,7 @@ from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
 from recmtl.train.device import check_gpu_options, cpu_threads, describe_precision, device_name, open_device
 from recmtl.train.distributed import all_processes, local_rank, smallest_window
-from recmtl.train.monitor import MetricMonitor
+from recmtl.train.monitor import MetricMonitor, few_rows_note
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
@@ -117,6 +117,12 @@ class TrainingSetup:
             raise ValueError(f"`group` must be a key of the schema, which are {known}, got {group!r}")
         grouped = (group or schema.group) is not None
         return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), grouped)
+
+    def few_rows_note(self, valid: Rows) -> list[str]:
+        """Return a sentence if few validation rows of a monitored task decide which weights are best."""
+        schema, monitored = self.model.schema.schema, self.metric_monitor().tasks
+        tasks = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
+        return few_rows_note([tasks[name] for name in monitored], valid.labels)
 
     def check_rows(self, rows: Rows) -> None:
         """Raise a `DataError` unless rows were prepared with the model's schema."""
@@ -231,6 +237,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
         f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
         f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
         f"run folder: {setup.run.folder or 'none'}",
+        *([] if valid is None else setup.few_rows_note(valid)),
         *([busy] if busy else []),
     ]
 

@@ -54,7 +54,7 @@ class Step:
     ) -> None:
         keep_freed_memory()
         self._model, self._balancer, self._options = model, balancer, options
-        self._losses = Losses(model.schema.schema, model.objectives, model.schema.thinning)
+        self._losses = Losses(model.schema, model.objectives)
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
         self._row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]

@@ -79,7 +79,7 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
     """Found without asking the model: a parameter before the fork with a gradient from more than one head's view."""
     model = built(cls, aliexpress, style=style)
     before = [p for name, p in model.named_parameters() if not name.startswith(("heads.", "gates."))]
-    losses = Losses(model.schema.schema, model.objectives)(model(batch), batch)
+    losses = Losses(model.schema, model.objectives)(model(batch), batch)
     reached = torch.zeros(len(before), dtype=torch.int64)
     for loss in losses.values():
         gradients = torch.autograd.grad(loss, before, retain_graph=True, allow_unused=True)
@@ -135,7 +135,7 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     model, method = built(cls, aliexpress, style=style), balancer()
     plain = copy.deepcopy(model)
     trainer = recmtl.Trainer(model, method, run=recmtl.RunConfig(progress=False, device="cpu"))
-    losses = Losses(model.schema.schema, model.objectives)
+    losses = Losses(model.schema, model.objectives)
     shared = model.shared()
     method.backward(losses(model(batch), batch), [SharedTensor(*s) for s in shared.tensors], shared.last)
     sum(losses(plain(batch), batch).values()).backward()

@@ -164,7 +164,7 @@ def test_every_model_takes_and_shares_them(cls: type, model: type, aliexpress: r
     built = model(aliexpress.schema, encoder=partial(FeatureEncoder, width=2, numeric=partial(cls, width=2)))
     rows, method = batch(aliexpress, 256), recmtl.MetaBalance()
     recmtl.Trainer(built, method, run=recmtl.RunConfig(progress=False, device="cpu"))
-    losses = Losses(built.schema.schema, built.objectives)(built(rows), rows)
+    losses = Losses(built.schema, built.objectives)(built(rows), rows)
     shared = built.shared()
     assert {id(p) for p in built.encoder.parameters()} <= {id(s.tensor) for s in shared.tensors}
     method.backward(losses, [SharedTensor(*s) for s in shared.tensors], shared.last)

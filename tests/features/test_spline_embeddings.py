@@ -124,7 +124,7 @@ def test_every_model_trains_them(model: type, aliexpress: recmtl.PreparedData) -
     rows, method = batch(aliexpress, 256), recmtl.MetaBalance()
     recmtl.Trainer(built, method, run=recmtl.RunConfig(progress=False, device="cpu"))
     shared = built.shared()
-    losses = Losses(built.schema.schema, built.objectives)(built(rows), rows)
+    losses = Losses(built.schema, built.objectives)(built(rows), rows)
     method.backward(losses, shared.tensors, shared.last)
     assert built.encoder.numeric.weight.grad.abs().sum(1).count_nonzero() > 100
 

@@ -104,7 +104,7 @@ def members(
 
 
 def losses_of_members(model: recmtl.RankingModel, networks: list[object], batch: Batch) -> dict[str, Tensor]:
-    losses = [Losses(model.schema.schema, model.objectives)(network(batch), batch) for network in networks]
+    losses = [Losses(model.schema, model.objectives)(network(batch), batch) for network in networks]
     return {name: torch.stack([own[name] for own in losses]).mean() for name in losses[0]}
 
 
@@ -119,7 +119,7 @@ def test_logits_losses_and_gradients_are_those_of_separate_networks(
     for i, network in enumerate(networks):
         for name, own in network(batch).items():
             torch.testing.assert_close(logits[name][:, i], own, rtol=1e-10, atol=1e-12)
-    mine = Losses(model.schema.schema, model.objectives)(logits, batch)
+    mine = Losses(model.schema, model.objectives)(logits, batch)
     twin = losses_of_members(model, networks, batch)
     parameters = list(model.parameters())
     for name, loss in mine.items():
@@ -146,7 +146,7 @@ def test_balanced_gradients_are_those_of_separate_networks(
     for _ in range(2):  # the second step has a state
         gradients = []
         for method, losses in (
-            (mine, Losses(model.schema.schema, model.objectives)(model(batch), batch)),
+            (mine, Losses(model.schema, model.objectives)(model(batch), batch)),
             (twin, losses_of_members(model, networks, batch)),
         ):
             model.zero_grad()

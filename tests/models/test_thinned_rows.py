@@ -56,7 +56,7 @@ def trained(name: str, tasks: Sequence[recmtl.Task], rate: float, thinning: recm
         weight=batch.weight.double(),
         sampling_weight=None if batch.sampling_weight is None else batch.sampling_weight.double(),
     )
-    losses = Losses(schema, model.objectives, model.schema.thinning)
+    losses = Losses(model.schema, model.objectives)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for step in range(600):
         for group in optimizer.param_groups:

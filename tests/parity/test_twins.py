@@ -50,7 +50,7 @@ class Separate(nn.Module):
         self.trunk = copy.deepcopy(getattr(model, "bottom", None))
         self.experts = separate_experts(model) if isinstance(model, recmtl.MMOE) else None
         self.gates = copy.deepcopy(getattr(model, "gates", None))
-        self.objectives = Losses(model.schema.schema, model.objectives)
+        self.objectives = Losses(model.schema, model.objectives)
         self.names = [task.name for task in model.objectives]
 
     def views(self, batch: Batch) -> list[Tensor]:
@@ -229,7 +229,7 @@ def take(model: RankingModel, balancer: Balancer, batch: Batch) -> None:
         table.start_row_mode()
     views = balancer.fork(model.trunk(batch))
     logits = model.outputs({name: head(view) for (name, head), view in zip(model.heads.items(), views, strict=True)})
-    shared, losses = model.shared(), Losses(model.schema.schema, model.objectives)
+    shared, losses = model.shared(), Losses(model.schema, model.objectives)
     balancer.backward(losses(logits, batch), [SharedTensor(*tensor) for tensor in shared.tensors], shared.last)
     for table in (table for table in model.encoder.tables if table.row_mode):
         assert table.weight.grad is None

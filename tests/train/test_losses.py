@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import pandas as pd
 import pytest
 import torch
 
@@ -14,7 +15,10 @@ TASKS = [
     recmtl.Task("cvr", "conversion", given="click"),
     recmtl.Task("stay", "stay", kind="regression"),
 ]
-SCHEMA = recmtl.Schema([recmtl.Numeric("x")], TASKS)
+ROWS = pd.DataFrame(
+    {"x": [0.0, 1.0], "click": [0, 1], "conversion": [0, 1], "stay": [-1.0, 1.0]}
+)  # mean 0, deviation 1
+SCHEMA = recmtl.prepare(recmtl.Schema([recmtl.Numeric("x")], TASKS), ROWS, holdout=0).schema
 
 
 def batch(labels: list[list[float]], weight: list[float] | None = None) -> Batch:
@@ -39,7 +43,7 @@ def bce(logit: float, label: float) -> float:
 
 def test_each_loss_is_the_mean_over_the_rows_that_count() -> None:
     rows = batch([[1, 1, 2.0], [1, 0, NAN], [0, 0, 1.0], [NAN, 1, 5.0]])
-    assert SCHEMA.labels == ("click", "conversion", "stay")
+    assert SCHEMA.schema.labels == ("click", "conversion", "stay")
     values = losses(rows, [0.5, -1.0, 2.0, 0.0])
     assert values["ctr"].item() == pytest.approx((bce(0.5, 1) + bce(-1, 1) + bce(2, 0)) / 3)
     assert values["cvr"].item() == pytest.approx((bce(0.5, 1) + bce(-1, 0)) / 2)  # clicked rows alone

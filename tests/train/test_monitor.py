@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 
 from recmtl.evaluate import Metrics
 from recmtl.schema import Task
 from recmtl.train import EarlyStopping
-from recmtl.train.monitor import MetricMonitor
+from recmtl.train.monitor import MetricMonitor, few_rows_note
 
 CTR, CTCVR = Task("ctr", "click"), Task("ctcvr", "conversion")
 CVR = Task("cvr", "conversion", given="click")
@@ -70,11 +71,44 @@ def test_an_unknown_monitor_is_refused_with_the_choices() -> None:
         MetricMonitor(EarlyStopping(monitor="auc"), [STAY], [STAY])
 
 
-def test_regressions_are_monitored_by_r2_unless_there_is_an_auc() -> None:
+def test_regressions_are_monitored_by_r2_and_mixed_tasks_by_the_mean_of_auc_and_r2() -> None:
     assert MetricMonitor(EarlyStopping(), [STAY], [STAY]).monitor == "r2"
-    mixed = MetricMonitor(EarlyStopping(), [CTR, STAY], [CTR, STAY])
-    assert mixed.monitor == "auc"
-    assert mixed.value({"ctr": Metrics({"auc": 0.7}, 10), "stay": Metrics({"r2": 0.1}, 10)}) == 0.7
+    for named in (None, "auc+r2"):
+        mixed = MetricMonitor(EarlyStopping(monitor=named), [CTR, CTCVR, STAY], [CTR, CTCVR, STAY])
+        assert mixed.monitor == "auc+r2"
+        measured = metrics(0.7, 0.9) | {"stay": Metrics({"r2": 0.2}, 10)}
+        assert mixed.value(measured) == pytest.approx((0.7 + 0.9 + 0.2) / 3)
+        assert mixed.tasks == ["ctr", "ctcvr", "stay"]
+        assert mixed.names >= {"auc", "r2"}
+    alone = MetricMonitor(EarlyStopping(monitor="auc"), [CTR, STAY], [CTR, STAY])
+    assert alone.value({"ctr": Metrics({"auc": 0.7}, 10), "stay": Metrics({"r2": 0.1}, 10)}) == 0.7
+
+
+def test_the_lower_logloss_decides_between_equal_aucs() -> None:
+    w = monitor_of(patience=2)
+    assert [w.update(1.0, logloss) for logloss in (0.3, 0.4, 0.2, 0.2)] == [True, False, True, False]
+    assert (w.best, w.best_logloss, w.waited) == (1.0, 0.2, 1)
+    assert not w.update(0.9, 0.1)
+    assert w.logloss(metrics(1.0, 1.0, 0.25)) == 0.25
+    loaded = monitor_of()
+    loaded.load_state_dict(w.state_dict())
+    assert loaded.update(1.0, 0.1)
+
+
+def test_a_monitored_loss_has_no_ties_to_decide() -> None:
+    measured = metrics(0.7, 0.9)
+    assert monitor_of(monitor="ctr.logloss").logloss(measured) is None
+    assert MetricMonitor(EarlyStopping(), [STAY], [STAY]).logloss(measured) is None
+
+
+def test_few_validation_rows_are_noted() -> None:
+    click = np.repeat([0.0, 1.0], [30, 19])
+    labels = {"click": click, "conversion": np.where(click == 1, click, np.nan), "stay": click}
+    (note,) = few_rows_note([CTR, CVR, STAY], labels)
+    assert "19 positives of task 'ctr', 19 positives and 0 negatives of task 'cvr' (fewer than 20)" in note
+    assert few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], 20)}) == []
+    (note,) = few_rows_note([STAY], {"stay": np.array([1.0, np.nan])})
+    assert "1 rows of task 'stay'" in note
 
 
 def test_metrics_within_groups_can_be_monitored_if_there_are_groups() -> None:

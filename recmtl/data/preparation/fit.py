@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,11 @@ import pyarrow as pa
 
 from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.numeric import NumericFitter
-from recmtl.data.columns.values import all_integers
+from recmtl.data.columns.values import Floats, all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
 from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Thinning
+
+ROUNDING = 1e-12  # of the mean of a label: what a deviation may be of rounding errors alone
 
 
 class Fitter:
@@ -22,8 +25,7 @@ class Fitter:
         self._categories = CategoryFitter(schema)
         self._numeric = NumericFitter(schema.numbers, schema.decimal)
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
-        # rows, Σ weight, Σ weight·label; with sampling weights Σ weight, Σ weight·label
-        self._rates = {pair: np.zeros(5) for pair in pairs}
+        self._rates = {pair: LabelSums() for pair in pairs}
         self._integer_keys = dict.fromkeys(schema.carried, True)
         self._unclicked = 0
         self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
@@ -50,7 +52,7 @@ class Fitter:
             valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
             value, own = labels[label][valid], weight[valid]
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
-            sums += [len(own), own.sum(), (own * value).sum(), all_rows.sum(), (all_rows * value).sum()]
+            sums.add(value, own, all_rows)
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema, and a note on each column or task without information."""
@@ -64,9 +66,14 @@ class Fitter:
             medians=self._numeric.medians(),
             missing=self._numeric.missing(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
-            rates={key: LabelRate(int(rows), _mean(*sums[:2])) for key, (rows, *sums) in self._rates.items()},
+            rates={key: sums.rate for key, sums in self._rates.items()},
             thinning=self._thinning,
-            unthinned_means={key: _mean(*sums[3:]) for key, sums in self._rates.items()} if self._thinning else {},
+            label_deviations={
+                (t.label, t.given): self._rates[t.label, t.given].deviation
+                for t in self._schema.tasks
+                if t.kind == "regression"
+            },
+            unthinned_means={k: _mean(s.all_weight, s.all_total) for k, s in self._rates.items() if self._thinning},
         )
         fitted = replace(fitted, constants=self._categories.constants(fitted) | self._numeric.constant_bins())
         return fitted, [*self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
@@ -104,6 +111,44 @@ class Fitter:
             elif task.kind == "binary" and rate.mean in (0.0, 1.0):
                 found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
         return found
+
+
+class LabelSums:
+    """Streaming sums of one label: exact sums for its mean, and Chan's pairwise update for its deviation.
+
+    Attributes:
+        all_weight: The sum of the weights times the sampling weights.
+        all_total: The sum of these times the label.
+    """
+
+    def __init__(self) -> None:
+        self._rows, self._weight, self._total, self._squares = 0, 0.0, 0.0, 0.0
+        self.all_weight = self.all_total = 0.0
+
+    def add(self, label: Floats, weight: Floats, all_rows: Floats) -> None:
+        """Add labels, their weights, and their weights with sampling weights, all ``[rows]``."""
+        added, total = float(weight.sum()), float((weight * label).sum())
+        mean = _mean(added, total)
+        if added and self._weight:
+            shift = mean - _mean(self._weight, self._total)
+            self._squares += shift**2 * self._weight * added / (self._weight + added)
+        self._squares += float((weight * (label - mean) ** 2).sum())
+        self._rows += len(label)
+        self._weight += added
+        self._total += total
+        self.all_weight += float(all_rows.sum())
+        self.all_total += float((all_rows * label).sum())
+
+    @property
+    def rate(self) -> LabelRate:
+        """The rows and the weighted mean of the label."""
+        return LabelRate(self._rows, _mean(self._weight, self._total))
+
+    @property
+    def deviation(self) -> float:
+        """The weighted standard deviation of the label: 0 if it varies by rounding errors alone."""
+        variance = _mean(self._weight, self._squares)
+        return math.sqrt(variance) if variance > (ROUNDING * self.rate.mean) ** 2 else 0.0
 
 
 def _mean(weight: float, total: float) -> float:

@@ -1,5 +1,6 @@
 import warnings
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -81,6 +82,27 @@ class TestRates:
         assert fitted.rates["buy", None] == (3, pytest.approx(5 / 6))
         assert fitted.rates["click", None] == (3, pytest.approx(4 / 6))
         assert fitted.rate(schema.tasks[1]) == (3, pytest.approx((30 - 2 + 2) / 9))
+        spread = (3 * (10 - 30 / 9) ** 2 + 2 * (-1 - 30 / 9) ** 2 + 4 * (0.5 - 30 / 9) ** 2) / 9
+        assert fitted.label_deviations == {("seconds", None): pytest.approx(spread**0.5)}
+
+    @pytest.mark.parametrize("size", [1, 7, 100])
+    def test_the_deviation_of_a_label_far_from_0_over_batches(self, size):
+        random = np.random.default_rng(0)
+        label, weight = 1.7e9 + random.normal(size=100), random.integers(0, 4, 100).astype(float)
+        tasks = [Task("t", "y", kind="regression")]
+        parts = [slice(start, start + size) for start in range(0, 100, size)]
+        batches = ({"c": ["a"] * len(label[part]), "y": label[part], "w": weight[part]} for part in parts)
+        fitted, _ = learn(Schema([Categorical("c")], tasks, weight="w"), *batches)
+        mean = np.average(label, weights=weight)
+        assert fitted.label_moments(tasks[0]) == pytest.approx(
+            (mean, np.average((label - mean) ** 2, weights=weight) ** 0.5)
+        )
+
+    def test_a_constant_or_absent_label_has_scale_1(self):
+        tasks = [Task("t", "y", kind="regression"), Task("none", "z", kind="regression")]
+        label = {"c": ["a"] * 3, "y": [0.1, 0.1, 0.1], "z": pa.array([None] * 3, pa.float64())}
+        fitted, _ = learn(Schema([Categorical("c")], tasks), label, label)
+        assert [fitted.label_moments(task) for task in tasks] == [(pytest.approx(0.1), 1.0), (0.0, 1.0)]
 
     def test_funnel(self):
         schema = Schema([Categorical("c")], [Task("ctr", "click")], funnel=Funnel("click", "buy"))

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import benchmarks.gpu.__main__ as command
+import recmtl
 from benchmarks.gpu import rehearsal, twins
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.form import REHEARSAL
+from benchmarks.gpu.form import FULL, REHEARSAL
 from benchmarks.gpu.sections import SECTIONS, attempted
 from benchmarks.gpu.trace import read_trace
 from recmtl import Sum
@@ -147,12 +148,25 @@ def test_a_contender_says_why_it_is_not_recorded(bench: Bench, monkeypatch: pyte
     assert bench.contender(32, "PPCGrad").recorded.startswith("no: operation not permitted when")
 
 
+def weights_of_layers(model: torch.nn.Module) -> int:
+    """The elements of all matrices but those of embeddings."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and not name.startswith("encoder."))
+
+
 def test_the_products_of_a_step_are_counted(bench: Bench) -> None:
-    """Of the layers three each, in the shapes of the rehearsal's model."""
-    found = bench.contender(32, "Sum").flop
-    experts, (first, second), width = REHEARSAL.experts, REHEARSAL.layers, 16 * 2 + 63
-    layers = 32 * 2 * experts * (width * first + first * second)
-    assert 3 * layers < found < 20 * layers  # beside them splines, gates and towers
+    """Each weight is multiplied and added for each row, forward and in both products of the backward pass."""
+    contender = bench.contender(32, "Sum")
+    assert contender.flop == pytest.approx(6 * 32 * weights_of_layers(contender.step._model), rel=0.03)
+
+
+def test_the_expected_figures_are_those_of_the_measured_model(aliexpress: Any) -> None:
+    text = (ROOT / "benchmarks" / "results" / "gpu_expected.md").read_text()
+    trainer = Bench("cpu", FULL, aliexpress)._trainer(aliexpress.schema, recmtl.Optimization(), "Sum")
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    assert f"| **{weights_of_layers(trainer.model):,}** |" in text
+    assert f"{parameters / 1e6:.1f}" == "10.1"
+    for number in (FULL.small, FULL.large, FULL.rows, -(-FULL.rows // FULL.small), -(-FULL.rows // FULL.large)):
+        assert f"{number:,}" in text
 
 
 def test_a_section_that_hangs_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

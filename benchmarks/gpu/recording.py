@@ -16,7 +16,9 @@ from benchmarks.gpu.sections import Row, attempted
 from recmtl.balance.orthogonal import cayley
 from recmtl.train.cuda_graph import WARM_UP_STEPS, CudaGraph, reason_of
 
-WIDTHS = (2111, 2112)  # 16 embeddings of width 128 and 63 numbers: rows that are not aligned; and padded by one
+# The width that the model reads: 16 embeddings of width 128 and 63 numbers as they are, or as splines of width 2; both
+# also padded to rows whose addresses are aligned to 16 bytes.
+WIDTHS = (2111, 2112, 2174, 2176)
 ITERATIONS = 24  # of Newton and Schulz
 ORTHOGONAL = 1e-5  # largest error of a rotation in float32
 

@@ -284,17 +284,6 @@ class ScaledLosses(nn.Module):
         if half or view.dtype == torch.float16:
             self._warn_of_scale("fp16 needs scaled losses")
 
-    def _warn_of_divided(self, losses: Sequence[Tensor]) -> None:
-        """Warn once of losses that are all divided by one number, without a `loss_scale`."""
-        divisor = None if self._warned_of_scale or self.loss_scale != 1 else _common_divisor(losses)
-        if divisor:
-            self._warned_of_scale = True
-            warnings.warn(
-                f"the losses are divided by {divisor} while gradients accumulate, which this balancer takes for "
-                f"smaller losses: set `balancer.loss_scale = 1 / {divisor}`",
-                stacklevel=5,
-            )
-
     def _warn_of_scale(self, found: str) -> None:
         self._warned_of_scale = True
         warnings.warn(
@@ -317,22 +306,15 @@ def _scaled_by_one_tensor(losses: Sequence[Tensor]) -> bool:
     return first.dtype == torch.float32 and value > 1 and math.frexp(value)[0] == 0.5
 
 
-def _common_divisor(losses: Sequence[Tensor]) -> int | None:
-    """Return the whole number above 1 that every loss was divided by last; None for sums, which become means."""
-    numbers = [_last_operand(loss, "DivBackward0") for loss in losses if loss.requires_grad]
-    if not numbers or any(number is None or number.device.type != "cpu" for number in numbers):
-        return None
-    values = {float(number) for number in numbers if number is not None}
-    nodes: list[Any] = [loss.grad_fn.next_functions[0][0] for loss in losses if loss.grad_fn]
-    sums = any(node is not None and node.name() == "SumBackward0" for node in nodes)
-    value = values.pop()
-    return int(value) if not values and not sums and value > 1 and value == int(value) else None
-
-
 def _last_operand(loss: Tensor, operation: str) -> Tensor | None:
     """Return the scalar without gradient in the operation that made a loss; None if another operation made it."""
-    node: Any = loss.grad_fn
-    if node is None or node.name() != operation:
+    node = loss.grad_fn
+    return constant_factor(node) if node is not None and node.name() == operation else None
+
+
+def constant_factor(node: Any) -> Tensor | None:
+    """Return the scalar without gradient of a product or quotient; None for other operations."""
+    if node.name() not in ("MulBackward0", "DivBackward0"):
         return None
     found = [getattr(node, name, None) for name in ("_saved_other", "_saved_self")]
     scalars = [x for x in found if isinstance(x, Tensor) and x.dim() == 0 and not x.requires_grad]

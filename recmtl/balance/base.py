@@ -19,7 +19,8 @@ from recmtl.balance.shared import (
     Sizes,
     as_shared_tensors,
     check_losses,
-    listed_losses,
+    listed_tensors,
+    ordered_losses,
     validated_names,
     validated_views,
 )
@@ -63,6 +64,7 @@ class Balancer(ScaledLosses, ABC):
         self.processes: ProcessGroup = SINGLE_PROCESS
         self.losses: Tensor | None = None
         self._checked_private = False
+        self._heads = 0  # of the last fork
         self._sizes: Sizes | None = None
         self.register_buffer("skipped", None)
         self.register_buffer("sizes", None)
@@ -114,7 +116,9 @@ class Balancer(ScaledLosses, ABC):
             - output: H tensors `[B, D]`.
         """
         self._check_parallel()
-        return validated_views(views)
+        found = validated_views(views)
+        self._heads = len(found)
+        return found
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Call `fork`, so that a balancer can be a submodule of a model."""
@@ -185,7 +189,8 @@ class Balancer(ScaledLosses, ABC):
                 other sizes; or, with several processes, if a leaf is neither shared nor private.
             LostRankError: If another process has ended, or did not answer in time.
         """
-        names, tensors, others = self.names, as_shared_tensors(shared), list(private)
+        names, tensors = self.names, as_shared_tensors(shared)
+        last, others = listed_tensors("last", last), listed_tensors("private", private)
         try:
             ordered = self._in_order(losses)
             self._check_private(ordered, tensors, others)
@@ -274,17 +279,8 @@ class Balancer(ScaledLosses, ABC):
             self.double()
 
     def _in_order(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> list[Tensor]:
-        if isinstance(losses, Mapping):
-            if self.names is None:
-                as_heads = self.head_names is not None and set(losses) == set(self.head_names)
-                self.names = self.head_names if as_heads else tuple(losses)
-            assert self.names is not None
-            if set(losses) != set(self.names):
-                raise ValueError(f"`losses` must be named {sorted(self.names)}, got {sorted(losses)}")
-            ordered = [losses[name] for name in self.names]
-        else:
-            ordered = listed_losses(losses)
-        check_losses(ordered, self.names)
+        ordered, self.names = ordered_losses(losses, self.names, self.head_names)
+        check_losses(ordered, self.names, self._heads)
         return ordered
 
     def _check_private(

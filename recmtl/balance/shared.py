@@ -1,12 +1,12 @@
 """Shared tensors and their parts, and the inputs of a balancer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import as_real, on_host
+from recmtl.balance.backward import as_real, constant_factor, on_host
 
 
 class SharedTensor(NamedTuple):
@@ -181,8 +181,23 @@ def listed_losses(losses: object) -> list[Tensor]:
     return list(losses.values() if isinstance(losses, Mapping) else losses)
 
 
-def check_losses(losses: Sequence[object], names: Sequence[str] | None) -> None:
-    """Check that there are losses, and that they are real scalars."""
+def ordered_losses(
+    losses: Sequence[Tensor] | Mapping[str, Tensor], names: tuple[str, ...] | None, head_names: tuple[str, ...] | None
+) -> tuple[list[Tensor], tuple[str, ...] | None]:
+    """Return the losses in the order of their names, and these names; those of a first mapping may be the heads'."""
+    if not isinstance(losses, Mapping):
+        return listed_losses(losses), names
+    if names is None:
+        as_heads = head_names is not None and set(losses) == set(head_names)
+        names = head_names if as_heads else tuple(losses)
+    assert names is not None
+    if set(losses) != set(names):
+        raise ValueError(f"`losses` must be named {sorted(names)}, got {sorted(losses)}")
+    return [losses[name] for name in names], names
+
+
+def check_losses(losses: Sequence[object], names: Sequence[str] | None, heads: int = 0) -> None:
+    """Check that there are losses, that they are real scalars, and that none is the sum of those of several heads."""
     if not losses:
         raise ValueError("`losses` must hold one loss per objective, got none")
     for index, loss in enumerate(losses):
@@ -193,11 +208,45 @@ def check_losses(losses: Sequence[object], names: Sequence[str] | None) -> None:
             raise ValueError(f"{label} must be a scalar, got shape {tuple(loss.shape)}")
         if loss.is_complex():
             raise ValueError(f"{label} must be a real number, got {loss.dtype}")
+        if heads > 1 and len(losses) == 1 and _is_sum(loss):
+            raise ValueError(
+                f"`losses` must hold one loss per objective, got one sum for {heads} heads: pass the losses themselves"
+            )
+
+
+def _is_sum(loss: Tensor) -> bool:
+    """Return whether a loss is `a + b`, `sum(losses)` or `torch.stack(losses).sum()`, perhaps times a number."""
+    node: Any = loss.grad_fn
+    while node is not None and constant_factor(node) is not None:
+        node = next((following for following, _ in node.next_functions if following is not None), None)
+    reached = [following for following, _ in getattr(node, "next_functions", ()) if following is not None]
+    if node is None or node.name() not in ("SumBackward0", "MeanBackward0"):
+        return node is not None and node.name() == "AddBackward0" and len(reached) > 1
+    return any(following.name() == "StackBackward0" for following in reached)
 
 
 def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor]) -> list[SharedTensor]:
     """Return plain tensors as shared tensors of one part."""
-    return [t if isinstance(t, SharedTensor) else SharedTensor(t) for t in tensors]
+    return [t if isinstance(t, SharedTensor) else SharedTensor(t) for t in _listed("shared", tensors, SharedTensor)]
+
+
+def listed_tensors(argument: str, tensors: object) -> list[Tensor]:
+    """Return the tensors of an argument if they are a sequence of tensors."""
+    return _listed(argument, tensors)
+
+
+def _listed(argument: str, tensors: object, *others: type) -> list[Any]:
+    if isinstance(tensors, nn.Module) and not isinstance(tensors, nn.ParameterList):
+        kind = type(tensors).__name__
+        raise ValueError(f"`{argument}` must hold tensors, got the module {kind}: pass `list(module.parameters())`")
+    if isinstance(tensors, Tensor | str | Mapping) or not isinstance(tensors, Iterable):
+        raise ValueError(f"`{argument}` must be a list of tensors, got a {type(tensors).__name__}")
+    found = list(tensors)
+    for item in found:
+        if not isinstance(item, (Tensor, *others)):
+            hint = ": pass `list(module.parameters())`" if isinstance(item, nn.Module | tuple) else ""
+            raise ValueError(f"`{argument}` must hold tensors, got a {type(item).__name__}{hint}")
+    return found
 
 
 def shared_tensors(*modules: nn.Module) -> list[SharedTensor]:

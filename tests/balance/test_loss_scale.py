@@ -241,12 +241,41 @@ def test_a_fork_in_fp16_without_a_scaler_is_said_once():
 
 
 @pytest.mark.parametrize("method", [NormalizedSplitter, RotoGrad])
-def test_divided_losses_that_accumulate_are_said_once(method):
+@pytest.mark.parametrize(
+    "divided",
+    [
+        lambda loss: loss / 4,
+        lambda loss: loss * 0.25,
+        lambda loss: 0.25 * loss,
+        lambda loss: loss * torch.tensor(0.25),
+        lambda loss: torch.tensor(0.25) * loss,
+        lambda loss: loss * 0.7 / 4,
+        lambda loss: loss / 4 * 0.7,
+        lambda loss: (loss * torch.ones(32)).sum() / 32 / 4,
+    ],
+)
+def test_divided_losses_that_accumulate_are_said_once(method, divided):
     problem = Problem(method)
-    problem.backward([loss / 4 for loss in problem.losses()])
+    problem.backward([divided(loss) for loss in problem.losses()])
     with pytest.warns(UserWarning, match=r"divided by 4 .* set `balancer.loss_scale = 1 / 4`"):
-        problem.backward([loss / 4 for loss in problem.losses()])
-    problem.backward([loss / 4 for loss in problem.losses()])
+        problem.backward([divided(loss) for loss in problem.losses()])
+    problem.backward([divided(loss) for loss in problem.losses()])
+
+
+@pytest.mark.parametrize("number", [1 / 3, torch.tensor(1 / 3), torch.tensor(1 / 7, dtype=torch.float64)])
+def test_a_division_that_the_number_rounds(number):
+    problem = Problem(NormalizedSplitter)
+    problem.backward([loss * number for loss in problem.losses()])
+    with pytest.warns(UserWarning, match=rf"divided by {round(1 / float(number))} "):
+        problem.backward([loss * number for loss in problem.losses()])
+
+
+def test_a_division_beneath_the_scaler_s_scale_is_said_too():
+    problem, scaler = Problem(NormalizedSplitter), scaler_of(2.0**16)
+    problem.balancer.scaler = scaler
+    problem.backward([scaler.scale(loss / 4) for loss in problem.losses()])
+    with pytest.warns(UserWarning, match="divided by 4"):
+        problem.backward([scaler.scale(loss / 4) for loss in problem.losses()])
 
 
 @every_balancer
@@ -260,6 +289,8 @@ def test_other_products_and_means_are_not_taken_for_scaled_losses(method):
             lambda loss, k: loss * torch.tensor(0.3),
             lambda loss, k: (loss * torch.ones(32)).sum() / 32,
             lambda loss, k: loss / (k + 2),
+            lambda loss, k: loss * 0.3,
+            lambda loss, k: (loss * torch.ones(32)).sum() * (1 / 32),
         ):
             problem.backward([change(loss, k) for k, loss in enumerate(problem.losses())])
 

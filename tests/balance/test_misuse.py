@@ -251,3 +251,51 @@ def test_a_class_is_no_balancer():
 def test_a_look_at_a_value_fails_on_the_device_that_has_none(look, without_values):
     with pytest.raises((RuntimeError, NotImplementedError, TypeError)):
         look(torch.ones((), device=without_values))
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+@pytest.mark.parametrize(
+    "summed",
+    [
+        lambda losses: [sum(losses)],
+        lambda losses: [losses[0] + losses[1]],
+        lambda losses: {"all": torch.stack(losses).sum()},
+        lambda losses: [0.5 * sum(losses)],
+    ],
+)
+def test_a_list_of_the_sum(method, summed):
+    balancer = method()
+    bottom, losses = problem(balancer)
+    before = state(balancer)
+    with pytest.raises(ValueError, match="got one sum for 2 heads: pass the losses themselves"):
+        balancer.backward(summed(losses), list(bottom.parameters()))
+    assert_unmoved(before, balancer)
+
+
+@pytest.mark.parametrize("method", ELSEWHERE)
+def test_one_loss_of_two_heads_that_is_no_sum(method):
+    balancer = method()
+    bottom, (a, b) = problem(balancer)
+    balancer.backward([a * b], list(bottom.parameters()))
+    assert bottom.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+def test_modules_and_names_in_place_of_tensors(method):
+    balancer = method()
+    bottom, losses = problem(balancer)
+    shared = list(bottom.parameters())
+    for wrong, said in (
+        ((bottom,), "`shared` must hold tensors, got the module Linear: pass `list"),
+        (([bottom],), "`shared` must hold tensors, got a Linear: pass `list"),
+        ((nn.Sequential(bottom),), "`shared` must hold tensors, got the module Sequential"),
+        ((bottom.weight,), "`shared` must be a list of tensors, got a Parameter"),
+        ((bottom.named_parameters(),), "`shared` must hold tensors, got a tuple"),
+        ((bottom.state_dict(),), "`shared` must be a list of tensors, got a OrderedDict"),
+        ((None,), "`shared` must be a list of tensors, got a NoneType"),
+        ((shared, bottom), "`last` must hold tensors, got the module Linear"),
+        ((shared, [], bottom), "`private` must hold tensors, got the module Linear"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            balancer.backward(losses, *wrong)
+    balancer.backward(losses, nn.ParameterList(shared), iter([bottom.weight]))

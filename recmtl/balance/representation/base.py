@@ -1,5 +1,7 @@
 """The family that works on the gradients at the views, where the trunk forks into heads."""
 
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -8,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, full_precision, without_nonfinite, zeros_if_none
+from recmtl.balance.backward import backward_weighted, constant_factor, full_precision, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
 from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
@@ -45,6 +47,7 @@ class RepresentationBalancer(Balancer, ABC):
     depends_on: ClassVar[tuple[str, ...]] = ("heads",)
     _values: Tensor | None = None  # of the losses, in the heads' order if there are as many, while `backward` runs
     _loss_of_head: Sequence[int] | None = None  # once the graphs of all losses have shown it
+    _warned_of_divisor = False
     _forked = False  # whether `fork` was called since the last `backward`
     _outputs: Sequence[Tensor] = ()  # of the last fork, if several processes share the batch
 
@@ -72,6 +75,7 @@ class RepresentationBalancer(Balancer, ABC):
         if not views:
             raise ValueError("`views` must hold one view per head, got none")
         self._check_views(views)
+        self._heads = len(views)
         features = views[0].shape[-1] if views[0].dim() else 0
         self._prepare(views[0], Sizes(heads=len(views), features=features))
         parameters = self._fork_parameters()
@@ -121,6 +125,19 @@ class RepresentationBalancer(Balancer, ABC):
             self._values = None
         if self._sizes is not None:
             self.skipped.copy_(torch.maximum(self.skipped, expected))
+
+    def _warn_of_divided(self, losses: Sequence[Tensor]) -> None:
+        """Warn once of losses that are all divided by one number, without a `loss_scale`."""
+        if self._warned_of_divisor or self.loss_scale != 1:
+            return
+        divisor = common_divisor(losses)
+        if divisor:
+            self._warned_of_divisor = True
+            warnings.warn(
+                f"the losses are divided by {divisor} while gradients accumulate, which this balancer takes for "
+                f"smaller losses: set `balancer.loss_scale = 1 / {divisor}`",
+                stacklevel=4,
+            )
 
     def _pair(self, losses: Sequence[Tensor]) -> Sequence[int]:
         """Return the position of each head's loss, of as many losses as heads: by the names, else by the graph."""
@@ -190,6 +207,32 @@ class RepresentationBalancer(Balancer, ABC):
 def in_order(values: Tensor, order: Sequence[int]) -> Tensor:
     """Return the values `[K]` in another order; a copy from host to device would break the record of a CUDA graph."""
     return values if list(order) == list(range(len(values))) else torch.stack([values[index] for index in order])
+
+
+def common_divisor(losses: Sequence[Tensor]) -> int | None:
+    """Return the largest whole number above 1 by which every loss was divided; None if there is none."""
+    found = [_divisors(loss) for loss in losses if loss.requires_grad]
+    return max(set.intersection(*found), default=None) if found else None
+
+
+def _divisors(loss: Tensor) -> set[int]:
+    """Return the whole numbers above 1 by which a loss was divided last, also as products with 1/4.
+
+    Products with other numbers, such as a task's weight, may come between. The division that makes a mean of a sum is
+    none. Values on another device than the CPU are not waited for.
+    """
+    found: list[int | None] = []
+    node: Any = loss.grad_fn
+    while node is not None and (factor := constant_factor(node)) is not None:
+        quotient = 0.0 if factor.device.type != "cpu" else float(factor)
+        if node.name() == "MulBackward0":
+            quotient = 1 / quotient if quotient else 0.0
+        whole = math.isfinite(quotient) and abs(quotient - round(quotient)) <= 1e-6 * quotient  # 1/3 in float32
+        found.append(round(quotient) if whole and quotient > 1.5 else None)
+        node = next((following for following, _ in node.next_functions if following is not None), None)
+    if found and node is not None and node.name() == "SumBackward0":
+        found.pop()
+    return {divisor for divisor in found if divisor is not None}
 
 
 @contextmanager

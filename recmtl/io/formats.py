@@ -1,9 +1,9 @@
-"""Formats of tables: which one a file has, and Arrow's encodings of a column as plain ones."""
+"""Formats of tables: which one a file has, what cannot be read, and encodings of a column as plain ones."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -17,8 +17,26 @@ from recmtl.io.location import Location
 PARQUET, IPC, CSV = "parquet", "ipc", "csv"
 SUFFIXES = {".parquet": PARQUET, ".pq": PARQUET, ".arrow": IPC, ".feather": IPC}
 MAGICS = {b"PAR1": PARQUET, b"ARROW1": IPC}  # the first bytes of a file
-ZIP_MAGIC = b"PK\x03\x04"
-MAGIC_BYTES = max(map(len, MAGICS))
+START_BYTES = 512  # of a file, in which its format shows
+SAVE = "save its rows as CSV, Parquet or Arrow"
+PACKED = "unpack it, or pack it as .gz, .zst, .bz2 or .lz4"
+# The first bytes of files that are no text, as they lie on disk.
+FOREIGN_MAGICS = {
+    b"PK\x03\x04": f"a zip or a spreadsheet: unpack it, or {SAVE}",
+    b"\xfd7zXZ\x00": f"packed by xz: {PACKED}",
+    b"7z\xbc\xaf\x27\x1c": f"packed by 7-Zip: {PACKED}",
+    b"\xd0\xcf\x11\xe0": f"an old spreadsheet: {SAVE}",
+    b"\x89HDF": f"an HDF5 file: {SAVE}",
+    b"\x93NUMPY": f"a NumPy file: {SAVE}",
+    b"SQLite format 3": f"an SQLite database: {SAVE}",
+    b"Obj\x01": f"an Avro file: {SAVE}",
+    b"RDX3\n": f"an R file: {SAVE}",
+}
+# Of files that lack the suffix which says how they are packed.
+CODECS = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\x28\xb5\x2f\xfd": ".zst", b"\x04\x22\x4d\x18": ".lz4"}
+PICKLE, TAR, TAR_AT = re.compile(rb"\x80[\x02-\x05]"), b"ustar", 257
+JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?(\{\s*"|\[\s*\[)')
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 EXTENSIONS = ("arrow.json", "arrow.bool8")  # types that are read as what they are stored as
 SCALARS = (str, bytes, bool, int, float, np.generic)  # that a column of mixed Python objects may hold
 HEADER_BYTES = 1 << 20  # of a CSV file
@@ -42,10 +60,78 @@ def format_of(location: Location) -> str:
     if location.suffix in SUFFIXES:
         return SUFFIXES[location.suffix]
     with location.stream(compressed=True) as stream:
-        start = stream.read(MAGIC_BYTES)
-    if start.startswith(ZIP_MAGIC):
-        raise DataError(f"{location.name} is a zip or a spreadsheet: unpack it, or save its rows as CSV or Parquet")
-    return next((name for magic, name in MAGICS.items() if start.startswith(magic)), CSV)
+        start = stream.read(START_BYTES)
+    found = next((name for magic, name in MAGICS.items() if start.startswith(magic)), CSV)
+    if found == CSV:
+        check_packed(location.name, start, location.is_compressed)
+        with location.stream() as stream:
+            check_text(location.name, stream.read(START_BYTES))
+    return found
+
+
+def check_packed(name: str, start: bytes, packed: bool) -> None:
+    """Check the first bytes of a file as it lies on disk; `packed` says whether its suffix names a compression.
+
+    Raises:
+        DataError: They are those of a format that is not read.
+    """
+    for magic, found in FOREIGN_MAGICS.items():
+        if start.startswith(magic):
+            raise DataError(f"{name} is {found}")
+    for magic, suffix in CODECS.items():
+        if start.startswith(magic) and not packed:
+            raise DataError(f"{name} is packed, but its name does not say how: rename it to end in {suffix}")
+
+
+def check_text(name: str, start: bytes) -> None:
+    """Check the first bytes of a file that should be CSV.
+
+    Raises:
+        DataError: They are those of another format.
+    """
+    if PICKLE.match(start):
+        raise DataError(f"{name} is a pickle: {SAVE}")
+    if start[TAR_AT:].startswith(TAR):
+        raise DataError(f"{name} is a tar archive: unpack it")
+    if start.startswith(UTF_16) or (len(start) > 3 and (start[1::2] + b"\0").count(0) > len(start) // 4):
+        raise DataError(f"{name} is not in UTF-8: save it as UTF-8 text")
+    if JSON.match(start):
+        raise DataError(f"{name} is JSON: {SAVE}, in Python by `pandas.read_json(…)` and `to_parquet`")
+    if b"\0" in start.partition(b"\n")[0]:
+        raise DataError(f"{name} is not a CSV file: expected a header in UTF-8 text")
+
+
+def is_column(data: object) -> bool:
+    """Return whether an object is a column of pandas or Polars."""
+    return type(data).__name__ == "Series"
+
+
+def check_rows(data: object) -> None:
+    """Check that an object may hold rows, or be a list of what holds rows.
+
+    Raises:
+        DataError: It is an object of a kind that is not read.
+    """
+    kind = type(data)
+    kind_name, module = kind.__name__, kind.__module__.partition(".")[0]
+    if hasattr(data, "collect") and module == "polars":
+        raise DataError(f"a {kind_name} has no rows yet: give `data.collect()`")
+    if module == "pyarrow" and hasattr(data, "scanner"):
+        raise DataError(f"a pyarrow {kind_name} is not read: give the paths of its files, or `data.to_table()`")
+    if isinstance(data, dict):
+        raise DataError("a dict is not read: give `pandas.DataFrame(data)`")
+    if isinstance(data, Iterator):
+        raise DataError(f"a {kind_name} can be read once only: give a list")
+    if is_column(data):
+        raise DataError("a Series is one column: give a DataFrame, such as `data.to_frame()`")
+    if not isinstance(data, list | tuple):
+        raise DataError(
+            f"rows cannot be read from a {kind_name}: give files, a DataFrame or an Arrow table, "
+            "such as `pandas.DataFrame(data, columns=[…])`"
+        )
+    for item in data:
+        if isinstance(item, dict):
+            raise DataError("a list of dicts is not read: give `pandas.DataFrame(data)`")
 
 
 def detect_separator(stream: pa.NativeFile) -> str:

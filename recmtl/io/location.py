@@ -71,6 +71,11 @@ class Location:
         return next((suffix for suffix in suffixes if suffix not in COMPRESSIONS), ".csv")
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether its suffix names a compression."""
+        return bool(self.suffixes) and self.suffixes[-1].lower() in COMPRESSIONS
+
+    @property
     def part_keys(self) -> dict[str, str | None]:
         """The keys that the folders of the path give to all its rows, such as ``date=2024-01-01``."""
         folders = (PART_KEY.fullmatch(part) for part in PurePosixPath(self.path).parts[:-1])

@@ -31,10 +31,12 @@ from recmtl.io.formats import (
     ArrowStream,
     Frame,
     as_table,
+    check_rows,
     detect_separator,
     format_of,
     frame_name,
     index_columns,
+    is_column,
     plain_table,
     replace_words,
 )
@@ -116,9 +118,14 @@ def _parts(data: Rows) -> Iterator[Part]:
     """Yield the files, tables in memory and sources that data in any form consists of."""
     if isinstance(data, str | Path):
         yield from expand(data)
+    elif isinstance(data, pa.RecordBatchReader):
+        raise SchemaError("a RecordBatchReader can be read once only: give `data.read_all()`")
     elif isinstance(data, Location | pd.DataFrame | ArrowStream | RowSource):
+        if is_column(data):
+            check_rows(data)
         yield data
     else:
+        check_rows(data)
         for item in data:
             yield from _parts(item)
 

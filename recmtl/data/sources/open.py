@@ -22,9 +22,11 @@ from recmtl.io.formats import (
     ArrowStream,
     Frame,
     as_table,
+    check_rows,
     format_of,
     frame_name,
     index_columns,
+    is_column,
     plain_batch,
     replace_words,
 )
@@ -117,9 +119,12 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
         return [data]
     if isinstance(data, str | Path):
         return [_open_file(location, text) for location in expand(data)]
+    if is_column(data):
+        check_rows(data)
     if isinstance(data, pd.DataFrame | ArrowStream):
         name = frame_name(data, name)
         return [_check_columns(table_source(as_table(data, name), name, text))]
+    check_rows(data)
     parts = list(data)
     if not parts:
         raise DataError(f"the list of {name} files is empty")

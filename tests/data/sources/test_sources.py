@@ -232,8 +232,8 @@ class TestFaults:
 
     @pytest.mark.parametrize(
         "content",
-        [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0", gzip.compress(CSV, mtime=0)],
-        ids=["every byte", "an image", "a gzip"],
+        [bytes(range(256)) * 20, b"\x89PNG\r\n\x1a\n\0\0"],
+        ids=["every byte", "an image"],
     )
     def test_binary_content(self, tmp_path, content):
         path = tmp_path / "a.csv"

@@ -1,0 +1,95 @@
+"""What holds no rows that can be read ends in one sentence, the same wherever it is given."""
+
+import gzip
+import lzma
+import pickle
+import tarfile
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset
+import pytest
+
+import recmtl
+
+FRAME = pd.DataFrame({"x": np.linspace(0, 1, 50), "g": list("abcde") * 10, "click": [0, 1] * 25})
+TEXT = FRAME.to_csv(index=False)
+SCHEMA = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("click", "click")])
+WAYS = {
+    "infer": lambda data: recmtl.Schema.infer(data, ["click"]),
+    "describe": lambda data: recmtl.describe(data, labels=["click"]),
+    "prepare": lambda data: recmtl.prepare(SCHEMA, data, holdout=0),
+}
+
+
+def tar(path):
+    (path.parent / "a.csv").write_text(TEXT)
+    with tarfile.open(path, "w:gz") as archive:
+        archive.add(path.parent / "a.csv", "a.csv")
+
+
+FILES = {
+    "a.csv.xz": (lambda p: p.write_bytes(lzma.compress(TEXT.encode())), "packed by xz: unpack it"),
+    "a.csv": (lambda p: p.write_bytes(gzip.compress(TEXT.encode())), "rename it to end in .gz"),
+    "a.pkl": (lambda p: p.write_bytes(pickle.dumps(FRAME)), "is a pickle"),
+    "a.tar.gz": (tar, "is a tar archive: unpack it"),
+    "a.csv.zip": (lambda p: FRAME.to_csv(p, index=False), "is a zip or a spreadsheet"),
+    "a.npy": (lambda p: np.save(p, FRAME["x"]), "is a NumPy file"),
+    "a.json": (lambda p: FRAME.to_json(p), "is JSON"),
+    "b.json": (lambda p: FRAME.to_json(p, orient="records"), "is JSON"),
+    "a.ndjson": (lambda p: FRAME.to_json(p, orient="records", lines=True), "is JSON"),
+    "a.ndjson.gz": (lambda p: FRAME.to_json(p, orient="records", lines=True), "is JSON"),
+    "utf16.csv": (lambda p: p.write_bytes(TEXT.encode("utf-16")), "is not in UTF-8"),
+    "utf16le.csv": (lambda p: p.write_bytes(TEXT.encode("utf-16-le")), "is not in UTF-8"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("name", FILES)
+def test_files(name, way, tmp_path):
+    write, sentence = FILES[name]
+    write(tmp_path / name)
+    with pytest.raises(ValueError, match=r"\A[^\n]*\Z") as caught:
+        way(tmp_path / name)
+    assert sentence in str(caught.value)
+
+
+class LazyFrame:
+    """A stand-in for Polars' class of this name."""
+
+    __module__ = "polars.lazyframe.frame"
+
+    def collect(self):
+        return FRAME
+
+
+OBJECTS = {
+    "lazy": (LazyFrame, "give `data.collect()`"),
+    "dataset": (lambda: pa.dataset.dataset(pa.Table.from_pandas(FRAME)), "`data.to_table()`"),
+    "dict": (lambda: FRAME.to_dict("list"), "a dict is not read: give `pandas.DataFrame(data)`"),
+    "dicts": (lambda: FRAME.to_dict("records"), "a list of dicts is not read: give `pandas.DataFrame(data)`"),
+    "array": (lambda: FRAME.to_numpy(), "rows cannot be read from a ndarray"),
+    "series": (lambda: FRAME["x"], "a Series is one column"),
+    "iterator": (lambda: (frame for frame in [FRAME]), "a generator can be read once only: give a list"),
+    "number": (lambda: 3, "rows cannot be read from a int"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects(name, way):
+    make, sentence = OBJECTS[name]
+    with pytest.raises(ValueError, match=r"\A[^\n]*\Z") as caught:
+        way(make())
+    assert sentence in str(caught.value)
+
+
+def test_a_reader_is_not_consumed_by_inference():
+    reader = pa.Table.from_pandas(FRAME).to_reader()
+    with pytest.raises(ValueError, match=r"a RecordBatchReader can be read once only: give `data.read_all\(\)`"):
+        recmtl.Schema.infer(reader, ["click"])
+    assert len(recmtl.prepare(SCHEMA, reader, holdout=0).train) == len(FRAME)
+    with pytest.raises(ValueError, match="can be read once only"):
+        recmtl.describe(pa.Table.from_pandas(FRAME).to_reader(), labels=["click"])
+    assert len(recmtl.prepare(SCHEMA, pa.RecordBatch.from_pandas(FRAME), holdout=0).train) == len(FRAME)

@@ -78,7 +78,7 @@ step tests 100 "$PYTHON" -m pytest -q -m gpu -n "$([ "$DEVICE" = cpu ] && echo 0
 check balancers 90
 check other-steps 60
 bench profiles 50 profiles-small
-bench epochs 70 epochs
+bench epochs 90 epochs
 memcheck 60
 end=$TOTAL
 bench benchmark 300

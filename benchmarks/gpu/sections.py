@@ -161,6 +161,6 @@ SECTIONS = {
     "precisions-large": Section(40, large(precisions)),
     "vocabularies-small": Section(60, small(vocabularies)),
     "vocabularies-large": Section(60, large(vocabularies)),
-    EPOCHS: Section(90, epochs),
+    EPOCHS: Section(100, epochs),
     "profiles-large": Section(60, large(profiles)),
 }

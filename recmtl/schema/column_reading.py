@@ -11,6 +11,8 @@ from recmtl.schema.features import KIND_NAMES, Categorical, Feature
 LEFT_OUT, UNDECIDED = "left out", "undecided"
 FEW = 20  # distinct values, or fewer, show no pattern
 MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
+REFUSED = "an error when data is prepared; `--data.bad_rows skip` leaves such rows out"
+CATEGORY = "a category of its own"
 LONGEST = 24  # characters of a value that are shown
 IDENTIFIER = re.compile(
     r"(^|[^A-Za-z0-9])(?i:id|code|key|index|uuid|guid|zip|zipcode|postcode)s?$|[a-z](Id|ID|Code|Key|Index)s?$"
@@ -52,6 +54,11 @@ def ask(c: ColumnValues, what: str, otherwise: str) -> Reading:
     """Return the reading of a column that could be meant in several ways: as a category, with the question."""
     say = f"`--kind {c.name}=categorical`, `--kind {c.name}=drop` (in Python `kinds={{{c.name!r}: 'drop'}}`)"
     return Reading(c.name, category(c), what, question=f"column {c.name!r} holds {what}: say {say}, {otherwise}")
+
+
+def infinite(c: ColumnValues, what: str = REFUSED) -> str:
+    """Return what becomes of the infinite values of a column, to add to a reason; empty if it has none."""
+    return f"; infinite in {c.infinite:,} row{'s' * (c.infinite > 1)}: {what}" if c.infinite else ""
 
 
 def span(n: Numbers) -> str:

@@ -28,7 +28,7 @@ class Numbers:
     """The numbers of a column.
 
     Args:
-        values: Each distinct number once ``[distinct]``.
+        values: Each distinct finite number once ``[distinct]``.
         whole: Whether all are whole: pandas turns integers with a missing value into floats.
         exact: Whether float64 tells them apart: it does not for integers beyond 2⁵³.
     """
@@ -39,8 +39,8 @@ class Numbers:
 
     @classmethod
     def of(cls, values: Floats, integers: bool) -> Self | None:
-        """Return the numbers among values, which may be written as integers; ``None`` if there is none."""
-        values = np.unique(values[~np.isnan(values)])
+        """Return the finite numbers among values, which may be written as integers; ``None`` if there is none."""
+        values = np.unique(values[np.isfinite(values)])
         if not len(values):
             return None
         whole = bool((np.floor(values) == values).all())
@@ -106,14 +106,31 @@ class ColumnValues:
     @cached_property
     def numbers(self) -> Numbers | None:
         """The numbers, if there is no other value than those and, in text, words for a missing number."""
-        if any(check(self.type) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
-            values = self.unique.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-            return Numbers.of(values, integers=bool(pa.types.is_integer(self.type)))
+        if self._is_number:
+            return Numbers.of(self._floats, integers=bool(pa.types.is_integer(self.type)))
         if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
             return None
+        return Numbers.of(self._floats, integers=len(self.matching(INTEGER)) == len(self.number_words))
+
+    @property
+    def infinite(self) -> int:
+        """The number of rows of a column of numbers that are infinite, or have too many digits for a float."""
+        values = self.number_words if self.is_text else self.unique
+        return int(self.rows_with(values)[np.isinf(self._floats)].sum()) if np.isinf(self._floats).any() else 0
+
+    @cached_property
+    def _floats(self) -> Floats:
+        """Each distinct number, or number in text ``[numbers]``."""
+        if self._is_number:
+            found: Floats = self.unique.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+            return found
         words = with_decimal_point(self.number_words, self._decimal)
-        values = np.array([float(word) for word in words.to_pylist()])  # of too many digits: infinite
-        return Numbers.of(values, integers=len(self.matching(INTEGER)) == len(self.number_words))
+        return np.array([float(word) for word in words.to_pylist()])
+
+    @property
+    def _is_number(self) -> bool:
+        """Whether the type of the values is one of numbers."""
+        return any(check(self.type) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
 
     @cached_property
     def number_words(self) -> pa.Array:

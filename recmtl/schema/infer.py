@@ -12,7 +12,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, category, shown, span
+from recmtl.schema.column_reading import CATEGORY, FEW, IDENTIFIER, Reading, category, infinite, shown, span
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.features import MultiCategorical, Numeric
 from recmtl.schema.list_text import bracketed, parse_list
@@ -91,14 +91,14 @@ def identifiers(c: ColumnValues) -> Reading | None:
     if c.all_distinct and c.present >= ENOUGH:
         return Reading(c.name, category(c), "an id that differs in every row", used=False)
     what = "named like an id" if n.exact else "whole numbers beyond 2⁵³"
-    return Reading(c.name, category(c), f"{what}: {c.distinct:,} distinct values")
+    return Reading(c.name, category(c), f"{what}: {c.distinct:,} distinct values{infinite(c, CATEGORY)}")
 
 
 def codes(c: ColumnValues) -> Reading | None:
     """Read few distinct whole numbers as categories."""
     n = c.numbers
     if n and n.whole and len(n.values) <= MAX_CODES:
-        return Reading(c.name, category(c), f"{len(n.values)} distinct whole numbers")
+        return Reading(c.name, category(c), f"{len(n.values)} distinct whole numbers{infinite(c, CATEGORY)}")
     return None
 
 
@@ -108,7 +108,9 @@ def numbers(c: ColumnValues) -> Reading | None:
         return None
     unit = unit_of_times(c) if c.numbers.whole and len(c.numbers.values) > FEW else None
     times = f"; if they are Unix times in {unit}, say `--kind {c.name}=timestamp`" if unit else ""
-    reason = f"{len(c.numbers.values):,} distinct {'whole ' * c.numbers.whole}numbers, {span(c.numbers)}{times}"
+    reason = (
+        f"{len(c.numbers.values):,} distinct {'whole ' * c.numbers.whole}numbers, {span(c.numbers)}{infinite(c)}{times}"
+    )
     return Reading(c.name, Numeric(c.name), reason)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading
+from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, infinite
 from recmtl.schema.column_values import ISO_DATE, ISO_TIME, ColumnValues
 from recmtl.schema.features import Timestamp
 from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, is_recent, unix_unit
@@ -52,7 +52,7 @@ def unix_time(c: ColumnValues) -> Reading | None:
     if unit == "nanoseconds" and not (named or whole_microseconds(c)):
         return None
     first, last = (np.datetime64(int(time / TICKS[unit]), "s").astype("datetime64[D]") for time in (low, high))
-    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}, from {first} to {last}")
+    return Reading(c.name, timestamp(c, unit=unit), f"Unix time in {unit}, from {first} to {last}{infinite(c)}")
 
 
 def named_like_a_time(name: str) -> bool:

@@ -22,6 +22,7 @@ NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
 SEPARATED_NUMBER = re.compile(r"[+-]?[0-9]+([,.' \u00a0\u202f][0-9]+)+")
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
+FINITE = "a finite number"
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
 
 Floats = npt.NDArray[np.float64]
@@ -129,7 +130,17 @@ def _split_text(values: pa.StringArray, codes: Codes, separator: str, column: st
 
 
 def as_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:
-    """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`.
+    """Return a column as finite float64, NaN where it is missing; any other value raises `BadValueError`."""
+    numbers = read_numbers(array, column, decimal)
+    infinite: npt.NDArray[np.bool_] = np.isinf(numbers)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise BadValueError(row, column, float(numbers[row]), FINITE, infinite)
+    return numbers
+
+
+def read_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:
+    """Return a column as float64, perhaps infinite, NaN where it is missing; any other value raises `BadValueError`.
 
     Booleans are 1 and 0, as text, too; of text, words such as ``NA`` are missing as well, and `decimal` is the decimal
     mark.
@@ -150,10 +161,6 @@ def as_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:
     else:
         value = array[0].as_py() if len(array) else None
         raise BadValueError(0, column, value, f"a number: the column is of type {kind}")
-    infinite: npt.NDArray[np.bool_] = np.isinf(numbers)
-    if infinite.any():
-        row = int(infinite.argmax())
-        raise BadValueError(row, column, float(numbers[row]), "a finite number", infinite)
     return numbers
 
 

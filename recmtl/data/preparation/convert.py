@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.data.columns.values import FINITE, Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
@@ -62,13 +62,25 @@ def convert(
         try:
             yield from prefetch(jobs(source), threads)
         except BadValueError as bad_value:
-            raise source.fault(bad_value) from None
+            raise source.fault(_with_ways_out(bad_value, schema)) from None
         except (OSError, pa.ArrowException) as error:
             raise unreadable(source.name, error) from error
         if skipped:
             skipped.finish(source)
     if used == 0 and not allow_empty:
         raise no_rows(sources, skipped)
+
+
+def _with_ways_out(bad: BadValueError, schema: Schema) -> BadValueError:
+    """Return the error; that of an infinite number also says how many there are, and what to do with them."""
+    if bad.expected == FINITE and bad.mask is not None:
+        rows = int(bad.mask.sum())
+        column = ", drop the column" if bad.column not in schema.unfeatured else ""
+        bad.expected += (
+            f": at least {rows:,} row{'s have' if rows > 1 else ' has'} an infinite one; leave out such rows "
+            f"(`--data.bad_rows skip`, or `bad_rows` of the command or function){column}, or leave the cells empty"
+        )
+    return bad
 
 
 def no_rows(sources: list[Source], skipped: BadRowCounter | None) -> DataError:

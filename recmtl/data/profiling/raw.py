@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.columns.timestamps import as_times
-from recmtl.data.columns.values import as_lists, as_numbers, as_text
+from recmtl.data.columns.values import as_lists, as_numbers, as_text, read_numbers
 from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
@@ -24,12 +25,13 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
-from recmtl.errors import DataError
+from recmtl.errors import BadValueError, DataError
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.column_reading import Reading
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TextFormat, format_options
+from recmtl.schema.unix_time import TICKS
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 TOP_CATEGORIES = 5  # of each column
@@ -99,6 +101,7 @@ class RawTally(SplitTally):
         super().__init__(numbers, schema.reported_tasks)
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
         self.files: list[tuple[str, LabelTally]] = []
+        self.infinite: Counter[str] = Counter()  # rows of each column
 
     def begin(self, file: str) -> None:
         """Count the labels of the following batches for a file, too."""
@@ -106,6 +109,7 @@ class RawTally(SplitTally):
 
     def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
         """Count a batch; return its number of rows."""
+        batch = self._finite(batch)
         rows, present = batch.num_rows, set(batch.schema.names)
         drawn, kept = self.sample.draw(rows), {}
         for name, feature in self.features.items():
@@ -123,6 +127,20 @@ class RawTally(SplitTally):
         self.sample.keep(kept | {name: pa.array(label[drawn]) for name, label in labels.items()})
         self.rows += rows
         return int(rows)
+
+    def _finite(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """Count infinite numbers, at which preparing the data stops; return the rows without them."""
+        times = {f.name for f in self._schema.features if isinstance(f, Timestamp) and f.format in TICKS}
+        for name in {*self.numbers, *self._schema.labels, *times} & set(batch.schema.names):
+            try:
+                values = read_numbers(batch.column(name), name, self._schema.decimal)
+            except BadValueError:  # of which the column's own reader says more
+                continue
+            if infinite := int(np.isinf(values).sum()):
+                self.infinite[name] += infinite
+                finite = pc.if_else(pa.array(np.isinf(values)), None, batch.column(name))
+                batch = batch.set_column(batch.schema.get_field_index(name), name, finite)
+        return batch
 
     def _add_categories(self, column: pa.Array, feature: Feature) -> pa.Array:
         """Count the categories of a column; return its values as text."""
@@ -196,7 +214,7 @@ def _describe_tallies(
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
-        notes=(*bad_row_notes, *_reading_notes(readings), *_column_notes(train)),
+        notes=(*bad_row_notes, *_reading_notes(readings), *_infinite_notes(splits), *_column_notes(train)),
     )
 
 
@@ -230,6 +248,17 @@ def _top_categories(split: RawTally) -> Iterator[tuple[str, str, int, float]]:
     for name, tally in split.categories.items():
         top = tally.counts().sort_by([("count", "descending"), ("category", "ascending")]).slice(0, TOP_CATEGORIES)
         yield from ((name, row["category"], row["count"], row["count"] / tally.rows) for row in top.to_pylist())
+
+
+def _infinite_notes(splits: Mapping[str, RawTally]) -> Iterator[str]:
+    """Yield a note on each column with infinite values, at which preparing the data stops."""
+    for split, tally in splits.items():
+        for name, infinite in tally.infinite.items():
+            yield (
+                f"column {name!r} has an infinite value in {infinite:,} of {tally.rows:,} {split} rows, counted as "
+                "missing here: an error when data is prepared; leave out such rows (`--data.bad_rows skip`) or the "
+                "column"
+            )
 
 
 def _column_notes(train: RawTally) -> Iterator[str]:

@@ -310,3 +310,46 @@ def test_columns_that_cannot_be_read_or_decided_are_noted():
         describe(frame, SCHEMA, drop=["n"])
     said = by(describe(frame, labels=["y"], kinds={"n": "categorical"}, drop=["c"]).columns, "column")
     assert [said[name]["kind"] for name in ("n", "c")] == ["categorical", "left out"]
+
+
+@pytest.mark.parametrize("form", ["frame", "a.csv"])
+def test_infinite_values_are_counted_and_noted(tmp_path, form):
+    rows = 200
+    frame = pd.DataFrame(
+        {
+            "x": np.arange(rows) / 7,
+            "few": np.arange(rows) % 5 * 1.0,
+            "ts": 1_600_000_000.0 + np.arange(rows) * 50_000,
+            "w": 1.0 + np.arange(rows) % 3,
+            "y": np.arange(rows) % 2 * 1.0,
+        }
+    )
+    frame.loc[[3, 50], "x"] = [np.inf, -np.inf]
+    frame.loc[7, ["few", "ts", "w", "y"]] = np.inf
+    data = frame
+    if form == "a.csv":
+        data = tmp_path / form
+        frame.to_csv(data, index=False)
+    found = describe(data, labels=["y"], weight="w", test=frame[:5])
+    columns = by(found.columns, "column")
+    error = "an error when data is prepared; `--data.bad_rows skip` leaves such rows out"
+    assert columns["x"]["reason"] == f"198 distinct numbers, from 0 to 28.4286; infinite in 2 rows: {error}"
+    assert columns["few"]["reason"] == "5 distinct whole numbers; infinite in 1 row: a category of its own"
+    assert columns["ts"]["reason"].endswith(f"; infinite in 1 row: {error}")
+    assert columns["x"]["missing"] == 2 / rows
+    noted = [note.split(", counted")[0] for note in found.notes if "infinite" in note]
+    assert sorted(noted) == [
+        *(f"column {name!r} has an infinite value in 1 of 200 train rows" for name in ("ts", "w")),
+        "column 'x' has an infinite value in 1 of 5 test rows",
+        "column 'x' has an infinite value in 2 of 200 train rows",
+        "column 'y' has an infinite value in 1 of 200 train rows",
+    ]
+    schema = Schema([recmtl.Numeric("x")], [Task("t", "y")])
+    said = "inf is not a finite number: at least 2 rows have an infinite one; leave out such rows"
+    with pytest.raises(recmtl.DataError, match=said) as error:
+        recmtl.prepare(schema, frame.assign(y=0))
+    assert "drop the column" in str(error.value)
+    with pytest.raises(recmtl.DataError, match="at least 1 row has an infinite one") as error:
+        recmtl.prepare(schema, frame.assign(x=0))
+    assert "drop the column" not in str(error.value)
+    assert recmtl.prepare(schema, frame, bad_rows="skip").notes[0] == "3 bad rows were left out"

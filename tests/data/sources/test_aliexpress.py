@@ -174,16 +174,19 @@ class TestFaults:
     def test_errors_contain_file_and_line(self, tmp_path):
         users = [user_line("6"), user_line("7", c9="inf"), user_line("8")]
         items = [item_line("9"), item_line("8"), item_line("8", "3"), item_line("7")]
-        message = error(converted, source(tmp_path, users, items))
+        message, more = error(converted, source(tmp_path, users, items)), ": at least 1 row has an infinite one; "
         label = "column 'label': '3' is not 0 (shown), 1 (clicked) or 2 (bought)"
         number = "column 'numerical_1': inf is not a finite number"
-        assert message in (f"{tmp_path}/item.csv, line 3, {label}", f"{tmp_path}/user.csv, line 2, {number}")
+        assert message.partition(more)[0] in (
+            f"{tmp_path}/item.csv, line 3, {label}",
+            f"{tmp_path}/user.csv, line 2, {number}",
+        )
         assert number in error(converted, source(tmp_path, users, items[:2] + items[3:]))
         users[1] = user_line("7")
         assert label in error(converted, source(tmp_path, users, items))
         items = [item_line("9"), item_line("8"), item_line("7", c2="-inf")]
         line = f"{tmp_path}/item.csv, line 3, column 'numerical_24': -inf is not a finite number"
-        assert error(converted, source(tmp_path, users, items)) == line
+        assert error(converted, source(tmp_path, users, items)).partition(more)[0] == line
 
     @pytest.mark.parametrize(
         ("users", "items", "message"),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recmtl.balance.backward import on_host
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.layers.ensemble import member_products
-from recmtl.layers.mlp import ACTIVATIONS, MLP, LayerStyle
+from recmtl.layers.mlp import ACTIVATIONS, MLP, LayerStyle, PaddedLinear
 
 
 class Experts(nn.Module):
@@ -61,7 +61,7 @@ class Experts(nn.Module):
         """Whether the layers of the experts differ in their weights alone: linear, without normalisation."""
         elementwise = (nn.Sequential, nn.Dropout, MLP, *(type(build()) for build in ACTIVATIONS.values()))
         modules = list(self.towers.modules())[1:]
-        return all(type(module) is nn.Linear or isinstance(module, elementwise) for module in modules)
+        return all(type(module) in (nn.Linear, PaddedLinear) or isinstance(module, elementwise) for module in modules)
 
     def _stacked(self, hidden: Tensor) -> Tensor:
         """Return the outputs of plain experts, ``[B, E·first]`` to ``[B, E·D]``, by one product per layer for all.

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from recmtl.layers import MLP, LayerStyle
@@ -57,3 +58,37 @@ def test_relu_leaves_views_and_hooks_alone() -> None:
     mlp.layers[0].register_full_backward_hook(lambda _, into, out: seen.append(out[0]))
     mlp(torch.randn(4, 2, requires_grad=True)).sum().backward()
     assert seen[0].shape == (4, 3)
+
+
+@pytest.mark.parametrize(("width", "padded"), [(2111, 2112), (2112, 2112), (100, 100)])
+def test_a_gpu_pads_large_products_by_zeros(
+    width: int, padded: int, on_a_device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With whole numbers, whose sums are exact, output and gradients are the same to the last bit."""
+    layer = LayerStyle().linear(width, 512)
+    layer.weight.data.mul_(1000).round_()
+    x = torch.randint(-9, 10, (3, width)).float().requires_grad_()
+    multiplied: list[int] = []
+    monkeypatch.setattr(F, "linear", lambda x, *rest: multiplied.append(x.shape[1]) or torch._C._nn.linear(x, *rest))
+    output = layer(x)
+    assert multiplied == [padded]
+    expected = x @ layer.weight.T + layer.bias
+    assert torch.equal(output, expected)
+    target = torch.randint(-9, 10, (3, 512)).float()
+    tensors = (x, layer.weight, layer.bias)
+    found = torch.autograd.grad((output * target).sum(), tensors)
+    for mine, theirs in zip(found, torch.autograd.grad((expected * target).sum(), tensors), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_padding_is_in_neither_the_state_nor_the_first_weights(on_a_device: None) -> None:
+    torch.manual_seed(0)
+    layer = LayerStyle().linear(2111, 512)
+    layer(torch.zeros(3, 2111)).sum().backward()
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(2111, 512)
+    torch.nn.init.xavier_uniform_(plain.weight)
+    assert {name: tuple(t.shape) for name, t in layer.state_dict().items()} == {"weight": (512, 2111), "bias": (512,)}
+    assert torch.equal(layer.weight, plain.weight)
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.is_contiguous()

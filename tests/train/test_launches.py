@@ -15,6 +15,7 @@ import recmtl
 from recmtl.balance import Balancer
 from recmtl.data import Batch, Loader
 from recmtl.features import FeatureEncoder
+from recmtl.layers import mlp
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 
@@ -99,7 +100,8 @@ def test_what_a_gpu_computes_together_is_what_a_cpu_computes_one_by_one(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
 ) -> None:
-    """Experts stacked, shared tensors merged, and non-finite entries zeroed together, in a CPU's float64."""
+    """Inputs padded, experts stacked, shared tensors merged, non-finite entries zeroed together; in a CPU's float64."""
+    monkeypatch.setattr(mlp, "LARGE_WEIGHT", 0)
     monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 1 << 40)
     expected = trained(aliexpress, cls, method)
     request.getfixturevalue("on_a_device")

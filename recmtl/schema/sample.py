@@ -28,9 +28,11 @@ from recmtl.io.formats import (
     HEADER_BYTES,
     IPC,
     PARQUET,
+    REPLACE_INVALID,
     ArrowStream,
     Frame,
     as_table,
+    check_header,
     check_rows,
     detect_separator,
     format_of,
@@ -39,10 +41,11 @@ from recmtl.io.formats import (
     is_column,
     plain_table,
     replace_words,
+    wrong_width,
 )
 from recmtl.io.location import COMPRESSIONS, Location, expand
 from recmtl.schema.column_values import ColumnValues
-from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
+from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
 
 HEAD_ROWS = 100_000
 HEAD_BYTES = 1 << 24  # of a CSV file
@@ -229,14 +232,20 @@ def _read_csv(location: Location, form: TextFormat) -> Iterator[pa.Table]:
     with location.stream() as stream:
         head = stream.read(HEAD_BYTES + 1)
     separator = form.separator or detect_separator(pa.BufferReader(head))
-    start = io.StringIO(head[:HEADER_BYTES].decode("utf-8-sig", errors="replace"), newline="")
-    header = form.header or next(filter(None, csv.reader(start, delimiter=separator)), ())
+    start = io.StringIO(head[:HEADER_BYTES].decode("utf-8-sig", errors=REPLACE_INVALID), newline="")
+    reader = csv.reader(start, delimiter=separator, escapechar=form.escape)
+    records = filter(None, reader)
+    header = form.header or next(records, ())
     if not header:
         raise SchemaError(f"{location.name} is empty: expected a header and rows")
+    check_header(location.name, header)
     whole = len(head) <= HEAD_BYTES
     head = head if whole else head[: _last_record_end(head)]
-    parse = partial(_parse_csv, separator=separator, header=header, nulls=form.null_words)
-    yield from _split_head(parse(head, head=True, named=not form.header))
+    parse = partial(_parse_csv, separator=separator, header=header, form=form)
+    first = parse(head, head=True, named=not form.header)
+    if not len(first) and (record := next(records, None)) and len(record) != len(header):
+        raise DataError(f"{location.name}, line {reader.line_num}: {wrong_width(record, header, head, form.escape)}")
+    yield from _split_head(first)
     if not whole and location.on_disk and not {s.lower() for s in location.suffixes} & {*COMPRESSIONS}:
         for block in _csv_blocks(location):
             try:
@@ -249,19 +258,22 @@ def _parse_csv(
     text: bytes,
     separator: str,
     header: Sequence[str],
-    nulls: Sequence[str],
+    form: TextFormat,
     head: bool = False,
     named: bool = False,
 ) -> pa.Table:
     """Parse records as text; in the head records of a wrong length are skipped, as preparing the rows reports them."""
+    text = keep_null_words(form.escape)(text)
     text = text.decode("utf-8-sig", errors="replace").encode()  # likewise bytes that are not UTF-8
     skip = (lambda record: "skip") if head else None
     return pacsv.read_csv(
         pa.BufferReader(text),
         pacsv.ReadOptions(block_size=max(len(text), 1), column_names=None if named else header, use_threads=False),
-        pacsv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=skip),
+        pacsv.ParseOptions(
+            delimiter=separator, escape_char=form.escape or False, newlines_in_values=True, invalid_row_handler=skip
+        ),
         pacsv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()), null_values=nulls, strings_can_be_null=True
+            column_types=dict.fromkeys(header, pa.string()), null_values=form.null_words, strings_can_be_null=True
         ),
     )
 

@@ -36,12 +36,21 @@ from recmtl.schema.validation import check_nonempty
 
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
-ROLES = ("group", "keys", "weight", "separator", "header", "nulls", "decimal")  # of a card, as they stand in it
+ROLES = (
+    "group",
+    "keys",
+    "weight",
+    "separator",
+    "header",
+    "nulls",
+    "decimal",
+    "escape",
+)  # of a card, as they stand in it
 
 
 @dataclass(frozen=True, repr=False)
 class Schema:
-    """The meaning of the columns of a dataset.
+    r"""The meaning of the columns of a dataset.
 
     Args:
         features: The model's inputs. A name may be a pattern, which passes over the group and exact names of others.
@@ -55,6 +64,7 @@ class Schema:
         header: The columns of CSV files without a header line; empty takes the first line of each file.
         nulls: The words for a missing value in text; ``None`` takes those of common writers, such as ``NULL``.
         decimal: The decimal mark of numbers in text, ``.`` or ``,``.
+        escape: The character before a quote within a quoted value of CSV files, as Spark writes ``\"``.
         description: What the dataset is and where it comes from.
     """
 
@@ -68,6 +78,7 @@ class Schema:
     header: Sequence[str] = ()
     nulls: Sequence[str] | None = None
     decimal: str = "."
+    escape: str | None = None
     description: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
@@ -143,7 +154,7 @@ class Schema:
     @cached_property
     def text_format(self) -> TextFormat:
         """How text stands for values."""
-        return TextFormat(self.separator, self.header, self.nulls, self.decimal)
+        return TextFormat(self.separator, self.header, self.nulls, self.decimal, self.escape)
 
     @cached_property
     def labels(self) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,23 +23,28 @@ NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma
 
 @dataclass(frozen=True)
 class TextFormat:
-    """How text stands for values, in CSV files and in text columns of other sources.
+    r"""How text stands for values, in CSV files and in text columns of other sources.
 
     Args:
         separator: The column separator of CSV files; ``None`` detects it in the header.
         header: The columns of CSV files that have no header line; empty takes the first line of each file.
         nulls: Words for a missing value, in any column; ``None`` takes those of common writers.
         decimal: The decimal mark of numbers, ``.`` or ``,``.
+        escape: The character before a quote within a quoted value, as Spark writes ``\"``; ``None`` expects ``""``.
     """
 
     separator: str | None = None
     header: Sequence[str] = ()
     nulls: Sequence[str] | None = None
     decimal: str = "."
+    escape: str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_separator(self, "separator")
+        check_separator(self, "escape")
+        if self.escape is not None and self.escape == self.separator:
+            raise SchemaError(f"`separator` and `escape` must differ, got {self.escape!r} for both")
         for name in ("header", "nulls"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, list | tuple) and all(isinstance(w, str) for w in value)):
@@ -56,11 +62,29 @@ class TextFormat:
 
 
 PLAIN_TEXT = TextFormat()
+BACKSLASH, ESCAPED = "\\", re.compile(rb"\\(.)", re.DOTALL)
+
+
+def keep_null_words(escape: str | None) -> Callable[[bytes], bytes]:
+    r"""Return a function that passes the parts of a file on, so that ``\N`` stays a word where a backslash escapes.
+
+    The parts end with an empty one.
+    """
+    held = b""
+
+    def passed(part: bytes) -> bytes:
+        nonlocal held
+        text, held = held + bytes(part), b""
+        if escape == BACKSLASH and part and (len(text) - len(text.rstrip(b"\\"))) % 2:
+            text, held = text[:-1], text[-1:]
+        return ESCAPED.sub(lambda m: b"\\\\N" if m[1] == b"N" else m[0], text) if escape == BACKSLASH else text
+
+    return passed
 
 
 def format_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some options that `TextFormat` has."""
-    return {name: options[name] for name in ("separator", "header", "nulls", "decimal") if name in options}
+    return {name: options[name] for name in ("separator", "header", "nulls", "decimal", "escape") if name in options}
 
 
 def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:

@@ -19,27 +19,18 @@ from recmtl.data.columns.values import cast_integer_columns
 from recmtl.data.sources.base import Source, without_blank_names
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.archives import Member
-from recmtl.io.formats import detect_separator
+from recmtl.io.formats import HEADER_BYTES, INVALID_UTF8, REPLACE_INVALID, check_header, detect_separator, wrong_width
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
-from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
+from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
 
 PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: fits in a cache
 WIDE = 1000  # columns; of wider files parts and blocks grow with the width, as each costs time for every column
 PARSERS = 2  # parts parsed at the same time
 LINE_CHARACTERS = 1 << 18  # of a line, read at a time
+BACKSLASH_QUOTE = b'\\"'
 SENTINEL = ("\n", '"')  # after the last line: a record of its own, or the end of an open quote
-INVALID_UTF8 = "\ufffd\ue000"  # replaces bytes that are not UTF-8, and occurs nowhere else
-REPLACE_INVALID = "recmtl.invalid_utf8"  # the error handler that replaces them
-
-
-def _replace_invalid(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return INVALID_UTF8, error.end
-
-
-codecs.register_error(REPLACE_INVALID, _replace_invalid)
 
 
 class CsvSource(Source):
@@ -55,8 +46,7 @@ class CsvSource(Source):
         _, header = next(self._records(), (1, []))
         if not header:
             raise DataError(f"{self.name} is empty: expected a header and rows")
-        if any(mark in column for column in header for mark in ("\0", INVALID_UTF8)):
-            raise DataError(f"{self.name} is not a CSV file: expected a header in UTF-8 text")
+        check_header(self.name, header)
         self._all_columns, self.columns = tuple(header), without_blank_names(header)
 
     def batches(
@@ -82,10 +72,12 @@ class CsvSource(Source):
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
         """Return why rows were skipped: a value, or their number of columns."""
+        with self._location.stream() as stream:
+            start = stream.read(HEADER_BYTES)
         row = 0
         for line, record in itertools.islice(self._records(), 1, None):
             if len(record) != len(self._all_columns):
-                yield f"{self.name}, line {line}: {len(record)} columns, expected {len(self._all_columns)}"
+                yield f"{self.name}, line {line}: {wrong_width(record, self._all_columns, start, self._text.escape)}"
                 continue
             if row in bad:
                 yield f"{self.name}, line {line}, {bad[row].reason}"
@@ -107,7 +99,7 @@ class CsvSource(Source):
     ) -> Iterator[pa.RecordBatch]:
         """Parse in parts that end with a line; sequentially after a quote, as values may contain line breaks."""
         done = 0
-        if malformed is None:
+        if malformed is None and self._text.escape is None:
             try:
                 for batch in self._parse_parts(types):
                     yield batch
@@ -168,6 +160,8 @@ class CsvSource(Source):
         try:
             with self._location.stream() as stream:
                 text = pa.TransformInputStream(_replace_invalid_utf8(stream) if malformed else stream, lines.count)
+                if self._text.escape:
+                    text = pa.TransformInputStream(text, keep_null_words(self._text.escape))
                 reader = pacsv.open_csv(text, _read_options(PART_BYTES * self._width, self._header), **options)
                 for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
                     if following is None and _last_has_line_break(batch.column(last)):
@@ -176,7 +170,8 @@ class CsvSource(Source):
                     yield _restore_invalid_utf8(batch.select(list(types))) if malformed else batch.select(list(types))
                 if suspect:
                     self._find_bad_record(columns=False)
-                self.notes = lines.within_values(records + skipped, self.name)
+                escaped = () if self._text.escape else lines.backslash_quotes(self.name)
+                self.notes = (*lines.within_values(records + skipped, self.name), *escaped)
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
                 self._find_bad_record(columns=malformed is None)
@@ -185,7 +180,10 @@ class CsvSource(Source):
     def _options(self, types: dict[str, pa.DataType], quotes: bool, bad: Any = None) -> dict[str, Any]:
         return {
             "parse_options": pacsv.ParseOptions(
-                delimiter=self._separator, newlines_in_values=quotes, invalid_row_handler=bad
+                delimiter=self._separator,
+                escape_char=self._text.escape or False,
+                newlines_in_values=quotes,
+                invalid_row_handler=bad,
             ),
             "convert_options": pacsv.ConvertOptions(
                 column_types=types,
@@ -210,7 +208,9 @@ class CsvSource(Source):
             self._location.stream(), encoding="utf-8-sig", errors=REPLACE_INVALID, newline=""
         ) as text:
             lines = iter(partial(text.readline, LINE_CHARACTERS), "")
-            reader = csv.reader(itertools.chain(lines, SENTINEL), delimiter=self._separator)
+            reader = csv.reader(
+                itertools.chain(lines, SENTINEL), delimiter=self._separator, escapechar=self._text.escape
+            )
             line, held = 1, (0, [""])
             try:
                 for record in reader:
@@ -232,10 +232,11 @@ class _LineCounter:
     """Counts the non-blank lines of a file."""
 
     def __init__(self) -> None:
-        self._count, self._blank = 0, True
+        self._count, self._blank, self._escaped = 0, True, False
 
     def count(self, part: pa.Buffer) -> pa.Buffer:
         """Count the lines of a part and return it."""
+        self._escaped = self._escaped or BACKSLASH_QUOTE in part.to_pybytes()
         letters = np.frombuffer(part, np.uint8)
         letters = letters[letters != ord("\r")]
         if len(letters):
@@ -248,6 +249,11 @@ class _LineCounter:
         """Return a note if lines are within quoted values: two stray quotes turn many rows into one."""
         count = self._count - records
         return (f"{count:,} lines of {name} are within quoted values",) if count > 0 else ()
+
+    def backslash_quotes(self, name: str) -> tuple[str, ...]:
+        """Return a note if quotes stand after a backslash, which is then part of the values."""
+        say = f'{name} has quotes after a backslash: say `escape: "\\\\"` on the card if it escapes them'
+        return (say,) if self._escaped else ()
 
 
 class _QuoteError(Exception):

@@ -98,7 +98,7 @@ def counted(result: dict[str, Any]) -> str:
     rows = result["rows"]
     return (
         f"{result['title']}: {rows['train']:,} rows to fit, {rows['stop']:,} to stop, {rows['measured']:,} to compare, "
-        f"{result['seeds']} seeds"
+        f"{result['seeds']} seed{'s' if result['seeds'] > 1 else ''}"
     )
 
 

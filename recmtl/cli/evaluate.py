@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 
-from recmtl.cli.console import RowCounter, print_line, print_metrics
+from recmtl.cli.console import RowCounter, print_line, print_metrics, print_note
 from recmtl.data import PreparedData, Rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.store.format import MANIFEST
@@ -77,10 +77,9 @@ def predict_labelled(
 ) -> Predictions:
     """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
-    prepared = prepared_rows(rows)
-    if prepared is not None and thinning is not None:
-        raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
+    prepared = prepared_rows(rows, thinning)
     if prepared is None:
+        note_of_thinning(trainer.model.schema.thinning, thinning)
         with RowCounter() as counter:
             prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning)
     return trainer.predictor.predict(prepared)
@@ -114,6 +113,21 @@ def interval_note(predictions: Predictions) -> str:
     return f"95 % intervals take rows for independent: {why}"
 
 
-def prepared_rows(rows: str) -> Rows | None:
-    """Return the test rows of a prepared dataset, or ``None`` for raw files."""
-    return PreparedData.open(rows).test if (Path(rows) / MANIFEST).is_file() else None
+def prepared_rows(rows: str, thinning: Thinning | None) -> Rows | None:
+    """Return the test rows of a prepared dataset, which knows its thinning itself, or ``None`` for raw files."""
+    if not (Path(rows) / MANIFEST).is_file():
+        return None
+    if thinning is not None:
+        raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
+    return PreparedData.open(rows).test
+
+
+def note_of_thinning(trained: Thinning | None, given: Thinning | None) -> None:
+    """Print that raw rows count as not thinned, if the training rows of the run were thinned."""
+    if trained is not None and given is None:
+        said = f"--negative_rate {trained.negative_rate:g}"
+        said += "".join(f" --negative_label {label}" for label in trained.negative_labels)
+        print_note(
+            f"these rows are taken as not thinned, where the run was trained on a file thinned at "
+            f"{trained.negative_rate:g}: if they were thinned too, give `{said}`"
+        )

@@ -7,18 +7,28 @@ from dataclasses import replace
 from pathlib import Path
 
 from recmtl.cli.console import RowCounter, print_line
-from recmtl.cli.evaluate import prepared_rows
+from recmtl.cli.evaluate import note_of_thinning, prepared_rows
 from recmtl.data import encode_rows
 from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
+from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions
 from recmtl.io.files import check_free
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
-from recmtl.schema import Schema
+from recmtl.schema import Schema, Thinning
+from recmtl.schema.thinning import thinning_of
 
 
-def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), bad_rows: BadRows = "error") -> None:
+def predict_command(
+    run: Path,
+    rows: str,
+    out: Path,
+    trust: Sequence[str] = (),
+    bad_rows: BadRows = "error",
+    negative_rate: float = 1.0,
+    negative_label: Sequence[str] | None = None,
+) -> None:
     """Predict with the best weights of a run, and write keys, labels and predictions.
 
     Args:
@@ -27,20 +37,36 @@ def predict_command(run: Path, rows: str, out: Path, trust: Sequence[str] = (), 
         out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix.
         trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
+        negative_rate: The share of negative rows that was kept in these files, if they were thinned: each row gets a
+            `sampling_weight`. Prepared rows know it themselves.
+        negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
+            binary labels. May be repeated.
     """
     check_free(out)
     check_suffix(out)
+    thinning = thinning_of(negative_rate, negative_label or ())
     trainer = load_run(run, trust)
     schema = trainer.model.schema
     count = 0
     with RowCounter() as counter, TableWriter(out) as writer:
-        prepared = prepared_rows(rows)
+        prepared = prepared_rows(rows, thinning)
         present = common_columns(rows, schema.schema) if prepared is None else schema.schema.unfeatured
-        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes)
+        if prepared is None and any(label in present for label in schema.schema.labels):
+            note_of_thinning(schema.thinning, thinning)
+        check_labels(thinning, schema.schema, present, rows)
+        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes, thinning)
         for part in raw if prepared is None else [prepared]:
             writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)
     print_line(f"{count:,} predictions in {out}")
+
+
+def check_labels(thinning: Thinning | None, schema: Schema, present: frozenset[str], rows: str) -> None:
+    """Check that the rows have the labels by which thinned rows are weighted."""
+    found = thinning.resolve(schema) if thinning else None
+    missing = [label for label in (found.negative_labels if found else ()) if label not in present]
+    if missing:
+        raise UsageError(f"{rows!r} has no column {missing[0]!r}, by which `--negative_rate` weights its rows")
 
 
 def common_columns(rows: str, schema: Schema) -> frozenset[str]:

@@ -115,14 +115,15 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
 
 
 @contextmanager
-def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: Path) -> Iterator[None]:
+def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: RunFolder) -> Iterator[None]:
     """Write the recipe of a run that begins within a block, and remove it again if none has begun at the end."""
-    save_recipe(parser, config, folder)
+    save_recipe(parser, config, folder.path)
+    folder.has_recipe = True
     try:
         yield
     finally:
-        if not (folder / SCHEMA).exists():
-            (folder / RECIPE).unlink()
+        if not (folder.path / SCHEMA).exists():
+            (folder.path / RECIPE).unlink()
 
 
 def train(
@@ -134,8 +135,9 @@ def train(
     config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
     with folder.held() if processes.first else nullcontext():  # before any work: it also checks that one can write
+        folder.has_recipe = resume
         if processes.first and not (resume and folder.checkpoint(LAST).exists()):
-            folder.check_free(resume, recipe=not resume)
+            folder.check_free(resume)
         with usage_errors():
             options = instantiate(parser, config).data
         with RowCounter() as counter:
@@ -146,6 +148,6 @@ def train(
         if trainer.folder:  # in the process that writes it
             trainer.setup = replace(trainer.setup, folder=folder)
         new = trainer.folder and not (resume and (folder.path / RECIPE).exists())
-        with recipe_of_run(parser, config, folder.path) if new else nullcontext(), usage_errors():
+        with recipe_of_run(parser, config, folder) if new else nullcontext(), usage_errors():
             trainer.fit(data.train, data.splits.get("valid"), resume, print_note)
         return trainer, trainer.finish({name: rows for name, rows in data.splits.items() if name != "train"})

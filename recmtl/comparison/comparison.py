@@ -53,6 +53,15 @@ class Comparison:
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
+    @staticmethod
+    def is_record(path: Path) -> bool:
+        """Return whether a file has the form of a comparison's record."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return isinstance(content["cells"], list) and {"split", "data"} <= content.keys()
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return False
+
     def save(self, data: str) -> None:
         """Write the list of runs and the fingerprint of their data."""
         runs = [

@@ -126,6 +126,10 @@ def check_folder(folder: Path) -> None:
     """Check that a folder is empty, missing, or the folder of a comparison."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
+    if (folder / CONTENT).exists() and not Comparison.is_record(folder / CONTENT):
+        raise RunError(
+            f"{str(folder / CONTENT)!r} is no record of a comparison, or a damaged one: give another `--out`"
+        )
     if folder.is_dir() and not (folder / CONTENT).is_file() and {p.name for p in folder.iterdir()} - {LOCK_FILE}:
         raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
 
@@ -133,12 +137,7 @@ def check_folder(folder: Path) -> None:
 def is_data_of(folder: Path, fingerprint: str) -> bool:
     """Return whether the comparison in a folder was begun on data with this fingerprint."""
     path = folder / CONTENT
-    try:
-        if not path.is_file():
-            return False
-        return bool(json.loads(path.read_text(encoding="utf-8"))["data"] == fingerprint)
-    except (ValueError, TypeError, LookupError) as error:
-        raise RunError(f"{path} is damaged: remove it if no finished run is worth keeping") from error
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["data"] == fingerprint)
 
 
 def prepared(parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress) -> PreparedData:

@@ -107,6 +107,9 @@ def raise_if_disk_full(path: Path, error: BaseException) -> None:
 
 def unwritable(path: Path, error: OSError) -> DataError:
     """Build the error of a file or folder that cannot be written."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        above = next((place for place in (path, *path.parents) if place.is_file()), path)
+        return DataError(f"{str(path)!r} cannot be written: {str(above)!r} is a file, not a folder")
     return DataError(f"{str(path)!r} cannot be written: {os.strerror(error.errno) if error.errno else error}")
 
 
@@ -116,7 +119,12 @@ def locked(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[tu
 
     Yields the descriptors that a child process must inherit to hold the lock as well, or ``None`` if another process
     holds it and `waiting`, called once before waiting for it, is ``None``. A file system without locks locks nothing.
+
+    Raises:
+        DataError: The folder cannot be written, or the file is one that holds something, which no lock does.
     """
+    if path.is_symlink() or (path.exists() and (not path.is_file() or path.stat().st_size)):  # a lock is empty
+        raise ExistsError(f"{str(path)!r} is no lock file of recmtl: choose another folder, or remove it")
     descriptors: list[int] = []
     lock = FileLock(path, on_acquired=descriptors.append)
     try:

@@ -187,15 +187,27 @@ def process_age() -> float:
         return 0.0
 
 
+def threads_warning(threads: int, processes: int = 1) -> str | None:
+    """Return a warning if the threads of the training's processes on this machine are more than the usable CPUs."""
+    cpus = usable_cpus()
+    if threads == 1 or threads * processes <= cpus:
+        return None
+    taken = f"{threads} threads" if processes == 1 else f"{threads} threads in each of {processes} processes"
+    advice = f"set `trainer.run.threads` to {max(1, cpus // processes)}"
+    return f"{taken} are more than this machine's {cpus} usable CPU{'s' if cpus > 1 else ''}, which is slower: {advice}"
+
+
 def busy_warning(threads: int, processes: int = 1) -> str | None:
     """Return a warning if other work leaves too few CPUs to the threads of each of the training's processes."""
     cpus, others = os.cpu_count() or 1, load_of_others(processes)
     taken = threads * processes
     if others is None or cpus - others >= FREE_SHARE * taken:
         return None
-    warning = f"the machine is busy: other work keeps {others:.1f} of {cpus} CPUs busy, this training takes "
-    warning += f"{taken} thread{'s' if taken > 1 else ''}"
+    load = f" (its load is {others:.1f})" if others > cpus else ""
+    warning = f"the machine is busy: other work keeps {min(others, cpus):.1f} of {cpus} CPUs busy{load}, this training "
+    warning += f"takes {taken} thread{'s' if taken > 1 else ''}"
     fewer = max(1, math.floor((cpus - others) / processes))
-    warning += f"; `threads` {fewer} leaves room" if fewer < threads else ""
+    room = cpus - others >= FREE_SHARE * fewer * processes
+    warning += f"; `threads` {fewer} leaves room" if fewer < threads and room else ""
     active = threads > 1 and not waits_passively()
     return warning + ("; they wait actively, which is far slower then: import recmtl before torch" if active else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,17 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
     roles: dict[str, Any] = {"group": options.group, "weight": options.weight, "nulls": options.nulls or None}
     columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
     schema = Schema(columns.features, columns.tasks, **roles)
-    shown = f"`recmtl describe {train} --label {options.labels[0]}` shows how each column is read"
+    shown = f"`{describe_command_of(options, train)}` shows how each column is read"
     return schema, [*columns.notes, shown]
+
+
+def describe_command_of(options: DataOptions, train: str) -> str:
+    """Return the `describe` command that reads the columns of the training rows as these options do."""
+    said = [("label", label) for label in options.labels]
+    said += [(name, value) for name, value in (("group", options.group), ("weight", options.weight)) if value]
+    said += [("drop", name) for name in options.drop] + [("null", word) for word in options.nulls]
+    said += [("kind", f"{name}={kind}") for name, kind in options.kinds.items()]
+    return shlex.join(["recmtl", "describe", train, *(word for name, value in said for word in (f"--{name}", value))])
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:

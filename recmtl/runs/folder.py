@@ -39,6 +39,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.has_recipe = False  # whether `recipe.yaml` is that of the run that begins here
         self._held = False
 
     @contextmanager
@@ -72,12 +73,11 @@ class RunFolder:
         """Whether the run is finished."""
         return (self.path / RESULT).is_file()
 
-    def check_free(self, resume: bool = False, recipe: bool = False) -> None:
+    def check_free(self, resume: bool = False) -> None:
         """Check that the folder is no file, and that a new run would write over nothing in it.
 
         Args:
             resume: Whether an unfinished run without a checkpoint may be there, to be begun again.
-            recipe: Whether the new run writes `recipe.yaml`, too, which a trainer alone does not.
 
         Raises:
             RunError: The folder holds a run, or a file that has the name of one of a run's.
@@ -88,7 +88,7 @@ class RunFolder:
         if is_run and not (resume and not self.finished):
             state = "a finished" if self.finished else "an unfinished"
             raise RunError(f"{str(self.path)!r} holds {state} run: choose another folder or remove it")
-        names = (RECIPE, *WRITTEN) if recipe else WRITTEN
+        names = WRITTEN if self.has_recipe else (RECIPE, *WRITTEN)
         found = next((name for name in names if any(self.path.glob(name))), None)
         if found and not is_run:
             raise RunError(f"{str(self.path)!r} holds {found!r}, which a run would write over: choose another folder")

@@ -16,7 +16,7 @@ from recmtl.balance import Balancer, ProcessGroup, Sum
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
-from recmtl.io.machine import busy_warning, explain_oom, waits_passively
+from recmtl.io.machine import busy_warning, explain_oom, threads_warning, waits_passively
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
@@ -228,7 +228,8 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
         precision = describe_precision(setup.device, setup.optimization.precision)
     waiting = "passively" if waits_passively() else "actively"
     several = f"{threads} threads waiting {waiting}"
-    busy = busy_warning(threads, local_rank(setup.processes)[1] if processes > 1 else 1)
+    here = local_rank(setup.processes)[1] if processes > 1 else 1
+    warned = (threads_warning(threads, here), busy_warning(threads, here))
     validated = "no validation rows" if valid is None else f"{len(valid):,} validation rows"
     return [
         f"rows: {len(train):,} training rows in batches of {setup.batch_size(train):,}, {validated}",
@@ -238,7 +239,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
         f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
         f"run folder: {setup.run.folder or 'none'}",
         *([] if valid is None else setup.few_rows_note(valid)),
-        *([busy] if busy else []),
+        *(warning for warning in warned if warning),
     ]
 
 

@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+import recmtl
 from recmtl.cli.main import main
+from recmtl.io.files import locked, new_file, new_folder
 
 SMALL = ["--model.layers", "[4]", "--trainer.epochs", "1", "--trainer.run.progress", "false"]
 MINE = "mine\n"
@@ -54,6 +57,38 @@ def test_a_recipe_of_ones_own_stays_as_it_is(csv: Path, tmp_path: Path, capsys: 
     assert recipe.read_text() == "model: MMOE\n"
 
 
+def test_a_trainer_leaves_a_recipe_of_others(tmp_path: Path) -> None:
+    recipe = write(tmp_path / "run" / "recipe.yaml")
+    frame = pd.DataFrame({"x": range(40), "click": [0, 1] * 20})
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("click", "click")])
+    dataset = recmtl.prepare(schema, frame)
+    model = recmtl.SharedBottom(dataset.schema, layers=[4])
+    trainer = recmtl.Trainer(model, epochs=1, run=recmtl.RunConfig(folder=tmp_path / "run", progress=False))
+    with pytest.raises(recmtl.RunError, match=r"holds 'recipe.yaml', which a run would write over"):
+        trainer.fit(dataset.train)
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [recipe]
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_file_with_the_name_of_a_lock_stays(
+    csv: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = write(tmp_path / "run" / ".lock")
+    rows = ["--data.card", "aliexpress", "--data.train", f"{csv}/train.csv", "--data.test", f"{csv}/test.csv"]
+    grid = ["--models", "SharedBottom", "--seeds", "1", "--out"] if command == "compare" else ["--run"]
+    assert main([command, *rows, *grid, str(tmp_path / "run")]) == 2
+    assert ".lock' is no lock file of recmtl" in capsys.readouterr().err
+    assert mine.read_text() == MINE
+
+
+def test_a_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    write(tmp_path / "file")
+    for path in (tmp_path / "file" / "x.csv", tmp_path / "file" / "a" / "x.csv"):
+        for opened in (new_file, new_folder, locked):
+            with pytest.raises(recmtl.DataError, match="file' is a file, not a folder"), opened(path):
+                pass
+
+
 def test_other_files_do_no_harm(csv: Path, tmp_path: Path) -> None:
     notes = write(tmp_path / "run" / "notes.md")
     assert train(csv, tmp_path / "run") == 0
@@ -94,7 +129,7 @@ def test_generated_rows_are_written_over_generated_ones_alone(
     assert main(["synth", "--rows", "200", "--out", str(tmp_path)]) == 0
 
 
-@pytest.mark.parametrize("content", [{"a": 1}, [], "x"])
+@pytest.mark.parametrize("content", [{"a": 1}, [], "x", {"data": "x"}])
 def test_a_comparison_leaves_folders_of_others(
     csv: Path, tmp_path: Path, content: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,7 +138,7 @@ def test_a_comparison_leaves_folders_of_others(
     rows = ["--data.train", f"{csv}/train.csv", "--data.test", f"{csv}/test.csv"]
     grid = ["--models", "SharedBottom", "--seeds", "1", "--out", str(out)]
     assert main(["compare", "--data.card", "aliexpress", *rows, *grid, *SMALL[2:]]) == 2
-    assert "comparison.json is damaged" in capsys.readouterr().err
+    assert "comparison.json' is no record of a comparison, or a damaged one" in capsys.readouterr().err
     assert mine.read_text() == MINE
 
 

@@ -46,7 +46,15 @@ def test_a_run_on_thinned_rows_predicts_for_all_rows(capsys: pytest.CaptureFixtu
     losses = -np.log(np.where(click == 1, p, 1 - p))
     assert measured(valid, capsys)["ctr"]["logloss"] == pytest.approx(losses.mean(), rel=1e-5)
     whole = np.average(losses, weights=weight)
+    assert main(["evaluate", *valid, "--draws", "0"]) == 0
+    assert "if they were thinned too, give `--negative_rate 0.1 --negative_label click`" in capsys.readouterr().err
     assert measured([*valid, *RATE], capsys)["ctr"]["logloss"] == pytest.approx(whole, rel=1e-5)
+    assert "thinned too" not in capsys.readouterr().err
+    assert main(["predict", *valid, "--out", "p.csv", *RATE]) == 0
+    np.testing.assert_allclose(pd.read_csv("p.csv").sampling_weight, weight)
+    pd.read_csv("rows/valid.csv").drop(columns="click").to_csv("unlabelled.csv", index=False)
+    assert main(["predict", "run", "--rows", "unlabelled.csv", "--out", "q.csv", *RATE]) == 2
+    assert "'unlabelled.csv' has no column 'click'" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("rows")

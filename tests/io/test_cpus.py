@@ -173,7 +173,21 @@ def test_a_busy_machine_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     planted_load(monkeypatch, 5.0, own_seconds=0.0, age=0.0, number=2)
     assert machine.busy_warning(1) == (
-        "the machine is busy: other work keeps 5.0 of 2 CPUs busy, this training takes 1 thread"
+        "the machine is busy: other work keeps 2.0 of 2 CPUs busy (its load is 5.0), this training takes 1 thread"
+    )
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    assert str(machine.busy_warning(2)).endswith("this training takes 2 threads")  # one would have no room either
+
+
+def test_more_threads_than_cpus_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "usable_cpus", lambda: 4)
+    assert [machine.threads_warning(*given) for given in ((1,), (4,), (1, 9), (2, 2))] == [None] * 4
+    assert machine.threads_warning(999) == (
+        "999 threads are more than this machine's 4 usable CPUs, which is slower: set `trainer.run.threads` to 4"
+    )
+    assert machine.threads_warning(4, 2) == (
+        "4 threads in each of 2 processes are more than this machine's 4 usable CPUs, which is slower: "
+        "set `trainer.run.threads` to 2"
     )
 
 

@@ -20,7 +20,7 @@ from recmtl.train.progress import Display
 
 COUNT_FORMAT, SHARE_FORMAT = "{:,.0f}", "{:.2%}"
 COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT_FORMAT)
-SHARE_COLUMNS = ("missing", "unknown", "unseen")  # the beginnings of their names
+SHARE_COLUMNS = ("missing", "unknown", "unseen", "beyond")  # the beginnings of their names
 MAX_CATEGORY = 24  # characters of a category that are shown
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from recmtl.evaluate.intervals import Interval
 
 INTEGER_COLUMNS = ("rows", "positives", "vocabulary", "distinct", "step")
-SHARE_PREFIXES = ("missing", "unknown", "unseen", "share")  # of the names of columns that hold shares
+SHARE_PREFIXES = ("missing", "unknown", "unseen", "beyond", "share")  # of the names of columns that hold shares
 FIXED_POINT = 1e-3, 1e4  # the range of numbers that are written with four decimals
 
 

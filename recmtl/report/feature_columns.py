@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recmtl.data import Rows
 from recmtl.data.columns.categorical import PADDING
-from recmtl.data.columns.numeric import restored
+from recmtl.data.columns.restore_numbers import restored
 from recmtl.data.columns.values import as_lists, as_numbers, as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.store.format import IDS, NUMERIC, to_matrix

@@ -95,6 +95,8 @@ class FittedSchema:
         rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
         label_counts: The labels by id of each feature with `label_rates`.
         medians: The median of each numeric feature with the transform `knots`, which a missing value becomes.
+        ranges: The lowest and the highest value, clipped but not transformed, of each numeric or binned feature that
+            has any.
         missing: The share of training rows that lack each numeric or binned feature.
         constants: The ids of each block that has the same ones in every training row; it has them in all other rows,
             too, as a model learns nothing of others.
@@ -113,6 +115,7 @@ class FittedSchema:
     rates: Mapping[tuple[str, str | None], LabelRate]
     label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
     medians: Mapping[str, float] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     missing: Mapping[str, float] = field(default_factory=dict)
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     thinning: Thinning | None = None
@@ -218,6 +221,7 @@ class FittedSchema:
             "moments": {name: m._asdict() for name, m in self.moments.items()},
             "quantiles": dict(self.quantiles),
             "medians": dict(self.medians),
+            "ranges": dict(self.ranges),
             "missing": dict(self.missing),
             "constants": dict(self.constants),
             "integer_keys": sorted(self.integer_keys),

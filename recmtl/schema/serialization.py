@@ -54,6 +54,7 @@ def load_fitted(folder: Path) -> FittedSchema:
             moments={name: Moments(**m) for name, m in content["moments"].items()},
             quantiles={name: tuple(edges) for name, edges in content["quantiles"].items()},
             medians=content["medians"],
+            ranges={name: (low, high) for name, (low, high) in content["ranges"].items()},
             missing=content["missing"],
             constants={name: tuple(ids) for name, ids in content["constants"].items()},
             integer_keys=frozenset(content["integer_keys"]),

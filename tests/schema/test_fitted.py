@@ -39,6 +39,7 @@ def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7, positives=0.25
         lengths={"tags": 3},
         moments={"x": Moments(mean, deviation), "z": Moments(0.1, 1.0)},
         quantiles={"x": (-1.0, 0.1, middle), "z": (0.0, 0.0), "age": (18.0, 30.0, 65.0)},
+        ranges={"x": (-1.0, middle), "age": (1.0, 99.0)},
         integer_keys=frozenset({"k"}),
         rates={("y", None): LabelRate(10, 0.25), ("v", "y"): LabelRate(3, 1 / 3), ("v", None): LabelRate(9, 0.1)},
         label_counts={"user": LabelCounts(np.arange(24.0).reshape(2, 12), np.full((2, 12), positives))},

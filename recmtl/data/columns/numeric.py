@@ -16,7 +16,6 @@ from recmtl.schema.fitted import FIRST, MISSING
 
 SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
-SNAP = 1e-4  # of the way between two knots, within which a place in float32 is that of the knot
 PLACES = ("knots", "quantile", "min_max")  # transforms that tell apart what rounding hides from moments
 MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 
@@ -76,6 +75,11 @@ class NumericFitter:
         """Return the share of rows that lack each feature."""
         rows = zip(self._features, self._moments.rows.tolist(), strict=True)
         return {f.name: 1 - present / max(self._rows, 1) for f, present in rows}
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """Return the lowest and the highest value of each feature that has one."""
+        ranges = zip(self._features, *self._sample.ranges, strict=True)
+        return {f.name: (float(low), float(high)) for f, low, high in ranges if low <= high}
 
     def constant_bins(self) -> dict[str, tuple[int, ...]]:
         """Return the id of each binned feature that has the same one in every row."""
@@ -177,6 +181,11 @@ class RowSample:
             free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
             self._hashes[free], self._values[free] = self._hashes[moved], self._values[moved]
             self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
+
+    @property
+    def ranges(self) -> tuple[Floats, Floats]:
+        """The lowest and the highest value of each column ``[columns]``; infinite without values."""
+        return self._low, self._high
 
     def quantiles(self, column: int) -> Floats:
         """Return evenly spaced quantiles, from the minimum to the maximum of all rows."""
@@ -288,6 +297,8 @@ def encode_bins(
     values = clipped(column, feature, fitted.schema.decimal)
     if findings and fitted.missing[feature.name] == 0 and feature.name not in fitted.constants:
         findings.add(feature.name, LACKING, np.isnan(values))
+    if findings and feature.name not in fitted.constants:
+        findings.add_range(feature.name, values)
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 
@@ -324,25 +335,6 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
         low, high = quantiles[0], quantiles[-1]
         return (filled - low) / (high - low or 1.0)
     return (filled - mean) / deviation if deviation else np.zeros(len(filled))
-
-
-def restored(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Invert `transformed`: clipped values of a feature; filled-in values stay."""
-    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
-    if feature.transform == "none":
-        return values
-    if feature.transform == "knots":
-        index = (values + 1) / 2 * (len(quantiles) - 1)
-        nearest = np.round(index)
-        index = np.where(np.abs(index - nearest) < SNAP, nearest, index)
-        return np.interp(index, np.arange(len(quantiles)), quantiles)
-    if feature.transform == "quantile":
-        return np.interp(values, np.linspace(0, 1, len(quantiles)), quantiles)
-    if feature.transform == "min_max":
-        low, high = quantiles[0], quantiles[-1]
-        return values * (high - low or 1.0) + low
-    standard = values * deviation + mean
-    return np.sign(standard) * np.expm1(np.abs(standard)) if feature.transform == "log1p" else standard
 
 
 def signed_log(values: Floats) -> Floats:

@@ -16,6 +16,14 @@ from recmtl.data.columns.values import Codes, Floats, stable_hash
 from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
 
 CUT, CONSTANT, LACKING = "cut", "constant", "lacking"  # what encoding does to rows: see `EncodingFindings`
+PRESENT, BEYOND = (
+    "present",
+    "beyond",
+)  # rows with a number, and those where training had none so low or high
+MANY_BEYOND = 0.05  # the share of numbers outside of that range from which on it is noted
+CHANCE_BEYOND = 10  # of n rows as the n training rows are, hardly ever so many are outside of their range
+FEW_BEYOND = 3  # rows say nothing; nor do so few distinct values, as rows of one user share them,
+MOST_BEYOND = 0.5  # unless more rows than this share have them
 
 
 class CategoryVariation:
@@ -124,6 +132,7 @@ class EncodingFindings:
     def __init__(self, fitted: FittedSchema, split: str) -> None:
         self._fitted, self._split = fitted, split
         self._counts: Counter[tuple[str, str]] = Counter()
+        self._beyond: dict[str, list[float]] = {}  # the first distinct values outside of the range
         self._rows, self._lock = 0, Lock()
 
     def add_rows(self, rows: int) -> None:
@@ -143,8 +152,34 @@ class EncodingFindings:
         if constant is not None:
             other = ~missing if share == 1 else ~missing & ~np.isclose(values, constant, rtol=1e-9, atol=0)
             self.add(feature.name, CONSTANT, other)
+        else:
+            self.add_range(feature.name, values)
         if share == 0:
             self.add(feature.name, LACKING, missing)
+
+    def add_range(self, name: str, values: Floats) -> None:
+        """Count the rows in which a number is outside of the range of the training rows."""
+        if name in self._fitted.ranges:
+            low, high = self._fitted.ranges[name]
+            beyond = (values < low) | (values > high)
+            self.add(name, PRESENT, ~np.isnan(values))
+            self.add(name, BEYOND, beyond)
+            if beyond.any():
+                with self._lock:
+                    seen = [*self._beyond.get(name, ()), *values[beyond].tolist()]
+                    self._beyond[name] = list(dict.fromkeys(seen))[: FEW_BEYOND + 1]
+
+    def _beyond_note(self, name: str) -> Iterator[str]:
+        """Yield a sentence if more numbers are outside of the range of the training rows than chance explains."""
+        count, present = self._counts[name, BEYOND], self._counts[name, PRESENT]
+        trained = max((rate.rows for rate in self._fitted.rates.values()), default=0) * (1 - self._fitted.missing[name])
+        least = MANY_BEYOND if len(self._beyond.get(name, ())) > FEW_BEYOND else MOST_BEYOND
+        if count > max(least * present, CHANCE_BEYOND * present / (trained + 1) + FEW_BEYOND):
+            low, high = self._fitted.ranges[name]
+            yield (
+                f"column {name!r} is outside of the range of the training rows, {low:g} to {high:g}, in "
+                f"{count / present:.1%} of the {self._split} rows that have it: is it in the same unit?"
+            )
 
     def notes(self) -> Iterator[str]:
         """Yield a sentence on each feature of which rows are not read as they are."""
@@ -162,3 +197,5 @@ class EncodingFindings:
                 read = "its median" if isinstance(feature, Numeric) and feature.transform == "knots" else "its mean"
                 read = "a category that training never saw" if isinstance(feature, Binned) else f"{read} there"
                 yield f"{column} has a value in every training row, but none in {rows}: it is read as {read}"
+            elif what == BEYOND:
+                yield from self._beyond_note(name)

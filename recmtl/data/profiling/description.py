@@ -19,7 +19,7 @@ NO_TASK = Task("(none)", "(none)")  # of raw rows whose labels are not known: a 
 LABEL_COLUMNS = ["split", "task", "rows", "positives", "mean"]
 FILE_COLUMNS = ["split", "file", *LABEL_COLUMNS[1:]]
 VALUE_COLUMNS = ["column", "value", "rows", "share"]
-DRIFT_COLUMNS = ["split", "column", "missing", "unseen", "shift"]
+DRIFT_COLUMNS = ["split", "column", "missing", "unseen", "beyond", "shift"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,8 +37,9 @@ class Description:
         labels: For each split and task the rows that count, the positive ones and the mean label.
         files: The same for each file of raw data, if a split has several.
         drift: Differences of the other splits from the training rows: the share that is missing, the share of the
-            others whose category the training rows lack (of a list: of its elements), and the difference of means in
-            deviations of the training rows.
+            others whose category the training rows lack (of a list: of its elements), the share of numbers outside of
+            the range of the training rows (of raw data, in the sample), and the difference of means in deviations of
+            the training rows.
         notes: Columns without information, and what was not examined.
     """
 

@@ -60,12 +60,12 @@ class EncodedTally(SplitTally):
         unknown = self.unknown / np.maximum(self.elements, 1)
         return dict(zip(names, zip((self.missing / self.rows).tolist(), unknown.tolist(), strict=True), strict=True))
 
-    def drift(self, train: EncodedTally) -> Iterator[tuple[str, float, float, float]]:
-        """Yield each column, its shares of missing rows and of unknown categories, and the shift of its mean."""
+    def drift(self, train: EncodedTally) -> Iterator[tuple[str, float, float, float, float]]:
+        """Yield each column and how it differs: see `Description.drift`."""
         for column, (missing, unknown) in self.shares().items():
-            yield column, missing, unknown, np.nan
+            yield column, missing, unknown, np.nan, np.nan
         for column, tally in self.numbers.items():
-            yield column, np.nan, np.nan, tally.shift(train.numbers[column])
+            yield column, np.nan, np.nan, np.nan, tally.shift(train.numbers[column])
 
 
 def describe_prepared(data: PreparedData) -> Description:

@@ -160,15 +160,19 @@ class RawTally(SplitTally):
             tally.add(values, codes, len(codes), int((codes < 0).sum()))
         return values.take(pa.array(codes, mask=codes < 0))
 
-    def drift(self, train: RawTally) -> Iterator[tuple[str, float, float, float]]:
-        """Yield each column, its shares of missing rows and of unseen categories, and the shift of its mean."""
+    def drift(self, train: RawTally) -> Iterator[tuple[str, float, float, float, float]]:
+        """Yield each column and how it differs: see `Description.drift`."""
+        sample = self.sample.table()
         for column in self.features:
             if column in self.numbers:
                 number = self.numbers[column]
-                yield column, number.missing / number.rows, np.nan, number.shift(train.numbers[column])
+                trained = train.numbers[column]
+                beyond = trained.beyond(sample[column].to_numpy())
+                yield column, number.missing / number.rows, np.nan, beyond, number.shift(trained)
             else:
                 category = self.categories[column]
-                yield column, category.missing / category.rows, category.unseen(train.categories[column]), np.nan
+                unseen = category.unseen(train.categories[column])
+                yield column, category.missing / category.rows, unseen, np.nan, np.nan
 
 
 def _tally_sources(

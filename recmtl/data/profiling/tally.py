@@ -110,6 +110,13 @@ class NumberTally:
         self._compact()
         return self._bound if self.more else sum(map(len, self._values))
 
+    def beyond(self, values: Floats) -> float:
+        """Return the share of other values ``[rows]`` that are below or above all of these; NaN without values."""
+        present = values[~np.isnan(values)]
+        if not len(present) or self.rows == self.missing:
+            return float("nan")
+        return float(((present < self.low) | (present > self.high)).mean())
+
     def shift(self, trained: NumberTally) -> float:
         """Return the difference of means in deviations of the training rows; NaN without values or variation."""
         if not trained.deviation > 0:
@@ -190,5 +197,5 @@ class SplitTally(ABC):
         self.rows = 0
 
     @abstractmethod
-    def drift(self, train: Self) -> Iterator[tuple[str, float, float, float]]:
-        """Yield each column, its shares of missing rows and of unseen categories, and the shift of its mean."""
+    def drift(self, train: Self) -> Iterator[tuple[str, float, float, float, float]]:
+        """Yield each column and how it differs: see `Description.drift`."""

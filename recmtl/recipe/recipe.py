@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from recmtl.data import PreparedData
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.preparation.prepare_cached import prepare_cached
+from recmtl.data.profiling.raw import leak_warnings
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError, RunError
 from recmtl.io.files import new_file
@@ -63,7 +64,7 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
 
 
 def data_schema(options: DataOptions, train: str, card_option: str = "--data.card") -> tuple[Schema, list[str]]:
-    """Return the schema of a card, or one inferred from the training rows with notes on what was inferred.
+    """Return the schema of a card, or one inferred from the training rows with notes: what was inferred, and leaks.
 
     Args:
         options: The card, or the labels and what else is said about the columns.
@@ -88,7 +89,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
     columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
     schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`{describe_command_of(options, train)}` shows how each column is read"
-    return schema, [*columns.notes, shown]
+    return schema, [*columns.notes, shown, *leak_warnings(columns.sample.table, schema)]
 
 
 def describe_command_of(options: DataOptions, train: str) -> str:

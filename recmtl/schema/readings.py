@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
@@ -38,12 +38,14 @@ class InferredColumns:
         rows: The number of rows that were looked at.
         tasks: The tasks.
         readings: How each column is read that is no label and has no other role.
+        sample: These rows.
     """
 
     source: str
     rows: int
     tasks: tuple[Task, ...]
     readings: tuple[Reading, ...]
+    sample: Sample = field(repr=False)
 
     @property
     def features(self) -> list[Feature]:
@@ -98,7 +100,7 @@ def infer_columns(
     carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
     also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - {roles.get("weight")}
     readings = read_columns(sample, named - also, kinds, drop)
-    return InferredColumns(sample.name, sample.table.num_rows, found, readings)
+    return InferredColumns(sample.name, sample.table.num_rows, found, readings, sample)
 
 
 def read_label(sample: Sample, given: str) -> Task:

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
 import recmtl
 from recmtl.cli.main import main
+from recmtl.data.profiling.raw import RawTally, leak_warnings
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.short_options import write_out
 
@@ -244,3 +246,42 @@ class TestShortOptions:
 
     def test_a_recipe_is_taken_without_its_card(self, place: Path) -> None:
         assert main(["train", "--config", "demo", *SMALL, *DATA, "--data.card", "null", *SAID, "--run", "run"]) == 0
+
+
+@pytest.mark.parametrize("command", ["train", "prepare"])
+def test_inferring_names_the_columns_that_give_a_label_away(
+    command: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = rows(0)
+    frame["paid"] = np.where(frame["buy"] == 1, 10.5, 0.25)
+    frame["score"] = frame["buy"] + np.random.default_rng(0).uniform(0, 0.9, ROWS)
+    frame.loc[3, "score"] = np.inf  # such rows are left out of the search
+    frame.to_csv("leak.csv", index=False)
+    options = {"train": ["--data.train", "leak.csv", *SMALL, "--data.bad_rows", "skip"]}
+    options["prepare"] = ["--train", "leak.csv", "--out", "prepared", "--bad_rows", "skip"]
+    main([command, *options[command], "--label", "buy", "--drop", "click"])
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert (
+        "column 'paid' is label 'buy' in other words: is it known before the buy? `--drop paid` leaves it out" in said
+    )
+    assert "column 'score' alone separates label 'buy' with AUC 1.000" in said
+    assert "column 'price'" not in said
+
+
+def test_leaks_are_searched_in_few_rows_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    label = np.repeat([0, 1], 30_000)
+    rows = pa.table({"x": label + 0.5, "y": label, "other": label})
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("y", "y")])
+    looked: list[int] = []
+    add = RawTally.add
+    monkeypatch.setattr(
+        RawTally, "add", lambda tally, batch, numbers: looked.append(len(batch)) or add(tally, batch, numbers)
+    )
+    (warning,) = leak_warnings(rows, schema)
+    assert warning.startswith("column 'x' is label 'y' in other words")
+    assert sum(looked) == 10_000
+
+
+def test_rows_of_which_none_parses_are_not_searched() -> None:
+    rows = pa.table({"x": ["oops"] * 5, "y": ["0"] * 5})
+    assert leak_warnings(rows, recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("y", "y")])) == []

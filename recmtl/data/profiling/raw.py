@@ -34,6 +34,7 @@ from recmtl.schema.text_format import TextFormat, format_options
 from recmtl.schema.unix_time import TICKS
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
+LEAK_ROWS = 10_000  # of the rows from which columns are inferred
 TOP_CATEGORIES = 5  # of each column
 
 
@@ -87,6 +88,23 @@ def describe(
     skipped = bad_row_counter(bad_rows)
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
     return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])
+
+
+def leak_warnings(rows: pa.Table, schema: Schema) -> list[str]:
+    """Return a sentence on each column that gives a label away in raw rows, of which at most 10,000 are looked at.
+
+    Rows that do not parse are left out, as preparing the data reports them.
+    """
+    places = np.unique(np.linspace(0, len(rows) - 1, LEAK_ROWS).astype(np.int64))  # spread over all
+    columns = [name for name in rows.column_names if name in schema.columns]
+    try:
+        found = describe(rows.select(columns).take(pa.array(places)), schema, bad_rows="skip")
+    except DataError:  # no row is left
+        return []
+    return [
+        f"{warning} `--drop {column}` leaves it out"
+        for warning, column in zip(found.warnings, found.leaks["column"], strict=True)
+    ]
 
 
 class RawTally(SplitTally):

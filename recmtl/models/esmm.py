@@ -60,7 +60,10 @@ class ESMM(RankingModel):
     ) -> None:
         tasks = schema.schema.funnel_tasks
         if not tasks:
-            raise ValueError("ESMM needs a schema with a `funnel`, the labels of click and conversion, got one without")
+            raise ValueError(
+                "ESMM needs a schema with a `funnel`, the labels of click and conversion, got one without: "
+                "write `recmtl.Funnel(click, conversion)`, or `funnel` on a card"
+            )
         for task in schema.schema.tasks:
             if task not in tasks:
                 raise ValueError(f"ESMM predicts only the tasks of the funnel, got a schema with task {task.name!r}")

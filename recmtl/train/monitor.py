@@ -112,7 +112,9 @@ class MetricMonitor:
         self.tasks = list(self._metrics)
         if not self.tasks:
             known = ", ".join(dict.fromkeys(m for task in tasks for m in monitors(task.kind, grouped)))
-            raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}")
+            needs_group = not grouped and any(metric in monitors(task.kind, True) for task in tasks)
+            way = ": name the group with `--group COLUMN`, or with `group` in the schema" if needs_group else ""
+            raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}{way}")
         self.names = FAST_METRICS | {*metrics}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
         self._binary = [t.name for t in tasks if t.name in self._metrics and t.kind == "binary" and self._sign > 0]

@@ -71,6 +71,11 @@ def test_an_unknown_monitor_is_refused_with_the_choices() -> None:
         MetricMonitor(EarlyStopping(monitor="auc"), [STAY], [STAY])
 
 
+def test_a_grouped_monitor_without_a_group_says_how_to_name_one() -> None:
+    with pytest.raises(ValueError, match=r"got 'ctr.gauc': name the group with `--group COLUMN`, or with `group` in"):
+        monitor_of(monitor="ctr.gauc")
+
+
 def test_regressions_are_monitored_by_r2_and_mixed_tasks_by_the_mean_of_auc_and_r2() -> None:
     assert MetricMonitor(EarlyStopping(), [STAY], [STAY]).monitor == "r2"
     for named in (None, "auc+r2"):

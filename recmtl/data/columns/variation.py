@@ -16,10 +16,7 @@ from recmtl.data.columns.values import Codes, Floats, stable_hash
 from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
 
 CUT, CONSTANT, LACKING = "cut", "constant", "lacking"  # what encoding does to rows: see `EncodingFindings`
-PRESENT, BEYOND = (
-    "present",
-    "beyond",
-)  # rows with a number, and those where training had none so low or high
+PRESENT, BEYOND = "present", "beyond"  # rows with a number, and those where training had none so low or high
 MANY_BEYOND = 0.05  # the share of numbers outside of that range from which on it is noted
 CHANCE_BEYOND = 10  # of n rows as the n training rows are, hardly ever so many are outside of their range
 FEW_BEYOND = 3  # rows say nothing; nor do so few distinct values, as rows of one user share them,

@@ -129,7 +129,7 @@ class EncodingFindings:
     def __init__(self, fitted: FittedSchema, split: str) -> None:
         self._fitted, self._split = fitted, split
         self._counts: Counter[tuple[str, str]] = Counter()
-        self._beyond: dict[str, list[float]] = {}  # the first distinct values outside of the range
+        self._beyond: dict[str, list[float]] = {}  # some distinct values outside of the range
         self._rows, self._lock = 0, Lock()
 
     def add_rows(self, rows: int) -> None:
@@ -163,8 +163,9 @@ class EncodingFindings:
             self.add(name, BEYOND, beyond)
             if beyond.any():
                 with self._lock:
-                    seen = [*self._beyond.get(name, ()), *values[beyond].tolist()]
-                    self._beyond[name] = list(dict.fromkeys(seen))[: FEW_BEYOND + 1]
+                    seen = self._beyond.get(name, [])
+                    if len(seen) <= FEW_BEYOND:  # then no more are looked for
+                        self._beyond[name] = np.union1d(seen, values[beyond])[: FEW_BEYOND + 1].tolist()
 
     def _beyond_note(self, name: str) -> Iterator[str]:
         """Yield a sentence if more numbers are outside of the range of the training rows than chance explains."""

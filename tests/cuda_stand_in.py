@@ -1,16 +1,21 @@
-"""A CPU's stand-in for what torch does for CUDA graphs: streams, capture, memory pools, and the sync debug mode."""
+"""A CPU's stand-ins for torch.cuda: capture, memory pools, sync debug mode; streams that work as late as they may."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import warnings
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from tape import Tape
+from torch import Tensor
+
+from recmtl.data import staging
 
 MODE_WARNING = "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing operations"
 
@@ -122,3 +127,91 @@ class CapturedTape:
         if self._ended and self._pool is not None:
             self._cuda.release(0, self._pool)
         self._ended = False
+
+
+class LazyDevice:
+    """Streams and events of a device that does its work as late as it may, or in a random order that the events allow.
+
+    Takes the place of `torch.cuda` for what copies batches: a copy happens when its stream comes to it, and reads the
+    buffer as it is by then.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seed: int | None = None) -> None:
+        self._random = random.Random(seed) if seed is not None else None
+        self._streams: list[LazyStream] = []
+        self.stream = self.new_stream()  # the current one
+        self.users: list[LazyStream] = []  # by which copies are used
+        self.log: list[str] = []  # what was done, in order
+        monkeypatch.setattr(torch.cuda, "Stream", lambda *_: self.new_stream())
+        monkeypatch.setattr(torch.cuda, "Event", lambda: LazyEvent(self))
+        monkeypatch.setattr(torch.cuda, "stream", self.on)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda *_: self.stream)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (0, 0))  # no rows fit
+        monkeypatch.setattr(Tensor, "record_stream", lambda _, stream: self.users.append(stream))
+        monkeypatch.setattr(staging, "pinned", lambda *shape: torch.full(shape, -1, dtype=torch.int32))
+        monkeypatch.setattr(staging, "on_device", self.copy)
+
+    def new_stream(self) -> LazyStream:
+        self._streams.append(LazyStream())
+        return self._streams[-1]
+
+    @contextlib.contextmanager
+    def on(self, stream: LazyStream) -> Iterator[None]:
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    def copy(self, source: Tensor, device: object) -> Tensor:
+        target = torch.full_like(source, -2)
+        self.launch("copy", lambda: target.copy_(source))
+        return target
+
+    def launch(self, name: str, work: Callable[[], object]) -> None:
+        """Add work to the current stream."""
+        self.stream.work.append((None, lambda: (self.log.append(name), work())))
+        while self._random and self._random.random() < 0.7 and self._advance():
+            pass
+
+    def run(self, until: LazyMark | None = None) -> None:
+        """Work until a mark is reached, or until all is done."""
+        while until is None or not until.reached:
+            if not self._advance():
+                assert until is None, "the host waits for what is never done"
+                return
+
+    def _advance(self) -> bool:
+        ready = [s for s in self._streams if s.work and (s.work[0][0] is None or s.work[0][0].reached)]
+        if ready:
+            (self._random.choice(ready) if self._random else ready[0]).work.popleft()[1]()
+        return bool(ready)
+
+
+class LazyMark:
+    reached = False
+
+    def reach(self) -> None:
+        self.reached = True
+
+
+class LazyStream:
+    def __init__(self) -> None:
+        self.work: deque[tuple[LazyMark | None, Callable[[], object]]] = deque()  # each after a mark is reached
+
+    def wait_event(self, event: LazyEvent) -> None:
+        self.work.append((event.mark, lambda: None))
+
+
+class LazyEvent:
+    def __init__(self, device: LazyDevice) -> None:
+        self._device = device
+        self.mark: LazyMark | None = None  # of the last record
+
+    def record(self, stream: LazyStream) -> None:
+        self.mark = LazyMark()
+        stream.work.append((None, self.mark.reach))
+
+    def synchronize(self) -> None:
+        if self.mark:
+            self._device.run(self.mark)

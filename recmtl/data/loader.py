@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recmtl.data.staging import staged
 from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
 from recmtl.data.store.prepared import Rows
 from recmtl.io.machine import available_memory
@@ -80,6 +81,8 @@ class Share(NamedTuple):
 class Loader:
     """Cuts rows into batches; all rows lie on the device as one matrix if they fit, else in the host's memory.
 
+    From there a GPU gets each batch by a copy that runs while it works on the one before.
+
     Rows that would fill more than half of the host's free memory are read window by window: a thread reads the next
     one ahead. The rows are then shuffled in two steps, blocks of neighbours over the windows and rows in a window.
 
@@ -120,7 +123,7 @@ class Loader:
             matrix = rows.packed()
             free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
             fits = free is None or matrix.nbytes <= free // 2
-            self._matrix = matrix.to(self._device) if fits else matrix.pin_memory()
+            self._matrix = matrix.to(self._device) if fits else matrix
 
     def __len__(self) -> int:
         return len(self._starts())
@@ -136,7 +139,12 @@ class Loader:
         if not starts:
             return
         sizes = (end - start for start, end in itertools.pairwise([*starts, len(self.rows)]))
-        for packed in _cut_batches(self._windows(number, starts[0]), sizes):
+        cut = _cut_batches(self._windows(number, starts[0]), sizes)
+        batches: Iterable[Tensor] = (pieces.joined().to(self._device) for pieces in cut)
+        if self._device.type == "cuda" and (self._matrix is None or self._matrix.device.type == "cpu"):
+            most = min(self.batch_size + 1, len(self.rows))
+            batches = staged((pieces.written_to for pieces in cut), most, sum(self._widths.values()), self._device)
+        for packed in batches:
             yield self._unpack(packed).part(self._rank, self._world_size)
 
     def _starts(self) -> range:
@@ -157,7 +165,6 @@ class Loader:
             yield Window(self._matrix, order).after(skip)
 
     def _unpack(self, packed: Tensor) -> Batch:
-        packed = packed.to(self._device, non_blocking=True)
         parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
         return Batch(
             ids=parts[IDS],
@@ -179,13 +186,33 @@ class Window(NamedTuple):
         """The number of rows."""
         return len(self.matrix if self.order is None else self.order)
 
-    def take(self, start: int, end: int) -> Tensor:
-        """Return a range of rows of the order."""
-        return self.matrix[start:end] if self.order is None else self.matrix.index_select(0, self.order[start:end])
+    def take(self, start: int, end: int, out: Tensor | None = None) -> Tensor:
+        """Return a range of rows of the order, ``[end - start, Σ widths]``, written to `out` if that is given."""
+        if self.order is None:
+            rows = self.matrix[start:end]
+            return rows if out is None else out.copy_(rows)
+        return torch.index_select(self.matrix, 0, self.order[start:end], out=out)
 
     def after(self, rows: int) -> Window:
         """Return the window without its first rows."""
         return Window(self.matrix[rows:], None) if self.order is None else Window(self.matrix, self.order[rows:])
+
+
+class Pieces(list[tuple[Window, int, int]]):
+    """The rows of a batch: ranges of one or several windows."""
+
+    def joined(self) -> Tensor:
+        """Return the rows, packed ``[size, Σ widths]``."""
+        parts = [window.take(start, end) for window, start, end in self]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def written_to(self, buffer: Tensor) -> Tensor:
+        """Write the rows to the first ones of a buffer, and return these."""
+        filled = 0
+        for window, start, end in self:
+            window.take(start, end, out=buffer[filled : filled + end - start])
+            filled += end - start
+        return buffer[:filled]
 
 
 def default_window(rows: Rows, processes: int = 1) -> int:
@@ -223,16 +250,16 @@ def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip
     yield from prefetch(jobs(skip))
 
 
-def _cut_batches(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Tensor]:
-    """Cut windows into packed batches of the given sizes ``[size, Σ widths]``; a batch may span several windows."""
+def _cut_batches(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Pieces]:
+    """Cut windows into batches of the given sizes; a batch may span several windows."""
     source = iter(windows)
     window, start = next(source), 0
     for size in sizes:
-        parts: list[Tensor] = []
+        pieces = Pieces()
         while size:
             if start == window.rows:
                 window, start = next(source), 0
             end = min(start + size, window.rows)
-            parts.append(window.take(start, end))
+            pieces.append((window, start, end))
             size, start = size - (end - start), end
-        yield parts[0] if len(parts) == 1 else torch.cat(parts)
+        yield pieces

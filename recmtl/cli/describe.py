@@ -13,7 +13,7 @@ from recmtl.data.sources.bad_rows import BadRows
 from recmtl.errors import UsageError
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
-from recmtl.recipe.short_options import listed, parse_kinds
+from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns
 
@@ -27,7 +27,7 @@ def describe_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
-    null: Sequence[str] | None = None,
+    text: Mapping[str, Any] = NO_OPTIONS,
     out: Path | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
@@ -45,14 +45,12 @@ def describe_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
-        null: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
-            repeated.
+        text: Without a card, how text is read.
         out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
-    said = {"group": group, "weight": weight, "nulls": list(null or ())}
-    roles: Mapping[str, Any] = {name: value for name, value in said.items() if value}
+    roles = {name: value for name, value in {"group": group, "weight": weight}.items() if value} | dict(text)
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     reading = {**roles} | {name: value for name, value in {"drop": left_out, "kinds": kinds}.items() if value}
     if out is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
+from typing import Any
 
 from recmtl.cli.console import RowCounter, print_line, print_metrics, print_note
 from recmtl.data import PreparedData, Rows
@@ -17,6 +19,7 @@ from recmtl.evaluate.ranking import K
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
+from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Thinning
 from recmtl.schema.thinning import thinning_of
 
@@ -34,6 +37,7 @@ def evaluate_command(
     bad_rows: BadRows = "error",
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
+    text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
 
@@ -54,6 +58,7 @@ def evaluate_command(
             predictions of a run know it themselves.
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
+        text: How text in these files is read, where it differs from the training rows of the run or from the card.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")
@@ -61,11 +66,13 @@ def evaluate_command(
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     thinning = thinning_of(negative_rate, negative_label or ())
     if predictions is not None and card is not None and run is None and rows is None:
-        measured, title = Predictions.read(presets.card(card), predictions, group), public_name(predictions)
+        schema = replace(presets.card(card), **text)
+        measured, title = Predictions.read(schema, predictions, group), public_name(predictions)
         measured = measured.with_thinning(thinning) if thinning else measured
         measured.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
-        measured, title = predict_labelled(run, rows, trust, bad_rows, thinning), f"{run} on {public_name(rows)}"
+        measured = predict_labelled(run, rows, trust, bad_rows, thinning, text)
+        title = f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
     measured = measured if group is None else measured.grouped_by(group)
@@ -73,15 +80,21 @@ def evaluate_command(
 
 
 def predict_labelled(
-    run: Path, rows: str, trust: Sequence[str], bad_rows: BadRows, thinning: Thinning | None
+    run: Path,
+    rows: str,
+    trust: Sequence[str],
+    bad_rows: BadRows,
+    thinning: Thinning | None,
+    text: Mapping[str, Any],
 ) -> Predictions:
     """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
-    prepared = prepared_rows(rows, thinning)
+    prepared = prepared_rows(rows, thinning, text)
     if prepared is None:
+        form = replace(trainer.model.schema.schema.text_format, **text)
         note_of_thinning(trainer.model.schema.thinning, thinning)
         with RowCounter() as counter:
-            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning)
+            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning, form)
     return trainer.predictor.predict(prepared)
 
 
@@ -113,12 +126,14 @@ def interval_note(predictions: Predictions) -> str:
     return f"95 % intervals take rows for independent: {why}"
 
 
-def prepared_rows(rows: str, thinning: Thinning | None) -> Rows | None:
+def prepared_rows(rows: str, thinning: Thinning | None, text: Mapping[str, Any]) -> Rows | None:
     """Return the test rows of a prepared dataset, which knows its thinning itself, or ``None`` for raw files."""
     if not (Path(rows) / MANIFEST).is_file():
         return None
     if thinning is not None:
         raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
+    if text:
+        raise UsageError(f"{rows!r} is a prepared dataset: {', '.join(f'`{name}`' for name in text)} are of raw files")
     return PreparedData.open(rows).test
 
 

@@ -33,7 +33,10 @@ VALUES = {
     "country": "COUNTRY",
     "device": "DEVICE",
     "folder": "DIR",
+    "decimal": "MARK",
+    "escape": "CHARACTER",
     "group": "COLUMN",
+    "header": "COLUMN,…",
     "kind": "COLUMN=KIND",
     "kinds": "COLUMN=KIND",
     "metric": "METRIC",
@@ -42,6 +45,7 @@ VALUES = {
     "nulls": "WORD",
     "print_config": "",
     "run": "DIR",
+    "separator": "CHARACTER",
     **dict.fromkeys(("train", "valid", "test", "rows"), "FILE"),
     **dict.fromkeys(("label", "labels", "drop", "weight", "negative_label", "negative_labels"), "COLUMN"),
 }

@@ -12,6 +12,9 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from recmtl.errors import UntrustedError, UsageError
+from recmtl.recipe.short_options import text_options
+
+TEXT = "text"  # the parameter of commands that is how text is read
 
 # Parameters that are not `--name VALUE`: how they are written, and their settings.
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -23,6 +26,10 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "label": ("--label", {"action": "append"}),
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
+    "separator": ("--separator", {"metavar": "CHARACTER"}),
+    "decimal": ("--decimal", {"metavar": "MARK"}),
+    "escape": ("--escape", {"metavar": "CHARACTER"}),
+    "header": ("--header", {"action": "append", "metavar": "COLUMN,…"}),
     "null": ("--null", {"action": "append", "metavar": "WORD"}),
     "negative_label": ("--negative_label", {"action": "append"}),
     "thinned": ("--thinned", {"action": "append", "metavar": "SPLIT"}),
@@ -45,6 +52,14 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     """Build the parser of a command from its signature and docstring."""
     summary = (command.__doc__ or "").splitlines()[0]
     parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
+    add_arguments(parser, command)
+    if TEXT in command.__annotations__:
+        add_arguments(parser, text_options)
+    return parser
+
+
+def add_arguments(parser: ArgumentParser, command: Callable[..., Any]) -> None:
+    """Add the parameters of a function to a parser, but for how text is read, which `text_options` takes."""
     special = [parameter for parameter in SPECIAL if parameter in command.__annotations__]
     given = signature(command).parameters
     documented = ArgumentParser(exit_on_error=False)
@@ -54,8 +69,14 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
         written, settings = SPECIAL[parameter]
         optional: dict[str, Any] = {"nargs": "?"} if written == parameter and given[parameter].default is None else {}
         parser.add_argument(written, help=meanings[parameter], **settings, **optional)
-    parser.add_function_arguments(command, skip=set(special))
-    return parser
+    parser.add_function_arguments(command, skip={TEXT, *special})
+
+
+def call_command(command: Callable[..., None], options: Mapping[str, Any]) -> None:
+    """Run a command with its parsed options; those on how text is read become one argument."""
+    names = signature(text_options).parameters if TEXT in command.__annotations__ else ()
+    text = {TEXT: text_options(**{name: options[name] for name in names})} if names else {}
+    command(**{name: value for name, value in options.items() if name not in names}, **text)
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.evaluate import note_of_thinning, prepared_rows
@@ -16,7 +17,9 @@ from recmtl.evaluate import Predictions
 from recmtl.io.files import check_free
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
+from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Schema, Thinning
+from recmtl.schema.text_format import TextFormat
 from recmtl.schema.thinning import thinning_of
 
 
@@ -28,6 +31,7 @@ def predict_command(
     bad_rows: BadRows = "error",
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
+    text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
     """Predict with the best weights of a run, and write keys, labels and predictions.
 
@@ -41,20 +45,22 @@ def predict_command(
             `sampling_weight`. Prepared rows know it themselves.
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
+        text: How text in these files is read, where it differs from the training rows of the run.
     """
     check_free(out)
     check_suffix(out)
     thinning = thinning_of(negative_rate, negative_label or ())
     trainer = load_run(run, trust)
     schema = trainer.model.schema
+    form = replace(schema.schema.text_format, **text)
     count = 0
     with RowCounter() as counter, TableWriter(out) as writer:
-        prepared = prepared_rows(rows, thinning)
-        present = common_columns(rows, schema.schema) if prepared is None else schema.schema.unfeatured
+        prepared = prepared_rows(rows, thinning, text)
+        present = common_columns(rows, form) if prepared is None else schema.schema.unfeatured
         if prepared is None and any(label in present for label in schema.schema.labels):
             note_of_thinning(schema.thinning, thinning)
         check_labels(thinning, schema.schema, present, rows)
-        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes, thinning)
+        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes, thinning, form)
         for part in raw if prepared is None else [prepared]:
             writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)
@@ -69,9 +75,9 @@ def check_labels(thinning: Thinning | None, schema: Schema, present: frozenset[s
         raise UsageError(f"{rows!r} has no column {missing[0]!r}, by which `--negative_rate` weights its rows")
 
 
-def common_columns(rows: str, schema: Schema) -> frozenset[str]:
+def common_columns(rows: str, text: TextFormat) -> frozenset[str]:
     """Return the columns that all raw files have."""
-    found = [frozenset(source.columns) for source in open_sources(rows, "given", schema.text_format)]
+    found = [frozenset(source.columns) for source in open_sources(rows, "given", text)]
     return frozenset.intersection(*found)
 
 

@@ -14,7 +14,7 @@ from recmtl.balance.distributed import LostRankError
 from recmtl.cli.console import print_line
 from recmtl.cli.exit import FAILED, end, one_line
 from recmtl.cli.option_help import class_help
-from recmtl.cli.parser import command_parser
+from recmtl.cli.parser import call_command, command_parser
 from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
 from recmtl.io.machine import explain_oom
 from recmtl.recipe.option_errors import parse_options
@@ -53,7 +53,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     command = getattr(module, f"{name}_command")
     if not hasattr(module, f"{name}_parser"):
         parser = command_parser(name, command)
-        command(**vars(parser.instantiate(parse_options(parser, arguments))))
+        call_command(command, vars(parser.instantiate(parse_options(parser, arguments))))
         return 0
     text = class_help(getattr(module, f"{name}_parser")(), arguments)  # of a command that takes the keys of a recipe
     if text:

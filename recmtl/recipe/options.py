@@ -23,6 +23,7 @@ from recmtl.recipe.presets import find_recipe
 from recmtl.recipe.short_options import add_short_options, write_out
 from recmtl.schema import FittedSchema, SplitName, Thinning
 from recmtl.schema.readings import ColumnKind
+from recmtl.schema.text_format import TEXT_OPTIONS
 from recmtl.schema.thinning import thinning_of
 from recmtl.train import Trainer
 
@@ -33,7 +34,7 @@ ModelFactory = Callable[[FittedSchema], RankingModel]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Dataset: card and rows.
+    r"""Dataset: card and rows.
 
     Args:
         card: A dataset card (YAML), or the bare name of a shipped one; not needed for a prepared dataset. Without it
@@ -47,8 +48,14 @@ class DataOptions:
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
             `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
+        separator: Without a card, the column separator of CSV files, such as `;` or `\t`; by default the one in the
+            header line.
+        header: Without a card, the columns of CSV files without a header line: `user,item,click`.
         nulls: Without a card, a word for a missing value in text, instead of the usual ones such as `NULL`; may be
             repeated.
+        decimal: Without a card, the decimal mark of numbers in text, `.` or `,`; by default a point.
+        escape: Without a card, the character before a quote within a quoted value of CSV files: `\` as Spark
+            writes it; by default a quote is doubled.
         holdout: The share of the training groups to hold out if there are no validation rows.
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
@@ -67,7 +74,11 @@ class DataOptions:
     weight: str | None = None
     drop: list[str] = field(default_factory=list)
     kinds: dict[str, ColumnKind] = field(default_factory=dict)
+    separator: str | None = None
+    header: list[str] = field(default_factory=list)
     nulls: list[str] = field(default_factory=list)
+    decimal: str | None = None
+    escape: str | None = None
     holdout: float = 0.1
     cache: Path | None = None
     bad_rows: BadRows = "error"
@@ -83,7 +94,7 @@ class DataOptions:
     @property
     def inferred(self) -> dict[str, Any]:
         """The options that stand in for a card, as far as they are given."""
-        named = ("labels", "group", "weight", "drop", "kinds", "nulls")
+        named = ("labels", "group", "weight", "drop", "kinds", *TEXT_OPTIONS)
         return {name: value for name in named if (value := getattr(self, name))}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -27,6 +28,7 @@ from recmtl.recipe.presets import card
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema import FittedSchema, Schema
 from recmtl.schema.readings import infer_columns
+from recmtl.schema.text_format import TEXT_OPTIONS
 from recmtl.train import Trainer
 
 # Keys in which a run may differ from one with the same result (of `threads`, up to rounding).
@@ -85,7 +87,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
             f"`{card_option}`, a YAML file or a shipped name"
         )
-    roles: dict[str, Any] = {"group": options.group, "weight": options.weight, "nulls": options.nulls or None}
+    roles = {name: value for name, value in options.inferred.items() if name in ("group", "weight", *TEXT_OPTIONS)}
     columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
     schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`{describe_command_of(options, train)}` shows how each column is read"
@@ -97,6 +99,9 @@ def describe_command_of(options: DataOptions, train: str) -> str:
     said = [("label", label) for label in options.labels]
     said += [(name, value) for name, value in (("group", options.group), ("weight", options.weight)) if value]
     said += [("drop", name) for name in options.drop] + [("null", word) for word in options.nulls]
+    marks = {name: getattr(options, name) for name in ("separator", "decimal", "escape")}
+    said += [(name, value) for name, value in marks.items() if value]
+    said += [("header", json.dumps(options.header))] if options.header else []
     said += [("kind", f"{name}={kind}") for name, kind in options.kinds.items()]
     return shlex.join(["recmtl", "describe", train, *(word for name, value in said for word in (f"--{name}", value))])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
 from jsonargparse import ArgumentParser
@@ -20,15 +20,24 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--weight": "--data.weight",
     "--drop": "--data.drop",
     "--kind": "--data.kinds",
+    "--separator": "--data.separator",
+    "--header": "--data.header",
     "--null": "--data.nulls",
+    "--decimal": "--data.decimal",
+    "--escape": "--data.escape",
     "--negative_rate": "--data.negative_rate",
     "--negative_label": "--data.negative_labels",
     "--thinned": "--data.thinned",
 }
-REPEATED = ("--label", "--drop", "--kind", "--null", "--negative_label", "--thinned")
+REPEATED = ("--label", "--drop", "--kind", "--header", "--null", "--negative_label", "--thinned")
+NO_OPTIONS: Mapping[str, Any] = {}
 NEEDED = {
     "--kind": "COLUMN=KIND",
+    "--separator": "a character",
+    "--header": "the names of all columns",
     "--null": "a word",
+    "--decimal": "`.` or `,`",
+    "--escape": "a character",
     "--negative_rate": "a number",
     "--thinned": "`train`, `valid` or `test`",
 }
@@ -64,9 +73,11 @@ def write_out(arguments: Sequence[str]) -> list[str]:
             words = flag == "--null"  # `[deleted]` is one, and no list
             values.setdefault(short, []).append(json.dumps([value]) if words else value)
         else:
+            value = "\\x7e" if (short, value) == ("--separator", "~") else value  # which is null to the parser
             written.append(f"{SHORT_OPTIONS[short]}={value}")
+    contents: Mapping[str, Callable[[list[str]], Any]] = {"--kind": parse_kinds, "--header": parse_header}
     for short, given in values.items():
-        content: Any = parse_kinds(given) if short == "--kind" else listed(given)
+        content = contents.get(short, listed)(given)
         written.append(f"{SHORT_OPTIONS[short]}={json.dumps(content)}")
     return written
 
@@ -85,6 +96,32 @@ def _items(value: str) -> list[str]:
         return [value]
     items = [f"{key}={kind}" for key, kind in content.items()] if isinstance(content, dict) else content
     return items if isinstance(items, list) and all(isinstance(item, str) for item in items) else [value]
+
+
+def parse_header(given: Iterable[str]) -> list[str]:
+    """Return the names of columns in texts such as ``user,item,click``, or in lists (JSON or YAML)."""
+    return [name for text in given for item in [_items(text)] for name in (text.split(",") if item == [text] else item)]
+
+
+def text_options(
+    separator: str | None = None,
+    header: Sequence[str] | None = None,
+    null: Sequence[str] | None = None,
+    decimal: str | None = None,
+    escape: str | None = None,
+) -> dict[str, Any]:
+    r"""Return how text is read, as options of `TextFormat`: those that are given.
+
+    Args:
+        separator: The column separator of CSV files, such as `;` or `\t`.
+        header: The columns of CSV files without a header line: `user,item,click`; `[]` if they have one.
+        null: A word for a missing value in text, instead of the usual ones such as `NULL`; may be repeated.
+        decimal: The decimal mark of numbers in text, `.` or `,`.
+        escape: The character before a quote within a quoted value of CSV files: `\` as Spark writes it.
+    """
+    names = None if header is None else parse_header(header)
+    given = {"separator": separator, "header": names, "nulls": null, "decimal": decimal, "escape": escape}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:

@@ -20,7 +20,7 @@ TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
-LISTS, COLUMN_KINDS = ("labels", "drop", "nulls", "negative_labels", "thinned"), "kinds"  # of the data
+LISTS, COLUMN_KINDS = ("labels", "drop", "header", "nulls", "negative_labels", "thinned"), "kinds"  # of the data
 PLAIN_WORD = re.compile(r"\w*")
 IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 

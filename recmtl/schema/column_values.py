@@ -67,7 +67,7 @@ class ColumnValues:
     """
 
     def __init__(self, name: str, column: pa.ChunkedArray, decimal: str = ".") -> None:
-        self.name, self.rows, self._decimal = name, len(column), decimal
+        self.name, self.rows, self.decimal = name, len(column), decimal
         self.values = _plain(column)  # without missing ones
         self.type: pa.DataType = self.values.type
         uncounted = pa.types.is_nested(self.type) or isinstance(self.type, pa.BaseExtensionType)
@@ -124,7 +124,7 @@ class ColumnValues:
         if self._is_number:
             found: Floats = self.unique.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             return found
-        words = with_decimal_point(self.number_words, self._decimal)
+        words = with_decimal_point(self.number_words, self.decimal)
         return np.array([float(word) for word in words.to_pylist()])
 
     @property
@@ -136,9 +136,9 @@ class ColumnValues:
     def number_words(self) -> pa.Array:
         """The values of a text column that are numbers."""
         try:
-            pc.utf8_trim_whitespace(with_decimal_point(self.unique, self._decimal)).cast(pa.float64())
+            pc.utf8_trim_whitespace(with_decimal_point(self.unique, self.decimal)).cast(pa.float64())
         except pa.ArrowInvalid:
-            return self.matching(NUMBER if self._decimal == "." else NUMBER.replace(r"\.", self._decimal))
+            return self.matching(NUMBER if self.decimal == "." else NUMBER.replace(r"\.", self.decimal))
         return self.unique
 
     @cached_property

@@ -22,6 +22,7 @@ BEFORE, AFTER = r"[^0-9()+-]{0,8}?", r"(?:[^0-9\s()+,.:;|_#-][^()]{0,20})?"
 AMOUNT = r"[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]+)?|[0-9]+(?:[.,][0-9]+)?|\.[0-9]+"
 WITH_UNIT = rf"^[+-]?\s*(?P<before>{BEFORE})\s*[+-]?(?P<number>{AMOUNT})\s*(?P<after>{AFTER})$"
 PERHAPS = rf"^[+-]?\(?\s*[+-]?\s*{BEFORE}\s*[+-]?(?:{AMOUNT})\s*{AFTER}\s*\)?$"  # quicker
+DECIMAL_COMMA, WITH_POINT = r"^[+-]?[0-9]+,[0-9]+$", r"^[+-]?[0-9]*\.[0-9]*$"
 OF_NAMES = r"[\pL#_/:@№]"  # in a prefix of whole numbers: `user_17`, `#5`
 
 
@@ -33,7 +34,9 @@ def separated_numbers(c: ColumnValues) -> Reading | None:
     if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * written_rows(c):
         return None
     what = f"numbers with a decimal comma or separators of thousands, such as {str(separated[0])!r}"
-    return ask(c, what, "or write them like 1234.5")
+    comma = pc.all(pc.match_substring_regex(separated, DECIMAL_COMMA)).as_py() and not c.count(c.matching(WITH_POINT))
+    said = "`--decimal ,` (in Python `decimal=','`) if the comma is the decimal mark, " * comma
+    return ask(c, what, f"{said}or write them like {'1234,5' if c.decimal == ',' else '1234.5'}")
 
 
 def written_rows(c: ColumnValues) -> int:

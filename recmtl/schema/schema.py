@@ -31,21 +31,12 @@ from recmtl.schema.features import (
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
 from recmtl.schema.tasks import Funnel, Task
-from recmtl.schema.text_format import TextFormat
+from recmtl.schema.text_format import TEXT_OPTIONS, TextFormat
 from recmtl.schema.validation import check_nonempty
 
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
-ROLES = (
-    "group",
-    "keys",
-    "weight",
-    "separator",
-    "header",
-    "nulls",
-    "decimal",
-    "escape",
-)  # of a card, as they stand in it
+ROLES = ("group", "keys", "weight", *TEXT_OPTIONS)  # of a card, as they stand in it
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,8 +77,8 @@ class Schema:
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
         check_nonempty(self, "group", "weight")
-        object.__setattr__(self, "header", self.text_format.header)
-        object.__setattr__(self, "nulls", self.text_format.nulls)
+        for name, value in vars(self.text_format).items():
+            object.__setattr__(self, name, value)
         if not self.features:
             raise SchemaError("a schema needs at least one feature")
         if not self.tasks:
@@ -312,7 +303,7 @@ class Schema:
                 ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out.
             drop: Columns to leave out, by name or pattern.
             roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
-                ``separator``.
+                how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
 
         Raises:
             DataError: There is no such file.

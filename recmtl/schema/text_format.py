@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
 # Further words for a missing number; as a category they are text like any other.
 MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
 DECIMALS = (".", ",")
+TYPED = re.compile(r"\\(?:t|\\|x([0-9a-fA-F]{2}))")  # a character that a shell leaves written out
 NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
 
 
@@ -26,7 +27,8 @@ class TextFormat:
     r"""How text stands for values, in CSV files and in text columns of other sources.
 
     Args:
-        separator: The column separator of CSV files; ``None`` detects it in the header.
+        separator: The column separator of CSV files, perhaps written out as ``\t`` or ``\x01``; ``None`` detects it in
+            the header.
         header: The columns of CSV files that have no header line; empty takes the first line of each file.
         nulls: Words for a missing value, in any column; ``None`` takes those of common writers.
         decimal: The decimal mark of numbers, ``.`` or ``,``.
@@ -41,8 +43,9 @@ class TextFormat:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_separator(self, "separator")
-        check_separator(self, "escape")
+        for name in ("separator", "escape"):
+            object.__setattr__(self, name, typed_character(getattr(self, name)))
+            check_separator(self, name)
         if self.escape is not None and self.escape == self.separator:
             raise SchemaError(f"`separator` and `escape` must differ, got {self.escape!r} for both")
         for name in ("header", "nulls"):
@@ -61,7 +64,7 @@ class TextFormat:
         return NULLS if self.nulls is None else tuple(dict.fromkeys(("", *self.nulls)))
 
 
-PLAIN_TEXT = TextFormat()
+TEXT_OPTIONS = tuple(option.name for option in fields(TextFormat))
 BACKSLASH, ESCAPED = "\\", re.compile(rb"\\(.)", re.DOTALL)
 
 
@@ -84,7 +87,14 @@ def keep_null_words(escape: str | None) -> Callable[[bytes], bytes]:
 
 def format_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return those of some options that `TextFormat` has."""
-    return {name: options[name] for name in ("separator", "header", "nulls", "decimal", "escape") if name in options}
+    return {name: options[name] for name in TEXT_OPTIONS if name in options}
+
+
+def typed_character(text: Any) -> Any:
+    r"""Return the character that text such as ``\t`` or ``\x01`` writes out; any other value as it is."""
+    if not isinstance(text, str) or TYPED.fullmatch(text) is None:
+        return text
+    return text.encode("ascii").decode("unicode_escape")
 
 
 def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:
@@ -92,3 +102,6 @@ def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:
     if decimal == ".":
         return text
     return pc.replace_substring(pc.replace_substring(text, ".", NO_NUMBER), decimal, ".")
+
+
+PLAIN_TEXT = TextFormat()

@@ -24,6 +24,7 @@ from recmtl.models import RankingModel
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, RunFolder
 from recmtl.schema import Thinning
+from recmtl.schema.text_format import TextFormat
 from recmtl.train.artifacts import finish_run
 from recmtl.train.device import check_precision, cpu_threads
 from recmtl.train.loop import FitResult, TrainingLoop
@@ -199,6 +200,7 @@ class Trainer:
         bad_rows: BadRows = "error",
         note: Callable[[str], None] = warnings.warn,
         thinning: Thinning | None = None,
+        text: TextFormat | None = None,
     ) -> Rows:
         """Encode raw rows with labels like the training rows.
 
@@ -208,8 +210,9 @@ class Trainer:
             bad_rows: What becomes of rows that do not parse, as in `prepare`.
             note: Called with a line about the rows that were left out.
             thinning: How these files were thinned; ``None`` if they were not.
+            text: How text stands for values in these files; ``None`` reads them like the training rows.
         """
-        parts = list(encode_rows(self.model.schema, data, True, progress, bad_rows, note, thinning))
+        parts = list(encode_rows(self.model.schema, data, True, progress, bad_rows, note, thinning, text))
         table = pa.concat_tables([part.table for part in parts])
         return Rows(self.model.schema, table, thinning=parts[0].thinning)
 

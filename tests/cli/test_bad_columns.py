@@ -135,6 +135,47 @@ def test_describe_and_prepare_take_a_word_for_a_missing_number(
     assert "leave out `nulls`" in capsys.readouterr().err
 
 
+BARE = ["--header", "x,city,click", "--separator", r"\x01", "--decimal", ","]
+HEADED = ["--header", "[]", "--separator", ",", "--decimal", "."]  # how the same rows are read from `test.csv`
+
+
+def test_train_predict_and_evaluate_read_text_as_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run keeps how its training rows were read; other files may say otherwise, and give the same predictions."""
+    frame, bare = with_column(NUMBERS), str(tmp_path / "bare.csv")
+    frame.to_csv(bare, index=False, header=False, sep="\x01", decimal=",")
+    frame.to_csv(tmp_path / "test.csv", index=False)
+    run, plain = str(tmp_path / "run"), str(tmp_path / "test.csv")
+    assert main(["train", *SMALL, "--data.train", bare, "--label", "click", *BARE, "--run", run]) == 0
+    schema = recmtl.load_run(run).model.schema.schema
+    assert (schema.header, schema.separator, schema.decimal) == (("x", "city", "click"), "\x01", ",")
+    assert [type(f).__name__ for f in schema.features] == ["Numeric", "Categorical"]
+    found = []
+    for rows, said in ((bare, []), (plain, HEADED)):
+        out = tmp_path / f"{len(found)}.parquet"
+        assert main(["predict", run, "--rows", rows, "--out", str(out), *said]) == 0
+        assert main(["evaluate", run, "--rows", rows, "--draws", "0", "--json", *said]) == 0
+        found.append(pd.read_parquet(out))
+    pd.testing.assert_frame_equal(*found)
+    found[1].to_csv(tmp_path / "p.csv", index=False)
+    schema.save(tmp_path / "card.yaml")
+    capsys.readouterr()
+    given = ["evaluate", "--predictions", str(tmp_path / "p.csv"), "--card", str(tmp_path / "card.yaml")]
+    assert main([*given, "--draws", "0", *HEADED]) == 0
+    assert main(["predict", run, "--rows", plain, "--out", str(tmp_path / "2.csv"), "--decimal", "."]) == 2
+    assert "test.csv, line 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["describe", "prepare"])
+def test_describe_and_prepare_take_how_text_is_read(command: str, tmp_path: Path) -> None:
+    path, card, data = (str(tmp_path / name) for name in ("bare.csv", "card.yaml", "data"))
+    with_column(NUMBERS).to_csv(path, index=False, header=False, sep="~", decimal=",")
+    said = ["--label", "click", "--header", "x", "--header", "city,click", "--separator", "~", "--decimal", ","]
+    files = [path, "--out", card] if command == "describe" else ["--train", path, "--out", data]
+    assert main([command, *files, *said]) == 0
+    schema = recmtl.Schema.load(card) if command == "describe" else recmtl.PreparedData.open(data).schema.schema
+    assert (schema.header, schema.separator, schema.decimal) == (("x", "city", "click"), "~", ",")
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_values_beyond_those_of_the_training_rows(form: str, tmp_path: Path) -> None:
     """Far numbers, new categories and times, and missing values where none was."""

@@ -252,6 +252,7 @@ def test_other_names_are_not_like_an_id(name: str) -> None:
         ([*map(str, WHOLE), "many"], ["numbers in 99.8% of its rows", "'many'", "`--kind x=numeric` with"]),
         (["1,234", "12", "1,234,567.5"] * 9, ["separators of thousands, such as '1,234'", "write them like 1234.5"]),
         (["1,5", "2", "2,75"] * 9, ["a decimal comma", "'1,5'"]),
+        (["-1,41", "2,5", "12"] * 9, ["such as '-1,41'", "`--decimal ,` (in Python `decimal=','`)", "like 1234.5"]),
         (["1.234.567", "12"] * 9, ["separators of thousands"]),
         (["1 234", "12"] * 9, ["separators of thousands"]),
         (

@@ -475,6 +475,14 @@ class TestSeparator:
         assert schema.resolve(["c", "y"]).separator == ";"
         assert "separator" not in Schema([Categorical("c")], [Task("t", "y")]).to_dict()
 
+    @pytest.mark.parametrize(
+        ("written", "meant"), [(r"\t", "\t"), (r"\x01", "\x01"), ("\\\\", "\\"), ("\\", "\\"), ("|", "|")]
+    )
+    def test_a_character_that_is_written_out(self, written, meant):
+        schema = Schema([Categorical("c")], [Task("t", "y")], separator=written)
+        assert schema.separator == schema.text_format.separator == meant
+        assert Schema.from_dict(schema.to_dict()) == schema
+
     @pytest.mark.parametrize("separator", ["", ";;", "\n", '"', "ß", 5])
     def test_one_character(self, separator):
         with pytest.raises(SchemaError, match="`separator` must be one ASCII character"):

@@ -6,7 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,7 @@ from recmtl.errors import BadValueError, DataError
 from recmtl.io.files import new_folder
 from recmtl.schema import FittedSchema, Schema, Thinning
 from recmtl.schema.serialization import save_fitted
+from recmtl.schema.text_format import TextFormat
 
 ENCODERS = 2  # batches encoded at the same time
 
@@ -133,6 +134,7 @@ def encode_rows(
     bad_rows: BadRows = "error",
     note: Callable[[str], None] = warnings.warn,
     thinning: Thinning | None = None,
+    text: TextFormat | None = None,
 ) -> Iterator[Rows]:
     """Encode raw rows by a fitted schema, a batch at a time.
 
@@ -145,21 +147,23 @@ def encode_rows(
         note: Called at the end with each sentence on rows that were left out, or that are not read as they are: lists
             that are cut, columns that no training row told apart, and numbers that no training row lacks.
         thinning: How these files were thinned; ``None`` if they were not.
+        text: How text stands for values in these files; ``None`` reads them like the training rows.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse.
         SchemaError: A column is missing.
     """
+    read = schema if text is None else replace(schema, schema=replace(schema.schema, **vars(text)))
     skipped, thinned = bad_row_counter(bad_rows), thinning.resolve(schema.schema) if thinning else None
-    sources = open_sources(data, "given", schema.schema.text_format)
+    sources = open_sources(data, "given", read.schema.text_format)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)
-    findings = EncodingFindings(schema, "given")
+    findings = EncodingFindings(read, "given")
     for batch in convert(
-        schema.schema,
+        read.schema,
         sources,
-        lambda batch, _: encode_batch(schema, batch, findings=findings),
+        lambda batch, _: encode_batch(read, batch, findings=findings),
         skipped,
         schema.integer_keys,
     ):

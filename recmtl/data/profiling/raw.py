@@ -71,7 +71,8 @@ def describe(
             raise DataError("a prepared dataset brings its own card, labels and test rows")
         return describe_prepared(data if isinstance(data, PreparedData) else PreparedData.open(data))
     if schema and (labels or reading):
-        raise DataError("the card says which columns are labels: give either a card or labels")
+        named = ", ".join(f"`{name}`" for name in [*(["labels"] if labels else []), *reading])
+        raise DataError(f"the card says what the columns are: give either a card or {named}")
     given = {"train": data} | ({} if test is None else {"test": test})
     text = schema.text_format if schema else TextFormat(**format_options(reading))
     sources = {name: open_sources(rows, name, text) for name, rows in given.items()}

@@ -221,7 +221,7 @@ def test_plain_data_is_strict_json(hand):
 
 def test_arguments_that_contradict_each_other(tmp_path):
     frame = leaky(100)
-    with pytest.raises(DataError, match="give either a card or labels"):
+    with pytest.raises(DataError, match="give either a card or `labels`"):
         describe(frame, SCHEMA, labels=["click"])
     with pytest.raises(SchemaError, match=r"column 'clik' is not in .*; did you mean 'click'"):
         describe(frame, labels=["clik"])
@@ -306,7 +306,7 @@ def test_columns_that_cannot_be_read_or_decided_are_noted():
     )
     assert found.notes[0] == "column 's' is left out: values of type struct<a: int64>"
     assert found.notes[1].startswith("column 'n' holds numbers in 99.7% of its rows")
-    with pytest.raises(DataError, match="give either a card or labels"):
+    with pytest.raises(DataError, match="give either a card or `drop`"):
         describe(frame, SCHEMA, drop=["n"])
     said = by(describe(frame, labels=["y"], kinds={"n": "categorical"}, drop=["c"]).columns, "column")
     assert [said[name]["kind"] for name in ("n", "c")] == ["categorical", "left out"]

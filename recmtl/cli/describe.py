@@ -9,8 +9,8 @@ from typing import Any
 
 from recmtl.cli.console import RowCounter, print_description, print_line
 from recmtl.data import describe
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.errors import UsageError
+from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_kinds
@@ -63,7 +63,7 @@ def describe_command(
     else:
         print_description(description, public_name(data))
     if out is not None:
-        columns = infer_columns(data, labels, kinds, left_out, roles)
+        columns = infer_columns(data, labels, kinds, left_out, roles, bad_rows)
         write_card(out, Schema(columns.features, columns.tasks, **roles), columns)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from recmtl.cli.console import RowCounter, print_line, print_metrics, print_note
 from recmtl.data import PreparedData, Rows
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions, intervals_of, metrics_of
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K
+from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run

@@ -10,10 +10,10 @@ from typing import Any
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.evaluate import note_of_thinning, prepared_rows
 from recmtl.data import encode_rows
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions
+from recmtl.io.csv_records import BadRows
 from recmtl.io.files import check_free
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run

@@ -11,9 +11,9 @@ from typing import Any
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.data import prepare
 from recmtl.data.sources.aliexpress_files import open_raw
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
 from recmtl.errors import UsageError
+from recmtl.io.csv_records import BadRows
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import data_schema
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_kinds
@@ -72,7 +72,7 @@ def prepare_command(
         raise UsageError("raw files need their card: give `--card aliexpress`")
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
-    said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, **text}
+    said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, **said)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
 import re
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -38,13 +37,8 @@ CODECS = {b"\x1f\x8b": ".gz", b"BZh91AY&SY": ".bz2", b"\x28\xb5\x2f\xfd": ".zst"
 PICKLE, TAR, TAR_AT = re.compile(rb"\x80[\x02-\x05]"), b"ustar", 257
 JSON = re.compile(rb'(\xef\xbb\xbf)?\s*(\[\s*)?(\{\s*"|\[\s*\[)')
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-INVALID_UTF8 = "\ufffd\ue000"  # replaces bytes that are not UTF-8, and occurs nowhere else
-REPLACE_INVALID = "recmtl.invalid_utf8"  # the error handler that replaces them
 EXTENSIONS = ("arrow.json", "arrow.bool8")  # types that are read as what they are stored as
 SCALARS = (str, bytes, bool, int, float, np.generic)  # that a column of mixed Python objects may hold
-HEADER_BYTES = 1 << 20  # of a CSV file
-COLUMN_SEPARATORS = (",", "\t", ";", "|")  # on a tie, the first one
-QUOTED, LINE_BREAK = re.compile(r'"[^"]*"'), re.compile(r"[\r\n]")
 
 
 @runtime_checkable
@@ -135,49 +129,6 @@ def check_rows(data: object) -> None:
     for item in data:
         if isinstance(item, dict):
             raise DataError("a list of dicts is not read: give `pandas.DataFrame(data)`")
-
-
-def detect_separator(stream: pa.NativeFile) -> str:
-    """Return the column separator of a CSV file: the most frequent candidate in its header, outside quotes."""
-    text = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
-    header = LINE_BREAK.split(QUOTED.sub("", text).lstrip("\r\n"), maxsplit=1)[0]
-    return max(COLUMN_SEPARATORS, key=header.count)
-
-
-def _replace_invalid(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeDecodeError)
-    return INVALID_UTF8, error.end
-
-
-codecs.register_error(REPLACE_INVALID, _replace_invalid)
-
-
-def check_header(name: str, header: Sequence[str]) -> None:
-    """Check the header of a CSV file.
-
-    Raises:
-        DataError: It is no text.
-    """
-    if any("\0" in column or INVALID_UTF8 in column for column in header):
-        raise DataError(f"{name} is not a CSV file: expected a header in UTF-8 text")
-
-
-def wrong_width(record: Sequence[str], header: Sequence[str], text: bytes, escape: str | None) -> str:
-    """Return the sentence on a record of a CSV file that has another number of values than its header.
-
-    Args:
-        record: The values.
-        header: The columns.
-        text: The start of the file.
-        escape: The character that escapes quotes, if any.
-    """
-    found = f"{len(record)} columns, expected {len(header)}"
-    if escape is None and b'\\"' in text:
-        return f'{found}; the file has quotes after a backslash: say `escape: "\\\\"` on the card if it escapes them'
-    rows = [line.lstrip(b'"')[:1] for line in text.split(b"\n", 3)[1:3]]
-    if len(record) == len(header) + 1 and record[0] == "1" and rows == [b"1", b"2"]:
-        return f"{found}; if these are row names, as R's `write.table` writes them, write with `row.names = FALSE`"
-    return found
 
 
 def frame_name(data: Frame, name: str = "") -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import Balancer
-from recmtl.data.sources.bad_rows import BadRows
+from recmtl.io.csv_records import BadRows
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.models import RankingModel
 from recmtl.recipe.option_errors import nested_options, option_type, parse_options

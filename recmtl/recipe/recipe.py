@@ -88,7 +88,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             f"`{card_option}`, a YAML file or a shipped name"
         )
     roles = {name: value for name, value in options.inferred.items() if name in ("group", "weight", *TEXT_OPTIONS)}
-    columns = infer_columns(train, options.labels, options.kinds, options.drop, roles)
+    columns = infer_columns(train, options.labels, options.kinds, options.drop, roles, options.bad_rows)
     schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`{describe_command_of(options, train)}` shows how each column is read"
     return schema, [*columns.notes, shown, *leak_warnings(columns.sample.table, schema)]

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
+from recmtl.io.csv_records import BadRows
 from recmtl.schema.column_reading import LEFT_OUT, Reading, category
 from recmtl.schema.column_values import ISO_DATE, ColumnValues
 from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical
@@ -83,11 +84,12 @@ def infer_columns(
     kinds: Mapping[str, str] | None = None,
     drop: Collection[str] = (),
     roles: Mapping[str, Any] | None = None,
+    bad_rows: BadRows = "error",
 ) -> InferredColumns:
     """Read the columns of a dataset; arguments as of `Schema.infer`."""
     roles = roles or {}
     tasks = [tasks] if isinstance(tasks, str) else tasks
-    sample = read_sample(data, TextFormat(**format_options(roles)))
+    sample = read_sample(data, TextFormat(**format_options(roles)), bad_rows)
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
     used = [name for task in found for name in (task.label, task.given)]

@@ -7,12 +7,10 @@ Parquet file, batches of an Arrow file, rows of a table in memory and further fi
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
@@ -24,24 +22,20 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.errors import DataError, SchemaError
+from recmtl.io.csv_records import MAX_EXAMPLES, BadRows, CsvRecords, last_has_line_break, left_out, skips
 from recmtl.io.formats import (
-    HEADER_BYTES,
     IPC,
     PARQUET,
-    REPLACE_INVALID,
     ArrowStream,
     Frame,
     as_table,
-    check_header,
     check_rows,
-    detect_separator,
     format_of,
     frame_name,
     index_columns,
     is_column,
     plain_table,
     replace_words,
-    wrong_width,
 )
 from recmtl.io.location import COMPRESSIONS, Location, expand
 from recmtl.schema.column_values import ColumnValues
@@ -78,11 +72,13 @@ class Sample:
         name: The name of the data for errors.
         table: The rows.
         text: How text stands for values.
+        notes: How many rows that do not parse were left out, and examples.
     """
 
     name: str
     table: pa.Table
     text: TextFormat = PLAIN_TEXT
+    notes: tuple[str, ...] = ()
 
     @property
     def index(self) -> tuple[str, ...]:
@@ -94,19 +90,48 @@ class Sample:
         return ColumnValues(name, self.table[name], self.text.decimal)
 
 
-def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT) -> Sample:
+@dataclass
+class CsvReading:
+    """How text is read, and the records of CSV files that were left out, as they are wider or narrower than the header.
+
+    Args:
+        text: How text stands for values.
+        bad_rows: Whether such a record is an error, or skipped.
+        skipped: The number of those skipped.
+        examples: Where the first of them are, and why.
+    """
+
+    text: TextFormat = PLAIN_TEXT
+    bad_rows: BadRows = "error"
+    skipped: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def skip(self, records: CsvRecords, rows: int) -> None:
+        """Count records of a file that are skipped; an unclosed quote is an error, as it may have swallowed many rows.
+
+        Raises:
+            DataError: For the first one, with the file and the line, unless bad rows are skipped.
+        """
+        if self.bad_rows == "error":
+            records.check()
+        self.skipped += rows
+        self.examples += itertools.islice(records.malformed(), min(rows, MAX_EXAMPLES - len(self.examples)))
+
+
+def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT, bad_rows: BadRows = "error") -> Sample:
     """Read the first rows of the data and blocks spread over the rest.
 
     Raises:
-        DataError: There is no such file.
+        DataError: There is no such file, or a record of a CSV file is wider or narrower than the header.
         SchemaError: The data cannot be read, has no rows, or has two columns of one name.
     """
+    skips(bad_rows)  # or it is no such option
     parts = list(_parts(data))
     if not parts:
         raise SchemaError("a schema cannot be inferred from an empty list of files")
-    name = _name_of(parts[0])
+    name, reading = _name_of(parts[0]), CsvReading(text, bad_rows)
     try:
-        table = _read_parts(parts, text)
+        table = _read_parts(parts, reading)
     except (DataError, SchemaError) as error:
         raise error if isinstance(parts[0], Location) else SchemaError(str(error)) from None
     except (OSError, TypeError, ValueError, csv.Error) as error:
@@ -114,7 +139,7 @@ def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT) -> Sample:
         raise SchemaError(f"cannot infer a schema from {shown}: {' '.join(str(error).split())}") from error
     if not table.num_rows:
         raise SchemaError(f"there are no rows in {name}")
-    return Sample(name, table, text)
+    return Sample(name, table, text, tuple(left_out(reading.skipped, reading.examples)))
 
 
 def _parts(data: Rows) -> Iterator[Part]:
@@ -137,31 +162,33 @@ def _name_of(part: Part) -> str:
     return frame_name(part) if isinstance(part, pd.DataFrame | ArrowStream) else part.name
 
 
-def _read_parts(parts: Sequence[Part], text: TextFormat) -> pa.Table:
+def _read_parts(parts: Sequence[Part], reading: CsvReading) -> pa.Table:
     """Read the first part of the data, and the first rows of others that have the same columns."""
-    tables = [_checked(table, _name_of(parts[0])) for table in _read_part(parts[0], text)]
+    tables = [_checked(table, _name_of(parts[0])) for table in _read_part(parts[0], reading)]
     read = [pa.concat_tables(tables, promote_options="permissive")]
     for place in _spread(len(parts), 1, BLOCKS):
         try:
-            table = next(_read_part(parts[place], text)).slice(0, BLOCK_ROWS).select(read[0].column_names)
+            table = next(_read_part(parts[place], reading)).slice(0, BLOCK_ROWS).select(read[0].column_names)
             read = [pa.concat_tables([*read, table], promote_options="permissive")]
+        except DataError:
+            raise
         except (OSError, LookupError, TypeError, ValueError):  # preparing the rows reports it
             continue
     return read[0]
 
 
-def _read_part(part: Part, text: TextFormat) -> Iterator[pa.Table]:
+def _read_part(part: Part, reading: CsvReading) -> Iterator[pa.Table]:
     """Read the head of a part of the data, then its blocks; missing values are null."""
-    for table in _raw_tables(part, text):
-        columns = [_without_words(column, text.null_words) for column in plain_table(table).columns]
+    for table in _raw_tables(part, reading):
+        columns = [_without_words(column, reading.text.null_words) for column in plain_table(table).columns]
         named = [(name, column) for name, column in zip(table.column_names, columns, strict=True) if name]
         names = [name for name, _ in named]
         yield pa.Table.from_arrays([column for _, column in named], names=names, metadata=table.schema.metadata)
 
 
-def _raw_tables(part: Part, text: TextFormat) -> Iterator[pa.Table]:
+def _raw_tables(part: Part, reading: CsvReading) -> Iterator[pa.Table]:
     if isinstance(part, Location):
-        for table in _read_file(part, text):
+        for table in _read_file(part, reading):
             added = {key: value for key, value in part.part_keys.items() if key not in table.column_names}
             for key, value in added.items():
                 table = table.append_column(key, pa.repeat(pa.scalar(value, pa.string()), len(table)))
@@ -192,11 +219,11 @@ def _checked(table: pa.Table, name: str) -> pa.Table:
     return table
 
 
-def _read_file(location: Location, text: TextFormat) -> Iterator[pa.Table]:
+def _read_file(location: Location, reading: CsvReading) -> Iterator[pa.Table]:
     """Read the head of a file, then its blocks."""
     readers = {PARQUET: _read_parquet, IPC: _read_ipc}
     kind = format_of(location)
-    return readers[kind](location) if kind in readers else _read_csv(location, text)
+    return readers[kind](location) if kind in readers else _read_csv(location, reading)
 
 
 def _read_parquet(location: Location) -> Iterator[pa.Table]:
@@ -228,54 +255,53 @@ def _read_ipc(location: Location) -> Iterator[pa.Table]:
             yield _thinned(pa.Table.from_batches([batch]))
 
 
-def _read_csv(location: Location, form: TextFormat) -> Iterator[pa.Table]:
+def _read_csv(location: Location, reading: CsvReading) -> Iterator[pa.Table]:
+    form = reading.text
+    records = CsvRecords(location, form.separator, form.header, form.escape)
     with location.stream() as stream:
         head = stream.read(HEAD_BYTES + 1)
-    separator = form.separator or detect_separator(pa.BufferReader(head))
-    start = io.StringIO(head[:HEADER_BYTES].decode("utf-8-sig", errors=REPLACE_INVALID), newline="")
-    reader = csv.reader(start, delimiter=separator, escapechar=form.escape)
-    records = filter(None, reader)
-    header = form.header or next(records, ())
-    if not header:
-        raise SchemaError(f"{location.name} is empty: expected a header and rows")
-    check_header(location.name, header)
     whole = len(head) <= HEAD_BYTES
     head = head if whole else head[: _last_record_end(head)]
-    parse = partial(_parse_csv, separator=separator, header=header, form=form)
-    first = parse(head, head=True, named=not form.header)
-    if not len(first) and (record := next(records, None)) and len(record) != len(header):
-        raise DataError(f"{location.name}, line {reader.line_num}: {wrong_width(record, header, head, form.escape)}")
+    first, bad = _parse_csv(head, records, form, named=not form.header)
+    if bad:
+        reading.skip(records, bad)
+    if whole and (bad or last_has_line_break(first.column(first.num_columns - 1))):
+        records.check(reading.bad_rows)
     yield from _split_head(first)
     if not whole and location.on_disk and not {s.lower() for s in location.suffixes} & {*COMPRESSIONS}:
         for block in _csv_blocks(location):
-            try:
-                yield parse(block).slice(0, BLOCK_ROWS)
-            except pa.ArrowInvalid:  # not cut between records
-                continue
+            table, bad = _parse_csv(block, records, form)
+            if bad:
+                reading.skip(records, bad)
+            if not bad or reading.bad_rows == "skip":  # otherwise it was not cut between records
+                yield table.slice(0, BLOCK_ROWS)
 
 
-def _parse_csv(
-    text: bytes,
-    separator: str,
-    header: Sequence[str],
-    form: TextFormat,
-    head: bool = False,
-    named: bool = False,
-) -> pa.Table:
-    """Parse records as text; in the head records of a wrong length are skipped, as preparing the rows reports them."""
-    text = keep_null_words(form.escape)(text)
-    text = text.decode("utf-8-sig", errors="replace").encode()  # likewise bytes that are not UTF-8
-    skip = (lambda record: "skip") if head else None
-    return pacsv.read_csv(
+def _parse_csv(text: bytes, records: CsvRecords, form: TextFormat, named: bool = False) -> tuple[pa.Table, int]:
+    """Return records as text, and the number of those that have another width than the header, which are skipped."""
+    text, skipped = keep_null_words(form.escape)(text), 0
+    text = text.decode("utf-8-sig", errors="replace").encode()  # preparing the rows reports bytes that are not UTF-8
+
+    def skip(record: pacsv.InvalidRow) -> str:
+        nonlocal skipped
+        skipped += 1
+        return "skip"
+
+    header = records.columns
+    table = pacsv.read_csv(
         pa.BufferReader(text),
         pacsv.ReadOptions(block_size=max(len(text), 1), column_names=None if named else header, use_threads=False),
         pacsv.ParseOptions(
-            delimiter=separator, escape_char=form.escape or False, newlines_in_values=True, invalid_row_handler=skip
+            delimiter=records.separator,
+            escape_char=form.escape or False,
+            newlines_in_values=True,
+            invalid_row_handler=skip,
         ),
         pacsv.ConvertOptions(
             column_types=dict.fromkeys(header, pa.string()), null_values=form.null_words, strings_can_be_null=True
         ),
     )
+    return table, skipped
 
 
 def _last_record_end(text: bytes) -> int:

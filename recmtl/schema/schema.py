@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import yaml
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
+from recmtl.io.csv_records import BadRows
 from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.schema.card_entries import build, build_feature
@@ -288,6 +290,7 @@ class Schema:
         tasks: Sequence[Task | str],
         kinds: Mapping[str, ColumnKind] | None = None,
         drop: Sequence[str] = (),
+        bad_rows: BadRows = "error",
         **roles: Any,
     ) -> Schema:
         """Infer a schema from the rows of a dataset: its first ones, and blocks spread over the rest.
@@ -302,15 +305,19 @@ class Schema:
             kinds: What columns are that the rules read as something else, by name or pattern: ``categorical``,
                 ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out.
             drop: Columns to leave out, by name or pattern.
+            bad_rows: What to do with records of a CSV file that have another number of values than its header: stop at
+                the first, or skip them, with a warning that counts those among the rows that are read.
             roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
                 how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
 
         Raises:
-            DataError: There is no such file.
+            DataError: There is no such file, or it has a record that does not parse.
             SchemaError: The data cannot be read, a column is missing or the rules cannot decide what it is, or no
                 column is left for a feature.
         """
-        columns = infer_columns(data, tasks, kinds, drop, roles)
+        columns = infer_columns(data, tasks, kinds, drop, roles, bad_rows)
+        for note in columns.sample.notes:
+            warnings.warn(note, stacklevel=2)
         return cls(columns.features, columns.tasks, **roles)
 
 

@@ -15,10 +15,10 @@ import torch
 from recmtl.balance import Balancer, Sum
 from recmtl.data import DataError, Rows, encode_rows
 from recmtl.data.preparation.prepare import Progress
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, table
+from recmtl.io.csv_records import BadRows
 from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
 from recmtl.runs.checkpoints import Checkpoints

@@ -23,7 +23,7 @@ from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes, l
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
 from recmtl.data.preparation.thinned_files import NegativeShares, thinned_splits
-from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
+from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import (
@@ -39,6 +39,7 @@ from recmtl.data.store.format import (
 )
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import BadValueError, DataError
+from recmtl.io.csv_records import BadRows, skips
 from recmtl.io.files import new_folder
 from recmtl.schema import FittedSchema, Schema, Thinning
 from recmtl.schema.serialization import save_fitted
@@ -87,7 +88,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
-    skipped = bad_row_counter(bad_rows)
+    skipped = _counter(bad_rows)
     given = {"train": train, "valid": valid, "test": test}
     sources = {name: open_sources(data, name, schema.text_format) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name, sources["train"][0].index)
@@ -101,10 +102,10 @@ def prepare(
         parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
-        fitted, notes = _fit(fitter, resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+        fitted, notes = _fit(fitter, resolved, sources["train"], holdouts, progress, _counter(bad_rows))
         counts = FoldCounts(fitted) if fitted.rated_blocks else None
         if counts:
-            _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+            _count_labels(resolved, counts, sources["train"], holdouts, progress, _counter(bad_rows))
             fitted, more = counts.finish()
             notes += more
         findings = {name: EncodingFindings(fitted, name) for name in sources}
@@ -154,7 +155,10 @@ def encode_rows(
         SchemaError: A column is missing.
     """
     read = schema if text is None else replace(schema, schema=replace(schema.schema, **vars(text)))
-    skipped, thinned = bad_row_counter(bad_rows), thinning.resolve(schema.schema) if thinning else None
+    skipped, thinned = (
+        _counter(bad_rows),
+        thinning.resolve(schema.schema) if thinning else None,
+    )
     sources = open_sources(data, "given", read.schema.text_format)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
@@ -171,6 +175,10 @@ def encode_rows(
         yield Rows(schema, pa.Table.from_batches([batch]), thinning=thinned)
     for sentence in (*(skipped.notes() if skipped else ()), *findings.notes()):
         note(sentence)
+
+
+def _counter(bad_rows: BadRows) -> BadRowCounter | None:
+    return BadRowCounter() if skips(bad_rows) else None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from recmtl.data.preparation.prepare import Progress, prepare
-from recmtl.data.sources.bad_rows import BadRows
 from recmtl.data.store.cache import (
     DAY,
     KEY_LETTERS,
@@ -23,6 +22,7 @@ from recmtl.data.store.cache import (
 from recmtl.data.store.format import FORMAT_VERSION
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError, ExistsError, unreadable
+from recmtl.io.csv_records import BadRows
 from recmtl.io.files import locked
 from recmtl.io.location import Location, expand
 from recmtl.schema import Schema, SchemaError, Thinning

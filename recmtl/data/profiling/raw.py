@@ -20,12 +20,13 @@ from recmtl.data.profiling.description import NO_TASK, Description, describe_spl
 from recmtl.data.profiling.leaks import category_codes
 from recmtl.data.profiling.prepared import describe_prepared
 from recmtl.data.profiling.tally import CategoryTally, LabelTally, SplitTally
-from recmtl.data.sources.bad_rows import BadRowCounter, BadRows, bad_row_counter
+from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import BadValueError, DataError
+from recmtl.io.csv_records import BadRows, skips
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.column_reading import Reading
 from recmtl.schema.features import KIND_NAMES
@@ -79,14 +80,14 @@ def describe(
     readings: tuple[Reading, ...] = ()
     if schema is None:
         roles = {k: v for k, v in reading.items() if k not in ("kinds", "drop")}
-        columns = infer_columns(data, labels, reading.get("kinds"), reading.get("drop", ()), roles)
+        columns = infer_columns(data, labels, reading.get("kinds"), reading.get("drop", ()), roles, bad_rows)
         readings = columns.readings
         schema = Schema([r.feature for r in readings if r.feature], columns.tasks or [NO_TASK], **roles)
     optional = frozenset() if labels else schema.unfeatured
     for source in (s for split in sources.values() for s in split):
         columns_of_source = [*source.columns, *sorted(optional - set(source.columns))]
         schema = schema.resolve(columns_of_source, source.name, source.index)
-    skipped = bad_row_counter(bad_rows)
+    skipped = BadRowCounter() if skips(bad_rows) else None
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
     return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])
 

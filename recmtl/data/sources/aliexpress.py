@@ -22,10 +22,10 @@ from recmtl.data.sources.aliexpress_layout import (
     SEARCH_ID,
     USER_COLUMNS,
 )
-from recmtl.data.sources.bad_rows import MAX_EXAMPLES
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.archives import ZIP_ERRORS
+from recmtl.io.csv_records import MAX_EXAMPLES
 
 Positions = npt.NDArray[np.int64]
 

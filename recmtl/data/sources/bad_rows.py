@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import islice
-from typing import Literal, TypeAlias, get_args
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.sources.base import Source
-from recmtl.errors import BadValueError, DataError
+from recmtl.errors import BadValueError
+from recmtl.io.csv_records import MAX_EXAMPLES, left_out
 
-MAX_EXAMPLES = 5
-
-BadRows: TypeAlias = Literal["error", "skip"]
 Checks: TypeAlias = Mapping[str, Callable[[pa.RecordBatch], object]]
 
 
@@ -64,14 +62,4 @@ class BadRowCounter:
 
     def notes(self) -> list[str]:
         """Return the number of skipped rows and examples; empty if none was skipped."""
-        if not self.rows:
-            return []
-        count = f"{self.rows:,} bad rows were" if self.rows > 1 else "1 bad row was"
-        return [f"{count} left out", *(f"left out: {example}" for example in self.examples)]
-
-
-def bad_row_counter(bad_rows: BadRows) -> BadRowCounter | None:
-    """Return a counter if bad rows are skipped, ``None`` if they are errors."""
-    if bad_rows not in get_args(BadRows):
-        raise DataError(f"`bad_rows` must be 'error' or 'skip', got {bad_rows!r}")
-    return BadRowCounter() if bad_rows == "skip" else None
+        return left_out(self.rows, self.examples)

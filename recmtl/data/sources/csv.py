@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,9 +15,9 @@ import pyarrow.csv as pacsv
 
 from recmtl.data.columns.values import cast_integer_columns
 from recmtl.data.sources.base import Source, without_blank_names
-from recmtl.errors import BadValueError, DataError
+from recmtl.errors import BadValueError
 from recmtl.io.archives import Member
-from recmtl.io.formats import HEADER_BYTES, INVALID_UTF8, REPLACE_INVALID, check_header, detect_separator, wrong_width
+from recmtl.io.csv_records import INVALID_UTF8, REPLACE_INVALID, SAY_ESCAPE, BadRows, CsvRecords, last_has_line_break
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
@@ -28,9 +26,7 @@ PART_BYTES = 1 << 22  # of a file, parsed by one thread into one batch
 BLOCK_BYTES = 1 << 20  # of a part, parsed at a time: fits in a cache
 WIDE = 1000  # columns; of wider files parts and blocks grow with the width, as each costs time for every column
 PARSERS = 2  # parts parsed at the same time
-LINE_CHARACTERS = 1 << 18  # of a line, read at a time
 BACKSLASH_QUOTE = b'\\"'
-SENTINEL = ("\n", '"')  # after the last line: a record of its own, or the end of an open quote
 
 
 class CsvSource(Source):
@@ -41,19 +37,15 @@ class CsvSource(Source):
     def __init__(self, location: Location | Member, text: TextFormat = PLAIN_TEXT) -> None:
         self.name, self._location, self._text = location.name, location, text
         self._header = list(text.header)
-        with location.stream() as stream:
-            self._separator = text.separator or detect_separator(stream)
-        _, header = next(self._records(), (1, []))
-        if not header:
-            raise DataError(f"{self.name} is empty: expected a header and rows")
-        check_header(self.name, header)
-        self._all_columns, self.columns = tuple(header), without_blank_names(header)
+        self._records = CsvRecords(location, text.separator, text.header, text.escape)
+        self._all_columns = self._records.columns
+        self.columns = without_blank_names(self._all_columns)
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows: numbers as float64, the rest as integers or text; as bytes if that fails."""
-        if next(itertools.islice(self._records(), 1, None), None) is None:
+        if next(iter(self._records), None) is None:
             return
         types = {c: pa.float64() if c in numbers else pa.string() for c in columns}
         done = 0
@@ -72,12 +64,10 @@ class CsvSource(Source):
 
     def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
         """Return why rows were skipped: a value, or their number of columns."""
-        with self._location.stream() as stream:
-            start = stream.read(HEADER_BYTES)
         row = 0
-        for line, record in itertools.islice(self._records(), 1, None):
+        for line, record in self._records:
             if len(record) != len(self._all_columns):
-                yield f"{self.name}, line {line}: {wrong_width(record, self._all_columns, start, self._text.escape)}"
+                yield self._records.wrong_width(line, record)
                 continue
             if row in bad:
                 yield f"{self.name}, line {line}, {bad[row].reason}"
@@ -85,8 +75,7 @@ class CsvSource(Source):
 
     def place(self, row: int) -> str:
         """Return the file and the line where a row begins."""
-        records = itertools.islice(self._records(), 1, None)
-        lines = (line for line, record in records if len(record) == len(self._all_columns))
+        lines = (line for line, record in self._records if len(record) == len(self._all_columns))
         return f"{self.name}, line {next(itertools.islice(lines, row, None))}"
 
     @property
@@ -139,7 +128,7 @@ class CsvSource(Source):
                 yield from filter(None, prefetch(jobs(stream), PARSERS))
         except pa.ArrowInvalid as error:  # without the line
             if "conversion error" not in str(error):
-                self._find_bad_record(columns=True)
+                self._records.check()
             raise
 
     def _parse_sequentially(
@@ -155,6 +144,7 @@ class CsvSource(Source):
                 malformed()
             return "skip"
 
+        bad_rows: BadRows = "skip" if malformed else "error"
         options = self._options({last: pa.binary()} | types, True, skip if malformed else None)
         lines, records = _LineCounter(), 0 if self._header else 1
         try:
@@ -164,23 +154,23 @@ class CsvSource(Source):
                     text = pa.TransformInputStream(text, keep_null_words(self._text.escape))
                 reader = pacsv.open_csv(text, _read_options(PART_BYTES * self._width, self._header), **options)
                 for batch, following in itertools.pairwise(itertools.chain(reader, [None])):
-                    if following is None and _last_has_line_break(batch.column(last)):
-                        self._find_bad_record(columns=malformed is None)
+                    if following is None and last_has_line_break(batch.column(last)):
+                        self._records.check(bad_rows)
                     records += batch.num_rows
                     yield _restore_invalid_utf8(batch.select(list(types))) if malformed else batch.select(list(types))
                 if suspect:
-                    self._find_bad_record(columns=False)
+                    self._records.check("skip")
                 escaped = () if self._text.escape else lines.backslash_quotes(self.name)
                 self.notes = (*lines.within_values(records + skipped, self.name), *escaped)
         except pa.ArrowInvalid as error:
             if "conversion error" not in str(error):
-                self._find_bad_record(columns=malformed is None)
+                self._records.check(bad_rows)
             raise
 
     def _options(self, types: dict[str, pa.DataType], quotes: bool, bad: Any = None) -> dict[str, Any]:
         return {
             "parse_options": pacsv.ParseOptions(
-                delimiter=self._separator,
+                delimiter=self._records.separator,
                 escape_char=self._text.escape or False,
                 newlines_in_values=quotes,
                 invalid_row_handler=bad,
@@ -193,39 +183,6 @@ class CsvSource(Source):
                 decimal_point=self._text.decimal,
             ),
         }
-
-    def _find_bad_record(self, columns: bool) -> None:
-        """Raise the error for an unclosed quote and, if `columns` is set, for a wrong number of columns."""
-        for reason in self.reasons({}):
-            if columns:
-                raise DataError(reason)
-
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """Return header and rows without blank lines, and the line where each begins."""
-        if self._header:
-            yield 0, self._header
-        with io.TextIOWrapper(
-            self._location.stream(), encoding="utf-8-sig", errors=REPLACE_INVALID, newline=""
-        ) as text:
-            lines = iter(partial(text.readline, LINE_CHARACTERS), "")
-            reader = csv.reader(
-                itertools.chain(lines, SENTINEL), delimiter=self._separator, escapechar=self._text.escape
-            )
-            line, held = 1, (0, [""])
-            try:
-                for record in reader:
-                    if record:
-                        if held[0]:
-                            yield held
-                        held = line, record
-                    line = reader.line_num + 1
-            except csv.Error as error:
-                reason = f"not CSV: {error}"
-                if "field limit" in str(error):
-                    reason = f"a value has more than {csv.field_size_limit():,} characters, or a quote is never closed"
-                raise DataError(f"{self.name}, line {line}: {reason}") from error
-            if held[1] != [""]:
-                raise DataError(f"{self.name}, line {held[0]}: a quote is opened in this row and never closed")
 
 
 class _LineCounter:
@@ -252,7 +209,7 @@ class _LineCounter:
 
     def backslash_quotes(self, name: str) -> tuple[str, ...]:
         """Return a note if quotes stand after a backslash, which is then part of the values."""
-        say = f'{name} has quotes after a backslash: say `escape: "\\\\"` on the card if it escapes them'
+        say = f"{name} has quotes after a backslash: say {SAY_ESCAPE} if it escapes them"
         return (say,) if self._escaped else ()
 
 
@@ -288,9 +245,3 @@ def _restore_invalid_utf8(batch: pa.RecordBatch) -> pa.RecordBatch:
     """Turn replaced bytes into bytes that are not UTF-8 again."""
     columns = [pc.replace_substring(column, INVALID_UTF8.encode(), b"\xff") for column in batch.columns]
     return pa.RecordBatch.from_arrays(columns, batch.schema.names)
-
-
-def _last_has_line_break(values: pa.Array) -> bool:
-    """Return whether the last value has a line break, as one with an unclosed quote does."""
-    value = values[-1].as_py() if len(values) else None
-    return isinstance(value, str | bytes) and len(value.splitlines()) > 1

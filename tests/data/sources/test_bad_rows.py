@@ -15,7 +15,7 @@ from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.open import table_source
 from recmtl.errors import BadValueError
-from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp
+from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp, sample
 
 SCHEMA = Schema(
     [Categorical("c"), MultiCategorical("m"), Numeric("x")], [Task("t", "y")], group="g", keys=["k"], weight="w"
@@ -259,3 +259,41 @@ def test_row_that_only_fails_among_others():
     assert skipped.notes()[1:] == [
         f"left out: the frame, row {i}, column 'c': '{v}' is not alike" for i, v in ((1, "a"), (2, "b"))
     ]
+
+
+LONG = "a,1,0,b\n"
+
+
+@pytest.mark.parametrize("bad", [LONG, "a,1\n"], ids=["longer", "shorter"])
+@pytest.mark.parametrize("row", [0, 3, 2_990], ids=["first", "head", "block"])
+def test_inference_refuses_malformed_records_as_prepare_does(tmp_path, monkeypatch, row, bad):
+    """A record beyond the head is found in a block that is read."""
+    monkeypatch.setattr(sample, "HEAD_BYTES", 1 << 10)
+    monkeypatch.setattr(sample, "BLOCK_BYTES", 1 << 10)
+    lines = [f"v{i % 7},{i % 50 / 4},{i % 2}\n" for i in range(3_000)]
+    path = write(tmp_path / "a.csv", [*lines[:row], bad, *lines[row:]], "c,x,y\n")
+    schema = Schema([Categorical("c"), Numeric("x")], [Task("y", "y")])
+    said = []
+    for read in (lambda: Schema.infer(path, ["y"]), lambda: prepare(schema, path, holdout=0)):
+        with pytest.raises(DataError) as error:
+            read()
+        said.append(str(error.value))
+    assert said == [f"{path}, line {row + 2}: {4 if bad == LONG else 2} columns, expected 3"] * 2
+    with pytest.warns() as warned:
+        inferred = Schema.infer(path, ["y"], bad_rows="skip")
+    assert [str(w.message) for w in warned] == ["1 bad row was left out", f"left out: {said[0]}"]
+    assert [f.name for f in inferred.features] == ["c", "x"]
+    assert prepare(schema, path, holdout=0, bad_rows="skip").notes == tuple(str(w.message) for w in warned)
+
+
+@pytest.mark.parametrize("bad_rows", ["error", "skip"])
+def test_inference_refuses_an_unclosed_quote_as_prepare_does(tmp_path, bad_rows):
+    lines = [f"v{i},{i / 4},{i % 2}\n" for i in range(300)]
+    path = write(tmp_path / "a.csv", [*lines[:290], 'v7,1,"1\n', *lines[290:]], "c,x,y\n")
+    schema = Schema([Categorical("c"), Numeric("x")], [Task("y", "y")])
+    for read in (
+        lambda: Schema.infer(path, ["y"], bad_rows=bad_rows),
+        lambda: prepare(schema, path, holdout=0, bad_rows=bad_rows),
+    ):
+        with pytest.raises(DataError, match=r"a\.csv, line 292: a quote is opened in this row and never closed"):
+            read()

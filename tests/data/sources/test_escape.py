@@ -45,7 +45,7 @@ def test_inference_and_preparation(tmp_path):
 
 def test_without_the_option_the_file_is_said_to_have_such_quotes(tmp_path):
     (tmp_path / "a.csv").write_text("title,x,click\n" + '"say \\"hi, 3\\" now",3,1\n"say \\"hi, 4\\" now",4,0\n' * 20)
-    say = r"line 2: 4 columns, expected 3; the file has quotes after a backslash: say `escape: \"\\\\\"`"
+    say = r"line 2: 4 columns, expected 3; the file has quotes after a backslash: say `--escape '\\'`"
     for way in (
         lambda: recmtl.Schema.infer(tmp_path / "a.csv", ["click"]),
         lambda: recmtl.describe(tmp_path / "a.csv", labels=["click"]),
@@ -59,7 +59,8 @@ def test_without_the_option_the_file_is_said_to_have_such_quotes(tmp_path):
     (source,) = open_sources(tmp_path / "b.csv")
     list(source.batches(["title"], frozenset()))
     assert source.notes == (
-        f'{tmp_path}/b.csv has quotes after a backslash: say `escape: "\\\\"` on the card if it escapes them',
+        f"{tmp_path}/b.csv has quotes after a backslash: "
+        r"""say `--escape '\'` (on a card `escape: "\\"`) if it escapes them""",
     )
 
 

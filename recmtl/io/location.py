@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -21,6 +21,18 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 PART_KEY = re.compile(r"([^=]+)=(.*)")  # a folder of rows that share a value: date=2024-01-01
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # in place of a missing value
 EMPTY_PART = "part-"  # the name of a file that Spark writes for no rows begins like this
+# Tables whose log says which of their files and rows count: where it is below the table, and how to export the rows.
+TABLE_LOGS = {
+    "Delta Lake": ("_delta_log", "*", "`pyarrow.dataset.write_dataset(DeltaTable(…).to_pyarrow_dataset(), …)`"),
+    "Iceberg": (
+        "metadata",
+        "*.metadata.json",
+        "`pyarrow.parquet.write_table(table.scan().to_arrow(), …)`",
+    ),
+    "Hudi": (".hoodie", "*", "`spark.read.format('hudi').load(…).write.parquet(…)`"),
+    "Lance": ("_versions", "*.manifest", "`pyarrow.parquet.write_table(lance.dataset(…).to_table(), …)`"),
+}
+TABLE_DATA = "data"  # the folder within a table where Iceberg and Lance keep its files
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,9 @@ def expand(place: str | Path) -> list[Location]:
 
     A folder has its files and those of folders named like ``date=2024-01-01`` in it. Hidden files, markers such as
     ``_SUCCESS`` and files without rows named ``part-…`` are left out.
+
+    Raises:
+        DataError: There is no such file, or it is one of a table whose log says which of its rows count.
     """
     try:
         location = Location.of(place)
@@ -115,7 +130,14 @@ def expand(place: str | Path) -> list[Location]:
         elif kind == fs.FileType.NotFound:
             found = list(_glob(location))
         else:
-            return [location]
+            found = [location.path]
+        if location.on_disk or kind != fs.FileType.File:  # in an object store each listing is a request
+            inner = [PurePosixPath(path).parent for path in found]
+            _check_no_table(
+                location, [PurePosixPath(location.path), *inner] if kind == fs.FileType.Directory else inner
+            )
+    except DataError:
+        raise
     except (OSError, ValueError) as error:
         raise unreadable(public_name(place), error) from error
     if not found:
@@ -123,6 +145,28 @@ def expand(place: str | Path) -> list[Location]:
         name = repr(location.name)
         raise DataError(f"the folder {name} holds no files" if folder else f"there is no file {name}")
     return [replace(location, path=path) for path in sorted(found, key=PurePosixPath)]
+
+
+def _check_no_table(location: Location, folders: Iterable[PurePosixPath]) -> None:
+    """Check that no folder is a table with a log, or within one: files of deleted rows lie in it as well."""
+    for table in sorted({table for folder in folders for table in _tables_around(folder)}):
+        for kind, (log, pattern, export) in TABLE_LOGS.items():
+            try:
+                found = [info.base_name for info in _list_folder(location, str(table / log))]
+            except OSError:  # one may not look into it, or it is a file
+                continue
+            if any(fnmatchcase(name, pattern) for name in found):
+                raise DataError(
+                    f"{location.prefix}{table} is a table of {kind}, whose files hold deleted rows as well: "
+                    f"export it as Parquet, such as by {export}, and give the files written"
+                )
+
+
+def _tables_around(folder: PurePosixPath) -> tuple[PurePosixPath, ...]:
+    """Return which folders would be the table that holds a folder: above those of parts such as ``date=2024-01-01``."""
+    while PART_KEY.fullmatch(folder.name):
+        folder = folder.parent
+    return (folder, folder.parent) if folder.name == TABLE_DATA else (folder,)
 
 
 def _files_of_folder(location: Location, folder: str) -> Iterator[str]:

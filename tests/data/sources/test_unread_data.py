@@ -3,6 +3,7 @@
 import gzip
 import lzma
 import pickle
+import shutil
 import tarfile
 
 import numpy as np
@@ -12,6 +13,8 @@ import pyarrow.dataset
 import pytest
 
 import recmtl
+from recmtl.data import DataError
+from recmtl.data.sources.open import open_sources
 
 FRAME = pd.DataFrame({"x": np.linspace(0, 1, 50), "g": list("abcde") * 10, "click": [0, 1] * 25})
 TEXT = FRAME.to_csv(index=False)
@@ -93,3 +96,43 @@ def test_a_reader_is_not_consumed_by_inference():
     with pytest.raises(ValueError, match="can be read once only"):
         recmtl.describe(pa.Table.from_pandas(FRAME).to_reader(), labels=["click"])
     assert len(recmtl.prepare(SCHEMA, pa.RecordBatch.from_pandas(FRAME), holdout=0).train) == len(FRAME)
+
+
+@pytest.mark.parametrize(
+    ("kind", "log", "data", "export"),
+    [
+        ("Delta Lake", "_delta_log/00000000000000000000.json", "", "DeltaTable(…).to_pyarrow_dataset()"),
+        ("Delta Lake", "_delta_log/00000000000000000000.json", "date=2024-01-01/hour=3", "to_pyarrow_dataset()"),
+        ("Iceberg", "metadata/v1.metadata.json", "data", "table.scan().to_arrow()"),
+        ("Iceberg", "metadata/00000-1b2c.metadata.json", "data/date=2024-01-01", "table.scan().to_arrow()"),
+        ("Hudi", ".hoodie/hoodie.properties", "", "spark.read.format('hudi')"),
+        ("Lance", "_versions/1.manifest", "data", "lance.dataset(…).to_table()"),
+    ],
+)
+def test_a_table_with_a_log_is_refused_from_every_path_into_it(tmp_path, kind, log, data, export):
+    """Its folder holds the files of deleted rows as well."""
+    table = tmp_path / "table"
+    (table / log).parent.mkdir(parents=True)
+    (table / log).write_text("{}")
+    (table / data).mkdir(parents=True, exist_ok=True)
+    FRAME.to_parquet(table / data / "part-0.parquet")
+    for path in (table, table / data, table / data / "*.parquet", table / data / "part-0.parquet"):
+        for read in (open_sources, lambda path: recmtl.Schema.infer(path, ["click"])):
+            with pytest.raises(DataError) as error:
+                read(str(path))
+            said = str(error.value)
+            assert said.startswith(f"{table} is a table of {kind}, whose files hold deleted rows as well: export it")
+            assert export in said
+    rows = table.rename(tmp_path / "kept") / data / "part-0.parquet"
+    shutil.move(rows, tmp_path / "rows.parquet")
+    assert recmtl.Schema.infer(tmp_path / "rows.parquet", ["click"]).tasks[0].name == "click"
+
+
+def test_a_folder_is_not_taken_for_a_table_by_its_name(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "notes.json").write_text("{}")
+    (tmp_path / ".hoodie").write_text("a file")
+    (tmp_path / "data").mkdir()
+    FRAME.to_parquet(tmp_path / "data" / "a.parquet")
+    (source,) = open_sources(tmp_path / "data")
+    assert "click" in source.columns

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores, block_sums
 from recmtl.evaluate.scores import Scores
@@ -15,6 +14,8 @@ MOST_POINTS = 500  # of a curve
 
 def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest."""
+    from sklearn.metrics import roc_curve  # takes a second, and few processes draw curves
+
     scores = scores.split_soft()
     x, y, _ = roc_curve(scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True)
     length = x + y  # along the curve, which only rises
@@ -27,6 +28,8 @@ def precision_recall_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataF
 
     Recall ascends; precision is constant back to the previous recall.
     """
+    from sklearn.metrics import precision_recall_curve
+
     scores = scores.split_soft()
     y, x, _ = precision_recall_curve(
         scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True

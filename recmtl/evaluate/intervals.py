@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.metrics import INFLATED, measure_of, select_metrics, unmeasurable
@@ -94,7 +94,7 @@ def bootstrap_intervals(
     if not measured or count < 2:
         return {}
     estimates, drawn = bootstrap(scores, measured, draws, seed)
-    tail = float(stats.norm.sf(t_quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
+    tail = float(special.ndtr(-t_quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
     intervals = {}
     for name, values in zip(measured, drawn.T, strict=True):
         defined = values[np.isfinite(values)]
@@ -146,7 +146,7 @@ def _effective_clusters(scores: Scores) -> int:
 
 def t_quantile(level: float, degrees: float) -> float:
     """Return the two-sided quantile of Student's t."""
-    return float(stats.t.ppf((1 + level) / 2, degrees))
+    return float(special.stdtrit(degrees, (1 + level) / 2))
 
 
 def check_level(level: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.intervals import check_level, t_quantile
@@ -108,7 +108,7 @@ def t_test(
         return same if estimate == 0 else None
     degrees, sd = variance**2 / uncertain, variance**0.5
     half = t_quantile(level, degrees) * sd
-    p = 2 * float(stats.t.sf(abs(estimate) / sd, degrees))
+    p = 2 * float(special.stdtr(degrees, -abs(estimate) / sd))
     return Difference(estimate, estimate - half, estimate + half, p, level, sd_rows, sd_seeds)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from sklearn.metrics import roc_auc_score
 
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.profiling.tally import STREAM
@@ -101,7 +100,7 @@ def _number_aucs(
     kept = [~missing] if has_both_classes(truth[~missing].astype(np.float64), groups[~missing]) else []
     kept += [np.ones_like(missing)] if missing.any() else []
     scores = np.where(missing, -1, ranks)
-    aucs = [float(roc_auc_score(truth[rows], scores[rows])) for rows in kept]
+    aucs = [_auc(truth[rows], scores[rows]) for rows in kept]
     return [max(auc, 1 - auc) for auc in aucs]
 
 
@@ -114,7 +113,13 @@ def _rate_auc(codes: Codes, truth: npt.NDArray[np.bool_], fold: Codes) -> float:
     rows, positives = rows.sum(axis=0) - rows, positives.sum(axis=0) - positives  # [folds, categories]: the others'
     prior = truth.mean()
     rates = (positives + SMOOTHING * prior) / (rows + SMOOTHING)
-    return float(roc_auc_score(truth, rates[fold, codes]))
+    return _auc(truth, rates[fold, codes])
+
+
+def _auc(truth: npt.NDArray[np.bool_], scores: npt.NDArray[Any]) -> float:
+    from sklearn.metrics import roc_auc_score  # takes a second, and few processes search for leaks
+
+    return float(roc_auc_score(truth, scores))
 
 
 def _is_recoded_label(codes: Codes, truth: npt.NDArray[np.bool_]) -> bool:

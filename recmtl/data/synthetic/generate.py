@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import roc_auc_score
 
 from recmtl.data.sources.aliexpress_layout import (
     CATEGORICAL,
@@ -319,6 +318,8 @@ def _task_truth(probabilities: Array, labels: npt.NDArray[np.bool_]) -> TaskTrut
         found = "no rows" if not rows else "no positive row" if not positives else "only positive rows"
         reason = f"the AUC needs both classes, but the test file has {found} for this task"
         return TaskTruth(None, None, rows, positives, positives / rows if rows else None, reason)
+    from sklearn.metrics import roc_auc_score  # takes a second, and few processes generate rows
+
     auc = float(roc_auc_score(labels, probabilities))
     two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley and McNeil's Q1 and Q2
     spread = (positives - 1) * (two_positives - auc**2) + (rows - positives - 1) * (two_negatives - auc**2)

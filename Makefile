@@ -15,7 +15,7 @@ test: $(INSTALLED)
 
 # What takes long: several processes, whole commands, benchmarks, examples, the docs.
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto -m slow
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m slow
 
 # What kills, fills and damages; a table at its end counts what was tried and survived.
 test-faults: $(INSTALLED)

@@ -20,7 +20,7 @@ from tests.docs.blocks import ROOT
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]  # one build and one browser
 
 WIDTHS = (1280, 390)
 # What sticks out of the page to the right and does not lie within something that scrolls by itself.
@@ -46,7 +46,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Silent(http.server.SimpleHTTPRequestHandler):
-    """Serves files and prints nothing."""
+    """Serves files over connections that stay open, and prints nothing."""
+
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""

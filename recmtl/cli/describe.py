@@ -13,7 +13,7 @@ from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.recipe import presets
-from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_kinds
+from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns
 
@@ -27,6 +27,7 @@ def describe_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
+    date_format: Sequence[str] | None = None,
     text: Mapping[str, Any] = NO_OPTIONS,
     out: Path | None = None,
     bad_rows: BadRows = "error",
@@ -45,6 +46,8 @@ def describe_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
+        date_format: Without a card, the format of a column of dates, by name or pattern, in codes of `strptime`, or
+            `seconds`, `milliseconds`, `microseconds` or `nanoseconds`; may be repeated.
         text: Without a card, how text is read.
         out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
@@ -52,7 +55,9 @@ def describe_command(
     """
     roles = {name: value for name, value in {"group": group, "weight": weight}.items() if value} | dict(text)
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
-    reading = {**roles} | {name: value for name, value in {"drop": left_out, "kinds": kinds}.items() if value}
+    formats = parse_date_formats(date_format or ())
+    of_columns = {"drop": left_out, "kinds": kinds, "date_formats": formats}
+    reading = {**roles} | {name: value for name, value in of_columns.items() if value}
     if out is not None:
         _check_card(out, card, label)
     with RowCounter() as counter:
@@ -63,7 +68,7 @@ def describe_command(
     else:
         print_description(description, public_name(data))
     if out is not None:
-        columns = infer_columns(data, labels, kinds, left_out, roles, bad_rows)
+        columns = infer_columns(data, labels, kinds, left_out, roles, bad_rows, formats)
         write_card(out, Schema(columns.features, columns.tasks, **roles), columns)
 
 

@@ -31,6 +31,8 @@ VALUES = {
     "card": "CARD",
     "config": "RECIPE",
     "country": "COUNTRY",
+    "date_format": "COLUMN=FORMAT",
+    "date_formats": "COLUMN=FORMAT",
     "device": "DEVICE",
     "folder": "DIR",
     "decimal": "MARK",

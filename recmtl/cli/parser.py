@@ -30,6 +30,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "decimal": ("--decimal", {"metavar": "MARK"}),
     "escape": ("--escape", {"metavar": "CHARACTER"}),
     "header": ("--header", {"action": "append", "metavar": "COLUMN,…"}),
+    "date_format": ("--date_format", {"action": "append", "metavar": "COLUMN=FORMAT"}),
     "null": ("--null", {"action": "append", "metavar": "WORD"}),
     "negative_label": ("--negative_label", {"action": "append"}),
     "thinned": ("--thinned", {"action": "append", "metavar": "SPLIT"}),

@@ -16,7 +16,7 @@ from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import data_schema
-from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_kinds
+from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import SplitName
 from recmtl.schema.thinning import thinning_of
 
@@ -36,6 +36,7 @@ def prepare_command(
     weight: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
+    date_format: Sequence[str] | None = None,
     text: Mapping[str, Any] = NO_OPTIONS,
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
@@ -59,6 +60,8 @@ def prepare_command(
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
+        date_format: Without a card, the format of a column of dates, by name or pattern, in codes of `strptime`, or
+            `seconds`, `milliseconds`, `microseconds` or `nanoseconds`; may be repeated.
         text: Without a card, how text is read.
         negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
@@ -73,6 +76,7 @@ def prepare_command(
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
+    said = {**said, "date_formats": parse_date_formats(date_format or ())}
     options = DataOptions(card, train, labels=labels, group=group, weight=weight, **said)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}

@@ -48,6 +48,8 @@ class DataOptions:
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
             `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
+        date_formats: Without a card, the format of a column of dates, by name or pattern, in codes of `strptime`, or
+            `seconds`, `milliseconds`, `microseconds` or `nanoseconds`; may be repeated.
         separator: Without a card, the column separator of CSV files, such as `;` or `\t`; by default the one in the
             header line.
         header: Without a card, the columns of CSV files without a header line: `user,item,click`.
@@ -74,6 +76,7 @@ class DataOptions:
     weight: str | None = None
     drop: list[str] = field(default_factory=list)
     kinds: dict[str, ColumnKind] = field(default_factory=dict)
+    date_formats: dict[str, str] = field(default_factory=dict)
     separator: str | None = None
     header: list[str] = field(default_factory=list)
     nulls: list[str] = field(default_factory=list)
@@ -94,7 +97,7 @@ class DataOptions:
     @property
     def inferred(self) -> dict[str, Any]:
         """The options that stand in for a card, as far as they are given."""
-        named = ("labels", "group", "weight", "drop", "kinds", *TEXT_OPTIONS)
+        named = ("labels", "group", "weight", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
         return {name: value for name in named if (value := getattr(self, name))}
 
 

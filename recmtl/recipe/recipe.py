@@ -88,7 +88,8 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             f"`{card_option}`, a YAML file or a shipped name"
         )
     roles = {name: value for name, value in options.inferred.items() if name in ("group", "weight", *TEXT_OPTIONS)}
-    columns = infer_columns(train, options.labels, options.kinds, options.drop, roles, options.bad_rows)
+    said = (options.kinds, options.drop, roles, options.bad_rows, options.date_formats)
+    columns = infer_columns(train, options.labels, *said)
     schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`{describe_command_of(options, train)}` shows how each column is read"
     return schema, [*columns.notes, shown, *leak_warnings(columns.sample.table, schema)]
@@ -103,6 +104,7 @@ def describe_command_of(options: DataOptions, train: str) -> str:
     said += [(name, value) for name, value in marks.items() if value]
     said += [("header", json.dumps(options.header))] if options.header else []
     said += [("kind", f"{name}={kind}") for name, kind in options.kinds.items()]
+    said += [("date_format", f"{name}={written}") for name, written in options.date_formats.items()]
     return shlex.join(["recmtl", "describe", train, *(word for name, value in said for word in (f"--{name}", value))])
 
 

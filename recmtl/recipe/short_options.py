@@ -20,6 +20,7 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--weight": "--data.weight",
     "--drop": "--data.drop",
     "--kind": "--data.kinds",
+    "--date_format": "--data.date_formats",
     "--separator": "--data.separator",
     "--header": "--data.header",
     "--null": "--data.nulls",
@@ -29,10 +30,11 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--negative_label": "--data.negative_labels",
     "--thinned": "--data.thinned",
 }
-REPEATED = ("--label", "--drop", "--kind", "--header", "--null", "--negative_label", "--thinned")
+REPEATED = ("--label", "--drop", "--kind", "--date_format", "--header", "--null", "--negative_label", "--thinned")
 NO_OPTIONS: Mapping[str, Any] = {}
 NEEDED = {
     "--kind": "COLUMN=KIND",
+    "--date_format": "COLUMN=FORMAT",
     "--separator": "a character",
     "--header": "the names of all columns",
     "--null": "a word",
@@ -55,7 +57,7 @@ def write_out(arguments: Sequence[str]) -> list[str]:
     """Return arguments with short spellings replaced by the long ones, which hold all values that were given.
 
     Raises:
-        UsageError: A value is missing, or is no `COLUMN=KIND` after `--kind`.
+        UsageError: A value is missing, or is no `COLUMN=KIND` after `--kind` or `COLUMN=FORMAT` after `--date_format`.
     """
     short_of = {long: short for short, long in SHORT_OPTIONS.items()} | {short: short for short in SHORT_OPTIONS}
     written, values = [], dict[str, list[str]]()
@@ -75,9 +77,8 @@ def write_out(arguments: Sequence[str]) -> list[str]:
         else:
             value = "\\x7e" if (short, value) == ("--separator", "~") else value  # which is null to the parser
             written.append(f"{SHORT_OPTIONS[short]}={value}")
-    contents: Mapping[str, Callable[[list[str]], Any]] = {"--kind": parse_kinds, "--header": parse_header}
     for short, given in values.items():
-        content = contents.get(short, listed)(given)
+        content = PARSERS.get(short, listed)(given)
         written.append(f"{SHORT_OPTIONS[short]}={json.dumps(content)}")
     return written
 
@@ -137,3 +138,23 @@ def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:
             raise UsageError(f"there is no kind of columns {kind!r}{hint}")
         kinds[column] = words[kind]
     return kinds
+
+
+def parse_date_formats(given: Iterable[str]) -> dict[str, str]:
+    """Return the format of each column of dates from texts such as ``seen=%d/%m/%Y``."""
+    formats: dict[str, str] = {}
+    for text in listed(given):
+        column, _, date_format = text.rpartition("=")
+        if not column or not date_format:
+            raise UsageError(
+                "`--date_format` must be COLUMN=FORMAT, such as `--date_format seen=%d/%m/%Y`, got " + repr(text)
+            )
+        formats[column] = date_format
+    return formats
+
+
+PARSERS: Mapping[str, Callable[[Iterable[str]], Any]] = {
+    "--kind": parse_kinds,
+    "--date_format": parse_date_formats,
+    "--header": parse_header,
+}

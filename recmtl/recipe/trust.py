@@ -20,7 +20,8 @@ TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
-LISTS, COLUMN_KINDS = ("labels", "drop", "header", "nulls", "negative_labels", "thinned"), "kinds"  # of the data
+LISTS = ("labels", "drop", "header", "nulls", "negative_labels", "thinned")  # of the data
+MAPPINGS = ("kinds", "date_formats")
 PLAIN_WORD = re.compile(r"\w*")
 IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 
@@ -84,10 +85,10 @@ def _is_recipe(recipe: Any) -> bool:
 
 
 def is_data_option(name: str, value: Any) -> bool:
-    """Whether a value may be that of a data option: text, a number, a list of text, or the kinds of columns."""
+    """Whether a value may be that of a data option: text, a number, a list of text, or what is said of columns."""
     if name in LISTS:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if name == COLUMN_KINDS:
+    if name in MAPPINGS:
         return isinstance(value, dict) and all(isinstance(part, str) for part in (*value, *value.values()))
     return isinstance(value, str | float | int | None)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
 from recmtl.schema.tasks import Task
+from recmtl.schema.unix_time import TICKS
 from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
 NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
@@ -16,7 +18,7 @@ Pooling = Literal["mean", "sum"]
 Keep = Literal["first", "last"]
 # The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
-ZONE = "%z"  # in a strptime format
+ZONE, CODES = "%z", "aAwdbBmyYHIpMSfzjUWGVu%"  # of a strptime format
 Clip = tuple[float | None, float | None]
 
 
@@ -141,8 +143,8 @@ class Timestamp:
         name: The column, or a pattern: dates and timestamps, text or integers.
         parts: Any of ``minute``, ``hour``, ``weekday``, ``day`` (of the month), ``month`` and ``quarter``.
         format: The format of text: ISO 8601 by default, or a ``strptime`` format (``%d.%m.%Y``; ``%z`` only at the
-            end). ``seconds``, ``milliseconds``, ``microseconds`` and ``nanoseconds`` are Unix time, of which 0 and -1
-            are missing.
+            end), of which the time of day may lack. ``seconds``, ``milliseconds``, ``microseconds`` and ``nanoseconds``
+            are Unix time. In Unix time and in formats of digits alone (``%Y%m%d``) 0 and -1 are missing.
         width: Embedding width of each part; ``None`` takes the encoder's.
     """
 
@@ -161,6 +163,12 @@ class Timestamp:
                 f"Timestamp {self.name!r}: `parts` must be some of {', '.join(CALENDAR)}, each once, got {self.parts!r}"
             )
         object.__setattr__(self, "parts", tuple(self.parts))
+        codes = re.findall("%(.?)", self.format or "")
+        if self.format not in (None, *TICKS) and (not codes or not set(codes) <= set(CODES)):
+            raise SchemaError(
+                f"Timestamp {self.name!r}: `format` must be one of {', '.join(TICKS)}, or have codes of `strptime`, "
+                f"such as %d.%m.%Y, got {self.format!r}"
+            )
         if self.format and ZONE in self.format.removesuffix(ZONE):
             raise SchemaError(f"Timestamp {self.name!r}: `format` may have {ZONE} only at its end, got {self.format!r}")
 

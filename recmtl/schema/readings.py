@@ -15,13 +15,15 @@ from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.io.csv_records import BadRows
 from recmtl.schema.column_reading import LEFT_OUT, Reading, category
-from recmtl.schema.column_values import ISO_DATE, ColumnValues
-from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical
+from recmtl.schema.column_values import ColumnValues
+from recmtl.schema.date_text import has_time
+from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical, Timestamp
 from recmtl.schema.infer import LIST_SEPARATORS, MANY_LISTS, suggest_feature
 from recmtl.schema.sample import Rows, Sample, read_sample
 from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TextFormat, format_options
-from recmtl.schema.time_columns import DATE_PARTS, timestamp, unit_of_times
+from recmtl.schema.time_columns import digits_format, find_dates, parts_of, question_of, timestamp, unit_of_times
+from recmtl.schema.unix_time import TICKS
 
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
 SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists
@@ -74,6 +76,14 @@ class InferredColumns:
         if left_out:
             more = f" and {len(left_out) - SHOWN} more" * (len(left_out) > SHOWN)
             notes.append(f"{LEFT_OUT}: {', '.join(left_out[:SHOWN])}{more}")
+        forms = [
+            f"{r.column} ({r.feature.format})"
+            for r in self.readings
+            if r.used and isinstance(r.feature, Timestamp) and r.feature.format not in (None, *TICKS)
+        ]
+        if forms:
+            more = f" and {len(forms) - SHOWN} more" * (len(forms) > SHOWN)
+            notes.append(f"read as dates, in every file in the same format: {', '.join(forms[:SHOWN])}{more}")
         regressions = [task.label for task in self.tasks if task.kind == "regression"]
         return notes + [f"label {label!r} has more than two values: a regression" for label in regressions]
 
@@ -85,6 +95,7 @@ def infer_columns(
     drop: Collection[str] = (),
     roles: Mapping[str, Any] | None = None,
     bad_rows: BadRows = "error",
+    date_formats: Mapping[str, str] | None = None,
 ) -> InferredColumns:
     """Read the columns of a dataset; arguments as of `Schema.infer`."""
     roles = roles or {}
@@ -98,10 +109,11 @@ def infer_columns(
     named = {name for name in used if name is not None}
     for name in named:
         check_column(sample, name)
-    kinds, labels = kinds or {}, {name for task in found for name in (task.label, task.given)}
+    labels = {name for task in found for name in (task.label, task.given)}
+    kinds = {**dict.fromkeys(date_formats or {}, "timestamp"), **(kinds or {})}
     carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
     also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - {roles.get("weight")}
-    readings = read_columns(sample, named - also, kinds, drop)
+    readings = read_columns(sample, named - also, kinds, drop, date_formats or {})
     return InferredColumns(sample.name, sample.table.num_rows, found, readings, sample)
 
 
@@ -134,7 +146,11 @@ def read_label(sample: Sample, given: str) -> Task:
 
 
 def read_columns(
-    sample: Sample, used: Collection[str], kinds: Mapping[str, str], drop: Collection[str] = ()
+    sample: Sample,
+    used: Collection[str],
+    kinds: Mapping[str, str],
+    drop: Collection[str] = (),
+    date_formats: Mapping[str, str] | None = None,
 ) -> tuple[Reading, ...]:
     """Return how each column is read, but for those in `used`, which are labels and other roles.
 
@@ -143,17 +159,19 @@ def read_columns(
         used: Columns that are no feature.
         kinds: The kind of each column that is not read by the rules; a name may be a pattern.
         drop: Columns to leave out; a name may be a pattern.
+        date_formats: The format of columns that are of the kind ``timestamp``; a name may be a pattern.
 
     Raises:
         SchemaError: A column is missing, has another role or cannot be read as its kind, or the rules cannot decide.
     """
     said = _said_kinds(sample, used, {**dict.fromkeys(drop, "drop"), **kinds})
+    formats = _said_formats(said, date_formats or {})
     readings, index = [], set(sample.index)
     for name in sample.table.column_names:
         if name not in used:
             values = sample.column(name)
             if name in said:
-                readings.append(_as_said(values, said[name]))
+                readings.append(_as_said(values, said[name], formats.get(name)))
             elif name in index:
                 readings.append(Reading(name, None, INDEX, used=False))
             else:
@@ -179,8 +197,22 @@ def _said_kinds(sample: Sample, used: Collection[str], kinds: Mapping[str, str])
     return said
 
 
-def _as_said(c: ColumnValues, kind: str) -> Reading:
-    """Return the reading of a column as a kind."""
+def _said_formats(kinds: Mapping[str, str], date_formats: Mapping[str, str]) -> dict[str, str]:
+    """Return the format that is given for each column of a kind; that of a name comes before that of a pattern."""
+    said: dict[str, str] = {}
+    for name, written in sorted(date_formats.items(), key=lambda item: item[0] in kinds):
+        columns = [name] if name in kinds else fnmatch.filter(kinds, name)
+        for column in columns:
+            if kinds[column] != "timestamp":
+                raise SchemaError(
+                    f"column {column!r} cannot be {kinds[column]!r} and have a date format: leave out one"
+                )
+        said |= dict.fromkeys(columns, written)
+    return said
+
+
+def _as_said(c: ColumnValues, kind: str, date_format: str | None = None) -> Reading:
+    """Return the reading of a column as a kind, with a date format if one is given."""
     if kind == "drop":
         return Reading(c.name, category(c), AS_SAID, used=False)
     feature: Feature = KINDS[kind](c.name)
@@ -189,9 +221,24 @@ def _as_said(c: ColumnValues, kind: str) -> Reading:
     elif kind == "multi_categorical" and c.is_text:
         feature = MultiCategorical(c.name, separator=_list_separator(c))
     elif kind == "timestamp":
-        is_date = pa.types.is_date(c.type) or (c.is_text and c.distinct and len(c.matching(ISO_DATE)) == c.distinct)
-        feature = timestamp(c, DATE_PARTS) if is_date else timestamp(c, unit=unit_of_times(c))
+        return _as_dates(c, date_format)
     return Reading(c.name, feature, AS_SAID)
+
+
+def _as_dates(c: ColumnValues, date_format: str | None) -> Reading:
+    """Return the reading of a column as dates or times: in a format, or in that which most of its rows have."""
+    if date_format is not None:
+        Timestamp(c.name, format=date_format)
+        parts = parts_of(has_time(date_format) or date_format in TICKS)
+        return Reading(c.name, timestamp(c, parts, date_format), AS_SAID)
+    found = find_dates(c) if c.is_text and not c.numbers else None
+    if found and len(found.formats) > 1:
+        return question_of(c, found) or Reading(c.name, None, AS_SAID)
+    if found:
+        return Reading(c.name, timestamp(c, parts_of(found.times), found.formats[0]), AS_SAID)
+    digits = digits_format(c)
+    days = pa.types.is_date(c.type) or (digits is not None and not has_time(digits))
+    return Reading(c.name, timestamp(c, parts_of(not days), digits or unit_of_times(c)), AS_SAID)
 
 
 def _list_separator(c: ColumnValues) -> str:

@@ -291,6 +291,7 @@ class Schema:
         kinds: Mapping[str, ColumnKind] | None = None,
         drop: Sequence[str] = (),
         bad_rows: BadRows = "error",
+        date_formats: Mapping[str, str] | None = None,
         **roles: Any,
     ) -> Schema:
         """Infer a schema from the rows of a dataset: its first ones, and blocks spread over the rest.
@@ -307,6 +308,8 @@ class Schema:
             drop: Columns to leave out, by name or pattern.
             bad_rows: What to do with records of a CSV file that have another number of values than its header: stop at
                 the first, or skip them, with a warning that counts those among the rows that are read.
+            date_formats: The format of columns of dates, by name or pattern, as in `Timestamp`, such as
+                ``{"seen": "%d/%m/%Y"}``.
             roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
                 how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
 
@@ -315,7 +318,7 @@ class Schema:
             SchemaError: The data cannot be read, a column is missing or the rules cannot decide what it is, or no
                 column is left for a feature.
         """
-        columns = infer_columns(data, tasks, kinds, drop, roles, bad_rows)
+        columns = infer_columns(data, tasks, kinds, drop, roles, bad_rows, date_formats)
         for note in columns.sample.notes:
             warnings.warn(note, stacklevel=2)
         return cls(columns.features, columns.tasks, **roles)

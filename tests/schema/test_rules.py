@@ -162,7 +162,7 @@ NINETIES = (850_000_000 + RNG.integers(0, 5 * 10**7, ROWS)).tolist()  # 1996 to 
         ("timestamp", [t + 0.25 for t in SECONDS], "seconds"),
         ("timestamp", [t + 0.25 for t in NINETIES], None),
         ("timestamp_id", SECONDS, None),
-        ("time", [2024_01_01_00 + 100 * (i % 28) + i % 24 for i in range(ROWS)], None),  # year to hour, as digits
+        ("time", [2024_01_01_00 + 100 * (i % 28) + i % 24 for i in range(ROWS)], "%Y%m%d%H"),  # year to hour, as digits
         ("time", [24_01_01_00_30 + 10_000 * (i % 28) + 100 * (i % 24) for i in range(ROWS)], None),
     ],
 )  # fmt: skip

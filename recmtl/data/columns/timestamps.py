@@ -14,16 +14,14 @@ import pyarrow.compute as pc
 from recmtl.data.columns.values import as_text
 from recmtl.errors import BadValueError
 from recmtl.schema import Timestamp
-from recmtl.schema.features import ZONE
+from recmtl.schema.date_text import digits_of, formats_of, parse_dates
 from recmtl.schema.fitted import FIRST, MISSING
+from recmtl.schema.text_format import MISSING_NUMBERS
 from recmtl.schema.unix_time import NO_TIME, TICKS, UNIX_TIME, unix_unit
 
 UNIX_UNITS = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
 # The end of the year 9999; of nanoseconds, the last that 64 bits hold.
 LATEST = {"s": 253_402_300_799, "ms": 253_402_300_799_999, "us": 253_402_300_799_999_999, "ns": 2**63 - 1024}
-ISO_DATE = r"^\d{4}-?\d\d-?\d\d([T ]|$)"  # with or without a time
-ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset are dropped
-OFFSET = r"\s*(Z|[+-][0-9]{2}:?[0-9]{2})$"
 # Each counted from 0.
 CALENDAR_PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "minute": pc.minute,
@@ -54,9 +52,10 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
     if pa.types.is_nested(array.type):
         raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, _expected(feature, None))
     values, codes = as_text(array, feature.name)
-    if feature.format in UNIX_UNITS:
-        values = pc.if_else(pc.is_in(values, pa.array([str(number) for number in NO_TIME])), None, values)
-    parsed = _parse_dates(values, feature.format)
+    if feature.format in UNIX_UNITS or digits_of(feature.format):
+        values = pc.if_else(pc.is_in(values, pa.array([*map(str, NO_TIME), *MISSING_NUMBERS])), None, values)
+    unit = UNIX_UNITS.get(feature.format or "")
+    parsed = _parse_unix_times(values, unit) if unit else parse_dates(values, feature.format)
     bad = pc.and_(parsed.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
     if bad.any():
         rows = np.append(bad, False)[codes]
@@ -67,30 +66,25 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
 
 
 def _expected(feature: Timestamp, value: str | None) -> str:
-    """Return what a value should be, and the format that it would be in as Unix time."""
+    """Return what a value should be, and the format that it would be in."""
     expected = "an ISO 8601 date" if feature.format is None else f"a date in the format {feature.format!r}"
     if feature.format in UNIX_UNITS:
         expected = f"a Unix time in {feature.format}"
     number = float(pd.to_numeric(pd.Series([value]), errors="coerce").to_numpy(np.float64, na_value=np.nan)[0])
     unit = unix_unit(number, number)
-    return expected if unit is None else f'{expected}: for Unix time in {unit} set `format="{unit}"`'
+    if unit is not None:
+        return f'{expected}: for Unix time in {unit} set `format="{unit}"`'
+    formats = [f'`format="{written}"`' for written in formats_of(value or "") if written]
+    if formats:
+        return f"{expected}: for such dates set {' or '.join(formats)}"
+    return f"{expected}: dates in another form need a `format`" if feature.format is None else expected
 
 
-def _parse_dates(values: pa.StringArray, date_format: str | None) -> pa.TimestampArray:
-    """Parse distinct values, null where they are not dates."""
-    if date_format in UNIX_UNITS:
-        unit = UNIX_UNITS[date_format]
-        numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-        valid = np.abs(numbers) <= LATEST[unit]
-        for smaller in itertools.takewhile(lambda name: name != date_format, TICKS):  # 1970, of seconds as milliseconds
-            valid &= ~((numbers >= UNIX_TIME[0] * TICKS[smaller]) & (numbers <= UNIX_TIME[1] * TICKS[smaller]))
-        return pa.array(np.where(valid, numbers, 0).astype(np.int64), mask=~valid).cast(pa.timestamp(unit))
-    if date_format is None:
-        text = pc.replace_substring_regex(values, ISO_TIME, r"\1")
-        text = pc.if_else(pc.match_substring_regex(text, ISO_DATE), text, None)
-    else:
-        text = pc.replace_substring_regex(values, OFFSET, "") if date_format.endswith(ZONE) else values
-        text = pc.if_else(pc.match_substring_regex(text, r"\d"), text, None)  # pandas parses "now"
-        date_format = date_format.removesuffix(ZONE).rstrip()
-    times = pd.to_datetime(text.to_pandas(), format=date_format or "ISO8601", errors="coerce")
-    return pa.Array.from_pandas(times).cast(pa.timestamp("us"), safe=False)
+def _parse_unix_times(values: pa.StringArray, unit: str) -> pa.TimestampArray:
+    """Parse distinct values in a unit of Unix time, null where they are none."""
+    name = next(name for name, short in UNIX_UNITS.items() if short == unit)
+    numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    valid = np.abs(numbers) <= LATEST[unit]
+    for smaller in itertools.takewhile(lambda other: other != name, TICKS):  # 1970, of seconds as milliseconds
+        valid &= ~((numbers >= UNIX_TIME[0] * TICKS[smaller]) & (numbers <= UNIX_TIME[1] * TICKS[smaller]))
+    return pa.array(np.where(valid, numbers, 0).astype(np.int64), mask=~valid).cast(pa.timestamp(unit))

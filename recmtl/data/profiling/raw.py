@@ -29,6 +29,7 @@ from recmtl.errors import BadValueError, DataError
 from recmtl.io.csv_records import BadRows, skips
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.column_reading import Reading
+from recmtl.schema.date_text import digits_of
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TextFormat, format_options
@@ -61,7 +62,7 @@ def describe(
         labels: The label columns, or tasks, if no schema is given.
         progress: Called with what is being done and the number of rows just read.
         bad_rows: What to do with raw rows that do not parse, as in `prepare`.
-        reading: ``kinds``, ``drop`` and the roles of `Schema.infer`, if no schema is given.
+        reading: ``kinds``, ``drop``, ``date_formats`` and the roles of `Schema.infer`, if no schema is given.
 
     Raises:
         DataError: A file is missing, empty or has a value that does not parse, or the arguments do not fit together.
@@ -79,8 +80,9 @@ def describe(
     sources = {name: open_sources(rows, name, text) for name, rows in given.items()}
     readings: tuple[Reading, ...] = ()
     if schema is None:
-        roles = {k: v for k, v in reading.items() if k not in ("kinds", "drop")}
-        columns = infer_columns(data, labels, reading.get("kinds"), reading.get("drop", ()), roles, bad_rows)
+        roles = {k: v for k, v in reading.items() if k not in ("kinds", "drop", "date_formats")}
+        said = (reading.get("kinds"), reading.get("drop", ()), roles, bad_rows, reading.get("date_formats"))
+        columns = infer_columns(data, labels, *said)
         readings = columns.readings
         schema = Schema([r.feature for r in readings if r.feature], columns.tasks or [NO_TASK], **roles)
     optional = frozenset() if labels else schema.unfeatured
@@ -150,8 +152,9 @@ class RawTally(SplitTally):
 
     def _finite(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count infinite numbers, at which preparing the data stops; return the rows without them."""
-        times = {f.name for f in self._schema.features if isinstance(f, Timestamp) and f.format in TICKS}
-        for name in {*self.numbers, *self._schema.labels, *times} & set(batch.schema.names):
+        times = [f for f in self._schema.features if isinstance(f, Timestamp)]
+        numbers = {f.name for f in times if f.format in TICKS or digits_of(f.format)}
+        for name in {*self.numbers, *self._schema.labels, *numbers} & set(batch.schema.names):
             try:
                 values = read_numbers(batch.column(name), name, self._schema.decimal)
             except BadValueError:  # of which the column's own reader says more

@@ -85,7 +85,15 @@ def test_integers_without_a_format_are_eight_digit_dates():
 
 @pytest.mark.parametrize(
     ("written", "text"),
-    [("%d.%m.%Y %H:%M", "29.02.2024 10:30"), ("%d/%b/%Y:%H:%M:%S %z", "29/Feb/2024:10:30:07 -0700")],
+    [
+        ("%d.%m.%Y %H:%M", "29.02.2024 10:30"),
+        ("%d/%b/%Y:%H:%M:%S %z", "29/Feb/2024:10:30:07 -0700"),
+        ("%d.%m.%Y %H:%M:%S%z", " 29.02.2024 10:30:07.125 UTC"),
+        ("%m/%d/%Y %I:%M %p", "2/29/2024 10:30 am"),
+        ("%Y%m%d%H%M", "202402291030"),
+        (None, "2024-02-29 10:30:00 UTC"),
+        (None, "2024-02-29T10:30:00.5GMT+02:00"),
+    ],
 )
 def test_format(written, text):
     feature = Timestamp("when", parts=tuple(CALENDAR), format=written)
@@ -105,8 +113,17 @@ def test_unix_time_is_utc(unit, factor):
         ]
 
 
-def test_no_time_in_unix_time_is_missing():
-    feature = Timestamp("when", parts=tuple(CALENDAR), format="seconds")
+@pytest.mark.parametrize("written", ["%d.%m.%Y %H:%M", "%m/%d/%Y %I:%M %p", "%d.%m.%YT%H:%M:%S%z"])
+def test_the_time_of_day_may_lack(written):
+    day = dt.datetime(2024, 2, 29)
+    feature = Timestamp("when", parts=tuple(CALENDAR), format=written)
+    assert ids([f"{day:{written}}", f"{day:{written[:8]}}"], feature) == [expected(day)] * 2
+
+
+@pytest.mark.parametrize("written", ["seconds", "%Y%m%d", "%Y%m%d%H"])
+def test_no_time_in_digits_is_missing(written):
+    feature = Timestamp("when", parts=tuple(CALENDAR), format=written)
+    assert ids(["-", "N/A"], feature) == [expected(None)] * 2
     for zero in ([0, -1], ["0", "-1"], [0.0, -1.0]):
         assert ids(zero, feature) == [expected(None)] * 2
 
@@ -137,6 +154,16 @@ def test_missing_in_every_row():
             "row 1, column 'when': '2023-01-01' is not a date in the format '%d",
         ),
         (["01.01.2023", "today"], "%d.%m.%Y", "row 1, column 'when': 'today' is not a date in the format '%d.%m.%Y'"),
+        (["01/31/2024"], None, """date: for such dates set `format="%m/%d/%Y"`"""),
+        (["2/1/2024"], None, """set `format="%d/%m/%Y"` or `format="%m/%d/%Y"`"""),
+        (["never"], None, "date: dates in another form need a `format`"),
+        (
+            ["01/31/2024", "31/01/2024"],
+            "%m/%d/%Y",
+            "row 1, column 'when': '31/01/2024' is not a date in the format",
+        ),
+        (["20240131", "2024131"], "%Y%m%d", "row 1, column 'when': '2024131' is not a date in the format '%Y%m%d'"),
+        (["2024013110", "20240131"], "%Y%m%d%H", "row 1, column 'when': '20240131' is not a date in the format '%Y"),
         (["0", "soon"], "seconds", "row 1, column 'when': 'soon' is not a Unix time in seconds"),
         ([0, 1_700_000_000_000], "seconds", "row 1, column 'when': '1700000000000' is not a Unix time in seconds"),
         ([0.0, float("inf")], "milliseconds", "row 1, column 'when': 'inf' is not a Unix time in milliseconds"),

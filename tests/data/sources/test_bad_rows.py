@@ -230,11 +230,12 @@ def test_bad_dates_are_skipped_and_counted(tmp_path):
     schema = Schema([Timestamp("t")], [Task("t", "y")])
     data = prepare(schema, path, holdout=0, bad_rows="skip")
     assert len(data.train) == 2
+    form = "dates in another form need a `format`"
     assert [note for note in data.notes if "left out" in note] == [
         "3 bad rows were left out",
         f"left out: {path}, line 3: 3 columns, expected 2",
-        f"left out: {path}, line 4, column 't': 'notadate' is not an ISO 8601 date",
-        f"left out: {path}, line 6, column 't': 'also not' is not an ISO 8601 date",
+        f"left out: {path}, line 4, column 't': 'notadate' is not an ISO 8601 date: {form}",
+        f"left out: {path}, line 6, column 't': 'also not' is not an ISO 8601 date: {form}",
     ]
 
 

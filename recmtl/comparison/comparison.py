@@ -15,6 +15,7 @@ from recmtl.comparison.grid import SINGLE, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
 from recmtl.errors import RunError
 from recmtl.evaluate import monitors
+from recmtl.evaluate.metrics import GROUPED
 from recmtl.io.files import new_file
 from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema
@@ -168,23 +169,31 @@ class Comparison:
         if not measured:
             return {}
         finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
-        by_task = metrics_by_task(RunFolder(finished).schema().schema, metric)
+        schema = RunFolder(finished).schema().schema
+        by_task = metrics_by_task(schema, metric, schema.group is not None or GROUPED[0] in self.metrics)
         return {task: name for task, name in by_task.items() if task in measured}
 
     def _result(self, run: GridRun) -> Mapping[str, Any]:
         return RunFolder(self.path(run)).result()
 
 
-def metrics_by_task(schema: Schema, metric: str | None = None) -> dict[str, str]:
+def metrics_by_task(schema: Schema, metric: str | None, grouped: bool) -> dict[str, str]:
     """Return the metric to compare for each task: the requested one if the task has it, or its main one.
 
     `calibration` cannot be compared, as its best value is neither the highest nor the lowest.
+
+    Args:
+        schema: The schema of the runs.
+        metric: The metric; ``None`` takes the main one of each task.
+        grouped: Whether the runs measure metrics within groups.
     """
-    known = {task.name: monitors(task.kind, schema.group is not None) for task in schema.reported_tasks}
+    known = {task.name: monitors(task.kind, grouped) for task in schema.reported_tasks}
     by_task = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
     if not by_task:
         allowed = ", ".join(dict.fromkeys(name for names in known.values() for name in names))
-        raise ValueError(f"`metric` must be one of {allowed}, got {metric!r}")
+        has_group = any(metric in monitors(task.kind, True) for task in schema.reported_tasks)
+        way = ": name the group by `--group COLUMN`, or a key by `--trainer.stopping.group KEY`" if has_group else ""
+        raise ValueError(f"`metric` must be one of {allowed}, got {metric!r}{way}")
     return by_task
 
 

@@ -91,7 +91,8 @@ def run_grid(
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments, progress)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs)
-        metrics_by_task(data.schema.schema, metric)
+        grouped = [run.recipe["trainer"]["stopping"]["group"] for run in runs] + [data.schema.schema.group]
+        metrics_by_task(data.schema.schema, metric, any(grouped))
         finished = keep_finished(comparison, data.fingerprint)
         progress.begin(runs)
         for run in finished:

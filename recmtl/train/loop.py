@@ -107,7 +107,7 @@ class TrainingLoop:
             self._restore(saved)
 
     def run(self) -> FitResult:
-        """Train, and load the best weights; the last weights stay if the metric was never defined."""
+        """Train, and load the best weights; the last weights stay if no validation row has a label."""
         setup = self._setup
         logger = MetricLogger(setup.folder, setup.run.tensorboard, self._done)
         with self._progress, logger as self._logger, self._stop:
@@ -190,7 +190,8 @@ class TrainingLoop:
         with average.in_place() if average else nullcontext():
             with self._meter.paused(), interruptible:
                 metrics = self._predictor.measure(self._valid, self._monitor.names)
-            best = self._monitor.update(self._monitor.value(metrics), self._monitor.logloss(metrics))
+            monitor = self._monitor
+            best = monitor.update(monitor.value(metrics), monitor.logloss(metrics), monitor.loss(metrics))
             if best:
                 self._save_best()
         self._progress.show_metrics(*self._position, metrics, best)
@@ -209,17 +210,16 @@ class TrainingLoop:
 
     def _load_best(self) -> None:
         setup = self._setup
-        if self._monitor.best is None:
+        if not self._monitor.decided:
             if self._step.average:
                 self._step.average.replace_weights()
             self._save_best()
-            if self._valid is not None:
-                monitor = self._monitor.monitor
-                self._progress.note(f"{monitor} was never defined on the validation rows: the last weights stay")
         elif self._best_weights is not None:
             setup.model.load_state_dict(self._best_weights)
         elif setup.folder:
             setup.load_weights(setup.folder.load_checkpoint(BEST, setup.device), setup.folder.path)
+        if self._valid is not None and self._monitor.note:
+            self._progress.note(self._monitor.note)
         setup.broadcast_model()
         setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
 
@@ -272,7 +272,7 @@ class TrainingLoop:
                 self._logger.flush()
                 state = self._state()
                 if self._checkpoints:
-                    self._checkpoints.save(self._done, state, self._monitor.best is not None)
+                    self._checkpoints.save(self._done, state, self._monitor.decided)
 
     def _stop_here(self) -> None:
         """Write a checkpoint and raise `Interrupted`."""

@@ -22,7 +22,8 @@ FAST_METRICS = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
 DEFAULT_MONITOR = {"binary": "auc", "regression": "r2"}  # by kind of task
 BOTH = "+"
 MIXED = BOTH.join(DEFAULT_MONITOR.values())
-FEW_ROWS = 20  # positives, negatives, or rows of a regression
+FALLBACK = {"binary": "logloss", "regression": "rmse"}  # what decides where the monitored metric is undefined
+FEW_ROWS = {"rows": 100, "positives": 20, "negatives": 20}
 
 
 class LossMeter:
@@ -84,7 +85,8 @@ class MetricMonitor:
 
     A metric without a task is the mean over the objectives that have it; ``auc+r2`` the mean over the objectives of
     their AUC or R². Of two evaluations that rank the rows of binary tasks equally well, the one with the lower log-loss
-    is better.
+    is better. A metric that was never defined, such as the AUC of one class, leaves the decision to the mean log-loss,
+    and RMSE of regressions.
 
     Attributes:
         monitor: The name of the metric.
@@ -93,6 +95,7 @@ class MetricMonitor:
         best: The best value so far; ``None`` while it was never defined.
         best_logloss: The mean log-loss of that evaluation, over the monitored binary tasks; ``None`` if it decides no
             tie.
+        lowest_loss: The lowest mean loss, as long as the metric was never defined.
         waited: The number of evaluations since then.
     """
 
@@ -117,9 +120,11 @@ class MetricMonitor:
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}{way}")
         self.names = FAST_METRICS | {*metrics}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        self._losses = {t.name: FALLBACK[t.kind] for t in tasks if t.name in self._metrics}
         self._binary = [t.name for t in tasks if t.name in self._metrics and t.kind == "binary" and self._sign > 0]
         self.best: float | None = None
         self.best_logloss: float | None = None
+        self.lowest_loss: float | None = None
         self.waited = 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
@@ -130,20 +135,48 @@ class MetricMonitor:
         """Return the mean log-loss of the binary tasks whose ranking is monitored; ``None`` if there is none."""
         return mean_of_defined([metrics[task].values["logloss"] for task in self._binary])
 
-    def update(self, value: float | None, logloss: float | None = None) -> bool:
+    def loss(self, metrics: Mapping[str, Metrics]) -> float | None:
+        """Return the mean loss of the monitored tasks, log-loss or RMSE; ``None`` if there is none."""
+        return mean_of_defined([metrics[task].values[metric] for task, metric in self._losses.items()])
+
+    @property
+    def decided(self) -> bool:
+        """Whether an evaluation was the best, by the metric or by the loss that stands in for it."""
+        return self.best is not None or self.lowest_loss is not None
+
+    @property
+    def note(self) -> str:
+        """What decided which weights are best if the metric was never defined; empty if it was."""
+        if self.best is not None:
+            return ""
+        names = {"logloss": "log-loss", "rmse": "RMSE"}
+        losses = " and ".join(names[name] for name in dict.fromkeys(self._losses.values()))
+        what = f"the weights of the lowest {losses} are kept" if self.decided else "the last weights stay"
+        return f"{self.monitor} was never defined on the validation rows: {what}"
+
+    def update(self, value: float | None, logloss: float | None = None, loss: float | None = None) -> bool:
         """Record an evaluation and return whether it is the best so far; an undefined one does not count as waiting.
 
         Args:
             value: The monitored metric.
             logloss: What `logloss` returned, which decides if the metric is that of the best evaluation.
+            loss: What `loss` returned, which decides as long as the metric was never defined.
         """
         if value is None:
-            return False
+            return self.best is None and loss is not None and self._update_loss(loss)
+        self.lowest_loss = None
         better = self.best is None or self._sign * (value - self.best) > self._options.min_delta
         if value == self.best and logloss is not None and self.best_logloss is not None:
             better = logloss < self.best_logloss
         if better:
             self.best, self.best_logloss = value, logloss
+        self.waited = 0 if better else self.waited + 1
+        return better
+
+    def _update_loss(self, loss: float) -> bool:
+        better = self.lowest_loss is None or loss < self.lowest_loss - self._options.min_delta
+        if better:
+            self.lowest_loss = loss
         self.waited = 0 if better else self.waited + 1
         return better
 
@@ -153,12 +186,14 @@ class MetricMonitor:
         return self._options.patience is not None and self.waited >= self._options.patience
 
     def state_dict(self) -> dict[str, float | None]:
-        """Return the best value, its log-loss and the evaluations since then."""
-        return {"best": self.best, "best_logloss": self.best_logloss, "waited": self.waited}
+        """Return the best value, its log-loss, the lowest loss and the evaluations since then."""
+        names = ("best", "best_logloss", "lowest_loss", "waited")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
+        self.lowest_loss = state["lowest_loss"]
 
 
 def mean_of_defined(values: Sequence[float | None]) -> float | None:
@@ -181,14 +216,15 @@ def few_rows_note(tasks: Sequence[Task], labels: Mapping[str, npt.NDArray[np.flo
         counts = {"rows": len(label)}
         if task.kind == "binary":
             positives = int(label.sum().round())
-            counts = {"positives": positives, "negatives": len(label) - positives}
-        few = [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS]
+            counts |= {"positives": positives, "negatives": len(label) - positives}
+        few = [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS[what]]
         found += [f"{' and '.join(few)} of task {task.name!r}"] if few else []
     if not found:
         return []
     return [
         f"few validation rows decide which weights are best, and so mostly chance: {', '.join(found)} "
-        f"(fewer than {FEW_ROWS}); give more rows, or a larger `holdout`"
+        f"(fewer than {FEW_ROWS['rows']} rows, or {FEW_ROWS['positives']} positives or negatives); "
+        "give more rows, or a larger `holdout`"
     ]
 
 

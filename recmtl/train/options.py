@@ -100,7 +100,7 @@ class EarlyStopping:
             ``r2`` if every objective is a regression, or ``auc+r2`` if some are: the mean over the objectives of the
             AUC of each binary task and the R² of each regression. Of equal values of a metric that ranks rows, such as
             AUC, that with the lower log-loss is better. An undefined metric is no improvement, and does not count
-            towards the patience.
+            towards the patience; if it was never defined, the log-loss (of regressions: RMSE) decides.
         patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
         evaluations: The number of evaluations per epoch.

@@ -114,7 +114,10 @@ class TrainingSetup:
         group = self.stopping.group
         if group is not None and group not in schema.carried:
             known = ", ".join(map(repr, schema.carried)) or "none"
-            raise ValueError(f"`group` must be a key of the schema, which are {known}, got {group!r}")
+            raise ValueError(
+                f"`trainer.stopping.group` must be the group or a key of the schema, which are {known}, got {group!r}: "
+                f"name it by `--group {group}`, or in `keys` of the card"
+            )
         grouped = (group or schema.group) is not None
         return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), grouped)
 

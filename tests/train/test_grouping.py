@@ -8,6 +8,7 @@ import pytest
 
 import recmtl
 from recmtl.cli.main import main
+from recmtl.comparison.comparison import metrics_by_task
 from recmtl.recipe.load import load_run
 
 ROWS = 600
@@ -70,7 +71,9 @@ def test_a_training_is_judged_within_a_key(group: str) -> None:
 def test_a_schema_without_a_group_is_judged_within_a_key() -> None:
     trainer, data = trained(recmtl.Schema(FEATURES, TASKS, keys=["user_id"]), group="user_id")
     assert trainer.predictor.measure(data.valid)["ctr"].groups == 25
-    with pytest.raises(ValueError, match="`group` must be a key of the schema, which are 'user_id', got 'search'"):
+    with pytest.raises(
+        ValueError, match=r"`trainer.stopping.group` must be .* 'user_id', got 'search': name it by `--group search`"
+    ):
         trained(recmtl.Schema(FEATURES, TASKS, keys=["user_id"]), group="search")
 
 
@@ -93,3 +96,12 @@ def test_a_grouping_column_is_a_feature_if_its_kind_is_said(tmp_path: Path, monk
         "user_id",
         "x",
     ]
+
+
+def test_a_comparison_takes_metrics_within_groups_if_the_runs_measure_them() -> None:
+    schema = recmtl.Schema(FEATURES, TASKS, keys=["user_id"])
+    assert metrics_by_task(schema, "gauc", grouped=True) == {"ctr": "gauc"}
+    with pytest.raises(ValueError, match=r"got 'gauc': name the group by `--group COLUMN`, or a key by `--trainer"):
+        metrics_by_task(schema, "gauc", grouped=False)
+    with pytest.raises(ValueError, match=r"got 'r2'$"):
+        metrics_by_task(schema, "r2", grouped=False)

@@ -50,6 +50,30 @@ def test_undefined_neither_improves_nor_costs_patience() -> None:
     assert w.best == 0.7
 
 
+def test_a_metric_that_was_never_defined_leaves_the_decision_to_the_loss() -> None:
+    w = monitor_of(patience=2)
+    assert w.note.endswith("the last weights stay")
+    losses = [0.5, 0.4, 0.45, 0.41]
+    assert [w.update(w.value(metrics(None, None)), loss=loss) for loss in losses] == [True, True, False, False]
+    assert w.loss(metrics(None, None, 0.3)) == pytest.approx(0.3)
+    assert (w.best, w.lowest_loss, w.decided, w.exhausted) == (None, 0.4, True, True)
+    assert w.note == "auc was never defined on the validation rows: the weights of the lowest log-loss are kept"
+    loaded = monitor_of()
+    loaded.load_state_dict(w.state_dict())
+    assert not loaded.update(None, loss=0.4)
+    assert loaded.update(0.5, loss=0.9)  # once it is defined it decides
+    assert (loaded.best, loaded.lowest_loss, loaded.note) == (0.5, None, "")
+    assert not loaded.update(None, loss=0.1)
+
+
+def test_a_regression_of_one_value_is_decided_by_its_rmse() -> None:
+    w = MetricMonitor(EarlyStopping(), [STAY], [STAY])
+    measured = {"stay": Metrics({"r2": None, "rmse": 0.7}, 10)}
+    assert w.update(w.value(measured), w.logloss(measured), w.loss(measured))
+    assert w.lowest_loss == 0.7
+    assert "lowest RMSE" in w.note
+
+
 def test_min_delta_must_be_a_number() -> None:
     with pytest.raises(ValueError, match="`min_delta` must be at least 0, got nan"):
         EarlyStopping(min_delta=float("nan"))
@@ -107,11 +131,13 @@ def test_a_monitored_loss_has_no_ties_to_decide() -> None:
 
 
 def test_few_validation_rows_are_noted() -> None:
-    click = np.repeat([0.0, 1.0], [30, 19])
+    click = np.repeat([0.0, 1.0], [90, 19])
     labels = {"click": click, "conversion": np.where(click == 1, click, np.nan), "stay": click}
     (note,) = few_rows_note([CTR, CVR, STAY], labels)
-    assert "19 positives of task 'ctr', 19 positives and 0 negatives of task 'cvr' (fewer than 20)" in note
-    assert few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], 20)}) == []
+    assert "19 positives of task 'ctr', 19 rows and 19 positives and 0 negatives of task 'cvr'" in note
+    assert "(fewer than 100 rows, or 20 positives or negatives)" in note
+    assert few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], [80, 20])}) == []
+    assert "99 rows of task 'ctr'" in few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], [60, 39])})[0]
     (note,) = few_rows_note([STAY], {"stay": np.array([1.0, np.nan])})
     assert "1 rows of task 'stay'" in note
 

@@ -19,9 +19,9 @@ from recmtl.evaluate import Metrics
 from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, open_data, save_recipe
+from recmtl.recipe.recipe import build, instantiate, open_data, recipe_text
 from recmtl.runs.checkpoints import prune
-from recmtl.runs.folder import LAST, RECIPE, SCHEMA
+from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
 from recmtl.train.distributed import all_processes, process_group
 from recmtl.train.gradient_stats import summarize_pairs
@@ -117,13 +117,11 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
 @contextmanager
 def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: RunFolder) -> Iterator[None]:
     """Write the recipe of a run that begins within a block, and remove it again if none has begun at the end."""
-    save_recipe(parser, config, folder.path)
-    folder.has_recipe = True
+    folder.begin(recipe_text(parser, config))
     try:
         yield
     finally:
-        if not (folder.path / SCHEMA).exists():
-            (folder.path / RECIPE).unlink()
+        folder.abandon()
 
 
 def train(

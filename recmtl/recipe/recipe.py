@@ -19,7 +19,6 @@ from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.profiling.raw import leak_warnings
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError, RunError
-from recmtl.io.files import new_file
 from recmtl.io.machine import explain_oom
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.environment import environment
@@ -144,12 +143,11 @@ def differences(
             yield ".".join(path), one, other
 
 
-def save_recipe(parser: ArgumentParser, config: Namespace, folder: Path) -> None:
-    """Write the complete recipe of a run, with the environment as comments at its head."""
+def recipe_text(parser: ArgumentParser, config: Namespace) -> str:
+    """Return the complete recipe of a run as YAML, with the environment as comments at its head."""
     content = complete_recipe(parser, config)
-    with new_file(folder / RECIPE) as file:
-        text = "".join(f"# {line}\n" for line in environment(config.trainer.run.threads))
-        file.write_text(text + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    head = "".join(f"# {line}\n" for line in environment(config.trainer.run.threads))
+    return head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def read_recipe(run: RunFolder) -> Any:

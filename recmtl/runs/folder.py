@@ -26,6 +26,7 @@ STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
+BEGUN = ".begun"  # the digest of `recipe.yaml` until the schema is written: a killed start leaves nothing else
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
 WRITTEN = (SCHEMA, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a trainer
 CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
@@ -83,6 +84,8 @@ class RunFolder:
             RunError: The folder holds a run, or a file that has the name of one of a run's.
         """
         self._check_folder()
+        if self._is_start():
+            return
         inside = {path.name for path in (self.path / SCHEMA).glob("[!.]*")}
         is_run = bool(inside) and inside <= {*FITTED_FILES}
         if is_run and not (resume and not self.finished):
@@ -93,10 +96,33 @@ class RunFolder:
         if found and not is_run:
             raise RunError(f"{str(self.path)!r} holds {found!r}, which a run would write over: choose another folder")
 
+    def begin(self, recipe: str) -> None:
+        """Write the recipe of a new run; until `create` has written its schema the folder can be begun again."""
+        for name, text in ((BEGUN, hashlib.sha256(recipe.encode()).hexdigest()), (RECIPE, recipe)):
+            with new_file(self.path / name) as file:
+                file.write_text(text, encoding="utf-8")
+        self.has_recipe = True
+
+    def abandon(self) -> None:
+        """Remove the recipe of a run that has not begun."""
+        if not (self.path / SCHEMA).exists():
+            (self.path / RECIPE).unlink()
+            (self.path / BEGUN).unlink(missing_ok=True)
+
+    def _is_start(self) -> bool:
+        """Return whether the folder holds what `begin` and a part of `create` wrote before the process was killed."""
+        begun, recipe = self.path / BEGUN, self.path / RECIPE
+        if not begun.is_file() or any(any(self.path.glob(name)) for name in WRITTEN if name != SCHEMA):
+            return False
+        inside = {path.name for path in (self.path / SCHEMA).glob("[!.]*")}
+        own = not recipe.exists() or digest(recipe) == begun.read_text(encoding="utf-8")
+        return own and inside <= {*FITTED_FILES}
+
     def create(self, schema: FittedSchema) -> None:
         """Create the folder and write the schema, over the remains of a run without a checkpoint."""
         (self.path / SCHEMA).mkdir(parents=True, exist_ok=True)
         save_fitted(schema, self.path / SCHEMA)
+        (self.path / BEGUN).unlink(missing_ok=True)
         self.cut_log(0)
 
     def log(self, record: dict[str, Any]) -> None:

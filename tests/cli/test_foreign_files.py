@@ -9,6 +9,7 @@ import pytest
 import recmtl
 from recmtl.cli.main import main
 from recmtl.io.files import locked, new_file, new_folder
+from recmtl.runs.folder import RunFolder
 
 SMALL = ["--model.layers", "[4]", "--trainer.epochs", "1", "--trainer.run.progress", "false"]
 MINE = "mine\n"
@@ -156,3 +157,29 @@ def test_a_new_folder_or_card_must_not_exist(
     assert main([command, *options[command], "--out", out]) == 2
     assert "exists already" in capsys.readouterr().err
     assert mine.read_text() == MINE
+
+
+@pytest.mark.parametrize("reached", ["nothing", "recipe", "a part of the schema", "the schema"])
+def test_a_folder_in_which_a_start_was_killed_is_trained_into_again(csv: Path, tmp_path: Path, reached: str) -> None:
+    """The process dies without any clean-up after the recipe of a new run was written."""
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    folder.begin("# recmtl\nmodel: MMOE\n")
+    if reached == "nothing":
+        (folder.path / "recipe.yaml").unlink()
+    elif reached != "recipe":
+        write(folder.path / "schema" / "schema.json")
+        if reached == "the schema":
+            write(folder.path / "schema" / "vocabularies.arrow")
+    assert train(csv, folder.path) == 0
+    assert folder.finished
+    assert not (folder.path / ".begun").exists()
+
+
+def test_a_recipe_that_was_edited_after_a_killed_start_stays(csv: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    folder.begin("model: MMOE\n")
+    recipe = write(folder.path / "recipe.yaml")
+    assert train(csv, folder.path) == 2
+    assert recipe.read_text() == MINE

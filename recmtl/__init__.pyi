@@ -23,6 +23,7 @@ from .balance import (
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
 from .data.synthetic.generate import synthesize
+from .data.synthetic.planted import plant
 from .errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError
 from .evaluate import Predictions
 from .features import (
@@ -124,6 +125,7 @@ __all__ = [
     "compare",
     "describe",
     "load_run",
+    "plant",
     "prepare",
     "synthesize",
     "write_report",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.cli.parser import usage_errors
+from recmtl.data.synthetic.bayes import TaskTruth
 from recmtl.data.synthetic.generate import synthesize
+from recmtl.data.synthetic.planted import Plant
+from recmtl.data.synthetic.planted import plant as write_planted
 from recmtl.schema import SplitName
 
 
@@ -22,8 +26,11 @@ def synth_command(
     layout: Literal["processed", "raw"] = "processed",
     negative_rate: float = 1.0,
     thinned: Sequence[SplitName] | None = None,
+    plant: Plant | None = None,
+    strength: float | None = None,
+    hidden: float | None = None,
 ) -> None:
-    """Generate rows like AliExpress's from a known model: train, valid and test CSV, and truth.json.
+    """Generate rows like AliExpress's from a known model, or with a planted property: CSV files and truth.json.
 
     Args:
         out: The folder to write.
@@ -36,20 +43,41 @@ def synth_command(
             rows among the training rows.
         negative_rate: The rate at which rows without a click are kept in the files that are thinned.
         thinned: A file to thin, `train`, `valid` or `test`, by default `train`; may be repeated.
+        plant: Write a small table that shows one property of a model, with its card and the true probabilities of the
+            test rows: `selection` (clicked rows are not like all rows), `interests` (the history decides, candidate by
+            candidate), `domains` (which share half of their effects) or `interactions` (products of effects).
+        strength: How strong the property is that `--plant` names: 1 if it is left out, 0 plants none.
+        hidden: Log-odds of a hidden factor of clicks and conversions, for `--plant selection`; 0 if it is left out.
     """
+    of_aliexpress = {
+        "vocabulary": vocabulary,
+        "click_rate": click_rate,
+        "conversion_rate": conversion_rate,
+        "layout": layout,
+        "negative_rate": negative_rate,
+        "thinned": thinned,
+    }
+    of_planted = {"strength": strength, "hidden": hidden}
+    tests: Mapping[str, TaskTruth]
     with RowCounter() as counter, usage_errors():
-        truth = synthesize(
-            out,
-            rows,
-            seed=seed,
-            vocabulary=vocabulary,
-            click_rate=click_rate,
-            conversion_rate=conversion_rate,
-            layout=layout,
-            negative_rate=negative_rate,
-            thinned=thinned or ("train",),
-            progress=counter.count_to("write"),
-        )
-    bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in truth.test.items() if task.auc is not None)
-    kept = sum(file.rows for file in truth.files.values())
+        progress = counter.count_to("write")
+        if plant is not None:
+            _check_left_out(of_aliexpress, "belongs to rows in the layout of AliExpress: leave it out with `--plant`")
+            chosen = {name: value for name, value in of_planted.items() if value is not None}
+            facts = write_planted(out, plant, rows, seed=seed, progress=progress, **chosen)
+            kept, tests = rows, facts.test
+        else:
+            _check_left_out(of_planted, "belongs to a planted problem: name one with `--plant`")
+            options: dict[str, Any] = of_aliexpress | {"thinned": thinned or ("train",)}
+            truth = synthesize(out, rows, seed=seed, progress=progress, **options)
+            kept, tests = sum(file.rows for file in truth.files.values()), truth.test
+    bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in tests.items() if task.auc is not None)
     print_line(f"{kept:,} rows in {out} · Bayes AUC of the test rows: {bayes}")
+
+
+def _check_left_out(options: Mapping[str, object], why: str) -> None:
+    """Check that options have their defaults."""
+    defaults = signature(synth_command).parameters
+    for name, value in options.items():
+        if value != defaults[name].default:
+            raise ValueError(f"`--{name}` {why}")

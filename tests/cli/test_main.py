@@ -1,6 +1,7 @@
 """The commands, end to end."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -172,6 +173,15 @@ def test_synth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["synth", "--out", str(tmp_path / "s"), "--rows", "1000", "--click_rate", "0.2"]) == 0
     assert {p.name for p in (tmp_path / "s").iterdir()} == {"train.csv", "valid.csv", "test.csv", "truth.json"}
     assert "Bayes AUC" in capsys.readouterr().out
+
+
+def test_synth_plants_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--rows", "400", "--seed", "3", "--plant", "selection", "--strength", "2", "--hidden", "0.5"]
+    assert main(["synth", "--out", str(tmp_path), *options]) == 0
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    arguments = {"plant": "selection", "rows": 400, "seed": 3, "strength": 2.0, "hidden": 0.5}
+    assert {name: truth[name] for name in arguments} == arguments
+    assert re.search(r"^400 rows in .* · Bayes AUC of the test rows: ctr 0\.\d{4}", capsys.readouterr().out)
 
 
 @pytest.mark.slow

@@ -5,8 +5,6 @@ then the planted truth, a sum of effects of the columns, gives each row its log-
 conversion. The AUC of the true probabilities, the Bayes AUC, is the best that a model can be expected to reach.
 """
 
-import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -25,18 +23,18 @@ from recmtl.data.sources.aliexpress_layout import (
     USER_CATEGORICAL,
     USER_NUMERICAL,
 )
-from recmtl.data.synthetic.truth import WEIGHTS, Array, Columns, PlantedTruth, effects_of, sigmoid
+from recmtl.data.synthetic.bayes import TaskTruth, bayes_auc
+from recmtl.data.synthetic.folder import check_generated, check_size, generated_folder, split_sizes
+from recmtl.data.synthetic.streams import CHUNK_ROWS, STREAMS, stream
+from recmtl.data.synthetic.truth import WEIGHTS, Array, Columns, PlantedTruth, effects_of, intercept, sigmoid
 from recmtl.data.synthetic.writers import WRITERS
-from recmtl.errors import ExistsError
 from recmtl.schema.thinning import SplitName, Thinning, thinning_of
 
 Drawn = dict[str, npt.NDArray[np.generic]]
 Append = Callable[[Columns], None]  # appends whole searches, given by column name
 
 THINNING = 1  # in the seed of the random numbers that thin a file
-CHUNK_ROWS = 50_000  # in memory at a time; part of the seed, so another value gives other rows
 CALIBRATION_ROWS = 200_000
-STREAMS = {"train": 0, "valid": 1, "test": 2, "calibration": 3}  # independent random streams of a seed
 MAX_SEARCH_ROWS = 20
 SEARCH_ENDS = 0.25  # probability that a row is the last of its search
 MAX_VOCABULARY = 2**31
@@ -66,18 +64,6 @@ class FileCounts:
     searches: int
     clicks: int
     conversions: int
-
-
-@dataclass(frozen=True)
-class TaskTruth:
-    """A task's Bayes AUC on the test rows with its standard error (Hanley and McNeil, 1982), or why it is undefined."""
-
-    auc: float | None
-    standard_error: float | None
-    rows: int
-    positives: int
-    rate: float | None
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,42 +127,19 @@ def synthesize(
     _check_arguments(out, rows, seed, vocabulary, click_rate, conversion_rate)
     planted = calibrate(seed=seed, vocabulary=vocabulary, click_rate=click_rate, conversion_rate=conversion_rate)
     check_generated(out)
-    sizes = {"train": rows - 2 * (rows // 10), "valid": rows // 10, "test": rows // 10}
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix=".synth-") as folder:
-        beside = Path(folder)
+    with generated_folder(out) as folder:
         done = progress or (lambda rows: None)
-        counts, tasks = _write_files(beside, planted, sizes, vocabulary, layout, thinning, done)
+        counts, tasks = _write_files(folder.path, planted, split_sizes(rows), vocabulary, layout, thinning, done)
         thin = list(thinning.thinned) if thinning else []
         truth = Truth(rows, seed, vocabulary, click_rate, conversion_rate, negative_rate, thin, counts, tasks)
-        (beside / "truth.json").write_text(json.dumps(asdict(truth), indent=2) + "\n", encoding="utf-8")
-        (out / "truth.json").unlink(missing_ok=True)  # an older one must not describe the new files
-        for name in (*(file.name for file in beside.glob("*.csv")), "truth.json"):
-            (beside / name).replace(out / name)
+        folder.write_truth(asdict(truth))
     return truth
-
-
-def check_generated(out: Path) -> None:
-    """Check that files in a folder that would be written over were generated: `truth.json` says so."""
-    names = [f"{side}{split}.csv" for side in ("", "user_", "item_") for split in ("train", "valid", "test")]
-    found = [name for name in (*names, "truth.json") if (out / name).exists()]
-    try:
-        generated = not found or {"files", "seed", "test"} <= {*json.loads((out / "truth.json").read_text("utf-8"))}
-    except (OSError, ValueError, TypeError):
-        generated = False
-    if not generated:
-        raise ExistsError(f"{str(out / found[0])!r} exists already and was not generated: choose another folder")
 
 
 def _check_arguments(
     out: Path, rows: int, seed: int, vocabulary: int, click_rate: float, conversion_rate: float
 ) -> None:
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`out` must be a folder, but {out} is a file")
-    if rows < 10:
-        raise ValueError(f"`rows` must be at least 10, so that each of the three files has one, got {rows}")
-    if seed < 0:
-        raise ValueError(f"`seed` must be 0 or more, got {seed}")
+    check_size(out, rows, seed)
     if vocabulary != 0 and not 2 <= vocabulary <= MAX_VOCABULARY:
         raise ValueError(f"`vocabulary` must be 0 or from 2 to {MAX_VOCABULARY}, got {vocabulary}")
     for name, rate in (("click_rate", click_rate), ("conversion_rate", conversion_rate)):
@@ -189,27 +152,13 @@ def calibrate(*, seed: int, vocabulary: int, click_rate: float, conversion_rate:
 
     Effects are standardized, so that their weights mean the same for every seed, and the intercepts yield the rates.
     """
-    chunks = (_generator(seed, "calibration", chunk) for chunk in range(CALIBRATION_ROWS // CHUNK_ROWS))
+    chunks = (stream(seed, "calibration", chunk) for chunk in range(CALIBRATION_ROWS // CHUNK_ROWS))
     effects = np.concatenate([effects_of(_draw_features(rng, CHUNK_ROWS, vocabulary, 0), seed) for rng in chunks])
     centre, spread = effects.mean(axis=0), effects.std(axis=0)  # [E]
     click, conversion = ((effects - centre) / spread @ WEIGHTS).T  # [n] each
-    click_intercept = _intercept(click, np.ones_like(click), click_rate)
-    conversion_intercept = _intercept(conversion, sigmoid(click + click_intercept), conversion_rate)
+    click_intercept = intercept(click, np.ones_like(click), click_rate)
+    conversion_intercept = intercept(conversion, sigmoid(click + click_intercept), conversion_rate)
     return PlantedTruth(seed, centre, spread, np.array([click_intercept, conversion_intercept]))
-
-
-def _intercept(scores: Array, weights: Array, rate: float) -> float:
-    """Return the intercept at which the weighted mean of the probabilities is `rate`, by bisection."""
-    low, high = -100.0, 100.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        above = np.average(sigmoid(scores + middle), weights=weights) > rate
-        low, high = (low, middle) if above else (middle, high)
-    return (low + high) / 2
-
-
-def _generator(seed: int, stream: str, chunk: int) -> np.random.Generator:
-    return np.random.default_rng([seed, STREAMS[stream], chunk])
 
 
 def _write_files(
@@ -250,7 +199,7 @@ def _draw(
     last_search = 0
     for name, rows in sizes.items():
         for chunk, start in enumerate(range(0, rows, CHUNK_ROWS)):
-            rng = _generator(planted.seed, name, chunk)
+            rng = stream(planted.seed, name, chunk)
             columns = _draw_features(rng, min(CHUNK_ROWS, rows - start), vocabulary, last_search)
             last_search = int(columns["search_id"][-1])
             probabilities = planted.probabilities(columns)
@@ -296,32 +245,3 @@ def _draw_numbers(
                 break
             uniform = 0.9 * common + 0.1 * rng.random(rows)
     return drawn
-
-
-def bayes_auc(
-    click_probability: Array,
-    conversion_probability: Array,
-    click: npt.NDArray[np.bool_],
-    conversion: npt.NDArray[np.bool_],
-) -> dict[str, TaskTruth]:
-    """Return the AUC of the true probabilities `[n]` for labels `[n]`; for CVR, over the clicked rows."""
-    return {
-        "ctr": _task_truth(click_probability, click),
-        "cvr": _task_truth(conversion_probability[click], conversion[click]),
-        "ctcvr": _task_truth(click_probability * conversion_probability, conversion),
-    }
-
-
-def _task_truth(probabilities: Array, labels: npt.NDArray[np.bool_]) -> TaskTruth:
-    rows, positives = len(labels), int(labels.sum())
-    if positives in (0, rows):
-        found = "no rows" if not rows else "no positive row" if not positives else "only positive rows"
-        reason = f"the AUC needs both classes, but the test file has {found} for this task"
-        return TaskTruth(None, None, rows, positives, positives / rows if rows else None, reason)
-    from sklearn.metrics import roc_auc_score  # takes a second, and few processes generate rows
-
-    auc = float(roc_auc_score(labels, probabilities))
-    two_positives, two_negatives = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley and McNeil's Q1 and Q2
-    spread = (positives - 1) * (two_positives - auc**2) + (rows - positives - 1) * (two_negatives - auc**2)
-    standard_error = float(np.sqrt((auc * (1 - auc) + spread) / (positives * (rows - positives))))
-    return TaskTruth(auc, standard_error, rows, positives, positives / rows)

@@ -87,3 +87,13 @@ def effects_of(columns: Columns, seed: int) -> Array:
 def sigmoid(logits: Array) -> Array:
     """Return the probabilities of log-odds of any shape."""
     return 1.0 / (1.0 + np.exp(-logits))
+
+
+def intercept(scores: Array, weights: Array, rate: float) -> float:
+    """Return the intercept at which the weighted mean of the probabilities is `rate`, by bisection."""
+    low, high = -100.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        above = np.average(sigmoid(scores + middle), weights=weights) > rate
+        low, high = (low, middle) if above else (middle, high)
+    return (low + high) / 2

@@ -1,4 +1,4 @@
-"""Write generated rows in the AliExpress layouts: one CSV with a header, or user and item files without one."""
+"""Write generated rows: a CSV with a header, or in AliExpress's raw layout user and item files without one."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ Append = Callable[[Columns], None]  # appends whole searches, given by column na
 def _raw_writer(folder: Path, split: str) -> Iterator[Append]:
     """Yield a function that appends rows to new files in the raw layout, `user_<split>.csv` and `item_<split>.csv`."""
     with (
-        _csv_writer(folder / f"user_{split}.csv", USER_COLUMNS, header=False) as append_users,
-        _csv_writer(folder / f"item_{split}.csv", ITEM_COLUMNS, header=False) as append_items,
+        csv_writer(folder / f"user_{split}.csv", _layout_types(USER_COLUMNS), header=False) as append_users,
+        csv_writer(folder / f"item_{split}.csv", _layout_types(ITEM_COLUMNS), header=False) as append_items,
     ):
 
         def append(columns: Columns) -> None:
@@ -42,18 +42,30 @@ def _raw_writer(folder: Path, split: str) -> Iterator[Append]:
 
 
 @contextmanager
-def _csv_writer(path: Path, names: Sequence[str], header: bool) -> Iterator[Append]:
-    schema = pa.schema([(name, pa.float64() if name in NUMERICAL else pa.int64()) for name in names])
+def csv_writer(path: Path, types: Mapping[str, pa.DataType], header: bool) -> Iterator[Append]:
+    """Yield a function that appends rows to a new CSV file.
+
+    Args:
+        path: The file.
+        types: The type of each column, in their order.
+        header: Whether the first line names the columns.
+    """
+    schema = pa.schema(list(types.items()))
+    options = pyarrow.csv.WriteOptions(include_header=False, quoting_style="none")
     with path.open("wb") as file:
         if header:
-            file.write((",".join(names) + "\n").encode())
-        with pyarrow.csv.CSVWriter(
-            file, schema, write_options=pyarrow.csv.WriteOptions(include_header=False)
-        ) as writer:
-            yield lambda columns: writer.write_table(pa.table([columns[name] for name in names], schema=schema))
+            file.write((",".join(types) + "\n").encode())
+        with pyarrow.csv.CSVWriter(file, schema, write_options=options) as writer:
+            yield lambda columns: writer.write_table(pa.table([columns[name] for name in types], schema=schema))
+
+
+def _layout_types(names: Sequence[str]) -> dict[str, pa.DataType]:
+    return {name: pa.float64() if name in NUMERICAL else pa.int64() for name in names}
 
 
 WRITERS: Mapping[str, Callable[[Path, str], AbstractContextManager[Append]]] = {
-    "processed": lambda folder, split: _csv_writer(folder / f"{split}.csv", PROCESSED_COLUMNS, header=True),
+    "processed": lambda folder, split: csv_writer(
+        folder / f"{split}.csv", _layout_types(PROCESSED_COLUMNS), header=True
+    ),
     "raw": _raw_writer,
 }

@@ -17,7 +17,8 @@ import recmtl
 from recmtl.data.sources.aliexpress_layout import CATEGORICAL, NUMERICAL
 from recmtl.data.synthetic import generate as synth
 from recmtl.data.synthetic import truth as planted
-from recmtl.data.synthetic.generate import Truth, bayes_auc, calibrate, synthesize
+from recmtl.data.synthetic.bayes import bayes_auc
+from recmtl.data.synthetic.generate import Truth, calibrate, synthesize
 from recmtl.data.synthetic.truth import PlantedTruth
 
 ROWS, CLICK_RATE, CONVERSION_RATE = 100_000, 0.10, 0.25

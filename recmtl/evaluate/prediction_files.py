@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 from recmtl.data.columns.values import as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
-from recmtl.errors import DataError
+from recmtl.errors import BadValueError, DataError
 from recmtl.io.location import public_name
 from recmtl.io.machine import available_memory
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
@@ -44,10 +45,25 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
     wanted = {*numbers, *schema.carried, group}
     columns = [column for column in source.columns if column in wanted]
     _check_memory(source, len(columns))
-    batches = list(source.batches(columns, frozenset(columns) & {*numbers}))
+    ids = [column for column in columns if column in {*schema.carried, group} - {*numbers}]
+    batches = [_with_ids(batch, ids, source.name) for batch in source.batches(columns, frozenset(columns) & {*numbers})]
     if not batches:
         return pa.table({column: pa.array([], pa.string()) for column in columns})
     return pa.concat_tables(_alike([pa.Table.from_batches([batch]) for batch in batches]))
+
+
+def _with_ids(batch: pa.RecordBatch, ids: Collection[str], source: str) -> pa.RecordBatch:
+    """Return rows whose keys and groups are text or integers; one that is no exact id raises `DataError`."""
+    for name in ids:
+        column = batch.column(name)
+        if not pa.types.is_integer(column.type):
+            try:
+                text = _text(column, name)
+            except BadValueError as bad:
+                raise DataError(f"{source}: {bad.reason}") from bad
+            if pa.types.is_floating(column.type):
+                batch = batch.set_column(batch.schema.get_field_index(name), name, text)
+    return batch
 
 
 def _weighted(table: pa.Table) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.text_format import MISSING_NUMBERS, with_decimal_point
+from recmtl.schema.text_format import MISSING_NUMBERS, rounded_ids, with_decimal_point
 
 Floats = npt.NDArray[np.float64]
 BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case
@@ -109,6 +109,11 @@ class ColumnValues:
         if not self.is_text or not len(self.number_words) or len(self.other_words) or self.has_leading_zeros:
             return None
         return Numbers.of(self._floats, integers=len(self.matching(INTEGER)) == len(self.number_words))
+
+    @cached_property
+    def rounded(self) -> bool:
+        """Whether a value is a whole float that stands for several integers: an id, if it is one, is lost."""
+        return bool(pc.any(rounded_ids(self.unique)).as_py())
 
     @property
     def infinite(self) -> int:

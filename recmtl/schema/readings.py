@@ -214,7 +214,7 @@ def _said_formats(kinds: Mapping[str, str], date_formats: Mapping[str, str]) -> 
 def _as_said(c: ColumnValues, kind: str, date_format: str | None = None) -> Reading:
     """Return the reading of a column as a kind, with a date format if one is given."""
     if kind == "drop":
-        return Reading(c.name, category(c), AS_SAID, used=False)
+        return Reading(c.name, None if c.rounded else category(c), AS_SAID, used=False)
     feature: Feature = KINDS[kind](c.name)
     if kind == "categorical":
         feature = category(c)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,6 +20,8 @@ NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
 MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
 DECIMALS = (".", ",")
 TYPED = re.compile(r"\\(?:t|\\|x([0-9a-fA-F]{2}))")  # a character that a shell leaves written out
+FLOAT_OF_ID = r"^-?([0-9]{16,22}\.0+|[0-9]\.[0-9]{9,}[eE]\+?(1[5-9]|2[0-9]))$"
+ROUNDED = "an exact id: it went through a float, which does not tell such numbers apart; write ids as text or integers"
 NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
 
 
@@ -95,6 +98,25 @@ def typed_character(text: Any) -> Any:
     if not isinstance(text, str) or TYPED.fullmatch(text) is None:
         return text
     return text.encode("ascii").decode("unicode_escape")
+
+
+def rounded_ids(values: pa.Array) -> pa.BooleanArray:
+    """Return which values are whole numbers that a float no longer tells from their neighbours ``[values]``.
+
+    They are floats of 2⁵³ or more, of less digits in narrower types, or text as such floats are written.
+    """
+    if pa.types.is_floating(values.type):
+        digits = {16: 11, 32: 24, 64: 53}[values.type.bit_width]
+        size = pc.abs(values.cast(pa.float64()))
+        return pc.and_(pc.greater_equal(size, 2.0**digits), pc.is_finite(size)).fill_null(False)
+    none = pa.array(np.zeros(len(values), np.bool_))
+    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
+        return none
+    written = pc.match_substring_regex(values, FLOAT_OF_ID).fill_null(False)
+    if not pc.any(written).as_py():
+        return none
+    floats = pc.if_else(written, values, None).cast(pa.float64())
+    return pc.greater_equal(pc.abs(floats), 2.0**53).fill_null(False)
 
 
 def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:

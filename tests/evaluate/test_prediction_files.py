@@ -9,6 +9,7 @@ import pytest
 
 import recmtl
 from recmtl.evaluate import metrics_of
+from recmtl.evaluate.prediction_files import read_predictions
 
 SCHEMA = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("ctr", "click")], group="search", keys=["user"])
 SEARCHES = 120
@@ -29,6 +30,17 @@ IDS = {
     "exponents": [f"{i}e2" if i % 2 else f"{i}00" for i in range(SEARCHES)],
     "booleans beside text": [f"{i}" if i > 1 else str(bool(i)) for i in range(SEARCHES)],
 }
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_ids_that_went_through_a_float_are_refused(tmp_path: Path, suffix: str) -> None:
+    lost = frame([str(2**60 + i) for i in range(SEARCHES)]).astype({"search": float})
+    path = tmp_path / f"p.{suffix}"
+    lost.to_csv(path, index=False) if suffix == "csv" else lost.to_parquet(path)
+    with pytest.raises(
+        recmtl.SchemaError, match=r"column 'search': .*1.15.*e.18.* is not an exact id: it went through"
+    ):
+        read_predictions(SCHEMA, path)
 
 
 @pytest.mark.parametrize("ids", IDS.values(), ids=IDS)

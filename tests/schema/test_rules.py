@@ -547,3 +547,11 @@ def test_dictionaries_and_views(tmp_path: Path) -> None:
 def test_a_number_of_more_digits_than_a_float_holds_is_read() -> None:
     frame = pd.DataFrame({"x": [f"{i / 7}" for i in range(50)] + ["9" * 400], "y": [0, 1] * 25 + [0]})
     assert infer_columns(frame, ["y"]).readings[0].feature == Numeric("x")
+
+
+@pytest.mark.parametrize("form", [float, lambda i: f"{float(i)}"])
+def test_ids_that_went_through_a_float_are_left_out(form: Any) -> None:
+    reading = read([form(2**60 + 1000 * i) for i in range(9)] * 9, "user_id")
+    assert (reading.used, reading.reason) == (False, "ids that went through a float, which does not tell them apart")
+    frame = pd.DataFrame({"user_id": [form(2**60)] * 4, "z": [0, 1, 2, 3], "y": [0, 1, 0, 1]})
+    assert [f.name for f in Schema.infer(frame, ["y"], drop=["user_id"]).features] == ["z"]

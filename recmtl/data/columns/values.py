@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from recmtl.errors import BadValueError
 from recmtl.io.formats import plain_array, replace_words
 from recmtl.schema.list_text import bracketed, parse_list
-from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, with_decimal_point
+from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, ROUNDED, rounded_ids, with_decimal_point
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
@@ -34,7 +34,8 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
     one of these (``3.0``, ``True``) alike: a category has the same text whatever the source. It may appear twice among
-    the values; missing ones are null. The source has read words for a missing value as null.
+    the values; missing ones are null. The source has read words for a missing value as null. Whole floats that stand
+    for several integers, as ids beyond 2⁵³ do, raise `BadValueError`.
     """
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
@@ -43,6 +44,10 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # indices may be unsigned
+    rounded = np.append(rounded_ids(encoded.dictionary).to_numpy(zero_copy_only=False), False)[codes]
+    if rounded.any():
+        row = int(rounded.argmax())
+        raise BadValueError(row, column, encoded.dictionary[codes[row]].as_py(), ROUNDED, rounded)
     if values.null_count:
         missing = values.is_null().to_numpy(zero_copy_only=False)
         codes = np.where(np.append(missing, True)[codes], -1, codes)

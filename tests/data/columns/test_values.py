@@ -67,7 +67,26 @@ class TestText:
         assert texts(pa.array([2**64 - 1], pa.uint64())) == [str(2**64 - 1)]
 
     def test_floats(self):
-        assert texts([0.5, -0.0, 0.0, 1e300, float("inf")]) == ["0.5", "0", "0", "1e+300", "inf"]
+        largest = 2.0**53 - 1
+        assert texts([0.5, -0.0, 0.0, largest, float("inf")]) == ["0.5", "0", "0", str(int(largest)), "inf"]
+        assert texts(["1e300", "9007199254740991.0", "1e+18"]) == ["1e300", str(int(largest)), "1e+18"]
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            pa.array([1.0, 2.0**53]),
+            pa.array([1.0, -(2.0**60)]),
+            pa.array([1, 2**24], pa.float32()),
+            pa.array([1, 2**11], pa.float32()).cast(pa.float16()),
+            pa.array(["1", "1152921504606846976.0"]),
+            pa.array(["1", "1.152921504606847e+18"]).dictionary_encode(),
+        ],
+        ids=lambda array: str(array.type)[:12],
+    )
+    def test_ids_that_went_through_a_float_are_refused(self, bad):
+        with pytest.raises(BadValueError, match="is not an exact id: it went through a float") as caught:
+            texts(bad)
+        assert (caught.value.row, caught.value.mask.tolist()) == (1, [False, True])
 
     @pytest.mark.parametrize("null", NULLS)
     def test_missing_text_of_csv_files_is_missing_everywhere(self, null):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import recmtl
 from benchmarks.generated import ENCODER
 from recmtl.data import Batch
+from recmtl.models import Losses
 from recmtl.schema import FittedSchema
-from recmtl.train import Losses
 
 
 def torchjd_steps(schema: FittedSchema, given: Iterable[Batch]) -> Callable[[], None]:

@@ -36,7 +36,19 @@ from .features import (
     PlainNumbers,
 )
 from .layers import MLP, Experts, Gates, LayerStyle
-from .models import ESMM, MMOE, EncoderFactory, RankingModel, Shared, SharedBottom, SingleTask, Tower
+from .models import (
+    AITM,
+    ESCM2,
+    ESMM,
+    MMOE,
+    EncoderFactory,
+    Losses,
+    RankingModel,
+    Shared,
+    SharedBottom,
+    SingleTask,
+    Tower,
+)
 from .recipe.load import load_run
 from .recipe.presets import card
 from .report import write_report
@@ -52,11 +64,13 @@ from .schema import (
     Thinning,
     Timestamp,
 )
-from .train import EarlyStopping, Losses, Optimization, RunConfig, Trainer
+from .train import EarlyStopping, Optimization, RunConfig, Trainer
 
 __version__: str
 
 __all__ = [
+    "AITM",
+    "ESCM2",
     "ESMM",
     "MLP",
     "MMOE",

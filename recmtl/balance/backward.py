@@ -2,9 +2,9 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -208,7 +208,8 @@ def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> Tensor:
 class ScaledLosses(nn.Module):
     """A module that takes scaled losses, and whose buffers do not move in a step that a `GradScaler` skips.
 
-    With losses c·L_k the gradients become c times those of L_k, and the state moves as for L_k.
+    With losses c·L_k the gradients become c times those of L_k, and the state moves as for L_k. Buffers are not cast
+    down to half precision.
     """
 
     _loss_scale: LossScale | None = None
@@ -291,6 +292,14 @@ class ScaledLosses(nn.Module):
             "gradients are exact and the scaler sees an overflow",
             stacklevel=5,
         )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_precision(state: Tensor) -> Tensor:
+            moved = fn(state)
+            return state.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def _scaled_by_one_tensor(losses: Sequence[Tensor]) -> bool:

@@ -4,8 +4,8 @@ import copy
 import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
+from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import (
     BackwardInputs,
     SharedTensor,
@@ -48,6 +49,7 @@ class Balancer(ScaledLosses, ABC):
         head_names: The heads' names; None before they are known.
         processes: The processes that share each batch, at first this one alone; not part of the state.
         losses: The values of the last step's losses over all processes, `[K]`; None before the first `backward`.
+        penalty: That of its penalty, `[]`; None without one.
         skipped: How often each task was left out because it was not finite, int64 `[K]` (`[H]` for representation
             methods); None before the state is created.
     """
@@ -63,6 +65,7 @@ class Balancer(ScaledLosses, ABC):
         self.head_names: tuple[str, ...] | None = None
         self.processes: ProcessGroup = SINGLE_PROCESS
         self.losses: Tensor | None = None
+        self.penalty: Tensor | None = None
         self._checked_private = False
         self._heads = 0  # of the last fork
         self._sizes: Sizes | None = None
@@ -171,6 +174,7 @@ class Balancer(ScaledLosses, ABC):
         shared: Sequence[Tensor | SharedTensor],
         last: Sequence[Tensor] = (),
         private: Iterable[Tensor] = (),
+        penalty: Tensor | None = None,
     ) -> None:
         """Add the balanced gradient to `.grad` of every leaf, shared and private, and free the graph.
 
@@ -183,6 +187,8 @@ class Balancer(ScaledLosses, ABC):
             last: Those of them that come last before the views, for methods that measure there.
             private: All other trained leaves, such as the heads' parameters. Only several processes need them, to sum
                 their gradients.
+            penalty: A scalar that is minimised beside the losses, outside balancing, and scaled as they are: its
+                gradient is added as it is. It costs a backward pass; one that is not finite is left out as a loss is.
 
         Raises:
             ValueError: If a loss is not a scalar, a shared tensor cannot be balanced, or the state was created for
@@ -200,6 +206,8 @@ class Balancer(ScaledLosses, ABC):
             values = values.to(torch.promote_types(values.dtype, torch.float32))
             scale = self._scale_on(values.device)
             self.losses = self.processes.sum(values if scale is None else values / scale)[0]
+            leaves = [*(shared.tensor for shared in tensors), *others]
+            self.penalty = None if penalty is None else add_penalty(penalty, leaves, self.processes, scale)
             self._balance(BackwardInputs(ordered, self.losses, tensors, last, others))
         except BaseException:
             self.names = names  # a failed call leaves no names
@@ -300,14 +308,6 @@ class Balancer(ScaledLosses, ABC):
     def _finite(self, values: Tensor) -> Tensor:
         """Return which tasks have a finite loss, bool `[K]`; all tasks if a scaler looks for what is not finite."""
         return torch.ones_like(values, dtype=torch.bool) if self._guarded else is_finite(values)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        def keep_precision(state: Tensor) -> Tensor:
-            moved = fn(state)
-            return state.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        super()._apply(keep_precision, recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 def constructor_options(module: nn.Module) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import gradients_of
+from recmtl.balance.bypass import bypass_forks
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
-from recmtl.balance.representation.base import bypass_forks
 from recmtl.balance.shared import SharedTensor, as_shared_tensors, listed_losses
 from recmtl.balance.task_gradients.base import TaskGradients
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
@@ -16,16 +15,17 @@ from recmtl.balance.restoring import balancer_of_state
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
-from recmtl.layers import MLP, LayerStyle
+from recmtl.layers import LayerStyle
 from recmtl.layers.ensemble import by_member, mean_probability_logit
+from recmtl.models.losses import Losses
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.schema import FittedSchema, LabelRate, Moments, Schema, Task
+from recmtl.models.tower import default_tower, starting_bias
+from recmtl.schema import FittedSchema, Moments, Schema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
 """Builds the encoder of a model from the fitted schema."""
-MIN_CLASS_COUNT = 0.5  # assumed of a class without training rows, so that its log-odds are finite
 
 
 class Shared(NamedTuple):
@@ -115,7 +115,7 @@ class RankingModel(nn.Module, ABC):
       one head each, and all that comes after the fork: heads and balancer.
 
     Balancers, towers of your own, checkpoints, export and recipes then work as with the models of the package.
-    ``outputs`` and ``expert_usage`` are optional.
+    ``outputs``, ``losses``, ``penalty`` and ``expert_usage`` are optional.
 
     With ``LayerStyle(ensemble=k)`` the model is k networks that share weights. Their rows stand side by side, b·k + i
     for member i: the first layers of the trunk make ``[B·k, …]`` of ``[B, …]``, and so the views are ``[B·k, D]``. In
@@ -136,6 +136,7 @@ class RankingModel(nn.Module, ABC):
         fork: From H views to H views: the identity, until a trainer puts its balancer there.
         heads: One head per task that is predicted from a view, by name.
         objectives: The tasks whose losses are trained, in the order of the losses.
+        task_losses: The losses of the objectives by `Losses`.
         view_features: D, the width of a view.
         ensemble: k, the number of networks that share the weights; 1 without an ensemble.
 
@@ -175,6 +176,7 @@ class RankingModel(nn.Module, ABC):
         super().__init__()
         self.schema = schema
         self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
+        self.task_losses = Losses(schema, self.objectives)
         if encoder is not None:
             self.encoder = encoder(schema)
         self.fork: IdentityFork | Balancer = IdentityFork()
@@ -250,6 +252,35 @@ class RankingModel(nn.Module, ABC):
         """
         return logits
 
+    def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return one loss per objective, in their order: those of `Losses` by default.
+
+        A model with losses of its own builds them from `task_losses` or `Losses.mean`, so that row weights, thinned
+        files and several processes count as everywhere.
+
+        Args:
+            logits: What the model returned in training mode, ``[B]``, or ``[B, k]`` with an ensemble.
+            batch: The rows.
+        """
+        return self.task_losses(logits, batch)
+
+    def penalty(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor | None:
+        """Return a scalar that is minimised beside the losses, outside balancing; ``None`` (the default) for none.
+
+        Its gradient is added to the balanced one as it is. Training logs it as the loss ``penalty``.
+
+        Args:
+            logits: As in `losses`.
+            batch: The rows. If several processes share the batch, each returns its rows' part of the sum.
+        """
+        return None
+
+    @property
+    def loss_names(self) -> list[str]:
+        """The names of what training logs: the objectives, and ``penalty`` if the model has one."""
+        penalized = type(self).penalty is not RankingModel.penalty
+        return [*(task.name for task in self.objectives), *(["penalty"] if penalized else [])]
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the logits of each task, objectives included: ``{name: [B]}``, or ``[B, k]`` by member in training."""
         views = self.trunk(batch)
@@ -313,22 +344,3 @@ def _restore_fork(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, 
     fork = f"{prefix}fork."
     if isinstance(model.fork, IdentityFork) and fork + "_extra_state" in state_dict:
         model.fork = balancer_of_state(state_dict, fork).train(model.training)
-
-
-def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle) -> nn.Module:
-    """Build an MLP with one output and no output bias, which the head has."""
-    hidden = MLP(in_features, layers, style, expand=False)
-    return nn.Sequential(hidden, style.output(hidden.out_features))
-
-
-def starting_bias(task: Task, rate: LabelRate) -> float:
-    """Return the best constant output for the training rows.
-
-    The log-odds of the label rate for a binary task, the mean for a regression; 0 without labelled rows.
-    """
-    if rate.rows == 0:
-        return 0.0
-    if task.kind == "regression":
-        return rate.mean
-    positives = min(max(rate.mean * rate.rows, MIN_CLASS_COUNT), rate.rows - MIN_CLASS_COUNT)
-    return math.log(positives / (rate.rows - positives))

@@ -11,7 +11,7 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.schema import FittedSchema
+from recmtl.schema import FittedSchema, Task
 
 
 class ESMM(RankingModel):
@@ -58,16 +58,7 @@ class ESMM(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        tasks = schema.schema.funnel_tasks
-        if not tasks:
-            raise ValueError(
-                "ESMM needs a schema with a `funnel`, the labels of click and conversion, got one without: "
-                "write `recmtl.Funnel(click, conversion)`, or `funnel` on a card"
-            )
-        for task in schema.schema.tasks:
-            if task not in tasks:
-                raise ValueError(f"ESMM predicts only the tasks of the funnel, got a schema with task {task.name!r}")
-        ctr, cvr, ctcvr = tasks
+        ctr, cvr, ctcvr = checked_funnel_tasks("ESMM", schema)
         super().__init__(schema, (ctr, ctcvr), encoder)
         self._ctr, self._cvr, self._ctcvr = ctr.name, cvr.name, ctcvr.name
         self.expansion = style.expansion(self.encoder.out_features)
@@ -85,6 +76,20 @@ class ESMM(RankingModel):
         """Return the parameters of encoder and expansion; nothing else comes before the fork, so all are the last."""
         shared = Shared.of(self.encoder, self.expansion)
         return shared._replace(last=tuple(t.tensor for t in shared.tensors))
+
+
+def checked_funnel_tasks(model: str, schema: FittedSchema) -> tuple[Task, ...]:
+    """Return CTR, CVR and CTCVR of a schema that has a funnel and no other tasks, for a model of that name."""
+    tasks = schema.schema.funnel_tasks
+    if not tasks:
+        raise ValueError(
+            f"{model} needs a schema with a `funnel`, the labels of click and conversion, got one without: "
+            "write `recmtl.Funnel(click, conversion)`, or `funnel` on a card"
+        )
+    for task in schema.schema.tasks:
+        if task not in tasks:
+            raise ValueError(f"{model} predicts only the tasks of the funnel, got a schema with task {task.name!r}")
+    return tasks
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:

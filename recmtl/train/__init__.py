@@ -1,8 +1,7 @@
-"""Training: the trainer, its options, the step and the losses."""
+"""Training: the trainer, its options, and the step."""
 
 from recmtl.errors import DivergenceError, Interrupted, RunError
 from recmtl.runs.folder import RunFolder
-from recmtl.train.losses import Losses
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.step import Step
 from recmtl.train.trainer import Trainer
@@ -11,7 +10,6 @@ __all__ = [
     "DivergenceError",
     "EarlyStopping",
     "Interrupted",
-    "Losses",
     "Optimization",
     "RunConfig",
     "RunError",

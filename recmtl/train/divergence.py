@@ -14,9 +14,9 @@ from recmtl.balance import Balancer, zero_nonfinite_gradients
 from recmtl.balance.backward import is_finite, on_host
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
+from recmtl.models.losses import DEFAULT_LOSS
 from recmtl.runs.folder import BEST, CHECKPOINTS
 from recmtl.schema import LabelRate, Task
-from recmtl.train.losses import DEFAULT_LOSS
 from recmtl.train.setup import TrainingSetup
 
 COUNTER_STATE = ("steps", "counts", "streaks", "first", "reached", "skipped")
@@ -186,7 +186,7 @@ class DivergenceMonitor:
 
     def _check_losses(self, done: int, losses: Mapping[str, float], first_losses: Tensor) -> None:
         first, limits = self._first_and_limits(first_losses)
-        high = [name for name, loss in losses.items() if loss > limits[name]]
+        high = [name for name, loss in losses.items() if loss > limits.get(name, math.inf)]
         self._high_since = {name: self._high_since.get(name, done) for name in high}
         if any(done - since >= HIGH_STEPS for since in self._high_since.values()):
             found = (f"the loss of {n!r} is {losses[n]:.3g}, and was {first[n]:.3g} in the first step" for n in high)
@@ -198,7 +198,7 @@ class DivergenceMonitor:
         """Return by objective the loss of the first step, and the one above which it is too high."""
         schema, first, limits = self._setup.model.schema, {}, {}
         losses = first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
-        for task, loss in zip(self._setup.model.objectives, losses, strict=True):
+        for task, loss in zip(self._setup.model.objectives, losses, strict=False):
             squared = (task.loss or DEFAULT_LOSS[task.kind]) in SQUARED_LOSSES
             limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, label_rate_loss(task, schema.rate(task)))
             first[task.name], limits[task.name] = loss, limit or math.inf

@@ -26,9 +26,10 @@ class LossScaler:
     def __init__(self, device: torch.device) -> None:
         self.scaler = GradScaler(device.type)
 
-    def scaled(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the losses times the scale."""
-        return {name: self.scaler.scale(loss) for name, loss in losses.items()}
+    def scaled(self, losses: Mapping[str, Tensor], penalty: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return the losses and the penalty times the scale."""
+        scaled = {name: self.scaler.scale(loss) for name, loss in losses.items()}
+        return scaled, None if penalty is None else self.scaler.scale(penalty)
 
     def unscaled(self, norms: Tensor) -> Tensor:
         """Return the norms of gradients of scaled losses for the losses themselves."""

@@ -98,7 +98,7 @@ class TrainingLoop:
         self._checkpoints = Checkpoints(setup.folder, keep, minutes) if setup.folder else None
         self._stop = StopSignals(setup.run.folder is not None)
         self._predictor = Predictor(setup, setup.processes)
-        self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.objectives)
+        self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.model.loss_names)
         note = note if first and not shown else self._progress.note
         self._divergence = DivergenceMonitor(setup, self._step.nonfinite, self._step.optimizers[0], note)
         if setup.processes.size > 1:
@@ -245,7 +245,10 @@ class TrainingLoop:
         assert self._step.gradient_stats is not None
         balancer, names = self._setup.balancer, self._setup.objectives
         read = host_copies({"loss": losses, "weight": balancer.weights, **self._step.gradient_stats._asdict()})
-        values = {"loss": named_values(names, read["loss"]), "weight": named_values(balancer.labels, read["weight"])}
+        values = {
+            "loss": named_values(self._setup.model.loss_names, read["loss"]),
+            "weight": named_values(balancer.labels, read["weight"]),
+        }
         stats = GradientStats(read["norms"], read["cosines"])
         self._record({"diagnosis": values | gradient_stats_record(names, stats)})
 

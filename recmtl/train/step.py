@@ -19,7 +19,6 @@ from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler
-from recmtl.train.losses import Losses
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization
 
@@ -54,7 +53,6 @@ class Step:
     ) -> None:
         keep_freed_memory()
         self._model, self._balancer, self._options = model, balancer, options
-        self._losses = Losses(model.schema, model.objectives)
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
         self._row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]
@@ -82,7 +80,7 @@ class Step:
         self._put_rates()
 
     def __call__(self, batch: Batch, with_stats: bool = False) -> Tensor:
-        """Take one step and return the losses ``[K]`` of the whole batch, still on the device.
+        """Take one step and return the losses ``[K]`` of the whole batch, then the penalty, still on the device.
 
         `with_stats` measures the task gradients first, into `gradient_stats`; the step stays the same.
         """
@@ -105,8 +103,9 @@ class Step:
         few = nullcontext() if rows is None else frozen_batch_norms(self._model, rows)
         with autocast(batch.labels.device, self._options), few:
             logits = self._model(batch)
-        losses = self._losses(logits, batch)
-        losses = self._scaler.scaled(losses) if self._scaler else losses
+        losses, penalty = self._model.losses(logits, batch), self._model.penalty(logits, batch)
+        if self._scaler:
+            losses, penalty = self._scaler.scaled(losses, penalty)
         shared = self._model.shared()
         leaves = [SharedTensor(*tensor) for tensor in shared.tensors]
         if with_stats:
@@ -114,12 +113,14 @@ class Step:
             self.gradient_stats = GradientStats(self._scaler.unscaled(norms) if self._scaler else norms, cosines)
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
         known = {id(leaf.tensor) for leaf in leaves}
-        self._balancer.backward(losses, leaves, shared.last, (tensor for tensor in moved if id(tensor) not in known))
+        private = (tensor for tensor in moved if id(tensor) not in known)
+        self._balancer.backward(losses, leaves, shared.last, private, penalty)
         self._update(moved)
         if rows is not None:
             average_statistics(self._balancer.processes, self._model, rows)
-        assert self._balancer.losses is not None
-        return self._balancer.losses
+        values, value = self._balancer.losses, self._balancer.penalty
+        assert values is not None
+        return values if value is None else torch.cat([values, value[None]])
 
     def _update(self, moved: Sequence[Tensor]) -> None:
         for table in self._tables:

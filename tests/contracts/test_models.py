@@ -12,7 +12,7 @@ from recmtl import balance, models
 from recmtl.balance import SharedTensor
 from recmtl.data import Batch, Loader
 from recmtl.layers import Gates, LayerStyle
-from recmtl.train import Losses, Optimization, Step
+from recmtl.train import Optimization, Step
 
 MODELS = [
     c
@@ -79,7 +79,7 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_fork(
     """Found without asking the model: a parameter before the fork with a gradient from more than one head's view."""
     model = built(cls, aliexpress, style=style)
     before = [p for name, p in model.named_parameters() if not name.startswith(("heads.", "gates."))]
-    losses = Losses(model.schema, model.objectives)(model(batch), batch)
+    losses = model.losses(model(batch), batch)
     reached = torch.zeros(len(before), dtype=torch.int64)
     for loss in losses.values():
         gradients = torch.autograd.grad(loss, before, retain_graph=True, allow_unused=True)
@@ -135,10 +135,9 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     model, method = built(cls, aliexpress, style=style), balancer()
     plain = copy.deepcopy(model)
     trainer = recmtl.Trainer(model, method, run=recmtl.RunConfig(progress=False, device="cpu"))
-    losses = Losses(model.schema, model.objectives)
     shared = model.shared()
-    method.backward(losses(model(batch), batch), [SharedTensor(*s) for s in shared.tensors], shared.last)
-    sum(losses(plain(batch), batch).values()).backward()
+    method.backward(model.losses(model(batch), batch), [SharedTensor(*s) for s in shared.tensors], shared.last)
+    sum(plain.losses(plain(batch), batch).values()).backward()
     for mine, theirs in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
     model.zero_grad()
@@ -146,7 +145,7 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     first = step(batch)
     for _ in range(15):
         last = step(batch)
-    assert (last < first).all()
+    assert (last < first)[: len(model.objectives)].all()  # a penalty may rise from 0
 
 
 @each_pair
@@ -159,7 +158,7 @@ def test_bf16_trains(
     first = step(batch)
     for _ in range(15):
         last = step(batch)
-    assert (last < first).all()
+    assert (last < first)[: len(model.objectives)].all()  # a penalty may rise from 0
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 

@@ -25,8 +25,8 @@ from recmtl.features import (
     PlainNumbers,
     SplineEmbeddings,
 )
+from recmtl.models import Losses
 from recmtl.schema.features import NumericTransform
-from recmtl.train import Losses
 
 EMBEDDINGS = [LinearEmbeddings, LinearReLUEmbeddings, PiecewiseLinearEmbeddings, PeriodicEmbeddings]
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]

@@ -10,7 +10,7 @@ import torch
 import recmtl
 from recmtl.data import Batch, Loader, encode_rows
 from recmtl.features import FeatureEncoder, SplineEmbeddings
-from recmtl.train import Losses
+from recmtl.models import Losses
 
 ROWS = 500
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import recmtl
 from recmtl.data import Loader
-from recmtl.models.base import starting_bias
+from recmtl.models.tower import starting_bias
 from recmtl.schema import LabelRate
 
 CTR, STAY = recmtl.Task("ctr", "click"), recmtl.Task("stay", "stay", kind="regression")

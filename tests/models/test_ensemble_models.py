@@ -16,8 +16,8 @@ from recmtl.balance import Balancer, SharedTensor
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.data import Batch, Loader
 from recmtl.layers import MLP, EnsembleInput, EnsembleLinear, EnsembleOutput, LayerStyle
+from recmtl.models import Losses
 from recmtl.models.esmm import product_logit
-from recmtl.train import Losses
 
 K = 3
 SIZES = {"tower_layers": [5]}

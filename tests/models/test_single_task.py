@@ -10,6 +10,7 @@ import recmtl
 from recmtl.balance import Sum
 from recmtl.data import Loader
 from recmtl.features import EmbeddingTable
+from recmtl.models import Losses
 from recmtl.train import Step
 from recmtl.train import step as step_module
 from recmtl.train.options import Optimization
@@ -21,6 +22,7 @@ def alone(data: recmtl.PreparedData, model: recmtl.SingleTask, task: int) -> rec
     """A shared-bottom of one task with the weights that a single-task model has for it."""
     one = recmtl.SharedBottom(data.schema, **LAYERS).double()
     one.objectives = one.objectives[task : task + 1]
+    one.task_losses = Losses(one.schema, one.objectives)
     one.encoder.load_state_dict(model.encoders[task].state_dict())
     one.bottom.load_state_dict(model.bottoms[task].state_dict())
     one.heads.load_state_dict(model.heads.state_dict())

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.train import Losses
+from recmtl.models import Losses
 
 CTR, CVR, CTCVR = (
     recmtl.Task("ctr", "click"),

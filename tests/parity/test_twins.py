@@ -23,9 +23,8 @@ from recmtl.data import Batch, Loader
 from recmtl.features import embedding_table as table_module
 from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
 from recmtl.layers import MLP
-from recmtl.models import RankingModel
+from recmtl.models import Losses, RankingModel
 from recmtl.models.esmm import product_logit
-from recmtl.train import Losses
 from recmtl.train.step import in_row_mode
 
 STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10

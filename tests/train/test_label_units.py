@@ -12,7 +12,7 @@ import torch
 import recmtl
 from recmtl.data import Batch, Loader
 from recmtl.layers import LayerStyle
-from recmtl.train import Losses
+from recmtl.models import Losses
 
 TASKS = [recmtl.Task("ctr", "click"), recmtl.Task("price", "price", kind="regression")]
 SCALE, SHIFT = 1e4, 3e4

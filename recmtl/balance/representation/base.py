@@ -3,8 +3,7 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Sequence, Set
 from typing import Any, ClassVar
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import backward_weighted, constant_factor, full_precision, without_nonfinite, zeros_if_none
 from recmtl.balance.base import Balancer
+from recmtl.balance.bypass import forks_are_bypassed
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
 from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
 
@@ -235,19 +235,7 @@ def _divisors(loss: Tensor) -> set[int]:
     return {divisor for divisor in found if divisor is not None}
 
 
-@contextmanager
-def bypass_forks() -> Iterator[None]:
-    """Let gradients pass all forks by the chain rule within the block, without balancing; no state changes."""
-    outer, _Fork.bypassed = _Fork.bypassed, True
-    try:
-        yield
-    finally:
-        _Fork.bypassed = outer
-
-
 class _Fork(torch.autograd.Function):
-    bypassed = False  # not thread-local: autograd uses threads of its own for some devices
-
     @staticmethod
     def forward(ctx: Any, balancer: RepresentationBalancer, heads: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         views, parameters = tensors[:heads], tensors[heads:]
@@ -261,7 +249,7 @@ class _Fork(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         device = next(gradient.device for gradient in gradients if gradient is not None)
         with full_precision(device):
-            if _Fork.bypassed:  # any number of times
+            if forks_are_bypassed():  # any number of times
                 views: Sequence[Tensor | None] = _chain_rule(ctx.balancer, gradients, ctx.saved_tensors)
                 parameters: Sequence[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 2 - len(gradients))
             else:

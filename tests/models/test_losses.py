@@ -7,7 +7,7 @@ import torch
 
 import recmtl
 from recmtl.data import Batch
-from recmtl.train import Losses
+from recmtl.models import Losses
 
 NAN = float("nan")
 TASKS = [

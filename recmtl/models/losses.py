@@ -1,0 +1,155 @@
+"""The losses: from logits to one scalar per objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recmtl.data import Batch
+from recmtl.schema import FittedSchema, Moments, Task
+
+RowLoss = Callable[[Tensor, Tensor], Tensor]
+"""From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
+FOCUS = 2.0  # the exponent of the focal loss
+
+
+def focal(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the focal loss: cross-entropy times (1 − p)², p the label's probability (Lin et al., 2017, eq. 4).
+
+    Shape:
+        - inputs and output: ``[B]``
+    """
+    entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    return (1 - torch.exp(-entropy)) ** FOCUS * entropy
+
+
+ROW_LOSSES: Mapping[str, RowLoss] = {
+    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
+    "focal": focal,
+    "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
+    "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
+    "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
+}
+DEFAULT_LOSS = {"binary": "bce", "regression": "mse"}
+
+
+class Losses:
+    """The losses of a model's objectives.
+
+    A task's loss is Σ w·ℓ / Σ w over the rows that have its label and meet its condition, times the task's weight. For
+    a batch without such a row it is exactly 0, with a gradient of 0. If several processes share a batch, each computes
+    its rows' part of the loss: the denominator is that of the whole batch.
+    The loss of an ensemble is the mean of its members' losses.
+
+    The loss of a regression is that of the standardized label: prediction and label are in the label's units, and ℓ
+    takes both minus the mean, over the deviation, of the training rows' labels. So the losses of tasks are of one
+    size, whatever the units of their labels.
+
+    They take the logits of a model in training mode. On the rows of a thinned file that is the likelihood of these
+    rows where the objectives predict which rows were kept, and the model then returns the logits of all rows in
+    evaluation mode. Otherwise w is multiplied by the sampling weight of a row.
+
+    Args:
+        schema: The model's schema: the order of the label columns in a batch, the means and deviations of labels, and
+            how the training file was thinned.
+        objectives: The training objectives.
+
+    Raises:
+        ValueError: The rows of a batch are thinned, and those of the schema were not.
+    """
+
+    def __init__(self, schema: FittedSchema, objectives: Sequence[Task]) -> None:
+        thinning = schema.thinning
+        self._thinned = thinning is not None
+        self._sampling = thinning is not None and thinning.kept_task(objectives, schema.schema.funnel) is None
+        column = {name: i for i, name in enumerate(schema.schema.labels)}
+        self._terms = {
+            t.name: TaskLoss(t, schema.label_moments(t), column[t.label], column[t.given] if t.given else None)
+            for t in objectives
+        }
+
+    def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
+        terms = self._terms.items()
+        return {name: term.task.weight * self._of_task(term, logits[name], batch) for name, term in terms}
+
+    def mean(self, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]) -> Tensor:
+        """Return Σ w·ℓ / Σ w over the rows that count, a scalar; exactly 0 if none does.
+
+        Args:
+            losses: The loss of each row, ``[B]``, or ``[B, k]`` by member; 0 in rows that do not count.
+            batch: The rows.
+            counts: Returns which rows of a batch count, bool ``[B]``.
+
+        Raises:
+            ValueError: The rows of the batch are thinned, and those of the schema were not.
+        """
+        weight = self._weights(batch, counts(batch), losses.dtype)
+        return self._weighted(losses, batch, weight, counts)
+
+    def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss of an objective in each row, and which rows count for it.
+
+        Shape:
+            - logits and losses: ``[B]``, or ``[B, k]`` by member; in rows that do not count a loss is that of zeros
+            - counting rows: bool ``[B]``
+        """
+        term = self._terms[objective]
+        labels = term.labels(batch, logits.dtype)  # [B]
+        # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
+        missing, zero = labels.isnan(), logits.new_zeros(())
+        targets = torch.where(missing, zero, labels)  # [B]
+        if logits.dim() == 1:
+            return term(torch.where(missing, zero, logits), targets), ~missing  # [B]
+        return term(torch.where(missing[:, None], zero, logits), targets[:, None].expand_as(logits)), ~missing
+
+    def _of_task(self, term: TaskLoss, logits: Tensor, batch: Batch) -> Tensor:
+        losses, counting = self.of_rows(term.task.name, logits, batch)
+        weight = self._weights(batch, counting, logits.dtype)
+        return self._weighted(losses, batch, weight, lambda whole: ~term.labels(whole, logits.dtype).isnan())
+
+    def _weights(self, batch: Batch, counting: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the weight of each row ``[B]``, 0 in those that do not count."""
+        if batch.sampling_weight is not None and not self._thinned:
+            raise ValueError("the rows of the batch are thinned: those of the model's schema are not")
+        weight = counting.to(dtype) if batch.weight is None else counting * batch.weight
+        return weight * batch.sampling_weight if self._sampling and batch.sampling_weight is not None else weight
+
+    def _weighted(self, losses: Tensor, batch: Batch, weight: Tensor, counts: Callable[[Batch], Tensor]) -> Tensor:
+        losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
+        whole = weight if batch.share is None else self._weights(batch.whole, counts(batch.whole), losses.dtype)
+        total = whole.sum()
+        return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The loss of each row of a task, and where its labels stand in a batch.
+
+    Args:
+        task: The task.
+        moments: The mean and deviation by which a regression standardizes label and prediction.
+        label: The column of its label.
+        given: That of its condition, if it has one.
+    """
+
+    task: Task
+    moments: Moments
+    label: int
+    given: int | None
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each row, ``[B]`` or ``[B, k]``, from logits and labels of that shape."""
+        row_loss, (mean, deviation) = ROW_LOSSES[self.task.loss or DEFAULT_LOSS[self.task.kind]], self.moments
+        if self.task.kind == "binary":
+            return row_loss(logits, labels)
+        return row_loss((logits - mean) / deviation, (labels - mean) / deviation)
+
+    def labels(self, batch: Batch, dtype: torch.dtype) -> Tensor:
+        """Return the labels ``[B]``, NaN in rows that do not count for the task."""
+        labels = batch.labels[:, self.label].to(dtype)
+        return labels if self.given is None else torch.where(batch.labels[:, self.given] == 1, labels, torch.nan)

@@ -1,0 +1,82 @@
+"""ESCM²: its CVR loss beside the paper's sums, row by row."""
+
+import math
+
+import pandas as pd
+import pytest
+import torch
+
+import recmtl
+from recmtl.data import Batch
+from recmtl.models import ESCM2
+
+NAN = float("nan")
+CLICK, BUY, WEIGHT = [1, 0, 1, NAN, 1], [1, 0, 0, NAN, NAN], [2.0, 1.0, 1.0, 5.0, 3.0]
+LOGITS = {"ctr": [-1.0, 0.5, -4.0, 0.3, 1.0], "cvr": [0.2, 3.0, -0.7, 1.0, 2.0], "imputation": [0.1, -2.0, 1.5, 0, 1]}
+
+
+@pytest.fixture(scope="module")
+def schema() -> recmtl.FittedSchema:
+    tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "buy", given="click", weight=2.0)]
+    card = recmtl.Schema([recmtl.Categorical("item")], tasks, funnel=recmtl.Funnel("click", "buy"), weight="w")
+    rows = pd.DataFrame({"item": ["a", "b", "a"], "click": [1, 0, 1], "buy": [1, 0, 0], "w": [1.0, 1.0, 1.0]})
+    return recmtl.prepare(card, rows, holdout=0).schema
+
+
+def batch() -> Batch:
+    ids, labels = torch.zeros(5, 1, dtype=torch.int32), torch.tensor([CLICK, BUY]).T
+    return Batch(ids, torch.zeros(5, 0), labels, weight=torch.tensor(WEIGHT))
+
+
+def naive(estimator: str, most: float) -> float:
+    """The last two rows do not count: their clicks or conversions are not known."""
+    total = 0.0
+    for row in range(3):
+        entropy = math.log1p(math.exp(-LOGITS["cvr"][row] * (1 if BUY[row] else -1)))
+        weight = CLICK[row] * min(1 + math.exp(-LOGITS["ctr"][row]), most)
+        imputed = math.log1p(math.exp(LOGITS["imputation"][row]))
+        of_row = weight * entropy
+        if estimator == "dr":
+            of_row = imputed + weight * (entropy - imputed) + weight * (entropy - imputed) ** 2
+        total += WEIGHT[row] * of_row
+    return 2.0 * total / sum(WEIGHT[:3])
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("most", [15.0, 100.0])
+@pytest.mark.parametrize("estimator", ["ips", "dr"])
+def test_the_loss_of_cvr(estimator: str, most: float, members: int, schema: recmtl.FittedSchema) -> None:
+    model = ESCM2(schema, estimator=estimator, max_weight=most, tower_layers=[2])
+    logits = {name: torch.tensor(values, requires_grad=True) for name, values in LOGITS.items()}
+    read = logits if members == 1 else {name: v[:, None].expand(5, members) for name, v in logits.items()}
+    losses = model.losses({**read, "ctcvr": read["cvr"]}, batch())
+    assert list(losses) == ["ctr", "cvr", "ctcvr"]
+    assert losses["cvr"].item() == pytest.approx(naive(estimator, most), rel=1e-6)
+    of_ctr = torch.autograd.grad(losses["cvr"], logits["ctr"], allow_unused=True)[0]
+    assert of_ctr is None  # the weights pass no gradient on
+
+
+def test_predicts_ctr_cvr_and_ctcvr(schema: recmtl.FittedSchema) -> None:
+    model = ESCM2(schema, tower_layers=[2])
+    assert list(model(batch())) == ["ctr", "cvr", "imputation", "ctcvr"]
+    logits = model.eval()(batch())
+    assert list(logits) == ["ctr", "cvr", "ctcvr"]
+    p = {name: torch.sigmoid(logit) for name, logit in logits.items()}
+    torch.testing.assert_close(p["ctcvr"], p["ctr"] * p["cvr"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "snips"}, r"`estimator` must be one of \('ips', 'dr'\), got 'snips'"),
+        ({"max_weight": 0.5}, "`max_weight` must be at least 1, got 0.5"),
+    ],
+)
+def test_says_what_is_wrong(options: dict[str, object], message: str, schema: recmtl.FittedSchema) -> None:
+    with pytest.raises(ValueError, match=message):
+        ESCM2(schema, **options)
+
+
+def test_needs_a_funnel_and_no_other_task(small: recmtl.PreparedData) -> None:
+    with pytest.raises(ValueError, match="ESCM2 predicts only the tasks of the funnel"):
+        ESCM2(small.schema)

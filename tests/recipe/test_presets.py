@@ -1,11 +1,13 @@
 """Every shipped recipe and card can be used."""
 
+from inspect import isabstract, isclass
 from pathlib import Path
 
 import pytest
 from jsonargparse import ArgumentParser
 
 import recmtl
+from recmtl import models
 from recmtl.recipe.classes import known_names
 from recmtl.recipe.load import without_vector_files
 from recmtl.recipe.options import add_recipe, parse_recipe, recipe_parser
@@ -19,6 +21,8 @@ CARDS = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
 
 def test_shipped_cards_and_recipes() -> None:
     assert {
+        "aliexpress_aitm",
+        "aliexpress_escm2",
         "aliexpress_esmm",
         "aliexpress_mmoe",
         "aliexpress_shared_bottom",
@@ -51,8 +55,12 @@ def test_card_says_where_to_get_the_data(name: str) -> None:
     assert "http" in recmtl.card(name).description
 
 
+def is_model(exported: object) -> bool:
+    return isclass(exported) and issubclass(exported, models.RankingModel) and not isabstract(exported)
+
+
 def test_known_names() -> None:
-    assert known_names("model") == ["ESMM", "MMOE", "SharedBottom", "SingleTask"]
+    assert known_names("model") == sorted(name for name in models.__all__ if is_model(getattr(models, name)))
     assert "PiecewiseLinearEmbeddings" in known_names("model.encoder.numeric")
     assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
 
@@ -71,7 +79,7 @@ def test_a_model_starts_at_its_own_defaults(given: str, tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
-    with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_esmm"):
+    with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_aitm"):
         find_recipe("nope")
     with pytest.raises(
         recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, census_income"

@@ -51,7 +51,7 @@ def test_runs_are_trained_once_and_a_failed_one_does_not_stop_the_other(
     ("options", "said"),
     [
         ([], "give `--models`, the models to compare"),
-        (["--models", "Tree"], "there is no model 'Tree': give one of ESMM, MMOE, SharedBottom"),
+        (["--models", "Tree"], "there is no model 'Tree': give one of AITM, "),
         (["--models", "MMOE", "--balancers", "Tree"], "there is no balancer 'Tree': give one of GradNorm, MetaBalance"),
         (["--models", "MMOE", "--seeds", "few"], "`--seeds` must be an integer or a list, got 'few'"),
         (["--models", "MMOE", "--jobs", "0"], "`jobs` must be at least 1, got 0"),

@@ -45,8 +45,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
         ),
         (
             ["--model", "Nope"],
-            "there is no model 'Nope': give one of ESMM, MMOE, SharedBottom, SingleTask, or the import path of your "
-            "own",
+            "there is no model 'Nope': give one of AITM, ",
         ),
         (
             ["--trainer.optimization.optimizer", "Adm"],

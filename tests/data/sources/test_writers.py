@@ -125,3 +125,21 @@ def test_values(writer, tmp_path):
     assert {f.name: type(f) for f in inferred.features} == {"x": recmtl.Numeric, "g": recmtl.Categorical}
     found = recmtl.prepare(inferred, data, holdout=0).schema.vocabularies["g"]
     assert set(found.to_pylist()) == set("abc")
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.list_, pa.large_list, pa.list_view, pa.large_list_view], ids=lambda kind: kind.__name__
+)
+@pytest.mark.parametrize("write", [parquet, feather, lambda table, path: table], ids=["parquet", "arrow", "memory"])
+def test_lists_of_every_layout(kind, write, tmp_path):
+    """Of a layout with views, too."""
+    values = [None if i % 9 == 0 else list("abc"[: i % 4]) for i in range(ROWS)]
+    table = pa.table({"m": pa.array(values, kind(pa.string())), "click": CLICK})
+    data = write(table, tmp_path / ("a.arrow" if write is feather else "a.parquet"))
+    inferred = recmtl.Schema.infer(data, ["click"])
+    assert [type(f) for f in inferred.features] == [recmtl.MultiCategorical]
+    found = recmtl.prepare(inferred, data, holdout=0)
+    lists = pa.table({"m": pa.array(values), "click": CLICK})
+    plain = recmtl.prepare(inferred, lists, holdout=0)
+    assert found.schema.vocabularies["m"].to_pylist() == list("abc")
+    assert found.train.packed().tolist() == plain.train.packed().tolist()

@@ -33,7 +33,8 @@ class ESCM2(RankingModel):
     \mathcal{L}_{\text{dr}} = \overline{\hat{e} + o\, w\, (e - \hat{e}) + o\, w\, (e - \hat{e})^2}
     $$
 
-    where ê is the loss that a third tower, the imputation, predicts. The weights pass no gradient on. Use it if clicked
+    where ê is the loss that a third tower, the imputation, predicts. The weights pass no gradient on, nor does e in the
+    square, which trains the imputation alone: otherwise the CVR tower would learn what is easy to predict. Use it if clicked
     rows are not like all rows, and CVR is wanted for all. It corrects for what the features tell of a click: what
     makes users both click and buy, and stands in no feature, it cannot see.
 
@@ -105,8 +106,7 @@ class ESCM2(RankingModel):
         of_cvr = weight * error
         if self.estimator == "dr":
             imputed = F.softplus(logits[IMPUTATION])  # a cross-entropy is at least 0
-            difference = error - imputed
-            of_cvr = imputed + weight * (difference + difference.square())
+            of_cvr = imputed + weight * (error - imputed) + weight * (error.detach() - imputed).square()
         cvr = self.objectives[1].weight * self.task_losses.mean(of_cvr, batch, self._known)
         return super().losses(logits, batch) | {self._cvr: cvr}
 

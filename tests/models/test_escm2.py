@@ -56,6 +56,19 @@ def test_the_loss_of_cvr(estimator: str, most: float, members: int, schema: recm
     assert of_ctr is None  # the weights pass no gradient on
 
 
+def test_the_square_trains_the_imputation_alone(schema: recmtl.FittedSchema) -> None:
+    """So the CVR tower has the gradient of inverse propensity scores, with both estimators."""
+    found = []
+    for estimator in ("ips", "dr"):
+        logits = {name: torch.tensor(values, requires_grad=True) for name, values in LOGITS.items()}
+        losses = ESCM2(schema, estimator=estimator, tower_layers=[2]).losses(
+            {**logits, "ctcvr": logits["cvr"]}, batch()
+        )
+        found.append(torch.autograd.grad(losses["cvr"], logits["cvr"])[0])
+    torch.testing.assert_close(*found)
+    assert found[0].abs().max() > 0
+
+
 def test_predicts_ctr_cvr_and_ctcvr(schema: recmtl.FittedSchema) -> None:
     model = ESCM2(schema, tower_layers=[2])
     assert list(model(batch())) == ["ctr", "cvr", "imputation", "ctcvr"]

@@ -34,9 +34,9 @@ class ESCM2(RankingModel):
     $$
 
     where ê is the loss that a third tower, the imputation, predicts. The weights pass no gradient on, nor does e in the
-    square, which trains the imputation alone: otherwise the CVR tower would learn what is easy to predict. Use it if clicked
-    rows are not like all rows, and CVR is wanted for all. It corrects for what the features tell of a click: what
-    makes users both click and buy, and stands in no feature, it cannot see.
+    square, which trains the imputation alone: otherwise the CVR tower would learn what is easy to predict. Use it if
+    clicked rows are not like all rows, and CVR is wanted for all. It corrects for what the features tell of a click:
+    what makes users both click and buy, and stands in no feature, it cannot see.
 
     Shape:
         - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR; in training also those of the imputation

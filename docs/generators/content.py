@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs.generators import balancers, benchmark_tables, commands, diagrams, gallery, python_api
+from docs.generators import balancers, benchmark_tables, commands, gallery, python_api
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +17,6 @@ def generated_pages() -> dict[str, str]:
         **commands.pages(),
         **python_api.pages(),
         "benchmarks.md": benchmark_tables.page(),
-        "gpu_expected.md": (ROOT / "benchmarks" / "results" / "gpu_expected.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
     }
 
@@ -27,8 +26,6 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "claims": benchmark_tables.claims,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
-    "diagram of PLE": diagrams.ple,
-    "diagram of STEM": diagrams.stem,
 }
 
 

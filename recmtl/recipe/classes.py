@@ -33,8 +33,7 @@ def known_names(key: str) -> list[str]:
         return []
     package, base = PLACES[key]
     classes = [getattr(package, name) for name in package.__all__]
-    found = [c for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
-    return sorted(c.__name__ for c in found)
+    return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
 
 
 def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:

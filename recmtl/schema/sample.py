@@ -122,7 +122,7 @@ def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT, bad_rows: BadRows = "
     """Read the first rows of the data and blocks spread over the rest.
 
     Raises:
-        DataError: There is no such file, or a record of a CSV file is wider or narrower than the header.
+        DataError: There is no such file, or a CSV file is empty or has a record wider or narrower than its header.
         SchemaError: The data cannot be read, has no rows, or has two columns of one name.
     """
     skips(bad_rows)  # or it is no such option

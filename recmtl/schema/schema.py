@@ -314,7 +314,7 @@ class Schema:
                 how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
 
         Raises:
-            DataError: There is no such file, or it has a record that does not parse.
+            DataError: There is no such file, it is empty, or it has a record that does not parse.
             SchemaError: The data cannot be read, a column is missing or the rules cannot decide what it is, or no
                 column is left for a feature.
         """

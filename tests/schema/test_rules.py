@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recmtl.errors import DataError
 from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.infer import ENOUGH, MAX_CODES, RULES, suggest_feature
@@ -516,22 +517,22 @@ class TestSortedFiles:
         assert {r.column: r.reason for r in columns.readings}["a"] == "97 distinct whole numbers, from 0 to 96"
 
 
-def test_records_that_preparing_will_report_are_skipped(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_bytes(b"x,y\na,0\nb,1,2\n\xff,0\n")
+def test_bytes_that_are_not_utf8_are_left_to_prepare(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"x,y\na,0\nb,1\n\xff,0\n")
     assert Schema.infer(tmp_path / "a.csv", ["y"]).features == (CATEGORY,)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "refused", "message"),
     [
-        ("", "a.csv is empty: expected a header and rows"),
-        ("x,y\n", "there are no rows in "),
-        ("x,x,y\n1,1,0\n", "a.csv has the column 'x' twice"),
+        ("", DataError, "a.csv is empty: expected a header and rows"),
+        ("x,y\n", SchemaError, "there are no rows in "),
+        ("x,x,y\n1,1,0\n", SchemaError, "a.csv has the column 'x' twice"),
     ],
 )
-def test_files_without_rows(tmp_path: Path, content: str, message: str) -> None:
+def test_files_without_rows(tmp_path: Path, content: str, refused: type[Exception], message: str) -> None:
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(SchemaError) as error:
+    with pytest.raises(refused) as error:
         Schema.infer(tmp_path / "a.csv", ["y"])
     assert message in str(error.value)
 

@@ -1,3 +1,4 @@
+import gc
 import threading
 
 import pytest
@@ -46,3 +47,45 @@ def test_the_first_failure_is_raised(fails_first):
     assert next(results) == 0
     with pytest.raises(ValueError, match=fails_first):
         list(results)
+
+
+def test_closing_does_not_wait_for_jobs_that_run():
+    """A job may need a lock that the closing thread holds: that of `threading`, if collected as a thread starts."""
+    asked, lock = threading.Event(), threading.Lock()
+
+    def blocked():
+        asked.set()
+        with lock:
+            pass
+
+    results = prefetch([lambda: 0, blocked], 1)
+    with lock:
+        assert next(results) == 0
+        assert asked.wait(10)
+        closing = threading.Thread(target=results.close)
+        closing.start()
+        closing.join(10)
+        hung = closing.is_alive()
+    closing.join()
+    assert not hung
+
+
+def test_collected_in_one_of_its_own_threads():
+    abandoned, collected = threading.Event(), threading.Event()
+
+    def collect():
+        abandoned.wait(10)
+        gc.collect()  # an error there fails the test as an unraisable exception
+        collected.set()
+
+    results = prefetch([lambda: 0, collect], 1)
+    assert next(results) == 0
+    cycle = [results]
+    cycle.append(cycle)
+    gc.disable()
+    try:
+        del results, cycle
+        abandoned.set()
+        assert collected.wait(10)
+    finally:
+        gc.enable()

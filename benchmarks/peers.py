@@ -3,13 +3,14 @@
 All tables take half an hour. `--only` names those to measure; `--quick` measures on fewer rows and repetitions, enough
 to see that nothing has become much slower, and is never recorded.
 
-AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, Adam, MMOE with 4 experts
-[256, 128], towers [64], width 16. Within each table all contenders take turns, repetition by repetition; medians are
-quoted, and ratios are medians of the ratios within a repetition. The peer, torch-rechub, has batch normalisation in
-experts, towers and gates; this project is measured with and without it. Products of float32 matrices go through the
-library that the trainer chooses on this machine; the setting is undone while the peer runs. With MetaBalance
-torch-rechub's trainer crashes: its balancing class is called directly. TorchJD's PCGrad and the RotoGrad of its authors
-stand beside this project's on the same layers, without batch normalisation.
+AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, Adam, MMOE with 4 experts [256,
+128], towers [64], width 16; PLE with two levels of one expert per task and two shared ones; AITM. Within each table all
+contenders take turns, repetition by repetition; medians are quoted, and ratios are medians of the ratios within a
+repetition. The peer, torch-rechub, has batch normalisation in experts, towers and gates; this project is measured with
+and without it. Products of float32 matrices go through the library that the trainer chooses on this machine; the
+setting is undone while the peer runs. With MetaBalance torch-rechub's trainer crashes: its balancing class is called
+directly. TorchJD's PCGrad and the RotoGrad of its authors stand beside this project's on the same layers, without batch
+normalisation.
 
 Needs the extra `bench`: pip install -c constraints.txt -e '.[bench]'
 """
@@ -49,10 +50,22 @@ StepsOf = Callable[[FittedSchema, Sequence[Batch]], Callable[[], object]]
 Seconds = dict[str, list[float]]
 
 
-def trainer(schema: FittedSchema, normalization: str, precision: Precision) -> recmtl.Trainer:
+COUNTS: Mapping[str, dict[str, Any]] = {
+    "MMOE": {"experts": rechub.EXPERTS},
+    "PLE": {
+        "levels": rechub.LEVELS,
+        "task_experts": rechub.TASK_EXPERTS,
+        "shared_experts": rechub.SHARED_EXPERTS,
+    },
+    "AITM": {},
+}
+
+
+def trainer(schema: FittedSchema, normalization: str, precision: Precision, name: str = "MMOE") -> recmtl.Trainer:
     torch.manual_seed(0)
     style = recmtl.LayerStyle(normalization=normalization)  # type: ignore[arg-type]
-    model = recmtl.MMOE(schema, rechub.EXPERTS, rechub.LAYERS, rechub.TOWER, style, encoder=ENCODER)
+    sizes = {"layers": rechub.LAYERS, "tower_layers": rechub.TOWER}
+    model = getattr(recmtl, name)(schema, **sizes, **COUNTS[name], style=style, encoder=ENCODER)
     optimization = recmtl.Optimization(batch_size=BATCH, precision=precision)
     return recmtl.Trainer(
         model, epochs=1, optimization=optimization, run=recmtl.RunConfig(progress=False, device="cpu")
@@ -83,7 +96,7 @@ def end_to_end(data: recmtl.PreparedData, peer: rechub.EndToEnd) -> Contenders:
     """One epoch, from rows in memory to updated weights."""
 
     def train(normalization: str, precision: Precision) -> Callable[[], object]:
-        return lambda: trainer(data.schema, normalization, precision).fit(data.train)
+        return lambda: trainer(data.schema, normalization, precision, peer.name).fit(data.train)
 
     return {
         "recmtl fp32": train("none", "fp32"),
@@ -199,7 +212,7 @@ def product_rates() -> list[str]:
     return [f"{value:.0f} GFLOP/s in {name}" for name, value in rates.items()]
 
 
-TABLES = ("epoch", "evaluation", "step", "Sum", "MetaBalance", "PCGrad", "RotoGrad")
+TABLES = ("epoch", "evaluation", "step", "Sum", "MetaBalance", "PCGrad", "RotoGrad", "PLE", "AITM")
 
 
 def main() -> None:
@@ -237,6 +250,13 @@ def run_tables(names: Sequence[str], rows: int, repetitions: int) -> dict[str, A
             *("one step, RotoGrad on SharedBottom", lambda: rotations(data), BATCH, 8 * repetitions, 3),
             {"recmtl": ROTOGRAD, ROTOGRAD: ROTOGRAD},
         ),
+        **{
+            name: (
+                *(f"one epoch, end to end, {name}", lambda name=name: end_to_end(data, rechub.EndToEnd(data, name))),
+                *(rows, repetitions, 1, {}),
+            )
+            for name in ("PLE", "AITM")
+        },
     }
     results = {}
     for title, contenders, measured_rows, count, warm_up, references in (tables[name] for name in names):

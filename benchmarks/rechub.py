@@ -1,4 +1,4 @@
-"""torch-rechub 0.9.0 as the peer: the same MMOE, batch normalisation in experts, towers and gates included."""
+"""torch-rechub 0.9.0 as the peer: the same MMOE, PLE and AITM, with its batch normalisation in all layers."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from recmtl.data import Batch
 from recmtl.schema import FittedSchema
 
 EXPERTS, LAYERS, TOWER, WIDTH, TASKS = 4, [256, 128], [64], 16, 2
+LEVELS, TASK_EXPERTS, SHARED_EXPERTS = 2, 1, 2  # of PLE
 Inputs = dict[str, Tensor]
 
 
-def model(schema: FittedSchema) -> torch.nn.Module:
+def model(schema: FittedSchema, name: str = "MMOE") -> torch.nn.Module:
     from torch_rechub.basic.features import DenseFeature, SparseFeature
-    from torch_rechub.models.multi_task import MMOE
+    from torch_rechub.models import multi_task
 
     sparse = [SparseFeature(b.feature.name, b.size, WIDTH) for b in schema.id_blocks]
     dense = [DenseFeature(feature.name) for feature in schema.numeric]
     towers = [{"dims": TOWER, "activation": "relu"}] * TASKS
     experts = {"dims": LAYERS, "activation": "relu"}
-    made: torch.nn.Module = MMOE(sparse + dense, ["classification"] * TASKS, EXPERTS, experts, towers)
-    return made
+    features, kinds = sparse + dense, ["classification"] * TASKS
+    models: dict[str, Callable[[], torch.nn.Module]] = {
+        "MMOE": lambda: multi_task.MMOE(features, kinds, EXPERTS, experts, towers),
+        "PLE": lambda: multi_task.PLE(features, kinds, LEVELS, TASK_EXPERTS, SHARED_EXPERTS, experts, towers),
+        "AITM": lambda: multi_task.AITM(features, TASKS, experts, towers),
+    }
+    return models[name]()
 
 
 def inputs(schema: FittedSchema, batch: Batch) -> Inputs:
@@ -43,9 +49,10 @@ class EndToEnd:
 
     Args:
         data: The rows.
+        name: The model.
     """
 
-    def __init__(self, data: recmtl.PreparedData) -> None:
+    def __init__(self, data: recmtl.PreparedData, name: str = "MMOE") -> None:
         from torch_rechub.utils.data import DataGenerator
 
         whole = next(recmtl.Loader(data.train, len(data.train)).epoch())
@@ -53,13 +60,15 @@ class EndToEnd:
         y = whole.labels.numpy().copy()
         loaders = DataGenerator(x, y).generate_dataloader(x_val=x, y_val=y, x_test=x, y_test=y, batch_size=BATCH)
         self.train_loader, _, self.test_loader = loaders
-        self.schema = data.schema
+        self.schema, self.name = data.schema, name
         self.trainer = self._trainer()
 
     def _trainer(self) -> object:
         from torch_rechub.trainers import MTLTrainer
 
-        return MTLTrainer(model(self.schema), ["classification"] * TASKS, optimizer_params={"lr": 1e-3}, n_epoch=1)
+        return MTLTrainer(
+            model(self.schema, self.name), ["classification"] * TASKS, optimizer_params={"lr": 1e-3}, n_epoch=1
+        )
 
     def train(self) -> None:
         trainer = self._trainer()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs.generators import balancers, benchmark_tables, commands, gallery, python_api
+from docs.generators import balancers, benchmark_tables, commands, diagrams, gallery, python_api
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +26,8 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "claims": benchmark_tables.claims,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
+    "diagram of PLE": diagrams.ple,
+    "diagram of STEM": diagrams.stem,
 }
 
 

@@ -91,6 +91,19 @@ class Experts(nn.Module):
         return tuple(weights) or (self.wide.weight,)
 
 
+def check_experts(layers: Sequence[int], **counts: int) -> None:
+    """Check that a model's experts have layers, and that each of its counts, by the name of its argument, is positive.
+
+    Raises:
+        ValueError: `layers` is empty, or a count is below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {count}")
+    if not layers:
+        raise ValueError("`layers` must hold at least one layer, got none")
+
+
 class Gates(nn.Module):
     """One gate per head: a distribution over the experts.
 

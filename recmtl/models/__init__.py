@@ -6,16 +6,22 @@ from recmtl.models.escm2 import ESCM2
 from recmtl.models.esmm import ESMM
 from recmtl.models.losses import Losses
 from recmtl.models.mmoe import MMOE
+from recmtl.models.omoe import OMoE
+from recmtl.models.ple import PLE
 from recmtl.models.shared_bottom import SharedBottom
 from recmtl.models.single_task import SingleTask
+from recmtl.models.stem import STEM
 
 __all__ = [
     "AITM",
     "ESCM2",
     "ESMM",
     "MMOE",
+    "PLE",
+    "STEM",
     "EncoderFactory",
     "Losses",
+    "OMoE",
     "RankingModel",
     "Shared",
     "SharedBottom",

@@ -11,6 +11,7 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
 from recmtl.layers.ensemble import by_member
+from recmtl.layers.experts import check_experts
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -65,6 +66,7 @@ class MMOE(RankingModel):
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
         super().__init__(schema, schema.schema.tasks, encoder)
+        check_experts(layers, experts=experts)
         self.experts = Experts(self.encoder.out_features, experts, layers, style)
         self.gates = Gates(self.encoder.out_features, len(self.objectives), experts, style)
         self.build_heads(self.objectives, self.experts.out_features, tower_layers, style, towers)

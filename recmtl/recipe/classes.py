@@ -33,7 +33,8 @@ def known_names(key: str) -> list[str]:
         return []
     package, base = PLACES[key]
     classes = [getattr(package, name) for name in package.__all__]
-    return [c.__name__ for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
+    found = [c for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
+    return sorted(c.__name__ for c in found)
 
 
 def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:

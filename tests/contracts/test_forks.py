@@ -64,7 +64,7 @@ def test_a_fresh_model_takes_the_state_of_a_trained_one_and_trains_on_alike(
     if through == "file":
         torch.save(state, tmp_path / "model.pt")
         state = torch.load(tmp_path / "model.pt", weights_only=True)
-    fresh = cls(aliexpress.schema)
+    fresh = built(cls, aliexpress, seed=1)
     fresh.load_state_dict(state)
     assert type(fresh.fork) is balancer
     assert repr(fresh.fork) == repr(model.fork)
@@ -89,7 +89,7 @@ def test_a_pickled_model_keeps_its_balancer(
     loaded = torch.load(tmp_path / "model.pt", weights_only=False)
     assert type(loaded.fork) is balancer
     assert all(map(torch.equal, outputs(loaded, batch), outputs(model, batch)))
-    fresh = cls(aliexpress.schema)
+    fresh = built(cls, aliexpress, seed=1)
     fresh.load_state_dict(loaded.state_dict())
     assert all(map(torch.equal, outputs(fresh, batch), outputs(model, batch)))
 
@@ -104,7 +104,7 @@ def test_a_run_folder_keeps_the_balancer(
 
     first = trainer(built(cls, aliexpress), balancer()).fit(aliexpress.train, aliexpress.valid)
     expected = first.predict(aliexpress.test)
-    again = trainer(cls(aliexpress.schema), balancer()).load()
+    again = trainer(built(cls, aliexpress, seed=1), balancer()).load()
     pd.testing.assert_frame_equal(again.predict(aliexpress.test), expected)
     kept = recmtl.Trainer(again.model, run=RUN)
     assert kept.balancer is again.balancer

@@ -26,7 +26,11 @@ MODELS = [
     (recmtl.SingleTask, {"layers": [8, 6]}),
     (recmtl.MMOE, {"layers": [8, 6], "experts": 3}),
     (recmtl.ESMM, {}),
+    (recmtl.OMoE, {"layers": [8, 6], "experts": 3}),
+    (recmtl.PLE, {"layers": [8, 6]}),
+    (recmtl.STEM, {"layers": [8, 6]}),
 ]
+SHARING = [MODELS[0], *MODELS[2:4], MODELS[5]]
 each_model = pytest.mark.parametrize(("cls", "options"), MODELS, ids=[cls.__name__ for cls, _ in MODELS])
 # Methods at the views see the rows of all members at once: separate networks have no such rows.
 BALANCERS = [
@@ -136,7 +140,7 @@ def test_logits_losses_and_gradients_are_those_of_separate_networks(
 
 
 @pytest.mark.parametrize("balancer", BEFORE_THE_VIEWS)
-@pytest.mark.parametrize(("cls", "options"), [MODELS[0], MODELS[2], MODELS[3]], ids=["SharedBottom", "MMOE", "ESMM"])
+@pytest.mark.parametrize(("cls", "options"), SHARING, ids=[cls.__name__ for cls, _ in SHARING])
 def test_balanced_gradients_are_those_of_separate_networks(
     cls: type, options: dict[str, object], balancer: type, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:

@@ -184,7 +184,7 @@ def steps(data: recmtl.PreparedData, options: Optimization, model: type = recmtl
     return [p.detach() for p in trainer.model.parameters()]
 
 
-@pytest.mark.parametrize("model", [recmtl.MMOE, recmtl.ESMM])
+@pytest.mark.parametrize("model", [recmtl.MMOE, recmtl.ESMM, recmtl.PLE])
 def test_sgd_is_the_same_in_dense_and_row_mode(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, model: type
 ) -> None:

@@ -77,6 +77,7 @@ step tests 100 "$PYTHON" -m pytest -q -m gpu -n "$([ "$DEVICE" = cpu ] && echo 0
     tests/balance tests/contracts tests/data tests/train
 check balancers 90
 check other-steps 60
+check forms 20
 bench profiles 50 profiles-small
 bench epochs 90 epochs
 memcheck 60

@@ -24,7 +24,7 @@ from recmtl import Sum
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "benchmarks" / "first_gpu.sh"
-CHECKS = ("machine", "widths", "rotations", "after-failures", "balancers", "other-steps", "five-steps")
+CHECKS = ("machine", "widths", "rotations", "after-failures", "balancers", "other-steps", "forms", "five-steps")
 
 
 def executable(path: Path, text: str) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.generated import generated
-from benchmarks.gpu import recording, twins
+from benchmarks.gpu import layers, recording, twins
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.form import form_for
 from benchmarks.gpu.rehearsal import stand_in
@@ -37,6 +37,7 @@ CHECKS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "widths": recording.widths,
     "rotations": recording.rotations,
     "after-failures": recording.after_failures,
+    "forms": layers.forms,
     "balancers": twins.balancers,
     "other-steps": twins.other_steps,
     "five-steps": twins.five_steps,

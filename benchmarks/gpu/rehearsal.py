@@ -11,6 +11,7 @@ import torch
 
 from recmtl.balance import backward, shared
 from recmtl.features import embedding_table
+from recmtl.layers import experts
 
 TESTS = Path(__file__).parents[2] / "tests"
 STANDING_IN = {
@@ -36,6 +37,6 @@ def stand_in(patch: Any = None) -> None:
     importlib.import_module("cuda_stand_in").CudaStandIn(patch)
     for name, value in STANDING_IN.items():
         patch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    for module in (backward, shared):
+    for module in (backward, shared, experts):
         patch.setattr(module, "on_host", lambda _: False)
     patch.setattr(embedding_table, "distinct_ids", embedding_table.padded)

@@ -299,4 +299,5 @@ what it adds to the mean AUC, in thousandths.
 ## Not measured yet
 
 `python -m benchmarks.gpu` measures training on a GPU. There is no recorded result yet, so no figures are published.
+[Expected on one H200](gpu_expected.md) says what a first run is held against, and how it was worked out.
 """

@@ -17,6 +17,7 @@ def generated_pages() -> dict[str, str]:
         **commands.pages(),
         **python_api.pages(),
         "benchmarks.md": benchmark_tables.page(),
+        "gpu_expected.md": (ROOT / "benchmarks" / "results" / "gpu_expected.md").read_text(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
     }
 

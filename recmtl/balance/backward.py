@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
@@ -59,6 +60,17 @@ def on_host(tensor: Tensor) -> bool:
 def is_finite(tensor: Tensor) -> Tensor:
     """Return what `tensor.isfinite()` does for real numbers, by two launches in place of four."""
     return tensor.abs() < math.inf
+
+
+def masked(tensor: Tensor, kept: Tensor, other: float = 0.0) -> Tensor:
+    """Return what `torch.where(kept, tensor, other)` does, without a launch to put the number on the device."""
+    return torch.where(kept, tensor, _scalar(other, tensor.dtype, tensor.device))
+
+
+@lru_cache(maxsize=64)
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # it may serve a training later
+        return torch.full((), value, dtype=dtype, device=device)
 
 
 def has_hooks(leaf: Tensor) -> bool:
@@ -191,8 +203,8 @@ def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> Tensor:
     """Do what `zero_nonfinite_gradients` does with few launches: small gradients go through one buffer per type."""
     present = [as_real(gradient) for gradient in gradients if gradient is not None]
     largest = iter(torch._foreach_norm(present, math.inf))
-    zero = present[0].new_zeros(())
-    found = ~is_finite(torch.stack([zero if g is None else next(largest) for g in gradients]))  # [tensors]
+    norms = [_scalar(0.0, present[0].dtype, present[0].device) if g is None else next(largest) for g in gradients]
+    found = ~(torch.stack(norms) < math.inf)  # [tensors]
     large = [gradient for gradient in present if gradient.numel() > SMALL_GRADIENT]
     for gradient in large:
         gradient.nan_to_num_(0.0, 0.0, 0.0)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import gradients_of
+from recmtl.balance.backward import gradients_of, masked
 from recmtl.balance.bypass import bypass_forks
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.shared import SharedTensor, as_shared_tensors, listed_losses
@@ -58,4 +58,4 @@ def gradient_stats(
     gram = TaskGradients(trained, gradients).gram().sum(0)  # [K, K]
     norms = gram.diagonal().sqrt()
     scale = torch.outer(norms, norms)
-    return GradientStats(norms, torch.where(scale > 0, gram / scale, 0.0))
+    return GradientStats(norms, masked(gram / scale, scale > 0))

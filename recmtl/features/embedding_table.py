@@ -24,6 +24,8 @@ class GatheredRows(NamedTuple):
     places: Tensor  # int64 [U], positions in the table
     rows: Tensor  # [U, width], a leaf
     source: Tensor | None  # the row that each one repeats, as in `DistinctIds`
+    part_of_row: Tensor  # [U], the feature of each row
+    bounds: Tensor  # [features + 1], the first row of each feature, and U
 
     def put(self, whole: Tensor, rows: Tensor) -> None:
         """Write values of the rows ``[U, width]`` to their positions in ``[rows of the table, width]``."""
@@ -59,7 +61,7 @@ class EmbeddingTable(nn.Module):
 
     offsets: Tensor
     columns: Tensor
-    starts: Tensor
+    bounds: Tensor
 
     def __init__(self, blocks: Sequence[IdBlock], width: int) -> None:
         super().__init__()
@@ -77,7 +79,7 @@ class EmbeddingTable(nn.Module):
         offsets = starts[torch.tensor([place[b.owner] for b in blocks])]
         self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
-        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("bounds", torch.cat([starts, sizes.sum()[None]]), persistent=False)
         self.weight = nn.Parameter(
             first_rows({name: size for (name, _), size in owned.items()}, int(sizes.sum()), width)
         )
@@ -151,7 +153,7 @@ class EmbeddingTable(nn.Module):
         places, inverse, source = distinct_ids(whole, self._most_distinct(len(whole)))  # [U], [B, columns], [U]
         inverse = inverse if self._share is None else inverse[self._share.rows]
         rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
-        self._gathered = GatheredRows(places, rows, source)
+        self._gathered = GatheredRows(places, rows, source, *self._parts(places))
         return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
 
     def _most_distinct(self, rows: int) -> int:
@@ -187,17 +189,15 @@ class EmbeddingTable(nn.Module):
 
     def _as_shared(self) -> SharedTensor:
         if self._gathered is not None:
-            places, rows, _ = self._gathered  # places rise, or repeat the last one
-            return SharedTensor(rows, len(self.starts), *self._parts(places))
+            _, rows, _, *parts = self._gathered
+            return SharedTensor(rows, len(self.bounds) - 1, *parts)
         if self._whole is None or self._whole[0].device != self.weight.device:
             self._whole = self._parts(torch.arange(len(self.weight), device=self.weight.device))
-        return SharedTensor(self.weight, len(self.starts), *self._whole)
+        return SharedTensor(self.weight, len(self.bounds) - 1, *self._whole)
 
     def _parts(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the feature of each of the rows at rising places, ``[U]``, and the first row of each feature."""
-        part_of_row = torch.bucketize(places, self.starts, right=True) - 1
-        bounds = torch.cat([torch.searchsorted(places, self.starts), self.starts.new_full((1,), len(places))])
-        return part_of_row, bounds
+        """Return the feature of each of the rows at rising places, which may repeat the last one, and their bounds."""
+        return torch.bucketize(places, self.bounds[1:-1], right=True), torch.searchsorted(places, self.bounds)
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
@@ -246,8 +246,8 @@ def padded(ids: Tensor, most: int) -> DistinctIds:
         (tensor([3, 7, 7]), tensor([1, 0, 1, 1, 1]), tensor([0, 1, 1]))
     """
     ordered, order = ids.flatten().sort()  # [N]
-    rises = torch.diff(ordered, prepend=ordered[:1]) > 0
-    slots = rises.cumsum(0)  # [N], of the ordered ids
+    slots = order.new_zeros(len(order))  # [N], of the ordered ids
+    torch.cumsum(ordered[1:] > ordered[:-1], 0, out=slots[1:])
     inverse = torch.empty_like(slots).scatter_(0, order, slots)
     index = ordered[-1:].repeat(most).scatter_(0, slots, ordered)  # equal ids write the same
     source = torch.arange(most, device=ids.device).minimum(slots[-1])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from recmtl.balance.backward import masked
 from recmtl.data import Batch
 from recmtl.schema import FittedSchema, Moments, Task
 
@@ -74,8 +75,9 @@ class Losses:
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
-        terms = self._terms.items()
-        return {name: term.task.weight * self._of_task(term, logits[name], batch) for name, term in terms}
+        losses = {name: self._of_task(term, logits[name], batch) for name, term in self._terms.items()}
+        weights = {name: term.task.weight for name, term in self._terms.items()}
+        return {name: loss if weights[name] == 1 else weights[name] * loss for name, loss in losses.items()}
 
     def mean(self, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]) -> Tensor:
         """Return Σ w·ℓ / Σ w over the rows that count, a scalar; exactly 0 if none does.
@@ -101,11 +103,11 @@ class Losses:
         term = self._terms[objective]
         labels = term.labels(batch, logits.dtype)  # [B]
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
-        missing, zero = labels.isnan(), logits.new_zeros(())
-        targets = torch.where(missing, zero, labels)  # [B]
+        counting = ~labels.isnan()
+        targets = masked(labels, counting)  # [B]
         if logits.dim() == 1:
-            return term(torch.where(missing, zero, logits), targets), ~missing  # [B]
-        return term(torch.where(missing[:, None], zero, logits), targets[:, None].expand_as(logits)), ~missing
+            return term(masked(logits, counting), targets), counting  # [B]
+        return term(masked(logits, counting[:, None]), targets[:, None].expand_as(logits)), counting
 
     def _of_task(self, term: TaskLoss, logits: Tensor, batch: Batch) -> Tensor:
         losses, counting = self.of_rows(term.task.name, logits, batch)
@@ -123,7 +125,7 @@ class Losses:
         losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
         whole = weight if batch.share is None else self._weights(batch.whole, counts(batch.whole), losses.dtype)
         total = whole.sum()
-        return (weight * losses).sum() / torch.where(total > 0, total, 1.0)
+        return (weight * losses).sum() / masked(total, total > 0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -152,4 +154,4 @@ class TaskLoss:
     def labels(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Return the labels ``[B]``, NaN in rows that do not count for the task."""
         labels = batch.labels[:, self.label].to(dtype)
-        return labels if self.given is None else torch.where(batch.labels[:, self.given] == 1, labels, torch.nan)
+        return labels if self.given is None else masked(labels, batch.labels[:, self.given] == 1, torch.nan)

@@ -12,7 +12,18 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.column_reading import CATEGORY, FEW, IDENTIFIER, Reading, category, infinite, shown, span
+from recmtl.schema.column_reading import (
+    CATEGORY,
+    FEW,
+    IDENTIFIER,
+    LONGEST,
+    REFUSED,
+    Reading,
+    category,
+    infinite,
+    shown,
+    span,
+)
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.features import MultiCategorical, Numeric
 from recmtl.schema.list_text import bracketed, parse_list
@@ -122,15 +133,20 @@ def written_lists(c: ColumnValues) -> Reading | None:
     if not len(bracketed_values) or c.count(bracketed_values) < MANY_LISTS * c.present:
         return None
     step = max(len(bracketed_values) // LISTS_PARSED, 1)
-    parsed = [written_list(text) for text in bracketed_values[::step].to_pylist()]
+    looked_at = bracketed_values[::step]
+    parsed = [written_list(text) for text in looked_at.to_pylist()]
     found = [elements for elements in parsed if elements is not None]
     several = sum(len(elements) != 1 for elements in found)
     if len(parsed) > 2 * len(found) or several < MANY_LISTS * len(parsed):
         return None
-    if any(element == NESTED for elements in found for element in elements):
+    nested = looked_at.filter(pa.array([elements == [NESTED, NESTED] for elements in parsed]))
+    if c.count(nested) >= MANY_LISTS * c.count(looked_at):
         return Reading(c.name, None, "lists that hold lists, or are not whole, written as text", used=False)
-    fractions = all(re.fullmatch(FRACTION, element) for elements in found for element in elements if element)
+    whole = [elements for elements in found if elements != [NESTED, NESTED]]
+    fractions = all(re.fullmatch(FRACTION, element) for elements in whole for element in elements if element)
     reason = VECTORS if fractions else "lists written as text"
+    if len(nested) and not fractions:
+        reason = f"{reason}; {str(nested[0])[:LONGEST]!r} is none that can be read: {REFUSED}"
     return Reading(c.name, MultiCategorical(c.name), reason, used=not fractions)
 
 

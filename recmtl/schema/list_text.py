@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\)|\{.*\})\s*$"
+UNCLOSED = r"""(?s)^\s*\[\s*(['"]|[+-]?[0-9])[^\]]*$"""
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 # An element and what ends it: NumPy writes blanks between elements, all others commas.
 ELEMENT = re.compile(
@@ -30,6 +31,11 @@ LEFT_OUT = "..."  # by NumPy, from the middle of a long list
 def bracketed(text: pa.StringArray) -> pa.BooleanArray:
     """Return which values stand in brackets and may be lists, null where a value is missing."""
     return pc.match_substring_regex(text, BRACKETED)
+
+
+def unclosed(text: pa.StringArray) -> pa.BooleanArray:
+    """Return which values begin as a list of quoted elements or numbers and have no closing bracket."""
+    return pc.match_substring_regex(text, UNCLOSED)
 
 
 def parse_list(text: str, separator: str | None = None) -> list[str | None] | None:

@@ -38,9 +38,15 @@ def open_device(device: str) -> torch.device:
 GPU_PRECISIONS = ("tf32", "fp16")
 
 
-def check_gpu_options(optimization: Optimization, device: torch.device) -> None:
-    """Raise a `ValueError` if an option requires a GPU."""
+def check_gpu_options(optimization: Optimization, device: torch.device, processes: ProcessGroup) -> None:
+    """Raise a `ValueError` if an option requires a GPU, or a single process on one."""
     precision = optimization.precision
+    if device.type == "cuda":
+        if optimization.cuda_graph and processes.size > 1:
+            raise ValueError(
+                f"`cuda_graph` records the steps of a single process, got {processes.size} processes: leave it out"
+            )
+        return
     if precision in GPU_PRECISIONS:
         raise ValueError(f"`precision` {precision!r} is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, zero_nonfinite_gradients
-from recmtl.balance.backward import is_finite, on_host
+from recmtl.balance.backward import on_host
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
 from recmtl.models.losses import DEFAULT_LOSS
@@ -65,21 +65,24 @@ class NonFiniteCounter:
         self._balancer, self._limit = balancer, limit
         self.skipped = balancer.skipped.clone()  # by the end of the last step
         self.steps = self.skipped.new_zeros(())
-        self.counts, self.streaks, self.first, self.reached = self.skipped.new_zeros(4, len(self.names)).unbind()
+        state = self.skipped.new_zeros(4, len(self.names))
+        self.counts, self.streaks, self.first, self.reached = state.unbind()
+        self._steps_found = state[2:]  # first, reached
 
     @torch.no_grad()
     def update(self, tensors: Sequence[Tensor]) -> None:
         """Set the non-finite entries of a step's gradients (layers, then gathered rows) to zero, and count them."""
         norms = [table.gradient_norms() for table in self._tables]
         marks = zero_nonfinite_gradients(tensors)
-        features = [marks[self._place[id(t.weight)]] & ~is_finite(n) for t, n in zip(self._tables, norms, strict=True)]
+        pairs = zip(self._tables, norms, strict=True)  # of a marked table, features with bad norms
+        features = [marks[self._place[id(table.weight)]] > (norm < math.inf) for table, norm in pairs]
         bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
         self.skipped.copy_(self._balancer.skipped)
         self.steps += 1
         self.counts += bad
         self.streaks.add_(1).mul_(bad)
-        self.first.copy_(torch.where((self.first == 0) & bad, self.steps, self.first))
-        self.reached.copy_(torch.where((self.reached == 0) & (self.streaks == self._limit), self.steps, self.reached))
+        now = (self._steps_found == 0) & torch.stack([bad, self.streaks == self._limit])
+        torch.where(now, self.steps, self._steps_found, out=self._steps_found)
 
     def skip(self, tensors: Sequence[Tensor]) -> None:
         """Count a step that was skipped as a whole, and what was not finite in it if the tensors are given."""

@@ -35,7 +35,7 @@ class SparseRowOptimizer:
     def step(self, rate: float | Tensor) -> None:
         """Update the gathered rows; raise a `ValueError` if the optimizer is not element-wise."""
         gathered = self._table.gathered
-        places, rows, _ = gathered
+        places, rows = gathered.places, gathered.rows
         if rows.grad is None:  # no loss reaches the table
             return
         first = not self._started

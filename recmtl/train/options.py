@@ -40,7 +40,7 @@ class Optimization:
         cuda_graph: Record the step as a CUDA graph and replay it, which costs one launch; ``None`` does so if the
             model, its towers and the balancer are recmtl's and torch's, and the optimizer keeps its state in tensors.
             ``True`` also records your own modules: their results must depend on tensors alone, and their state must be
-            updated in place.
+            updated in place. Steps that several processes share are never recorded.
         nonfinite: What happens to a loss or a gradient that is NaN or infinite. ``skip``: the task is left out of the
             shared gradient, entries of other gradients are set to 0, and the step is counted; ``error``: training ends.
         nonfinite_steps: With ``skip``, the number of consecutive such steps of one task or layer that ends training.

@@ -88,9 +88,8 @@ class TrainingSetup:
         check_shared_tensors(model, balancer)
         processes = balancer.processes = all_processes()
         device = open_device(device_name(run.device, processes))
-        if device.type != "cuda":
-            check_gpu_options(optimization, device)
-        elif processes.size > 1:
+        check_gpu_options(optimization, device, processes)
+        if device.type == "cuda" and processes.size > 1:
             torch.cuda.set_device(device)
         folder = RunFolder(run.folder) if run.folder and processes.first else None
         setup = cls(

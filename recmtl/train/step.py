@@ -85,6 +85,7 @@ class Step:
         `with_stats` measures the task gradients first, into `gradient_stats`; the step stays the same.
         """
         losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
+        self._balancer.losses = losses  # a replay computes them without Python
         for schedule in self._schedules if self.taken else ():
             schedule.step()
         if self.average and self.taken:

@@ -5,6 +5,7 @@ import torch
 
 from recmtl.balance import backward as backward_module
 from recmtl.balance import zero_nonfinite_gradients
+from recmtl.balance.backward import masked
 
 
 def with_gradient(values):
@@ -67,3 +68,18 @@ def test_a_gpu_zeroes_nonfinite_entries_of_many_gradients_at_once(small, request
     assert bad.tolist() == expected_bad.tolist()
     assert sum(bad.tolist()) == 5
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_number_takes_the_place_of_what_is_not_kept(dtype):
+    """It is one tensor for all calls, which may be the first of an inference and then of a training."""
+    backward_module._scalar.cache_clear()
+    kept = torch.tensor([True, False, True])
+    with torch.inference_mode():
+        masked(torch.ones(3, dtype=dtype), kept)
+    values = torch.tensor([1.0, torch.nan, -torch.inf], dtype=dtype, requires_grad=True)
+    for other in (0.0, 1.0, torch.nan):
+        found, expected = masked(values, kept, other), torch.where(kept, values, other)
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert torch.autograd.grad(found.sum(), values)[0].tolist() == [1.0, 0.0, 1.0]
+    assert backward_module._scalar.cache_info().misses == 3

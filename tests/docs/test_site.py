@@ -81,12 +81,14 @@ def pages(site: Path) -> list[str]:
 def test_no_page_overflows_complains_or_fetches_from_elsewhere(site: Path, address: str, chromium: "Chrome") -> None:
     found = pages(site)
     assert len(found) > 50
-    for width, scheme in itertools.product(WIDTHS, ("light", "dark")):
-        show(chromium, width, scheme)
-        for page in found:
-            chromium.get(f"{address}/{page}")
-            assert script(chromium, "return document.documentElement.scrollWidth") <= width, (page, width)
-            assert script(chromium, OVERFLOWING) == [], (page, width)
+    loaded = zip(WIDTHS, (("light", "dark"), ("dark", "light")), strict=True)  # in the first scheme, then changed
+    for page, (width, schemes) in itertools.product(found, loaded):
+        show(chromium, width, schemes[0])
+        chromium.get(f"{address}/{page}")
+        for scheme in schemes:
+            show(chromium, width, scheme)
+            assert script(chromium, "return document.documentElement.scrollWidth") <= width, (page, width, scheme)
+            assert script(chromium, OVERFLOWING) == [], (page, width, scheme)
     assert chromium.get_log("browser") == []
     log = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
     sent = {event["params"]["request"]["url"] for event in log if event["method"] == "Network.requestWillBeSent"}

@@ -3,10 +3,14 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recmtl.data import prepare
+from recmtl.errors import DataError
+from recmtl.schema import MultiCategorical, Schema, SchemaError
 from recmtl.schema.list_text import parse_list
 
 ELEMENTS = st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc")), max_size=6)
@@ -53,3 +57,19 @@ def test_other_text(text: str) -> None:
 def test_lists_that_cannot_be_read(text: str) -> None:
     with pytest.raises(ValueError, match=r"a list of single values|a whole list"):
         parse_list(text)
+
+
+@pytest.mark.parametrize(
+    ("bad", "why"), [("[1 2 ... 9]", "NumPy left out elements"), ("[1 2", "closing bracket is missing")]
+)
+def test_a_list_among_many_that_cannot_be_read_is_named_with_its_row(bad: str, why: str) -> None:
+    rows = pd.DataFrame({"items": [f"[{i % 7} {i % 5}]" for i in range(300)], "y": [0, 1] * 150})
+    rows.loc[30, "items"] = bad
+    schema = Schema.infer(rows, ["y"])
+    assert schema.features == (MultiCategorical("items"),)
+    with pytest.raises(DataError, match=rf"row 31, column 'items': .*{why}"):
+        prepare(schema, rows, holdout=0)
+    assert len(prepare(schema, rows, holdout=0, bad_rows="skip").train) == 299
+    rows.loc[:20, "items"] = "[1 2 ... 9]"
+    with pytest.raises(SchemaError, match="no column of the frame is left"):
+        Schema.infer(rows, ["y"])

@@ -96,6 +96,17 @@ def test_a_replayed_step_with_large_tables_equals_a_plain_step(
     torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
+def test_the_losses_of_the_balancer_are_those_of_the_last_step(aliexpress: recmtl.PreparedData) -> None:
+    """Of a launched step, of one that is measured, and of the replay after it, which runs no Python."""
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8])
+    balancer = recmtl.Trainer(model, recmtl.Sum(), run=recmtl.RunConfig(device="cpu")).balancer
+    step = Step(model.double(), balancer, OPTIONS, STEPS, Tape())
+    for number, batch in enumerate(itertools.islice(batches(aliexpress), 8)):
+        losses = step(batch, with_stats=number == 6)
+        assert balancer.losses is not None
+        assert torch.equal(balancer.losses, losses)
+
+
 class Looks(nn.Module):
     """A tower whose control flow depends on a value."""
 

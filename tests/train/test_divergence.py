@@ -166,7 +166,7 @@ def test_a_nonfinite_embedding_gradient_is_traced_to_its_feature(row_mode: bool,
             table.start_row_mode()
         table(batch.ids).sum().backward()
         tensor = table.gathered.rows if row_mode else table.weight
-        first = int(table.starts[owners.index(owner)])
+        first = int(table.bounds[owners.index(owner)])
         row = int((table.gathered.places >= first).nonzero()[0]) if row_mode else first
         tensor.grad[row, 1] = -torch.inf
         assert [name for name, norm in zip(owners, table.gradient_norms(), strict=True) if not norm.isfinite()] == [
@@ -180,7 +180,7 @@ def test_training_reports_the_feature_of_an_infinite_gradient(
 ) -> None:
     run = trainer(aliexpress)
     table = run.model.encoder.tables[0]
-    row = int(table.starts[table.owners.index("categorical_7")]) + 2
+    row = int(table.bounds[table.owners.index("categorical_7")]) + 2
     table.weight.register_hook(lambda gradient: gradient.index_fill(0, torch.tensor([row]), torch.inf))
     run.fit(aliexpress.train)
     note = "step 1: left out for not being finite: encoder.tables.0.weight, feature categorical_7"
@@ -219,7 +219,7 @@ def test_large_tables_are_checked_before_a_checkpoint(
 ) -> None:
     """No row has the category: no loss shows it, and the table is too large for the check of each log record."""
     monkeypatch.setattr(divergence_module, "SMALL_TENSOR", 3000)
-    missing = int(EmbeddingTable(aliexpress.schema.id_blocks, 16).starts[-1]) + 1
+    missing = int(EmbeddingTable(aliexpress.schema.id_blocks, 16).bounds[-2]) + 1
     optimizer = partial(Poisoned, where=is_table, row=missing, step=2)
     run = trainer(aliexpress, optimizer=optimizer, folder=tmp_path)
     with pytest.raises(DivergenceError, match=r"feature categorical_16 became .* in one of the steps 1 to 10: "):

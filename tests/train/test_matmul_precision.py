@@ -1,11 +1,13 @@
 """Precision of matrix products: oneDNN only if its products are float32, TF32 on request."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 import recmtl
 from recmtl.train import device as products
-from recmtl.train.device import matmul_precision, onednn_is_exact
+from recmtl.train.device import check_gpu_options, matmul_precision, onednn_is_exact
 
 CPU = torch.device("cpu")
 
@@ -70,3 +72,10 @@ def test_gpu_options_are_refused_on_a_cpu(aliexpress: recmtl.PreparedData) -> No
             recmtl.Trainer(recmtl.ESMM(aliexpress.schema), optimization=options, run=recmtl.RunConfig(device="cpu"))
     with pytest.raises(ValueError, match="`cuda_graph` must be true, false or none, got 'yes'"):
         recmtl.Optimization(cuda_graph="yes")
+
+
+def test_steps_of_several_processes_are_not_recorded() -> None:
+    processes, cuda = SimpleNamespace(size=2), torch.device("cuda")
+    with pytest.raises(ValueError, match="`cuda_graph` records the steps of a single process, got 2 processes: leave"):
+        check_gpu_options(recmtl.Optimization(cuda_graph=True), cuda, processes)
+    check_gpu_options(recmtl.Optimization(precision="tf32"), cuda, processes)

@@ -40,7 +40,7 @@ def table_of(data: recmtl.PreparedData, width: int = 3) -> EmbeddingTable:
 
 def all_rows(table: EmbeddingTable) -> Tensor:
     """Ids in which every row of the table occurs, the same ones in turn: `[B, columns]`."""
-    sizes = torch.diff(table.starts, append=torch.tensor([len(table.weight)]))
+    sizes = torch.diff(table.bounds)
     return (torch.arange(int(sizes.max()))[:, None] % sizes).int()
 
 

@@ -9,7 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, constant_factor, full_precision, without_nonfinite, zeros_if_none
+from recmtl.balance.backward import (
+    backward_weighted,
+    constant_factor,
+    full_precision,
+    masked,
+    without_nonfinite,
+    zeros_if_none,
+)
 from recmtl.balance.base import Balancer
 from recmtl.balance.bypass import forks_are_bypassed
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
@@ -109,7 +116,7 @@ class RepresentationBalancer(Balancer, ABC):
         if any(tensor.grad is not None for tensor in inputs.tensors):
             self._warn_of_divided(inputs.losses)
         finite, losses = self._finite(values), inputs.losses
-        weights = torch.where(finite, self._weigh(losses, values), 0.0)  # [K]
+        weights = masked(self._weigh(losses, values), finite)  # [K]
         expected = self.skipped
         if self._sizes is not None and self._sizes.heads == len(losses):
             order = self._pair(losses)

@@ -7,7 +7,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import zeros_if_none
+from recmtl.balance.backward import masked, zeros_if_none
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes, validated_names
@@ -186,7 +186,7 @@ class NormalizedSplitter(RepresentationBalancer):
 
     def _projected(self, h: Sequence[Tensor | None], finite: Tensor) -> list[Tensor | None]:
         """Project each row of each h_k, in order, on the original rows of the tasks that it conflicts with."""
-        stacked = torch.where(finite[:, None], torch.stack(zeros_if_none(h), 1), 0.0)  # [B, H, n]
+        stacked = masked(torch.stack(zeros_if_none(h), 1), finite[:, None])  # [B, H, n]
         coefficients = coefficients_in_order(stacked @ stacked.mT, self.orders(len(h)))  # [B, H, H]
         projected = (coefficients @ stacked).unbind(1)
         return [None if x is None else result for x, result in zip(h, projected, strict=True)]
@@ -206,7 +206,7 @@ class NormalizedSplitter(RepresentationBalancer):
     def _scales(self, present: Tensor) -> Tensor:
         square = bias_corrected(self.square, self.beta, self.updates)
         shares = self.task_weights / self.task_weights.sum()
-        return torch.where(present, shares / square.sqrt(), 0.0)
+        return masked(shares / square.sqrt(), present)
 
 
 def _sums_of_squares(lengths: Sequence[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import zeros_if_none
+from recmtl.balance.backward import masked, zeros_if_none
 from recmtl.balance.orthogonal import OrthogonalMap, RotationMatrices
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes
@@ -159,10 +159,10 @@ class RotationBalancer(RepresentationBalancer, ABC):
         self._check_pairs(len(losses))
         pairs = zip(losses, torch.ones_like(values).unbind(), strict=True)
         (reached,) = self.processes.sum(torch.stack([one if loss.requires_grad else 0 * one for loss, one in pairs]))
-        values = torch.where(reached > 0, values, 0.0)
+        values = masked(values, reached > 0)
         new = values.isfinite() & (values > 0) & (self.initial_losses == 0)
         self.initial_losses.copy_(torch.where(new, values, self.initial_losses))
-        return torch.where(self.initial_losses > 0, 1 / self.initial_losses, 1.0).to(values.dtype)
+        return masked(1 / self.initial_losses, self.initial_losses > 0, 1.0).to(values.dtype)
 
     def _check_pairs(self, losses: int) -> None:
         if self._sizes is not None and losses != self._sizes.heads:
@@ -210,7 +210,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         nonfinite, rows = self.processes.sum(nonfinite, torch.full((), stacked.shape[1], device=R.device))  # rows: B
         finite = nonfinite == 0
         self.skipped += ~finite
-        h = _rotated(torch.where(finite[:, None, None], stacked, 0.0), R)  # R_kᵀĝ_k, row by row, [H, B, D]
+        h = _rotated(masked(stacked, finite[:, None, None]), R)  # R_kᵀĝ_k, row by row, [H, B, D]
         total = torch.linalg.vector_norm(h.sum(0)).unsqueeze(0)
         sizes = self.processes.norm(torch.cat([torch.linalg.vector_norm(h, dim=(1, 2)), total]))
         norms, total = sizes[:-1], sizes[-1]  # [H], []
@@ -229,7 +229,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         present = norms > 0  # [H]
         count = present.sum().clamp(min=1)
         mean = total / count  # ‖h̄‖
-        shares = torch.where(present, mean / (count * norms), 0.0)  # [H]
+        shares = masked(mean / (count * norms), present)  # [H]
         leading = h[..., : R.shape[1]]  # [H, B, size]
         others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], 0 for the task itself
         v = torch.tensordot(others, leading, 1)  # [H, B, size]
@@ -256,6 +256,6 @@ def _task_loss_gradient(R: Tensor, h: Tensor, views: Tensor) -> Tensor:
 def _combined_at_mean_size(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of two gradients of each rotation, each scaled to the size of their mean."""
     norm_a, norm_b, size = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (a, b, (a + b) / 2))
-    unit_a = torch.where(norm_a > 0, a / norm_a, 0.0)
-    unit_b = torch.where((norm_b > 0) & norm_b.isfinite(), b / norm_b, 0.0)
+    unit_a = masked(a / norm_a, norm_a > 0)
+    unit_b = masked(b / norm_b, (norm_b > 0) & norm_b.isfinite())
     return (unit_a + unit_b) * torch.where(size.isfinite(), size, norm_a)

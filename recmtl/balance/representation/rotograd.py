@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from recmtl.balance.backward import masked
 from recmtl.balance.orthogonal import OrthogonalMap
 from recmtl.balance.representation.rotation import RotationBalancer
 
@@ -99,9 +100,9 @@ class RotoGrad(RotationBalancer):
         measured = present & ((self.updates == 0) | (self.updates == self.burn_in))
         self.initial_norms.copy_(torch.where(measured, norms, self.initial_norms))
         self.updates += present
-        ratios = torch.where(present, norms / self.initial_norms, 0.0)  # c, [H]
+        ratios = masked(norms / self.initial_norms, present)  # c, [H]
         total = ratios.sum()
-        size = torch.where(total > 0, (ratios * norms).sum() / total, 0.0)  # Σ a·n
-        factors = torch.where(present, size / norms, 0.0)
+        size = masked((ratios * norms).sum() / total, total > 0)  # Σ a·n
+        factors = masked(size / norms, present)
         self.factors.copy_(torch.where(present, factors, self.factors))
         return factors

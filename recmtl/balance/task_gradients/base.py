@@ -12,6 +12,7 @@ from recmtl.balance.backward import (
     full_precision,
     has_hooks,
     is_finite,
+    masked,
     on_host,
     pop_gradients,
     without_nonfinite,
@@ -66,7 +67,7 @@ class TaskGradients:
         self._by_task = list(zip(*(measured.gradients for measured in self._measured), strict=True))
         norms = torch.stack([torch.cat(list(map(SharedTensor.norms, tensors, task))) for task in self._by_task])
         self.finite = is_finite(norms).all(1)  # [K], from [K, P]
-        self.norms = torch.where(self.finite.unsqueeze(1), norms if scale is None else norms / scale, 0.0)
+        self.norms = masked(norms if scale is None else norms / scale, self.finite.unsqueeze(1))
         for gradient in (gradient for task in self._by_task for gradient in task if gradient is not None):
             gradient.nan_to_num_(0.0, 0.0, 0.0)  # so that a weight of 0 is enough to leave a task out
 
@@ -75,7 +76,7 @@ class TaskGradients:
         gram = torch.diag_embed(self.norms.square().T)  # [P, K, K]
         for i, j in combinations(range(len(self._by_task)), 2):
             products = [m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured]
-            product = torch.where(self.finite[i] & self.finite[j], torch.cat(products), 0.0)  # [P]
+            product = masked(torch.cat(products), self.finite[i] & self.finite[j])  # [P]
             product = product if self._scale is None else product / self._scale**2
             gram[:, i, j] = product
             gram[:, j, i] = product
@@ -83,9 +84,9 @@ class TaskGradients:
 
     def add_combined(self, weights: Tensor) -> None:
         """Add Σ_k w_k,p·G_k,p to `.grad` of every shared tensor, with weights `[K, P]` or `[K, 1]`; call it once."""
-        weights = torch.where(self.finite.unsqueeze(1), weights, 0.0).expand(-1, self.norms.shape[1])  # [K, P]
+        weights = masked(weights, self.finite.unsqueeze(1)).expand(-1, self.norms.shape[1])  # [K, P]
         if self._poison:
-            weights = torch.where(self.finite.all(), weights, torch.nan)
+            weights = masked(weights, self.finite.all(), torch.nan)
         by_tensor = torch.split(weights, [measured.shared.parts for measured in self._measured], dim=1)
         for measured, own in zip(self._measured, by_tensor, strict=True):
             measured.add_weighted(own)

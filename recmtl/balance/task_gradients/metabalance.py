@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recmtl.balance.backward import masked
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
@@ -88,8 +89,8 @@ class MetaBalance(TaskGradientBalancer):
         if self._sizes is None:
             return None
         reached = self.updates > 0  # [K, P]
-        total = torch.where(reached, self.part_weights(), 0.0).sum(1)
-        return torch.where(reached.any(1), total / reached.sum(1).clamp(min=1), 1.0)
+        total = masked(self.part_weights(), reached).sum(1)
+        return masked(total / reached.sum(1).clamp(min=1), reached.any(1), 1.0)
 
     def part_weights(self) -> Tensor:
         """Return the weight of each task's gradient of each part under the current averages, `[K, P]`."""
@@ -100,7 +101,7 @@ class MetaBalance(TaskGradientBalancer):
             scaled &= norm > target
         elif self.strategy == "enlarge":
             scaled &= norm < target
-        return torch.where(scaled, self.relax_factor * (target / norm) + (1 - self.relax_factor), 1.0)
+        return masked(self.relax_factor * (target / norm) + (1 - self.relax_factor), scaled, 1.0)
 
     def _build(self, sizes: Sizes) -> None:
         self._target_index(sizes.objectives)

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import full_precision, is_finite
+from recmtl.balance.backward import full_precision, is_finite, masked
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
@@ -127,7 +127,7 @@ def coefficients_in_order(gram: Tensor, order: Tensor) -> Tensor:
     for met in order.unbind(1):  # [K]
         inner = (coefficients * gram.index_select(-2, met)).sum(-1)  # ⟨g_k, G_j⟩, [..., K]
         conflict = _conflict(inner, squares.index_select(-1, met))  # [..., K]
-        conflict = torch.where(met == own, 0.0, conflict)
+        conflict = masked(conflict, met != own)
         coefficients = coefficients - conflict.unsqueeze(-1) * unit.index_select(0, met)
     return coefficients
 
@@ -142,7 +142,7 @@ def coefficients_at_once(gram: Tensor) -> Tensor:
 def _conflict(inner: Tensor, squares: Tensor) -> Tensor:
     """Return min(0, ⟨g, G_j⟩)/‖G_j‖², and 0 if that is not finite."""
     conflict = inner.clamp(max=0.0) / squares
-    return torch.where((squares > 0) & is_finite(conflict), conflict, 0.0)
+    return masked(conflict, (squares > 0) & is_finite(conflict))
 
 
 class RandomOrders(nn.Module):

@@ -4,10 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, without_nonfinite
+from recmtl.balance.backward import backward_weighted, masked, without_nonfinite
 from recmtl.balance.base import Balancer
 from recmtl.balance.shared import BackwardInputs, Sizes
 
@@ -52,7 +51,7 @@ class LossWeightBalancer(Balancer, ABC):
         self._prepare(inputs.losses[0], Sizes(objectives=len(inputs.losses)))
         finite = self._finite(values)
         losses = without_nonfinite(inputs.losses, finite)
-        weights = torch.where(finite, self._weigh(losses, values, tensors, inputs.last), 0.0)  # [K]
+        weights = masked(self._weigh(losses, values, tensors, inputs.last), finite)  # [K]
         self.skipped += ~finite
         known, self._known_gradients = self._known_gradients, {}
         for tensor, gradients in known.items():
@@ -76,5 +75,5 @@ def _add_weighted_gradients(tensor: Tensor, gradients: Sequence[Tensor | None], 
     """Add Σ_k w_k·G_k to the tensor's `.grad`; a weight of 0 leaves out a gradient that is not finite."""
     for gradient, weight in zip(gradients, weights.to(tensor.dtype).unbind(), strict=True):
         if gradient is not None:
-            part = torch.where(weight == 0, 0.0, gradient * weight)
+            part = masked(gradient * weight, weight != 0)
             tensor.grad = part if tensor.grad is None else tensor.grad.add_(part)

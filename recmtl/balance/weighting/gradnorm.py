@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import as_real, gradients_of, has_hooks
+from recmtl.balance.backward import as_real, gradients_of, has_hooks, masked
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
@@ -60,14 +60,14 @@ class GradNormRule(nn.Module):
         present = seen & norms.isfinite() & (norms > 0)
         self.initial.copy_(torch.where(seen & (self.initial == 0), losses, self.initial))
         count = present.sum().clamp(min=1)
-        norms = torch.where(present, norms, 0.0)
+        norms = masked(norms, present)
         weights = self.weights
 
-        progress = torch.where(present, losses / self.initial, 0.0)  # L̃
-        rate = torch.where(present, progress * count / progress.sum(), 0.0)  # r
+        progress = masked(losses / self.initial, present)  # L̃
+        rate = masked(progress * count / progress.sum(), present)  # r
         sizes = weights * norms  # G
         targets = sizes.sum() / count * rate**self.alpha  # T, held constant
-        signed = torch.where(present, (sizes - targets).sign(), 0.0) * norms  # s·n
+        signed = masked((sizes - targets).sign(), present) * norms  # s·n
         slope = weights * (signed - (weights * signed).mean())  # ∂ Σ|G − T| / ∂ω
         self._adam(slope, present)
 
@@ -77,7 +77,7 @@ class GradNormRule(nn.Module):
             average.copy_(torch.where(present, beta * average + (1 - beta) * value, average))
         mean = bias_corrected(self.mean, _BETAS[0], self.updates)
         square = bias_corrected(self.square, _BETAS[1], self.updates)
-        self.logits -= torch.where(present, self.lr * mean / (square.sqrt() + _EPSILON), 0.0)
+        self.logits -= masked(self.lr * mean / (square.sqrt() + _EPSILON), present)
 
 
 class GradNorm(LossWeightBalancer):
@@ -163,7 +163,7 @@ class GradNorm(LossWeightBalancer):
         self._known_gradients = {
             tensor: found for tensor, found in by_tensor if tensor.is_leaf and not _has_hooks(tensor)
         }
-        weights = torch.where(self._finite(norms), self.rule.weights, 0.0)
+        weights = masked(self.rule.weights, self._finite(norms))
         self.rule.step(values, norms)
         self.skipped += values.isfinite() & ~norms.isfinite()
         self._put_back_state(~norms.isfinite().all())

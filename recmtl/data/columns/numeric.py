@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.values import Codes, Floats, as_numbers, stable_hash
-from recmtl.data.columns.variation import LACKING, EncodingFindings
+from recmtl.data.columns.variation import CONSTANT, LACKING, EncodingFindings
 from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
@@ -299,6 +299,8 @@ def encode_bins(
         findings.add(feature.name, LACKING, np.isnan(values))
     if findings and feature.name not in fitted.constants:
         findings.add_range(feature.name, values)
+    elif findings and feature.name in fitted.ranges:  # the only bin holds other values, too
+        findings.add(feature.name, CONSTANT, ~np.isnan(values) & (values != fitted.ranges[feature.name][0]))
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
 
 

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
 from recmtl.io.formats import plain_array, replace_words
-from recmtl.schema.list_text import bracketed, parse_list
+from recmtl.schema.list_text import bracketed, parse_list, unclosed
 from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, ROUNDED, rounded_ids, with_decimal_point
 
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
@@ -120,6 +120,12 @@ def as_lists(
 def _split_text(values: pa.StringArray, codes: Codes, separator: str, column: str) -> pa.ListArray:
     """Split distinct values at the separator, or read them as lists that were written as text."""
     lists = pc.split_pattern(values, separator)
+    cut = np.append(unclosed(values).fill_null(False).to_numpy(zero_copy_only=False), False)[codes]
+    if cut.any():
+        row = int(cut.argmax())
+        raise BadValueError(
+            row, column, values[codes[row]].as_py(), "a whole list: its closing bracket is missing", cut
+        )
     written = np.flatnonzero(bracketed(values).fill_null(False).to_numpy(zero_copy_only=False))
     if not len(written):
         return lists

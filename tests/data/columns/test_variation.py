@@ -1,11 +1,22 @@
 """Columns of which every training row has the same ids are read as that in all rows."""
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
 from recmtl.data import prepare
 from recmtl.data.store.format import IDS
-from recmtl.schema import Categorical, MultiCategorical, Schema, Task, Timestamp, load_fitted, save_fitted
+from recmtl.schema import (
+    Binned,
+    Categorical,
+    MultiCategorical,
+    Numeric,
+    Schema,
+    Task,
+    Timestamp,
+    load_fitted,
+    save_fitted,
+)
 
 TIMES = ["2024-03-04T05:00:00", "2024-03-11T05:30:00"]  # Mondays of one month
 CASES = {
@@ -76,3 +87,14 @@ def test_a_feature_that_shares_a_vocabulary_is_constant_by_itself():
     data = prepare(schema, pa.table(train), test=pa.table(later), holdout=0)
     assert list(data.schema.constants) == ["x"]
     assert [row[1:] for row in data.test.table[IDS].to_pylist()] == [[2], [2]]
+
+
+def test_other_numbers_than_the_only_one_of_a_binned_column_are_noted() -> None:
+    train = pd.DataFrame({"x": [3.0] * 8, "z": range(8), "y": [0, 1] * 4})
+    later = train.assign(x=[3.0] * 5 + [4.0, 5.0, None])
+    schema = Schema([Binned("x"), Numeric("z")], [Task("t", "y")])
+    notes = prepare(schema, train, test=later, holdout=0).notes
+    assert "numeric column 'x' is constant in the training rows" in notes
+    assert any(
+        note.startswith("column 'x' is the same in every training row") and "3 of 8 test rows" in note for note in notes
+    )

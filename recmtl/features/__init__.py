@@ -1,6 +1,6 @@
 """Feature encoders: from a batch to one dense vector per row."""
 
-from recmtl.features.embedding_table import EmbeddingTable
+from recmtl.features.embedding_table import EmbeddingTable, Field
 from recmtl.features.encoder import FeatureEncoder
 from recmtl.features.numeric_embeddings import (
     LinearEmbeddings,
@@ -15,6 +15,7 @@ from recmtl.features.spline_embeddings import SplineEmbeddings
 __all__ = [
     "EmbeddingTable",
     "FeatureEncoder",
+    "Field",
     "LinearEmbeddings",
     "LinearReLUEmbeddings",
     "NumericEmbedding",

@@ -16,6 +16,21 @@ from recmtl.schema import IdBlock, MultiCategorical
 
 INITIAL_STD = 0.01
 MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
+OTHER_IDS = (
+    "a table in row mode looks up ids that the step's first look-up did not have: look up all ids of the batch first"
+)
+
+
+class Field(NamedTuple):
+    """The embeddings of one feature in a batch.
+
+    Attributes:
+        values: ``[B, d]``; of a list ``[B, L, d]``, L its longest one in the training rows.
+        mask: Of a list, which of its L places hold an element, bool ``[B, L]``; ``None`` for a single value.
+    """
+
+    values: Tensor
+    mask: Tensor | None = None
 
 
 class GatheredRows(NamedTuple):
@@ -39,9 +54,10 @@ class EmbeddingTable(nn.Module):
     multi-valued feature is pooled over its elements.
 
     In *row mode* a training pass gathers the distinct rows of the batch into a new leaf, which takes the table's place
-    in `shared_tensors`: gradients equal those of the whole table, and its other rows are not touched. The caller writes
-    the updated rows back, as `recmtl.train.optimizers` does. If several processes share a batch, each gathers the
-    distinct rows of the whole batch, so that their gradients have one shape and can be summed.
+    in `shared_tensors`: gradients equal those of the whole table, and its other rows are not touched. All look-ups of
+    a step read this leaf: the first one gathers the rows of all its ids, later ones may have the same ids or some of
+    them. The caller writes the updated rows back, as `recmtl.train.optimizers` does. If several processes share a
+    batch, each gathers the distinct rows of the whole batch, so that their gradients have one shape and can be summed.
 
     Attributes:
         row_mode: Whether training passes gather rows; off by default.
@@ -68,6 +84,7 @@ class EmbeddingTable(nn.Module):
         # Single-valued features first: one gather serves them all, without pooling.
         blocks = sorted(blocks, key=lambda block: isinstance(block.feature, MultiCategorical))
         self.width, self.features = width, len(blocks)
+        self._names = [block.name for block in blocks]
         self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
         self._singles = len(blocks) - len(self._bags)
         owned = {b.owner: b.size for b in blocks}
@@ -92,11 +109,12 @@ class EmbeddingTable(nn.Module):
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
+        self._slots: tuple[Tensor, Tensor] | None = None  # the ids that were gathered, and the row of each
         self._whole: tuple[Tensor, Tensor] | None = None  # the parts of the whole table, once it was shared
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings of a batch of ids."""
-        rows = self._rows(self._places(ids))  # [B, columns, width]
+        rows = self._rows(ids)  # [B, columns, width]
         if not self._bags:
             return rows.flatten(1)
         padding = self._own_columns(ids) < 0
@@ -108,6 +126,17 @@ class EmbeddingTable(nn.Module):
             pooled.append(total / kept.sum(1).clamp(min=1) if feature.pooling == "mean" else total)
             start += length
         return torch.cat(pooled, dim=1)
+
+    def fields(self, ids: Tensor) -> dict[str, Field]:
+        """Return the embeddings of each feature by the name of its block, lists before they are pooled."""
+        rows, mask = self._rows(ids), self._own_columns(ids) >= 0  # [B, columns, width], [B, columns]
+        found = {name: Field(rows[:, i]) for i, name in enumerate(self._names[: self._singles])}
+        start = self._singles
+        for name, (_, length) in zip(self._names[self._singles :], self._bags, strict=True):
+            places = slice(start, start + length)
+            found[name] = Field(rows[:, places] * mask[:, places, None], mask[:, places])
+            start += length
+        return found
 
     def rows_of(self, block: IdBlock) -> Tensor:
         """Return the rows of a feature, a view of the table ``[size, width]``."""
@@ -140,21 +169,33 @@ class EmbeddingTable(nn.Module):
             return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
         return self._as_shared().sums(torch.linalg.vector_norm(tensor.grad, dim=1))
 
-    def _rows(self, flat: Tensor) -> Tensor:
-        if not (self.row_mode and torch.is_grad_enabled()):
+    def _rows(self, ids: Tensor) -> Tensor:
+        """Return the rows of ids, ``[B, columns, width]``; any row for padding."""
+        places = self._places(ids)
+        if not self.row_mode:
             self._gathered = None
+        if self.row_mode and torch.is_grad_enabled():
+            table, index = self._gathered_rows(ids, places)
+        else:
             # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
-            return self.weight.index_select(0, flat.flatten().long()).view(*flat.shape, self.width)
-        if self._gathered is not None:
-            raise RuntimeError(
-                "a table in row mode can be called once per step, got a second call: concatenate the ids"
-            )
-        whole = flat if self._share is None else self._places(self._share.of.ids)
-        places, inverse, source = distinct_ids(whole, self._most_distinct(len(whole)))  # [U], [B, columns], [U]
-        inverse = inverse if self._share is None else inverse[self._share.rows]
-        rows = self.weight.detach().index_select(0, places).requires_grad_()  # [U, width]
-        self._gathered = GatheredRows(places, rows, source, *self._parts(places))
-        return rows.index_select(0, inverse.flatten()).view(*flat.shape, self.width)
+            table, index = self.weight, places.long()
+        return table.index_select(0, index.flatten()).view(*places.shape, self.width)
+
+    def _gathered_rows(self, ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step's gathered rows ``[U, width]``, and which of them each id has ``[B, columns]``."""
+        if self._gathered is None or self._slots is None:
+            whole = places if self._share is None else self._places(self._share.of.ids)
+            distinct, inverse, source = distinct_ids(whole, self._most_distinct(len(whole)))  # [U], [B, columns], [U]
+            self._slots = ids, inverse if self._share is None else inverse[self._share.rows]
+            rows = self.weight.detach().index_select(0, distinct).requires_grad_()  # [U, width]
+            self._gathered = GatheredRows(distinct, rows, source, *self._parts(distinct))
+        known, inverse = self._slots
+        if ids is known:
+            return self._gathered.rows, inverse
+        slots = torch.searchsorted(self._gathered.places, places.long()).clamp(max=len(self._gathered.places) - 1)
+        among = self._gathered.places[slots] == places
+        torch._assert_async(among.all(), OTHER_IDS)  # does not wait for the device
+        return self._gathered.rows, slots
 
     def _most_distinct(self, rows: int) -> int:
         """Return how many distinct rows of the table a batch of so many rows can look up at most."""
@@ -166,7 +207,11 @@ class EmbeddingTable(nn.Module):
         Args:
             share: This process's rows of the batch, if several processes share one.
         """
-        self.row_mode, self._share, self._gathered = True, share, None
+        self.row_mode, self._share, self._gathered, self._slots = True, share, None, None
+
+    def end_row_mode(self) -> None:
+        """Look up rows of the whole table again; the gathered rows stay until the next look-up."""
+        self.row_mode, self._share, self._slots = False, None, None
 
     @property
     def gathered(self) -> GatheredRows:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
-from recmtl.features.embedding_table import EmbeddingTable
+from recmtl.features.embedding_table import EmbeddingTable, Field
 from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
 from recmtl.features.pretrained import check_pretrained, load_vectors
 from recmtl.features.spline_embeddings import SplineEmbeddings
@@ -86,9 +86,12 @@ class FeatureEncoder(nn.Module):
                     self.found[block.name] = load_vectors(table.rows_of(block), file, schema, block.name)
             self.tables.append(table.requires_grad_(not frozen))
         self.numeric = (numeric if schema.numeric else PlainNumbers)(schema)
-        unembedded = schema.numeric_columns - len(schema.numeric)  # missing indicators and label rates
+        self._numbers = [feature.name for feature in schema.numeric]
+        indicators = {f"{feature.name}.missing": 1 for feature in schema.numeric if feature.missing_indicator}
+        rates = {f"{block.name}.label_rates": 2 * len(schema.rated_tasks) for block in schema.rated_blocks}
+        self._unembedded = indicators | rates  # the columns of each
         embedded = sum(w * len(blocks) for (w, _), blocks in groups.items())
-        self.out_features = embedded + self.numeric.out_features + unembedded
+        self.out_features = embedded + self.numeric.out_features + schema.numeric_columns - len(schema.numeric)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the encoded batch, ``[B, W]``."""
@@ -96,9 +99,28 @@ class FeatureEncoder(nn.Module):
         unembedded = batch.numeric[:, self.numeric.features :]
         return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), unembedded], 1)  # [B, W]
 
+    def fields(self, batch: Batch) -> dict[str, Field]:
+        """Return the embeddings of each feature by its name, before lists are pooled and all are concatenated.
+
+        A calendar part of a timestamp is a field of its own (``time.hour``), and so are what says that a number is
+        missing (``price.missing``) and the label rates of a category (``item.label_rates``). With a `width` all
+        categories have one width. Fields may be read in addition to the encoder's output, in one step.
+        """
+        tables = (table for table in self.tables if isinstance(table, EmbeddingTable))
+        found = {name: field for table in tables for name, field in table.fields(batch.ids).items()}
+        numbers = batch.numeric[:, : self.numeric.features]
+        found |= dict(zip(self._numbers, map(Field, self.numeric.fields(numbers)), strict=True))
+        unembedded = torch.split(batch.numeric[:, self.numeric.features :], list(self._unembedded.values()), dim=1)
+        return found | dict(zip(self._unembedded, map(Field, unembedded), strict=True))
+
     def shared_tensors(self) -> list[SharedTensor]:
-        """Return the parameters as shared tensors with one part per feature, which every objective trains."""
-        return shared_tensors(self.tables, self.numeric)
+        """Return the parameters, those of a subclass as well, which every objective trains.
+
+        Tables and the embeddings of numbers have one part per feature.
+        """
+        own = (SharedTensor(parameter) for parameter in self.parameters(recurse=False))
+        found = (*shared_tensors(*self.children()), *own)
+        return list({id(shared.tensor): shared for shared in found}.values())
 
 
 def default_width(size: int) -> int:

@@ -50,6 +50,10 @@ class NumericEmbedding(nn.Module, ABC):
         """Embed the features ``[B, F]`` and concatenate the embeddings, ``[B, F · d]``."""
         return self.embed(x).flatten(1)
 
+    def fields(self, x: Tensor) -> list[Tensor]:
+        """Return what the output has of each feature, F of ``[B, d]``."""
+        return list(self.embed(x).unbind(1))
+
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors with one part per feature."""
         return [SharedTensor(parameter, self.features) for parameter in self.parameters()]

@@ -85,6 +85,7 @@ class SplineEmbeddings(NumericEmbedding):
         places = [torch.from_numpy(places_of(size)).float() for size in knots]  # F' of [knots of the feature]
         lines = [place[:, None] * slope for place, slope in zip(places, slopes, strict=True)]
         lines.append(torch.empty(0, width))  # if no feature has knots
+        self._splines = buffers["columns"].tolist()
         self.weight = nn.Parameter(torch.cat(lines) + torch.randn(sum(knots), width).mul_(INITIAL_STD))
         self.out_features = len(sizes) * width + len(self.others)
 
@@ -96,6 +97,14 @@ class SplineEmbeddings(NumericEmbedding):
             return self.embed(x).flatten(1)
         embedded = self.embed(x.index_select(1, self.columns)).flatten(1)  # [B, F' · d]
         return torch.cat([embedded, x.index_select(1, self.others)], 1)
+
+    def fields(self, x: Tensor) -> list[Tensor]:
+        """Return the embedding of each number with knots, ``[B, d]``, and each other number, ``[B, 1]``."""
+        found = list(torch.split(x, 1, dim=1))  # F of [B, 1]
+        embedded = self.embed(x.index_select(1, self.columns)).unbind(1) if self._splines else ()
+        for column, own in zip(self._splines, embedded, strict=True):
+            found[column] = own
+        return found
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the embeddings of the numbers with knots, ``[B, F']`` to ``[B, F', d]``."""

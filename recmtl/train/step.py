@@ -203,7 +203,7 @@ def in_row_mode(tables: Sequence[EmbeddingTable], share: Share | None = None) ->
         yield
     finally:
         for table in tables:
-            table.row_mode = False
+            table.end_row_mode()
 
 
 def own_parameters(model: RankingModel, balancer: Balancer) -> Iterator[nn.Parameter]:

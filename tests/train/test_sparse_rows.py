@@ -1,5 +1,6 @@
 """Row mode of large tables: the same gradients as in dense mode, updates of the batch's rows only."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -10,6 +11,8 @@ import recmtl
 from recmtl.balance import Sum
 from recmtl.data import Batch, Loader
 from recmtl.features import EmbeddingTable, FeatureEncoder
+from recmtl.features import embedding_table as table_module
+from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
 from recmtl.train import Step
 from recmtl.train import step as step_module
 from recmtl.train.optimizers import SparseRowOptimizer, fused
@@ -143,24 +146,50 @@ def test_row_mode_is_off_outside_of_a_step(aliexpress: recmtl.PreparedData) -> N
     assert table.weight.grad.any()
 
 
-def test_a_table_that_is_looked_up_twice_or_used_directly_is_refused(
+def test_a_table_that_is_used_directly_is_refused(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_module, "ROW_MODE", 0)
-
-    class Twice(recmtl.SharedBottom):
-        def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-            return tuple(self.bottom(self.encoder(batch) + self.encoder(batch)) for _ in self.heads)
 
     class Direct(recmtl.SharedBottom):
         def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
             return tuple(view + self.encoder.tables[0].weight.sum() for view in super().trunk(batch))
 
-    for cls, what in ((Twice, "can be called once per step"), (Direct, "`weight` was also used directly")):
-        trainer = recmtl.Trainer(cls(aliexpress.schema, layers=[8]), run=recmtl.RunConfig(device="cpu"))
-        step = Step(trainer.model, trainer.balancer, Optimization(), 1)
-        with pytest.raises(RuntimeError, match=what):
-            step(next(Loader(aliexpress.train, 64).epoch()))
+    trainer = recmtl.Trainer(Direct(aliexpress.schema, layers=[8]), run=recmtl.RunConfig(device="cpu"))
+    step = Step(trainer.model, trainer.balancer, Optimization(), 1)
+    with pytest.raises(RuntimeError, match="`weight` was also used directly"):
+        step(next(Loader(aliexpress.train, 64).epoch()))
+
+
+@pytest.mark.parametrize("find", [distinct_ids, padded])
+def test_look_ups_of_one_step_read_the_same_rows(
+    aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, find: Callable[[Tensor, int], DistinctIds]
+) -> None:
+    """The batch twice, and some of its rows in another order: the gradient is that of the whole table."""
+    monkeypatch.setattr(table_module, "distinct_ids", find)
+    by_rows, whole = table_of(aliexpress), table_of(aliexpress)
+    ids = next(Loader(aliexpress.train, 40, seed=0).epoch()).ids
+    some = ids[[7, 3, 3]]
+
+    def loss(table: EmbeddingTable) -> Tensor:
+        return table(ids).square().sum() + (table(ids)[5:8] * table(some)).sum() + table(some).pow(3).sum()
+
+    with in_row_mode([by_rows]):
+        loss(by_rows).backward()
+        gathered = by_rows.gathered
+    loss(whole).backward()
+    found = torch.zeros_like(by_rows.weight)
+    gathered.put(found, gathered.rows.grad)
+    torch.testing.assert_close(found, whole.weight.grad, rtol=1e-12, atol=1e-14)
+
+
+def test_a_look_up_of_ids_that_the_first_one_did_not_have_is_refused(aliexpress: recmtl.PreparedData) -> None:
+    table = table_of(aliexpress)
+    first, second = (batch.ids for batch, _ in zip(Loader(aliexpress.train, 8, seed=0).epoch(), range(2), strict=False))
+    with in_row_mode([table]):
+        table(first)
+        with pytest.raises(RuntimeError, match="look up all ids of the batch first"):
+            table(second)
 
 
 def test_fused_kernels_unless_the_user_chose() -> None:

@@ -15,6 +15,7 @@ from recmtl.features.embedding_table import EmbeddingTable, Field
 from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
 from recmtl.features.pretrained import check_pretrained, load_vectors
 from recmtl.features.spline_embeddings import SplineEmbeddings
+from recmtl.layers.interaction import Interaction, InteractionFactory, build_interaction, interacted
 from recmtl.schema import FittedSchema, IdBlock
 
 NARROWEST, WIDEST = 4, 16  # embeddings whose width is not given
@@ -33,7 +34,8 @@ class FeatureEncoder(nn.Module):
         found: The share of the categories that have a pretrained vector, by feature.
 
     Shape:
-        - output: ``[B, W]``: the embeddings of categories, those of numbers, the missing indicators, then label rates
+        - output: ``[B, W]``: the embeddings of categories, those of numbers, the missing indicators, then label rates;
+          with an interaction, what it makes of them
 
     Args:
         schema: The fitted schema.
@@ -44,9 +46,12 @@ class FeatureEncoder(nn.Module):
             their initial values. ``None`` in place of a file loads nothing: the weights come from a checkpoint.
         freeze: Whether features with pretrained vectors are not trained.
         numeric: Builds the embedding of the numeric features.
+        interaction: Builds the block that combines the features, from the width of the encoded row, such as
+            `CrossLayers`; ``None`` for none.
 
     Raises:
-        ValueError: `width` is below 1, or `pretrained` names a feature that cannot have vectors.
+        ValueError: `width` is below 1, `pretrained` names a feature that cannot have vectors, or `interaction` builds
+            no module of that width with `out_features`.
         DataError: A file cannot be read, its vectors have another width, or no category has a vector.
 
     Example:
@@ -66,6 +71,7 @@ class FeatureEncoder(nn.Module):
         pretrained: Mapping[str, str | Path | None] | None = None,
         freeze: bool = False,
         numeric: NumericFactory = SplineEmbeddings,
+        interaction: InteractionFactory | None = None,
     ) -> None:
         super().__init__()
         if width is not None and width < 1:
@@ -92,12 +98,17 @@ class FeatureEncoder(nn.Module):
         self._unembedded = indicators | rates  # the columns of each
         embedded = sum(w * len(blocks) for (w, _), blocks in groups.items())
         self.out_features = embedded + self.numeric.out_features + schema.numeric_columns - len(schema.numeric)
+        self.interaction: Interaction | None = None
+        if interaction is not None:
+            self.interaction = build_interaction(interaction, self.out_features)
+            self.out_features = self.interaction.out_features
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the encoded batch, ``[B, W]``."""
         numbers = batch.numeric[:, : self.numeric.features]
         unembedded = batch.numeric[:, self.numeric.features :]
-        return torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), unembedded], 1)  # [B, W]
+        x = torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), unembedded], 1)  # [B, W]
+        return x if self.interaction is None else interacted(self.interaction, x)
 
     def fields(self, batch: Batch) -> dict[str, Field]:
         """Return the embeddings of each feature by its name, before lists are pooled and all are concatenated.
@@ -116,7 +127,7 @@ class FeatureEncoder(nn.Module):
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters, those of a subclass as well, which every objective trains.
 
-        Tables and the embeddings of numbers have one part per feature.
+        Tables and the embeddings of numbers have one part per feature; those of the interaction follow.
         """
         own = (SharedTensor(parameter) for parameter in self.parameters(recurse=False))
         found = (*shared_tensors(*self.children()), *own)

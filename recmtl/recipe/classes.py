@@ -11,11 +11,12 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from recmtl import balance, features, models
+from recmtl import balance, features, layers, models
 from recmtl.balance import Balancer
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.features import NumericEmbedding
+from recmtl.layers import Interaction
 from recmtl.models import RankingModel
 from recmtl.recipe.option_types import alternatives, named_class, placeholder
 
@@ -23,6 +24,7 @@ CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}  # of a mapping that nam
 PLACES: dict[str, tuple[ModuleType, type]] = {
     "model": (models, RankingModel),
     "model.encoder.numeric": (features, NumericEmbedding),
+    "model.encoder.interaction": (layers, Interaction),
     "balancer": (balance, Balancer),
 }
 

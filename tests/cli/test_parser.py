@@ -115,6 +115,7 @@ def test_options_are_those_of_the_class_that_a_recipe_names(tmp_path: Path) -> N
         (["--config", "aliexpress_esmm", "--model.help"], ["usage: recmtl train --model ESMM "]),
         (["--balancer", "PCGrad", "--balancer.help"], ["usage: recmtl train --balancer PCGrad "]),
         (["--model.encoder.numeric.help", "PeriodicEmbeddings"], ["usage: recmtl train --model.encoder.numeric Per"]),
+        (["--model.encoder.interaction.help", "CrossLayers"], ["  --model.encoder.interaction.rank N"]),
         (["--trainer.optimization.optimizer.help", "SGD"], ["  --trainer.optimization.optimizer.momentum NUMBER"]),
     ],
 )

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ import recmtl
 from recmtl import balance, models
 from recmtl.balance import SharedTensor
 from recmtl.data import Batch, Loader
-from recmtl.layers import Gates, LayerStyle
+from recmtl.layers import CrossLayers, FinalMLP, GatedCrossLayers, Gates, LayerStyle, MaskNet
 from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
 
 MODELS = [
     c
@@ -106,6 +108,31 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_heads(
     assert batch.labels.isfinite().all()
     assert (batch.labels > 0).any(0).all()
     assert trained_by_several(model, batch) == said_to_be_shared(model)
+
+
+@pytest.mark.parametrize("cls", [models.SharedBottom, models.MMOE], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("interaction", [CrossLayers, GatedCrossLayers, FinalMLP, MaskNet], ids=lambda c: c.__name__)
+def test_interactions_are_shared_and_trained_before_any_trunk(
+    cls: type,
+    interaction: type,
+    style: LayerStyle,
+    aliexpress: recmtl.PreparedData,
+    batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a step that gathers rows of the tables, too, and an ensemble has one for all its members."""
+    encoder = partial(recmtl.FeatureEncoder, width=2, interaction=interaction)
+    model = built(cls, aliexpress, style=style, layers=[16], encoder=encoder)
+    assert trained_by_several(model, batch) == said_to_be_shared(model)
+    dense, before = copy.deepcopy(model), copy.deepcopy(model.encoder.interaction)
+    for most, trained in ((0, model), (10**9, dense)):
+        monkeypatch.setattr(step_module, "ROW_MODE", most)
+        trainer = recmtl.Trainer(trained, run=recmtl.RunConfig(progress=False, device="cpu"))
+        Step(trained, trainer.balancer, Optimization(), 20)(batch)
+    blocks = (before, model.encoder.interaction, dense.encoder.interaction)
+    for start, by_rows, whole in zip(*(block.parameters() for block in blocks), strict=True):
+        assert not torch.equal(start, by_rows)
+        torch.testing.assert_close(by_rows, whole)
 
 
 @each_model

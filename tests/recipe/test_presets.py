@@ -22,6 +22,7 @@ CARDS = sorted(p.stem for p in (ROOT / "data").glob("*.yaml"))
 def test_shipped_cards_and_recipes() -> None:
     assert {
         "aliexpress_aitm",
+        "aliexpress_dcn",
         "aliexpress_escm2",
         "aliexpress_esmm",
         "aliexpress_mmoe",
@@ -39,7 +40,8 @@ def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData) -> 
     config = parser.parse_path(find_recipe(name))
     assert find_card(config.data.card).is_file()
     trainer = build(parser, config, aliexpress.schema)
-    assert type(trainer.model).__name__.lower() in name.replace("_", "") or name == "demo"
+    assert type(trainer.model).__name__.lower() in name.replace("_", "") or name in ("demo", "aliexpress_dcn")
+    assert (type(trainer.model.encoder.interaction).__name__ == "CrossLayers") == name.endswith("dcn")
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("census")])
@@ -62,6 +64,7 @@ def is_model(exported: object) -> bool:
 def test_known_names() -> None:
     assert known_names("model") == sorted(name for name in models.__all__ if is_model(getattr(models, name)))
     assert "PiecewiseLinearEmbeddings" in known_names("model.encoder.numeric")
+    assert known_names("model.encoder.interaction") == ["CrossLayers", "FinalMLP", "GatedCrossLayers", "MaskNet"]
     assert {"Sum", "GradNorm", "MetaBalance", "NormalizedSplitter"} <= set(known_names("balancer"))
 
 

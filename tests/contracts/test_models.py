@@ -122,7 +122,7 @@ def test_interactions_are_shared_and_trained_before_any_trunk(
 ) -> None:
     """In a step that gathers rows of the tables, too, and an ensemble has one for all its members."""
     encoder = partial(recmtl.FeatureEncoder, width=2, interaction=interaction)
-    model = built(cls, aliexpress, style=style, layers=[16], encoder=encoder)
+    model = built(cls, aliexpress, style=style, encoder=encoder)
     assert trained_by_several(model, batch) == said_to_be_shared(model)
     dense, before = copy.deepcopy(model), copy.deepcopy(model.encoder.interaction)
     for most, trained in ((0, model), (10**9, dense)):

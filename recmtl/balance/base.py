@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.folding import folded
-from recmtl.balance.penalty import add_penalty
+from recmtl.balance.penalty import penalty_value
 from recmtl.balance.shared import (
     BackwardInputs,
     SharedTensor,
@@ -188,7 +188,8 @@ class Balancer(ScaledLosses, ABC):
             private: All other trained leaves, such as the heads' parameters. Only several processes need them, to sum
                 their gradients.
             penalty: A scalar that is minimised beside the losses, outside balancing, and scaled as they are: its
-                gradient is added as it is. It costs a backward pass; one that is not finite is left out as a loss is.
+                gradient is added as it is. It costs methods other than loss weights a backward pass. One that is not
+                finite is left out as a loss is.
 
         Raises:
             ValueError: If a loss is not a scalar, a shared tensor cannot be balanced, or the state was created for
@@ -206,9 +207,8 @@ class Balancer(ScaledLosses, ABC):
             values = values.to(torch.promote_types(values.dtype, torch.float32))
             scale = self._scale_on(values.device)
             self.losses = self.processes.sum(values if scale is None else values / scale)[0]
-            leaves = [*(shared.tensor for shared in tensors), *others]
-            self.penalty = None if penalty is None else add_penalty(penalty, leaves, self.processes, scale)
-            self._balance(BackwardInputs(ordered, self.losses, tensors, last, others))
+            self.penalty = None if penalty is None else penalty_value(penalty, self.processes, scale)
+            self._balance(BackwardInputs(ordered, self.losses, tensors, last, others, penalty))
         except BaseException:
             self.names = names  # a failed call leaves no names
             raise

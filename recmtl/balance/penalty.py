@@ -1,35 +1,38 @@
 """A penalty beside the losses, which balancing does not see."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, without_nonfinite
 from recmtl.balance.bypass import bypass_forks
 from recmtl.balance.distributed import ProcessGroup
-from recmtl.balance.shared import check_losses
+from recmtl.balance.shared import BackwardInputs, check_losses
 
 
-def add_penalty(penalty: Tensor, leaves: Sequence[Tensor], processes: ProcessGroup, scale: Tensor | None) -> Tensor:
-    """Add the gradient of a penalty to the leaves, and return its value over all processes, `[]`.
-
-    Forks let it through by the chain rule. The graph stays for the losses.
-
-    Args:
-        penalty: A scalar, of which each process has its rows' part.
-        leaves: The leaves that several processes sum.
-        processes: The processes that share the batch.
-        scale: The factor in it, `[]`; None for 1.
+def penalty_value(penalty: Tensor, processes: ProcessGroup, scale: Tensor | None) -> Tensor:
+    """Return the value of a penalty over all processes, `[]`, divided by the factor in it.
 
     Raises:
         ValueError: If it is not a scalar.
     """
     check_losses([penalty], ["penalty"])
     value = penalty.detach()
-    finite = is_finite(value)
-    kept = without_nonfinite([penalty], finite[None])[0]
-    with bypass_forks(), processes.reduce_gradients(leaves):
-        if kept.requires_grad:
-            torch.autograd.backward(kept, finite.to(kept.dtype), retain_graph=True)
     return processes.sum(value if scale is None else value / scale)[0]
+
+
+def started_penalty(penalty: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a penalty and the gradient that its backward pass starts from: 1, or 0 if it is not finite."""
+    finite = is_finite(penalty.detach())
+    return without_nonfinite([penalty], finite[None])[0], finite.to(penalty.dtype)
+
+
+def add_penalty(inputs: BackwardInputs, processes: ProcessGroup) -> None:
+    """Add the gradient of the penalty to all leaves, by a pass of its own that forks let through by the chain rule.
+
+    The graph stays for the losses.
+    """
+    assert inputs.penalty is not None
+    penalty, start = started_penalty(inputs.penalty)
+    with bypass_forks(), processes.reduce_gradients([*inputs.tensors, *inputs.private]):
+        if penalty.requires_grad:
+            torch.autograd.backward(penalty, start, retain_graph=True)

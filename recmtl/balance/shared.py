@@ -281,6 +281,7 @@ class BackwardInputs(NamedTuple):
     shared: Sequence[SharedTensor]
     last: Sequence[Tensor]
     private: Sequence[Tensor]
+    penalty: Tensor | None = None
 
     @property
     def tensors(self) -> list[Tensor]:

@@ -20,6 +20,7 @@ from recmtl.balance.backward import (
 from recmtl.balance.base import Balancer
 from recmtl.balance.bypass import forks_are_bypassed
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
+from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
 
 
@@ -115,6 +116,8 @@ class RepresentationBalancer(Balancer, ABC):
         self._forked = False
         if any(tensor.grad is not None for tensor in inputs.tensors):
             self._warn_of_divided(inputs.losses)
+        if inputs.penalty is not None:
+            add_penalty(inputs, self.processes)
         finite, losses = self._finite(values), inputs.losses
         weights = masked(self._weigh(losses, values), finite)  # [K]
         expected = self.skipped

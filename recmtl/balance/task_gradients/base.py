@@ -20,6 +20,7 @@ from recmtl.balance.backward import (
 )
 from recmtl.balance.base import Balancer
 from recmtl.balance.merging import merge_neighbours
+from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import BackwardInputs, Measured, SharedTensor, Sizes
 
 
@@ -133,6 +134,8 @@ class TaskGradientBalancer(Balancer, ABC):
         if len({id(tensor) for tensor in tensors}) != len(tensors):
             raise ValueError("`shared` must hold each tensor once")
         self._prepare(losses[0], Sizes(objectives=len(losses), parts=sum(tensor.parts for tensor in shared)))
+        if inputs.penalty is not None:
+            add_penalty(inputs, self.processes)
         finite = self._finite(inputs.values)  # [K]
         losses = without_nonfinite(losses, finite)
         with self.processes.reduce_gradients(inputs.private) as reduced:

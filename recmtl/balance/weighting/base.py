@@ -4,10 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from recmtl.balance.backward import backward_weighted, masked, without_nonfinite
 from recmtl.balance.base import Balancer
+from recmtl.balance.penalty import add_penalty, started_penalty
 from recmtl.balance.shared import BackwardInputs, Sizes
 
 
@@ -57,6 +59,11 @@ class LossWeightBalancer(Balancer, ABC):
         for tensor, gradients in known.items():
             _add_weighted_gradients(tensor, gradients, weights)
         others = [tensor for tensor in (*tensors, *inputs.private) if tensor not in known]
+        if known and inputs.penalty is not None:
+            add_penalty(inputs, self.processes)
+        elif inputs.penalty is not None:  # one pass for all
+            penalty, start = started_penalty(inputs.penalty)
+            losses, weights = [*losses, penalty], torch.cat([weights, start.to(weights.dtype)[None]])
         with self.processes.reduce_gradients(others):
             backward_weighted(losses, weights, without=list(known))
 

@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +15,8 @@ import recmtl
 from recmtl.data.synthetic.generate import synthesize
 
 torch.set_num_threads(1)  # tests run side by side, one process a core
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,8 @@ Clip = tuple[float | None, float | None]
 class Categorical:
     """A column with one category per row: text, integers or booleans.
 
-    Id 0 is "unknown" (unseen in training, or rarer than ``min_count``), id 1 is "missing".
+    Id 0 is "unknown" (unseen in training, or rarer than ``min_count``), id 1 is "missing". If no training row lacks the
+    category, a missing one is unknown, too.
 
     Args:
         name: The column, or a pattern such as ``categorical_*``.
@@ -78,7 +79,8 @@ class MultiCategorical(Categorical):
         max_length: Keep at most this many categories of a row, and no more than any training row has. A note counts the
             rows that have more.
         keep: Which ones: the ``last``, the most recent of a history, or the ``first``.
-        pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing".
+        pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing",
+            or of "unknown" if no training row is without.
     """
 
     separator: str = "|"
@@ -134,7 +136,9 @@ class Numeric:
 
 @dataclass(frozen=True)
 class Timestamp:
-    """A date or time per row, encoded as one category per calendar part; "missing" is a category of each part.
+    """A date or time per row, encoded as one category per calendar part.
+
+    "Missing" is a category of each part, "unknown" if no training row lacks the time.
 
     Times are local as written: the offset of a text (``+02:00``) is ignored, a column with a time zone is read in that
     zone, Unix time in UTC. There is no part for the year, as future years are unseen in training.
@@ -178,7 +182,7 @@ class Binned:
     """A column with one number per row, encoded as the id of its bin; each bin has an embedding.
 
     Bins hold equal shares of the training rows, as far as ties allow: equal edges are merged. A missing value is a
-    category of its own.
+    category of its own, "unknown" if no training row lacks one.
 
     Args:
         name: The column, or a pattern such as ``numerical_*``.

@@ -97,7 +97,8 @@ class FittedSchema:
         medians: The median of each numeric feature with the transform `knots`, which a missing value becomes.
         ranges: The lowest and the highest value, clipped but not transformed, of each numeric or binned feature that
             has any.
-        missing: The share of training rows that lack each numeric or binned feature.
+        missing: The share of training rows that lack each feature. Where it is 0, a missing category, bin or time is
+            encoded as "unknown" in later rows.
         constants: The ids of each block that has the same ones in every training row; it has them in all other rows,
             too, as a model learns nothing of others.
         thinning: How the training file was thinned; ``None`` if it was not.

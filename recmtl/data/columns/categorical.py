@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
-from recmtl.data.columns.variation import CONSTANT, CUT, CalendarVariation, EncodingFindings, category_variations
+from recmtl.data.columns.variation import CUT, CalendarVariation, EncodingFindings, as_trained, category_variations
 from recmtl.errors import DataError
 from recmtl.io.machine import available_memory
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
@@ -73,6 +73,11 @@ class CategoryFitter:
         """Return the vocabulary of each feature that has its own."""
         return {name: builder.vocabulary() for name, builder in self._builders.items()}
 
+    def missing(self) -> dict[str, float]:
+        """Return the share of rows that lack each feature."""
+        times = {name: calendar.missing_share for name, calendar in self._calendars.items()}
+        return {name: variation.missing_share for name, variation in self._variations.items()} | times
+
     def constants(self, fitted: FittedSchema) -> dict[str, tuple[int, ...]]:
         """Return the ids of each feature and calendar part that are the same in every training row, by block."""
         found = {name: ids for calendar in self._calendars.values() for name, ids in calendar.constants().items()}
@@ -81,7 +86,7 @@ class CategoryFitter:
             variation, block = self._variations[feature.name], blocks[feature.name]
             if variation.constant and variation.example is not None:
                 found[feature.name] = tuple(encode_feature(fitted, variation.example, feature, block)[0].tolist())
-            elif block.size == FIRST and block.length == 1 and not variation.lacking:  # no category is frequent enough
+            elif block.size == FIRST and block.length == 1 and not variation.missing:  # no category is frequent enough
                 found[feature.name] = (UNKNOWN,)
         return found
 
@@ -99,7 +104,7 @@ class CategoryFitter:
                 share = f"{builder.left_out:.0%} of the training rows"
                 yield f"{what} has categories too rare for its vocabulary in {share}, which are read as unknown"
             elif len(categories) == 1:
-                other = "or none" if variation.lacking else "or is unknown"
+                other = "or none" if variation.missing else "or is unknown"
                 yield f"{what} has one category, {str(categories[0])!r}, {other} in the training rows"
             if isinstance(feature, MultiCategorical) and self._longest[feature] == 1 and variation.varies:
                 yield f"{what} has at most one category in every training row: is {feature.separator!r} its separator?"
@@ -207,19 +212,13 @@ def merge_counts(tables: list[pa.Table]) -> pa.Table:
 def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch, findings: EncodingFindings | None = None) -> Ids:
     """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``.
 
-    Blocks that are the same in every training row are so in every row; `findings` counts the rows in which they were
-    not, and lists that are cut.
+    Ids that no training row has are replaced as in `as_trained`; `findings` counts such rows, and lists that are cut.
     """
     ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
         columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
         ids[:, columns] = encode_feature(fitted, batch.column(feature.name), feature, first, findings)
-    for block in fitted.id_blocks:
-        if block.name in fitted.constants:
-            found, constant = ids[:, block.start : block.start + block.length], fitted.constants[block.name]
-            if findings:
-                findings.add(block.name, CONSTANT, (found != constant).any(axis=1))
-            found[:] = constant
+    as_trained(ids, fitted, findings)
     return ids
 
 

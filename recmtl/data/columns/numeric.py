@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.values import Codes, Floats, as_numbers, stable_hash
-from recmtl.data.columns.variation import CONSTANT, LACKING, EncodingFindings
+from recmtl.data.columns.variation import CONSTANT, EncodingFindings
 from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
@@ -295,8 +295,6 @@ def encode_bins(
 ) -> Codes:
     """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin."""
     values = clipped(column, feature, fitted.schema.decimal)
-    if findings and fitted.missing[feature.name] == 0 and feature.name not in fitted.constants:
-        findings.add(feature.name, LACKING, np.isnan(values))
     if findings and feature.name not in fitted.constants:
         findings.add_range(feature.name, values)
     elif findings and feature.name in fitted.ranges:  # the only bin holds other values, too

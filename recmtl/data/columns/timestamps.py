@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.values import as_text
+from recmtl.data.columns.values import Codes, as_text
 from recmtl.errors import BadValueError
 from recmtl.schema import Timestamp
 from recmtl.schema.date_text import digits_of, formats_of, parse_dates
@@ -43,17 +43,14 @@ def calendar_ids(array: pa.Array, feature: Timestamp) -> npt.NDArray[np.int32]:
 
 def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
     """Return a column as timestamps, null where it is missing; a value that is no date raises `BadValueError`."""
-    if pa.types.is_dictionary(array.type) and pa.types.is_temporal(array.type.value_type):
-        array = array.dictionary_decode()
+    array = _decoded(array)
     if pa.types.is_timestamp(array.type):
         return array
     if pa.types.is_date(array.type):
         return array.cast(pa.timestamp("ms"))
     if pa.types.is_nested(array.type):
         raise BadValueError(0, feature.name, array[0].as_py() if len(array) else None, _expected(feature, None))
-    values, codes = as_text(array, feature.name)
-    if feature.format in UNIX_UNITS or digits_of(feature.format):
-        values = pc.if_else(pc.is_in(values, pa.array([*map(str, NO_TIME), *MISSING_NUMBERS])), None, values)
+    values, codes = _as_text(array, feature)
     unit = UNIX_UNITS.get(feature.format or "")
     parsed = _parse_unix_times(values, unit) if unit else parse_dates(values, feature.format)
     bad = pc.and_(parsed.is_null(), values.is_valid()).to_numpy(zero_copy_only=False)
@@ -63,6 +60,28 @@ def as_times(array: pa.Array, feature: Timestamp) -> pa.TimestampArray:
         value = values[codes[row]].as_py()
         raise BadValueError(row, feature.name, value, _expected(feature, value), rows)
     return parsed.take(pa.array(np.maximum(codes, 0), mask=codes < 0))
+
+
+def missing_times(array: pa.Array, feature: Timestamp) -> int:
+    """Return in how many rows of a column there is no date or time; text is not parsed."""
+    array = _decoded(array)
+    if pa.types.is_temporal(array.type):
+        return int(array.null_count)
+    values, codes = _as_text(array, feature)
+    return int(np.append(values.is_null().to_numpy(zero_copy_only=False), True)[codes].sum())
+
+
+def _decoded(array: pa.Array) -> pa.Array:
+    encoded = pa.types.is_dictionary(array.type) and pa.types.is_temporal(array.type.value_type)
+    return array.dictionary_decode() if encoded else array
+
+
+def _as_text(array: pa.Array, feature: Timestamp) -> tuple[pa.StringArray, Codes]:
+    """Return the distinct values of a column as text, null where they stand for no time, and the code of each row."""
+    values, codes = as_text(array, feature.name, ids=False)
+    if feature.format in UNIX_UNITS or digits_of(feature.format):
+        values = pc.if_else(pc.is_in(values, pa.array([*map(str, NO_TIME), *MISSING_NUMBERS])), None, values)
+    return values, codes
 
 
 def _expected(feature: Timestamp, value: str | None) -> str:

@@ -29,13 +29,13 @@ Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
-def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
+def as_text(array: pa.Array, column: str, ids: bool = True) -> tuple[pa.StringArray, Codes]:
     """Return the distinct values of a column as text, and the position of each row's value ``[rows]`` (-1: missing).
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells
     one of these (``3.0``, ``True``) alike: a category has the same text whatever the source. It may appear twice among
     the values; missing ones are null. The source has read words for a missing value as null. Whole floats that stand
-    for several integers, as ids beyond 2⁵³ do, raise `BadValueError`.
+    for several integers, as ids beyond 2⁵³ do, raise `BadValueError`, unless the values are no ids.
     """
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
@@ -44,7 +44,8 @@ def as_text(array: pa.Array, column: str) -> tuple[pa.StringArray, Codes]:
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
     codes = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)  # indices may be unsigned
-    rounded = np.append(rounded_ids(encoded.dictionary).to_numpy(zero_copy_only=False), False)[codes]
+    inexact = rounded_ids(encoded.dictionary).to_numpy(zero_copy_only=False) & ids
+    rounded = np.append(inexact, False)[codes]
     if rounded.any():
         row = int(rounded.argmax())
         raise BadValueError(row, column, encoded.dictionary[codes[row]].as_py(), ROUNDED, rounded)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import groupby
+from operator import attrgetter
 from threading import Lock
 
 import numpy as np
@@ -11,9 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.timestamps import calendar_ids
+from recmtl.data.columns.timestamps import calendar_ids, missing_times
 from recmtl.data.columns.values import Codes, Floats, stable_hash
-from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
+from recmtl.schema import Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.fitted import MISSING, UNKNOWN
 
 CUT, CONSTANT, LACKING = "cut", "constant", "lacking"  # what encoding does to rows: see `EncodingFindings`
 PRESENT, BEYOND = "present", "beyond"  # rows with a number, and those where training had none so low or high
@@ -23,19 +26,31 @@ FEW_BEYOND = 3  # rows say nothing; nor do so few distinct values, as rows of on
 MOST_BEYOND = 0.5  # unless more rows than this share have them
 
 
-class CategoryVariation:
+class MissingRows:
+    """The rows of a feature, and those that lack it."""
+
+    def __init__(self) -> None:
+        self.rows = self.missing = 0
+
+    @property
+    def missing_share(self) -> float:
+        """The share of the rows that lack the feature."""
+        return self.missing / max(self.rows, 1)
+
+
+class CategoryVariation(MissingRows):
     """Whether the categories of one feature differ between training rows, batch by batch.
 
     Attributes:
         varies: Whether two rows differ. With `hash_buckets` categories of one bucket are the same.
-        lacking: Whether a row has no category.
         example: The first row ``[1]``; ``None`` before it.
     """
 
     def __init__(self, buckets: int | None) -> None:
+        super().__init__()
         self._buckets = buckets
         self._first: tuple[object, ...] = ()
-        self.varies = self.lacking = False
+        self.varies = False
         self.example: pa.Array | None = None
 
     @property
@@ -43,11 +58,12 @@ class CategoryVariation:
         """In which way all rows are the same; ``None`` if they are not, or there are none."""
         if self.varies or self.example is None:
             return None
-        return "missing in every training row" if self.lacking else "constant in the training rows"
+        return "missing in every training row" if self.missing else "constant in the training rows"
 
     def add(self, column: pa.Array, values: pa.StringArray, codes: Codes, lengths: Codes | None = None) -> None:
         """Add a batch: its column, distinct values, and the code of each element; for lists the lengths of the rows."""
-        self.lacking |= bool((codes < 0).any() if lengths is None else (lengths == 0).any())
+        self.rows += len(column)
+        self.missing += int((codes < 0).sum() if lengths is None else (lengths == 0).sum())
         if self.varies or not len(column):
             return
         width = 1 if lengths is None else int(lengths[0])
@@ -62,7 +78,8 @@ class CategoryVariation:
 
     def add_integers(self, column: pa.Int64Array) -> None:
         """Add a batch of integers."""
-        self.lacking |= column.null_count > 0
+        self.rows += len(column)
+        self.missing += column.null_count
         if self.varies or not len(column):
             return
         first = (None if column[0].as_py() is None else str(column[0]),)
@@ -89,16 +106,19 @@ class CategoryVariation:
         return tuple(found)
 
 
-class CalendarVariation:
+class CalendarVariation(MissingRows):
     """The calendar parts of one timestamp that are the same in every training row, batch by batch."""
 
     def __init__(self, feature: Timestamp) -> None:
+        super().__init__()
         self._feature = feature
         self._first: Codes | None = None
         self._same = np.ones(len(feature.parts), np.bool_)
 
     def add(self, column: pa.Array) -> None:
-        """Add a batch, unless all parts vary already."""
+        """Add a batch; its parts are only compared until all of them vary."""
+        self.rows += len(column)
+        self.missing += missing_times(column, self._feature)
         if not len(column) or not self._same.any():
             return
         ids = calendar_ids(column, self._feature)  # [rows, parts]
@@ -116,6 +136,29 @@ class CalendarVariation:
 def category_variations(owners: Mapping[Categorical, Categorical]) -> dict[str, CategoryVariation]:
     """Return the variation of each categorical feature, given the feature whose vocabulary each one uses."""
     return {feature.name: CategoryVariation(owner.hash_buckets) for feature, owner in owners.items()}
+
+
+def as_trained(ids: npt.NDArray[np.int32], fitted: FittedSchema, findings: EncodingFindings | None) -> None:
+    """Replace ids ``[rows, id columns]`` of which a model learns nothing, as no training row has them.
+
+    A block that is the same in every training row is so in all. "Missing" becomes "unknown" in a feature that no
+    training row lacks, as its embedding would stay what it is drawn as. `findings` counts the rows.
+    """
+    for feature, blocks in groupby(fitted.id_blocks, attrgetter("feature")):
+        varying = []
+        for block in blocks:
+            found = ids[:, block.start : block.start + block.length]
+            if block.name not in fitted.constants:
+                varying.append(found)
+                continue
+            if findings:
+                findings.add(block.name, CONSTANT, (found != fitted.constants[block.name]).any(axis=1))
+            found[:] = fitted.constants[block.name]
+        if varying and fitted.missing[feature.name] == 0:
+            if findings:
+                findings.add(feature.name, LACKING, varying[0][:, 0] == MISSING)
+            for found in varying:
+                found[found == MISSING] = UNKNOWN
 
 
 class EncodingFindings:
@@ -193,7 +236,7 @@ class EncodingFindings:
                 yield f"{column} is the same in every training row, and is read as that: in {rows} it differs"
             elif what == LACKING:
                 read = "its median" if isinstance(feature, Numeric) and feature.transform == "knots" else "its mean"
-                read = "a category that training never saw" if isinstance(feature, Binned) else f"{read} there"
-                yield f"{column} has a value in every training row, but none in {rows}: it is read as {read}"
+                read = read if isinstance(feature, Numeric) else "an unknown category"
+                yield f"{column} has a value in every training row, but none in {rows}: it is read as {read} there"
             elif what == BEYOND:
                 yield from self._beyond_note(name)

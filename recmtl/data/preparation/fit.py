@@ -65,7 +65,7 @@ class Fitter:
             quantiles=self._numeric.quantiles(),
             medians=self._numeric.medians(),
             ranges=self._numeric.ranges(),
-            missing=self._numeric.missing(),
+            missing=self._numeric.missing() | self._categories.missing(),
             integer_keys=frozenset(key for key, integer in self._integer_keys.items() if integer),
             rates={key: sums.rate for key, sums in self._rates.items()},
             thinning=self._thinning,

@@ -179,7 +179,7 @@ class RawTally(SplitTally):
         else:
             if isinstance(feature, Timestamp):
                 as_times(column, feature)  # raises an error for a value that is not a date
-            values, codes = as_text(column, feature.name)
+            values, codes = as_text(column, feature.name, ids=not isinstance(feature, Timestamp))
             tally.add(values, codes, len(codes), int((codes < 0).sum()))
         return values.take(pa.array(codes, mask=codes < 0))
 

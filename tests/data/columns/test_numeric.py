@@ -317,7 +317,7 @@ class TestBinned:
         assert np.bincount(ids).tolist() == [0, 0, 25, 25, 25, 25]
 
     def test_values_outside_the_training_range_and_missing_ones(self):
-        fitted, _ = fit(Binned("x", bins=2), [1.0, 2.0, 3.0, 4.0])
+        fitted, _ = fit(Binned("x", bins=2), [1.0, 2.0, 3.0, 4.0, None])
         ids = encode(fitted, [-1e9, 2.0, 2.1, 1e9, None], IDS)[:, 0]
         assert ids.tolist() == [FIRST, FIRST, FIRST + 1, FIRST + 1, MISSING]
 

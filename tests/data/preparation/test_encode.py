@@ -39,10 +39,6 @@ class TestCategorical:
         expected = [FIRST, FIRST + 1, UNKNOWN, UNKNOWN, UNKNOWN, MISSING, MISSING, MISSING]
         assert ids[:, 0].tolist() == expected
 
-    def test_missing_is_its_own_category_even_if_training_had_none(self):
-        fitted = fit(Schema([Categorical("c")], TASKS), c=["a", "b"])
-        assert encode(fitted, {"c": pa.nulls(2)}, IDS).tolist() == [[MISSING], [MISSING]]
-
     @pytest.mark.parametrize("kind", ["csv", "parquet", "frame", "object", "text", "category"])
     def test_large_ids_stay_distinct_end_to_end(self, tmp_path, kind):
         frame = pd.DataFrame({"c": LARGE * 2, "y": [0, 1] * len(LARGE)})
@@ -78,7 +74,7 @@ class TestCategorical:
         assert encode(fitted, frame.astype({"c": "Int64", "b": str}), IDS).tolist() == expected
 
     def test_hash_buckets(self):
-        fitted = fit(Schema([Categorical("c", hash_buckets=100)], TASKS), c=["a", "b"])
+        fitted = fit(Schema([Categorical("c", hash_buckets=100)], TASKS), c=["a", "b", None])
         values = [f"v{i}" for i in range(50)]
         ids = encode(fitted, {"c": [*values, None, ""]}, IDS)[:, 0]
         buckets = (stable_hash(pa.array(values)) % np.uint64(100)).astype(int)
@@ -94,7 +90,7 @@ class TestCategorical:
 
 class TestMulti:
     def test_lists(self):
-        fitted = fit(Schema([MultiCategorical("m", max_length=3)], TASKS), m=["a|b|c|d", "a", "b|a"])
+        fitted = fit(Schema([MultiCategorical("m", max_length=3)], TASKS), m=["a|b|c|d", "a", "b|a", None])
         a, b, _ = (fitted.vocabularies["m"].to_pylist().index(v) + FIRST for v in "abc")
         data = [["c", "new", "a", "b"], ["b"], [], None, ["a", None], [" b ", "a"]]
         expected = [
@@ -155,7 +151,7 @@ class TestMulti:
             fit(Schema([MultiCategorical("m")], TASKS), m=["a|b", value])
 
     def test_hashed(self):
-        fitted = fit(Schema([MultiCategorical("m", hash_buckets=9)], TASKS), m=["a|b", "c"])
+        fitted = fit(Schema([MultiCategorical("m", hash_buckets=9)], TASKS), m=["a|b", "c", None])
         ids = encode(fitted, {"m": ["b|a", None]}, IDS)
         a, b = ((stable_hash(pa.array(["a", "b"])) % np.uint64(9)).astype(int) + FIRST).tolist()
         assert ids.tolist() == [[b, a], [MISSING, PADDING]]
@@ -198,7 +194,7 @@ class TestRoles:
         np.testing.assert_array_equal(rows.weight, [1.0, 1.0])
         assert rows.keys.to_pydict() == {"c": ["new", None]}
         ids = encode(fitted, {"x": [None, 1.0], "c": ["new", None]}, IDS)
-        assert ids.tolist() == [[UNKNOWN], [MISSING]]
+        assert ids.tolist() == [[UNKNOWN], [UNKNOWN]]
         assert rows.packed().shape == (2, sum(rows.widths.values()))
 
     def test_present_labels_weights_and_keys_are_used(self):

@@ -14,7 +14,7 @@ from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources import open as sources
 from recmtl.data.store.format import IDS
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
-from recmtl.schema.fitted import MISSING, UNKNOWN
+from recmtl.schema.fitted import UNKNOWN
 
 SCHEMA = Schema(
     [Categorical("c"), MultiCategorical("m"), Numeric("x*")],
@@ -127,7 +127,7 @@ class TestLeaks:
         assert data.schema.rates["y", None] == (2, 0.5)
         assert len(data.train) == 2
         for split in (data.valid, data.test):
-            assert split.packed()[:, 0].tolist() == [UNKNOWN, 2, MISSING]
+            assert split.packed()[:, 0].tolist() == [UNKNOWN, 2, UNKNOWN]
 
     def test_fitting_ignores_held_out_rows(self):
         data = frame()

@@ -26,8 +26,8 @@ CASES: dict[str, tuple[Feature, list[object], list[object], set[int]]] = {
     "booleans": (Categorical("c"), [True, True, False, True], [False, False, False], {3}),
     "rare": (Categorical("c", min_count=2), ["a", "a", "b", "c"], ["a", "b", "b"], {0, 2}),
     "cut off": (Categorical("c", max_vocabulary=1), ["a", "a", "b", "c"], ["a", "c", "c"], {0, 2}),
-    "hashed": (Categorical("c", hash_buckets=1000), ["a", "a", "b", "c"], ["item", "true", None], {1, 422, 765}),
-    "separator": (MultiCategorical("c", separator=";"), ["a;b", "b", "c", "b"], ["b;c", "", "new"], {0, 1, 2, 4}),
+    "hashed": (Categorical("c", hash_buckets=1000), ["a", "a", "b", None], ["item", "true", None], {1, 422, 765}),
+    "separator": (MultiCategorical("c", separator=";"), ["a;b", "b", "c", ""], ["b;c", "", "new"], {0, 1, 2, 4}),
     "lists": (MultiCategorical("c"), [["a", "b"], ["b"], [], None], [["b"], ["b", "a"], None], {1, 2, 3}),
     "numbered lists": (MultiCategorical("c"), [[7, 8], [8], [], None], [[8], [8, 9], [8]], {0, 2}),
     "dates": (
@@ -38,7 +38,7 @@ CASES: dict[str, tuple[Feature, list[object], list[object], set[int]]] = {
     ),
     "times": (
         Timestamp("c", parts=("hour",)),
-        [dt.datetime(2024, 1, 1, hour) for hour in range(4)],
+        [*(dt.datetime(2024, 1, 1, hour) for hour in range(4)), None],
         [dt.datetime(2024, 1, 1, 23, 59), None, dt.datetime(2024, 1, 1, 0, 1)],
         {1, 2, 25},
     ),

@@ -18,7 +18,8 @@ BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case
 NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity)$"
 INTEGER, EXACT = r"^[+-]?[0-9]+$", 2.0**53
 LEADING_ZERO = r"^[+-]?0[0-9]+$"  # of an id rather than of a number
-SEPARATED = r"^[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?$|^[+-]?[0-9]+,[0-9]+$"  # 1,234 or 1,5
+# 1,234 or 1,5; 1.5 where the decimal mark is the comma
+SEPARATED = r"^[+-]?[0-9]{1,3}([,.' ][0-9]{3})+([.,][0-9]+)?$|^[+-]?[0-9]+[.,][0-9]+([eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import numpy as np
@@ -22,20 +23,25 @@ BEFORE, AFTER = r"[^0-9()+-]{0,8}?", r"(?:[^0-9\s()+,.:;|_#-][^()]{0,20})?"
 AMOUNT = r"[0-9]{1,3}(?:[,.' ][0-9]{3})+(?:[.,][0-9]+)?|[0-9]+(?:[.,][0-9]+)?|\.[0-9]+"
 WITH_UNIT = rf"^[+-]?\s*(?P<before>{BEFORE})\s*[+-]?(?P<number>{AMOUNT})\s*(?P<after>{AFTER})$"
 PERHAPS = rf"^[+-]?\(?\s*[+-]?\s*{BEFORE}\s*[+-]?(?:{AMOUNT})\s*{AFTER}\s*\)?$"  # quicker
-DECIMAL_COMMA, WITH_POINT = r"^[+-]?[0-9]+,[0-9]+$", r"^[+-]?[0-9]*\.[0-9]*$"
+WITH_MARK = r"^[+-]?[0-9]*{}[0-9]*([eE][+-]?[0-9]+)?$"  # a number with one decimal mark
+MARK_NAMES = {",": "comma", ".": "point"}
 OF_NAMES = r"[\pL#_/:@№]"  # in a prefix of whole numbers: `user_17`, `#5`
 
 
 def separated_numbers(c: ColumnValues) -> Reading | None:
-    """Ask about text that is nearly always a number with a decimal comma or with separators of thousands."""
+    """Ask about text that is nearly always a number with another decimal mark or with separators of thousands."""
     separated = separated_words(c) if c.is_text else []
     if c.rows == 1 or not len(separated):
         return None
     if c.count(pa.concat_arrays([separated, c.number_words])) < NEARLY * written_rows(c):
         return None
-    what = f"numbers with a decimal comma or separators of thousands, such as {str(separated[0])!r}"
-    comma = pc.all(pc.match_substring_regex(separated, DECIMAL_COMMA)).as_py() and not c.count(c.matching(WITH_POINT))
-    said = "`--decimal ,` (in Python `decimal=','`) if the comma is the decimal mark, " * comma
+    other = "," if c.decimal == "." else "."
+    what = f"numbers with a decimal {MARK_NAMES[other]} or separators of thousands, such as {str(separated[0])!r}"
+    own, swapped = (WITH_MARK.format(re.escape(mark)) for mark in (c.decimal, other))
+    alone = pc.all(pc.match_substring_regex(separated, swapped)).as_py() and not c.count(c.matching(own))
+    said = (
+        f"`--decimal {other}` (in Python `decimal='{other}'`) if the {MARK_NAMES[other]} is the decimal mark, " * alone
+    )
     return ask(c, what, f"{said}or write them like {'1234,5' if c.decimal == ',' else '1234.5'}")
 
 
@@ -45,7 +51,7 @@ def written_rows(c: ColumnValues) -> int:
 
 
 def separated_words(c: ColumnValues) -> pa.Array:
-    """Return the values of a text column that are numbers with a decimal comma or with separators of thousands."""
+    """Return the values of a text column that are numbers with another decimal mark or separators of thousands."""
     return c.other_words.filter(pc.match_substring_regex(c.other_words, SEPARATED))
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recmtl.data import prepare
 from recmtl.errors import DataError
 from recmtl.schema import Binned, Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
 from recmtl.schema.column_values import ColumnValues
@@ -290,6 +291,29 @@ def test_text_that_is_nearly_always_a_number_is_a_question(values: list[str], wo
         Schema.infer(frame, ["y"])
     assert all(word in str(error.value) for word in [*words, "`--kind x=categorical`", "kinds={'x': 'drop'}"])
     assert Schema.infer(frame, ["y"], kinds={"x": "categorical"}).features == (CATEGORY,)
+
+
+@pytest.mark.parametrize("decimal", [".", ","])
+@pytest.mark.parametrize("written", ["{:.2f}", "{:.3f}", "{:.2e}"])
+def test_numbers_with_the_other_decimal_mark_are_a_question_and_an_error_that_name_the_option(
+    decimal: str, written: str
+) -> None:
+    other, name = {".": (",", "comma"), ",": (".", "point")}[decimal]
+    frame = pd.DataFrame(
+        {"x": [written.format(n / 100 - 1.41).replace(".", other) for n in range(99)], "y": [0, 1, 1] * 33}
+    )
+    assert Schema.infer(frame, ["y"], decimal=other).features == (NUMBER,)
+    with pytest.raises(SchemaError) as asked:
+        Schema.infer(frame, ["y"], decimal=decimal)
+    assert f"numbers with a decimal {name} or separators" in str(asked.value)
+    assert f"`--decimal {other}` (in Python `decimal='{other}'`) if the {name} is" in str(asked.value)
+    with pytest.raises(DataError) as refused:
+        prepare(Schema([NUMBER], [Task("y", "y")], decimal=decimal), frame, holdout=0)
+    thousands = "" if "e" in written else "write it without separators of thousands, or "
+    assert str(refused.value) == (
+        f"the train frame, row 1, column 'x': {frame['x'][0]!r} is not a number: {thousands}say `--decimal {other}` "
+        f"(on a card `decimal: '{other}'`) if the {name} is the decimal mark"
+    )
 
 
 @pytest.mark.parametrize(

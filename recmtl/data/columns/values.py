@@ -20,6 +20,7 @@ from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, ROUNDED, rounded_i
 SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
+DECIMAL_NUMBER = r"[+-]?([0-9]+{0}[0-9]*|{0}[0-9]+)([eE][+-]?[0-9]+)?"  # with a decimal mark in place of {0}
 SEPARATED_NUMBER = re.compile(r"[+-]?[0-9]+([,.' \u00a0\u202f][0-9]+)+")
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
 FINITE = "a finite number"
@@ -198,11 +199,12 @@ def _parse_numbers(array: pa.Array, column: str, decimal: str) -> Floats:
 
 
 def _expected_number(text: str, decimal: str) -> str:
-    """Return what was expected in place of text that is no number; it may have separators."""
-    if SEPARATED_NUMBER.fullmatch(text.strip()) is None:
-        return "a number"
-    mark = "" if decimal == "," else ", or set `decimal: ','` if the comma is the decimal mark"
-    return f"a number: write it without separators of thousands{mark}"
+    """Return what was expected in place of text that is no number; it may have separators, or another decimal mark."""
+    text, (other, name) = text.strip(), (",", "comma") if decimal == "." else (".", "point")
+    ways = ["write it without separators of thousands"] if SEPARATED_NUMBER.fullmatch(text) else []
+    if re.fullmatch(DECIMAL_NUMBER.format(re.escape(other)), text):
+        ways.append(f"say `--decimal {other}` (on a card `decimal: '{other}'`) if the {name} is the decimal mark")
+    return ": ".join(["a number", *filter(None, [", or ".join(ways)])])
 
 
 def cast_integer_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -25,6 +25,7 @@ def describe_command(
     label: Sequence[str] | None = None,
     group: str | None = None,
     weight: str | None = None,
+    domain: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
     date_format: Sequence[str] | None = None,
@@ -43,6 +44,7 @@ def describe_command(
         label: A label column, or `TASK=COLUMN`, if there is no card; may be repeated.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
+        domain: Without a card, the column that says which domain a row belongs to.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
@@ -53,7 +55,9 @@ def describe_command(
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
-    roles = {name: value for name, value in {"group": group, "weight": weight}.items() if value} | dict(text)
+    roles = {
+        name: value for name, value in {"group": group, "weight": weight, "domain": domain}.items() if value
+    } | dict(text)
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     formats = parse_date_formats(date_format or ())
     of_columns = {"drop": left_out, "kinds": kinds, "date_formats": formats}

@@ -49,7 +49,7 @@ VALUES = {
     "run": "DIR",
     "separator": "CHARACTER",
     **dict.fromkeys(("train", "valid", "test", "rows"), "FILE"),
-    **dict.fromkeys(("label", "labels", "drop", "weight", "negative_label", "negative_labels"), "COLUMN"),
+    **dict.fromkeys(("label", "labels", "drop", "weight", "domain", "negative_label", "negative_labels"), "COLUMN"),
 }
 PRINT_CONFIG = "Print the complete recipe that the options make, and exit."
 OF_PARSER = ("{", "[ITEM", "\b")  # the beginnings of the placeholders that the option parser sets

@@ -34,6 +34,7 @@ def prepare_command(
     label: Sequence[str] | None = None,
     group: str | None = None,
     weight: str | None = None,
+    domain: str | None = None,
     drop: Sequence[str] | None = None,
     kind: Sequence[str] | None = None,
     date_format: Sequence[str] | None = None,
@@ -57,6 +58,7 @@ def prepare_command(
         label: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
+        domain: Without a card, the column that says which domain a row belongs to.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kind: Without a card, what a column is that is inferred as something else, such as `zip=categorical`; may be
             repeated.
@@ -77,7 +79,7 @@ def prepare_command(
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
     said = {**said, "date_formats": parse_date_formats(date_format or ())}
-    options = DataOptions(card, train, labels=labels, group=group, weight=weight, **said)
+    options = DataOptions(card, train, labels=labels, group=group, weight=weight, domain=domain, **said)
     with RowCounter() as counter, ExitStack() as stack:
         given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
         if raw and country:

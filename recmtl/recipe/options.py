@@ -45,6 +45,8 @@ class DataOptions:
         labels: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows: a search, a session, a user.
         weight: Without a card, a column with a weight per row.
+        domain: Without a card, the column that says which domain a row belongs to: a country, a market. It is a
+            categorical feature as well.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
             `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
@@ -74,6 +76,7 @@ class DataOptions:
     labels: list[str] = field(default_factory=list)
     group: str | None = None
     weight: str | None = None
+    domain: str | None = None
     drop: list[str] = field(default_factory=list)
     kinds: dict[str, ColumnKind] = field(default_factory=dict)
     date_formats: dict[str, str] = field(default_factory=dict)
@@ -97,7 +100,7 @@ class DataOptions:
     @property
     def inferred(self) -> dict[str, Any]:
         """The options that stand in for a card, as far as they are given."""
-        named = ("labels", "group", "weight", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
+        named = ("labels", "group", "weight", "domain", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
         return {name: value for name in named if (value := getattr(self, name))}
 
 

@@ -86,7 +86,9 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
             f"`{card_option}`, a YAML file or a shipped name"
         )
-    roles = {name: value for name, value in options.inferred.items() if name in ("group", "weight", *TEXT_OPTIONS)}
+    roles = {
+        name: value for name, value in options.inferred.items() if name in ("group", "weight", "domain", *TEXT_OPTIONS)
+    }
     said = (options.kinds, options.drop, roles, options.bad_rows, options.date_formats)
     columns = infer_columns(train, options.labels, *said)
     schema = Schema(columns.features, columns.tasks, **roles)
@@ -97,7 +99,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
 def describe_command_of(options: DataOptions, train: str) -> str:
     """Return the `describe` command that reads the columns of the training rows as these options do."""
     said = [("label", label) for label in options.labels]
-    said += [(name, value) for name, value in (("group", options.group), ("weight", options.weight)) if value]
+    said += [(name, value) for name in ("group", "weight", "domain") if (value := getattr(options, name))]
     said += [("drop", name) for name in options.drop] + [("null", word) for word in options.nulls]
     marks = {name: getattr(options, name) for name in ("separator", "decimal", "escape")}
     said += [(name, value) for name, value in marks.items() if value]

@@ -18,6 +18,7 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--label": "--data.labels",
     "--group": "--data.group",
     "--weight": "--data.weight",
+    "--domain": "--data.domain",
     "--drop": "--data.drop",
     "--kind": "--data.kinds",
     "--date_format": "--data.date_formats",

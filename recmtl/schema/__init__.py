@@ -2,7 +2,7 @@
 
 from recmtl.errors import SchemaError
 from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
-from recmtl.schema.fitted import FittedSchema, IdBlock, LabelCounts, LabelRate, Moments
+from recmtl.schema.fitted import DomainColumn, FittedSchema, IdBlock, LabelCounts, LabelRate, Moments
 from recmtl.schema.schema import Schema
 from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.tasks import Funnel, Task
@@ -12,6 +12,7 @@ __all__ = [
     "SAMPLING_WEIGHT",
     "Binned",
     "Categorical",
+    "DomainColumn",
     "Feature",
     "FittedSchema",
     "Funnel",

@@ -218,8 +218,7 @@ def check_sharing(features: Sequence[Feature]) -> None:
     """Check that each `share_with` names a categorical feature with a vocabulary of its own."""
     for feature in (f for f in features if isinstance(f, Categorical) and f.share_with):
         wanted = str(feature.share_with)
-        owner = next((f for f in features if f.name == wanted), None)
-        owner = owner or next((f for f in features if fnmatch.fnmatchcase(wanted, f.name)), None)
+        owner = named_feature(features, wanted)
         if not isinstance(owner, Categorical):
             reason = "is not categorical" if owner else "is not a feature"
             raise SchemaError(f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which {reason}")
@@ -235,3 +234,28 @@ def check_label_rates(features: Sequence[Feature], tasks: Sequence[Task]) -> Non
     rated = next((f.name for f in features if isinstance(f, Categorical) and f.label_rates), None)
     if rated is not None and not any(task.kind == "binary" for task in tasks):
         raise SchemaError(f"feature {rated!r} has `label_rates`, which need a binary task: leave it out")
+
+
+def check_domain(features: Sequence[Feature], domain: str | None) -> None:
+    """Check that a schema's `domain` names a feature with one category per row and a vocabulary."""
+    if domain is None:
+        return
+    feature = named_feature(features, domain)
+    owner = named_feature(features, feature.share_with or domain) if isinstance(feature, Categorical) else None
+    reason = None
+    if feature is None:
+        reason = "is not a feature"
+    elif not isinstance(feature, Categorical):
+        reason = f"is {KIND_NAMES[type(feature)]}"
+    elif isinstance(feature, MultiCategorical):
+        reason = "has several categories per row"
+    elif isinstance(owner, Categorical) and owner.hash_buckets:
+        reason = "has hash buckets instead of a vocabulary"
+    if reason:
+        raise SchemaError(f"the domain must be a categorical feature with a vocabulary, but {domain!r} {reason}")
+
+
+def named_feature(features: Sequence[Feature], name: str) -> Feature | None:
+    """Return the feature of a name, or else the first whose pattern matches it."""
+    exact = next((f for f in features if f.name == name), None)
+    return exact or next((f for f in features if fnmatch.fnmatchcase(name, f.name)), None)

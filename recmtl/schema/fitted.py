@@ -18,6 +18,7 @@ from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 from recmtl.schema.thinning import Thinning
 
+OTHER_DOMAINS = "other"
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
 DIGEST_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 
@@ -75,6 +76,28 @@ class IdBlock(NamedTuple):
         """The feature and part whose embeddings the block uses; blocks with equal owners share them."""
         shared = self.feature.share_with if isinstance(self.feature, Categorical) else None
         return shared or self.feature.name, self.part
+
+
+class DomainColumn(NamedTuple):
+    """The feature that says which domain a row belongs to.
+
+    The domains 0 to D - 1 are those of the training rows; D are all others, and rows without one.
+
+    Args:
+        block: Its column in the matrix of ids, where domain d has the id `FIRST` + d.
+        categories: The domains 0 to D - 1, the most frequent first.
+    """
+
+    block: IdBlock
+    categories: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the domains 0 to D; the last is ``other``, with underscores if a category has that name."""
+        other = OTHER_DOMAINS
+        while other in self.categories:
+            other += "_"
+        return (*self.categories, other)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,6 +179,14 @@ class FittedSchema:
     def id_columns(self) -> int:
         """The number of columns of the matrix of ids."""
         return sum(block.length for block in self.id_blocks)
+
+    @cached_property
+    def domain(self) -> DomainColumn | None:
+        """The domain of the rows; ``None`` if the schema names none."""
+        found = next((block for block in self.id_blocks if block.name == self.schema.domain), None)
+        if found is None:
+            return None
+        return DomainColumn(found, tuple(self.vocabularies[found.owner[0]].to_pylist()))
 
     @cached_property
     def numeric(self) -> tuple[Numeric, ...]:

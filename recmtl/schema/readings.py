@@ -109,8 +109,13 @@ def infer_columns(
     named = {name for name in used if name is not None}
     for name in named:
         check_column(sample, name)
+    domain = roles.get("domain")
+    if domain is not None:
+        check_column(sample, domain)
     labels = {name for task in found for name in (task.label, task.given)}
     kinds = {**dict.fromkeys(date_formats or {}, "timestamp"), **(kinds or {})}
+    if domain is not None:
+        kinds = {domain: "categorical", **kinds}
     carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
     also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - {roles.get("weight")}
     readings = read_columns(sample, named - also, kinds, drop, date_formats or {})

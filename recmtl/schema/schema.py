@@ -27,6 +27,7 @@ from recmtl.schema.features import (
     Categorical,
     Feature,
     Numeric,
+    check_domain,
     check_label_rates,
     check_sharing,
 )
@@ -38,7 +39,7 @@ from recmtl.schema.validation import check_nonempty
 
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
-ROLES = ("group", "keys", "weight", *TEXT_OPTIONS)  # of a card, as they stand in it
+ROLES = ("group", "keys", "weight", "domain", *TEXT_OPTIONS)  # of a card, as they stand in it
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,6 +54,8 @@ class Schema:
             training and held-out rows. It may be a feature as well.
         keys: Columns carried through to the predictions; they may be features as well.
         weight: A column with a weight per row.
+        domain: The categorical feature, with a vocabulary, that says which domain a row belongs to: a country, a
+            market, a page. Metrics are shown by domain, and the column is carried through to the predictions.
         separator: The column separator of CSV files; ``None`` detects it in the header.
         header: The columns of CSV files without a header line; empty takes the first line of each file.
         nulls: The words for a missing value in text; ``None`` takes those of common writers, such as ``NULL``.
@@ -67,6 +70,7 @@ class Schema:
     group: str | None = None
     keys: Sequence[str] = ()
     weight: str | None = None
+    domain: str | None = None
     separator: str | None = None
     header: Sequence[str] = ()
     nulls: Sequence[str] | None = None
@@ -78,7 +82,7 @@ class Schema:
         """Check that the parts fit together."""
         for name in ("features", "tasks", "keys"):
             object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
-        check_nonempty(self, "group", "weight")
+        check_nonempty(self, "group", "weight", "domain")
         for name, value in vars(self.text_format).items():
             object.__setattr__(self, name, value)
         if not self.features:
@@ -92,6 +96,7 @@ class Schema:
         self._check_names()
         check_sharing(self.features)
         check_label_rates(self.features, self.tasks)
+        check_domain(self.features, self.domain)
 
     def _check_names(self) -> None:
         """Check that no name stands for two things."""
@@ -99,11 +104,12 @@ class Schema:
         for task in self.tasks:
             if reported.count(task.name) > 1:
                 raise SchemaError(f"task {task.name!r} differs from the funnel's {task.name!r}: rename the task")
-        for key in self.keys:
+        named = {"key": self.keys, "domain": (self.domain,) if self.domain else ()}
+        for what, key in ((what, key) for what, keys in named.items() for key in keys):
             if not isinstance(key, str):
                 raise SchemaError(f"`keys` must be column names, got {key!r}")
             if key in reported:
-                raise SchemaError(f"key {key!r} has the name of a task: rename the task")
+                raise SchemaError(f"{what} {key!r} has the name of a task: rename the task")
         for feature in self.features:
             if role := self.role(feature.name):
                 raise SchemaError(f"column {feature.name!r} is the {role} and cannot be a feature as well")
@@ -112,7 +118,7 @@ class Schema:
         counts = Counter(KIND_NAMES[type(f)] for f in self.features)
         tasks = [t.name for t in self.tasks[:REPR_TASKS]] + ["…"] * (len(self.tasks) > REPR_TASKS)
         parts = [", ".join(f"{count} {kind}" for kind, count in counts.items()), f"tasks {', '.join(tasks)}"]
-        parts += [f"{name} {value}" for name in ("group", "weight") if (value := getattr(self, name))]
+        parts += [f"{name} {value}" for name in ("group", "weight", "domain") if (value := getattr(self, name))]
         return f"Schema({'; '.join(parts)})"
 
     def _repr_html_(self) -> str:
@@ -174,8 +180,8 @@ class Schema:
 
     @cached_property
     def carried(self) -> tuple[str, ...]:
-        """The columns carried through to the predictions: the group and the keys."""
-        return tuple(dict.fromkeys(([self.group] if self.group else []) + list(self.keys)))
+        """The columns carried through to the predictions: the group, the keys and the domain."""
+        return tuple(dict.fromkeys(name for name in (self.group, *self.keys, self.domain) if name))
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -310,8 +316,8 @@ class Schema:
                 the first, or skip them, with a warning that counts those among the rows that are read.
             date_formats: The format of columns of dates, by name or pattern, as in `Timestamp`, such as
                 ``{"seen": "%d/%m/%Y"}``.
-            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well, and
-                how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
+            roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well; the
+                ``domain``, which is a categorical feature; and how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
 
         Raises:
             DataError: There is no such file, it is empty, or it has a record that does not parse.

@@ -34,6 +34,7 @@ class Domains(TwoLabels):
     schema = Schema(
         [*(Categorical(name) for name in (DOMAIN, *SHARED, *OWN)), *map(Numeric, (*SHARED_NUMBERS, *OWN_NUMBERS))],
         TASKS,
+        domain=DOMAIN,
         description="Generated rows of six domains, which share half of their effects.",
     )
 

@@ -55,9 +55,8 @@ def describe_command(
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
     """
-    roles = {
-        name: value for name, value in {"group": group, "weight": weight, "domain": domain}.items() if value
-    } | dict(text)
+    given = {"group": group, "weight": weight, "domain": domain}
+    roles = {name: value for name, value in given.items() if value} | dict(text)
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     formats = parse_date_formats(date_format or ())
     of_columns = {"drop": left_out, "kinds": kinds, "date_formats": formats}

@@ -255,8 +255,8 @@ class RankingModel(nn.Module, ABC):
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one loss per objective, in their order: those of `Losses` by default.
 
-        A model with losses of its own builds them from `task_losses` or `Losses.mean`, so that row weights, thinned
-        files and several processes count as everywhere.
+        A model with losses of its own builds them from `task_losses` or `Losses.of_objective`, so that row weights,
+        thinned files, several processes and domains count as everywhere.
 
         Args:
             logits: What the model returned in training mode, ``[B]``, or ``[B, k]`` with an ensemble.
@@ -277,9 +277,9 @@ class RankingModel(nn.Module, ABC):
 
     @property
     def loss_names(self) -> list[str]:
-        """The names of what training logs: the objectives, and ``penalty`` if the model has one."""
+        """The names of the losses, and ``penalty`` if the model has one."""
         penalized = type(self).penalty is not RankingModel.penalty
-        return [*(task.name for task in self.objectives), *(["penalty"] if penalized else [])]
+        return [*self.task_losses.names, *(["penalty"] if penalized else [])]
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the logits of each task, objectives included: ``{name: [B]}``, or ``[B, k]`` by member in training."""

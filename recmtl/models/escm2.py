@@ -107,8 +107,7 @@ class ESCM2(RankingModel):
         if self.estimator == "dr":
             imputed = F.softplus(logits[IMPUTATION])  # a cross-entropy is at least 0
             of_cvr = imputed + weight * (error - imputed) + weight * (error.detach() - imputed).square()
-        cvr = self.objectives[1].weight * self.task_losses.mean(of_cvr, batch, self._known)
-        return super().losses(logits, batch) | {self._cvr: cvr}
+        return super().losses(logits, batch) | self.task_losses.of_objective(self._cvr, of_cvr, batch, self._known)
 
     def _known(self, batch: Batch) -> Tensor:
         """Return which rows have a label of the click and, if clicked, of the conversion, bool ``[B]``."""

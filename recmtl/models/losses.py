@@ -11,7 +11,8 @@ from torch import Tensor
 
 from recmtl.balance.backward import masked
 from recmtl.data import Batch
-from recmtl.schema import FittedSchema, Moments, Task
+from recmtl.models.domains import checked_domain, domains_of
+from recmtl.schema import DomainColumn, FittedSchema, Moments, Task
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
@@ -54,6 +55,9 @@ class Losses:
     rows where the objectives predict which rows were kept, and the model then returns the logits of all rows in
     evaluation mode. Otherwise w is multiplied by the sampling weight of a row.
 
+    Split by domain, a task has a loss per domain: Σ w·ℓ over the domain's rows / Σ w over the rows of all domains. They
+    add up to the task's loss, and are named ``ctr@US``, that of rows of no training domain ``ctr@other``.
+
     Args:
         schema: The model's schema: the order of the label columns in a batch, the means and deviations of labels, and
             how the training file was thinned.
@@ -68,6 +72,8 @@ class Losses:
         self._thinned = thinning is not None
         self._sampling = thinning is not None and thinning.kept_task(objectives, schema.schema.funnel) is None
         column = {name: i for i, name in enumerate(schema.schema.labels)}
+        self._schema = schema
+        self._domain: DomainColumn | None = None  # if losses are split by domain
         self._terms = {
             t.name: TaskLoss(t, schema.label_moments(t), column[t.label], column[t.given] if t.given else None)
             for t in objectives
@@ -75,9 +81,36 @@ class Losses:
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
-        losses = {name: self._of_task(term, logits[name], batch) for name, term in self._terms.items()}
-        weights = {name: term.task.weight for name, term in self._terms.items()}
-        return {name: loss if weights[name] == 1 else weights[name] * loss for name, loss in losses.items()}
+        losses: dict[str, Tensor] = {}
+        for name, term in self._terms.items():
+            of_rows, counting = self.of_rows(name, logits[name], batch)
+            weight = self._weights(batch, counting, of_rows.dtype)
+            losses |= self._named(term, of_rows, batch, weight, term.counts)
+        return losses
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the losses, in their order: the objectives, or ``OBJECTIVE@DOMAIN``."""
+        return [name for objective in self._terms for name in self._names_of(objective)]
+
+    def split_by_domain(self, split: bool) -> None:
+        """Split the loss of each objective by the schema's domain, or do so no longer.
+
+        Raises:
+            ValueError: The schema has no domain, or one of too many categories.
+        """
+        self._domain = checked_domain("`balance_domains`", self._schema) if split else None
+
+    def by_objective(self, losses: Mapping[str, float]) -> dict[str, float]:
+        """Return losses by objective, the sums over their domains; others, such as ``penalty``, as they are."""
+        if self._domain is None:
+            return dict(losses)
+        objectives = {name: objective for objective in self._terms for name in self._names_of(objective)}
+        found: dict[str, float] = {}
+        for name, loss in losses.items():
+            objective = objectives.get(name, name)
+            found[objective] = found.get(objective, 0.0) + loss
+        return found
 
     def mean(self, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]) -> Tensor:
         """Return Σ w·ℓ / Σ w over the rows that count, a scalar; exactly 0 if none does.
@@ -92,6 +125,13 @@ class Losses:
         """
         weight = self._weights(batch, counts(batch), losses.dtype)
         return self._weighted(losses, batch, weight, counts)
+
+    def of_objective(
+        self, objective: str, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the loss of an objective by name, or those of its domains, times the task's weight; else as `mean`."""
+        weight = self._weights(batch, counts(batch), losses.dtype)
+        return self._named(self._terms[objective], losses, batch, weight, counts)
 
     def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of an objective in each row, and which rows count for it.
@@ -109,10 +149,15 @@ class Losses:
             return term(masked(logits, counting), targets), counting  # [B]
         return term(masked(logits, counting[:, None]), targets[:, None].expand_as(logits)), counting
 
-    def _of_task(self, term: TaskLoss, logits: Tensor, batch: Batch) -> Tensor:
-        losses, counting = self.of_rows(term.task.name, logits, batch)
-        weight = self._weights(batch, counting, logits.dtype)
-        return self._weighted(losses, batch, weight, lambda whole: ~term.labels(whole, logits.dtype).isnan())
+    def _names_of(self, objective: str) -> list[str]:
+        return [objective] if self._domain is None else [f"{objective}@{domain}" for domain in self._domain.names]
+
+    def _named(
+        self, term: TaskLoss, losses: Tensor, batch: Batch, weight: Tensor, counts: Callable[[Batch], Tensor]
+    ) -> dict[str, Tensor]:
+        found = self._weighted(losses, batch, weight, counts, self._domain)
+        found = found if term.task.weight == 1 else term.task.weight * found
+        return dict(zip(self._names_of(term.task.name), found.unbind() if found.dim() else [found], strict=True))
 
     def _weights(self, batch: Batch, counting: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the weight of each row ``[B]``, 0 in those that do not count."""
@@ -121,11 +166,23 @@ class Losses:
         weight = counting.to(dtype) if batch.weight is None else counting * batch.weight
         return weight * batch.sampling_weight if self._sampling and batch.sampling_weight is not None else weight
 
-    def _weighted(self, losses: Tensor, batch: Batch, weight: Tensor, counts: Callable[[Batch], Tensor]) -> Tensor:
+    def _weighted(
+        self,
+        losses: Tensor,
+        batch: Batch,
+        weight: Tensor,
+        counts: Callable[[Batch], Tensor],
+        domain: DomainColumn | None = None,
+    ) -> Tensor:
+        """Return the weighted mean of the losses, a scalar, or the part of each domain in it, ``[D + 1]``."""
         losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
         whole = weight if batch.share is None else self._weights(batch.whole, counts(batch.whole), losses.dtype)
         total = whole.sum()
-        return (weight * losses).sum() / masked(total, total > 0, 1.0)
+        weighted = weight * losses
+        if domain is not None:
+            places = torch.arange(len(domain.names), device=losses.device)
+            weighted = masked(weighted[:, None], domains_of(batch, domain)[:, None] == places)  # [B, D + 1]
+        return weighted.sum(0) / masked(total, total > 0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -150,6 +207,10 @@ class TaskLoss:
         if self.task.kind == "binary":
             return row_loss(logits, labels)
         return row_loss((logits - mean) / deviation, (labels - mean) / deviation)
+
+    def counts(self, batch: Batch) -> Tensor:
+        """Return which rows count for the task, bool ``[B]``."""
+        return ~self.labels(batch, batch.labels.dtype).isnan()
 
     def labels(self, batch: Batch, dtype: torch.dtype) -> Tensor:
         """Return the labels ``[B]``, NaN in rows that do not count for the task."""

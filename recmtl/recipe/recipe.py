@@ -86,9 +86,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
             "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
             f"`{card_option}`, a YAML file or a shipped name"
         )
-    roles = {
-        name: value for name, value in options.inferred.items() if name in ("group", "weight", "domain", *TEXT_OPTIONS)
-    }
+    roles = {k: v for k, v in options.inferred.items() if k in ("group", "weight", "domain", *TEXT_OPTIONS)}
     said = (options.kinds, options.drop, roles, options.bad_rows, options.date_formats)
     columns = infer_columns(train, options.labels, *said)
     schema = Schema(columns.features, columns.tasks, **roles)

@@ -317,7 +317,8 @@ class Schema:
             date_formats: The format of columns of dates, by name or pattern, as in `Timestamp`, such as
                 ``{"seen": "%d/%m/%Y"}``.
             roles: ``funnel``, ``group``, ``keys`` and ``weight`` as in `Schema`, left out of the features as well; the
-                ``domain``, which is a categorical feature; and how text is read: ``separator``, ``header``, ``nulls``, ``decimal`` and ``escape``.
+                ``domain``, which is a categorical feature; and how text is read: ``separator``, ``header``, ``nulls``,
+                ``decimal`` and ``escape``.
 
         Raises:
             DataError: There is no such file, it is empty, or it has a record that does not parse.

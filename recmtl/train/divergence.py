@@ -199,11 +199,15 @@ class DivergenceMonitor:
 
     def _first_and_limits(self, first_losses: Tensor) -> tuple[dict[str, float], dict[str, float]]:
         """Return by objective the loss of the first step, and the one above which it is too high."""
-        schema, first, limits = self._setup.model.schema, {}, {}
-        losses = first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
-        for task, loss in zip(self._setup.model.objectives, losses, strict=False):
+        model, first, limits = self._setup.model, dict[str, float](), dict[str, float]()
+        values = first_losses.nan_to_num(nan=0.0, posinf=0.0).tolist()
+        losses = model.task_losses.by_objective(dict(zip(model.loss_names, values, strict=False)))
+        for task in model.objectives:
+            loss = losses[task.name]
             squared = (task.loss or DEFAULT_LOSS[task.kind]) in SQUARED_LOSSES
-            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, label_rate_loss(task, schema.rate(task)))
+            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(
+                loss, label_rate_loss(task, model.schema.rate(task))
+            )
             first[task.name], limits[task.name] = loss, limit or math.inf
         return first, limits
 

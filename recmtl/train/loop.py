@@ -165,7 +165,8 @@ class TrainingLoop:
         if number % self._setup.run.log_every == 0 or last:
             self._record_step()
         elif show:
-            self._progress.show_step(epoch, number, self._meter.means(), self._meter.rows_per_second)
+            losses_shown = self._by_objective(self._meter.means())
+            self._progress.show_step(epoch, number, losses_shown, self._meter.rows_per_second)
         if self._evaluation_due or last:
             with self._meter.paused():
                 self._divergence.check_weights(self._done)
@@ -228,11 +229,13 @@ class TrainingLoop:
         weights, learning_rate = self._setup.balancer.weights, self._step.learning_rate
         of_device = {"mean": self._meter.mean, "weight": weights, "learning_rate": learning_rate}
         read = host_copies(of_device | self._divergence.to_read())
-        losses, rate = self._meter.means(read["mean"]), self._meter.rows_per_second
+        by_loss, rate = self._meter.means(read["mean"]), self._meter.rows_per_second
+        losses = self._by_objective(by_loss)
         self._meter.reset()
         self._progress.show_step(epoch, number, losses, rate)
         record: dict[str, Any] = {
-            "loss": {name: loss if np.isfinite(loss) else None for name, loss in losses.items()},
+            "loss": finite_or_none(losses),
+            **({"domain_loss": finite_or_none(by_loss)} if self._setup.balance_domains else {}),
             "weight": named_values(self._setup.balancer.labels, read["weight"]),
             "learning_rate": float(read["learning_rate"]),
             "rows_per_second": rate,
@@ -243,7 +246,7 @@ class TrainingLoop:
 
     def _record_gradient_stats(self, losses: Tensor) -> None:
         assert self._step.gradient_stats is not None
-        balancer, names = self._setup.balancer, self._setup.objectives
+        balancer, names = self._setup.balancer, self._setup.model.task_losses.names
         read = host_copies({"loss": losses, "weight": balancer.weights, **self._step.gradient_stats._asdict()})
         values = {
             "loss": named_values(self._setup.model.loss_names, read["loss"]),
@@ -251,6 +254,9 @@ class TrainingLoop:
         }
         stats = GradientStats(read["norms"], read["cosines"])
         self._record({"diagnosis": values | gradient_stats_record(names, stats)})
+
+    def _by_objective(self, losses: Mapping[str, float]) -> dict[str, float]:
+        return self._setup.model.task_losses.by_objective(losses)
 
     def _record(self, content: Mapping[str, Any]) -> None:
         epoch, _ = self._position
@@ -330,3 +336,8 @@ class TrainingLoop:
         self._meter.load_state_dict(saved["meter"])
         self._divergence.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
+
+
+def finite_or_none(losses: Mapping[str, float]) -> dict[str, float | None]:
+    """Return losses by name, ``None`` for one that is not finite."""
+    return {name: loss if np.isfinite(loss) else None for name, loss in losses.items()}

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch.optim import Optimizer
 
-from recmtl.balance import Balancer, ProcessGroup, Sum
+from recmtl.balance import Balancer, ProcessGroup, RepresentationBalancer, Sum
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
@@ -48,6 +48,7 @@ class TrainingSetup:
         balancer: Turns losses into gradients.
         epochs: The maximum number of epochs.
         gradient_stats_every: Steps between two measurements of the task gradients; 0 measures none.
+        balance_domains: Whether each domain of a task is an objective of the balancer.
         optimization: Optimizer, schedule, precision and clipping.
         stopping: When training ends early.
         run: The run folder, the device, the seed, and what is logged.
@@ -60,6 +61,7 @@ class TrainingSetup:
     balancer: Balancer
     epochs: int
     gradient_stats_every: int
+    balance_domains: bool
     optimization: Optimization
     stopping: EarlyStopping
     run: RunConfig
@@ -74,6 +76,7 @@ class TrainingSetup:
         balancer: Balancer,
         epochs: int,
         gradient_stats_every: int,
+        balance_domains: bool,
         optimization: Optimization,
         stopping: EarlyStopping,
         run: RunConfig,
@@ -84,6 +87,12 @@ class TrainingSetup:
         if gradient_stats_every < 0:
             raise ValueError(f"`gradient_stats_every` must be at least 0, got {gradient_stats_every}")
         check_fork(model, balancer)
+        if balance_domains and isinstance(balancer, RepresentationBalancer):
+            raise ValueError(
+                f"{type(balancer).__name__} balances the heads, which read rows of all domains: leave out "
+                "`balance_domains`, or take a balancer of losses or task gradients"
+            )
+        model.task_losses.split_by_domain(balance_domains)
         claim_balancer(balancer, model)
         check_shared_tensors(model, balancer)
         processes = balancer.processes = all_processes()
@@ -93,7 +102,17 @@ class TrainingSetup:
             torch.cuda.set_device(device)
         folder = RunFolder(run.folder) if run.folder and processes.first else None
         setup = cls(
-            model, balancer, epochs, gradient_stats_every, optimization, stopping, run, processes, device, folder
+            model,
+            balancer,
+            epochs,
+            gradient_stats_every,
+            balance_domains,
+            optimization,
+            stopping,
+            run,
+            processes,
+            device,
+            folder,
         )
         setup.metric_monitor()
         install_balancer(model, balancer)
@@ -204,11 +223,11 @@ def check_shared_tensors(model: RankingModel, balancer: Balancer) -> None:
 def install_balancer(model: RankingModel, balancer: Balancer) -> None:
     """Size a balancer for a model and make it the model's fork."""
     balancer.setup(
-        objectives=len(model.objectives),
+        objectives=len(model.task_losses.names),
         heads=len(model.heads),
         features=model.view_features,
         parts=sum(tensor.parts for tensor in model.shared().tensors),
-        names=[task.name for task in model.objectives],
+        names=model.task_losses.names,
         head_names=list(model.heads),
     )
     model.fork = balancer
@@ -257,6 +276,7 @@ def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, val
         "balancer": type(setup.balancer).__name__,
         "epochs": setup.epochs,
         "gradient_stats_every": setup.gradient_stats_every,
+        "balance_domains": setup.balance_domains,
         "seed": setup.run.seed,
         "log_every": setup.run.log_every,
         "window": setup.run.window,
@@ -273,7 +293,7 @@ def process_fingerprint(setup: TrainingSetup, resume: bool) -> dict[str, Any]:
     run = setup.run
     kept = {"run folder": bool(run.folder), "window": run.window, "checkpoint_every": run.checkpoint_every}
     names = {"model": type(setup.model).__name__, "balancer": type(setup.balancer).__name__}
-    return names | sizes | kept | {"resume": resume}
+    return names | sizes | kept | {"balance_domains": setup.balance_domains, "resume": resume}
 
 
 def check_same(fingerprints: Sequence[Mapping[str, Any]]) -> None:

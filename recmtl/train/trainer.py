@@ -48,6 +48,8 @@ class Trainer:
         epochs: The maximum number of passes over the training rows.
         gradient_stats_every: Steps between two measurements of the tasks' gradients on the shared tensors: their norms
             and pairwise cosines, beside losses and weights, into the log. 0 measures nothing; training is the same.
+        balance_domains: Make each domain of a task an objective of the balancer: the losses of the schema's domains,
+            named ``ctr@US``, add up to that of the task. A step costs as much as with so many more tasks.
         optimization: Optimizer, schedule, precision and clipping.
         stopping: When training ends early.
         run: The run folder, the device, the seed, and what is logged.
@@ -55,7 +57,8 @@ class Trainer:
     Raises:
         ValueError: An option is out of range, the monitor names nothing that is measured, the device cannot be used
             (with this precision), the tasks share nothing and the balancer is not `Sum`, or another balancer would
-            replace rotations that the model was trained with.
+            replace rotations that the model was trained with; or domains are to be balanced, and the schema names none,
+            or the balancer is one of heads.
 
     Attributes:
         setup: Model, balancer, options, processes, device and run folder.
@@ -69,13 +72,16 @@ class Trainer:
         balancer: Balancer | None = None,
         epochs: int = 30,
         gradient_stats_every: int = 0,
+        balance_domains: bool = False,
         optimization: Optimization = Optimization(),
         stopping: EarlyStopping = EarlyStopping(),
         run: RunConfig = RunConfig(),
     ) -> None:
         if balancer is None:
             balancer = model.fork if isinstance(model.fork, Balancer) else Sum()
-        self.setup = TrainingSetup.build(model, balancer, epochs, gradient_stats_every, optimization, stopping, run)
+        self.setup = TrainingSetup.build(
+            model, balancer, epochs, gradient_stats_every, balance_domains, optimization, stopping, run
+        )
         self.result = FitResult()
 
     def __repr__(self) -> str:

@@ -91,7 +91,7 @@ class Bench:
         encoder = partial(FeatureEncoder, width=self.form.width)
         model = recmtl.MMOE(schema, self.form.experts, self.form.layers, encoder=encoder)
         run = recmtl.RunConfig(device=self.device, progress=False)
-        return recmtl.Trainer(model, getattr(recmtl, balancer)(), 1, 0, options, run=run)
+        return recmtl.Trainer(model, getattr(recmtl, balancer)(), 1, optimization=options, run=run)
 
     def epoch_rate(self, batch: int, balancer: str) -> float:
         """Return the rows per second of an epoch's steps over rows that lie on the device."""

@@ -86,6 +86,26 @@ def print_metrics(
         console.print(f"{task}: {reason}", markup=False)
 
 
+def print_domains(
+    domains: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    title: str,
+    intervals: Mapping[str, Mapping[str, Interval | None]] | None = None,
+) -> None:
+    """Print metrics by domain, a line for each task and domain, with the intervals of AUC beside them."""
+    names = dict.fromkeys(name for found in domains.values() for metrics in found.values() for name in metrics)
+    columns = [name for name in ("rows", "positives", *names) if name in names and name != "reason"]
+    rows = []
+    for task, found in domains.items():
+        for domain, metrics in found.items():
+            cells = [_cell_text(name, metrics.get(name)) for name in columns]
+            if intervals and "auc" in columns:
+                cells[columns.index("auc")] += _interval_text(intervals[task][domain])
+            rows.append([task, domain, *cells])
+    console = wide_console()
+    console.print(title, markup=False)
+    console.print(text_table(["task", "domain", *columns], rows, left=2))
+
+
 def print_gradient_stats(summaries: Sequence[PairSummary]) -> None:
     """Print the cosine, conflicts and size ratio of the tasks' gradients, a line for each pair."""
     rows = [

@@ -8,11 +8,20 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from recmtl.cli.console import RowCounter, print_line, print_metrics, print_note
+from recmtl.cli.console import RowCounter, print_domains, print_line, print_metrics, print_note
 from recmtl.data import PreparedData, Rows
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
-from recmtl.evaluate import Predictions, intervals_of, metrics_of
+from recmtl.evaluate import (
+    Interval,
+    Predictions,
+    Scores,
+    auc_interval,
+    domain_metrics,
+    domain_scores,
+    intervals_of,
+    metrics_of,
+)
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K
 from recmtl.io.csv_records import BadRows
@@ -100,7 +109,10 @@ def predict_labelled(
 
 def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
     """Measure predictions, and print metrics and intervals."""
-    scores = predictions.scores()
+    scores, of_domains = predictions.scores(), domain_scores(predictions)
+    domains = {
+        task: {domain: m.to_dict() for domain, m in found.items()} for task, found in domain_metrics(of_domains).items()
+    }
     metrics, intervals = {}, {}
     with RowCounter() as counter:
         for name, found in scores.items():
@@ -111,10 +123,19 @@ def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, t
         ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}
         independent = predictions.group_column if predictions.grouped else "rows"
         about = {name: {"intervals": ends[name], "independent": independent} for name in metrics}
+        about = {name: given | ({"domains": domains[name]} if domains else {}) for name, given in about.items()}
         print_line(dumps({name: m.to_dict() | about[name] for name, m in metrics.items()}, indent=1))
     else:
         print_metrics(metrics, title, intervals=intervals)
+        if domains:
+            ends = {task: {d: domain_interval(s) for d, s in found.items()} for task, found in of_domains.items()}
+            print_domains(domains, f"by {predictions.schema.domain}", ends)
         print_line(interval_note(predictions))
+
+
+def domain_interval(scores: Scores) -> Interval | None:
+    """Return the interval of the AUC of a binary task in one domain; ``None`` if it is undefined."""
+    return auc_interval(scores) if scores.task.kind == "binary" else None
 
 
 def interval_note(predictions: Predictions) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import ProcessGroup
-from recmtl.cli.console import RowCounter, print_gradient_stats, print_line, print_metrics, print_note
+from recmtl.cli.console import RowCounter, print_domains, print_gradient_stats, print_line, print_metrics, print_note
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
@@ -58,6 +58,9 @@ def _train_and_print(
     split = "test" if "test" in metrics else "valid"
     if split in metrics:
         print_metrics(metrics[split], f"{split} rows")
+        domains = trainer.folder.result().get("domains", {}) if trainer.folder else {}
+        if domains:
+            print_domains(domains[split], f"{split} rows by {trainer.model.schema.schema.domain}")
     if trainer.setup.gradient_stats_every and trainer.folder:
         summaries = summarize_pairs(trainer.folder.records())
         if summaries:

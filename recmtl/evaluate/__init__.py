@@ -16,6 +16,7 @@ from recmtl.evaluate.predictions import Predictions, complete, measure, task_lab
 from recmtl.evaluate.ranking import by_group
 from recmtl.evaluate.scores import Scores, scores_of
 from recmtl.evaluate.significance import Difference, auc_difference, holm
+from recmtl.evaluate.slices import domain_metrics, domain_scores
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -31,6 +32,8 @@ __all__ = [
     "bootstrap_intervals",
     "by_group",
     "complete",
+    "domain_metrics",
+    "domain_scores",
     "holm",
     "intervals_of",
     "measure",

@@ -1,25 +1,29 @@
-"""AUC by the values of a feature."""
+"""Metrics by the values of a feature: AUC by those of any, more by those of the domain."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
+from recmtl.data.columns.values import as_text
 from recmtl.evaluate.intervals import auc_interval
-from recmtl.evaluate.metrics import metrics_of
+from recmtl.evaluate.metrics import Metrics, metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Integers, Scores
+from recmtl.schema.fitted import MOST_DOMAINS
 
 MOST_SLICES = 20
 MOST_DIGITS = 17  # tell any two floats apart
 NUMBER_BINS = 5  # of a feature with many distinct numbers
 MISSING_VALUE = "(missing)"
+DOMAIN_METRICS = {"binary": ("auc", "logloss", "calibration"), "regression": ("rmse", "r2")}  # by kind of task
 SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
 
 
@@ -36,6 +40,14 @@ class FeatureValues:
     def of(cls, names: Sequence[str], codes: Integers) -> FeatureValues:
         """Build from one code per row ``[rows]``; -1 is missing."""
         return cls([*names, MISSING_VALUE], np.where(codes < 0, len(names), codes), np.arange(len(codes)), len(codes))
+
+    @classmethod
+    def of_text(cls, column: pa.ChunkedArray, name: str) -> FeatureValues:
+        """Build from a column of one value per row, each as text, in the order in which they occur."""
+        values, codes = as_text(column.combine_chunks(), name)
+        encoded = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
+        codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        return cls.of(encoded.dictionary.to_pylist(), codes)
 
     @classmethod
     def of_numbers(cls, numbers: Floats) -> FeatureValues:
@@ -105,3 +117,26 @@ def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, f
     low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
     auc = np.nan if auc is None else auc
     return scores.task.name, value, len(scores), scores.positives, auc, low, high
+
+
+def domain_scores(predictions: Predictions) -> dict[str, dict[str, Scores]]:
+    """Return the scores of each task by domain, the most frequent first; empty if the rows have no domain.
+
+    Returns:
+        ``{task: {domain: scores}}``. The least frequent of many domains are taken together.
+    """
+    name, found = predictions.schema.domain, dict[str, dict[str, Scores]]()
+    if name is None or name not in predictions.keys.column_names:
+        return found
+    for domain, mask in FeatureValues.of_text(predictions.keys[name], name).parts(MOST_DOMAINS):
+        for task, scores in predictions.select(mask).scores().items():
+            found.setdefault(task, {})[domain] = scores
+    return found
+
+
+def domain_metrics(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, Metrics]]:
+    """Return the main metrics of each task and domain, from their scores: `DOMAIN_METRICS`."""
+    return {
+        task: {domain: metrics_of(s, names=DOMAIN_METRICS[s.task.kind]) for domain, s in by_domain.items()}
+        for task, by_domain in scores.items()
+    }

@@ -6,9 +6,7 @@ from torch import Tensor
 
 from recmtl.data import Batch
 from recmtl.schema import DomainColumn, FittedSchema
-from recmtl.schema.fitted import FIRST
-
-MOST_DOMAINS = 64
+from recmtl.schema.fitted import FIRST, MOST_DOMAINS
 
 
 def domains_of(batch: Batch, column: DomainColumn) -> Tensor:

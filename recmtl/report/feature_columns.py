@@ -13,7 +13,7 @@ import pyarrow as pa
 from recmtl.data import Rows
 from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.restore_numbers import restored
-from recmtl.data.columns.values import as_lists, as_numbers, as_text
+from recmtl.data.columns.values import as_lists, as_numbers
 from recmtl.data.sources.base import Source
 from recmtl.data.store.format import IDS, NUMERIC, to_matrix
 from recmtl.errors import BadValueError, DataError, unreadable
@@ -100,14 +100,13 @@ def check_predicted_rows(labels: dict[str, Floats], rows: int, predictions: Pred
 
 def _of_text(column: pa.ChunkedArray, name: str) -> FeatureValues:
     """Return the values of any column; many distinct numbers are binned."""
-    values, codes = as_text(column.combine_chunks(), name)
-    encoded = values.take(pa.array(np.maximum(codes, 0), mask=codes < 0)).dictionary_encode()
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    if len(encoded.dictionary) > MOST_SLICES:
+    found = FeatureValues.of_text(column, name)
+    texts = found.names[:-1]  # without that of missing values
+    if len(texts) > MOST_SLICES:
         with suppress(pa.ArrowInvalid):
-            numbers = encoded.dictionary.cast(pa.float64()).to_numpy()
-            return FeatureValues.of_numbers(np.append(numbers, np.nan)[codes])
-    return FeatureValues.of(encoded.dictionary.to_pylist(), codes)
+            numbers = pa.array(texts, pa.string()).cast(pa.float64()).to_numpy()
+            return FeatureValues.of_numbers(np.append(numbers, np.nan)[found.codes])
+    return found
 
 
 def _of_lists(names: Sequence[str | None], codes: Integers, lengths: Integers) -> FeatureValues:

@@ -41,7 +41,7 @@ def write_report(
     Args:
         runs: The run folders; the others are compared with the first.
         out: The HTML file.
-        slices: Features to slice the AUC by.
+        slices: Features to slice the AUC by, beside the domain of the schema.
         rows: The predicted rows, raw or prepared; ``None`` takes the data that the recipes name.
         title: The title of the page.
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
@@ -80,6 +80,8 @@ def report_html(
         DataError: The rows are not those that were predicted.
         SchemaError: A slice is not a feature.
     """
+    domains = {d if (d := r.fitted.schema.domain) in r.predictions.keys.column_names else None for r in runs}
+    slices = [*dict.fromkeys([*filter(None, domains if len(domains) == 1 else ()), *slices])]
     content = [
         sections.metric_section(runs, draws, progress),
         sections.learning_section(runs),

@@ -18,7 +18,7 @@ from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 from recmtl.schema.thinning import Thinning
 
-OTHER_DOMAINS = "other"
+OTHER_DOMAINS, MOST_DOMAINS = "other", 64
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
 DIGEST_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 

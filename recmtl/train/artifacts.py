@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from recmtl.data import Rows
 from recmtl.errors import Interrupted
-from recmtl.evaluate import Metrics, figures, metrics_of
+from recmtl.evaluate import Metrics, domain_metrics, domain_scores, figures, metrics_of
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
 from recmtl.io.files import new_file
 from recmtl.io.machine import peak_memory
@@ -49,9 +49,13 @@ def _measure_and_save(
     setup: TrainingSetup, result: FitResult, splits: Mapping[str, Rows]
 ) -> dict[str, dict[str, Metrics]]:
     measured, folder, predictor = {}, setup.folder, Predictor(setup, setup.processes)
+    domains: dict[str, dict[str, dict[str, Any]]] = {}  # of each split, task and domain
     for name, rows in splits.items():
         predictions = predictor.predict(rows)
         measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
+        if folder and setup.model.schema.schema.domain:
+            by_task = domain_metrics(domain_scores(predictions))
+            domains[name] = {task: {d: m.to_dict() for d, m in found.items()} for task, found in by_task.items()}
         if folder and setup.run.predictions:
             predictions.write(folder.predictions(name))
     if folder:
@@ -63,6 +67,7 @@ def _measure_and_save(
         folder.finish(
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
+                **({"domains": domains} if domains else {}),
                 "best": {"monitor": setup.metric_monitor().monitor, "value": result.best},
                 **({} if result.window is None else {"window": result.window}),
                 "batch_size": result.batch_size,

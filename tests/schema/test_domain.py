@@ -7,8 +7,9 @@ import pytest
 
 import recmtl
 from recmtl.data import Loader
-from recmtl.models.domains import MOST_DOMAINS, checked_domain, domains_of
+from recmtl.models.domains import checked_domain, domains_of
 from recmtl.schema import Feature, load_fitted, save_fitted
+from recmtl.schema.fitted import MOST_DOMAINS
 from recmtl.schema.readings import infer_columns
 
 CTR = [recmtl.Task("ctr", "click")]

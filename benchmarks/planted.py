@@ -49,11 +49,15 @@ class Contender:
         model: Its import name.
         pooling: That of the histories.
         options: Arguments of the model.
+        balancer: The import name of its balancer.
+        balance_domains: Whether each domain of a task is an objective.
     """
 
     model: str
     pooling: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    balancer: str = "Sum"
+    balance_domains: bool = False
 
     @property
     def exists(self) -> bool:
@@ -109,7 +113,15 @@ PROBLEMS: dict[Plant, Problem] = {
         },
     ),
     "domains": Problem(
-        "Domains: half of the effects are shared", plain("SharedBottom", "MMOE", "PLE", "PEPNet", "STAR")
+        "Domains: half of the effects are shared",
+        plain("SharedBottom", "MMOE", "PLE", "PEPNet", "STAR")
+        | {
+            "SharedBottom, MetaBalance": Contender("SharedBottom", balancer="MetaBalance"),
+            "SharedBottom, MetaBalance of domains": Contender(
+                "SharedBottom", balancer="MetaBalance", balance_domains=True
+            ),
+            "SharedBottom, PCGrad of domains": Contender("SharedBottom", balancer="PCGrad", balance_domains=True),
+        },
     ),
     "interactions": Problem("Interactions: effects of second order", plain("SharedBottom", "MMOE", "PLE", "STEM")),
 }
@@ -122,7 +134,9 @@ def measure(facts: PlantedFacts, folder: Path, contender: Contender, seed: int) 
     torch.manual_seed(seed)
     model = getattr(recmtl, contender.model)(data.schema, **contender.options)
     run = recmtl.RunConfig(seed=seed, progress=False, device="cpu")
-    trainer = recmtl.Trainer(model, run=run).fit(data.train, data.valid)
+    balancer = getattr(recmtl, contender.balancer)()
+    trainer = recmtl.Trainer(model, balancer, balance_domains=contender.balance_domains, run=run)
+    trainer.fit(data.train, data.valid)
     predicted = trainer.predict(data.test)
     test, true = (pd.read_csv(folder / name) for name in ("test.csv", "test_truth.csv"))
     tasks = [task for task in data.schema.schema.reported_tasks if task.name in facts.test]

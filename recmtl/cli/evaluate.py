@@ -122,14 +122,16 @@ def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, t
     if json:
         ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}
         independent = predictions.group_column if predictions.grouped else "rows"
-        about = {name: {"intervals": ends[name], "independent": independent} for name in metrics}
+        about: dict[str, dict[str, Any]] = {
+            name: {"intervals": ends[name], "independent": independent} for name in metrics
+        }
         about = {name: given | ({"domains": domains[name]} if domains else {}) for name, given in about.items()}
         print_line(dumps({name: m.to_dict() | about[name] for name, m in metrics.items()}, indent=1))
     else:
         print_metrics(metrics, title, intervals=intervals)
         if domains:
-            ends = {task: {d: domain_interval(s) for d, s in found.items()} for task, found in of_domains.items()}
-            print_domains(domains, f"by {predictions.schema.domain}", ends)
+            beside = {task: {d: domain_interval(s) for d, s in found.items()} for task, found in of_domains.items()}
+            print_domains(domains, f"by {predictions.schema.domain}", beside)
         print_line(interval_note(predictions))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from recmtl.data import Batch
+from recmtl.layers import LayerStyle
 from recmtl.schema import DomainColumn, FittedSchema
 from recmtl.schema.fitted import FIRST, MOST_DOMAINS
 
@@ -33,3 +34,9 @@ def checked_domain(who: str, schema: FittedSchema) -> DomainColumn:
             f"{column.block.name!r}: set `max_vocabulary` or `min_count` of that feature, which leave the rarest out"
         )
     return column
+
+
+def check_one_network(model: str, style: LayerStyle) -> None:
+    """Check that the style of a model that has no ensembles is that of one network."""
+    if style.ensemble > 1:
+        raise ValueError(f"{model} is one network and no ensemble: leave out `style.ensemble`, got {style.ensemble}")

@@ -26,15 +26,26 @@ BALANCERS = [
     for c in (getattr(balance, name) for name in balance.__all__)
     if isinstance(c, type) and issubclass(c, balance.Balancer) and not inspect.isabstract(c)
 ]
-each_model = pytest.mark.parametrize("cls", MODELS, ids=lambda c: c.__name__)
 # Where no tensor is shared there is nothing to balance.
 PAIRS = [(m, b) for m in MODELS for b in BALANCERS if m is not models.SingleTask or b is balance.Sum]
 each_pair = pytest.mark.parametrize(("cls", "balancer"), PAIRS, ids=[f"{m.__name__}-{b.__name__}" for m, b in PAIRS])
+ONE_NETWORK = (models.PEPNet, models.STAR)  # have no ensembles
+STYLES = {"one": LayerStyle(), "ensemble": LayerStyle(ensemble=3)}
+ENSEMBLE_BALANCERS = (balance.Sum, balance.GradNorm, balance.MetaBalance, balance.RotoGrad)  # one of each family
 
 
-@pytest.fixture(params=[1, 3], ids=["one", "ensemble"])
-def style(request: pytest.FixtureRequest) -> LayerStyle:
-    return LayerStyle(ensemble=request.param)
+def in_styles(*cases: tuple[type, ...]) -> list[pytest.ParameterSet]:
+    """Each case as one network and, where the model has one and the balancer is of those chosen, as an ensemble."""
+    return [
+        pytest.param(*case, style, id="-".join([*(c.__name__ for c in case), name]))
+        for case in cases
+        for name, style in STYLES.items()
+        if name == "one" or (case[0] not in ONE_NETWORK and {*case[1:]} <= {*ENSEMBLE_BALANCERS})
+    ]
+
+
+each_model = pytest.mark.parametrize(("cls", "style"), in_styles(*((model,) for model in MODELS)))
+each_training = pytest.mark.parametrize(("cls", "balancer", "style"), in_styles(*PAIRS))
 
 
 @pytest.fixture
@@ -174,7 +185,7 @@ def test_parts_divide_their_tensors(cls: type, style: LayerStyle, aliexpress: re
     assert {id(t) for t in shared.last} <= {id(s.tensor) for s in shared.tensors}
 
 
-@each_pair
+@each_training
 def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
@@ -194,7 +205,7 @@ def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
     assert (last < first)[: len(model.objectives)].all()  # a penalty may rise from 0
 
 
-@each_pair
+@each_training
 def test_bf16_trains(
     cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
@@ -208,7 +219,7 @@ def test_bf16_trains(
     assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
-@each_pair
+@each_training
 def test_state_is_in_the_models_state_dict(
     cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
@@ -240,7 +251,7 @@ class ScalarTower(nn.Module):
         return view @ self.weight
 
 
-@each_pair
+@each_training
 def test_own_towers(
     cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:

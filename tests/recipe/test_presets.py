@@ -1,5 +1,6 @@
 """Every shipped recipe and card can be used."""
 
+import shutil
 from inspect import isabstract, isclass
 from pathlib import Path
 
@@ -26,20 +27,37 @@ def test_shipped_cards_and_recipes() -> None:
         "aliexpress_escm2",
         "aliexpress_esmm",
         "aliexpress_mmoe",
+        "aliexpress_pepnet",
         "aliexpress_shared_bottom",
+        "aliexpress_star",
         "census_mmoe",
         "census_shared_bottom",
     } <= set(RECIPES)
-    assert CARDS == ["aliexpress", "census_income"]
+    assert CARDS == ["aliexpress", "aliexpress_countries", "census_income"]
+
+
+@pytest.fixture(scope="module")
+def countries(csv: Path, tmp_path_factory: pytest.TempPathFactory) -> recmtl.PreparedData:
+    """The generated rows as those of two countries, each in a folder of its own."""
+    folder = tmp_path_factory.mktemp("countries")
+    for country, file in {"NL": "train", "ES": "valid"}.items():
+        (folder / f"country={country}").mkdir()
+        shutil.copy(csv / f"{file}.csv", folder / f"country={country}" / "train.csv")
+    return recmtl.prepare(recmtl.card("aliexpress_countries"), folder, holdout=0)
+
+
+def test_each_country_is_a_domain(countries: recmtl.PreparedData) -> None:
+    assert countries.schema.domain.categories == ("NL", "ES")
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith("census")])
-def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData) -> None:
+def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData, countries: recmtl.PreparedData) -> None:
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
     config = parser.parse_path(find_recipe(name))
     assert find_card(config.data.card).is_file()
-    trainer = build(parser, config, aliexpress.schema)
+    data = countries if config.data.card == "aliexpress_countries" else aliexpress
+    trainer = build(parser, config, data.schema)
     assert type(trainer.model).__name__.lower() in name.replace("_", "") or name in ("demo", "aliexpress_dcn")
     assert (type(trainer.model.encoder.interaction).__name__ == "CrossLayers") == name.endswith("dcn")
 
@@ -85,7 +103,7 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
     with pytest.raises(recmtl.SchemaError, match="no recipe 'nope': give a file or one of aliexpress_aitm"):
         find_recipe("nope")
     with pytest.raises(
-        recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, census_income"
+        recmtl.SchemaError, match="no dataset card 'nope': give a file or one of aliexpress, aliexpress_countries"
     ):
         find_card("nope")
 

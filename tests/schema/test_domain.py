@@ -51,7 +51,8 @@ def test_a_row_of_no_training_domain_is_of_the_last(tmp_path: Path) -> None:
         assert known.domain.categories == ("US", "NL")
         assert known.domain.names == ("US", "NL", "other")
     new = ROWS.assign(country=["NL", "JP", None, "US"])
-    rows = recmtl.Trainer(recmtl.SharedBottom(fitted, layers=[2])).encode(new)
+    notes: list[str] = []
+    rows = recmtl.Trainer(recmtl.SharedBottom(fitted, layers=[2])).encode(new, note=notes.append)
     batch = next(Loader(rows, 4).epoch())
     assert domains_of(batch, checked_domain("STAR", fitted)).tolist() == [1, 2, 2, 0]
     assert rows.keys["country"].to_pylist() == ["NL", "JP", None, "US"]  # carried through

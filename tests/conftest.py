@@ -1,6 +1,7 @@
 """Settings and data that many tests share."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -67,6 +68,13 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def aliexpress(csv: Path) -> recmtl.PreparedData:
     """The generated rows, prepared by the AliExpress card."""
     return recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", csv / "valid.csv", csv / "test.csv")
+
+
+@pytest.fixture(scope="session")
+def with_domain(csv: Path) -> recmtl.PreparedData:
+    """The generated rows, prepared by the AliExpress card, one of whose columns is taken for the domain."""
+    card = dataclasses.replace(recmtl.card("aliexpress"), domain="categorical_2")
+    return recmtl.prepare(card, csv / "train.csv", csv / "valid.csv", csv / "test.csv")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from torch import Tensor
 import recmtl
 from recmtl.data import Batch
 from recmtl.layers import LayerStyle
+from recmtl.train import Optimization, Step
 from tests.models.one_by_one import same_in_value_and_gradient
 from tests.models.several_domains import batch_of, prepared, spread
 
@@ -57,6 +58,18 @@ def test_logits_are_those_of_the_equations(
         request.getfixturevalue("on_a_device")
     logits = model(batch)
     same_in_value_and_gradient([logits["click"], logits["like"]], twins, list(model.parameters()))
+
+
+@pytest.mark.parametrize("cls", [recmtl.STAR, recmtl.PEPNet])
+def test_a_step_never_waits_for_the_device(cls: type, data: recmtl.PreparedData, without_values: str) -> None:
+    """With an objective per domain, too."""
+    model = cls(data.schema, layers=[6, 4], tower_layers=[3])
+    run = recmtl.RunConfig(device="cpu", progress=False)
+    trainer = recmtl.Trainer(model, recmtl.PCGrad(), balance_domains=True, run=run)
+    step = Step(trainer.model.to(without_values), trainer.balancer, Optimization(), 2)
+    batch, _ = batch_of(data, 3)
+    losses = step(Batch(*(t.to(without_values) for t in (batch.ids, batch.numeric.float(), batch.labels))))
+    assert losses.shape == (6,)
 
 
 def test_a_domain_trains_its_own_weights_and_the_shared(data: recmtl.PreparedData) -> None:

@@ -189,7 +189,7 @@ class Balancer(ScaledLosses, ABC):
                 their gradients.
             penalty: A scalar that is minimised beside the losses, outside balancing, and scaled as they are: its
                 gradient is added as it is. It costs methods other than loss weights a backward pass. One that is not
-                finite is left out as a loss is.
+                finite is left out as a loss is, unless there is a scaler, which then skips the step.
 
         Raises:
             ValueError: If a loss is not a scalar, a shared tensor cannot be balanced, or the state was created for

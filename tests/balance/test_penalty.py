@@ -6,6 +6,7 @@ import pytest
 import torch
 from together import together
 from torch import nn
+from torch.amp import GradScaler
 from twins import BALANCERS
 
 from recmtl.balance import ProcessGroup
@@ -83,6 +84,14 @@ def test_one_that_is_not_finite_is_left_out(method):
     found = Problem(method).step(lambda outputs: outputs.sum() / outputs.new_zeros(()))
     for gradient, plain in zip(found, expected, strict=True):
         torch.testing.assert_close(gradient, plain)
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+def test_a_scaler_sees_one_that_is_not_finite(method):
+    problem = Problem(method)
+    problem.balancer.scaler = GradScaler("cpu", init_scale=1.0)
+    found = problem.step(lambda outputs: outputs.sum() / outputs.new_zeros(()))
+    assert not all(gradient.isfinite().all() for gradient in found)
 
 
 def test_must_be_a_scalar():

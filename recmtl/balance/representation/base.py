@@ -117,7 +117,7 @@ class RepresentationBalancer(Balancer, ABC):
         if any(tensor.grad is not None for tensor in inputs.tensors):
             self._warn_of_divided(inputs.losses)
         if inputs.penalty is not None:
-            add_penalty(inputs, self.processes)
+            add_penalty(inputs, self.processes, self._guarded)
         finite, losses = self._finite(values), inputs.losses
         weights = masked(self._weigh(losses, values), finite)  # [K]
         expected = self.skipped

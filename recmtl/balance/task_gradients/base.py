@@ -135,7 +135,7 @@ class TaskGradientBalancer(Balancer, ABC):
             raise ValueError("`shared` must hold each tensor once")
         self._prepare(losses[0], Sizes(objectives=len(losses), parts=sum(tensor.parts for tensor in shared)))
         if inputs.penalty is not None:
-            add_penalty(inputs, self.processes)
+            add_penalty(inputs, self.processes, self._guarded)
         finite = self._finite(inputs.values)  # [K]
         losses = without_nonfinite(losses, finite)
         with self.processes.reduce_gradients(inputs.private) as reduced:

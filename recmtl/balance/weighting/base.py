@@ -60,9 +60,9 @@ class LossWeightBalancer(Balancer, ABC):
             _add_weighted_gradients(tensor, gradients, weights)
         others = [tensor for tensor in (*tensors, *inputs.private) if tensor not in known]
         if known and inputs.penalty is not None:
-            add_penalty(inputs, self.processes)
+            add_penalty(inputs, self.processes, self._guarded)
         elif inputs.penalty is not None:  # one pass for all
-            penalty, start = started_penalty(inputs.penalty)
+            penalty, start = started_penalty(inputs.penalty, self._guarded)
             losses, weights = [*losses, penalty], torch.cat([weights, start.to(weights.dtype)[None]])
         with self.processes.reduce_gradients(others):
             backward_weighted(losses, weights, without=list(known))

@@ -100,7 +100,8 @@ def identifiers(c: ColumnValues) -> Reading | None:
     if not (n and n.whole and (IDENTIFIER.search(c.name) or not n.exact)):
         return None
     if c.rounded:
-        return Reading(c.name, None, "ids that went through a float, which does not tell them apart", used=False)
+        reason = "ids that went through a float or a spreadsheet, which do not tell them apart"
+        return Reading(c.name, None, reason, used=False)
     if c.all_distinct and c.present >= ENOUGH:
         return Reading(c.name, category(c), "an id that differs in every row", used=False)
     what = "named like an id" if n.exact else "whole numbers beyond 2⁵³"

@@ -20,8 +20,12 @@ NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
 MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
 DECIMALS = (".", ",")
 TYPED = re.compile(r"\\(?:t|\\|x([0-9a-fA-F]{2}))")  # a character that a shell leaves written out
-FLOAT_OF_ID = r"^-?([0-9]{16,22}\.0+|[0-9]\.[0-9]{9,}[eE]\+?(1[5-9]|2[0-9]))$"
-ROUNDED = "an exact id: it went through a float, which does not tell such numbers apart; write ids as text or integers"
+FLOAT_OF_ID = r"^-?([0-9]{16,22}\.0+|[0-9]\.[0-9]+[eE]\+?(1[1-9]|2[0-9]))$"  # spreadsheets begin at 12 digits
+SCIENTIFIC = r"^-?[0-9]\.(?P<decimals>[0-9]+)[eE]\+?(?P<exponent>[0-9]+)$"
+ROUNDED = (
+    "an exact id: it went through a float or a spreadsheet, which do not tell such numbers apart; "
+    "write ids as text or integers"
+)
 NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
 
 
@@ -103,7 +107,8 @@ def typed_character(text: Any) -> Any:
 def rounded_ids(values: pa.Array) -> pa.BooleanArray:
     """Return which values are whole numbers that a float no longer tells from their neighbours ``[values]``.
 
-    They are floats of 2⁵³ or more, of less digits in narrower types, or text as such floats are written.
+    They are floats of 2⁵³ or more, of less digits in narrower types, or text as such floats are written: also with
+    fewer decimals than digits, as spreadsheets write ``1.15292E+18``.
     """
     if pa.types.is_floating(values.type):
         digits = {16: 11, 32: 24, 64: 53}[values.type.bit_width]
@@ -115,8 +120,10 @@ def rounded_ids(values: pa.Array) -> pa.BooleanArray:
     written = pc.match_substring_regex(values, FLOAT_OF_ID).fill_null(False)
     if not pc.any(written).as_py():
         return none
-    floats = pc.if_else(written, values, None).cast(pa.float64())
-    return pc.greater_equal(pc.abs(floats), 2.0**53).fill_null(False)
+    floats, parts = pc.if_else(written, values, None).cast(pa.float64()), pc.extract_regex(values, SCIENTIFIC)
+    exponent = pc.if_else(written, pc.struct_field(parts, "exponent"), None).cast(pa.int64())
+    cut = pc.less(pc.utf8_length(pc.struct_field(parts, "decimals")).cast(pa.int64()), exponent)
+    return pc.or_(pc.greater_equal(pc.abs(floats), 2.0**53).fill_null(False), cut.fill_null(False))
 
 
 def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:

@@ -574,9 +574,10 @@ def test_a_number_of_more_digits_than_a_float_holds_is_read() -> None:
     assert infer_columns(frame, ["y"]).readings[0].feature == Numeric("x")
 
 
-@pytest.mark.parametrize("form", [float, lambda i: f"{float(i)}"])
+@pytest.mark.parametrize("form", [float, lambda i: f"{float(i)}", "{:.5E}".format])
 def test_ids_that_went_through_a_float_are_left_out(form: Any) -> None:
-    reading = read([form(2**60 + 1000 * i) for i in range(9)] * 9, "user_id")
-    assert (reading.used, reading.reason) == (False, "ids that went through a float, which does not tell them apart")
+    reading = read([form(2**60 + 10**15 * i) for i in range(9)] * 9, "user_id")
+    reason = "ids that went through a float or a spreadsheet, which do not tell them apart"
+    assert (reading.used, reading.reason) == (False, reason)
     frame = pd.DataFrame({"user_id": [form(2**60)] * 4, "z": [0, 1, 2, 3], "y": [0, 1, 0, 1]})
     assert [f.name for f in Schema.infer(frame, ["y"], drop=["user_id"]).features] == ["z"]

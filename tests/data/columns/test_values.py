@@ -80,6 +80,8 @@ class TestText:
             pa.array([1, 2**11], pa.float32()).cast(pa.float16()),
             pa.array(["1", "1152921504606846976.0"]),
             pa.array(["1", "1.152921504606847e+18"]).dictionary_encode(),
+            pa.array(["1.23456789012E+11", "1.15292E+18"]),  # the first is exact
+            pa.array(["1", "1.65E+11"], pa.large_string()),
         ],
         ids=lambda array: str(array.type)[:12],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -180,6 +181,23 @@ def test_a_section_that_hangs_keeps_its_rows(tmp_path: Path, monkeypatch: pytest
     executable(python, "echo planted fault >&2\nexit 5")
     found = command.section("rates", "cpu", tmp_path / "data", tmp_path / "gpu.json", 20.0)
     assert (found["ended"], found["rows"]) == ("exit status 5: planted fault", {})
+
+
+def test_a_limit_from_outside_keeps_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` ends the whole process group: the section, and then the command, once it has written the rows."""
+
+    def section(*_: object) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"ended": "exit status -15: ", "seconds": 1.0, "rows": {"one": {"x": 1}}}
+
+    monkeypatch.setattr(command, "section", section)
+    monkeypatch.setattr(command, "stand_in", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "planted")
+    monkeypatch.setattr(command, "write_data", lambda *_: None)
+    with pytest.raises(SystemExit, match="143"):
+        command.run_all("cpu", [], tmp_path / "gpu.json", 1.0)
+    results = json.loads((tmp_path / "gpu.json").read_text())["results"]
+    assert {title: found["rows"] for title, found in results.items()} == {"rates": {"one": {"x": 1}}}
 
 
 def test_a_run_adds_to_what_a_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,17 @@ def write(path: Path, content: Mapping[str, Any]) -> None:
     new.replace(path)
 
 
+@contextmanager
+def noted_ends() -> Iterator[list[int]]:
+    """Note a limit from outside, which ends the process of the section too, so that its rows are written first."""
+    ends: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: ends.append(number))
+    try:
+        yield ends
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_all(device: str, only: Sequence[str], results: Path, limit: float) -> None:
     """Run sections and show what they yield; keep those of the same machine and sizes that a file holds already."""
     form = form_for(device)
@@ -108,7 +121,7 @@ def run_all(device: str, only: Sequence[str], results: Path, limit: float) -> No
             content = before
     found = content["results"]
     titles = only or [title for title in SECTIONS if found.get(title, {}).get("ended") != "done"]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, noted_ends() as ends:
         data = Path(folder, "data")
         write_data(form, data)
         write(results, content)
@@ -116,6 +129,8 @@ def run_all(device: str, only: Sequence[str], results: Path, limit: float) -> No
             found[title] = section(title, device, data, results, SECTIONS[title].seconds * limit)
             write(results, content)
             show(title, found[title])
+            if ends:
+                sys.exit(128 + ends[0])
 
 
 def main() -> None:

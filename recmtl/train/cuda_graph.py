@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import traceback
 import warnings
 from collections import Counter
@@ -72,6 +73,7 @@ class CudaGraph:
         """Record the work as a graph."""
         for place in self._waits:
             raise RuntimeError(f"the host waits for the device {place}")
+        gc.collect()  # graphs in garbage: memory for this one, and none is destroyed while it is recorded
         with torch.cuda.device(self._device):
             graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
             generator = torch.cuda.default_generators[torch.cuda.current_device()]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,7 +77,9 @@ class Step:
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self.optimizers]
         if graph is None and device.type == "cuda" and balancer.processes.size == 1 and self._can_be_recorded():
             graph = CudaGraph(device)
-        self._plain_or_recorded = self._train if graph is None else GraphedStep(self._train, graph)
+        own: Any = weakref.proxy(self)  # without a cycle, what a graph reserves is freed together with the step
+        train: Callable[[Batch], Tensor] = partial(Step._train, own)
+        self._plain_or_recorded = train if graph is None else GraphedStep(train, graph)
         self._rates_on = None if graph is None else device
         self._put_rates()
 
@@ -85,7 +89,9 @@ class Step:
         `with_stats` measures the task gradients first, into `gradient_stats`; the step stays the same.
         """
         losses = self._train(batch, with_stats=True) if with_stats else self._plain_or_recorded(batch)
-        self._balancer.losses = losses  # a replay computes them without Python
+        # A replay computes them without Python.
+        penalized = self._balancer.penalty is not None
+        self._balancer.losses, self._balancer.penalty = (losses[:-1], losses[-1]) if penalized else (losses, None)
         for schedule in self._schedules if self.taken else ():
             schedule.step()
         if self.average and self.taken:

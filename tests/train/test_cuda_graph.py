@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -96,15 +98,37 @@ def test_a_replayed_step_with_large_tables_equals_a_plain_step(
     torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)
 
 
-def test_the_losses_of_the_balancer_are_those_of_the_last_step(aliexpress: recmtl.PreparedData) -> None:
-    """Of a launched step, of one that is measured, and of the replay after it, which runs no Python."""
-    model = recmtl.SharedBottom(aliexpress.schema, layers=[8])
+def small_step(data: recmtl.PreparedData, cls: type) -> Step:
+    model = cls(data.schema, layers=[8])
     balancer = recmtl.Trainer(model, recmtl.Sum(), run=recmtl.RunConfig(device="cpu")).balancer
-    step = Step(model.double(), balancer, OPTIONS, STEPS, Tape())
+    return Step(model.double(), balancer, OPTIONS, STEPS, Tape())
+
+
+@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.AITM])
+def test_the_losses_of_the_balancer_are_those_of_the_last_step(cls: type, aliexpress: recmtl.PreparedData) -> None:
+    """Of a launched step, of one that is measured, and of the replay after it, which runs no Python."""
+    step = small_step(aliexpress, cls)
+    balancer = step._balancer
     for number, batch in enumerate(itertools.islice(batches(aliexpress), 8)):
         losses = step(batch, with_stats=number == 6)
         assert balancer.losses is not None
-        assert torch.equal(balancer.losses, losses)
+        assert torch.equal(balancer.losses, losses[:2])
+        assert (None if balancer.penalty is None else [balancer.penalty]) == (list(losses[2:]) or None)
+
+
+def test_a_step_is_freed_with_its_graph(aliexpress: recmtl.PreparedData) -> None:
+    """At once: the memory of a graph is that of all activations, and does not wait for the garbage collector."""
+    gc.disable()
+    try:
+        for first in (True, False):  # what is loaded by a first step may keep it until then
+            step = small_step(aliexpress, recmtl.SharedBottom)
+            for batch in itertools.islice(batches(aliexpress), WARM_UP_STEPS + 2):
+                step(batch)
+            left = weakref.ref(step)
+            del step
+            assert first or left() is None
+    finally:
+        gc.enable()
 
 
 class Looks(nn.Module):

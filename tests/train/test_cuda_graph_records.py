@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -69,6 +71,20 @@ def test_a_record_after_a_failed_one_works(cuda: CudaStandIn) -> None:
     again = graphed(total)
     assert run(again) == [66.0] * 8  # a warning would be an error
     assert (cuda.open, cuda.users.total()) == ([], 1)
+
+
+def test_garbage_is_collected_before_a_record_not_within(cuda: CudaStandIn) -> None:
+    """It may hold the graph of an earlier training."""
+    gc.disable()
+    try:
+        garbage = graphed(total)
+        garbage.itself = garbage  # type: ignore[attr-defined]
+        left, found = weakref.ref(garbage), []
+        del garbage
+        run(graphed(lambda batch: found.append(left() is None) or total(batch)))
+    finally:
+        gc.enable()
+    assert found == [False] * WARM_UP_STEPS + [True]
 
 
 def test_without_the_release_the_allocator_stays_in_capture(cuda: CudaStandIn, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,9 @@ CATEGORY = "a category of its own"
 LONGEST = 24  # characters of a value that are shown
 IDENTIFIER = re.compile(
     r"(^|[^A-Za-z0-9])(?i:id|code|key|index|uuid|guid|zip|zipcode|postcode)s?$|[a-z](Id|ID|Code|Key|Index)s?$"
+    r"|(^|[^A-Za-z])(?i:[ucgps]|user|member|cust|customer|account|session|device|cookie|item|movie|book|song|track"
+    r"|artist|author|product|prod|goods|sku|spu|shop|store|seller|merchant|brand|cate|cat|category|seg|group|city|region"
+    r"|campaign|ad|adgroup|creative|banner|site|app|page|post|video|photo|query|search|order|doc|news|poi)(?i:ids?)$"
 )
 
 

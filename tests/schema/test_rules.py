@@ -233,7 +233,10 @@ def test_every_rule_has_a_case_and_says_what_it_does() -> None:
     assert all(rule.__doc__ and rule.__doc__.endswith(".") for rule in RULES)
 
 
-@pytest.mark.parametrize("name", ["user_id", "ID", "userId", "zip", "item ids", "postcode", "user.code", "itemID"])
+IDS = ["user_id", "ID", "userId", "userid", "uid", "cms_segid", "zip", "item ids", "postcode", "user.code", "itemID"]
+
+
+@pytest.mark.parametrize("name", IDS)
 def test_whole_numbers_named_like_an_id_are_categories(name: str) -> None:
     assert read(WHOLE, name).feature == Categorical(name, min_count=2)
     assert read(SECONDS, name).feature == Categorical(name, min_count=2)  # not a time
@@ -242,7 +245,9 @@ def test_whole_numbers_named_like_an_id_are_categories(name: str) -> None:
     assert (read(unique, name).kind, read(unique, name).reason) == ("left out", "an id that differs in every row")
 
 
-@pytest.mark.parametrize("name", ["paid", "valid", "period", "humidity", "keyboard", "zipper", "barcoded", "grid"])
+@pytest.mark.parametrize(
+    "name", ["paid", "bid", "valid", "period", "humidity", "keyboard", "zipper", "barcoded", "grid"]
+)
 def test_other_names_are_not_like_an_id(name: str) -> None:
     assert read(WHOLE, name).feature == Numeric(name)
 

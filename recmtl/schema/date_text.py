@@ -22,7 +22,12 @@ OFFSET = r"\s*(Z|UTC|GMT|(UTC|GMT)?[+-][0-9]{2}:?[0-9]{2})$"
 FRACTION = r"(:[0-9]{2})[.,][0-9]+"  # of a second
 TIME_OF_DAY = re.compile(r"[T ,]+%[HI].*$")  # of a format
 DIGITS_OF: Mapping[str, int] = {"%Y": 4, "%y": 2, "%m": 2, "%d": 2, "%H": 2, "%M": 2, "%S": 2}
-DIGIT_FORMATS: Mapping[int, str] = {8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+DIGIT_FORMATS: Mapping[int, tuple[str, ...]] = {
+    8: ("%Y%m%d", "%y%m%d%H"),
+    10: ("%Y%m%d%H",),
+    12: ("%Y%m%d%H%M",),
+    14: ("%Y%m%d%H%M%S",),
+}
 # How dates are written, and the formats of each, with a hyphen for the sign that stands between their parts.
 DATE_FORMS = tuple(
     (re.compile(form), formats)
@@ -35,6 +40,21 @@ DATE_FORMS = tuple(
         (r"[A-Za-z]{3,9}( )[0-9]{1,2}, [0-9]{4}", ("%b-%d, %Y", "%B-%d, %Y")),
     )
 )
+CLOCK, NAME = r"[0-9]{2}:[0-9]{2}:[0-9]{2}", "[A-Za-z]{3}"  # 14:05:00; of a month or a weekday
+# How programs write dates with times: web servers, ISO 8601 without signs, mail, `ctime`, file names.
+LOG_FORMS = tuple(
+    (re.compile(form), written)
+    for form, written in (
+        (rf"[0-9]{{2}}/{NAME}/[0-9]{{4}}:{CLOCK}", "%d/%b/%Y:%H:%M:%S"),
+        (rf"[0-9]{{2}}/{NAME}/[0-9]{{4}}:{CLOCK} [+-][0-9]{{4}}", f"%d/%b/%Y:%H:%M:%S{ZONE}"),
+        (r"[0-9]{8}T[0-9]{6}", "%Y%m%dT%H%M%S"),
+        (r"[0-9]{8}T[0-9]{6}Z", f"%Y%m%dT%H%M%S{ZONE}"),
+        (r"[0-9]{8}_[0-9]{6}", "%Y%m%d_%H%M%S"),
+        (rf"{NAME}, [0-9]{{2}} {NAME} [0-9]{{4}} {CLOCK} (GMT|[+-][0-9]{{4}})", f"%a, %d %b %Y %H:%M:%S{ZONE}"),
+        (rf"{NAME} {NAME} [ 0-9][0-9] {CLOCK} [0-9]{{4}}", "%a %b %d %H:%M:%S %Y"),
+        (rf"{NAME} {NAME} [0-9]{{2}} {CLOCK} \+0000 [0-9]{{4}}", "%a %b %d %H:%M:%S +0000 %Y"),
+    )
+)
 REST = re.compile(
     r"((?P<gap>T|, | +)[0-9]{1,2}:[0-9]{2}(?P<second>:[0-9]{2}([.,][0-9]+)?)?(?P<half>\s*[AaPp][Mm])?)?"
     r"(?P<zone>\s*(Z|UTC|GMT|(UTC|GMT)?[+-][0-9]{2}:?[0-9]{2}))?"
@@ -44,7 +64,7 @@ REST = re.compile(
 def formats_of(text: str) -> list[str | None]:
     """Return the formats in which a text may be a date: with day and month in either order, if it is unknown."""
     values, text = pa.array([text], pa.string()), text.strip()
-    found: list[str | None] = []
+    found: list[str | None] = [written for form, written in LOG_FORMS if form.fullmatch(text)]
     for form, formats in DATE_FORMS:
         date = form.match(text)
         rest = REST.fullmatch(text, date.end()) if date else None

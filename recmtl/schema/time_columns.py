@@ -15,7 +15,7 @@ from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, ask, infinite
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.date_text import DIGIT_FORMATS, are_dates, digits_of, formats_of, has_time, other_order, parse_dates
 from recmtl.schema.features import Timestamp
-from recmtl.schema.number_text import NEARLY, null_words
+from recmtl.schema.number_text import MOSTLY, NEARLY, null_words
 from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, is_recent, unix_unit
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name: `created_at`, `createdAt`, `CREATED_AT`
@@ -41,6 +41,7 @@ class FoundDates:
             and both read all that the other does.
         rows: The number of rows that have it.
         in_any: The number of rows that are a date in any format.
+        distinct: The number of distinct values that are.
         times: Whether dates have a time of day.
         others: The values that do not have the format, the most frequent first.
     """
@@ -48,6 +49,7 @@ class FoundDates:
     formats: tuple[str | None, ...]
     rows: int
     in_any: int
+    distinct: int
     times: bool
     others: pa.Array
 
@@ -64,7 +66,7 @@ def dates(c: ColumnValues) -> Reading | None:
         return dates_in_digits(c)
     if c.is_text:
         found = find_dates(c)
-        if found is None or found.in_any < NEARLY * c.present or (found.rows < c.present and c.distinct <= FEW):
+        if found is None or not holds_dates(c, found):
             return None
         what = question_of(c, found)
         if what:
@@ -73,6 +75,13 @@ def dates(c: ColumnValues) -> Reading | None:
     if pa.types.is_date(c.type):
         return Reading(c.name, timestamp(c, DATE_PARTS), "dates")
     return Reading(c.name, timestamp(c), "dates with times") if pa.types.is_timestamp(c.type) else None
+
+
+def holds_dates(c: ColumnValues, found: FoundDates) -> bool:
+    """Return whether all rows are dates, or nearly all, or half of many distinct values."""
+    if found.rows == c.present:
+        return True
+    return c.distinct > FEW and (found.in_any >= NEARLY * c.present or found.distinct >= MOSTLY * c.distinct)
 
 
 def question_of(c: ColumnValues, found: FoundDates) -> Reading | None:
@@ -88,7 +97,7 @@ def question_of(c: ColumnValues, found: FoundDates) -> Reading | None:
     skip = f"or {said} with `--data.bad_rows skip`, which leaves such rows out, of the test rows too"
     other, share = str(found.others[0]), found.rows / c.present
     form = f"{found.form} in {share:.1%} of its rows, and text such as {other!r} in others"
-    if share < NEARLY or formats_of(other):
+    if found.in_any > found.rows or formats_of(other):
         return ask(c, form, f"write them in one form, {skip}")
     return ask(c, form, f"{null_words(found.others)}, {skip}")
 
@@ -109,11 +118,13 @@ def find_dates(c: ColumnValues) -> FoundDates | None:
     swapped = other_order(best)
     both = swapped in read and bool((read[swapped] == read[best]).all())
     formats = (best, swapped) if swapped and both else (best,)
-    in_any = int(counts[np.any(list(read.values()), axis=0)].sum())
-    times = pc.any(pc.match_substring_regex(c.unique, r"[T ][0-9]{2}:")).as_py() if best is None else has_time(best)
+    in_any = np.any(list(read.values()), axis=0)
+    times = pc.any(pc.match_substring_regex(c.unique, r"[T ][0-9]{2}")).as_py() if best is None else has_time(best)
     others = np.flatnonzero(~read[best])
     others = others[np.argsort(-counts[others], kind="stable")]
-    return FoundDates(formats, rows[best], in_any, bool(times), c.unique.take(pa.array(others)))
+    return FoundDates(
+        formats, rows[best], int(counts[in_any].sum()), int(in_any.sum()), bool(times), c.unique.take(pa.array(others))
+    )
 
 
 def parts_of(times: bool) -> tuple[str, ...]:
@@ -137,13 +148,16 @@ def digits_format(c: ColumnValues) -> str | None:
     if not c.numbers or not c.numbers.whole or c.numbers.high < YEARS[0] * 10**4:
         return None
     numbers = np.setdiff1d(c.numbers.values, NO_TIME)
-    written = DIGIT_FORMATS.get(len(f"{numbers.max():.0f}"))
-    if written is None or len(numbers) < FEW_DIGITS:
-        return None
-    years = numbers // 10.0 ** (digits_of(written) - 4)
-    if years.min() < YEARS[0] or years.max() > YEARS[1]:
-        return None
-    return written if are_dates(digits(numbers), written).all() else None
+    for written in DIGIT_FORMATS.get(len(f"{numbers.max():.0f}"), ()):
+        years = numbers // 10.0 ** (digits_of(written) - 4)
+        if written.startswith("%y"):  # without the century, few numbers may be dates by chance
+            if len(numbers) <= FEW:
+                continue
+        elif len(numbers) < FEW_DIGITS or years.min() < YEARS[0] or years.max() > YEARS[1]:
+            continue
+        if are_dates(digits(numbers), written).all():
+            return written
+    return None
 
 
 def digits(numbers: npt.NDArray[np.float64]) -> pa.StringArray:

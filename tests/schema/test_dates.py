@@ -24,9 +24,10 @@ TIMES = [dt.datetime(2023, 1, 1, 9, 30, 15) + i * dt.timedelta(days=5, hours=7, 
 FORMATS = [
     *("%m/%d/%Y", "%d.%m.%Y", "%d/%m/%Y", "%Y/%m/%d", "%d-%m-%Y", "%Y.%m.%d", "%d.%m.%y", "%m/%d/%y"),
     *("%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%d-%b-%y"),
+    *("%d/%b/%Y:%H:%M:%S", "%Y%m%dT%H%M%S", "%Y%m%d_%H%M%S", "%a %b %d %H:%M:%S %Y", "%a %b %d %H:%M:%S +0000 %Y"),
     *("%m/%d/%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d/%m/%YT%H:%M:%S", "%m/%d/%Y %I:%M:%S %p", "%Y-%m-%d %I:%M%p"),
 ]
-DIGITS = ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"]
+DIGITS = ["%y%m%d%H", "%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"]
 
 
 def read(values: list[Any], name: str = "x") -> Any:
@@ -52,6 +53,11 @@ def test_the_format_is_found_and_reads_what_was_written(date_format: str) -> Non
         ([f"{t.month}/{t.day}/{t.year} {t.hour}:{t.minute:02}" for t in TIMES], "%m/%d/%Y %H:%M"),  # of spreadsheets
         ([f"{t:%Y-%m-%d %H:%M:%S} UTC" for t in TIMES], None),  # of BigQuery
         ([f"{t:%Y-%m-%d}Z" for t in TIMES], None),
+        ([f"{t:%d/%b/%Y:%H:%M:%S} -0700" for t in TIMES], "%d/%b/%Y:%H:%M:%S%z"),  # of web servers
+        ([f"{t:%a, %d %b %Y %H:%M:%S} GMT" for t in TIMES], "%a, %d %b %Y %H:%M:%S%z"),  # of mail
+        ([f"{t:%Y%m%dT%H%M%SZ}" for t in TIMES], "%Y%m%dT%H%M%S%z"),
+        ([f"{t:%a %b} {t.day:2} {t:%H:%M:%S %Y}" for t in TIMES], "%a %b %d %H:%M:%S %Y"),  # of `ctime`
+        ([int(f"{t:%y%m%d%H}") for t in TIMES], "%y%m%d%H"),
         ([f" {t:%d/%m/%Y %H:%M} GMT" for t in TIMES], "%d/%m/%Y %H:%M%z"),
         ([f"{t:%d.%m.%Y %H:%M:%S}.{i}" for i, t in enumerate(TIMES)], "%d.%m.%Y %H:%M:%S"),
         ([f"{t:%d.%m.%Y}" if i % 2 else f"{t:%d.%m.%Y %H:%M}" for i, t in enumerate(TIMES)], "%d.%m.%Y %H:%M"),
@@ -77,6 +83,8 @@ def test_other_spellings(values: list[Any], date_format: str | None) -> None:
         ("x", ["1.2.3", "1.12.4", "10.2.3"] * 9, "categorical"),  # versions
         ("x", ["may be", "31 others"] * 9, "categorical"),
         ("x", ["01/31/2024", "none"] * 9, "categorical"),
+        ("x", [24013100 + i for i in range(20)] * 9, "categorical"),  # dates and hours by chance
+        ("x", [f"{t:%Y-%m-%d}" for t in TIMES] + [f"word {i}" for i in range(200)], "left out"),
     ],
 )
 def test_what_is_no_date(name: str, values: list[Any], kind: str) -> None:
@@ -102,6 +110,7 @@ def test_what_is_no_date(name: str, values: list[Any], kind: str) -> None:
             [*written("%Y-%m-%d"), "0000-00-00"],
             "holds dates in 99.4% of its rows, and text such as '0000-00-00' in others",
         ),
+        ([*written("%d.%m.%Y"), *["never"] * 40], "`--null never` if such text stands for a missing value"),
         ([*written("%d.%m.%Y"), "2024-01-05"], "write them in one form, or `--date_format x=%d.%m.%Y` with"),
         ([*written("%d.%m.%Y"), *written("%m.%d.%Y")], "write them in one form"),
     ],
@@ -148,6 +157,11 @@ def test_a_format_decides_and_later_files_must_have_it() -> None:
         Schema.infer(FRAME, ["y"], {"seen": "numeric"}, date_formats={"seen": "%d/%m/%Y"})
     with pytest.raises(SchemaError, match="column 'sen' is not in the frame; did you mean 'seen'"):
         Schema.infer(FRAME, ["y"], date_formats={"sen": "%d/%m/%Y"})
+
+
+def test_an_hour_without_minutes_is_one() -> None:
+    feature = read([f"{t:%Y-%m-%d %H}" for t in TIMES]).feature
+    assert (feature.format, "hour" in feature.parts) == (None, True)
 
 
 def test_commands_take_a_format(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Neighbouring shared tensors merged into one, so that a GPU works on all of them with few launches."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from itertools import groupby
 
 import torch
@@ -39,7 +39,7 @@ def _merged(run: Sequence[Measured]) -> Measured:
     return Measured(SharedTensor(whole, len(rows), part_of_row, bounds), gradients, tensors)
 
 
-@lru_cache(maxsize=16)  # a copy from the host would break the record of a CUDA graph
+@cache  # a copy from the host would break the record of a CUDA graph, which reads these for as long as it lives
 def _rows_of_parts(rows: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the part of each row and the bounds of parts with so many rows each."""
     sizes = torch.tensor(rows)

@@ -51,6 +51,7 @@ class Contender:
         options: Arguments of the model.
         balancer: The import name of its balancer.
         balance_domains: Whether each domain of a task is an objective.
+        interaction: The import name of its encoder's interaction.
     """
 
     model: str
@@ -58,13 +59,23 @@ class Contender:
     options: Mapping[str, Any] = field(default_factory=dict)
     balancer: str = "Sum"
     balance_domains: bool = False
+    interaction: str | None = None
 
     @property
     def exists(self) -> bool:
         """Whether the library has the model with these arguments, and the pooling."""
         model = getattr(recmtl, self.model, None)
         known = model is not None and set(self.options) <= set(signature(model).parameters)
+        known &= self.interaction is None or hasattr(recmtl, self.interaction)
         return known and (self.pooling is None or self.pooling in get_args(Pooling))
+
+    def build(self, schema: recmtl.FittedSchema) -> recmtl.RankingModel:
+        """Return the model with its arguments and its interaction."""
+        options: dict[str, Any] = dict(self.options)
+        if self.interaction is not None:
+            options["encoder"] = partial(recmtl.FeatureEncoder, interaction=getattr(recmtl, self.interaction))
+        model: recmtl.RankingModel = getattr(recmtl, self.model)(schema, **options)
+        return model
 
     def schema(self, schema: recmtl.Schema) -> recmtl.Schema:
         """Return the schema with the pooling of the contender."""
@@ -123,7 +134,14 @@ PROBLEMS: dict[Plant, Problem] = {
             "SharedBottom, PCGrad of domains": Contender("SharedBottom", balancer="PCGrad", balance_domains=True),
         },
     ),
-    "interactions": Problem("Interactions: effects of second order", plain("SharedBottom", "MMOE", "PLE", "STEM")),
+    "interactions": Problem(
+        "Interactions: effects of second order",
+        plain("SharedBottom", "MMOE", "PLE", "STEM")
+        | {
+            f"SharedBottom, {name}": Contender("SharedBottom", interaction=name)
+            for name in ("CrossLayers", "GatedCrossLayers", "FinalMLP", "MaskNet")
+        },
+    ),
 }
 
 
@@ -132,7 +150,7 @@ def measure(facts: PlantedFacts, folder: Path, contender: Contender, seed: int) 
     schema = contender.schema(recmtl.Schema.load(folder / "card.yaml"))
     data = recmtl.prepare(schema, folder / "train.csv", folder / "valid.csv", folder / "test.csv")
     torch.manual_seed(seed)
-    model = getattr(recmtl, contender.model)(data.schema, **contender.options)
+    model = contender.build(data.schema)
     run = recmtl.RunConfig(seed=seed, progress=False, device="cpu")
     balancer = getattr(recmtl, contender.balancer)()
     trainer = recmtl.Trainer(model, balancer, balance_domains=contender.balance_domains, run=run)

@@ -19,6 +19,8 @@ def test_a_contender_exists_if_the_library_has_its_model_arguments_and_pooling()
     assert not Contender("NoModel").exists
     assert not Contender("MMOE", "nothing").exists
     assert not Contender("MMOE", options={"nothing": 1}).exists
+    assert Contender("MMOE", interaction="CrossLayers").exists
+    assert not Contender("MMOE", interaction="Nothing").exists
     assert all(next(iter(problem.contenders.values())).exists for problem in PROBLEMS.values())
 
 

@@ -104,6 +104,8 @@ def plain(*names: str) -> dict[str, Contender]:
     return {name: Contender(name) for name in names}
 
 
+SMALL: Mapping[str, Any] = {"layers": [16], "tower_layers": []}  # a trunk that leaves products to the interaction
+
 PROBLEMS: dict[Plant, Problem] = {
     "selection": Problem(
         "Selection: clicked rows are not like all rows",
@@ -140,6 +142,10 @@ PROBLEMS: dict[Plant, Problem] = {
         | {
             f"SharedBottom, {name}": Contender("SharedBottom", interaction=name)
             for name in ("CrossLayers", "GatedCrossLayers", "FinalMLP", "MaskNet")
+        }
+        | {
+            "SharedBottom of 16": Contender("SharedBottom", options=SMALL),
+            "SharedBottom of 16, CrossLayers": Contender("SharedBottom", options=SMALL, interaction="CrossLayers"),
         },
     ),
 }

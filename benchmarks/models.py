@@ -1,8 +1,8 @@
 """Parameters and step of each model over SharedBottom's: python -m benchmarks.models [--layers 256 128] [--steps 30]
 
 AliExpress-shaped rows (16 categorical and 63 numeric columns, 2 tasks), batch 2,048, one thread. CPU seconds. Models
-have experts of the same layers, and their default numbers of them. They take turns, step by step; ratios are medians of
-the ratios within a turn.
+have experts of the same layers, and their default numbers of them; interactions stand before SharedBottom. They take
+turns, step by step; ratios are medians of the ratios within a turn.
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ MODELS: Mapping[str, Any] = {
     "PLE": recmtl.PLE,
     "STEM": recmtl.STEM,
 }
+INTERACTIONS: Mapping[str, Any] = {
+    "CrossLayers": recmtl.CrossLayers,
+    "CrossLayers of rank 32": partial(recmtl.CrossLayers, rank=32),
+    "GatedCrossLayers": recmtl.GatedCrossLayers,
+    "FinalMLP": recmtl.FinalMLP,
+    "MaskNet": recmtl.MaskNet,
+}
 
 
 def main() -> None:
@@ -40,14 +47,16 @@ def main() -> None:
     data = generated(20_000)
     given = batches(data, data.schema, 9)
     steps, counts = {}, {}
-    for name, build in MODELS.items():
+    encoders = {name: partial(ENCODER, interaction=block) for name, block in INTERACTIONS.items()}
+    for name in (*MODELS, *INTERACTIONS):
         torch.manual_seed(0)
-        model = build(data.schema, layers=arguments.layers, encoder=ENCODER)
+        build, encoder = MODELS.get(name, recmtl.SharedBottom), encoders.get(name, ENCODER)
+        model = build(data.schema, layers=arguments.layers, encoder=encoder)
         run = recmtl.RunConfig(device="cpu", progress=False)
         trainer = recmtl.Trainer(model, getattr(recmtl, arguments.balancer)(), run=run)
         steps[name] = Step(model, trainer.balancer, recmtl.Optimization(batch_size=BATCH), arguments.steps)
         counts[name] = sum(parameter.numel() for parameter in model.parameters())
-    seconds: dict[str, list[float]] = {name: [] for name in MODELS}
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(arguments.steps + 3):
         for name, step in steps.items():
             start = time.process_time()

@@ -4,6 +4,7 @@ from recmtl.data.loader import Batch, Loader, Share
 from recmtl.data.preparation.prepare import encode_rows, prepare
 from recmtl.data.profiling.description import Description
 from recmtl.data.profiling.raw import describe
+from recmtl.data.store.lists import IdLists
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import DataError
 
@@ -11,6 +12,7 @@ __all__ = [
     "Batch",
     "DataError",
     "Description",
+    "IdLists",
     "Loader",
     "PreparedData",
     "Rows",

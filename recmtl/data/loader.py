@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recmtl.data.staging import staged
 from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.lists import IdLists
 from recmtl.data.store.prepared import Rows
 from recmtl.io.machine import available_memory
 from recmtl.io.prefetch import prefetch
@@ -26,12 +27,13 @@ class Batch:
     """What a model reads and what its losses are measured on.
 
     Args:
-        ids: int32 ``[B, id columns]``, each feature's own indices; -1 pads a list.
+        ids: int32 ``[B, id columns]``, each feature's own indices.
         numeric: float32 ``[B, numeric columns]``, the features, their missing indicators, then label rates.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` if all rows count the same.
         sampling_weight: float32 ``[B]``, how many rows of the file before it was thinned each row stands for; ``None``
             if it was not thinned.
+        lists: The ids of each multi-valued feature, in the order of the features.
         share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.
     """
 
@@ -41,6 +43,7 @@ class Batch:
     weight: Tensor | None = None
     share: Share | None = None
     sampling_weight: Tensor | None = None
+    lists: tuple[IdLists, ...] = ()
 
     def __len__(self) -> int:
         return self.labels.shape[0]
@@ -48,6 +51,7 @@ class Batch:
     def __repr__(self) -> str:
         tensors = {"ids": self.ids, "numeric": self.numeric, "labels": self.labels, "weight": self.weight}
         tensors |= {"sampling_weight": self.sampling_weight}
+        tensors |= {f"list {number}": own.values for number, own in enumerate(self.lists)}
         shapes = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
         part = f" of {len(self.whole):,}" if self.share else ""
         return f"Batch({len(self):,}{part} rows; {', '.join(shapes)}; {self.labels.device})"
@@ -63,7 +67,8 @@ class Batch:
             return self
         rows = slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
         weight, sampling = (None if w is None else w[rows] for w in (self.weight, self.sampling_weight))
-        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows), sampling)
+        lists = tuple(own.rows(rows.start, rows.stop) for own in self.lists)
+        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows), sampling, lists)
 
 
 class Share(NamedTuple):
@@ -118,12 +123,12 @@ class Loader:
         self.window = window or default_window(rows)
         self._device = torch.device(device)
         self._widths = rows.widths
-        self._matrix: Tensor | None = None
+        self._held: Packed | None = None
+        self._capacities = [0] * len(rows.schema.list_blocks)
         if self.window >= len(rows):
-            matrix = rows.packed()
+            held = Packed(rows.packed(), rows.lists())
             free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
-            fits = free is None or matrix.nbytes <= free // 2
-            self._matrix = matrix.to(self._device) if fits else matrix
+            self._held = held.to(self._device) if free is None or held.nbytes <= free // 2 else held
 
     def __len__(self) -> int:
         return len(self._starts())
@@ -138,14 +143,31 @@ class Loader:
         starts = self._starts()[done:]
         if not starts:
             return
-        sizes = (end - start for start, end in itertools.pairwise([*starts, len(self.rows)]))
+        sizes = [end - start for start, end in itertools.pairwise([*starts, len(self.rows)])]
         cut = _cut_batches(self._windows(number, starts[0]), sizes)
-        batches: Iterable[Tensor] = (pieces.joined().to(self._device) for pieces in cut)
-        if self._device.type == "cuda" and (self._matrix is None or self._matrix.device.type == "cpu"):
+        batches: Iterable[Packed] = (pieces.joined().to(self._device) for pieces in cut)
+        held = self._held is not None and self._held.matrix.device.type == "cuda"
+        if self._device.type == "cuda" and not held and not self._capacities:
             most = min(self.batch_size + 1, len(self.rows))
-            batches = staged((pieces.written_to for pieces in cut), most, sum(self._widths.values()), self._device)
+            fills = (pieces.written_to for pieces in cut)
+            batches = map(Packed, staged(fills, most, sum(self._widths.values()), self._device))
+        elif held and self._capacities:
+            batches = self._of_one_shape(next(self._windows(number, starts[0])), sizes)
         for packed in batches:
             yield self._unpack(packed).part(self._rank, self._world_size)
+
+    def _of_one_shape(self, window: Window, sizes: Sequence[int]) -> Iterator[Packed]:
+        """Yield batches of all rows whose lists have spare values, so that a step on a GPU can be recorded.
+
+        The host waits once per epoch, for the number of values of each batch.
+        """
+        ends = torch.tensor(sizes, device=window.packed.matrix.device).cumsum(0)
+        totals = [_values_by_batch(own.offsets, window.order, ends) for own in window.packed.lists]
+        self._capacities = [max(c, _capacity(max(t))) for c, t in zip(self._capacities, totals, strict=True)]
+        start = 0
+        for size, *found in zip(sizes, *totals, strict=True):
+            yield window.take(start, start + size, list(zip(found, self._capacities, strict=True)))
+            start += size
 
     def _starts(self) -> range:
         """The first row of each batch."""
@@ -154,63 +176,96 @@ class Loader:
 
     def _windows(self, number: int, skip: int) -> Iterator[Window]:
         """The rows in the order of an epoch, after the skipped ones."""
-        device = torch.device("cpu") if self._matrix is None else self._matrix.device
+        device = torch.device("cpu") if self._held is None else self._held.matrix.device
         generator = None
         if self.seed is not None:
             generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
-        if self._matrix is None:
+        if self._held is None:
             yield from _read_windows(self.rows, self.window, generator, skip)
         else:
             order = None if generator is None else torch.randperm(len(self.rows), generator=generator, device=device)
-            yield Window(self._matrix, order).after(skip)
+            yield Window(self._held, order).after(skip)
 
-    def _unpack(self, packed: Tensor) -> Batch:
-        parts = dict(zip(self._widths, torch.split(packed, list(self._widths.values()), dim=1), strict=True))
+    def _unpack(self, packed: Packed) -> Batch:
+        parts = dict(zip(self._widths, torch.split(packed.matrix, list(self._widths.values()), dim=1), strict=True))
         return Batch(
             ids=parts[IDS],
             numeric=parts[NUMERIC].view(torch.float32),
             labels=parts[LABELS].view(torch.float32),
             weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
             sampling_weight=parts[SAMPLING_WEIGHT].view(torch.float32)[:, 0] if SAMPLING_WEIGHT in parts else None,
+            lists=packed.lists,
         )
 
 
-class Window(NamedTuple):
-    """Packed rows ``[n, Σ widths]``, and their positions in the order of the epoch, int64 ``[n]``, if it is another."""
+class Packed(NamedTuple):
+    """Rows: what has one width, packed ``[n, Σ widths]``, and the lists."""
 
     matrix: Tensor
+    lists: tuple[IdLists, ...] = ()
+
+    def to(self, device: torch.device) -> Packed:
+        """Copy the rows to a device."""
+        return Packed(self.matrix.to(device), tuple(own.to(device) for own in self.lists))
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes of all tensors."""
+        return self.matrix.nbytes + sum(own.nbytes for own in self.lists)
+
+
+class Window(NamedTuple):
+    """Rows, and their positions in the order of the epoch, int64 ``[n]``, if it is another."""
+
+    packed: Packed
     order: Tensor | None
 
     @property
     def rows(self) -> int:
         """The number of rows."""
-        return len(self.matrix if self.order is None else self.order)
+        return len(self.packed.matrix if self.order is None else self.order)
 
-    def take(self, start: int, end: int, out: Tensor | None = None) -> Tensor:
-        """Return a range of rows of the order, ``[end - start, Σ widths]``, written to `out` if that is given."""
+    def take(self, start: int, end: int, sizes: Sequence[tuple[int, int]] | None = None) -> Packed:
+        """Return a range of rows of the order; `sizes` are those of `IdLists.take` for each list."""
+        matrix, lists = self.packed
+        if self.order is None and sizes is None:
+            return Packed(matrix[start:end], tuple(own.rows(start, end) for own in lists))
+        order = torch.arange(start, end, device=matrix.device) if self.order is None else self.order[start:end]
+        of_lists = zip(lists, sizes or itertools.repeat(None))  # noqa: B905
+        taken = tuple(own.take(order, size) for own, size in of_lists)
+        return Packed(matrix.index_select(0, order), taken)
+
+    def write(self, start: int, end: int, out: Tensor) -> None:
+        """Write a range of rows of the order, which have no lists, to `out` ``[end - start, Σ widths]``."""
         if self.order is None:
-            rows = self.matrix[start:end]
-            return rows if out is None else out.copy_(rows)
-        return torch.index_select(self.matrix, 0, self.order[start:end], out=out)
+            out.copy_(self.packed.matrix[start:end])
+        else:
+            torch.index_select(self.packed.matrix, 0, self.order[start:end], out=out)
 
     def after(self, rows: int) -> Window:
         """Return the window without its first rows."""
-        return Window(self.matrix[rows:], None) if self.order is None else Window(self.matrix, self.order[rows:])
+        if self.order is not None:
+            return Window(self.packed, self.order[rows:])
+        matrix, lists = self.packed
+        return Window(Packed(matrix[rows:], tuple(own.rows(rows, len(matrix)) for own in lists)), None)
 
 
 class Pieces(list[tuple[Window, int, int]]):
     """The rows of a batch: ranges of one or several windows."""
 
-    def joined(self) -> Tensor:
-        """Return the rows, packed ``[size, Σ widths]``."""
+    def joined(self) -> Packed:
+        """Return the rows."""
         parts = [window.take(start, end) for window, start, end in self]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(parts) == 1:
+            return parts[0]
+        lists = zip(*(part.lists for part in parts), strict=True)
+        return Packed(torch.cat([part.matrix for part in parts]), tuple(map(IdLists.joined, lists)))
 
     def written_to(self, buffer: Tensor) -> Tensor:
         """Write the rows to the first ones of a buffer, and return these."""
         filled = 0
         for window, start, end in self:
-            window.take(start, end, out=buffer[filled : filled + end - start])
+            window.write(start, end, buffer[filled : filled + end - start])
             filled += end - start
         return buffer[:filled]
 
@@ -221,8 +276,22 @@ def default_window(rows: Rows, processes: int = 1) -> int:
     All rows if they fill at most half of the free memory; else up to a third of that half, rounded down to a power of
     two, so that a little more or less of free memory does not change the order of the rows.
     """
-    held = available_memory() // (2 * processes) // (4 * sum(rows.widths.values()))
+    held = int(available_memory() // (2 * processes) / rows.bytes_per_row)
     return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
+
+
+def _values_by_batch(offsets: Tensor, order: Tensor | None, ends: Tensor) -> list[int]:
+    """Return how many values of a list each batch has, given the ends of the batches in the order of the rows."""
+    lengths = offsets.diff()
+    counted = (lengths if order is None else lengths.index_select(0, order)).cumsum(0)
+    until = counted.index_select(0, ends - 1)
+    return torch.diff(until, prepend=until.new_zeros(1)).tolist()
+
+
+def _capacity(values: int) -> int:
+    """Return room for so many values and a few more, so that the batches of most epochs have one shape."""
+    step = max(1, 1 << max(0, values.bit_length() - 5))  # 3 to 6 % of them
+    return (values // step + 2) * step
 
 
 def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int) -> Iterator[Window]:
@@ -236,7 +305,7 @@ def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip
     windows = torch.split(blocks, max(1, size // BLOCK_ROWS))
 
     def read(spans: list[tuple[int, int]], order: Tensor | None, skip: int) -> Window:
-        return Window(rows.packed(spans), order).after(skip)
+        return Window(Packed(rows.packed(spans), rows.lists(spans)), order).after(skip)
 
     def jobs(skip: int) -> Iterator[Callable[[], Window]]:
         for starts in (window.tolist() for window in windows):

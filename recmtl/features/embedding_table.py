@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
-from recmtl.data import Share
+from recmtl.data import IdLists, Share
 from recmtl.io.machine import available_memory, explain_oom
 from recmtl.schema import IdBlock, MultiCategorical
 
@@ -33,6 +33,33 @@ class Field(NamedTuple):
     mask: Tensor | None = None
 
 
+class Lists(NamedTuple):
+    """The embeddings of a multi-valued feature in a batch, one list after the other.
+
+    Attributes:
+        values: ``[T, d]``, after the last list perhaps spare ones.
+        offsets: int64 ``[B + 1]``, the place of each list's first embedding, then that after the last list.
+    """
+
+    values: Tensor
+    offsets: Tensor
+
+    def padded(self, length: int) -> Field:
+        """Return the embeddings with `length` places for each list, zeros in the others, and the mask of the places."""
+        place = self.offsets[:-1, None] + torch.arange(length, device=self.offsets.device)  # [B, L]
+        mask = place < self.offsets[1:, None]
+        with_zeros = torch.cat([self.values, self.values.new_zeros(1, self.values.shape[1])])
+        index = torch.where(mask, place, self.values.shape[0])
+        return Field(with_zeros.index_select(0, index.flatten()).view(*mask.shape, -1), mask)
+
+
+class Embedded(NamedTuple):
+    """The embeddings of a table's features in a batch."""
+
+    singles: Tensor  # [B, features with one value, width]
+    lists: tuple[Lists, ...]
+
+
 class GatheredRows(NamedTuple):
     """The rows of a table that a forward pass in row mode has gathered."""
 
@@ -50,8 +77,7 @@ class GatheredRows(NamedTuple):
 class EmbeddingTable(nn.Module):
     """The embeddings of all features of one width in one table, each feature at its own offset.
 
-    Features that share a vocabulary share an offset, too. Rows start at N(0, 0.01²), the rows of "unknown" at zero. A
-    multi-valued feature is pooled over its elements.
+    Features that share a vocabulary share an offset, too. Rows start at N(0, 0.01²), the rows of "unknown" at zero.
 
     In *row mode* a training pass gathers the distinct rows of the batch into a new leaf, which takes the table's place
     in `shared_tensors`: gradients equal those of the whole table, and its other rows are not touched. All look-ups of
@@ -61,10 +87,13 @@ class EmbeddingTable(nn.Module):
 
     Attributes:
         row_mode: Whether training passes gather rows; off by default.
+        singles: The blocks with one value per row, in the order of the output.
+        lists: The blocks of multi-valued features, in the order of the output.
 
     Shape:
-        - ids: int32 ``[B, id columns]``, indices within each feature; -1 pads a list
-        - output: ``[B, features · width]``
+        - ids: int32 ``[B, id columns]``, indices within each feature
+        - lists: those of all multi-valued features, each with T values
+        - output: ``[B, singles, width]``, and of each list ``[T, width]``
 
     Args:
         blocks: The features and their columns.
@@ -84,18 +113,17 @@ class EmbeddingTable(nn.Module):
         # Single-valued features first: one gather serves them all, without pooling.
         blocks = sorted(blocks, key=lambda block: isinstance(block.feature, MultiCategorical))
         self.width, self.features = width, len(blocks)
-        self._names = [block.name for block in blocks]
-        self._bags = [(b.feature, b.length) for b in blocks if isinstance(b.feature, MultiCategorical)]
-        self._singles = len(blocks) - len(self._bags)
+        self.lists = [block for block in blocks if isinstance(block.feature, MultiCategorical)]
+        self.singles = blocks[: len(blocks) - len(self.lists)]
         owned = {b.owner: b.size for b in blocks}
         sizes = torch.tensor(list(owned.values()))
         starts = sizes.cumsum(0) - sizes
         place = {owner: i for i, owner in enumerate(owned)}
-        lengths = torch.tensor([b.length for b in blocks])
-        columns = torch.cat([torch.arange(b.start, b.start + b.length) for b in blocks])
-        offsets = starts[torch.tensor([place[b.owner] for b in blocks])]
-        self.register_buffer("offsets", offsets.repeat_interleave(lengths).int(), persistent=False)
+        offsets = starts[[place[block.owner] for block in blocks]]
+        columns = torch.tensor([block.start for block in self.singles], dtype=torch.int64)
+        self.register_buffer("offsets", offsets[: len(columns)].int(), persistent=False)
         self.register_buffer("columns", columns, persistent=False)
+        self._offsets_of_lists = offsets[len(columns) :].tolist()
         self.register_buffer("bounds", torch.cat([starts, sizes.sum()[None]]), persistent=False)
         self.weight = nn.Parameter(
             first_rows({name: size for (name, _), size in owned.items()}, int(sizes.sum()), width)
@@ -103,53 +131,42 @@ class EmbeddingTable(nn.Module):
         with torch.no_grad():
             self.weight[starts] = 0
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
-        self._lengths = Counter(dict.fromkeys(owned, 0))  # columns of each vocabulary
-        for block in blocks:
-            self._lengths[block.owner] += block.length
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
-        self._slots: tuple[Tensor, Tensor] | None = None  # the ids that were gathered, and the row of each
+        self._slots: tuple[Tensor, Sequence[IdLists], Tensor] | None = None  # gathered ids, and the row of each
         self._whole: tuple[Tensor, Tensor] | None = None  # the parts of the whole table, once it was shared
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return the embeddings of a batch of ids."""
-        rows = self._rows(ids)  # [B, columns, width]
-        if not self._bags:
-            return rows.flatten(1)
-        padding = self._own_columns(ids) < 0
-        pooled = [rows[:, : self._singles].flatten(1)]
-        start = self._singles
-        for feature, length in self._bags:
-            kept = ~padding[:, start : start + length, None]
-            total = (rows[:, start : start + length] * kept).sum(1)
-            pooled.append(total / kept.sum(1).clamp(min=1) if feature.pooling == "mean" else total)
-            start += length
-        return torch.cat(pooled, dim=1)
+    def forward(self, ids: Tensor, lists: Sequence[IdLists] = ()) -> Embedded:
+        """Return the embeddings of a batch.
 
-    def fields(self, ids: Tensor) -> dict[str, Field]:
-        """Return the embeddings of each feature by the name of its block, lists before they are pooled."""
-        rows, mask = self._rows(ids), self._own_columns(ids) >= 0  # [B, columns, width], [B, columns]
-        found = {name: Field(rows[:, i]) for i, name in enumerate(self._names[: self._singles])}
-        start = self._singles
-        for name, (_, length) in zip(self._names[self._singles :], self._bags, strict=True):
-            places = slice(start, start + length)
-            found[name] = Field(rows[:, places] * mask[:, places, None], mask[:, places])
-            start += length
-        return found
+        Raises:
+            ValueError: The batch lacks the lists of a feature.
+        """
+        if self.lists and len(lists) <= self.lists[-1].start:
+            raise ValueError(
+                f"a batch must have a list for each multi-valued feature, {self.lists[-1].name!r} among them, got "
+                f"{len(lists)} lists: pass `lists`"
+            )
+        own = [lists[block.start] for block in self.lists]
+        rows, count = self._rows(ids, lists), len(self.singles)  # [B·S + Σ T, width]
+        singles, *listed = torch.split(rows, [ids.shape[0] * count, *(each.values.shape[0] for each in own)])
+        found = (Lists(values, each.offsets) for values, each in zip(listed, own, strict=True))
+        return Embedded(singles.view(ids.shape[0], count, self.width), tuple(found))
 
     def rows_of(self, block: IdBlock) -> Tensor:
         """Return the rows of a feature, a view of the table ``[size, width]``."""
         return self.weight.detach().narrow(0, *self._spans[block.owner])
 
-    def _own_columns(self, ids: Tensor) -> Tensor:
-        """Return the columns of the table's features."""
-        return ids if ids.shape[1] == len(self.columns) and not self._bags else ids.index_select(1, self.columns)
-
-    def _places(self, ids: Tensor) -> Tensor:
-        """Return the positions of the ids in the table; any position for padding."""
-        own = self._own_columns(ids)
-        return (own.clamp(min=0) if self._bags else own) + self.offsets
+    def _places(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
+        """Return the positions of all ids in the table, those of the lists last ``[B·S + Σ T]``."""
+        own = ids if ids.shape[1] == len(self.columns) else ids.index_select(1, self.columns)
+        singles = (own + self.offsets).flatten()
+        if not self.lists:
+            return singles
+        pairs = zip(self.lists, self._offsets_of_lists, strict=True)
+        # Spare values read the row of "unknown".
+        return torch.cat([singles, *(lists[block.start].values.clamp(min=0) + offset for block, offset in pairs)])
 
     @property
     def owners(self) -> list[str]:
@@ -169,37 +186,43 @@ class EmbeddingTable(nn.Module):
             return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
         return self._as_shared().sums(torch.linalg.vector_norm(tensor.grad, dim=1))
 
-    def _rows(self, ids: Tensor) -> Tensor:
-        """Return the rows of ids, ``[B, columns, width]``; any row for padding."""
-        places = self._places(ids)
+    def _rows(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
+        """Return the rows of all ids, those of the lists last ``[B·S + Σ T, width]``."""
+        places = self._places(ids, lists)
         if not self.row_mode:
             self._gathered = None
         if self.row_mode and torch.is_grad_enabled():
-            table, index = self._gathered_rows(ids, places)
+            table, index = self._gathered_rows(ids, lists, places)
         else:
             # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
             table, index = self.weight, places.long()
-        return table.index_select(0, index.flatten()).view(*places.shape, self.width)
+        return table.index_select(0, index)
 
-    def _gathered_rows(self, ids: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the step's gathered rows ``[U, width]``, and which of them each id has ``[B, columns]``."""
+    def _gathered_rows(self, ids: Tensor, lists: Sequence[IdLists], places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step's gathered rows ``[U, width]``, and which of them each id has."""
         if self._gathered is None or self._slots is None:
-            whole = places if self._share is None else self._places(self._share.of.ids)
-            distinct, inverse, source = distinct_ids(whole, self._most_distinct(len(whole)))  # [U], [B, columns], [U]
-            self._slots = ids, inverse if self._share is None else inverse[self._share.rows]
+            whole, every = (ids, lists) if self._share is None else (self._share.of.ids, self._share.of.lists)
+            looked_up = places if self._share is None else self._places(whole, every)
+            distinct, inverse, source = distinct_ids(looked_up, self._most_distinct(len(whole), every))
             rows = self.weight.detach().index_select(0, distinct).requires_grad_()  # [U, width]
             self._gathered = GatheredRows(distinct, rows, source, *self._parts(distinct))
-        known, inverse = self._slots
-        if ids is known:
+            self._slots = whole, every, inverse
+        known, known_lists, inverse = self._slots
+        if ids is known and lists is known_lists:
             return self._gathered.rows, inverse
         slots = torch.searchsorted(self._gathered.places, places.long()).clamp(max=len(self._gathered.places) - 1)
         among = self._gathered.places[slots] == places
         torch._assert_async(among.all(), OTHER_IDS)  # does not wait for the device
         return self._gathered.rows, slots
 
-    def _most_distinct(self, rows: int) -> int:
+    def _most_distinct(self, rows: int, lists: Sequence[IdLists]) -> int:
         """Return how many distinct rows of the table a batch of so many rows can look up at most."""
-        return sum(min(rows * self._lengths[owner], size) for owner, (_, size) in self._spans.items())
+        count = Counter(dict.fromkeys(self._spans, 0))  # ids of each vocabulary
+        for block in self.singles:
+            count[block.owner] += rows
+        for block in self.lists:
+            count[block.owner] += len(lists[block.start].values)
+        return sum(min(count[owner], size) for owner, (_, size) in self._spans.items())
 
     def start_row_mode(self, share: Share | None = None) -> None:
         """Gather rows in the next training pass.

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
-from recmtl.features.embedding_table import EmbeddingTable, Field
+from recmtl.features.embedding_table import Embedded, EmbeddingTable, Field
 from recmtl.features.numeric_embeddings import NumericEmbedding, PlainNumbers
+from recmtl.features.pooling import POOLINGS, mean_of
 from recmtl.features.pretrained import check_pretrained, load_vectors
 from recmtl.features.spline_embeddings import SplineEmbeddings
 from recmtl.layers.interaction import Interaction, InteractionFactory, build_interaction, interacted
-from recmtl.schema import FittedSchema, IdBlock
+from recmtl.schema import FittedSchema, IdBlock, MultiCategorical
 
 NARROWEST, WIDEST = 4, 16  # embeddings whose width is not given
 
@@ -27,7 +29,7 @@ class FeatureEncoder(nn.Module):
     """Embeddings of all features, concatenated.
 
     Categorical features of one width share one flat table, of which each feature is a part. Without a width a feature
-    of n ids has the smallest power of two that is at least 2·√n, from 4 to 16.
+    of n ids has the smallest power of two that is at least 2·√n, from 4 to 16. Lists are pooled as the schema says.
 
     Attributes:
         out_features: The width of the output, W.
@@ -50,8 +52,8 @@ class FeatureEncoder(nn.Module):
             `CrossLayers`; ``None`` for none.
 
     Raises:
-        ValueError: `width` is below 1, `pretrained` names a feature that cannot have vectors, or `interaction` builds
-            no module of that width with `out_features`.
+        ValueError: `width` is below 1, `pretrained` names a feature that cannot have vectors, a history and its target
+            have embeddings of different widths, or `interaction` builds no module of that width with `out_features`.
         DataError: A file cannot be read, its vectors have another width, or no category has a vector.
 
     Example:
@@ -82,7 +84,7 @@ class FeatureEncoder(nn.Module):
         for block in schema.id_blocks:
             frozen = freeze and block.owner in [(name, None) for name in files]
             groups.setdefault((block.width or width or default_width(block.size), frozen), []).append(block)
-        self.tables = nn.ModuleList()
+        tables: list[EmbeddingTable] = []
         self.found: dict[str, float] = {}
         for (w, frozen), blocks in sorted(groups.items()):
             table = EmbeddingTable(blocks, w)
@@ -90,7 +92,10 @@ class FeatureEncoder(nn.Module):
                 file = files.get(block.name)
                 if file is not None:
                     self.found[block.name] = load_vectors(table.rows_of(block), file, schema, block.name)
-            self.tables.append(table.requires_grad_(not frozen))
+            tables.append(table.requires_grad_(not frozen))
+        self.tables = nn.ModuleList(tables)
+        self.pools = nn.ModuleList(POOLINGS[feature.pooling](t.width) for t in tables for feature in lists_of(t))
+        self._targets = [target_place(feature, t, tables) for t in tables for feature in lists_of(t)]
         self.numeric = (numeric if schema.numeric else PlainNumbers)(schema)
         self._numbers = [feature.name for feature in schema.numeric]
         indicators = {f"{feature.name}.missing": 1 for feature in schema.numeric if feature.missing_indicator}
@@ -107,8 +112,18 @@ class FeatureEncoder(nn.Module):
         """Return the encoded batch, ``[B, W]``."""
         numbers = batch.numeric[:, : self.numeric.features]
         unembedded = batch.numeric[:, self.numeric.features :]
-        x = torch.cat([*(table(batch.ids) for table in self.tables), self.numeric(numbers), unembedded], 1)  # [B, W]
+        x = torch.cat([*self._pooled(batch), self.numeric(numbers), unembedded], 1)  # [B, W]
         return x if self.interaction is None else interacted(self.interaction, x)
+
+    def _pooled(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield the embeddings of the categories, lists pooled, table by table."""
+        embedded: list[Embedded] = [table(batch.ids, batch.lists) for table in self.tables]
+        pools = zip(self.pools, self._targets, strict=True)
+        for own in embedded:
+            yield own.singles.flatten(1)
+            for lists in own.lists:
+                pool, target = next(pools)
+                yield pool(lists, target.of(embedded) if target else None)
 
     def fields(self, batch: Batch) -> dict[str, Field]:
         """Return the embeddings of each feature by its name, before lists are pooled and all are concatenated.
@@ -117,8 +132,12 @@ class FeatureEncoder(nn.Module):
         missing (``price.missing``) and the label rates of a category (``item.label_rates``). With a `width` all
         categories have one width. Fields may be read in addition to the encoder's output, in one step.
         """
-        tables = (table for table in self.tables if isinstance(table, EmbeddingTable))
-        found = {name: field for table in tables for name, field in table.fields(batch.ids).items()}
+        found: dict[str, Field] = {}
+        for table in self.tables:
+            assert isinstance(table, EmbeddingTable)
+            singles, lists = table(batch.ids, batch.lists)
+            found |= {block.name: Field(rows) for block, rows in zip(table.singles, singles.unbind(1), strict=True)}
+            found |= {block.name: own.padded(block.length) for block, own in zip(table.lists, lists, strict=True)}
         numbers = batch.numeric[:, : self.numeric.features]
         found |= dict(zip(self._numbers, map(Field, self.numeric.fields(numbers)), strict=True))
         unembedded = torch.split(batch.numeric[:, self.numeric.features :], list(self._unembedded.values()), dim=1)
@@ -132,6 +151,45 @@ class FeatureEncoder(nn.Module):
         own = (SharedTensor(parameter) for parameter in self.parameters(recurse=False))
         found = (*shared_tensors(*self.children()), *own)
         return list({id(shared.tensor): shared for shared in found}.values())
+
+
+class TargetPlace(NamedTuple):
+    """The place of a feature among the embeddings of all tables."""
+
+    table: int
+    place: int  # among the table's features with one value, or among its lists
+    listed: bool
+
+    def of(self, embedded: Sequence[Embedded]) -> Tensor:
+        """Return the embedding of the feature, of a list the mean of its elements, ``[B, width]``."""
+        found = embedded[self.table]
+        if not self.listed:
+            return found.singles[:, self.place]
+        return mean_of(found.lists[self.place])
+
+
+def target_place(
+    history: MultiCategorical, own: EmbeddingTable, tables: Sequence[EmbeddingTable]
+) -> TargetPlace | None:
+    """Return the place of the target of a history, whose table is given; ``None`` without a target."""
+    if history.target is None:
+        return None
+    for number, table in enumerate(tables):
+        for listed, blocks in ((False, table.singles), (True, table.lists)):
+            names = [block.name for block in blocks]
+            if history.target in names:
+                if table.width != own.width:
+                    raise ValueError(
+                        f"history {history.name!r} has embeddings of width {own.width}, its target {history.target!r} "
+                        f"of width {table.width}: set one `width` for both, or `share_with: {history.target}`"
+                    )
+                return TargetPlace(number, names.index(history.target), listed)
+    raise AssertionError(f"the schema was checked: {history.target} is a feature")
+
+
+def lists_of(table: EmbeddingTable) -> list[MultiCategorical]:
+    """Return the multi-valued features of a table."""
+    return [block.feature for block in table.lists if isinstance(block.feature, MultiCategorical)]
 
 
 def default_width(size: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recmtl.data import Batch
 from recmtl.features import EmbeddingTable, FeatureEncoder
+from recmtl.features.pooling import side_by_side
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.models.domains import check_one_network, checked_domain
@@ -109,7 +110,7 @@ class PEPNet(RankingModel):
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the output of each task's network."""
-        x, prior = self.encoder(batch), self.prior(batch.ids)  # [B, W], [B, priors · width]
+        x, prior = self.encoder(batch), side_by_side(self.prior, batch)  # [B, W], [B, priors · width]
         x = x * self.domain_gate(prior[:, : self._of_domain], x)
         personal, views = prior[:, self._of_personal], []
         for network, gates in zip(self.networks, self.gates, strict=True):

@@ -12,6 +12,7 @@ from recmtl.balance import SharedTensor
 from recmtl.balance.backward import on_host
 from recmtl.data import Batch
 from recmtl.features import EmbeddingTable, FeatureEncoder
+from recmtl.features.pooling import side_by_side
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.models.domains import check_one_network, checked_domain, domains_of
@@ -95,7 +96,7 @@ class STAR(RankingModel):
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the outputs of star and auxiliary network side by side, once per head."""
         x, domain = self.encoder(batch), domains_of(batch, self._domain)  # [B, W], [B]
-        beside = self.auxiliary(torch.cat([self.domain_embedding(batch.ids), x], 1))
+        beside = self.auxiliary(torch.cat([side_by_side(self.domain_embedding, batch), x], 1))
         grouped = on_host(x) and not torch.compiler.is_compiling()
         star = self._grouped(x, domain) if grouped else self._gathered(x, domain)
         return (torch.cat([star, beside], 1),) * len(self.heads)

@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data import Rows
-from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.restore_numbers import restored
 from recmtl.data.columns.values import as_lists, as_numbers
 from recmtl.data.sources.base import Source
@@ -120,11 +119,13 @@ def _of_lists(names: Sequence[str | None], codes: Integers, lengths: Integers) -
 
 
 def _of_ids(rows: Rows, block: IdBlock) -> FeatureValues:
-    ids = _encoded(rows, IDS, block.start, block.length)
-    row, column = np.nonzero(ids != PADDING)
-    kept = ids[row, column]
-    known, codes = np.unique(kept, return_inverse=True)
-    return FeatureValues(_id_names(known, block, rows.schema), codes, row, len(ids))
+    if block.listed:
+        lists = rows.lists()[block.start]
+        ids, row = lists.values.numpy(), np.repeat(np.arange(len(rows)), lists.offsets.diff().numpy())
+    else:
+        ids, row = _encoded(rows, IDS, block.start)[:, 0], np.arange(len(rows))
+    known, codes = np.unique(ids, return_inverse=True)
+    return FeatureValues(_id_names(known, block, rows.schema), codes, row, len(rows))
 
 
 def _id_names(ids: Integers, block: IdBlock, schema: FittedSchema) -> list[str]:

@@ -28,7 +28,8 @@ def build(cls: type[Any], entry: Any, source: str) -> Any:
         raise SchemaError(f"{source}: a {cls.__name__} must be a mapping, got {entry!r}")
     for key in entry:
         if key not in fields:
-            hint = did_you_mean(str(key), fields, most=3)
+            others = [c.__name__ for c in KINDS.values() if cls in KINDS.values() and key in c.__dataclass_fields__]
+            hint = f": a {' or '.join(others)} has it" if others else did_you_mean(str(key), fields, most=3)
             raise SchemaError(f"{source}: unknown option {key!r} of a {cls.__name__}{hint}")
     required = [n for n, f in fields.items() if f.default is dataclasses.MISSING]
     if not set(required) <= set(entry):

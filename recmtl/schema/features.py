@@ -14,7 +14,7 @@ from recmtl.schema.unix_time import TICKS
 from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
 NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
-Pooling = Literal["mean", "sum"]
+Pooling = Literal["mean", "sum", "self_attention", "target_attention"]
 Keep = Literal["first", "last"]
 # The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
@@ -64,7 +64,7 @@ class Categorical:
 
 @dataclass(frozen=True)
 class MultiCategorical(Categorical):
-    """A column with any number of categories per row, pooled into one embedding.
+    """A column with any number of categories per row, pooled into one embedding: tags, or a history of items.
 
     Args:
         name: The column: lists, text with a separator, or lists that were written as text, such as ``['a', 'b']``,
@@ -79,14 +79,19 @@ class MultiCategorical(Categorical):
         max_length: Keep at most this many categories of a row, and no more than any training row has. A note counts the
             rows that have more.
         keep: Which ones: the ``last``, the most recent of a history, or the ``first``.
-        pooling: ``mean`` or ``sum`` of a row's embeddings. A row without categories has the embedding of "missing",
-            or of "unknown" if no training row is without.
+        pooling: ``mean`` or ``sum`` of a row's embeddings; ``self_attention`` weights them by a learned query (Lin et
+            al., ICLR 2017), ``target_attention`` by how they go with the embedding of `target` (DIN, Zhou et al., KDD
+            2018). A row without categories has one, "missing", or "unknown" if no training row is without.
+        target: For ``target_attention``, the feature with the row's own item. Its embeddings must have the width of
+            these: set `share_with`, too, or one `width` for both. If it is a `MultiCategorical`, the mean of its
+            embeddings is the item's.
     """
 
     separator: str = "|"
     max_length: int = 50
     keep: Keep = "last"
     pooling: Pooling = "mean"
+    target: str | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -98,7 +103,15 @@ class MultiCategorical(Categorical):
         check_count(self, "max_length")
         check_choice(self, "pooling", Pooling)
         check_choice(self, "keep", Keep)
-        check_nonempty(self, "separator")
+        check_nonempty(self, "separator", "target")
+        if self.pooling == "target_attention" and self.target is None:
+            raise SchemaError(
+                f"MultiCategorical {self.name!r}: `target_attention` needs `target`, the feature of the row's own item"
+            )
+        if self.pooling != "target_attention" and self.target is not None:
+            raise SchemaError(
+                f"MultiCategorical {self.name!r}: `target` is for `pooling: target_attention`, got {self.pooling!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -227,6 +240,25 @@ def check_sharing(features: Sequence[Feature]) -> None:
                 f"feature {feature.name!r} shares the vocabulary of {wanted!r}, which has none of its own: set "
                 "`share_with` to a feature that has one"
             )
+
+
+def check_targets(features: Sequence[Feature]) -> None:
+    """Check that each `target` of a history names a categorical feature, of a list one that is pooled by its mean."""
+    by_name = {feature.name: feature for feature in features}
+    for feature in features:
+        if not isinstance(feature, MultiCategorical) or feature.target is None:
+            continue
+        wanted = feature.target
+        target = by_name.get(wanted) or next((f for f in features if fnmatch.fnmatchcase(wanted, f.name)), None)
+        reason = None
+        if target is feature:
+            reason = "is the history itself"
+        elif not isinstance(target, Categorical):
+            reason = "is not categorical" if target else "is not a feature"
+        elif isinstance(target, MultiCategorical) and target.pooling != "mean":
+            reason = f"is a list with `pooling: {target.pooling}`, where a list must have `mean`"
+        if reason:
+            raise SchemaError(f"the target of history {feature.name!r} is {feature.target!r}, which {reason}")
 
 
 def check_label_rates(features: Sequence[Feature], tasks: Sequence[Task]) -> None:

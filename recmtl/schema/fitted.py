@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,13 +49,13 @@ class LabelCounts(NamedTuple):
 
 
 class IdBlock(NamedTuple):
-    """The columns of a categorical or binned feature, or of a calendar part, in the matrix of ids.
+    """The ids of a categorical or binned feature, or of a calendar part: a column of the matrix of ids, or lists.
 
     Args:
         feature: The feature.
         size: The number of ids: vocabulary, buckets or bins, including "unknown" and "missing".
-        start: The first column of the block.
-        length: The number of columns: 1, or the longest list of a multi-valued feature.
+        start: The column in the matrix of ids; of a multi-valued feature, the place among the lists.
+        length: How many ids a row has at most: 1, or the longest list of a multi-valued feature.
         width: The embedding width set in the schema; ``None`` takes the encoder's.
         part: The calendar part of a timestamp.
     """
@@ -70,6 +71,11 @@ class IdBlock(NamedTuple):
     def name(self) -> str:
         """The name of the block: ``item``, ``time.hour``."""
         return self.feature.name if self.part is None else f"{self.feature.name}.{self.part}"
+
+    @property
+    def listed(self) -> bool:
+        """Whether a row has a list of ids."""
+        return isinstance(self.feature, MultiCategorical)
 
     @property
     def owner(self) -> tuple[str, str | None]:
@@ -156,12 +162,10 @@ class FittedSchema:
 
     @cached_property
     def id_blocks(self) -> tuple[IdBlock, ...]:
-        """The blocks of the matrix of ids, in the order of their columns."""
-        blocks: list[IdBlock] = []
-        for block in (block for feature in self.schema.features for block in self._blocks(feature)):
-            start = blocks[-1].start + blocks[-1].length if blocks else 0
-            blocks.append(block._replace(start=start))
-        return tuple(blocks)
+        """The blocks of ids, in the order of the features: columns and lists each at the next place of their kind."""
+        starts = {True: itertools.count(), False: itertools.count()}
+        blocks = (block for feature in self.schema.features for block in self._blocks(feature))
+        return tuple(block._replace(start=next(starts[block.listed])) for block in blocks)
 
     def _blocks(self, feature: Feature) -> Iterator[IdBlock]:
         if isinstance(feature, Timestamp):
@@ -178,7 +182,12 @@ class FittedSchema:
     @cached_property
     def id_columns(self) -> int:
         """The number of columns of the matrix of ids."""
-        return sum(block.length for block in self.id_blocks)
+        return sum(not block.listed for block in self.id_blocks)
+
+    @cached_property
+    def list_blocks(self) -> tuple[IdBlock, ...]:
+        """The blocks of multi-valued features."""
+        return tuple(block for block in self.id_blocks if block.listed)
 
     @cached_property
     def domain(self) -> DomainColumn | None:

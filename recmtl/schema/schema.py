@@ -30,6 +30,7 @@ from recmtl.schema.features import (
     check_domain,
     check_label_rates,
     check_sharing,
+    check_targets,
 )
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
@@ -95,6 +96,7 @@ class Schema:
                     raise SchemaError(f"{what} {name!r} is declared twice")
         self._check_names()
         check_sharing(self.features)
+        check_targets(self.features)
         check_label_rates(self.features, self.tasks)
         check_domain(self.features, self.domain)
 

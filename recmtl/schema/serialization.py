@@ -21,7 +21,7 @@ FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE)
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
-MAX_ID_COLUMNS = 1 << 20
+MAX_IDS = 1 << 20
 
 
 def save_fitted(fitted: FittedSchema, folder: Path) -> None:
@@ -68,8 +68,9 @@ def load_fitted(folder: Path) -> FittedSchema:
         fitted = replace(fitted, label_counts=_read_label_counts(folder / LABEL_COUNTS_FILE, fitted))
         if fitted.fingerprint != content[FINGERPRINT]:
             raise ValueError("its content does not match its fingerprint")
-        if not 0 <= fitted.id_columns <= MAX_ID_COLUMNS:
-            raise ValueError(f"it has {fitted.id_columns:,} id columns, expected at most {MAX_ID_COLUMNS:,}")
+        most = sum(block.length for block in fitted.id_blocks)
+        if not 0 <= most <= MAX_IDS:
+            raise ValueError(f"its rows have {most:,} ids, expected at most {MAX_IDS:,}")
     except OSError as error:
         raise SchemaError(f"cannot read the fitted schema in {str(folder)!r}: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError, StopIteration, pa.ArrowException) as error:

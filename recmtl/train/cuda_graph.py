@@ -8,6 +8,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Literal, Protocol
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from recmtl.data import Batch
+from recmtl.data import Batch, IdLists
 
 WARM_UP_STEPS = 3  # before the record: libraries, optimizers and balancers initialize in them
 SYNC_WARNING = "called a synchronizing CUDA operation"  # of torch
@@ -247,16 +248,19 @@ def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) ->
 def tensors_of(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch."""
     tensors = (batch.ids, batch.numeric, batch.labels, batch.weight, batch.sampling_weight)
-    return [tensor for tensor in tensors if tensor is not None]
+    return [tensor for tensor in (*tensors, *chain.from_iterable(batch.lists)) if tensor is not None]
 
 
 def copy_batch(batch: Batch) -> Batch:
     """Copy a batch."""
     weight, sampling = (None if w is None else w.clone() for w in (batch.weight, batch.sampling_weight))
-    return Batch(batch.ids.clone(), batch.numeric.clone(), batch.labels.clone(), weight, sampling_weight=sampling)
+    lists = tuple(IdLists(own.values.clone(), own.offsets.clone()) for own in batch.lists)
+    tensors = batch.ids.clone(), batch.numeric.clone(), batch.labels.clone()
+    return Batch(*tensors, weight, sampling_weight=sampling, lists=lists)
 
 
 def layout_of(batch: Batch) -> Layout:
     """Return the shapes and types of a batch's tensors, None for those that it lacks."""
     tensors = (batch.ids, batch.numeric, batch.labels, batch.weight, batch.sampling_weight)
-    return tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in tensors)
+    every = (*tensors, *chain.from_iterable(batch.lists))
+    return tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in every)

@@ -53,8 +53,8 @@ def test_batches_hold_the_prepared_values(seed, device):
     for batch in Loader(data, 6, device, seed).epoch(1):
         number = batch.numeric[:, 0].long().cpu()
         assert batch.ids.dtype == torch.int32
-        assert batch.ids.shape == (len(batch), 3)
-        torch.testing.assert_close(batch.ids.cpu(), packed[number, :3], rtol=0, atol=0)
+        assert batch.ids.shape == (len(batch), 1)
+        torch.testing.assert_close(batch.ids.cpu(), packed[number, :1], rtol=0, atol=0)
         labels = torch.tensor(data.labels["y"], dtype=torch.float32)[number, None]
         torch.testing.assert_close(batch.labels.cpu(), labels, rtol=0, atol=0, equal_nan=True)
         assert batch.weight is not None
@@ -150,8 +150,8 @@ def test_a_single_window_is_read_ahead(monkeypatch):
 
 def test_rows_that_do_not_fit_are_read_in_windows(monkeypatch):
     data = rows()
-    row = 4 * sum(data.widths.values())
-    for free, window in ((2 * ROWS * row, ROWS), (2 * ROWS * row - 2, 4), (0, 1)):
+    bound = int(2 * ROWS * data.bytes_per_row)
+    for free, window in ((bound + 2, ROWS), (bound - 2, 4), (0, 1)):
         monkeypatch.setattr(loader_module, "available_memory", lambda free=free: free)
         loader = Loader(data, 5, seed=0)
         assert loader.window == window

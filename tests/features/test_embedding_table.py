@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from recmtl.data import IdLists
 from recmtl.features import embedding_table as table_module
 from recmtl.features.embedding_table import DistinctIds, EmbeddingTable, distinct_ids, padded
 from recmtl.schema import Categorical, IdBlock, MultiCategorical
@@ -56,7 +57,7 @@ def test_slots_are_as_many_as_rows_can_be_distinct() -> None:
     table = EmbeddingTable(blocks, 1)
     table.to("meta").start_row_mode()
     output = table(torch.zeros(65_536, 16, dtype=torch.int32, device="meta"))
-    assert output.shape == (65_536, 16)
+    assert output.singles.shape == (65_536, 16, 1)
     assert table.gathered.rows.shape == (131_240, 1)
 
 
@@ -67,11 +68,15 @@ def test_features_that_share_a_vocabulary_share_its_slots(
     """An item and a history of up to 3 items, of 30, beside a feature of 4; all different where that is possible."""
     monkeypatch.setattr(table_module, "distinct_ids", padded)
     history = MultiCategorical("history", max_length=3, share_with="item")
-    blocks = [IdBlock(history, 30, 0, 3), IdBlock(Categorical("item"), 30, 3, 1), IdBlock(Categorical("day"), 4, 4, 1)]
+    blocks = [IdBlock(history, 30, 0, 3), IdBlock(Categorical("item"), 30, 0, 1), IdBlock(Categorical("day"), 4, 1, 1)]
     table = EmbeddingTable(blocks, 2)
-    ids = torch.cat([torch.arange(rows * 4).view(rows, 4) % 30, torch.arange(rows)[:, None] % 4], 1).int()
-    expected = table(ids)
+    items = torch.arange(rows * 4).view(rows, 4).int() % 30
+    ids = torch.cat([items[:, 3:], torch.arange(rows)[:, None].int() % 4], 1)
+    lists = (IdLists(items[:, :3].flatten(), torch.arange(0, 3 * rows + 1, 3)),)
+    expected = table(ids, lists)
     table.start_row_mode()
-    torch.testing.assert_close(table(ids), expected, rtol=0, atol=0)
+    found = table(ids, lists)
+    torch.testing.assert_close(found.singles, expected.singles, rtol=0, atol=0)
+    torch.testing.assert_close(found.lists[0].values, expected.lists[0].values, rtol=0, atol=0)
     assert len(table.gathered.rows) == most
     assert len(table.gathered.places.unique()) == most

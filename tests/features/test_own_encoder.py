@@ -89,7 +89,7 @@ def model_of(data: recmtl.PreparedData, encoder: Callable[[recmtl.FittedSchema],
 
 def batch_of(data: recmtl.PreparedData, rows: int = ROWS) -> Batch:
     batch = next(Loader(data.train, rows).epoch())
-    return Batch(batch.ids, batch.numeric.double(), batch.labels)
+    return Batch(batch.ids, batch.numeric.double(), batch.labels, lists=batch.lists)
 
 
 def test_fields_are_what_the_output_is_made_of(data: recmtl.PreparedData) -> None:

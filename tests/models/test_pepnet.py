@@ -6,6 +6,7 @@ from torch import Tensor
 
 import recmtl
 from recmtl.data import Batch
+from recmtl.features.pooling import side_by_side
 from recmtl.layers import LayerStyle
 from recmtl.models.pepnet import ScalingGate
 from tests.models.one_by_one import same_in_value_and_gradient
@@ -31,7 +32,7 @@ def factors(gate: ScalingGate, prior: Tensor, x: Tensor) -> Tensor:
 
 def views_row_by_row(model: recmtl.PEPNet, batch: Batch, places: dict[str, slice], names: list[str]) -> list[Tensor]:
     """The view of each task."""
-    encoded, priors = model.encoder(batch), model.prior(batch.ids)
+    encoded, priors = model.encoder(batch), side_by_side(model.prior, batch)
     views: list[list[Tensor]] = [[] for _ in model.networks]
     for row, prior in zip(encoded, priors, strict=True):
         x = factors(model.domain_gate, prior[places["country"]], row) * row
@@ -82,6 +83,6 @@ def test_says_what_is_wrong(options: dict[str, object], message: str, data: recm
 def test_an_unknown_domain_starts_from_an_embedding_of_zeros(data: recmtl.PreparedData) -> None:
     model = recmtl.PEPNet(data.schema, layers=[6], prior_width=3)
     batch, _ = batch_of(data, 3)
-    prior = model.prior(batch.ids)[:, :3]
+    prior = side_by_side(model.prior, batch)[:, :3]
     assert not prior[3].any()
     assert prior[:3].any()

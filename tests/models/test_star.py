@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import recmtl
-from recmtl.data import Batch
+from recmtl.data import Batch, IdLists
+from recmtl.features.pooling import side_by_side
 from recmtl.layers import LayerStyle
 from recmtl.train import Optimization, Step
 from tests.models.one_by_one import same_in_value_and_gradient
@@ -26,7 +27,7 @@ def star(data: recmtl.PreparedData, **options: object) -> recmtl.STAR:
 
 def logits_row_by_row(model: recmtl.STAR, batch: Batch, domains: list[int]) -> list[Tensor]:
     """The logit of each task: the star's, and the auxiliary network's, added up."""
-    encoded, embedded = model.encoder(batch), model.domain_embedding(batch.ids)
+    encoded, embedded = model.encoder(batch), side_by_side(model.domain_embedding, batch)
     found = []
     for head in model.heads.values():
         tower = head.tower[1].weight[0]  # one linear layer without a bias
@@ -68,7 +69,9 @@ def test_a_step_never_waits_for_the_device(cls: type, data: recmtl.PreparedData,
     trainer = recmtl.Trainer(model, recmtl.PCGrad(), balance_domains=True, run=run)
     step = Step(trainer.model.to(without_values), trainer.balancer, Optimization(), 2)
     batch, _ = batch_of(data, 3)
-    losses = step(Batch(*(t.to(without_values) for t in (batch.ids, batch.numeric.float(), batch.labels))))
+    lists = tuple(own.to(without_values) for own in batch.lists)
+    moved = (t.to(without_values) for t in (batch.ids, batch.numeric.float(), batch.labels))
+    losses = step(Batch(*moved, lists=lists))
     assert losses.shape == (6,)
 
 
@@ -131,8 +134,14 @@ class Served(torch.nn.Module):
         super().__init__()
         self.model = model.eval()
 
-    def forward(self, ids: Tensor, numeric: Tensor) -> dict[str, Tensor]:
-        return self.model(Batch(ids, numeric, labels=numeric[:, :0]))
+    def forward(self, ids: Tensor, numeric: Tensor, values: Tensor, lengths: Tensor) -> dict[str, Tensor]:
+        lists = (IdLists.of_lengths(values, lengths),)
+        return self.model(Batch(ids, numeric, labels=numeric[:, :0], lists=lists))
+
+
+def values_and_lengths(batch: Batch) -> tuple[Tensor, Tensor]:
+    (tags,) = batch.lists
+    return tags.values.clone(), tags.offsets.diff()
 
 
 @pytest.mark.parametrize("cls", [recmtl.STAR, recmtl.PEPNet])
@@ -143,9 +152,10 @@ def test_exports_with_any_number_of_rows_and_folds(cls: type, data: recmtl.Prepa
     batch, _ = batch_of(data, 3)
     folded = model.eval().fold()
     rows = {0: torch.export.Dim("rows")}
-    inputs = (batch.ids, batch.numeric)
-    program = torch.export.export(Served(folded), inputs, dynamic_shapes={"ids": rows, "numeric": rows}).module()
-    for few in (inputs, (batch.ids[:3], batch.numeric[:3])):
+    inputs, few_rows = ((part.ids, part.numeric, *values_and_lengths(part)) for part in (batch, batch.part(0, 4)))
+    shapes = {"ids": rows, "numeric": rows, "values": {0: torch.export.Dim("values")}, "lengths": rows}
+    program = torch.export.export(Served(folded), inputs, dynamic_shapes=shapes).module()
+    for few in (inputs, few_rows):
         expected = Served(model)(*few)
         for name, logit in program(*few).items():
             torch.testing.assert_close(logit, expected[name], rtol=1e-10, atol=1e-12)

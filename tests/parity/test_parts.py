@@ -143,7 +143,7 @@ class Tabled(Laid):
     def embedded(self, ids: Tensor) -> tuple[Tensor, SharedTensor, Tensor]:
         if self.by_rows:
             self.module.start_row_mode()
-        embedded = self.module(ids.int()).view(-1, FEATURES, D)
+        embedded = self.module(ids.int()).singles
         places = self.module.gathered.places if self.by_rows else torch.arange(len(self.part))
         return embedded, SharedTensor(*self.module.shared_tensors()[0]), places
 

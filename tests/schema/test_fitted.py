@@ -49,16 +49,16 @@ def make(brands=("a", "ü"), mean=0.5, deviation=2.0, middle=0.7, positives=0.25
 def test_repr_fits_two_lines():
     text = repr(make())
     assert text.startswith("FittedSchema(Schema(2 numeric, 2 categorical")
-    assert text.endswith("; tasks t, u); 2 categories, 6 id columns)")
+    assert text.endswith("; tasks t, u); 2 categories, 3 id columns)")
     assert len(text) < 200
     assert make()._repr_html_() == make().schema._repr_html_()
 
 
 def test_id_blocks_follow_the_features():
     fitted = make()
-    blocks = (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 1, 3), IdBlock(USER, 12, 4, 1), IdBlock(AGE, 6, 5, 1))
+    blocks = (IdBlock(BRAND, 4, 0, 1), IdBlock(TAGS, 2, 0, 3), IdBlock(USER, 12, 1, 1), IdBlock(AGE, 6, 2, 1))
     assert fitted.id_blocks == blocks
-    assert fitted.id_columns == 6
+    assert fitted.id_columns == 3
     assert [f.name for f in fitted.numeric] == ["x", "z"]
     assert fitted.numeric_columns == 3 + 2 * 2  # the rates and rows of a user for two tasks
     assert [block.name for block in fitted.rated_blocks] == ["user"]
@@ -75,10 +75,10 @@ def test_timestamp_has_a_block_per_part_and_shared_features_the_size_and_width_o
     )
     assert fitted.id_blocks == (
         IdBlock(seen, 5, 0, 4, 5),
-        IdBlock(day, 14, 4, 1, 2, "month"),
-        IdBlock(day, 26, 5, 1, 2, "hour"),
-        IdBlock(item, 5, 6, 1, 5),
-        IdBlock(BRAND, 3, 7, 1),
+        IdBlock(day, 14, 0, 1, 2, "month"),
+        IdBlock(day, 26, 1, 1, 2, "hour"),
+        IdBlock(item, 5, 2, 1, 5),
+        IdBlock(BRAND, 3, 3, 1),
     )
     owners = [("item", None), ("day", "month"), ("day", "hour"), ("item", None), ("brand", None)]
     assert [block.owner for block in fitted.id_blocks] == owners
@@ -169,7 +169,7 @@ def test_label_counts_of_other_ids_or_values(tmp_path):
 def test_number_of_id_columns_is_limited(tmp_path, length, columns):
     """Memory is allocated for them; the fingerprint matches."""
     save_fitted(dataclasses.replace(make(), lengths={"tags": length}), tmp_path)
-    with pytest.raises(SchemaError, match=f"damaged: it has {columns} id columns, expected at most 1,048,576"):
+    with pytest.raises(SchemaError, match=f"damaged: its rows have {columns} ids, expected at most 1,048,576"):
         load_fitted(tmp_path)
 
 

@@ -11,6 +11,7 @@ import torch
 
 import recmtl
 from recmtl.data import Loader
+from recmtl.features import PlainNumbers
 from recmtl.schema import Categorical, MultiCategorical, Timestamp
 from recmtl.schema.features import Feature
 from recmtl.train import Optimization, Step
@@ -82,10 +83,11 @@ def test_an_item_and_its_history_share_a_row(tmp_path: Path) -> None:
     features = [Categorical("item"), MultiCategorical("seen", share_with="item"), recmtl.Numeric("x")]
     (tmp_path / "a.csv").write_text("item,seen,x,y\na,b|c,0,1\nb,a|a,1,0\nc,,2,0\nc,b,3,1\n")
     data = recmtl.prepare(recmtl.Schema(features, [recmtl.Task("t", "y")]), tmp_path / "a.csv", holdout=0)
-    table = recmtl.FeatureEncoder(data.schema, 2).tables[0]
+    encoder = recmtl.FeatureEncoder(data.schema, 2, numeric=PlainNumbers)
+    table = encoder.tables[0]
     assert len(table.weight) == 2 + 3
     a, b, c = table.weight[2:]  # three times each
-    x = table(next(Loader(data.train, 4).epoch()).ids)
+    x = encoder(next(Loader(data.train, 4).epoch()))[:, :4]
     torch.testing.assert_close(x[0], torch.cat([a, (b + c) / 2]))
     torch.testing.assert_close(x[1], torch.cat([b, a]))
     torch.testing.assert_close(x[2], torch.cat([c, table.weight[1]]))

@@ -54,12 +54,12 @@ def test_with_all_rows_in_the_batch_it_equals_the_optimizer(factory: object, ali
     ids = all_rows(whole)
     random = torch.Generator().manual_seed(1)
     for _ in range(5):
-        g = torch.randn(len(ids), by_rows.features * 3, generator=random, dtype=torch.float64)
+        g = torch.randn(len(ids), by_rows.features, 3, generator=random, dtype=torch.float64)
         with in_row_mode([by_rows]):
-            (by_rows(ids) * g).sum().backward()
+            (by_rows(ids).singles * g).sum().backward()
             mine.step(theirs.param_groups[0]["lr"])
         theirs.zero_grad()
-        (whole(ids) * g).sum().backward()
+        (whole(ids).singles * g).sum().backward()
         theirs.step()
         torch.testing.assert_close(by_rows.weight, whole.weight, rtol=1e-12, atol=1e-14)
 
@@ -73,7 +73,7 @@ def test_adam_equals_torchs_sparse_adam(aliexpress: recmtl.PreparedData) -> None
     for batch in list(Loader(aliexpress.train, 7, seed=0).epoch())[:20]:  # most rows are in few batches
         g = torch.randn(7, table.features, 3, dtype=torch.float64)
         with in_row_mode([table]):
-            (table(batch.ids) * g.flatten(1)).sum().backward()
+            (table(batch.ids).singles * g).sum().backward()
             mine.step(0.01)
         theirs.zero_grad()
         (embedding(batch.ids.index_select(1, table.columns) + table.offsets) * g).sum().backward()
@@ -87,7 +87,7 @@ def test_rows_that_are_not_in_the_batch_do_not_change(aliexpress: recmtl.Prepare
     for batch in list(Loader(aliexpress.train, 5, seed=0).epoch())[:4]:
         before = table.weight.detach().clone()
         with in_row_mode([table]):
-            table(batch.ids).square().sum().backward()
+            table(batch.ids).singles.square().sum().backward()
             optimizer.step(0.1)
         moved = (table.weight != before).any(1).nonzero().flatten().tolist()
         used = (batch.ids.index_select(1, table.columns) + table.offsets).unique().tolist()
@@ -105,7 +105,7 @@ def test_a_step_that_does_not_reach_the_table_changes_nothing(aliexpress: recmtl
         for t, optimizer in zip((table, other), optimizers, strict=True):
             if t is table or reached:
                 with in_row_mode([t]):
-                    output = t(ids)
+                    output = t(ids).singles
                     if reached:
                         output.square().sum().backward()
                     optimizer.step(0.1)
@@ -136,13 +136,13 @@ def test_row_mode_is_off_outside_of_a_step(aliexpress: recmtl.PreparedData) -> N
     with pytest.raises(RuntimeError, match="gathered no rows"):
         table.gathered  # noqa: B018
     with in_row_mode([table]):
-        expected = table(ids)
+        expected = table(ids).singles
         assert table.shared_tensors()[0].tensor is table.gathered.rows
         with torch.no_grad():
-            assert torch.equal(table(ids), expected)
-    assert torch.equal(table(ids), expected)
+            assert torch.equal(table(ids).singles, expected)
+    assert torch.equal(table(ids).singles, expected)
     assert table.shared_tensors()[0].tensor is table.weight
-    table(ids).sum().backward()
+    table(ids).singles.sum().backward()
     assert table.weight.grad.any()
 
 
@@ -172,7 +172,8 @@ def test_look_ups_of_one_step_read_the_same_rows(
     some = ids[[7, 3, 3]]
 
     def loss(table: EmbeddingTable) -> Tensor:
-        return table(ids).square().sum() + (table(ids)[5:8] * table(some)).sum() + table(some).pow(3).sum()
+        again, few = table(ids).singles, table(some).singles
+        return table(ids).singles.square().sum() + (again[5:8] * few).sum() + few.pow(3).sum()
 
     with in_row_mode([by_rows]):
         loss(by_rows).backward()

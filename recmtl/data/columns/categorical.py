@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator
 from itertools import groupby
 from operator import attrgetter
 from threading import Lock
@@ -15,13 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.columns.id_lists import EncodedLists, Ids, cut_lists
 from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
 from recmtl.data.columns.variation import CUT, CalendarVariation, EncodingFindings, as_trained, category_variations
 from recmtl.errors import DataError
 from recmtl.io.machine import available_memory
-from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Schema, Timestamp
+from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Schema, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
@@ -31,9 +31,6 @@ MERGE_COPIES = 3  # of the counts, held in memory by a merge
 SMALL_INTEGERS = 1 << 21  # integers below are counted and looked up in arrays
 HASH_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 MOST = 0.5  # of the values of a column
-PADDING = -1  # id after the end of a list
-
-Ids = npt.NDArray[np.int32]
 
 
 class CategoryFitter:
@@ -85,7 +82,11 @@ class CategoryFitter:
         for feature in self._owners:
             variation, block = self._variations[feature.name], blocks[feature.name]
             if variation.constant and variation.example is not None:
-                found[feature.name] = tuple(encode_feature(fitted, variation.example, feature, block)[0].tolist())
+                if isinstance(feature, MultiCategorical):
+                    ids = encode_list(fitted, variation.example, feature).values
+                else:
+                    ids = encode_feature(fitted, variation.example, feature)[0]
+                found[feature.name] = tuple(ids.tolist())
             elif block.size == FIRST and block.length == 1 and not variation.missing:  # no category is frequent enough
                 found[feature.name] = (UNKNOWN,)
         return found
@@ -209,61 +210,51 @@ def merge_counts(tables: list[pa.Table]) -> pa.Table:
     return merged.rename_columns({"count_sum": "count"})
 
 
-def encode_ids(fitted: FittedSchema, batch: pa.RecordBatch, findings: EncodingFindings | None = None) -> Ids:
-    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``.
+def encode_ids(
+    fitted: FittedSchema, batch: pa.RecordBatch, findings: EncodingFindings | None = None
+) -> tuple[Ids, list[EncodedLists]]:
+    """Encode the categorical, binned and timestamp features of a batch ``[rows, id columns]``, and the lists.
 
     Ids that no training row has are replaced as in `as_trained`; `findings` counts such rows, and lists that are cut.
     """
-    ids = np.empty((batch.num_rows, fitted.id_columns), np.int32)
+    ids, lists = np.empty((batch.num_rows, fitted.id_columns), np.int32), []
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
-        columns = slice(first.start, first.start + first.length + len(others))  # others: further calendar parts
-        ids[:, columns] = encode_feature(fitted, batch.column(feature.name), feature, first, findings)
-    as_trained(ids, fitted, findings)
-    return ids
+        column = batch.column(feature.name)
+        if isinstance(feature, MultiCategorical):
+            lists.append(encode_list(fitted, column, feature, findings))
+        else:
+            columns = slice(first.start, first.start + 1 + len(others))  # others: further calendar parts
+            ids[:, columns] = encode_feature(fitted, column, feature, findings)
+    as_trained(ids, lists, fitted, findings)
+    return ids, lists
 
 
 def encode_feature(
     fitted: FittedSchema,
     column: pa.Array,
     feature: Categorical | Binned | Timestamp,
-    block: IdBlock,
     findings: EncodingFindings | None = None,
 ) -> npt.NDArray[np.integer]:
-    """Return the id columns of one feature ``[rows, columns]``, given its first block."""
+    """Return the id columns of one feature, which has no lists ``[rows, columns]``."""
     if isinstance(feature, Timestamp):
         return calendar_ids(column, feature)
     if isinstance(feature, Binned):
         return encode_bins(column, feature, fitted, findings)[:, None]
-    if isinstance(feature, MultiCategorical):
-        nulls = fitted.schema.text_format.null_words
-        return _encode_lists(column, feature, block.length, nulls, partial(lookup, fitted, feature), findings)
     if pa.types.is_int64(column.type) and not fitted.schema.owner(feature).hash_buckets:
         return lookup_integers(fitted, feature, column)[:, None]
     values, codes = as_text(column, feature.name)
     return np.append(lookup(fitted, feature, values), MISSING)[codes, None]
 
 
-def _encode_lists(
-    column: pa.Array,
-    feature: MultiCategorical,
-    length: int,
-    nulls: Sequence[str],
-    encode: Callable[[pa.StringArray], Codes],
-    findings: EncodingFindings | None,
-) -> Ids:
+def encode_list(
+    fitted: FittedSchema, column: pa.Array, feature: MultiCategorical, findings: EncodingFindings | None = None
+) -> EncodedLists:
+    """Return the lists of a multi-valued feature, cut to the longest one of the training rows."""
+    nulls, longest = fitted.schema.text_format.null_words, fitted.lengths[feature.name]
     values, codes, lengths = as_lists(column, feature.separator, feature.name, nulls)
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    position = np.arange(len(codes)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    cut = np.maximum(lengths - length, 0)
-    if feature.keep == "last":
-        position -= np.repeat(cut, lengths)
     if findings:
-        findings.add(feature.name, CUT, cut > 0)
-    kept = (position >= 0) & (position < length)
-    ids = np.full((len(lengths), length), PADDING, np.int32)
-    ids[lengths == 0, 0] = MISSING
-    ids[rows[kept], position[kept]] = encode(values)[codes[kept]]
-    return ids
+        findings.add(feature.name, CUT, lengths > longest)
+    return cut_lists(lookup(fitted, feature, values)[codes], lengths, longest, feature.keep)
 
 
 def lookup(fitted: FittedSchema, feature: Categorical, values: pa.StringArray) -> Codes:

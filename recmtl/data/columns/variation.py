@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.columns.id_lists import EncodedLists, Ids, repeat_list
 from recmtl.data.columns.timestamps import calendar_ids, missing_times
 from recmtl.data.columns.values import Codes, Floats, stable_hash
 from recmtl.schema import Categorical, FittedSchema, MultiCategorical, Numeric, Timestamp
@@ -138,8 +139,8 @@ def category_variations(owners: Mapping[Categorical, Categorical]) -> dict[str, 
     return {feature.name: CategoryVariation(owner.hash_buckets) for feature, owner in owners.items()}
 
 
-def as_trained(ids: npt.NDArray[np.int32], fitted: FittedSchema, findings: EncodingFindings | None) -> None:
-    """Replace ids ``[rows, id columns]`` of which a model learns nothing, as no training row has them.
+def as_trained(ids: Ids, lists: list[EncodedLists], fitted: FittedSchema, findings: EncodingFindings | None) -> None:
+    """Replace ids ``[rows, id columns]`` and ids in lists of which a model learns nothing, as no training row has them.
 
     A block that is the same in every training row is so in all. "Missing" becomes "unknown" in a feature that no
     training row lacks, as its embedding would stay what it is drawn as. `findings` counts the rows.
@@ -147,16 +148,21 @@ def as_trained(ids: npt.NDArray[np.int32], fitted: FittedSchema, findings: Encod
     for feature, blocks in groupby(fitted.id_blocks, attrgetter("feature")):
         varying = []
         for block in blocks:
-            found = ids[:, block.start : block.start + block.length]
-            if block.name not in fitted.constants:
+            found = lists[block.start].values if block.listed else ids[:, block.start]
+            constant = fitted.constants.get(block.name)
+            if constant is None:
                 varying.append(found)
                 continue
             if findings:
-                findings.add(block.name, CONSTANT, (found != fitted.constants[block.name]).any(axis=1))
-            found[:] = fitted.constants[block.name]
+                differ = lists[block.start].differ(constant) if block.listed else found != constant
+                findings.add(block.name, CONSTANT, differ)
+            if block.listed:
+                lists[block.start] = repeat_list(constant, len(ids))
+            else:
+                found[:] = constant
         if varying and fitted.missing[feature.name] == 0:
             if findings:
-                findings.add(feature.name, LACKING, varying[0][:, 0] == MISSING)
+                findings.add(feature.name, LACKING, varying[0] == MISSING)  # of a list the only id
             for found in varying:
                 found[found == MISSING] = UNKNOWN
 

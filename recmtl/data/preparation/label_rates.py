@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import Ids, encode_feature
+from recmtl.data.columns.categorical import encode_feature
+from recmtl.data.columns.id_lists import Ids
 from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, weight_column
 from recmtl.errors import DataError
@@ -57,7 +58,7 @@ class FoldCounts:
         schema = self._fitted.schema
         weight = weight_column(schema, batch)
         ids = {
-            b: encode_feature(self._fitted, batch.column(b.name), b.feature, b)[:, 0] for b in self._fitted.rated_blocks
+            b: encode_feature(self._fitted, batch.column(b.name), b.feature)[:, 0] for b in self._fitted.rated_blocks
         }
         for place, task in enumerate(self._fitted.rated_tasks):
             label = label_column(schema, batch, task.label)

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import Ids, encode_ids
+from recmtl.data.columns.categorical import encode_ids
+from recmtl.data.columns.id_lists import Ids
 from recmtl.data.columns.numeric import encode_numbers
 from recmtl.data.columns.values import as_integers, as_text
 from recmtl.data.columns.variation import EncodingFindings
@@ -27,12 +28,12 @@ from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import Source, spool_parsed
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.format import (
-    IDS,
     KEY_PREFIX,
     LABELS,
     NUMERIC,
     WEIGHT,
     from_matrix,
+    id_columns,
     to_matrix,
     write_manifest,
     write_splits,
@@ -298,14 +299,12 @@ def encode_batch(
     schema, present = fitted.schema, set(batch.schema.names)
     missing = np.full(batch.num_rows, np.nan)
     labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
-    columns: dict[str, pa.Array] = {}
-    ids, numbers = encode_ids(fitted, batch, findings), [encode_numbers(batch, fitted, findings)]
+    (ids, lists), numbers = encode_ids(fitted, batch, findings), [encode_numbers(batch, fitted, findings)]
     if findings:
         findings.add_rows(batch.num_rows)
     if fitted.rated_blocks:
         numbers.append(rates(ids) if rates else encode_label_rates(fitted, ids))
-    if fitted.id_columns:
-        columns[IDS] = from_matrix(ids)
+    columns = id_columns(fitted, ids, lists)
     if fitted.numeric_columns:
         columns[NUMERIC] = from_matrix(np.hstack(numbers) if len(numbers) > 1 else numbers[0])
     columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from recmtl.data.columns.categorical import PADDING
 from recmtl.data.profiling.description import Description, describe_splits
 from recmtl.data.profiling.tally import SplitTally
-from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, NUMERIC, to_matrix
+from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, LIST_PREFIX, NUMERIC, to_matrix
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.schema import Feature, FittedSchema
 from recmtl.schema.features import KIND_NAMES
@@ -34,12 +34,12 @@ class EncodedTally(SplitTally):
         drawn, kept = self.sample.draw(batch.num_rows), {}
         matrices = {name: to_matrix(batch.column(name)) for name in (IDS, NUMERIC) if name in batch.schema.names}
         for i, block in enumerate(self._schema.id_blocks):
-            ids = matrices[IDS][:, block.start : block.start + block.length]
-            self.missing[i] += (ids[:, 0] == MISSING).sum()
+            column = batch.column(LIST_PREFIX + block.name) if block.listed else None
+            ids = matrices[IDS][:, block.start] if column is None else column.flatten().to_numpy()
+            self.missing[i] += (ids == MISSING).sum()  # of a list the only id
             self.unknown[i] += (ids == UNKNOWN).sum()
-            self.elements[i] += ((ids != PADDING) & (ids != MISSING)).sum()
-            whole = ids[drawn].astype(np.int64) @ np.random.default_rng(0).integers(1 << 62, size=block.length)
-            kept[block.name] = pa.array(whole)  # one number for a list: equal lists have equal ones
+            self.elements[i] += (ids != MISSING).sum()
+            kept[block.name] = pa.array(ids[drawn] if column is None else numbers_of_lists(column.take(drawn)))
         for i, (name, tally) in enumerate(self.numbers.items()):
             numbers = matrices[NUMERIC][:, i].astype(np.float64)
             tally.add(numbers)
@@ -66,6 +66,17 @@ class EncodedTally(SplitTally):
             yield column, missing, unknown, np.nan, np.nan
         for column, tally in self.numbers.items():
             yield column, np.nan, np.nan, np.nan, tally.shift(train.numbers[column])
+
+
+def numbers_of_lists(column: pa.ListArray) -> npt.NDArray[np.int64]:
+    """Return a number for each list: equal lists have equal ones, others hardly ever."""
+    lengths = np.diff(column.offsets.to_numpy())
+    starts = np.cumsum(lengths) - lengths
+    place = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+    factors = np.random.default_rng(0).integers(1 << 62, size=int(lengths.max(initial=0)))
+    products = (column.flatten().to_numpy().astype(np.int64) + 1) * factors[place]
+    found: npt.NDArray[np.int64] = np.add.reduceat(products, starts)
+    return found
 
 
 def describe_prepared(data: PreparedData) -> Description:

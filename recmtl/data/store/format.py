@@ -14,19 +14,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc as ipc
 
-from recmtl.data.columns.categorical import PADDING
+from recmtl.data.columns.id_lists import EncodedLists, Ids
 from recmtl.errors import DataError
 from recmtl.io.files import digest
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.schema import FittedSchema, MultiCategorical, Thinning
+from recmtl.schema import FittedSchema, Thinning
 from recmtl.schema.serialization import FITTED_FILES
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 MANIFEST = "manifest.json"
 SPLIT_NAMES = ("train", "valid", "test")
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split
+LIST_PREFIX = "list:"  # of the columns with the ids of a multi-valued feature
 KEY_PREFIX = "key:"  # of the columns that are carried through
 
 
@@ -156,20 +158,26 @@ def check_encoded(table: pa.Table, fitted: FittedSchema) -> None:
     widths = {IDS: (pa.int32(), fitted.id_columns), NUMERIC: (pa.float32(), fitted.numeric_columns)}
     widths[LABELS] = pa.float32(), len(fitted.schema.labels)
     types = {name: pa.list_(kind, width) for name, (kind, width) in widths.items() if width}
+    lists = {LIST_PREFIX + block.name: pa.list_(pa.int32()) for block in fitted.list_blocks}
+    types = {name: kind for name, kind in types.items() if name == IDS} | lists | types
     types |= {WEIGHT: pa.float32()} if fitted.schema.weight else {}
     names = [*types, *(KEY_PREFIX + key for key in fitted.schema.carried)]
     if table.column_names != names or any(table.schema.field(name).type != types[name] for name in types):
         raise ValueError(f"its columns are {', '.join(map(str, table.schema))}, which are not those of its schema")
-    if IDS not in types:
-        return
-    blocks = fitted.id_blocks
-    lengths = [block.length for block in blocks]
-    lowest = np.repeat([PADDING if isinstance(block.feature, MultiCategorical) else 0 for block in blocks], lengths)
-    sizes = np.repeat([block.size for block in blocks], lengths)
-    for chunk in table.column(IDS).chunks:
-        ids = to_matrix(chunk)
-        if ((ids < lowest.astype(np.int32)) | (ids >= sizes.astype(np.int32))).any():
-            raise ValueError("an id is outside its vocabulary")
+    sizes = np.array([block.size for block in fitted.id_blocks if not block.listed], np.int32)
+    for chunk in table.column(IDS).chunks if len(sizes) else ():
+        _check_ids(to_matrix(chunk), sizes)
+    for block in fitted.list_blocks:
+        for chunk in table.column(LIST_PREFIX + block.name).chunks:
+            _check_ids(chunk.flatten().to_numpy(), np.int32(block.size))
+            lengths = pc.fill_null(chunk.value_lengths(), 0).to_numpy(zero_copy_only=False)
+            if ((lengths < 1) | (lengths > block.length)).any():
+                raise ValueError(f"a list of {block.name!r} has not from 1 to {block.length:,} ids")
+
+
+def _check_ids(ids: npt.NDArray[Any], sizes: npt.NDArray[Any] | np.int32) -> None:
+    if ((ids < 0) | (ids >= sizes)).any():
+        raise ValueError("an id is outside its vocabulary")
 
 
 def to_matrix(column: pa.Array) -> npt.NDArray[Any]:
@@ -181,6 +189,19 @@ def to_matrix(column: pa.Array) -> npt.NDArray[Any]:
 def from_matrix(matrix: npt.NDArray[Any]) -> pa.FixedSizeListArray:
     """Return a matrix ``[rows, width]`` as a column of fixed-size lists, without a copy if it is row-major."""
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).reshape(-1)), matrix.shape[1])
+
+
+def id_columns(fitted: FittedSchema, ids: Ids, lists: Sequence[EncodedLists]) -> dict[str, pa.Array]:
+    """Return encoded ids and lists as columns."""
+    columns = {IDS: from_matrix(ids)} if fitted.id_columns else {}
+    return columns | {LIST_PREFIX + b.name: from_lists(*own) for b, own in zip(fitted.list_blocks, lists, strict=True)}
+
+
+def from_lists(values: Ids, lengths: npt.NDArray[np.int64]) -> pa.ListArray:
+    """Return lists, given their values one after the other and their lengths, as a column."""
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 def _check_file(path: Path, size: int, sha256: str | None) -> None:

@@ -21,6 +21,7 @@ from recmtl.data.store.format import (
     IDS,
     KEY_PREFIX,
     LABELS,
+    LIST_PREFIX,
     NUMERIC,
     SPLIT_NAMES,
     WEIGHT,
@@ -30,6 +31,7 @@ from recmtl.data.store.format import (
     read_manifest,
     split_file,
 )
+from recmtl.data.store.lists import IdLists, to_lists
 from recmtl.errors import DataError
 from recmtl.schema import SAMPLING_WEIGHT, FittedSchema, Thinning
 from recmtl.schema.serialization import load_fitted
@@ -116,6 +118,23 @@ class Rows:
                 column += width
             row += end - start
         return torch.from_numpy(matrix)
+
+    def lists(self, spans: Sequence[tuple[int, int]] | None = None) -> tuple[IdLists, ...]:
+        """Return the ids of each multi-valued feature in rows, given as in `packed`.
+
+        Raises:
+            DataError: The file is damaged.
+        """
+        spans = [(0, len(self))] if spans is None else spans
+        columns = (self.table.column(LIST_PREFIX + block.name) for block in self.schema.list_blocks)
+        return tuple(to_lists([column.slice(start, end - start) for start, end in spans]) for column in columns)
+
+    @cached_property
+    def bytes_per_row(self) -> float:
+        """The bytes of a row in memory, of its lists the mean."""
+        lists = (self.table.column(LIST_PREFIX + block.name) for block in self.schema.list_blocks)
+        of_lists = sum(8 * len(self) + 4 * sum(len(chunk.flatten()) for chunk in column.chunks) for column in lists)
+        return 4 * sum(self.widths.values()) + of_lists / max(1, len(self))
 
     @cached_property
     def labels(self) -> dict[str, npt.NDArray[np.float64]]:

@@ -8,7 +8,7 @@ import pytest
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns import categorical
 from recmtl.data.columns.categorical import CategoryFitter, TextLookup, VocabularyBuilder
-from recmtl.data.store.format import IDS
+from recmtl.data.store.format import IDS, LIST_PREFIX
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 from recmtl.schema.serialization import load_fitted, save_fitted
@@ -23,7 +23,8 @@ def fit(features, **columns):
 
 def encode(fitted, **columns):
     (rows,) = encode_rows(fitted, pa.table(columns), labelled=False, note=lambda sentence: None)
-    return rows.table[IDS].to_pylist()
+    columns = [rows.table[name].to_pylist() for name in rows.table.column_names if name.startswith((IDS, LIST_PREFIX))]
+    return [tuple(row) for row in zip(*columns, strict=True)]
 
 
 class TestTextLookup:
@@ -59,9 +60,9 @@ class TestTextLookup:
 
     def test_built_once_per_fitted_schema(self, monkeypatch):
         fitted = fit([Categorical("c")], c=["a", "b"])
-        assert encode(fitted, c=["b"]) == [[FIRST + 1]]
+        assert encode(fitted, c=["b"]) == [([FIRST + 1],)]
         monkeypatch.setattr(TextLookup, "__init__", None)
-        assert encode(fitted, c=["a", "z"]) == [[FIRST], [UNKNOWN]]
+        assert encode(fitted, c=["a", "z"]) == [([FIRST],), ([UNKNOWN],)]
 
 
 class TestBounds:
@@ -115,12 +116,12 @@ class TestSharing:
         fitted = fit(FEATURES, **COLUMNS)
         ids = encode(fitted, item=["b", "c", "d", None], history=["b|c", "a", "d", ""])
         b, c, a = FIRST, FIRST + 1, FIRST + 2
-        assert ids == [[b, b, c, -1], [c, a, -1, -1], [UNKNOWN, UNKNOWN, -1, -1], [MISSING, MISSING, -1, -1]]
+        assert ids == [([b], [b, c]), ([c], [a]), ([UNKNOWN], [UNKNOWN]), ([MISSING], [MISSING])]
 
     def test_order_of_the_features_does_not_matter(self):
         fitted = fit(FEATURES[::-1], **COLUMNS)
         assert fitted.vocabularies["item"].to_pylist() == ["b", "c", "a"]
-        assert encode(fitted, item=["a"], history=["a"]) == [[FIRST + 2, -1, -1, FIRST + 2]]
+        assert encode(fitted, item=["a"], history=["a"]) == [([FIRST + 2], [FIRST + 2])]
 
     def test_hashed(self):
         fitted = fit(
@@ -128,7 +129,7 @@ class TestSharing:
             item=["a", "b"],
             m=["b", "a"],
         )
-        ((item, shared),) = encode(fitted, item=["x"], m=["x"])
+        ((item,), (shared,)) = encode(fitted, item=["x"], m=["x"])[0]
         assert item == shared >= FIRST
         assert [block.size for block in fitted.id_blocks] == [52, 52]
 

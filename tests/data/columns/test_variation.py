@@ -11,7 +11,7 @@ import recmtl
 from recmtl.data import prepare
 from recmtl.data.columns.timestamps import as_times, missing_times
 from recmtl.data.preparation.prepare import encode_rows
-from recmtl.data.store.format import IDS
+from recmtl.data.store.format import IDS, LIST_PREFIX
 from recmtl.schema import (
     Binned,
     Categorical,
@@ -60,8 +60,9 @@ def table(values):
 def test_a_feature_that_is_the_same_in_every_training_row_is_constant(case, tmp_path):
     feature, train, later = CASES[case]
     data = prepare(Schema([feature], [Task("t", "y")]), table(train), test=table(later), holdout=0)
-    first, *others = data.train.table[IDS].to_pylist()
-    assert all(row == first for row in [*others, *data.test.table[IDS].to_pylist()])
+    column = LIST_PREFIX + "x" if isinstance(feature, MultiCategorical) else IDS
+    first, *others = data.train.table[column].to_pylist()
+    assert all(row == first for row in [*others, *data.test.table[column].to_pylist()])
     assert any("is the same in every training row, and is read as that: in" in note for note in data.notes)
     save_fitted(data.schema, tmp_path)
     assert load_fitted(tmp_path).constants == data.schema.constants
@@ -95,7 +96,7 @@ def test_a_feature_that_shares_a_vocabulary_is_constant_by_itself():
     train, later = ({"item": ["a", "b"], "x": x, "y": [0, 1]} for x in (["a", "a"], ["b", "a|b"]))
     data = prepare(schema, pa.table(train), test=pa.table(later), holdout=0)
     assert list(data.schema.constants) == ["x"]
-    assert [row[1:] for row in data.test.table[IDS].to_pylist()] == [[2], [2]]
+    assert data.test.table[LIST_PREFIX + "x"].to_pylist() == [[2], [2]]
 
 
 def test_other_numbers_than_the_only_one_of_a_binned_column_are_noted() -> None:
@@ -114,8 +115,8 @@ COMPLETE = {  # feature, training rows, later rows of which the last lacks it, i
     "category": (Categorical("x"), ["a", "b"], ["a", None], [0]),
     "integers": (Categorical("x"), pa.array([7, 8]), pa.array([7, None]), [0]),
     "buckets": (Categorical("x", hash_buckets=50), ["a", "b"], ["a", None], [0]),
-    "lists": (MultiCategorical("x"), ["a|b", "c"], ["a", ""], [0, -1]),
-    "typed lists": (MultiCategorical("x"), [["a", "b"], ["c"]], [["a"], []], [0, -1]),
+    "lists": (MultiCategorical("x"), ["a|b", "c"], ["a", ""], [0]),
+    "typed lists": (MultiCategorical("x"), [["a", "b"], ["c"]], [["a"], []], [0]),
     "times": (HOURS, ["2024-03-04T05:00:00", "2024-03-04T06:00:00"], ["2024-03-04T05:00:00", None], [0, 4]),
     "bins": (Binned("x", bins=2), [1.0, 2.0], [1.0, None], [0]),
 }
@@ -126,7 +127,8 @@ def test_missing_is_read_as_unknown_where_no_training_row_lacks_the_feature(case
     feature, train, later, unknown = COMPLETE[case]
     schema = Schema([feature], [Task("t", "y")])
     data = prepare(schema, table(train), test=table(later), holdout=0)
-    kept, read = data.test.table[IDS].to_pylist()
+    column = LIST_PREFIX + "x" if isinstance(feature, MultiCategorical) else IDS
+    kept, read = data.test.table[column].to_pylist()
     assert read == unknown
     assert kept[0] >= 2
     note = (
@@ -137,11 +139,11 @@ def test_missing_is_read_as_unknown_where_no_training_row_lacks_the_feature(case
     save_fitted(data.schema, tmp_path)
     found: list[str] = []
     (rows,) = encode_rows(load_fitted(tmp_path), table(later), note=found.append)
-    assert rows.table[IDS].to_pylist() == [kept, read]
+    assert rows.table[column].to_pylist() == [kept, read]
     assert note.format("given") in found
     both = pa.concat_tables([table(train), table(later)], promote_options="permissive")
     lacked = prepare(schema, both, test=table(later), holdout=0)  # a training row lacks it
-    assert lacked.test.table[IDS].to_pylist()[1][0] == 1
+    assert lacked.test.table[column].to_pylist()[1][0] == 1
     assert not [note for note in lacked.notes if "has a value in every training row" in note]
     assert lacked.schema.missing == {"x": 0.25}
 
@@ -151,7 +153,7 @@ def test_a_feature_that_shares_a_vocabulary_is_complete_by_itself():
     train, later = ({"item": item, "x": ["a", "a|b"], "y": [0, 1]} for item in (["a", None], [None, None]))
     later["x"] = ["", None]
     data = prepare(schema, pa.table(train), test=pa.table(later), holdout=0)
-    assert data.test.table[IDS].to_pylist() == [[1, 0, -1]] * 2
+    assert [data.test.table[name].to_pylist() for name in (IDS, LIST_PREFIX + "x")] == [[[1]] * 2, [[0]] * 2]
     assert data.schema.missing == {"item": 0.5, "x": 0.0}
 
 

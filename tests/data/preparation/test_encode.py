@@ -6,14 +6,15 @@ import pyarrow as pa
 import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
-from recmtl.data.columns.categorical import PADDING
 from recmtl.data.columns.values import stable_hash
-from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.format import IDS, LABELS, LIST_PREFIX, NUMERIC, WEIGHT
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 TASKS = [Task("t", "y")]
 LARGE = [2**24, 2**24 + 1, 2**53, 2**53 + 1, 2**62 + 1, 2**62 + 3]
+
+LIST = LIST_PREFIX + "m"
 
 
 def fit(schema, **columns):
@@ -25,6 +26,8 @@ def encode(fitted, data, part, labelled=False):
     data = pa.table(data) if isinstance(data, dict) else data
     (rows,) = encode_rows(fitted, data, labelled, note=lambda sentence: None)
     column = rows.table.column(part).combine_chunks()
+    if pa.types.is_list(column.type):
+        return column.to_pylist()
     width = {IDS: fitted.id_columns, NUMERIC: len(fitted.numeric), LABELS: len(fitted.schema.labels)}.get(part, 1)
     values = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
     return values.to_numpy().reshape(-1, width)
@@ -95,20 +98,21 @@ class TestMulti:
         data = [["c", "new", "a", "b"], ["b"], [], None, ["a", None], [" b ", "a"]]
         expected = [
             [UNKNOWN, a, b],
-            [b, PADDING, PADDING],
-            [MISSING, PADDING, PADDING],
-            [MISSING, PADDING, PADDING],
-            [a, PADDING, PADDING],
-            [b, a, PADDING],
+            [b],
+            [MISSING],
+            [MISSING],
+            [a],
+            [b, a],
         ]
-        assert encode(fitted, {"m": data}, IDS).tolist() == expected
+        assert encode(fitted, {"m": data}, LIST) == expected
         text = ["c|new|a|b", "b", "", None, "a|", " b |a"]
-        assert encode(fitted, {"m": text}, IDS).tolist() == expected
+        assert encode(fitted, {"m": text}, LIST) == expected
 
     def test_longer_lists_than_in_training_are_cut(self):
         fitted = fit(Schema([MultiCategorical("m"), Categorical("c")], TASKS), m=["a|b", "a"], c=["x", "x"])
-        assert fitted.id_columns == 3
-        assert encode(fitted, {"m": ["b|a|a|a"], "c": ["x"]}, IDS).tolist() == [[FIRST, FIRST, FIRST]]
+        assert fitted.id_columns == 1
+        rows = {"m": ["b|a|a|a"], "c": ["x"]}
+        assert (encode(fitted, rows, IDS).tolist(), encode(fitted, rows, LIST)) == ([[FIRST]], [[FIRST, FIRST]])
 
     @pytest.mark.parametrize(
         ("keep", "kept"), [({}, ["c", "d"]), ({"keep": "last"}, ["c", "d"]), ({"keep": "first"}, ["a", "b"])]
@@ -118,7 +122,7 @@ class TestMulti:
         later = pa.table({"m": ["a|b|c|d", "d|c", "a|b|c"], "y": [0, 1, 0]})
         data = prepare(schema, later.slice(0, 2), test=later, holdout=0)
         words = data.schema.vocabularies["m"].to_pylist()
-        (first, *_), notes = data.test.table[IDS].to_pylist(), data.notes
+        (first, *_), notes = data.test.table[LIST].to_pylist(), data.notes
         assert [words[i - FIRST] for i in first] == kept
         which = keep.get("keep", "last")
         assert notes == (
@@ -134,9 +138,9 @@ class TestMulti:
             "numpy": [str(np.array(row)) for row in lists],
         }
         fitted = fit(Schema([MultiCategorical("m")], TASKS), m=lists)
-        expected = encode(fitted, {"m": lists}, IDS).tolist()
+        expected = encode(fitted, {"m": lists}, LIST)
         for text in texts.values():
-            assert encode(fitted, {"m": text}, IDS).tolist() == expected
+            assert encode(fitted, {"m": text}, LIST) == expected
         assert fit(fitted.schema, m=texts["json"]).vocabularies["m"] == fitted.vocabularies["m"]
 
     @pytest.mark.parametrize(
@@ -152,9 +156,9 @@ class TestMulti:
 
     def test_hashed(self):
         fitted = fit(Schema([MultiCategorical("m", hash_buckets=9)], TASKS), m=["a|b", "c", None])
-        ids = encode(fitted, {"m": ["b|a", None]}, IDS)
+        ids = encode(fitted, {"m": ["b|a", None]}, LIST)
         a, b = ((stable_hash(pa.array(["a", "b"])) % np.uint64(9)).astype(int) + FIRST).tolist()
-        assert ids.tolist() == [[b, a], [MISSING, PADDING]]
+        assert ids == [[b, a], [MISSING]]
 
 
 FULL = Schema(

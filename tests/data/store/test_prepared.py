@@ -41,11 +41,13 @@ def test_packed_rows_hold_every_part_bit_by_bit(folder):
     rows = PreparedData.open(folder).train
     packed = rows.packed()
     assert packed.dtype == torch.int32
-    assert packed.shape == (3, 3 + 1 + 2 + 1)
-    assert rows.widths == {"ids": 3, "numeric": 1, "labels": 2, "weight": 1}
+    assert packed.shape == (3, 1 + 1 + 2 + 1)
+    assert rows.widths == {"ids": 1, "numeric": 1, "labels": 2, "weight": 1}
     q, p = 2, 3
-    assert packed[:, :3].tolist() == [[2, p, q], [3, 1, -1], [2, q, -1]]
-    floats = packed[:, 3:].view(torch.float32).numpy()
+    assert packed[:, 0].tolist() == [2, 3, 2]
+    (lists,) = rows.lists()
+    assert (lists.values.tolist(), lists.offsets.tolist()) == ([p, q, 1, q], [0, 2, 3, 4])
+    floats = packed[:, 1:].view(torch.float32).numpy()
     np.testing.assert_array_equal(floats, FRAME[["x", "y", "r", "w"]].to_numpy(np.float32))
 
 
@@ -60,15 +62,18 @@ def test_labels_weight_and_keys(folder):
 def test_rows_in_several_chunks():
     parts = prepare(SCHEMA, [FRAME[:1], FRAME[1:2], FRAME[2:]], FRAME[:1]).train
     assert parts.table.column("ids").num_chunks == 3
-    np.testing.assert_array_equal(parts.packed(), prepare(SCHEMA, FRAME, FRAME[:1]).train.packed())
+    whole = prepare(SCHEMA, FRAME, FRAME[:1]).train
+    np.testing.assert_array_equal(parts.packed(), whole.packed())
+    assert [x.tolist() for x in parts.lists()[0]] == [x.tolist() for x in whole.lists()[0]]
 
 
 def test_no_rows_of_a_split_are_packed(folder):
     """A process of several may have no row of a split."""
     rows = PreparedData.open(folder).valid
-    assert rows.packed([(1, 1)]).shape == (0, 7)
+    assert rows.packed([(1, 1)]).shape == (0, 5)
     empty = Rows(rows.schema, rows.table.slice(0, 0))
-    assert empty.packed().shape == (0, 7)
+    assert empty.packed().shape == (0, 5)
+    assert [[x.tolist() for x in part] for part in (*rows.lists([(1, 1)]), *empty.lists())] == [[[], [0]]] * 2
 
 
 @pytest.mark.parametrize("form", ["frame", "frames", "csv", "parquet"])
@@ -131,10 +136,10 @@ def test_not_a_prepared_dataset(tmp_path):
     ("text", "message"),
     [
         ("", "manifest.json is damaged"),
-        ('{"version": 7, ', "manifest.json is damaged"),
-        ('{"version": 7}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
+        ('{"version": 8, ', "manifest.json is damaged"),
+        ('{"version": 8}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
-        ('{"version": 6}', "was prepared by another version"),
+        ('{"version": 7}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),
         ('{"version": 99}', "was prepared by another version"),
     ],
@@ -188,8 +193,8 @@ def test_repr_fits_a_line(folder):
     assert repr(data) == "PreparedData(train 3 · valid 2 · test 2 rows; 3 features; tasks t, u)"
     assert repr(data.train) == "Rows(train: 3 rows; 3 features; tasks t, u)"
     (batch,) = Loader(data.train, 3).epoch()
-    assert repr(batch) == "Batch(3 rows; ids [3, 3], numeric [3, 1], labels [3, 2], weight [3]; cpu)"
-    part = "Batch(1 of 3 rows; ids [1, 3], numeric [1, 1], labels [1, 2], weight [1]; cpu)"
+    assert repr(batch) == "Batch(3 rows; ids [3, 1], numeric [3, 1], labels [3, 2], weight [3], list 0 [4]; cpu)"
+    part = "Batch(1 of 3 rows; ids [1, 1], numeric [1, 1], labels [1, 2], weight [1], list 0 [2]; cpu)"
     assert repr(batch.part(0, 2)) == part
 
 

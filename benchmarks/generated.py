@@ -21,11 +21,12 @@ COLUMNS = 16
 SMALL, TWO_LARGE, ALL_LARGE = [12] * COLUMNS, [2_000_000] * 2 + [12] * 14, [250_000] * COLUMNS
 
 
-def generated(rows: int) -> recmtl.PreparedData:
-    """Rows in the layout of AliExpress: so many to train on."""
+def generated(rows: int, domain: str | None = None) -> recmtl.PreparedData:
+    """Rows in the layout of AliExpress: so many to train on, one of whose columns may be the domain."""
     with tempfile.TemporaryDirectory() as folder:
         synthesize(Path(folder), rows * 10 // 8)
-        return recmtl.prepare(recmtl.card("aliexpress"), f"{folder}/train.csv", holdout=0.0)
+        card = replace(recmtl.card("aliexpress"), domain=domain)
+        return recmtl.prepare(card, f"{folder}/train.csv", holdout=0.0)
 
 
 def with_vocabularies(schema: recmtl.FittedSchema, sizes: Sequence[int]) -> recmtl.FittedSchema:

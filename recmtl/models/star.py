@@ -159,15 +159,14 @@ class StarLinear(nn.Module):
         return torch.unflatten(F.linear(x, weight.flatten(0, 1), bias.flatten()), 1, bias.shape)
 
     def by_group(self, groups: Sequence[Tensor]) -> list[Tensor]:
-        """Return the products of groups of rows, one per domain and one of no domain, with the weights of their own."""
-        products = []
-        own = [*zip(self.domain_weight.unbind(), self.domain_bias.unbind(), strict=True), None]
-        for rows, weights in zip(groups, own, strict=True):
-            if len(rows) and weights is not None:
-                products.append(F.linear(rows, weights[0] * self.weight, weights[1] + self.bias))
-            elif len(rows):
-                products.append(F.linear(rows, self.weight, self.bias))
-        return products
+        """Return the products of groups of rows, one per domain and one of no domain, with the weights of their own.
+
+        Empty groups pass, too: each of several processes then has a gradient of every weight.
+        """
+        *of_domains, other = groups
+        own = zip(of_domains, self.domain_weight.unbind(), self.domain_bias.unbind(), strict=True)
+        products = [F.linear(rows, weight * self.weight, bias + self.bias) for rows, weight, bias in own]
+        return [*products, F.linear(other, self.weight, self.bias)]
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors; those of domains have a part per domain."""

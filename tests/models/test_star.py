@@ -1,5 +1,8 @@
 """STAR beside the paper's equations, row by row in float64."""
 
+import dataclasses
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
@@ -7,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import recmtl
-from recmtl.data import Batch, IdLists
+from recmtl.data import Batch, IdLists, Loader
 from recmtl.features.pooling import side_by_side
 from recmtl.layers import LayerStyle
 from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
 from tests.models.one_by_one import same_in_value_and_gradient
 from tests.models.several_domains import batch_of, prepared, spread
 
@@ -87,6 +91,36 @@ def test_a_domain_trains_its_own_weights_and_the_shared(data: recmtl.PreparedDat
         )
         assert gradient.flatten(1).any(1).tolist() == [domain == 0, domain == 1]
         assert of_shared.any()
+
+
+def test_every_weight_has_a_gradient_whatever_domains_a_process_has(data: recmtl.PreparedData) -> None:
+    """So that several processes exchange the same tensors; also of rows of no training domain alone."""
+    model = star(data)
+    batch, _ = batch_of(data, *range(8))
+    ids = batch.ids.clone()
+    ids[:, data.schema.domain.block.start] = 0
+    view = model.trunk(dataclasses.replace(batch, ids=ids))[0]
+    layer = model.layers[0]
+    of_domains, of_shared = torch.autograd.grad(view.sum(), [layer.domain_weight, layer.weight])
+    assert not of_domains.any()
+    assert of_shared.any()
+
+
+@pytest.mark.parametrize("cls", [recmtl.STAR, recmtl.PEPNet])
+def test_rows_of_tables_are_trained_as_whole_tables_are(
+    cls: type, data: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+    for limit in (0, 1 << 40):
+        monkeypatch.setattr(step_module, "ROW_MODE", limit)
+        torch.manual_seed(0)
+        model = cls(data.schema, layers=[6, 4], tower_layers=[3])
+        trainer = recmtl.Trainer(model, recmtl.MetaBalance(), run=recmtl.RunConfig(device="cpu", progress=False))
+        step = Step(model, trainer.balancer, Optimization(optimizer=partial(torch.optim.SGD, lr=0.5), ema=0), 9)
+        for batch in Loader(data.train, 40, seed=0).epoch():
+            step(batch)
+        trained.append(list(model.parameters()))
+    torch.testing.assert_close(*trained)
 
 
 def test_starts_as_the_shared_network(data: recmtl.PreparedData) -> None:

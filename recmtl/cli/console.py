@@ -93,7 +93,7 @@ def print_domains(
 ) -> None:
     """Print metrics by domain, a line for each task and domain, with the intervals of AUC beside them."""
     names = dict.fromkeys(name for found in domains.values() for metrics in found.values() for name in metrics)
-    columns = [name for name in ("rows", "positives", *names) if name in names and name != "reason"]
+    columns = [name for name in dict.fromkeys(("rows", "positives", *names)) if name in names and name != "reason"]
     rows = []
     for task, found in domains.items():
         for domain, metrics in found.items():

@@ -11,6 +11,8 @@ import recmtl
 from recmtl.cli.main import main
 from recmtl.evaluate import binary_metrics, domain_metrics, domain_scores
 
+METRICS = ["auc", "logloss", "calibration", "rmse", "r2"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -36,6 +38,8 @@ def test_train_evaluate_and_report(run: Path, capsys: pytest.CaptureFixture[str]
     assert main(["train", *options(run, **{"trainer.balance_domains": "true"}), *labels]) == 0
     out = capsys.readouterr().out
     assert "test rows by country" in out
+    (head,) = (line for line in out.splitlines() if "domain" in line and "rows" in line and "auc" in line)
+    assert head.replace("┃", " ").split() == ["task", "domain", "rows", "positives", *METRICS]
     lines = [line.split("│")[1:5] for line in out.splitlines() if line.startswith("│ click")]
     assert [[cell.strip() for cell in line][:3] for line in lines[:3]] == [
         ["click", "US", "72"],

@@ -53,9 +53,11 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
 
 
 def _with_ids(batch: pa.RecordBatch, ids: Collection[str], source: str) -> pa.RecordBatch:
-    """Return rows whose keys and groups are text or integers; one that is no exact id raises `DataError`."""
+    """Return rows whose keys and groups are text or integers; one that is none, or not exact, raises `DataError`."""
     for name in ids:
         column = batch.column(name)
+        if pa.types.is_nested(column.type):
+            raise DataError(f"{source}: column {name!r} must have one value per row, got {column.type}")
         if not pa.types.is_integer(column.type):
             try:
                 text = _text(column, name)

@@ -150,6 +150,8 @@ class EmbeddingTable(nn.Module):
             )
         own = [lists[block.start] for block in self.lists]
         rows, count = self._rows(ids, lists), len(self.singles)  # [B·S + Σ T, width]
+        if not own:
+            return Embedded(rows.view(ids.shape[0], count, self.width), ())
         singles, *listed = torch.split(rows, [ids.shape[0] * count, *(each.values.shape[0] for each in own)])
         found = (Lists(values, each.offsets) for values, each in zip(listed, own, strict=True))
         return Embedded(singles.view(ids.shape[0], count, self.width), tuple(found))

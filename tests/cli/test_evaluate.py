@@ -183,7 +183,7 @@ def test_ambiguous_columns_are_refused(frame: pd.DataFrame, card: str, capsys: p
     assert evaluate(pd.concat([frame, frame[["ctr"]]], axis=1), card, suffix="csv") == 2
     assert "predictions.csv has the column 'ctr' twice" in capsys.readouterr().err
     assert evaluate(frame.assign(search=[[1, 2]] * len(frame)), card) == 2
-    assert "column 'search' must have one group per row, got list<" in capsys.readouterr().err
+    assert "column 'search' must have one value per row, got list<" in capsys.readouterr().err
 
 
 def test_rows_are_grouped_by_the_column_asked_for(

@@ -27,7 +27,7 @@ CHOSEN: dict[str, dict[str, object]] = {
     "MetaBalance": {"relax_factor": 0.2, "beta": 0.5, "strategy": "reduce", "target": "ctr"},
     "PCGrad": {"reduction": "sum", "scope": "part", "seed": 7},
     "PPCGrad": {"reduction": "sum", "scope": "part"},
-    "NormalizedSplitter": {"task_weights": [1.0, 3.0], "beta": 0.5, "projection": "before", "seed": 7},
+    "NormalizedSplitter": {"beta": 0.5, "projection": "before", "seed": 7},
     "RotateOnly": {"rotation_size": 3, "normalize_losses": True},
     "RotoGrad": {"rotation_size": 3, "orthogonal_map": "matrix_exp", "burn_in": 2},
     "RotoGradNorm": {"rotation_size": 3, "burn_in": 2, "alpha": 0.5, "lr": 0.1},

@@ -123,6 +123,7 @@ def test_shared_tensors_are_those_that_several_losses_reach_before_the_heads(
 
 @pytest.mark.parametrize("cls", [models.SharedBottom, models.MMOE], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("interaction", [CrossLayers, GatedCrossLayers, FinalMLP, MaskNet], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 def test_interactions_are_shared_and_trained_before_any_trunk(
     cls: type,
     interaction: type,

@@ -276,7 +276,10 @@ class TestOptions:
             (lambda: MultiCategorical("m", separator=""), "`separator` must be non-empty text"),
             (lambda: MultiCategorical("m", max_length=0), "`max_length` must be an integer of at least 1, got 0"),
             (lambda: MultiCategorical("m", min_count=0), "`min_count` must be an integer of at least 1, got 0"),
-            (lambda: MultiCategorical("m", pooling="max"), r"`pooling` must be one of 'mean', 'sum', got 'max'"),
+            (
+                lambda: MultiCategorical("m", pooling="max"),
+                "`pooling` must be one of 'mean', 'sum', 'self_attention', 'target_attention', got 'max'",
+            ),
             (lambda: Numeric("n", transform="sqrt"), "`transform` must be one of .*, got 'sqrt'"),
             (lambda: Numeric("n", clip=5), r"`clip` must be \[low, high\] with low below high, .* null, got 5"),
             (lambda: Numeric("n", clip=(2, 2)), r"`clip` must be .*, got \(2, 2\)"),

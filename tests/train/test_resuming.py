@@ -189,8 +189,8 @@ def test_a_resumed_run_reads_the_same_windows(
 ) -> None:
     """However much memory is free by then."""
     monkeypatch.setattr(windows_module, "BLOCK_ROWS", 8)
-    row = 4 * sum(small.train.widths.values())
-    monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40 if given else 2 * 3 * 64 * row)
+    enough = int(2 * (3 * 64 + 1) * small.train.bytes_per_row)  # for windows of 64 rows
+    monkeypatch.setattr(loader_module, "available_memory", lambda: 1 << 40 if given else enough)
     make = partial(maker(small), window=64 if given else None)
     whole = make(tmp_path / "whole").fit(small.train, small.valid)
     stopped(make, small, 2, folder=tmp_path / "run")

@@ -45,6 +45,7 @@ def main() -> None:
         assert balancer.losses is not None
         print("losses over all rows:", [round(loss, 4) for loss in balancer.losses.tolist()])
     if dist.is_initialized():
+        dist.barrier()  # gloo may abort if one process ends while another still works
         dist.destroy_process_group()
 
 

@@ -15,13 +15,16 @@ import torch
 import recmtl
 from recmtl.data.synthetic.generate import synthesize
 
+LONGEST = ("test_first_gpu", "test_claims", "test_distributed", "test_readme")  # minutes each; first, for even ends
+
 torch.set_num_threads(1)  # tests run side by side, one process a core
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that need a CUDA device where there is none."""
+    """Skip tests that need a CUDA device where there is none, and start with slow tests that take longest."""
+    items.sort(key=lambda item: not (item.path.stem in LONGEST and item.get_closest_marker("slow")))
     missing = pytest.mark.skip(reason="no CUDA device")
     for item in items if not torch.cuda.is_available() else ():
         if item.get_closest_marker("gpu"):

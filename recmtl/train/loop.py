@@ -249,7 +249,7 @@ class TrainingLoop:
         balancer, names = self._setup.balancer, self._setup.model.task_losses.names
         read = host_copies({"loss": losses, "weight": balancer.weights, **self._step.gradient_stats._asdict()})
         values = {
-            "loss": named_values(self._setup.model.loss_names, read["loss"]),
+            "loss": named_values(self._setup.model.loss_names[: len(losses)], read["loss"]),
             "weight": named_values(balancer.labels, read["weight"]),
         }
         stats = GradientStats(read["norms"], read["cosines"])

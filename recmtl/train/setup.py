@@ -95,6 +95,7 @@ class TrainingSetup:
         model.task_losses.split_by_domain(balance_domains)
         claim_balancer(balancer, model)
         check_shared_tensors(model, balancer)
+        check_loss_names(model)
         processes = balancer.processes = all_processes()
         device = open_device(device_name(run.device, processes))
         check_gpu_options(optimization, device, processes)
@@ -218,6 +219,12 @@ def check_shared_tensors(model: RankingModel, balancer: Balancer) -> None:
     if not (model.shared().tensors or isinstance(balancer, Sum)):
         name, method = type(model).__name__, type(balancer).__name__
         raise ValueError(f"the tasks of {name} share no tensor that {method} could balance: train it with `Sum`")
+
+
+def check_loss_names(model: RankingModel) -> None:
+    """Raise a `ValueError` if a task has the name by which the model's penalty is logged."""
+    if len(set(model.loss_names)) < len(model.loss_names):
+        raise ValueError(f"the penalty of {type(model).__name__} is logged as the loss 'penalty': rename that task")
 
 
 def install_balancer(model: RankingModel, balancer: Balancer) -> None:

@@ -84,6 +84,24 @@ def test_training_logs_the_penalty(aliexpress: recmtl.PreparedData) -> None:
     assert all(loss["penalty"] >= 0 for loss in losses)
 
 
+def test_without_a_penalty_measured_steps_name_the_losses_of_the_tasks(aliexpress: recmtl.PreparedData) -> None:
+    for weight, names in ((0.0, ["ctr", "ctcvr"]), (0.6, ["ctr", "ctcvr", "penalty"])):
+        model = AITM(aliexpress.schema, layers=[8], tower_layers=[], penalty_weight=weight)
+        optimization = recmtl.Optimization(batch_size=1000)
+        run = recmtl.RunConfig(progress=False, device="cpu")
+        trainer = recmtl.Trainer(model, epochs=1, gradient_stats_every=1, optimization=optimization, run=run)
+        measured = [r["diagnosis"]["loss"] for r in trainer.fit(aliexpress.train).result.records if "diagnosis" in r]
+        assert [list(loss) for loss in measured] == [names] * len(measured)
+        assert measured
+
+
+def test_a_task_named_like_the_penalty_is_refused(three: recmtl.PreparedData) -> None:
+    tasks = [*TASKS[:2], recmtl.Task("penalty", "buy")]
+    schema = dataclasses.replace(three.schema, schema=dataclasses.replace(three.schema.schema, tasks=tasks))
+    with pytest.raises(ValueError, match="logged as the loss 'penalty': rename that task"):
+        recmtl.Trainer(AITM(schema, [task.name for task in tasks], layers=[4]))
+
+
 def wrong(schema: recmtl.FittedSchema, **options: object) -> AITM:
     return AITM(schema, **options)
 

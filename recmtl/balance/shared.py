@@ -1,12 +1,16 @@
 """Shared tensors and their parts, and the inputs of a balancer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recmtl.balance.backward import as_real, constant_factor, on_host
+
+FEW = 4  # tasks below which products of pairs are faster than one of all
+CHUNK = 1 << 18  # elements of all gradients that a CPU multiplies at a time: what its cache holds
 
 
 class SharedTensor(NamedTuple):
@@ -56,14 +60,41 @@ class SharedTensor(NamedTuple):
         norms = torch.linalg.vector_norm(self._flat_blocks(gradient), dim=1, dtype=self._dtype)  # [blocks]
         return norms if self.part_of_row is None else self._per_part(norms.square()).sqrt()
 
-    def products(self, a: Tensor | None, b: Tensor | None) -> Tensor:
-        """Return the inner product of each part of two gradients, `[parts]` of at least float32; zeros for None.
+    def gram(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Return the inner products of K gradients by part, `[parts, K, K]` of at least float32; 0 beside None.
 
-        A complex number counts as two real ones: the inner product is Re⟨a, b⟩.
+        The diagonal has no meaning: the squares of `norms` belong there. A complex number counts as two real ones: the
+        inner product is Re⟨a, b⟩. Many gradients are copied side by side for one product per part; on a CPU a few
+        elements at a time, so that the copy stays in its cache.
         """
-        if a is None or b is None:
-            return self._zeros()
-        return self._per_part((self._flat_blocks(a).to(self._dtype) * self._flat_blocks(b)).sum(1))
+        tasks, found = len(gradients), [self._flat_blocks(g) for g in gradients if g is not None]
+        gram = self._zeros().new_zeros(self.parts, tasks, tasks)
+        if not found:
+            return gram
+        each, absent = iter(found), found[0].new_zeros(()).expand_as(found[0])
+        blocks = [absent if g is None else next(each) for g in gradients]  # K of [blocks, elements]
+        if tasks < FEW:
+            for i, j in combinations(range(tasks), 2):
+                product = self._per_part((blocks[i].to(self._dtype) * blocks[j]).sum(1))
+                gram[:, i, j] = product
+                gram[:, j, i] = product
+            return gram
+        rows, width = absent.shape
+        limit = CHUNK // tasks if on_host(gram) else rows * width
+        if self.part_of_row is None:
+            for columns in _slices(0, width, limit // rows):
+                beside = torch.stack([b[:, columns] for b in blocks], 1).to(self._dtype)  # [parts, K, columns]
+                gram.baddbmm_(beside, beside.mT)
+        elif self.bounds is not None and on_host(gram):
+            for part, (first, end) in enumerate(pairwise(self.bounds.tolist())):
+                for some in _slices(first, end, limit // width):
+                    beside = torch.stack([b[some].flatten() for b in blocks]).to(self._dtype)  # [K, elements]
+                    gram[part].addmm_(beside, beside.mT)
+        else:
+            for some in _slices(0, rows, limit // width):
+                beside = torch.stack([b[some] for b in blocks], 1).to(self._dtype)  # [rows, K, elements]
+                gram += self.sums(beside @ beside.mT, some)
+        return gram
 
     def add_weighted(self, gradients: Sequence[Tensor | None], weights: Tensor) -> None:
         """Add Σ_k w_k·G_k to `.grad`, for K gradients and weights `[K, parts]`; may write into the gradients."""
@@ -102,20 +133,27 @@ class SharedTensor(NamedTuple):
     def _per_part(self, per_block: Tensor) -> Tensor:
         return per_block if self.part_of_row is None else self.sums(per_block)
 
-    def sums(self, per_row: Tensor) -> Tensor:
-        """Return the sums of numbers per row by part, `[rows]` to `[parts]`, for a tensor with `part_of_row`.
+    def sums(self, per_row: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Return the sums by part of what each row has, `[rows, …]` to `[parts, …]`, for a tensor with `part_of_row`.
 
-        On a GPU the result is the same in each run: every part is summed by itself, without atomic additions.
+        On a GPU the result is the same in each run: every part is summed by itself, without atomic additions. Only a
+        CPU can sum some of the `rows`.
         """
         assert self.part_of_row is not None
         if on_host(per_row):
-            return per_row.new_zeros(self.parts).index_add_(0, self.part_of_row, per_row)
+            return per_row.new_zeros(self.parts, *per_row.shape[1:]).index_add_(0, self.part_of_row[rows], per_row)
         bounds = self.bounds
         if bounds is None:
             ordered, order = self.part_of_row.sort(stable=True)  # [rows]
             bounds = torch.searchsorted(ordered, torch.arange(self.parts + 1, device=ordered.device))
             per_row = per_row.index_select(0, order)
         return torch.segment_reduce(per_row, "sum", offsets=bounds, unsafe=True)  # the safe form waits for the device
+
+
+def _slices(first: int, end: int, size: int) -> Iterator[slice]:
+    """Cut a range into slices of at most `size`, which is raised to 1."""
+    step = max(size, 1)
+    return (slice(start, min(start + step, end)) for start in range(first, end, step))
 
 
 class Measured(NamedTuple):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import chain, combinations
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -74,13 +74,10 @@ class TaskGradients:
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
-        gram = torch.diag_embed(self.norms.square().T)  # [P, K, K]
-        for i, j in combinations(range(len(self._by_task)), 2):
-            products = [m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured]
-            product = masked(torch.cat(products), self.finite[i] & self.finite[j])  # [P]
-            product = product if self._scale is None else product / self._scale**2
-            gram[:, i, j] = product
-            gram[:, j, i] = product
+        gram = torch.cat([m.shared.gram(m.gradients) for m in self._measured])  # [P, K, K]
+        gram = masked(gram, self.finite & self.finite[:, None])
+        gram = gram if self._scale is None else gram / self._scale**2
+        gram.diagonal(dim1=1, dim2=2).copy_(self.norms.square().T)
         return gram
 
     def add_combined(self, weights: Tensor) -> None:

@@ -22,6 +22,7 @@ def leaves_and_gradients(tasks=3, seed=0):
         SharedTensor(tensor(9, 2), parts=5, part_of_row=rows),  # the last part has no row
         SharedTensor(tensor(9), parts=4, part_of_row=rows),
         SharedTensor(tensor(0, 3), parts=2, part_of_row=rows[:0]),
+        SharedTensor(tensor(9, 3), 3, torch.tensor([0] * 4 + [2] * 5), torch.tensor([0, 4, 4, 9])),
         SharedTensor(tensor(4, 3).T),  # not contiguous
     ]
     gradients = [[tensor(*leaf.tensor.shape) for leaf in leaves] for _ in range(tasks)]
@@ -44,8 +45,10 @@ def naive_parts(leaves, gradients):
     ]  # [K][P]
 
 
-def test_norms_and_inner_products_are_those_of_the_parts():
-    leaves, gradients = leaves_and_gradients()
+@pytest.mark.parametrize(("tasks", "chunk"), [(3, 1 << 18), (5, 1 << 18), (5, 20)])
+def test_norms_and_inner_products_are_those_of_the_parts(tasks, chunk, monkeypatch):
+    monkeypatch.setattr("recmtl.balance.shared.CHUNK", chunk)
+    leaves, gradients = leaves_and_gradients(tasks)
     parts = naive_parts(leaves, gradients)
     measured = TaskGradients(leaves, [list(task) for task in gradients])
     norms = torch.stack([torch.stack([part.norm() for part in task]) for task in parts])

@@ -1,9 +1,12 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
 from .balance import (
+    MGDA,
     BalancedModule,
     Balancer,
+    DualProj,
     GradNorm,
+    GramBalancer,
     LossWeightBalancer,
     MetaBalance,
     NormalizedSplitter,
@@ -19,6 +22,7 @@ from .balance import (
     Sum,
     TaskGradientBalancer,
     TaskGradients,
+    UPGrad,
 )
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
@@ -88,6 +92,7 @@ __all__ = [
     "AITM",
     "ESCM2",
     "ESMM",
+    "MGDA",
     "MLP",
     "MMOE",
     "PLE",
@@ -103,6 +108,7 @@ __all__ = [
     "DataError",
     "Description",
     "DivergenceError",
+    "DualProj",
     "EarlyStopping",
     "EncoderFactory",
     "Experts",
@@ -113,6 +119,7 @@ __all__ = [
     "GatedCrossLayers",
     "Gates",
     "GradNorm",
+    "GramBalancer",
     "Interaction",
     "InteractionFactory",
     "LayerStyle",
@@ -162,6 +169,7 @@ __all__ = [
     "Timestamp",
     "Tower",
     "Trainer",
+    "UPGrad",
     "card",
     "compare",
     "describe",

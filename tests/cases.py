@@ -37,6 +37,7 @@ CASES = [
         for reduction in ("mean", "sum")
         for scope in ("whole", "part")
     ),
+    *(Case(balance.MGDA, {"normalization": normalization}) for normalization in ("l2", "loss", "loss+")),
     *(
         Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
         for projection in ("none", "before", "after")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
@@ -235,6 +236,76 @@ class NaivePPCGrad(NaivePCGrad):
         return all_at_once(G)
 
 
+class GramTwin(TaskGradientTwin):
+    """One weight per task, from the flat gradients of the present tasks alone."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.last = [1.0] * self.K
+        self.values: list[float] = []
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor(self.last, dtype=torch.float64)
+
+    def __call__(self, at: Pass) -> None:
+        self.values = [loss.item() for loss in at.losses(at.views)]
+        super().__call__(at)
+
+    def combined(self, G: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        flat = [torch.cat([g.flatten() for g in task]) for task in G]
+        present = [k for k in range(self.K) if flat[k].any()]
+        if present:
+            found = self.weigh(torch.stack([flat[k] for k in present]), present)
+            for k, weight in zip(present, found.tolist(), strict=True):
+                self.last[k] = weight
+        return [sum((self.last[k] * G[k][p] for k in present), torch.zeros_like(G[0][p])) for p in range(len(G[0]))]
+
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        """The weights `[m]` of the gradients `[m, n]` of present tasks."""
+        raise NotImplementedError
+
+    def shares(self, present: Sequence[int]) -> Tensor:
+        given = self.balancer.preference or [1.0] * self.K
+        shares = torch.tensor([given[k] for k in present], dtype=torch.float64)
+        return shares / shares.sum()
+
+
+def shortest(G: Tensor) -> Tensor:
+    """The convex weights of the shortest combination: the least squares of (Gᵀw, Σw) against (0, 1), rescaled."""
+    scale = G.norm(dim=1).max()
+    w, _ = nnls(torch.cat([G.T / scale, torch.ones(1, len(G), dtype=G.dtype)]).numpy(), [0.0] * G.shape[1] + [1.0])
+    return torch.from_numpy(w / w.sum())
+
+
+def without_conflict(G: Tensor, start: Tensor) -> Tensor:
+    """The weights v ≥ `start` of the least ‖Gᵀv‖: those of the projection of Gᵀstart onto the dual cone."""
+    norms = G.norm(dim=1)
+    x, _ = nnls((G / norms[:, None]).T.numpy(), -(G.T @ start).numpy())
+    return start + torch.from_numpy(x) / norms
+
+
+class NaiveMGDA(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        s = torch.ones(len(G), dtype=torch.float64)
+        if self.balancer.normalization in ("l2", "loss+"):
+            s *= G.norm(dim=1)
+        if self.balancer.normalization in ("loss", "loss+"):
+            s *= torch.tensor([self.values[k] for k in present], dtype=torch.float64)
+        return shortest(G / s[:, None]) / s
+
+
+class NaiveUPGrad(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        units = torch.eye(len(G), dtype=torch.float64)
+        return sum(share * without_conflict(G, unit) for share, unit in zip(self.shares(present), units, strict=True))
+
+
+class NaiveDualProj(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        return without_conflict(G, self.shares(present))
+
+
 # representation
 
 
@@ -396,6 +467,9 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MetaBalance: NaiveMetaBalance,
     balance.PCGrad: NaivePCGrad,
     balance.PPCGrad: NaivePPCGrad,
+    balance.MGDA: NaiveMGDA,
+    balance.UPGrad: NaiveUPGrad,
+    balance.DualProj: NaiveDualProj,
     balance.NormalizedSplitter: NaiveNormalizedSplitter,
     balance.RotateOnly: NaiveRotateOnly,
     balance.RotoGrad: NaiveRotoGrad,

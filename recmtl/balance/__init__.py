@@ -19,20 +19,27 @@ from recmtl.balance.representation.rotograd import RotoGrad
 from recmtl.balance.representation.rotogradnorm import RotoGradNorm
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
+from recmtl.balance.task_gradients.dual_proj import DualProj
+from recmtl.balance.task_gradients.gram import GramBalancer
 from recmtl.balance.task_gradients.metabalance import MetaBalance
+from recmtl.balance.task_gradients.mgda import MGDA
 from recmtl.balance.task_gradients.pcgrad import PCGrad
 from recmtl.balance.task_gradients.ppcgrad import PPCGrad
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
+from recmtl.balance.task_gradients.upgrad import UPGrad
 from recmtl.balance.weighting.base import LossWeightBalancer
 from recmtl.balance.weighting.gradnorm import GradNorm, GradNormRule
 from recmtl.balance.weighting.sum import Sum
 
 __all__ = [
+    "MGDA",
     "BalancedModule",
     "Balancer",
+    "DualProj",
     "GradNorm",
     "GradNormRule",
     "GradientStats",
+    "GramBalancer",
     "LossWeightBalancer",
     "LostRankError",
     "MetaBalance",
@@ -51,6 +58,7 @@ __all__ = [
     "Sum",
     "TaskGradientBalancer",
     "TaskGradients",
+    "UPGrad",
     "gradient_stats",
     "project_conflicting",
     "shared_tensors",

@@ -1,0 +1,85 @@
+"""The solvers of small convex problems against their conditions of optimality and SciPy, on hard matrices."""
+
+import pytest
+import torch
+from scipy.optimize import nnls
+
+from recmtl.balance import solver
+from recmtl.balance.solver import nonnegative_quadratic
+
+COUNTS = {2: 300, 3: 300, 5: 300, 8: 300, 16: 150, 32: 80}  # problems of each kind, by K: 10,010 in all
+KINDS = ["random", "rank 1", "rank 2", "equal", "opposed", "split", "scales"]
+RIDGE = 1e-13
+
+
+def problems(K, kind, count):
+    """Gradients `[count, K, n]`, and their cosines and norms."""
+    random = torch.Generator().manual_seed(100 * K + KINDS.index(kind))
+
+    def normal(*shape):
+        return torch.randn(shape, generator=random, dtype=torch.float64)
+
+    n = {"rank 1": 1, "rank 2": 2}.get(kind, 40)
+    G = normal(count, K, n)
+    if kind in ("equal", "opposed"):
+        G[:, 1] = G[:, 0] if kind == "equal" else -G[:, 0]
+    elif kind == "split":
+        G = 0.3 * G + torch.where(torch.arange(K) < K // 2, 1.0, -1.0)[:, None]
+    elif kind == "scales":
+        G = G * 10 ** (6 * torch.rand(count, K, 1, generator=random, dtype=torch.float64))
+    norms = G.norm(dim=2)
+    cosine = G @ G.mT / norms[:, None] / norms[:, :, None] / (1 + RIDGE)
+    return G, torch.diagonal_scatter(cosine, torch.ones_like(norms), dim1=1, dim2=2), norms
+
+
+def every_problem(kinds=KINDS):
+    return [(K, kind, *problems(K, kind, count)) for K, count in COUNTS.items() for kind in kinds]
+
+
+def linear_terms(G, norms):
+    """Those of `MGDA` and of `DualProj`."""
+    return -1 / norms, (G @ G.mean(1).unsqueeze(-1)).squeeze(-1) / norms
+
+
+def test_the_conditions_of_the_least_quadratic_hold_on_10_000_matrices():
+    worst = torch.zeros(2, dtype=torch.float64)
+    for _, _, G, cosine, norms in every_problem():
+        for c in linear_terms(G, norms):
+            scale = c.abs().amax(1, keepdim=True).clamp(min=1e-300)
+            x = nonnegative_quadratic(cosine, c)
+            assert x.ge(0).all()
+            x = x / scale
+            slope = (cosine @ x.unsqueeze(-1)).squeeze(-1) + c / scale
+            size = 1 + x.amax(1, keepdim=True)
+            worst = torch.stack([(-slope / size).max(), (x * slope).abs().div(size**2).max()]).maximum(worst)
+    assert worst.max() < 1e-12
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shortest_convex_combination_is_that_of_scipy(kind):
+    for K in COUNTS:
+        (G,), cosine, norms = problems(K, kind, 1)
+        u = nonnegative_quadratic(cosine, -1 / norms)[0] / norms[0]
+        size = norms.max()
+        w, _ = nnls(torch.cat([G.T / size, torch.ones(1, K, dtype=torch.float64)]).numpy(), [0.0] * G.shape[1] + [1.0])
+        length = (torch.from_numpy(w / w.sum()) @ G).norm()
+        assert ((u / u.sum()) @ G).norm() == pytest.approx(length.item(), rel=1e-9, abs=1e-5)
+
+
+@pytest.mark.parametrize("K", [2, 5, 32])
+def test_a_device_takes_every_iteration_to_the_same_numbers(K, monkeypatch):
+    found = [
+        [nonnegative_quadratic(Q, c) for c in linear_terms(G, n)] for G, Q, n in (problems(K, k, 5) for k in KINDS)
+    ]
+    monkeypatch.setattr(solver, "on_host", lambda tensor: False)
+    for (G, cosine, norms), expected in zip((problems(K, k, 5) for k in KINDS), found, strict=True):
+        for c, x in zip(linear_terms(G, norms), expected, strict=True):
+            torch.testing.assert_close(nonnegative_quadratic(cosine, c), x, rtol=1e-12, atol=0.0, equal_nan=False)
+
+
+def test_a_matrix_that_is_not_positive_definite_gives_finite_numbers():
+    """As from rounded inner products of equal gradients."""
+    cosine = torch.full((4, 4), 1 + 1e-5, dtype=torch.float64).fill_diagonal_(1.0)
+    x = nonnegative_quadratic(cosine, torch.tensor([-1.0, -2.0, -1.0, 0.5], dtype=torch.float64))
+    assert x.isfinite().all()
+    assert x.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.0], abs=1e-3)

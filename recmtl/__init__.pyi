@@ -1,7 +1,11 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
 from .balance import (
+    GLS,
+    IMTLL,
     MGDA,
+    RLW,
+    STCH,
     BalancedModule,
     Balancer,
     DualProj,
@@ -22,6 +26,7 @@ from .balance import (
     Sum,
     TaskGradientBalancer,
     TaskGradients,
+    UncertaintyWeighting,
     UPGrad,
 )
 from .comparison import Comparison, compare
@@ -92,11 +97,15 @@ __all__ = [
     "AITM",
     "ESCM2",
     "ESMM",
+    "GLS",
+    "IMTLL",
     "MGDA",
     "MLP",
     "MMOE",
     "PLE",
+    "RLW",
     "STAR",
+    "STCH",
     "STEM",
     "BalancedModule",
     "Balancer",
@@ -170,6 +179,7 @@ __all__ = [
     "Tower",
     "Trainer",
     "UPGrad",
+    "UncertaintyWeighting",
     "card",
     "compare",
     "describe",

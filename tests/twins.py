@@ -133,6 +133,80 @@ class NaiveGradNorm(NaiveSum):
         return self.rule.step([loss.item() for loss in losses], norms)
 
 
+class NaiveOfLosses(NaiveSum):
+    """Weights from this step's losses; what a task had last is remembered."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.last = [1.0] * self.K
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor(self.last, dtype=torch.float64)
+
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        present = [k for k, loss in enumerate(losses) if loss.item() != 0]
+        x = torch.tensor([losses[k].item() for k in present], dtype=torch.float64, requires_grad=True)
+        if present:
+            (w,) = torch.autograd.grad(self.combined(x, present), x)
+            for k, weight in zip(present, w.tolist(), strict=True):
+                self.last[k] = weight
+        return [self.last[k] if k in present else 0.0 for k in range(self.K)]
+
+
+class NaiveRLW(NaiveOfLosses):
+    def combined(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        xi = self.balancer.random.normal(self.K)[present]
+        return len(present) * (xi.softmax(0) * losses).sum()
+
+
+class NaiveGLS(NaiveOfLosses):
+    def combined(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        return losses.prod() ** (1 / len(present))
+
+
+class NaiveSTCH(NaiveOfLosses):
+    def combined(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        mu, count = self.balancer.mu, self.K
+        z = torch.tensor(self.balancer.reference or [0.0] * count, dtype=torch.float64)[present]
+        p = torch.tensor(self.balancer.preference or [1 / len(present)] * count, dtype=torch.float64)[present]
+        return mu * (p * (losses - z) / mu).exp().sum().log()
+
+
+class NaiveLearned(NaiveSum):
+    """One parameter per task and torch's Adam, on the paper's objective."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.s = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(self.K)]
+        self.adam = torch.optim.Adam(self.s, lr=balancer.lr)
+
+    @property
+    def weights(self) -> Tensor:
+        one = torch.ones((), dtype=torch.float64, requires_grad=True)
+        return torch.stack([torch.autograd.grad(self.term(k, one), one)[0] for k in range(self.K)])
+
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        before = self.weights.tolist()
+        self.adam.zero_grad()
+        for k, loss in enumerate(losses):
+            if loss.item() != 0:
+                self.term(k, loss.detach()).backward()
+        self.adam.step()
+        return before
+
+
+class NaiveIMTLL(NaiveLearned):
+    def term(self, k: int, loss: Tensor) -> Tensor:
+        return self.s[k].exp() * loss - self.s[k]
+
+
+class NaiveUncertaintyWeighting(NaiveLearned):
+    def term(self, k: int, loss: Tensor) -> Tensor:
+        factor = 0.5 if k in (self.balancer.regressions or []) else 1.0
+        return factor * (-self.s[k]).exp() * loss + self.s[k] / 2
+
+
 # task gradients
 
 
@@ -464,6 +538,11 @@ class NaiveRotoGradNorm(NaiveRotateOnly):
 TWINS: dict[type[Balancer], type[Twin]] = {
     balance.Sum: NaiveSum,
     balance.GradNorm: NaiveGradNorm,
+    balance.RLW: NaiveRLW,
+    balance.GLS: NaiveGLS,
+    balance.STCH: NaiveSTCH,
+    balance.IMTLL: NaiveIMTLL,
+    balance.UncertaintyWeighting: NaiveUncertaintyWeighting,
     balance.MetaBalance: NaiveMetaBalance,
     balance.PCGrad: NaivePCGrad,
     balance.PPCGrad: NaivePPCGrad,

@@ -28,11 +28,20 @@ from recmtl.balance.task_gradients.ppcgrad import PPCGrad
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.task_gradients.upgrad import UPGrad
 from recmtl.balance.weighting.base import LossWeightBalancer
+from recmtl.balance.weighting.gls import GLS
 from recmtl.balance.weighting.gradnorm import GradNorm, GradNormRule
+from recmtl.balance.weighting.imtl_l import IMTLL
+from recmtl.balance.weighting.rlw import RLW
+from recmtl.balance.weighting.stch import STCH
 from recmtl.balance.weighting.sum import Sum
+from recmtl.balance.weighting.uncertainty_weighting import UncertaintyWeighting
 
 __all__ = [
+    "GLS",
+    "IMTLL",
     "MGDA",
+    "RLW",
+    "STCH",
     "BalancedModule",
     "Balancer",
     "DualProj",
@@ -59,6 +68,7 @@ __all__ = [
     "TaskGradientBalancer",
     "TaskGradients",
     "UPGrad",
+    "UncertaintyWeighting",
     "gradient_stats",
     "project_conflicting",
     "shared_tensors",

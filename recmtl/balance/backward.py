@@ -52,6 +52,12 @@ def without_nonfinite(losses: Sequence[Tensor], finite: Tensor) -> Sequence[Tens
     return [loss if good else loss.detach() for loss, good in zip(losses, kept, strict=True)]
 
 
+def loss_values(losses: Sequence[Tensor]) -> Tensor:
+    """Return the values of losses, `[K]` of at least float32, detached."""
+    values = torch.stack([loss.detach() for loss in losses])
+    return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
 def on_host(tensor: Tensor) -> bool:
     """Return whether the values of a tensor are known without waiting for a device."""
     return tensor.device.type == "cpu"

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite
+from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite, loss_values
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
+from recmtl.balance.events import TrainingEvents
 from recmtl.balance.folding import folded
 from recmtl.balance.penalty import penalty_value
 from recmtl.balance.shared import (
@@ -27,7 +28,7 @@ from recmtl.balance.shared import (
 )
 
 
-class Balancer(ScaledLosses, ABC):
+class Balancer(ScaledLosses, TrainingEvents, ABC):
     """The base class of all balancers: turns K losses into gradients.
 
     A method extends one of the three families, `LossWeightBalancer`, `TaskGradientBalancer` and
@@ -47,6 +48,7 @@ class Balancer(ScaledLosses, ABC):
     Attributes:
         names: The losses' names; None before they are known.
         head_names: The heads' names; None before they are known.
+        regression_names: The names of the losses of regressions; the trainer sets them.
         processes: The processes that share each batch, at first this one alone; not part of the state.
         losses: The values of the last step's losses over all processes, `[K]`; None before the first `backward`.
         penalty: That of its penalty, `[]`; None without one.
@@ -63,6 +65,7 @@ class Balancer(ScaledLosses, ABC):
         super().__init__()
         self.names: tuple[str, ...] | None = None
         self.head_names: tuple[str, ...] | None = None
+        self.regression_names: tuple[str, ...] = ()
         self.processes: ProcessGroup = SINGLE_PROCESS
         self.losses: Tensor | None = None
         self.penalty: Tensor | None = None
@@ -82,6 +85,7 @@ class Balancer(ScaledLosses, ABC):
         parts: int,
         names: Sequence[str] | None = None,
         head_names: Sequence[str] | None = None,
+        elements: int = 0,
     ) -> None:
         """Create all state, so that optimizers and checkpoints find it; without this call the first step does.
 
@@ -92,13 +96,15 @@ class Balancer(ScaledLosses, ABC):
             parts: The number of parts of all shared tensors together, P.
             names: The losses' names, in their order.
             head_names: The heads' names, in their order.
+            elements: Σ `SharedTensor.elements`; without it the first step creates the state of a method that needs it.
 
         Raises:
             ValueError: If the state was created for other sizes, or there are not as many different names.
         """
         self.names = validated_names("names", names, objectives, self.names)
         self.head_names = validated_names("head_names", head_names, heads, self.head_names)
-        self._ensure_state(Sizes(objectives, heads, features, parts))
+        if elements or "elements" not in self.depends_on:
+            self._ensure_state(Sizes(objectives, heads, features, parts, elements))
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -106,10 +112,7 @@ class Balancer(ScaledLosses, ABC):
         return self.names
 
     def fork(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return what the heads read of the views: the views themselves, unless the method changes them.
-
-        Args:
-            views: One view of the shared representation per head.
+        """Return what the heads read of the views, one per head: the views themselves, unless the method changes them.
 
         Raises:
             ValueError: If `views` is no sequence of tensors. One tensor does not tell the number of heads.
@@ -124,7 +127,7 @@ class Balancer(ScaledLosses, ABC):
         return found
 
     def forward(self, views: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Call `fork`, so that a balancer can be a submodule of a model."""
+        """Call `fork`."""
         return self.fork(views)
 
     @torch.no_grad()
@@ -203,8 +206,7 @@ class Balancer(ScaledLosses, ABC):
             self._check_private(ordered, tensors, others)
             self._check_parallel()
             self._warn_of_scaled(ordered)
-            values = torch.stack([loss.detach() for loss in ordered])
-            values = values.to(torch.promote_types(values.dtype, torch.float32))
+            values = loss_values(ordered)
             scale = self._scale_on(values.device)
             self.losses = self.processes.sum(values if scale is None else values / scale)[0]
             self.penalty = None if penalty is None else penalty_value(penalty, self.processes, scale)
@@ -297,8 +299,7 @@ class Balancer(ScaledLosses, ABC):
         """Check at the first step that every gradient will be summed over the processes."""
         if self.processes.size == 1 or self._checked_private:
             return
-        known = {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())}
-        check_leaves(losses, known)
+        check_leaves(losses, {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())})
         self._checked_private = True
 
     def _check_parallel(self) -> None:

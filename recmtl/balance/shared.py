@@ -23,8 +23,7 @@ class SharedTensor(NamedTuple):
         tensor: A leaf of the graph, of any shape.
         parts: The number of parts.
         part_of_row: The part of each row of dimension 0, int64 `[rows]`; None for `parts` equal chunks of it.
-        bounds: The first row of each part, and the number of rows, int64 `[parts + 1]`, if each part is one block of
-            rows, in order: a GPU then sums them without sorting; None if that is not so, or not known.
+        bounds: The first row of each part, and the number of rows, int64 `[parts + 1]`, if parts are blocks of rows.
 
     Example:
         >>> import torch
@@ -53,6 +52,11 @@ class SharedTensor(NamedTuple):
             expected = f"shape {(self.parts + 1,)}, beside `part_of_row`"
             raise ValueError(f"`bounds` of {name} must have {expected}, got {tuple(self.bounds.shape)}")
 
+    @property
+    def elements(self) -> int:
+        """The numbers for which a method can keep state; 0 with `part_of_row`, as a step may gather other rows."""
+        return as_real(self.tensor).numel() if self.part_of_row is None else 0
+
     def norms(self, gradient: Tensor | None) -> Tensor:
         """Return the norm of each part of a gradient, `[parts]` of at least float32; zeros for None."""
         if gradient is None:
@@ -63,9 +67,8 @@ class SharedTensor(NamedTuple):
     def gram(self, gradients: Sequence[Tensor | None]) -> Tensor:
         """Return the inner products of K gradients by part, `[parts, K, K]` of at least float32; 0 beside None.
 
-        The diagonal has no meaning: the squares of `norms` belong there. A complex number counts as two real ones: the
-        inner product is Re⟨a, b⟩. Many gradients are copied side by side for one product per part; on a CPU a few
-        elements at a time, so that the copy stays in its cache.
+        The diagonal has no meaning: the squares of `norms` belong there. A complex number counts as two real ones. Many
+        gradients are copied side by side for one product per part; on a CPU a few elements at a time, in its cache.
         """
         tasks, found = len(gradients), [self._flat_blocks(g) for g in gradients if g is not None]
         gram = self._zeros().new_zeros(self.parts, tasks, tasks)
@@ -76,8 +79,7 @@ class SharedTensor(NamedTuple):
         if tasks < FEW:
             for i, j in combinations(range(tasks), 2):
                 product = self._per_part((blocks[i].to(self._dtype) * blocks[j]).sum(1))
-                gram[:, i, j] = product
-                gram[:, j, i] = product
+                gram[:, i, j] = gram[:, j, i] = product
             return gram
         rows, width = absent.shape
         limit = CHUNK // tasks if on_host(gram) else rows * width
@@ -335,12 +337,14 @@ class Sizes(NamedTuple):
         heads: The number of views, H.
         features: The width of a view, D.
         parts: The number of parts of all shared tensors together, P.
+        elements: The numbers in all shared tensors that can keep state for each, E.
     """
 
     objectives: int = 0
     heads: int = 0
     features: int = 0
     parts: int = 0
+    elements: int = 0
 
     def __str__(self) -> str:
         return ", ".join(f"{size} {name}" for name, size in self._asdict().items() if size) or "no sizes"

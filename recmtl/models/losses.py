@@ -93,6 +93,16 @@ class Losses:
         """The names of the losses, in their order: the objectives, or ``OBJECTIVE@DOMAIN``."""
         return [name for objective in self._terms for name in self._names_of(objective)]
 
+    @property
+    def regressions(self) -> list[str]:
+        """The names of the losses of regressions."""
+        return [
+            name
+            for term in self._terms.values()
+            if term.task.kind == "regression"
+            for name in self._names_of(term.task.name)
+        ]
+
     def split_by_domain(self, split: bool) -> None:
         """Split the loss of each objective by the schema's domain, or do so no longer.
 

@@ -229,6 +229,7 @@ def check_loss_names(model: RankingModel) -> None:
 
 def install_balancer(model: RankingModel, balancer: Balancer) -> None:
     """Size a balancer for a model and make it the model's fork."""
+    balancer.regression_names = tuple(model.task_losses.regressions)
     balancer.setup(
         objectives=len(model.task_losses.names),
         heads=len(model.heads),
@@ -236,6 +237,7 @@ def install_balancer(model: RankingModel, balancer: Balancer) -> None:
         parts=sum(tensor.parts for tensor in model.shared().tensors),
         names=model.task_losses.names,
         head_names=list(model.heads),
+        elements=sum(tensor.elements for tensor in model.shared().tensors),
     )
     model.fork = balancer
 

@@ -18,6 +18,7 @@ from recmtl.balance import (
     RotoGradNorm,
     Sum,
 )
+from recmtl.balance.weighting.base import LossValueBalancer
 
 K, D = 3, 8
 every_balancer = pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
@@ -124,8 +125,10 @@ def test_fp16_is_fp32_with_the_same_steps_skipped(method):
     problem, skipped = train(method, half=True)
     expected, _ = train(method, half=False, skipped=skipped)
     _, of_sum = train(Sum, half=True)
-    assert skipped.index(False) == of_sum.index(False)  # the scale falls as under the plain sum
-    assert abs(sum(skipped) - sum(of_sum)) <= 2
+    # The scale falls as under the plain sum, or not so far where weights are below 1.
+    smaller = 3 * issubclass(method, LossValueBalancer)
+    assert 0 <= of_sum.index(False) - skipped.index(False) <= smaller
+    assert abs(sum(skipped) - sum(of_sum)) <= 2 + smaller
     assert 8 <= sum(skipped) <= 20
     difference = torch.cat([(a - b).flatten() for a, b in zip(problem.parameters, expected.parameters, strict=True)])
     size = torch.cat([p.flatten() for p in expected.parameters]).norm()

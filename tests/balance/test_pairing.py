@@ -64,7 +64,7 @@ def test_an_absent_task_takes_the_head_that_is_left():
 
         found = step(balancer, ORDER, True, seed, change)
         torch.testing.assert_close(found, step(expected, range(3), True, seed, change), rtol=1e-12, atol=0.0)
-    assert balancer.rule.updates.tolist() == [4, 4, 2]
+    assert balancer.rule.adam.updates.tolist() == [4, 4, 2]
 
 
 def test_the_order_is_part_of_the_state():

@@ -31,6 +31,11 @@ CHOSEN: dict[str, dict[str, object]] = {
     "RotateOnly": {"rotation_size": 3, "normalize_losses": True},
     "RotoGrad": {"rotation_size": 3, "orthogonal_map": "matrix_exp", "burn_in": 2},
     "RotoGradNorm": {"rotation_size": 3, "burn_in": 2, "alpha": 0.5, "lr": 0.1},
+    "RLW": {"seed": 7},
+    "GLS": {},
+    "STCH": {"mu": 1.0, "preference": [0.7, 0.3], "reference": [0.1, 0.2]},
+    "IMTLL": {"lr": 0.1},
+    "UncertaintyWeighting": {"regressions": ["ctr"], "lr": 0.1},
     "Sum": {},
 }
 

@@ -218,7 +218,7 @@ def test_published_rotogradnorm_aims_at_the_norm_of_the_mean_gradient():
     apart = 0
     for step, (x, y) in enumerate(pair.batches()):
         with torch.no_grad():
-            pair.balancer.rule.logits.copy_(torch.stack(published))
+            pair.balancer.rule.adam.values.copy_(torch.stack(published))
         weights = pair.balancer.weights
         pair.backward(x, errors(y))
         pair.compare_gradients()

@@ -122,7 +122,7 @@ class RotoGradNorm(RotationBalancer):
         losses = losses.to(norms.dtype)
         weights = self.rule.weights
         present = losses.isfinite() & (losses > 0) & (norms > 0)  # [H]
-        again = present & (self.rule.updates == self.burn_in)
+        again = present & (self.rule.adam.updates == self.burn_in)
         self.rule.initial.copy_(torch.where(again, losses, self.rule.initial))
         self.rule.step(losses, norms)
         return weights

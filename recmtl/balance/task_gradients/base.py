@@ -1,7 +1,7 @@
 """The family that combines the tasks' gradients of the shared tensors: K backward passes, one combined gradient."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import ClassVar
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import (
+    as_real,
     full_precision,
     has_hooks,
     is_finite,
@@ -60,7 +61,7 @@ class TaskGradients:
         poison: bool = False,
     ) -> None:
         self.shared = tuple(shared)
-        self._scale, self._poison = scale, poison
+        self._scale, self._poison, self._gradients = scale, poison, gradients
         self._measured = [Measured(*pair) for pair in zip(shared, zip(*gradients, strict=True), strict=True)]
         if shared and not on_host(shared[0].tensor):
             self._measured = merge_neighbours(self._measured)
@@ -71,6 +72,21 @@ class TaskGradients:
         self.norms = masked(norms if scale is None else norms / scale, self.finite.unsqueeze(1))
         for gradient in (gradient for task in self._by_task for gradient in task if gradient is not None):
             gradient.nan_to_num_(0.0, 0.0, 0.0)  # so that a weight of 0 is enough to leave a task out
+
+    def by_element(self) -> Iterator[tuple[SharedTensor, slice, Tensor]]:
+        """Yield each shared tensor with `elements`, its range among all E of them, and the tasks' gradients `[K, n]`.
+
+        They are divided by the scale, and 0 for a task that is absent or not finite.
+        """
+        start = 0
+        for shared, *gradients in zip(self.shared, *self._gradients, strict=True):
+            if shared.elements:
+                flat = torch.stack(
+                    [as_real(g).flatten() for g in zeros_if_none(gradients, [shared.tensor] * len(gradients))]
+                )
+                flat = flat if self._scale is None else flat / self._scale
+                yield shared, slice(start, start + shared.elements), masked(flat, self.finite.unsqueeze(1))
+                start += shared.elements
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
@@ -130,7 +146,8 @@ class TaskGradientBalancer(Balancer, ABC):
                 )
         if len({id(tensor) for tensor in tensors}) != len(tensors):
             raise ValueError("`shared` must hold each tensor once")
-        self._prepare(losses[0], Sizes(objectives=len(losses), parts=sum(tensor.parts for tensor in shared)))
+        parts, elements = sum(tensor.parts for tensor in shared), sum(tensor.elements for tensor in shared)
+        self._prepare(losses[0], Sizes(objectives=len(losses), parts=parts, elements=elements))
         if inputs.penalty is not None:
             add_penalty(inputs, self.processes, self._guarded)
         finite = self._finite(inputs.values)  # [K]

@@ -4,9 +4,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from recmtl.balance.counter_generator import RandomOrders
 from recmtl.balance.task_gradients.projection import (
     ProjectionBalancer,
-    RandomOrders,
     coefficients_at_once,
     coefficients_in_order,
 )
@@ -73,8 +73,7 @@ class PCGrad(ProjectionBalancer):
 
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
         if len(present) == 2:  # a task meets one other: there is no order to choose
-            coefficients = coefficients_at_once(gram)
-        else:
-            coefficients = coefficients_in_order(gram, self.orders(len(present)))
+            return coefficients_at_once(gram)
+        coefficients = coefficients_in_order(gram, self.orders(len(present)))
         self.orders.advance(present.any())
         return coefficients

@@ -1,16 +1,14 @@
-"""Gradient surgery: projections of conflicting gradients, and the random orders in which they happen."""
+"""Gradient surgery: projections of conflicting gradients."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from recmtl.balance.backward import full_precision, is_finite, masked
 from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
-
-_BITS = 0xFFFFFFFF  # of a random word: its products with the factors below stay under 2⁶³
 
 
 class ProjectionBalancer(TaskGradientBalancer, ABC):
@@ -143,46 +141,3 @@ def _conflict(inner: Tensor, squares: Tensor) -> Tensor:
     """Return min(0, ⟨g, G_j⟩)/‖G_j‖², and 0 if that is not finite."""
     conflict = inner.clamp(max=0.0) / squares
     return masked(conflict, (squares > 0) & is_finite(conflict))
-
-
-class RandomOrders(nn.Module):
-    """A generator of random task orders whose state is a seed and a counter.
-
-    It uses no global generator, draws the same on any device, and does not wait for the device.
-
-    Example:
-        >>> import torch
-        >>> orders = RandomOrders(seed=0)
-        >>> orders(tasks=3).sort(1).values[0]  # each row is a permutation of all tasks
-        tensor([0, 1, 2])
-        >>> first = orders(tasks=8)
-        >>> orders.advance(torch.tensor(True))
-        >>> bool((orders(tasks=8) == first).all())
-        False
-    """
-
-    generator: Tensor
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        if not 0 <= seed <= _BITS:
-            raise ValueError(f"`seed` must be at least 0 and below 2**32, got {seed}")
-        self.register_buffer("generator", torch.tensor([seed, 0]))  # the seed, and the number of draws
-
-    def forward(self, tasks: int) -> Tensor:
-        """Return the orders of the next step, int64 `[K, K]`: one of all tasks per row; `advance` changes them."""
-        seed, drawn = self.generator.unbind()
-        start = _hashed(_hashed(seed) ^ (drawn & _BITS))
-        places = torch.arange(tasks * tasks, device=self.generator.device)
-        return _hashed((start + places) & _BITS).view(tasks, tasks).argsort(1)  # [K, K]
-
-    def advance(self, used: Tensor) -> None:
-        """Move on to the next orders if these were `used`, bool `[]`: if any task had a gradient."""
-        self.generator[1] += used
-
-
-def _hashed(words: Tensor) -> Tensor:
-    """Hash 32-bit words, held in int64, one to one."""
-    words = (words ^ (words >> 16)) * 0x21F0AAAD & _BITS
-    words = (words ^ (words >> 15)) * 0x735A2D97 & _BITS
-    return words ^ (words >> 15)

@@ -7,10 +7,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import backward_weighted, masked, without_nonfinite
+from recmtl.balance.backward import backward_weighted, is_finite, masked, without_nonfinite
 from recmtl.balance.base import Balancer
 from recmtl.balance.penalty import add_penalty, started_penalty
 from recmtl.balance.shared import BackwardInputs, Sizes
+from recmtl.balance.task_adam import TaskAdam, check_rate
 
 
 class LossWeightBalancer(Balancer, ABC):
@@ -55,6 +56,8 @@ class LossWeightBalancer(Balancer, ABC):
         losses = without_nonfinite(inputs.losses, finite)
         weights = masked(self._weigh(losses, values, tensors, inputs.last), finite)  # [K]
         self.skipped += ~finite
+        if self._guarded:
+            self._put_back_state(~is_finite(values).all())
         known, self._known_gradients = self._known_gradients, {}
         for tensor, gradients in known.items():
             _add_weighted_gradients(tensor, gradients, weights)
@@ -76,6 +79,116 @@ class LossWeightBalancer(Balancer, ABC):
         A method that needs gradients for it can store them in `_known_gradients`: by leaf, one per loss, None for a
         loss that does not depend on it, summed over all processes. They are then not computed again.
         """
+
+
+class LossValueBalancer(LossWeightBalancer, ABC):
+    """The base class of methods whose weights depend on this step's losses, or on chance, alone.
+
+    A method implements `_weights_of`. A loss of exactly 0 is taken for that of an absent task: it takes no part, and
+    any gradient that it has is added as it is.
+
+    Example:
+        >>> import torch
+        >>> class Inverse(LossValueBalancer):
+        ...     def _weights_of(self, values, present):
+        ...         return 1 / values
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> balancer = Inverse()
+        >>> balancer.backward([x, x.square()], shared=[x])
+        >>> x.grad, balancer.weights
+        (tensor(1.5000), tensor([0.5000, 0.2500]))
+    """
+
+    factors: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("factors", None)
+
+    @property
+    def weights(self) -> Tensor | None:
+        """The weight of each loss in the last step that had it, `[K]`; 1 before."""
+        return None if self._sizes is None else self.factors.clone()
+
+    def _build(self, sizes: Sizes) -> None:
+        self.factors = torch.ones(sizes.objectives)
+
+    def _weigh(
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+    ) -> Tensor:
+        present = is_finite(values) & (values != 0)
+        weights = masked(self._weights_of(masked(values, present, 1.0), present), present, 1.0)
+        self.factors.copy_(torch.where(present, weights, self.factors))
+        return weights
+
+    @abstractmethod
+    def _weights_of(self, values: Tensor, present: Tensor) -> Tensor:
+        """Return the weights `[K]` from the losses, 1 for a task that is not `present`, bool `[K]`."""
+
+
+class LearnedWeightBalancer(LossWeightBalancer, ABC):
+    """The base class of methods that learn one number s_k per task, with an Adam of its own, in buffers.
+
+    A method implements `_weights_of` and `_slope`. The model receives the gradient of Σ w_k·L_k with the weights from
+    before the update. A loss of exactly 0 is taken for that of an absent task, whose number stays.
+
+    Args:
+        lr: The learning rate of the numbers' own Adam.
+
+    Raises:
+        ValueError: If `lr` is not positive.
+
+    Example:
+        >>> import torch
+        >>> class UnitLoss(LearnedWeightBalancer):
+        ...     def _weights_of(self, numbers):
+        ...         return numbers.exp()
+        ...     def _slope(self, weights, values):
+        ...         return weights * values - 1
+        >>> x = torch.tensor(2.0, requires_grad=True)
+        >>> balancer = UnitLoss(lr=0.1)
+        >>> balancer.backward([x, x / 4], shared=[x])
+        >>> bool(balancer.weights[0] < 1 < balancer.weights[1])
+        True
+    """
+
+    def __init__(self, lr: float = 0.025) -> None:
+        super().__init__()
+        check_rate(lr)
+        self.lr = lr
+        self.adam: TaskAdam | None = None
+
+    @property
+    def weights(self) -> Tensor | None:
+        """The weights `[K]` of the next step."""
+        return None if self.adam is None else self._weights_of(self.adam.values)
+
+    def _build(self, sizes: Sizes) -> None:
+        self.adam = TaskAdam(sizes.objectives, self.lr)
+
+    def _weigh(
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+    ) -> Tensor:
+        assert self.adam is not None
+        present = is_finite(values) & (values != 0)
+        weights = self._weights_of(self.adam.values)
+        self.adam.step(masked(self._slope(weights, values), present), present)
+        return weights
+
+    @abstractmethod
+    def _weights_of(self, numbers: Tensor) -> Tensor:
+        """Return the weights `[K]` from the numbers s `[K]`."""
+
+    @abstractmethod
+    def _slope(self, weights: Tensor, values: Tensor) -> Tensor:
+        """Return the derivative by each number, `[K]`, of what the numbers minimise, from weights and losses `[K]`."""
+
+
+def present_softmax(numbers: Tensor, present: Tensor) -> Tensor:
+    """Return the softmax `[K]` over the tasks that are `present`, bool `[K]`, with 0 for the others."""
+    shifted = masked(numbers, present, -torch.inf)
+    powers = masked((shifted - shifted.max()).exp(), present)
+    return powers / powers.sum()
 
 
 def _add_weighted_gradients(tensor: Tensor, gradients: Sequence[Tensor | None], weights: Tensor) -> None:

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.backward import as_real, gradients_of, has_hooks, masked
-from recmtl.balance.ema import bias_corrected
 from recmtl.balance.shared import Sizes
+from recmtl.balance.task_adam import TaskAdam, check_rate
 from recmtl.balance.weighting.base import LossWeightBalancer
-
-_BETAS = (0.9, 0.999)  # of the weights' own Adam
-_EPSILON = 1e-8
 
 
 class GradNormRule(nn.Module):
@@ -34,24 +31,18 @@ class GradNormRule(nn.Module):
         True
     """
 
-    logits: Tensor
-    mean: Tensor
-    square: Tensor
-    updates: Tensor
     initial: Tensor
 
     def __init__(self, objectives: int, alpha: float, lr: float) -> None:
         super().__init__()
         self.alpha = alpha
-        self.lr = lr
-        for name in ("logits", "mean", "square", "initial"):
-            self.register_buffer(name, torch.zeros(objectives))
-        self.register_buffer("updates", torch.zeros(objectives, dtype=torch.int64))
+        self.adam = TaskAdam(objectives, lr)
+        self.register_buffer("initial", torch.zeros(objectives))
 
     @property
     def weights(self) -> Tensor:
         """The weights `[K]`, positive and with sum K."""
-        return len(self.logits) * self.logits.softmax(0)
+        return len(self.adam.values) * self.adam.values.softmax(0)
 
     @torch.no_grad()
     def step(self, losses: Tensor, norms: Tensor) -> None:
@@ -69,15 +60,7 @@ class GradNormRule(nn.Module):
         targets = sizes.sum() / count * rate**self.alpha  # T, held constant
         signed = masked((sizes - targets).sign(), present) * norms  # s·n
         slope = weights * (signed - (weights * signed).mean())  # ∂ Σ|G − T| / ∂ω
-        self._adam(slope, present)
-
-    def _adam(self, slope: Tensor, present: Tensor) -> None:
-        self.updates += present
-        for average, value, beta in ((self.mean, slope, _BETAS[0]), (self.square, slope.square(), _BETAS[1])):
-            average.copy_(torch.where(present, beta * average + (1 - beta) * value, average))
-        mean = bias_corrected(self.mean, _BETAS[0], self.updates)
-        square = bias_corrected(self.square, _BETAS[1], self.updates)
-        self.logits -= masked(self.lr * mean / (square.sqrt() + _EPSILON), present)
+        self.adam.step(slope, present)
 
 
 class GradNorm(LossWeightBalancer):
@@ -174,8 +157,7 @@ def check_gradnorm_options(alpha: float, lr: float) -> None:
     """Check the options of `GradNormRule`."""
     if not (math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"`alpha` must be at least 0, got {alpha}")
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"`lr` must be positive, got {lr}")
+    check_rate(lr)
 
 
 def _measured_tensors(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:

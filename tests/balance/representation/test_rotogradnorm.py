@@ -79,7 +79,7 @@ def test_an_absent_task_keeps_its_weight_and_is_measured_later():
     balancer = RotoGradNorm(burn_in=1)
     received(balancer, [1.0, 0.0], [0.0, 0.0], losses=[2.0, 0.0])
     assert balancer.rule.initial.tolist() == [2.0, 0.0]
-    assert balancer.rule.updates.tolist() == [1, 0]
+    assert balancer.rule.adam.updates.tolist() == [1, 0]
     received(balancer, [1.0, 0.0], [0.0, 3.0], losses=[5.0, 7.0])
     assert balancer.rule.initial.tolist() == [5.0, 7.0]
 
@@ -88,16 +88,16 @@ def test_an_absent_task_keeps_its_weight_and_is_measured_later():
 def test_a_nonfinite_gradient_leaves_the_task_out(value):
     balancer = RotoGradNorm(burn_in=1)
     received(balancer, [1.0, 0.0], [0.0, 2.0])
-    before = balancer.rule.logits.clone()
+    before = balancer.rule.adam.values.clone()
     views = [torch.zeros(1, 2, requires_grad=True) for _ in range(2)]
     a, b = balancer.fork(views)
     b.register_hook(lambda gradient: gradient * value)
     balancer.backward([a.sum() + 3, b.sum() + 5], shared=[])
     assert views[1].grad.eq(0).all()
     assert balancer.skipped.tolist() == [0, 1]
-    assert balancer.rule.updates.tolist() == [2, 1]
+    assert balancer.rule.adam.updates.tolist() == [2, 1]
     assert balancer.rule.initial.tolist() == [3.0, 1.0]
-    assert balancer.rule.logits[1] == before[1]
+    assert balancer.rule.adam.values[1] == before[1]
 
 
 def test_needs_to_see_the_losses():

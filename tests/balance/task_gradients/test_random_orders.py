@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recmtl.balance import NormalizedSplitter, PCGrad
-from recmtl.balance.task_gradients.projection import RandomOrders
+from recmtl.balance.counter_generator import RandomOrders
 
 DRAWING = [PCGrad, lambda **options: NormalizedSplitter(projection="after", **options)]
 METHODS = pytest.mark.parametrize("method", DRAWING, ids=["PCGrad", "NormalizedSplitter"])

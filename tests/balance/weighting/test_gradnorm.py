@@ -42,7 +42,7 @@ def test_slope_of_three_tasks_by_hand():
     # L̃ = 1, 1/2, 1/4, mean 7/12; r = 12/7, 6/7, 3/7; norms 2, 4, 6, mean 4; T = 48/7, 24/7, 12/7; s = −, +, +
     rule.step(torch.ones(3, dtype=torch.float64), torch.tensor([2.0, 4.0, 6.0], dtype=torch.float64))
     pull = torch.tensor([-2.0, 4.0, 6.0], dtype=torch.float64)
-    torch.testing.assert_close(rule.mean, 0.1 * (pull - 8 / 3), **TOLERANCE)
+    torch.testing.assert_close(rule.adam.mean, 0.1 * (pull - 8 / 3), **TOLERANCE)
 
 
 def test_the_task_that_has_learned_least_is_favoured():
@@ -116,8 +116,8 @@ def test_a_task_that_does_not_reach_the_measured_weight_keeps_its_weight_of_the_
     balancer = GradNorm()
     balancer.backward([*losses, 1 + 7 * y.sum()], shared=[y, W], last=[W])
     assert y.grad.item() == 7.0
-    assert balancer.rule.updates.tolist() == [1, 1, 0]
-    assert balancer.rule.logits[2] == 0.0
+    assert balancer.rule.adam.updates.tolist() == [1, 1, 0]
+    assert balancer.rule.adam.values[2] == 0.0
 
 
 def test_an_absent_task_keeps_its_logit_and_the_first_loss_it_had():
@@ -128,11 +128,11 @@ def test_an_absent_task_keeps_its_logit_and_the_first_loss_it_had():
     W, losses = pairs((0.5, 3.0), (8.0, 1.0))
     balancer.backward(losses, shared=[W])
     assert balancer.rule.initial.tolist() == [1.0, 8.0]
-    before = balancer.rule.logits.clone()
+    before = balancer.rule.adam.values.clone()
     W, (loss, _) = pairs((0.5, 3.0), (8.0, 1.0))
     balancer.backward([loss, torch.zeros((), dtype=torch.float64)], shared=[W])
-    assert balancer.rule.logits[1] == before[1]
-    assert balancer.rule.updates.tolist() == [3, 1]
+    assert balancer.rule.adam.values[1] == before[1]
+    assert balancer.rule.adam.updates.tolist() == [3, 1]
 
 
 def test_a_loss_that_is_not_positive_is_trained_on_but_not_compared():
@@ -140,7 +140,7 @@ def test_a_loss_that_is_not_positive_is_trained_on_but_not_compared():
     W, losses = pairs((-1.0, 3.0), (1.0, 1.0))
     balancer.backward(losses, shared=[W])
     assert W.grad.tolist() == [[3.0, 1.0]]
-    assert balancer.rule.updates.tolist() == [0, 1]
+    assert balancer.rule.adam.updates.tolist() == [0, 1]
     assert balancer.rule.initial.tolist() == [0.0, 1.0]
 
 
@@ -151,7 +151,7 @@ def test_a_nonfinite_norm_leaves_the_task_out():
     hook.register_hook(lambda gradient: gradient * torch.nan)
     balancer.backward([a, b + hook], shared=[W])
     assert balancer.skipped.tolist() == [0, 1]
-    assert balancer.rule.updates.tolist() == [1, 0]
+    assert balancer.rule.adam.updates.tolist() == [1, 0]
     torch.testing.assert_close(W.grad, torch.tensor([[3.0, 0.0]], dtype=torch.float64))  # the first task's alone
 
 

@@ -82,7 +82,13 @@ class Contender:
         pooling: Any = self.pooling
         if pooling is None:
             return schema
-        features = (replace(f, pooling=pooling) if isinstance(f, MultiCategorical) else f for f in schema.features)
+
+        def pooled(history: MultiCategorical) -> MultiCategorical:
+            return replace(
+                history, pooling=pooling, target=history.share_with if pooling == "target_attention" else None
+            )
+
+        features = (pooled(f) if isinstance(f, MultiCategorical) else f for f in schema.features)
         return replace(schema, features=tuple(features))
 
 

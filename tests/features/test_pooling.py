@@ -18,7 +18,7 @@ from recmtl.features import EmbeddingTable, FeatureEncoder
 from recmtl.features import pooling as pooling_module
 from recmtl.features.embedding_table import Lists
 from recmtl.features.pooling import POOLINGS as POOLING_MODULES
-from recmtl.features.pooling import SLOPE, ListPooling, SelfAttentionPooling, TargetAttention
+from recmtl.features.pooling import SLOPE, SMALLEST, ListPooling, SelfAttentionPooling, TargetAttention
 from recmtl.models import Losses
 from recmtl.schema.fitted import MISSING
 from recmtl.train import Step
@@ -82,7 +82,8 @@ def by_hand(pool: ListPooling, elements: list[Tensor], target: Tensor | None) ->
         for e in elements:
             unit = pool.hidden.weight @ torch.cat([e, target, e - target, e * target]) + pool.hidden.bias
             unit = torch.where(unit > 0, unit, SLOPE * unit)
-            total = total + (pool.output.weight[0] @ unit + pool.output.bias[0]) * e
+            cosine = (e @ target) / ((e @ e + WIDTH * SMALLEST) * (target @ target + WIDTH * SMALLEST)).sqrt()
+            total = total + (pool.output.weight[0] @ unit + pool.output.bias[0] + pool.gain * WIDTH**0.5 * cosine) * e
         return total
     return sum(elements) / (len(elements) if type(pool).__name__ == "MeanPooling" else 1)
 

@@ -245,7 +245,9 @@ class _PaddedAttention(torch.autograd.Function):
     """Target attention over padded lists; its backward makes far fewer passes over the elements than autograd's."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, by_row: Tensor, of_item: Tensor, direction: Tensor, *output: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, by_row: Tensor, of_item: Tensor, direction: Tensor, *output: Tensor
+    ) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
             hidden = F.leaky_relu_(torch.bmm(values, by_row).add_(of_item[:, None]), SLOPE)  # [B, L, h]
             norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
@@ -261,12 +263,14 @@ class _PaddedAttention(torch.autograd.Function):
         above = gradients[0]
         with torch.autocast(values.device.type, enabled=False):
             of_weights = torch.bmm(values, above[..., None])  # [B, L, 1]
-            of_hidden = of_weights * output.T  # [B, L, h]
+            of_hidden = torch.matmul(of_weights, output.T)  # [B, L, h]
             torch.ops.aten.leaky_relu_backward(of_hidden, hidden, SLOPE, True, grad_input=of_hidden)
             of_dot = of_weights * scale  # [B, L, 1], of e_i · direction
             of_values = torch.bmm(of_hidden, by_row.mT)  # [B, L, d]
             both = torch.cat([weights, of_dot], 2), torch.stack([above, direction], 1)  # [B, L, 2] and [B, 2, d]
-            of_values = of_values.baddbmm_(*both).addcmul_(values, of_dot * similarity * scale, value=-1 / values.shape[-1])
+            of_values = of_values.baddbmm_(*both).addcmul_(
+                values, of_dot * similarity * scale, value=-1 / values.shape[-1]
+            )
             return (
                 of_values,
                 torch.bmm(values.mT, of_hidden),
@@ -301,7 +305,7 @@ class _PaddedSelfAttention(torch.autograd.Function):
             of_weights = torch.bmm(values, above[..., None])[..., 0]  # [B, L]
             of_scores = weights * (of_weights - (pooled * above).sum(1, keepdim=True))  # [B, L]
             of_query = torch.mv(keys.flatten(0, 1).T, of_scores.flatten())[None]  # [1, d]
-            of_keys = of_scores[..., None] * query  # [B, L, d]
+            of_keys = torch.matmul(of_scores[..., None], query)  # [B, L, d]
             torch.ops.aten.tanh_backward(of_keys, keys, grad_input=of_keys)
             of_values = torch.matmul(of_keys, key)
             of_values.baddbmm_(weights[..., None], above[:, None])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from threading import Lock
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.columns.history_leaks import HistoryLeaks
 from recmtl.data.columns.id_lists import EncodedLists, Ids, repeat_list
 from recmtl.data.columns.timestamps import calendar_ids, missing_times
 from recmtl.data.columns.values import Codes, Floats, stable_hash
@@ -180,11 +181,15 @@ class EncodingFindings:
         self._counts: Counter[tuple[str, str]] = Counter()
         self._beyond: dict[str, list[float]] = {}  # some distinct values outside of the range
         self._rows, self._lock = 0, Lock()
+        listed = split == "train" and fitted.list_blocks
+        self._histories = HistoryLeaks(fitted.schema, "train") if listed else None
 
-    def add_rows(self, rows: int) -> None:
-        """Count rows that are encoded."""
+    def add_rows(self, ids: Ids, lists: Sequence[EncodedLists], labels: Sequence[Floats]) -> None:
+        """Count rows that are encoded: their ids ``[rows, id columns]``, lists and labels ``[rows]``."""
         with self._lock:
-            self._rows += rows
+            self._rows += len(ids)
+        if self._histories:
+            self._histories.add_encoded(self._fitted, ids, lists, labels)
 
     def add(self, name: str, what: str, rows: npt.NDArray[np.bool_]) -> None:
         """Count those rows of a feature, or of a part of a timestamp, that are true ``[rows]``."""
@@ -246,3 +251,5 @@ class EncodingFindings:
                 yield f"{column} has a value in every training row, but none in {rows}: it is read as {read} there"
             elif what == BEYOND:
                 yield from self._beyond_note(name)
+        if self._histories:
+            yield from self._histories.notes()

@@ -301,7 +301,7 @@ def encode_batch(
     labels = [label_column(schema, batch, name) if name in present else missing for name in schema.labels]
     (ids, lists), numbers = encode_ids(fitted, batch, findings), [encode_numbers(batch, fitted, findings)]
     if findings:
-        findings.add_rows(batch.num_rows)
+        findings.add_rows(ids, lists, labels)
     if fitted.rated_blocks:
         numbers.append(rates(ids) if rates else encode_label_rates(fitted, ids))
     columns = id_columns(fitted, ids, lists)

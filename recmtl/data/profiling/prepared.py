@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow as pa
 
 from recmtl.data.profiling.description import Description, describe_splits
-from recmtl.data.profiling.history_leaks import history_notes
 from recmtl.data.profiling.tally import SplitTally
 from recmtl.data.store.format import IDS, KEY_PREFIX, LABELS, LIST_PREFIX, NUMERIC, to_matrix
 from recmtl.data.store.prepared import PreparedData, Rows
@@ -94,7 +93,7 @@ def describe_prepared(data: PreparedData) -> Description:
         features={name: sample[name].to_numpy() for name in _input_features(schema)},
         columns=_input_table(schema, splits),
         numbers=pd.DataFrame(numbers, columns=named),
-        notes=(*data.notes, *history_notes(data.train)),
+        notes=data.notes,
     )
 
 

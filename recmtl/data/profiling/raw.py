@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.data.columns.history_leaks import HistoryLeaks
 from recmtl.data.columns.timestamps import as_times
 from recmtl.data.columns.values import as_lists, as_numbers, as_text, read_numbers
 from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
@@ -124,6 +125,7 @@ class RawTally(SplitTally):
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
         self.files: list[tuple[str, LabelTally]] = []
         self.infinite: Counter[str] = Counter()  # rows of each column
+        self.histories = HistoryLeaks(schema, "train")
 
     def begin(self, file: str) -> None:
         """Count the labels of the following batches for a file, too."""
@@ -146,6 +148,7 @@ class RawTally(SplitTally):
         labels = {n: label_column(self._schema, batch, n) if n in present else missing for n in self._schema.labels}
         for tally in (self.labels, *(tally for _, tally in self.files[-1:])):
             tally.add(labels)
+        self.histories.add_raw(batch, labels)
         self.sample.keep(kept | {name: pa.array(label[drawn]) for name, label in labels.items()})
         self.rows += rows
         return int(rows)
@@ -241,7 +244,13 @@ def _describe_tallies(
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
-        notes=(*bad_row_notes, *_reading_notes(readings), *_infinite_notes(splits), *_column_notes(train)),
+        notes=(
+            *bad_row_notes,
+            *_reading_notes(readings),
+            *_infinite_notes(splits),
+            *_column_notes(train),
+            *train.histories.notes(),
+        ),
     )
 
 

@@ -103,8 +103,8 @@ class HistoryLeaks:
                     ends = "starts" if history.keep == "first" else "ends"
                     yield (
                         f"history {history.name!r} {ends} with the row's own {item.name!r} in {own:,} "
-                        f"({own / rows:.1%}) of the {rows:,} {self._split} rows with {label!r} and in {other_own / others:.1%} of the "
-                        f"others: is it written before the {label}?"
+                        f"({own / rows:.1%}) of the {rows:,} {self._split} rows with {label!r} and in "
+                        f"{other_own / others:.1%} of the others: is it written before the {label}?"
                     )
 
 

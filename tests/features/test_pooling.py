@@ -211,17 +211,22 @@ def inputs_of(batch: Batch) -> tuple[Tensor, Tensor, list[tuple[Tensor, Tensor]]
     return batch.ids.clone(), batch.numeric.double(), [(own.values.clone(), own.offsets.diff()) for own in batch.lists]
 
 
-@pytest.mark.parametrize("lengths", [[4, 4, 4], [4, 2, 1], [9, 1, 1]])
-def test_target_attention_is_the_same_padded_or_not(lengths: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    pool, target = drawn(TargetAttention(4)), torch.randn(3, 4, dtype=torch.float64)
+@pytest.mark.parametrize("build", [SelfAttentionPooling, TargetAttention])
+@pytest.mark.parametrize("lengths", [[4, 4, 4], [4, 2, 1], [4, 0, 3], [9, 1, 1]])
+def test_attention_is_the_same_padded_or_not(
+    build: type[ListPooling], lengths: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The padded lists have a backward of their own; the item of the rows is trained as well."""
+    pool, target = drawn(build(4)), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     values = torch.randn(sum(lengths), 4, dtype=torch.float64, requires_grad=True)
     lists = Lists(values, torch.tensor([0, *lengths]).cumsum(0))
+    trained = [values, *pool.parameters(), *([target] if build is TargetAttention else [])]
     assert bool(pooling_module.longest_if_filled(lists)) == (max(lengths) < 9)
     found = []
     for longest in (lambda _: 0, lambda _: max(lengths)):
         monkeypatch.setattr(pooling_module, "longest_if_filled", longest)
         pooled = pool(lists, target)
-        found.append([pooled, *torch.autograd.grad(pooled.square().sum(), [values, *pool.parameters()])])
+        found.append([pooled, *torch.autograd.grad(pooled.square().sum(), trained)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 

@@ -35,7 +35,7 @@ CASES = [
     Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),
     *(
         Case(method, {"reduction": reduction, "scope": scope})
-        for method in (balance.PCGrad, balance.PPCGrad)
+        for method in (balance.PCGrad, balance.PPCGrad, balance.GradVac)
         for reduction in ("mean", "sum")
         for scope in ("whole", "part")
     ),

@@ -310,6 +310,30 @@ class NaivePPCGrad(NaivePCGrad):
         return all_at_once(G)
 
 
+class NaiveGradVac(NaivePCGrad):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        groups = sizes.parts if balancer.scope == "part" else 1
+        self.targets = [[[0.0] * self.K for _ in range(self.K)] for _ in range(groups)]
+        self.group = 0
+
+    def projected(self, G: Sequence[Tensor]) -> list[Tensor]:
+        targets, beta, result = self.targets[self.group], self.balancer.beta, []
+        for k, order in enumerate(self.balancer.orders(len(G)).tolist()):
+            g = G[k]
+            for j in order:
+                if j == k or not G[j].any() or not g.any():
+                    continue
+                phi, target = (g @ G[j] / (g.norm() * G[j].norm())).item(), targets[k][j]
+                if phi < target:
+                    size = target * math.sqrt(1 - phi**2) - phi * math.sqrt(1 - target**2)
+                    g = g + g.norm() * size / (G[j].norm() * math.sqrt(1 - target**2)) * G[j]
+                targets[k][j] = (1 - beta) * target + beta * phi
+            result.append(g)
+        self.group = (self.group + 1) % len(self.targets)
+        return result
+
+
 class GramTwin(TaskGradientTwin):
     """One weight per task, from the flat gradients of the present tasks alone."""
 
@@ -546,6 +570,7 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MetaBalance: NaiveMetaBalance,
     balance.PCGrad: NaivePCGrad,
     balance.PPCGrad: NaivePPCGrad,
+    balance.GradVac: NaiveGradVac,
     balance.MGDA: NaiveMGDA,
     balance.UPGrad: NaiveUPGrad,
     balance.DualProj: NaiveDualProj,

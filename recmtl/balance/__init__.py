@@ -20,6 +20,7 @@ from recmtl.balance.representation.rotogradnorm import RotoGradNorm
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.dual_proj import DualProj
+from recmtl.balance.task_gradients.gradvac import GradVac
 from recmtl.balance.task_gradients.gram import GramBalancer
 from recmtl.balance.task_gradients.metabalance import MetaBalance
 from recmtl.balance.task_gradients.mgda import MGDA
@@ -47,6 +48,7 @@ __all__ = [
     "DualProj",
     "GradNorm",
     "GradNormRule",
+    "GradVac",
     "GradientStats",
     "GramBalancer",
     "LossWeightBalancer",

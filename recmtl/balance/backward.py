@@ -200,9 +200,11 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
     none = (torch.zeros((), device=present[0].device),) * 2
     # Minimum and maximum are not finite if any entry is not, and cost a fraction of a norm.
     ends = [end.float() for g in gradients for end in (none if g is None else torch.aminmax(as_real(g)))]
-    for gradient in present:
-        gradient.nan_to_num_(0.0, 0.0, 0.0)
-    return ~torch.stack(ends).isfinite().view(-1, 2).all(1)
+    found = ~torch.stack(ends).isfinite().view(-1, 2).all(1)  # [tensors]
+    for gradient, nonfinite in zip(gradients, found.tolist(), strict=True):
+        if gradient is not None and nonfinite:
+            gradient.nan_to_num_(0.0, 0.0, 0.0)
+    return found
 
 
 def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> Tensor:

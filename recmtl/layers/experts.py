@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from recmtl.balance.backward import on_host
+from recmtl.balance.backward import float32_products, on_host
 from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.layers.ensemble import member_products
 from recmtl.layers.mlp import ACTIVATIONS, MLP, LayerStyle, PaddedLinear
@@ -128,3 +130,55 @@ class Gates(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the weights of the experts for each head."""
         return torch.unflatten(self.norm(self.linear(x)), 1, self._shape).softmax(dim=-1)  # [B, H, E]
+
+
+def mixtures(gates: Tensor, experts: Tensor) -> Tensor:
+    """Return the sums of the experts' outputs by the weights of each gate.
+
+    Shape:
+        - gates: ``[B, H, E]``
+        - experts: ``[B, E, D]``
+        - output: ``[B, H, D]``
+    """
+    kind = experts.device.type
+    lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else experts.dtype
+    gates, experts = gates.to(lower), experts.to(lower)
+    if experts.shape[1] == 1:
+        return gates * experts  # [B, H, 1] · [B, 1, D]: as a product of matrices per row it takes five times as long
+    if lower != torch.float32 or not on_host(experts) or torch.compiler.is_compiling():
+        return torch.bmm(gates, experts)
+    mixed: Tensor = _Mixtures.apply(gates, experts)  # type: ignore[no-untyped-call]
+    return mixed
+
+
+def own_mixtures(gates: Tensor, experts: Tensor) -> Tensor:
+    """Return the mixture of each task's own experts.
+
+    Shape:
+        - gates: ``[B, K, own]``
+        - experts: ``[B, K · own, D]``, task by task
+        - output: ``[B, K, D]``
+    """
+    by_task = torch.unflatten(experts, 1, gates.shape[1:]).flatten(0, 1)  # [B·K, own, D]
+    mixed = mixtures(gates.flatten(0, 1)[:, None], by_task)  # [B·K, 1, D]
+    return torch.unflatten(mixed.squeeze(1), 0, gates.shape[:2])  # [B, K, D]
+
+
+class _Mixtures(torch.autograd.Function):
+    """`mixtures` of float32 on a CPU, whose backward products are MKL's: oneDNN takes three times as long for them."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, experts: Tensor) -> Tensor:
+        ctx.save_for_backward(gates, experts)
+        return torch.bmm(gates, experts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        gates, experts = ctx.saved_tensors
+        of_gates, of_experts = ctx.needs_input_grad
+        with float32_products(gradient.device):
+            return (
+                torch.bmm(gradient, experts.mT) if of_gates else None,
+                torch.bmm(gates.mT, gradient) if of_experts else None,
+            )

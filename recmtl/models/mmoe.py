@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
 from recmtl.layers.ensemble import by_member
-from recmtl.layers.experts import check_experts
+from recmtl.layers.experts import check_experts, mixtures
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -74,7 +73,7 @@ class MMOE(RankingModel):
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return each head's mixture of the experts."""
         x = self.encoder(batch)  # [B, W]
-        return torch.bmm(self.gates(x), self.experts(x)).unbind(1)  # [B, H, E] · [B, E, D] -> H of [B, D]
+        return mixtures(self.gates(x), self.experts(x)).unbind(1)  # [B, H, E] · [B, E, D] -> H of [B, D]
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weights of each head's gate, ``{head: [B, E]}``."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
 from recmtl.layers.ensemble import by_member
-from recmtl.layers.experts import check_experts
+from recmtl.layers.experts import check_experts, mixtures
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -76,7 +75,7 @@ class OMoE(RankingModel):
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the mixture of the experts, once per head."""
         x = self.encoder(batch)  # [B, W]
-        mixture = torch.bmm(self.gate(x), self.experts(x)).squeeze(1)  # [B, 1, E] · [B, E, D] -> [B, D]
+        mixture = mixtures(self.gate(x), self.experts(x)).squeeze(1)  # [B, 1, E] · [B, E, D] -> [B, D]
         return (mixture,) * len(self.heads)
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:

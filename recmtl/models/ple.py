@@ -11,7 +11,7 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
 from recmtl.layers.ensemble import by_member
-from recmtl.layers.experts import check_experts
+from recmtl.layers.experts import check_experts, mixtures, own_mixtures
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -90,10 +90,10 @@ class PLE(RankingModel):
 
     def _below(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return what the last level reads: each task's mixture and the shared one, or the encoded batch alone."""
-        mixtures: tuple[Tensor, ...] = (self.encoder(batch),)  # [B, W]
+        mixed: tuple[Tensor, ...] = (self.encoder(batch),)  # [B, W]
         for level in self.levels:
-            mixtures = level(mixtures)  # K + 1 of [B, D]
-        return mixtures
+            mixed = level(mixed)  # K + 1 of [B, D]
+        return mixed
 
     def expert_usage(self, batch: Batch) -> dict[str, Tensor]:
         """Return the weights of each head's gate of the last level, ``{head: [B, E]}``: its own experts, then shared.
@@ -148,7 +148,7 @@ class LowerLevel(nn.Module):
         own = (own[:, :, None] * self.eye).flatten(2)  # [B, K, K·own]: no weight of the other tasks' experts
         of_tasks = torch.cat([own, common], 2)  # [B, K, E]
         gates = torch.cat([of_tasks, self.shared_gate(inputs[-1])], 1)  # [B, K + 1, E]
-        return torch.bmm(gates, experts).unbind(1)
+        return mixtures(gates, experts).unbind(1)
 
     def shared(self, gates: bool) -> list[nn.Module]:
         """Return the modules that several tasks train: the tasks' gates if two or more levels follow."""
@@ -191,9 +191,9 @@ class LastLevel(nn.Module):
         own, common = torch.split(self.gate(inputs), self._counts, 2)  # [B, K, own], [B, K, common]
         # No product of a task's gradient and another's experts, not even one by zero: it could be NaN.
         by_group = zip(own.chunk(len(self.own), 1), self.own, inputs, strict=False)
-        mixtures = [own_mixtures(gates, experts(x)) for gates, experts, x in by_group]
-        of_own = mixtures[0] if len(mixtures) == 1 else torch.cat(mixtures, 1)  # [B, K, D]
-        return (of_own + torch.bmm(common, self.common(inputs[-1]))).unbind(1)
+        mixed = [own_mixtures(gates, experts(x)) for gates, experts, x in by_group]
+        of_own = mixed[0] if len(mixed) == 1 else torch.cat(mixed, 1)  # [B, K, D]
+        return (of_own + mixtures(common, self.common(inputs[-1]))).unbind(1)
 
 
 def task_gates(in_features: int, tasks: int, experts: int, style: LayerStyle, first: bool) -> nn.ModuleList:
@@ -206,9 +206,3 @@ def gate_weights(gates: nn.ModuleList, inputs: Sequence[Tensor]) -> Tensor:
     """Return the weights of all gates, ``[B, K, experts]``, each for its input."""
     weights = [gate(x) for gate, x in zip(gates, inputs, strict=False)]  # the last input is the shared gate's
     return weights[0] if len(weights) == 1 else torch.cat(weights, 1)
-
-
-def own_mixtures(gates: Tensor, experts: Tensor) -> Tensor:
-    """Return the mixture of each task's own experts: ``[B, K, own]`` of ``[B, K · own, D]`` gives ``[B, K, D]``."""
-    by_task = torch.unflatten(experts, 1, gates.shape[1:])  # [B, K, own, D]
-    return torch.matmul(gates[:, :, None], by_task).squeeze(2)

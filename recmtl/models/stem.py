@@ -11,7 +11,7 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import Experts, Gates, LayerStyle
 from recmtl.layers.ensemble import by_member
-from recmtl.layers.experts import check_experts
+from recmtl.layers.experts import check_experts, mixtures, own_mixtures
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.schema import FittedSchema
 
@@ -94,14 +94,13 @@ class STEM(RankingModel):
         """Return each head's mixture of all experts."""
         own, common = self._encoded(batch)  # K of [B, W], [B, W]
         outputs = [experts(x) for experts, x in zip(self.task_experts, own, strict=True)]
-        experts = torch.stack(outputs, 1)  # [B, K, own, D]
+        experts = torch.cat(outputs, 1)  # [B, K·own, D]
         of_tasks, of_shared = torch.split(self._gate(own, common), self._counts, 2)  # [B, K, K·own], [B, K, shared]
-        of_tasks = torch.unflatten(of_tasks, 2, experts.shape[1:3])  # [B, K, K, own]
+        of_tasks = torch.unflatten(of_tasks, 2, (len(outputs), -1))  # [B, K, K, own]
         of_own = of_tasks.diagonal(dim1=1, dim2=2).mT  # [B, K, own]
         of_others = (of_tasks * (1 - self.eye)).flatten(2)  # [B, K, K·own]
-        mixed = torch.matmul(of_own[:, :, None], experts).squeeze(2)  # [B, K, D]
-        mixed = mixed + torch.bmm(of_others, experts.detach().flatten(1, 2))
-        return (mixed + torch.bmm(of_shared, self.shared_experts(common))).unbind(1)
+        mixed = own_mixtures(of_own, experts) + mixtures(of_others, experts.detach())  # [B, K, D]
+        return (mixed + mixtures(of_shared, self.shared_experts(common))).unbind(1)
 
     def _encoded(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
         """Return the batch as each task encodes it, and as the shared encoder does."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from recmtl.layers import MLP, Experts, Gates, LayerStyle
+from recmtl.layers.experts import mixtures, own_mixtures
 
 STYLES = [LayerStyle(), LayerStyle(normalization="batch"), LayerStyle(normalization="layer", activation="silu")]
 
@@ -91,6 +92,34 @@ def test_gates_are_distributions_of_their_own() -> None:
     assert weights.shape == (4, 2, 3)
     torch.testing.assert_close(weights.sum(-1), torch.ones(4, 2))
     assert not torch.equal(weights[:, 0], weights[:, 1])
+
+
+@pytest.mark.parametrize("trained", [(True, True), (True, False), (False, True)], ids=["both", "gates", "experts"])
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "error"),
+    [(torch.float64, False, 1e-12), (torch.float32, False, 1e-6), (torch.float32, True, 0.02)],
+    ids=["double", "float", "bf16"],
+)
+@pytest.mark.parametrize("experts", [1, 3])
+def test_mixtures_are_the_sums_of_the_papers(
+    experts: int, dtype: torch.dtype, autocast: bool, error: float, trained: tuple[bool, bool]
+) -> None:
+    """Each precision in value and gradient, whichever of the two is trained, as is a mixture of own experts alone."""
+    gates, outputs, target = torch.rand(9, 2, experts), torch.randn(9, experts, 5), torch.randn(9, 2, 5)
+    twins = [each.double().requires_grad_(needed) for each, needed in zip((gates, outputs), trained, strict=True)]
+    expected = sum(twins[0][:, :, e, None] * twins[1][:, e, None] for e in range(experts))
+    (expected * target).sum().backward()
+    given = [each.to(dtype).requires_grad_(needed) for each, needed in zip((gates, outputs), trained, strict=True)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        mixed = mixtures(*given)
+        own = own_mixtures(given[0], given[1].repeat(1, 2, 1))  # both tasks have experts of the same outputs
+    (mixed * target).sum().backward()
+    assert mixed.dtype == own.dtype == (torch.bfloat16 if autocast else dtype)
+    found = [mixed, own, *(tensor.grad for tensor in given)]
+    for mine, theirs in zip(found, [expected, expected, *(twin.grad for twin in twins)], strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None:
+            assert (mine.double() - theirs).norm() <= error * theirs.norm()
 
 
 @pytest.mark.parametrize(

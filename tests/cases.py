@@ -40,6 +40,8 @@ CASES = [
         for scope in ("whole", "part")
     ),
     *(Case(balance.MGDA, {"normalization": normalization}) for normalization in ("l2", "loss", "loss+")),
+    Case(balance.NashMTL, {"every": 3, "max_norm": None}),
+    *(Case(balance.FairGrad, {"alpha": alpha}) for alpha in (0.5, 2.0)),
     *(
         Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
         for projection in ("none", "before", "after")

@@ -9,8 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from scipy.optimize import nnls
+from scipy.optimize import minimize, nnls
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
@@ -404,6 +405,46 @@ class NaiveDualProj(GramTwin):
         return without_conflict(G, self.shares(present))
 
 
+def fair_weights(G: Tensor, alpha: float) -> Tensor:
+    """The w > 0 with Mw = w^(−1/α): the least of a potential whose gradient this is, in units of the norms."""
+    norms, p = G.norm(dim=1), 1 / alpha
+    off = 1 - 1e-8 * (1 - torch.eye(len(G), dtype=G.dtype))  # as documented, so that there is a solution
+    Q = (off * (G @ G.T) / norms / norms[:, None]).numpy()
+    size = norms.max()
+    t = ((norms / size) ** (p - 1)).numpy()
+
+    def potential(s):
+        return np.exp(s) @ Q @ np.exp(s) / 2 - (t * (s if p == 1 else np.exp((1 - p) * s) / (1 - p))).sum()
+
+    def slope(s):
+        return np.exp(s) * (Q @ np.exp(s)) - t * np.exp((1 - p) * s)
+
+    u = np.exp(minimize(potential, 0 * t, jac=slope, method="BFGS", options={"gtol": 1e-7}).x)
+    for _ in range(5):
+        u = u - np.linalg.solve(Q + np.diag(p * t * u ** (-p - 1)), Q @ u - t * u**-p)
+    return size ** ((p - 1) / (p + 1)) * torch.from_numpy(u) / norms
+
+
+class NaiveFairGrad(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        return fair_weights(G, self.balancer.alpha)
+
+
+class NaiveNashMTL(GramTwin):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.solution: dict[int, float] = {}
+        self.steps = 0
+
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        if self.steps % self.balancer.every == 0 or not set(present) <= set(self.solution):
+            self.solution |= dict(zip(present, fair_weights(G, 1.0).tolist(), strict=True))
+        self.steps += 1
+        w = torch.tensor([self.solution[k] for k in present], dtype=torch.float64)
+        limit = math.inf if self.balancer.max_norm is None else self.balancer.max_norm
+        return w * min(1.0, limit / (w @ G).norm().item())
+
+
 # representation
 
 
@@ -574,6 +615,8 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MGDA: NaiveMGDA,
     balance.UPGrad: NaiveUPGrad,
     balance.DualProj: NaiveDualProj,
+    balance.NashMTL: NaiveNashMTL,
+    balance.FairGrad: NaiveFairGrad,
     balance.NormalizedSplitter: NaiveNormalizedSplitter,
     balance.RotateOnly: NaiveRotateOnly,
     balance.RotoGrad: NaiveRotoGrad,

@@ -20,10 +20,12 @@ from recmtl.balance.representation.rotogradnorm import RotoGradNorm
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.dual_proj import DualProj
+from recmtl.balance.task_gradients.fairgrad import FairGrad
 from recmtl.balance.task_gradients.gradvac import GradVac
 from recmtl.balance.task_gradients.gram import GramBalancer
 from recmtl.balance.task_gradients.metabalance import MetaBalance
 from recmtl.balance.task_gradients.mgda import MGDA
+from recmtl.balance.task_gradients.nash_mtl import NashMTL
 from recmtl.balance.task_gradients.pcgrad import PCGrad
 from recmtl.balance.task_gradients.ppcgrad import PPCGrad
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
@@ -46,6 +48,7 @@ __all__ = [
     "BalancedModule",
     "Balancer",
     "DualProj",
+    "FairGrad",
     "GradNorm",
     "GradNormRule",
     "GradVac",
@@ -54,6 +57,7 @@ __all__ = [
     "LossWeightBalancer",
     "LostRankError",
     "MetaBalance",
+    "NashMTL",
     "NormalizedSplitter",
     "PCGrad",
     "PPCGrad",

@@ -7,6 +7,8 @@ from recmtl.balance.backward import masked, on_host
 
 LARGEST = 32  # unknowns
 _ITERATIONS = 30
+_FAIR_ITERATIONS = 40
+_NEGLIGIBLE = 1e-14  # part of the largest x
 _TOLERANCE = 1e-14
 
 
@@ -63,6 +65,58 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
         x = torch.where(moves, x + step * dx * x, x)
         z = torch.where(moves, z + step * dz * z, z)
     return x.squeeze(-1) * scale
+
+
+def fair_shares(matrix: Tensor, target: Tensor, power: float) -> Tensor:
+    """Return the x > 0 with x_kᵖ·(Qx)_k = t_k for every k, by Newton's method on x and Qx in logarithms.
+
+    For p = 1 and t = 1 it maximizes Σ_k log x_k − ½·xᵀQx; other p are the same for power means. No x solves it if Q
+    is singular and Qx = 0 for an x ≥ 0; so the elements of Q off the diagonal are multiplied by 1 − 1e-8. On a CPU it
+    stops once all problems are solved, after 4 to 12 iterations; elsewhere it takes all 40.
+
+    The equations hold within 1e-9 of t_k if Q is well-conditioned, and within 1e-4 if it is not, but for x_k below
+    1e-13 of the largest. With powers below 0.5 and t that differ by more than about 1e4, 40 iterations can be too few.
+
+    Args:
+        matrix: Positive semidefinite matrices Q with ones on the diagonal.
+        target: The positive numbers t.
+        power: The positive exponent p.
+
+    Shape:
+        - matrix: float64 `[..., K, K]`.
+        - target: float64 `[..., K]`.
+        - output: float64 `[..., K]`.
+
+    Example:
+        >>> import torch
+        >>> fair_shares(torch.eye(3).double(), torch.tensor([1.0, 4.0, 9.0]).double(), power=1.0)
+        tensor([1., 2., 3.], dtype=torch.float64)
+    """
+    if target.shape[-1] == 1:
+        return target ** (1 / (1 + power))
+    unit = torch.eye(target.shape[-1], dtype=target.dtype, device=target.device)
+    matrix = torch.lerp(matrix, unit, 1e-8)
+    t = target.unsqueeze(-1)  # columns from here on, [..., K, 1]
+    log = t.log()
+    x = (t / matrix.abs().sum(-1, keepdim=True)) ** (1 / (1 + power))
+    z = t / x**power  # Qx, once it is solved
+    for _ in range(_FAIR_ITERATIONS):
+        product = matrix @ x
+        missing = log - power * x.log() - z.log()  # 0 but for steps that were cut
+        largest, off = x.amax(-2, keepdim=True), z - product
+        counts = x > _NEGLIGIBLE * largest
+        error = masked((off.abs() - 1e-14 * largest).clamp(min=0.0) / z + missing.abs(), counts)
+        open_ = error.amax(-2, keepdim=True) > 1e-12
+        if on_host(x) and not bool(open_.any()):
+            break
+        factor, failed = torch.linalg.cholesky_ex(torch.addcmul(matrix, unit, power * z / x))
+        dx = torch.cholesky_solve(torch.addcmul(off, z, missing), factor) / x  # in parts of x
+        dz = missing - power * dx
+        step = _reach(masked(dx / 0.95, counts), masked(dz / 0.95, counts))
+        moves = open_ & (failed == 0)[..., None, None]
+        x = torch.where(moves, x + x * (step * dx).clamp(min=-0.95), x)
+        z = torch.where(moves, z + z * (step * dz).clamp(min=-0.95), z)
+    return x.squeeze(-1)
 
 
 def _reach(*changes: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import nn
 from twins import BALANCERS
 
 from recmtl.balance import (
+    FairGrad,
     MetaBalance,
+    NashMTL,
     NormalizedSplitter,
     PCGrad,
     RepresentationBalancer,
@@ -132,7 +134,8 @@ def test_fp16_is_fp32_with_the_same_steps_skipped(method):
     assert 8 <= sum(skipped) <= 20
     difference = torch.cat([(a - b).flatten() for a, b in zip(problem.parameters, expected.parameters, strict=True)])
     size = torch.cat([p.flatten() for p in expected.parameters]).norm()
-    assert difference.norm() < 2e-3 * size  # fp16 rounds to 5e-4
+    settles = method not in (FairGrad, NashMTL)  # their steps keep one length
+    assert difference.norm() < (2e-3 if settles else 5e-2) * size  # fp16 rounds to 5e-4
     assert problem.balancer.skipped.eq(0).all()
 
 

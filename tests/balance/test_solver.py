@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import nnls
 
 from recmtl.balance import solver
-from recmtl.balance.solver import nonnegative_quadratic
+from recmtl.balance.solver import fair_shares, nonnegative_quadratic
 
 COUNTS = {2: 300, 3: 300, 5: 300, 8: 300, 16: 150, 32: 80}  # problems of each kind, by K: 10,010 in all
 KINDS = ["random", "rank 1", "rank 2", "equal", "opposed", "split", "scales"]
@@ -64,6 +64,22 @@ def test_the_shortest_convex_combination_is_that_of_scipy(kind):
         w, _ = nnls(torch.cat([G.T / size, torch.ones(1, K, dtype=torch.float64)]).numpy(), [0.0] * G.shape[1] + [1.0])
         length = (torch.from_numpy(w / w.sum()) @ G).norm()
         assert ((u / u.sum()) @ G).norm() == pytest.approx(length.item(), rel=1e-9, abs=1e-5)
+
+
+def test_the_equations_of_fairness_hold_on_10_000_matrices():
+    """Loosest where Qx = 0 has a solution x ≥ 0, so that only the reduced products of different tasks allow one."""
+    worst = {1.0: {}, 0.5: {}, 2.0: {}}
+    for power, errors in worst.items():
+        for K, kind, _, cosine, norms in (
+            every_problem() if power == 1 else [p for p in every_problem() if p[0] in (2, 8)]
+        ):
+            target = (norms / norms.amax(1, keepdim=True)) ** (power - 1)
+            x = fair_shares(cosine, target, power)
+            product = torch.lerp(cosine, torch.eye(K, dtype=torch.float64), 1e-8) @ x.unsqueeze(-1)
+            error = (x**power * product.squeeze(-1) / target - 1).abs()
+            errors[kind] = max(errors.get(kind, 0.0), error[x > 1e-13 * x.amax(1, keepdim=True)].max().item())
+    assert all(errors[kind] < 1e-9 for errors in worst.values() for kind in ("random", "equal", "split", "scales"))
+    assert max(max(errors.values()) for errors in worst.values()) < 1e-4
 
 
 @pytest.mark.parametrize("K", [2, 5, 32])

@@ -27,8 +27,15 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "claims": benchmark_tables.claims,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
+    "diagram of MMOE and OMoE": diagrams.omoe,
     "diagram of PLE": diagrams.ple,
     "diagram of STEM": diagrams.stem,
+    "diagram of AITM": diagrams.aitm,
+    "diagram of ESCM2": diagrams.escm2,
+    "diagram of STAR": diagrams.star,
+    "diagram of PEPNet": diagrams.pepnet,
+    "diagram of cross layers": diagrams.cross_layers,
+    "diagram of target attention": diagrams.target_attention,
 }
 
 

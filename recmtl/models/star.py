@@ -40,7 +40,9 @@ class STAR(RankingModel):
     alike in part: countries, pages, apps.
 
     Note:
-        Partitioned normalisation is left out: `style.normalization` is that of all rows.
+        The paper's partitioned normalisation is left out: `style.normalization` is that of all rows. It takes mean and
+        variance of the rows of one domain, for which the paper draws each batch from one domain alone. Batches here mix
+        domains as the rows do, so that balancers compare them, and hold but a row or two of a rare one.
 
     Shape:
         - output: ``{task: [B]}``, logits

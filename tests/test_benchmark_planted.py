@@ -31,6 +31,15 @@ def test_a_pooling_is_that_of_the_histories_alone() -> None:
     assert Contender("MMOE").schema(schema) == schema
 
 
+@pytest.mark.parametrize("plant", PROBLEMS)
+def test_every_contender_that_exists_is_built(plant: planted.Plant, tmp_path: Path) -> None:
+    recmtl.plant(tmp_path, plant, rows=200)
+    train, card = tmp_path / "train.csv", recmtl.Schema.load(tmp_path / "card.yaml")
+    for contender in PROBLEMS[plant].available.values():
+        data = recmtl.prepare(contender.schema(card), train, holdout=0)
+        assert type(contender.build(data.schema)).__name__ == contender.model
+
+
 def test_intervals_by_hand() -> None:
     """Of 1, 2, 3: the deviation is 1, t of 2 degrees of freedom is 4.303; differences take the seeds of both."""
     mean = mean_of([1.0, 2.0, 3.0])

@@ -38,7 +38,8 @@ class AITM(RankingModel):
 
     Args:
         schema: The fitted schema.
-        steps: The names of the tasks in the order of the funnel. By default CTR and CTCVR of the schema's funnel.
+        steps: The names of the tasks in the order of the funnel. By default CTR and CTCVR of the schema's funnel; its
+            CVR is no step, as it follows from both.
         layers: The widths of the layers f_t of each step; the last is D.
         tower_layers: The hidden layers of the default towers.
         penalty_weight: The weight of the penalty; 0 for none.
@@ -129,7 +130,9 @@ def funnel_steps(schema: FittedSchema, steps: Sequence[str] | None) -> tuple[Tas
         names = [ctr.name, ctcvr.name]
     known = {task.name: task for task in schema.schema.reported_tasks}
     wrong = [name for name in names if name not in known]
-    left = [task.name for task in schema.schema.tasks if task.name not in names]
+    funnel = [task.name for task in schema.schema.funnel_tasks]  # CTR, CVR and CTCVR, or none
+    follows = funnel[1:2] if {*funnel[::2]} <= {*names} else []
+    left = [task.name for task in schema.schema.tasks if task.name not in (*names, *follows)]
     if wrong or left or len(set(names)) != len(names) or len(names) < 2:
         raise ValueError(
             f"the steps of AITM must be all tasks of the schema ({', '.join(known)}), each once, got {names}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,6 +101,18 @@ def test_a_task_named_like_the_penalty_is_refused(three: recmtl.PreparedData) ->
     schema = dataclasses.replace(three.schema, schema=dataclasses.replace(three.schema.schema, tasks=tasks))
     with pytest.raises(ValueError, match="logged as the loss 'penalty': rename that task"):
         recmtl.Trainer(AITM(schema, [task.name for task in tasks], layers=[4]))
+
+
+def test_a_cvr_of_the_funnel_is_no_step_but_follows(aliexpress: recmtl.PreparedData, csv: Path) -> None:
+    tasks = recmtl.Task("click", "click"), recmtl.Task("rate", "conversion", given="click")
+    schema = dataclasses.replace(aliexpress.schema, schema=dataclasses.replace(aliexpress.schema.schema, tasks=tasks))
+    model = AITM(schema, layers=[4], tower_layers=[])
+    assert [task.name for task in model.objectives] == ["click", "ctcvr"]
+    trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False))
+    predicted = trainer.predict(csv / "test.csv")
+    assert (predicted["rate"] * predicted["click"]).tolist() == pytest.approx(predicted["ctcvr"].tolist())
+    with pytest.raises(ValueError, match=r"all tasks of the schema \(click, rate, ctcvr\), each once, got \['ctcvr'\]"):
+        AITM(schema, ["ctcvr"])
 
 
 def wrong(schema: recmtl.FittedSchema, **options: object) -> AITM:

@@ -1,14 +1,19 @@
 """Every shipped recipe and card can be used."""
 
+import re
 import shutil
+from dataclasses import replace
 from inspect import isabstract, isclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from jsonargparse import ArgumentParser
 
 import recmtl
 from recmtl import models
+from recmtl.io.untrusted import from_yaml
 from recmtl.recipe.classes import known_names
 from recmtl.recipe.load import without_vector_files
 from recmtl.recipe.options import add_recipe, parse_recipe, recipe_parser
@@ -32,8 +37,9 @@ def test_shipped_cards_and_recipes() -> None:
         "aliexpress_star",
         "census_mmoe",
         "census_shared_bottom",
+        "interests_din",
     } <= set(RECIPES)
-    assert CARDS == ["aliexpress", "aliexpress_countries", "census_income"]
+    assert CARDS == ["aliexpress", "aliexpress_countries", "census_income", "planted_interests"]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,7 @@ def test_each_country_is_a_domain(countries: recmtl.PreparedData) -> None:
     assert countries.schema.domain.categories == ("NL", "ES")
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith("census")])
+@pytest.mark.parametrize("name", [n for n in RECIPES if not n.startswith(("census", "interests"))])
 def test_recipe_builds_its_model(name: str, aliexpress: recmtl.PreparedData, countries: recmtl.PreparedData) -> None:
     parser = ArgumentParser(exit_on_error=False)
     add_recipe(parser)
@@ -70,9 +76,68 @@ def test_census_recipe_builds_its_model(name: str, small: recmtl.PreparedData) -
     assert type(trainer.model).__name__.lower() in name.replace("_", "")
 
 
+@pytest.fixture(scope="module")
+def census(tmp_path_factory: pytest.TempPathFactory) -> recmtl.PreparedData:
+    """Rows with the columns of Census-Income."""
+    card, rng = recmtl.card("census_income"), np.random.default_rng(0)
+    names = [*(feature.name for feature in card.features), *card.labels]
+    rows = pd.DataFrame({name: rng.integers(0, 2, 100) for name in names})
+    return recmtl.prepare(card, rows, holdout=0)
+
+
+@pytest.fixture(scope="module")
+def interests(tmp_path_factory: pytest.TempPathFactory) -> recmtl.PreparedData:
+    """Rows with planted interests."""
+    folder = tmp_path_factory.mktemp("interests")
+    recmtl.plant(folder, "interests", rows=200)
+    return recmtl.prepare(recmtl.card("planted_interests"), folder / "train.csv", holdout=0)
+
+
+def test_attention_is_all_that_a_card_of_planted_interests_adds(interests: recmtl.PreparedData, tmp_path: Path) -> None:
+    recmtl.plant(tmp_path, "interests", rows=20)
+    written, shipped = recmtl.Schema.load(tmp_path / "card.yaml"), recmtl.card("planted_interests")
+    attended = [
+        replace(feature, pooling="target_attention", target="item") if feature.name == "history" else feature
+        for feature in written.features
+    ]
+    assert shipped == replace(written, features=tuple(attended), description=shipped.description)
+
+
+OF_FUNNELS, OF_DOMAINS = {"AITM", "ESCM2", "ESMM"}, {"PEPNet", "STAR"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "data", "unfit"),
+    [
+        ("aliexpress_star", "countries", set()),
+        ("census_mmoe", "census", OF_FUNNELS | OF_DOMAINS),
+        ("interests_din", "interests", OF_FUNNELS | OF_DOMAINS),
+    ],
+)
+def test_a_recipe_takes_every_model_that_its_data_have_the_columns_for(
+    recipe: str, data: str, unfit: set[str], request: pytest.FixtureRequest
+) -> None:
+    """As the quickstart says: by the name of the model alone, with the recipe's options that the model has."""
+    prepared: recmtl.PreparedData = request.getfixturevalue(data)
+    parser, batch = recipe_parser("test"), next(recmtl.Loader(prepared.train, 4).epoch())
+    written = from_yaml(find_recipe(recipe).read_text())["model"]
+    given = written["init_args"] if isinstance(written, dict) else {}
+    for name in known_names("model"):
+        config = parse_recipe(parser, ["--config", recipe, "--model", name, "--balancer", "Sum"])
+        if name in unfit:
+            with pytest.raises(ValueError, match=rf"^{name} needs a schema with a `(funnel|domain)`"):
+                build(parser, config, prepared.schema)
+            continue
+        model = build(parser, config, prepared.schema).model
+        assert type(model).__name__ == name
+        assert all(logits.isfinite().all() for logits in model.eval()(batch).values())
+        kept = given.keys() & {"layers", "tower_layers"} & {*config.model.init_args.keys()}
+        assert all(config.model.init_args[option] == given[option] for option in kept)
+
+
 @pytest.mark.parametrize("name", CARDS)
 def test_card_says_where_to_get_the_data(name: str) -> None:
-    assert "http" in recmtl.card(name).description
+    assert re.search("https://|`recmtl synth", recmtl.card(name).description)
 
 
 def is_model(exported: object) -> bool:

@@ -1,15 +1,14 @@
 """Several processes that share each batch train as one process with the whole of it.
 
-20 steps in float64, 10 with options. Of four tasks one has its valid rows in the first process's share alone, two in
-the last one's; in some batches one is absent. Of two data sets the last batch has 7 rows, and 2: with three processes
-one then gets none.
+20 steps in float64, 10 with options and of further models. Of four tasks one has its valid rows in the first process's
+share alone, two in the last one's; in some batches one is absent. Of two data sets the last batch has 7 rows, and 2:
+with three processes one then gets none.
 """
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,12 +23,35 @@ from twins import BALANCERS
 import recmtl
 from recmtl.balance import Balancer, ProcessGroup, RotationBalancer, Sizes, TaskGradientBalancer
 from recmtl.data import Batch, Loader
+from recmtl.layers import CrossLayers, FinalMLP, GatedCrossLayers, Interaction, MaskNet
 from recmtl.models import RankingModel
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 
 BATCH, LIMIT = 30, 1e-10
-MODELS = {cls.__name__: cls for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM, recmtl.SingleTask)}
+LAYERS = [12, 8]
+
+
+def behind(interaction: type[Interaction]) -> functools.partial[recmtl.FeatureEncoder]:
+    """Return an encoder with an interaction."""
+    return functools.partial(recmtl.FeatureEncoder, interaction=interaction)
+
+
+MODELS: dict[str, Callable[..., RankingModel]] = {
+    **{c.__name__: functools.partial(c, layers=LAYERS) for c in (recmtl.SharedBottom, recmtl.MMOE, recmtl.SingleTask)},
+    "ESMM": recmtl.ESMM,
+}
+# Of these the rows have a domain and histories, too.
+OTHERS: dict[str, Callable[..., RankingModel]] = {
+    "PLE": functools.partial(recmtl.PLE, layers=LAYERS, encoder=behind(CrossLayers)),
+    "OMoE": functools.partial(recmtl.OMoE, layers=LAYERS, encoder=behind(GatedCrossLayers)),
+    "STEM": functools.partial(recmtl.STEM, layers=LAYERS, encoder=behind(FinalMLP)),
+    "AITM": functools.partial(recmtl.AITM, steps=["ctr", "ctcvr", "early"], layers=LAYERS, encoder=behind(MaskNet)),
+    "STAR": functools.partial(recmtl.STAR, layers=LAYERS),
+    "PEPNet": functools.partial(recmtl.PEPNet, layers=LAYERS, personal=["user"]),
+    "ESCM2 ips": functools.partial(recmtl.ESCM2, estimator="ips"),
+    "ESCM2 dr": functools.partial(recmtl.ESCM2, estimator="dr"),
+}
 SHARING = ("SharedBottom", "MMOE", "ESMM")
 DEFAULTS = [case for case in CASES if not case.options and not case.cooperative]
 Setting = tuple[str, Case, bool]  # model, balancer, whether tables are in row mode
@@ -39,19 +61,35 @@ SETTINGS: list[Setting] = [
     *(("SingleTask", Case(recmtl.Sum, {}), by_rows) for by_rows in (False, True)),
 ]
 OPTIONS: list[Setting] = [("MMOE", case, False) for case in CASES if case not in DEFAULTS]
+OTHER_SETTINGS: list[Setting] = [
+    ("PLE", Case(recmtl.MetaBalance, {}), True),
+    ("OMoE", Case(recmtl.GradNorm, {}), False),
+    ("STEM", Case(recmtl.PCGrad, {}), True),
+    ("AITM", Case(recmtl.Sum, {}), False),
+    ("AITM", Case(recmtl.MetaBalance, {}), True),
+    ("STAR", Case(recmtl.PCGrad, {}), True),
+    ("PEPNet", Case(recmtl.RotoGrad, {}), False),
+    ("ESCM2 ips", Case(recmtl.MetaBalance, {}), False),
+    ("ESCM2 dr", Case(recmtl.NormalizedSplitter, {}), True),
+]
 SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 
 
 def data_for(name: str) -> recmtl.PreparedData:
     """Rows for a model: 4 batches and 7 rows, and in place of validation rows 4 batches and 2."""
     tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "conversion", given="click")]
-    tasks += [recmtl.Task("ctcvr", "conversion")] + [recmtl.Task("early", "early")] * (name != "ESMM")
+    tasks += [recmtl.Task("ctcvr", "conversion")] + [recmtl.Task("early", "early")] * (name[:4] not in ("ESMM", "ESCM"))
     features = [
         recmtl.Categorical("user", width=3),
         recmtl.MultiCategorical("genres", width=3),
         recmtl.Numeric("price"),
     ]
-    schema = recmtl.Schema(features, tasks, funnel=recmtl.Funnel("click", "conversion"), weight="weight")
+    if name in OTHERS:
+        features += [recmtl.Categorical("country", width=2), recmtl.MultiCategorical("tags", pooling="self_attention")]
+        followed = functools.partial(recmtl.MultiCategorical, "followed", pooling="target_attention")
+        features.append(followed(share_with="user", target="user"))
+    domain = "country" if name in OTHERS else None
+    schema = recmtl.Schema(features, tasks, recmtl.Funnel("click", "conversion"), weight="weight", domain=domain)
     return recmtl.prepare(schema, generated(4 * BATCH + 7), generated(4 * BATCH + 2))
 
 
@@ -69,14 +107,16 @@ def generated(count: int) -> pd.DataFrame:
             "conversion": np.where(((place > 24) & (batch != 1)) | (left == 1), rng.integers(0, 2, count), np.nan),
             "early": np.where(place < 4, rng.integers(0, 2, count), np.nan),
             "weight": rng.uniform(0.5, 2, count),
+            "country": np.where(place < 4, "FR", rng.choice(["US", "NL"], count)),
+            "tags": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4))) for _ in range(count)],
+            "followed": ["|".join(rng.choice(list("012345"), rng.integers(0, 7))) for _ in range(count)],
         }
     )
 
 
 def built(name: str, case: Case, data: recmtl.PreparedData, processes: ProcessGroup) -> tuple[RankingModel, Balancer]:
     torch.manual_seed(0)
-    options: dict[str, Any] = {} if name == "ESMM" else {"layers": [12, 8]}
-    model = MODELS[name](data.schema, tower_layers=[6], **options).double()
+    model = (MODELS | OTHERS)[name](data.schema, tower_layers=[6]).double()
     parts = sum(tensor.parts for tensor in model.shared().tensors)
     sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, parts)
     balancer = model.fork = case.balancer(sizes, [task.name for task in model.objectives])
@@ -93,7 +133,7 @@ def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> I
 
 def trained(processes: ProcessGroup, settings: list[Setting]) -> list[dict[str, Tensor]]:
     """Return weights, states, and the measured losses and gradients of each setting."""
-    data = {name: data_for(name) for name in MODELS}
+    data = {name: data_for(name) for name in dict.fromkeys(name for name, _, _ in settings)}
     return [finished(data[name], name, case, by_rows, processes) for name, case, by_rows in settings]
 
 
@@ -105,7 +145,7 @@ def finished(
         patch.setattr(step_module, "ROW_MODE", 0 if by_rows else 1_000_000)
         step = Step(model, balancer, Optimization(BATCH, SGD, clip_norm=1.0, balancer_rate=0.02), 20)
     losses, norms, cosines = [], [], []
-    times = 2 if case in DEFAULTS else 1
+    times = 2 if case in DEFAULTS and name in MODELS else 1
     for number, batch in enumerate(batches(data, processes, times)):
         sent = processes.sent
         losses.append(step(batch, with_stats=number % 5 == 0))
@@ -127,6 +167,8 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
     by_rows = {id(table.weight): table.gathered.rows.numel() for table in step._tables}
     P = sum(by_rows.get(id(p), p.numel()) for p in model.parameters()) - sum(p.numel() for p in balancer.parameters())
     sent = objectives + P
+    if "penalty" in model.loss_names:
+        sent += 1 + P * (not isinstance(balancer, recmtl.Sum))
     if isinstance(balancer, recmtl.GradNorm):
         sent += (objectives - 1) * W
     elif isinstance(balancer, TaskGradientBalancer):
@@ -148,7 +190,8 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("number", "settings"), [(2, [s for s in SETTINGS if s[0] != "SharedBottom"]), (3, SETTINGS + OPTIONS)]
+    ("number", "settings"),
+    [(2, [s for s in SETTINGS if s[0] != "SharedBottom"]), (3, SETTINGS + OPTIONS + OTHER_SETTINGS)],
 )
 def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path) -> None:
     (one,) = together(1, tmp_path / "one", trained, settings)

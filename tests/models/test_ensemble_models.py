@@ -16,7 +16,6 @@ from recmtl.balance import Balancer, SharedTensor
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.data import Batch, Loader
 from recmtl.layers import MLP, EnsembleInput, EnsembleLinear, EnsembleOutput, LayerStyle
-from recmtl.models import Losses
 from recmtl.models.esmm import product_logit
 
 K = 3
@@ -29,6 +28,8 @@ MODELS = [
     (recmtl.OMoE, {"layers": [8, 6], "experts": 3}),
     (recmtl.PLE, {"layers": [8, 6]}),
     (recmtl.STEM, {"layers": [8, 6]}),
+    (recmtl.AITM, {"layers": [8, 6]}),
+    (recmtl.ESCM2, {}),
 ]
 SHARING = [MODELS[0], *MODELS[2:4], MODELS[5]]
 each_model = pytest.mark.parametrize(("cls", "options"), MODELS, ids=[cls.__name__ for cls, _ in MODELS])
@@ -99,7 +100,7 @@ def members(
 ) -> list[object]:
     """The members as functions from a batch to logits, differentiable in the weights of the ensemble."""
     alone = cls(model.schema, **{**SIZES, **options}, style=style).double()
-    if isinstance(alone, recmtl.ESMM):
+    if isinstance(alone, recmtl.ESMM | recmtl.ESCM2):
         alone.expansion = Scaled(alone.encoder.out_features)
     return [
         lambda batch, i=i: torch.func.functional_call(alone, weights_of_member(model, i), (batch,), strict=True)
@@ -108,7 +109,7 @@ def members(
 
 
 def losses_of_members(model: recmtl.RankingModel, networks: list[object], batch: Batch) -> dict[str, Tensor]:
-    losses = [Losses(model.schema, model.objectives)(network(batch), batch) for network in networks]
+    losses = [model.losses(network(batch), batch) for network in networks]
     return {name: torch.stack([own[name] for own in losses]).mean() for name in losses[0]}
 
 
@@ -123,7 +124,7 @@ def test_logits_losses_and_gradients_are_those_of_separate_networks(
     for i, network in enumerate(networks):
         for name, own in network(batch).items():
             torch.testing.assert_close(logits[name][:, i], own, rtol=1e-10, atol=1e-12)
-    mine = Losses(model.schema, model.objectives)(logits, batch)
+    mine = model.losses(logits, batch)
     twin = losses_of_members(model, networks, batch)
     parameters = list(model.parameters())
     for name, loss in mine.items():
@@ -150,7 +151,7 @@ def test_balanced_gradients_are_those_of_separate_networks(
     for _ in range(2):  # the second step has a state
         gradients = []
         for method, losses in (
-            (mine, Losses(model.schema, model.objectives)(model(batch), batch)),
+            (mine, model.losses(model(batch), batch)),
             (twin, losses_of_members(model, networks, batch)),
         ):
             model.zero_grad()
@@ -168,13 +169,14 @@ def test_predicts_the_mean_probability_of_the_members(
     model = ensemble(cls, aliexpress, options)
     by_member = model(batch)
     predicted = model.eval()(batch)
-    means = {name: by_member[name].sigmoid().mean(1) for name in model.heads}
+    means = {name: by_member[name].sigmoid().mean(1) for name in model.heads if name in predicted}
+    assert {"ctr"} < {*means}
     if "ctcvr" in means:
         means["ctcvr"] = torch.minimum(means["ctcvr"], means["ctr"])  # no conversion without a click
     for name, mean in means.items():
         torch.testing.assert_close(predicted[name].sigmoid(), mean)
     assert all(logit.shape == (64,) for logit in predicted.values())
-    if cls is recmtl.ESMM:  # pCTR·pCVR = pCTCVR holds for the means, too
+    if cls in (recmtl.ESMM, recmtl.ESCM2):  # pCTR·pCVR = pCTCVR holds for the means, too
         assert torch.equal(predicted["ctcvr"], product_logit(predicted["ctr"], predicted["cvr"]))
 
 

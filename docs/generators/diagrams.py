@@ -34,7 +34,8 @@ def drawn(name: str, caption: str, boxes: list[Box], arrows: list[Arrow]) -> str
     """Return a figure with boxes in rows, the lowest first, and arrows between them."""
     height = ROW * (1 + max(box.row for box in boxes)) - ROW + BOX + 8
     lines = [_arrow(name, arrow, height) for arrow in arrows] + [_box(box, height) for box in boxes]
-    opening = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{caption}" font-size="13">'
+    size = f'width="{WIDTH}" viewBox="0 0 {WIDTH} {height}"'
+    opening = f'<svg {size} role="img" aria-label="{caption}" font-size="13">'
     head = f"<defs>{HEAD.format(name=name)}</defs>"
     return "\n".join(["<figure>", opening, head, *lines, "</svg>", f"<figcaption>{caption}</figcaption>", "</figure>"])
 

@@ -17,7 +17,7 @@ class DualProj(GramBalancer):
     arXiv:2406.16232. Of all directions d with ⟨G_j, d⟩ ≥ 0 for every task j, it takes the one nearest to the mean:
 
     $$
-    g = \sum_{k=1}^{K} v_k G_k, \qquad v = \arg\min_{v \ge p} v^\top M v, \qquad p_k = \tfrac{1}{K}
+    g = \sum_{k=1}^{K} v_k G_k, \qquad v = \operatorname{argmin}_{v \ge p} v^\top M v, \qquad p_k = \tfrac{1}{K}
     $$
 
     Without conflict with the mean it is the mean itself. To first order a step makes no task worse. Private gradients

@@ -18,7 +18,7 @@ class MGDA(GramBalancer):
     equation 3 and algorithm 2:
 
     $$
-    \min_{w} \Big\lVert \sum_{k=1}^{K} w_k G_k \Big\rVert^2, \qquad w_k \ge 0, \quad \sum_{k=1}^{K} w_k = 1
+    \min_{w} \left\lVert \sum_{k=1}^{K} w_k G_k \right\rVert^2, \qquad w_k \ge 0, \quad \sum_{k=1}^{K} w_k = 1
     $$
 
     To first order a step along the minimizer improves every task, by the same amount if all weights are positive. It

@@ -17,7 +17,7 @@ class UPGrad(GramBalancer):
     onto it is
 
     $$
-    g_k = \sum_{j=1}^{K} v_j G_j, \qquad v = \arg\min_{v \ge e_k} v^\top M v
+    g_k = \sum_{j=1}^{K} v_j G_j, \qquad v = \operatorname{argmin}_{v \ge e_k} v^\top M v
     $$
 
     and the shared tensors receive the mean of the g_k, or their sum weighted by `preference`. To first order a step

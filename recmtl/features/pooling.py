@@ -241,6 +241,14 @@ class _ByElement(torch.autograd.Function):
         return torch.segment_reduce(gradients[0].contiguous(), "sum", offsets=offsets, unsafe=True), None, None
 
 
+def products_by_element(values: Tensor, rows: Tensor) -> Tensor:
+    """Return the products of a row's vector ``[B, d]`` with its elements ``[B, L, d]``, ``[B, L]``.
+
+    A row times a matrix takes a third of the time of a matrix times a column.
+    """
+    return torch.bmm(rows[:, None], values.mT)[:, 0]
+
+
 class _PaddedAttention(torch.autograd.Function):
     """Target attention over padded lists; its backward makes far fewer passes over the elements than autograd's."""
 
@@ -252,7 +260,7 @@ class _PaddedAttention(torch.autograd.Function):
             hidden = F.leaky_relu_(torch.bmm(values, by_row).add_(of_item[:, None]), SLOPE)  # [B, L, h]
             norm = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
             scale = norm.square_().div_(values.shape[-1]).add_(SMALLEST).rsqrt_()  # [B, L, 1]
-            similarity = torch.bmm(values, direction[..., None]).mul_(scale)  # [B, L, 1]
+            similarity = products_by_element(values, direction)[..., None].mul_(scale)  # [B, L, 1]
             weights = torch.matmul(hidden, output[0]).add_(output[1]).add_(similarity)  # [B, L, 1]
             ctx.save_for_backward(values, by_row, direction, output[0], hidden, scale, similarity, weights)
             return torch.bmm(weights.mT, values)[:, 0]  # [B, d]
@@ -262,8 +270,8 @@ class _PaddedAttention(torch.autograd.Function):
         values, by_row, direction, output, hidden, scale, similarity, weights = ctx.saved_tensors
         above = gradients[0]
         with torch.autocast(values.device.type, enabled=False):
-            of_weights = torch.bmm(values, above[..., None])  # [B, L, 1]
-            of_hidden = torch.matmul(of_weights, output.T)  # [B, L, h]
+            of_weights = products_by_element(values, above)[..., None]  # [B, L, 1]
+            of_hidden = of_weights * output.T  # [B, L, h]
             torch.ops.aten.leaky_relu_backward(of_hidden, hidden, SLOPE, True, grad_input=of_hidden)
             of_dot = of_weights * scale  # [B, L, 1], of e_i · direction
             of_values = torch.bmm(of_hidden, by_row.mT)  # [B, L, d]
@@ -287,7 +295,8 @@ class _PaddedSelfAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, key: Tensor, query: Tensor, lengths: Tensor) -> Tensor:
         with torch.autocast(values.device.type, enabled=False):
-            keys = torch.matmul(values, key.T).tanh_()  # [B, L, d]
+            keys = torch.matmul(values, 2 * key.T)  # [B, L, d]
+            keys.sigmoid_().mul_(2).sub_(1)  # tanh(x) = 2 σ(2x) - 1: half of the time of `tanh_`
             scores = torch.matmul(keys, query[0])  # [B, L]
             if int(lengths.min()) < values.shape[1]:
                 spare = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
@@ -302,12 +311,12 @@ class _PaddedSelfAttention(torch.autograd.Function):
         values, key, query, keys, weights, pooled = ctx.saved_tensors
         above = gradients[0]
         with torch.autocast(values.device.type, enabled=False):
-            of_weights = torch.bmm(values, above[..., None])[..., 0]  # [B, L]
+            of_weights = products_by_element(values, above)  # [B, L]
             of_scores = weights * (of_weights - (pooled * above).sum(1, keepdim=True))  # [B, L]
             of_query = torch.mv(keys.flatten(0, 1).T, of_scores.flatten())[None]  # [1, d]
-            of_keys = torch.matmul(of_scores[..., None], query)  # [B, L, d]
+            of_keys = of_scores[..., None] * query  # [B, L, d]
             torch.ops.aten.tanh_backward(of_keys, keys, grad_input=of_keys)
             of_values = torch.matmul(of_keys, key)
-            of_values.baddbmm_(weights[..., None], above[:, None])
+            of_values.addcmul_(weights[..., None], above[:, None])
             of_key = torch.matmul(of_keys.flatten(0, 1).T, values.flatten(0, 1))
             return of_values, of_key, of_query, None

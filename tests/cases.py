@@ -40,6 +40,8 @@ CASES = [
         for scope in ("whole", "part")
     ),
     *(Case(balance.MGDA, {"normalization": normalization}) for normalization in ("l2", "loss", "loss+")),
+    Case(balance.CAGrad, {"c": 0.8, "rescale": "linear"}),
+    Case(balance.CAGrad, {"c": 0.1, "rescale": "square"}),
     Case(balance.NashMTL, {"every": 3, "max_norm": None}),
     *(Case(balance.FairGrad, {"alpha": alpha}) for alpha in (0.5, 2.0)),
     *(

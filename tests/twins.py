@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import minimize, nnls
+from scipy.optimize import brentq, minimize, nnls
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
@@ -425,6 +425,33 @@ def fair_weights(G: Tensor, alpha: float) -> Tensor:
     return size ** ((p - 1) / (p + 1)) * torch.from_numpy(u) / norms
 
 
+def nearest(G: Tensor, least: float, start: Tensor) -> tuple[Tensor, float]:
+    """The v ≥ 0 of the shortest x = Gᵀv that brings all products with `start` to `least`, and its length.
+
+    As least squares (Lawson and Hanson, "Solving least squares problems", chapter 23).
+    """
+    norms = G.norm(dim=1)
+    E = torch.cat([G / norms[:, None], (least - G @ start)[:, None] / norms[:, None]], 1).T
+    u, _ = nnls(E.numpy(), [0.0] * G.shape[1] + [1.0])
+    v = torch.from_numpy(u) / (1 - E[-1] @ torch.from_numpy(u)) / norms
+    return v, (v @ G).norm().item()
+
+
+class NaiveCAGrad(GramTwin):
+    """Raises the least gain until the ball is reached."""
+
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        e = 1e-8  # as documented: gradients whose products are reduced by it
+        G = torch.cat([math.sqrt(1 - e) * G, math.sqrt(e) * torch.diag(G.norm(dim=1))], 1)
+        mean, c = G.mean(0), self.balancer.c
+        radius = c * mean.norm().item()
+        low = (G @ mean).min().item()
+        high = low + 1.01 * radius * G.norm(dim=1).max().item()
+        least = brentq(lambda t: nearest(G, t, mean)[1] - radius, low, high, xtol=1e-16, rtol=1e-15) if c else low
+        weights = 1 / len(G) + (nearest(G, least, mean)[0] if c else torch.zeros(len(G), dtype=G.dtype))
+        return weights / {"none": 1.0, "linear": 1 + c, "square": 1 + c**2}[self.balancer.rescale]
+
+
 class NaiveFairGrad(GramTwin):
     def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
         return fair_weights(G, self.balancer.alpha)
@@ -615,6 +642,7 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MGDA: NaiveMGDA,
     balance.UPGrad: NaiveUPGrad,
     balance.DualProj: NaiveDualProj,
+    balance.CAGrad: NaiveCAGrad,
     balance.NashMTL: NaiveNashMTL,
     balance.FairGrad: NaiveFairGrad,
     balance.NormalizedSplitter: NaiveNormalizedSplitter,

@@ -19,6 +19,7 @@ from recmtl.balance.representation.rotograd import RotoGrad
 from recmtl.balance.representation.rotogradnorm import RotoGradNorm
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
+from recmtl.balance.task_gradients.cagrad import CAGrad
 from recmtl.balance.task_gradients.dual_proj import DualProj
 from recmtl.balance.task_gradients.fairgrad import FairGrad
 from recmtl.balance.task_gradients.gradvac import GradVac
@@ -47,6 +48,7 @@ __all__ = [
     "STCH",
     "BalancedModule",
     "Balancer",
+    "CAGrad",
     "DualProj",
     "FairGrad",
     "GradNorm",

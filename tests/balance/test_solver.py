@@ -4,7 +4,8 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
-from recmtl.balance import solver
+from recmtl.balance import cone_solver, solver
+from recmtl.balance.cone_solver import largest_least_gain
 from recmtl.balance.solver import fair_shares, nonnegative_quadratic
 
 COUNTS = {2: 300, 3: 300, 5: 300, 8: 300, 16: 150, 32: 80}  # problems of each kind, by K: 10,010 in all
@@ -32,8 +33,8 @@ def problems(K, kind, count):
     return G, torch.diagonal_scatter(cosine, torch.ones_like(norms), dim1=1, dim2=2), norms
 
 
-def every_problem(kinds=KINDS):
-    return [(K, kind, *problems(K, kind, count)) for K, count in COUNTS.items() for kind in kinds]
+def every_problem(counts=COUNTS):
+    return [(K, kind, *problems(K, kind, count)) for K, count in counts.items() for kind in KINDS]
 
 
 def linear_terms(G, norms):
@@ -82,6 +83,29 @@ def test_the_equations_of_fairness_hold_on_10_000_matrices():
     assert max(max(errors.values()) for errors in worst.values()) < 1e-4
 
 
+def in_a_ball(c, cosine, norms):
+    """The problem of `CAGrad`."""
+    cosine = torch.lerp(cosine, torch.eye(cosine.shape[-1], dtype=torch.float64), 1e-8)
+    mean = norms / norms.shape[-1]
+    gains = (cosine @ mean.unsqueeze(-1)).squeeze(-1)
+    radius = c * (mean * gains).sum(1, keepdim=True).sqrt()
+    return cosine, gains / radius.clamp(min=1e-12), norms.amin(1, keepdim=True) / norms
+
+
+@pytest.mark.parametrize(("c", "limit"), [(0.1, 1e-7), (0.4, 1e-5), (0.9, 1e-3)])
+def test_the_conditions_of_the_largest_least_gain_hold_on_10_000_matrices(c, limit):
+    for K, kind, _, cosine, norms in every_problem(COUNTS if c == 0.4 else dict.fromkeys(COUNTS, 20)):
+        problem = Q, b, a = in_a_ball(c, cosine, norms)
+        v = largest_least_gain(*problem)
+        gain = b + (Q @ v.unsqueeze(-1)).squeeze(-1)
+        least = (v * gain).sum(1, keepdim=True) / (v * a).sum(1, keepdim=True)
+        slack, size = gain - least * a, 1 + b.abs().amax(1, keepdim=True)
+        assert v.ge(0).all()
+        assert ((v * (gain - b)).sum(1).sqrt() - 1).abs().max() < limit, (K, kind)
+        assert (-slack / size).max() < limit, (K, kind)
+        assert ((v * slack).abs() / size / (1 + v.amax(1, keepdim=True))).max() < limit, (K, kind)
+
+
 @pytest.mark.parametrize("K", [2, 5, 32])
 def test_a_device_takes_every_iteration_to_the_same_numbers(K, monkeypatch):
     found = [
@@ -99,3 +123,28 @@ def test_a_matrix_that_is_not_positive_definite_gives_finite_numbers():
     x = nonnegative_quadratic(cosine, torch.tensor([-1.0, -2.0, -1.0, 0.5], dtype=torch.float64))
     assert x.isfinite().all()
     assert x.tolist() == pytest.approx([0.0, 2.0, 0.0, 0.0], abs=1e-3)
+
+
+@pytest.mark.parametrize("solve", ["fair", "cone"])
+def test_a_device_takes_every_newton_step_to_the_same_numbers(solve, monkeypatch):
+    hard = [problems(12, kind, 4)[1:] for kind in KINDS]
+
+    def solved(cosine, norms):
+        if solve == "cone":
+            return largest_least_gain(*in_a_ball(0.4, cosine, norms))
+        return fair_shares(cosine, torch.ones_like(norms), 1.0)
+
+    expected = [solved(*problem) for problem in hard]
+    monkeypatch.setattr(solver, "on_host", lambda tensor: False)
+    monkeypatch.setattr(cone_solver, "on_host", lambda tensor: False)
+    for problem, x in zip(hard, expected, strict=True):
+        torch.testing.assert_close(solved(*problem), x, rtol=1e-9, atol=1e-12)
+
+
+def test_sets_found_by_the_interior_point_are_those_of_all_sets(monkeypatch):
+    hard = [in_a_ball(0.4, *problems(7, kind, 20)[1:]) for kind in KINDS]
+    expected = [largest_least_gain(*problem) for problem in hard]
+    monkeypatch.setattr(cone_solver, "_ENUMERATED", 6)
+    for (Q, b, a), v in zip(hard, expected, strict=True):
+        found = largest_least_gain(Q, b, a)
+        torch.testing.assert_close((Q @ found.unsqueeze(-1)), (Q @ v.unsqueeze(-1)), rtol=1e-6, atol=1e-6)

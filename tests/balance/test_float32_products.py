@@ -19,7 +19,14 @@ from recmtl.data import Batch, Loader
 from recmtl.train import Optimization, Step
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linalg_matrix_exp")
-WITH_PRODUCTS = (recmtl.CAGrad, recmtl.FairGrad, recmtl.RotateOnly, recmtl.RotoGrad, recmtl.RotoGradNorm)
+WITH_PRODUCTS = (
+    recmtl.CAGrad,
+    recmtl.FairGrad,
+    recmtl.GradVac,
+    recmtl.RotateOnly,
+    recmtl.RotoGrad,
+    recmtl.RotoGradNorm,
+)
 
 
 class ProductPrecision(TorchDispatchMode):

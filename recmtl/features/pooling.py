@@ -94,8 +94,9 @@ class SelfAttentionPooling(ListPooling):
         lowest = scores.new_full((offsets.shape[0] - 1,), -torch.inf)
         largest = lowest.scatter_reduce(0, row, scores.detach()[:, 0], "amax")  # [B]
         weights = (scores - largest.index_select(0, row)[:, None]).exp()  # [T, 1]
-        sums = sum_by_row(torch.cat([values * weights, weights], 1), offsets)  # [B, d + 1]
-        return sums[:, :-1] / sums[:, -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+        sums = by_element(sum_by_row(weights, offsets), offsets, values.shape[0])
+        weights = weights / sums  # exactly 1 of a list with one element
+        return sum_by_row(values * weights, offsets)  # [B, d]
 
     def _padded(self, lists: Lists, longest: int) -> Tensor:
         """Return the same by lists padded with zeros, ``[B, L, d]``."""
@@ -302,17 +303,17 @@ class _PaddedSelfAttention(torch.autograd.Function):
                 spare = torch.arange(values.shape[1], device=values.device) >= lengths[:, None]
                 scores.masked_fill_(spare, torch.finfo(scores.dtype).min)
             weights = scores.softmax(1)  # [B, L]
-            pooled = torch.bmm(weights[:, None], values)[:, 0]  # [B, d]
-            ctx.save_for_backward(values, key, query, keys, weights, pooled)
-            return pooled
+            ctx.save_for_backward(values, key, query, keys, weights)
+            return torch.bmm(weights[:, None], values)[:, 0]  # [B, d]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        values, key, query, keys, weights, pooled = ctx.saved_tensors
+        values, key, query, keys, weights = ctx.saved_tensors
         above = gradients[0]
         with torch.autocast(values.device.type, enabled=False):
             of_weights = products_by_element(values, above)  # [B, L]
-            of_scores = weights * (of_weights - (pooled * above).sum(1, keepdim=True))  # [B, L]
+            mean = (weights * of_weights).sum(1, keepdim=True)  # exactly its gradient where a list has one element
+            of_scores = weights * (of_weights - mean)  # [B, L]
             of_query = torch.mv(keys.flatten(0, 1).T, of_scores.flatten())[None]  # [1, d]
             of_keys = of_scores[..., None] * query  # [B, L, d]
             torch.ops.aten.tanh_backward(of_keys, keys, grad_input=of_keys)

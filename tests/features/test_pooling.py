@@ -231,6 +231,17 @@ def test_attention_is_the_same_padded_or_not(
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("longest", [0, 2])
+def test_self_attention_learns_nothing_of_lists_with_one_element(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit: a task whose gradient is 0 takes no part in balancing, and rounding errors would count."""
+    monkeypatch.setattr(pooling_module, "longest_if_filled", lambda _: longest)
+    pool, values = drawn(SelfAttentionPooling(4)), torch.randn(20, 4, dtype=torch.float64)
+    pool(Lists(values, torch.arange(21))).square().sum().backward()
+    for parameter in pool.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.eq(0).all()
+
+
 def test_an_empty_list_and_spare_elements() -> None:
     """A list without any element, which data never have, is pooled to zeros; spare elements change nothing."""
     values, offsets, target = torch.randn(5, 4, dtype=torch.float64), torch.tensor([0, 2, 2, 5]), torch.randn(3, 4)

@@ -108,7 +108,7 @@ def generated(count: int) -> pd.DataFrame:
             "early": np.where(place < 4, rng.integers(0, 2, count), np.nan),
             "weight": rng.uniform(0.5, 2, count),
             "country": np.where(place < 4, "FR", rng.choice(["US", "NL"], count)),
-            "tags": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4))) for _ in range(count)],
+            "tags": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4), replace=False)) for _ in range(count)],
             "followed": ["|".join(rng.choice(list("012345"), rng.integers(0, 7))) for _ in range(count)],
         }
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, masked, on_host
+from recmtl.balance.solver import all_sets, factors_of_sets
 
 _ENUMERATED = 8  # unknowns up to which every set of active tasks is tried
 _ITERATIONS = 30
@@ -42,9 +43,7 @@ def largest_least_gain(matrix: Tensor, gains: Tensor, scales: Tensor) -> Tensor:
     """
     tasks = gains.shape[-1]
     if tasks <= _ENUMERATED:
-        places = torch.arange(tasks, device=gains.device)
-        sets = (torch.arange(1, 2**tasks, device=gains.device).unsqueeze(1) >> places) % 2 == 1  # [S, K]
-        found, violation = _given_sets(matrix, gains, scales, sets)
+        found, violation = _given_sets(matrix, gains, scales, all_sets(gains)[1:])
         best = violation.argmin(-1)[..., None, None].expand(*violation.shape[:-1], 1, tasks)
         return found.gather(-2, best).squeeze(-2).clamp(min=0.0)
     near, slack = _interior_point(matrix, gains, scales)
@@ -54,9 +53,7 @@ def largest_least_gain(matrix: Tensor, gains: Tensor, scales: Tensor) -> Tensor:
 
 def _given_sets(matrix: Tensor, gains: Tensor, scales: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
     """Return v `[..., S, K]` if exactly the tasks of a set have v_k > 0, and by how much v then fails, `[..., S]`."""
-    unit = torch.eye(gains.shape[-1], dtype=gains.dtype, device=gains.device)
-    both = sets.unsqueeze(-1) & sets.unsqueeze(-2)
-    factor = torch.linalg.cholesky_ex(torch.where(both, matrix.unsqueeze(-3), unit))[0]
+    factor, failed = factors_of_sets(matrix, sets)
     sides = masked(torch.stack([scales, gains], -1).unsqueeze(-3), sets.unsqueeze(-1))  # [..., S, K, 2]
     solved = torch.cholesky_solve(sides, factor)  # v = t·Q⁻¹a − Q⁻¹b
     products = sides.mT @ solved
@@ -65,7 +62,7 @@ def _given_sets(matrix: Tensor, gains: Tensor, scales: Tensor, sets: Tensor) -> 
     found = t * solved[..., 0] - solved[..., 1]
     slack = found @ matrix + gains.unsqueeze(-2) - t * scales.unsqueeze(-2)
     violation = -torch.where(sets, found, slack).amin(-1)
-    return found, masked(violation, is_finite(violation), torch.inf)
+    return found, masked(violation, is_finite(violation) & (failed == 0), torch.inf)
 
 
 def _interior_point(matrix: Tensor, gains: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from recmtl.balance.backward import masked, on_host
 
 LARGEST = 32  # unknowns
+_ENUMERATED = 8  # unknowns up to which all sets of those that are not 0 are tried
 _ITERATIONS = 30
 _FAIR_ITERATIONS = 40
 _NEGLIGIBLE = 1e-14  # part of the largest x
@@ -17,7 +18,8 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
 
     Mehrotra, "On the implementation of a primal-dual interior point method", SIAM Journal on Optimization 1992. On a
     CPU it stops once all problems are solved, after 8 to 15 iterations; elsewhere it takes all 30, each of which
-    factors one matrix. A problem that is solved no longer moves. One or two unknowns have a closed form.
+    factors one matrix. A problem that is solved no longer moves. One or two unknowns have a closed form;
+    up to 8, all sets of unknowns that are not 0 are tried in one batch.
 
     The conditions of the minimum, x ≥ 0, Qx + c ≥ 0 and xᵀ(Qx + c) = 0, hold within 1e-11 of the largest |c_k| times
     1 + the largest x_k, whatever the rank of Q is without its ridge.
@@ -41,6 +43,8 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
     if linear.shape[-1] == 2:
         return _nonnegative_pair(matrix, linear)
     scale = linear.abs().amax(-1, keepdim=True).clamp(min=1e-300)  # [..., 1]
+    if linear.shape[-1] <= _ENUMERATED:
+        return _best_of_sets(matrix, linear / scale) * scale
     c = (linear / scale).unsqueeze(-1)  # columns from here on, [..., K, 1]
     unit = torch.eye(linear.shape[-1], dtype=linear.dtype, device=linear.device)
     x = torch.ones_like(c)
@@ -123,6 +127,36 @@ def _reach(*changes: Tensor) -> Tensor:
     """Return the largest step up to 1 that keeps all values from changing sign, from relative changes `[..., K, 1]`."""
     least = torch.minimum(*changes).amin(-2, keepdim=True)
     return -1 / least.clamp(max=-1.0)
+
+
+def _best_of_sets(matrix: Tensor, linear: Tensor) -> Tensor:
+    """Try every set of unknowns that are not 0; the conditions of the minimum hold for one of them."""
+    sets = all_sets(linear)  # [S, K]
+    factor, failed = factors_of_sets(matrix, sets)
+    side = masked(linear.unsqueeze(-2), sets).unsqueeze(-1)  # [..., S, K, 1]
+    found = -torch.cholesky_solve(side, factor).squeeze(-1)
+    slope = found @ matrix + linear.unsqueeze(-2)
+    violation = -torch.where(sets, found, slope).amin(-1) / (1 + found.abs().amax(-1))
+    best = masked(violation, failed == 0, torch.inf).argmin(-1)[..., None, None]
+    return found.gather(-2, best.expand(*best.shape[:-1], found.shape[-1])).squeeze(-2).clamp(min=0.0)
+
+
+def all_sets(like: Tensor) -> Tensor:
+    """Return every set of K unknowns, for `[..., K]`, as bool `[2ᴷ, K]`; the first is empty."""
+    tasks = like.shape[-1]
+    numbers = torch.arange(2**tasks, device=like.device).unsqueeze(1)
+    return (numbers >> torch.arange(tasks, device=like.device)) % 2 == 1
+
+
+def factors_of_sets(matrix: Tensor, sets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the Cholesky factors `[..., S, K, K]` with the unknowns of each set alone, the rest decoupled.
+
+    The second tensor is not 0, `[..., S]`, where a matrix is not positive definite.
+    """
+    unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    both = sets.unsqueeze(-1) & sets.unsqueeze(-2)
+    factor, failed = torch.linalg.cholesky_ex(torch.where(both, matrix.unsqueeze(-3), unit))
+    return factor, failed
 
 
 def _nonnegative_pair(matrix: Tensor, linear: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from recmtl.balance import cone_solver, solver
 from recmtl.balance.cone_solver import largest_least_gain
 from recmtl.balance.solver import fair_shares, nonnegative_quadratic
 
-COUNTS = {2: 300, 3: 300, 5: 300, 8: 300, 16: 150, 32: 80}  # problems of each kind, by K: 10,010 in all
+COUNTS = {2: 400, 3: 400, 5: 300, 8: 100, 16: 150, 32: 80}  # problems of each kind, by K: 10,010 in all
 KINDS = ["random", "rank 1", "rank 2", "equal", "opposed", "split", "scales"]
 RIDGE = 1e-13
 
@@ -42,9 +42,12 @@ def linear_terms(G, norms):
     return -1 / norms, (G @ G.mean(1).unsqueeze(-1)).squeeze(-1) / norms
 
 
-def test_the_conditions_of_the_least_quadratic_hold_on_10_000_matrices():
+@pytest.mark.parametrize("counts", [COUNTS, dict.fromkeys((3, 5, 8), 50)], ids=["as is", "by the interior point alone"])
+def test_the_conditions_of_the_least_quadratic_hold_on_10_000_matrices(counts, monkeypatch):
+    if counts is not COUNTS:
+        monkeypatch.setattr(solver, "_ENUMERATED", 2)
     worst = torch.zeros(2, dtype=torch.float64)
-    for _, _, G, cosine, norms in every_problem():
+    for _, _, G, cosine, norms in every_problem(counts):
         for c in linear_terms(G, norms):
             scale = c.abs().amax(1, keepdim=True).clamp(min=1e-300)
             x = nonnegative_quadratic(cosine, c)
@@ -106,7 +109,7 @@ def test_the_conditions_of_the_largest_least_gain_hold_on_10_000_matrices(c, lim
         assert ((v * slack).abs() / size / (1 + v.amax(1, keepdim=True))).max() < limit, (K, kind)
 
 
-@pytest.mark.parametrize("K", [2, 5, 32])
+@pytest.mark.parametrize("K", [2, 9, 32])
 def test_a_device_takes_every_iteration_to_the_same_numbers(K, monkeypatch):
     found = [
         [nonnegative_quadratic(Q, c) for c in linear_terms(G, n)] for G, Q, n in (problems(K, k, 5) for k in KINDS)

@@ -39,6 +39,8 @@ CASES = [
         for reduction in ("mean", "sum")
         for scope in ("whole", "part")
     ),
+    Case(balance.GradCraft, {"tau": 0.5, "epsilon": 0.2, "reduction": "sum", "scope": "part"}),
+    Case(balance.GradCraft, {"tau": 0.0, "epsilon": 1.0}),
     *(Case(balance.MGDA, {"normalization": normalization}) for normalization in ("l2", "loss", "loss+")),
     Case(balance.CAGrad, {"c": 0.8, "rescale": "linear"}),
     Case(balance.CAGrad, {"c": 0.1, "rescale": "square"}),

@@ -335,6 +335,28 @@ class NaiveGradVac(NaivePCGrad):
         return result
 
 
+def without_all_conflicts(G: Sequence[Tensor], epsilon: float) -> list[Tensor]:
+    """GradCraft's second stage on flat gradients: least squares, as a system of equal tasks is singular."""
+    result = []
+    for k, g in enumerate(G):
+        against = [j for j in range(len(G)) if j != k and g @ G[j] < 0]
+        if against:
+            units = torch.stack([G[j] / G[j].norm() for j in against])
+            inverse = torch.linalg.pinv(units, rtol=1e-7)  # [n, m]
+            towards = inverse.sum(1)
+            reached = min(epsilon, 1 / towards.norm().item())
+            g = g - inverse @ (units @ g) + reached * g.norm() * towards
+        result.append(g)
+    return result
+
+
+class NaiveGradCraft(NaivePCGrad):
+    def projected(self, G: Sequence[Tensor]) -> list[Tensor]:
+        tau, largest = self.balancer.tau, max(g.norm() for g in G)
+        sized = [tau * largest / g.norm() * g + (1 - tau) * g if g.any() else g for g in G]
+        return without_all_conflicts(sized, self.balancer.epsilon)
+
+
 class GramTwin(TaskGradientTwin):
     """One weight per task, from the flat gradients of the present tasks alone."""
 
@@ -639,6 +661,7 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.PCGrad: NaivePCGrad,
     balance.PPCGrad: NaivePPCGrad,
     balance.GradVac: NaiveGradVac,
+    balance.GradCraft: NaiveGradCraft,
     balance.MGDA: NaiveMGDA,
     balance.UPGrad: NaiveUPGrad,
     balance.DualProj: NaiveDualProj,

@@ -22,6 +22,7 @@ from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradien
 from recmtl.balance.task_gradients.cagrad import CAGrad
 from recmtl.balance.task_gradients.dual_proj import DualProj
 from recmtl.balance.task_gradients.fairgrad import FairGrad
+from recmtl.balance.task_gradients.gradcraft import GradCraft
 from recmtl.balance.task_gradients.gradvac import GradVac
 from recmtl.balance.task_gradients.gram import GramBalancer
 from recmtl.balance.task_gradients.metabalance import MetaBalance
@@ -51,6 +52,7 @@ __all__ = [
     "CAGrad",
     "DualProj",
     "FairGrad",
+    "GradCraft",
     "GradNorm",
     "GradNormRule",
     "GradVac",

@@ -13,7 +13,7 @@ from recmtl.balance.shared import Sizes
 from recmtl.balance.solver import LARGEST
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 
-_RIDGE = {torch.float32: 1e-6, torch.float64: 1e-13}  # above the rounding of measured cosines
+RIDGE = {torch.float32: 1e-6, torch.float64: 1e-13}  # above the rounding of measured cosines
 
 
 class GramBalancer(TaskGradientBalancer, ABC):
@@ -72,7 +72,7 @@ class GramBalancer(TaskGradientBalancer, ABC):
 
     def _weigh(self, measured: TaskGradients) -> Tensor:
         gram = measured.gram().sum(0)  # [K, K]
-        ridge = _RIDGE[gram.dtype]
+        ridge = RIDGE[gram.dtype]
         gram = gram.double()
         squares = gram.diagonal()
         present = (squares > 0) & is_finite(squares)
@@ -96,7 +96,10 @@ class GramBalancer(TaskGradientBalancer, ABC):
 
 
 def cosines(gram: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the cosines `[K, K]` and norms `[K]` of gradients; absent tasks are orthogonal to all and have norm 1."""
-    norms = masked(gram.diagonal(), present, 1.0).sqrt()
-    cosine = (gram / norms / norms.unsqueeze(1)).clamp(-1.0, 1.0)
-    return torch.diagonal_scatter(cosine, torch.ones_like(norms)), norms
+    """Return the cosines `[..., K, K]` and norms `[..., K]` of gradients from their inner products.
+
+    Absent tasks are orthogonal to all and have norm 1.
+    """
+    norms = masked(gram.diagonal(dim1=-2, dim2=-1), present, 1.0).sqrt()
+    cosine = (gram / norms.unsqueeze(-2) / norms.unsqueeze(-1)).clamp(-1.0, 1.0)
+    return torch.diagonal_scatter(cosine, torch.ones_like(norms), dim1=-2, dim2=-1), norms

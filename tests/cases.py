@@ -46,6 +46,7 @@ CASES = [
     Case(balance.CAGrad, {"c": 0.1, "rescale": "square"}),
     Case(balance.NashMTL, {"every": 3, "max_norm": None}),
     *(Case(balance.FairGrad, {"alpha": alpha}) for alpha in (0.5, 2.0)),
+    Case(balance.GradDrop, {"leak": 0.25, "seed": 5}),
     *(
         Case(balance.NormalizedSplitter, SPLITTER | {"projection": projection, "batch_scale": batch_scale})
         for projection in ("none", "before", "after")

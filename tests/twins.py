@@ -547,6 +547,34 @@ class NaiveNormalizedSplitter(RepresentationTwin):
         return self.projected(h) if self.balancer.projection == "after" else h
 
 
+class NaiveGradDrop(RepresentationTwin):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.kept = [1.0] * self.H
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor(self.kept, dtype=torch.float64)
+
+    def received(self, ghat: Sequence[Tensor], views: Sequence[Tensor], values: Sequence[float]) -> list[Tensor]:
+        features = ghat[0].shape[1]
+        drawn = self.balancer.random.uniform(features).tolist()
+        leaks = [self.balancer.leak] * self.H if isinstance(self.balancer.leak, float) else self.balancer.leak
+        result, kept = [g.clone() for g in ghat], [0] * self.H
+        for n in range(features):
+            s = [(view[:, n].sign() * g[:, n]).sum().item() for view, g in zip(views, ghat, strict=True)]
+            size = sum(abs(x) for x in s)
+            positive = size > 0 and (1 + sum(s) / size) / 2 > drawn[n]
+            for k in range(self.H):
+                keeps = s[k] > 0 if positive else s[k] < 0
+                kept[k] += keeps
+                result[k][:, n] *= 1.0 if keeps else leaks[k]
+        for k in range(self.H):
+            if ghat[k].any():
+                self.kept[k] = kept[k] / features
+        return result
+
+
 def turn(x: Tensor, R: Tensor) -> Tensor:
     """R applied to the leading coordinates of each row."""
     size = len(R)
@@ -668,6 +696,7 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.CAGrad: NaiveCAGrad,
     balance.NashMTL: NaiveNashMTL,
     balance.FairGrad: NaiveFairGrad,
+    balance.GradDrop: NaiveGradDrop,
     balance.NormalizedSplitter: NaiveNormalizedSplitter,
     balance.RotateOnly: NaiveRotateOnly,
     balance.RotoGrad: NaiveRotoGrad,

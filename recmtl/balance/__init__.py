@@ -12,6 +12,7 @@ from recmtl.balance.distributed import LostRankError, ProcessGroup
 from recmtl.balance.gradient_stats import GradientStats, gradient_stats
 from recmtl.balance.module import BalancedModule
 from recmtl.balance.representation.base import RepresentationBalancer
+from recmtl.balance.representation.graddrop import GradDrop
 from recmtl.balance.representation.normalized_splitter import NormalizedSplitter
 from recmtl.balance.representation.rotate_only import RotateOnly
 from recmtl.balance.representation.rotation import RotationBalancer
@@ -53,6 +54,7 @@ __all__ = [
     "DualProj",
     "FairGrad",
     "GradCraft",
+    "GradDrop",
     "GradNorm",
     "GradNormRule",
     "GradVac",

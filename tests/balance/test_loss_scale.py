@@ -11,6 +11,7 @@ from twins import BALANCERS
 
 from recmtl.balance import (
     FairGrad,
+    GradDrop,
     MetaBalance,
     NashMTL,
     NormalizedSplitter,
@@ -134,7 +135,8 @@ def test_fp16_is_fp32_with_the_same_steps_skipped(method):
     assert 8 <= sum(skipped) <= 20
     difference = torch.cat([(a - b).flatten() for a, b in zip(problem.parameters, expected.parameters, strict=True)])
     size = torch.cat([p.flatten() for p in expected.parameters]).norm()
-    settles = method not in (FairGrad, NashMTL)  # their steps keep one length
+    # The steps of two methods keep one length; rounding decides a close choice of GradDrop.
+    settles = method not in (FairGrad, NashMTL, GradDrop)
     assert difference.norm() < (2e-3 if settles else 5e-2) * size  # fp16 rounds to 5e-4
     assert problem.balancer.skipped.eq(0).all()
 

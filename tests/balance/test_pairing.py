@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from twins import BALANCERS
 
-from recmtl.balance import NormalizedSplitter, RepresentationBalancer, RotoGrad, RotoGradNorm
+from recmtl.balance import RepresentationBalancer, RotationBalancer, RotoGrad, RotoGradNorm
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
 
 NAMES, ORDER = ("a", "b", "c"), (1, 2, 0)
@@ -32,8 +32,7 @@ def step(balancer, order, named, seed=0, change=lambda losses: losses):
 
 
 def made(method):
-    rotates = method not in (NormalizedSplitter,)
-    return (method(heads=3, features=3) if rotates else method()).double()
+    return (method(heads=3, features=3) if issubclass(method, RotationBalancer) else method()).double()
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -35,6 +35,7 @@ CHOSEN: dict[str, dict[str, object]] = {
     "DualProj": {"preference": [0.7, 0.3]},
     "NashMTL": {"every": 2, "max_norm": 0.5},
     "FairGrad": {"alpha": 2.0},
+    "GradDrop": {"leak": 0.25, "seed": 7},
     "NormalizedSplitter": {"beta": 0.5, "projection": "before", "seed": 7},
     "RotateOnly": {"rotation_size": 3, "normalize_losses": True},
     "RotoGrad": {"rotation_size": 3, "orthogonal_map": "matrix_exp", "burn_in": 2},

@@ -175,6 +175,8 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
         sent += (objectives - 1) * S
     elif isinstance(balancer, recmtl.NormalizedSplitter):
         sent += 4 * heads + heads * (balancer.projection == "before")
+    elif isinstance(balancer, recmtl.GradDrop):
+        sent += heads * (model.view_features + 2)
     elif isinstance(balancer, RotationBalancer):
         sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
         sent += objectives * balancer.normalize_losses

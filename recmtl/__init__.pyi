@@ -1,6 +1,8 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
 from .balance import (
+    DWA,
+    FAMO,
     GLS,
     IMTLL,
     MGDA,
@@ -10,6 +12,7 @@ from .balance import (
     Balancer,
     CAGrad,
     DualProj,
+    ExcessMTL,
     FairGrad,
     GradCraft,
     GradDrop,
@@ -101,8 +104,10 @@ __version__: str
 
 __all__ = [
     "AITM",
+    "DWA",
     "ESCM2",
     "ESMM",
+    "FAMO",
     "GLS",
     "IMTLL",
     "MGDA",
@@ -127,6 +132,7 @@ __all__ = [
     "DualProj",
     "EarlyStopping",
     "EncoderFactory",
+    "ExcessMTL",
     "Experts",
     "FairGrad",
     "FeatureEncoder",

@@ -29,7 +29,9 @@ SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
 CASES = [
     *(Case(method, {}) for method in BALANCERS),
     Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
-    Case(balance.STCH, {"mu": 1.0, "preference": [0.2, 0.5, 0.3], "reference": [0.1, 0.0, -0.1]}),
+    Case(balance.STCH, {"mu": 1.0}),
+    Case(balance.FAMO, {"lr": 0.1, "decay": 0.5}),
+    Case(balance.ExcessMTL, {"lr": 1.0}),
     Case(balance.UncertaintyWeighting, {"regressions": [1], "lr": 0.1}),
     *(Case(balance.MetaBalance, {"strategy": strategy, "beta": 0.5}) for strategy in ("both", "reduce", "enlarge")),
     Case(balance.MetaBalance, {"target": "ctcvr", "relax_factor": 1.0}),

@@ -34,6 +34,7 @@ class Pass(NamedTuple):
     shared: Sequence[Tensor]
     private: Sequence[Tensor]
     last: Sequence[Tensor] = ()
+    tables: Sequence[Tensor] = ()  # of which a step may see other rows: they keep no state
 
 
 class Twin:
@@ -50,6 +51,12 @@ class Twin:
     def turned(self, views: Sequence[Tensor]) -> list[Tensor]:
         """What the heads read."""
         return list(views)
+
+    def after_step(self, losses: Sequence[float]) -> None:
+        """The losses of the same batch after the weights have moved."""
+
+    def end_epoch(self) -> None:
+        pass
 
 
 def gradients(loss: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -174,6 +181,56 @@ class NaiveSTCH(NaiveOfLosses):
         return mu * (p * (losses - z) / mu).exp().sum().log()
 
 
+class NaiveDWA(NaiveSum):
+    """All losses of every epoch, averaged when the weights are wanted."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.seen: list[list[list[float]]] = [[[]] for _ in range(self.K)]  # by task and epoch
+
+    @property
+    def weights(self) -> Tensor:
+        means = [[sum(e) / len(e) for e in task[:-1] if e] for task in self.seen]
+        r = {k: found[-1] / found[-2] for k, found in enumerate(means) if len(found) > 1}
+        total = sum(math.exp(x / self.balancer.temperature) for x in r.values())
+        found = [math.exp(r[k] / self.balancer.temperature) * len(r) / total if k in r else 1.0 for k in range(self.K)]
+        return torch.tensor(found, dtype=torch.float64)
+
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        for k, loss in enumerate(losses):
+            if loss.item():
+                self.seen[k][-1].append(loss.item())
+        return self.weights.tolist()
+
+    def end_epoch(self) -> None:
+        for task in self.seen:
+            task.append([])
+
+
+class NaiveFAMO(NaiveOfLosses):
+    """The logarithms' weighted sum by autograd, and torch's Adam on the gradient of the softmax."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.xi = [torch.zeros((), dtype=torch.float64, requires_grad=True) for _ in range(self.K)]
+        self.adam = torch.optim.Adam(self.xi, lr=balancer.lr, weight_decay=balancer.decay)
+        self.before: dict[int, float] = {}
+
+    def combined(self, losses: Tensor, present: Sequence[int]) -> Tensor:
+        z = torch.stack([self.xi[k] for k in present]).softmax(0).detach()
+        self.before = dict(zip(present, losses.tolist(), strict=True))
+        return (z * losses.log()).sum() / (z / losses.detach()).sum()
+
+    def after_step(self, losses: Sequence[float]) -> None:
+        self.adam.zero_grad()
+        present = list(self.before)
+        if present:
+            fell = torch.tensor([math.log(self.before[k]) - math.log(losses[k]) for k in present], dtype=torch.float64)
+            (torch.stack([self.xi[k] for k in present]).softmax(0) * fell).sum().backward()
+            self.adam.step()
+        self.before = {}
+
+
 class NaiveLearned(NaiveSum):
     """One parameter per task and torch's Adam, on the paper's objective."""
 
@@ -262,6 +319,38 @@ class NaiveMetaBalance(TaskGradientTwin):
                     self.m[k][p] = beta * self.m[k][p] + (1 - beta) * norm
                     self.t[k][p] += 1
         return [sum(self.weight(k, p) * G[k][p] for k in range(self.K)) for p in range(len(G[0]))]
+
+
+class NaiveExcessMTL(TaskGradientTwin):
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.squares: list[list[Tensor]] = [[] for _ in range(self.K)]  # by task, the squared gradients of each step
+        self.first: dict[int, float] = {}
+        self.alpha = [1.0] * self.K
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor(self.alpha, dtype=torch.float64) * self.K / sum(self.alpha)
+
+    def __call__(self, at: Pass) -> None:
+        tables = {id(table) for table in at.tables}
+        self.kept = [p for p, tensor in enumerate(at.shared) if id(tensor) not in tables]
+        super().__call__(at)
+
+    def combined(self, G: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        present = [k for k in range(self.K) if any(g.any() for g in G[k])]
+        for k in present:
+            flat = [G[k][p].flatten() for p in self.kept] or [g.norm()[None] for g in G[k]]
+            flat = torch.cat(flat)
+            self.squares[k].append(flat**2)
+            root = sum(self.squares[k]).sqrt()
+            risk = sum(g**2 / r for g, r in zip(flat.tolist(), root.tolist(), strict=True) if r > 0)
+            if k in self.first:
+                self.alpha[k] *= math.exp(self.balancer.lr * risk / self.first[k])
+            self.first.setdefault(k, risk)
+        total = sum(self.alpha[k] for k in present)
+        w = [len(present) * self.alpha[k] / total if k in present else 0.0 for k in range(self.K)]
+        return [sum(w[k] * G[k][p] for k in range(self.K)) for p in range(len(G[0]))]
 
 
 def one_after_the_other(G: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -681,6 +770,9 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.Sum: NaiveSum,
     balance.GradNorm: NaiveGradNorm,
     balance.RLW: NaiveRLW,
+    balance.DWA: NaiveDWA,
+    balance.FAMO: NaiveFAMO,
+    balance.ExcessMTL: NaiveExcessMTL,
     balance.GLS: NaiveGLS,
     balance.STCH: NaiveSTCH,
     balance.IMTLL: NaiveIMTLL,

@@ -22,6 +22,7 @@ from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.cagrad import CAGrad
 from recmtl.balance.task_gradients.dual_proj import DualProj
+from recmtl.balance.task_gradients.excess_mtl import ExcessMTL
 from recmtl.balance.task_gradients.fairgrad import FairGrad
 from recmtl.balance.task_gradients.gradcraft import GradCraft
 from recmtl.balance.task_gradients.gradvac import GradVac
@@ -34,6 +35,8 @@ from recmtl.balance.task_gradients.ppcgrad import PPCGrad
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.task_gradients.upgrad import UPGrad
 from recmtl.balance.weighting.base import LossWeightBalancer
+from recmtl.balance.weighting.dwa import DWA
+from recmtl.balance.weighting.famo import FAMO
 from recmtl.balance.weighting.gls import GLS
 from recmtl.balance.weighting.gradnorm import GradNorm, GradNormRule
 from recmtl.balance.weighting.imtl_l import IMTLL
@@ -43,6 +46,8 @@ from recmtl.balance.weighting.sum import Sum
 from recmtl.balance.weighting.uncertainty_weighting import UncertaintyWeighting
 
 __all__ = [
+    "DWA",
+    "FAMO",
     "GLS",
     "IMTLL",
     "MGDA",
@@ -52,6 +57,7 @@ __all__ = [
     "Balancer",
     "CAGrad",
     "DualProj",
+    "ExcessMTL",
     "FairGrad",
     "GradCraft",
     "GradDrop",

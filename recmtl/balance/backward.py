@@ -272,10 +272,9 @@ class ScaledLosses(nn.Module):
         """Return the factor in the losses, float32 `[]`; None if it is 1."""
         return None if self._loss_scale is None else self._loss_scale.on(device)
 
-    def _keep_state(self) -> None:
-        """Put back the state if the last step was skipped, and keep it as it is before a step."""
-        if self._loss_scale is not None:
-            self._loss_scale.keep(self._moving_buffers())
+    def _keep_state(self) -> bool:
+        """Put back the state if the last step was skipped, and keep it as it is before a step; see `LossScale.keep`."""
+        return self._loss_scale is not None and self._loss_scale.keep(self._moving_buffers())
 
     def _put_back_state(self, broken: Tensor) -> None:
         """Put back the state if a gradient of this step is `broken`, bool `[]`, and the scaler will skip the step."""

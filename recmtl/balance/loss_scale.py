@@ -47,12 +47,17 @@ class LossScale:
         return self._scale is not None and self.guarded
 
     @torch.no_grad()
-    def keep(self, buffers: Mapping[str, Tensor]) -> None:
-        """Put back what was kept if the scaler's scale fell since, and keep the state unless the step is the same."""
+    def keep(self, buffers: Mapping[str, Tensor]) -> bool:
+        """Put back what was kept if the scaler's scale fell since, and keep the state unless the step is the same.
+
+        Returns:
+            Whether this is another step: the scaler has decided on the last one.
+        """
         if not self.guarded or not buffers:
-            return
+            return False
         optimizers = getattr(self.scaler, "_per_optimizer_states", object())
-        if optimizers is not self._optimizers:
+        another = optimizers is not self._optimizers
+        if another:
             assert self.scaler is not None
             scale = self.scaler.scale(torch.ones((), device=next(iter(buffers.values())).device))
             if self._scale is not None:
@@ -60,6 +65,7 @@ class LossScale:
             self._kept, self._scale, self._optimizers = {}, scale, optimizers
         for name in buffers.keys() - self._kept.keys():
             self._kept[name] = buffers[name].clone()
+        return another
 
     @torch.no_grad()
     def put_back(self, buffers: Mapping[str, Tensor], skipped: Tensor) -> None:

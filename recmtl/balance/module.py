@@ -56,6 +56,10 @@ class BalancedModule(nn.Module):
         """Add the balanced gradient of one loss per head to `.grad` of every parameter; the backbone is shared."""
         self.balancer.backward(losses, list(self.backbone.parameters()), private=self.heads.parameters())
 
+    def after_step(self, losses: Sequence[Tensor] | Mapping[str, Tensor]) -> None:
+        """Take the same batch's losses after the optimizer's step, which `FAMO` needs; see `Balancer.after_step`."""
+        self.balancer.after_step(losses)
+
     def fold(self, features: int) -> "BalancedModule":
         """Return a copy for export whose balancer is `Sum`; rotations become part of the heads, see `Balancer.fold`.
 

@@ -125,3 +125,17 @@ def frozen_batch_norms(model: nn.Module, rows: int | None) -> Iterator[None]:
     finally:
         for norm in frozen:
             norm.train()
+
+
+@contextmanager
+def untracked_batch_norms(model: nn.Module) -> Iterator[None]:
+    """Let batch norms leave their running statistics as they are within a block; the batch is normalized as before."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    tracked = [norm for norm in norms if norm.training and norm.track_running_stats]
+    for norm in tracked:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in tracked:
+            norm.track_running_stats = True

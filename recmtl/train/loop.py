@@ -150,6 +150,8 @@ class TrainingLoop:
             self._meter.update(losses, len(batch.whole))
             if self._done == 1:
                 self._divergence.first_losses = losses.clone()
+            if self._setup.balancer.needs_epochs and self._done % len(self._loader) == 0:
+                self._setup.balancer.end_epoch()
             self._after_step(losses, with_stats)
             if self._monitor.exhausted:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from recmtl.features import EmbeddingTable
 from recmtl.models import RankingModel
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
 from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
-from recmtl.train.distributed import average_statistics, frozen_batch_norms
+from recmtl.train.distributed import average_statistics, frozen_batch_norms, untracked_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
@@ -125,9 +125,19 @@ class Step:
         self._update(moved)
         if rows is not None:
             average_statistics(self._balancer.processes, self._model, rows)
+        if self._balancer.needs_losses_after_step and self.taken:
+            self._balancer.after_step(self._losses_again(batch, rows))
         values, value = self._balancer.losses, self._balancer.penalty
         assert values is not None
         return values if value is None else torch.cat([values, value[None]])
+
+    @torch.no_grad()
+    def _losses_again(self, batch: Batch, rows: int | None) -> Mapping[str, Tensor]:
+        """Return the losses of a batch under the updated weights; tables are read whole, as their rows were written."""
+        frozen = frozen_batch_norms(self._model, rows)
+        with autocast(batch.labels.device, self._options), untracked_batch_norms(self._model), frozen:
+            logits = self._model(batch)
+        return self._model.losses(logits, batch)
 
     def _update(self, moved: Sequence[Tensor]) -> None:
         for table in self._tables:

@@ -35,7 +35,8 @@ class Problem:
         self.trunk = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, D)).to(dtype)
         self.towers = nn.ModuleList(nn.Linear(D, 1) for _ in range(K)).to(dtype)
         self.balancer = method(**options)
-        self.balancer.setup(objectives=K, heads=K, features=D, parts=4)
+        elements = sum(p.numel() for p in self.trunk.parameters())
+        self.balancer.setup(objectives=K, heads=K, features=D, parts=4, elements=elements)
         self.parameters = [p for part in (self.trunk, self.towers, self.balancer.to(dtype)) for p in part.parameters()]
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.02)
 
@@ -51,6 +52,11 @@ class Problem:
 
     def backward(self, losses):
         self.balancer.backward(losses, list(self.trunk.parameters()))
+
+    def after_step(self, seed):
+        if self.balancer.needs_losses_after_step:
+            with torch.no_grad():
+                self.balancer.after_step(self.losses(seed))
 
     def gradients(self):
         return torch.cat([torch.zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in self.parameters])
@@ -86,6 +92,8 @@ def test_a_scaled_step_is_the_plain_step_times_the_scale(method, exponent):
         with torch.no_grad():
             for a, b in zip(scaled.parameters, plain.parameters, strict=True):
                 a.copy_(b)
+        for problem in (plain, scaled):
+            problem.after_step(seed)
     assert same_state(scaled.state(), plain.state())
 
 
@@ -118,6 +126,7 @@ def train(method, half, skipped=None, steps=40):
         scaler.step(problem.optimizer)
         scaler.update()
         scales.append(scale)
+        problem.after_step(step % 4)  # nothing after a step that was skipped
         if scaler.get_scale() < scale:
             assert same_state(problem.state(), before)
     return problem, [after < before for before, after in zip(scales, [*scales[1:], scaler.get_scale()], strict=True)]
@@ -129,7 +138,7 @@ def test_fp16_is_fp32_with_the_same_steps_skipped(method):
     expected, _ = train(method, half=False, skipped=skipped)
     _, of_sum = train(Sum, half=True)
     # The scale falls as under the plain sum, or not so far where weights are below 1.
-    smaller = 3 * issubclass(method, LossValueBalancer)
+    smaller = 4 * issubclass(method, LossValueBalancer)
     assert 0 <= of_sum.index(False) - skipped.index(False) <= smaller
     assert abs(sum(skipped) - sum(of_sum)) <= 2 + smaller
     assert 8 <= sum(skipped) <= 20

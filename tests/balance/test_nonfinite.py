@@ -43,7 +43,7 @@ def step(net, balancer, loss, x, labels, forked, missing=None):
 
 def made(method):
     balancer = method()
-    balancer.setup(objectives=K, heads=K, features=D, parts=4)
+    balancer.setup(objectives=K, heads=K, features=D, parts=4, elements=5 * 6 + 6 + 6 * D + D)
     return balancer
 
 

@@ -24,6 +24,7 @@ from recmtl.balance import (
 from recmtl.balance.weighting.base import LossValueBalancer
 
 K, D, PARTS = 3, 4, 4
+ELEMENTS = 6 * 5 + 4 * 6 + 4
 
 pytestmark = pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
 
@@ -72,17 +73,23 @@ class PartlyShared(Net):
         return [z, z * self.alone, z]
 
 
-def made(method, tasks=K, parts=PARTS):
+def made(method, tasks=K, parts=PARTS, elements=ELEMENTS):
     balancer = method()
-    balancer.setup(objectives=tasks, heads=tasks, features=D, parts=parts)
+    balancer.setup(objectives=tasks, heads=tasks, features=D, parts=parts, elements=elements)
     return balancer
 
 
-def step(net, balancer, seed=0, change=lambda losses: losses):
-    """One balanced step from clean gradients; all gradients by name, zero where there is none."""
-    net.zero_grad()
+def step(net, balancer, seed=0, change=lambda losses: losses, last=True):
+    """One balanced step from clean gradients; all gradients by name, zero where there is none.
+
+    Unless it is the `last` one before the weights move, no losses after the step are told.
+    """
+    net.zero_grad(set_to_none=last)
     balancer.backward(change(net.losses(balancer, seed)), net.shared())
-    return gradients(net)
+    found = gradients(net)
+    if last:
+        balancer.after_step(change(net.losses(None, seed)))
+    return found
 
 
 def gradients(net):
@@ -150,7 +157,7 @@ def test_adds_to_the_gradients_that_are_there(method):
 def test_accumulates_over_several_backward_passes(method):
     """Two before one optimizer step add up, and move the state as two steps do."""
     net, balancer, other = Net(), made(method), made(method)
-    apart = [step(net, other, seed) for seed in range(2)]
+    apart = [step(net, other, seed, last=False) for seed in range(2)]
     slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in other.parameters()]
     net.zero_grad()
     for seed in range(2):
@@ -309,7 +316,7 @@ def test_one_task_is_plain_training(method):
 
 
 def test_a_shared_tensor_that_one_task_alone_reaches_gets_its_direction_from_that_task(method):
-    net, balancer = PartlyShared(), made(method, parts=PARTS + 2)
+    net, balancer = PartlyShared(), made(method, parts=PARTS + 2, elements=ELEMENTS + 3 + D)
     if method is GradDrop:
         balancer.leaks.fill_(1.0)  # else it drops features
     for seed in range(3):

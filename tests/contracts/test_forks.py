@@ -45,6 +45,9 @@ CHOSEN: dict[str, dict[str, object]] = {
     "STCH": {"mu": 1.0, "preference": [0.7, 0.3], "reference": [0.1, 0.2]},
     "IMTLL": {"lr": 0.1},
     "UncertaintyWeighting": {"regressions": ["ctr"], "lr": 0.1},
+    "DWA": {"temperature": 3.0},
+    "FAMO": {"lr": 0.1, "decay": 0.1},
+    "ExcessMTL": {"lr": 0.1},
     "Sum": {},
 }
 

@@ -81,7 +81,12 @@ class Separate:
         embedded = [self.tables[owner][batch.ids[:, f]] for f, owner in enumerate(self.owners)]
         views = views_of(z, embedded, len(self.towers))
         return Pass(
-            views, lambda read: losses_of(self.towers, read, batch), self.shared(), self.private(), self.seconds
+            views,
+            lambda read: losses_of(self.towers, read, batch),
+            self.shared(),
+            self.private(),
+            self.seconds,
+            self.tables,
         )
 
 
@@ -191,6 +196,13 @@ def test_equals_separate_tensors(
             optimizer.zero_grad()
         descend([*net.shared(), *net.private()])
         descend([*laid.tensors, *laid.private()])
+        again = net.through(batch)
+        losses = again.losses(again.views)
+        balancer.after_step(losses)
+        twin.after_step([loss.item() for loss in losses])
+        if step % 3 == 2:
+            balancer.end_epoch()
+            twin.end_epoch()
     assert_close([*laid.tensors, *laid.private()], [*laid.set_together(net.shared()), *net.private()])
     if twin.weights is not None:
         assert_close([balancer.weights], [twin.weights])

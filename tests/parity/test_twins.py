@@ -80,7 +80,10 @@ class Separate(nn.Module):
 
     def through(self, batch: Batch) -> Pass:
         private = [p for module in (self.heads, self.gates) if module is not None for p in module.parameters()]
-        return Pass(self.views(batch), lambda views: self.losses(views, batch), self.shared(), private, self.last())
+        tables = [*self.embeddings, *self.knots]
+        return Pass(
+            self.views(batch), lambda views: self.losses(views, batch), self.shared(), private, self.last(), tables
+        )
 
 
 def between(knots: Tensor, x: Tensor) -> Tensor:
@@ -239,7 +242,7 @@ def take(model: RankingModel, balancer: Balancer, batch: Batch) -> None:
 def trained(model: RankingModel, balancer: Balancer, net: Separate, twin: Twin, steps: list[Batch]) -> Iterator[float]:
     """Trains both and gives the relative errors on the way and at the end."""
     optimizers = rotation_optimizers(balancer, twin, ROTATION_RATE)
-    for batch in steps:
+    for number, batch in enumerate(steps):
         twin(net.through(batch))
         take(model, balancer, batch)
         yield largest(laid_out(model, gradient_of), set_together(net, gradient_of))
@@ -251,6 +254,13 @@ def trained(model: RankingModel, balancer: Balancer, net: Separate, twin: Twin, 
             optimizer.zero_grad()
         descend(model)
         descend(net)
+        again = net.through(batch)
+        losses = again.losses(again.views)
+        balancer.after_step(losses)
+        twin.after_step([loss.item() for loss in losses])
+        if number % 5 == 4:
+            balancer.end_epoch()
+            twin.end_epoch()
     yield largest(laid_out(model, weight_of), set_together(net, weight_of))
     if twin.weights is not None:
         yield error(balancer.weights, twin.weights)
@@ -314,6 +324,9 @@ def test_bf16_is_the_float64_step_up_to_its_rounding(
             take(rounded, balancers[1], replace(batch, numeric=batch.numeric.float()))
         found, expected = (torch.cat([gradient_of(p).flatten() for p in m.parameters()]) for m in (rounded, exact))
         assert error(found, expected) < 0.03
-        for model in (exact, rounded):
+        for model, balancer in zip((exact, rounded), balancers, strict=True):
             descend(model)
+            with torch.no_grad():
+                again = replace(batch, numeric=batch.numeric.to(weight_of(next(model.parameters())).dtype))
+                balancer.after_step(model.losses(model(again), again))
     assert error(balancers[1].weights, balancers[0].weights) < 0.03

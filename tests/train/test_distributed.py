@@ -151,6 +151,8 @@ def finished(
         losses.append(step(batch, with_stats=number % 5 == 0))
         if processes.size > 1 and number % 5:
             assert processes.sent - sent == 8 * numbers_sent(model, balancer, step)
+        if number % 5 == 4:
+            balancer.end_epoch()
         if number % 5 == 0 and step.gradient_stats is not None:
             norms.append(step.gradient_stats.norms)
             cosines.append(step.gradient_stats.cosines)
@@ -166,7 +168,7 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
     S, W = sum(t.tensor.numel() for t in shared.tensors), sum(t.numel() for t in shared.last)
     by_rows = {id(table.weight): table.gathered.rows.numel() for table in step._tables}
     P = sum(by_rows.get(id(p), p.numel()) for p in model.parameters()) - sum(p.numel() for p in balancer.parameters())
-    sent = objectives + P
+    sent = objectives * (1 + balancer.needs_losses_after_step) + P
     if "penalty" in model.loss_names:
         sent += 1 + P * (not isinstance(balancer, recmtl.Sum))
     if isinstance(balancer, recmtl.GradNorm):

@@ -1,7 +1,8 @@
 """The family that weights whole losses: one backward pass of Σ w_k·L_k."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import torch
@@ -69,6 +70,14 @@ class LossWeightBalancer(Balancer, ABC):
             losses, weights = [*losses, penalty], torch.cat([weights, start.to(weights.dtype)[None]])
         with self.processes.reduce_gradients(others):
             backward_weighted(losses, weights, without=list(known))
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """Move state between two steps: one that a scaler skipped is taken back before, and the next not beyond it."""
+        decided = self._keep_state()
+        yield
+        if decided and self._loss_scale is not None:
+            self._loss_scale.forget()
 
     @abstractmethod
     def _weigh(

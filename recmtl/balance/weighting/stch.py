@@ -14,7 +14,7 @@ class STCH(LossValueBalancer):
     r"""Smooth Tchebycheff scalarization: the step follows the losses that are largest.
 
     Lin, Zhang, Yang, Liu, Wang and Zhang, "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML
-    2024, arXiv:2402.19078, equation 8. The model descends
+    2024, arXiv:2402.19078. The model descends
 
     $$
     g = \mu \log \sum_{k=1}^{K} \exp\!\left( \frac{\lambda_k (L_k - z_k)}{\mu} \right), \qquad

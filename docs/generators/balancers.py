@@ -129,11 +129,20 @@ balancer = {build}
 {optimizer}
 inputs, targets = torch.randn(64, 8), torch.randn(2, 64)
 
-for step in range(3):
+def losses():
     shared = bottom(inputs)  # [B, D]
     views = balancer.fork([shared, shared])
-    losses = [(head(view).squeeze(1) - target).square().mean() for head, view, target in zip(heads, views, targets)]
+    return [(head(view).squeeze(1) - target).square().mean() for head, view, target in zip(heads, views, targets)]
+
+for step in range(3):
     optimizer.zero_grad()
-    balancer.backward(losses, shared=list(bottom.parameters()))
+    balancer.backward(losses(), shared=list(bottom.parameters()))
     optimizer.step()
-```"""
+{told(cls)}```"""
+
+
+def told(cls: type[Balancer]) -> str:
+    """Return the lines by which a loop tells a balancer of more than its losses."""
+    if cls.needs_losses_after_step:
+        return "    with torch.no_grad():\n        balancer.after_step(losses())  # of the same batch\n"
+    return "balancer.end_epoch()  # after the last step of each epoch\n" if cls.needs_epochs else ""

@@ -85,7 +85,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         parts: int,
         names: Sequence[str] | None = None,
         head_names: Sequence[str] | None = None,
-        elements: int = 0,
+        elements: int | None = None,
     ) -> None:
         """Create all state, so that optimizers and checkpoints find it; without this call the first step does.
 
@@ -103,8 +103,8 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         """
         self.names = validated_names("names", names, objectives, self.names)
         self.head_names = validated_names("head_names", head_names, heads, self.head_names)
-        if elements or "elements" not in self.depends_on:
-            self._ensure_state(Sizes(objectives, heads, features, parts, elements))
+        if elements is not None or "elements" not in self.depends_on:
+            self._ensure_state(Sizes(objectives, heads, features, parts, elements or 0))
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -112,7 +112,8 @@ def test_nonfinite_tasks_and_layers_are_reported_with_their_first_step(
 def test_a_loss_that_is_not_finite_leaves_out_its_task_alone(
     balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitted = trainer(aliexpress, (3, 5), value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
+    passes = (5, 9) if balancer.needs_losses_after_step else (3, 5)  # the first ones of steps 3 and 5
+    fitted = trainer(aliexpress, passes, value, balancer(), log_every=5).fit(aliexpress.train, aliexpress.valid)
     (said,) = [line for line in capsys.readouterr().err.splitlines() if "finite" in line]
     assert said == "step 3: left out for not being finite: task ctr"
     assert fitted.result.skipped == {"ctr": 2}

@@ -43,15 +43,20 @@ def test_a_step_is_that_of_the_rows_with_labels(method: type[Balancer], aliexpre
 
 
 def by_hand(model: recmtl.RankingModel, optimizer: torch.optim.Optimizer, batch: Batch) -> torch.Tensor:
+    def losses() -> list[torch.Tensor]:
+        logits, found = model(batch), []
+        for column, task in enumerate(model.objectives):
+            kept = ~batch.labels[:, column].isnan()
+            found.append(binary_cross_entropy_with_logits(logits[task.name][kept], batch.labels[kept, column]))
+        return found
+
     optimizer.zero_grad()
-    logits, losses = model(batch), []
-    for column, task in enumerate(model.objectives):
-        kept = ~batch.labels[:, column].isnan()
-        losses.append(binary_cross_entropy_with_logits(logits[task.name][kept], batch.labels[kept, column]))
-    shared = model.shared()
-    model.fork.backward(losses, [SharedTensor(*tensor) for tensor in shared.tensors], shared.last)
+    before, shared = losses(), model.shared()
+    model.fork.backward(before, [SharedTensor(*tensor) for tensor in shared.tensors], shared.last)
     optimizer.step()
-    return torch.stack([loss.detach() for loss in losses])
+    if model.fork.needs_losses_after_step:
+        model.fork.after_step(losses())
+    return torch.stack([loss.detach() for loss in before])
 
 
 def frames() -> tuple[pd.DataFrame, pd.DataFrame]:

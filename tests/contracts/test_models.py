@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import recmtl
 from recmtl import balance, models
 from recmtl.balance import SharedTensor
+from recmtl.balance.weighting.base import LossValueBalancer
 from recmtl.data import Batch, Loader
 from recmtl.layers import CrossLayers, FinalMLP, GatedCrossLayers, Gates, LayerStyle, MaskNet
 from recmtl.train import Optimization, Step
@@ -187,15 +188,17 @@ def test_parts_divide_their_tensors(cls: type, style: LayerStyle, aliexpress: re
 
 
 @each_training
-def test_trains_and_a_plain_sum_of_gradients_reaches_the_heads(
+def test_trains_and_a_plain_or_weighted_sum_of_gradients_reaches_the_heads(
     cls: type, balancer: type, style: LayerStyle, aliexpress: recmtl.PreparedData, batch: Batch
 ) -> None:
     model, method = built(cls, aliexpress, style=style), balancer()
     plain = copy.deepcopy(model)
     trainer = recmtl.Trainer(model, method, run=recmtl.RunConfig(progress=False, device="cpu"))
-    shared = model.shared()
+    shared, losses = model.shared(), list(plain.losses(plain(batch), batch).values())
+    weights = method.weights.clone() if isinstance(method, balance.LossWeightBalancer) else torch.ones(len(losses))
     method.backward(model.losses(model(batch), batch), [SharedTensor(*s) for s in shared.tensors], shared.last)
-    sum(plain.losses(plain(batch), batch).values()).backward()
+    weights = method.weights if isinstance(method, LossValueBalancer) else weights  # of this step
+    sum(weight * loss for weight, loss in zip(weights, losses, strict=True)).backward()
     for mine, theirs in zip(model.heads.parameters(), plain.heads.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, theirs.grad)
     model.zero_grad()

@@ -19,7 +19,7 @@ class Case(NamedTuple):
 
     def balancer(self, sizes: Sizes, names: list[str]) -> Balancer:
         balancer = self.method(**self.options)
-        balancer.setup(**sizes._asdict() | {"elements": None}, names=names)  # the first step knows them
+        balancer.setup(**sizes._asdict(), names=names)
         if self.cooperative:
             balancer.coop()
         return balancer.double()

@@ -269,10 +269,15 @@ def trained(model: RankingModel, balancer: Balancer, net: Separate, twin: Twin, 
         assert (twin.matrices() - torch.eye(len(twin.matrices()[0]))).norm() > 0.3
 
 
+def sizes_of(model: RankingModel, net: Separate) -> Sizes:
+    elements = sum(tensor.elements for tensor in model.shared().tensors)
+    return Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()), elements)
+
+
 def worst_error(cls: type[RankingModel], case: Case, data: recmtl.PreparedData, row_mode: bool) -> float:
     model = built(cls, data)
     net = Separate(model)
-    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, len(net.shared()))
+    sizes = sizes_of(model, net)
     balancer = case.balancer(sizes, net.names)
     steps = list(itertools.islice(batches(data, case.cooperative), STEPS))
     assert len(steps) == STEPS
@@ -316,7 +321,7 @@ def test_bf16_is_the_float64_step_up_to_its_rounding(
     """
     options: dict[str, object] = {"leak": 1.0} if method is recmtl.GradDrop else {}
     exact, rounded = built(cls, funnel, SMOOTH), built(cls, funnel, SMOOTH).float()
-    sizes = Sizes(len(exact.objectives), len(exact.heads), exact.view_features, len(Separate(exact).shared()))
+    sizes = sizes_of(exact, Separate(exact))
     balancers = [Case(method, options).balancer(sizes, [task.name for task in exact.objectives]) for _ in range(2)]
     for batch in itertools.islice(batches(funnel, cooperative=False), STEPS):
         take(exact, balancers[0], batch)

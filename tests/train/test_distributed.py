@@ -6,7 +6,7 @@ with three processes one then gets none.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,8 +117,8 @@ def generated(count: int) -> pd.DataFrame:
 def built(name: str, case: Case, data: recmtl.PreparedData, processes: ProcessGroup) -> tuple[RankingModel, Balancer]:
     torch.manual_seed(0)
     model = (MODELS | OTHERS)[name](data.schema, tower_layers=[6]).double()
-    parts = sum(tensor.parts for tensor in model.shared().tensors)
-    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, parts)
+    parts, elements = (sum(getattr(t, size) for t in model.shared().tensors) for size in ("parts", "elements"))
+    sizes = Sizes(len(model.objectives), len(model.heads), model.view_features, parts, elements)
     balancer = model.fork = case.balancer(sizes, [task.name for task in model.objectives])
     balancer.processes = processes
     return model, balancer
@@ -216,25 +216,34 @@ def looped(processes: ProcessGroup) -> list[Tensor]:
         bottom = torch.nn.Linear(8, 6).double()
         heads = torch.nn.ModuleList([torch.nn.Linear(6, 1) for _ in range(2)]).double()
         x, labels = torch.randn(40, 8).double(), torch.rand(40, 2).round().double()
-        balancer = case.balancer(Sizes(2, 2, 6, 2), ["a", "b"])
+        balancer = case.balancer(Sizes(2, 2, 6, 2, 8 * 6 + 6), ["a", "b"])
         balancer.processes = processes
         mine = slice(40 * processes.rank // processes.size, 40 * (processes.rank + 1) // processes.size)
         for step in range(6):
-            shared = bottom(x[mine])
-            views = balancer.fork([shared, shared])
-            losses = []
-            for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
-                valid = torch.arange(40) < (40 if step % 3 == task else 13)  # in the first process alone, or in all
-                logits = head(view).squeeze(1)[valid[mine]]
-                entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
-                losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
+            views = balancer.fork([bottom(x[mine])] * 2)
+            losses = losses_of_rows(heads, views, labels, mine, step)
             balancer.backward(losses, list(bottom.parameters()), private=heads.parameters())
             with torch.no_grad():
                 for parameter in (*bottom.parameters(), *heads.parameters(), *balancer.parameters()):
                     parameter -= 0.1 * parameter.grad
                     parameter.grad = None
+                if balancer.needs_losses_after_step:
+                    balancer.after_step(losses_of_rows(heads, [bottom(x[mine])] * 2, labels, mine, step))
         found.append(torch.cat([p.detach().flatten() for p in (*bottom.parameters(), *heads.parameters())]))
     return found
+
+
+def losses_of_rows(
+    heads: torch.nn.ModuleList, views: Sequence[Tensor], labels: Tensor, mine: slice, step: int
+) -> list[Tensor]:
+    """A task's rows are in the first process alone, or in all."""
+    losses = []
+    for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
+        valid = torch.arange(40) < (40 if step % 3 == task else 13)
+        logits = head(view).squeeze(1)[valid[mine]]
+        entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
+        losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
+    return losses
 
 
 @pytest.mark.slow

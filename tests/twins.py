@@ -563,6 +563,21 @@ class NaiveCAGrad(GramTwin):
         return weights / {"none": 1.0, "linear": 1 + c, "square": 1 + c**2}[self.balancer.rescale]
 
 
+class NaiveIMTLG(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        norms = G.norm(dim=1)
+        w = torch.linalg.lstsq((G / norms[:, None]) @ (G / norms[:, None]).T, torch.ones_like(norms)).solution / norms
+        return w / w.sum()
+
+
+class NaiveAlignedMTL(GramTwin):
+    def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
+        U, S, _ = torch.linalg.svd(G, full_matrices=False)
+        kept = S.square() > 2e-13 * len(G) * S[0].square()
+        U, S = U[:, kept], S[kept]
+        return S.min() * (U / S) @ U.T @ self.shares(present)
+
+
 class NaiveFairGrad(GramTwin):
     def weigh(self, G: Tensor, present: Sequence[int]) -> Tensor:
         return fair_weights(G, self.balancer.alpha)
@@ -785,6 +800,8 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MGDA: NaiveMGDA,
     balance.UPGrad: NaiveUPGrad,
     balance.DualProj: NaiveDualProj,
+    balance.IMTLG: NaiveIMTLG,
+    balance.AlignedMTL: NaiveAlignedMTL,
     balance.CAGrad: NaiveCAGrad,
     balance.NashMTL: NaiveNashMTL,
     balance.FairGrad: NaiveFairGrad,

@@ -19,6 +19,7 @@ from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.representation.rotograd import RotoGrad
 from recmtl.balance.representation.rotogradnorm import RotoGradNorm
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
+from recmtl.balance.task_gradients.aligned_mtl import AlignedMTL
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.cagrad import CAGrad
 from recmtl.balance.task_gradients.dual_proj import DualProj
@@ -27,6 +28,7 @@ from recmtl.balance.task_gradients.fairgrad import FairGrad
 from recmtl.balance.task_gradients.gradcraft import GradCraft
 from recmtl.balance.task_gradients.gradvac import GradVac
 from recmtl.balance.task_gradients.gram import GramBalancer
+from recmtl.balance.task_gradients.imtl_g import IMTLG
 from recmtl.balance.task_gradients.metabalance import MetaBalance
 from recmtl.balance.task_gradients.mgda import MGDA
 from recmtl.balance.task_gradients.nash_mtl import NashMTL
@@ -49,10 +51,12 @@ __all__ = [
     "DWA",
     "FAMO",
     "GLS",
+    "IMTLG",
     "IMTLL",
     "MGDA",
     "RLW",
     "STCH",
+    "AlignedMTL",
     "BalancedModule",
     "Balancer",
     "CAGrad",

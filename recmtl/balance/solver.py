@@ -133,8 +133,8 @@ def _best_of_sets(matrix: Tensor, linear: Tensor) -> Tensor:
     """Try every set of unknowns that are not 0; the conditions of the minimum hold for one of them."""
     sets = all_sets(linear)  # [S, K]
     factor, failed = factors_of_sets(matrix, sets)
-    side = masked(linear.unsqueeze(-2), sets).unsqueeze(-1)  # [..., S, K, 1]
-    found = -torch.cholesky_solve(side, factor).squeeze(-1)
+    side = masked(-linear.unsqueeze(-2), sets).unsqueeze(-1)  # [..., S, K, 1]
+    found = torch.cholesky_solve(side, factor).squeeze(-1)
     slope = found @ matrix + linear.unsqueeze(-2)
     violation = -torch.where(sets, found, slope).amin(-1) / (1 + found.abs().amax(-1))
     best = masked(violation, failed == 0, torch.inf).argmin(-1)[..., None, None]

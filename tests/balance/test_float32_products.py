@@ -20,6 +20,7 @@ from recmtl.train import Optimization, Step
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linalg_matrix_exp")
 WITH_PRODUCTS = (
+    recmtl.AlignedMTL,
     recmtl.CAGrad,
     recmtl.FairGrad,
     recmtl.GradVac,

@@ -52,7 +52,7 @@ def test_runs_are_trained_once_and_a_failed_one_does_not_stop_the_other(
     [
         ([], "give `--models`, the models to compare"),
         (["--models", "Tree"], "there is no model 'Tree': give one of AITM, "),
-        (["--models", "MMOE", "--balancers", "Tree"], "there is no balancer 'Tree': give one of CAGrad, "),
+        (["--models", "MMOE", "--balancers", "Tree"], "there is no balancer 'Tree': give one of AlignedMTL, "),
         (["--models", "MMOE", "--seeds", "few"], "`--seeds` must be an integer or a list, got 'few'"),
         (["--models", "MMOE", "--jobs", "0"], "`jobs` must be at least 1, got 0"),
         (["--models", "MMOE", "--metric", "f1"], "`metric` must be one of auc, logloss"),

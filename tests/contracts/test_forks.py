@@ -30,6 +30,8 @@ CHOSEN: dict[str, dict[str, object]] = {
     "GradCraft": {"tau": 0.5, "epsilon": 0.2, "reduction": "sum", "scope": "part"},
     "GradVac": {"beta": 0.5, "scope": "part", "seed": 7},
     "MGDA": {"normalization": "loss+"},
+    "IMTLG": {},
+    "AlignedMTL": {"preference": [0.7, 0.3]},
     "CAGrad": {"c": 0.2},
     "UPGrad": {"preference": [0.7, 0.3]},
     "DualProj": {"preference": [0.7, 0.3]},
@@ -76,7 +78,10 @@ def outputs(model: RankingModel, batch: Batch) -> list[torch.Tensor]:
 def test_a_fresh_model_takes_the_state_of_a_trained_one_and_trains_on_alike(
     cls: type, balancer: type, through: str, aliexpress: recmtl.PreparedData, batch: Batch, tmp_path: Path
 ) -> None:
-    model = trained(built(cls, aliexpress), balancer(**CHOSEN[balancer.__name__]), batch)
+    model, options = built(cls, aliexpress), dict(CHOSEN[balancer.__name__])
+    for name in {"preference", "reference"} & options.keys():  # one number per objective, of which ESCM2 has three
+        options[name] = [*options[name], 0.5][: len(model.objectives)]
+    trained(model, balancer(**options), batch)
     state = model.state_dict()
     if through == "file":
         torch.save(state, tmp_path / "model.pt")

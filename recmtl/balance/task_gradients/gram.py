@@ -52,6 +52,7 @@ class GramBalancer(TaskGradientBalancer, ABC):
             if not all(0 <= share < math.inf for share in preference) or not sum(preference) > 0:
                 raise ValueError(f"`preference` must hold numbers that are at least 0, not all 0, got {preference}")
         self.preference = preference
+        self.rounding = 0.0  # of the Gram matrix in parts of its diagonal, with the ridge
         self.register_buffer("factors", None)
         self.register_buffer("shares", None, persistent=False)
 
@@ -72,11 +73,12 @@ class GramBalancer(TaskGradientBalancer, ABC):
 
     def _weigh(self, measured: TaskGradients) -> Tensor:
         gram = measured.gram().sum(0)  # [K, K]
-        ridge = RIDGE[gram.dtype]
+        self.rounding = RIDGE[gram.dtype]
         gram = gram.double()
         squares = gram.diagonal()
         present = (squares > 0) & is_finite(squares)
-        squares.mul_(1 + ridge)
+        squares.mul_(1 + self.rounding)
+        gram = masked(gram, present & present.unsqueeze(1))
         weights = masked(self._combine(gram, present), present)
         self.factors.copy_(torch.where(present, weights, self.factors))
         return weights.unsqueeze(1)  # [K, 1]

@@ -31,7 +31,7 @@ class FAMO(LossValueBalancer):
 
     $$
     \xi \leftarrow \xi - \beta\, (\delta + \gamma\, \xi), \qquad
-    \delta_k = z_k \Big( \log \frac{L_k}{L'_k} - \sum_{j=1}^{K} z_j \log \frac{L_j}{L'_j} \Big)
+    \delta_k = z_k \left( \log \frac{L_k}{L'_k} - \sum_{j=1}^{K} z_j \log \frac{L_j}{L'_j} \right)
     $$
 
     so that a task which fell less than the others gets a larger weight.

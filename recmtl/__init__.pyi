@@ -1,6 +1,7 @@
 """Multitask ranking for CTR and CVR data: encoders, models and exact gradient balancing, from files to an AUC table."""
 
 from .balance import (
+    DBMTL,
     DWA,
     FAMO,
     GLS,
@@ -106,6 +107,7 @@ __version__: str
 
 __all__ = [
     "AITM",
+    "DBMTL",
     "DWA",
     "ESCM2",
     "ESMM",

@@ -41,6 +41,7 @@ CASES = [
         for reduction in ("mean", "sum")
         for scope in ("whole", "part")
     ),
+    *(Case(balance.DBMTL, options) for options in ({"beta": 0.5, "decay": 0.5}, {"beta": 0.0})),
     Case(balance.GradCraft, {"tau": 0.5, "epsilon": 0.2, "reduction": "sum", "scope": "part"}),
     Case(balance.GradCraft, {"tau": 0.0, "epsilon": 1.0}),
     *(Case(balance.MGDA, {"normalization": normalization}) for normalization in ("l2", "loss", "loss+")),

@@ -321,6 +321,46 @@ class NaiveMetaBalance(TaskGradientTwin):
         return [sum(self.weight(k, p) * G[k][p] for k in range(self.K)) for p in range(len(G[0]))]
 
 
+class NaiveDBMTL(TaskGradientTwin):
+    """Every gradient of a logarithm that a task ever had, weighted anew in each step."""
+
+    def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
+        super().__init__(balancer, sizes)
+        self.seen: list[list[list[Tensor]]] = [[] for _ in range(self.K)]
+        self.last = [1.0] * self.K
+
+    @property
+    def weights(self) -> Tensor:
+        return torch.tensor(self.last, dtype=torch.float64)
+
+    def __call__(self, at: Pass) -> None:
+        losses, tables = at.losses(at.views), {id(table) for table in at.tables}
+        for loss in losses:
+            add(at.private, gradients(loss, at.private))
+        present = []
+        for k, loss in enumerate(losses):
+            if loss.item() > 0 and any(g.any() for g in gradients(loss, at.shared)):
+                present.append(k)
+                self.seen[k].append(gradients(loss.log(), at.shared))
+        averages = {k: self.average(k, at.shared, tables) for k in present}
+        sizes = {k: math.sqrt(sum(g.square().sum().item() for g in averages[k])) for k in present}
+        for k in present:
+            self.last[k] = max(sizes.values()) / sizes[k] / losses[k].item()
+            add(at.shared, averages[k], max(sizes.values()) / sizes[k])
+
+    def average(self, k: int, shared: Sequence[Tensor], tables: set[int]) -> list[Tensor]:
+        weights: list[float] = []
+        for t in range(1, len(self.seen[k]) + 1):
+            beta = self.balancer.beta / t**self.balancer.decay
+            weights = [beta * w for w in weights] + [1 - beta]
+        return [
+            self.seen[k][-1][p]
+            if id(tensor) in tables
+            else sum(w * seen[p] for w, seen in zip(weights, self.seen[k], strict=True)) / sum(weights)
+            for p, tensor in enumerate(shared)
+        ]
+
+
 class NaiveExcessMTL(TaskGradientTwin):
     def __init__(self, balancer: Balancer, sizes: Sizes) -> None:
         super().__init__(balancer, sizes)
@@ -795,6 +835,7 @@ TWINS: dict[type[Balancer], type[Twin]] = {
     balance.MetaBalance: NaiveMetaBalance,
     balance.PCGrad: NaivePCGrad,
     balance.PPCGrad: NaivePPCGrad,
+    balance.DBMTL: NaiveDBMTL,
     balance.GradVac: NaiveGradVac,
     balance.GradCraft: NaiveGradCraft,
     balance.MGDA: NaiveMGDA,

@@ -22,6 +22,7 @@ from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.aligned_mtl import AlignedMTL
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.task_gradients.cagrad import CAGrad
+from recmtl.balance.task_gradients.db_mtl import DBMTL
 from recmtl.balance.task_gradients.dual_proj import DualProj
 from recmtl.balance.task_gradients.excess_mtl import ExcessMTL
 from recmtl.balance.task_gradients.fairgrad import FairGrad
@@ -48,6 +49,7 @@ from recmtl.balance.weighting.sum import Sum
 from recmtl.balance.weighting.uncertainty_weighting import UncertaintyWeighting
 
 __all__ = [
+    "DBMTL",
     "DWA",
     "FAMO",
     "GLS",

@@ -27,6 +27,7 @@ CHOSEN: dict[str, dict[str, object]] = {
     "MetaBalance": {"relax_factor": 0.2, "beta": 0.5, "strategy": "reduce", "target": "ctr"},
     "PCGrad": {"reduction": "sum", "scope": "part", "seed": 7},
     "PPCGrad": {"reduction": "sum", "scope": "part"},
+    "DBMTL": {"beta": 0.5, "decay": 0.5},
     "GradCraft": {"tau": 0.5, "epsilon": 0.2, "reduction": "sum", "scope": "part"},
     "GradVac": {"beta": 0.5, "scope": "part", "seed": 7},
     "MGDA": {"normalization": "loss+"},

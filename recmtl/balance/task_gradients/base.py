@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from functools import cache
 from itertools import chain
 from typing import ClassVar
 
@@ -88,6 +89,27 @@ class TaskGradients:
                 yield shared, slice(start, start + shared.elements), masked(flat, self.finite.unsqueeze(1))
                 start += shared.elements
 
+    @property
+    def by_element_parts(self) -> Tensor:
+        """Which parts `by_element` yields, bool `[P]`."""
+        found = tuple((shared.parts, shared.elements > 0) for shared in self.shared)
+        return _flags_of_parts(found, self.norms.device)
+
+    def add_by_element(self, gradient: Tensor) -> None:
+        """Add a gradient of what `by_element` yields, `[E]`, times the scale; tensors that no task reaches get none."""
+        gradient = gradient if self._scale is None else gradient * self._scale
+        found = [
+            (shared.tensor, *gradients)
+            for shared, *gradients in zip(self.shared, *self._gradients, strict=True)
+            if shared.elements
+        ]
+        parts = torch.split(gradient, [as_real(tensor).numel() for tensor, *_ in found])
+        for (tensor, *gradients), part in zip(found, parts, strict=True):
+            if any(own is not None for own in gradients):
+                real = part.to(tensor.dtype.to_real()).view(as_real(tensor).shape)
+                own = torch.view_as_complex(real) if tensor.is_complex() else real
+                tensor.grad = own if tensor.grad is None else tensor.grad.add_(own)
+
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
         gram = torch.cat([m.shared.gram(m.gradients) for m in self._measured])  # [P, K, K]
@@ -104,6 +126,12 @@ class TaskGradients:
         by_tensor = torch.split(weights, [measured.shared.parts for measured in self._measured], dim=1)
         for measured, own in zip(self._measured, by_tensor, strict=True):
             measured.add_weighted(own)
+
+
+@cache  # a copy from the host would break the record of a CUDA graph
+def _flags_of_parts(found: tuple[tuple[int, bool], ...], device: torch.device) -> Tensor:
+    """Return a flag per part, bool `[P]`, from the number of parts of each tensor and its flag."""
+    return torch.tensor([flag for parts, flag in found for _ in range(parts)], dtype=torch.bool).to(device)
 
 
 class TaskGradientBalancer(Balancer, ABC):

@@ -22,6 +22,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linalg_matrix_exp")
 WITH_PRODUCTS = (
     recmtl.AlignedMTL,
     recmtl.CAGrad,
+    recmtl.DBMTL,
     recmtl.FairGrad,
     recmtl.GradVac,
     recmtl.RotateOnly,

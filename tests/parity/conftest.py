@@ -1,5 +1,9 @@
-"""Leaves out the comparison with the published package where that is not installed."""
+"""Leaves out the comparison with a published package where that is not installed."""
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("rotograd") and find_spec("geotorch") else ["test_published_rotograd.py"]
+PACKAGES = {
+    "test_published_rotograd.py": ("rotograd", "geotorch"),
+    "test_published_torchjd.py": ("torchjd", "cvxpy", "ecos", "quadprog", "qpsolvers"),
+}
+collect_ignore = [test for test, needed in PACKAGES.items() if not all(map(find_spec, needed))]

@@ -65,6 +65,8 @@ AGGREGATORS: dict[str, tuple[Callable[[int], Balancer], Callable[[int], aggregat
     "DualProj": (lambda _: balance.DualProj(), lambda _: aggregation.DualProj(projector=EXACT), 1e-8),
     # The tolerance is that of the general solver behind TorchJD's.
     "CAGrad": (lambda _: balance.CAGrad(c=0.4), lambda _: aggregation.CAGrad(c=0.4, norm_eps=0.0), 1e-4),
+    "IMTLG": (lambda _: balance.IMTLG(), lambda _: aggregation.IMTLG(), 1e-6),
+    "AlignedMTL": (lambda _: balance.AlignedMTL(), lambda _: aggregation.AlignedMTL(), 1e-6),
     "FairGrad": (lambda _: balance.FairGrad(alpha=1.0), lambda _: aggregation.FairGrad(alpha=1.0), 1e-6),
     "FairGrad, 2": (lambda _: balance.FairGrad(alpha=2.0), lambda _: aggregation.FairGrad(alpha=2.0), 1e-6),
 }

@@ -14,6 +14,7 @@ from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
 from recmtl.models.esmm import checked_funnel_tasks, product_logit
+from recmtl.models.thinned_rows import all_rows_logits
 from recmtl.schema import FittedSchema, Task
 
 Estimator = Literal["ips", "dr"]
@@ -37,6 +38,8 @@ class ESCM2(RankingModel):
     square, which trains the imputation alone: otherwise the CVR tower would learn what is easy to predict. Use it if
     clicked rows are not like all rows, and CVR is wanted for all. It corrects for what the features tell of a click:
     what makes users both click and buy, and stands in no feature, it cannot see.
+
+    Of a thinned file, too, p_CTR and the mean are those of all rows: each row counts for those that it stands for.
 
     Shape:
         - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR; in training also those of the imputation
@@ -102,12 +105,16 @@ class ESCM2(RankingModel):
         """Return the losses of CTR and CTCVR over all rows, and that of CVR by the estimator."""
         error, clicked = self.task_losses.of_rows(self._cvr, logits[self._cvr], batch)  # [B] or [B, k], bool [B]
         clicked = clicked if error.dim() == 1 else clicked[:, None]
-        weight = clicked * torch.sigmoid(logits[self._ctr].detach()).reciprocal().clamp(max=self.max_weight)
+        ctr = {self._ctr: logits[self._ctr].detach()}
+        of_all = all_rows_logits(self.schema, self.objectives, ctr)[self._ctr]  # those of a thinned file are higher
+        weight = clicked * torch.sigmoid(of_all).reciprocal().clamp(max=self.max_weight)
         of_cvr = weight * error
         if self.estimator == "dr":
             imputed = F.softplus(logits[IMPUTATION])  # a cross-entropy is at least 0
             of_cvr = imputed + weight * (error - imputed) + weight * (error.detach() - imputed).square()
-        return super().losses(logits, batch) | self.task_losses.of_objective(self._cvr, of_cvr, batch, self._known)
+        return super().losses(logits, batch) | self.task_losses.of_objective(
+            self._cvr, of_cvr, batch, self._known, of_all_rows=True
+        )
 
     def _known(self, batch: Batch) -> Tensor:
         """Return which rows have a label of the click and, if clicked, of the conversion, bool ``[B]``."""

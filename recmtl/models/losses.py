@@ -84,8 +84,8 @@ class Losses:
         losses: dict[str, Tensor] = {}
         for name, term in self._terms.items():
             of_rows, counting = self.of_rows(name, logits[name], batch)
-            weight = self._weights(batch, counting, of_rows.dtype)
-            losses |= self._named(term, of_rows, batch, weight, term.counts)
+            weight = self._weights(batch, counting, of_rows.dtype, self._sampling)
+            losses |= self._named(term, of_rows, batch, weight, term.counts, self._sampling)
         return losses
 
     @property
@@ -133,15 +133,30 @@ class Losses:
         Raises:
             ValueError: The rows of the batch are thinned, and those of the schema were not.
         """
-        weight = self._weights(batch, counts(batch), losses.dtype)
-        return self._weighted(losses, batch, weight, counts)
+        weight = self._weights(batch, counts(batch), losses.dtype, self._sampling)
+        return self._weighted(losses, batch, weight, counts, self._sampling)
 
     def of_objective(
-        self, objective: str, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]
+        self,
+        objective: str,
+        losses: Tensor,
+        batch: Batch,
+        counts: Callable[[Batch], Tensor],
+        of_all_rows: bool = False,
     ) -> dict[str, Tensor]:
-        """Return the loss of an objective by name, or those of its domains, times the task's weight; else as `mean`."""
-        weight = self._weights(batch, counts(batch), losses.dtype)
-        return self._named(self._terms[objective], losses, batch, weight, counts)
+        """Return the loss of an objective by name, or those of its domains, times the task's weight; else as `mean`.
+
+        Args:
+            objective: The name of the objective.
+            losses: As in `mean`.
+            batch: The rows.
+            counts: As in `mean`.
+            of_all_rows: Whether the mean is that of all rows, also where those of the batch are thinned and the logits
+                are theirs: each row then counts for all that it stands for.
+        """
+        sampling = of_all_rows or self._sampling
+        weight = self._weights(batch, counts(batch), losses.dtype, sampling)
+        return self._named(self._terms[objective], losses, batch, weight, counts, sampling)
 
     def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of an objective in each row, and which rows count for it.
@@ -163,18 +178,24 @@ class Losses:
         return [objective] if self._domain is None else [f"{objective}@{domain}" for domain in self._domain.names]
 
     def _named(
-        self, term: TaskLoss, losses: Tensor, batch: Batch, weight: Tensor, counts: Callable[[Batch], Tensor]
+        self,
+        term: TaskLoss,
+        losses: Tensor,
+        batch: Batch,
+        weight: Tensor,
+        counts: Callable[[Batch], Tensor],
+        sampling: bool,
     ) -> dict[str, Tensor]:
-        found = self._weighted(losses, batch, weight, counts, self._domain)
+        found = self._weighted(losses, batch, weight, counts, sampling, self._domain)
         found = found if term.task.weight == 1 else term.task.weight * found
         return dict(zip(self._names_of(term.task.name), found.unbind() if found.dim() else [found], strict=True))
 
-    def _weights(self, batch: Batch, counting: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the weight of each row ``[B]``, 0 in those that do not count."""
+    def _weights(self, batch: Batch, counting: Tensor, dtype: torch.dtype, sampling: bool) -> Tensor:
+        """Return the weight of each row ``[B]``, 0 in those that do not count; times its sampling weight, or not."""
         if batch.sampling_weight is not None and not self._thinned:
             raise ValueError("the rows of the batch are thinned: those of the model's schema are not")
         weight = counting.to(dtype) if batch.weight is None else counting * batch.weight
-        return weight * batch.sampling_weight if self._sampling and batch.sampling_weight is not None else weight
+        return weight * batch.sampling_weight if sampling and batch.sampling_weight is not None else weight
 
     def _weighted(
         self,
@@ -182,11 +203,14 @@ class Losses:
         batch: Batch,
         weight: Tensor,
         counts: Callable[[Batch], Tensor],
+        sampling: bool,
         domain: DomainColumn | None = None,
     ) -> Tensor:
         """Return the weighted mean of the losses, a scalar, or the part of each domain in it, ``[D + 1]``."""
         losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
-        whole = weight if batch.share is None else self._weights(batch.whole, counts(batch.whole), losses.dtype)
+        whole = weight
+        if batch.share is not None:
+            whole = self._weights(batch.whole, counts(batch.whole), losses.dtype, sampling)
         total = whole.sum()
         weighted = weight * losses
         if domain is not None:

@@ -69,6 +69,35 @@ def test_the_square_trains_the_imputation_alone(schema: recmtl.FittedSchema) -> 
     assert found[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("estimator", ["ips", "dr"])
+def test_the_loss_of_cvr_on_a_thinned_file_is_that_of_all_rows(estimator: str) -> None:
+    """Each outcome stands once, weighted by its share, so that inverse propensity scores are exact."""
+    items = {"a": (0.02, 0.05), "b": (0.4, 0.5)}  # P(click), P(conversion | click)
+    tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "buy", given="click")]
+    card = recmtl.Schema([recmtl.Categorical("item")], tasks, funnel=recmtl.Funnel("click", "buy"), weight="share")
+    found = []
+    for rate in (1.0, 0.1):
+        shares = [
+            (item, click, buy, share * (1 if click else rate))
+            for item, (c, v) in items.items()
+            for click, buy, share in ((0, 0, 1 - c), (1, 0, c * (1 - v)), (1, 1, c * v))
+        ]
+        rows = pd.DataFrame(shares, columns=["item", "click", "buy", "share"])
+        thinning = recmtl.Thinning(rate, ["click"]) if rate < 1 else None
+        data = recmtl.prepare(card, rows, holdout=0, thinning=thinning)
+        read = next(recmtl.Loader(data.train, len(rows)).epoch())
+        clicks = torch.tensor([0.0, 0.0, *(items[item][0] for item in data.schema.vocabularies["item"].to_pylist())])
+        c = clicks[read.ids[:, 0].long()].double()
+        logits = {"ctr": torch.logit(c / (c + rate * (1 - c))), "cvr": torch.logit(torch.full_like(c, 0.3))}
+        logits |= {"imputation": torch.full_like(c, -0.5), "ctcvr": logits["cvr"]}
+        model = ESCM2(data.schema, estimator=estimator, max_weight=100.0, tower_layers=[2])
+        found.append(model.losses(logits, read)["cvr"].item())
+    assert found[1] == pytest.approx(found[0], rel=1e-6)
+    if estimator == "ips":  # the cross-entropy of 0.3 in all rows, clicked or not
+        expected = sum(-v * math.log(0.3) - (1 - v) * math.log(0.7) for _, v in items.values()) / len(items)
+        assert found[0] == pytest.approx(expected, rel=1e-6)
+
+
 def test_predicts_ctr_cvr_and_ctcvr(schema: recmtl.FittedSchema) -> None:
     model = ESCM2(schema, tower_layers=[2])
     assert list(model(batch())) == ["ctr", "cvr", "imputation", "ctcvr"]

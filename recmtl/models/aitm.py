@@ -134,8 +134,10 @@ def funnel_steps(schema: FittedSchema, steps: Sequence[str] | None) -> tuple[Tas
     follows = funnel[1:2] if {*funnel[::2]} <= {*names} else []
     left = [task.name for task in schema.schema.tasks if task.name not in (*names, *follows)]
     if wrong or left or len(set(names)) != len(names) or len(names) < 2:
+        possible = ", ".join(name for name in known if name not in funnel[1:2])  # CVR follows from the others
+        given = f"got {steps!r}" if steps is not None else f"and by default they are {names}"
         raise ValueError(
-            f"the steps of AITM must be all tasks of the schema ({', '.join(known)}), each once, got {names}"
+            f"`steps` of AITM must be a list of two or more tasks, all of the schema ({possible}), each once, {given}"
         )
     for task in (known[name] for name in names):
         if task.given or task.kind != "binary":

@@ -159,6 +159,6 @@ def prior_blocks(schema: FittedSchema, names: Sequence[str]) -> list[IdBlock]:
     wrong = [name for name in names if name not in known]
     if wrong or not names or len(set(names)) != len(names):
         raise ValueError(
-            f"`personal` must name features with embeddings ({', '.join(known)}), each once, got {list(names)}"
+            f"`personal` must be a list of features with embeddings ({', '.join(known)}), each once, got {names!r}"
         )
     return [block for block in schema.id_blocks if block.feature.name in names]

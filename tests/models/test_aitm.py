@@ -111,8 +111,17 @@ def test_a_cvr_of_the_funnel_is_no_step_but_follows(aliexpress: recmtl.PreparedD
     trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False))
     predicted = trainer.predict(csv / "test.csv")
     assert (predicted["rate"] * predicted["click"]).tolist() == pytest.approx(predicted["ctcvr"].tolist())
-    with pytest.raises(ValueError, match=r"all tasks of the schema \(click, rate, ctcvr\), each once, got \['ctcvr'\]"):
+    with pytest.raises(ValueError, match=r"all of the schema \(click, ctcvr\), each once, got \['ctcvr'\]"):
         AITM(schema, ["ctcvr"])
+
+
+def test_a_task_beside_the_funnel_needs_steps(three: recmtl.PreparedData) -> None:
+    with_funnel = dataclasses.replace(three.schema.schema, funnel=recmtl.Funnel("click", "buy"))
+    schema = dataclasses.replace(three.schema, schema=with_funnel)
+    message = r"all of the schema \(click, buy, cart\), each once, and by default they are \['click', 'buy'\]"
+    with pytest.raises(ValueError, match=message):
+        AITM(schema, layers=[4])
+    assert list(AITM(schema, ["click", "cart", "buy"], layers=[4]).heads) == ["click", "cart", "buy"]
 
 
 def wrong(schema: recmtl.FittedSchema, **options: object) -> AITM:
@@ -125,9 +134,10 @@ def wrong(schema: recmtl.FittedSchema, **options: object) -> AITM:
         ({}, "needs a schema with a `funnel`, or `steps`"),
         (
             {"steps": ["click", "buy"]},
-            r"tasks of the schema \(click, cart, buy\), each once, got \['click', 'buy'\]",
+            r"two or more tasks, all of the schema \(click, cart, buy\), each once, got \['click', 'buy'\]",
         ),
-        ({"steps": ["click", "cart", "buy", "pay"]}, "all tasks of the schema"),
+        ({"steps": ["click", "cart", "buy", "pay"]}, "all of the schema"),
+        ({"steps": "click"}, "must be a list of two or more tasks, .*, got 'click'"),
         ({"steps": ["click", "cart", "buy"], "layers": []}, "at least one layer, got none"),
         ({"steps": ["click", "cart", "buy"], "penalty_weight": -1.0}, "at least 0, got -1.0"),
     ],

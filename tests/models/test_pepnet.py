@@ -72,6 +72,7 @@ def test_a_task_has_layers_and_gates_of_its_own(data: recmtl.PreparedData) -> No
         ({"prior_width": 0}, "`prior_width` must be at least 1, got 0"),
         ({"personal": ["price"]}, r"features with embeddings \(tags, user, country\), each once, got \['price'\]"),
         ({"personal": []}, r"each once, got \[\]"),
+        ({"personal": "user"}, "must be a list of features .*, got 'user'"),
         ({"style": LayerStyle(ensemble=2)}, "PEPNet is one network and no ensemble"),
     ],
 )

@@ -41,6 +41,10 @@ class ESCM2(RankingModel):
 
     Of a thinned file, too, p_CTR and the mean are those of all rows: each row counts for those that it stands for.
 
+    Note:
+        The doubly robust loss of a batch can be below 0, where clicked rows are easier to predict than the imputation
+        expects. Balancers that take the logarithm of losses, `GLS` and `FAMO`, leave it out of such steps.
+
     Shape:
         - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR; in training also those of the imputation
 

@@ -104,7 +104,7 @@ class DBMTL(TaskGradientBalancer):
         counted = present & (sizes > 0)
         scales = masked(masked(sizes, counted).amax() / sizes, counted)
         if self.beta:
-            measured.add_by_element((scales * corrected) @ self.averages)
+            measured.add_by_element(((scales * corrected).unsqueeze(0) @ self.averages).squeeze(0))
         self.factors.copy_(torch.where(present, scales * inverse, self.factors))
         return masked((scales * inverse).unsqueeze(1), current)  # [K, P]
 

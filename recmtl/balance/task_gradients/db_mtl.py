@@ -13,8 +13,8 @@ from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradien
 class DBMTL(TaskGradientBalancer):
     r"""Dual balancing: gradients of log L_k, averaged over the steps, and brought to the size of the largest.
 
-    Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Tsang and Kwok, "Dual-Balancing for Multi-Task Learning", Neural Networks
-    2025, arXiv:2308.12029, algorithm 1. With the moving average of each task's gradient,
+    Lin, Jiang, Ye, Zhang, Chen, Chen, Liu, Tsang and Kwok, "Dual-Balancing for Multi-Task Learning", 2023,
+    arXiv:2308.12029, algorithm 1. With the moving average of each task's gradient,
 
     $$
     a_k \leftarrow \beta_t\, a_k + (1 - \beta_t)\, \nabla \log L_k, \qquad \beta_t = \frac{\beta}{t^{\sigma}}, \qquad
@@ -28,7 +28,8 @@ class DBMTL(TaskGradientBalancer):
     It costs a backward pass per task, and **the memory of K copies of the shared tensors** for the averages, twice that
     with a `GradScaler`; with `beta=0` there is no average, and no such memory.
 
-    A loss below 0 has no logarithm: on the shared tensors it is left out of the step, and counted in `skipped`.
+    A loss that is not positive has no logarithm: on the shared tensors it is left out of the step, and counted in
+    `skipped` if it is below 0.
 
     Note:
         Tensors with `part_of_row`, such as the embedding tables of a `FeatureEncoder`, keep no averages, as the next

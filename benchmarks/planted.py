@@ -6,8 +6,7 @@ predictions of CVR are also compared with the true probability of *every* test r
 minus the mean true CVR, their error the mean absolute difference. Differences to the first model are paired by seed,
 with 95 % t intervals. The planted strengths were chosen on seeds from 100 on.
 
-What `--json` holds already is not trained again, so that a run can be interrupted and models can be added; models,
-poolings and interactions that the library lacks are left out.
+What `--json` holds already is not trained again, so that a run can be interrupted and models can be added.
 """
 
 from __future__ import annotations
@@ -20,9 +19,8 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from inspect import signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 import torch
@@ -35,7 +33,6 @@ from recmtl.evaluate import metrics_of, scores_of
 from recmtl.evaluate.intervals import t_quantile
 from recmtl.recipe.environment import environment
 from recmtl.schema import MultiCategorical
-from recmtl.schema.features import Pooling
 
 SEEDS, ROWS = 10, 40_000
 Measures = dict[str, float]  # AUC by task, and of `selection` the bias and the error of CVR
@@ -60,14 +57,6 @@ class Contender:
     balancer: str = "Sum"
     balance_domains: bool = False
     interaction: str | None = None
-
-    @property
-    def exists(self) -> bool:
-        """Whether the library has the model with these arguments, and the pooling."""
-        model = getattr(recmtl, self.model, None)
-        known = model is not None and set(self.options) <= set(signature(model).parameters)
-        known &= self.interaction is None or hasattr(recmtl, self.interaction)
-        return known and (self.pooling is None or self.pooling in get_args(Pooling))
 
     def build(self, schema: recmtl.FittedSchema) -> recmtl.RankingModel:
         """Return the model with its arguments and its interaction."""
@@ -94,15 +83,10 @@ class Contender:
 
 @dataclass(frozen=True)
 class Problem:
-    """A planted problem, the model that others are compared with, and those that claim more than it."""
+    """A planted problem, and its contenders: first the model that the others are compared with."""
 
     title: str
     contenders: Mapping[str, Contender]
-
-    @property
-    def available(self) -> dict[str, Contender]:
-        """The contenders that the library has; the first is the baseline."""
-        return {name: contender for name, contender in self.contenders.items() if contender.exists}
 
 
 def plain(*names: str) -> dict[str, Contender]:
@@ -282,7 +266,7 @@ def show(record: Mapping[str, Any]) -> Table:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", metavar="PROBLEM", help=f"{', '.join(PROBLEMS)}; by default all")
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="beside the baseline; by default all that exist")
+    parser.add_argument("--models", nargs="+", metavar="NAME", help="beside the baseline; by default all")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--first_seed", type=int, default=0, help="100 and more to choose strengths by")
     parser.add_argument("--rows", type=int, default=ROWS)
@@ -291,6 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names: list[Plant] = given.problems or list(PROBLEMS)
     if unknown := [name for name in names if name not in PROBLEMS]:
         parser.error(f"there is no problem {unknown[0]!r}: name {', '.join(PROBLEMS)}")
+    known = {model for name in names for model in PROBLEMS[name].contenders}
+    if unknown := [model for model in given.models or () if model not in known]:
+        parser.error(f"there is no model {unknown[0]!r} of {', '.join(names)}: name {', '.join(sorted(known))}")
     if given.seeds < 2:
         parser.error("an interval over seeds needs at least two: raise `--seeds`")
     torch.set_num_threads(1)
@@ -305,7 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
     for name in names:
-        models = PROBLEMS[name].available
+        models = PROBLEMS[name].contenders
         chosen = [model for model in models if not given.models or model in given.models or model == next(iter(models))]
         seeds = range(given.first_seed, given.first_seed + given.seeds)
         contenders = {model: models[model] for model in chosen}

@@ -1,4 +1,4 @@
-"""The benchmark of models on planted rows: what exists is run, what is recorded is kept, and the tables show it."""
+"""The benchmark of models on planted rows: each model is built, what is recorded is kept, and the tables show it."""
 
 import json
 from pathlib import Path
@@ -12,16 +12,7 @@ from benchmarks import planted
 from benchmarks.planted import PROBLEMS, Contender, mean_of, summary
 from docs.generators import planted_tables
 from recmtl.data.synthetic.planted import PlantedFacts
-
-
-def test_a_contender_exists_if_the_library_has_its_model_arguments_and_pooling() -> None:
-    assert Contender("MMOE", "sum", {"experts": 2}).exists
-    assert not Contender("NoModel").exists
-    assert not Contender("MMOE", "nothing").exists
-    assert not Contender("MMOE", options={"nothing": 1}).exists
-    assert Contender("MMOE", interaction="CrossLayers").exists
-    assert not Contender("MMOE", interaction="Nothing").exists
-    assert all(next(iter(problem.contenders.values())).exists for problem in PROBLEMS.values())
+from recmtl.features.pooling import POOLINGS
 
 
 def test_a_pooling_is_that_of_the_histories_alone() -> None:
@@ -32,12 +23,16 @@ def test_a_pooling_is_that_of_the_histories_alone() -> None:
 
 
 @pytest.mark.parametrize("plant", PROBLEMS)
-def test_every_contender_that_exists_is_built(plant: planted.Plant, tmp_path: Path) -> None:
+def test_every_contender_is_built(plant: planted.Plant, tmp_path: Path) -> None:
     recmtl.plant(tmp_path, plant, rows=200)
     train, card = tmp_path / "train.csv", recmtl.Schema.load(tmp_path / "card.yaml")
-    for contender in PROBLEMS[plant].available.values():
+    for contender in PROBLEMS[plant].contenders.values():
         data = recmtl.prepare(contender.schema(card), train, holdout=0)
-        assert type(contender.build(data.schema)).__name__ == contender.model
+        model = contender.build(data.schema)
+        assert type(model).__name__ == contender.model
+        assert type(model.encoder.interaction).__name__ == (contender.interaction or "NoneType")
+        pools = {type(pool) for pool in model.encoder.pools}
+        assert pools == {POOLINGS[contender.pooling or "mean"] for _ in pools}
 
 
 def test_intervals_by_hand() -> None:
@@ -115,7 +110,11 @@ def test_a_run_is_recorded_resumed_and_shown(
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["taste"], "there is no problem 'taste': name selection,"), (["--seeds", "1"], "needs at least two: raise")],
+    [
+        (["taste"], "there is no problem 'taste': name selection,"),
+        (["domains", "--models", "STARS"], "there is no model 'STARS' of domains: name MMOE, PEPNet, PLE,"),
+        (["--seeds", "1"], "needs at least two: raise"),
+    ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

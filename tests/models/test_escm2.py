@@ -85,14 +85,18 @@ def test_the_loss_of_cvr_on_a_thinned_file_is_that_of_all_rows(estimator: str) -
         rows = pd.DataFrame(shares, columns=["item", "click", "buy", "share"])
         thinning = recmtl.Thinning(rate, ["click"]) if rate < 1 else None
         data = recmtl.prepare(card, rows, holdout=0, thinning=thinning)
-        read = next(recmtl.Loader(data.train, len(rows)).epoch())
+        whole = next(recmtl.Loader(data.train, len(rows)).epoch())
         clicks = torch.tensor([0.0, 0.0, *(items[item][0] for item in data.schema.vocabularies["item"].to_pylist())])
-        c = clicks[read.ids[:, 0].long()].double()
-        logits = {"ctr": torch.logit(c / (c + rate * (1 - c))), "cvr": torch.logit(torch.full_like(c, 0.3))}
-        logits |= {"imputation": torch.full_like(c, -0.5), "ctcvr": logits["cvr"]}
         model = ESCM2(data.schema, estimator=estimator, max_weight=100.0, tower_layers=[2])
-        found.append(model.losses(logits, read)["cvr"].item())
-    assert found[1] == pytest.approx(found[0], rel=1e-6)
+        for world_size in (1, 2):  # processes that share the batch
+            parts = []
+            for read in (whole.part(rank, world_size) for rank in range(world_size)):
+                c = clicks[read.ids[:, 0].long()].double()
+                logits = {"ctr": torch.logit(c / (c + rate * (1 - c))), "cvr": torch.logit(torch.full_like(c, 0.3))}
+                logits |= {"imputation": torch.full_like(c, -0.5), "ctcvr": logits["cvr"]}
+                parts.append(model.losses(logits, read)["cvr"].item())
+            found.append(sum(parts))
+    assert found == pytest.approx([found[0]] * 4, rel=1e-6)
     if estimator == "ips":  # the cross-entropy of 0.3 in all rows, clicked or not
         expected = sum(-v * math.log(0.3) - (1 - v) * math.log(0.7) for _, v in items.values()) / len(items)
         assert found[0] == pytest.approx(expected, rel=1e-6)

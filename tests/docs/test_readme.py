@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from docs.generators import benchmark_tables
+from docs.generators import balancers, benchmark_tables
 from recmtl.cli.catalogue import load_catalogue
 from tests.docs.blocks import ROOT, Page, blocks_of
 from tests.docs.test_pages import quick
@@ -64,3 +64,7 @@ def test_what_is_said_of_balancing_is_what_was_recorded() -> None:
     assert re.search(
         r"On ctcvr, 5 rows cannot be told apart from the best, ESMM with PCGrad; 1 row is worse", aliexpress
     )
+
+
+def test_the_number_of_balancers_is_that_of_their_pages() -> None:
+    assert f" {len(balancers.names())} in all: " in TEXT

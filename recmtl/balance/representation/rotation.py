@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked, zeros_if_none
-from recmtl.balance.orthogonal import OrthogonalMap, RotationMatrices
+from recmtl.balance.orthogonal import (
+    Factors,
+    OrthogonalMap,
+    RotationMatrices,
+    gradient_of_pairs,
+    gradient_of_skew,
+    rotated,
+    rotated_back,
+)
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes
 
@@ -79,7 +87,7 @@ class RotationBalancer(RepresentationBalancer, ABC):
         self.rotations: RotationMatrices | None = None
         self.register_buffer("initial_losses", None)
         self._caching = False
-        self._cached_matrices: Tensor | None = None
+        self._cached_factors: Factors | None = None
 
     def rotation(self) -> Tensor:
         """Return the current rotations, detached, `[H, size, size]`.
@@ -113,11 +121,11 @@ class RotationBalancer(RepresentationBalancer, ABC):
         finally:
             self._caching = outer
             if not outer:
-                self._cached_matrices = None
+                self._cached_factors = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what copies hold: not the matrices cached for one pass, which are part of its graph."""
-        return super().__getstate__() | {"_caching": False, "_cached_matrices": None}
+        """Return what copies hold: not the factors cached for one pass, which are part of its graph."""
+        return super().__getstate__() | {"_caching": False, "_cached_factors": None}
 
     def _setup_for(self, heads: int | None, features: int | None) -> None:
         if (heads is None) != (features is None):
@@ -181,80 +189,89 @@ class RotationBalancer(RepresentationBalancer, ABC):
         if any(view.shape != views[0].shape for view in views):
             raise ValueError(f"views must share one shape [B, D], got {[list(view.shape) for view in views]}")
 
-    def _fork_parameters(self) -> tuple[Tensor, ...]:
+    def _fork_parameters(self) -> Factors:
         assert self.rotations is not None
-        if (
-            self._caching
-            and self._cached_matrices is not None
-            and self._cached_matrices.requires_grad >= torch.is_grad_enabled()
-        ):
-            return (self._cached_matrices,)
-        matrices = self.rotations()  # [H, size, size]
-        self._cached_matrices = matrices if self._caching else None
-        return (matrices,)
+        cached = self._cached_factors
+        if self._caching and cached is not None and cached[0].requires_grad >= torch.is_grad_enabled():
+            return cached
+        factors = self.rotations.factors()
+        self._cached_factors = factors if self._caching else None
+        return factors
 
     def _saved_views(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
         return views if self.cooperative else ()
 
     def _forward_views(self, views: Sequence[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-        return [_rotated(view, R.mT.to(view.dtype)) for view, R in zip(views, parameters[0], strict=True)]
+        factors, _ = _apart(parameters)
+        size, dtype = factors[0].shape[1], factors[0].dtype
+        turned = rotated(torch.stack([view[:, :size] for view in views]).to(dtype), factors)
+        pairs = [(head.to(view.dtype), view[:, size:]) for head, view in zip(turned, views, strict=True)]
+        return [torch.cat(pair, -1) if pair[1].shape[1] else pair[0] for pair in pairs]
 
     def _backward_views(
         self, gradients: Sequence[Tensor | None], saved: Sequence[Tensor]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         if self.normalize_losses and self._values is None:
             raise RuntimeError("`normalize_losses` compares the losses: call `balancer.backward(losses, ...)`")
-        R, *views = saved  # [H, size, size], and H tensors [B, D] in the cooperative mode
-        stacked = torch.stack(zeros_if_none(gradients)).to(R.dtype)  # [H, B, D]
+        factors, views = _apart(saved)
+        stacked = torch.stack(zeros_if_none(gradients)).to(factors[0].dtype)  # [H, B, D]
         nonfinite = ~torch.linalg.vector_norm(stacked, dim=(1, 2)).isfinite()  # [H]
-        nonfinite, rows = self.processes.sum(nonfinite, torch.full((), stacked.shape[1], device=R.device))  # rows: B
-        finite = nonfinite == 0
+        nonfinite, rows = self.processes.sum(nonfinite, torch.full((), stacked.shape[1], device=stacked.device))
+        finite = nonfinite == 0  # [H]; rows: B
         self.skipped += ~finite
-        h = _rotated(masked(stacked, finite[:, None, None]), R)  # R_kᵀĝ_k, row by row, [H, B, D]
+        g = masked(stacked, finite[:, None, None])
+        h = _turned_back(g, factors)  # R_kᵀĝ_k, row by row, [H, B, D]
         total = torch.linalg.vector_norm(h.sum(0)).unsqueeze(0)
         sizes = self.processes.norm(torch.cat([torch.linalg.vector_norm(h, dim=(1, 2)), total]))
         norms, total = sizes[:-1], sizes[-1]  # [H], []
-        of_R = self._rotation_loss_gradient(R, h, norms, total) * (rows if self.batch_scale else 1)  # [H, size, size]
+        size = factors[0].shape[1]
+        g, leading = g[..., :size], h[..., :size]
+        v = _rotation_loss_direction(leading, norms, total, rows if self.batch_scale else 1)
         if views:
-            of_task_losses = _task_loss_gradient(R, h, torch.stack(list(views)).to(R.dtype))
-            of_R = _combined_at_mean_size(*self.processes.sum(of_R, of_task_losses))
+            of_rotation_loss = _skew(leading.mT @ v)
+            of_task_losses = -_skew(leading.mT @ torch.stack(views)[..., :size].to(h.dtype)) / 2
+            of_R = _combined_at_mean_size(*self.processes.sum(of_rotation_loss, of_task_losses))
+            gradient = gradient_of_skew(of_R, factors)
         else:
-            (of_R,) = self.processes.sum(of_R)
+            (gradient,) = self.processes.sum(gradient_of_pairs(leading, g, v, factors))
         received = h * self._factors(norms)[:, None, None]
         pairs = zip(received.unbind(), gradients, strict=True)
-        return [None if gradient is None else part for part, gradient in pairs], [of_R]
-
-    def _rotation_loss_gradient(self, R: Tensor, h: Tensor, norms: Tensor, total: Tensor) -> Tensor:
-        """Return these rows' part of the gradient of the rotation loss, `[H, size, size]`; `total` is ‖Σ_k h_k‖."""
-        present = norms > 0  # [H]
-        count = present.sum().clamp(min=1)
-        mean = total / count  # ‖h̄‖
-        shares = masked(mean / (count * norms), present)  # [H]
-        leading = h[..., : R.shape[1]]  # [H, B, size]
-        others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], 0 for the task itself
-        v = torch.tensordot(others, leading, 1)  # [H, B, size]
-        products = leading.mT @ v  # A, [H, size, size]
-        gradient: Tensor = R @ (products.mT - products)
-        return gradient
+        of_factors = [gradient, *[None] * (len(factors) - 1)]
+        return [None if given is None else part for part, given in pairs], of_factors
 
 
-def _rotated(x: Tensor, matrix: Tensor) -> Tensor:
-    """Return rows whose leading features are multiplied by a matrix, `[..., B, D]`."""
-    size = matrix.shape[-1]
+def _apart(tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the factors of the rotations, `[H, ·, ·]`, and the views, `[B, D]`, that a fork has saved together."""
+    return [tensor for tensor in tensors if tensor.dim() == 3], [tensor for tensor in tensors if tensor.dim() == 2]
+
+
+def _turned_back(x: Tensor, factors: Factors) -> Tensor:
+    """Return rows `[H, B, D]` whose leading features are rotated back."""
+    size = factors[0].shape[1]
     if size == x.shape[-1]:
-        return x @ matrix
-    return torch.cat([x[..., :size] @ matrix, x[..., size:]], -1)
+        return rotated_back(x, factors)
+    return torch.cat([rotated_back(x[..., :size], factors), x[..., size:]], -1)
 
 
-def _task_loss_gradient(R: Tensor, h: Tensor, views: Tensor) -> Tensor:
-    """Return the rotating part of the task losses' gradient of the rotations, `[H, size, size]`."""
-    size = R.shape[1]
-    products = h[..., :size].mT @ views[..., :size]  # R_kᵀ·∂L_k/∂R_k, [H, size, size]
-    return R @ (products - products.mT) / 2
+def _rotation_loss_direction(h: Tensor, norms: Tensor, total: Tensor, scale: Tensor | int) -> Tensor:
+    """Return c·v without the own h_k, `[H, B, size]`, with which the rotation loss has the gradient R·(v·hᵀ − h·vᵀ).
+
+    `total` is ‖Σ_k h_k‖, and `scale` is c.
+    """
+    present = norms > 0  # [H]
+    count = present.sum().clamp(min=1)
+    mean = total / count  # ‖h̄‖
+    shares = masked(mean / (count * norms), present) * scale  # [H]
+    others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], 0 for the task itself
+    return torch.tensordot(others, h, 1)
+
+
+def _skew(products: Tensor) -> Tensor:
+    return products.mT - products
 
 
 def _combined_at_mean_size(a: Tensor, b: Tensor) -> Tensor:
-    """Return the sum of two gradients of each rotation, each scaled to the size of their mean."""
+    """Return the sum of two skew parts Rᵀ·∂/∂R of each rotation, each scaled to the size of their mean."""
     norm_a, norm_b, size = (torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True) for x in (a, b, (a + b) / 2))
     unit_a = masked(a / norm_a, norm_a > 0)
     unit_b = masked(b / norm_b, (norm_b > 0) & norm_b.isfinite())

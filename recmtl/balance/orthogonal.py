@@ -49,7 +49,10 @@ class RotationMatrices(nn.Module):
         return self.get_parameter(self.orthogonal_map)
 
     def factors(self) -> Factors:
-        """Return what `rotated` and its kin take, tensors `[H, ·, ·]`; only the first of them carries a gradient."""
+        """Return what `rotated` and its kin take, tensors `[H, ·, ·]`; only the first of them carries a gradient.
+
+        It is either the rotations, or stands for the weights and is followed by the `_factors` of I − S.
+        """
         if self.orthogonal_map == "matrix_exp":
             return (self(),)
         handle: Tensor = _Handle.apply(self.weight)  # type: ignore[no-untyped-call]
@@ -69,7 +72,8 @@ def rotated(rows: Tensor, factors: Factors) -> list[Tensor]:
     """Return R·x of each row x, H tensors `[rows, size]`, from `[H, rows, size]`."""
     if len(factors) == 1:
         return [x @ R.mT for x, R in zip(rows.unbind(), factors[0].unbind(), strict=True)]
-    return [torch.sub(2 * solved, x) for x, solved in zip(rows, _solved(rows, factors[1:]), strict=True)]
+    twice = _solved(rows, factors[1:]).mul_(2)
+    return [solved - x for solved, x in zip(twice.unbind(), rows.unbind(), strict=True)]
 
 
 def rotated_back(rows: Tensor, factors: Factors) -> Tensor:
@@ -82,7 +86,7 @@ def rotated_back(rows: Tensor, factors: Factors) -> Tensor:
 def gradient_of_skew(skew: Tensor, factors: Factors) -> Tensor:
     """Return the gradient of the first factor for the gradient R·Q of R, with Q skew-symmetric, `[H, size, size]`.
 
-    With X as in `cayley` that of the weights is 2·X·Q·Xᵀ, as Xᵀ·R = X, below the diagonal.
+    With X = (I − S)⁻¹ that of the weights is 2·X·Q·Xᵀ below the diagonal, as Xᵀ·R = X.
     """
     if len(factors) == 1:
         return factors[0] @ skew
@@ -93,8 +97,7 @@ def gradient_of_skew(skew: Tensor, factors: Factors) -> Tensor:
 def gradient_of_pairs(h: Tensor, g: Tensor, v: Tensor, factors: Factors) -> Tensor:
     """Return `gradient_of_skew` for Q = Σ v·hᵀ − h·vᵀ over rows h = Rᵀ·g and v, all `[H, rows, size]`.
 
-    As X·h = Xᵀ·g = (h + g)/2, the product 4·X·Q·Xᵀ takes no product of square matrices. Only the part below the
-    diagonal counts, and what is above may be left out.
+    As X·h = Xᵀ·g = (h + g)/2, it takes no product of square matrices; only beyond many rows are these cheaper.
     """
     rows, size = h.shape[1:]
     if len(factors) == 1 or rows > 2 * size:

@@ -12,7 +12,14 @@ from torch import nn
 from torch.nn.utils.parametrizations import orthogonal
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recmtl.balance.orthogonal import RotationMatrices, cayley
+from recmtl.balance.orthogonal import (
+    RotationMatrices,
+    cayley,
+    gradient_of_pairs,
+    gradient_of_skew,
+    rotated,
+    rotated_back,
+)
 
 SIZES = (128, 150, 160, 191, 192, 256, 319)
 CLOSE = 1e-6
@@ -95,6 +102,43 @@ def test_rotations_are_those_of_torch(orthogonal_map: str) -> None:
     (twin.weight * slope).sum().backward()
     expected = twin.parametrizations.weight.original.grad
     torch.testing.assert_close(rotations.weight.grad, expected, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1, 5, 33, 129, 300])
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float64, 1e-12), (torch.float32, 3e-6)])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0])
+def test_factors_rotate_rows_and_give_the_gradient_of_the_matrices(
+    size: int, dtype: torch.dtype, close: float, scale: float
+) -> None:
+    """Held to the matrices in float64 and their gradient by autograd, for few rows and for many."""
+    rotations = RotationMatrices(2, size, "cayley").to(dtype)
+    with torch.no_grad():
+        rotations.weight.copy_(skew(2, size, scale)).add_(1.0)  # what is on and above the diagonal does not count
+    exact = rotations.weight.detach().double().requires_grad_()
+    lower = exact.tril(-1)
+    R = solved((lower - lower.mT) / 2)
+    factors = rotations.factors()
+    for rows in (3, 2 * size + 1):
+        h, v = torch.randn(2, 2, rows, size, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        g = torch.stack(rotated(h, factors))
+        turned = h.double() @ R.detach().mT
+        assert (g - turned).norm() <= close * h.norm()
+        assert (rotated_back(g, factors) - h).norm() <= close * h.norm()
+        Q = v.double().mT @ h.double() - h.double().mT @ v.double()
+        (expected,) = torch.autograd.grad(R, exact, R.detach() @ Q, retain_graph=True)
+        for found in (gradient_of_pairs(h, g, v, factors), gradient_of_skew(Q.to(dtype), factors)):
+            assert found.triu().count_nonzero() == 0
+            assert (found - expected).norm() <= close * expected.norm()
+
+
+def test_a_step_needs_the_weights_no_more_once_the_factors_exist() -> None:
+    """As in-place changes of what a graph has saved are refused."""
+    rotations = RotationMatrices(2, 200, "cayley")
+    factors = rotations.factors()
+    with torch.no_grad():
+        rotations.weight.add_(1.0)
+    torch.autograd.backward(factors[0], torch.ones(2, 200, 200).tril(-1))
+    assert rotations.weight.grad is not None
 
 
 def test_the_gradient_is_that_of_differences() -> None:

@@ -25,8 +25,9 @@ class RotoGrad(RotationBalancer):
     The rotations start at the identity. They are the balancer's parameters: give them to an optimizer with their own
     learning rate, smaller than the model's. A task without a gradient takes no part, and its state stays.
 
-    Use it if the tasks' gradients differ in size and conflict in direction; at large D the rotations are expensive, and
-    `rotation_size` bounds their cost.
+    Use it if the tasks' gradients differ in size and conflict in direction. In a step each rotation costs four products
+    of the view with a D × D matrix, and a third of a product of two such matrices: at large D `rotation_size` bounds
+    that, by rotating fewer features.
 
     Note:
         n_k(0) is the size at the task's first step and, as in the authors' package (rotograd 0.1.6.0) but not in the

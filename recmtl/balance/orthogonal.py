@@ -241,7 +241,8 @@ def _inverse_by_lapack(matrix: Tensor) -> Tensor:
 def _without_rounding(inverse: Tensor, matrix: Tensor) -> Tensor:
     """Take away the rounding errors of an inversion by a step of Newton's method, X + X(I − M·X)."""
     unit = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-    return inverse + inverse @ (unit - inverse + (unit - matrix) @ inverse)
+    rest = torch.baddbmm(unit - inverse, unit - matrix, inverse)
+    return torch.baddbmm(inverse, inverse, rest)
 
 
 def cayley(skew: Tensor) -> Tensor:

@@ -263,7 +263,8 @@ def _rotation_loss_direction(h: Tensor, norms: Tensor, total: Tensor, scale: Ten
     mean = total / count  # ‖h̄‖
     shares = masked(mean / (count * norms), present) * scale  # [H]
     others = shares * (1 - torch.eye(len(norms), dtype=h.dtype, device=h.device))  # [H, H], 0 for the task itself
-    return torch.tensordot(others, h, 1)
+    direction: Tensor = torch.tensordot(others, h, 1)
+    return direction
 
 
 def _skew(products: Tensor) -> Tensor:

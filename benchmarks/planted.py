@@ -133,9 +133,10 @@ PROBLEMS: dict[Plant, Problem] = {
             f"SharedBottom, {name}": Contender("SharedBottom", interaction=name)
             for name in ("CrossLayers", "GatedCrossLayers", "FinalMLP", "MaskNet")
         }
+        | {"SharedBottom of 16": Contender("SharedBottom", options=SMALL)}
         | {
-            "SharedBottom of 16": Contender("SharedBottom", options=SMALL),
-            "SharedBottom of 16, CrossLayers": Contender("SharedBottom", options=SMALL, interaction="CrossLayers"),
+            f"SharedBottom of 16, {name}": Contender("SharedBottom", options=SMALL, interaction=name)
+            for name in ("CrossLayers", "GatedCrossLayers", "FinalMLP", "MaskNet")
         },
     ),
 }

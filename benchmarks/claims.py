@@ -1,14 +1,19 @@
 """What each balancer claims, on problems planted for it: python -m benchmarks.claims [--json FILE]
 
-Two tasks share one bottom. For each of ten seeds every method trains on the same rows and batches, from the same
-weights, with the same optimizer for the same number of steps. The error of a task is its mean square on held-out rows
-over the variance of its labels: 1 is what their mean would reach. Differences to `Sum` are paired by seed, with 95 % t
-intervals.
+Tasks share one bottom. For each of ten seeds every method trains on the same rows and batches, from the same weights,
+with the same optimizer for the same number of steps. The error of a task is its mean square on held-out rows over the
+variance of its labels: 1 is what their mean would reach. Where there are more than two tasks, the second error is the
+mean of all but the first. Differences to `Sum` are paired by seed, with 95 % t intervals. `benchmarks.claims_pareto`
+adds two losses of two parameters, where what counts is whether a method ends at a Pareto optimum.
 
 The optimizer is Adam, its rate falling linearly to 0. Adam cancels whatever multiplies a parameter's gradients at all
 steps, so that neither the scale of a loss decides how fast its head learns, nor the length of a balanced step how fast
-the bottom does. What is left is what the tasks do to each other in the bottom. PCGrad and PPCGrad take
-`reduction="sum"`; all other options are the defaults, where a method's name says nothing else.
+the bottom does. What is left is what the tasks do to each other in the bottom. Methods that project conflicts take
+`reduction="sum"`; all other options are the defaults, where a method's name says nothing else. Epochs have ROWS / BATCH
+steps. Strengths of the problems were chosen on seeds from 100 on.
+
+What `--json` holds already is not trained again, so that methods can be added to it; what is added is compared with the
+`Sum` on record.
 """
 
 from __future__ import annotations
@@ -16,52 +21,30 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
-from recmtl import balance
+from benchmarks import claims_pareto
+from benchmarks.claims_problems import CLAIMS, INPUTS, METHODS, PLAIN, PROBLEMS, Method, Net, Problem, claiming
 from recmtl.balance import Balancer, RotationBalancer
-from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
 
 SEEDS = range(10)
 T_95 = 2.262  # of Student's t with 9 degrees of freedom: ten seeds
-PLAIN = "Sum"
-INPUTS, ROWS, BATCH, NOISE = 16, 2048, 128, 0.3
-
-
-@dataclass(frozen=True)
-class Method:
-    """A balancer, and the rate of its own parameters where it is not that of the problem."""
-
-    make: Callable[[], Balancer]
-    own_rate: float | None = None
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Two tasks on one bottom: what they want, and how they are trained."""
-
-    title: str
-    labels: Callable[[Tensor], Tensor]  # [B, INPUTS] -> [B, 2, outputs], before the noise
-    net: Callable[[], Net]
-    scales: tuple[float, float] = (1.0, 1.0)  # of the two losses
-    steps: int = 400
-    rate: float = 0.01
-    own_rate: float = 0.01
-    variants: Mapping[str, Method] = field(default_factory=dict)
+ROWS, BATCH = 2048, 128
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The error of each task, and the cosine of their gradients at the views before and after training."""
+    """The error of the first task, the mean of the others', and the cosine at the views before and after training."""
 
     errors: tuple[float, float]
     cosines: tuple[float, float]
@@ -83,7 +66,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Row:
-    """What a method did over the seeds; the differences are those of the first task, the second, and their mean."""
+    """What a method did over the seeds; the differences are those of the first task, the others, and their mean."""
 
     errors: list[tuple[float, float]]  # by seed
     mean: list[float]
@@ -94,118 +77,6 @@ class Row:
     cosines: list[float]  # means, before and after training
 
 
-class Net(nn.Module):
-    """A bottom and two heads."""
-
-    def __init__(self, bottom: Sequence[nn.Module], features: int, head: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.bottom = nn.Sequential(*bottom)
-        self.heads = nn.ModuleList(head() for _ in range(2))
-        self.features = features
-
-
-def directions(count: int) -> Tensor:
-    """Orthonormal columns, `[INPUTS, count]`."""
-    basis: Tensor = torch.linalg.qr(torch.randn(INPUTS, INPUTS, dtype=torch.float64))[0]
-    return basis[:, :count]
-
-
-def separate(x: Tensor) -> Tensor:
-    """Each task is a function of three directions of its own."""
-    features = torch.tanh(1.5 * x @ directions(6))  # [B, 6]
-    return features.view(-1, 2, 3).sum(2, keepdim=True)  # [B, 2, 1]
-
-
-def opposed(x: Tensor) -> Tensor:
-    """The tasks agree on one function and want another, as large, with opposite signs."""
-    agreed, disputed = separate(x).unbind(1)
-    return torch.stack([agreed + disputed, agreed - disputed], 1)  # [B, 2, 1]
-
-
-def with_a_quarter_turn(features: Tensor) -> Tensor:
-    """The features and the same turned by 90° in random planes: `[B, D]` -> `[B, 2, D]`."""
-    size = features.shape[1]
-    basis = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64))[0]
-    turn = torch.kron(torch.eye(size // 2), torch.tensor([[0.0, -1.0], [1.0, 0.0]])).to(basis)
-    return torch.stack([features, features @ (basis @ turn @ basis.T)], 1)
-
-
-def rotated(x: Tensor) -> Tensor:
-    """The tasks want the same four features, the second in a turned basis."""
-    return with_a_quarter_turn(torch.tanh(1.5 * x @ directions(4)))  # [B, 2, 4]
-
-
-def rotated_units(x: Tensor) -> Tensor:
-    """The tasks are the same function of four features, the second of the turned ones."""
-    signs = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]], dtype=torch.float64)
-    return torch.tanh(3 * with_a_quarter_turn(x @ directions(4))) @ signs  # [B, 2, 1]
-
-
-def two_layers(features: int) -> list[nn.Module]:
-    return [nn.Linear(INPUTS, 32), nn.ReLU(), nn.Linear(32, features)]
-
-
-def tanh_units() -> nn.Module:
-    return nn.Sequential(nn.Tanh(), nn.Linear(4, 1))
-
-
-METHODS = {
-    name: Method(getattr(balance, name)) for name in (PLAIN, *(n for n in known_names("balancer") if n != PLAIN))
-} | {
-    "PCGrad": Method(lambda: balance.PCGrad(reduction="sum")),
-    "PPCGrad": Method(lambda: balance.PPCGrad(reduction="sum")),
-}
-TARGETS = {"MetaBalance(target=1)": Method(lambda: balance.MetaBalance(target=1))}
-ROTATIONS = {
-    "RotateOnly, its rate 0.001": Method(balance.RotateOnly, own_rate=0.001),
-    "RotateOnly().coop()": Method(lambda: balance.RotateOnly().coop()),
-}
-PROBLEMS = {
-    "scale": Problem(
-        "losses 1 : 1000",
-        separate,
-        lambda: Net(two_layers(4), 4, tanh_units),
-        scales=(1.0, 1000.0),
-        steps=500,
-        rate=0.02,
-        variants=TARGETS
-        | {
-            "MetaBalance(relax_factor=1)": Method(lambda: balance.MetaBalance(relax_factor=1.0)),
-            "GradNorm(lr=0.1)": Method(lambda: balance.GradNorm(lr=0.1)),
-        },
-    ),
-    "opposed": Problem(
-        "one score, opposed tasks, losses 1 : 10",
-        opposed,
-        lambda: Net(two_layers(1), 1, nn.Identity),
-        scales=(1.0, 10.0),
-        variants=TARGETS,
-    ),
-    "opposed_equal": Problem(
-        "one score, opposed tasks, losses 1 : 1", opposed, lambda: Net(two_layers(1), 1, nn.Identity)
-    ),
-    "rotated": Problem(
-        "rotated copies, the view is the output",
-        rotated,
-        lambda: Net(two_layers(4), 4, nn.Identity),
-        variants=ROTATIONS,
-    ),
-    "rotated_linear": Problem(
-        "rotated copies, linear heads",
-        rotated,
-        lambda: Net(two_layers(4), 4, lambda: nn.Linear(4, 4)),
-        variants=ROTATIONS,
-    ),
-    "rotated_units": Problem(
-        "rotated copies, heads of tanh units",
-        rotated_units,
-        lambda: Net([nn.Linear(INPUTS, 4)], 4, tanh_units),
-        rate=0.02,
-        variants=ROTATIONS,
-    ),
-}
-
-
 def train(problem: Problem, method: Method, seed: int) -> Outcome:
     """Trains one net; the seed decides rows, batches and first weights, whatever the method."""
     torch.manual_seed(seed)
@@ -213,7 +84,8 @@ def train(problem: Problem, method: Method, seed: int) -> Outcome:
     batches = torch.randint(ROWS, (problem.steps, BATCH))
     net, balancer = problem.net().double(), method.make()
     shared = list(net.bottom.parameters())
-    balancer.setup(objectives=2, heads=2, features=net.features, parts=len(shared))
+    tasks, elements = len(net.heads), sum(parameter.numel() for parameter in shared)
+    balancer.setup(objectives=tasks, heads=tasks, features=net.features, parts=len(shared), elements=elements)
     groups: list[dict[str, Any]] = [
         {"params": list(net.parameters())},
         {"params": list(balancer.parameters()), "lr": method.own_rate or problem.own_rate},
@@ -221,47 +93,53 @@ def train(problem: Problem, method: Method, seed: int) -> Outcome:
     optimizer = torch.optim.Adam(groups, lr=problem.rate, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, problem.steps)
     before = cosine(problem, net, balancer, x[:ROWS], labels[:ROWS])
-    for batch in batches:
-        _, losses = views_and_losses(problem, net, balancer, x[batch], labels[batch])
-        balancer.backward(losses, shared)
+    for step, batch in enumerate(batches, 1):
+        losses = partial(views_and_losses, problem, net, balancer, x[batch], labels[batch])
+        balancer.backward(losses()[1], shared)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
+        if balancer.needs_losses_after_step:
+            with torch.no_grad():
+                balancer.after_step(losses()[1])
+        if step % (ROWS // BATCH) == 0:
+            balancer.end_epoch()
     after = cosine(problem, net, balancer, x[:ROWS], labels[:ROWS])
     return Outcome(errors(net, balancer, x[ROWS:], labels[ROWS:]), (before, after))
 
 
 def rows(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Training rows and as many held out: `[2 * ROWS, INPUTS]` and `[2 * ROWS, 2, outputs]`."""
+    """Training rows and as many held out: `[2 * ROWS, INPUTS]` and `[2 * ROWS, K, outputs]`."""
     x = torch.randn(2 * ROWS, INPUTS, dtype=torch.float64)
     labels = problem.labels(x)
-    return x, labels / labels.std(0) + NOISE * torch.randn_like(labels)
+    noise = torch.tensor(problem.noise, dtype=torch.float64)[:, None]  # [1 or K, 1]
+    return x, labels / labels.std(0) + noise * torch.randn_like(labels)
 
 
 def views_and_losses(
     problem: Problem, net: Net, balancer: Balancer, x: Tensor, labels: Tensor
 ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
     shared = net.bottom(x)  # [B, features]
-    views = balancer.fork([shared, shared])
+    views = balancer.fork([shared] * len(net.heads))
     tasks = zip(net.heads, views, labels.unbind(1), problem.scales, strict=True)
     return views, [scale * (head(view) - label).square().mean() for head, view, label, scale in tasks]
 
 
 def cosine(problem: Problem, net: Net, balancer: Balancer, x: Tensor, labels: Tensor) -> float:
-    """The cosine between h_1 and h_2, the tasks' gradients at the views before any rotation, over all rows."""
+    """The cosine over all rows between h_1 and Σ h_k of the others, the gradients at the views before any rotation."""
     views, losses = views_and_losses(problem, net, balancer, x, labels)
     h = [torch.autograd.grad(loss, view, retain_graph=True)[0] for loss, view in zip(losses, views, strict=True)]
     if isinstance(balancer, RotationBalancer):
         h = [gradient @ rotation.to(gradient) for gradient, rotation in zip(h, balancer.rotation(), strict=True)]
-    return torch.cosine_similarity(h[0].flatten(), h[1].flatten(), dim=0).item()
+    return torch.cosine_similarity(h[0].flatten(), torch.stack(h[1:]).sum(0).flatten(), dim=0).item()
 
 
 @torch.no_grad()
 def errors(net: Net, balancer: Balancer, x: Tensor, labels: Tensor) -> tuple[float, float]:
     shared = net.bottom(x)
-    tasks = zip(net.heads, balancer.fork([shared, shared]), labels.unbind(1), strict=True)
-    first, second = ((head(view) - y).square().mean() / y.var(0).mean() for head, view, y in tasks)
-    return first.item(), second.item()
+    tasks = zip(net.heads, balancer.fork([shared] * len(net.heads)), labels.unbind(1), strict=True)
+    first, *others = ((head(view) - y).square().mean().item() / y.var(0).mean().item() for head, view, y in tasks)
+    return first, sum(others) / len(others)
 
 
 def difference(values: Tensor, plain: Tensor) -> Difference:
@@ -285,16 +163,34 @@ def summary(outcomes: Sequence[Outcome], plain: Sequence[Outcome]) -> Row:
     )
 
 
-def measure(problem: Problem, names: Iterable[str], seeds: Sequence[int] = SEEDS) -> dict[str, Row]:
-    """Trains `Sum` and the methods of these names on every seed."""
+def measure(
+    problem: Problem, names: Iterable[str], seeds: Sequence[int] = SEEDS, plain: Sequence[Outcome] = ()
+) -> dict[str, Row]:
+    """Trains the methods of these names on every seed, and `Sum` where its outcomes are not given."""
     known = METHODS | dict(problem.variants)
-    outcomes = {name: [train(problem, known[name], seed) for seed in seeds] for name in dict.fromkeys((PLAIN, *names))}
-    return {name: summary(found, outcomes[PLAIN]) for name, found in outcomes.items()}
+    trained = dict.fromkeys((PLAIN, *names) if not plain else names)
+    outcomes = {name: [train(problem, known[name], seed) for seed in seeds] for name in trained}
+    return {name: summary(found, plain or outcomes[PLAIN]) for name, found in outcomes.items()}
+
+
+def measure_pareto(names: Iterable[str], seeds: Sequence[int] = SEEDS) -> dict[str, dict[str, Any]]:
+    """Descends from the start of every seed by `Sum` and by the methods of these names."""
+    ends = {n: [claims_pareto.descend(METHODS[n], seed) for seed in seeds] for n in dict.fromkeys((PLAIN, *names))}
+    far = {name: torch.tensor([claims_pareto.distance(end) for end in found]) for name, found in ends.items()}
+    return {
+        name: {
+            "ends": [end.tolist() for end in ends[name]],
+            "distances": found.tolist(),
+            "reached": int((found < claims_pareto.NEAR).sum()),
+            "distance": asdict(difference(found, far[PLAIN])),
+        }
+        for name, found in far.items()
+    }
 
 
 def table(problem: Problem, results: Mapping[str, Row]) -> Table:
-    made = Table("method", "first task", "second task", "cosine", title=problem.title)
-    for column in ("first", "second"):
+    made = Table("method", "first task", "other tasks", "cosine", title=problem.title)
+    for column in ("first", "others"):
         made.add_column(f"{column} − {PLAIN}")
     for name, row in results.items():
         cells = [f"{mean:.3f} ± {sd:.3f}" for mean, sd in zip(row.mean, row.sd, strict=True)]
@@ -305,26 +201,68 @@ def table(problem: Problem, results: Mapping[str, Row]) -> Table:
     return made
 
 
+def described(problem: Problem, methods: dict[str, Any]) -> dict[str, Any]:
+    """What is recorded of a problem."""
+    return {
+        "title": problem.title,
+        "loss_scales": problem.scales,
+        "noise": problem.noise,
+        "steps": problem.steps,
+        "rate": problem.rate,
+        "own_rate": problem.own_rate,
+        "methods": methods,
+    }
+
+
+def on_record(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The methods of a problem that are on record.
+
+    Raises:
+        ValueError: If the problem was another one when they were measured.
+    """
+    record = content["results"].get(name, {"methods": {}})
+    now = json.loads(json.dumps(described(PROBLEMS[name], {})))
+    for key, value in record.items():
+        if key != "methods" and value != now[key]:
+            raise ValueError(
+                f"`{key}` of problem {name!r} is {now[key]}, but {value} on record: delete its record first"
+            )
+    methods: dict[str, Any] = record["methods"]
+    return methods
+
+
+def errors_on_record(row: Mapping[str, Any]) -> list[Outcome]:
+    """The errors of every seed; their cosines are not kept."""
+    return [Outcome((first, second), (math.nan, math.nan)) for first, second in row["errors"]]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    file: Path | None = parser.parse_args().json
     torch.set_num_threads(1)
-    results = {}
+    content: dict[str, Any] = {"command": "python -m benchmarks.claims", "machine": environment(), "results": {}}
+    if file and file.exists():
+        content = json.loads(file.read_text(encoding="utf-8"))
     for name, problem in PROBLEMS.items():
-        measured = measure(problem, [*METHODS, *problem.variants])
-        Console(width=150).print(table(problem, measured))
-        results[name] = {
-            "title": problem.title,
-            "loss_scales": problem.scales,
-            "steps": problem.steps,
-            "rate": problem.rate,
-            "own_rate": problem.own_rate,
-            "methods": {method: asdict(row) for method, row in measured.items()},
-        }
-    if arguments.json:
-        content = {"command": "python -m benchmarks.claims", "machine": environment(), "results": results}
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        known = on_record(content, name)
+        missing = [method for method in (*problem.methods, *problem.variants) if method not in known]
+        if missing:
+            plain = errors_on_record(known[PLAIN]) if PLAIN in known else ()
+            measured = measure(problem, missing, plain=plain)
+            Console(width=150).print(table(problem, measured))
+            known |= {method: asdict(row) for method, row in measured.items()}
+        content["results"][name] = described(problem, known)
+        write(file, content)
+    if "pareto" not in content:
+        content["pareto"] = {"steps": claims_pareto.STEPS, "methods": measure_pareto(claiming("pareto", "RLW"))}
+    content["claims"] = CLAIMS
+    write(file, content)
+
+
+def write(file: Path | None, content: Mapping[str, Any]) -> None:
+    if file:
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import inspect
 import re
 
-from docs.generators import benchmark_tables
+from docs.generators import benchmark_tables, claims_tables
 from docs.generators.markdown import cell, table
 from recmtl import balance
 from recmtl.balance import Balancer
@@ -87,7 +87,7 @@ def page(name: str) -> str:
             cost,
             "",
         ]
-    measured = benchmark_tables.claims(name) if name != "Sum" else None
+    measured = claims_tables.claims(name) if name != "Sum" else None
     if measured:
         parts += [
             "## Measured on planted problems",

@@ -1,10 +1,10 @@
 """The page of benchmarks and tables for other pages, from the recorded results alone."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from docs.generators.claims_tables import claims, pareto
 from docs.generators.markdown import machine, table
 from docs.generators.planted_tables import planted
 from docs.generators.tree_tables import search, trees
@@ -104,35 +104,6 @@ def balancer_cost(name: str) -> str | None:
     tasks = sorted({task for row in grid.values() for task in row}, key=lambda text: int(text.split()[0]))
     rows = [(model, precision, *(row.get(task, "–") for task in tasks)) for (model, precision), row in grid.items()]
     return f"{table(['model', 'precision', *tasks], rows, right=2)}\n\n{machine(content)}"
-
-
-def claims(methods: str | None = None) -> str | None:
-    """Return the errors on planted problems, of all methods or of those whose name starts with one.
-
-    Args:
-        methods: The balancer; None takes the methods of all.
-    """
-    rows = []
-    for problem in record("claims")["results"].values():
-        for name, row in problem["methods"].items():
-            if methods is None or re.match(rf"{methods}\b", name) or name == "Sum":
-                rows.append((problem["title"], f"`{name}`", *_errors(row, plain=name == "Sum")))
-    if methods not in (None, "Sum"):
-        measured = {title for title, name, *_ in rows if name != "`Sum`"}
-        rows = [row for row in rows if row[0] in measured]
-    if not rows:
-        return None
-    headers = ["problem", "method", "first task", "second task", "cosine"]
-    return f"{table(headers, rows, right=2)}\n\n{machine(record('claims'))}"
-
-
-def _errors(row: dict[str, Any], plain: bool) -> list[str]:
-    cells = []
-    for mean, key in zip(row["mean"], ("first", "second"), strict=True):
-        change = f" ({row[key]['mean']:+.3f} ± {row[key]['half']:.3f})"
-        cells.append(f"{mean:.3f}{'' if plain else change}".replace("-", "−"))
-    before, after = row["cosines"]
-    return [*cells, f"{before:+.2f} → {after:+.2f}".replace("-", "−")]
 
 
 def comparison(name: str) -> str:
@@ -257,6 +228,8 @@ The error of a task is its mean square over the variance of its labels; in brack
 seed, with its 95 % interval. [When balancing helps](when_balancing_helps.md) explains the problems.
 
 {claims()}
+
+{pareto()}
 
 ## Models on planted rows
 

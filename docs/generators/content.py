@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs.generators import balancers, benchmark_tables, commands, diagrams, gallery, python_api
+from docs.generators import balancers, benchmark_tables, claims_tables, commands, diagrams, gallery, python_api
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,9 @@ def generated_pages() -> dict[str, str]:
 
 # What a line `<!-- generated: NAME -->` of a page stands for.
 INSERTS: dict[str, Callable[[], str | None]] = {
-    "claims": benchmark_tables.claims,
+    "choice of a balancer": claims_tables.choice,
+    "claims": claims_tables.claims,
+    "pareto": claims_tables.pareto,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
     "diagram of MMOE and OMoE": diagrams.omoe,

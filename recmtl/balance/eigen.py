@@ -51,14 +51,14 @@ def _pairs(round_: int, size: int, device: torch.device) -> tuple[Tensor, Tensor
 
 def _rotations(matrix: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Return the rotation `[K, K]` that makes the matrix's elements between all pairs 0."""
-    diagonal, off = matrix.diagonal(), matrix[first, second]
-    ratio = (diagonal[second] - diagonal[first]) / (2 * off)
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    one, other = unit.index_select(0, first), unit.index_select(0, second)  # [K/2, K]
+    off = ((one @ matrix) * other).sum(1)
+    ratio = ((other - one) @ matrix.diagonal()) / (2 * off)
     tangent = torch.ones_like(ratio).copysign(ratio) / (ratio.abs() + (1 + ratio.square()).sqrt())
     tangent = masked(tangent, off != 0)
     cosine = (1 + tangent.square()).rsqrt()
-    rotation = torch.zeros_like(matrix)
-    rotation[first, first] = cosine
-    rotation[second, second] = cosine
-    rotation[first, second] = cosine * tangent
-    rotation[second, first] = -cosine * tangent
-    return rotation
+    sine = cosine * tangent
+    return one.mT @ (cosine[:, None] * one + sine[:, None] * other) + other.mT @ (
+        cosine[:, None] * other - sine[:, None] * one
+    )

@@ -1,7 +1,7 @@
 """Shared tensors and their parts, and the inputs of a balancer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from recmtl.balance.backward import as_real, constant_factor, on_host
 
-FEW = 4  # tasks below which products of pairs are faster than one of all
 CHUNK = 1 << 18  # elements of all gradients that a CPU multiplies at a time: what its cache holds
 
 
@@ -64,11 +63,16 @@ class SharedTensor(NamedTuple):
         norms = torch.linalg.vector_norm(self._flat_blocks(gradient), dim=1, dtype=self._dtype)  # [blocks]
         return norms if self.part_of_row is None else self._per_part(norms.square()).sqrt()
 
-    def gram(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Return the inner products of K gradients by part, `[parts, K, K]` of at least float32; 0 beside None.
+    def products(self, a: Tensor | None, b: Tensor | None) -> Tensor:
+        """Return the inner product of each part of two gradients, `[parts]` of at least float32; zeros for None."""
+        if a is None or b is None:
+            return self._zeros()
+        return self._per_part((self._flat_blocks(a).to(self._dtype) * self._flat_blocks(b)).sum(1))
 
-        The diagonal has no meaning: the squares of `norms` belong there. A complex number counts as two real ones. Many
-        gradients are copied side by side for one product per part; on a CPU a few elements at a time, in its cache.
+    def gram(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Return the inner products of K gradients by part, `[parts, K, K]`, as `products` of all pairs.
+
+        Gradients are copied side by side for one product per part; on a CPU a few elements at a time, in its cache.
         """
         tasks, found = len(gradients), [self._flat_blocks(g) for g in gradients if g is not None]
         gram = self._zeros().new_zeros(self.parts, tasks, tasks)
@@ -76,11 +80,6 @@ class SharedTensor(NamedTuple):
             return gram
         each, absent = iter(found), found[0].new_zeros(()).expand_as(found[0])
         blocks = [absent if g is None else next(each) for g in gradients]  # K of [blocks, elements]
-        if tasks < FEW:
-            for i, j in combinations(range(tasks), 2):
-                product = self._per_part((blocks[i].to(self._dtype) * blocks[j]).sum(1))
-                gram[:, i, j] = gram[:, j, i] = product
-            return gram
         rows, width = absent.shape
         limit = CHUNK // tasks if on_host(gram) else rows * width
         if self.part_of_row is None:

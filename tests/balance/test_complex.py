@@ -52,7 +52,7 @@ def test_norms_and_cosines_are_those_of_the_parts():
     expected = gradient_stats(losses(torch.view_as_complex(pair)), [pair])
     for found, value in zip(gradient_stats(losses(w), [w]), expected, strict=True):
         torch.testing.assert_close(found, value)
-    assert SharedTensor(w).gram([None, w]).dtype == SharedTensor(w).norms(None).dtype == torch.float64
+    assert SharedTensor(w).products(None, w).dtype == SharedTensor(w).norms(None).dtype == torch.float64
 
 
 @pytest.mark.parametrize("order", [None, torch.tensor([[0, 1, 2], [2, 0, 1], [1, 0, 2]])])

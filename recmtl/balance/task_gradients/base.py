@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import chain
+from itertools import chain, combinations
 from typing import ClassVar
 
 import torch
@@ -24,6 +24,8 @@ from recmtl.balance.base import Balancer
 from recmtl.balance.merging import merge_neighbours
 from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import BackwardInputs, Measured, SharedTensor, Sizes
+
+FEW = 4  # tasks below which products of pairs are faster than one of all
 
 
 class TaskGradients:
@@ -112,10 +114,20 @@ class TaskGradients:
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
+        tasks, diagonal = len(self._by_task), self.norms.square().T  # [P, K]
+        if tasks < FEW:
+            gram = torch.diag_embed(diagonal)
+            for i, j in combinations(range(tasks), 2):
+                products = torch.cat([m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured])  # [P]
+                products = masked(products, self.finite[i] & self.finite[j])
+                products = products if self._scale is None else products / self._scale**2
+                gram[:, i, j] = products
+                gram[:, j, i] = products
+            return gram
         gram = torch.cat([m.shared.gram(m.gradients) for m in self._measured])  # [P, K, K]
         gram = masked(gram, self.finite & self.finite[:, None])
         gram = gram if self._scale is None else gram / self._scale**2
-        gram.diagonal(dim1=1, dim2=2).copy_(self.norms.square().T)
+        gram.diagonal(dim1=1, dim2=2).copy_(diagonal)
         return gram
 
     def add_combined(self, weights: Tensor) -> None:

@@ -101,7 +101,7 @@ class GradVac(ProjectionBalancer):
             products = coefficients @ gram  # ⟨g_k, G_i⟩, [G, K, K]
             inner = _entries(products, met)
             size = (coefficients * products).sum(2).clamp(min=0.0).sqrt()  # ‖g_k‖, [G, K]
-            other = norms[:, met]
+            other = norms.index_select(1, met)
             cosine = inner / (size * other)
             usable = (met != own) & is_finite(cosine)
             cosine = masked(cosine.clamp(-1.0, 1.0), usable)
@@ -109,7 +109,7 @@ class GradVac(ProjectionBalancer):
             room = (1 - target.square()).sqrt()  # 0 if they were always parallel: then nothing can be reached
             step = size * (target * (1 - cosine.square()).sqrt() - cosine * room) / (other * room)
             step = masked(step, usable & (cosine < target) & is_finite(step))
-            coefficients = coefficients + step.unsqueeze(2) * unit[met]
+            coefficients = coefficients + step.unsqueeze(2) * unit.index_select(0, met)
             moved = torch.where(usable, (1 - self.beta) * target + self.beta * cosine, target)
             places = met.expand_as(moved).unsqueeze(2)
             targets = targets.scatter(2, places, moved.unsqueeze(2))

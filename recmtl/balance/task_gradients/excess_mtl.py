@@ -23,12 +23,15 @@ class ExcessMTL(TaskGradientBalancer):
     \hat{E}_k = \sum_e \frac{G_{k,e}^2}{\sqrt{s_{k,e}}}
     $$
 
-    A task whose labels are noise has a large loss that no step lowers; its gradients shrink, and so does its weight.
+    The paper argues that a task whose labels are noise has a large loss that no step lowers, but no excess risk.
 
-    Use it if some labels are noisy: methods that weight by the loss would chase that noise. It costs a backward pass
-    per task, and **the memory of K copies of the shared tensors** for s, twice that with a `GradScaler`.
+    Use it in place of methods that weight by the loss, such as `STCH`, if some labels are noisy. It costs a backward
+    pass per task, and **the memory of K copies of the shared tensors** for s, twice that with a `GradScaler`.
 
     Note:
+        The gradients of small batches do not vanish at noisy labels. On planted noise the noisy task got the larger
+        weight, and the other was worse than under `Sum` (`python -m benchmarks.claims`).
+
         Tensors with `part_of_row`, such as the embedding tables of a `FeatureEncoder`, keep no squared gradients: the
         risk is estimated on the other shared tensors, and these get the same weights. Where there are no others, as in
         `ESMM`, the norm of each part stands for its entries. A table of your own, such as a

@@ -32,6 +32,9 @@ class GradVac(ProjectionBalancer):
     conflict. With β = 0 it is `PCGrad`.
 
     Note:
+        A task that wants the opposite of several others is turned towards them. On such a planted problem it was worse
+        than under `Sum`, and better under `PCGrad` (`python -m benchmarks.claims`).
+
         The paper adds up the g_k; the default is their mean, as in `PCGrad`. It computes φ̂ for all layers together, or
         for each layer: `scope`. The averages are those of pairs in both directions, since the order decides with which
         g_k the cosine is taken.

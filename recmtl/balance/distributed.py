@@ -53,10 +53,18 @@ class ProcessGroup:
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+        # The default group is not held: one that outlives `destroy_process_group` may abort the process as it ends,
+        # when a thread of gloo frees a tensor after Python has gone.
+        self._is_world = group is not None and group is dist.group.WORLD
+        self._group = None if self._is_world else group
         self.rank = 0 if group is None else dist.get_rank(group)
         self.size = 1 if group is None else dist.get_world_size(group)
         self.sent = 0
+
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """The process group of `torch.distributed`; None for this process alone."""
+        return dist.group.WORLD if self._is_world else self._group
 
     @property
     def first(self) -> bool:

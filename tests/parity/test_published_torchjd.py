@@ -97,12 +97,11 @@ def test_nash_mtl_is_the_same_where_torchjd_solves_its_equations(tasks: int, kin
         assert (published - 1).abs().max() > 1e-6 or error(found, expected) < 1e-5
 
 
-@pytest.mark.parametrize("tasks", [2])
-def test_gradvac_over_several_steps(tasks: int) -> None:
+def test_gradvac_over_several_steps() -> None:
     """With two tasks, whose order is given."""
     mine, theirs = balance.GradVac(beta=0.5, reduction="sum"), aggregation.GradVac(beta=0.5, eps=0.0)
     for seed in range(STEPS):
-        G = gradients(tasks, "conflicting", seed)
+        G = gradients(2, "conflicting", seed)
         assert error(shared_gradient(mine, G), theirs(G)) < 1e-6  # its state is float32
 
 

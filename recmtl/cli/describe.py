@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from json import dumps
-from pathlib import Path
 from typing import Any
 
 from recmtl.cli.console import RowCounter, print_description, print_line
@@ -12,6 +11,7 @@ from recmtl.data import describe
 from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
+from recmtl.io.output import check_free, new_output
 from recmtl.recipe import presets
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import Schema
@@ -30,7 +30,7 @@ def describe_command(
     kind: Sequence[str] | None = None,
     date_format: Sequence[str] | None = None,
     text: Mapping[str, Any] = NO_OPTIONS,
-    out: Path | None = None,
+    out: str | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
 ) -> None:
@@ -75,16 +75,16 @@ def describe_command(
         write_card(out, Schema(columns.features, columns.tasks, **roles), columns)
 
 
-def _check_card(out: Path, card: str | None, label: Sequence[str] | None) -> None:
+def _check_card(out: str, card: str | None, label: Sequence[str] | None) -> None:
     if card is not None or not label:
         raise UsageError("`--out` writes a card from what is inferred: give `--label`, and no `--card`")
-    if out.exists():
-        raise UsageError(f"{str(out)!r} exists already: give `--out` another file")
+    check_free(out)
 
 
-def write_card(out: Path, schema: Schema, columns: InferredColumns) -> None:
+def write_card(out: str, schema: Schema, columns: InferredColumns) -> None:
     """Write an inferred schema as a dataset card, which says above how each column is read and why."""
-    schema.save(out)
     head = [f"# Inferred from {columns.source}:", *(f"# {r.column}: {r.kind}, {r.reason}" for r in columns.readings)]
     text = "".join(f"{' '.join(line.split())}\n" for line in head)
-    out.write_text(text + out.read_text(encoding="utf-8"), encoding="utf-8")
+    with new_output(out) as file:
+        schema.save(file)
+        file.write_text(text + file.read_text(encoding="utf-8"), encoding="utf-8")

@@ -14,7 +14,8 @@ from recmtl.data.sources.open import open_sources
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions
 from recmtl.io.csv_records import BadRows
-from recmtl.io.files import check_free
+from recmtl.io.location import public_name
+from recmtl.io.output import check_free
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
 from recmtl.recipe.short_options import NO_OPTIONS
@@ -26,7 +27,7 @@ from recmtl.schema.thinning import thinning_of
 def predict_command(
     run: Path,
     rows: str,
-    out: Path,
+    out: str,
     trust: Sequence[str] = (),
     bad_rows: BadRows = "error",
     negative_rate: float = 1.0,
@@ -38,7 +39,8 @@ def predict_command(
     Args:
         run: The run folder.
         rows: Raw files, with or without labels, or a prepared dataset, whose test rows are taken.
-        out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix.
+        out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix, on disk or at a URI such
+            as `s3://bucket/predictions.parquet`.
         trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         negative_rate: The share of negative rows that was kept in these files, if they were thinned: each row gets a
@@ -64,7 +66,7 @@ def predict_command(
         for part in raw if prepared is None else [prepared]:
             writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)
-    print_line(f"{count:,} predictions in {out}")
+    print_line(f"{count:,} predictions in {public_name(out)}")
 
 
 def check_labels(thinning: Thinning | None, schema: Schema, present: frozenset[str], rows: str) -> None:

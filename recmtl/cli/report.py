@@ -9,12 +9,13 @@ from pathlib import Path
 from recmtl.cli.console import RowCounter
 from recmtl.errors import DataError
 from recmtl.evaluate.intervals import DRAWS
+from recmtl.io.location import public_name
 from recmtl.report.page import write_report
 
 
 def report_command(
     runs: Sequence[Path],
-    out: Path = Path("report.html"),
+    out: str = "report.html",
     slices: Sequence[str] | None = None,
     rows: str | None = None,
     title: str | None = None,
@@ -24,7 +25,7 @@ def report_command(
 
     Args:
         runs: The run folders; the others are compared with the first.
-        out: The HTML file to write.
+        out: The HTML file to write, on disk or at a URI such as `s3://bucket/report.html`.
         slices: A feature to slice the AUC by; may be repeated.
         rows: The predicted rows for `--slice`, raw files or a prepared dataset; by default the data that the recipes
             name.
@@ -35,4 +36,4 @@ def report_command(
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
     with RowCounter() as counter:
         write_report(runs, out, slices or (), rows, title, draws, counter)
-    sys.stdout.write(f"report in {out}\n")
+    sys.stdout.write(f"report in {public_name(out)}\n")

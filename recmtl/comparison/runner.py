@@ -17,7 +17,7 @@ from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs
 from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
-from recmtl.io.files import locked
+from recmtl.io.files import check_local, locked
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiate, open_data
 from recmtl.runs.checkpoints import prune
@@ -125,6 +125,7 @@ def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
 
 def check_folder(folder: Path) -> None:
     """Check that a folder is empty, missing, or the folder of a comparison."""
+    check_local(folder)
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{str(folder)!r} is a file: `--out` must be a folder")
     if (folder / CONTENT).exists() and not Comparison.is_record(folder / CONTENT):

@@ -210,12 +210,12 @@ class Predictions:
         )
 
     def write(self, path: str | Path) -> None:
-        """Write a Parquet (with page checksums), CSV or Arrow file, by its suffix.
+        """Write a Parquet (with page checksums), CSV or Arrow file, by its suffix, on disk or at a URI.
 
         Raises:
             DataError: The suffix is none of these, or the file cannot be written.
         """
-        with TableWriter(Path(path)) as writer:
+        with TableWriter(path) as writer:
             writer.write(self.table())
 
     @classmethod

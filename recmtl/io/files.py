@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -16,8 +17,24 @@ from filelock import FileLock, Timeout
 
 from recmtl.errors import DataError, ExistsError
 
+REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.DOTALL)  # a URI, of which `Path` keeps one slash
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCKS_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # by the file system
+
+
+def check_local(path: str | Path) -> None:
+    """Check that a folder or file to be written is no URI, which `Path` would take for a folder of that name.
+
+    Raises:
+        DataError: It is one.
+    """
+    if found := REMOTE.match(str(path)):
+        scheme, rest = found.groups()
+        server, slash, folders = rest.partition("?")[0].partition("/")
+        name = f"{scheme}://{server.rpartition('@')[2]}{slash}{folders}"  # without credentials
+        if scheme == "file":
+            raise DataError(f"{name!r} is a URI: give the path alone")
+        raise DataError(f"{name!r} is not on this machine: give a folder on its disk, and copy it")
 
 
 @contextmanager
@@ -26,6 +43,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 
     A `path` that exists, unless it is an empty folder, raises `ExistsError`.
     """
+    check_local(path)
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
@@ -52,22 +70,13 @@ def _rename_folder(partial: Path, path: Path) -> None:
         raise
 
 
-def check_free(path: Path, option: str = "--out") -> None:
-    """Check that there is no file or folder yet that would be overwritten.
-
-    Raises:
-        ExistsError: There is one.
-    """
-    if path.exists() or path.is_symlink():
-        raise ExistsError(f"{str(path)!r} exists already: give `{option}` another name or remove it")
-
-
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to `path` if the block ends without an exception.
 
     The content is synced to disk first: after a crash of the machine `path` is the old file or the new one, whole.
     """
+    check_local(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     if path.is_dir():
         raise DataError(f"{str(path)!r} is a folder, expected a file to write")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,37 +13,40 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from recmtl.errors import DataError
-from recmtl.io.files import new_file
 from recmtl.io.formats import CSV, IPC, PARQUET, SUFFIXES
+from recmtl.io.location import public_name
+from recmtl.io.output import new_output
 
 WRITTEN = {**SUFFIXES, ".csv": CSV}
 
 
-def check_suffix(path: Path) -> str:
+def check_suffix(place: str | Path) -> str:
     """Return the format that the suffix of a file to write names.
 
     Raises:
         DataError: The suffix is not known.
     """
-    if path.suffix.lower() not in WRITTEN:
-        raise DataError(f"{str(path)!r} names no format: give it one of the suffixes {', '.join(WRITTEN)}")
-    return WRITTEN[path.suffix.lower()]
+    name = public_name(place)
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in WRITTEN:
+        raise DataError(f"{name!r} names no format: give it one of the suffixes {', '.join(WRITTEN)}")
+    return WRITTEN[suffix]
 
 
 class TableWriter:
     """Writes tables one after the other into a file, which appears when it is complete.
 
     Args:
-        path: The file; its suffix names the format. A Parquet file has page checksums.
+        place: The path or URI of the file; its suffix names the format. A Parquet file has page checksums.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._format = path, check_suffix(path)
+    def __init__(self, place: str | Path) -> None:
+        self._place, self._format = place, check_suffix(place)
         self._writer: Any = None
 
     def __enter__(self) -> Self:
         self._stack = ExitStack()
-        self._partial = self._stack.enter_context(new_file(self._path))
+        self._partial = self._stack.enter_context(new_output(self._place))
         return self
 
     def write(self, table: pa.Table) -> None:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from recmtl.data.preparation.prepare import Progress
 from recmtl.errors import ExistsError
 from recmtl.evaluate.intervals import DRAWS
-from recmtl.io.files import new_file
+from recmtl.io.output import locate_output, new_output
 from recmtl.report import sections
 from recmtl.report.elements import Section, gallery
 from recmtl.report.runs import ReportedRun, open_runs
@@ -40,7 +40,7 @@ def write_report(
 
     Args:
         runs: The run folders; the others are compared with the first.
-        out: The HTML file.
+        out: The path or URI of the HTML file.
         slices: Features to slice the AUC by, beside the domain of the schema.
         rows: The predicted rows, raw or prepared; ``None`` takes the data that the recipes name.
         title: The title of the page.
@@ -52,18 +52,21 @@ def write_report(
         RunError: A run is unfinished or has no predictions.
         SchemaError: A slice is not a feature.
     """
-    check_report(Path(out))
-    with new_file(Path(out)) as file:  # which fails before any work if it cannot be written
+    check_report(out)
+    with new_output(out) as file:  # which fails before any work if it cannot be written
         file.write_text(report_html(open_runs(runs), slices, rows, title, draws, progress), encoding="utf-8")
 
 
-def check_report(out: Path) -> None:
+def check_report(out: str | Path) -> None:
     """Check that a report can be written to a file: there is none yet, or it is a report."""
-    if not out.is_file():
+    location = locate_output(out)
+    if not location.filesystem.get_file_info(location.path).is_file:
         return
-    with out.open("rb") as file:
+    with location.stream(compressed=True) as file:
         if GENERATOR not in file.read(HEAD_BYTES):
-            raise ExistsError(f"{str(out)!r} exists already and is no report: give `--out` another file or remove it")
+            raise ExistsError(
+                f"{location.name!r} exists already and is no report: give `--out` another file or remove it"
+            )
 
 
 def report_html(

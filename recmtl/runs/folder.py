@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recmtl.errors import MAX_SHOWN, DataError, RunError
-from recmtl.io.files import digest, fsync, locked, new_file, raise_if_disk_full
+from recmtl.io.files import check_local, digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
 from recmtl.schema import FittedSchema
@@ -39,6 +39,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
+        check_local(path)
         self.path = Path(path)
         self.has_recipe = False  # whether `recipe.yaml` is that of the run that begins here
         self._held = False

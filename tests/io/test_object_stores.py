@@ -1,6 +1,7 @@
-"""Files behind URIs, read from a local S3 server."""
+"""Files behind URIs, read from a local S3 server and written to it."""
 
 import logging
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
@@ -10,10 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+import recmtl
 from recmtl.cli.main import main
 from recmtl.data import DataError, prepare
 from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.io.location import Location, expand
+from recmtl.io.output import new_output, upload
 from recmtl.schema import Categorical, Numeric, Schema, Task
 
 FRAME = pd.DataFrame({"c": list("abcd") * 10, "x": [i / 4 for i in range(40)], "y": [0, 1, 1, 0] * 10})
@@ -129,3 +132,116 @@ def test_a_description_shows_no_credentials(store, capsys):
     said = capsys.readouterr()
     assert "s3://rows/all/a.csv: columns" in said.out
     assert "hunter2" not in said.out + said.err
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    rows = folder.with_name("rows.csv")
+    FRAME.to_csv(rows, index=False)
+    quick = ["--trainer.epochs", "1", "--model.layers", "[4]", "--trainer.run.progress", "false"]
+    assert main(["train", "--data.train", str(rows), "--label", "y", "--run", str(folder), *quick]) == 0
+    return folder
+
+
+def keys(options, folder="out"):
+    selector = fs.FileSelector(f"rows/{folder}", allow_not_found=True, recursive=True)
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://rows?{options}")
+    return [info.path for info in filesystem.get_file_info(selector) if info.is_file]
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.csv", "p.arrow"])
+def test_predictions_are_written_whole(store, run, tmp_path, name, capsys):
+    rows = f"s3://rows/all/a.csv?{store}"
+    out = f"s3://rows/out/{name}"
+    assert main(["predict", str(run), "--rows", rows, "--out", f"{out}?{store}"]) == 0
+    said = capsys.readouterr().out
+    assert f"40 predictions in {out}" in said
+    assert "endpoint" not in said
+    assert main(["predict", str(run), "--rows", rows, "--out", str(tmp_path / name)]) == 0
+    schema = recmtl.load_run(run).model.schema.schema
+    there, here = (recmtl.Predictions.read(schema, place) for place in (f"{out}?{store}", tmp_path / name))
+    assert there.table().equals(here.table())
+    assert main(["predict", str(run), "--rows", rows, "--out", f"{out}?{store}"]) == 2
+    assert f"{out!r} exists already: give `--out` another name" in capsys.readouterr().err
+
+
+def test_rows_that_fail_leave_no_object(store, run, tmp_path, capsys):
+    (tmp_path / "bad.csv").write_text("c,x,y\na,1,0\nb,oops,1\n")
+    command = ["predict", str(run), "--rows", str(tmp_path / "bad.csv"), "--out", f"s3://rows/failed/p.csv?{store}"]
+    assert main(command) == 2
+    assert "'oops' is not a number" in capsys.readouterr().err
+    assert keys(store, "failed") == []
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("s3://nowhere/p.csv", "'s3://nowhere/p.csv' cannot be written: there is no bucket 'nowhere'"),
+        ("s3://p.csv", "'s3://p.csv' names no file to write"),
+        ("s3://rows/parts.csv/", "'s3://rows/parts.csv/' names no file to write"),
+        ("s3://user:hunter2@rows/p", "'s3://rows/p' names no format"),
+        ("nope://user:hunter2@rows/p.csv", "'nope://rows/p.csv' cannot be written: Un"),
+    ],
+)
+def test_places_that_cannot_be_written(store, run, place, said, capsys):
+    assert main(["predict", str(run), "--rows", "no.csv", "--out", f"{place}?{store}"]) == 2
+    found = capsys.readouterr().err
+    assert said in found
+    assert "hunter2" not in found
+
+
+def test_reports_and_cards_are_written_to_a_store(store, run, capsys):
+    page, card = (f"s3://rows/pages/{name}?{store}" for name in ("r.html", "c.yaml"))
+    for _ in range(2):  # the second report takes the place of the first
+        assert main(["report", str(run), "--draws", "0", "--out", page]) == 0
+    assert main(["report", str(run), "--draws", "0", "--out", f"s3://rows/all/a.csv?{store}"]) == 2
+    assert "'s3://rows/all/a.csv' exists already and is no report" in capsys.readouterr().err
+    assert main(["describe", f"s3://rows/all/a.csv?{store}", "--label", "y", "--out", card]) == 0
+    assert keys(store, "pages") == ["rows/pages/c.yaml", "rows/pages/r.html"]
+    with Location.of(card).stream() as stream:
+        assert stream.read().startswith(b"# Inferred from s3://rows/all/a.csv:")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prepare", "--train", "rows.csv", "--label", "y", "--out"],
+        ["synth", "--out"],
+        ["demo", "--out"],
+        ["train", "--data.train", "rows.csv", "--label", "y", "--run"],
+        ["compare", "--models", "MMOE", "--data.train", "rows.csv", "--label", "y", "--out"],
+        ["train", "--data.train", "rows.csv", "--label", "y", "--run", "run", "--data.cache"],
+        ["evaluate", "--rows", "no.csv"],
+        ["report"],
+    ],
+    ids=lambda command: " ".join(command[:1] + command[-1:]),
+)
+def test_folders_are_on_disk(tmp_path, monkeypatch, command, capsys):
+    monkeypatch.chdir(tmp_path)
+    FRAME.to_csv("rows.csv", index=False)
+    assert main([*command, "s3://user:hunter2@rows/x/y?region=hunter2"]) == 2
+    found = capsys.readouterr().err
+    assert "'s3://rows/x/y' is not on this machine: give a folder on its disk, and copy it" in found
+    assert "hunter2" not in found
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_a_file_uri_is_a_file(tmp_path):
+    with new_output(f"file://{tmp_path}/a%20b/p.txt") as file:
+        file.write_text("whole")
+        assert [path.name for path in (tmp_path / "a b").iterdir()] == [file.name]
+    assert (tmp_path / "a b/p.txt").read_text() == "whole"
+
+
+def test_a_store_without_uploads_gets_a_file_that_is_moved(tmp_path):
+    (tmp_path / "spool").write_text("whole")
+    location = Location("new/folder/p.txt", fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "store://")
+    upload(tmp_path / "spool", location)
+    assert [path.name for path in (tmp_path / "new/folder").iterdir()] == ["p.txt"]
+    (tmp_path / "spool").write_text("another")
+    (tmp_path / "new/folder/q.txt").mkdir()
+    with pytest.raises(DataError, match=r"^'store://new/folder/q\.txt' cannot be written: "):
+        upload(tmp_path / "spool", Location("new/folder/q.txt", location.filesystem, "store://"))
+    assert sorted(path.name for path in (tmp_path / "new/folder").iterdir()) == ["p.txt", "q.txt"]
+    assert Path(tmp_path / "new/folder/p.txt").read_text() == "whole"

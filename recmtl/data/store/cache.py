@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from recmtl.errors import DataError
-from recmtl.io.files import locked, new_file
+from recmtl.io.files import check_local, locked, new_file
 from recmtl.io.location import Location
 from recmtl.io.untrusted import from_json, read_text
 
@@ -44,6 +44,7 @@ def check_writable(cache: Path) -> None:
     Raises:
         DataError: One cannot.
     """
+    check_local(cache)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(cache, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recmtl.errors import ExistsError
+from recmtl.io.files import check_local
 
 CARD, TEST_TRUTH, TRUTH = "card.yaml", "test_truth.csv", "truth.json"
 SPLITS = ("train", "valid", "test")
@@ -71,6 +72,7 @@ def _described(out: Path) -> Mapping[str, Any]:
 
 def check_size(out: Path, rows: int, seed: int) -> None:
     """Check that `out` is no file, and that `rows` and `seed` are in range."""
+    check_local(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` must be a folder, but {out} is a file")
     if rows < 10:

@@ -56,6 +56,7 @@ from .features import (
     PiecewiseLinearEmbeddings,
     PlainNumbers,
 )
+from .io.partitions import Partitions
 from .layers import (
     MLP,
     CrossLayers,
@@ -173,6 +174,7 @@ __all__ = [
     "PCGrad",
     "PEPNet",
     "PPCGrad",
+    "Partitions",
     "PeriodicEmbeddings",
     "PiecewiseLinearEmbeddings",
     "PlainNumbers",

@@ -13,6 +13,7 @@ from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.io.output import check_free, new_output
 from recmtl.recipe import presets
+from recmtl.recipe.options import partitions
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns
@@ -33,6 +34,9 @@ def describe_command(
     out: str | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
+    since: str | None = None,
+    until: str | None = None,
+    date_key: str | None = None,
 ) -> None:
     """Describe a dataset: columns, labels, drift, and columns that leak a label.
 
@@ -54,6 +58,10 @@ def describe_command(
         out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
+        since: The first day of the first rows (`2024-01-01`), if they are a folder of folders named like
+            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
+        until: The last day of the first rows, which is included.
+        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     given = {"group": group, "weight": weight, "domain": domain}
     roles = {name: value for name, value in given.items() if value} | dict(text)
@@ -63,15 +71,16 @@ def describe_command(
     reading = {**roles} | {name: value for name, value in of_columns.items() if value}
     if out is not None:
         _check_card(out, card, label)
+    rows = partitions(data, since, until, date_key)
     with RowCounter() as counter:
         schema = None if card is None else presets.card(card)
-        description = describe(data, schema, test, labels, counter, bad_rows, **reading)
+        description = describe(rows, schema, test, labels, counter, bad_rows, **reading)
     if json:
         print_line(dumps(description.to_dict(), indent=1))
     else:
         print_description(description, public_name(data))
     if out is not None:
-        columns = infer_columns(data, labels, kinds, left_out, roles, bad_rows, formats)
+        columns = infer_columns(rows, labels, kinds, left_out, roles, bad_rows, formats)
         write_card(out, Schema(columns.features, columns.tasks, **roles), columns)
 
 

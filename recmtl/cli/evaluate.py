@@ -26,8 +26,10 @@ from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.ranking import K
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
+from recmtl.io.partitions import Partitions
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
+from recmtl.recipe.options import partitions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Thinning
 from recmtl.schema.thinning import thinning_of
@@ -47,6 +49,9 @@ def evaluate_command(
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
     text: Mapping[str, Any] = NO_OPTIONS,
+    since: str | None = None,
+    until: str | None = None,
+    date_key: str | None = None,
 ) -> None:
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
 
@@ -68,19 +73,24 @@ def evaluate_command(
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
         text: How text in these files is read, where it differs from the training rows of the run or from the card.
+        since: The first day of these rows (`2024-01-01`), if they are a folder of folders named like
+            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
+        until: The last day of these rows, which is included.
+        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     thinning = thinning_of(negative_rate, negative_label or ())
+    chosen = partitions(rows or predictions or "", since, until, date_key)
     if predictions is not None and card is not None and run is None and rows is None:
         schema = replace(presets.card(card), **text)
-        measured, title = Predictions.read(schema, predictions, group), public_name(predictions)
+        measured, title = Predictions.read(schema, chosen, group), public_name(predictions)
         measured = measured.with_thinning(thinning) if thinning else measured
         measured.check(title)
     elif run is not None and rows is not None and predictions is None and card is None:
-        measured = predict_labelled(run, rows, trust, bad_rows, thinning, text)
+        measured = predict_labelled(run, chosen, trust, bad_rows, thinning, text)
         title = f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
@@ -90,7 +100,7 @@ def evaluate_command(
 
 def predict_labelled(
     run: Path,
-    rows: str,
+    rows: str | Partitions,
     trust: Sequence[str],
     bad_rows: BadRows,
     thinning: Thinning | None,
@@ -149,10 +159,13 @@ def interval_note(predictions: Predictions) -> str:
     return f"95 % intervals take rows for independent: {why}"
 
 
-def prepared_rows(rows: str, thinning: Thinning | None, text: Mapping[str, Any]) -> Rows | None:
+def prepared_rows(rows: str | Partitions, thinning: Thinning | None, text: Mapping[str, Any]) -> Rows | None:
     """Return the test rows of a prepared dataset, which knows its thinning itself, or ``None`` for raw files."""
-    if not (Path(rows) / MANIFEST).is_file():
+    place = rows.place if isinstance(rows, Partitions) else rows
+    if not (Path(place) / MANIFEST).is_file():
         return None
+    if isinstance(rows, Partitions):
+        raise UsageError(f"{str(place)!r} is a prepared dataset, of which no days are chosen")
     if thinning is not None:
         raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
     if text:

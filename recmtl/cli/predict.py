@@ -16,8 +16,10 @@ from recmtl.evaluate import Predictions
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.io.output import check_free
+from recmtl.io.partitions import Partitions
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
+from recmtl.recipe.options import partitions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Schema, Thinning
 from recmtl.schema.text_format import TextFormat
@@ -33,6 +35,9 @@ def predict_command(
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
     text: Mapping[str, Any] = NO_OPTIONS,
+    since: str | None = None,
+    until: str | None = None,
+    date_key: str | None = None,
 ) -> None:
     """Predict with the best weights of a run, and write keys, labels and predictions.
 
@@ -48,21 +53,26 @@ def predict_command(
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
         text: How text in these files is read, where it differs from the training rows of the run.
+        since: The first day of these rows (`2024-01-01`), if they are a folder of folders named like
+            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
+        until: The last day of these rows, which is included.
+        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     check_free(out)
     check_suffix(out)
     thinning = thinning_of(negative_rate, negative_label or ())
+    given = partitions(rows, since, until, date_key)
     trainer = load_run(run, trust)
     schema = trainer.model.schema
     form = replace(schema.schema.text_format, **text)
     count = 0
     with RowCounter() as counter, TableWriter(out) as writer:
-        prepared = prepared_rows(rows, thinning, text)
-        present = common_columns(rows, form) if prepared is None else schema.schema.unfeatured
+        prepared = prepared_rows(given, thinning, text)
+        present = common_columns(given, form) if prepared is None else schema.schema.unfeatured
         if prepared is None and any(label in present for label in schema.schema.labels):
             note_of_thinning(schema.thinning, thinning)
         check_labels(thinning, schema.schema, present, rows)
-        raw = encode_rows(schema, rows, False, counter, bad_rows, counter.print_notes, thinning, form)
+        raw = encode_rows(schema, given, False, counter, bad_rows, counter.print_notes, thinning, form)
         for part in raw if prepared is None else [prepared]:
             writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)
@@ -77,7 +87,7 @@ def check_labels(thinning: Thinning | None, schema: Schema, present: frozenset[s
         raise UsageError(f"{rows!r} has no column {missing[0]!r}, by which `--negative_rate` weights its rows")
 
 
-def common_columns(rows: str, text: TextFormat) -> frozenset[str]:
+def common_columns(rows: str | Partitions, text: TextFormat) -> frozenset[str]:
     """Return the columns that all raw files have."""
     found = [frozenset(source.columns) for source in open_sources(rows, "given", text)]
     return frozenset.intersection(*found)

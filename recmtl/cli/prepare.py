@@ -15,7 +15,7 @@ from recmtl.data.sources.open import Data
 from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.recipe.options import DataOptions
-from recmtl.recipe.recipe import data_schema
+from recmtl.recipe.recipe import data_schema, missing_days, rows_by_split
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import SplitName
 from recmtl.schema.thinning import thinning_of
@@ -42,6 +42,13 @@ def prepare_command(
     negative_rate: float = 1.0,
     negative_label: Sequence[str] | None = None,
     thinned: Sequence[SplitName] | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    valid_since: str | None = None,
+    valid_until: str | None = None,
+    test_since: str | None = None,
+    test_until: str | None = None,
+    date_key: str | None = None,
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
@@ -69,6 +76,15 @@ def prepare_command(
         negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
         thinned: A file that was thinned, `train`, `valid` or `test`, by default `train`; may be repeated.
+        since: The first day of the training rows (`2024-01-01`), if `--train` is a folder of folders named like
+            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
+        until: The last day of the training rows, which is included.
+        valid_since: The first day of the validation rows; they are in the folder of the training rows if `--valid` is
+            left out.
+        valid_until: The last day of the validation rows.
+        test_since: The first day of the test rows, likewise.
+        test_until: The last day of the test rows.
+        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
@@ -79,12 +95,18 @@ def prepare_command(
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
     said = {**said, "date_formats": parse_date_formats(date_format or ())}
-    options = DataOptions(card, train, labels=labels, group=group, weight=weight, domain=domain, **said)
+    days: dict[str, Any] = {"since": since, "until": until, "valid_since": valid_since, "valid_until": valid_until}
+    days |= {"test_since": test_since, "test_until": test_until, "date_key": date_key}
+    roles: dict[str, Any] = {"group": group, "weight": weight, "domain": domain}
+    options = DataOptions(card, train, valid, test, labels=labels, **roles, **said, **days)
+    if raw and options.days:
+        raise UsageError(f"`--{options.days[0]}` chooses folders of rows, which `--raw` files have none of")
     with RowCounter() as counter, ExitStack() as stack:
-        given: Mapping[str, Data | None] = {"train": train, "valid": valid, "test": test}
+        given: Mapping[str, Data | None] = rows_by_split(options)
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
-        schema, notes = data_schema(options, train or "", "--card")
+        schema, notes = data_schema(options, options.rows("train") or "", "--card")
+        notes += missing_days(given.values())
         data = prepare(
             schema, **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows, thinning=thinning
         )

@@ -12,15 +12,15 @@ from recmtl.data.columns.values import as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, DataError
-from recmtl.io.location import public_name
 from recmtl.io.machine import available_memory
+from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
 
 LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label
 FLOAT_BYTES = 8
 
 
-def read_predictions(schema: Schema, path: str | Path, group: str | None = None) -> pa.Table:
+def read_predictions(schema: Schema, path: str | Path | Partitions, group: str | None = None) -> pa.Table:
     """Read predictions, labels, row weights, keys and groups of files: keys and groups as text or integers.
 
     Raises:
@@ -35,7 +35,7 @@ def read_predictions(schema: Schema, path: str | Path, group: str | None = None)
     except DataError as error:
         raise SchemaError(str(error)) from error
     except (OSError, MemoryError, pa.ArrowException) as error:
-        raise SchemaError(f"{public_name(path)} cannot be read: {' '.join(str(error).split())}") from error
+        raise SchemaError(f"{public_name_of(path)} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table:

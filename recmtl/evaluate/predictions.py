@@ -17,7 +17,7 @@ from recmtl.evaluate.metrics import METRICS, Metrics, metrics_of
 from recmtl.evaluate.prediction_files import LABEL_PREFIX, read_predictions
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
-from recmtl.io.location import public_name
+from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.io.table_writer import TableWriter
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError, Task, Thinning
 
@@ -219,14 +219,14 @@ class Predictions:
             writer.write(self.table())
 
     @classmethod
-    def read(cls, schema: Schema, path: str | Path, group: str | None = None) -> Predictions:
+    def read(cls, schema: Schema, path: str | Path | Partitions, group: str | None = None) -> Predictions:
         """Read predictions from files in any form that `prepare` takes: one, a folder, or a glob.
 
         Raises:
             SchemaError: A file cannot be read, does not fit into memory, or has no column that is needed.
         """
         table = read_predictions(schema, path, group)
-        return cls.from_table(schema, table, public_name(path), group)
+        return cls.from_table(schema, table, public_name_of(path), group)
 
 
 def _check_values(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:

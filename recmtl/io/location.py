@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -33,6 +34,9 @@ TABLE_LOGS = {
     "Lance": ("_versions", "*.manifest", "`pyarrow.parquet.write_table(lance.dataset(…).to_table(), …)`"),
 }
 TABLE_DATA = "data"  # the folder within a table where Iceberg and Lance keep its files
+
+
+Wanted: TypeAlias = Callable[[Mapping[str, str | None], str], bool]
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,7 @@ class Location:
     @property
     def part_keys(self) -> dict[str, str | None]:
         """The keys that the folders of the path give to all its rows, such as ``date=2024-01-01``."""
-        folders = (PART_KEY.fullmatch(part) for part in PurePosixPath(self.path).parts[:-1])
-        values = {unquote(found[1]): unquote(found[2]) for found in folders if found}
-        return {key: None if value == NO_VALUE else value for key, value in values.items()}
+        return keys_of(PurePosixPath(self.path).parent)
 
     def stream(self, compressed: bool = False) -> pa.NativeFile:
         """Open the file for reading from the start, decompressed according to its suffix, or as it is."""
@@ -105,6 +107,13 @@ class Location:
         return pa.memory_map(self.path) if self.on_disk else self.filesystem.open_input_file(self.path)
 
 
+def keys_of(folder: PurePosixPath) -> dict[str, str | None]:
+    """Return the keys that the parts of a folder's path give to its rows; ``None`` is a missing value."""
+    found = (PART_KEY.fullmatch(part) for part in folder.parts)
+    values = {unquote(key[1]): unquote(key[2]) for key in found if key}
+    return {key: None if value == NO_VALUE else value for key, value in values.items()}
+
+
 def public_name(place: str | Path) -> str:
     """Return a path or URI without credentials and options."""
     if isinstance(place, Path) or not URI.match(place):
@@ -113,11 +122,12 @@ def public_name(place: str | Path) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
-def expand(place: str | Path) -> list[Location]:
+def expand(place: str | Path, wanted: Wanted | None = None) -> list[Location]:
     """Return the files of a path, folder or glob, sorted. In a URI ``?`` begins the options and is no wildcard.
 
-    A folder has its files and those of folders named like ``date=2024-01-01`` in it. Hidden files, markers such as
-    ``_SUCCESS`` and files without rows named ``part-…`` are left out.
+    A folder has its files and those of folders named like ``date=2024-01-01`` in it: of those that are `wanted`, given
+    their keys and path, which may be none. Hidden files, markers such as ``_SUCCESS`` and files without rows named
+    ``part-…`` are left out.
 
     Raises:
         DataError: There is no such file, or it is one of a table whose log says which of its rows count.
@@ -126,7 +136,7 @@ def expand(place: str | Path) -> list[Location]:
         location = Location.of(place)
         kind = location.filesystem.get_file_info(location.path).type
         if kind == fs.FileType.Directory:
-            found = list(_files_of_folder(location, location.path))
+            found = list(_files_of_folder(location, location.path, wanted or (lambda keys, folder: True)))
         elif kind == fs.FileType.NotFound:
             found = list(_glob(location))
         else:
@@ -140,7 +150,7 @@ def expand(place: str | Path) -> list[Location]:
         raise
     except (OSError, ValueError) as error:
         raise unreadable(public_name(place), error) from error
-    if not found:
+    if not found and not (wanted and kind == fs.FileType.Directory):
         folder = kind == fs.FileType.Directory
         name = repr(location.name)
         raise DataError(f"the folder {name} holds no files" if folder else f"there is no file {name}")
@@ -169,10 +179,11 @@ def _tables_around(folder: PurePosixPath) -> tuple[PurePosixPath, ...]:
     return (folder, folder.parent) if folder.name == TABLE_DATA else (folder,)
 
 
-def _files_of_folder(location: Location, folder: str) -> Iterator[str]:
+def _files_of_folder(location: Location, folder: str, wanted: Wanted) -> Iterator[str]:
     for info in _list_folder(location, folder):
         if info.type == fs.FileType.Directory and PART_KEY.fullmatch(info.base_name) and not hidden(info):
-            yield from _files_of_folder(location, info.path)
+            if wanted(keys_of(PurePosixPath(info.path)), location.prefix + info.path):
+                yield from _files_of_folder(location, info.path, wanted)
         elif info.is_file and not hidden(info) and not _without_rows(info):
             yield info.path
 

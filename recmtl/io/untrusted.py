@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -53,5 +54,7 @@ def from_yaml(text: str) -> Any:
         elif isinstance(value, str) and "\0" in value:
             raise ValueError(f"{value[:40]!r} has a NUL character")
         elif not isinstance(value, str | int | float | None):
-            raise ValueError(f"expected text, numbers, lists and mappings, got the {type(value).__name__} {value}")
+            quotes = ": put it in quotes" if isinstance(value, date) else ""
+            found = f"the {type(value).__name__} {value}{quotes}"
+            raise ValueError(f"expected text, numbers, lists and mappings, got {found}")
     return content

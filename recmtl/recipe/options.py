@@ -14,7 +14,9 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import Balancer
+from recmtl.errors import DataError
 from recmtl.io.csv_records import BadRows
+from recmtl.io.partitions import Partitions
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.models import RankingModel
 from recmtl.recipe.option_errors import nested_options, option_type, parse_options
@@ -42,6 +44,15 @@ class DataOptions:
         train: Training rows: a CSV, Parquet or Arrow file, a glob, a folder of them, or a prepared dataset.
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows, measured once at the end.
+        since: The first day of the training rows (`2024-01-01`), if `train` is a folder of folders named like
+            `date=2024-01-01`, also with `hour=05` in them; a month (`2024-01`) and an hour (`2024-01-01T05`) are bounds
+            as well.
+        until: The last day of the training rows, which is included.
+        valid_since: The first day of the validation rows; `valid` is the folder of the training rows if it is left out.
+        valid_until: The last day of the validation rows.
+        test_since: The first day of the test rows, likewise.
+        test_until: The last day of the test rows.
+        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
         labels: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows: a search, a session, a user.
         weight: Without a card, a column with a weight per row.
@@ -73,6 +84,13 @@ class DataOptions:
     train: str | None = None
     valid: str | None = None
     test: str | None = None
+    since: str | None = None
+    until: str | None = None
+    valid_since: str | None = None
+    valid_until: str | None = None
+    test_since: str | None = None
+    test_until: str | None = None
+    date_key: str | None = None
     labels: list[str] = field(default_factory=list)
     group: str | None = None
     weight: str | None = None
@@ -92,6 +110,34 @@ class DataOptions:
     negative_labels: list[str] = field(default_factory=list)
     thinned: list[SplitName] = field(default_factory=lambda: ["train"])
 
+    def rows(self, split: SplitName) -> str | Partitions | None:
+        """Return the rows of a split: a path, or the partitions of some days.
+
+        Raises:
+            DataError: The days are no range, or they are said of the training rows alone, whose folder has others too.
+        """
+        prefix = "" if split == "train" else f"{split}_"
+        since, until = getattr(self, f"{prefix}since"), getattr(self, f"{prefix}until")
+        place: str | None = getattr(self, split)
+        if place is None and (since or until):
+            place = self.train
+        if place is None:
+            return None
+        if since or until or self.days == ["date_key"]:
+            return partitions(place, since, until, self.date_key)
+        if place == self.train and split != "train" and (self.since or self.until):
+            raise DataError(
+                f"`{split}` is the folder of the training rows, of which some days are taken: name those of its "
+                f"{split} rows by `{split}_since` and `{split}_until`"
+            )
+        return place
+
+    @property
+    def days(self) -> list[str]:
+        """The options that choose days, as far as they are given."""
+        named = [f"{prefix}{bound}" for prefix in ("", "valid_", "test_") for bound in ("since", "until")]
+        return [name for name in (*named, "date_key") if getattr(self, name) is not None]
+
     @property
     def thinning(self) -> Thinning | None:
         """How files were thinned; ``None`` if they were not."""
@@ -102,6 +148,19 @@ class DataOptions:
         """The options that stand in for a card, as far as they are given."""
         named = ("labels", "group", "weight", "domain", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
         return {name: value for name in named if (value := getattr(self, name))}
+
+
+def partitions(place: str, since: str | None, until: str | None, date_key: str | None) -> str | Partitions:
+    """Return a place, or the partitions of some days in it.
+
+    Raises:
+        DataError: The days are no range.
+    """
+    if since is None and until is None:
+        if date_key is not None:
+            raise DataError("`date_key` says by which folders days are chosen: give `since` or `until` as well")
+        return place
+    return Partitions(place, since, until, date_key)
 
 
 def recipe_parser(prog: str, description: str | None = None) -> ArgumentParser:

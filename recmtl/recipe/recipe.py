@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import yaml
@@ -20,12 +20,13 @@ from recmtl.data.profiling.raw import leak_warnings
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError, RunError
 from recmtl.io.machine import explain_oom
+from recmtl.io.partitions import Partitions, files_of
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.presets import card
 from recmtl.runs.folder import RECIPE, RunFolder
-from recmtl.schema import FittedSchema, Schema
+from recmtl.schema import FittedSchema, Schema, SplitName
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TEXT_OPTIONS
 from recmtl.train import Trainer
@@ -42,6 +43,10 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
     if options.train is None:
         raise DataError("there are no training rows: give `--data.train`")
     if (Path(options.train) / MANIFEST).is_file():
+        if days := options.days:
+            raise DataError(
+                f"{options.train!r} is a prepared dataset, of which no days are chosen: leave out `{days[0]}`"
+            )
         if options.valid or options.test:
             raise DataError(f"{options.train!r} is a prepared dataset: it has its own validation and test rows")
         if options.inferred:
@@ -49,22 +54,45 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
         if options.thinning:
             raise DataError(f"{options.train!r} is a prepared dataset: say `negative_rate` when it is prepared")
         return PreparedData.open(options.train)
-    schema, notes = data_schema(options, options.train)
-    data = prepare_cached(
-        schema,
-        options.train,
-        options.valid,
-        options.test,
-        options.holdout,
-        options.cache,
-        progress,
-        options.bad_rows,
-        options.thinning,
-    )
+    rows = rows_by_split(options)
+    train = rows["train"] or options.train
+    schema, notes = data_schema(options, train)
+    said = (options.holdout, options.cache, progress, options.bad_rows, options.thinning)
+    data = prepare_cached(schema, train, rows["valid"], rows["test"], *said)
+    notes += missing_days(rows.values())
     return replace(data, notes=(*notes, *data.notes))
 
 
-def data_schema(options: DataOptions, train: str, card_option: str = "--data.card") -> tuple[Schema, list[str]]:
+def rows_by_split(options: DataOptions) -> dict[str, str | Partitions | None]:
+    """Return the training, validation and test rows: paths, or partitions of some days, which do not overlap.
+
+    Raises:
+        DataError: A file is in two of them, or days cannot be chosen.
+    """
+    names: tuple[SplitName, ...] = get_args(SplitName)
+    found: dict[str, str | Partitions | None] = {name: options.rows(name) for name in names}
+    seen: dict[str, str] = {}
+    for name, rows in found.items() if options.days else ():
+        for file in files_of(rows) if rows is not None else ():
+            other = seen.setdefault(file.name, name)
+            if other != name:
+                raise DataError(f"{file.name!r} is among the {other} and the {name} rows: give them different days")
+    return found
+
+
+def missing_days(splits: Iterable[Any]) -> list[str]:
+    """Return a note for each range of partitions in which folders of days are missing."""
+    notes = []
+    for rows in splits:
+        if isinstance(rows, Partitions) and (missing := rows.missing()):
+            more = f" and {len(missing) - 1:,} more days" if len(missing) > 1 else ""
+            notes.append(f"there is no folder of {missing[0]}{more} in {rows.name}")
+    return notes
+
+
+def data_schema(
+    options: DataOptions, train: str | Partitions, card_option: str = "--data.card"
+) -> tuple[Schema, list[str]]:
     """Return the schema of a card, or one inferred from the training rows with notes: what was inferred, and leaks.
 
     Args:
@@ -94,7 +122,7 @@ def data_schema(options: DataOptions, train: str, card_option: str = "--data.car
     return schema, [*columns.notes, shown, *leak_warnings(columns.sample.table, schema)]
 
 
-def describe_command_of(options: DataOptions, train: str) -> str:
+def describe_command_of(options: DataOptions, train: str | Partitions) -> str:
     """Return the `describe` command that reads the columns of the training rows as these options do."""
     said = [("label", label) for label in options.labels]
     said += [(name, value) for name in ("group", "weight", "domain") if (value := getattr(options, name))]
@@ -104,7 +132,10 @@ def describe_command_of(options: DataOptions, train: str) -> str:
     said += [("header", json.dumps(options.header))] if options.header else []
     said += [("kind", f"{name}={kind}") for name, kind in options.kinds.items()]
     said += [("date_format", f"{name}={written}") for name, written in options.date_formats.items()]
-    return shlex.join(["recmtl", "describe", train, *(word for name, value in said for word in (f"--{name}", value))])
+    place = str(train.place) if isinstance(train, Partitions) else train
+    if isinstance(train, Partitions):
+        said += [(name, str(value)) for name in ("since", "until", "date_key") if (value := getattr(options, name))]
+    return shlex.join(["recmtl", "describe", place, *(word for name, value in said for word in (f"--{name}", value))])
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:

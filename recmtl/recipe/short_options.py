@@ -30,6 +30,9 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--negative_rate": "--data.negative_rate",
     "--negative_label": "--data.negative_labels",
     "--thinned": "--data.thinned",
+    "--since": "--data.since",
+    "--until": "--data.until",
+    "--date_key": "--data.date_key",
 }
 REPEATED = ("--label", "--drop", "--kind", "--date_format", "--header", "--null", "--negative_label", "--thinned")
 NO_OPTIONS: Mapping[str, Any] = {}
@@ -43,6 +46,9 @@ NEEDED = {
     "--escape": "a character",
     "--negative_rate": "a number",
     "--thinned": "`train`, `valid` or `test`",
+    "--since": "a day, such as 2024-01-31",
+    "--until": "a day, such as 2024-01-31",
+    "--date_key": "the key of a folder, such as `date`",
 }
 
 

@@ -37,7 +37,8 @@ from recmtl.io.formats import (
     plain_table,
     replace_words,
 )
-from recmtl.io.location import COMPRESSIONS, Location, expand
+from recmtl.io.location import COMPRESSIONS, Location
+from recmtl.io.partitions import Partitions, files_of
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
 
@@ -61,7 +62,7 @@ class RowSource(Protocol):
 
 
 Part: TypeAlias = Location | Frame | RowSource
-Rows: TypeAlias = str | Path | Location | Frame | RowSource | Sequence["Rows"]
+Rows: TypeAlias = str | Path | Partitions | Location | Frame | RowSource | Sequence["Rows"]
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT, bad_rows: BadRows = "
 
 def _parts(data: Rows) -> Iterator[Part]:
     """Yield the files, tables in memory and sources that data in any form consists of."""
-    if isinstance(data, str | Path):
-        yield from expand(data)
+    if isinstance(data, str | Path | Partitions):
+        yield from files_of(data)
     elif isinstance(data, pa.RecordBatchReader):
         raise SchemaError("a RecordBatchReader can be read once only: give `data.read_all()`")
     elif isinstance(data, Location | pd.DataFrame | ArrowStream | RowSource):

@@ -24,15 +24,16 @@ from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError, ExistsError, unreadable
 from recmtl.io.csv_records import BadRows
 from recmtl.io.files import locked
-from recmtl.io.location import Location, expand
+from recmtl.io.location import Location
+from recmtl.io.partitions import Partitions, files_of
 from recmtl.schema import Schema, SchemaError, Thinning
 
 
 def prepare_cached(
     schema: Schema,
-    train: str,
-    valid: str | None = None,
-    test: str | None = None,
+    train: str | Partitions,
+    valid: str | Partitions | None = None,
+    test: str | Partitions | None = None,
     holdout: float = 0.1,
     cache: Path | None = None,
     progress: Progress = lambda what, rows: None,
@@ -46,7 +47,7 @@ def prepare_cached(
     note says so.
     """
     splits = {"train": train, "valid": valid, "test": test}
-    paths = {name: expand(files) for name, files in splits.items() if files}
+    paths = {name: files_of(files) for name, files in splits.items() if files}
     contents = {name: [_content_key(path) for path in files] for name, files in paths.items()}
     rates = thinning.to_dict() if thinning else None
     key = json.dumps([FORMAT_VERSION, schema.to_dict(), holdout, bad_rows, rates, contents], sort_keys=True)

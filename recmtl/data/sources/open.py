@@ -30,12 +30,13 @@ from recmtl.io.formats import (
     plain_batch,
     replace_words,
 )
-from recmtl.io.location import Location, expand
+from recmtl.io.location import Location
+from recmtl.io.partitions import Partitions, files_of
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
 
-Data: TypeAlias = str | Path | Frame | Source | Sequence[str | Path | Frame | Source]
+Data: TypeAlias = str | Path | Partitions | Frame | Source | Sequence[str | Path | Partitions | Frame | Source]
 
 
 class TypedSource(Source):
@@ -113,12 +114,12 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
 
     Files are CSV (compressed, too), Parquet or Arrow IPC by their suffix or, without one of these, their first bytes;
     on disk or at a URI (``s3://``, ``gs://``, ``hdfs://``, ``file://``). Folders named like ``date=2024-01-01`` in a
-    path add a column with this value, unless the file has a column of this name.
+    path add a column with this value, unless the file has a column of this name; `Partitions` are those of some days.
     """
     if isinstance(data, Source):
         return [data]
-    if isinstance(data, str | Path):
-        return [_open_file(location, text) for location in expand(data)]
+    if isinstance(data, str | Path | Partitions):
+        return [_open_file(location, text) for location in files_of(data)]
     if is_column(data):
         check_rows(data)
     if isinstance(data, pd.DataFrame | ArrowStream):

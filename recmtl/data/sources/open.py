@@ -30,8 +30,8 @@ from recmtl.io.formats import (
     plain_batch,
     replace_words,
 )
-from recmtl.io.location import Location
-from recmtl.io.partitions import Partitions, files_of
+from recmtl.io.location import Location, expand
+from recmtl.io.partitions import Partitions
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
@@ -119,7 +119,8 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
     if isinstance(data, Source):
         return [data]
     if isinstance(data, str | Path | Partitions):
-        return [_open_file(location, text) for location in files_of(data)]
+        found = data.files() if isinstance(data, Partitions) else expand(data)
+        return [_open_file(location, text) for location in found]
     if is_column(data):
         check_rows(data)
     if isinstance(data, pd.DataFrame | ArrowStream):

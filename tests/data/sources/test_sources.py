@@ -12,8 +12,9 @@ from recmtl.data.preparation.convert import convert
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources import open as sources
-from recmtl.data.sources.open import expand, open_sources
+from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, DataError
+from recmtl.io.location import expand
 from recmtl.schema import Categorical, Schema, Task
 from recmtl.schema.text_format import TextFormat
 

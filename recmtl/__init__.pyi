@@ -43,6 +43,7 @@ from .balance import (
 )
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
+from .data.synthetic.days import plant_days
 from .data.synthetic.generate import synthesize
 from .data.synthetic.planted import plant
 from .errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError
@@ -211,6 +212,7 @@ __all__ = [
     "describe",
     "load_run",
     "plant",
+    "plant_days",
     "prepare",
     "synthesize",
     "write_report",

@@ -1,8 +1,9 @@
 """The folder of generated files: they appear when all are complete, and replace generated files alone."""
 
 import json
+import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from recmtl.errors import ExistsError
 from recmtl.io.files import check_local
 
 CARD, TEST_TRUTH, TRUTH = "card.yaml", "test_truth.csv", "truth.json"
+DAYS, TRUTHS = "days", "truth"  # folders of partitions: the rows and true probabilities of each day
 SPLITS = ("train", "valid", "test")
 
 
@@ -39,23 +41,27 @@ def generated_folder(out: Path) -> Iterator[GeneratedFolder]:
         (out / TRUTH).unlink(missing_ok=True)  # an older one must not describe the new files
         for name in (CARD, TEST_TRUTH) if "plant" in old else ():
             (out / name).unlink(missing_ok=True)
+        for name in (DAYS, TRUTHS) if old.get("plant") == DAYS else ():
+            shutil.rmtree(out / name, ignore_errors=True)
         names = sorted(file.name for file in Path(folder).iterdir() if file.name != TRUTH)
         for name in (*names, TRUTH):
             (Path(folder) / name).replace(out / name)
 
 
-def check_generated(out: Path, planted: bool = False) -> None:
+def check_generated(out: Path, planted: bool = False, folders: Sequence[str] = ()) -> None:
     """Check that the files in a folder that would be written over were generated: `truth.json` says so.
 
     Args:
         out: The folder.
         planted: Whether the card and the true probabilities of a planted problem will be written, too.
+        folders: Folders of days that will be written.
     """
     rows = [f"{side}{split}.csv" for side in ("", "user_", "item_") for split in SPLITS]
     beside = [CARD, TEST_TRUTH] if planted else []
     truth = _described(out)
     generated = {"files", "seed", "test"} <= {*truth}
     names = [] if generated and "plant" in truth else beside if generated else [*rows, TRUTH, *beside]
+    names += [] if truth.get("plant") == DAYS else folders
     found = next((name for name in names if (out / name).exists()), None)
     if found:
         raise ExistsError(f"{str(out / found)!r} exists already and was not generated: choose another folder")

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from recmtl.data.synthetic.bayes import TaskTruth
 from recmtl.data.synthetic.domains import Domains
@@ -19,7 +18,7 @@ from recmtl.data.synthetic.problem import DrawnRows, Problem
 from recmtl.data.synthetic.selection import Selection
 from recmtl.data.synthetic.streams import CHUNK_ROWS, stream
 from recmtl.data.synthetic.truth import Columns
-from recmtl.data.synthetic.writers import csv_writer
+from recmtl.data.synthetic.writers import column_types, csv_writer
 from recmtl.schema import Schema
 
 Plant = Literal["selection", "interests", "domains", "interactions"]
@@ -129,7 +128,7 @@ def _write_files(
     with ExitStack() as stack:
         writers = {}
         for name, drawn in _draw(problem, sizes):
-            types = _types({column: drawn.columns[column] for column in _written(problem.schema, labels)})
+            types = column_types({column: drawn.columns[column] for column in _written(problem.schema, labels)})
             if name not in writers:
                 writers[name] = stack.enter_context(csv_writer(folder / f"{name}.csv", types, header=True))
             writers[name](drawn.columns)
@@ -142,7 +141,7 @@ def _write_files(
             done += rows
             progress(done)
         test = DrawnRows(_joined([drawn.columns for drawn in tested]), _joined([drawn.truth for drawn in tested]))
-        stack.enter_context(csv_writer(folder / TEST_TRUTH, _types(test.truth), header=True))(test.truth)
+        stack.enter_context(csv_writer(folder / TEST_TRUTH, column_types(test.truth), header=True))(test.truth)
     return counts, test
 
 
@@ -155,11 +154,6 @@ def _draw(problem: Problem, sizes: Mapping[str, int]) -> Iterator[tuple[str, Dra
 
 def _written(schema: Schema, labels: list[str]) -> list[str]:
     return [*(feature.name for feature in schema.features), *labels]
-
-
-def _types(columns: Columns) -> dict[str, pa.DataType]:
-    kinds = {"f": pa.float64(), "U": pa.string()}
-    return {name: kinds.get(values.dtype.kind, pa.int64()) for name, values in columns.items()}
 
 
 def _joined(chunks: Sequence[Mapping[str, npt.NDArray[Any]]]) -> dict[str, npt.NDArray[Any]]:

@@ -59,6 +59,12 @@ def csv_writer(path: Path, types: Mapping[str, pa.DataType], header: bool) -> It
             yield lambda columns: writer.write_table(pa.table([columns[name] for name in types], schema=schema))
 
 
+def column_types(columns: Columns) -> dict[str, pa.DataType]:
+    """Return the Arrow type of each column: floats, text, or else integers."""
+    kinds = {"f": pa.float64(), "U": pa.string()}
+    return {name: kinds.get(values.dtype.kind, pa.int64()) for name, values in columns.items()}
+
+
 def _layout_types(names: Sequence[str]) -> dict[str, pa.DataType]:
     return {name: pa.float64() if name in NUMERICAL else pa.int64() for name in names}
 

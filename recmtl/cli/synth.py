@@ -47,8 +47,8 @@ def synth_command(
         thinned: A file to thin, `train`, `valid` or `test`, by default `train`; may be repeated.
         plant: Write a small table that shows one property of a model, with its card and the true probabilities of the
             test rows: `selection` (clicked rows are not like all rows), `interests` (the history decides, candidate by
-            candidate), `domains` (which share half of their effects) or `interactions` (products of effects). `days` are
-            folders of rows by day, with new ids each day and drifting effects.
+            candidate), `domains` (which share half of their effects) or `interactions` (products of effects). `days`
+            writes folders of rows by day, with new ids each day and drifting effects.
         strength: How strong the property is that `--plant` names: 1 if it is left out, 0 plants none.
         hidden: Log-odds of a hidden factor of clicks and conversions, for `--plant selection`; 0 if it is left out.
         days: The number of days from 2024-01-01, for `--plant days`; 7 if it is left out.

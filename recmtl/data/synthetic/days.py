@@ -47,8 +47,8 @@ class DayFacts:
         new_ids: The share of the ids of a day that are new.
         files: The rows of each day, and the positives of each label.
         test: The Bayes AUC of each task by day.
-        planted: By day, the share of rows with an id that the first day has not, and the AUC of the effects of the first
-            day: what a model reaches that stopped learning then.
+        planted: By day, the share of rows with an id that the first day has not, and the AUC of the effects of the
+            first day: what a model reaches that stopped learning then.
     """
 
     plant: str
@@ -117,7 +117,8 @@ class DriftingDays:
 
     def known(self, columns: Columns) -> npt.NDArray[np.bool_]:
         """Return which rows have ids of the first day alone `[n]`."""
-        found: npt.NDArray[np.bool_] = np.all([columns[name] < size for name, size in IDS.items()], axis=0)
+        first = [columns[name].astype(np.int64) < size for name, size in IDS.items()]
+        found: npt.NDArray[np.bool_] = np.all(first, axis=0)
         return found
 
     def _logits(self, columns: Columns, day: int, known: bool = False) -> Array:

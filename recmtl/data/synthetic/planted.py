@@ -17,7 +17,6 @@ from recmtl.data.synthetic.interests import Interests
 from recmtl.data.synthetic.problem import DrawnRows, Problem
 from recmtl.data.synthetic.selection import Selection
 from recmtl.data.synthetic.streams import CHUNK_ROWS, stream
-from recmtl.data.synthetic.truth import Columns
 from recmtl.data.synthetic.writers import column_types, csv_writer
 from recmtl.schema import Schema
 

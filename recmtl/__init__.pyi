@@ -103,6 +103,7 @@ from .schema import (
     Thinning,
     Timestamp,
 )
+from .serving.export import export_model
 from .train import EarlyStopping, Optimization, RunConfig, Trainer
 
 __version__: str
@@ -210,6 +211,7 @@ __all__ = [
     "card",
     "compare",
     "describe",
+    "export_model",
     "load_run",
     "plant",
     "plant_days",

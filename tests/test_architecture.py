@@ -30,6 +30,7 @@ ORDER = (
     "models",
     "train",
     "recipe",
+    "serving",
     "comparison",
     "report",
     "cli",

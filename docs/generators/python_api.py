@@ -27,6 +27,7 @@ PACKAGES = (
     "recmtl.comparison",
     "recmtl.report",
     "recmtl.recipe",
+    "recmtl.serving",
     "recmtl.runs",
     "recmtl.errors",
 )

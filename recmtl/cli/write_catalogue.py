@@ -12,7 +12,19 @@ from recmtl.cli.catalogue import FILE
 from recmtl.cli.option_help import describe_parser
 from recmtl.cli.parser import parser_of
 
-COMMANDS = ("demo", "synth", "describe", "prepare", "train", "compare", "evaluate", "predict", "report", "cache")
+COMMANDS = (
+    "demo",
+    "synth",
+    "describe",
+    "prepare",
+    "train",
+    "compare",
+    "evaluate",
+    "predict",
+    "export",
+    "report",
+    "cache",
+)
 
 
 def current_catalogue() -> dict[str, Any]:

@@ -224,6 +224,10 @@ def by_element(rows: Tensor, offsets: Tensor, count: int) -> Tensor:
 
 def row_of_element(offsets: Tensor, count: int) -> Tensor:
     """Return the row of each element, int64 ``[T]``; of spare ones the last row."""
+    if torch.compiler.is_exporting():  # ONNX has no bucketize: count the lists that end up to each place
+        ends = offsets[1:].clamp(max=count)
+        ended = offsets.new_zeros(count + 1).scatter_add(0, ends, torch.ones_like(ends)).cumsum(0)
+        return ended[:count].clamp(max=offsets.shape[0] - 2)
     place = torch.arange(count, device=offsets.device)
     return torch.bucketize(place, offsets[1:], right=True).clamp(max=offsets.shape[0] - 2)
 

@@ -1,0 +1,82 @@
+"""Compare an exported network with the predictions of its run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from recmtl.data import Loader, Rows
+from recmtl.evaluate.predictions import complete
+from recmtl.serving.network import ServedNetwork, inputs_of
+from recmtl.train import Trainer
+from recmtl.train.predictor import Predictor
+
+LIMIT = 1e-6  # of the difference of a probability; of a regression, in the larger of its value and its deviation
+BATCH = 2048
+
+Floats = npt.NDArray[np.float64]
+Run: TypeAlias = Callable[[Mapping[str, Tensor]], list[Floats]]  # the network: from inputs to outputs
+
+
+def onnx_run(path: Path) -> Run:
+    """Return a function that runs an ONNX model on one thread."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: list(session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()}))
+
+
+def torch_run(path: Path) -> Run:
+    """Return a function that runs a program of `torch.export`."""
+    module = torch.export.load(path).module()
+
+    def run(inputs: Mapping[str, Tensor]) -> list[Floats]:
+        with torch.inference_mode():
+            return [output.numpy() for output in module(*inputs.values())]
+
+    return run
+
+
+def network_predictions(network: ServedNetwork, run: Run, rows: Rows) -> dict[str, Floats]:
+    """Return the predictions of an exported network by task."""
+    parts = [run(inputs) for inputs in _batches(network, rows)]
+    return {task.name: np.concatenate([part[i] for part in parts]) for i, task in enumerate(network.tasks)}
+
+
+def run_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
+    """Return what `recmtl predict` writes for rows, computed on the CPU in fp32."""
+    setup = trainer.setup
+    device = torch.device("cpu")
+    if setup.device != device:
+        setup = replace(setup, model=copy.deepcopy(setup.model).cpu(), device=device)
+    setup = replace(setup, optimization=replace(setup.optimization, precision="fp32"))
+    return complete(setup.model.schema.schema, Predictor(setup).outputs(rows))[0]
+
+
+def largest_difference(trainer: Trainer, expected: Mapping[str, Floats], found: Mapping[str, Floats]) -> float:
+    """Return the largest difference of a prediction; that of a regression in the larger of value and deviation."""
+    schema, largest = trainer.model.schema, 0.0
+    tasks = {t.name: t for t in (*schema.schema.reported_tasks, *trainer.model.objectives)}
+    for name, values in expected.items():
+        difference = np.abs(found[name] - values)
+        if tasks[name].kind == "regression":
+            difference = difference / np.maximum(np.abs(values), schema.label_moments(tasks[name]).deviation)
+        if not np.isfinite(found[name]).all():
+            return float("inf")
+        largest = max(largest, float(difference.max(initial=0.0)))
+    return largest
+
+
+def _batches(network: ServedNetwork, rows: Rows) -> Iterator[dict[str, Tensor]]:
+    for batch in Loader(rows, BATCH).epoch():
+        yield inputs_of(network.model.schema, batch)

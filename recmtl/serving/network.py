@@ -1,0 +1,122 @@
+"""The network as it is served: from encoded rows to the probabilities that `recmtl predict` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recmtl.data import Batch, IdLists
+from recmtl.models import RankingModel
+from recmtl.schema import FittedSchema, Schema, Task
+
+IDS, NUMERIC, VALUES, LENGTHS = "ids", "numeric", "list_{}", "lengths_{}"  # the names of inputs
+
+
+class ServedNetwork(nn.Module):
+    """A model without its balancer, with all that `predict` does to its logits: float64 probabilities of all tasks.
+
+    Sigmoids are taken in float64, and the task of a funnel that the model does not predict is derived, as by
+    `recmtl.evaluate.predictions.complete`. Of a regression the value is returned.
+
+    Shape:
+        - ids: int64 ``[N, id columns]``, indices within each feature; left out without such columns
+        - numeric: float32 ``[N, numeric columns]``; left out without such columns
+        - list_b, lengths_b: int64 ``[values of all rows]`` and ``[N]`` for each list b of the schema
+        - outputs: float64 ``[N]`` for each of `tasks`
+
+    Attributes:
+        inputs: The names of the inputs, in order.
+        tasks: The tasks that are predicted, in the order of the outputs.
+
+    Args:
+        model: The model; it is copied.
+    """
+
+    def __init__(self, model: RankingModel) -> None:
+        super().__init__()
+        self.model = model.fold().eval().cpu().requires_grad_(False)
+        self.inputs = input_names(model.schema)
+        found: dict[str, Task] = {t.name: t for t in (*model.schema.schema.reported_tasks, *model.objectives)}
+        self._kinds = {name: task.kind for name, task in found.items()}
+        with torch.inference_mode():
+            self.tasks = tuple(found[name] for name in self.probabilities(*self.example()))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the prediction of each task."""
+        return tuple(self.probabilities(*inputs).values())
+
+    def probabilities(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Return the predictions by task."""
+        logits = self.model(batch_of(self.model.schema, inputs))
+        values = {
+            name: torch.sigmoid(logit.double()) if self._kinds[name] == "binary" else logit.double()
+            for name, logit in logits.items()
+        }
+        return with_derived_task(self.model.schema.schema, values)
+
+    def example(self, rows: int = 3) -> tuple[Tensor, ...]:
+        """Return inputs of unknown categories and of numbers 0, with two values in each list."""
+        schema = self.model.schema
+        shapes = {IDS: (rows, schema.id_columns), NUMERIC: (rows, schema.numeric_columns)}
+        found = [torch.zeros(shapes[name]) for name in self.inputs if name in shapes]
+        found = [each.long() if name == IDS else each for name, each in zip(self.inputs, found, strict=False)]
+        for _ in schema.list_blocks:
+            found += [torch.zeros(2 * rows, dtype=torch.int64), torch.full((rows,), 2)]
+        return tuple(found)
+
+
+def input_names(schema: FittedSchema) -> tuple[str, ...]:
+    """Return the names of the network's inputs, without those that would have no columns."""
+    names = [IDS] * bool(schema.id_columns) + [NUMERIC] * bool(schema.numeric_columns)
+    lists = [name.format(place) for place in range(len(schema.list_blocks)) for name in (VALUES, LENGTHS)]
+    return (*names, *lists)
+
+
+def batch_of(schema: FittedSchema, inputs: Sequence[Tensor]) -> Batch:
+    """Return the batch of a network's inputs, without labels."""
+    given = dict(zip(input_names(schema), inputs, strict=True))
+    by_row = next(tensor for name, tensor in given.items() if not name.startswith("list_"))
+    rows = by_row.shape[0]
+    numeric = given[NUMERIC] if NUMERIC in given else by_row.new_zeros((rows, 0), dtype=torch.float32)
+    ids = given[IDS] if IDS in given else by_row.new_zeros((rows, 0), dtype=torch.int64)
+    lists = [
+        IdLists.of_lengths(given[VALUES.format(place)], given[LENGTHS.format(place)])
+        for place in range(len(schema.list_blocks))
+    ]
+    return Batch(ids, numeric, labels=numeric[:, :0], lists=tuple(lists))
+
+
+def inputs_of(schema: FittedSchema, batch: Batch) -> dict[str, Tensor]:
+    """Return the network's inputs, by name, of a batch without spare values."""
+    given = {IDS: batch.ids.long(), NUMERIC: batch.numeric}
+    for place, own in enumerate(batch.lists):
+        given |= {VALUES.format(place): own.values.long(), LENGTHS.format(place): own.offsets.diff()}
+    return {name: given[name].contiguous() for name in input_names(schema)}
+
+
+def with_derived_task(schema: Schema, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return predictions with the task of the funnel that is not predicted, as `complete` does with arrays."""
+    found = dict(values)
+    if schema.funnel is None:
+        return found
+    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
+    if ctr in found and cvr in found and ctcvr not in found:
+        found[ctcvr] = found[ctr] * found[cvr]
+    elif ctcvr in found and (ctr in found) != (cvr in found):
+        known, derived = (ctr, cvr) if ctr in found else (cvr, ctr)
+        one, both = found[known], found[ctcvr]
+        share = torch.minimum(both, one) / torch.where(one > 0, one, 1.0)
+        found[derived] = torch.where(one > 0, share, 0.0)
+    order = [name for name in (ctr, cvr, ctcvr) if name in found]
+    return {name: found[name] for name in [*order, *found]}
+
+
+def meaning(task: Task) -> str:
+    """Return what the prediction of a task is, in words."""
+    if task.kind == "regression":
+        what = f"the expected value of {task.label}"
+    else:
+        what = f"the probability that {task.label} is 1"
+    return what if task.given is None else f"{what}, given that {task.given} is 1"

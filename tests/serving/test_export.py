@@ -1,0 +1,273 @@
+"""Exported models predict what their runs predict."""
+
+import dataclasses
+import inspect
+import itertools
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import recmtl
+from recmtl import features, models
+from recmtl.balance import Sum
+from recmtl.cli.main import main
+from recmtl.evaluate.predictions import complete
+from recmtl.features.spline_embeddings import SplineEmbeddings
+from recmtl.schema import Binned, Categorical, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
+from recmtl.serving import export
+from recmtl.serving.check import network_predictions, onnx_run, torch_run
+from recmtl.serving.graph import program_of
+from recmtl.serving.manifest import read_manifest
+from recmtl.serving.network import ServedNetwork, with_derived_task
+from recmtl.serving.probe import probe_columns, probe_table
+
+POOLINGS = ("mean", "sum", "self_attention", "target_attention")
+TASKS = {
+    "ctr cvr": [Task("ctr", "click"), Task("cvr", "buy", given="click")],
+    "ctr ctcvr": [Task("ctr", "click"), Task("ctcvr", "buy")],
+}
+
+
+def frame(rows: int = 400) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    click = (rng.random(rows) < 0.4).astype(int)
+    histories = ["|".join(map(str, rng.integers(0, 30, n))) for n in rng.integers(0, 5, rows)]
+    return pd.DataFrame(
+        {
+            "item": rng.integers(0, 30, rows).astype(str),
+            "country": np.where(rng.random(rows) < 0.1, None, rng.choice(["de", "fr", "it"], rows)),
+            "time": pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 10**7, rows), "s"),
+            "price": np.where(rng.random(rows) < 0.1, np.nan, rng.lognormal(size=rows)),
+            "age": rng.integers(18, 80, rows).astype(float),
+            "history": histories,
+            "click": click,
+            "buy": click * (rng.random(rows) < 0.5),
+            "spend": rng.normal(20, 5, rows),
+        }
+    )
+
+
+def prepared(
+    tasks: list[Task], poolings: tuple[str, ...] = ("mean",), thinned: bool = False, **changes: object
+) -> recmtl.PreparedData:
+    rows = frame()
+    lists = []
+    for pooling in poolings:
+        rows[f"h_{pooling}"] = rows["history"]
+        target = "item" if pooling == "target_attention" else None
+        lists.append(MultiCategorical(f"h_{pooling}", share_with="item", pooling=pooling, target=target, max_length=3))
+    single = [Categorical("item", min_count=8, label_rates=True), Categorical("country"), Timestamp("time", ("hour",))]
+    schema = Schema(
+        [*single, Numeric("price"), Numeric("age"), Binned("age2", bins=4), *lists], tasks, domain="country"
+    )
+    rows["age2"] = rows["age"]
+    schema = dataclasses.replace(schema, **changes)
+    return recmtl.prepare(schema, rows, holdout=0, thinning=recmtl.Thinning(0.5) if thinned else None)
+
+
+def trainer_of(model: recmtl.RankingModel, balancer: recmtl.Balancer | None = None) -> recmtl.Trainer:
+    """A trainer of weights that are not those of the start."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return recmtl.Trainer(model, balancer, optimization=recmtl.Optimization(batch_size=64, balancer_rate=0.01))
+
+
+MODELS = [getattr(models, name) for name in models.__all__]
+MODELS = [
+    c for c in MODELS if isinstance(c, type) and issubclass(c, models.RankingModel) and c is not recmtl.RankingModel
+]
+NUMERIC = (
+    SplineEmbeddings,
+    features.LinearEmbeddings,
+    features.LinearReLUEmbeddings,
+    features.PiecewiseLinearEmbeddings,
+    features.PeriodicEmbeddings,
+    features.PlainNumbers,
+)
+INTERACTIONS = (None, recmtl.CrossLayers, recmtl.GatedCrossLayers, recmtl.FinalMLP, recmtl.MaskNet)
+BALANCERS = (recmtl.RotateOnly, Sum, recmtl.RotoGrad, recmtl.RotoGradNorm)
+# Every model once, and with the models in turn every embedding of numbers, interaction, rotation and pooling.
+CASES = list(
+    zip(
+        MODELS,
+        itertools.cycle(NUMERIC),
+        itertools.cycle(INTERACTIONS),
+        itertools.cycle(BALANCERS),
+        itertools.cycle(POOLINGS),
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "CHECK_ROWS", 300)
+
+
+QUICK = (models.SharedBottom, models.STAR)  # the others take seconds each
+SLOW = [pytest.param(*case, id=case[0].__name__, marks=[] if case[0] in QUICK else pytest.mark.slow) for case in CASES]
+
+
+@pytest.mark.filterwarnings("ignore:column")  # generated rows lack values that no training row lacks
+@pytest.mark.parametrize(("cls", "numeric", "interaction", "balancer", "pooling"), SLOW)
+def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balancer, pooling, tmp_path) -> None:
+    torch.manual_seed(0)
+    tasks = TASKS["ctr ctcvr" if cls is models.AITM else "ctr cvr"]
+    thinned = cls in (models.MMOE, models.AITM)
+    data = prepared(tasks, (pooling,), thinned, funnel=Funnel("click", "buy"))
+    style = recmtl.LayerStyle(ensemble=1 if cls in (models.PEPNet, models.STAR, models.SharedBottom) else 2)
+
+    def encoder(schema: recmtl.FittedSchema) -> recmtl.FeatureEncoder:
+        return recmtl.FeatureEncoder(schema, width=4, numeric=numeric, interaction=interaction)
+
+    known = inspect.signature(cls).parameters
+    options = {"layers": [8], "tower_layers": [4], "experts": 2, "encoder": encoder}
+    model = cls(data.schema, style=style, **{name: value for name, value in options.items() if name in known})
+    trainer = trainer_of(model, Sum() if cls is models.SingleTask else balancer())
+    found = recmtl.export_model(trainer, tmp_path / "model")
+    assert found.difference <= 1e-6
+    names = [task["name"] for task in read_manifest(tmp_path / "model")["tasks"]]
+    run, network = onnx_run(tmp_path / "model" / "network.onnx"), ServedNetwork(trainer.model)
+    table = probe_table(data.schema, probe_columns(data.schema, 40, seed=1))
+    written = trainer.predict(table)
+    predicted = network_predictions(network, run, export.encoded(data.schema, table))
+    assert [*predicted] == names == ["ctr", "cvr", "ctcvr"]
+    for name in names:
+        np.testing.assert_allclose(predicted[name], written[name], rtol=0, atol=1e-6)
+    for rows in (0, 1):
+        inputs = dict(zip(network.inputs, network.example(rows), strict=True))
+        assert [output.shape for output in run(inputs)] == [(rows,)] * 3
+
+
+def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
+    """Inputs without columns are left out, and a regression is returned in the units of its label."""
+    tasks = [Task("spend", "spend", kind="regression"), Task("ids", "click")]  # a task may be named like an input
+    for number, kept in enumerate((["price"], ["item"], ["history"])):
+        features_ = [Numeric("price"), Categorical("item"), MultiCategorical("history", max_length=3)]
+        schema = Schema([f for f in features_ if f.name in kept], tasks)
+        data = recmtl.prepare(schema, frame(), holdout=0)
+        trainer = trainer_of(recmtl.SharedBottom(data.schema, layers=[8], tower_layers=[]))
+        found = recmtl.export_model(trainer, tmp_path / str(number), format="torch")
+        assert found.difference <= 1e-6
+        run, network = torch_run(tmp_path / str(number) / "network.pt2"), ServedNetwork(trainer.model)
+        assert network.inputs == ({"price": ("numeric",), "item": ("ids",)}.get(kept[0], ("list_0", "lengths_0")))
+        values = run(dict(zip(network.inputs, network.example(5), strict=True)))[0]
+        assert values.shape == (5,)
+        assert 10 < values.mean() < 30
+
+
+def test_the_derived_task_of_a_funnel() -> None:
+    """As `complete` derives it from arrays, zeros and products above 1 among them."""
+    rng = np.random.default_rng(0)
+    for names in (["ctr", "cvr"], ["ctr", "ctcvr"], ["cvr", "ctcvr"], ["ctr"], ["other", "cvr", "ctr"]):
+        schema = Schema([Numeric("price")], [Task("other", "x")], funnel=Funnel("click", "buy"))
+        values = {name: rng.choice([0.0, 0.25, 0.5, 1.0], 60) for name in names}
+        expected, _ = complete(schema, values)
+        found = with_derived_task(schema, {name: torch.from_numpy(value) for name, value in values.items()})
+        assert [*found] == [*expected]
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name].numpy(), value)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    frame(300).to_csv(folder / "rows.csv", index=False)
+    data = ["--data.train", str(folder / "rows.csv"), "--label", "click", "--drop", "buy", "--drop", "spend"]
+    model = ["--model", "SharedBottom", "--model.layers", "[8]", "--model.tower_layers", "[]"]
+    silent = ["--trainer.epochs", "1", "--trainer.run.progress", "false"]
+    assert main(["train", *data, *model, *silent, "--run", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def exported(run_folder: Path) -> Path:
+    out = run_folder.parent / "model"
+    assert main(["export", str(run_folder), "--out", str(out), "--format", "torch"]) == 0
+    return out
+
+
+def test_the_command_says_what_it_compared(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(run_folder), "--out", str(tmp_path / "model")]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    manifest = read_manifest(tmp_path / "model")
+    assert first == (
+        f"on 300 generated rows predictions differ from the run's by at most {manifest['measured']['difference']:.1e}"
+    )
+    assert second == f"{manifest['files']['network.onnx']['bytes']:,} bytes of network · model in {tmp_path / 'model'}"
+    assert not re.search(rb"/(home|tmp|work|root|usr)/", (tmp_path / "model" / "network.onnx").read_bytes())
+
+
+def test_a_flipped_bit_is_found_in_every_file(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "copy")
+    files = read_manifest(folder)["files"]
+    assert set(files) == {path.name for path in folder.iterdir()} - {"manifest.json"}
+    for name in files:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        with pytest.raises(recmtl.DataError, match=f"{name}' is damaged"):
+            read_manifest(folder)
+        (folder / name).unlink()
+        with pytest.raises(recmtl.DataError, match=f"lacks the file {name!r}"):
+            read_manifest(folder)
+        (folder / name).write_bytes(content)
+    for content, said in (
+        ("{", "is damaged"),
+        ("{}", "is no exported model"),
+        ('{"layout": 2, "files": {}}', "layout 2, where this version reads 1"),
+    ):
+        (folder / "manifest.json").write_text(content)
+        with pytest.raises(recmtl.DataError, match=said):
+            read_manifest(folder)
+
+
+def test_bad_input_is_one_sentence(
+    run_folder: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(recmtl.DataError, match=r"'.*model' exists already: give `--out` another name or remove it"):
+        recmtl.export_model(run_folder, exported)
+    with pytest.raises(recmtl.DataError, match="`format` must be one of onnx, torch, got 'tf'"):
+        recmtl.export_model(run_folder, tmp_path / "a", format="tf")  # type: ignore[arg-type]
+    with pytest.raises(recmtl.DataError, match="is a run folder, expected an exported model: write one with `recmtl"):
+        read_manifest(run_folder)
+    with pytest.raises(recmtl.DataError, match="does not exist: give the folder of an exported model"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(recmtl.RunError, match="is an exported model, expected a run folder"):
+        recmtl.export_model(exported, tmp_path / "a")
+    unfinished = shutil.copytree(run_folder, tmp_path / "unfinished")
+    (unfinished / "metrics.json").unlink()
+    with pytest.raises(recmtl.RunError, match="holds an unfinished run"):
+        recmtl.export_model(unfinished, tmp_path / "a")
+    (unfinished / "recipe.yaml").unlink()
+    with pytest.raises(recmtl.RunError, match="recipe"):
+        recmtl.export_model(unfinished, tmp_path / "a")
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(recmtl.DataError, match=r"onnxscript must be installed: `pip install 'recmtl\[onnx\]'`"):
+        recmtl.export_model(run_folder, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_network_that_predicts_something_else_is_removed(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = recmtl.load_run(run_folder)
+
+    def wrong(network: ServedNetwork) -> torch.export.ExportedProgram:
+        with torch.no_grad():
+            network.model.heads["click"].bias += 1e-4
+        return program_of(network)
+
+    monkeypatch.setattr(export, "program_of", wrong)
+    with pytest.raises(
+        recmtl.RunError, match=r"was removed: on 300 generated rows it differs from the run by 2.\de-05"
+    ):
+        recmtl.export_model(trainer, tmp_path / "model", format="torch")
+    assert [*tmp_path.iterdir()] == []

@@ -15,7 +15,7 @@ def export_command(run: Path, out: Path, format: Format = "onnx", trust: Sequenc
 
     Args:
         run: The run folder.
-        out: The folder to write, which must not exist yet.
+        out: The folder to write, which must not exist yet or be empty.
         format: `onnx`, which needs the extra of that name, or `torch` for a program of `torch.export`.
         trust: A further module whose classes the run's recipe may name; may be repeated.
     """

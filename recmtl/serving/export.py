@@ -14,7 +14,7 @@ import pyarrow as pa
 from recmtl._version import __version__
 from recmtl.data import Rows, encode_rows
 from recmtl.errors import DataError, RunError
-from recmtl.io.files import check_free, new_folder
+from recmtl.io.files import new_folder
 from recmtl.recipe.load import load_run
 from recmtl.runs.folder import RECIPE
 from recmtl.schema import FittedSchema
@@ -60,7 +60,7 @@ def export_model(
 
     Args:
         run: A run folder, or a trainer.
-        out: The folder to write, which must not exist yet.
+        out: The folder to write, which must not exist yet or be empty.
         format: ``onnx``, or ``torch`` for a program of `torch.export`.
         trust: Further modules whose classes the recipe of the run may name.
 
@@ -74,12 +74,10 @@ def export_model(
     out = Path(out)
     if format not in GRAPHS:
         raise DataError(f"`format` must be one of {', '.join(GRAPHS)}, got {format!r}")
-    check_free(out)
     check_installed(format)
-    trainer = run if isinstance(run, Trainer) else _load(Path(run), trust)
-    network = ServedNetwork(trainer.model)
     with new_folder(out) as folder:
-        exported = _write(trainer, network, folder, format)
+        trainer = run if isinstance(run, Trainer) else _load(Path(run), trust)
+        exported = _write(trainer, ServedNetwork(trainer.model), folder, format)
     return Exported(out, *exported)
 
 

@@ -232,7 +232,7 @@ def test_a_flipped_bit_is_found_in_every_file(exported: Path, tmp_path: Path) ->
 def test_bad_input_is_one_sentence(
     run_folder: Path, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(recmtl.DataError, match=r"'.*model' exists already: give `--out` another name or remove it"):
+    with pytest.raises(recmtl.DataError, match=r"'.*model' exists already: choose another folder or remove it"):
         recmtl.export_model(run_folder, exported)
     with pytest.raises(recmtl.DataError, match="`format` must be one of onnx, torch, got 'tf'"):
         recmtl.export_model(run_folder, tmp_path / "a", format="tf")  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.text_format import MISSING_NUMBERS, rounded_ids, with_decimal_point
+from recmtl.io.spellings import MISSING_NUMBERS
+from recmtl.schema.text_format import rounded_ids, with_decimal_point
 
 Floats = npt.NDArray[np.float64]
 BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case

@@ -13,15 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.schema.features import ZONE
+from recmtl.io.spellings import FRACTION, ISO_DATE, ISO_TIME, OFFSET, TIME_OF_DAY, UTC, ZONE, digits_of
 
-ISO_DATE = r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}([T ]|$)"  # with or without a time
-ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|(UTC|GMT)?[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset are dropped
-UTC = r"\s*(Z|UTC|GMT)$"
-OFFSET = r"\s*(Z|UTC|GMT|(UTC|GMT)?[+-][0-9]{2}:?[0-9]{2})$"
-FRACTION = r"(:[0-9]{2})[.,][0-9]+"  # of a second
-TIME_OF_DAY = re.compile(r"[T ,]+%[HI].*$")  # of a format
-DIGITS_OF: Mapping[str, int] = {"%Y": 4, "%y": 2, "%m": 2, "%d": 2, "%H": 2, "%M": 2, "%S": 2}
 DIGIT_FORMATS: Mapping[int, tuple[str, ...]] = {
     8: ("%Y%m%d", "%y%m%d%H"),
     10: ("%Y%m%d%H",),
@@ -87,12 +80,6 @@ def other_order(date_format: str | None) -> str | None:
     """Return a format with day and month in the other order; ``None`` if it does not begin with digits of both."""
     match = re.match(r"(%[dm])([-/.])(%[dm])(?=\2)", date_format or "")
     return None if date_format is None or match is None else f"{match[3]}{match[2]}{match[1]}{date_format[5:]}"
-
-
-def digits_of(date_format: str | None) -> int:
-    """Return the number of digits of a format that consists of digits alone, such as ``%Y%m%d``; 0 for any other."""
-    parts = re.findall(r"%.|[^%]+", date_format or "")
-    return sum(DIGITS_OF[part] for part in parts) if set(parts) <= set(DIGITS_OF) else 0
 
 
 def has_time(date_format: str) -> bool:

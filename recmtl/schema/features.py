@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
+from recmtl.io.spellings import TICKS, ZONE
 from recmtl.schema.tasks import Task
-from recmtl.schema.unix_time import TICKS
 from recmtl.schema.validation import check_choice, check_count, check_flag, check_limits, check_nonempty
 
 NumericTransform = Literal["knots", "standardize", "min_max", "log1p", "quantile", "none"]
@@ -18,7 +18,7 @@ Pooling = Literal["mean", "sum", "self_attention", "target_attention"]
 Keep = Literal["first", "last"]
 # The parts of a date or time and their number of values.
 CALENDAR: Mapping[str, int] = {"minute": 60, "hour": 24, "weekday": 7, "day": 31, "month": 12, "quarter": 4}
-ZONE, CODES = "%z", "aAwdbBmyYHIpMSfzjUWGVu%"  # of a strptime format
+CODES = "aAwdbBmyYHIpMSfzjUWGVu%"  # of a strptime format
 Clip = tuple[float | None, float | None]
 
 

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.io.list_text import parse_list
 from recmtl.schema.column_reading import (
     CATEGORY,
     FEW,
@@ -26,8 +27,8 @@ from recmtl.schema.column_reading import (
 )
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.features import MultiCategorical, Numeric
-from recmtl.schema.list_text import bracketed, parse_list
 from recmtl.schema.number_text import nearly_numbers, numbers_with_units, separated_numbers
+from recmtl.schema.text_format import bracketed
 from recmtl.schema.time_columns import dates, unit_of_times, unix_time
 
 MAX_CODES = 20  # whole numbers with at most this many distinct values are read as categories

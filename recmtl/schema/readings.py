@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.io.csv_records import BadRows
+from recmtl.io.spellings import TICKS
 from recmtl.schema.column_reading import LEFT_OUT, Reading, category
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.date_text import has_time
@@ -23,7 +24,6 @@ from recmtl.schema.sample import Rows, Sample, read_sample
 from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TextFormat, format_options
 from recmtl.schema.time_columns import digits_format, find_dates, parts_of, question_of, timestamp, unit_of_times
-from recmtl.schema.unix_time import TICKS
 
 ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
 SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists

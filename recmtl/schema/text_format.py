@@ -12,21 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.errors import SchemaError
+from recmtl.io.list_text import BRACKETED, UNCLOSED
+from recmtl.io.spellings import EXACT_INTEGERS, FLOAT_OF_ID, NO_NUMBER, NULLS, SCIENTIFIC
 from recmtl.schema.validation import check_separator
 
-# Text read as missing in any column: what pandas, Polars, DuckDB, Spark, Hive, R and databases write.
-NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
-# Further words for a missing number; as a category they are text like any other.
-MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
 DECIMALS = (".", ",")
 TYPED = re.compile(r"\\(?:t|\\|x([0-9a-fA-F]{2}))")  # a character that a shell leaves written out
-FLOAT_OF_ID = r"^-?([0-9]{16,22}\.0+|[0-9]\.[0-9]+[eE]\+?(1[1-9]|2[0-9]))$"  # spreadsheets begin at 12 digits
-SCIENTIFIC = r"^-?[0-9]\.(?P<decimals>[0-9]+)[eE]\+?(?P<exponent>[0-9]+)$"
-ROUNDED = (
-    "an exact id: it went through a float or a spreadsheet, which do not tell such numbers apart; "
-    "write ids as text or integers"
-)
-NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
 
 
 @dataclass(frozen=True)
@@ -111,9 +102,9 @@ def rounded_ids(values: pa.Array) -> pa.BooleanArray:
     fewer decimals than digits, as spreadsheets write ``1.15292E+18``.
     """
     if pa.types.is_floating(values.type):
-        digits = {16: 11, 32: 24, 64: 53}[values.type.bit_width]
+        largest = float(EXACT_INTEGERS[values.type.bit_width])
         size = pc.abs(values.cast(pa.float64()))
-        return pc.and_(pc.greater_equal(size, 2.0**digits), pc.is_finite(size)).fill_null(False)
+        return pc.and_(pc.greater_equal(size, largest), pc.is_finite(size)).fill_null(False)
     none = pa.array(np.zeros(len(values), np.bool_))
     if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
         return none
@@ -123,7 +114,7 @@ def rounded_ids(values: pa.Array) -> pa.BooleanArray:
     floats, parts = pc.if_else(written, values, None).cast(pa.float64()), pc.extract_regex(values, SCIENTIFIC)
     exponent = pc.if_else(written, pc.struct_field(parts, "exponent"), None).cast(pa.int64())
     cut = pc.less(pc.utf8_length(pc.struct_field(parts, "decimals")).cast(pa.int64()), exponent)
-    return pc.or_(pc.greater_equal(pc.abs(floats), 2.0**53).fill_null(False), cut.fill_null(False))
+    return pc.or_(pc.greater_equal(pc.abs(floats), float(EXACT_INTEGERS[64])).fill_null(False), cut.fill_null(False))
 
 
 def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:
@@ -131,6 +122,16 @@ def with_decimal_point(text: pa.Array, decimal: str) -> pa.Array:
     if decimal == ".":
         return text
     return pc.replace_substring(pc.replace_substring(text, ".", NO_NUMBER), decimal, ".")
+
+
+def bracketed(text: pa.StringArray) -> pa.BooleanArray:
+    """Return which values stand in brackets and may be lists, null where a value is missing."""
+    return pc.match_substring_regex(text, BRACKETED)
+
+
+def unclosed(text: pa.StringArray) -> pa.BooleanArray:
+    """Return which values begin as a list of quoted elements or numbers and have no closing bracket."""
+    return pc.match_substring_regex(text, UNCLOSED)
 
 
 PLAIN_TEXT = TextFormat()

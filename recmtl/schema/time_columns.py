@@ -11,12 +11,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recmtl.io.spellings import NO_TIME, TICKS, digits_of
 from recmtl.schema.column_reading import FEW, IDENTIFIER, Reading, ask, infinite
 from recmtl.schema.column_values import ColumnValues
-from recmtl.schema.date_text import DIGIT_FORMATS, are_dates, digits_of, formats_of, has_time, other_order, parse_dates
+from recmtl.schema.date_text import DIGIT_FORMATS, are_dates, formats_of, has_time, other_order, parse_dates
 from recmtl.schema.features import Timestamp
 from recmtl.schema.number_text import MOSTLY, NEARLY, null_words
-from recmtl.schema.unix_time import NO_TIME, SECONDS_OF_DAY, TICKS, is_recent, unix_unit
+from recmtl.schema.unix_time import SECONDS_OF_DAY, is_recent, unix_unit
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of a name: `created_at`, `createdAt`, `CREATED_AT`
 TIME_WORD = re.compile(

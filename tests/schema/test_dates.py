@@ -14,10 +14,11 @@ import yaml
 from recmtl.cli.main import main
 from recmtl.data import prepare
 from recmtl.errors import DataError
+from recmtl.io.spellings import digits_of
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.schema import Schema, SchemaError, Timestamp
 from recmtl.schema.column_values import ColumnValues
-from recmtl.schema.date_text import digits_of, formats_of, other_order, parse_dates
+from recmtl.schema.date_text import formats_of, other_order, parse_dates
 from recmtl.schema.infer import suggest_feature
 
 TIMES = [dt.datetime(2023, 1, 1, 9, 30, 15) + i * dt.timedelta(days=5, hours=7, minutes=13) for i in range(160)]

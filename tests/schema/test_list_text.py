@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from recmtl.data import prepare
 from recmtl.errors import DataError
+from recmtl.io.list_text import parse_list
 from recmtl.schema import MultiCategorical, Schema, SchemaError
-from recmtl.schema.list_text import parse_list
 
 ELEMENTS = st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc")), max_size=6)
 

@@ -13,15 +13,13 @@ import pyarrow.compute as pc
 
 from recmtl.data.columns.values import Codes, as_text
 from recmtl.errors import BadValueError
+from recmtl.io.spellings import LATEST, MISSING_NUMBERS, NO_TIME, TICKS, UNIX_TIME, digits_of
 from recmtl.schema import Timestamp
-from recmtl.schema.date_text import digits_of, formats_of, parse_dates
+from recmtl.schema.date_text import formats_of, parse_dates
 from recmtl.schema.fitted import FIRST, MISSING
-from recmtl.schema.text_format import MISSING_NUMBERS
-from recmtl.schema.unix_time import NO_TIME, TICKS, UNIX_TIME, unix_unit
+from recmtl.schema.unix_time import unix_unit
 
 UNIX_UNITS = {"seconds": "s", "milliseconds": "ms", "microseconds": "us", "nanoseconds": "ns"}
-# The end of the year 9999; of nanoseconds, the last that 64 bits hold.
-LATEST = {"s": 253_402_300_799, "ms": 253_402_300_799_999, "us": 253_402_300_799_999_999, "ns": 2**63 - 1024}
 # Each counted from 0.
 CALENDAR_PARTS: Mapping[str, Callable[[pa.Array], pa.Array]] = {
     "minute": pc.minute,
@@ -103,7 +101,7 @@ def _parse_unix_times(values: pa.StringArray, unit: str) -> pa.TimestampArray:
     """Parse distinct values in a unit of Unix time, null where they are none."""
     name = next(name for name, short in UNIX_UNITS.items() if short == unit)
     numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
-    valid = np.abs(numbers) <= LATEST[unit]
+    valid = np.abs(numbers) <= LATEST[name]
     for smaller in itertools.takewhile(lambda other: other != name, TICKS):  # 1970, of seconds as milliseconds
         valid &= ~((numbers >= UNIX_TIME[0] * TICKS[smaller]) & (numbers <= UNIX_TIME[1] * TICKS[smaller]))
     return pa.array(np.where(valid, numbers, 0).astype(np.int64), mask=~valid).cast(pa.timestamp(unit))

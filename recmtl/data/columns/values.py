@@ -14,16 +14,23 @@ import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
 from recmtl.io.formats import plain_array, replace_words
-from recmtl.schema.list_text import bracketed, parse_list, unclosed
-from recmtl.schema.text_format import MISSING_NUMBERS, NULLS, ROUNDED, rounded_ids, with_decimal_point
+from recmtl.io.list_text import parse_list
+from recmtl.io.spellings import (
+    FINITE,
+    MISSING_NUMBERS,
+    NAN_SPELLINGS,
+    NULLS,
+    ONE_CATEGORY,
+    ROUNDED,
+    SPELLINGS,
+    TRUTH_VALUES,
+    UNCLOSED_LIST,
+)
+from recmtl.schema.text_format import bracketed, rounded_ids, unclosed, with_decimal_point
 
-SPELLINGS = ((r"^(-?[0-9]+)\.0+$", r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
-NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
-TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
 DECIMAL_NUMBER = r"[+-]?([0-9]+{0}[0-9]*|{0}[0-9]+)([eE][+-]?[0-9]+)?"  # with a decimal mark in place of {0}
 SEPARATED_NUMBER = re.compile(r"[+-]?[0-9]+([,.' \u00a0\u202f][0-9]+)+")
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
-FINITE = "a finite number"
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
 
 Floats = npt.NDArray[np.float64]
@@ -40,7 +47,7 @@ def as_text(array: pa.Array, column: str, ids: bool = True) -> tuple[pa.StringAr
     """
     if pa.types.is_nested(array.type):
         value = array[0].as_py() if len(array) else None
-        raise BadValueError(0, column, value, "one category: a column of lists is a `multi_categorical` feature")
+        raise BadValueError(0, column, value, ONE_CATEGORY)
     array = decode_bytes(array, column)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
     values = _text_of(encoded.dictionary)
@@ -125,9 +132,7 @@ def _split_text(values: pa.StringArray, codes: Codes, separator: str, column: st
     cut = np.append(unclosed(values).fill_null(False).to_numpy(zero_copy_only=False), False)[codes]
     if cut.any():
         row = int(cut.argmax())
-        raise BadValueError(
-            row, column, values[codes[row]].as_py(), "a whole list: its closing bracket is missing", cut
-        )
+        raise BadValueError(row, column, values[codes[row]].as_py(), UNCLOSED_LIST, cut)
     written = np.flatnonzero(bracketed(values).fill_null(False).to_numpy(zero_copy_only=False))
     if not len(written):
         return lists

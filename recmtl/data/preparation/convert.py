@@ -11,11 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import FINITE, Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.prefetch import prefetch
+from recmtl.io.spellings import FINITE
 from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
 
 Converted = TypeVar("Converted")

@@ -28,13 +28,12 @@ from recmtl.data.store.format import MANIFEST
 from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.csv_records import BadRows, skips
+from recmtl.io.spellings import TICKS, digits_of
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.column_reading import Reading
-from recmtl.schema.date_text import digits_of
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TextFormat, format_options
-from recmtl.schema.unix_time import TICKS
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 LEAK_ROWS = 10_000  # of the rows from which columns are inferred

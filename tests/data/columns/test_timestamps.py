@@ -13,10 +13,10 @@ from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.store.format import IDS
 from recmtl.errors import BadValueError
 from recmtl.io.formats import replace_words
+from recmtl.io.spellings import NULLS
 from recmtl.schema import Schema, Task, Timestamp
 from recmtl.schema.features import CALENDAR
 from recmtl.schema.fitted import FIRST, MISSING
-from recmtl.schema.text_format import NULLS
 
 ALL = Timestamp("when", parts=tuple(CALENDAR))
 TIMES = [

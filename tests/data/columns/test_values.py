@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recmtl.data.columns.values import all_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.errors import BadValueError
 from recmtl.io.formats import replace_words
-from recmtl.schema.text_format import NULLS
+from recmtl.io.spellings import NULLS
 
 
 def texts(array):

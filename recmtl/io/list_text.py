@@ -11,9 +11,6 @@ import json
 import re
 from contextlib import suppress
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\)|\{.*\})\s*$"
 UNCLOSED = r"""(?s)^\s*\[\s*(['"]|[+-]?[0-9])[^\]]*$"""
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
@@ -26,16 +23,6 @@ UNIFORM = (re.compile(r"'[^'\\]*'(?:\s*,\s*'[^'\\]*')*"), re.compile(r'"[^"\\]*"
 NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|None")
 NO_VALUES = ("None", "null", "NULL", "nan", "NaN")
 LEFT_OUT = "..."  # by NumPy, from the middle of a long list
-
-
-def bracketed(text: pa.StringArray) -> pa.BooleanArray:
-    """Return which values stand in brackets and may be lists, null where a value is missing."""
-    return pc.match_substring_regex(text, BRACKETED)
-
-
-def unclosed(text: pa.StringArray) -> pa.BooleanArray:
-    """Return which values begin as a list of quoted elements or numbers and have no closing bracket."""
-    return pc.match_substring_regex(text, UNCLOSED)
 
 
 def parse_list(text: str, separator: str | None = None) -> list[str | None] | None:

@@ -46,7 +46,7 @@ from .data import Batch, Description, Loader, PreparedData, Rows, describe, prep
 from .data.synthetic.days import plant_days
 from .data.synthetic.generate import synthesize
 from .data.synthetic.planted import plant
-from .errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError
+from .errors import DataError, DivergenceError, OutOfMemoryError, RequestError, RunError, SchemaError
 from .evaluate import Predictions
 from .features import (
     FeatureEncoder,
@@ -104,6 +104,7 @@ from .schema import (
     Timestamp,
 )
 from .serving.export import export_model
+from .serving.scorer import Scorer
 from .train import EarlyStopping, Optimization, RunConfig, Trainer
 
 __version__: str
@@ -185,6 +186,7 @@ __all__ = [
     "ProjectionBalancer",
     "RankingModel",
     "RepresentationBalancer",
+    "RequestError",
     "RotateOnly",
     "RotoGrad",
     "RotoGradNorm",
@@ -193,6 +195,7 @@ __all__ = [
     "RunError",
     "Schema",
     "SchemaError",
+    "Scorer",
     "Shared",
     "SharedBottom",
     "SharedTensor",

@@ -41,10 +41,21 @@ class BadValueError(ValueError):
     @property
     def reason(self) -> str:
         """The message without the row."""
-        shown = repr(self.value.decode(errors="replace") if isinstance(self.value, bytes) else self.value)
-        if len(shown) > MAX_SHOWN:
-            shown = f"{shown[:MAX_SHOWN]}…"
-        return f"column {self.column!r}: {shown} is not {self.expected}"
+        return f"column {self.column!r}: {shown(self.value)} is not {self.expected}"
+
+
+class RequestError(ValueError):
+    """A request to score rows that cannot be read.
+
+    Attributes:
+        field: The field that is wrong, if it is one.
+        row: Its row, from 0, if it is in a row.
+        value: Its value.
+    """
+
+    def __init__(self, message: str, field: str | None = None, row: int | None = None, value: object = None) -> None:
+        super().__init__(message)
+        self.field, self.row, self.value = field, row, value
 
 
 class SchemaError(ValueError):
@@ -91,6 +102,12 @@ class Interrupted(KeyboardInterrupt):
 
 class UsageError(ValueError):
     """Command-line options that are invalid or do not fit together."""
+
+
+def shown(value: object) -> str:
+    """Return a value as it is shown in a message."""
+    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 
 def unreadable(name: str, error: Exception) -> DataError:

@@ -116,12 +116,14 @@ def as_lists(
     rows = np.repeat(np.arange(len(array)), pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False))
     try:
         elements = decode_bytes(pc.list_flatten(array), column)
+        if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
+            elements = pc.utf8_trim_whitespace(elements)
+        values, codes = as_text(replace_words(elements, nulls), column)
     except BadValueError as bad:
+        if bad.mask is None:  # of the whole column
+            raise
         mask = np.bincount(rows[bad.mask], minlength=len(array)) > 0
         raise BadValueError(int(rows[bad.row]), column, bad.value, bad.expected, mask) from None
-    if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
-        elements = pc.utf8_trim_whitespace(elements)
-    values, codes = as_text(replace_words(elements, nulls), column)
     kept = codes >= 0
     return values, codes[kept], np.bincount(rows[kept], minlength=len(array)).astype(np.int64)
 

@@ -256,3 +256,12 @@ PINNED_TEXT = [
     1760245841805064774,
 ]
 PINNED_INTEGERS = [0, 6238072747940578789, 8114628312023455402]
+
+
+def test_the_error_of_an_element_names_its_row() -> None:
+    lists = pa.array([[1.0], [], [2.0, 2.0**53], [2.0**53]])
+    with pytest.raises(BadValueError, match="is not an exact id") as caught:
+        as_lists(lists, "|", "x")
+    assert caught.value.row == 2
+    assert caught.value.mask is not None
+    assert caught.value.mask.tolist() == [False, False, True, True]

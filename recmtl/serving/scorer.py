@@ -1,0 +1,120 @@
+"""Score raw rows by an exported model, in any form: rows, candidates of a user, DataFrames, Arrow tables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from recmtl.errors import DataError
+from recmtl.serving.manifest import read_manifest
+from recmtl.serving.reader import Model, Network, Scores
+from recmtl.serving.request_encoder import Arrays, Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recmtl.io.formats import Frame
+
+TORCH_FILE = "network.pt2"
+
+
+class Scorer:
+    """An exported model in memory. Threads may share it: a call changes nothing in it.
+
+    Args:
+        path: The folder that `recmtl export` wrote.
+        threads: The threads of the network; of a model that was exported for torch, those of torch in this process.
+        check: Whether to check the files against their checksums and to score the rows of the probe.
+
+    Attributes:
+        metadata: The manifest of the folder.
+        tasks: The names of the tasks.
+        fields: The names of the fields of a row.
+
+    Raises:
+        DataError: The folder holds no model, has another layout, is damaged, or scores its probe otherwise.
+
+    Example:
+        >>> scorer = recmtl.Scorer("model")  # doctest: +SKIP
+        >>> scorer.score(user={"age": 31}, items=[{"item": "a"}, {"item": "b"}])  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1, check: bool = True) -> None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise DataError(f"`threads` must be a whole number from 1, got {threads!r}")
+        folder = Path(path)
+        manifest = read_manifest(folder, check=False)
+        network = _torch_network(folder, manifest, threads) if manifest["format"] == "torch" else None
+        self._model = Model(folder, threads, check, network)
+        self.metadata: Mapping[str, Any] = self._model.metadata
+        self.tasks, self.fields = self._model.tasks, self._model.fields
+
+    @overload
+    def score(self, rows: Row | Sequence[Row]) -> Scores: ...
+    @overload
+    def score(self, rows: pd.DataFrame) -> pd.DataFrame: ...
+    @overload
+    def score(self, rows: Frame) -> Scores | pd.DataFrame: ...
+    @overload
+    def score(self, *, user: Row, items: Sequence[Row]) -> Scores: ...
+    @overload
+    def score(
+        self, rows: Row | Sequence[Row] | None = None, *, user: Row | None = None, items: Sequence[Row] | None = None
+    ) -> Scores: ...
+
+    def score(
+        self,
+        rows: Row | Sequence[Row] | Frame | None = None,
+        *,
+        user: Row | None = None,
+        items: Sequence[Row] | None = None,
+    ) -> Scores | pd.DataFrame:
+        """Return the prediction of each task ``[rows]``: a probability, of a regression the value.
+
+        Args:
+            rows: A row (a value by field), a list of rows, a DataFrame, or an Arrow table or batch of any library. Rows
+                may have labels, weights and keys, tables any further columns: they are ignored.
+            user: The fields that all candidates share, which are encoded once, in place of `rows`.
+            items: The other fields, of each candidate.
+
+        Returns:
+            An array by task; of a DataFrame a DataFrame with its index.
+
+        Raises:
+            RequestError: A row lacks a field or has an unknown one, or a value does not parse: with the field, the row
+                and the value.
+        """
+        if rows is None or isinstance(rows, Mapping | list | tuple) or user is not None or items is not None:
+            return self._model.score(rows, user=user, items=items)  # type: ignore[arg-type]
+        pandas = sys.modules.get("pandas")
+        is_frame = pandas is not None and isinstance(rows, pandas.DataFrame)
+        if not is_frame and not hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "__arrow_c_array__"):
+            return self._model.score(rows)
+        from recmtl.serving.table_columns import columns_of  # pyarrow, which rows do not need
+
+        scores = self._model.score_columns(columns_of(rows, self._model.kinds))
+        return pandas.DataFrame(scores, index=rows.index) if is_frame else scores  # type: ignore[union-attr]
+
+
+def _torch_network(folder: Path, manifest: Mapping[str, Any], threads: int) -> Network:
+    """Return the network of a program of `torch.export`."""
+    import torch  # where the model needs it
+
+    torch.set_num_threads(threads)
+    try:
+        module = torch.export.load(folder / TORCH_FILE).module()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{str(folder / TORCH_FILE)!r} cannot be read: {error}") from error
+    names = manifest["inputs"]
+
+    def run(arrays: Arrays) -> list[npt.NDArray[Any]]:
+        with torch.inference_mode():
+            outputs = module(*(torch.from_numpy(arrays[name]) for name in names))
+        return [np.asarray(output) for output in outputs]
+
+    return run

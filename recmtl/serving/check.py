@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from recmtl.data import Loader, Rows
 from recmtl.evaluate.predictions import complete
 from recmtl.serving.network import ServedNetwork, inputs_of
+from recmtl.serving.request_encoder import RequestEncoder
 from recmtl.train import Trainer
 from recmtl.train.predictor import Predictor
 
@@ -50,6 +51,17 @@ def torch_run(path: Path) -> Run:
 def network_predictions(network: ServedNetwork, run: Run, rows: Rows) -> dict[str, Floats]:
     """Return the predictions of an exported network by task."""
     parts = [run(inputs) for inputs in _batches(network, rows)]
+    return {task.name: np.concatenate([part[i] for part in parts]) for i, task in enumerate(network.tasks)}
+
+
+def served_predictions(
+    folder: Path, network: ServedNetwork, run: Run, columns: Mapping[str, Sequence[Any]]
+) -> dict[str, Floats]:
+    """Return the predictions by task of columns of raw values, which are encoded as by the reader of a folder."""
+    encoder, parts = RequestEncoder(folder), []
+    for start in range(0, len(next(iter(columns.values()))), BATCH):
+        inputs = encoder.encode({name: values[start : start + BATCH] for name, values in columns.items()})
+        parts.append(run({name: torch.from_numpy(inputs[name]) for name in network.inputs}))
     return {task.name: np.concatenate([part[i] for part in parts]) for i, task in enumerate(network.tasks)}
 
 

@@ -19,8 +19,9 @@ from recmtl.data.preparation.label_rates import mean_rate, rate_columns
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.features import KIND_NAMES, Feature
 from recmtl.schema.fitted import MISSING, UNKNOWN
+from recmtl.serving.request_encoder import ENCODER_FILE, RATES_FILE, VOCABULARY_FILE
 
-ENCODER_FILE, VOCABULARY_FILE, RATES_FILE = "encoder.json", "vocabularies.json", "label_rates.npz"
+READER_FILE = "recmtl_model.py"
 # The files of the reader, in an order in which each uses those before it.
 READER_PARTS = (
     "errors.py",

@@ -19,7 +19,8 @@ from recmtl.recipe.load import load_run
 from recmtl.runs.folder import RECIPE
 from recmtl.schema import FittedSchema
 from recmtl.schema.features import KIND_NAMES
-from recmtl.serving.check import LIMIT, largest_difference, network_predictions, onnx_run, run_predictions, torch_run
+from recmtl.serving.check import LIMIT, largest_difference, onnx_run, run_predictions, served_predictions, torch_run
+from recmtl.serving.encoder_files import READER_FILE, reader_source, write_encoder
 from recmtl.serving.graph import GRAPHS, Format, check_installed, onnx_of, program_of, save_onnx, save_program
 from recmtl.serving.manifest import write_manifest
 from recmtl.serving.network import ServedNetwork, meaning
@@ -94,11 +95,13 @@ def _write(trainer: Trainer, network: ServedNetwork, folder: Path, form: Format)
         save_onnx(onnx_of(network, program), graph)
     else:
         save_program(program, graph)
+    write_encoder(schema, folder)
+    (folder / READER_FILE).write_text(reader_source(), encoding="utf-8")
     run = onnx_run(graph) if form == "onnx" else torch_run(graph)
     columns = probe_columns(schema, CHECK_ROWS)
     rows = encoded(schema, probe_table(schema, columns))
     expected = run_predictions(trainer, rows)
-    found = network_predictions(network, run, rows)
+    found = served_predictions(folder, network, run, columns)
     difference = largest_difference(trainer, expected, found)
     if not difference <= LIMIT:
         raise RunError(

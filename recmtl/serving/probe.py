@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from recmtl.io.spellings import TICKS
 from recmtl.schema import (
     Binned,
     Categorical,
@@ -17,7 +18,6 @@ from recmtl.schema import (
     Numeric,
     Timestamp,
 )
-from recmtl.schema.unix_time import TICKS
 
 MISSING_SHARE = UNSEEN_SHARE = 0.1  # of the values
 LONGER = 3  # elements of a list beyond those that are kept

@@ -138,13 +138,16 @@ def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balanc
     written = trainer.predict(table)
     predicted = network_predictions(network, run, export.encoded(data.schema, table))
     assert [*predicted] == names == ["ctr", "cvr", "ctcvr"]
+    scored = recmtl.Scorer(tmp_path / "model").score(table)
     for name in names:
         np.testing.assert_allclose(predicted[name], written[name], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(scored[name], written[name], rtol=0, atol=1e-6)
     for rows in (0, 1):
         inputs = dict(zip(network.inputs, network.example(rows), strict=True))
         assert [output.shape for output in run(inputs)] == [(rows,)] * 3
 
 
+@pytest.mark.filterwarnings("ignore:column")
 def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
     """Inputs without columns are left out, and a regression is returned in the units of its label."""
     tasks = [Task("spend", "spend", kind="regression"), Task("ids", "click")]  # a task may be named like an input
@@ -160,6 +163,8 @@ def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
         values = run(dict(zip(network.inputs, network.example(5), strict=True)))[0]
         assert values.shape == (5,)
         assert 10 < values.mean() < 30
+        scored = recmtl.Scorer(tmp_path / str(number)).score(frame(9))["spend"]
+        np.testing.assert_allclose(scored, trainer.predict(frame(9))["spend"], rtol=1e-6)
 
 
 def test_the_derived_task_of_a_funnel() -> None:

@@ -20,6 +20,7 @@ TEXT = "text"  # the parameter of commands that is how text is read
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "run": ("run", {"type": Path}),
     "runs": ("runs", {"type": Path, "metavar": "RUN", "nargs": "+"}),
+    "model": ("model", {"type": Path}),
     "data": ("data", {"metavar": "DATA"}),
     "action": ("action", {"choices": ["list", "clear"]}),
     "names": ("names", {"metavar": "NAME", "nargs": "*"}),

@@ -23,6 +23,7 @@ COMMANDS = (
     "predict",
     "export",
     "report",
+    "serve",
     "cache",
 )
 

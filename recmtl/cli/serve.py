@@ -1,0 +1,60 @@
+"""The `serve` command."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from recmtl.errors import UsageError
+from recmtl.serving.request import Limits
+
+NEEDED = ("uvicorn", "httptools", "starlette", "orjson", "prometheus_client", "onnxruntime")
+
+
+def serve_command(
+    model: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    workers: int = 1,
+    threads: int = 1,
+    max_rows: int = 10_000,
+    max_body: int = 8 << 20,
+    max_waiting: int = 256,
+    timeout: float = 10.0,
+    batch_wait: float = 0.0,
+    watch: float = 2.0,
+    log_requests: bool = False,
+) -> None:
+    """Answer requests over HTTP with an exported model.
+
+    Args:
+        model: The folder that `recmtl export` wrote, or a link to one.
+        host: The address to listen on; by default only this machine can connect.
+        port: The port to listen on; 0 takes a free one, which the log names.
+        workers: Processes with a model each: as many as there are cores to use.
+        threads: Threads of a worker's network.
+        max_rows: Rows of a request.
+        max_body: Bytes of a request's body.
+        max_waiting: Requests that wait in a worker; those beyond are told to come back.
+        timeout: Seconds that a body may take, and a request may wait.
+        batch_wait: Milliseconds for which a request of few rows waits for others, to be scored with them.
+        watch: Seconds between two looks for a new model; 0 never looks.
+        log_requests: Whether to log each request, without its values.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"`recmtl serve` needs {missing[0]!r}: pip install 'recmtl[serve]'")
+    counts = {"workers": workers, "threads": threads, "max_rows": max_rows, "max_body": max_body}
+    for name, value in {**counts, "max_waiting": max_waiting}.items():
+        if value < 1:
+            raise UsageError(f"`--{name}` must be at least 1, got {value}")
+    if not timeout > 0 or not batch_wait >= 0 or not watch >= 0:
+        raise UsageError("`--timeout` must be above 0, `--batch_wait` and `--watch` must be 0 or more")
+    if not 0 <= port < 65_536:
+        raise UsageError(f"`--port` must be from 0 to 65535, got {port}")
+    from recmtl.serving.supervisor import run_server
+    from recmtl.serving.worker import Settings
+
+    limits = Limits(max_rows, max_body, timeout, max_waiting)
+    settings = Settings(str(model.absolute()), 0, 0, threads, limits, batch_wait / 1000, watch, log_requests)
+    run_server(settings, host, port, workers)

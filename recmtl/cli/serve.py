@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -52,9 +55,15 @@ def serve_command(
         raise UsageError("`--timeout` must be above 0, `--batch_wait` and `--watch` must be 0 or more")
     if not 0 <= port < 65_536:
         raise UsageError(f"`--port` must be from 0 to 65535, got {port}")
-    from recmtl.serving.supervisor import run_server
+    from recmtl.serving.supervisor import Server
     from recmtl.serving.worker import Settings
 
     limits = Limits(max_rows, max_body, timeout, max_waiting)
     settings = Settings(str(model.absolute()), 0, 0, threads, limits, batch_wait / 1000, watch, log_requests)
-    run_server(settings, host, port, workers)
+    become(Server(settings, host, port, workers).to_arguments())
+
+
+def become(command: Sequence[str]) -> None:
+    """Replace this process, which has loaded what training needs, by a small one."""
+    sys.stdout.flush()
+    os.execv(command[0], command)

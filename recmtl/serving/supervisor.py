@@ -1,4 +1,7 @@
-"""The process that holds the listening socket: starts workers, starts those again that die, and stops all of them."""
+"""The process that holds the listening socket: starts workers, starts those again that die, and stops all of them.
+
+``python -m recmtl.serving.supervisor SETTINGS HOST PORT WORKERS`` is what `recmtl serve` becomes.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import signal
 import socket
 import struct
 import sys
-import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from json import loads
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from prometheus_client.multiprocess import mark_process_dead
@@ -109,9 +113,7 @@ class Supervisor:
         settings = replace(self._settings, listener=self._listener.fileno(), control=theirs.fileno())
         environment = {**os.environ, SHARED_FOLDER: str(self._metrics)}
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "recmtl.serving.worker",
+            *program("worker"),
             settings.to_json(),
             pass_fds=(settings.listener, settings.control),
             env=environment,
@@ -153,19 +155,49 @@ class Supervisor:
                 await process.wait()
 
 
-def run_server(settings: Settings, host: str, port: int, workers: int) -> None:
-    """Listen, and serve with a number of workers until SIGTERM or SIGINT.
+@dataclass(frozen=True)
+class Server:
+    """What `recmtl serve` starts.
 
-    Raises:
-        UsageError: The address cannot be taken, or the model not be loaded.
+    Args:
+        settings: What each worker is started with.
+        host: The address to listen on.
+        port: The port; 0 takes a free one.
+        workers: How many processes answer.
     """
-    listener = listen(host, port)
-    log = Log()
-    with listener, tempfile.TemporaryDirectory(prefix="recmtl-serve-") as metrics:
-        try:
-            asyncio.run(supervise(settings, listener, workers, Path(metrics), log))
-        except StartError as error:
-            raise UsageError(str(error)) from None
+
+    settings: Settings
+    host: str
+    port: int
+    workers: int
+
+    def to_arguments(self) -> list[str]:
+        """Return the command line that runs this server in a process that loads no more than it needs."""
+        return [*program("supervisor"), self.settings.to_json(), self.host, str(self.port), str(self.workers)]
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Server:
+        """Read the last arguments of such a command line."""
+        settings, host, port, workers = arguments
+        return cls(Settings.from_json(settings), host, int(port), int(workers))
+
+    def run(self) -> None:
+        """Listen and serve until SIGTERM or SIGINT.
+
+        Raises:
+            UsageError: The address cannot be taken, or the model not be loaded.
+        """
+        log = Log()
+        with listen(self.host, self.port) as listener, TemporaryDirectory(prefix="recmtl-serve-") as metrics:
+            try:
+                asyncio.run(supervise(self.settings, listener, self.workers, Path(metrics), log))
+            except StartError as error:
+                raise UsageError(str(error)) from None
+
+
+def program(module: str) -> list[str]:
+    """Return the command that runs a module of this folder; files of the working directory take no module's place."""
+    return [sys.executable, "-P", "-m", f"recmtl.serving.{module}"]
 
 
 async def supervise(settings: Settings, listener: socket.socket, workers: int, metrics: Path, log: Log) -> None:
@@ -211,3 +243,17 @@ def drop_new_connections(listener: socket.socket) -> None:
         listener.setsockopt(
             socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(code))
         )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a server and return its exit status; bad input ends in one line."""
+    try:
+        Server.from_arguments(arguments).run()
+    except (UsageError, OSError) as error:
+        sys.stderr.write(f"recmtl: {' '.join(str(error).split())}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +12,13 @@ from typing import Any
 import pytest
 
 from recmtl.errors import UsageError
+from recmtl.serving import supervisor
 from recmtl.serving.supervisor import listen
+from recmtl.serving.worker import Settings
 from tests.serving.fake import write_model
 from tests.serving.load import Load, ask_once, post
 
 ROOT = Path(__file__).parents[2]
-CODE = """
-from recmtl.serving.supervisor import run_server
-from recmtl.serving.worker import Settings
-run_server(Settings({model!r}, 0, 0, watch=0.05, scorer="tests.serving.fake:FakeScorer"), "127.0.0.1", 0, 2)
-"""
 ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}
 
 
@@ -33,7 +29,8 @@ class Server:
         self.model = write_model(folder / "model")
         self.log = folder / "log"
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", CODE.format(model=str(self.model))]
+        settings = Settings(str(self.model), 0, 0, watch=0.05, scorer="tests.serving.fake:FakeScorer")
+        command = supervisor.Server(settings, "127.0.0.1", 0, workers=2).to_arguments()
         with self.log.open("w") as file:
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file)
 

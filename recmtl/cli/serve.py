@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from recmtl.errors import UsageError
-from recmtl.serving.request import Limits
+from recmtl.serving.server.request import Limits
 
 NEEDED = ("uvicorn", "httptools", "starlette", "orjson", "prometheus_client", "onnxruntime")
 
@@ -55,15 +54,15 @@ def serve_command(
         raise UsageError("`--timeout` must be above 0, `--batch_wait` and `--watch` must be 0 or more")
     if not 0 <= port < 65_536:
         raise UsageError(f"`--port` must be from 0 to 65535, got {port}")
-    from recmtl.serving.supervisor import Server
-    from recmtl.serving.worker import Settings
+    from recmtl.serving.server.supervisor import Server
+    from recmtl.serving.server.worker import Settings
 
     limits = Limits(max_rows, max_body, timeout, max_waiting)
     settings = Settings(str(model.absolute()), 0, 0, threads, limits, batch_wait / 1000, watch, log_requests)
     become(Server(settings, host, port, workers).to_arguments())
 
 
-def become(command: Sequence[str]) -> None:
+def become(command: list[str]) -> None:
     """Replace this process, which has loaded what training needs, by a small one."""
     sys.stdout.flush()
     os.execv(command[0], command)

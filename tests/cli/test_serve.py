@@ -6,7 +6,7 @@ import pytest
 
 from recmtl.cli import serve
 from recmtl.cli.main import main
-from recmtl.serving.supervisor import Server
+from recmtl.serving.server.supervisor import Server
 
 
 @pytest.mark.parametrize(

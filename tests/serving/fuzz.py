@@ -17,9 +17,9 @@ from typing import Any
 
 import orjson
 
-from recmtl.serving.logs import Log
-from recmtl.serving.request import Limits
-from recmtl.serving.server import create_app
+from recmtl.serving.server.app import create_app
+from recmtl.serving.server.logs import Log
+from recmtl.serving.server.request import Limits
 from tests.serving.asgi import JSON, Answer, call
 from tests.serving.fake import FakeScorer, write_model
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import orjson
 
-from recmtl.serving.request import Limits
-from recmtl.serving.server import create_app
-from recmtl.serving.worker import WorkerServer, server_config
+from recmtl.serving.server.app import create_app
+from recmtl.serving.server.request import Limits
+from recmtl.serving.server.worker import WorkerServer, server_config
 from tests.serving.fake import FakeScorer, write_model
 
 ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from recmtl.serving import watch
-from recmtl.serving.logs import Log
-from recmtl.serving.request import Limits
-from recmtl.serving.server import ScoreServer, create_app
-from recmtl.serving.watch import ModelWatcher, UnfitModelError
+from recmtl.serving.server import watch
+from recmtl.serving.server.app import ScoreServer, create_app
+from recmtl.serving.server.logs import Log
+from recmtl.serving.server.request import Limits
+from recmtl.serving.server.watch import ModelWatcher, UnfitModelError
 from tests.serving import fuzz
 from tests.serving.asgi import JSON, Answer, ask, call
 from tests.serving.fake import FIELDS, FakeScorer, write_model

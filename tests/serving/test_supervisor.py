@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from recmtl.errors import UsageError
-from recmtl.serving import supervisor
-from recmtl.serving.supervisor import listen
-from recmtl.serving.worker import Settings
+from recmtl.serving.server import supervisor
+from recmtl.serving.server.supervisor import listen
+from recmtl.serving.server.worker import Settings
 from tests.serving.fake import write_model
 from tests.serving.load import Load, ask_once, post
 

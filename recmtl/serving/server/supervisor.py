@@ -1,6 +1,6 @@
 """The process that holds the listening socket: starts workers, starts those again that die, and stops all of them.
 
-``python -m recmtl.serving.supervisor SETTINGS HOST PORT WORKERS`` is what `recmtl serve` becomes.
+``python -m recmtl.serving.server.supervisor SETTINGS HOST PORT WORKERS`` is what `recmtl serve` becomes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 from prometheus_client.multiprocess import mark_process_dead
 
 from recmtl.errors import UsageError
-from recmtl.serving.logs import Log
-from recmtl.serving.metrics import SHARED_FOLDER
-from recmtl.serving.served import Contract
-from recmtl.serving.worker import DRAIN, Settings
+from recmtl.serving.server.logs import Log
+from recmtl.serving.server.metrics import SHARED_FOLDER
+from recmtl.serving.server.served import Contract
+from recmtl.serving.server.worker import DRAIN, Settings
 
 BACKLOG = 2048
 SO_ATTACH_FILTER = 26  # of Linux; Python does not name it
@@ -197,7 +197,7 @@ class Server:
 
 def program(module: str) -> list[str]:
     """Return the command that runs a module of this folder; files of the working directory take no module's place."""
-    return [sys.executable, "-P", "-m", f"recmtl.serving.{module}"]
+    return [sys.executable, "-P", "-m", f"recmtl.serving.server.{module}"]
 
 
 async def supervise(settings: Settings, listener: socket.socket, workers: int, metrics: Path, log: Log) -> None:

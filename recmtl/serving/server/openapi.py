@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from recmtl._version import __version__
-from recmtl.serving.served import Contract, ServedModel
+from recmtl.serving.server.served import Contract, ServedModel
 
 Schema = dict[str, Any]
 ERROR: Schema = {

@@ -1,6 +1,6 @@
 """One worker: loads the model, tells the process that started it, and answers requests until it is stopped.
 
-``python -m recmtl.serving.worker SETTINGS`` is started by `recmtl.serving.supervisor`.
+``python -m recmtl.serving.server.worker SETTINGS`` is started by `recmtl.serving.server.supervisor`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 import uvicorn
 
-from recmtl.serving.logs import Log, LogHandler, one_line
-from recmtl.serving.metrics import ServerMetrics
-from recmtl.serving.protocol import limited_protocol
-from recmtl.serving.request import Limits
-from recmtl.serving.served import Contract
-from recmtl.serving.server import ScoreServer
-from recmtl.serving.watch import SCORER, ModelWatcher, load_with
+from recmtl.serving.server.app import ScoreServer
+from recmtl.serving.server.logs import Log, LogHandler, one_line
+from recmtl.serving.server.metrics import ServerMetrics
+from recmtl.serving.server.protocol import limited_protocol
+from recmtl.serving.server.request import Limits
+from recmtl.serving.server.served import Contract
+from recmtl.serving.server.watch import SCORER, ModelWatcher, load_with
 
 DRAIN = 0.5  # seconds for which a worker that is to stop still answers, and asks clients to close their connections
 KEEP_ALIVE = 75  # seconds for which an idle connection stays open

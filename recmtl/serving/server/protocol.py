@@ -6,7 +6,7 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from recmtl.serving.request import RefusedError
+from recmtl.serving.server.request import RefusedError
 
 MAX_HEADERS = 64 << 10  # bytes
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
-from recmtl.serving.logs import Log, one_line
-from recmtl.serving.served import Contract, ScoringModel, ServedModel
+from recmtl.serving.server.logs import Log, one_line
+from recmtl.serving.server.served import Contract, ScoringModel, ServedModel
 
 SCORER = "recmtl.serving.scorer:Scorer"
 SETTLED = 0.2  # seconds for which a folder must not have changed before it is read

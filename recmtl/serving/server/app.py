@@ -15,13 +15,13 @@ import orjson
 from starlette.applications import Starlette
 
 from recmtl.errors import RequestError
-from recmtl.serving.batching import MOST_ROWS, Answer, Batcher
-from recmtl.serving.body import JSON, Body, Message, Receive, check_headers
-from recmtl.serving.logs import Log
-from recmtl.serving.metrics import ServerMetrics
-from recmtl.serving.pages import REFUSALS, pages
-from recmtl.serving.request import Limits, RefusedError, parse_request, shorten
-from recmtl.serving.watch import SCORER, Load, ModelWatcher, load_with
+from recmtl.serving.server.batching import MOST_ROWS, Answer, Batcher
+from recmtl.serving.server.body import JSON, Body, Message, Receive, check_headers
+from recmtl.serving.server.logs import Log
+from recmtl.serving.server.metrics import ServerMetrics
+from recmtl.serving.server.pages import REFUSALS, pages
+from recmtl.serving.server.request import Limits, RefusedError, parse_request, shorten
+from recmtl.serving.server.watch import SCORER, Load, ModelWatcher, load_with
 
 Send = Callable[[Message], Awaitable[None]]
 CLIENT_GONE = 499  # the status in the metrics of a request without an answer

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.serving.request import Limits, RefusedError, Row, ScoreRequest
-from recmtl.serving.served import ScoringModel, ServedModel
+from recmtl.serving.server.request import Limits, RefusedError, Row, ScoreRequest
+from recmtl.serving.server.served import ScoringModel, ServedModel
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
 Answer = tuple[Scores, ServedModel]

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from recmtl._version import __version__
-from recmtl.serving.metrics import ServerMetrics
-from recmtl.serving.openapi import describe_api, example_request
-from recmtl.serving.served import ServedModel
+from recmtl.serving.server.metrics import ServerMetrics
+from recmtl.serving.server.openapi import describe_api, example_request
+from recmtl.serving.server.served import ServedModel
 
 JSON = "application/json"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"

@@ -7,7 +7,7 @@ import os
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from recmtl.serving.served import ServedModel
+from recmtl.serving.server.served import ServedModel
 
 SHARED_FOLDER = (
     "PROMETHEUS_MULTIPROC_DIR"  # where workers keep their counters; must be set before this file is imported

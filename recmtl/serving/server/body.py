@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from recmtl.serving.request import Limits, RefusedError, shorten
+from recmtl.serving.server.request import Limits, RefusedError, shorten
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

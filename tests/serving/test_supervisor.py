@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.http_load import Load, ask_once, post
 from recmtl.errors import UsageError
 from recmtl.serving.server import supervisor
 from recmtl.serving.server.supervisor import listen
 from recmtl.serving.server.worker import Settings
 from tests.serving.fake import write_model
-from tests.serving.load import Load, ask_once, post
 
 ROOT = Path(__file__).parents[2]
 ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}

@@ -1,10 +1,20 @@
-"""Clients that keep a server busy, and count what they send and what comes back."""
+"""Clients that keep a server busy, and count what they send and what comes back.
 
+python -m benchmarks.http_load PORT REQUEST_FILE CLIENTS SECONDS prints the counts as JSON.
+"""
+
+import json
 import socket
+import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import orjson
 
 
@@ -73,6 +83,7 @@ class Load:
     clients: int
     statuses: Counter[int] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
     lost: int = 0
 
     def __post_init__(self) -> None:
@@ -94,6 +105,7 @@ class Load:
                 connection = connection or Connection(self.port)
             except ConnectionError:
                 return  # nobody listens: the request was not sent
+            started = time.perf_counter()
             try:
                 status, body, closes = connection.ask(self.sent)
             except ConnectionError:
@@ -101,6 +113,7 @@ class Load:
                     self.lost += 1
                 return
             with self._lock:
+                self.seconds.append(time.perf_counter() - started)
                 self.statuses[status] += 1
                 self.models[orjson.loads(body).get("model", "")] += 1
             if closes:
@@ -108,3 +121,33 @@ class Load:
                 connection = None
         if connection is not None:
             connection.close()
+
+
+def milliseconds(seconds: Sequence[float]) -> dict[str, float]:
+    """Return median and 99th percentile."""
+    p50, p99 = np.percentile(seconds, [50, 99]) * 1000
+    return {"p50": round(float(p50), 3), "p99": round(float(p99), 3)}
+
+
+def run_clients(port: int, sent: bytes, clients: int, seconds: float) -> dict[str, Any]:
+    """Run clients in this process for some seconds, and return what came back."""
+    load = Load(port, sent, clients)
+    time.sleep(seconds)
+    load.stop()
+    return {
+        "clients": clients,
+        "sent": sum(load.statuses.values()) + load.lost,
+        "answered": load.statuses[200],
+        "lost": load.lost,
+        "per_second": round(sum(load.statuses.values()) / seconds),
+        "milliseconds": milliseconds(load.seconds),
+        "models": len(load.models),
+    }
+
+
+def main(port: str, request: str, clients: str, seconds: str) -> None:
+    print(json.dumps(run_clients(int(port), Path(request).read_bytes(), int(clients), float(seconds))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

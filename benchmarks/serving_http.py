@@ -135,7 +135,7 @@ def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
 def sustained(model: Path, seconds: float) -> list[Numbers]:
     """Return the rate and latency of two workers for more and more clients."""
     with served(model, workers=2) as (port, _):
-        found = []
+        found: list[Numbers] = []
         for count in CLIENTS:
             with clients(port, model, count, seconds) as process:
                 found.append(result_of(process))

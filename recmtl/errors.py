@@ -58,20 +58,6 @@ class RequestError(ValueError):
         self.field, self.row, self.value = field, row, value
 
 
-class RequestError(ValueError):
-    """A request to score rows that cannot be read.
-
-    Attributes:
-        field: The field that is wrong, if it is one.
-        row: Its row, from 0, if it is in a row.
-        value: Its value.
-    """
-
-    def __init__(self, message: str, field: str | None = None, row: int | None = None, value: object = None) -> None:
-        super().__init__(message)
-        self.field, self.row, self.value = field, row, value
-
-
 class SchemaError(ValueError):
     """A schema, dataset card or column that cannot be used."""
 

@@ -13,8 +13,7 @@ from recmtl.models.base import IdentityFork
 CLOSE = 1e-5
 
 
-@pytest.mark.parametrize("model", ["SharedBottom", "MMOE", "ESMM"])
-@pytest.mark.parametrize("size", [None, 6])
+@pytest.mark.parametrize(("model", "size"), [("SharedBottom", 6), ("MMOE", None), ("ESMM", 6)])
 def test_command_trainer_and_folded_model_predict_the_same(
     csv: Path, tmp_path: Path, model: str, size: int | None
 ) -> None:

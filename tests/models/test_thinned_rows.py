@@ -57,19 +57,24 @@ def trained(name: str, tasks: Sequence[recmtl.Task], rate: float, thinning: recm
         sampling_weight=None if batch.sampling_weight is None else batch.sampling_weight.double(),
     )
     losses = Losses(model.schema, model.objectives)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
-    for step in range(600):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.04)
+    for step in range(300):
         for group in optimizer.param_groups:
-            group["lr"] = 0.02 * (1 - step / 600)
+            group["lr"] = 0.04 * (1 - step / 300)
         optimizer.zero_grad()
         sum(losses(model(batch), batch).values()).backward()
         optimizer.step()
     return recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False))
 
 
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
 @pytest.mark.parametrize(
-    ("name", "tasks"), CELLS, ids=lambda v: v if isinstance(v, str) else "+".join(t.name for t in v)
+    ("name", "tasks", "rate"),
+    [
+        pytest.param(name, pair, rate, id=f"{name}-{'+'.join(task.name for task in pair)}-{rate}")
+        for name, pair in CELLS
+        for rate in (0.01, 0.5)
+        if rate == 0.01 or name in ("SharedBottom", "ESMM")  # whatever the trunk, a model has logits or their product
+    ],
 )
 def test_all_tasks_of_a_funnel_are_calibrated_and_consistent(
     name: str, tasks: tuple[recmtl.Task, ...], rate: float

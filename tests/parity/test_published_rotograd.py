@@ -136,8 +136,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("exponential", "tolerance"), [(None, 1e-7), (in_a_batch, 1e-12)], ids=["as is", "batched"])
-@pytest.mark.parametrize("tasks", [2, 3])
+@pytest.mark.parametrize(
+    ("exponential", "tolerance", "tasks"),
+    [(None, 1e-7, 2), (in_a_batch, 1e-12, 2), (in_a_batch, 1e-12, 3)],
+    ids=["as is", "batched", "batched, three tasks"],
+)
 @pytest.mark.parametrize("case", CASES)
 def test_takes_the_same_steps(case, tasks, exponential, tolerance):
     method, here, there = CASES[case]

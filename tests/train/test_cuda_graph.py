@@ -27,6 +27,8 @@ from recmtl.train import step as step_module
 from recmtl.train.cuda_graph import WARM_UP_STEPS, GraphedStep, recordable
 
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
+# Every balancer is recorded with MMOE, and one of each kind with the others: what it records is a list of tensors.
+KINDS = (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad, recmtl.NormalizedSplitter, recmtl.RotoGrad)
 ADAM = partial(torch.optim.AdamW, lr=0.01, eps=1e-6)  # ε far above the rounding errors of gradients that are zero
 OPTIONS = Optimization(optimizer=ADAM, schedule="cosine", warmup=0.1, clip_norm=1.0)
 STEPS = 26  # beyond the burn-in of RotoGrad
@@ -69,8 +71,15 @@ def trained(
     return losses, state | step.nonfinite.state_dict()
 
 
-@pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
-@pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [
+        pytest.param(cls, method, id=f"{cls.__name__}-{method.__name__}")
+        for cls in MODELS
+        for method in BALANCERS
+        if cls is recmtl.MMOE or method in KINDS
+    ],
+)
 def test_a_replayed_step_equals_a_plain_step(
     cls: type, method: type[Balancer], aliexpress: recmtl.PreparedData
 ) -> None:

@@ -52,8 +52,14 @@ def batches(aliexpress: recmtl.PreparedData) -> list[Batch]:
     return list(Loader(aliexpress.train, 200, seed=0).epoch())
 
 
-@every_balancer
-@pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"])
+@pytest.mark.parametrize(
+    ("method", "row_mode"),
+    [
+        *((method, True) for method in BALANCERS),
+        *((method, False) for method in (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad, recmtl.RotoGrad)),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "rows" if value else "dense",
+)
 def test_steps_are_those_of_fp32(
     method: type[Balancer],
     row_mode: bool,

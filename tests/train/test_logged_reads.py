@@ -97,7 +97,7 @@ def records(data: recmtl.PreparedData, method: type[Balancer], folder: Path) -> 
     torch.manual_seed(0)
     run = recmtl.RunConfig(folder=folder, device="cpu", log_every=2, progress=False)
     options = recmtl.Optimization(batch_size=300, optimizer=partial(torch.optim.Adam, lr=0.01))
-    model = recmtl.MMOE(data.schema)
+    model = recmtl.MMOE(data.schema, layers=[8], tower_layers=[4], experts=2)
     trainer = recmtl.Trainer(model, method(), epochs=1, optimization=options, run=run, gradient_stats_every=4)
     trainer.fit(data.train)
     logged = RunFolder(folder).records()

@@ -101,8 +101,7 @@ def expected(
     return np.array(found)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("group", ["search", None])
+@pytest.mark.parametrize(("weighted", "group"), [(True, "search"), (False, None)])
 def test_training_rows_have_the_rates_of_the_other_folds_and_others_those_of_all(
     weighted: bool, group: str | None
 ) -> None:

@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -14,8 +16,11 @@ import torch
 
 import recmtl
 from recmtl.data.synthetic.generate import synthesize
+from tests.warm_python import warm_python as started
 
 LONGEST = ("test_first_gpu", "test_claims", "test_distributed", "test_readme")  # minutes each; first, for even ends
+
+NUMBERS = itertools.count()
 
 torch.set_num_threads(1)  # tests run side by side, one process a core
 hypothesis.settings.register_profile("shared machine", deadline=None)
@@ -32,9 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or fills the user's cache."""
-    monkeypatch.setenv("RECMTL_CACHE", str(tmp_path / "cache"))
+def _own_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No test reads or fills the user's cache.
+
+    A test that has no `tmp_path` gets none made: thousands of folders take seconds.
+    """
+    has_own = "tmp_path" in request.fixturenames
+    folder = request.getfixturevalue("tmp_path") if has_own else tmp_path_factory.getbasetemp() / str(next(NUMBERS))
+    monkeypatch.setenv("RECMTL_CACHE", str(folder / "cache"))
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +69,19 @@ def on_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("recmtl.") and hasattr(module, "on_host"):
             monkeypatch.setattr(module, "on_host", lambda _: False)
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A program to call like `python`, whose processes start without the seconds that importing torch takes."""
+    with started(tmp_path_factory.mktemp("warm")) as program:
+        yield program
+
+
+@pytest.fixture
+def warm_jobs(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainings of a comparison start warm."""
+    monkeypatch.setattr("recmtl.comparison.jobs.TRAIN", (str(warm_python), "-m", "recmtl", "train"))
 
 
 @pytest.fixture(scope="session")

@@ -50,11 +50,14 @@ def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_data_benchmark_runs_and_writes_every_line(
+    tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synthesize(tmp_path / "csv", 40_000)
     synthesize(tmp_path / "raw", 12_000, layout="raw")
     given = [str(tmp_path / "csv"), "--raw", str(tmp_path / "raw"), "--steps", "3", "--turns", "1"]
     monkeypatch.setattr(sys, "argv", ["data", *given, "--json", str(tmp_path / "data.json")])
+    monkeypatch.setattr(sys, "executable", str(warm_python))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     data.main()
     results = json.loads((tmp_path / "data.json").read_text())["results"]
@@ -64,7 +67,9 @@ def test_the_data_benchmark_runs_and_writes_every_line(tmp_path: Path, monkeypat
 
 
 @pytest.mark.slow
-def test_the_comparison_of_generated_rows_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_of_generated_rows_runs_and_goes_on(
+    tmp_path: Path, warm_jobs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(comparison, "BALANCERS", ("Sum",))
     arguments = ["--out", str(tmp_path), "--results", str(tmp_path), "--seeds", "1", "--rows", "2000"]
     comparison.main(["aliexpress", *arguments])

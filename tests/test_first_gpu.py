@@ -60,12 +60,12 @@ def steps(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_every_line_of_the_script_runs_with_stand_ins(tmp_path: Path) -> None:
+def test_every_line_of_the_script_runs_with_stand_ins(tmp_path: Path, warm_python: Path) -> None:
     (tmp_path / "bin").mkdir()
     executable(tmp_path / "bin" / "nvidia-smi", "echo planted driver")
     executable(tmp_path / "bin" / "compute-sanitizer", 'shift 6\nexec "$@"')
     wheel(tmp_path / "wheels")
-    done = run_script(tmp_path, sys.executable, WHEELS=str(tmp_path / "wheels"), TOTAL="3000", SLACK="20")
+    done = run_script(tmp_path, warm_python, WHEELS=str(tmp_path / "wheels"), TOTAL="3000", SLACK="20")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert set(steps(tmp_path).values()) == {"0"}
     assert list(steps(tmp_path))[:2] == ["wheels", "nvidia-smi"]

@@ -12,7 +12,7 @@ BAD = "{class_path: MetaBalance, init_args: {relax_factor: 3}}"
 
 
 @pytest.fixture
-def arguments(csv: Path, tmp_path: Path) -> list[str]:
+def arguments(csv: Path, tmp_path: Path, warm_jobs: None) -> list[str]:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"data: {{card: aliexpress, train: {csv}/train.csv, test: {csv}/test.csv}}\n"

@@ -117,7 +117,7 @@ def test_a_regression_is_noted(place: Path, capsys: pytest.CaptureFixture[str]) 
     assert [line for line in out.splitlines() if line.startswith("│ rmse")]
 
 
-def test_compare(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare(place: Path, warm_jobs: None, capsys: pytest.CaptureFixture[str]) -> None:
     grid = ["--models", "SharedBottom", "--seeds", "1", "--out", "grid"]
     assert main(["compare", *SMALL, *DATA, *SAID, *grid]) == 0
     assert main(["compare", *SMALL, *DATA, *SAID, *grid]) == 0  # nothing is trained again

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,9 +28,9 @@ def options(csv: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def torchrun(number: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def torchrun(python: Path, number: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """`--` keeps torchrun from reading options that are not its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
     return subprocess.run(
         [*command, "-m", "--", "recmtl", *arguments],
         capture_output=True,
@@ -61,21 +60,21 @@ class Stopping(nn.Module):
 
 
 def test_a_run_resumes_with_another_number_of_processes(
-    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: list[str], tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What one of two was asked, both do; three go on, and end where one that was not stopped ends."""
     (tmp_path / "towers.py").write_text(STOPPED)
     options = [*options, "--model.towers", '{"ctr": {"class_path": "towers.Stopping"}}']
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     folder = tmp_path / "stopped"
-    stopped = torchrun(2, *options, "--run", str(folder), STOP="1", **path)
+    stopped = torchrun(warm_python, 2, *options, "--run", str(folder), STOP="1", **path)
     assert stopped.returncode == 1
     assert stopped.stderr.count("recmtl: stopped by SIGTERM after step 24, with a checkpoint") == 1
     go_on = f"torchrun --nproc-per-node 2 -m -- recmtl train --run {folder} --resume --trust towers"
     assert f"resume it with `{go_on}`" in stopped.stderr
     assert "Traceback" not in stopped.stderr.partition("torch/distributed/elastic")[0]
     assert [*RunFolder(folder).steps()][-1] == 24
-    resumed = torchrun(3, "train", "--run", str(folder), "--resume", "--trust", "towers", **path)
+    resumed = torchrun(warm_python, 3, "train", "--run", str(folder), "--resume", "--trust", "towers", **path)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("training rows/s") == 1
     monkeypatch.syspath_prepend(tmp_path)
@@ -108,11 +107,13 @@ class Broken(nn.Linear):
 """
 
 
-def test_a_process_that_fails_ends_all_with_its_traceback(options: list[str], tmp_path: Path) -> None:
+def test_a_process_that_fails_ends_all_with_its_traceback(
+    options: list[str], tmp_path: Path, warm_python: Path
+) -> None:
     (tmp_path / "towers.py").write_text(BROKEN)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     towers = ("--model.towers", '{"ctr": {"class_path": "towers.Broken"}}')
-    failed = torchrun(2, *options, *towers, "--run", str(tmp_path / "run"), PYTHONPATH=path)
+    failed = torchrun(warm_python, 2, *options, *towers, "--run", str(tmp_path / "run"), PYTHONPATH=path)
     assert failed.returncode == 1
     assert "ArithmeticError: this tower is broken" in failed.stderr
     assert failed.stderr.count("raise ArithmeticError") == 1

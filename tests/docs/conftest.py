@@ -33,7 +33,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], Path]:
+def reader(
+    places: Path, tmp_path: Path, warm_jobs: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Sequence[str]], Path]:
     """Return a function that puts what a page needs into a new working directory."""
 
     def settle(needs: Sequence[str]) -> Path:

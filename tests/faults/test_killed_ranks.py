@@ -19,8 +19,8 @@ PATIENCE = 240  # seconds: a start takes about 10
 WAIT = 0.1  # minutes that processes wait for each other
 
 
-def torchrun(cache: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+def torchrun(python: Path | str, cache: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["--shutdown-timeout", "3", "-m", "--"]  # seconds that a process that hangs has to end
     return subprocess.Popen(
         [*command, "recmtl", *map(str, arguments)],
@@ -31,16 +31,16 @@ def torchrun(cache: Path, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-def begin(rows: Path, folder: Path) -> subprocess.Popen[str]:
+def begin(python: Path | str, rows: Path, folder: Path) -> subprocess.Popen[str]:
     balanced = ["--balancer", "RotoGrad", "--model", "MMOE", "--model.experts", 2, "--model.style.dropout", 0.1]
     options = ["--timeout", WAIT, "--run", folder, "--trainer.epochs", 4]
-    return torchrun(folder.parent / "cache", "train", *balanced, *data(rows), *OPTIONS, *options)
+    return torchrun(python, folder.parent / "cache", "train", *balanced, *data(rows), *OPTIONS, *options)
 
 
 @pytest.fixture(scope="module")
-def whole(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(warm_python: Path, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    process = begin(rows, folder)
+    process = begin(warm_python, rows, folder)
     _, said = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     return folder
@@ -58,10 +58,17 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     ids=["SIGKILL of the first", "SIGKILL of the other", "SIGSTOP of the other"],
 )
 def test_one_of_two(
-    number: int, rank: int, rows: Path, whole: Path, tmp_path: Path, random: np.random.Generator, tally: Tally
+    number: int,
+    rank: int,
+    rows: Path,
+    whole: Path,
+    warm_python: Path,
+    tmp_path: Path,
+    random: np.random.Generator,
+    tally: Tally,
 ) -> None:
     folder = RunFolder(tmp_path / "run")
-    process = begin(rows, folder.path)
+    process = begin(sys.executable, rows, folder.path)
     while not folder.steps():
         assert process.poll() is None
         time.sleep(0.02)
@@ -74,7 +81,7 @@ def test_one_of_two(
         assert "recmtl: process 0 of 2: another process has ended, or did not answer in time" in said
     lost = lost_steps(folder.path)
     assert lost <= EVERY
-    again = torchrun(tmp_path / "cache", "train", "--run", folder.path, "--resume", "--timeout", 10)
+    again = torchrun(warm_python, tmp_path / "cache", "train", "--run", folder.path, "--resume", "--timeout", 10)
     _, said = again.communicate(timeout=PATIENCE)
     assert again.returncode == 0, said
     assert_same_run(folder.path, whole)

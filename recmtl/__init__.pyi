@@ -88,6 +88,7 @@ from .models import (
     SingleTask,
     Tower,
 )
+from .recipe.continue_run import continue_run
 from .recipe.load import load_run
 from .recipe.presets import card
 from .report import write_report
@@ -103,6 +104,7 @@ from .schema import (
     Thinning,
     Timestamp,
 )
+from .schema.extend import Extension
 from .serving.export import export_model
 from .serving.scorer import Scorer
 from .train import EarlyStopping, Optimization, RunConfig, Trainer
@@ -144,6 +146,7 @@ __all__ = [
     "EncoderFactory",
     "ExcessMTL",
     "Experts",
+    "Extension",
     "FairGrad",
     "FeatureEncoder",
     "FinalMLP",
@@ -213,6 +216,7 @@ __all__ = [
     "UncertaintyWeighting",
     "card",
     "compare",
+    "continue_run",
     "describe",
     "export_model",
     "load_run",

@@ -11,13 +11,13 @@ from typing import Any
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.data import prepare
 from recmtl.data.sources.aliexpress_files import open_raw
-from recmtl.data.sources.open import Data
 from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import data_schema, missing_days, rows_by_split
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import SplitName
+from recmtl.schema.extend import Statistics
 from recmtl.schema.thinning import thinning_of
 
 
@@ -49,6 +49,10 @@ def prepare_command(
     test_since: str | None = None,
     test_until: str | None = None,
     date_key: str | None = None,
+    extend: str | None = None,
+    statistics: Statistics = "keep",
+    max_age: int | None = None,
+    allow_repeat: bool = False,
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
@@ -85,6 +89,11 @@ def prepare_command(
         test_since: The first day of the test rows, likewise.
         test_until: The last day of the test rows.
         date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
+        extend: The folder of a run, or of a prepared dataset, of which the rows are another day: new categories get ids
+            behind the known ones. No card is needed.
+        statistics: With `extend`, whether to `keep` means, quantiles, knots, bins and label rates, or to `update` them.
+        max_age: With `extend`, after how many continuations without a training row a category is unknown again.
+        allow_repeat: With `extend`, whether training files may be among those of earlier days.
     """
     start = time.perf_counter()
     if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
@@ -95,6 +104,7 @@ def prepare_command(
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
     said = {**said, "date_formats": parse_date_formats(date_format or ())}
+    said = {**said, "extend": extend, "statistics": statistics, "max_age": max_age, "allow_repeat": allow_repeat}
     days: dict[str, Any] = {"since": since, "until": until, "valid_since": valid_since, "valid_until": valid_until}
     days |= {"test_since": test_since, "test_until": test_until, "date_key": date_key}
     roles: dict[str, Any] = {"group": group, "weight": weight, "domain": domain}
@@ -102,13 +112,24 @@ def prepare_command(
     if raw and options.days:
         raise UsageError(f"`--{options.days[0]}` chooses folders of rows, which `--raw` files have none of")
     with RowCounter() as counter, ExitStack() as stack:
-        given: Mapping[str, Data | None] = rows_by_split(options)
+        given: Mapping[str, Any] = rows_by_split(options)
         if raw and country:
             given = stack.enter_context(open_raw(raw, country))
-        schema, notes = data_schema(options, options.rows("train") or "", "--card")
+        schema, notes = (None, list[str]())
+        if card or not extend:
+            schema, notes = data_schema(options, options.rows("train") or "", "--card")
         notes += missing_days(given.values())
         data = prepare(
-            schema, **given, out=out, holdout=holdout, progress=counter, bad_rows=bad_rows, thinning=thinning
+            schema,
+            given["train"],
+            given.get("valid"),
+            given.get("test"),
+            out=out,
+            holdout=holdout,
+            progress=counter,
+            bad_rows=bad_rows,
+            thinning=thinning,
+            extend=options.extension,
         )
         counter.print_notes(*notes, *data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())

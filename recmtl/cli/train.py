@@ -16,10 +16,11 @@ from recmtl.cli.console import RowCounter, print_domains, print_gradient_stats, 
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
+from recmtl.recipe.continue_run import continued_recipe
 from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, open_data, recipe_text
+from recmtl.recipe.recipe import build, instantiate, open_data, recipe_of_run
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
@@ -28,7 +29,13 @@ from recmtl.train.gradient_stats import summarize_pairs
 
 RESUME_HELP = "Resume the run in `--run` from its last checkpoint, with the recipe that lies there."
 TIMEOUT_HELP = "Minutes that processes started by torchrun wait for each other."
-TRUST_HELP = "With `--resume`, a further module whose classes the run's recipe may name; may be repeated."
+CONTINUE_HELP = (
+    "Train the model of a finished run on the rows of another day, by its recipe: `--continue RUN --data.train FILE`. "
+    "Options that are given replace those of the recipe."
+)
+TRUST_HELP = (
+    "With `--resume` or `--continue`, a further module whose classes the run's recipe may name; may be repeated."
+)
 
 
 def train_command(arguments: Sequence[str]) -> int:
@@ -38,6 +45,9 @@ def train_command(arguments: Sequence[str]) -> int:
         config = parse_recipe(parser, arguments)
     if not config.timeout > 0:
         raise UsageError(f"`--timeout` must be a number of minutes above 0, got {config.timeout}")
+    if config["continue"] and not config.resume:
+        with usage_errors():
+            config = continued_recipe(parser, arguments, config["continue"], config.trust)
     config.trainer.run.folder = config.run or config.trainer.run.folder
     with process_group(config.timeout) as processes, silence_others(processes):
         return _train_and_print(parser, arguments, config, processes)
@@ -84,6 +94,7 @@ def train_parser() -> ArgumentParser:
     parser = recipe_parser("recmtl train", (train_command.__doc__ or "").splitlines()[0])
     parser.usage = "recmtl train --data.train FILE --data.test FILE (--label COLUMN | --data.card CARD) [OPTIONS]"
     parser.add_argument("--run", type=str | None, default=None, help="The run folder; by default one below runs/.")
+    parser.add_argument("--continue", type=str | None, default=None, metavar="RUN", help=CONTINUE_HELP)
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST_HELP)
     parser.add_argument("--timeout", type=float, default=10.0, help=TIMEOUT_HELP)
@@ -115,16 +126,6 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
         print_note(change)
     config.trainer.run.folder = folder
     return config
-
-
-@contextmanager
-def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: RunFolder) -> Iterator[None]:
-    """Write the recipe of a run that begins within a block, and remove it again if none has begun at the end."""
-    folder.begin(recipe_text(parser, config))
-    try:
-        yield
-    finally:
-        folder.abandon()
 
 
 def train(

@@ -1,7 +1,8 @@
 """From raw files to batches, by a schema."""
 
 from recmtl.data.loader import Batch, Loader, Share
-from recmtl.data.preparation.prepare import encode_rows, prepare
+from recmtl.data.preparation.encode_rows import encode_rows
+from recmtl.data.preparation.prepare import prepare
 from recmtl.data.profiling.description import Description
 from recmtl.data.profiling.raw import describe
 from recmtl.data.store.lists import IdLists

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
 from recmtl.data import IdLists, Share
+from recmtl.features.growth import RowOrigins, table_origins
 from recmtl.io.machine import available_memory, explain_oom
-from recmtl.schema import IdBlock, MultiCategorical
+from recmtl.schema import FittedSchema, IdBlock, MultiCategorical
 
 INITIAL_STD = 0.01
 MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
@@ -169,6 +170,10 @@ class EmbeddingTable(nn.Module):
         pairs = zip(self.lists, self._offsets_of_lists, strict=True)
         # Spare values read the row of "unknown".
         return torch.cat([singles, *(lists[block.start].values.clamp(min=0) + offset for block, offset in pairs)])
+
+    def row_origins(self, old: FittedSchema, new: FittedSchema) -> dict[str, RowOrigins]:
+        """Return what the rows start as, given those of the same table for an older schema that the own one extends."""
+        return {"weight": table_origins(list(self._spans), old, new)}
 
     @property
     def owners(self) -> list[str]:

@@ -83,7 +83,7 @@ class FeatureEncoder(nn.Module):
         groups: dict[tuple[int, bool], list[IdBlock]] = {}  # one table per group
         for block in schema.id_blocks:
             frozen = freeze and block.owner in [(name, None) for name in files]
-            groups.setdefault((block.width or width or default_width(block.size), frozen), []).append(block)
+            groups.setdefault((block.width or width or default_width(block.first_size), frozen), []).append(block)
         tables: list[EmbeddingTable] = []
         self.found: dict[str, float] = {}
         for (w, frozen), blocks in sorted(groups.items()):

@@ -12,6 +12,7 @@ from recmtl.balance import SharedTensor
 from recmtl.balance.backward import on_host
 from recmtl.data import Batch
 from recmtl.features import EmbeddingTable, FeatureEncoder
+from recmtl.features.growth import RowOrigins, domain_origins
 from recmtl.features.pooling import side_by_side
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
@@ -169,6 +170,12 @@ class StarLinear(nn.Module):
         own = zip(of_domains, self.domain_weight.unbind(), self.domain_bias.unbind(), strict=True)
         products = [F.linear(rows, weight * self.weight, bias + self.bias) for rows, weight, bias in own]
         return [*products, F.linear(other, self.weight, self.bias)]
+
+    def row_origins(self, old: FittedSchema, new: FittedSchema) -> dict[str, RowOrigins]:
+        """Return what the weights of each domain start as, given those for an older schema: new ones as drawn."""
+        assert old.domain is not None
+        found = domain_origins(len(old.domain.categories), len(self.domain_weight))
+        return {"domain_weight": found, "domain_bias": found}
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the parameters as shared tensors; those of domains have a part per domain."""

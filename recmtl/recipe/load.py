@@ -44,10 +44,11 @@ def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     check_trust(recipe, (trust,) if isinstance(trust, str) else tuple(trust), run.path / RECIPE)
     parser = recipe_parser("recmtl")
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None, "threads": None}
+    recipe["trainer"]["init_from"] = None
     without_gpu_options(recipe)
     schema = run.schema()
     try:
-        trainer = build(parser, parse_recipe(parser, ["--config", _as_argument(recipe)]), schema)
+        trainer = build(parser, parse_recipe(parser, ["--config", as_argument(recipe)]), schema)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         raise RunError(f"{run.path / RECIPE} cannot be used: {' '.join(str(error).split())}") from error
     return trainer.load("best", run)
@@ -62,13 +63,13 @@ def resumed_recipe(
     check_trust(without_vector_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)
     check_links(run.path)
     begun["data"]["cache"] = existing_cache(begun["data"].get("cache"))
-    config = parse_recipe(parser, ["--config", _as_argument(begun), *arguments])
+    config = parse_recipe(parser, ["--config", as_argument(begun), *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
 
 
-def _as_argument(recipe: Any) -> str:
+def as_argument(recipe: Any) -> str:
     """Return a checked recipe as text for `--config`: its file may have changed since."""
     return yaml.safe_dump(recipe, default_flow_style=True)
 

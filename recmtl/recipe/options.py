@@ -6,7 +6,7 @@ Constructor signatures and docstrings are the options, the help, the recipe keys
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -24,12 +24,14 @@ from recmtl.recipe.option_types import alternatives
 from recmtl.recipe.presets import find_recipe
 from recmtl.recipe.short_options import add_short_options, write_out
 from recmtl.schema import FittedSchema, SplitName, Thinning
+from recmtl.schema.extend import Extension, Statistics, open_extension
 from recmtl.schema.readings import ColumnKind
 from recmtl.schema.text_format import TEXT_OPTIONS
 from recmtl.schema.thinning import thinning_of
 from recmtl.train import Trainer
 
 DEFAULT_CLASSES = ("--model", "MMOE", "--balancer", "Sum")  # if neither recipe nor options name any
+EXTENSION_OPTIONS = ("statistics", "max_age", "allow_repeat")
 MAPPING_KEYS = ("data", "trainer", "trainer.optimization", "trainer.stopping", "trainer.run")
 ModelFactory = Callable[[FittedSchema], RankingModel]
 
@@ -78,6 +80,13 @@ class DataOptions:
         negative_labels: A label column; a row is negative if none of those named is 1 in it, by default none of all
             binary labels. May be repeated.
         thinned: A file that was thinned, `train`, `valid` or `test`; may be repeated.
+        extend: The folder of a run, or of a prepared dataset, of which the rows are another day: new categories get ids
+            behind the known ones. What the columns mean is what they meant there.
+        statistics: With `extend`, what happens to means, quantiles, knots, bins and label rates: `keep` leaves them, so
+            that rows are encoded as before, and `update` takes those of all days.
+        max_age: With `extend`, after how many continuations without a training row a category is unknown again, and
+            its row free for a new one; by default none is forgotten.
+        allow_repeat: With `extend`, whether training files may be among those of earlier days.
     """
 
     card: str | None = None
@@ -109,6 +118,17 @@ class DataOptions:
     negative_rate: float = 1.0
     negative_labels: list[str] = field(default_factory=list)
     thinned: list[SplitName] = field(default_factory=lambda: ["train"])
+    extend: str | None = None
+    statistics: Statistics = "keep"
+    max_age: int | None = None
+    allow_repeat: bool = False
+
+    @property
+    def extension(self) -> Extension | None:
+        """How the schema of a run is extended; ``None`` fits a new one."""
+        if self.extend is None:
+            return None
+        return replace(open_extension(self.extend), **{name: getattr(self, name) for name in EXTENSION_OPTIONS})
 
     def rows(self, split: SplitName) -> str | Partitions | None:
         """Return the rows of a split: a path, or the partitions of some days.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -56,8 +57,10 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
         return PreparedData.open(options.train)
     rows = rows_by_split(options)
     train = rows["train"] or options.train
-    schema, notes = data_schema(options, train)
-    said = (options.holdout, options.cache, progress, options.bad_rows, options.thinning)
+    schema, notes, extension = None, list[str](), options.extension
+    if extension is None or options.card is not None:
+        schema, notes = data_schema(options, train)
+    said = (options.holdout, options.cache, progress, options.bad_rows, options.thinning, extension)
     data = prepare_cached(schema, train, rows["valid"], rows["test"], *said)
     notes += missing_days(rows.values())
     return replace(data, notes=(*notes, *data.notes))
@@ -154,6 +157,16 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
         return made
     except TypeError as error:  # the option parser accepted it
         raise ValueError(f"an option of the recipe has a value of the wrong type: {error}") from error
+
+
+@contextmanager
+def recipe_of_run(parser: ArgumentParser, config: Namespace, folder: RunFolder) -> Iterator[None]:
+    """Write the recipe of a run that begins within a block, and remove it again if none has begun at the end."""
+    folder.begin(recipe_text(parser, config))
+    try:
+        yield
+    finally:
+        folder.abandon()
 
 
 def complete_recipe(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:

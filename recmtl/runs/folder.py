@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ from recmtl.schema.validation import is_number
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
 CHECKPOINTS, CHECKPOINT, LOCK_FILE = "checkpoints", "checkpoint.pt", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
+OPTIMIZERS = "optimizers"  # the checkpoint of their states, from which another training goes on
 STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
 BEGUN = ".begun"  # the digest of `recipe.yaml` until the schema is written: a killed start leaves nothing else
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
-WRITTEN = (SCHEMA, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a trainer
+PARENT = "parent.json"  # the run that this one started from
+WRITTEN = (SCHEMA, PARENT, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a trainer
 CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
 
 
@@ -113,15 +115,23 @@ class RunFolder:
     def _is_start(self) -> bool:
         """Return whether the folder holds what `begin` and a part of `create` wrote before the process was killed."""
         begun, recipe = self.path / BEGUN, self.path / RECIPE
-        if not begun.is_file() or any(any(self.path.glob(name)) for name in WRITTEN if name != SCHEMA):
+        if not begun.is_file() or any(any(self.path.glob(name)) for name in WRITTEN if name not in (SCHEMA, PARENT)):
             return False
         inside = {path.name for path in (self.path / SCHEMA).glob("[!.]*")}
         own = not recipe.exists() or digest(recipe) == begun.read_text(encoding="utf-8")
         return own and inside <= {*FITTED_FILES}
 
-    def create(self, schema: FittedSchema) -> None:
-        """Create the folder and write the schema, over the remains of a run without a checkpoint."""
+    def create(self, schema: FittedSchema, parent: Mapping[str, str] | None = None) -> None:
+        """Create the folder and write the schema, over the remains of a run without a checkpoint.
+
+        Args:
+            schema: The fitted schema.
+            parent: What identifies the run that this one starts from, if there is one.
+        """
         (self.path / SCHEMA).mkdir(parents=True, exist_ok=True)
+        if parent is not None:
+            with new_file(self.path / PARENT) as file:
+                file.write_text(json.dumps(parent, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         save_fitted(schema, self.path / SCHEMA)
         (self.path / BEGUN).unlink(missing_ok=True)
         self.cut_log(0)
@@ -247,6 +257,14 @@ class RunFolder:
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the best weights."""
         write_checkpoint(self.checkpoint(BEST), state)
+
+    def save_optimizers(self, state: dict[str, Any]) -> None:
+        """Write the checkpoint of the optimizers' states."""
+        write_checkpoint(self.checkpoint(OPTIMIZERS), state)
+
+    def parent(self) -> dict[str, Any]:
+        """Read what identifies the run that this one started from; it is empty if there was none."""
+        return self._read_object(PARENT)
 
     def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
         """Read a checkpoint, ``best`` or ``last``, without executing code.

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
+from recmtl.schema.history import FitHistory
 from recmtl.schema.schema import Schema
 from recmtl.schema.tasks import Task
 from recmtl.schema.thinning import Thinning
@@ -22,6 +23,7 @@ from recmtl.schema.thinning import Thinning
 OTHER_DOMAINS, MOST_DOMAINS = "other", 64
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
 DIGEST_CHUNK = 1 << 20  # categories hashed at a time, as Python text
+FREE = "\0free\0"  # what a free place of a vocabulary is hashed as
 
 
 class Moments(NamedTuple):
@@ -58,6 +60,7 @@ class IdBlock(NamedTuple):
         length: How many ids a row has at most: 1, or the longest list of a multi-valued feature.
         width: The embedding width set in the schema; ``None`` takes the encoder's.
         part: The calendar part of a timestamp.
+        first: The number of ids on the first day, which a default width follows, if it was another one.
     """
 
     feature: Categorical | Binned | Timestamp
@@ -66,11 +69,17 @@ class IdBlock(NamedTuple):
     length: int
     width: int | None = None
     part: str | None = None
+    first: int | None = None
 
     @property
     def name(self) -> str:
         """The name of the block: ``item``, ``time.hour``."""
         return self.feature.name if self.part is None else f"{self.feature.name}.{self.part}"
+
+    @property
+    def first_size(self) -> int:
+        """The number of ids on the first day."""
+        return self.size if self.first is None else self.first
 
     @property
     def listed(self) -> bool:
@@ -114,8 +123,9 @@ class FittedSchema:
 
     Args:
         schema: The resolved schema; of each numeric feature it says whether it has a missing indicator.
-        vocabularies: The categories of each feature with a vocabulary of its own, as text, the most frequent first.
-            Their ids start at 2; 0 is "unknown", 1 is "missing".
+        vocabularies: The categories of each feature with a vocabulary of its own, as text, the most frequent first,
+            those of later days behind them. Their ids start at 2; 0 is "unknown", 1 is "missing". A null is the free
+            place of a category that was not seen for long.
         lengths: The longest list kept of each multi-valued feature.
         moments: Mean and deviation of each numeric feature; the deviation is 0 if it does not vary.
         quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, or its knots if that is its
@@ -134,6 +144,8 @@ class FittedSchema:
         unthinned_means: The mean of each label as in `rates`, estimated for the file before it was thinned.
         label_deviations: The (weighted) standard deviation of the label of each regression among the rows of its
             condition: ``{(label, given): deviation}``.
+        first_sizes: The number of ids of each block that had another one on the first day.
+        history: The days that it was fitted on; the fingerprint leaves it out.
     """
 
     schema: Schema
@@ -151,6 +163,8 @@ class FittedSchema:
     thinning: Thinning | None = None
     unthinned_means: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
     label_deviations: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    first_sizes: Mapping[str, int] = field(default_factory=dict)
+    history: FitHistory = field(default_factory=FitHistory)
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
@@ -165,7 +179,8 @@ class FittedSchema:
         """The blocks of ids, in the order of the features: columns and lists each at the next place of their kind."""
         starts = {True: itertools.count(), False: itertools.count()}
         blocks = (block for feature in self.schema.features for block in self._blocks(feature))
-        return tuple(block._replace(start=next(starts[block.listed])) for block in blocks)
+        first = self.first_sizes
+        return tuple(b._replace(start=next(starts[b.listed]), first=first.get(b.name)) for b in blocks)
 
     def _blocks(self, feature: Feature) -> Iterator[IdBlock]:
         if isinstance(feature, Timestamp):
@@ -247,7 +262,7 @@ class FittedSchema:
         for name in sorted(self.vocabularies):
             digest.update(name.encode())
             for start in range(0, len(self.vocabularies[name]), DIGEST_CHUNK):
-                part = self.vocabularies[name].slice(start, DIGEST_CHUNK).to_pylist()
+                part = self.vocabularies[name].slice(start, DIGEST_CHUNK).fill_null(FREE).to_pylist()
                 digest.update("\0".join(["", *part]).encode())
         for block in self.rated_blocks:
             for array in self.label_counts[block.name]:
@@ -273,4 +288,5 @@ class FittedSchema:
                 {"label": k[0], "given": k[1], "deviation": d} for k, d in self.label_deviations.items()
             ],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
+            "first_sizes": dict(self.first_sizes),
         }

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +15,14 @@ import pyarrow.ipc as ipc
 from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
+from recmtl.schema.history import HISTORY_LAYOUT, FitHistory, read_tables
 from recmtl.schema.schema import Schema
 from recmtl.schema.thinning import Thinning
 
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
-FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE)
+HISTORY_FILE = "history.arrow"
+FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE, HISTORY_FILE)
+LAYOUT = 2  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
@@ -25,9 +30,12 @@ MAX_IDS = 1 << 20
 
 
 def save_fitted(fitted: FittedSchema, folder: Path) -> None:
-    """Write a fitted schema into an existing folder as `schema.json` and two Arrow files."""
-    content = json.dumps(fitted.to_dict() | {FINGERPRINT: fitted.fingerprint}, indent=1, ensure_ascii=False)
-    (folder / SCHEMA_FILE).write_text(content, encoding="utf-8")
+    """Write a fitted schema into an existing folder as `schema.json` and three Arrow files."""
+    history = fitted.history
+    days = {"rows": history.rows, "files": history.files, "parents": history.parents, "digest": history.digest}
+    content = {"layout": LAYOUT, **fitted.to_dict(), FINGERPRINT: fitted.fingerprint, "history": days}
+    (folder / SCHEMA_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    history.write(str(folder / HISTORY_FILE))
     with ipc.new_file(str(folder / VOCABULARY_FILE), VOCABULARY_LAYOUT) as writer:
         for name, values in fitted.vocabularies.items():
             names = pa.repeat(name, len(values))
@@ -46,6 +54,8 @@ def load_fitted(folder: Path) -> FittedSchema:
     """
     try:
         content = from_json(read_text(folder / SCHEMA_FILE))
+        if isinstance(content, dict) and content.get("layout") != LAYOUT:
+            raise SchemaError(f"the fitted schema in {str(folder)!r} was written by another version: fit it again")
         sizes = content["vocabulary_sizes"]
         fitted = FittedSchema(
             schema=Schema.from_dict(content["schema"], str(folder / SCHEMA_FILE)),
@@ -62,6 +72,8 @@ def load_fitted(folder: Path) -> FittedSchema:
             thinning=Thinning(**content["thinning"]) if content["thinning"] else None,
             unthinned_means={(m["label"], m["given"]): m["mean"] for m in content["unthinned_means"]},
             label_deviations={(d["label"], d["given"]): d["deviation"] for d in content["label_deviations"]},
+            first_sizes=content["first_sizes"],
+            history=_read_history(folder / HISTORY_FILE, content["history"]),
         )
         if {name: len(v) for name, v in fitted.vocabularies.items()} != sizes:
             raise ValueError(f"its vocabularies have other sizes than {SCHEMA_FILE} says")
@@ -83,6 +95,15 @@ def load_fitted(folder: Path) -> FittedSchema:
 def _read_vocabularies(path: Path) -> list[pa.Array]:
     """Read the categories of each feature."""
     return [batch.column(1) for batch in _read_batches(path, VOCABULARY_LAYOUT)]
+
+
+def _read_history(path: Path, days: Mapping[str, Any]) -> FitHistory:
+    """Read the days that a schema was fitted on, given what `schema.json` says of them."""
+    tables = read_tables(_read_batches(path, HISTORY_LAYOUT))
+    history = FitHistory(days["rows"], tuple(days["files"]), tuple(days["parents"]), *tables)
+    if history.digest != days["digest"]:
+        raise ValueError(f"{path.name} does not match {SCHEMA_FILE}")
+    return history
 
 
 def _read_label_counts(path: Path, fitted: FittedSchema) -> dict[str, LabelCounts]:

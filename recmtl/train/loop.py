@@ -22,6 +22,7 @@ from recmtl.io.machine import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, LAST, RunFolder
 from recmtl.runs.logger import MetricLogger
+from recmtl.train.continuation import load_optimizers, optimizer_states
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import gradient_stats_record
@@ -87,7 +88,7 @@ class TrainingLoop:
         setup.broadcast_model()
         self._step = Step(setup.model, setup.balancer, setup.optimization, setup.epochs * len(self._loader))
         if setup.folder and saved is None:
-            setup.folder.create(setup.model.schema)
+            setup.folder.create(setup.model.schema, setup.start.record() if setup.start else None)
         evaluations = min(setup.stopping.evaluations, len(self._loader)) if valid is not None else 0
         self._evaluate_after = {round(len(self._loader) * (i + 1) / evaluations) for i in range(evaluations)}
         self._done = 0  # steps
@@ -105,6 +106,8 @@ class TrainingLoop:
             check_same(setup.processes.all_gather_object(self._fingerprint))
         if saved is not None:
             self._restore(saved)
+        elif setup.start:
+            load_optimizers(setup.start, self._step, setup.model, note)
 
     def run(self) -> FitResult:
         """Train, and load the best weights; the last weights stay if no validation row has a label."""
@@ -225,6 +228,8 @@ class TrainingLoop:
             self._progress.note(self._monitor.note)
         setup.broadcast_model()
         setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
+        if setup.folder and setup.run.optimizers:
+            setup.folder.save_optimizers(optimizer_states(self._step, setup.model))
 
     def _record_step(self) -> None:
         epoch, number = self._position

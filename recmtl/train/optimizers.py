@@ -76,6 +76,22 @@ class SparseRowOptimizer:
         self._counts = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in state["counts"].items()}
         self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
 
+    @property
+    def table(self) -> EmbeddingTable:
+        """The table."""
+        return self._table
+
+    def whole(self) -> dict[str, Any]:
+        """Return the state of all rows in the form of one parameter's; empty before the first step."""
+        return {**self._counts, **self._elements} if self._started else {}
+
+    def load_whole(self, state: Mapping[str, Any]) -> None:
+        """Load what `whole` returned."""
+        weight = self._table.weight
+        elements = {n: v for n, v in state.items() if isinstance(v, Tensor) and v.shape == weight.shape}
+        counts = {name: value for name, value in state.items() if name not in elements}
+        self.load_state_dict({"started": bool(state), "counts": counts, "elements": elements})
+
     def _whole(self, state: dict[str, Any], rows: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield the initial state of the whole table, from a step with a gradient of 0."""
         probe = first_state(self._factory, rows[:1])
@@ -193,6 +209,14 @@ def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: Opti
         check_state_like(found, numbers, "a group of the optimizer")
         groups.append(group | found | {"params": group["params"]})
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+
+
+def load_states(optimizer: Optimizer, states: Mapping[Tensor, Mapping[str, Any]]) -> None:
+    """Put the states of some parameters into an optimizer, whose hyperparameters stay."""
+    content = optimizer.state_dict()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    content["state"] = {place: dict(states[p]) for place, p in enumerate(parameters) if p in states}
+    optimizer.load_state_dict(content)
 
 
 def _as_number(value: Any) -> Any:

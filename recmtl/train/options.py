@@ -146,6 +146,8 @@ class RunConfig:
         checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and when stopped.
         checkpoint_minutes: Minutes between two checkpoints.
         keep: The number of checkpoints kept while training: if the newest is damaged, the one before is used.
+        optimizers: Keep the states of the optimizers in the folder of a finished run, for trainings that start from it.
+            With Adam they are twice as large as the weights.
 
     Raises:
         ValueError: An option is out of its range.
@@ -163,6 +165,7 @@ class RunConfig:
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = None
     keep: int = 2
+    optimizers: bool = True
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -24,6 +24,7 @@ from recmtl.train.device import check_gpu_options, cpu_threads, describe_precisi
 from recmtl.train.distributed import all_processes, local_rank, smallest_window
 from recmtl.train.monitor import MetricMonitor, few_rows_note
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.trained_run import TrainedRun
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
 FINGERPRINT_LETTERS = 16
@@ -55,6 +56,7 @@ class TrainingSetup:
         processes: The processes that share each batch.
         device: The device of this process.
         folder: The run folder; ``None`` if there is none or another process writes it.
+        start: The run whose optimizers' states training starts with; ``None`` starts with new ones.
     """
 
     model: RankingModel
@@ -68,6 +70,7 @@ class TrainingSetup:
     processes: ProcessGroup
     device: torch.device
     folder: RunFolder | None
+    start: TrainedRun | None = None
 
     @classmethod
     def build(

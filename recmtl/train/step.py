@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
@@ -22,7 +23,7 @@ from recmtl.train.distributed import average_statistics, frozen_batch_norms, unt
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
-from recmtl.train.options import Optimization
+from recmtl.train.options import Optimization, OptimizerFactory
 
 ROW_MODE = 1_000_000  # elements of a table above which a step gathers its rows; smaller tables fit into a cache
 
@@ -39,6 +40,7 @@ class Step:
 
     Attributes:
         optimizers: That of the dense parameters, then that of the balancer's, if it has any.
+        row_optimizers: Those of the tables of which a step gathers rows.
         average: The average of the weights; ``None`` if there is none.
         nonfinite: Counts what was not finite.
         gradient_stats: The task gradients' norms and cosines in the last step that measured them.
@@ -57,7 +59,7 @@ class Step:
         self._model, self._balancer, self._options = model, balancer, options
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
-        self._row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]
+        self.row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]
         by_rows = {id(table.weight) for table in self._tables}
         self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]
         self.optimizers = [fused(options.optimizer([p for p in self._own if p.requires_grad]))]
@@ -157,7 +159,7 @@ class Step:
         self.nonfinite.update(moved)
         if self._options.clip_norm is not None:
             nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
-        for row_optimizer in self._row_optimizers:
+        for row_optimizer in self.row_optimizers:
             row_optimizer.step(self.optimizers[0].param_groups[0]["lr"])
         for optimizer in self.optimizers:
             optimizer.step()
@@ -184,10 +186,9 @@ class Step:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned; raise a `ValueError` if it is that of other optimizers."""
-        factories = [self._options.optimizer, torch.optim.Adam][: len(self.optimizers)]  # of model and balancer
-        for optimizer, saved, factory in zip(self.optimizers, state["optimizers"], factories, strict=True):
+        for (optimizer, factory), saved in zip(self.factories(), state["optimizers"], strict=True):
             load_optimizer(optimizer, saved, factory)
-        for rows, saved in zip(self._row_optimizers, state["rows"], strict=True):
+        for rows, saved in zip(self.row_optimizers, state["rows"], strict=True):
             rows.load_state_dict(saved)
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
             own = schedule.state_dict()
@@ -199,9 +200,13 @@ class Step:
             self._scaler.load_state_dict(state["loss_scale"])
         self._put_rates()
 
+    def factories(self) -> list[tuple[Optimizer, OptimizerFactory]]:
+        """Return the optimizers of model and balancer, and what builds each of them."""
+        return list(zip(self.optimizers, (self._options.optimizer, torch.optim.Adam), strict=False))
+
     @property
     def _parts(self) -> dict[str, Sequence[Any]]:
-        return {"optimizers": self.optimizers, "rows": self._row_optimizers, "schedules": self._schedules}
+        return {"optimizers": self.optimizers, "rows": self.row_optimizers, "schedules": self._schedules}
 
     @property
     def learning_rate(self) -> float | Tensor:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,7 @@ from recmtl.train.loop import FitResult, TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup, check_same, process_fingerprint
+from recmtl.train.trained_run import BalancerState, TrainedRun
 
 INTEGERS = {pa.int64(): pd.Int64Dtype()}  # keys with missing values stay integers
 
@@ -53,8 +55,14 @@ class Trainer:
         optimization: Optimizer, schedule, precision and clipping.
         stopping: When training ends early.
         run: The run folder, the device, the seed, and what is logged.
+        init_from: The folder of a finished run with whose best weights training starts, and with the states of its
+            balancer and its optimizers. The model's schema is the run's, or extends it (`prepare(…, extend=run)`): the
+            model then predicts what the run did, before its first step.
+        balancer_state: With `init_from`, ``keep`` the state of the balancer, which must be of the same method and for
+            the same tasks, or begin with a ``fresh`` one.
 
     Raises:
+        RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
         ValueError: An option is out of range, the monitor names nothing that is measured, the device cannot be used
             (with this precision), the tasks share nothing and the balancer is not `Sum`, or another balancer would
             replace rotations that the model was trained with; or domains are to be balanced, and the schema names none,
@@ -76,12 +84,19 @@ class Trainer:
         optimization: Optimization = Optimization(),
         stopping: EarlyStopping = EarlyStopping(),
         run: RunConfig = RunConfig(),
+        init_from: str | Path | None = None,
+        balancer_state: BalancerState = "keep",
     ) -> None:
+        start = None if init_from is None else TrainedRun.open(init_from)
         if balancer is None:
-            balancer = model.fork if isinstance(model.fork, Balancer) else Sum()
+            own = model.fork if isinstance(model.fork, Balancer) else Sum()
+            balancer = own if start is None else start.balancer()
         self.setup = TrainingSetup.build(
             model, balancer, epochs, gradient_stats_every, balance_domains, optimization, stopping, run
         )
+        if start is not None:
+            start.load_weights(model, balancer_state)
+            self.setup = replace(self.setup, start=start)
         self.result = FitResult()
 
     def __repr__(self) -> str:

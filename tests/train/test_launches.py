@@ -47,7 +47,7 @@ def launches(data: recmtl.PreparedData, cls: type, method: type[Balancer], devic
     for batch in list(Loader(data.train, 50).epoch())[:3]:
         with Launches() as seen:
             step(Batch(batch.ids.to(device), batch.numeric.to(device), batch.labels.to(device)))
-    return seen.count + OPTIMIZER * (len(step.optimizers) + len(step._row_optimizers))
+    return seen.count + OPTIMIZER * (len(step.optimizers) + len(step.row_optimizers))
 
 
 def moments_alone(optimizer: torch.optim.Optimizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
 from threading import Lock
@@ -24,6 +25,7 @@ from recmtl.io.machine import available_memory
 from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Schema, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
+from recmtl.schema.history import COUNTS, most_frequent
 
 MAX_CATEGORIES = 50_000_000  # of one vocabulary
 MERGE_AFTER = 1 << 20  # distinct values counted before their counts are merged
@@ -34,13 +36,13 @@ MOST = 0.5  # of the values of a column
 
 
 class CategoryFitter:
-    """Vocabularies and list lengths of the training rows, fitted batch by batch."""
+    """Vocabularies, each by its builder, and list lengths of the training rows, fitted batch by batch."""
 
     def __init__(self, schema: Schema) -> None:
         self._owners = {f: schema.owner(f) for f in schema.features if isinstance(f, Categorical)}
         self._nulls = schema.text_format.null_words
         owners = [f for f in self._owners if f.share_with is None and not f.hash_buckets]
-        self._builders = {f.name: VocabularyBuilder(f) for f in owners}
+        self.builders = {f.name: VocabularyBuilder(f) for f in owners}
         self._longest = {f: 1 for f in self._owners if isinstance(f, MultiCategorical)}
         self._variations = category_variations(self._owners)
         self._calendars = {f.name: CalendarVariation(f) for f in schema.features if isinstance(f, Timestamp)}
@@ -49,7 +51,7 @@ class CategoryFitter:
         """Count the categories of a batch of training rows."""
         for feature, owner in self._owners.items():
             column, name = batch.column(feature.name), feature.name
-            builder, variation = self._builders.get(owner.name), self._variations[feature.name]
+            builder, variation = self.builders.get(owner.name), self._variations[feature.name]
             if isinstance(feature, MultiCategorical):
                 values, codes, lengths = as_lists(column, feature.separator, name, self._nulls)
                 self._longest[feature] = max(self._longest[feature], int(lengths.max(initial=0)))
@@ -68,7 +70,7 @@ class CategoryFitter:
 
     def vocabularies(self) -> dict[str, pa.Array]:
         """Return the vocabulary of each feature that has its own."""
-        return {name: builder.vocabulary() for name, builder in self._builders.items()}
+        return {name: builder.vocabulary() for name, builder in self.builders.items()}
 
     def missing(self) -> dict[str, float]:
         """Return the share of rows that lack each feature."""
@@ -94,7 +96,7 @@ class CategoryFitter:
     def notes(self, fitted: FittedSchema) -> Iterator[str]:
         """Yield a note on each column without information or with most of its categories unknown."""
         for feature, owner in self._owners.items():
-            variation, builder = self._variations[feature.name], self._builders.get(owner.name)
+            variation, builder = self._variations[feature.name], self.builders.get(owner.name)
             categories = fitted.vocabularies.get(owner.name, ())
             what = f"{KIND_NAMES[type(feature)].replace('_', '-')} column {feature.name!r}"
             if variation.constant:
@@ -120,11 +122,12 @@ class VocabularyBuilder:
 
     Attributes:
         left_out: The share of the counted values whose category is not in the vocabulary.
+        waiting: Their counts: of the most frequent of them.
     """
 
     def __init__(self, feature: Categorical) -> None:
         self._feature = feature
-        self.left_out = 0.0
+        self.left_out, self.waiting = 0.0, COUNTS.empty_table()
         self._small = np.zeros(1, np.int64)  # counts of small integers
         self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
 
@@ -146,22 +149,29 @@ class VocabularyBuilder:
             values, counts = np.unique(integers, return_counts=True)
             self._integers.add(pa.array(values), counts)
 
-    def vocabulary(self) -> pa.Array:
-        """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
+    @cached_property
+    def counts(self) -> pa.Table:
+        """The columns ``category``, as text, and ``count``, each category once."""
         (small,) = np.nonzero(self._small)
         counts = [count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
         tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
         filled = [t for t in tables if t.num_rows] or tables[:1]
-        table = merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
-        counted = pc.sum(table["count"]).as_py() or 0
-        table = table.filter(pc.field("count") >= self._feature.min_count)
+        return merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
+
+    def vocabulary(self) -> pa.Array:
+        """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
+        counted = pc.sum(self.counts["count"]).as_py() or 0
+        frequent = pc.field("count") >= self._feature.min_count
+        table, rare = self.counts.filter(frequent), self.counts.filter(~frequent)
         name, largest = self._feature.name, self._feature.max_vocabulary
         if min(table.num_rows, largest or table.num_rows) > MAX_CATEGORIES:
             raise DataError(
                 f"column {name!r} has {table.num_rows:,} categories, expected at most {MAX_CATEGORIES:,}: set "
                 "`hash_buckets`, a larger `min_count` or a `max_vocabulary`"
             )
-        kept = table.sort_by([("count", "descending"), ("category", "ascending")]).slice(0, largest)
+        ordered = table.sort_by([("count", "descending"), ("category", "ascending")])
+        kept = ordered.slice(0, largest)
+        self.waiting = most_frequent(pa.concat_tables([ordered.slice(kept.num_rows), rare]))
         self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / max(counted, 1)
         return kept["category"].combine_chunks()
 

@@ -240,8 +240,8 @@ def parse_integers(text: pa.StringArray) -> pa.Int64Array | None:
 
 
 def find_integers(text: pa.Array) -> tuple[Codes, Codes]:
-    """Return the positions of the canonical integers among text, and the integers."""
-    integers = parse_integers(text)
+    """Return the positions of the canonical integers among text, which may have nulls, and the integers."""
+    integers = None if text.null_count else parse_integers(text)
     if integers is not None:
         return np.arange(len(text)), integers.to_numpy()
     canonical = _is_integer(text).fill_null(False)

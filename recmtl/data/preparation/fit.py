@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import Floats, all_integers
 from recmtl.data.preparation.convert import label_column, weight_column
 from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Thinning
+from recmtl.schema.extend import Extension
+from recmtl.schema.history import FitHistory
 
 ROUNDING = 1e-12  # of the mean of a label: what a deviation may be of rounding errors alone
 
@@ -54,9 +57,15 @@ class Fitter:
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
             sums.add(value, own, all_rows)
 
-    def finish(self) -> tuple[FittedSchema, list[str]]:
-        """Return the fitted schema, and a note on each column or task without information."""
+    def finish(self, files: Sequence[str] = (), extension: Extension | None = None) -> tuple[FittedSchema, list[str]]:
+        """Return the fitted schema, and a note on each column or task without information.
+
+        Args:
+            files: The digests of the training files.
+            extension: How the schema of a run is extended; ``None`` fits a schema of its own.
+        """
         self._check_negative_labels()
+        builders, notes = self._categories.builders, list[str]()
         fitted = FittedSchema(
             schema=self._with_indicators(),
             vocabularies=self._categories.vocabularies(),
@@ -76,8 +85,14 @@ class Fitter:
             },
             unthinned_means={k: _mean(s.all_weight, s.all_total) for k, s in self._rates.items() if self._thinning},
         )
-        fitted = replace(fitted, constants=self._categories.constants(fitted) | self._numeric.constant_bins())
-        return fitted, [*self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
+        waiting = {name: builder.waiting for name, builder in builders.items() if builder.waiting.num_rows}
+        fitted = replace(fitted, history=FitHistory(self.rows, tuple(files), waiting=waiting))
+        if extension:
+            fitted, notes = extension.extend(fitted, {name: builder.counts for name, builder in builders.items()})
+        constants = self._categories.constants(fitted) | self._numeric.constant_bins()
+        constants = extension.constants(constants) if extension else constants
+        fitted = replace(fitted, constants=constants)
+        return fitted, [*notes, *self._numeric.notes(), *self._categories.notes(fitted), *self._notes(fitted)]
 
     def _check_negative_labels(self) -> None:
         """Check that the labels that say which rows are negative are not soft."""

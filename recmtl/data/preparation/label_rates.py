@@ -15,6 +15,7 @@ from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_colu
 from recmtl.errors import DataError
 from recmtl.io.machine import available_memory
 from recmtl.schema import FittedSchema, LabelCounts
+from recmtl.schema.extend import Extension, unchanged_ids
 
 FOLDS = 5
 PRIOR_ROWS = 20  # rows with the task's mean rate, added to those of each id
@@ -28,14 +29,16 @@ class FoldCounts:
     rows are held out.
 
     Args:
-        fitted: The fitted schema, without label counts.
+        fitted: The fitted schema, with the label counts of the run if it extends one.
+        extension: How it extends that run's. If statistics are kept, categories that the run knew keep their counts.
 
     Raises:
         DataError: The counts do not fit in memory.
     """
 
-    def __init__(self, fitted: FittedSchema) -> None:
-        self._fitted, tasks = fitted, len(fitted.rated_tasks)
+    def __init__(self, fitted: FittedSchema, extension: Extension | None = None) -> None:
+        self._fitted, tasks, self._extension = fitted, len(fitted.rated_tasks), extension
+        self._counted: dict[str, npt.NDArray[np.bool_]] = {}  # the ids whose labels are counted
         for block in fitted.rated_blocks:
             needed = 2 * tasks * (FOLDS + 1) * block.size * np.dtype(float).itemsize
             if needed > available_memory():
@@ -47,6 +50,15 @@ class FoldCounts:
         # Σ weight and Σ weight·label of the rows with a label, of each feature: [2, tasks, folds, ids]
         self._sums = {b.name: np.zeros((2, tasks, FOLDS, b.size)) for b in fitted.rated_blocks}
         self._totals = np.zeros((3, tasks, FOLDS))  # rows with a label, Σ weight, Σ weight·label
+        self._before = {b.name: np.zeros((2, tasks, b.size)) for b in fitted.rated_blocks}
+        for block in fitted.rated_blocks if extension else ():
+            assert extension is not None
+            known = unchanged_ids(extension.schema, fitted, block.owner[0], block.size)
+            counts = np.stack(extension.schema.label_counts[block.name])  # [2, tasks, ids of the run]
+            ids = np.flatnonzero(known)
+            self._before[block.name][..., ids] = counts[..., ids]
+            if extension.statistics == "keep":
+                self._counted[block.name] = ~known
 
     def folds(self, batch: pa.RecordBatch, rows: RowNumbers) -> Codes:
         """Return the fold of each row of a batch ``[rows]``, given the numbers of its rows."""
@@ -70,8 +82,9 @@ class FoldCounts:
                 np.add.at(totals, folds[valid], value)  # in the order of the rows, wherever a batch ends
             for block, codes in ids.items():
                 flat = (folds * block.size + codes)[valid]
+                new = self._counted[block.name][codes[valid]] if self._counted else slice(None)
                 for sums, value in zip(self._sums[block.name][:, place], values[1:], strict=True):
-                    np.add.at(sums.reshape(-1), flat, value)
+                    np.add.at(sums.reshape(-1), flat[new], value[new])
 
     def finish(self) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema with the counts of all folds, and a note on each task without out-of-fold rates."""
@@ -83,7 +96,7 @@ class FoldCounts:
                 task = self._fitted.rated_tasks[place].name
                 notes.append(f"the label rates of {name!r} are left at 0 for task {task!r}: no id is in two folds")
         scale = _divided(self._totals[0].sum(1), self._totals[1].sum(1))[:, None]  # [tasks, 1]
-        counts = {name: LabelCounts(*(sums.sum(2) * scale)) for name, sums in self._sums.items()}
+        counts = {n: LabelCounts(*(self._before[n] + sums.sum(2) * scale)) for n, sums in self._sums.items()}
         return replace(self._fitted, label_counts=counts), notes
 
     def encode(self, ids: Ids, folds: Codes) -> npt.NDArray[np.float32]:
@@ -95,14 +108,24 @@ class FoldCounts:
         """
         rows, weight, positives = np.where(np.eye(FOLDS, dtype=bool), 0, self._totals[:, :, None]).sum(-1)
         scale = _divided(rows, weight)[:, folds]  # [tasks, rows]
-        mean = mean_rate(rows, positives * _divided(rows, weight))[:, folds]
+        mean = self._mean_rate(rows, positives * _divided(rows, weight))[:, folds]
         columns = []
         for block in self._fitted.rated_blocks:
             sums = self._sums[block.name][..., ids[:, block.start]]  # [2, tasks, folds, rows]
             sums[:, :, folds, np.arange(len(ids))] = 0
-            rows, positives = sums.sum(2) * scale  # [tasks, rows]
+            rows, positives = sums.sum(2) * scale + self._before[block.name][..., ids[:, block.start]]  # [tasks, rows]
             columns.append(rate_columns(rows, positives, mean))
         return np.concatenate(columns).T.astype(np.float32)
+
+    def _mean_rate(self, rows: Floats, positives: Floats) -> Floats:
+        """Return the rate of each label among the rows of the other folds, and of the run's ``[tasks, folds]``."""
+        if self._extension is None:
+            return mean_rate(rows, positives)
+        before = [self._extension.schema.rate(task) for task in self._fitted.rated_tasks]
+        count, mean = (np.array(values, float)[:, None] for values in zip(*before, strict=True))
+        if self._extension.statistics == "keep":
+            rows, positives = np.zeros_like(rows), np.zeros_like(positives)
+        return mean_rate(rows + count, positives + count * mean)
 
 
 def encode_label_rates(fitted: FittedSchema, ids: Ids) -> npt.NDArray[np.float32]:

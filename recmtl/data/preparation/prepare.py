@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -43,8 +42,8 @@ from recmtl.errors import BadValueError, DataError
 from recmtl.io.csv_records import BadRows, skips
 from recmtl.io.files import new_folder
 from recmtl.schema import FittedSchema, Schema, Thinning
+from recmtl.schema.extend import Extendable, open_extension, schema_to_fit
 from recmtl.schema.serialization import save_fitted
-from recmtl.schema.text_format import TextFormat
 
 ENCODERS = 2  # batches encoded at the same time
 
@@ -52,7 +51,7 @@ Progress = Callable[[str, int], None]  # the activity, and how many rows it has 
 
 
 def prepare(
-    schema: Schema,
+    schema: Schema | None,
     train: Data,
     valid: Data | None = None,
     test: Data | None = None,
@@ -61,6 +60,7 @@ def prepare(
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
     thinning: Thinning | None = None,
+    extend: Extendable | None = None,
 ) -> PreparedData:
     """Turn raw data into a prepared dataset.
 
@@ -70,7 +70,8 @@ def prepare(
     rows, if the schema has no group), chosen by a stable hash, is held out of fitting and training.
 
     Args:
-        schema: What the columns mean; patterns are resolved by the training file's header.
+        schema: What the columns mean; patterns are resolved by the training file's header. ``None`` takes that of
+            `extend`.
         train: Training rows: a file, glob, folder, list of these, DataFrame or Arrow table.
         valid: Validation rows.
         test: Test rows: encoded, never learned from.
@@ -82,14 +83,17 @@ def prepare(
             an error, or all are left out, and the notes count them and show examples.
         thinning: How files were thinned, if negative rows were dropped from any. Predictions are then those for all
             rows, and metrics count the rows of a thinned file by the rows they stand for.
+        extend: What these rows are another day of: a run folder, a prepared dataset or its fitted schema, or an
+            `Extension` of one, which has options. New categories get ids behind the known ones, which stay.
 
     Raises:
-        DataError: A file is missing, empty or has a value that does not parse, or `out` exists.
-        SchemaError: A column is missing.
+        DataError: A file is missing, empty, was seen already or has a value that does not parse, or `out` exists.
+        SchemaError: A column is missing, or is something else in the schema to extend.
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
-    skipped = _counter(bad_rows)
+    skipped, extension = bad_row_counter(bad_rows), open_extension(extend) if extend is not None else None
+    schema = schema_to_fit(schema, extension)
     given = {"train": train, "valid": valid, "test": test}
     sources = {name: open_sources(data, name, schema.text_format) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name, sources["train"][0].index)
@@ -98,15 +102,19 @@ def prepare(
     holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)
     thinned = thinned_splits(thinning, resolved, sources, holdouts.share > 0) if thinning else None
     shares = NegativeShares(resolved, thinned) if thinned else None
+    files = {source.digest(): source.name for source in sources["train"] if source.digest}
+    if extension:
+        resolved = extension.check(resolved, thinned.of("train") if thinned else None, files)
     with ExitStack() as stack:
         folder = None if out is None else stack.enter_context(new_folder(Path(out)))
         parsed = stack.enter_context(tempfile.TemporaryDirectory(dir=folder))
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
-        fitted, notes = _fit(fitter, resolved, sources["train"], holdouts, progress, _counter(bad_rows))
-        counts = FoldCounts(fitted) if fitted.rated_blocks else None
+        learn = partial(_fit, fitter, resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
+        fitted, notes = learn(partial(fitter.finish, tuple(files), extension))
+        counts = FoldCounts(fitted, extension) if fitted.rated_blocks else None
         if counts:
-            _count_labels(resolved, counts, sources["train"], holdouts, progress, _counter(bad_rows))
+            _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
             fitted, more = counts.finish()
             notes += more
         findings = {name: EncodingFindings(fitted, name) for name in sources}
@@ -128,57 +136,8 @@ def prepare(
     return PreparedData.stored(Path(out), manifest, fitted)
 
 
-def encode_rows(
-    schema: FittedSchema,
-    data: Data,
-    labelled: bool = True,
-    progress: Progress = lambda what, rows: None,
-    bad_rows: BadRows = "error",
-    note: Callable[[str], None] = warnings.warn,
-    thinning: Thinning | None = None,
-    text: TextFormat | None = None,
-) -> Iterator[Rows]:
-    """Encode raw rows by a fitted schema, a batch at a time.
-
-    Args:
-        schema: The fitted schema of a prepared dataset or a run.
-        data: Rows in any form that `prepare` takes.
-        labelled: Whether labels, weights and keys are required; otherwise they may be absent.
-        progress: Called with what is being done and the number of rows just read.
-        bad_rows: What to do with rows that do not parse, as in `prepare`.
-        note: Called at the end with each sentence on rows that were left out, or that are not read as they are: lists
-            that are cut, columns that no training row told apart, and numbers that no training row lacks.
-        thinning: How these files were thinned; ``None`` if they were not.
-        text: How text stands for values in these files; ``None`` reads them like the training rows.
-
-    Raises:
-        DataError: A file is missing, empty or has a value that does not parse.
-        SchemaError: A column is missing.
-    """
-    read = schema if text is None else replace(schema, schema=replace(schema.schema, **vars(text)))
-    skipped, thinned = (
-        _counter(bad_rows),
-        thinning.resolve(schema.schema) if thinning else None,
-    )
-    sources = open_sources(data, "given", read.schema.text_format)
-    optional = frozenset() if labelled else schema.schema.unfeatured
-    for source in sources:
-        schema.schema.resolve([*source.columns, *optional], source.name)
-    findings = EncodingFindings(read, "given")
-    for batch in convert(
-        read.schema,
-        sources,
-        lambda batch, _: encode_batch(read, batch, findings=findings),
-        skipped,
-        schema.integer_keys,
-    ):
-        progress("encode", batch.num_rows)
-        yield Rows(schema, pa.Table.from_batches([batch]), thinning=thinned)
-    for sentence in (*(skipped.notes() if skipped else ()), *findings.notes()):
-        note(sentence)
-
-
-def _counter(bad_rows: BadRows) -> BadRowCounter | None:
+def bad_row_counter(bad_rows: BadRows) -> BadRowCounter | None:
+    """Return a counter of rows that do not parse if they are skipped."""
     return BadRowCounter() if skips(bad_rows) else None
 
 
@@ -202,6 +161,7 @@ def _fit(
     holdout: Holdout,
     progress: Progress,
     skipped: BadRowCounter | None,
+    finish: Callable[[], tuple[FittedSchema, list[str]]],
 ) -> tuple[FittedSchema, list[str]]:
     total = 0
 
@@ -219,7 +179,7 @@ def _fit(
         progress("fit", rows)
     if fitter.rows == 0:
         raise DataError("every training row fell into the held-out share: give a validation file or more rows")
-    fitted, notes = fitter.finish()
+    fitted, notes = finish()
     if holdout.share and fitter.rows == total:
         notes.append("no training row fell into the held-out share: there are no validation rows")
     if holdout.share and schema.group in {feature.name for feature in schema.features}:

@@ -27,10 +27,11 @@ from recmtl.io.files import locked
 from recmtl.io.location import Location
 from recmtl.io.partitions import Partitions, files_of
 from recmtl.schema import Schema, SchemaError, Thinning
+from recmtl.schema.extend import Extension
 
 
 def prepare_cached(
-    schema: Schema,
+    schema: Schema | None,
     train: str | Partitions,
     valid: str | Partitions | None = None,
     test: str | Partitions | None = None,
@@ -39,6 +40,7 @@ def prepare_cached(
     progress: Progress = lambda what, rows: None,
     bad_rows: BadRows = "error",
     thinning: Thinning | None = None,
+    extension: Extension | None = None,
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
@@ -50,7 +52,8 @@ def prepare_cached(
     paths = {name: files_of(files) for name, files in splits.items() if files}
     contents = {name: [_content_key(path) for path in files] for name, files in paths.items()}
     rates = thinning.to_dict() if thinning else None
-    key = json.dumps([FORMAT_VERSION, schema.to_dict(), holdout, bad_rows, rates, contents], sort_keys=True)
+    fit_by = [schema.to_dict() if schema else None, extension.key if extension else None]
+    key = json.dumps([FORMAT_VERSION, fit_by, holdout, bad_rows, rates, contents], sort_keys=True)
     folder = (cache or default_cache()) / hashlib.sha256(key.encode()).hexdigest()[:KEY_LETTERS]
     remove_stale(folder.parent, older_than=DAY)
     found, notes = _open_checked(folder)
@@ -61,7 +64,9 @@ def prepare_cached(
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    found = prepare(schema, train, valid, test, folder, holdout, progress, bad_rows, thinning)
+                    found = prepare(
+                        schema, train, valid, test, folder, holdout, progress, bad_rows, thinning, extension
+                    )
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
                 write_origin(folder, paths, {name: len(rows) for name, rows in found.splits.items()})

@@ -24,6 +24,7 @@ class Source(ABC):
     parses = False  # from text, which is slower than reading parsed rows again
     notes: tuple[str, ...] = ()  # of the last complete reading
     rows: int | None = None  # their number, where it is known before they are read
+    digest: Callable[[], str] | None = None  # tells files of other content apart
 
     @abstractmethod
     def batches(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,6 +37,7 @@ from recmtl.io.partitions import Partitions
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
 FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
+DIGEST_BLOCKS, DIGEST_BYTES, DIGEST_ROWS = 64, 1 << 16, 1 << 10  # of which a digest is taken, evenly spaced
 
 Data: TypeAlias = str | Path | Partitions | Frame | Source | Sequence[str | Path | Partitions | Frame | Source]
 
@@ -68,7 +71,31 @@ def table_source(table: pa.Table, name: str, text: TextFormat = PLAIN_TEXT) -> T
         batches: list[pa.RecordBatch] = table.select(columns).combine_chunks().to_batches(max_chunksize=FRAME_ROWS)
         return batches
 
-    return TypedSource(name, table.schema, read, text)
+    source = TypedSource(name, table.schema, read, text)
+    source.digest = partial(table_digest, table)
+    return source
+
+
+def table_digest(table: pa.Table) -> str:
+    """Return a hash of the rows of a table: of evenly spaced blocks if there are many."""
+    found = hashlib.sha256(f"{table.num_rows} {table.schema.names}".encode())
+    last = max(0, table.num_rows - DIGEST_ROWS)
+    for block in range(DIGEST_BLOCKS if last else 1):
+        rows = table.slice(last * block // (DIGEST_BLOCKS - 1), DIGEST_ROWS)
+        found.update(repr(rows.to_pydict()).encode())
+    return found.hexdigest()
+
+
+def file_digest(location: Location) -> str:
+    """Return a hash of the content of a file: of evenly spaced blocks if it is large."""
+    with location.filesystem.open_input_file(location.path) as file:
+        size = file.size()
+        found = hashlib.sha256(str(size).encode())
+        last = max(0, size - DIGEST_BYTES)
+        for block in range(DIGEST_BLOCKS if last else 1):
+            file.seek(last * block // (DIGEST_BLOCKS - 1))
+            found.update(file.read(DIGEST_BYTES))
+    return found.hexdigest()
 
 
 def _arrow_source(location: Location, text: TextFormat) -> TypedSource:
@@ -140,6 +167,7 @@ def _open_file(location: Location, text: TextFormat) -> Source:
     except (OSError, pa.ArrowException) as error:
         raise unreadable(location.name, error) from error
     keys = {key: value for key, value in location.part_keys.items() if key not in read.columns}
+    read.digest = partial(file_digest, location)
     return _check_columns(PartSource(read, keys) if keys else read)
 
 

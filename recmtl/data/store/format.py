@@ -24,7 +24,7 @@ from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema import FittedSchema, Thinning
 from recmtl.schema.serialization import FITTED_FILES
 
-FORMAT_VERSION = 8
+FORMAT_VERSION = 9
 MANIFEST = "manifest.json"
 SPLIT_NAMES = ("train", "valid", "test")
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split

@@ -1,0 +1,94 @@
+"""What the rows of a model's parameters start as if its schema extends that of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from recmtl.schema import FittedSchema
+from recmtl.schema.extend import unchanged_ids
+from recmtl.schema.fitted import MISSING, UNKNOWN
+
+DRAWN = -1  # the origin of a row that stays what it is drawn as
+
+
+class RowOrigins(NamedTuple):
+    """Where the rows of a parameter come from, int64 and bool ``[rows]``.
+
+    Attributes:
+        source: The row of the trained parameter that each one starts as, or `DRAWN`.
+        kept: Whether it is that row, and keeps its optimizer state, too.
+    """
+
+    source: Tensor
+    kept: Tensor
+
+    def grown(self, trained: Tensor, drawn: Tensor) -> Tensor:
+        """Return the rows of a parameter, given the trained ones and those that were drawn."""
+        found, taken = drawn.detach().clone(), self.source >= 0
+        found[taken] = trained[self.source[taken]].to(found)
+        return found
+
+    def moved(self, state: Tensor, initial: Tensor) -> Tensor:
+        """Return the optimizer state of the rows, given that of the trained ones and that of a new row."""
+        found = initial.detach().clone()
+        found[self.kept] = state[self.source[self.kept]].to(found)
+        return found
+
+
+def table_origins(owners: Sequence[tuple[str, str | None]], old: FittedSchema, new: FittedSchema) -> RowOrigins:
+    """Return the origins of the rows of an embedding table, given the features with rows in it, in their order.
+
+    A new category starts as "unknown" did, which is how its rows were read before, and "missing" does so where no
+    training row had lacked the feature. Likewise a feature that had one value starts with that value's row in all of
+    its rows. So the model predicts what it did.
+    """
+    before = {block.owner: block.size for block in old.id_blocks}
+    after = {block.owner: block.size for block in new.id_blocks}
+    source, kept, start = [], [], 0
+    for owner in owners:
+        own, same = _owner_origins(owner, old, new, after[owner])
+        source.append(own + start)
+        kept.append(same)
+        start += before[owner]
+    return RowOrigins(torch.from_numpy(np.concatenate(source)), torch.from_numpy(np.concatenate(kept)))
+
+
+def _owner_origins(
+    owner: tuple[str, str | None], old: FittedSchema, new: FittedSchema, size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the origins of one feature's rows, counted from its first row."""
+    kept = unchanged_ids(old, new, owner[0] if owner[1] is None else "", size)
+    source = np.where(kept, np.arange(size), UNKNOWN)
+    blocks = [block for block in old.id_blocks if block.owner == owner]
+    constant = old.constants.get(blocks[0].name, ())
+    if len(blocks) == 1 and len(constant) == 1 and blocks[0].name not in new.constants:
+        source[:] = constant[0]
+        kept = np.arange(size) == constant[0]
+    elif all(old.missing[b.feature.name] == 0 for b in blocks) and any(new.missing[b.feature.name] for b in blocks):
+        source[MISSING], kept[MISSING] = UNKNOWN, False
+    return source, kept
+
+
+def domain_origins(before: int, after: int) -> RowOrigins:
+    """Return the origins of what a model has once per domain: later domains are as drawn."""
+    source = torch.arange(after)
+    return RowOrigins(source.where(source < before, torch.tensor(DRAWN)), source < before)
+
+
+def model_origins(model: nn.Module, old: FittedSchema, new: FittedSchema) -> Mapping[str, RowOrigins]:
+    """Return the origins of the rows of all parameters that grow with the schema, by name.
+
+    They are those that a module's `row_origins` returns by the names of its parameters.
+    """
+    found: dict[str, RowOrigins] = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "row_origins"):
+            own = module.row_origins(old, new)
+            found |= {f"{name}.{parameter}".lstrip("."): origins for parameter, origins in own.items()}
+    return found

@@ -1,0 +1,86 @@
+"""The days that a fitted schema was fitted on: rows and files, and the categories that were rare or not seen."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.ipc as ipc
+
+Ages = npt.NDArray[np.int64]
+COUNTS = pa.schema([("category", pa.large_string()), ("count", pa.int64())])
+HISTORY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string()), ("number", pa.int64())])
+MOST_WAITING = 1 << 20  # categories of one vocabulary whose counts are kept
+
+
+@dataclass(frozen=True, eq=False)
+class FitHistory:
+    """The days that a fitted schema was fitted on. It changes no encoding.
+
+    Args:
+        rows: The number of training rows.
+        files: The digest of each training file, the oldest first.
+        parents: The fingerprints of the schemas that it extends, the oldest first.
+        ages: For each vocabulary how many continuations ago each of its categories was last seen ``[categories]``; a
+            vocabulary without an entry was fitted on the last day.
+        waiting: For each vocabulary the categories too rare so far, and their counts: at most `MOST_WAITING`, the most
+            frequent ones.
+    """
+
+    rows: int = 0
+    files: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    ages: Mapping[str, Ages] = field(default_factory=dict)
+    waiting: Mapping[str, pa.Table] = field(default_factory=dict)
+
+    def age(self, name: str, size: int) -> Ages:
+        """Return the age of each of `size` categories of a vocabulary."""
+        return self.ages.get(name, np.zeros(size, np.int64))
+
+    @property
+    def digest(self) -> str:
+        """A hash of all of it."""
+        found = hashlib.sha256(repr((self.rows, self.files, self.parents)).encode())
+        for name, ages in sorted(self.ages.items()):
+            found.update(name.encode() + np.ascontiguousarray(ages, "<i8").tobytes())
+        for name, table in sorted(self.waiting.items()):
+            found.update(name.encode() + np.ascontiguousarray(table["count"].to_numpy(), "<i8").tobytes())
+            found.update("\0".join(table["category"].to_pylist()).encode())
+        return found.hexdigest()[:16]
+
+    def write(self, path: str) -> None:
+        """Write ages and waiting categories to an Arrow file; a category is null in the batches of ages."""
+        with ipc.new_file(path, HISTORY_LAYOUT) as writer:
+            for name, ages in self.ages.items():
+                nothing = pa.nulls(len(ages), pa.large_string())
+                columns = [pa.repeat(name, len(ages)), nothing, pa.array(ages, pa.int64())]
+                writer.write_batch(pa.record_batch(columns, schema=HISTORY_LAYOUT))
+            for name, table in self.waiting.items():
+                columns = [table[key].combine_chunks().cast(COUNTS.field(key).type) for key in COUNTS.names]
+                batch = pa.record_batch([pa.repeat(name, table.num_rows), *columns], schema=HISTORY_LAYOUT)
+                writer.write_batch(batch)
+
+
+def read_tables(batches: list[pa.RecordBatch]) -> tuple[dict[str, Ages], dict[str, pa.Table]]:
+    """Return the ages and the waiting categories in the batches of a file that `FitHistory.write` wrote."""
+    ages: dict[str, Ages] = {}
+    waiting: dict[str, pa.Table] = {}
+    for batch in batches:
+        if not batch.num_rows:
+            continue
+        name = batch.column(0)[0].as_py()
+        if batch.column(1).null_count:
+            ages[name] = batch.column(2).to_numpy(zero_copy_only=False).astype(np.int64)
+        else:
+            waiting[name] = pa.table([batch.column(1), batch.column(2)], schema=COUNTS)
+    return ages, waiting
+
+
+def most_frequent(counts: pa.Table, most: int = MOST_WAITING) -> pa.Table:
+    """Return the most frequent categories of a table of counts, ties in the order of text."""
+    kept = counts.sort_by([("count", "descending"), ("category", "ascending")]).slice(0, most)
+    return kept.select(COUNTS.names).cast(COUNTS).combine_chunks()

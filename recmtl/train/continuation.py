@@ -1,0 +1,71 @@
+"""The states of optimizers that another run starts with: each row of a table that has grown keeps its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from recmtl.features.growth import RowOrigins
+from recmtl.models import RankingModel
+from recmtl.runs.checkpoint_file import check_state_like, read_checkpoint
+from recmtl.runs.folder import OPTIMIZERS
+from recmtl.train.optimizers import first_state, load_states
+from recmtl.train.options import OptimizerFactory
+from recmtl.train.step import ROW_MODE, Step
+from recmtl.train.trained_run import TrainedRun
+
+
+def load_optimizers(run: TrainedRun, step: Step, model: RankingModel, note: Callable[[str], None]) -> None:
+    """Load the states of a run's optimizers; say so if there are none that fit, which then start anew."""
+    path = run.folder.checkpoint(OPTIMIZERS)
+    if not path.exists():
+        note(f"{str(run.folder.path)!r} has no state of its optimizer: it starts anew")
+        return
+    saved = read_checkpoint(path)["optimizers"]
+    origins, names = run.origins(model), {id(p): name for name, p in model.named_parameters()}
+    for (optimizer, factory), found in zip(step.factories(), saved, strict=False):
+        if found["class"] != type(optimizer).__name__:
+            note(f"the optimizer is {type(optimizer).__name__}, the run's was {found['class']}: it starts anew")
+            continue
+        moved: dict[Tensor, dict[str, Any]] = {}
+        tables = [rows.table.weight for rows in step.row_optimizers] if optimizer is step.optimizers[0] else []
+        try:
+            for parameter in (*(p for group in optimizer.param_groups for p in group["params"]), *tables):
+                name = names[id(parameter)]
+                if found["state"].get(name):
+                    moved[parameter] = moved_state(found["state"][name], parameter, factory, origins.get(name))
+        except (ValueError, LookupError) as error:
+            note(f"the state of {found['class']} does not fit, and starts anew: {error}")
+            continue
+        load_states(optimizer, moved)
+        for rows in step.row_optimizers:
+            if rows.table.weight in moved:
+                rows.load_whole(moved[rows.table.weight])
+
+
+def moved_state(
+    state: Mapping[str, Any], parameter: Tensor, factory: OptimizerFactory, origins: RowOrigins | None
+) -> dict[str, Any]:
+    """Return the state of a parameter that has grown: that of each row moves with it, a new row has a new one."""
+    sample = parameter if parameter.numel() <= ROW_MODE else parameter[:2]  # then the optimizer is element-wise
+    found, expected = {}, {}
+    for name, initial in first_state(factory, sample.detach()).items():
+        by_row = isinstance(initial, Tensor) and initial.shape == sample.shape and initial.dim() > 0
+        expected[name] = initial[:1].expand(parameter.shape) if by_row else initial
+        found[name] = origins.moved(state[name], expected[name].cpu()) if by_row and origins else state[name]
+    check_state_like(found, expected, "the state of the optimizer")
+    return found
+
+
+def optimizer_states(step: Step, model: RankingModel) -> dict[str, Any]:
+    """Return the state of all optimizers by the names of the parameters; that of a table has all of its rows."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = []
+    for optimizer, _ in step.factories():
+        states = {names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items()}
+        if optimizer is step.optimizers[0]:
+            states |= {names[id(rows.table.weight)]: rows.whole() for rows in step.row_optimizers}
+        found.append({"class": type(optimizer).__name__, "state": states})
+    return {"optimizers": found}

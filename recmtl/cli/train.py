@@ -45,9 +45,6 @@ def train_command(arguments: Sequence[str]) -> int:
         config = parse_recipe(parser, arguments)
     if not config.timeout > 0:
         raise UsageError(f"`--timeout` must be a number of minutes above 0, got {config.timeout}")
-    if config["continue"] and not config.resume:
-        with usage_errors():
-            config = continued_recipe(parser, arguments, config["continue"], config.trust)
     config.trainer.run.folder = config.run or config.trainer.run.folder
     with process_group(config.timeout) as processes, silence_others(processes):
         return _train_and_print(parser, arguments, config, processes)
@@ -58,6 +55,8 @@ def _train_and_print(
 ) -> int:
     if config.resume and processes.first:
         config = recipe_to_resume(parser, arguments, config)
+    elif config["continue"] and processes.first:
+        config = recipe_to_continue(parser, arguments, config)
     config = processes.broadcast_object(config)  # the other processes may not see the run folder
     if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
         print_line(f"{config.trainer.run.folder!r} holds a finished run: there is nothing to resume")
@@ -119,11 +118,20 @@ def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: N
     if not (Path(folder) / RECIPE).exists():
         if not RunFolder(folder).finished:
             print_line(f"{folder!r} holds no run yet: it starts from the beginning")
-        return config
+        return recipe_to_continue(parser, arguments, config) if config["continue"] else config
     with usage_errors():
         config = resumed_recipe(parser, arguments, folder, config.trust)
     for change in environment_changes(Path(folder) / RECIPE, config.trainer.run.threads):
         print_note(change)
+    config.trainer.run.folder = folder
+    return config
+
+
+def recipe_to_continue(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
+    """Return the recipe of the run in `--continue`, with the rows and options that are given."""
+    folder = config.trainer.run.folder
+    with usage_errors():
+        config = continued_recipe(parser, arguments, config["continue"], config.trust)
     config.trainer.run.folder = folder
     return config
 

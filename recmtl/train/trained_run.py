@@ -57,16 +57,14 @@ class TrainedRun:
         return {"run": str(self.folder.path), "weights": weights, "schema": self.schema.fingerprint}
 
     def balancer(self) -> Balancer:
-        """Return the balancer of the run, with its state."""
+        """Return a new balancer like that of the run."""
         return self._balancer_of(self.folder.load_checkpoint(BEST)["model"])
 
     def _balancer_of(self, state: Mapping[str, Any]) -> Balancer:
         try:
-            found = balancer_of_state(state, FORK)
-            found.load_state_dict({k.removeprefix(FORK): v for k, v in state.items() if k.startswith(FORK)})
+            return balancer_of_state(state, FORK)
         except (RuntimeError, LookupError) as error:
             raise RunError(f"the balancer of {str(self.folder.path)!r} cannot be built: {error}") from error
-        return found
 
     def origins(self, model: RankingModel) -> Mapping[str, RowOrigins]:
         """Return the origins of those parameters of a model that grow with its schema.
@@ -109,6 +107,7 @@ class TrainedRun:
     def _check_views(self, model: RankingModel, state: Mapping[str, Any]) -> None:
         """Check that no head of the run reads its view through a rotation, which another balancer would replace."""
         before = self._balancer_of(state)
+        before.load_state_dict({k.removeprefix(FORK): v for k, v in state.items() if k.startswith(FORK)})
         if before.changes_views(len(model.heads), model.view_features):
             raise RunError(
                 f"the heads of {str(self.folder.path)!r} were trained behind the rotations of {type(before).__name__}, "

@@ -103,6 +103,14 @@ def training(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
+def continuing(forker: Forker, rows: Path, training: Subject, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    files = ["--data.train", rows / "valid.csv", "--data.test", rows / "test.csv"]
+    options = ["train", "--continue", training.whole, *files]
+    place = tmp_path_factory.mktemp("continuing")
+    return Subject(forker, place, lambda p: [*options, "--run", p], lambda p: [*options, "--run", p, "--resume"])
+
+
+@pytest.fixture(scope="session")
 def preparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     files = ["--train", rows / "train.csv", "--test", rows / "test.csv"]
 

@@ -1,6 +1,7 @@
 """Equality of runs, datasets and comparisons, apart from times."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -45,6 +46,15 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
+def tensors(state: object, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the tensors in a checkpoint by their place in it."""
+    if isinstance(state, torch.Tensor):
+        yield name, state
+    inside = enumerate(state) if isinstance(state, list) else state.items() if isinstance(state, dict) else ()
+    for key, value in inside:
+        yield from tensors(value, f"{name}.{key}")
+
+
 def assert_same_run(found: Path, whole: Path) -> None:
     """Compare weights, metrics, log, predictions and all other files of runs."""
     mine, theirs = files(found), files(whole)
@@ -52,7 +62,7 @@ def assert_same_run(found: Path, whole: Path) -> None:
     assert scalars(found) == scalars(whole)
     for name, path in mine.items():
         if name.endswith(".pt"):
-            states = [read_checkpoint(p)["model"] for p in (path, theirs[name])]
+            states = [dict(tensors(read_checkpoint(p))) for p in (path, theirs[name])]
             assert states[0].keys() == states[1].keys()
             assert [n for n in states[0] if not torch.equal(states[0][n], states[1][n])] == []
         elif name.endswith(".parquet"):

@@ -31,6 +31,14 @@ def test_train(training: Subject, number: int, tmp_path: Path, random: np.random
     tally.survived(tally.counts["tried"], lost, "steps of training")
 
 
+@pytest.mark.fault("kill -9 of train --continue")
+@pytest.mark.parametrize("number", [0, 2])
+def test_continue(continuing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
+    lost = survive(continuing, tmp_path / "it", random, number, tally)
+    assert_same_run(tmp_path / "it", continuing.whole)
+    tally.survived(tally.counts["tried"], lost, "steps of training")
+
+
 def assert_same_cache(found: Path, whole: Path) -> None:
     """Compare caches apart from hidden leftovers of killed processes."""
     (one,), (other,) = ([p for p in cache.iterdir() if not p.name.startswith(".")] for cache in (found, whole))

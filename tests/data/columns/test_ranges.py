@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import recmtl
-from recmtl.data.preparation.prepare import encode_rows
+from recmtl.data.preparation.encode_rows import encode_rows
 
 ROWS = 400
 TASKS = [recmtl.Task("ctr", "click")]

@@ -10,7 +10,7 @@ import torch
 import recmtl
 from recmtl.data import prepare
 from recmtl.data.columns.timestamps import as_times, missing_times
-from recmtl.data.preparation.prepare import encode_rows
+from recmtl.data.preparation.encode_rows import encode_rows
 from recmtl.data.store.format import IDS, LIST_PREFIX
 from recmtl.schema import (
     Binned,

@@ -17,7 +17,7 @@ from recmtl.schema.features import KIND_NAMES, Binned, Categorical, Numeric
 from recmtl.schema.fitted import FIRST, FittedSchema
 from recmtl.schema.history import COUNTS, Ages, FitHistory, most_frequent
 from recmtl.schema.schema import Schema
-from recmtl.schema.serialization import load_fitted
+from recmtl.schema.serialization import history_digest, load_fitted
 from recmtl.schema.thinning import Thinning
 
 Statistics = Literal["keep", "update"]
@@ -55,7 +55,7 @@ class Extension:
     @property
     def key(self) -> list[str | int | None]:
         """All that the result depends on, beside the rows."""
-        history = self.schema.history.digest
+        history = history_digest(self.schema.history)
         return [self.schema.fingerprint, history, self.statistics, self.max_age, self.allow_repeat]
 
     def check(self, schema: Schema, thinning: Thinning | None, files: Mapping[str, str]) -> Schema:
@@ -199,11 +199,11 @@ def open_extension(given: Extendable) -> Extension:
     return Extension(given if isinstance(given, FittedSchema) else given.schema)
 
 
-def schema_to_fit(schema: Schema | None, extension: Extension | None) -> Schema:
-    """Return the schema by which rows are read: the given one, or that of the run to extend."""
-    if schema is None and extension is None:
+def extended_schema(extension: Extension | None) -> Schema:
+    """Return the schema of the run to extend, by which rows are read where no other one is given."""
+    if extension is None:
         raise SchemaError("there is no schema: give one, or by `extend` the run of which the rows are another day")
-    return schema or extension.schema.schema  # type: ignore[union-attr]
+    return extension.schema.schema
 
 
 def _features(schema: Schema) -> dict[str, str]:

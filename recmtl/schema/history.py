@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.ipc as ipc
 
 Ages = npt.NDArray[np.int64]
 COUNTS = pa.schema([("category", pa.large_string()), ("count", pa.int64())])
@@ -41,32 +39,9 @@ class FitHistory:
         """Return the age of each of `size` categories of a vocabulary."""
         return self.ages.get(name, np.zeros(size, np.int64))
 
-    @property
-    def digest(self) -> str:
-        """A hash of all of it."""
-        found = hashlib.sha256(repr((self.rows, self.files, self.parents)).encode())
-        for name, ages in sorted(self.ages.items()):
-            found.update(name.encode() + np.ascontiguousarray(ages, "<i8").tobytes())
-        for name, table in sorted(self.waiting.items()):
-            found.update(name.encode() + np.ascontiguousarray(table["count"].to_numpy(), "<i8").tobytes())
-            found.update("\0".join(table["category"].to_pylist()).encode())
-        return found.hexdigest()[:16]
-
-    def write(self, path: str) -> None:
-        """Write ages and waiting categories to an Arrow file; a category is null in the batches of ages."""
-        with ipc.new_file(path, HISTORY_LAYOUT) as writer:
-            for name, ages in self.ages.items():
-                nothing = pa.nulls(len(ages), pa.large_string())
-                columns = [pa.repeat(name, len(ages)), nothing, pa.array(ages, pa.int64())]
-                writer.write_batch(pa.record_batch(columns, schema=HISTORY_LAYOUT))
-            for name, table in self.waiting.items():
-                columns = [table[key].combine_chunks().cast(COUNTS.field(key).type) for key in COUNTS.names]
-                batch = pa.record_batch([pa.repeat(name, table.num_rows), *columns], schema=HISTORY_LAYOUT)
-                writer.write_batch(batch)
-
 
 def read_tables(batches: list[pa.RecordBatch]) -> tuple[dict[str, Ages], dict[str, pa.Table]]:
-    """Return the ages and the waiting categories in the batches of a file that `FitHistory.write` wrote."""
+    """Return the ages and the waiting categories in the batches of the file of a history."""
     ages: dict[str, Ages] = {}
     waiting: dict[str, pa.Table] = {}
     for batch in batches:

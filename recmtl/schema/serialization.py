@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +16,7 @@ import pyarrow.ipc as ipc
 from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
-from recmtl.schema.history import HISTORY_LAYOUT, FitHistory, read_tables
+from recmtl.schema.history import COUNTS, HISTORY_LAYOUT, FitHistory, read_tables
 from recmtl.schema.schema import Schema
 from recmtl.schema.thinning import Thinning
 
@@ -32,10 +33,10 @@ MAX_IDS = 1 << 20
 def save_fitted(fitted: FittedSchema, folder: Path) -> None:
     """Write a fitted schema into an existing folder as `schema.json` and three Arrow files."""
     history = fitted.history
-    days = {"rows": history.rows, "files": history.files, "parents": history.parents, "digest": history.digest}
+    days = {"rows": history.rows, "files": history.files, "parents": history.parents, "digest": history_digest(history)}
     content = {"layout": LAYOUT, **fitted.to_dict(), FINGERPRINT: fitted.fingerprint, "history": days}
     (folder / SCHEMA_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-    history.write(str(folder / HISTORY_FILE))
+    _write_history(history, folder / HISTORY_FILE)
     with ipc.new_file(str(folder / VOCABULARY_FILE), VOCABULARY_LAYOUT) as writer:
         for name, values in fitted.vocabularies.items():
             names = pa.repeat(name, len(values))
@@ -44,6 +45,29 @@ def save_fitted(fitted: FittedSchema, folder: Path) -> None:
         for block in fitted.rated_blocks:
             for rows, positives in zip(*fitted.label_counts[block.name], strict=True):
                 writer.write_batch(pa.record_batch([rows, positives], schema=LABEL_COUNTS_LAYOUT))
+
+
+def history_digest(history: FitHistory) -> str:
+    """Return a hash of all that a history holds."""
+    found = hashlib.sha256(repr((history.rows, history.files, history.parents)).encode())
+    for name, ages in sorted(history.ages.items()):
+        found.update(name.encode() + np.ascontiguousarray(ages, "<i8").tobytes())
+    for name, table in sorted(history.waiting.items()):
+        found.update(name.encode() + np.ascontiguousarray(table["count"].to_numpy(), "<i8").tobytes())
+        found.update("\0".join(table["category"].to_pylist()).encode())
+    return found.hexdigest()[:16]
+
+
+def _write_history(history: FitHistory, path: Path) -> None:
+    """Write ages and waiting categories to an Arrow file; a category is null in the batches of ages."""
+    with ipc.new_file(str(path), HISTORY_LAYOUT) as writer:
+        for name, ages in history.ages.items():
+            nothing = pa.nulls(len(ages), pa.large_string())
+            columns = [pa.repeat(name, len(ages)), nothing, pa.array(ages, pa.int64())]
+            writer.write_batch(pa.record_batch(columns, schema=HISTORY_LAYOUT))
+        for name, table in history.waiting.items():
+            columns = [table[key].combine_chunks().cast(COUNTS.field(key).type) for key in COUNTS.names]
+            writer.write_batch(pa.record_batch([pa.repeat(name, table.num_rows), *columns], schema=HISTORY_LAYOUT))
 
 
 def load_fitted(folder: Path) -> FittedSchema:
@@ -101,7 +125,7 @@ def _read_history(path: Path, days: Mapping[str, Any]) -> FitHistory:
     """Read the days that a schema was fitted on, given what `schema.json` says of them."""
     tables = read_tables(_read_batches(path, HISTORY_LAYOUT))
     history = FitHistory(days["rows"], tuple(days["files"]), tuple(days["parents"]), *tables)
-    if history.digest != days["digest"]:
+    if history_digest(history) != days["digest"]:
         raise ValueError(f"{path.name} does not match {SCHEMA_FILE}")
     return history
 

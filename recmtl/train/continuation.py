@@ -57,15 +57,3 @@ def moved_state(
         found[name] = origins.moved(state[name], expected[name].cpu()) if by_row and origins else state[name]
     check_state_like(found, expected, "the state of the optimizer")
     return found
-
-
-def optimizer_states(step: Step, model: RankingModel) -> dict[str, Any]:
-    """Return the state of all optimizers by the names of the parameters; that of a table has all of its rows."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    found = []
-    for optimizer, _ in step.factories():
-        states = {names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items()}
-        if optimizer is step.optimizers[0]:
-            states |= {names[id(rows.table.weight)]: rows.whole() for rows in step.row_optimizers}
-        found.append({"class": type(optimizer).__name__, "state": states})
-    return {"optimizers": found}

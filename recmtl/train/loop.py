@@ -22,7 +22,7 @@ from recmtl.io.machine import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import BEST, LAST, RunFolder
 from recmtl.runs.logger import MetricLogger
-from recmtl.train.continuation import load_optimizers, optimizer_states
+from recmtl.train.continuation import load_optimizers
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import gradient_stats_record
@@ -229,7 +229,7 @@ class TrainingLoop:
         setup.broadcast_model()
         setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
         if setup.folder and setup.run.optimizers:
-            setup.folder.save_optimizers(optimizer_states(self._step, setup.model))
+            setup.folder.save_optimizers(self._step.optimizer_states())
 
     def _record_step(self) -> None:
         epoch, number = self._position

@@ -200,6 +200,17 @@ class Step:
             self._scaler.load_state_dict(state["loss_scale"])
         self._put_rates()
 
+    def optimizer_states(self) -> dict[str, Any]:
+        """Return the state of all optimizers by the names of the parameters; that of a table has all of its rows."""
+        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        found = []
+        for optimizer in self.optimizers:
+            states = {names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items()}
+            if optimizer is self.optimizers[0]:
+                states |= {names[id(rows.table.weight)]: rows.whole() for rows in self.row_optimizers}
+            found.append({"class": type(optimizer).__name__, "state": states})
+        return {"optimizers": found}
+
     def factories(self) -> list[tuple[Optimizer, OptimizerFactory]]:
         """Return the optimizers of model and balancer, and what builds each of them."""
         return list(zip(self.optimizers, (self._options.optimizer, torch.optim.Adam), strict=False))

@@ -15,7 +15,7 @@ from recmtl.runs.folder import OPTIMIZERS
 from recmtl.schema.fitted import FIRST
 from recmtl.train import RunFolder, Step
 from recmtl.train import step as step_module
-from recmtl.train.continuation import load_optimizers, optimizer_states
+from recmtl.train.continuation import load_optimizers
 from recmtl.train.trained_run import TrainedRun
 
 TRANSFORMS = ("knots", "standardize", "min_max", "log1p", "quantile", "none")
@@ -143,7 +143,7 @@ def assert_rows_keep_their_state(run: TrainedRun, again: recmtl.Trainer, sparse:
     load_optimizers(run, step, again.model, notes.append)
     assert notes == []
     before = run.folder.load_checkpoint(OPTIMIZERS)["optimizers"][0]["state"]
-    now = optimizer_states(step, again.model)["optimizers"][0]["state"]
+    now = step.optimizer_states()["optimizers"][0]["state"]
     assert before.keys() == now.keys()
     table = again.model.encoder.tables[0]
     for key, value in now["encoder.tables.0.weight"].items():

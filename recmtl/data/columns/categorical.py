@@ -126,8 +126,7 @@ class VocabularyBuilder:
     """
 
     def __init__(self, feature: Categorical) -> None:
-        self._feature = feature
-        self.left_out, self.waiting = 0.0, COUNTS.empty_table()
+        self._feature, self.left_out, self.waiting = feature, 0.0, COUNTS.empty_table()
         self._small = np.zeros(1, np.int64)  # counts of small integers
         self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
 
@@ -153,14 +152,13 @@ class VocabularyBuilder:
     def counts(self) -> pa.Table:
         """The columns ``category``, as text, and ``count``, each category once."""
         (small,) = np.nonzero(self._small)
-        counts = [count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
-        tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in counts]
+        tables = [count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
+        tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in tables]
         filled = [t for t in tables if t.num_rows] or tables[:1]
         return merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
 
     def vocabulary(self) -> pa.Array:
         """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
-        counted = pc.sum(self.counts["count"]).as_py() or 0
         frequent = pc.field("count") >= self._feature.min_count
         table, rare = self.counts.filter(frequent), self.counts.filter(~frequent)
         name, largest = self._feature.name, self._feature.max_vocabulary
@@ -169,10 +167,12 @@ class VocabularyBuilder:
                 f"column {name!r} has {table.num_rows:,} categories, expected at most {MAX_CATEGORIES:,}: set "
                 "`hash_buckets`, a larger `min_count` or a `max_vocabulary`"
             )
-        ordered = table.sort_by([("count", "descending"), ("category", "ascending")])
-        kept = ordered.slice(0, largest)
-        self.waiting = most_frequent(pa.concat_tables([ordered.slice(kept.num_rows), rare]))
-        self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / max(counted, 1)
+        table = table.sort_by([("count", "descending"), ("category", "ascending")])
+        kept = table.slice(0, largest)
+        if kept.num_rows < self.counts.num_rows:
+            self.waiting = most_frequent(pa.concat_tables([table.slice(kept.num_rows), rare]))
+        counted = pc.sum(self.counts["count"]).as_py() or 1
+        self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / counted
         return kept["category"].combine_chunks()
 
 

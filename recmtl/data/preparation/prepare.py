@@ -42,7 +42,7 @@ from recmtl.errors import BadValueError, DataError
 from recmtl.io.csv_records import BadRows, skips
 from recmtl.io.files import new_folder
 from recmtl.schema import FittedSchema, Schema, Thinning
-from recmtl.schema.extend import Extendable, open_extension, schema_to_fit
+from recmtl.schema.extend import Extendable, extended_schema, open_extension
 from recmtl.schema.serialization import save_fitted
 
 ENCODERS = 2  # batches encoded at the same time
@@ -93,7 +93,7 @@ def prepare(
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
     skipped, extension = bad_row_counter(bad_rows), open_extension(extend) if extend is not None else None
-    schema = schema_to_fit(schema, extension)
+    schema = schema or extended_schema(extension)
     given = {"train": train, "valid": valid, "test": test}
     sources = {name: open_sources(data, name, schema.text_format) for name, data in given.items() if data is not None}
     resolved = schema.resolve(sources["train"][0].columns, sources["train"][0].name, sources["train"][0].index)

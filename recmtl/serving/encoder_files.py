@@ -126,7 +126,7 @@ def _numeric_entry(fitted: FittedSchema, feature: Numeric) -> dict[str, Any]:
     }
 
 
-def _vocabularies(fitted: FittedSchema) -> dict[str, list[str]]:
+def _vocabularies(fitted: FittedSchema) -> dict[str, list[str | None]]:
     owners = {fitted.schema.owner(f).name for f in fitted.schema.features if isinstance(f, Categorical)}
     return {name: values.to_pylist() for name, values in fitted.vocabularies.items() if name in owners}
 

@@ -61,16 +61,17 @@ class Vocabulary:
     """Categories by their text, and small vocabularies by integers, too.
 
     Args:
-        categories: The categories, in the order of their ids.
+        categories: The categories, in the order of their ids; ``None`` in the place of a free id.
         nulls: The words for a missing value.
     """
 
-    def __init__(self, categories: Sequence[str], nulls: Collection[str]) -> None:
+    def __init__(self, categories: Sequence[str | None], nulls: Collection[str]) -> None:
         ids: dict[Any, int] = dict(zip(categories, range(FIRST, FIRST + len(categories)), strict=True))
+        ids.pop(None, None)
         self._nulls = frozenset(nulls)
         self._hidden = {word: ids.get(word, UNKNOWN) for word in nulls}  # of values that are written otherwise
         if len(categories) <= BY_INTEGER:  # but 0 and 1, which `False` and `True` are equal to
-            digits = (c for c in categories if c.isdigit() and c.isascii() and c[0] != "0" and c != "1")
+            digits = (c for c in ids if c.isdigit() and c.isascii() and c[0] != "0" and c != "1")
             ids |= {int(c): ids[c] for c in [*digits] if len(c) <= EXACT_DIGITS}
         self._ids = ids | dict.fromkeys((None, *nulls), MISSING)
 

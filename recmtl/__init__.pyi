@@ -42,7 +42,7 @@ from .balance import (
     UPGrad,
 )
 from .comparison import Comparison, compare
-from .data import Batch, Description, Loader, PreparedData, Rows, describe, prepare
+from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare
 from .data.synthetic.days import plant_days
 from .data.synthetic.generate import synthesize
 from .data.synthetic.planted import plant
@@ -57,7 +57,6 @@ from .features import (
     PiecewiseLinearEmbeddings,
     PlainNumbers,
 )
-from .io.partitions import Partitions
 from .layers import (
     MLP,
     CrossLayers,

@@ -8,6 +8,7 @@ from recmtl.data.profiling.raw import describe
 from recmtl.data.store.lists import IdLists
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import DataError
+from recmtl.io.partitions import Partitions
 
 __all__ = [
     "Batch",
@@ -15,6 +16,7 @@ __all__ = [
     "Description",
     "IdLists",
     "Loader",
+    "Partitions",
     "PreparedData",
     "Rows",
     "Share",

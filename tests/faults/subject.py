@@ -9,6 +9,7 @@ from forker import Forker, Job
 
 from recmtl.train import RunFolder
 
+KILLS = 8  # moments at which a command is killed
 EVERY = 6  # steps between two checkpoints
 SIZES = ["--model.layers", "[8,4]", "--trainer.epochs", "2", "--trainer.optimization.batch_size", "128"]
 LOG = ["--trainer.run.progress", "false", "--trainer.run.log_every", "1", "--trainer.run.checkpoint_every", EVERY]
@@ -41,12 +42,13 @@ class Subject:
         watched = [str(path.parent), change, str(self._count)]
         return self._forker.start(*command, **{"watched": watched, "cache": str(path.parent / "cache"), **faults})
 
-    def kill(self, path: Path, random: np.random.Generator, by_change: bool, again: int) -> bool:
+    def kill(self, path: Path, random: np.random.Generator, number: int, again: int) -> bool:
         """Kill it once, before a change to files or after a time, and return whether it had not ended before.
 
-        The share of the work before the kill shrinks with each resumption, as less is left to be done.
+        Each number up to `KILLS` has its own part of the time until the end. The share of the work before the kill
+        shrinks with each resumption, as less is left to be done.
         """
-        share = random.uniform(0, 0.9) / 2**again
+        share, by_change = 0.9 * (number + random.uniform()) / KILLS / 2**again, number % 4 < 2
         if by_change:
             return self.start(path, again > 0, int(share * self.changes)).wait() == -9
         job = self.start(path, again > 0)

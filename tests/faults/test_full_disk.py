@@ -87,7 +87,7 @@ def test_prepare(share: float, preparing: Subject, disk: Make, tally: Tally) -> 
 
 
 @pytest.mark.fault("a full disk under train")
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", SHARES[::2])
 def test_train(share: float, training: Subject, disk: Make, tmp_path: Path, tally: Tally) -> None:
     small = disk(training.whole, share)
     path = small.folder / "it"
@@ -113,7 +113,7 @@ def test_cache(share: float, training: Subject, disk: Make, tmp_path: Path, tall
 
 
 @pytest.mark.fault("a full disk under compare")
-@pytest.mark.parametrize("share", SHARES)
+@pytest.mark.parametrize("share", SHARES[1::3])  # each of its runs is a training
 def test_compare(share: float, comparing: Subject, disk: Make, tmp_path: Path, tally: Tally) -> None:
     """A run that hits the full disk fails; the others may fail, too."""
     small = disk(comparing.whole, share)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from conftest import Tally
 from same import assert_same_comparison, assert_same_dataset, assert_same_run
-from subject import EVERY, Subject, lost_steps
+from subject import EVERY, KILLS, Subject, lost_steps
 
 
 def survive(subject: Subject, path: Path, random: np.random.Generator, number: int, tally: Tally) -> int:
     """Kill it up to three times, resume it to the end, and return the largest number of steps lost."""
     lost = []
     for again in range(1 + number % 3):
-        tally.tried(subject.kill(path, random, number % 4 < 2, again))
+        tally.tried(subject.kill(path, random, number, again))
         lost.append(lost_steps(path))
     assert max(lost) <= EVERY
     job = subject.start(path, again=True)
@@ -23,7 +23,7 @@ def survive(subject: Subject, path: Path, random: np.random.Generator, number: i
 
 
 @pytest.mark.fault("kill -9 of train")
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", range(KILLS))
 def test_train(training: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
     lost = survive(training, tmp_path / "it", random, number, tally)
     assert_same_run(tmp_path / "it", training.whole)
@@ -47,11 +47,11 @@ def assert_same_cache(found: Path, whole: Path) -> None:
 
 
 @pytest.mark.fault("kill -9 of prepare")
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", range(KILLS))
 def test_prepare(preparing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
     path = tmp_path / "it"
     for again in range(1 + number % 3):
-        tally.tried(preparing.kill(path, random, number % 4 < 2, again))
+        tally.tried(preparing.kill(path, random, number, again))
         if path.exists():  # whole, then
             assert_same_dataset(path, preparing.whole)
             shutil.rmtree(path)
@@ -61,7 +61,7 @@ def test_prepare(preparing: Subject, number: int, tmp_path: Path, random: np.ran
 
 
 @pytest.mark.fault("kill -9 of compare")
-@pytest.mark.parametrize("number", range(16))
+@pytest.mark.parametrize("number", range(KILLS))
 def test_compare(comparing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
     lost = survive(comparing, tmp_path / "it", random, number, tally)
     assert_same_comparison(tmp_path / "it", comparing.whole)

@@ -132,7 +132,10 @@ def check_folder(folder: Path) -> None:
         raise RunError(
             f"{str(folder / CONTENT)!r} is no record of a comparison, or a damaged one: give another `--out`"
         )
-    if folder.is_dir() and not (folder / CONTENT).is_file() and {p.name for p in folder.iterdir()} - {LOCK_FILE}:
+    if not folder.is_dir() or (folder / CONTENT).is_file():
+        return
+    killed = {path.name for path in folder.glob(f".{CONTENT}.*.partial")}  # left by a start that was killed
+    if {path.name for path in folder.iterdir()} - {LOCK_FILE} - killed:
         raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
 
 

@@ -17,6 +17,7 @@ import yaml
 
 import recmtl
 from recmtl.comparison import jobs as module
+from recmtl.comparison.comparison import CONTENT
 from recmtl.comparison.runner import check_folder, compare
 from recmtl.runs.checkpoint_file import write_checkpoint
 from recmtl.train import RunError
@@ -239,6 +240,8 @@ compare({{}}, {str(out)!r}, ["MMOE"], seeds=[77], options={data!r})
 
 
 def test_a_folder_of_something_else_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / f".{CONTENT}.123.partial").touch()
+    check_folder(tmp_path)  # a start that was killed while it wrote its first file left no more than that
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(RunError, match="is not empty and not a comparison"):
         check_folder(tmp_path)

@@ -67,7 +67,7 @@ SETTINGS: list[Setting] = [
     *(("MMOE", case, False) for case in DEFAULTS),
     *(("ESMM", case, True) for case in DEFAULTS),
     *(("SharedBottom", case, False) for case in DEFAULTS if issubclass(case.method, RepresentationBalancer)),
-    *(("SharedBottom", Case(method, {}), True) for method in (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad)),
+    *(("SharedBottom", Case(method, {}), False) for method in (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad)),
     *(("SingleTask", Case(recmtl.Sum, {}), by_rows) for by_rows in (False, True)),
 ]
 OPTIONS: list[Setting] = [("MMOE", case, False) for case in CASES if case not in DEFAULTS]

@@ -6,9 +6,10 @@ a part of `encoder.json`; `recmtl.serving.encoder_files` writes it.
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -29,7 +30,9 @@ from recmtl.serving.stable_hash import stable_hashes
 
 UNKNOWN, MISSING, FIRST = 0, 1, 2  # ids of categories: two reserved ones, then the vocabulary
 BY_INTEGER = 200_000  # categories of a vocabulary up to which integers are looked up without writing them as text
-EXACT_DIGITS = 15  # of an integer that a float holds exactly
+EXACT = 10**15  # integers below are equal to one float
+CANONICAL = re.compile("0|-?[1-9][0-9]{0,14}", re.A)  # of integers below
+BOOLEANS = frozenset((bool, np.bool_))
 CACHED_TIMES = 1 << 14  # texts of a timestamp whose parts are kept
 
 Entry = Mapping[str, Any]
@@ -57,8 +60,8 @@ def located(name: str, values: Column, read: Callable[[Any], Any]) -> Any:
         raise
 
 
-class Vocabulary:
-    """Categories by their text, and small vocabularies by integers, too.
+class Vocabulary(dict[Any, int]):
+    """Ids of categories by their text, in small vocabularies by integers, too; any other value is read when it comes.
 
     Args:
         categories: The categories, in the order of their ids; ``None`` in the place of a free id.
@@ -70,28 +73,30 @@ class Vocabulary:
         ids.pop(None, None)
         self._nulls = frozenset(nulls)
         self._hidden = {word: ids.get(word, UNKNOWN) for word in nulls}  # of values that are written otherwise
-        if len(categories) <= BY_INTEGER:  # but 0 and 1, which `False` and `True` are equal to
-            digits = (c for c in ids if c.isdigit() and c.isascii() and c[0] != "0" and c != "1")
-            ids |= {int(c): ids[c] for c in [*digits] if len(c) <= EXACT_DIGITS}
-        self._ids = ids | dict.fromkeys((None, *nulls), MISSING)
+        self._has_integers = len(categories) <= BY_INTEGER
+        if self._has_integers:
+            ids |= {int(c): ids[c] for c in [*ids] if c[-1:].isdigit() and CANONICAL.fullmatch(c)}
+        super().__init__(ids | dict.fromkeys((None, *nulls), MISSING))
 
     def ids(self, values: Sequence[Any]) -> list[int]:
         """Return the id of each value."""
-        found: list[Any]
+        if not BOOLEANS.isdisjoint(map(type, values)):  # which are equal to 0 and 1
+            values = [text_of(v, ()) if type(v) in BOOLEANS else v for v in values]
         try:
-            found = list(map(self._ids.get, values))
-        except TypeError:  # a value that has no hash, such as a list
-            found = [None] * len(values)
-        if None in found:
-            find = self._find
-            return [find(value) if i is None else i for i, value in zip(found, values, strict=True)]
-        return found
+            return list(map(self.__getitem__, values))
+        except TypeError:  # a value without a hash, such as a list, which is no category
+            return [self[value] if isinstance(value, Hashable) else self.__missing__(value) for value in values]
 
-    def _find(self, value: Any) -> int:
+    def __missing__(self, value: Any) -> int:
+        """Return the id of a value that is no category as it is."""
+        if type(value) is int and -EXACT < value < EXACT:
+            if self._has_integers:
+                return UNKNOWN
+            return self.get(str(value), UNKNOWN)
         text = text_of(value, self._nulls)
         if text is None:
             return MISSING
-        return self._hidden[text] if text in self._hidden else self._ids.get(text, UNKNOWN)
+        return self._hidden[text] if text in self._hidden else self.get(text, UNKNOWN)
 
 
 class Buckets:
@@ -170,11 +175,12 @@ class BinEncoder:
         self.name, self._edges = entry["name"], entry["edges"]
         self._missing, self._constant = entry["missing_id"], entry["constant"]
         self._low, self._high = limits(entry)
-        self._read = number_reader(entry["name"], nulls, decimal)
+        self._reader = NumberReader(nulls, decimal)
 
     def columns(self, values: Column) -> list[list[int]]:
         """Return the ids of the rows; a value equal to an edge belongs to the lower bin."""
-        numbers, edges, low, high = self._read(values), self._edges, self._low, self._high
+        numbers = self._reader.read([self.name], [values])[0].tolist()
+        edges, low, high = self._edges, self._low, self._high
         if self._constant is not None:
             return [list(self._constant) * len(numbers)]
         return [
@@ -191,26 +197,36 @@ def limits(entry: Entry) -> tuple[float, float]:
     return -np.inf if low is None else low, np.inf if high is None else high
 
 
-def number_reader(name: str, nulls: Collection[str], decimal: str) -> Callable[[Column], Sequence[float]]:
-    """Return a function from a column to its numbers, finite or NaN."""
-    words = frozenset(nulls)
+class NumberReader:
+    """Columns of raw values to numbers, finite or NaN.
 
-    def parsed(values: Sequence[Any]) -> list[float]:
-        return [number_of(value, words, decimal) for value in values]
+    Args:
+        nulls: The words for a missing value.
+        decimal: The decimal mark of text.
+    """
 
-    def read(values: Column) -> Sequence[float]:
-        if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
-            numbers = array("d", values.astype(np.float64).tobytes())
-        else:
+    def __init__(self, nulls: Collection[str], decimal: str) -> None:
+        self._nulls, self._decimal = frozenset(nulls), decimal
+
+    def read(self, names: Sequence[str], columns: Sequence[Column]) -> Floats:
+        """Return the numbers of some columns ``[columns, rows]``, given their names for errors."""
+        parts: list[Any] = []
+        for name, column in zip(names, columns, strict=True):
+            if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
+                parts.append(column.astype(np.float64).tobytes())
+                continue
             try:
-                numbers = array("d", values)
+                parts.append(array("d", column))
             except (TypeError, OverflowError):  # text, or nothing
-                return located(name, values, parsed)  # type: ignore[no-any-return]
-        if np.isinf(np.frombuffer(numbers)).any():
-            located(name, values, parsed)
+                parts.append(array("d", located(name, column, self._parsed)))
+        numbers = np.frombuffer(bytearray().join(parts)).reshape(len(columns), -1)
+        if np.isinf(numbers).any():
+            for name, column in zip(names, columns, strict=True):
+                located(name, column, self._parsed)
         return numbers
 
-    return read
+    def _parsed(self, values: Sequence[Any]) -> list[float]:
+        return [number_of(value, self._nulls, self._decimal) for value in values]
 
 
 class TimeEncoder:

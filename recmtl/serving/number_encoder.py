@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.serving.feature_encoders import Column, Entry, Floats, limits, number_reader
+from recmtl.serving.feature_encoders import Column, Entry, Floats, NumberReader, limits
 
-FEW_ROWS = 8  # for which all points of a feature are compared, without a search
 LARGEST = np.finfo(np.float32).max
 
 
@@ -24,7 +22,7 @@ class NumberEncoder:
     """
 
     def __init__(self, entries: Sequence[Entry], nulls: Collection[str], decimal: str) -> None:
-        self._readers = [number_reader(entry["name"], nulls, decimal) for entry in entries]
+        self._names, self._reader = [entry["name"] for entry in entries], NumberReader(nulls, decimal)
         self._low, self._high = (_column(side) for side in zip(*map(limits, entries), strict=True))
         self._clips = bool(np.isfinite([*self._low, *self._high]).any())
         self._constants = _where(entries, lambda entry: entry["constant"] is not None)
@@ -45,10 +43,7 @@ class NumberEncoder:
 
     def __call__(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
         """Return the numbers and indicators of the rows ``[rows, features + indicators]``."""
-        flat = array("d")
-        for read, column in zip(self._readers, columns, strict=True):
-            flat.extend(read(column))
-        values = np.frombuffer(flat).reshape(len(columns), -1)  # [features, rows]
+        values = self._reader.read(self._names, columns)
         missing = np.isnan(values)
         if self._clips:
             values = np.clip(values, self._low, self._high)
@@ -86,6 +81,8 @@ def _where(entries: Sequence[Entry], holds: Callable[[Entry], bool]) -> npt.NDAr
 class Interpolation:
     """Piecewise linear functions of several features, with steps of equal height from a low value to 1.
 
+    They are what `np.interp` computes, by the same products and sums, of all features at once.
+
     Args:
         points: The rising points of each feature, at which the steps end.
         low: The value at the first point.
@@ -93,34 +90,26 @@ class Interpolation:
     """
 
     def __init__(self, points: Sequence[Sequence[float]], low: float, clips: bool) -> None:
-        single = np.zeros(1)
-        heights = [np.linspace(low, 1, len(p)) if len(p) > 1 else single for p in points]
-        self._pairs = [(np.array(p, np.float64), h) for p, h in zip(points, heights, strict=True)]
-        self._clips, longest = clips, max(map(len, points))
-        self._points, self._heights = (np.full((len(points), longest), np.inf) for _ in range(2))
-        for row, (p, h) in enumerate(self._pairs):
-            self._points[row, : len(p)], self._heights[row, : len(h)] = p, h
-        self._last = np.array([[len(p) - 1] for p in points])  # [features, 1]
-        self._starts = np.arange(len(points))[:, None] * longest
+        self._clips, self._steps = clips, [1 << bit for bit in reversed(range(max(map(len, points)).bit_length()))]
+        width = 2 * self._steps[0]
+        self._points, self._heights = (np.full((len(points), width), np.inf) for _ in range(2))
+        for row, own in enumerate(points):
+            self._points[row, : len(own)] = own
+            self._heights[row, : len(own)] = np.linspace(low, 1, len(own)) if len(own) > 1 else 0
+        self._first = np.arange(len(points))[:, None] * width  # [features, 1]
+        self._last = self._first + [[len(own) - 1] for own in points]
 
     def __call__(self, values: Floats) -> Floats:
         """Return the heights at some values ``[features, rows]``."""
-        if values.shape[1] <= FEW_ROWS:
-            found = self._of_few(values)
-        else:
-            found = np.stack([np.interp(own, *pair) for own, pair in zip(values, self._pairs, strict=True)])
-        return np.clip(found, -1, 1) if self._clips else found
-
-    def _of_few(self, values: Floats) -> Floats:
-        """Return what `np.interp` does, by the same products and sums."""
-        place = (self._points[:, None, :] <= values[:, :, None]).sum(2) - 1  # [features, rows]
-        below = np.maximum(place, 0)
-        left, right = self._starts + below, self._starts + np.minimum(below + 1, self._last)
-        x0, x1 = self._points.take(left), self._points.take(right)
-        y0, y1 = self._heights.take(left), self._heights.take(right)
+        place = np.broadcast_to(self._first - 1, values.shape).copy()  # of the last point up to the value, if any
+        for step in self._steps:  # a search in halves, without a branch
+            place += (self._points.take(place + step, mode="clip") <= values) * step
+        left = np.maximum(place, self._first)
+        right = np.minimum(left + 1, self._last)
+        x0, y0, x1, y1 = (a.take(at) for at in (left, right) for a in (self._points, self._heights))
         slope = (y1 - y0) / (x1 - x0)
         found = slope * (values - x0) + y0
-        found = np.where(np.isnan(found), slope * (values - x1) + y1, found)
-        at_point = (place < 0) | (place >= self._last) | (values == x0)
-        heights: Floats = np.where(at_point, y0, found)
-        return heights
+        if (undefined := np.isnan(found)).any():
+            found = np.where(undefined, slope * (values - x1) + y1, found)
+        found = np.where((place < self._first) | (place >= self._last) | (values == x0), y0, found)
+        return np.clip(found, -1, 1) if self._clips else found

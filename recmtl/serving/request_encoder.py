@@ -29,6 +29,7 @@ from recmtl.serving.number_encoder import NumberEncoder
 
 ENCODER_FILE, VOCABULARY_FILE, RATES_FILE = "encoder.json", "vocabularies.json", "label_rates.npz"
 NUMERIC_KIND, LIST_KIND = "numeric", "multi_categorical"
+MANY_ROWS = 32
 SPLITS = 64  # ways to split the fields between user and items that are kept
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -203,6 +204,7 @@ class Fields:
     def __init__(self, names: Sequence[str], encoder: RequestEncoder) -> None:
         self.names, self._known, self._ignored = tuple(names), frozenset(names), encoder.ignored
         self._values = itemgetter(*names) if len(names) > 1 else lambda row: tuple(row[name] for name in names)
+        self._each = [itemgetter(name) for name in names]
         kinds = [encoder.entries[name]["kind"] for name in names]
         self._lists = [(p, encoder.encoders[names[p]]) for p, kind in enumerate(kinds) if kind == LIST_KIND]
         self._list_places = [encoder.places.starts[own.name] for _, own in self._lists]
@@ -233,12 +235,16 @@ class Fields:
         Raises:
             RequestError: A row lacks a field, or has another one that is no label, weight or key.
         """
+        columns: list[Any]
         try:
-            columns = list(zip(*map(self._values, rows), strict=True))
+            if len(rows) < MANY_ROWS:
+                columns = list(zip(*map(self._values, rows), strict=True))
+            else:  # few large objects in place of many small ones, which the garbage collector would go through
+                columns = [list(map(value, rows)) for value in self._each]
         except (KeyError, TypeError, IndexError):
             self._refuse(rows, user)
         width = len(self.names)
-        if any(len(row) != width for row in rows):
+        if set(map(len, rows)) - {width}:
             self._check_names(rows, user)
         return columns or [()] * width
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from recmtl.serving.feature_encoders import Column, Entry, Floats, NumberReader, limits
 
 LARGEST = np.finfo(np.float32).max
+ZERO = np.zeros(1)
 
 
 class NumberEncoder:
@@ -29,7 +30,8 @@ class NumberEncoder:
         self._constant = _column(entries[place]["constant"] for place in self._constants)
         self._logs = _where(entries, lambda entry: entry["transform"] == "log1p")
         self._center = _column(entry["center"] for entry in entries)
-        self._shift, scale = (_column(entry[key] for entry in entries) for key in ("shift", "scale"))
+        self._others = _where(entries, lambda entry: not entry["points"])  # shifted and scaled, not interpolated
+        self._shift, scale = (_column(entries[place][key] for place in self._others) for key in ("shift", "scale"))
         self._scale = np.where(scale == 0, np.inf, scale)  # a feature that does not vary becomes 0
         self._steps = [
             (places, Interpolation([entries[place]["points"] for place in places], low, kind == "knots"))
@@ -38,22 +40,23 @@ class NumberEncoder:
         ]
         self.indicators = _where(entries, lambda entry: entry["indicator"] is not None)
         shares = [entries[place]["indicator"] for place in self.indicators]
-        self._fixed = np.array([share in (0, 1) for share in shares], np.bool_)
-        self._shares = np.array(shares, np.float32)
+        self._fixed = np.array([share in (0, 1) for share in shares], np.bool_)[:, None]
+        self._shares = np.array(shares, np.float32)[:, None]
 
     def __call__(self, columns: Sequence[Column]) -> npt.NDArray[np.float32]:
-        """Return the numbers and indicators of the rows ``[rows, features + indicators]``."""
-        values = self._reader.read(self._names, columns)
+        """Return the numbers and indicators of the rows ``[features + indicators, rows]``."""
+        values = self._reader.read(self._names, columns)  # [features, rows]
         missing = np.isnan(values)
         if self._clips:
             values = np.clip(values, self._low, self._high)
-        matrix = np.empty((values.shape[1], len(columns) + len(self.indicators)), np.float32)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # clipped below
-            matrix[:, : len(columns)] = self._transformed(values, missing).T
-        np.clip(matrix, -LARGEST, LARGEST, out=matrix)
+        found = np.empty((len(columns) + len(self.indicators), values.shape[1]), np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):  # clipped below
+            found[: len(columns)] = self._transformed(values, missing)
+        if len(self._others):
+            np.clip(found, -LARGEST, LARGEST, out=found)
         if len(self.indicators):
-            matrix[:, len(columns) :] = np.where(self._fixed, self._shares, missing[self.indicators].T)
-        return matrix
+            found[len(columns) :] = np.where(self._fixed, self._shares, missing[self.indicators])
+        return found
 
     def _transformed(self, values: Floats, missing: npt.NDArray[np.bool_]) -> Floats:
         if len(self._constants):
@@ -64,10 +67,13 @@ class NumberEncoder:
             values[self._logs] = np.sign(logs) * np.log1p(np.abs(logs))
         if missing.any():
             values = np.where(missing, self._center, values)
-        found: Floats = (values - self._shift) / self._scale
         for places, interpolate in self._steps:
-            found[places] = interpolate(values[places])
-        return found
+            if len(places) == len(values):
+                return interpolate(values)
+            values[places] = interpolate(values[places])
+        if len(self._others):
+            values[self._others] = (values[self._others] - self._shift) / self._scale
+        return values
 
 
 def _column(values: Iterable[float]) -> Floats:
@@ -90,26 +96,36 @@ class Interpolation:
     """
 
     def __init__(self, points: Sequence[Sequence[float]], low: float, clips: bool) -> None:
-        self._clips, self._steps = clips, [1 << bit for bit in reversed(range(max(map(len, points)).bit_length()))]
-        width = 2 * self._steps[0]
-        self._points, self._heights = (np.full((len(points), width), np.inf) for _ in range(2))
-        for row, own in enumerate(points):
-            self._points[row, : len(own)] = own
-            self._heights[row, : len(own)] = np.linspace(low, 1, len(own)) if len(own) > 1 else 0
-        self._first = np.arange(len(points))[:, None] * width  # [features, 1]
-        self._last = self._first + [[len(own) - 1] for own in points]
+        self._clips = clips
+        self._pairs = [(np.array(p, np.float64), np.linspace(low, 1, len(p)) if len(p) > 1 else ZERO) for p in points]
+        self._halves = [1 << bit for bit in reversed(range(max(map(len, points)).bit_length()))]
+        shape = len(points), 2 * self._halves[0]
+        self._points, self._heights, self._slopes = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            for row, (xs, ys) in enumerate(self._pairs):
+                self._points[row, : len(xs)], self._heights[row, : len(xs)] = xs, ys
+                self._slopes[row, : len(xs) - 1] = np.diff(ys) / np.diff(xs)
+        self._starts = np.arange(len(points))[:, None] * shape[1]  # [features, 1]
+        self._first, self._last = (_column(xs[end] for xs, _ in self._pairs) for end in (0, -1))
+        # Points may be equal, a denormal apart, or so far that their distance overflows.
+        self._plain = bool(
+            (np.isfinite(self._slopes) & (self._slopes >= 0)).all() and np.isfinite(self._last - self._first).all()
+        )
 
     def __call__(self, values: Floats) -> Floats:
         """Return the heights at some values ``[features, rows]``."""
-        place = np.broadcast_to(self._first - 1, values.shape).copy()  # of the last point up to the value, if any
-        for step in self._steps:  # a search in halves, without a branch
-            place += (self._points.take(place + step, mode="clip") <= values) * step
-        left = np.maximum(place, self._first)
-        right = np.minimum(left + 1, self._last)
-        x0, y0, x1, y1 = (a.take(at) for at in (left, right) for a in (self._points, self._heights))
-        slope = (y1 - y0) / (x1 - x0)
-        found = slope * (values - x0) + y0
-        if (undefined := np.isnan(found)).any():
-            found = np.where(undefined, slope * (values - x1) + y1, found)
-        found = np.where((place < self._first) | (place >= self._last) | (values == x0), y0, found)
+        found = self._by_slopes(values) if self._plain else self._one_by_one(values)
         return np.clip(found, -1, 1) if self._clips else found
+
+    def _by_slopes(self, values: Floats) -> Floats:
+        values = np.minimum(np.maximum(values, self._first), self._last)
+        place = np.broadcast_to(self._starts - 1, values.shape).copy()  # of the last point up to the value
+        for half in self._halves:  # a search without branches
+            place += (self._points.take(place + half, mode="clip") <= values) * half
+        values -= self._points.take(place)
+        values *= self._slopes.take(place)
+        values += self._heights.take(place)
+        return values
+
+    def _one_by_one(self, values: Floats) -> Floats:
+        return np.stack([np.interp(own, *pair) for own, pair in zip(values, self._pairs, strict=True)])

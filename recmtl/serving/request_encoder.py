@@ -121,7 +121,7 @@ class RequestEncoder:
         rates = sum(table.shape[1] for _, table in self._rates)
         numeric = np.empty((rows, self.places.numbers + rates), np.float32)
         for part in parts:
-            ids[:, part.fields.id_places], numeric[:, part.fields.number_places] = part.ids, part.numbers
+            ids[:, part.fields.id_places], numeric[:, part.fields.number_places] = part.ids.T, part.numbers.T
         start = self.places.numbers
         for place, table in self._rates:
             numeric[:, start : start + table.shape[1]] = table[ids[:, place]]
@@ -177,7 +177,7 @@ def _read_rates(folder: Path, rated: Sequence[str], places: Places) -> list[tupl
 
 
 class Encoded:
-    """The ids ``[rows, own columns]``, numbers ``[rows, own columns]`` and lists of some fields."""
+    """The ids ``[own columns, rows]``, numbers ``[own columns, rows]`` and lists of some fields."""
 
     def __init__(
         self,
@@ -222,8 +222,8 @@ class Fields:
     def encode(self, columns: Sequence[Column], rows: int) -> Encoded:
         """Encode the columns of these fields."""
         found = [ids for place, own in self._categories for ids in own.columns(columns[place])]
-        ids = np.array(found, np.int64).reshape(len(found), rows).T
-        numbers = np.empty((rows, 0), np.float32)
+        ids = np.array(found, np.int64).reshape(len(found), rows)
+        numbers = np.empty((0, rows), np.float32)
         if self._numbers:
             numbers = self._numbers([columns[place] for place in self._numeric])
         lists = zip(self._list_places, self._lists, strict=True)

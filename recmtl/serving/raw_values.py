@@ -50,8 +50,8 @@ A_NUMBER, A_TEXT, AN_INTEGER = "a number", "text in UTF-8", "an integer of 64 bi
 DECIMAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 INFINITE = re.compile(r"[+-]?inf(inity)?", re.I)
 ISO = re.compile(
-    r"(?P<year>[0-9]{4})(?P<sign>-?)(?P<month>[0-9]{2})(?P=sign)(?P<day>[0-9]{2})"
-    r"(?:[T ](?:(?P<hour>[0-9]{1,2})(?::(?P<minute>[0-9]{1,2})(?::(?P<second>[0-9]{1,2}))?)?|(?P<digits>[0-9]{4,6})))?"
+    r"(?P<year>[0-9]{4})(?P<sign>-?)(?P<month>[0-9]{2})(?P=sign)(?P<day>[0-9]{2})([T ]("
+    r"(?P<digits>([0-9]{2}){1,3})|(?P<hour>[0-9]{1,2}):(?P<minute>[0-9]{1,2})(:(?P<second>[0-9]{1,2}))?))?"
 )
 NANOSECONDS = re.compile(r"([.,][0-9]{6})[0-9]{1,3}(?![0-9])")
 DAYS_OF_400_YEARS, EPOCH = 146_097, datetime.date(1970, 1, 1).toordinal()
@@ -261,7 +261,7 @@ def _expected_time(date_format: str | None) -> UnreadableError:
 def _parse_iso(given: str) -> int:
     text = _ISO_TIME.sub(r"\1", _UTC.sub("", given.strip()))
     match = ISO.fullmatch(text) if _ISO_DATE.match(text) else None
-    if match is None or (match["digits"] and len(match["digits"]) == 5):
+    if match is None:
         raise _expected_time(None)
     digits = match["digits"]
     clock = [digits[i : i + 2] for i in (0, 2, 4)] if digits else match.group("hour", "minute", "second")

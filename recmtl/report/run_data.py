@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,11 +16,8 @@ from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
 from recmtl.evaluate.slices import FeatureValues
-from recmtl.io.untrusted import from_yaml
-from recmtl.recipe.load import existing_cache
-from recmtl.recipe.options import DataOptions
 from recmtl.recipe.recipe import open_data
-from recmtl.recipe.trust import is_data_option
+from recmtl.recipe.run_data import data_options
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun
 from recmtl.schema import FittedSchema, SchemaError
@@ -36,25 +31,12 @@ def run_data(run: ReportedRun, progress: Progress) -> PreparedData:
         DataError: The data cannot be opened, or has changed; the message is the reason alone, on one line.
     """
     try:
-        data = open_data(_data_options(run), progress)
+        data = open_data(data_options(run.recipe, run.name), progress)
     except (DataError, SchemaError, OSError) as error:
         raise DataError(" ".join(str(error).split())) from error
     if data.schema.fingerprint != run.fitted.fingerprint:
         raise DataError("the data that the recipe names has changed since the training")
     return data
-
-
-def _data_options(run: ReportedRun) -> DataOptions:
-    """Return the data options of a run's recipe."""
-    try:
-        given: Mapping[str, Any] = from_yaml(run.recipe)["data"]
-        options = {field.name: given[field.name] for field in fields(DataOptions) if field.name in given}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"the recipe of {run.name} names no data: {error}") from error
-    if not all(is_data_option(name, value) for name, value in options.items()):
-        raise DataError(f"the recipe of {run.name} names no data that can be opened")
-    cache = existing_cache(options.pop("cache", None))
-    return DataOptions(**options, cache=Path(cache) if cache else None)
 
 
 def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> FeatureValues:

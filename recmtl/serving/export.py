@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,26 @@ import pyarrow as pa
 
 from recmtl._version import __version__
 from recmtl.data import Rows, encode_rows
-from recmtl.errors import DataError, RunError
+from recmtl.data.sources.open import Data
+from recmtl.errors import DataError, RunError, SchemaError
 from recmtl.io.files import new_folder
+from recmtl.io.untrusted import read_text
 from recmtl.recipe.load import load_run
+from recmtl.recipe.run_data import data_options, first_rows, held_out_rows
 from recmtl.runs.folder import RECIPE
 from recmtl.schema import FittedSchema
 from recmtl.schema.features import KIND_NAMES
-from recmtl.serving.check import LIMIT, largest_difference, onnx_run, run_predictions, served_predictions, torch_run
+from recmtl.serving.check import LIMIT, Floats, largest_difference, run_predictions, served_predictions
 from recmtl.serving.encoder_files import READER_FILE, reader_source, write_encoder
-from recmtl.serving.graph import GRAPHS, Format, check_installed, onnx_of, program_of, save_onnx, save_program
+from recmtl.serving.graph import GRAPHS, Format, check_installed
 from recmtl.serving.manifest import write_manifest
 from recmtl.serving.network import ServedNetwork, meaning
 from recmtl.serving.probe import probe_columns, probe_rows, probe_table
+from recmtl.serving.weights import WEIGHTS, Weights
+from recmtl.serving.written import WrittenNetwork, auc_of
 from recmtl.train import Trainer
 
+LABELLED_ROWS = 200_000  # at most, on which the AUC is measured
 CHECK_ROWS, PROBE_ROWS = 10_000, 20
 PROBE = "probe.json"
 
@@ -37,21 +43,44 @@ class Exported:
 
     Args:
         folder: The folder of the exported model.
-        rows: The generated rows with which it was checked.
-        difference: The largest difference of a prediction from that of the run.
+        rows: The rows with which it was checked: generated ones, and labelled ones.
+        difference: The largest difference of a prediction from that of the run, with weights in fp32.
         size: The bytes of the graph with its weights.
+        cost: What it costs to store weights in fewer bits; ``None`` for fp32.
     """
 
     folder: Path
     rows: int
     difference: float
     size: int
+    cost: WeightsCost | None = None
+
+
+@dataclass(frozen=True)
+class WeightsCost:
+    """What a model loses by weights in fewer bits.
+
+    Args:
+        fp32_size: The bytes of the same graph with weights in fp32.
+        difference: The largest difference of a prediction on generated rows, as of `Exported`.
+        rows: The number of labelled rows on which the AUC is measured.
+        about: Which rows these are; without any, why there are none.
+        auc: The AUC of each binary task with weights in fp32 and as they are stored.
+    """
+
+    fp32_size: int
+    difference: float
+    rows: int
+    about: str
+    auc: Mapping[str, tuple[float, float]]
 
 
 def export_model(
     run: str | Path | Trainer,
     out: str | Path,
     format: Format = "onnx",  # noqa: A002
+    weights: Weights = "fp32",
+    rows: Rows | Data | None = None,
     trust: str | Sequence[str] = (),
 ) -> Exported:
     """Write a trained model as a folder with all that scores raw rows.
@@ -63,6 +92,9 @@ def export_model(
         run: A run folder, or a trainer.
         out: The folder to write, which must not exist yet or be empty.
         format: ``onnx``, or ``torch`` for a program of `torch.export`.
+        weights: How weights are stored: ``fp32``; ``bf16``, in half of the bytes; or ``int8``, in about a quarter.
+        rows: Labelled rows, with which the model is checked as well, and on which the AUC that weights in fewer bits
+            cost is measured; ``None`` takes the test or else the validation rows of the run, if they can be read.
         trust: Further modules whose classes the recipe of the run may name.
 
     Raises:
@@ -73,13 +105,15 @@ def export_model(
         >>> recmtl.export_model("runs/first", "model")  # doctest: +SKIP
     """
     out = Path(out)
-    if format not in GRAPHS:
-        raise DataError(f"`format` must be one of {', '.join(GRAPHS)}, got {format!r}")
+    for name, value, known in (("format", format, GRAPHS), ("weights", weights, WEIGHTS)):
+        if value not in known:
+            raise DataError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     check_installed(format)
     with new_folder(out) as folder:
         trainer = run if isinstance(run, Trainer) else _load(Path(run), trust)
-        exported = _write(trainer, ServedNetwork(trainer.model), folder, format)
-    return Exported(out, *exported)
+        labelled = _labelled(trainer.model.schema, run, rows, weights != "fp32")
+        found = _write(trainer, folder, format, weights, labelled)
+    return replace(found, folder=out)
 
 
 def _load(run: Path, trust: str | Sequence[str]) -> Trainer:
@@ -88,31 +122,67 @@ def _load(run: Path, trust: str | Sequence[str]) -> Trainer:
     return load_run(run, trust)
 
 
-def _write(trainer: Trainer, network: ServedNetwork, folder: Path, form: Format) -> tuple[int, float, int]:
-    schema, graph = trainer.model.schema, folder / GRAPHS[form]
-    program = program_of(network)
-    if form == "onnx":
-        save_onnx(onnx_of(network, program), graph)
-    else:
-        save_program(program, graph)
+def _labelled(
+    schema: FittedSchema, run: str | Path | Trainer, rows: Rows | Data | None, prepare: bool
+) -> tuple[Rows | None, str]:
+    """Return labelled rows and what they are; without any, why there are none."""
+    if isinstance(rows, Rows):
+        return rows, "given rows"
+    if rows is not None:
+        return first_rows(schema, rows, LABELLED_ROWS), "given rows"
+    if isinstance(run, Trainer):
+        return None, "a trainer has none"
+    try:
+        options = data_options(read_text(Path(run) / RECIPE), repr(str(run)))
+        found = held_out_rows(options, schema, LABELLED_ROWS, prepare)
+    except (DataError, SchemaError, OSError, ValueError) as error:
+        return None, f"those of the run cannot be read: {' '.join(str(error).split())}"
+    return found, f"{found.name} rows"
+
+
+def _write(
+    trainer: Trainer, folder: Path, form: Format, weights: Weights, labelled: tuple[Rows | None, str]
+) -> Exported:
+    schema, network = trainer.model.schema, ServedNetwork(trainer.model)
+    written = WrittenNetwork(network, form, folder)
     write_encoder(schema, folder)
     (folder / READER_FILE).write_text(reader_source(), encoding="utf-8")
-    run = onnx_run(graph) if form == "onnx" else torch_run(graph)
     columns = probe_columns(schema, CHECK_ROWS)
-    rows = encoded(schema, probe_table(schema, columns))
-    expected = run_predictions(trainer, rows)
-    found = served_predictions(folder, network, run, columns)
-    difference = largest_difference(trainer, expected, found)
-    if not difference <= LIMIT:
-        raise RunError(
-            f"the exported model was removed: on {len(rows):,} generated rows it differs from the run by "
-            f"{difference:.1e}, where at most {LIMIT:.0e} is rounding"
-        )
+    generated = encoded(schema, probe_table(schema, columns))
+    exact = served_predictions(folder, network, written.run, columns)
+    count, difference = len(generated), _checked(trainer, generated, exact, "generated rows")
+    rows, about = labelled
+    if rows is not None:
+        own = Rows(schema, rows.table.slice(0, CHECK_ROWS))
+        count, difference = count + len(own), max(difference, _checked(trainer, own, written.predictions(own), about))
+    measured, cost, found = {"rows": count, "difference": difference}, None, exact
+    if weights != "fp32":
+        before, size = _auc(schema, rows, written), written.size
+        written.store_weights(weights)
+        after, found = _auc(schema, rows, written), served_predictions(folder, network, written.run, columns)
+        auc = {name: (value, after[name]) for name, value in before.items()}
+        cost = WeightsCost(size, largest_difference(trainer, exact, found), len(rows or ()), about, auc)
     few = {name: values[:PROBE_ROWS] for name, values in columns.items()}
     probe = {"rows": probe_rows(few), "expected": {name: v[:PROBE_ROWS].tolist() for name, v in found.items()}}
     (folder / PROBE).write_text(json.dumps(probe, ensure_ascii=False), encoding="utf-8")
-    write_manifest(folder, manifest_content(trainer, network, form, {"rows": len(rows), "difference": difference}))
-    return len(rows), difference, sum(file.stat().st_size for file in folder.glob("network*"))
+    about_weights = {"weights": asdict(cost)} if cost else {}
+    write_manifest(folder, manifest_content(trainer, network, form, weights, measured | about_weights))
+    return Exported(folder, count, difference, written.size, cost)
+
+
+def _checked(trainer: Trainer, rows: Rows, found: Mapping[str, Floats], what: str) -> float:
+    """Return the largest difference of a prediction from that of the run, which must be rounding."""
+    difference = largest_difference(trainer, run_predictions(trainer, rows), found)
+    if not difference <= LIMIT:
+        raise RunError(
+            f"the exported model was removed: on {len(rows):,} {what} it differs from the run by {difference:.1e}, "
+            f"where at most {LIMIT:.0e} is rounding"
+        )
+    return difference
+
+
+def _auc(schema: FittedSchema, rows: Rows | None, written: WrittenNetwork) -> dict[str, float]:
+    return {} if rows is None else auc_of(schema, rows, written.predictions(rows))
 
 
 def encoded(schema: FittedSchema, table: pa.Table) -> Rows:
@@ -122,7 +192,7 @@ def encoded(schema: FittedSchema, table: pa.Table) -> Rows:
 
 
 def manifest_content(
-    trainer: Trainer, network: ServedNetwork, form: Format, measured: Mapping[str, Any]
+    trainer: Trainer, network: ServedNetwork, form: Format, weights: Weights, measured: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the manifest says beside its layout and files."""
     schema = trainer.model.schema
@@ -132,7 +202,7 @@ def manifest_content(
         "schema": schema.fingerprint,
         "model": type(trainer.model).__name__,
         "format": form,
-        "weights": "fp32",
+        "weights": weights,
         "inputs": list(network.inputs),
         "tasks": [{"name": task.name, "kind": task.kind, "meaning": meaning(task)} for task in network.tasks],
         "request": [request_field(feature) for feature in schema.schema.features],

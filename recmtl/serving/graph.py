@@ -38,8 +38,12 @@ def check_installed(form: Format) -> None:
             raise DataError(f"to export a model as ONNX, {module} must be installed: `{INSTALL}`") from error
 
 
-def program_of(network: ServedNetwork) -> torch.export.ExportedProgram:
+def program_of(network: ServedNetwork, module: torch.nn.Module | None = None) -> torch.export.ExportedProgram:
     """Return the program of a network for any number of rows, and of values in lists.
+
+    Args:
+        network: The network.
+        module: What computes the same from the same inputs; ``None`` takes the network itself.
 
     Raises:
         RunError: `torch.export` cannot follow the model's code.
@@ -47,9 +51,10 @@ def program_of(network: ServedNetwork) -> torch.export.ExportedProgram:
     rows = torch.export.Dim("rows")
     lists = {VALUES.format(place): f"values_{place}" for place in range(len(network.inputs))}
     shapes = tuple({0: torch.export.Dim(lists[name]) if name in lists else rows} for name in network.inputs)
+    named = {"inputs": shapes} if module is None else shapes
     try:
         with silent(), torch.no_grad():
-            program = torch.export.export(network, network.example(), dynamic_shapes={"inputs": shapes})
+            program = torch.export.export(module or network, network.example(), dynamic_shapes=named)
     except Exception as error:
         raise RunError(_refused(network, "torch.export", error)) from error
     for module in program.graph_module.modules():

@@ -20,7 +20,7 @@ from recmtl.cli.main import main
 from recmtl.evaluate.predictions import complete
 from recmtl.features.spline_embeddings import SplineEmbeddings
 from recmtl.schema import Binned, Categorical, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
-from recmtl.serving import export
+from recmtl.serving import export, written
 from recmtl.serving.check import network_predictions, onnx_run, torch_run
 from recmtl.serving.graph import program_of
 from recmtl.serving.manifest import read_manifest
@@ -135,13 +135,13 @@ def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balanc
     names = [task["name"] for task in read_manifest(tmp_path / "model")["tasks"]]
     run, network = onnx_run(tmp_path / "model" / "network.onnx"), ServedNetwork(trainer.model)
     table = probe_table(data.schema, probe_columns(data.schema, 40, seed=1))
-    written = trainer.predict(table)
+    expected = trainer.predict(table)
     predicted = network_predictions(network, run, export.encoded(data.schema, table))
     assert [*predicted] == names == ["ctr", "cvr", "ctcvr"]
     scored = recmtl.Scorer(tmp_path / "model").score(table)
     for name in names:
-        np.testing.assert_allclose(predicted[name], written[name], rtol=0, atol=1e-6)
-        np.testing.assert_allclose(scored[name], written[name], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(predicted[name], expected[name], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(scored[name], expected[name], rtol=0, atol=1e-6)
     for rows in (0, 1):
         inputs = dict(zip(network.inputs, network.example(rows), strict=True))
         assert [output.shape for output in run(inputs)] == [(rows,)] * 3
@@ -205,7 +205,7 @@ def test_the_command_says_what_it_compared(
     first, second = capsys.readouterr().out.splitlines()
     manifest = read_manifest(tmp_path / "model")
     assert first == (
-        f"on 300 generated rows predictions differ from the run's by at most {manifest['measured']['difference']:.1e}"
+        f"on 300 rows predictions differ from the run's by at most {manifest['measured']['difference']:.1e}"
     )
     assert second == f"{manifest['files']['network.onnx']['bytes']:,} bytes of network · model in {tmp_path / 'model'}"
     assert not re.search(rb"/(home|tmp|work|root|usr)/", (tmp_path / "model" / "network.onnx").read_bytes())
@@ -270,7 +270,7 @@ def test_a_network_that_predicts_something_else_is_removed(
             network.model.heads["click"].bias += 1e-4
         return program_of(network)
 
-    monkeypatch.setattr(export, "program_of", wrong)
+    monkeypatch.setattr(written, "program_of", wrong)
     with pytest.raises(
         recmtl.RunError, match=r"was removed: on 300 generated rows it differs from the run by 2.\de-05"
     ):

@@ -1,0 +1,68 @@
+"""The network as a file: written in a format, run, and stored in fewer bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from recmtl.data import Rows
+from recmtl.evaluate import measure
+from recmtl.schema import FittedSchema
+from recmtl.serving.check import Floats, Run, network_predictions, onnx_run, torch_run
+from recmtl.serving.graph import GRAPHS, Format, onnx_of, program_of, save_onnx, save_program
+from recmtl.serving.network import ServedNetwork
+from recmtl.serving.weights import Weights, store_onnx_weights, store_program_weights
+
+
+class WrittenNetwork:
+    """A network in a file, of which what is in the file is run.
+
+    Attributes:
+        run: From the inputs by name to the outputs of the tasks.
+
+    Args:
+        network: The network.
+        form: The format.
+        folder: The folder of the file.
+    """
+
+    run: Run
+
+    def __init__(self, network: ServedNetwork, form: Format, folder: Path) -> None:
+        self._network, self._form, self._path = network, form, folder / GRAPHS[form]
+        self._program = program_of(network)
+        self._model = onnx_of(network, self._program) if form == "onnx" else None
+        self._save()
+
+    def _save(self) -> None:
+        for file in self._path.parent.glob(f"{self._path.name}*"):
+            file.unlink()
+        if self._model is None:
+            save_program(self._program, self._path)
+        else:
+            save_onnx(self._model, self._path)
+        self.run = onnx_run(self._path) if self._model is not None else torch_run(self._path)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the graph with its weights."""
+        return sum(file.stat().st_size for file in self._path.parent.glob(f"{self._path.name}*"))
+
+    def store_weights(self, weights: Weights) -> None:
+        """Write the network again, with weights in fewer bits."""
+        if self._model is None:
+            self._program = store_program_weights(self._network, self._program, weights)
+        else:
+            store_onnx_weights(self._model, weights)
+        self._save()
+
+    def predictions(self, rows: Rows) -> dict[str, Floats]:
+        """Return the predictions of encoded rows by task."""
+        return network_predictions(self._network, self.run, rows)
+
+
+def auc_of(schema: FittedSchema, rows: Rows, predictions: Mapping[str, Floats]) -> dict[str, float]:
+    """Return the AUC of each binary task, where it is defined."""
+    given = (schema.schema, predictions, rows.labels, rows.weight)
+    found = measure(*given, names=["auc"], sampling_weight=rows.sampling_weight)
+    return {name: auc for name, metrics in found.items() if (auc := metrics.values.get("auc")) is not None}

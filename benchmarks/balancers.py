@@ -1,8 +1,10 @@
-"""The cost of a balanced step over a plain one: python -m benchmarks.balancers [--json FILE]
+"""The cost of a balanced step over a plain one: python -m benchmarks.balancers [--json FILE] [--layers 512 256]
 
-Every balancer trains the same models on the same batches (AliExpress-shaped, batch 2,048), one step each in turn, with
-2, 4 and 8 tasks, in fp32 and bf16; medians over the rounds, and the ratio to `Sum` round by round. A method that takes
+Each balancer and `Sum` train the same model on the same batches (AliExpress-shaped, batch 2,048), one step each in
+turn, with 2, 8 and 32 tasks, in fp32 and bf16; medians over the rounds, and the ratio to `Sum` round by round. No more
+than two models are trained in turn, as those of all methods together would find the caches cold. A method that takes
 each task's gradient runs K backward passes instead of one: (1 + 2K)/3 times the arithmetic where all layers are shared.
+At last the step of each balancer on MMOE with 4 million rows in the tables of two columns, beside the one with 200.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import itertools
 import json
 import statistics
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import recmtl
-from benchmarks.generated import BATCH, generated
-from recmtl.data import Loader
+from benchmarks.generated import BATCH, SMALL, TWO_LARGE, batches, generated, with_vocabularies
+from recmtl.data import Batch, Loader
 from recmtl.recipe.classes import known_names
 from recmtl.recipe.environment import environment
 from recmtl.schema import FittedSchema
@@ -38,40 +42,59 @@ def with_tasks(schema: FittedSchema, count: int) -> FittedSchema:
     return replace(schema, schema=replace(schema.schema, tasks=tasks, funnel=None))
 
 
-def steps(
-    model: type[recmtl.SharedBottom | recmtl.MMOE], schema: FittedSchema, precision: Precision
-) -> dict[str, Step]:
-    """One step per balancer, each with a model of its own that starts from the same weights."""
-    made = {}
+def step_of(
+    name: str,
+    model: type[recmtl.SharedBottom | recmtl.MMOE],
+    layers: Sequence[int],
+    schema: FittedSchema,
+    precision: Precision,
+) -> Step:
+    """A step with a balancer, whose model starts from the same weights whatever the balancer."""
+    torch.manual_seed(0)
     options = recmtl.Optimization(batch_size=BATCH, precision=precision)
-    for name in (PLAIN, *(name for name in known_names("balancer") if name != PLAIN)):
-        torch.manual_seed(0)
-        trainer = recmtl.Trainer(model(schema), getattr(recmtl, name)(), run=recmtl.RunConfig(device="cpu"))
-        made[name] = Step(trainer.model, trainer.balancer, options, 1)
-    return made
+    trainer = recmtl.Trainer(model(schema, layers=layers), getattr(recmtl, name)(), run=recmtl.RunConfig(device="cpu"))
+    return Step(trainer.model, trainer.balancer, options, 1)
 
 
-def measure(made: dict[str, Step], data: recmtl.PreparedData, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step, by balancer, after two rounds to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in made}
-    batches = itertools.cycle(list(Loader(data.train, BATCH, seed=0).epoch())[:-1])
-    for number in range(rounds + 2):
-        batch = next(batches)
-        for name, step in made.items():
-            start = time.perf_counter()
-            step(batch)
-            if number > 1:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def measure(
+    first: Step, second: Step, batches: Iterable[tuple[Batch, Batch]], rounds: int
+) -> list[tuple[float, float]]:
+    """Seconds of two steps by round, each on its own batch, after two rounds to warm up."""
+    seconds = []
+    for own, other in itertools.islice(itertools.cycle(batches), rounds + 2):
+        start = time.perf_counter()
+        first(own)
+        between = time.perf_counter()
+        second(other)
+        seconds.append((between - start, time.perf_counter() - between))
+    return seconds[2:]
 
 
-def report(title: str, seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def large_tables(
+    names: Sequence[str], layers: Sequence[int], data: recmtl.PreparedData, rounds: int
+) -> dict[str, dict[str, float]]:
+    """The steps per second of each balancer with 4 million rows in two tables, over those with 200 rows."""
+    schemas = [with_vocabularies(data.schema, sizes) for sizes in (SMALL, TWO_LARGE)]
+    pairs = list(zip(*(batches(data, schema, 20) for schema in schemas), strict=True))
+    table, results = Table("MMOE, 4 M rows in two tables", "ms", "steps/s over 200 rows"), {}
+    for name in names:
+        small, large = (step_of(name, recmtl.MMOE, layers, schema, "fp32") for schema in schemas)
+        seconds = measure(small, large, pairs, rounds)
+        ratio = statistics.median(few / many for few, many in seconds)
+        milliseconds = 1000 * statistics.median(many for _, many in seconds)
+        table.add_row(name, f"{milliseconds:.1f}", f"{ratio:.2f}")
+        results[name] = {"milliseconds": milliseconds, "ratio": ratio}
+    Console().print(table)
+    return results
+
+
+def report(title: str, seconds: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float]]:
     """Print milliseconds and the ratio to the plain step."""
     table = Table(title, "ms", f"over {PLAIN}")
     results = {}
-    for name, times in seconds.items():
-        ratio = statistics.median(t / plain for t, plain in zip(times, seconds[PLAIN], strict=True))
-        milliseconds = 1000 * statistics.median(times)
+    for name, rounds in seconds.items():
+        ratio = statistics.median(balanced / plain for plain, balanced in rounds)
+        milliseconds = 1000 * statistics.median(balanced for _, balanced in rounds)
         table.add_row(name, f"{milliseconds:.1f}", f"{ratio:.2f}")
         results[name] = {"milliseconds": milliseconds, "ratio": ratio}
     Console().print(table)
@@ -80,19 +103,32 @@ def report(title: str, seconds: dict[str, list[float]]) -> dict[str, dict[str, f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--tasks", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--layers", type=int, nargs="+", default=[256, 128], help="the shared layers")
+    parser.add_argument("--only", nargs="+", default=known_names("balancer"), help="balancers")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     data = generated(rows=40_000)
+    full = list(Loader(data.train, BATCH, seed=0).epoch())[:-1]
     precisions: list[Precision] = ["fp32", "bf16"]
     results = {}
     for tasks, precision, model in itertools.product(arguments.tasks, precisions, MODELS):
-        title = f"{model.__name__}, {tasks} tasks, {precision}"
-        made = steps(model, with_tasks(data.schema, tasks), precision)
-        results[title] = report(title, measure(made, data, arguments.rounds))
+        made = partial(step_of, model=model, layers=arguments.layers, precision=precision)
+        schema, title = with_tasks(data.schema, tasks), f"{model.__name__}, {tasks} tasks, {precision}"
+        plain = made(PLAIN, schema=schema)
+        pairs = [(batch, batch) for batch in full]
+        seconds = {name: measure(plain, made(name, schema=schema), pairs, arguments.rounds) for name in arguments.only}
+        results[title] = report(title, seconds)
+    tables = large_tables(arguments.only, arguments.layers, data, arguments.rounds)
     if arguments.json:
-        content = {"command": "python -m benchmarks.balancers", "machine": environment(), "results": results}
+        layers = " ".join(map(str, arguments.layers))
+        content = {
+            "command": f"python -m benchmarks.balancers --layers {layers}",
+            "machine": environment(),
+            "results": results,
+            "large_tables": tables,
+        }
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,8 +1,8 @@
 """Which differences between models and balancers are real: python -m benchmarks.comparison census FOLDER | aliexpress
 
-*census*: single-task training with `Sum`, and SharedBottom and MMOE with six balancers, on Census-Income. FOLDER holds
+*census*: single-task training with `Sum`, and SharedBottom and MMOE with every balancer, on Census-Income. FOLDER holds
 census_train.csv.gz and census_valid.csv.gz; the second is cut in two by a hash of each line: one half decides when to
-stop, the other is measured. *aliexpress*: single-task training with `Sum` and ESMM with the same balancers, on
+stop, the other is measured. *aliexpress*: single-task training with `Sum` and ESMM with six balancers, on
 generated rows in the layout of AliExpress. Each combination is trained from five seeds. What is finished in the folder
 of `--out` is not run again, so that it can be interrupted; the tables go to `--results` as Markdown.
 """
@@ -23,6 +23,11 @@ from recmtl.recipe.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 BALANCERS = ("Sum", "MetaBalance", "GradNorm", "PCGrad", "NormalizedSplitter", "RotoGrad")
+LITERATURE = (
+    *("MGDA", "IMTLG", "IMTLL", "CAGrad", "GradVac", "NashMTL", "FairGrad", "AlignedMTL", "UPGrad", "DualProj"),
+    *("GradCraft", "GradDrop", "UncertaintyWeighting", "DWA", "RLW", "GLS", "STCH", "FAMO", "ExcessMTL", "DBMTL"),
+    *("PPCGrad", "RotateOnly", "RotoGradNorm"),
+)
 SEEDS, ROWS = 5, 250_000
 EPOCHS = 3
 # The towers of ESMM, and as many layers for each task alone.
@@ -50,7 +55,9 @@ def census(source: Path, folder: Path, **grid: Any) -> Comparison:
     """
     files = {"train": str(source / "census_train.csv.gz"), **cut(source / "census_valid.csv.gz", folder)}
     models = ["SingleTask", "SharedBottom", "MMOE"]
-    return compare("census_mmoe", folder / "comparison", models, BALANCERS, options=options(folder, files), **grid)
+    return compare(
+        "census_mmoe", folder / "comparison", models, BALANCERS + LITERATURE, options=options(folder, files), **grid
+    )
 
 
 def aliexpress(folder: Path, rows: int = ROWS, **grid: Any) -> Comparison:

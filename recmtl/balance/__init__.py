@@ -37,7 +37,7 @@ from recmtl.balance.task_gradients.pcgrad import PCGrad
 from recmtl.balance.task_gradients.ppcgrad import PPCGrad
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, project_conflicting
 from recmtl.balance.task_gradients.upgrad import UPGrad
-from recmtl.balance.weighting.base import LossWeightBalancer
+from recmtl.balance.weighting.base import LearnedWeightBalancer, LossValueBalancer, LossWeightBalancer
 from recmtl.balance.weighting.dwa import DWA
 from recmtl.balance.weighting.famo import FAMO
 from recmtl.balance.weighting.gls import GLS
@@ -72,6 +72,8 @@ __all__ = [
     "GradVac",
     "GradientStats",
     "GramBalancer",
+    "LearnedWeightBalancer",
+    "LossValueBalancer",
     "LossWeightBalancer",
     "LostRankError",
     "MetaBalance",

@@ -341,7 +341,9 @@ def _build_from_state(module: nn.Module, state_dict: Mapping[str, Any], prefix: 
         return
     if prefix + "_extra_state" in state_dict:
         module.set_extra_state(state_dict[prefix + "_extra_state"])
-    if module._sizes is None:
-        module._ensure_state(Sizes(*saved.tolist()))
+    sizes = Sizes(*saved.tolist())
+    if module._sizes not in (None, sizes):
+        raise RuntimeError(f"{type(module).__name__} was made for {module._sizes}; the state is for {sizes}")
+    module._ensure_state(sizes)
     if any(state.dtype == torch.float64 for name, state in state_dict.items() if name.startswith(prefix)):
         module._widen()

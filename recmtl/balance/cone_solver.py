@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, masked, on_host
-from recmtl.balance.solver import all_sets, factors_of_sets
+from recmtl.balance.solver import ENUMERATED, all_sets, factors_of_sets
 
-_ENUMERATED = 8  # unknowns up to which every set of active tasks is tried
 _ITERATIONS = 30
 _TOLERANCE = 1e-9  # of the interior point, which finds the active tasks
 
@@ -42,7 +41,7 @@ def largest_least_gain(matrix: Tensor, gains: Tensor, scales: Tensor) -> Tensor:
         tensor([0.8000, 0.6000], dtype=torch.float64)
     """
     tasks = gains.shape[-1]
-    if tasks <= _ENUMERATED:
+    if tasks <= ENUMERATED:
         found, violation = _given_sets(matrix, gains, scales, all_sets(gains)[1:])
         best = violation.argmin(-1)[..., None, None].expand(*violation.shape[:-1], 1, tasks)
         return found.gather(-2, best).squeeze(-2).clamp(min=0.0)

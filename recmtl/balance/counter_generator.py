@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.constructor_checks import check_integer
+
 _BITS = 0xFFFFFFFF  # of a random word: its products with the factors below stay under 2⁶³
 
 
@@ -29,8 +31,9 @@ class CounterGenerator(nn.Module):
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        if not 0 <= seed <= _BITS:
-            raise ValueError(f"`seed` must be at least 0 and below 2**32, got {seed}")
+        check_integer("seed", seed, least=0)
+        if seed > _BITS:
+            raise ValueError(f"`seed` must be below 2**32, got {seed}")
         self.register_buffer("generator", torch.tensor([seed, 0]))  # the seed, and the number of draws
 
     def words(self, count: int) -> Tensor:

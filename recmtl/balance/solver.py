@@ -6,7 +6,7 @@ from torch import Tensor
 from recmtl.balance.backward import masked, on_host
 
 LARGEST = 32  # unknowns
-_ENUMERATED = 8  # unknowns up to which all sets of those that are not 0 are tried
+ENUMERATED = 8  # unknowns up to which all sets of those that are not 0 are tried
 _ITERATIONS = 30
 _FAIR_ITERATIONS = 40
 _NEGLIGIBLE = 1e-14  # part of the largest x
@@ -43,7 +43,7 @@ def nonnegative_quadratic(matrix: Tensor, linear: Tensor) -> Tensor:
     if linear.shape[-1] == 2:
         return _nonnegative_pair(matrix, linear)
     scale = linear.abs().amax(-1, keepdim=True).clamp(min=1e-300)  # [..., 1]
-    if linear.shape[-1] <= _ENUMERATED:
+    if linear.shape[-1] <= ENUMERATED:
         return _best_of_sets(matrix, linear / scale) * scale
     c = (linear / scale).unsqueeze(-1)  # columns from here on, [..., K, 1]
     unit = torch.eye(linear.shape[-1], dtype=linear.dtype, device=linear.device)

@@ -1,11 +1,9 @@
 """Adam on one number per task, in buffers."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import masked
+from recmtl.balance.backward import is_finite, masked
 from recmtl.balance.ema import bias_corrected
 
 _BETAS = (0.9, 0.999)
@@ -51,17 +49,12 @@ class TaskAdam(nn.Module):
 
     @torch.no_grad()
     def step(self, slope: Tensor, present: Tensor) -> None:
-        """Descend the slope of the `present` tasks, bool `[K]`."""
+        """Descend the slope of the `present` tasks, bool `[K]`; one whose square overflows counts as absent."""
         slope = slope + self.decay * self.values if self.decay else slope
+        present = present & is_finite(slope.square())
         self.updates += present
         for average, value, beta in ((self.mean, slope, _BETAS[0]), (self.square, slope.square(), _BETAS[1])):
             average.copy_(torch.where(present, beta * average + (1 - beta) * value, average))
         mean = bias_corrected(self.mean, _BETAS[0], self.updates)
         square = bias_corrected(self.square, _BETAS[1], self.updates)
         self.values -= masked(self.lr * mean / (square.sqrt() + _EPSILON), present)
-
-
-def check_rate(lr: float) -> None:
-    """Check a learning rate."""
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"`lr` must be positive, got {lr}")

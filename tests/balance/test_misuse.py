@@ -299,3 +299,14 @@ def test_modules_and_names_in_place_of_tensors(method):
         with pytest.raises(ValueError, match=said):
             balancer.backward(losses, *wrong)
     balancer.backward(losses, nn.ParameterList(shared), iter([bottom.weight]))
+
+
+@pytest.mark.parametrize("method", BALANCERS)
+def test_the_state_of_another_number_of_tasks_is_refused(method):
+    sizes = {"features": 4, "parts": 2, "elements": 8}
+    balancer, other = method(), method()
+    balancer.setup(objectives=2, heads=2, **sizes)
+    other.setup(objectives=3, heads=3, **sizes)
+    if balancer.depends_on:
+        with pytest.raises(RuntimeError, match=f"{method.__name__} was made for .*; the state is for"):
+            balancer.load_state_dict(other.state_dict())

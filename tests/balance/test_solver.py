@@ -45,7 +45,7 @@ def linear_terms(G, norms):
 @pytest.mark.parametrize("counts", [COUNTS, dict.fromkeys((3, 5, 8), 50)], ids=["as is", "by the interior point alone"])
 def test_the_conditions_of_the_least_quadratic_hold_on_10_000_matrices(counts, monkeypatch):
     if counts is not COUNTS:
-        monkeypatch.setattr(solver, "_ENUMERATED", 2)
+        monkeypatch.setattr(solver, "ENUMERATED", 2)
     worst = torch.zeros(2, dtype=torch.float64)
     for _, _, G, cosine, norms in every_problem(counts):
         for c in linear_terms(G, norms):
@@ -147,7 +147,7 @@ def test_a_device_takes_every_newton_step_to_the_same_numbers(solve, monkeypatch
 def test_sets_found_by_the_interior_point_are_those_of_all_sets(monkeypatch):
     hard = [in_a_ball(0.4, *problems(7, kind, 20)[1:]) for kind in KINDS]
     expected = [largest_least_gain(*problem) for problem in hard]
-    monkeypatch.setattr(cone_solver, "_ENUMERATED", 6)
+    monkeypatch.setattr(cone_solver, "ENUMERATED", 6)
     for (Q, b, a), v in zip(hard, expected, strict=True):
         found = largest_least_gain(Q, b, a)
         torch.testing.assert_close((Q @ found.unsqueeze(-1)), (Q @ v.unsqueeze(-1)), rtol=1e-6, atol=1e-6)

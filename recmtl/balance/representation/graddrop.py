@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked, zeros_if_none
+from recmtl.balance.constructor_checks import check_length, task_numbers
 from recmtl.balance.counter_generator import CounterGenerator
 from recmtl.balance.representation.base import RepresentationBalancer
 from recmtl.balance.shared import Sizes
@@ -63,9 +64,11 @@ class GradDrop(RepresentationBalancer):
 
     def __init__(self, leak: float | Sequence[float] = 0.0, seed: int = 0) -> None:
         super().__init__()
-        self.leak = float(leak) if isinstance(leak, int | float) else [float(each) for each in leak]
-        if not all(0 <= each <= 1 for each in self._leaks(1)):
-            raise ValueError(f"`leak` must be in [0, 1], got {self.leak}")
+        single = isinstance(leak, int | float)
+        leaks = task_numbers("leak", [leak] if single else leak)
+        if not all(0 <= each <= 1 for each in leaks):
+            raise ValueError(f"`leak` must be in [0, 1], got {leak}")
+        self.leak = leaks[0] if single else leaks
         self.random = CounterGenerator(seed)
         self.register_buffer("leaks", None, persistent=False)
         self.register_buffer("kept", None)
@@ -75,13 +78,9 @@ class GradDrop(RepresentationBalancer):
         """The share of the features that each task kept in the last step that had it, `[H]`; 1 before."""
         return None if self._sizes is None else self.kept.clone()
 
-    def _leaks(self, heads: int) -> list[float]:
-        return [self.leak] * heads if isinstance(self.leak, float) else self.leak
-
     def _build(self, sizes: Sizes) -> None:
-        leaks = self._leaks(sizes.heads)
-        if len(leaks) != sizes.heads:
-            raise ValueError(f"`leak` must be one number, or one per head, {sizes.heads}, got {len(leaks)}")
+        leaks = [self.leak] * sizes.heads if isinstance(self.leak, float) else self.leak
+        check_length("leak", leaks, sizes.heads)
         self.leaks = torch.tensor(leaks)
         self.kept = torch.ones(sizes.heads)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked, zeros_if_none
+from recmtl.balance.constructor_checks import check_integer
 from recmtl.balance.orthogonal import (
     Factors,
     OrthogonalMap,
@@ -75,8 +76,8 @@ class RotationBalancer(RepresentationBalancer, ABC):
         orthogonal_map: OrthogonalMap = "cayley",
     ) -> None:
         super().__init__()
-        if rotation_size is not None and rotation_size < 1:
-            raise ValueError(f"`rotation_size` must be at least 1, got {rotation_size}")
+        if rotation_size is not None:
+            check_integer("rotation_size", rotation_size, least=1)
         if orthogonal_map not in ("cayley", "matrix_exp"):
             raise ValueError(f"`orthogonal_map` must be 'cayley' or 'matrix_exp', got {orthogonal_map!r}")
         self.rotation_size = rotation_size

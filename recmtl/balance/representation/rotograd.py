@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked
+from recmtl.balance.constructor_checks import check_integer
 from recmtl.balance.orthogonal import OrthogonalMap
 from recmtl.balance.representation.rotation import RotationBalancer
 
@@ -79,8 +80,7 @@ class RotoGrad(RotationBalancer):
         burn_in: int = 20,
     ) -> None:
         super().__init__(rotation_size, batch_scale, normalize_losses, orthogonal_map)
-        if burn_in < 0:
-            raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
+        check_integer("burn_in", burn_in, least=0)
         self.burn_in = burn_in
         for name in ("factors", "initial_norms", "updates"):
             self.register_buffer(name, None)

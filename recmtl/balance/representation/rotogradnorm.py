@@ -5,6 +5,7 @@ from collections.abc import Sequence, Set
 import torch
 from torch import Tensor
 
+from recmtl.balance.constructor_checks import check_integer
 from recmtl.balance.orthogonal import OrthogonalMap
 from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.weighting.gradnorm import GradNormRule, check_gradnorm_options
@@ -85,8 +86,7 @@ class RotoGradNorm(RotationBalancer):
         lr: float = 0.025,
     ) -> None:
         super().__init__(rotation_size, batch_scale, normalize_losses, orthogonal_map)
-        if burn_in < 0:
-            raise ValueError(f"`burn_in` must be at least 0, got {burn_in}")
+        check_integer("burn_in", burn_in, least=0)
         check_gradnorm_options(alpha, lr)
         self.burn_in = burn_in
         self.alpha = alpha

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import masked
 from recmtl.balance.eigen import eigen
-from recmtl.balance.task_gradients.gram import GramBalancer
+from recmtl.balance.task_gradients.gram import RIDGE, GramBalancer, cosines
 
 
 class AlignedMTL(GramBalancer):
@@ -27,9 +27,11 @@ class AlignedMTL(GramBalancer):
     Use it if gradients both conflict and differ in size, and steps may be as small as the least principal component.
 
     Note:
-        An eigenvalue counts as 0 below K·2e-6 of the largest (K·2e-13 in float64); the authors' code takes K times the
-        rounding error of the data type. Tasks whose gradients are 1000 times smaller than the largest can fall below
-        this, and then hardly count. A GPU computes the eigenvalues by Jacobi rotations, without waiting.
+        Which eigenvalues are 0 is decided by the cosines, those below K·2e-6 (K·2e-13 in float64), as rounding leaves
+        a small gradient's direction as exact as that of a large one. The authors' code compares the eigenvalues of M
+        with the rounding error of the largest, so that a task with gradients some 1000 times smaller than another's
+        drops out in float32; here one drops out below 1e-6 times the largest. A GPU computes the eigenvalues by Jacobi
+        rotations, without waiting.
 
     Shape:
         - losses: K scalars, up to 32.
@@ -54,8 +56,11 @@ class AlignedMTL(GramBalancer):
         super().__init__(preference)
 
     def _combine(self, gram: Tensor, present: Tensor) -> Tensor:
-        largest = gram.diagonal().amax()
-        values, vectors = eigen(gram / masked(largest, present.any(), 1.0))
-        values = masked(values, values > 2 * len(present) * self.rounding * values.amax(), torch.inf)
+        cosine, norms = cosines(gram, present)
+        values, vectors = eigen(cosine)
+        values = masked(values, values > 2 * len(present) * self.rounding)
+        sizes = masked(norms / masked(norms, present).amax(), present)
+        values, vectors = eigen(sizes.unsqueeze(1) * ((vectors * values) @ vectors.mT) * sizes)  # M without rounding
+        values = masked(values, values > 2 * len(present) * RIDGE[torch.float64] * values.amax(), torch.inf)
         scales = (values.amin() / values).sqrt()  # 1 for the least, 0 for eigenvalues of 0
         return (vectors * (scales * (self._shares(present) * vectors.mT).sum(1))).sum(1)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked
+from recmtl.balance.constructor_checks import check_rate
 from recmtl.balance.shared import Sizes
-from recmtl.balance.task_adam import check_rate
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
 from recmtl.balance.weighting.base import present_softmax
 
@@ -32,6 +32,9 @@ class ExcessMTL(TaskGradientBalancer):
         The gradients of small batches do not vanish at noisy labels. On planted noise the noisy task got the larger
         weight, and the other was worse than under `Sum` (`python -m benchmarks.claims`).
 
+        Risks are relative to that of a task's first step. A task whose first gradient is small, such as that of a head
+        that starts at 0, divides by a small number, and within some hundreds of steps takes all the weight.
+
         Tensors with `part_of_row`, such as the embedding tables of a `FeatureEncoder`, keep no squared gradients: the
         risk is estimated on the other shared tensors, and these get the same weights. Where there are no others, as in
         `ESMM`, the norm of each part stands for its entries. A table of your own, such as a
@@ -43,7 +46,7 @@ class ExcessMTL(TaskGradientBalancer):
 
     Shape:
         - losses: K scalars.
-        - weights: `[K]`, positive, with sum K.
+        - weights: `[K]`, at least 0, with sum K.
 
     Args:
         lr: How fast weights grow, η.

@@ -86,12 +86,12 @@ class GradCraft(ProjectionBalancer):
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
         dtype, gram = gram.dtype, gram.double()
         squares = gram.diagonal(dim1=1, dim2=2)  # [G, K]
-        present = (squares > 0) & is_finite(squares)
-        cosine, norms = cosines(gram, present)
-        largest = masked(norms, present).amax(1, keepdim=True)
-        sizes = torch.where(present, self.tau * largest + (1 - self.tau) * norms, norms)
-        changes = self._changes(cosine, RIDGE[dtype] * len(present.T))
-        unit = torch.eye(len(present.T), dtype=gram.dtype, device=gram.device)
+        reached = (squares > 0) & is_finite(squares)  # in each group
+        cosine, norms = cosines(gram, reached)
+        largest = masked(norms, reached).amax(1, keepdim=True)
+        sizes = torch.where(reached, self.tau * largest + (1 - self.tau) * norms, norms)
+        changes = self._changes(cosine, RIDGE[dtype] * len(present))
+        unit = torch.eye(len(present), dtype=gram.dtype, device=gram.device)
         return ((unit + changes) * (sizes.unsqueeze(2) / norms.unsqueeze(1))).to(dtype)
 
     def _changes(self, cosine: Tensor, ridge: float) -> Tensor:

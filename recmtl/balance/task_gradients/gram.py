@@ -1,6 +1,5 @@
 """Methods whose weights are a function of the inner products of whole gradients."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, masked
+from recmtl.balance.constructor_checks import check_length, task_numbers
 from recmtl.balance.shared import Sizes
 from recmtl.balance.solver import LARGEST
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
@@ -47,11 +47,9 @@ class GramBalancer(TaskGradientBalancer, ABC):
 
     def __init__(self, preference: Sequence[float] | None = None) -> None:
         super().__init__()
-        if preference is not None:
-            preference = [float(share) for share in preference]
-            if not all(0 <= share < math.inf for share in preference) or not sum(preference) > 0:
-                raise ValueError(f"`preference` must hold numbers that are at least 0, not all 0, got {preference}")
-        self.preference = preference
+        self.preference = None if preference is None else task_numbers("preference", preference, least=0.0)
+        if self.preference is not None and not any(self.preference):
+            raise ValueError(f"`preference` must hold a number above 0, got {self.preference}")
         self.rounding = 0.0  # of the Gram matrix in parts of its diagonal, with the ridge
         self.register_buffer("factors", None)
         self.register_buffer("shares", None, persistent=False)
@@ -65,9 +63,8 @@ class GramBalancer(TaskGradientBalancer, ABC):
         tasks = sizes.objectives
         if tasks > LARGEST:
             raise ValueError(f"{type(self).__name__} can balance at most {LARGEST} tasks, got {tasks}")
+        check_length("preference", self.preference, tasks)
         if self.preference is not None:
-            if len(self.preference) != tasks:
-                raise ValueError(f"`preference` must hold one number per task, {tasks}, got {len(self.preference)}")
             self.shares = torch.tensor(self.preference, dtype=torch.float64)
         self.factors = torch.ones(tasks)
 

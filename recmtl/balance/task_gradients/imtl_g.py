@@ -25,7 +25,8 @@ class IMTLG(GramBalancer):
 
     Note:
         Weights can be negative. If Σ_k (M⁻¹n)_k is, as the paper's constraint allows where tasks conflict, the common
-        component is, too, and every task gets worse; `NashMTL` and `MGDA` exclude that.
+        component is, too, and every task gets worse; `NashMTL` and `MGDA` exclude that. Where the sum is near 0 the
+        step has no bound, and may be hundreds of times longer than any gradient: clip it.
 
         The paper inverts a difference matrix of the gradients, which gives the same weights. Equal tasks share theirs;
         between opposed tasks g is 0.

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked, on_host
+from recmtl.balance.constructor_checks import check_integer
 from recmtl.balance.shared import Sizes
 from recmtl.balance.solver import fair_shares
 from recmtl.balance.task_gradients.gram import GramBalancer, cosines
@@ -58,8 +59,7 @@ class NashMTL(GramBalancer):
 
     def __init__(self, every: int = 1, max_norm: float | None = 1.0) -> None:
         super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be at least 1, got {every}")
+        check_integer("every", every, least=1)
         if max_norm is not None and not max_norm > 0:
             raise ValueError(f"`max_norm` must be positive or None, got {max_norm}")
         self.every = every

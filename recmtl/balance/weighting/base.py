@@ -10,9 +10,10 @@ from torch import Tensor
 
 from recmtl.balance.backward import backward_weighted, is_finite, masked, without_nonfinite
 from recmtl.balance.base import Balancer
+from recmtl.balance.constructor_checks import check_rate
 from recmtl.balance.penalty import add_penalty, started_penalty
 from recmtl.balance.shared import BackwardInputs, Sizes
-from recmtl.balance.task_adam import TaskAdam, check_rate
+from recmtl.balance.task_adam import TaskAdam
 
 
 class LossWeightBalancer(Balancer, ABC):
@@ -139,7 +140,8 @@ class LearnedWeightBalancer(LossWeightBalancer, ABC):
     """The base class of methods that learn one number s_k per task, with an Adam of its own, in buffers.
 
     A method implements `_weights_of` and `_slope`. The model receives the gradient of Σ w_k·L_k with the weights from
-    before the update. A loss of exactly 0 is taken for that of an absent task, whose number stays.
+    before the update. A loss of exactly 0 is taken for that of an absent task, whose number stays. A loss below 0, with
+    which the numbers would grow without bound, is left out of the step and counted in `skipped`.
 
     Args:
         lr: The learning rate of the numbers' own Adam.
@@ -179,10 +181,12 @@ class LearnedWeightBalancer(LossWeightBalancer, ABC):
         self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
     ) -> Tensor:
         assert self.adam is not None
-        present = is_finite(values) & (values != 0)
+        negative = is_finite(values) & (values < 0)
+        self.skipped += negative
+        present = is_finite(values) & (values > 0)
         weights = self._weights_of(self.adam.values)
         self.adam.step(masked(self._slope(weights, values), present), present)
-        return weights
+        return masked(weights, ~negative)
 
     @abstractmethod
     def _weights_of(self, numbers: Tensor) -> Tensor:

@@ -31,7 +31,8 @@ class DWA(LossWeightBalancer):
         that of `Sum` in any case.
 
         A task's mean is over the steps in which it is present, by the losses of all processes. A task that has been
-        present in fewer than two epochs has weight 1, and the softmax is over the others.
+        present in fewer than two epochs has weight 1, and the softmax is over the others; so has a task whose mean was
+        not positive in one of the last two, as its ratio says nothing about how fast it learns.
 
     Shape:
         - losses: K scalars.
@@ -73,8 +74,8 @@ class DWA(LossWeightBalancer):
         """The weights `[K]` of this epoch, or of the next one between two epochs."""
         if self._sizes is None:
             return None
-        known = self.epochs >= 2  # [K]
         before, last = self.history.unbind(1)
+        known = (self.epochs >= 2) & (before > 0) & (last > 0) & is_finite(last / before)  # [K]
         weights = known.sum() * present_softmax(masked(last / before / self.temperature, known), known)
         return masked(weights, known, 1.0)
 

@@ -1,14 +1,16 @@
 """FAMO: loss weights from how much each loss fell in the last step."""
 
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, loss_values, masked, on_host
+from recmtl.balance.constructor_checks import check_rate
 from recmtl.balance.shared import Sizes
-from recmtl.balance.task_adam import TaskAdam, check_rate
+from recmtl.balance.task_adam import TaskAdam
 from recmtl.balance.weighting.base import LossValueBalancer, present_softmax
 
 MOVED = (
@@ -45,6 +47,9 @@ class FAMO(LossValueBalancer):
         without it is an error. If several backward passes accumulate, those are the losses of the last one's batch.
         Dropout draws anew in the second pass, which makes the comparison noisy; batch norms use the batch again, and
         their running statistics stay.
+
+        On a GPU it is the device that finds out whether a fused optimizer has moved the weights: the process must then
+        be started again, as after every failed assertion there.
 
         ξ follows an Adam of its own with an L2 penalty γ, as in the authors' code, where algorithm 1 has a plain step.
 
@@ -84,9 +89,22 @@ class FAMO(LossValueBalancer):
         self.lr = lr
         self.decay = decay
         self.adam: TaskAdam | None = None
-        self._versions: dict[int, int] = {}  # of the shared tensors, while the losses after the step are awaited
-        self._total: Tensor | None = None  # of the last of them
         self.register_buffer("before", None)
+        self._forget()
+
+    def _forget(self, *_: object) -> None:
+        """Expect any weights in the next step."""
+        # The version of each shared tensor, while the losses after the step are awaited, and the sum of the last one.
+        self._versions: list[tuple[weakref.ref[Tensor], int]] = []
+        self._total: Tensor | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes over: it is another model's, whose weights are expected anywhere."""
+        return self.__dict__ | {"_versions": [], "_total": None}
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        self._forget()
+        super()._load_from_state_dict(*given)
 
     def _build(self, sizes: Sizes) -> None:
         super()._build(sizes)
@@ -104,17 +122,19 @@ class FAMO(LossValueBalancer):
 
         Fused optimizers write without a new version, so that one tensor's sum is compared as well.
         """
-        versions = {id(tensor): tensor._version for tensor in trained}
         total = trained[-1].detach().sum() if trained else None
-        moved = any(self._versions.get(key, version) != version for key, version in versions.items())
-        if total is not None and self._total is not None and id(trained[-1]) in self._versions:
+        own = {id(tensor) for tensor in trained}
+        found = [(seen(), version) for seen, version in self._versions]
+        before = [(tensor, version) for tensor, version in found if tensor is not None and id(tensor) in own]
+        moved = any(tensor._version != version for tensor, version in before)
+        if total is not None and self._total is not None and any(tensor is trained[-1] for tensor, _ in before):
             if on_host(total):
                 moved = moved or bool(total != self._total)
             else:
                 torch._assert_async(total == self._total, MOVED)
         if moved:
             raise RuntimeError(MOVED)
-        self._versions, self._total = versions, total
+        self._versions, self._total = [(weakref.ref(tensor), tensor._version) for tensor in trained], total
 
     def _weights_of(self, values: Tensor, present: Tensor) -> Tensor:
         assert self.adam is not None
@@ -134,4 +154,4 @@ class FAMO(LossValueBalancer):
             shares = present_softmax(self.adam.values, present)  # z
             self.adam.step(masked(shares * (fell - (shares * fell).sum()), present), present)
             self.before.zero_()
-        self._versions = {}
+        self._forget()

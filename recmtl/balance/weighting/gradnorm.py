@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.backward import as_real, gradients_of, has_hooks, masked
+from recmtl.balance.constructor_checks import check_rate
 from recmtl.balance.shared import Sizes
-from recmtl.balance.task_adam import TaskAdam, check_rate
+from recmtl.balance.task_adam import TaskAdam
 from recmtl.balance.weighting.base import LossWeightBalancer
 
 

@@ -25,6 +25,8 @@ class IMTLL(LearnedWeightBalancer):
         The model's step uses the scales from before their update. They move slowly at first where a loss is far above
         1, as their Adam remembers the first large gradients.
 
+        No scale brings a loss below 0 to 1: it is left out of the step and counted in `skipped`.
+
     Shape:
         - losses: K scalars, positive.
         - weights: `[K]`, positive.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recmtl.balance.preference import check_vector
+from recmtl.balance.constructor_checks import check_length, task_numbers
 from recmtl.balance.shared import Sizes
 from recmtl.balance.weighting.base import LossValueBalancer, present_softmax
 
@@ -60,17 +60,17 @@ class STCH(LossValueBalancer):
         super().__init__()
         if not 0 < mu < torch.inf:
             raise ValueError(f"`mu` must be positive, got {mu}")
-        check_vector("preference", preference, positive=True)
-        check_vector("reference", reference)
         self.mu = mu
-        self.preference = None if preference is None else list(preference)
-        self.reference = None if reference is None else list(reference)
+        self.preference = None if preference is None else task_numbers("preference", preference, 0.0, above=True)
+        self.reference = None if reference is None else task_numbers("reference", reference)
+        if self.preference is not None:
+            check_length("reference", self.reference, len(self.preference))
         self.register_buffer("given", None, persistent=False)
 
     def _build(self, sizes: Sizes) -> None:
         super()._build(sizes)
         for name, vector in (("preference", self.preference), ("reference", self.reference)):
-            check_vector(name, vector, length=sizes.objectives)
+            check_length(name, vector, sizes.objectives)
         rows = [self.preference or [1.0] * sizes.objectives, self.reference or [0.0] * sizes.objectives]
         self.given = torch.tensor(rows, dtype=torch.float64)  # rounded as the losses are
 

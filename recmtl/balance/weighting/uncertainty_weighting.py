@@ -30,8 +30,11 @@ class UncertaintyWeighting(LearnedWeightBalancer):
         model's step uses the weights from before their update. LibMTL takes every task for a regression, and writes
         ½·(e^{−s}·L + s).
 
+        No noise explains a loss below 0, such as the negative log-likelihood of a density: it is left out of the step
+        and counted in `skipped`.
+
     Shape:
-        - losses: K scalars.
+        - losses: K scalars, positive.
         - weights: `[K]`, positive.
 
     Args:
@@ -51,20 +54,21 @@ class UncertaintyWeighting(LearnedWeightBalancer):
         tensor([1.0000, 0.5000])
     """
 
-    factors: Tensor
+    constants: Tensor
 
     def __init__(self, regressions: Sequence[str | int] | None = None, lr: float = 0.025) -> None:
         super().__init__(lr)
-        if isinstance(regressions, str):
+        listed = regressions is None or (isinstance(regressions, Sequence) and not isinstance(regressions, str))
+        if not listed or any(isinstance(task, bool) for task in regressions or ()):
             raise ValueError(f"`regressions` must be a list of names or positions, got {regressions!r}")
         self.regressions = None if regressions is None else list(regressions)
-        self.register_buffer("factors", None)
+        self.register_buffer("constants", None)
 
     def _build(self, sizes: Sizes) -> None:
         super()._build(sizes)
-        self.factors = torch.ones(sizes.objectives)
+        self.constants = torch.ones(sizes.objectives)
         for task in self.regression_names if self.regressions is None else self.regressions:
-            self.factors[self._position(task, sizes.objectives)] = 0.5
+            self.constants[self._position(task, sizes.objectives)] = 0.5
 
     def _position(self, task: str | int, objectives: int) -> int:
         if isinstance(task, str) and self.names is not None and task in self.names:
@@ -75,7 +79,7 @@ class UncertaintyWeighting(LearnedWeightBalancer):
         raise ValueError(f"`regressions` must hold {known}, got {task!r}")
 
     def _weights_of(self, numbers: Tensor) -> Tensor:
-        return self.factors * (-numbers).exp()
+        return self.constants * (-numbers).exp()
 
     def _slope(self, weights: Tensor, values: Tensor) -> Tensor:
         return 0.5 - weights * values

@@ -57,7 +57,12 @@ def test_each_step_draws_anew_and_one_without_gradients_draws_nothing():
 
 @pytest.mark.parametrize(
     ("leak", "message"),
-    [(-0.1, r"`leak` must be in \[0, 1\], got -0.1"), ([0.5, 2.0], r"`leak` must be in \[0, 1\]")],
+    [
+        (-0.1, r"`leak` must be in \[0, 1\], got -0.1"),
+        ([0.5, 2.0], r"`leak` must be in \[0, 1\]"),
+        ([], "`leak` must hold one number per task"),
+        (None, "`leak` must hold one number per task, got None"),
+    ],
 )
 def test_refuses_a_leak_out_of_range(leak, message):
     with pytest.raises(ValueError, match=message):
@@ -65,7 +70,7 @@ def test_refuses_a_leak_out_of_range(leak, message):
 
 
 def test_refuses_a_leak_of_another_length_and_views_of_different_shapes():
-    with pytest.raises(ValueError, match="`leak` must be one number, or one per head, 2, got 3"):
+    with pytest.raises(ValueError, match="`leak` must hold one number for each of 2 tasks, got 3"):
         GradDrop(leak=[0.0, 0.0, 0.0]).fork([torch.ones(1, 2)] * 2)
     with pytest.raises(ValueError, match="views must share one shape"):
         GradDrop().fork([torch.ones(1, 2), torch.ones(1, 3)])

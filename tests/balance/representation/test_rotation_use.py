@@ -195,7 +195,7 @@ def test_turned_rotations_are_loaded(method):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rotation_size": 0}, "`rotation_size` must be at least 1, got 0"),
+        ({"rotation_size": 0}, "`rotation_size` must be an integer of at least 1, got 0"),
         ({"heads": 2, "features": 3, "rotation_size": 4}, "at most the views' 3 features, got 4"),
         ({"orthogonal_map": "householder"}, "`orthogonal_map` must be 'cayley' or 'matrix_exp', got 'householder'"),
         ({"heads": 2}, "must be passed together, got 2 and None"),

@@ -93,7 +93,7 @@ def test_parts_that_one_head_alone_reaches_by_hand():
 
 
 def test_refuses_a_negative_burn_in():
-    with pytest.raises(ValueError, match="`burn_in` must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="`burn_in` must be an integer of at least 0, got -1"):
         RotoGrad(burn_in=-1)
 
 

@@ -55,3 +55,16 @@ def test_a_device_gives_the_same_step(monkeypatch):
     expected = combined(AlignedMTL(), slopes)
     monkeypatch.setattr("recmtl.balance.eigen.on_host", lambda tensor: False)
     torch.testing.assert_close(combined(AlignedMTL(), slopes), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("ratio", [100.0, 499.0, 501.0, 1e5])
+def test_a_small_gradient_counts_in_float32(ratio):
+    slopes = torch.tensor([[1.0, 0.0], [0.0, ratio]])
+    assert combined(AlignedMTL(), slopes).tolist() == pytest.approx([0.5, 0.5], rel=1e-5)
+
+
+def test_a_small_gradient_counts_beside_equal_large_ones():
+    slopes = torch.tensor([[300.0, 400.0, 0.0], [300.0, 400.0, 0.0], [0.0, 0.0, 1.0]])
+    balancer = AlignedMTL()
+    found = combined(balancer, slopes)
+    assert found.tolist() == pytest.approx([0.6 * 2**0.5 / 3, 0.8 * 2**0.5 / 3, 1 / 3], rel=1e-5)

@@ -81,15 +81,20 @@ def test_more_tasks_than_the_solver_takes_are_refused(method):
 
 
 @preferring
-@pytest.mark.parametrize("preference", [[-1.0, 2.0], [0.0, 0.0], [1.0, float("nan")], [1.0, float("inf")], []])
+@pytest.mark.parametrize("preference", [[-1.0, 2.0], [0, 0], [1.0, float("nan")], [1.0, float("inf")], [], 0.5, "ab"])
 def test_preferences_that_are_no_shares(method, preference):
-    with pytest.raises(ValueError, match="`preference` must hold numbers that are at least 0, not all 0, got"):
+    with pytest.raises(ValueError, match=r"`preference` must hold (one number per task|numbers that|a number above 0)"):
         method(preference=preference)
 
 
 @preferring
+def test_a_preference_may_be_a_tensor(method):
+    assert method(preference=torch.tensor([1.0, 2.0])).preference == [1.0, 2.0]
+
+
+@preferring
 def test_a_preference_of_another_length(method):
-    with pytest.raises(ValueError, match="`preference` must hold one number per task, 3, got 2"):
+    with pytest.raises(ValueError, match="`preference` must hold one number for each of 3 tasks, got 2"):
         combined(method(preference=[1.0, 2.0]), random_slopes(3))
 
 

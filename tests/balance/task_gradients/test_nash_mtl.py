@@ -64,7 +64,7 @@ def test_a_task_without_a_solution_gets_one_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"every": 0}, "`every` must be at least 1, got 0"),
+        ({"every": 0}, "`every` must be an integer of at least 1, got 0"),
         ({"max_norm": 0.0}, "`max_norm` must be positive or None, got 0.0"),
         ({"max_norm": float("nan")}, "`max_norm` must be positive or None, got nan"),
     ],

@@ -86,3 +86,13 @@ def test_the_trainer_ends_epochs(aliexpress: recmtl.PreparedData):
 def test_refuses_a_temperature_out_of_range(temperature):
     with pytest.raises(ValueError, match="`temperature` must be positive"):
         DWA(temperature)
+
+
+@pytest.mark.parametrize("means", [(1.0, -1.0), (-1.0, 1.0), (1e-30, 1e20)])
+def test_a_task_whose_ratio_says_nothing_has_weight_1(means):
+    x, balancer = torch.zeros(3, requires_grad=True), DWA()
+    for first, second, third in zip(means, (2.0, 1.0), (2.0, 2.0), strict=True):
+        balancer.backward([first + x[0], second + x[1], third + x[2]], shared=[x])
+        balancer.end_epoch()
+    expected = 2 * (torch.tensor([0.5, 1.0]) / 2).softmax(0)
+    torch.testing.assert_close(balancer.weights, torch.cat([torch.ones(1), expected]))

@@ -1,6 +1,8 @@
 """FAMO: a step by hand, what it asks of a loop, and the second forward pass of the trainer."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -116,3 +118,29 @@ def test_the_trainer_tells_the_losses_under_the_updated_weights(aliexpress, prec
 def test_refuses_options_out_of_range(options, message):
     with pytest.raises(ValueError, match=message):
         FAMO(**options)
+
+
+def test_new_shared_tensors_in_each_step_are_not_taken_for_moved_ones():
+    balancer = FAMO()
+    for _ in range(50):
+        for _ in range(2):
+            rows = torch.ones(2, requires_grad=True)  # gathered anew; its address may be that of the last ones
+            balancer.backward([1 + rows[0], 2 + rows[1]], shared=[rows])
+            with torch.no_grad():
+                rows.add_(1.0)
+        balancer.after_step([torch.tensor(1.0), torch.tensor(2.0)])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda balancer: pickle.loads(pickle.dumps(balancer)), None])
+def test_weights_that_are_loaded_or_copied_have_not_moved(copied):
+    x, balancer = torch.ones(2, requires_grad=True), FAMO()
+    balancer.backward([x[0], 2 * x[1]], shared=[x])
+    saved = balancer.state_dict()
+    with torch.no_grad():
+        x.mul_(0.5)
+    if copied:
+        balancer = copied(balancer)
+    else:
+        balancer.load_state_dict(saved)
+    balancer.backward([x[0], 2 * x[1]], shared=[x])
+    assert x.grad.isfinite().all()

@@ -49,5 +49,5 @@ def test_normal_numbers_of_the_counter():
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_refuses_a_seed_out_of_range(seed):
-    with pytest.raises(ValueError, match=r"`seed` must be at least 0 and below 2\*\*32"):
+    with pytest.raises(ValueError, match="`seed` must be"):
         RLW(seed)

@@ -36,10 +36,11 @@ def test_absent_tasks_take_no_part():
     [
         ({"mu": 0.0}, "`mu` must be positive, got 0.0"),
         ({"mu": float("nan")}, "`mu` must be positive"),
-        ({"preference": [1.0, -1.0]}, "`preference` must hold positive numbers"),
+        ({"preference": [1.0, -1.0]}, "`preference` must hold numbers that are above 0"),
         ({"preference": 1.0}, "`preference` must hold one number per task"),
-        ({"reference": [float("inf")]}, "`reference` must hold finite numbers"),
+        ({"reference": [float("inf")]}, "`reference` must hold numbers that are finite"),
         ({"reference": "ab"}, "`reference` must hold one number per task"),
+        ({"preference": [1.0, 2.0], "reference": [1.0]}, "`reference` must hold one number for each of 2 tasks, got 1"),
     ],
 )
 def test_refuses_options_out_of_range(options, message):
@@ -49,5 +50,5 @@ def test_refuses_options_out_of_range(options, message):
 
 @pytest.mark.parametrize("name", ["preference", "reference"])
 def test_refuses_a_vector_of_another_length(name):
-    with pytest.raises(ValueError, match=f"`{name}` must hold one number for each of 3 losses, got 2"):
+    with pytest.raises(ValueError, match=f"`{name}` must hold one number for each of 3 tasks, got 2"):
         step(STCH(**{name: [1.0, 2.0]}), 1.0, 2.0, 3.0)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import recmtl
-from recmtl.balance import UncertaintyWeighting
+from recmtl.balance import IMTLL, UncertaintyWeighting
 
 
 def step(balancer, *values):
@@ -57,6 +57,8 @@ def test_the_trainer_tells_which_tasks_are_regressions():
     ("regressions", "message"),
     [
         ("price", "`regressions` must be a list of names or positions, got 'price'"),
+        (3, "`regressions` must be a list of names or positions, got 3"),
+        ([True], "`regressions` must be a list of names or positions"),
         (["cost"], r"`regressions` must hold one of \['ctr', 'price'\], got 'cost'"),
         ([2], r"`regressions` must hold one of \['ctr', 'price'\], got 2"),
     ],
@@ -65,3 +67,27 @@ def test_refuses_regressions_that_are_no_loss(regressions, message):
     sizes = {"objectives": 2, "heads": 2, "features": 3, "parts": 1}
     with pytest.raises(ValueError, match=message):
         UncertaintyWeighting(regressions).setup(**sizes, names=["ctr", "price"])
+
+
+@pytest.mark.parametrize("method", [IMTLL, UncertaintyWeighting])
+def test_a_loss_below_0_is_left_out_and_counted(method):
+    x, balancer = torch.zeros(2, requires_grad=True), method(lr=0.5)
+    for _ in range(300):
+        x.grad = None
+        balancer.backward([2 + x[0], x[1] - 3], shared=[x])
+    assert x.grad[1] == 0
+    assert balancer.skipped.tolist() == [0, 300]
+    assert balancer.adam.values[1] == 0
+    alone = method(lr=0.5)
+    y = torch.zeros(1, requires_grad=True)
+    for _ in range(300):
+        alone.backward([2 + y[0]], shared=[y])
+    assert balancer.weights[0] == alone.weights[0]
+
+
+def test_a_loss_whose_square_overflows_moves_no_weight():
+    x, balancer = torch.zeros(2, requires_grad=True), IMTLL()
+    for value in (2.0, 1e20, 2.0):
+        balancer.backward([value + x[0], 2 + x[1]], shared=[x])
+    assert balancer.adam.updates.tolist() == [2, 3]
+    assert balancer.weights.isfinite().all()

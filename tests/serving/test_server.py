@@ -175,6 +175,9 @@ def test_requests_that_wait_are_scored_together_and_a_bad_one_alone_is_refused(b
         [],
         [2.5, None],
     ]
+    history = {"user": {**USER, "user": "a|" * 100}, "items": ITEMS}  # is not encoded for each candidate anew
+    asyncio.run(together(app, [GOOD, history, GOOD]))
+    assert scorer.calls[3:] == [2, 2, 2]
     bad = asyncio.run(together(app, [row(price=1), row(price="x"), {"user": ROW, "items": [{"price": 1}]}, GOOD]))
     assert [answer.status for answer in bad] == [200, 422, 422, 200]
     assert bad[1].json["row"] == 1  # of its own request

@@ -17,7 +17,8 @@ from recmtl.serving.server.served import ScoringModel, ServedModel
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
 Answer = tuple[Scores, ServedModel]
-MOST_MERGED = 16  # rows of a request up to which it shares a call: larger ones gain nothing by it
+MOST_MERGED = 64  # rows of a request up to which it shares a call: larger ones gain nothing by it
+MOST_TEXT = 64  # characters of a user's field that may be repeated for each candidate of a shared call
 MOST_ROWS = 256  # rows of a shared call
 BUSY = "the server has too many requests to answer this one in time"
 
@@ -70,7 +71,7 @@ class Batcher:
         self._queue.append(waiting)
         if not self._busy:
             self._busy = True
-            self._schedule(loop, self._wait if len(request.rows) <= MOST_MERGED else 0.0)
+            self._schedule(loop, self._wait if shares_call(request) else 0.0)
         return await waiting.answer
 
     def _schedule(self, loop: asyncio.AbstractEventLoop, wait: float = 0.0) -> None:
@@ -114,7 +115,7 @@ class Batcher:
         while self._queue:
             first = self._queue[0]
             size = len(first.request.rows)
-            if rows and (size > MOST_MERGED or rows + size > MOST_ROWS):
+            if rows and (rows + size > MOST_ROWS or not shares_call(first.request)):
                 return
             self._queue.popleft()
             if first.answer.done():  # its client is gone
@@ -124,7 +125,7 @@ class Batcher:
                 continue
             yield first
             rows += max(1, size)
-            if size > MOST_MERGED:
+            if not shares_call(first.request):
                 return
 
     def _deliver(self, batch: Sequence[_Waiting], results: Sequence[Scores | Exception], served: ServedModel) -> None:
@@ -135,6 +136,19 @@ class Batcher:
                 waiting.answer.set_exception(result)
             else:
                 waiting.answer.set_result((result, served))
+
+
+def shares_call(request: ScoreRequest) -> bool:
+    """Return whether a request is scored faster together with others.
+
+    In a shared call rows are complete: a user's lists and long texts would be encoded for each candidate anew.
+    """
+    if len(request.rows) > MOST_MERGED:
+        return False
+    user = request.user or {}
+    return not any(
+        isinstance(value, list) or (isinstance(value, str) and len(value) > MOST_TEXT) for value in user.values()
+    )
 
 
 def score_requests(model: ScoringModel, requests: Sequence[ScoreRequest]) -> list[Scores | Exception]:

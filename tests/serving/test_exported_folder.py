@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import json
 import re
 import shutil
 import sys
@@ -26,6 +27,8 @@ from recmtl.serving.graph import program_of
 from recmtl.serving.manifest import read_manifest
 from recmtl.serving.network import ServedNetwork, with_derived_task
 from recmtl.serving.probe import probe_columns, probe_table
+from recmtl.serving.server.app import create_app
+from tests.serving.asgi import ask
 
 POOLINGS = ("mean", "sum", "self_attention", "target_attention")
 TASKS = {
@@ -276,3 +279,16 @@ def test_a_network_that_predicts_something_else_is_removed(
     ):
         recmtl.export_model(trainer, tmp_path / "model", format="torch")
     assert [*tmp_path.iterdir()] == []
+
+
+def test_an_exported_model_is_served_and_a_half_copied_one_is_not(exported: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported, tmp_path / "served")
+    app = create_app(folder)
+    probe = json.loads((folder / "probe.json").read_text())
+    answer = ask(app, {"rows": probe["rows"]}).json
+    assert {task: pytest.approx(values, abs=1e-6) for task, values in probe["expected"].items()} == answer["tasks"]
+    bad = ask(app, {"rows": [{**probe["rows"][0], "colour": "red"}]})
+    assert (bad.status, bad.json["field"]) == (422, "colour")
+    (folder / "encoder.json").unlink()
+    with pytest.raises(recmtl.DataError, match=r"lacks the file 'encoder\.json'"):
+        create_app(folder)

@@ -1,14 +1,16 @@
-"""The `serve` command."""
+"""The `serve` command; ``python -m recmtl.cli.serve MODEL`` is the same where torch is not installed."""
 
 from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentParser
 from importlib.util import find_spec
+from inspect import Parameter, signature
 from pathlib import Path
 
+from recmtl.cli.exit import BAD_INPUT, end
 from recmtl.errors import UsageError
-from recmtl.serving.server.request import Limits
 
 NEEDED = ("uvicorn", "httptools", "starlette", "orjson", "prometheus_client", "onnxruntime")
 
@@ -54,6 +56,7 @@ def serve_command(
         raise UsageError("`--timeout` must be above 0, `--batch_wait` and `--watch` must be 0 or more")
     if not 0 <= port < 65_536:
         raise UsageError(f"`--port` must be from 0 to 65535, got {port}")
+    from recmtl.serving.server.request import Limits
     from recmtl.serving.server.supervisor import Server
     from recmtl.serving.server.worker import Settings
 
@@ -66,3 +69,24 @@ def become(command: list[str]) -> None:
     """Replace this process, which has loaded what training needs, by a small one."""
     sys.stdout.flush()
     os.execv(command[0], command)
+
+
+def main() -> int:
+    """Run the command with a parser of the standard library, which loads nothing beside."""
+    parser = ArgumentParser("python -m recmtl.cli.serve", description=(serve_command.__doc__ or "").splitlines()[0])
+    for name, parameter in signature(serve_command, eval_str=True).parameters.items():
+        if parameter.default is Parameter.empty:
+            parser.add_argument(name, type=parameter.annotation)
+        elif parameter.annotation is bool:
+            parser.add_argument(f"--{name}", action="store_true")
+        else:
+            parser.add_argument(f"--{name}", type=parameter.annotation, default=parameter.default)
+    try:
+        serve_command(**vars(parser.parse_args()))
+    except UsageError as error:
+        return end(str(error), BAD_INPUT)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

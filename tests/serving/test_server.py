@@ -190,6 +190,14 @@ def test_too_many_requests_are_told_to_come_back(build: Build) -> None:
         (answer.status, answer.headers.get(b"retry-after")) for answer in asyncio.run(together(app, [GOOD] * 5))
     ]
     assert statuses == [(200, None)] * 3 + [(503, b"1")] * 2
+    unread = build(limits=Limits(waiting=2, seconds=0.05))
+
+    async def read_and_ask() -> list[Answer | None]:
+        endless = [call(unread, [b"{"], ends=False) for _ in range(4)]
+        return await asyncio.gather(*endless, call(unread, orjson.dumps(GOOD)))
+
+    found = [answer.status for answer in asyncio.run(read_and_ask()) if answer is not None]
+    assert found == [408, 408, 408, 408, 503]
     late = build(limits=Limits(seconds=0.01), batch_wait=0.05)  # the time is over before the call
     assert [answer.status for answer in asyncio.run(together(late, [GOOD]))] == [503]
 

@@ -15,7 +15,7 @@ import orjson
 from starlette.applications import Starlette
 
 from recmtl.errors import RequestError
-from recmtl.serving.server.batching import MOST_ROWS, Answer, Batcher
+from recmtl.serving.server.batching import BUSY, MOST_ROWS, Answer, Batcher
 from recmtl.serving.server.body import JSON, Body, Message, Receive, check_headers
 from recmtl.serving.server.logs import Log
 from recmtl.serving.server.metrics import ServerMetrics
@@ -25,7 +25,8 @@ from recmtl.serving.server.watch import SCORER, Load, ModelWatcher, load_with
 
 Send = Callable[[Message], Awaitable[None]]
 CLIENT_GONE = 499  # the status in the metrics of a request without an answer
-UNREAD = (408, 413, 415)  # statuses of a request whose body may not have been read
+UNDERWAY = 2  # times the requests that may wait may be read or scored at once
+UNREAD = (408, 413, 415, 503)  # statuses of a request whose body may not have been read
 MAX_MESSAGE = 500  # characters
 FAILED = "the server could not answer this request; its log says why"
 
@@ -71,6 +72,7 @@ class ScoreServer:
         self.watcher, self.limits, self.metrics, self.log = watcher, limits, metrics, log
         self.stopping = False  # answers ask clients to close their connections
         self._watch, self._log_requests = watch, log_requests
+        self._active = 0  # requests that are read, wait or are scored
         self._executor = ThreadPoolExecutor(1, "score")
         self._batcher = Batcher(lambda: watcher.current, self._executor, limits, batch_wait, inline, metrics.count_call)
         self._pages = Starlette(
@@ -95,10 +97,12 @@ class ScoreServer:
             await self._pages(scope, receive, send)
             return
         started = time.perf_counter()
+        self._active += 1
         self.metrics.active.inc()
         try:
             outcome = await self._score(scope, receive)
         finally:
+            self._active -= 1
             self.metrics.active.dec()
         self._record(outcome, time.perf_counter() - started)
         if outcome.status != CLIENT_GONE:
@@ -109,6 +113,8 @@ class ScoreServer:
         rows = 0
         try:
             check_headers(scope["method"], headers, self.limits)
+            if self._active > UNDERWAY * self.limits.waiting:  # their bodies would fill the memory
+                raise RefusedError(503, BUSY, retry_after=1)
             body = await content.read()
             if body is None:
                 return Outcome(CLIENT_GONE, b"", rows)

@@ -1,10 +1,11 @@
 """An exported model over HTTP on this machine: python -m benchmarks.serving_http MODEL [--other MODEL] [--json FILE]
 
 *latency*: one request after the other, each scored by `recmtl.Scorer` in this process, from objects that were just
-parsed, and over HTTP by one worker, in turns; what HTTP adds, with parsing, is the difference of the medians. *load*: two workers and clients that send one request after the
-other from a process of their own, on the same cores as the workers; requests per second, and milliseconds. *swap*: the
-same while the served link is moved between two exports; every request that was sent must be answered. Candidates share
-the first half of the fields; their values are those of the export's probe.
+parsed, and over HTTP by one worker, in turns; what HTTP adds, with parsing, is the difference of the medians. *load*:
+two workers, and clients that send one request of 50 candidates after the other from a process of their own, on the same
+cores as the workers; requests per second, and milliseconds. *swap*: the same while the served link is moved between two
+exports; every request that was sent must be answered. Candidates share the first half of the fields; their values are
+those of the export's probe.
 """
 
 from __future__ import annotations

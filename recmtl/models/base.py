@@ -18,6 +18,7 @@ from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.layers.ensemble import by_member, mean_probability_logit
 from recmtl.models.losses import Losses
+from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
 from recmtl.models.tower import default_tower, starting_bias
 from recmtl.schema import FittedSchema, Moments, Schema, Task
@@ -96,7 +97,7 @@ class Head(nn.Module):
         return output * self.label_deviation + self.label_mean
 
 
-class RankingModel(nn.Module, ABC):
+class RankingModel(RecordedModule, ABC):
     """The base class of models that predict several tasks from one batch.
 
     ``model(batch)`` returns the logits (of a regression: the values, in its label's units) by task, ``{name: [B]}``:

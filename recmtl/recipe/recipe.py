@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -147,7 +148,9 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     objects = instantiate(parser, config)
     with explain_oom(f"the model {config.model.class_path}", "make its layers smaller"):
         model = objects.model(schema)
-    return Trainer(model, objects.balancer, **vars(objects.trainer))
+    trainer = Trainer(model, objects.balancer, **vars(objects.trainer))
+    trainer.recipe = partial(recipe_text, parser, config)
+    return trainer
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:

@@ -16,7 +16,7 @@ from recmtl.io.files import new_file
 from recmtl.io.machine import peak_memory
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
-from recmtl.train.loop import FitResult
+from recmtl.train.fit_result import FitResult
 from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup
 from recmtl.train.signals import StopRequested, StopSignals

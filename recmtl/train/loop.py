@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
@@ -25,6 +24,7 @@ from recmtl.runs.logger import MetricLogger
 from recmtl.train.continuation import load_optimizers
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
+from recmtl.train.fit_result import FitResult
 from recmtl.train.gradient_stats import gradient_stats_record
 from recmtl.train.monitor import LossMeter, host_copies, named_values
 from recmtl.train.predictor import Predictor
@@ -34,30 +34,6 @@ from recmtl.train.signals import StopRequested, StopSignals
 from recmtl.train.step import Step
 
 SIGNAL_EVERY = 8  # steps after which several processes tell each other of signals
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The result of a training.
-
-    Args:
-        best: The best value of the monitored metric; ``None`` if it was never defined.
-        seconds: Wall-clock seconds, with evaluations.
-        rows_per_second: Training rows per second, without evaluations.
-        batch_size: Rows per step.
-        window: The training rows held in memory at a time; ``None`` if all were.
-        skipped: How often a task's loss or shared gradient was not finite and left out, by its name; and under
-            `gradients`, the number of tensors that had non-finite entries set to 0. Names without any are missing.
-        records: What was logged: the lines of `metrics.jsonl`.
-    """
-
-    best: float | None = None
-    seconds: float = 0.0
-    rows_per_second: float = 0.0
-    batch_size: int = 0
-    window: int | None = None
-    skipped: Mapping[str, int] = field(default_factory=dict)
-    records: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
 
 class TrainingLoop:
@@ -130,6 +106,7 @@ class TrainingLoop:
             window=window if window < len(self._loader.rows) else None,
             skipped=self._step.nonfinite.skipped_steps(),
             records=tuple(self._records),
+            optimizers={} if setup.run.folder else self._step.optimizer_states(),
         )
 
     def _train(self) -> None:

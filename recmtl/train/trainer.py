@@ -28,9 +28,11 @@ from recmtl.schema import Thinning
 from recmtl.schema.text_format import TextFormat
 from recmtl.train.artifacts import finish_run
 from recmtl.train.device import check_precision, cpu_threads
-from recmtl.train.loop import FitResult, TrainingLoop
+from recmtl.train.fit_result import FitResult
+from recmtl.train.loop import TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.predictor import Predictor
+from recmtl.train.save_run import save_run
 from recmtl.train.setup import TrainingSetup, check_same, process_fingerprint
 from recmtl.train.trained_run import BalancerState, TrainedRun
 
@@ -70,6 +72,7 @@ class Trainer:
 
     Attributes:
         setup: Model, balancer, options, processes, device and run folder.
+        recipe: Returns the recipe by which it was built; ``None`` if it was made in Python.
         result: The result of the last fit: the best value of the monitored metric, seconds, rows per second, and how
             often something was left out for not being finite.
     """
@@ -98,6 +101,7 @@ class Trainer:
             start.load_weights(model, balancer_state)
             self.setup = replace(self.setup, start=start)
         self.result = FitResult()
+        self.recipe: Callable[[], str] | None = None
 
     def __repr__(self) -> str:
         setup, names = self.setup, (type(self.model).__name__, type(self.balancer).__name__)
@@ -246,6 +250,21 @@ class Trainer:
             splits: The rows to measure, by the name under which `metrics.json` holds their metrics.
         """
         return finish_run(self.setup, self.result, splits)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, the balancer and the optimizers' states as a finished run folder, for `load_run`.
+
+        So any run can be continued, exported and predicted with. Its recipe holds the arguments with which model,
+        balancer and trainer were made: numbers, text, lists, and classes and functions of modules, also in
+        `functools.partial`. Modules of your own must be trusted to load it: ``load_run(path, trust="my_models")``.
+
+        Args:
+            path: The folder to write, which must not hold a run.
+
+        Raises:
+            RunError: A recipe cannot say what an argument is, such as a lambda, or the folder holds a run.
+        """
+        save_run(self.setup, self.result, self.recipe() if self.recipe else None, path)
 
     def load(self, name: str = BEST, folder: RunFolder | None = None) -> Trainer:
         """Load the weights of a checkpoint, ``best`` or ``last``.

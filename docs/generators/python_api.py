@@ -90,7 +90,9 @@ def pages() -> dict[str, str]:
         parts = [BEHIND, f"# {package}", "", f"{inspect.getdoc(module)}", ""]
         methods = []
         for name in exports(module):
-            value = getattr(module, name, None) or getattr(recmtl, name)
+            value = getattr(module, name, None)
+            if value is None or inspect.ismodule(value):  # a function may be named as the file that defines it
+                value = getattr(recmtl, name, value)
             identifier = path(package, name, value)
             if inspect.ismodule(value) or identifier in documented or home(name, value) not in ("", package):
                 continue

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from recmtl.schema import FittedSchema
+from recmtl.schema import Binned, FittedSchema
 from recmtl.schema.extend import unchanged_ids
-from recmtl.schema.fitted import MISSING, UNKNOWN
+from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 DRAWN = -1  # the origin of a row that stays what it is drawn as
 
@@ -23,15 +23,22 @@ class RowOrigins(NamedTuple):
     Attributes:
         source: The row of the trained parameter that each one starts as, or `DRAWN`.
         kept: Whether it is that row, and keeps its optimizer state, too.
+        beside: A second row of the trained parameter; ``None`` takes one row alone.
+        share: The share of the second row in the mixture of both that each row starts as, float ``[rows]``.
     """
 
     source: Tensor
     kept: Tensor
+    beside: Tensor | None = None
+    share: Tensor | None = None
 
     def grown(self, trained: Tensor, drawn: Tensor) -> Tensor:
         """Return the rows of a parameter, given the trained ones and those that were drawn."""
         found, taken = drawn.detach().clone(), self.source >= 0
         found[taken] = trained[self.source[taken]].to(found)
+        if self.beside is not None and self.share is not None:
+            mixed = self.share > 0  # others stay bit for bit
+            found[mixed] = torch.lerp(found[mixed], trained[self.beside[mixed]].to(found), self.share[mixed, None])
         return found
 
     def moved(self, state: Tensor, initial: Tensor) -> Tensor:
@@ -66,6 +73,8 @@ def _owner_origins(
     kept = unchanged_ids(old, new, owner[0] if owner[1] is None else "", size)
     source = np.where(kept, np.arange(size), UNKNOWN)
     blocks = [block for block in old.id_blocks if block.owner == owner]
+    if isinstance(blocks[0].feature, Binned) and old.quantiles[owner[0]] != new.quantiles[owner[0]]:
+        source, kept = _bin_origins(*(np.array(fitted.quantiles[owner[0]]) for fitted in (old, new)))
     constant = old.constants.get(blocks[0].name, ())
     if len(blocks) == 1 and len(constant) == 1 and blocks[0].name not in new.constants:
         source[:] = constant[0]
@@ -73,6 +82,37 @@ def _owner_origins(
     elif all(old.missing[b.feature.name] == 0 for b in blocks) and any(new.missing[b.feature.name] for b in blocks):
         source[MISSING], kept[MISSING] = UNKNOWN, False
     return source, kept
+
+
+def _bin_origins(
+    before: npt.NDArray[np.float64], after: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the origins of the rows of bins, given their old and new edges: the old bin that holds the upper edge."""
+    upper, ends = np.append(after, np.inf), np.append(before, np.inf)
+    bins = np.searchsorted(before, upper)
+    same = (ends[bins] == upper) & (np.append(-np.inf, after) == np.append(-np.inf, before)[bins])
+    reserved = np.arange(FIRST)
+    return np.append(reserved, FIRST + bins), np.append(reserved >= 0, same)
+
+
+def knot_origins(old: FittedSchema, new: FittedSchema) -> RowOrigins:
+    """Return the origins of the rows of splines: at each knot of a number, the old spline's value there."""
+    source, beside, share, kept, start = [], [], [], [], 0
+    for feature in (f for f in new.numeric if f.transform == "knots"):
+        before, after = (np.array(fitted.quantiles[feature.name]) for fitted in (old, new))
+        place = np.interp(after, before, np.arange(len(before)))
+        first = np.minimum(place.astype(np.int64), max(0, len(before) - 2))
+        exact = place == np.round(place)
+        first = np.where(exact, np.round(place).astype(np.int64), first)
+        source.append(start + first)
+        beside.append(start + np.minimum(first + 1, len(before) - 1))
+        share.append(np.where(exact, 0.0, place - first))
+        kept.append(np.isin(after, before))
+        start += len(before)
+    if not source:
+        return RowOrigins(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+    places, others, shares, same = (torch.from_numpy(np.concatenate(p)) for p in (source, beside, share, kept))
+    return RowOrigins(places, same, others, shares.float())
 
 
 def domain_origins(before: int, after: int) -> RowOrigins:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
 from recmtl.data.columns.numeric import places_of
+from recmtl.features.growth import RowOrigins, knot_origins
 from recmtl.features.numeric_embeddings import NumericEmbedding
 from recmtl.schema import FittedSchema
 
@@ -116,6 +117,10 @@ class SplineEmbeddings(NumericEmbedding):
         rows = torch.cat([self.weight, rise], 1).index_select(0, row.flatten())  # [B·F', 2d]
         value, slope = rows.view(*x.shape, rows.shape[1]).chunk(2, dim=-1)  # [B, F', d]
         return torch.addcmul(value, share, slope)
+
+    def row_origins(self, old: FittedSchema, new: FittedSchema) -> dict[str, RowOrigins]:
+        """Return what the rows of the knots start as, given those for an older schema: the same functions."""
+        return {"weight": knot_origins(old, new)}
 
     def shared_tensors(self) -> list[SharedTensor]:
         """Return the rows of all knots as one shared tensor with one part per feature."""

@@ -18,6 +18,7 @@ from recmtl.schema.fitted import FIRST, FittedSchema
 from recmtl.schema.history import COUNTS, Ages, FitHistory, most_frequent
 from recmtl.schema.schema import Schema
 from recmtl.schema.serialization import history_digest, load_fitted
+from recmtl.schema.statistics import updated_statistics
 from recmtl.schema.thinning import Thinning
 
 Statistics = Literal["keep", "update"]
@@ -117,8 +118,10 @@ class Extension:
             ages=ages,
             waiting=waiting,
         )
+        statistics = updated_statistics(old, day) if self.statistics == "update" else {}
         grown_schema = replace(
             old,
+            **statistics,
             vocabularies=vocabularies,
             lengths={name: max(length, day.lengths[name]) for name, length in old.lengths.items()},
             integer_keys=old.integer_keys & day.integer_keys,

@@ -13,11 +13,11 @@ from recmtl.data.columns.variation import CONSTANT, EncodingFindings
 from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
+from recmtl.schema.statistics import MAX_KNOTS
 
 SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows buffered before the sample is cut again
 MAX_QUANTILES = 256  # of each numeric feature
 PLACES = ("knots", "quantile", "min_max")  # transforms that tell apart what rounding hides from moments
-MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
 
 
 class NumericFitter:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from recmtl.errors import DataError, RunError
+from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.serving.network import VALUES, ServedNetwork
 
 if TYPE_CHECKING:
@@ -22,7 +25,18 @@ GRAPHS: dict[Format, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
 INSTALL = "pip install 'recmtl[onnx]'"
 OPSET = 18
 EXTERNAL_BYTES = 1 << 30  # of weights, from which on they lie in a file beside the graph: protobuf ends at 2 GiB
-LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
+LOGGERS = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+# What torch says of code that it cannot follow, and what that means.
+REASONS = (
+    ("data-dependent", "its code depends on values of the batch, as by `if`, `.item()` or `torch.unique`"),
+    (
+        "specialized it to be a constant",
+        "its code fixes the number of rows, as by `len(batch)`: take `batch.labels.shape[0]`",
+    ),
+)
+NO_OPERATOR = re.compile(
+    r"No (?:ONNX function|decompositions?) (?:found|registered) for <OpOverload\(op='(?:aten\.)?([^']+)'"
+)
 
 
 def check_installed(form: Format) -> None:
@@ -104,7 +118,7 @@ def silent() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -113,8 +127,26 @@ def silent() -> Iterator[None]:
 
 
 def _refused(network: ServedNetwork, what: str, error: Exception) -> str:
-    name, lines = type(network.model).__name__, [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"the model {name} cannot be exported by {what}: {' '.join(lines[:2])[:300] or type(error).__name__}"
+    """Return why a model cannot be exported, and the place in the user's code."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None:
+        chain.append(cause)
+    text = "\n".join(map(str, chain))
+    found = NO_OPERATOR.search(text)
+    if found:
+        reason = f"it has no operator for `{found[1]}`: try `--format torch`"
+    else:
+        first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = next((meaning for said, meaning in REASONS if said in text), first[:MAX_SHOWN])
+    place = next(filter(None, map(_place, chain)), "")
+    return f"the model {type(network.model).__name__} cannot be exported by {what}{place}: {reason}"
+
+
+def _place(error: BaseException) -> str:
+    """Return the innermost line of an error that is neither in torch nor in recmtl."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if not {"torch", "recmtl", "onnxscript", "onnx_ir"} & {*Path(f.filename).parts}]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and own[-1].filename != __file__ else ""
 
 
 def _clean(model: onnx_ir.Model) -> None:

@@ -15,6 +15,7 @@ from recmtl.errors import DataError
 
 LAYOUT = 1
 MANIFEST = "manifest.json"
+CHECKSUM = "checksum"  # of all other keys
 RUN_FILES = ("recipe.yaml", "checkpoints", "metrics.jsonl")  # by which a run folder is known
 
 
@@ -32,7 +33,8 @@ def write_manifest(folder: Path, content: Mapping[str, Any]) -> None:
     }
     sums = "".join(str(file["sha256"]) for file in files.values())
     head = {"layout": LAYOUT, "fingerprint": hashlib.sha256(sums.encode()).hexdigest()[:16]}
-    text = json.dumps({**head, **content, "files": files}, indent=1, ensure_ascii=False)
+    whole = {**head, **content, "files": files}
+    text = json.dumps({**whole, CHECKSUM: content_digest(whole)}, indent=1, ensure_ascii=False)
     (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
@@ -62,6 +64,8 @@ def read_manifest(folder: str | Path, check: bool = True) -> dict[str, Any]:
             f"{str(folder)!r} is an exported model of layout {layout}, where this version reads {LAYOUT}: export it "
             "again with this version of recmtl"
         )
+    if content.get(CHECKSUM) != content_digest(content):
+        raise DataError(f"{str(path)!r} is damaged: copy the whole folder again")
     for name, stated in files.items() if check else ():
         check_file(folder, name, stated)
     return dict(content)
@@ -78,6 +82,12 @@ def check_file(folder: Path, name: str, stated: Mapping[str, Any]) -> None:
         raise DataError(f"{str(folder)!r} lacks the file {name!r}: copy the whole folder again")
     if file.stat().st_size != stated["bytes"] or file_digest(file) != stated["sha256"]:
         raise DataError(f"{str(file)!r} is damaged: its checksum is not that of the manifest; copy the folder again")
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of what a manifest says beside its own checksum."""
+    said = {name: value for name, value in content.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

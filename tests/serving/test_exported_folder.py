@@ -6,13 +6,16 @@ import itertools
 import json
 import re
 import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 import recmtl
 from recmtl import features, models
@@ -212,6 +215,72 @@ def test_the_command_says_what_it_compared(
     )
     assert second == f"{manifest['files']['network.onnx']['bytes']:,} bytes of network · model in {tmp_path / 'model'}"
     assert not re.search(rb"/(home|tmp|work|root|usr)/", (tmp_path / "model" / "network.onnx").read_bytes())
+    rows = pd.read_csv(run_folder.parent / "rows.csv", nrows=40, dtype=str, keep_default_na=False)
+    rows = rows.drop(columns=["buy", "spend"])
+    lines = "\n".join(json.dumps(row) for row in rows.to_dict("records"))
+    command = [sys.executable, "-I", "-c", NUMPY_AND_ONNXRUNTIME, str(tmp_path / "model")]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    found = [json.loads(line)["click"] for line in done.stdout.splitlines()]
+    expected = recmtl.load_run(run_folder).predict(rows)["click"]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+# Runs the reader of a folder where nothing but NumPy, onnxruntime and the standard library can be imported.
+NUMPY_AND_ONNXRUNTIME = """
+import importlib.machinery, runpy, sys
+allowed = {"numpy", "onnxruntime", *sys.stdlib_module_names}
+class Finder(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return super().find_spec(name, path, target) if name.partition(".")[0] in allowed else None
+sys.meta_path[:] = [f for f in sys.meta_path if f is not importlib.machinery.PathFinder] + [Finder]
+sys.argv = [sys.argv[1] + "/recmtl_model.py", sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+class Own(recmtl.RankingModel):
+    """A model whose trunk does something to the view."""
+
+    def __init__(self, schema: recmtl.FittedSchema, change: Callable[[Tensor, recmtl.Batch], Tensor]) -> None:
+        super().__init__(schema)
+        self.change = change
+        self.bottom = recmtl.MLP(self.encoder.out_features, [8])
+        self.build_heads(self.objectives, 8)
+
+    def trunk(self, batch: recmtl.Batch) -> tuple[Tensor, ...]:
+        return (self.change(self.bottom(self.encoder(batch)), batch),) * len(self.heads)
+
+    def shared(self) -> recmtl.Shared:
+        return recmtl.Shared.of(self.encoder, self.bottom)
+
+
+OWN = {
+    "branch": (lambda x, _: x * 2 if x.sum() > 0 else x, "torch", r"\(test_.*, line \d+\): its code depends on values"),
+    "length": (lambda x, batch: x.view(len(batch), -1), "torch", ": its code fixes the number of rows, as by `len"),
+    "operator": (
+        lambda x, _: torch.linalg.svd(x[:, :, None])[1] * x,
+        "onnx",
+        "no operator for `_linalg_svd`: try `--f",
+    ),
+    "sine": (lambda x, _: x.sin(), "torch", ""),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_model_of_ones_own_is_exported_or_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
+    change, form, said = OWN[name]
+    schema = Schema([Numeric("price")], [Task("ctr", "click")])
+    model = Own(recmtl.prepare(schema, frame(), holdout=0).schema, change)
+    bf16 = recmtl.Optimization(precision="bf16")  # which training takes; what is exported is compared in fp32
+    trainer = recmtl.Trainer(model, optimization=bf16)
+    if not said:
+        assert recmtl.export_model(trainer, tmp_path / "model", format=form).difference <= 1e-6
+        return
+    with pytest.raises(recmtl.RunError, match=f"^the model Own cannot be exported by .*{said}") as caught:
+        recmtl.export_model(trainer, tmp_path / "model", format=form)
+    assert "\n" not in str(caught.value)
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_flipped_bit_is_found_in_every_file(exported: Path, tmp_path: Path) -> None:
@@ -227,8 +296,10 @@ def test_a_flipped_bit_is_found_in_every_file(exported: Path, tmp_path: Path) ->
         with pytest.raises(recmtl.DataError, match=f"lacks the file {name!r}"):
             read_manifest(folder)
         (folder / name).write_bytes(content)
+    manifest = (folder / "manifest.json").read_text()
     for content, said in (
         ("{", "is damaged"),
+        (manifest.replace('"name": "click"', '"name": "clack"'), "is damaged"),
         ("{}", "is no exported model"),
         ('{"layout": 2, "files": {}}', "layout 2, where this version reads 1"),
     ):

@@ -10,7 +10,7 @@ import torch
 
 import recmtl
 from recmtl.cli.main import main
-from recmtl.serving import export
+from recmtl.serving import export, graph
 from recmtl.serving.manifest import read_manifest
 from recmtl.serving.network import ServedNetwork, inputs_of
 from recmtl.serving.probe import probe_columns, probe_table
@@ -58,7 +58,10 @@ def trainer(rows: pd.DataFrame) -> recmtl.Trainer:
 
 
 @pytest.mark.parametrize(("form", "kind"), [("onnx", "int8"), ("torch", "bf16")])
-def test_a_graph_computes_with_rounded_weights(trainer: recmtl.Trainer, form: str, kind: str, tmp_path: Path) -> None:
+def test_a_graph_computes_with_rounded_weights(
+    trainer: recmtl.Trainer, form: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "EXTERNAL_BYTES", 0)  # weights of an ONNX model lie in a file beside it
     network = ServedNetwork(trainer.model)
     generated = export.encoded(
         trainer.model.schema, probe_table(trainer.model.schema, probe_columns(trainer.model.schema, 200))
@@ -78,6 +81,7 @@ def test_a_graph_computes_with_rounded_weights(trainer: recmtl.Trainer, form: st
         twin = network.probabilities(*batches[0].values())["ctr"].numpy()
     np.testing.assert_allclose(found, twin, rtol=0, atol=1e-6)
     assert np.abs(found - exact).max() > 1e-6
+    assert (tmp_path / "network.onnx.data").exists() == (form == "onnx")
     fewer = sum(p.numel() for p in stored) * (4 - {"bf16": 2, "int8": 1}[kind])
     assert written.size <= size - 0.7 * fewer or form == "torch"
 

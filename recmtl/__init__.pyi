@@ -92,6 +92,7 @@ from .models import (
 from .recipe.continue_run import continue_run
 from .recipe.load import load_run
 from .recipe.presets import card
+from .replays import Replay, replay
 from .report import write_report
 from .schema import (
     Binned,
@@ -191,6 +192,7 @@ __all__ = [
     "PreparedData",
     "ProjectionBalancer",
     "RankingModel",
+    "Replay",
     "RepresentationBalancer",
     "RequestError",
     "RotateOnly",
@@ -226,6 +228,7 @@ __all__ = [
     "plant",
     "plant_days",
     "prepare",
+    "replay",
     "synthesize",
     "write_report",
 ]

@@ -32,6 +32,7 @@ ORDER = (
     "recipe",
     "serving",
     "comparison",
+    "replays",
     "report",
     "cli",
     "__main__",

@@ -7,6 +7,7 @@ from typing import Any
 from docs.generators.claims_tables import claims, pareto
 from docs.generators.markdown import machine, table
 from docs.generators.planted_tables import planted
+from docs.generators.replay_tables import replayed
 from docs.generators.tree_tables import search, trees
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
@@ -243,6 +244,14 @@ difference whose interval does not hold 0 is bold. *Without what is planted* is 
 without the planted effects.
 
 {planted() or "There is no recorded result of `python -m benchmarks.planted` yet, so no figures are published."}
+
+## Days that drift
+
+Seven planted days (`synth --plant days`) are drawn anew for each seed: each day 5 % of the ids are new, and effects
+turn. [`recmtl replay`](howto/replay.md) trains on the days up to one and measures on the next. Intervals are of means
+over the seeds, differences are paired by seed.
+
+{replayed() or "There is no recorded result of `python -m benchmarks.replay` yet, so no figures are published."}
 
 ## Balancers on rows
 

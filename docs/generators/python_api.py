@@ -25,6 +25,7 @@ PACKAGES = (
     "recmtl.evaluate",
     "recmtl.evaluate.figures",
     "recmtl.comparison",
+    "recmtl.replays",
     "recmtl.report",
     "recmtl.recipe",
     "recmtl.serving",

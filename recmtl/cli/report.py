@@ -10,7 +10,9 @@ from recmtl.cli.console import RowCounter
 from recmtl.errors import DataError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.io.location import public_name
+from recmtl.replays.results import CONTENT, Replay
 from recmtl.report.page import write_report
+from recmtl.report.replay_page import write_replay_report
 
 
 def report_command(
@@ -21,10 +23,10 @@ def report_command(
     title: str | None = None,
     draws: int = DRAWS,
 ) -> None:
-    """Write a report on finished runs: one HTML page that works offline.
+    """Write a report on finished runs, or on a replay: one HTML page that works offline.
 
     Args:
-        runs: The run folders; the others are compared with the first.
+        runs: The run folders, of which the others are compared with the first; or the folder of a replay.
         out: The HTML file to write, on disk or at a URI such as `s3://bucket/report.html`.
         slices: A feature to slice the AUC by; may be repeated.
         rows: The predicted rows for `--slice`, raw files or a prepared dataset; by default the data that the recipes
@@ -34,6 +36,12 @@ def report_command(
     """
     if draws < 0 or draws == 1:
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
+    if any((run / CONTENT).is_file() for run in runs):
+        if len(runs) > 1 or slices or rows:
+            raise DataError("a replay has a report of its own: give its folder alone, without `--slice` and `--rows`")
+        write_replay_report(Replay.open(runs[0]), out, title)
+        sys.stdout.write(f"report in {public_name(out)}\n")
+        return
     with RowCounter() as counter:
         write_report(runs, out, slices or (), rows, title, draws, counter)
     sys.stdout.write(f"report in {public_name(out)}\n")

@@ -19,6 +19,7 @@ COMMANDS = (
     "prepare",
     "train",
     "compare",
+    "replay",
     "evaluate",
     "predict",
     "export",

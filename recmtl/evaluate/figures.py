@@ -25,6 +25,7 @@ MAX_NAME = 24  # characters
 HISTOGRAM_BINS = 40
 DECADE = 10.0
 MAX_MARKED = 30  # points of a curve with markers
+MAX_DAYS = 8  # with a name on the axis
 MARKERS = "osD^vPX*"
 DEAD_SHARE = 0.1  # of an even share of gate weight
 
@@ -207,6 +208,34 @@ def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None 
     axes.set_yticks(range(len(values)), [short(value) for value in values])
     axes.set(xlabel="AUC", ylim=(len(values) - 0.5, -0.5))
     return _finish(axes, loc="lower left", bbox_to_anchor=(0, 1))
+
+
+def by_day(tables: Mapping[str, pd.DataFrame], column: str, label: str, axes: Axes | None = None) -> Axes:
+    """Draw a number by day, with the interval from `low` to `high` where a table has these columns.
+
+    Args:
+        tables: Tables with the column `day`, in order, by the name of the line.
+        column: The column of the number.
+        label: What it is, for the axis.
+        axes: The axes to draw into; ``None`` makes a figure.
+    """
+    axes = _axes(axes)
+    days = sorted({day for table in tables.values() for day in table["day"]})
+    for i, (name, table) in enumerate(tables.items()):
+        places = [days.index(day) + (i - (len(tables) - 1) / 2) * 0.12 for day in table["day"]]
+        reach = None
+        if {"low", "high"} <= {*table.columns}:
+            ends = [table[column] - table["low"], table["high"] - table[column]]
+            reach = np.maximum(np.nan_to_num(np.vstack(ends).astype(float)), 0)
+        marker = MARKERS[i % len(MARKERS)]
+        lines = axes.errorbar(places, table[column], yerr=reach, marker=marker, markersize=4, elinewidth=1)
+        lines.set_label(short(name))
+    if column == "difference":
+        axes.axhline(0, color=_ink(), linewidth=0.8, linestyle=":")
+    shown = [*range(0, len(days), 1 + (len(days) - 1) // MAX_DAYS)]
+    axes.set_xticks(shown, [days[place] for place in shown], rotation=30, ha="right")
+    axes.set(ylabel=label)
+    return _finish(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def short(name: object) -> str:

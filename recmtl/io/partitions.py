@@ -104,9 +104,22 @@ class Partitions:
         """
         return [location for location, _ in self._dated()]
 
+    def by_day(self) -> dict[str, list[Location]]:
+        """Return the files of each day in the range, in order; of each month, if folders are those of months."""
+        found: dict[str, list[Location]] = {}
+        for location, span in self._dated():
+            found.setdefault(str(span)[: len("2024-01-31")], []).append(location)
+        return found
+
     def days(self) -> list[str]:
-        """Return the partitions in the range, in order, such as ``["2024-01-01", "2024-01-02"]``."""
-        return list(dict.fromkeys(str(span) for _, span in self._dated()))
+        """Return the days in the range, in order, such as ``["2024-01-01"]``; months, if folders have months."""
+        return list(self.by_day())
+
+    def date_keys(self) -> list[str]:
+        """Return the keys of the folders that say the day, such as ``["date"]``, or ``["year", "month", "day"]``."""
+        keys = self._dated()[0][0].part_keys
+        found = [key for key, text in keys.items() if text and Span.parse(text)] if self.key is None else [self.key]
+        return found or [key for key in CALENDAR if key in keys]
 
     def missing(self) -> list[str]:
         """Return the days in the range that have no folder, unless folders are those of hours or months."""

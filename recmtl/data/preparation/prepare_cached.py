@@ -50,7 +50,7 @@ def prepare_cached(
     """
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: files_of(files) for name, files in splits.items() if files}
-    contents = {name: [_content_key(path) for path in files] for name, files in paths.items()}
+    contents = {name: [content_key(path) for path in files] for name, files in paths.items()}
     rates = thinning.to_dict() if thinning else None
     fit_by = [schema.to_dict() if schema else None, extension.key if extension else None]
     key = json.dumps([FORMAT_VERSION, fit_by, holdout, bad_rows, rates, contents], sort_keys=True)
@@ -85,7 +85,7 @@ def _open_checked(folder: Path) -> tuple[PreparedData | None, tuple[str, ...]]:
     return data, ()
 
 
-def _content_key(location: Location) -> str:
+def content_key(location: Location) -> str:
     """Return the SHA-256 of a raw file, its suffixes, which decide how it is read, and the keys of its folders."""
     try:
         with location.stream(compressed=True) as file:

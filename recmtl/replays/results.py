@@ -1,0 +1,202 @@
+"""The results of a replay: AUC by day, differences between modes, growth of the tables and seconds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from recmtl.errors import RunError
+from recmtl.evaluate import Predictions, Scores
+from recmtl.evaluate.significance import auc_difference
+from recmtl.io.files import new_file
+from recmtl.io.untrusted import from_json, read_text
+from recmtl.replays.steps import FIRST, RUNS, Mode, ReplayStep, steps_of
+from recmtl.runs.folder import RunFolder
+
+CONTENT = "replay.json"
+LAYOUT = 1
+TABLES = ("auc.csv", "differences.csv", "growth.csv", "tables.json", "tables.md")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A replay in a folder, finished as far as days were measured.
+
+    Args:
+        folder: The folder.
+        days: All days, in order.
+        modes: The modes.
+    """
+
+    folder: Path
+    days: tuple[str, ...]
+    modes: tuple[Mode, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Replay:
+        """Read the folder of a replay.
+
+        Raises:
+            RunError: It is none, or a damaged one.
+        """
+        found = read_content(Path(folder))
+        if found is None:
+            raise RunError(f"{str(folder)!r} is no replay: there is no {CONTENT}")
+        return cls(Path(folder), tuple(found["days"]), tuple(found["modes"]))
+
+    @property
+    def steps(self) -> list[ReplayStep]:
+        """The steps that are finished, day by day."""
+        return [step for step in steps_of(self.days, self.modes) if step.record(self.folder).is_file()]
+
+    @cached_property
+    def records(self) -> dict[ReplayStep, dict[str, Any]]:
+        """What was measured in each finished step."""
+        found = {}
+        for step in self.steps:
+            try:
+                found[step] = from_json(read_text(step.record(self.folder)))
+            except (OSError, ValueError) as error:
+                raise RunError(f"{step.record(self.folder)} is damaged: {error}: remove it") from error
+        return found
+
+    @property
+    def auc(self) -> pd.DataFrame:
+        """The AUC of each mode, task and day with its interval (DeLong), or why it is undefined."""
+        rows = [
+            {"mode": step.mode, "task": task, "day": step.day, **measured}
+            for step, record in self.records.items()
+            for task, measured in record["tasks"].items()
+        ]
+        columns = ["mode", "task", "day", "auc", "low", "high", "logloss", "rows", "positives"]
+        return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def growth(self) -> pd.DataFrame:
+        """For each mode and day: the rows of all tables and of each vocabulary, training rows, and seconds."""
+        rows = [
+            {"mode": step.mode, "day": step.day, **record["run"], **record["vocabularies"]}
+            for step, record in self.records.items()
+        ]
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """The paired differences of the AUC of the first mode to each other one, by task and day (DeLong)."""
+        rows = []
+        done = {(step.mode, step.day): step for step in self.steps}
+        scores: dict[ReplayStep, Mapping[str, Scores]] = {}
+        for step in done.values():
+            first = done.get((self.modes[0], step.day))
+            if first is None or step.mode == self.modes[0]:
+                continue
+            for one in (first, step):
+                if one not in scores:
+                    scores[one] = self.predictions(one).scores()
+            for task, ours in scores[first].items():
+                found = auc_difference([ours], [scores[step][task]]) if ours.task.kind == "binary" else None
+                if found is not None:
+                    values = {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p}
+                    named = {"mode": self.modes[0], "other": step.mode, "task": task, "day": step.day}
+                    rows.append({**named, **values, "sd_rows": found.sd_rows})
+        columns = ["mode", "other", "task", "day", "difference", "low", "high", "p", "sd_rows"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def predictions(self, step: ReplayStep) -> Predictions:
+        """Return the predictions of a finished step."""
+        schema = RunFolder(self.folder / RUNS / FIRST).schema().schema
+        return Predictions.read(schema, step.predictions(self.folder))
+
+    def write_tables(self) -> None:
+        """Write the tables as CSV, JSON and Markdown into the folder."""
+        tables = {"auc": self.auc, "differences": self.differences, "growth": self.growth}
+        texts = {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
+        plain = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+        texts["tables.json"] = json.dumps({"days": self.days, "modes": self.modes, **plain}, indent=1) + "\n"
+        texts["tables.md"] = self.to_markdown()
+        for name, text in texts.items():
+            with new_file(self.folder / name) as file:
+                file.write_text(text, encoding="utf-8")
+
+    def by_day(self, task: str) -> pd.DataFrame:
+        """Return the AUC of a task as text: a row for each measured day, and their mean; a column for each mode."""
+        found = self.auc[self.auc["task"] == task]
+        text = found.assign(text=[_with_interval(row) for row in found.to_dict("records")])
+        table = text.pivot(index="day", columns="mode", values="text").reindex(columns=list(self.modes)).fillna("–")
+        means = found.groupby("mode")["auc"].mean().reindex(list(self.modes))
+        table.loc["mean"] = ["–" if pd.isna(mean) else f"{mean:.4f}" for mean in means]
+        return table.reset_index()
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown: AUC by day of each task, mean differences, and the growth of the tables."""
+        parts = [
+            f"## AUC of {task} by day\n\n{_markdown(self.by_day(task))}" for task in dict.fromkeys(self.auc["task"])
+        ]
+        means = self.mean_differences()
+        if len(means):
+            parts.append(f"## Mean differences of the AUC\n\n{_markdown(means)}")
+        growth = self.growth
+        if len(growth):
+            parts.append(f"## Training rows, rows of the tables and seconds\n\n{_markdown(growth)}")
+        return "\n".join(parts)
+
+    def mean_differences(self) -> pd.DataFrame:
+        """Return the mean over the days of each difference, with a 95 % interval that takes days for independent.
+
+        The first measured day is left out: all modes begin with one run.
+        """
+        rows = []
+        later = self.differences.query("day != @self.days[1]")
+        for (other, task), found in later.groupby(["other", "task"], sort=False):
+            mean = found["difference"].mean()
+            half = 1.959964 * float((found["sd_rows"] ** 2).sum() ** 0.5) / len(found)
+            values = {"difference": mean, "low": mean - half, "high": mean + half, "days": len(found)}
+            rows.append({"mode": self.modes[0], "other": other, "task": task, **values})
+        return pd.DataFrame(rows, columns=["mode", "other", "task", "difference", "low", "high", "days"])
+
+
+def _with_interval(row: Mapping[Any, Any]) -> str:
+    if row["auc"] is None or pd.isna(row["auc"]):
+        return "–"
+    ends = "" if pd.isna(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
+    return f"{row['auc']:.4f}{ends}"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """Return a table as Markdown; numbers with up to four decimals, counts whole."""
+    lines = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
+    for row in table.to_numpy(object):
+        lines.append([_cell(value) for value in row])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if pd.isna(value):
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4f}" if abs(value) < 1 else f"{value:,.1f}"
+
+
+def read_content(folder: Path) -> dict[str, Any] | None:
+    """Read the record of a replay in a folder; ``None`` if there is none.
+
+    Raises:
+        RunError: It is damaged, or of another layout.
+    """
+    path = folder / CONTENT
+    if not path.is_file():
+        return None
+    try:
+        found = from_json(read_text(path))
+        if found["layout"] != LAYOUT or not {"days", "modes", "recipe", "rows"} <= {*found}:
+            raise ValueError(f"its layout is {found['layout']!r}, expected {LAYOUT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{str(path)!r} is no record of a replay, or a damaged one: give another `--out`") from error
+    return dict(found)

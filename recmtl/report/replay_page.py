@@ -1,0 +1,112 @@
+"""The page of a replay: AUC by day, differences between the modes, growth of the tables and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from recmtl.evaluate import figures
+from recmtl.evaluate.intervals import Interval
+from recmtl.io.output import new_output
+from recmtl.io.untrusted import from_json, read_text
+from recmtl.replays.results import CONTENT, Replay
+from recmtl.report.elements import Code, Part, Picture, Section, Table, Text
+from recmtl.report.figures import picture
+from recmtl.report.page import check_report, render_page
+
+GROWTH = {"table_rows": "rows of the tables", "train_rows": "training rows", "seconds": "seconds of training"}
+MODES_TEXT = (
+    "Each day is measured by a run that saw only the days before it: warm goes on from the run of the day before, anew "
+    "trains new weights on all days so far, frozen is the run of the first day."
+)
+
+
+def write_replay_report(replay: Replay, out: str | Path, title: str | None = None) -> None:
+    """Write a report on a replay as one HTML file.
+
+    Args:
+        replay: The replay.
+        out: The path or URI of the HTML file.
+        title: The title of the page.
+
+    Raises:
+        ExistsError: The file exists and is no report.
+    """
+    check_report(out)
+    with new_output(out) as file:
+        file.write_text(replay_html(replay, title), encoding="utf-8")
+
+
+def replay_html(replay: Replay, title: str | None = None) -> str:
+    """Return the HTML of a report on a replay."""
+    content = [_auc_section(replay), _difference_section(replay), _growth_section(replay), _recipe_section(replay)]
+    name = str(replay.folder)
+    return render_page(title or f"Replay in {name}", name, [section for section in content if section.parts])
+
+
+def _auc_section(replay: Replay) -> Section:
+    parts: list[Part] = [Text(MODES_TEXT)]
+    tables: list[Part] = []
+    for task, found in replay.auc.dropna(subset=["auc"]).groupby("task", sort=False):
+        by_mode = {mode: found[found["mode"] == mode] for mode in replay.modes}
+        parts.append(_day_picture(f"{task}: AUC by day", "AUC", {k: v for k, v in by_mode.items() if len(v)}, "auc"))
+        table = _with_intervals(found, "auc").pivot(index="day", columns="mode", values="auc")
+        table = table.reindex(columns=[mode for mode in replay.modes if mode in table]).reset_index()
+        tables.append(Table.of(table, f"AUC of {task} on each day, with 95 % intervals (DeLong)", known=False))
+    return Section("auc", "AUC by day", [*parts, *tables])
+
+
+def _difference_section(replay: Replay) -> Section:
+    parts: list[Part] = []
+    means = replay.mean_differences()
+    if len(means):
+        caption = "Mean difference of the AUC from the second measured day on, with 95 % intervals"
+        parts.append(Table.of(_with_intervals(means, "difference"), caption, known=False))
+    for task, found in replay.differences.groupby("task", sort=False):
+        by_mode = {f"{replay.modes[0]} − {other}": rows for other, rows in found.groupby("other", sort=False)}
+        parts.append(_day_picture(f"{task}: difference of the AUC", "difference of the AUC", by_mode, "difference"))
+    return Section("differences", f"What {replay.modes[0]} gains", parts)
+
+
+def _growth_section(replay: Replay) -> Section:
+    growth = replay.growth
+    if not len(growth):
+        return Section("growth", "Growth of the tables")
+    pictures: list[Part] = [
+        _day_picture(
+            f"{label} by day", label, {m: g for m, g in growth.groupby("mode", sort=False) if m != "frozen"}, column
+        )
+        for column, label in GROWTH.items()
+    ]
+    table = Table.of(growth, "The run that measures each day, and the rows of its tables by vocabulary", known=False)
+    return Section("growth", "Growth of the tables, and seconds", [*pictures, table])
+
+
+def _recipe_section(replay: Replay) -> Section:
+    content = from_json(read_text(replay.folder / CONTENT))
+    text = yaml.safe_dump(content["recipe"], sort_keys=False, allow_unicode=True)
+    return Section("recipe", "Recipe", [Code("Recipe of the run of the first day", text)])
+
+
+def _day_picture(title: str, label: str, tables: Mapping[Any, pd.DataFrame], column: str) -> Picture:
+    """Draw a number by day, a line for each mode, with its interval if there is one."""
+    named = {str(name): table for name, table in tables.items()}
+    values = "; ".join(
+        f"{name}: {table[column].iloc[0]:.4g} on {table['day'].iloc[0]}, {table[column].iloc[-1]:.4g} on "
+        f"{table['day'].iloc[-1]}"
+        for name, table in named.items()
+    )
+    numbers = pd.DataFrame({name: table.set_index("day")[column] for name, table in named.items()})
+    numbers = numbers.rename_axis("day").reset_index()
+    return picture(title, f"{title}. {values}.", lambda axes: figures.by_day(named, column, label, axes), numbers)
+
+
+def _with_intervals(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return a table with a column as intervals, in place of their ends."""
+    values = table[[column, "low", "high"]].to_numpy(float)
+    found = [Interval(estimate, low, high, 0.95) for estimate, low, high in values]
+    return table.assign(**{column: pd.Series(found, table.index, dtype=object)}).drop(columns=["low", "high"])

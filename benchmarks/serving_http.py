@@ -1,11 +1,13 @@
-"""An exported model over HTTP on this machine: python -m benchmarks.serving_http MODEL [--other MODEL] [--json FILE]
+"""An exported model over HTTP on this machine: python -m benchmarks.serving_http [--json FILE]
+
+The model and its requests are those of `benchmarks.serving`: an MMOE of width 16 with the weights of its start, and one
+user with 1, 50 or 1,000 candidates in the layout of AliExpress, of whose fields half belong to the user.
 
 *latency*: one request after the other, each scored by `recmtl.Scorer` in this process, from objects that were just
 parsed, and over HTTP by one worker, in turns; what HTTP adds, with parsing, is the difference of the medians. *load*:
 two workers, and clients that send one request of 50 candidates after the other from a process of their own, on the same
 cores as the workers; requests per second, and milliseconds. *swap*: the same while the served link is moved between two
-exports; every request that was sent must be answered. Candidates share the first half of the fields; their values are
-those of the export's probe.
+exports, which differ in their date alone; every request that was sent must be answered.
 """
 
 from __future__ import annotations
@@ -13,38 +15,73 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import orjson
+import pandas as pd
+import torch
 
 import recmtl
 from benchmarks.http_load import Connection, milliseconds, post
+from recmtl.data.synthetic.generate import synthesize
+from recmtl.features import FeatureEncoder
 from recmtl.recipe.environment import environment
 from recmtl.serving.server.supervisor import Server
 from recmtl.serving.server.worker import Settings
 
+WIDTH = 16
 SIZES = (1, 50, 1000)
 CLIENTS = (1, 2, 4, 8)
 WARM = 20  # requests that are not counted
 Numbers = Mapping[str, Any]
 
 
-def request_of(model: Path, candidates: int) -> dict[str, Any]:
-    """Return a user and candidates, from the probe of an export."""
-    rows = json.loads((model / "probe.json").read_text())["rows"]
-    names = [field["name"] for field in json.loads((model / "manifest.json").read_text())["request"]]
-    shared, own = names[: len(names) // 2], names[len(names) // 2 :]
-    items = [{name: row[name] for name in own} for row in islice(cycle(rows), candidates)]
-    return {"user": {name: rows[0][name] for name in shared}, "items": items}
+@dataclass(frozen=True)
+class Exports:
+    """Two exports of one kind, and rows for requests."""
+
+    model: Path
+    other: Path
+    rows: list[dict[str, Any]]
+    shared: frozenset[str]
+
+    def request(self, candidates: int) -> dict[str, Any]:
+        """Return a user and candidates."""
+        chosen = islice(cycle(self.rows), candidates)
+        user = {name: self.rows[0][name] for name in self.shared}
+        return {"user": user, "items": [{n: v for n, v in row.items() if n not in self.shared} for row in chosen]}
+
+
+def export(folder: Path, rows: int, layers: Sequence[int]) -> Exports:
+    """Export a model in the layout of AliExpress, and copy it as if it were of another day."""
+    synthesize(folder / "rows", rows)
+    data = recmtl.prepare(recmtl.card("aliexpress"), folder / "rows" / "train.csv", holdout=0.0)
+    torch.manual_seed(0)
+    encoder = partial(FeatureEncoder, width=WIDTH)
+    model = recmtl.MMOE(data.schema, encoder=encoder, experts=4, layers=layers, tower_layers=layers[1:])
+    trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False, threads=1))
+    recmtl.export_model(trainer, folder / "model")
+    manifest = json.loads((shutil.copytree(folder / "model", folder / "other") / "manifest.json").read_text())
+    (folder / "other" / "manifest.json").write_text(json.dumps(manifest | {"created": "another day"}))
+    fields = recmtl.Scorer(folder / "model").fields
+    frame = pd.read_csv(folder / "rows" / "test.csv")[list(fields)]
+    kinds = [[name for name in fields if name.startswith(kind)] for kind in ("categorical", "numerical")]
+    shared = frozenset(name for names in kinds for name in names[: len(names) // 2])
+    records: list[dict[str, Any]] = json.loads(frame.head(1000).to_json(orient="records"))
+    return Exports(folder / "model", folder / "other", records, shared)
 
 
 @contextmanager
@@ -78,23 +115,23 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def latency(model: Path, requests: int) -> dict[str, Numbers]:
+def latency(exports: Exports, requests: int) -> dict[str, Numbers]:
     """Time requests of each size, alone and over HTTP, in turns."""
-    scorer = recmtl.Scorer(model)
-    with served(model, workers=1) as (port, log):
+    scorer = recmtl.Scorer(exports.model)
+    with served(exports.model, workers=1) as (port, log):
         worker = events(log, "worker ready")[0]["pid"]
-        return {str(size): compare(scorer, model, port, worker, size, requests) for size in SIZES}
+        return {str(size): compare(scorer, exports.request(size), port, worker, requests) for size in SIZES}
 
 
-def compare(scorer: recmtl.Scorer, model: Path, port: int, worker: int, size: int, requests: int) -> Numbers:
+def compare(scorer: recmtl.Scorer, body: dict[str, Any], port: int, worker: int, requests: int) -> Numbers:
     """Time requests of one size."""
-    body, connection = request_of(model, size), Connection(port)
+    connection = Connection(port)
     text, sent = orjson.dumps(body), post(body)
     alone, http, processor = [], [], 0.0
     for _ in range(WARM):
         connection.ask(sent)
     before = processor_seconds(worker)
-    for _ in range(requests if size < 1000 else requests // 5):
+    for _ in range(requests if len(body["items"]) < 1000 else max(1, requests // 5)):
         fresh = orjson.loads(text)  # as a server has it: no value was looked at before
         began, started = time.thread_time(), time.perf_counter()
         scorer.score(**fresh)
@@ -120,10 +157,10 @@ def compare(scorer: recmtl.Scorer, model: Path, port: int, worker: int, size: in
 
 
 @contextmanager
-def clients(port: int, model: Path, count: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
-    """Run clients that send 50 candidates each in a process of their own."""
+def clients(port: int, sent: bytes, count: int, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Run clients in a process of their own."""
     with tempfile.NamedTemporaryFile() as file:
-        file.write(post(request_of(model, 50)))
+        file.write(sent)
         file.flush()
         command = [sys.executable, "-m", "benchmarks.http_load", str(port), file.name, str(count), str(seconds)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -136,27 +173,27 @@ def result_of(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def sustained(model: Path, seconds: float) -> list[Numbers]:
+def sustained(exports: Exports, seconds: float) -> list[Numbers]:
     """Return the rate and latency of two workers for more and more clients."""
-    with served(model, workers=2) as (port, _):
-        found: list[Numbers] = []
+    sent = post(exports.request(50))
+    found: list[Numbers] = []
+    with served(exports.model, workers=2) as (port, _):
         for count in CLIENTS:
-            with clients(port, model, count, seconds) as process:
+            with clients(port, sent, count, seconds) as process:
                 found.append(result_of(process))
-        return found
+    return found
 
 
-def swapped(model: Path, other: Path, seconds: float, swaps: int) -> dict[str, Any]:
-    """Move the served link between two exports, while clients send; the stop at the end is under load, too."""
+def swapped(exports: Exports, seconds: float, swaps: int) -> dict[str, Any]:
+    """Move the served link between two exports, while clients send."""
     with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder) / "current"
-        link.symlink_to(model.resolve())
+        link, new = Path(folder) / "current", Path(folder) / "next"
+        link.symlink_to(exports.model)
         with served(link, workers=2) as (port, log):
-            with clients(port, model, 4, seconds) as process:
+            with clients(port, post(exports.request(50)), 4, seconds) as process:
                 for number in range(swaps):
                     time.sleep(seconds / (swaps + 1))
-                    new = Path(folder) / "next"
-                    new.symlink_to((other, model)[number % 2].resolve())
+                    new.symlink_to((exports.other, exports.model)[number % 2])
                     new.replace(link)
                 found = result_of(process)
             taken, refused = events(log, "model taken"), events(log, "model refused")
@@ -164,21 +201,32 @@ def swapped(model: Path, other: Path, seconds: float, swaps: int) -> dict[str, A
     return {**found, "swaps": swaps, "taken": len(taken), "refused": len(refused), "longest_load_s": longest}
 
 
+def measure(exports: Exports, requests: int, seconds: float, swaps: int) -> dict[str, Any]:
+    """Measure latency, load, and load while models change."""
+    load_average = round(os.getloadavg()[0], 1)
+    return {
+        "load_average": load_average,
+        "latency": latency(exports, requests),
+        "load": sustained(exports, seconds),
+        "swap": swapped(exports, 2 * seconds, swaps),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--other", type=Path, help="a second export, to change to and fro")
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--swaps", type=int, default=4)
+    parser.add_argument("--rows", type=int, default=30_000, help="of the generated data")
+    parser.add_argument("--layers", type=int, nargs="+", default=[64, 32])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    found: dict[str, Any] = {"command": "python -m benchmarks.serving_http MODEL --other MODEL"}
-    found |= {"machine": environment(1), "load_average": os.getloadavg()[0]}
-    found["latency"] = latency(given.model, given.requests)
-    found["load"] = sustained(given.model, given.seconds)
-    if given.other:
-        found["swap"] = swapped(given.model, given.other, 2 * given.seconds, given.swaps)
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {"command": "python -m benchmarks.serving_http", "machine": environment()}
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on rows that are generated
+        exports = export(Path(folder), given.rows, given.layers)
+        found |= measure(exports, given.requests, given.seconds, given.swaps)
     print(json.dumps(found, indent=1))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -5,11 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from benchmarks import comparison, coverage, data, metrics
+import recmtl
+from benchmarks import comparison, coverage, data, metrics, serving_http
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
+from tests.serving.test_scorer import write_model
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -91,3 +94,33 @@ def test_census_is_cut_by_lines(tmp_path: Path) -> None:
     assert sorted(halves["valid"] + halves["test"]) == sorted(lines)
     assert not set(halves["valid"]) & set(halves["test"])
     assert 400 < len(halves["valid"]) < 600
+
+
+def test_no_request_was_lost_over_http_and_http_adds_a_millisecond_at_most() -> None:
+    record = json.loads((RESULTS / "serving_http.json").read_text())
+    for row in [*record["load"], record["swap"]]:
+        assert (row["lost"], row["answered"]) == (0, row["sent"])
+        assert row["milliseconds"]["p99"] <= 25
+    assert record["swap"]["taken"] == 2 * record["swap"]["swaps"]
+    assert (record["swap"]["models"], record["swap"]["refused"]) == (2, 0)
+    assert all(record["latency"][size]["added_p50"] <= 1 for size in ("1", "50"))
+
+
+@pytest.mark.slow
+def test_served_requests_are_timed_and_counted(
+    aliexpress: recmtl.PreparedData, csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a network written by hand: torch's exporter takes most of the time of this benchmark."""
+    rows = pd.read_csv(csv / "test.csv", nrows=20)[[feature.name for feature in aliexpress.schema.schema.features]]
+    for day in ("model", "other"):
+        write_model(aliexpress.schema, tmp_path / day)
+        manifest = json.loads((tmp_path / day / "manifest.json").read_text())
+        request = [{"name": name, "kind": "any"} for name in rows]
+        (tmp_path / day / "manifest.json").write_text(json.dumps({**manifest, "request": request, "created": day}))
+    records = json.loads(rows.to_json(orient="records"))
+    exports = serving_http.Exports(tmp_path / "model", tmp_path / "other", records, frozenset(list(rows)[:9]))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(serving_http, "CLIENTS", (2,))
+    found = serving_http.measure(exports, requests=3, seconds=0.4, swaps=1)
+    assert set(found["latency"]) == {"1", "50", "1000"}
+    assert all(row["lost"] == 0 < row["answered"] for row in [*found["load"], found["swap"]])

@@ -5,7 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docs.generators import balancers, benchmark_tables, claims_tables, commands, diagrams, gallery, python_api
+from docs.generators import (
+    balancers,
+    benchmark_tables,
+    claims_tables,
+    commands,
+    diagrams,
+    gallery,
+    python_api,
+    serving_tables,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,6 +38,7 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "pareto": claims_tables.pareto,
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
+    "served over HTTP": serving_tables.over_http,
     "diagram of MMOE and OMoE": diagrams.omoe,
     "diagram of PLE": diagrams.ple,
     "diagram of STEM": diagrams.stem,

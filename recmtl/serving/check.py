@@ -15,12 +15,13 @@ from torch import Tensor
 
 from recmtl.data import Loader, Rows
 from recmtl.evaluate.predictions import complete
-from recmtl.serving.network import ServedNetwork, inputs_of
+from recmtl.serving.network import ServedNetwork, inputs_of, probabilities
 from recmtl.serving.request_encoder import RequestEncoder
 from recmtl.train import Trainer
 from recmtl.train.predictor import Predictor
 
 LIMIT = 1e-6  # of the difference of a probability; of a regression, in the larger of its value and its deviation
+ROUNDING = 4  # times what the run itself loses by fp32, where that is more: rotations are folded, sums are reordered
 BATCH = 2048
 
 Floats = npt.NDArray[np.float64]
@@ -73,6 +74,17 @@ def run_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
         setup = replace(setup, model=copy.deepcopy(setup.model).cpu(), device=device)
     setup = replace(setup, optimization=replace(setup.optimization, precision="fp32"))
     return complete(setup.model.schema.schema, Predictor(setup).outputs(rows))[0]
+
+
+def exact_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
+    """Return the predictions of a run computed in float64, of which its own differ by rounding."""
+    model = copy.deepcopy(trainer.model).cpu().double().eval()
+    parts = []
+    with torch.inference_mode():
+        for batch in Loader(rows, BATCH).epoch():
+            logits = model(replace(batch, numeric=batch.numeric.double()))
+            parts.append(probabilities(model.schema.schema, model.objectives, logits))
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
 def largest_difference(trainer: Trainer, expected: Mapping[str, Floats], found: Mapping[str, Floats]) -> float:

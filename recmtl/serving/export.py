@@ -22,7 +22,15 @@ from recmtl.recipe.run_data import data_options, first_rows, held_out_rows
 from recmtl.runs.folder import RECIPE
 from recmtl.schema import FittedSchema
 from recmtl.schema.features import KIND_NAMES
-from recmtl.serving.check import LIMIT, Floats, largest_difference, run_predictions, served_predictions
+from recmtl.serving.check import (
+    LIMIT,
+    ROUNDING,
+    Floats,
+    exact_predictions,
+    largest_difference,
+    run_predictions,
+    served_predictions,
+)
 from recmtl.serving.encoder_files import READER_FILE, reader_source, write_encoder
 from recmtl.serving.graph import GRAPHS, Format, check_installed
 from recmtl.serving.manifest import write_manifest
@@ -172,11 +180,15 @@ def _write(
 
 def _checked(trainer: Trainer, rows: Rows, found: Mapping[str, Floats], what: str) -> float:
     """Return the largest difference of a prediction from that of the run, which must be rounding."""
-    difference = largest_difference(trainer, run_predictions(trainer, rows), found)
-    if not difference <= LIMIT:
+    expected = run_predictions(trainer, rows)
+    difference = largest_difference(trainer, expected, found)
+    if difference <= LIMIT:
+        return difference
+    limit = max(LIMIT, ROUNDING * largest_difference(trainer, exact_predictions(trainer, rows), expected))
+    if not difference <= limit:
         raise RunError(
             f"the exported model was removed: on {len(rows):,} {what} it differs from the run by {difference:.1e}, "
-            f"where at most {LIMIT:.0e} is rounding"
+            f"where at most {limit:.1e} is rounding"
         )
     return difference
 

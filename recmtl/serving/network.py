@@ -39,7 +39,6 @@ class ServedNetwork(nn.Module):
         self.model = model.fold().eval().cpu().requires_grad_(False)
         self.inputs = input_names(model.schema)
         found: dict[str, Task] = {t.name: t for t in (*model.schema.schema.reported_tasks, *model.objectives)}
-        self._kinds = {name: task.kind for name, task in found.items()}
         with torch.inference_mode():
             self.tasks = tuple(found[name] for name in self.probabilities(*self.example()))
 
@@ -49,12 +48,8 @@ class ServedNetwork(nn.Module):
 
     def probabilities(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the predictions by task."""
-        logits = self.model(batch_of(self.model.schema, inputs))
-        values = {
-            name: torch.sigmoid(logit.double()) if self._kinds[name] == "binary" else logit.double()
-            for name, logit in logits.items()
-        }
-        return with_derived_task(self.model.schema.schema, values)
+        model = self.model
+        return probabilities(model.schema.schema, model.objectives, model(batch_of(model.schema, inputs)))
 
     def example(self, rows: int = 3) -> tuple[Tensor, ...]:
         """Return inputs of unknown categories and of numbers 0, with two values in each list."""
@@ -94,6 +89,13 @@ def inputs_of(schema: FittedSchema, batch: Batch) -> dict[str, Tensor]:
     for place, own in enumerate(batch.lists):
         given |= {VALUES.format(place): own.values.long(), LENGTHS.format(place): own.offsets.diff()}
     return {name: given[name].contiguous() for name in input_names(schema)}
+
+
+def probabilities(schema: Schema, objectives: Sequence[Task], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return float64 predictions of all tasks from the logits of a model in evaluation mode."""
+    kinds = {task.name: task.kind for task in (*schema.reported_tasks, *objectives)}
+    values = {n: logit.double().sigmoid() if kinds[n] == "binary" else logit.double() for n, logit in logits.items()}
+    return with_derived_task(schema, values)
 
 
 def with_derived_task(schema: Schema, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -363,3 +363,25 @@ def test_an_exported_model_is_served_and_a_half_copied_one_is_not(exported: Path
     (folder / "encoder.json").unlink()
     with pytest.raises(recmtl.DataError, match=r"lacks the file 'encoder\.json'"):
         create_app(folder)
+
+
+def test_a_run_that_rounds_more_than_usual_is_exported(tmp_path: Path) -> None:
+    """The limit follows what fp32 costs the run itself, here by large numbers that cancel out in the logit."""
+    torch.manual_seed(0)
+    rows = frame()
+    rows["price"] = 5000 + rows["age"] / 100
+    schema = Schema([Numeric("price", transform="none")], [Task("ctr", "click")])
+    data = recmtl.prepare(schema, rows, holdout=0)
+
+    def encoder(fitted: recmtl.FittedSchema) -> recmtl.FeatureEncoder:
+        return recmtl.FeatureEncoder(fitted, numeric=recmtl.PlainNumbers)
+
+    model = recmtl.SharedBottom(data.schema, layers=[32], tower_layers=[], encoder=encoder)
+    trainer = recmtl.Trainer(model, recmtl.RotateOnly())
+    with torch.no_grad():
+        for parameter in model.fork.parameters():
+            parameter.add_(torch.randn_like(parameter))  # a rotation that is folded
+        head = model.heads["ctr"]
+        head.bias -= model.eval()(next(recmtl.Loader(data.train, 400).epoch()))["ctr"].median()
+    found = recmtl.export_model(trainer, tmp_path / "model", format="torch")
+    assert 1e-6 < found.difference < 1e-3

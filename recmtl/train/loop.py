@@ -27,6 +27,7 @@ from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.fit_result import FitResult
 from recmtl.train.gradient_stats import gradient_stats_record
 from recmtl.train.monitor import LossMeter, host_copies, named_values
+from recmtl.train.optimizers import on_host
 from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
 from recmtl.train.setup import TrainingSetup, check_same, check_unchanged, describe_setup, run_fingerprint
@@ -106,7 +107,7 @@ class TrainingLoop:
             window=window if window < len(self._loader.rows) else None,
             skipped=self._step.nonfinite.skipped_steps(),
             records=tuple(self._records),
-            optimizers={} if setup.run.folder else self._step.optimizer_states(),
+            optimizers={} if setup.run.folder else on_host(self._step.optimizer_states()),
         )
 
     def _train(self) -> None:

@@ -211,6 +211,15 @@ def load_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], factory: Opti
     optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
 
 
+def on_host(state: Any) -> Any:
+    """Return a state with its tensors on the host, where those that are there already are not copied."""
+    if isinstance(state, Tensor):
+        return state.cpu()
+    if isinstance(state, dict):
+        return {name: on_host(value) for name, value in state.items()}
+    return [on_host(value) for value in state] if isinstance(state, list) else state
+
+
 def load_states(optimizer: Optimizer, states: Mapping[Tensor, Mapping[str, Any]]) -> None:
     """Put the states of some parameters into an optimizer, whose hyperparameters stay."""
     content = optimizer.state_dict()

@@ -31,6 +31,7 @@ from recmtl.schema import (
     Task,
     Timestamp,
 )
+from recmtl.schema.extend import Extension
 from recmtl.serving.encoder_files import write_encoder
 from recmtl.serving.request_encoder import RequestEncoder
 
@@ -269,3 +270,13 @@ def test_any_float_is_encoded_as_in_training(case: str, tmp_path: Path) -> None:
         check(fitted, encoder, values)
 
     property_()
+
+
+def test_the_free_ids_of_a_vocabulary_are_those_of_no_category(tmp_path: Path) -> None:
+    rows = pd.DataFrame({"x": list("aab3"), "click": [0, 1, 0, 1]})
+    first = prepare(Schema([Categorical("x")], [Task("ctr", "click")]), rows, holdout=0)
+    later = Extension(first.schema, max_age=1)  # b and 3 are not seen
+    second = prepare(None, rows.assign(x=list("aaac")), holdout=0, extend=later).schema
+    assert second.vocabularies["x"].to_pylist() == ["a", "c", None]
+    encoder = encoder_of(second, tmp_path / "encoder")
+    assert encoder.encode({"x": ["a", "b", "c", 3, None]})["ids"].tolist() == [[2], [0], [3], [0], [0]]

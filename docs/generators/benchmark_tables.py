@@ -249,7 +249,8 @@ without the planted effects.
 
 Seven planted days (`synth --plant days`) are drawn anew for each seed: each day 5 % of the ids are new, and effects
 turn. [`recmtl replay`](howto/replay.md) trains on the days up to one and measures on the next. Intervals are of means
-over the seeds, differences are paired by seed.
+over the seeds, differences are paired by seed. The recorded seconds were taken beside other work: they are no measure
+of speed.
 
 {replayed() or "There is no recorded result of `python -m benchmarks.replay` yet, so no figures are published."}
 

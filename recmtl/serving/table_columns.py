@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -11,6 +13,7 @@ from recmtl.errors import RequestError
 from recmtl.io.formats import Frame, as_table
 from recmtl.serving.feature_encoders import Column
 
+NUMBERS = "fiub"  # kinds of types: floats, integers, booleans
 NARROW_FLOATS = (pa.float16(), pa.float32())
 
 
@@ -25,15 +28,26 @@ def columns_of(data: Frame | pa.RecordBatch, kinds: Mapping[str, str]) -> dict[s
         DataError: The table holds values that Arrow has no type for.
         RequestError: A column stands twice in the table.
     """
+    found = _plain_columns(data, kinds) if isinstance(data, pd.DataFrame) else {}
+    if isinstance(data, pd.DataFrame) and found:
+        data = data[[name for name in kinds if name in data.columns and name not in found]]
+    if len(found) == len(kinds):
+        return found
     table = as_table(data, "the table of rows")
     twice = next((name for name in kinds if table.column_names.count(name) > 1), None)
     if twice is not None:
         raise RequestError(f"the table has the column {twice!r} twice", twice)
-    return {
-        name: _values(table.column(name).combine_chunks(), kind)
-        for name, kind in kinds.items()
-        if name in table.column_names
-    }
+    others = [(name, kind) for name, kind in kinds.items() if name not in found and name in table.column_names]
+    return found | {name: _values(table.column(name).combine_chunks(), kind) for name, kind in others}
+
+
+def _plain_columns(frame: pd.DataFrame, kinds: Mapping[str, str]) -> dict[str, Column]:
+    """Return the columns of NumPy's numbers, which Arrow need not convert."""
+    if not frame.columns.is_unique:
+        return {}
+    types = dict(zip(frame.columns, frame.dtypes, strict=True))
+    plain = [name for name in kinds if isinstance(types.get(name), np.dtype) and types[name].kind in NUMBERS]
+    return {name: frame[name].to_numpy() for name in plain}
 
 
 def _values(array: pa.Array, kind: str) -> Column:

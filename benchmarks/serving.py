@@ -45,7 +45,7 @@ from recmtl.recipe.environment import environment
 from recmtl.serving.feature_encoders import Vocabulary
 from recmtl.serving.network import inputs_of
 
-WIDTH = 16
+WIDTH, TREES = 16, 100
 CANDIDATES, REQUESTS, EVERY, DIFFERENT = (1, 50, 1000), 10_000, 10, 50  # requests that differ
 STRINGS, WARMUP = 1000, 20
 Work = Callable[[int], object]  # answers the request of a number
@@ -90,7 +90,7 @@ def boosters(frame: pd.DataFrame, fields: Sequence[str]) -> list[Any]:
 
     options = {"objective": "binary", "num_threads": 1, "verbose": -1}
     rows = frame[list(fields)].to_numpy(np.float64)
-    return [lightgbm.train(options, lightgbm.Dataset(rows, frame[label]), 100) for label in ("click", "conversion")]
+    return [lightgbm.train(options, lightgbm.Dataset(rows, frame[label]), TREES) for label in ("click", "conversion")]
 
 
 class Requests:
@@ -186,7 +186,11 @@ def look_ups(categories: int, requests: int, folder: Path) -> Measured:
     from onnx import TensorProto, helper
 
     names = [f"item {place}" for place in range(categories)]
-    options = {"keys_strings": names, "values_int64s": list(range(2, categories + 2)), "default_int64": 0}
+    options: dict[str, Any] = {
+        "keys_strings": names,
+        "values_int64s": list(range(2, categories + 2)),
+        "default_int64": 0,
+    }
     node = helper.make_node("LabelEncoder", ["x"], ["ids"], domain="ai.onnx.ml", **options)
     ends = helper.make_tensor_value_info("x", TensorProto.STRING, ["rows"])
     ids = helper.make_tensor_value_info("ids", TensorProto.INT64, ["rows"])
@@ -277,8 +281,8 @@ def main() -> None:
     print(json.dumps({name: value for name, value in results.items() if name != "requests"}))
     if arguments.json:
         options = {name: value for name, value in vars(arguments).items() if name != "json"}
-        content = {"command": "python -m benchmarks.serving", "machine": environment(), "options": options}
-        content |= {"load": os.getloadavg()[0], "results": results}
+        content: dict[str, Any] = {"command": "python -m benchmarks.serving", "machine": environment()}
+        content |= {"options": options, "load": os.getloadavg()[0], "results": results}
         arguments.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

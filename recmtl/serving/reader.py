@@ -136,7 +136,10 @@ def onnx_network(path: Path, threads: int) -> Network:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has many, and no common one
+        raise DataError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
     inputs = [given.name for given in session.get_inputs()]
     return lambda arrays: session.run(None, {name: arrays[name] for name in inputs})
 

@@ -280,3 +280,26 @@ def test_the_free_ids_of_a_vocabulary_are_those_of_no_category(tmp_path: Path) -
     assert second.vocabularies["x"].to_pylist() == ["a", "c", None]
     encoder = encoder_of(second, tmp_path / "encoder")
     assert encoder.encode({"x": ["a", "b", "c", 3, None]})["ids"].tolist() == [[2], [0], [3], [0], [0]]
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(-(10**400), 10**400) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@pytest.mark.parametrize("case", ["text", "buckets", "list", "knots", "binned", "dates", "format", "seconds"])
+def test_any_json_value_is_encoded_or_refused_whatever_stands_beside_it(case: str, tmp_path: Path) -> None:
+    encoder = encoder_of(fitted_schema(case), tmp_path / "model")
+
+    @settings(max_examples=EXAMPLES)
+    @given(st.lists(JSON_VALUES | st.text(st.characters(), max_size=3), min_size=1, max_size=8))
+    def property_(values: list[Any]) -> None:
+        together = by_reader(encoder, values)
+        alone = [by_reader(encoder, [value])[0] for value in values]
+        many = by_reader(encoder, values * 9)  # enough for other ways through the encoder
+        assert together == alone
+        assert many == together * 9
+
+    property_()

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -157,6 +158,33 @@ def test_a_bad_request_is_refused_in_a_sentence(scorer: recmtl.Scorer, rows: pd.
         with pytest.raises(recmtl.RequestError, match=message) as caught:
             scorer.score(**arguments)
         assert (caught.value.field, caught.value.row) == (field, place), message
+
+
+def test_a_model_that_cannot_be_used_is_refused(folder: Path, rows: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(recmtl.DataError, match="`threads` must be a whole number from 1, got 0"):
+        recmtl.Scorer(folder, threads=0)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    manifest = json.loads((copy / "manifest.json").read_text())
+    probe = {"rows": rows.to_dict("records")[:2], "expected": {"sum": [1.0, 2.0]}}
+    (copy / "probe.json").write_text(json.dumps(probe))
+    write_manifest(copy, manifest)
+    with pytest.raises(recmtl.DataError, match=r"predicts 'sum' otherwise here than where it was exported"):
+        recmtl.Scorer(copy)
+    assert recmtl.Scorer(copy, check=False).tasks == ("sum", "first")
+    (copy / "probe.json").unlink()
+    (copy / "encoder.json").write_text("{}")
+    write_manifest(copy, manifest)
+    with pytest.raises(recmtl.DataError, match=r"the encoder in '.*copy' is damaged: KeyError"):
+        recmtl.Scorer(copy)
+    (copy / "network.onnx").write_bytes(b"no network")
+    with pytest.raises(recmtl.DataError, match=r"network.onnx' cannot be read"):
+        recmtl.Scorer(copy, check=False)
+    (copy / "network.onnx").unlink()
+    with pytest.raises(recmtl.DataError, match=r"has no network.onnx: it was exported for torch, use `recmtl.Scorer`"):
+        Model(copy, check=False)
+    write_manifest(copy, manifest | {"format": "torch"})
+    with pytest.raises(recmtl.DataError, match=r"network.pt2' cannot be read"):
+        recmtl.Scorer(copy)
 
 
 def test_columns_of_a_table_keep_their_types(tmp_path: Path) -> None:

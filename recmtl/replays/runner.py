@@ -104,7 +104,7 @@ def run_replay(
                 continue
             bar.start(step)
             bar.finish(step, runner.run(step))
-        shutil.rmtree(out / CACHE, ignore_errors=True)
+            shutil.rmtree(out / CACHE, ignore_errors=True)  # no other run has these rows
         found = Replay(out, runner.replay.days, runner.replay.modes)  # which has read nothing yet
         found.write_tables()
     return found

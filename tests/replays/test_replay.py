@@ -1,6 +1,7 @@
 """`recmtl replay`: the runs of each day, what is measured, resuming, and what cannot be replayed."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from recmtl.evaluate import auc_interval, metrics_of
 from recmtl.replays.steps import ReplayStep, steps_of
 from recmtl.runs.folder import RunFolder
 
+ROOT = Path(__file__).parents[2]
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
 OPTIONS = {
     "model.layers": "[4]",
@@ -173,6 +175,16 @@ def test_a_killed_replay_goes_on(finished: recmtl.Replay, options: dict[str, str
         assert not (out / "runs" / run / "metrics.json").exists()
     found = recmtl.replay({}, out, options=options, progress=False)
     assert found.auc.equals(finished.auc)
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own(options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its module lies in the working folder; the runs that go on are the user's own, and trusted."""
+    (tmp_path / "mine.py").write_text("import recmtl\n\n\nclass Mine(recmtl.SharedBottom):\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "recmtl", *arguments(options, tmp_path / "out"), "--model", "mine.Mine"]
+    assert subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 0
+    assert len(recmtl.Replay.open(tmp_path / "out").auc) == 12
 
 
 @pytest.mark.slow

@@ -87,12 +87,16 @@ def test_hours_months_and_calendars(tmp_path: Path) -> None:
     hours = write(tmp_path / "a", *named)
     assert numbers(hours, "2024-01-01T07", "2024-01-02T07") == [1, 2, 3, 4]
     assert numbers(hours, "2024-01-02") == [3, 4, 5]
+    assert recmtl.Partitions(hours).days() == DAYS[:2]
+    assert recmtl.Partitions(hours).date_keys() == ["date"]
     months = write(tmp_path / "b", "month=2024-01", "month=2024-02", "month=2024-03")
     assert numbers(months, "2024-02-01", "2024-03-31") == [1, 2]
     calendar = write(
         tmp_path / "c", "year=2023/month=12/day=31", "year=2024/month=1/day=1", "year=2024/month=01/day=02"
     )
     assert numbers(calendar, "2023-12-31", "2024-01-01") == [0, 1]
+    assert recmtl.Partitions(calendar).date_keys() == ["year", "month", "day"]
+    assert recmtl.Partitions(months).days() == ["2024-01", "2024-02", "2024-03"]
     encoded = write(tmp_path / "d", "at=2024-01-01 05%3A00%3A00", "at=2024-01-01 06%3A00%3A00")
     assert numbers(encoded, "2024-01-01T06") == [1]
 

@@ -35,7 +35,7 @@ def days(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_day(folder, number)
     data = ["--data.train", f"{folder}/day1.csv", "--label", "click", "--kind", "item=categorical"]
     model = ["--model", "SharedBottom", "--model.layers", "[6]", "--trainer.optimization.batch_size", "60"]
-    options = [*model, "--balancer", "GradNorm", "--trainer.epochs", "2", "--data.cache", f"{folder}/cache", *QUIET]
+    options = [*model, "--balancer", "GradNorm", "--trainer.epochs", "1", "--data.cache", f"{folder}/cache", *QUIET]
     assert main(["train", *data, *options, "--run", f"{folder}/first"]) == 0
     return folder
 

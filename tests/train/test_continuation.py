@@ -241,3 +241,13 @@ def test_a_run_without_states_of_its_optimizer_says_so(
     found.finish({})
     with pytest.warns(UserWarning, match="has no state of its optimizer: it starts anew"):
         trainer(days[1].schema, None, init_from=tmp_path / "run").fit(days[1].train)
+
+
+def test_domains_that_are_balanced_are_the_run_s_or_begin_anew(
+    days: tuple[recmtl.PreparedData, recmtl.PreparedData], tmp_path: Path
+) -> None:
+    options = {"balancer": balance.GradNorm, "balance_domains": True}
+    trained(days[0], tmp_path / "run", **options)
+    with pytest.raises(recmtl.RunError, match=r"balanced ctr@., ctr@., ctr@other, spent@.*, not ctr@., ctr@., ctr@C"):
+        trainer(days[1].schema, None, init_from=tmp_path / "run", **options)
+    trainer(days[1].schema, None, init_from=tmp_path / "run", balancer_state="fresh", **options).fit(days[1].train)

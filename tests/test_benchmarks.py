@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 import recmtl
-from benchmarks import comparison, coverage, data, metrics, serving_http
+from benchmarks import comparison, coverage, data, metrics, serving, serving_http
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
+from recmtl.serving import export
 from tests.serving.test_scorer import write_model
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,22 @@ def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
             assert found[ours]["found"] == pytest.approx(found[theirs]["found"])
     assert found[metrics.LOOP]["measured_part"] == 0.25
     assert all(row["seconds"] > 0 for row in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the exporter of the peer
+def test_requests_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--requests", "2", "--candidates", "1", "3", "--rows", "2000", "--layers", "4", "--categories", "100"]
+    monkeypatch.setattr(sys, "argv", ["serving", *small, "--json", str(tmp_path / "serving.json")])
+    monkeypatch.setattr(serving, "TREES", 2)
+    monkeypatch.setattr(export, "CHECK_ROWS", 100)
+    serving.main()
+    content = json.loads((tmp_path / "serving.json").read_text())
+    results, recorded = content["results"], json.loads((RESULTS / "serving.json").read_text())["results"]
+    assert results["difference_of_rows"] <= 1e-6
+    for found in results["requests"].values():
+        assert list(found) == list(recorded["requests"]["1"])
+        assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in found.values())
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "comparison census": lambda: benchmark_tables.comparison("census"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
     "served over HTTP": serving_tables.over_http,
+    "requests": serving_tables.in_python,
     "diagram of MMOE and OMoE": diagrams.omoe,
     "diagram of PLE": diagrams.ple,
     "diagram of STEM": diagrams.stem,

@@ -9,6 +9,33 @@ from docs.generators.markdown import machine, table
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
+def in_python() -> str:
+    """Return the tables of `benchmarks.serving`: milliseconds of a request."""
+    content: dict[str, Any] = json.loads((RESULTS / "serving.json").read_text())
+    results, keys = content["results"], ("p50_ms", "p99_ms", "cpu_p50_ms", "cpu_p99_ms")
+    rows = [
+        (f"{int(candidates):,}", name, f"{row['requests']:,}", *(f"{row[key]:.2f}" for key in keys))
+        for candidates, found in results["requests"].items()
+        for name, row in found.items()
+    ]
+    headers = ["candidates", "", "requests", "p50 ms", "p99 ms", "CPU p50 ms", "CPU p99 ms"]
+    strings = [
+        (name, f"{row['cpu_p50_ms']:.2f}", f"{row['cpu_p99_ms']:.2f}")
+        for name, row in results["look_ups_of_1000_strings"].items()
+    ]
+    vocabulary = results["vocabulary"]
+    return f"""{machine(content)} · load {content["load"]:.1f}
+
+{table(headers, rows, 2)}
+
+1,000 strings to ids, in a vocabulary of 10,000:
+
+{table(["by", "CPU p50 ms", "CPU p99 ms"], strings)}
+
+A vocabulary of {vocabulary["categories"]:,} categories is loaded in {vocabulary["cpu_seconds"]:.2f} s and takes
+{vocabulary["mebibytes"]:,.0f} MiB."""
+
+
 def over_http() -> str:
     """Return the tables of `benchmarks.serving_http`: what HTTP adds, and what two workers sustain."""
     content: dict[str, Any] = json.loads((RESULTS / "serving_http.json").read_text())

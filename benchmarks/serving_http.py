@@ -39,6 +39,7 @@ from benchmarks.http_load import Connection, milliseconds, post
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.features import FeatureEncoder
 from recmtl.recipe.environment import environment
+from recmtl.serving.manifest import read_manifest, write_manifest
 from recmtl.serving.server.supervisor import Server
 from recmtl.serving.server.worker import Settings
 
@@ -74,8 +75,8 @@ def export(folder: Path, rows: int, layers: Sequence[int]) -> Exports:
     model = recmtl.MMOE(data.schema, encoder=encoder, experts=4, layers=layers, tower_layers=layers[1:])
     trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False, threads=1))
     recmtl.export_model(trainer, folder / "model")
-    manifest = json.loads((shutil.copytree(folder / "model", folder / "other") / "manifest.json").read_text())
-    (folder / "other" / "manifest.json").write_text(json.dumps(manifest | {"created": "another day"}))
+    manifest = read_manifest(shutil.copytree(folder / "model", folder / "other"))
+    write_manifest(folder / "other", manifest | {"created": "another day"})
     fields = recmtl.Scorer(folder / "model").fields
     frame = pd.read_csv(folder / "rows" / "test.csv")[list(fields)]
     kinds = [[name for name in fields if name.startswith(kind)] for kind in ("categorical", "numerical")]

@@ -13,6 +13,7 @@ from benchmarks import comparison, coverage, data, metrics, serving, serving_htt
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.serving import export
+from recmtl.serving.manifest import write_manifest
 from tests.serving.test_scorer import write_model
 
 ROOT = Path(__file__).parents[1]
@@ -133,7 +134,7 @@ def test_served_requests_are_timed_and_counted(
         write_model(aliexpress.schema, tmp_path / day)
         manifest = json.loads((tmp_path / day / "manifest.json").read_text())
         request = [{"name": name, "kind": "any"} for name in rows]
-        (tmp_path / day / "manifest.json").write_text(json.dumps({**manifest, "request": request, "created": day}))
+        write_manifest(tmp_path / day, {**manifest, "request": request, "created": day})
     records = json.loads(rows.to_json(orient="records"))
     exports = serving_http.Exports(tmp_path / "model", tmp_path / "other", records, frozenset(list(rows)[:9]))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

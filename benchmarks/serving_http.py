@@ -7,7 +7,7 @@ user with 1, 50 or 1,000 candidates in the layout of AliExpress, of whose fields
 parsed, and over HTTP by one worker, in turns; what HTTP adds, with parsing, is the difference of the medians. *load*:
 two workers, and clients that send one request of 50 candidates after the other from a process of their own, on the same
 cores as the workers; requests per second, and milliseconds. *swap*: the same while the served link is moved between two
-exports, which differ in their date alone; every request that was sent must be answered.
+exports, of which one has a file more; every request that was sent must be answered.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Exports:
 
 
 def export(folder: Path, rows: int, layers: Sequence[int]) -> Exports:
-    """Export a model in the layout of AliExpress, and copy it as if it were of another day."""
+    """Export a model in the layout of AliExpress, and copy it with a file more."""
     synthesize(folder / "rows", rows)
     data = recmtl.prepare(recmtl.card("aliexpress"), folder / "rows" / "train.csv", holdout=0.0)
     torch.manual_seed(0)
@@ -75,14 +75,21 @@ def export(folder: Path, rows: int, layers: Sequence[int]) -> Exports:
     model = recmtl.MMOE(data.schema, encoder=encoder, experts=4, layers=layers, tower_layers=layers[1:])
     trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False, threads=1))
     recmtl.export_model(trainer, folder / "model")
-    manifest = read_manifest(shutil.copytree(folder / "model", folder / "other"))
-    write_manifest(folder / "other", manifest | {"created": "another day"})
+    other = shutil.copytree(folder / "model", folder / "other")
+    (other / "note").write_text("of another day")
+    write_manifest(other, content_of(other))
     fields = recmtl.Scorer(folder / "model").fields
     frame = pd.read_csv(folder / "rows" / "test.csv")[list(fields)]
     kinds = [[name for name in fields if name.startswith(kind)] for kind in ("categorical", "numerical")]
     shared = frozenset(name for names in kinds for name in names[: len(names) // 2])
     records: list[dict[str, Any]] = json.loads(frame.head(1000).to_json(orient="records"))
     return Exports(folder / "model", folder / "other", records, shared)
+
+
+def content_of(folder: Path) -> dict[str, Any]:
+    """Return what a manifest says beside what is worked out from the files."""
+    derived = ("layout", "fingerprint", "files", "checksum")
+    return {name: value for name, value in read_manifest(folder, check=False).items() if name not in derived}
 
 
 @contextmanager

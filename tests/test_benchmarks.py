@@ -132,9 +132,9 @@ def test_served_requests_are_timed_and_counted(
     rows = pd.read_csv(csv / "test.csv", nrows=20)[[feature.name for feature in aliexpress.schema.schema.features]]
     for day in ("model", "other"):
         write_model(aliexpress.schema, tmp_path / day)
-        manifest = json.loads((tmp_path / day / "manifest.json").read_text())
+        (tmp_path / day / "day").write_text(day)
         request = [{"name": name, "kind": "any"} for name in rows]
-        write_manifest(tmp_path / day, {**manifest, "request": request, "created": day})
+        write_manifest(tmp_path / day, {**serving_http.content_of(tmp_path / day), "request": request})
     records = json.loads(rows.to_json(orient="records"))
     exports = serving_http.Exports(tmp_path / "model", tmp_path / "other", records, frozenset(list(rows)[:9]))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -142,3 +142,4 @@ def test_served_requests_are_timed_and_counted(
     found = serving_http.measure(exports, requests=3, seconds=0.4, swaps=1)
     assert set(found["latency"]) == {"1", "50", "1000"}
     assert all(row["lost"] == 0 < row["answered"] for row in [*found["load"], found["swap"]])
+    assert (found["swap"]["taken"], found["swap"]["refused"]) == (2, 0)

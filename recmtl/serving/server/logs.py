@@ -39,10 +39,10 @@ class Log:
 
 
 class LogHandler(logging.Handler):
-    """Passes warnings and errors of the HTTP server on to a `Log`."""
+    """Passes errors of the HTTP server on to a `Log`; bytes that are no HTTP are a client's affair."""
 
     def __init__(self, log: Log) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.ERROR)
         self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:

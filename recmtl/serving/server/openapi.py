@@ -24,7 +24,7 @@ STATUSES = {
     "413": "too many bytes or rows",
     "415": "not `application/json`",
     "422": "a field that is unknown, missing, or has a value of another kind",
-    "503": "too many requests wait, or the server stops; see `Retry-After`",
+    "503": "too many requests wait: try again after `Retry-After` seconds",
 }
 PAGES = {
     "/health": "200 while requests are taken, 503 once the server stops",

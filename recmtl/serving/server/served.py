@@ -58,7 +58,7 @@ class Contract:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model with its version, which names the export: a digest of its manifest, which holds those of all files."""
+    """A model with its version, which names the export: the fingerprint of all of its files."""
 
     model: ScoringModel
     version: str
@@ -68,5 +68,5 @@ class ServedModel:
     def of(cls, model: ScoringModel) -> ServedModel:
         """Name a model that was loaded."""
         text = json.dumps(model.metadata, sort_keys=True, default=str)
-        version = hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-        return cls(model, version, Contract.of(model.metadata))
+        version = model.metadata.get("fingerprint") or hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+        return cls(model, str(version), Contract.of(model.metadata))

@@ -20,7 +20,7 @@ from recmtl.io.untrusted import read_text
 from recmtl.recipe.load import load_run
 from recmtl.recipe.run_data import data_options, first_rows, held_out_rows
 from recmtl.runs.folder import RECIPE
-from recmtl.schema import FittedSchema
+from recmtl.schema import Binned, FittedSchema, Numeric
 from recmtl.schema.features import KIND_NAMES
 from recmtl.serving.check import (
     LIMIT,
@@ -173,7 +173,7 @@ def _write(
     few = {name: values[:PROBE_ROWS] for name, values in columns.items()}
     probe = {"rows": probe_rows(few), "expected": {name: v[:PROBE_ROWS].tolist() for name, v in found.items()}}
     (folder / PROBE).write_text(json.dumps(probe, ensure_ascii=False), encoding="utf-8")
-    about_weights = {"weights": asdict(cost)} if cost else {}
+    about_weights = {"weights": asdict(cost) | ({} if cost.rows else {"about": "no labelled rows"})} if cost else {}
     write_manifest(folder, manifest_content(trainer, network, form, weights, measured | about_weights))
     return Exported(folder, count, difference, written.size, cost)
 
@@ -217,13 +217,15 @@ def manifest_content(
         "weights": weights,
         "inputs": list(network.inputs),
         "tasks": [{"name": task.name, "kind": task.kind, "meaning": meaning(task)} for task in network.tasks],
-        "request": [request_field(feature) for feature in schema.schema.features],
+        "request": [request_field(feature, schema.schema.decimal) for feature in schema.schema.features],
         "ignored": sorted(schema.schema.unfeatured),
         "measured": dict(measured),
     }
 
 
-def request_field(feature: Any) -> dict[str, Any]:
+def request_field(feature: Any, decimal: str = ".") -> dict[str, Any]:
     """Return the entry of a feature among the fields of a request."""
     options = {name: value for name, value in asdict(feature).items() if name in ("format", "separator", "share_with")}
+    if decimal != "." and isinstance(feature, Numeric | Binned):
+        options["decimal"] = decimal
     return {"name": feature.name, "kind": KIND_NAMES[type(feature)]} | {k: v for k, v in options.items() if v}

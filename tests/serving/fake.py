@@ -1,5 +1,6 @@
 """A small stand-in for an exported model: real enough for a server, made in a millisecond."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,15 +10,28 @@ import numpy as np
 
 from recmtl.errors import RequestError
 
-FIELDS = {"user": "categorical", "age": "numeric", "item": "categorical", "price": "numeric"}
+FIELDS: dict[str, Any] = {
+    "user": "categorical",
+    "time": {"kind": "timestamp", "format": "seconds"},
+    "item": {"kind": "multi_categorical", "separator": "|"},
+    "price": "numeric",
+}
+TASKS = {"ctr": "binary", "cvr": "binary"}
+
+
+def described(kind: str | dict[str, str]) -> dict[str, str]:
+    """Return an entry of the manifest, given its kind or all that it says."""
+    return {"kind": kind} if isinstance(kind, str) else kind
 
 
 def write_model(folder: Path, factor: float = 1.0, **changes: Any) -> Path:
     """Write a model whose ctr is `price * factor`."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = [{"name": name, "kind": kind} for name, kind in changes.pop("fields", FIELDS).items()]
-    tasks = [{"name": name, "kind": "binary", "meaning": ""} for name in changes.pop("tasks", ["ctr", "cvr"])]
-    text = json.dumps({"layout": 1, "request": fields, "tasks": tasks, "factor": factor, **changes})
+    fields = [{"name": name, **described(kind)} for name, kind in changes.pop("fields", FIELDS).items()]
+    tasks = [{"name": name, **described(kind)} for name, kind in changes.pop("tasks", TASKS).items()]
+    content = {"layout": 1, "request": fields, "ignored": ["click"], "tasks": tasks, "factor": factor, **changes}
+    fingerprint = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    text = json.dumps({"fingerprint": fingerprint, **content})
     (folder / ".manifest").write_text(text)
     (folder / ".manifest").replace(folder / "manifest.json")
     return folder

@@ -177,8 +177,8 @@ def main(count: int) -> None:
     """Fuzz the stand-in, or the exported model that is named behind the count."""
     with tempfile.TemporaryDirectory() as folder:
         app = create_app(write_model(Path(folder)), load=FakeScorer, limits=Limits(rows=200), log=Log())
-        row = {"user": "u", "age": 3, "item": "a", "price": 2.5}
-        user = {"user": "u", "age": None}
+        row = {"user": "u", "time": 3, "item": "a", "price": 2.5}
+        user = {"user": "u", "time": None}
         bases = (
             {"rows": [row, row]},
             {"user": user, "items": [{"item": "a", "price": 1}, {"item": "b:c", "price": None}]},

@@ -12,7 +12,7 @@ from recmtl.serving.server.request import Limits
 from recmtl.serving.server.worker import WorkerServer, server_config
 from tests.serving.fake import FakeScorer, write_model
 
-ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}
+ROW = {"user": "u", "time": 31, "item": "a", "price": 2.5}
 SECONDS = 0.15
 
 

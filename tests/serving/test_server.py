@@ -21,8 +21,8 @@ from tests.serving import fuzz
 from tests.serving.asgi import JSON, Answer, ask, call
 from tests.serving.fake import FIELDS, FakeScorer, write_model
 
-ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}
-USER, ITEMS = {"user": "u", "age": 31}, [{"item": "a", "price": 2.5}, {"item": "b", "price": None}]
+ROW = {"user": "u", "time": 31, "item": "a", "price": 2.5}
+USER, ITEMS = {"user": "u", "time": 31}, [{"item": "a", "price": 2.5}, {"item": "b", "price": None}]
 GOOD = {"user": USER, "items": ITEMS}
 Build = Callable[..., ScoreServer]
 
@@ -77,7 +77,7 @@ BAD: dict[str, tuple[Any, int, str | None, int | None, str]] = {
     "overflow": (b'{"rows": [{"price": 1e999}]}', 400, None, None, "infinity"),
     "deep": (b"[" * 100_000, 400, None, None, "not JSON"),
     "deep value": (
-        b'{"user": {"user": "u", "age": 1, "item": "a"}, "items": [{"price": ' + DEEP + b"}]}",
+        b'{"user": {"user": "u", "time": 1, "item": "a"}, "items": [{"price": ' + DEEP + b"}]}",
         422,
         "price",
         0,
@@ -277,11 +277,17 @@ def test_a_new_model_is_taken_over_and_an_unfit_one_refused(
             [
                 ({"fields": {**FIELDS, "colour": "categorical"}}, "needs the field 'colour'"),
                 (
-                    {"fields": {name: kind for name, kind in FIELDS.items() if name != "age"}},
-                    "not know the field 'age'",
+                    {"fields": {name: kind for name, kind in FIELDS.items() if name != "time"}},
+                    "not know the field 'time'",
                 ),
-                ({"fields": {**FIELDS, "age": "categorical"}}, "field 'age' is categorical"),
-                ({"tasks": ["ctr"]}, "no task 'cvr'"),
+                ({"fields": {**FIELDS, "time": "categorical"}}, "field 'time' is categorical"),
+                ({"fields": {**FIELDS, "item": {**FIELDS["item"], "separator": ";"}}}, "is ';', clients write '|'"),
+                ({"fields": {**FIELDS, "time": {**FIELDS["time"], "format": "hours"}}}, "is 'hours', clients write 's"),
+                ({"fields": {**FIELDS, "time": {"kind": "timestamp"}}}, "format of its field 'time' is the default"),
+                ({"fields": {**FIELDS, "price": {"kind": "numeric", "decimal": ","}}}, "decimal of its field 'price'"),
+                ({"tasks": {"ctr": "binary"}}, "no task 'cvr'"),
+                ({"tasks": {"ctr": "binary", "cvr": "regression"}}, "task 'cvr' is regression, clients read binary"),
+                ({"ignored": ["buy"]}, "refuses the field 'click'"),
             ]
         ):
             write_model(folder, 3.0, **changes)
@@ -289,10 +295,16 @@ def test_a_new_model_is_taken_over_and_an_unfit_one_refused(
             assert (event["event"], event["still"]) == ("model refused", first)
             assert reason in event["reason"]
         shutil.rmtree(folder)
-        await asyncio.sleep(0.05)
-        write_model(tmp_path / "next", 2.0, tasks=["ctr", "cvr", "more"])
+        assert (await next_event(12))["event"] == "model gone"
+        await asyncio.sleep(0.05)  # which is said once
+        write_model(
+            tmp_path / "next",
+            2.0,
+            tasks={"cvr": "binary", "more": "regression", "ctr": "binary"},
+            ignored=["buy", "click"],
+        )
         folder.symlink_to(tmp_path / "next")
-        event = await next_event(6)
+        event = await next_event(13)
         assert (event["event"], event["model"], event["before"]) == ("model taken", app.watcher.current.version, first)
         answer = await call(app, orjson.dumps(row(price=1)))
         assert answer is not None
@@ -301,7 +313,7 @@ def test_a_new_model_is_taken_over_and_an_unfit_one_refused(
 
     asyncio.run(run())
     page = app.metrics.page().decode()
-    assert 'recmtl_model_changes_total{outcome="refused"} 5.0' in page
+    assert 'recmtl_model_changes_total{outcome="refused"} 11.0' in page
     assert f'recmtl_workers{{model="{first}"}} 0.0' in page
 
 

@@ -124,6 +124,9 @@ def test_the_command_prints_what_weights_cost(
         in said.err
     )
     assert "AUC" not in said.out
+    manifest = (tmp_path / "b" / "manifest.json").read_text()
+    assert read_manifest(tmp_path / "b")["measured"]["weights"]["about"] == "no labelled rows"
+    assert "/" not in manifest  # no path: a server shows all of it
     rows = ["--rows", str(run_folder.parent / "moved.csv")]
     assert main([*command, *rows, "--out", str(tmp_path / "c")]) == 0
     assert auc.replace("test rows", "given rows") in capsys.readouterr().out

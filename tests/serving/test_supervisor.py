@@ -19,7 +19,7 @@ from recmtl.serving.server.worker import Settings
 from tests.serving.fake import write_model
 
 ROOT = Path(__file__).parents[2]
-ROW = {"user": "u", "age": 31, "item": "a", "price": 2.5}
+ROW = {"user": "u", "time": 31, "item": "a", "price": 2.5}
 
 
 class Server:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-DIGITS = 12  # hexadecimal digits of a version
+SPELLINGS = ("format", "separator", "decimal")  # what the manifest says of how a field is written
 
 
 class ScoringModel(Protocol):
@@ -32,28 +30,57 @@ class ScoringModel(Protocol):
 
 @dataclass(frozen=True)
 class Contract:
-    """What clients rely on: the fields that they send, with their kinds, and the tasks that they read."""
+    """What clients rely on.
+
+    Args:
+        fields: The fields that they send, with their kinds.
+        spellings: How they write the values of a field: the format of times, the separator of lists, the decimal mark.
+        ignored: Further fields that they may send.
+        tasks: The tasks that they read, with their kinds.
+    """
 
     fields: Mapping[str, str]
-    tasks: Sequence[str]
+    spellings: Mapping[str, Mapping[str, str]]
+    ignored: Sequence[str]
+    tasks: Mapping[str, str]
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Contract:
         """Return the contract of a model from its manifest."""
-        fields = {field["name"]: str(field["kind"]) for field in metadata["request"]}
-        return cls(fields, [task["name"] for task in metadata["tasks"]])
+        fields = {field["name"]: field for field in metadata["request"]}
+        return cls(
+            {name: str(field["kind"]) for name, field in fields.items()},
+            {name: {key: str(field[key]) for key in SPELLINGS if key in field} for name, field in fields.items()},
+            list(metadata["ignored"]),
+            {task["name"]: str(task["kind"]) for task in metadata["tasks"]},
+        )
 
     def breach(self, new: Contract) -> str | None:
         """Return why clients of this contract cannot be served by a new one, or ``None`` if they can."""
+        return next(self._breaches(new), None)
+
+    def _breaches(self, new: Contract) -> Iterator[str]:
         for name in self.fields.keys() - new.fields.keys():
-            return f"it does not know the field {name!r}, which clients send"
+            yield f"it does not know the field {name!r}, which clients send"
         for name, kind in new.fields.items():
             if name not in self.fields:
-                return f"it needs the field {name!r}, which clients do not send"
-            if kind != self.fields[name]:
-                return f"its field {name!r} is {kind}, clients send {self.fields[name]}"
-        missing = [task for task in self.tasks if task not in new.tasks]
-        return f"it has no task {missing[0]!r}" if missing else None
+                yield f"it needs the field {name!r}, which clients do not send"
+            elif kind != self.fields[name]:
+                yield f"its field {name!r} is {kind}, clients send {self.fields[name]}"
+            else:
+                for key in SPELLINGS:
+                    now, before = (own.spellings[name].get(key) for own in (new, self))
+                    if now != before:
+                        shown = ["the default" if value is None else repr(value) for value in (now, before)]
+                        yield f"the {key} of its field {name!r} is {shown[0]}, clients write {shown[1]}"
+        for name in self.ignored:
+            if name not in new.ignored:
+                yield f"it refuses the field {name!r}, which clients may send and the model before ignored"
+        for name, kind in self.tasks.items():
+            if name not in new.tasks:
+                yield f"it has no task {name!r}"
+            elif kind != new.tasks[name]:
+                yield f"its task {name!r} is {new.tasks[name]}, clients read {kind}"
 
 
 @dataclass(frozen=True)
@@ -67,6 +94,4 @@ class ServedModel:
     @classmethod
     def of(cls, model: ScoringModel) -> ServedModel:
         """Name a model that was loaded."""
-        text = json.dumps(model.metadata, sort_keys=True, default=str)
-        version = model.metadata.get("fingerprint") or hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
-        return cls(model, str(version), Contract.of(model.metadata))
+        return cls(model, str(model.metadata["fingerprint"]), Contract.of(model.metadata))

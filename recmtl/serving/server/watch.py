@@ -58,7 +58,11 @@ class ModelWatcher:
             while True:
                 await asyncio.sleep(every)
                 found = identity(self._folder)
-                if found is None or found == self._seen:
+                if found == self._seen:
+                    continue
+                if found is None:
+                    self._seen = None
+                    self._log("model gone", "warning", folder=str(self._folder), still=self.current.version)
                     continue
                 await asyncio.sleep(SETTLED)
                 if identity(self._folder) != found:

@@ -15,12 +15,12 @@ import orjson
 from starlette.applications import Starlette
 
 from recmtl.errors import RequestError
-from recmtl.serving.server.batching import BUSY, MOST_ROWS, Answer, Batcher
-from recmtl.serving.server.body import JSON, Body, Message, Receive, check_headers
+from recmtl.serving.server.batching import MOST_ROWS, Answer, Batcher
+from recmtl.serving.server.body import JSON, Body, Held, Message, Receive, check_headers
 from recmtl.serving.server.logs import Log
 from recmtl.serving.server.metrics import ServerMetrics
 from recmtl.serving.server.pages import REFUSALS, pages
-from recmtl.serving.server.request import Limits, RefusedError, parse_request, shorten
+from recmtl.serving.server.request import BUSY, Limits, RefusedError, parse_request, shorten
 from recmtl.serving.server.watch import SCORER, Load, ModelWatcher, load_with
 
 Send = Callable[[Message], Awaitable[None]]
@@ -73,6 +73,7 @@ class ScoreServer:
         self.stopping = False  # answers ask clients to close their connections
         self._watch, self._log_requests = watch, log_requests
         self._active = 0  # requests that are read, wait or are scored
+        self._held = Held()
         self._executor = ThreadPoolExecutor(1, "score")
         self._batcher = Batcher(lambda: watcher.current, self._executor, limits, batch_wait, inline, metrics.count_call)
         self._pages = Starlette(
@@ -109,7 +110,7 @@ class ScoreServer:
             await self._answer(send, outcome)
 
     async def _score(self, scope: MutableMapping[str, Any], receive: Receive) -> Outcome:
-        headers, content = dict(scope["headers"]), Body(receive, self.limits)
+        headers, content = dict(scope["headers"]), Body(receive, self.limits, self._held)
         rows = 0
         try:
             check_headers(scope["method"], headers, self.limits)
@@ -126,6 +127,8 @@ class ScoreServer:
             if refused.status in UNREAD and b"100-continue" not in headers.get(b"expect", b""):
                 await content.discard()
             return Outcome(refused.status, refused.body(), rows, refused.field, refusal_headers(refused))
+        finally:
+            content.release()
 
     def _record(self, outcome: Outcome, seconds: float) -> None:
         self.metrics.requests.labels(outcome.status).inc()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.serving.server.request import Limits, RefusedError, Row, ScoreRequest
+from recmtl.serving.server.request import BUSY, Limits, RefusedError, Row, ScoreRequest
 from recmtl.serving.server.served import ScoringModel, ServedModel
 
 Scores = Mapping[str, npt.NDArray[np.float64]]
@@ -20,7 +20,6 @@ Answer = tuple[Scores, ServedModel]
 MOST_MERGED = 64  # rows of a request up to which it shares a call: larger ones gain nothing by it
 MOST_TEXT = 64  # characters of a user's field that may be repeated for each candidate of a shared call
 MOST_ROWS = 256  # rows of a shared call
-BUSY = "the server has too many requests to answer this one in time"
 
 
 @dataclass

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
-from recmtl.serving.server.request import Limits, RefusedError, shorten
+from recmtl.serving.server.request import BUSY, Limits, RefusedError, shorten
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -15,25 +16,33 @@ OVERFLOW = 4  # a body that is too large is read on to so many times its limit
 DISCARD_SECONDS = 1.0
 
 
+@dataclass
+class Held:
+    """The bytes of all bodies that a worker holds."""
+
+    size: int = 0
+
+
 class Body:
     """The body of a request, as far as it has arrived.
 
     Args:
         receive: Waits for the next piece.
         limits: Its bytes and time.
+        held: Counts the bytes of this body and all others.
     """
 
-    def __init__(self, receive: Receive, limits: Limits) -> None:
-        self._receive, self._limits = receive, limits
-        self._ended = False
+    def __init__(self, receive: Receive, limits: Limits, held: Held) -> None:
+        self._receive, self._limits, self._held = receive, limits, held
+        self._ended, self._size = False, 0
 
     async def read(self) -> bytes | None:
         """Return the whole body; ``None`` if the client went away.
 
         Raises:
-            RefusedError: It is too large, or too slow.
+            RefusedError: It is too large, too slow, or too much beside the bodies of other requests.
         """
-        pieces, size = [], 0
+        pieces = []
         try:
             async with asyncio.timeout(self._limits.seconds):
                 while not self._ended:
@@ -41,12 +50,19 @@ class Body:
                     if message["type"] != "http.request":
                         return None
                     pieces.append(message.get("body", b""))
-                    size += len(pieces[-1])
-                    if size > self._limits.body:
+                    self._size += len(pieces[-1])
+                    self._held.size += len(pieces[-1])
+                    if self._size > self._limits.body:
                         raise RefusedError(413, f"the body has more than {self._limits.body:,} bytes")
+                    if self._held.size > self._limits.bodies and self._held.size > self._size:
+                        raise RefusedError(503, BUSY, retry_after=1)
         except TimeoutError:
             raise RefusedError(408, f"the body did not arrive within {self._limits.seconds:g} seconds") from None
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def release(self) -> None:
+        """Take this body, which was answered, out of the count."""
+        self._held.size -= self._size
 
     async def discard(self) -> None:
         """Read the rest of a body that is refused, within limits: most clients read an answer only then."""

@@ -59,8 +59,9 @@ def describe_api(served: ServedModel) -> Schema:
 def request_schema(contract: Contract) -> Schema:
     """Return the JSON schema of a request: complete rows, or a user and candidates."""
     fields = {name: field_schema(kind) for name, kind in contract.fields.items()}
-    row = {"type": "object", "required": list(fields), "properties": fields}
-    part = {"type": "object", "properties": fields}
+    known: Schema = fields | {name: {"title": "ignored"} for name in contract.ignored}
+    part = {"type": "object", "properties": known, "additionalProperties": False}
+    row = part | {"required": list(fields)}
     return {
         "oneOf": [
             _object({"rows": {"type": "array", "items": row}}),
@@ -72,9 +73,9 @@ def request_schema(contract: Contract) -> Schema:
 
 def field_schema(kind: str) -> Schema:
     """Return the JSON schema of a field's values, by the kind that the manifest names."""
-    if "list" in kind or "history" in kind or "multi" in kind:
+    if kind == "multi_categorical":
         return {"type": ["array", "string", "null"], "title": kind}
-    if "numeric" in kind:
+    if kind in ("numeric", "binned"):
         return {"type": ["number", "string", "null"], "title": kind}
     return {"type": ["string", "number", "boolean", "null"], "title": kind}
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import orjson
 
 MAX_SHOWN = 80  # characters of a client's text in a message
+BUSY = "the server has too many requests to answer this one in time"
 KEYS = ("rows", "user", "items")
 ROWS, CANDIDATES = {"rows"}, {"user", "items"}
 STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"\s*(:?)')  # of JSON, and the colon behind a name
@@ -24,6 +25,7 @@ class Limits:
     Args:
         rows: Rows of a request.
         body: Bytes of a request's body.
+        bodies: Bytes of the bodies of all requests that are read, wait or are scored, per worker.
         seconds: Time for the headers, for the body, and for the answer.
         waiting: Requests that wait to be scored, per worker.
     """
@@ -32,6 +34,7 @@ class Limits:
     body: int = 8 << 20
     seconds: float = 10.0
     waiting: int = 256
+    bodies: int = 256 << 20
 
 
 class RefusedError(Exception):

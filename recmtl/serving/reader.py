@@ -7,6 +7,7 @@ In Python: ``Model("model/").score({"user": 7, "item": "a"})``. On a command lin
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -52,7 +53,7 @@ class Model:
     def __init__(
         self, folder: str | Path, threads: int = 1, check: bool = True, network: Network | None = None
     ) -> None:
-        folder = Path(folder)
+        folder = Path(os.path.realpath(folder))  # all files are those of one folder, even if a link moves meanwhile
         self.metadata = read_manifest(folder, check)
         self.tasks = tuple(task["name"] for task in self.metadata["tasks"])
         self._network = network or onnx_network(folder / ONNX_FILE, threads)
@@ -157,15 +158,29 @@ def score_lines(model: Model, lines: IO[str]) -> Iterator[str]:
             try:
                 rows.append(json.loads(line))
             except ValueError as error:
-                raise RequestError(f"it is no JSON: {error}", None, start + place) from None
+                raise line_error(RequestError(f"it is no JSON: {error}", None, place), start) from None
         try:
             scores = model.score(rows)
         except RequestError as error:
-            error.row = None if error.row is None else error.row + start
-            raise
+            raise line_error(error, start) from error
         for values in zip(*scores.values(), strict=True):
             yield json.dumps(dict(zip(scores, map(float, values), strict=True)))
         start += len(part)
+
+
+def line_error(error: RequestError, start: int) -> RequestError:
+    """Return an error in a row of some lines as one that names the line in place of the row.
+
+    Args:
+        error: The error.
+        start: The lines before these.
+    """
+    if error.row is None:
+        return error
+    line, message = f"line {start + error.row + 1}", str(error)
+    row = f"row {error.row} "
+    message = f"{line} {message.removeprefix(row)}" if message.startswith(row) else f"{line}: {message}"
+    return RequestError(message, error.field, start + error.row, error.value)
 
 
 def main() -> int:
@@ -176,10 +191,7 @@ def main() -> int:
     try:
         for line in score_lines(Model(sys.argv[1]), sys.stdin):
             sys.stdout.write(line + "\n")
-    except RequestError as error:
-        sys.stderr.write(f"error: {'' if error.row is None else f'line {error.row + 1}: '}{error}\n")
-        return 1
-    except DataError as error:
+    except (RequestError, DataError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0

@@ -108,7 +108,7 @@ class RequestEncoder:
         shared = self._fields_of(tuple(name for name in self.fields if name in user))
         own = self._fields_of(tuple(name for name in self.fields if name not in user))
         try:
-            parts = [shared.encode(shared.columns([user]), 1)]
+            parts = [shared.encode(shared.columns([user], is_user=True), 1)]
         except RequestError as error:
             error.row = None
             raise
@@ -229,8 +229,8 @@ class Fields:
         lists = zip(self._list_places, self._lists, strict=True)
         return Encoded(self, ids, numbers, [(place, *own.lists(columns[column])) for place, (column, own) in lists])
 
-    def columns(self, rows: Sequence[Row], user: Row | None = None) -> Sequence[Column]:
-        """Return these fields of some rows as columns; `user` has the other fields.
+    def columns(self, rows: Sequence[Row], user: Row | None = None, is_user: bool = False) -> Sequence[Column]:
+        """Return these fields of some rows as columns; `user` has the other fields, or is itself the only row.
 
         Raises:
             RequestError: A row lacks a field, or has another one that is no label, weight or key.
@@ -245,7 +245,7 @@ class Fields:
             self._refuse(rows, user)
         width = len(self.names)
         if set(map(len, rows)) - {width}:
-            self._check_names(rows, user)
+            self._check_names(rows, user, is_user)
         return columns or [()] * width
 
     def _refuse(self, rows: Sequence[Row], user: Row | None) -> NoReturn:
@@ -262,7 +262,7 @@ class Fields:
                 raise RequestError(f"row {place} lacks the field {missing!r}", missing, place)
         raise AssertionError("all rows have all fields")
 
-    def _check_names(self, rows: Sequence[Row], user: Row | None) -> None:
+    def _check_names(self, rows: Sequence[Row], user: Row | None, is_user: bool = False) -> None:
         """Refuse a field that is unknown, or that stands in `user` as well."""
         for place, row in enumerate(rows):
             for name in row:
@@ -274,4 +274,5 @@ class Fields:
                     )
                 near = difflib.get_close_matches(str(name), self.names, 1)
                 hint = f": did you mean {near[0]!r}?" if near else ""
-                raise RequestError(f"row {place} has an unknown field {shown(name)}{hint}", str(name), place)
+                where = "`user`" if is_user else f"row {place}"
+                raise RequestError(f"{where} has an unknown field {shown(name)}{hint}", str(name), place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ class Scorer:
     def __init__(self, path: str | Path, threads: int = 1, check: bool = True) -> None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise DataError(f"`threads` must be a whole number from 1, got {threads!r}")
-        folder = Path(path)
+        folder = Path(os.path.realpath(path))  # read here and by `Model`, even if a link moves meanwhile
         manifest = read_manifest(folder, check=False)
         network = _torch_network(folder, manifest, threads) if manifest["format"] == "torch" else None
         self._model = Model(folder, threads, check, network)

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import io
 import json
 import shutil
 import subprocess
@@ -21,8 +22,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import recmtl
+from recmtl.serving import reader
+from recmtl.serving import scorer as scorer_module
 from recmtl.serving.encoder_files import READER_PARTS, reader_source, write_encoder
-from recmtl.serving.manifest import write_manifest
+from recmtl.serving.manifest import read_manifest, write_manifest
 from recmtl.serving.reader import Model, Scores
 
 ROOT = Path(__file__).parents[2]
@@ -145,7 +148,7 @@ def bad_requests(row: dict[str, Any]) -> list[tuple[str, dict[str, Any], str | N
         ("`items` must be a list", {"user": user, "items": item}, None, None),
         ("lacks the field 'numerical_1'", {"user": user, "items": [item]}, "numerical_1", 0),
         ("'categorical_1' stands in `user` and in row 0", {"user": user, "items": [row]}, "categorical_1", 0),
-        ("unknown field 'x'", {"user": user | {"x": 1}, "items": [item]}, "x", None),
+        ("`user` has an unknown field 'x'", {"user": user | {"x": 1}, "items": [item]}, "x", None),
         ("'categorical_1': \\[\\] is not one", {"user": {"categorical_1": []}, "items": [row]}, "categorical_1", None),
         ("no column 'numerical_1'", {"rows": pd.DataFrame([without])}, "numerical_1", None),
         ("'x' is not a number", {"rows": pd.DataFrame([row, row | {"numerical_1": "x"}])}, "numerical_1", 1),
@@ -252,7 +255,45 @@ def test_the_shipped_reader_is_one_file_that_gives_the_same(folder: Path, rows: 
     same(found, expected)
     done = subprocess.run(command, input='{"x": 1}', capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "error: line 1: row 0 has an unknown field 'x'\n"
+    assert done.stderr == "error: line 1 has an unknown field 'x'\n"
+
+
+def test_an_error_in_json_lines_names_the_line(
+    folder: Path, rows: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are scored in parts, whose rows are counted from 0."""
+    monkeypatch.setattr(reader, "LINES", 4)
+    model, good = Model(folder, check=False), rows.to_dict("records")[:6]
+    name = next(name for name, kind in model.kinds.items() if kind == "numeric")
+    for bad, said in (
+        ({**good[0], "x": 1}, "line 7 has an unknown field 'x'"),
+        ({**good[0], name: "cheap"}, f"line 7: column '{name}': 'cheap' is not a number"),
+        ([], "line 7 must be an object with a value per field, not []"),
+    ):
+        lines = io.StringIO("\n".join(map(json.dumps, [*good, bad, *good])))
+        with pytest.raises(recmtl.RequestError) as caught:
+            list(reader.score_lines(model, lines))
+        assert (str(caught.value), caught.value.row) == (said, 6)
+    lines = io.StringIO("\n".join([*map(json.dumps, good), "{"]))
+    with pytest.raises(recmtl.RequestError, match=r"^line 7: it is no JSON: "):
+        list(reader.score_lines(model, lines))
+
+
+def test_a_link_that_moves_while_a_model_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: pd.DataFrame, expected: Scores
+) -> None:
+    """All files are those of the folder to which the link pointed first."""
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+
+    def read_and_move(*given: Any, **settings: Any) -> dict[str, Any]:
+        found = read_manifest(*given, **settings)
+        link.unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(scorer_module, "read_manifest", read_and_move)
+    same(recmtl.Scorer(link).score(rows.to_dict("records")), expected)
+    assert not link.exists()
 
 
 def top_level_names(path: Path) -> set[str]:

@@ -39,16 +39,14 @@ OWN_IMPORT = re.compile(r"^from recmtl\.\S+ import (\([^)]*\)|[^\n]*)\n", re.M)
 FUTURE_IMPORT = "from __future__ import annotations\n"
 
 
-def write_encoder(fitted: FittedSchema, folder: Path) -> list[str]:
-    """Write the encoder of a fitted schema into an existing folder; return the names of its files."""
+def write_encoder(fitted: FittedSchema, folder: Path) -> None:
+    """Write the encoder of a fitted schema into an existing folder."""
     written = {ENCODER_FILE: encoder_dict(fitted), VOCABULARY_FILE: _vocabularies(fitted)}
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    if not fitted.rated_blocks:
-        return [*written]
-    rates: dict[str, Any] = {str(place): own for place, own in enumerate(_label_rates(fitted))}
-    np.savez(folder / RATES_FILE, **rates)
-    return [*written, RATES_FILE]
+    if fitted.rated_blocks:
+        rates: dict[str, Any] = {str(place): own for place, own in enumerate(_label_rates(fitted))}
+        np.savez(folder / RATES_FILE, **rates)
 
 
 def reader_source() -> str:

@@ -1,13 +1,12 @@
 """Mutated requests: from each seed the same ones.
 
-python -m tests.serving.fuzz 10000
+python -m tests.serving.fuzz 10000 model/
 """
 
 import asyncio
 import json
 import random
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -21,7 +20,6 @@ from recmtl.serving.server.app import create_app
 from recmtl.serving.server.logs import Log
 from recmtl.serving.server.request import Limits
 from tests.serving.asgi import JSON, Answer, call
-from tests.serving.fake import FakeScorer, write_model
 
 Headers = Sequence[tuple[bytes, bytes]]
 NUMBERS = (0, -1, 2**63, 2**64, -(2**63), 1e308, -0.0, 5e-324)
@@ -173,19 +171,20 @@ async def run(app: Any, base: bytes, seed: int, count: int) -> Counter[int]:
     return statuses
 
 
-def main(count: int) -> None:
-    """Fuzz the stand-in, or the exported model that is named behind the count."""
-    with tempfile.TemporaryDirectory() as folder:
-        app = create_app(write_model(Path(folder)), load=FakeScorer, limits=Limits(rows=200), log=Log())
-        row = {"user": "u", "time": 3, "item": "a", "price": 2.5}
-        user = {"user": "u", "time": None}
-        bases = (
-            {"rows": [row, row]},
-            {"user": user, "items": [{"item": "a", "price": 1}, {"item": "b:c", "price": None}]},
-        )
-        for seed, base in enumerate(bases):
-            sys.stdout.write(f"{dict(asyncio.run(run(app, orjson.dumps(base), seed, count // 2)))}\n")
+def fuzz_model(folder: Path, count: int) -> list[Counter[int]]:
+    """Fuzz an exported model by its own sample rows, as complete rows and as two users with candidates.
+
+    Each field is in `user` once and in `items` once. Returns how often each status came, of each kind of request.
+    """
+    app = create_app(folder, limits=Limits(rows=200), log=Log())
+    rows = json.loads((folder / "probe.json").read_text(encoding="utf-8"))["rows"][:3]
+    half = len(rows[0]) // 2
+    parts = [({k: row[k] for k in [*row][:half]}, {k: row[k] for k in [*row][half:]}) for row in rows]
+    (first, second), items = parts[0], [[part[place] for part in parts] for place in (0, 1)]
+    bases = ({"rows": rows}, {"user": first, "items": items[1]}, {"user": second, "items": items[0]})
+    return [asyncio.run(run(app, orjson.dumps(base), seed, count // 3)) for seed, base in enumerate(bases)]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    for statuses in fuzz_model(Path(sys.argv[2]), int(sys.argv[1])):
+        sys.stdout.write(f"{dict(statuses)}\n")

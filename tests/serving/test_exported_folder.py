@@ -31,6 +31,7 @@ from recmtl.serving.manifest import read_manifest
 from recmtl.serving.network import ServedNetwork, with_derived_task
 from recmtl.serving.probe import probe_columns, probe_table
 from recmtl.serving.server.app import create_app
+from tests.serving import fuzz
 from tests.serving.asgi import ask
 
 POOLINGS = ("mean", "sum", "self_attention", "target_attention")
@@ -360,6 +361,10 @@ def test_an_exported_model_is_served_and_a_half_copied_one_is_not(exported: Path
     assert {task: pytest.approx(values, abs=1e-6) for task, values in probe["expected"].items()} == answer["tasks"]
     bad = ask(app, {"rows": [{**probe["rows"][0], "colour": "red"}]})
     assert (bad.status, bad.json["field"]) == (422, "colour")
+    cheap = ask(app, {"rows": [*probe["rows"][:2], {**probe["rows"][2], "price": "cheap"}]})
+    assert cheap.json == {"error": "column 'price': 'cheap' is not a number", "field": "price", "row": 2}
+    for statuses in fuzz.fuzz_model(folder, 200):
+        assert {200, 400, 422} <= set(statuses) <= {200, 400, 413, 415, 422}
     (folder / "encoder.json").unlink()
     with pytest.raises(recmtl.DataError, match=r"lacks the file 'encoder\.json'"):
         create_app(folder)

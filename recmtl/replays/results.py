@@ -20,7 +20,7 @@ from recmtl.replays.steps import FIRST, RUNS, Mode, ReplayStep, steps_of
 from recmtl.runs.folder import RunFolder
 
 CONTENT = "replay.json"
-LAYOUT = 1
+LAYOUT = 2
 TABLES = ("auc.csv", "differences.csv", "growth.csv", "tables.json", "tables.md")
 
 
@@ -32,11 +32,13 @@ class Replay:
         folder: The folder.
         days: All days, in order.
         modes: The modes.
+        empty: Those of the days that have no rows, which are neither trained on nor measured.
     """
 
     folder: Path
     days: tuple[str, ...]
     modes: tuple[Mode, ...]
+    empty: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, folder: str | Path) -> Replay:
@@ -48,12 +50,17 @@ class Replay:
         found = read_content(Path(folder))
         if found is None:
             raise RunError(f"{str(folder)!r} is no replay: there is no {CONTENT}")
-        return cls(Path(folder), tuple(found["days"]), tuple(found["modes"]))
+        return cls(Path(folder), tuple(found["days"]), tuple(found["modes"]), tuple(found["empty"]))
+
+    @property
+    def days_with_rows(self) -> list[str]:
+        """The days that have rows, in order."""
+        return [day for day in self.days if day not in self.empty]
 
     @property
     def steps(self) -> list[ReplayStep]:
         """The steps that are finished, day by day."""
-        return [step for step in steps_of(self.days, self.modes) if step.record(self.folder).is_file()]
+        return [step for step in steps_of(self.days_with_rows, self.modes) if step.record(self.folder).is_file()]
 
     @cached_property
     def records(self) -> dict[ReplayStep, dict[str, Any]]:
@@ -68,12 +75,15 @@ class Replay:
 
     @property
     def auc(self) -> pd.DataFrame:
-        """The AUC of each mode, task and day with its interval (DeLong), or why it is undefined."""
+        """The AUC of each mode, task and day with its interval (DeLong), if it is defined and there are rows."""
         rows = [
             {"mode": step.mode, "task": task, "day": step.day, **measured}
             for step, record in self.records.items()
             for task, measured in record["tasks"].items()
         ]
+        for mode, task in dict.fromkeys((row["mode"], row["task"]) for row in rows):
+            rows += [{"mode": mode, "task": task, "day": day, "rows": 0, "positives": 0} for day in self.empty]
+        rows.sort(key=lambda row: self.days.index(row["day"]))
         columns = ["mode", "task", "day", "auc", "low", "high", "logloss", "rows", "positives"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -118,7 +128,9 @@ class Replay:
         tables = {"auc": self.auc, "differences": self.differences, "growth": self.growth}
         texts = {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
         plain = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
-        texts["tables.json"] = json.dumps({"days": self.days, "modes": self.modes, **plain}, indent=1) + "\n"
+        texts["tables.json"] = (
+            json.dumps({"days": self.days, "empty": self.empty, "modes": self.modes, **plain}, indent=1) + "\n"
+        )
         texts["tables.md"] = self.to_markdown()
         for name, text in texts.items():
             with new_file(self.folder / name) as file:
@@ -152,7 +164,7 @@ class Replay:
         The first measured day is left out: all modes begin with one run.
         """
         rows = []
-        later = self.differences.query("day != @self.days[1]")
+        later = self.differences[self.differences["day"] != self.days_with_rows[1]]
         for (other, task), found in later.groupby(["other", "task"], sort=False):
             mean = found["difference"].mean()
             half = 1.959964 * float((found["sd_rows"] ** 2).sum() ** 0.5) / len(found)
@@ -162,6 +174,8 @@ class Replay:
 
 
 def _with_interval(row: Mapping[Any, Any]) -> str:
+    if not row["rows"]:
+        return "no rows"
     if row["auc"] is None or pd.isna(row["auc"]):
         return "–"
     ends = "" if pd.isna(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
@@ -195,7 +209,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         found = from_json(read_text(path))
-        if found["layout"] != LAYOUT or not {"days", "modes", "recipe", "rows"} <= {*found}:
+        if found["layout"] != LAYOUT or not {"days", "empty", "modes", "recipe", "rows"} <= {*found}:
             raise ValueError(f"its layout is {found['layout']!r}, expected {LAYOUT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{str(path)!r} is no record of a replay, or a damaged one: give another `--out`") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any, cast
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data.preparation.prepare_cached import content_key
-from recmtl.errors import DataError, ExistsError, RunError
+from recmtl.data.sources.open import has_rows
+from recmtl.errors import DataError, ExistsError, RunError, SchemaError
 from recmtl.evaluate import auc_interval, metrics_of
 from recmtl.io.files import check_local, locked, new_file
 from recmtl.io.partitions import Partitions
@@ -22,6 +23,7 @@ from recmtl.io.untrusted import from_json, read_text
 from recmtl.recipe.continue_run import continued_recipe
 from recmtl.recipe.load import load_run, resumed_recipe
 from recmtl.recipe.options import DataOptions, parse_recipe, recipe_parser
+from recmtl.recipe.presets import card
 from recmtl.recipe.recipe import (
     build,
     complete_recipe,
@@ -37,6 +39,7 @@ from recmtl.replays.results import CONTENT, LAYOUT, Replay, read_content
 from recmtl.replays.steps import FIRST, MODES, RUNS, Mode, ReplayStep, steps_of
 from recmtl.runs.checkpoints import is_intact
 from recmtl.runs.folder import LOCK_FILE, RECIPE, RunFolder
+from recmtl.schema.text_format import TextFormat, format_options
 from recmtl.train import Trainer
 
 CACHE, CARD = "cache", "card.yaml"
@@ -96,16 +99,21 @@ def run_replay(
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or {OTHER_OUT}")
         runner = _Runner.begin(parser, config, out, tuple(modes), warm_epochs, bar)
-        steps = [*steps_of(runner.replay.days, modes)]
+        steps = [*steps_of(runner.replay.days_with_rows, modes)]
         bar.begin(len(steps))
-        for step in steps:
-            if step.record(out).is_file():
-                bar.skip()
-                continue
-            bar.start(step)
-            bar.finish(step, runner.run(step))
-            shutil.rmtree(out / CACHE, ignore_errors=True)  # no other run has these rows
-        found = Replay(out, runner.replay.days, runner.replay.modes)  # which has read nothing yet
+        try:
+            for step in steps:
+                if step.record(out).is_file():
+                    bar.skip()
+                    continue
+                bar.start(step)
+                bar.finish(step, runner.run(step))
+                shutil.rmtree(out / CACHE, ignore_errors=True)  # no other run has these rows
+        except (DataError, SchemaError):  # the rows of a day cannot be read: those before it have tables
+            if runner.replay.steps:
+                runner.replay.write_tables()
+            raise
+        found = replace(runner.replay)  # which has read nothing yet
         found.write_tables()
     return found
 
@@ -159,24 +167,30 @@ class _Runner:
         Raises:
             RunError: The folder holds something else.
         """
-        _check_folder(out)
+        begun = _begun(out)
         options: DataOptions = instantiate(parser, config).data
         rows = Partitions(options.train or "", options.since, options.until, options.date_key)
         by_day = _files_by_day(rows)
-        days = tuple(by_day)
-        if len(days) < 2:
-            raise DataError(f"a replay needs at least two days, and {rows.name!r} has {days[0]} alone")
+        days, empty = tuple(by_day), _days_without_rows(options, rows, by_day)
+        for day in empty:
+            bar.note(f"there are no rows on {day}: it is neither trained on nor measured")
+        found = Replay(out, days, _all_modes(begun, modes), empty)
+        if len(found.days_with_rows) < 2:
+            alone = f"{found.days_with_rows[0]} alone" if found.days_with_rows else "none"
+            raise DataError(f"a replay needs at least two days with rows, and {rows.name!r} has {alone}")
         recipe = complete_recipe(parser, config) | {"warm_epochs": warm_epochs}
         recipe["data"] |= {"since": days[0], "until": None}  # days may be added
-        _check_same(out, recipe, by_day)
-        modes = _all_modes(out, modes)
-        content = {"layout": LAYOUT, "days": days, "modes": modes, "recipe": recipe, "rows": by_day}
+        if begun is not None:
+            _check_same(out, begun, recipe, by_day)
+        content = {"layout": LAYOUT, "days": days, "empty": empty, "modes": found.modes, "recipe": recipe}
+        content["rows"] = by_day
         with new_file(out / CONTENT) as file:
             file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if options.inferred:
-            _use_card(config, options, replace(rows, since=days[0], until=days[0]), out / CARD, bar.note)
+            first = found.days_with_rows[0]
+            _use_card(config, options, replace(rows, since=first, until=first), out / CARD, bar.note)
         config.data.cache, config.trainer.run.progress = out / CACHE, False
-        return cls(parser, config, Replay(out, days, modes), warm_epochs, bar.note)
+        return cls(parser, config, found, warm_epochs, bar.note)
 
     def run(self, step: ReplayStep) -> dict[str, Any]:
         """Train the run of a step unless it is finished, measure it, and return what was measured."""
@@ -270,6 +284,12 @@ def _files_by_day(rows: Partitions) -> dict[str, list[str]]:
     return {day: [content_key(file) for file in files] for day, files in rows.by_day().items()}
 
 
+def _days_without_rows(options: DataOptions, rows: Partitions, days: Iterable[str]) -> tuple[str, ...]:
+    """Return the days whose files have no rows."""
+    text = TextFormat(**format_options(options.inferred)) if options.card is None else card(options.card).text_format
+    return tuple(day for day in days if not has_rows(replace(rows, since=day, until=day), text))
+
+
 def _use_card(
     config: Namespace, options: DataOptions, first: Partitions, card: Path, note: Callable[[str], None]
 ) -> None:
@@ -287,19 +307,20 @@ def _use_card(
     config.data.card = str(card)
 
 
-def _check_folder(out: Path) -> None:
-    """Check that a folder is empty, or the folder of a replay."""
+def _begun(out: Path) -> dict[str, Any] | None:
+    """Return the record of the replay that was begun in a folder; ``None`` if it is empty."""
     if (out / CONTENT).exists():
-        read_content(out)
-    elif {path.name for path in out.iterdir()} - {LOCK_FILE}:
+        return read_content(out)
+    killed = {path.name for path in out.glob(f".{CONTENT}.*.partial")}  # left by a start that was killed
+    if {path.name for path in out.iterdir()} - {LOCK_FILE} - killed:
         raise ExistsError(f"{str(out)!r} is not empty and no replay: {OTHER_OUT}")
+    return None
 
 
-def _check_same(out: Path, recipe: Mapping[str, Any], by_day: Mapping[str, list[str]]) -> None:
-    """Check that a replay in a folder has the same recipe and days, to which others may have been added."""
-    begun = read_content(out)
-    if begun is None:
-        return
+def _check_same(
+    out: Path, begun: Mapping[str, Any], recipe: Mapping[str, Any], by_day: Mapping[str, list[str]]
+) -> None:
+    """Check that the replay that was begun has the same recipe and days, to which others may have been added."""
     for key, before, now in differences(begun["recipe"], recipe):
         raise RunError(f"{str(out)!r} was begun with `{key}` {before!r}, got {now!r}: {OTHER_OUT}")
     for day, files in begun["rows"].items():
@@ -313,8 +334,7 @@ def _check_same(out: Path, recipe: Mapping[str, Any], by_day: Mapping[str, list[
         raise RunError(f"{added[0]} was added between the days of {str(out)!r}: {OTHER_OUT}")
 
 
-def _all_modes(out: Path, modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
+def _all_modes(begun: Mapping[str, Any] | None, modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
     """Return the modes of a replay: those given now, then those it had before."""
-    begun = read_content(out)
     before = cast(Sequence[Mode], begun["modes"]) if begun else ()
     return tuple(dict.fromkeys((*modes, *before)))

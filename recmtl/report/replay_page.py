@@ -50,6 +50,8 @@ def replay_html(replay: Replay, title: str | None = None) -> str:
 
 def _auc_section(replay: Replay) -> Section:
     parts: list[Part] = [Text(MODES_TEXT)]
+    if replay.empty:
+        parts.append(Text(f"There are no rows on {', '.join(replay.empty)}."))
     tables: list[Part] = []
     for task, found in replay.auc.dropna(subset=["auc"]).groupby("task", sort=False):
         by_mode = {mode: found[found["mode"] == mode] for mode in replay.modes}

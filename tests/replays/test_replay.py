@@ -13,10 +13,13 @@ import pytest
 
 import recmtl
 from recmtl.cli.main import main
+from recmtl.data.sources.open import has_rows
 from recmtl.errors import DataError, RunError
 from recmtl.evaluate import auc_interval, metrics_of
 from recmtl.replays.steps import ReplayStep, steps_of
+from recmtl.report.replay_page import replay_html
 from recmtl.runs.folder import RunFolder
+from recmtl.schema.text_format import TextFormat
 
 ROOT = Path(__file__).parents[2]
 DAYS = ["2024-01-01", "2024-01-02", "2024-01-03"]
@@ -128,6 +131,56 @@ def test_tables_and_report(finished: recmtl.Replay, tmp_path: Path, capsys: pyte
     assert "ctr: AUC by day" in page
     assert main(["report", str(finished.folder), "--slice", "item", "--out", str(tmp_path / "q.html")]) == 2
     assert "a replay has a report of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "header", "found"),
+    [("a,b\n", [], False), ("a,b\n1,2\n", [], True), ("a,b\n1,2,3\n", [], True), ("1,2\n", ["a", "b"], True)],
+)
+def test_which_files_have_rows(text: str, header: list[str], found: bool, tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(text)
+    assert has_rows(tmp_path / "rows.csv", TextFormat(header=header)) is found
+
+
+@pytest.mark.slow
+def test_a_day_without_rows_is_left_out(options: dict[str, str], tmp_path: Path) -> None:
+    """The third of four days, and the first of all: the others are trained and measured as if these were not there."""
+    recmtl.plant_days(tmp_path, rows=1000, days=5)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.replay.json.0.partial").touch()  # a start was killed before it had written its first file
+    days = tmp_path / "days"
+    begins = [f"{days}/date=2024-01-0{day}/rows.csv" for day in (1, 4)]
+    for file in begins:
+        Path(file).write_text(Path(file).read_text().splitlines()[0] + "\n")
+    said = options | {"data.train": str(days)}
+    found = recmtl.replay({}, tmp_path / "out", ["warm", "anew"], options=said, progress=False)
+    assert (found.empty, found.days_with_rows[1]) == (("2024-01-01", "2024-01-04"), "2024-01-03")
+    assert found == recmtl.Replay.open(tmp_path / "out")
+    assert [found.growth[name].tolist() for name in ("until", "day")] == [
+        ["2024-01-02"] * 2 + ["2024-01-03"] * 2,
+        ["2024-01-03"] * 2 + ["2024-01-05"] * 2,
+    ]
+    assert found.by_day("ctr").query("day == '2024-01-04'")[["warm", "anew"]].to_numpy().tolist() == [["no rows"] * 2]
+    assert found.auc.query("rows == 0")["day"].tolist() == ["2024-01-01"] * 4 + ["2024-01-04"] * 4
+    assert found.mean_differences()["days"].tolist() == [1, 1]  # both modes begin with one run
+    assert "There are no rows on 2024-01-01, 2024-01-04." in replay_html(found)
+    for file in begins:
+        shutil.rmtree(Path(file).parent)
+    without = recmtl.replay({}, tmp_path / "without", ["warm", "anew"], options=said, progress=False)
+    assert found.auc.query("rows > 0")["auc"].tolist() == without.auc["auc"].tolist()
+
+
+@pytest.mark.slow
+def test_a_day_that_cannot_be_read_leaves_the_tables_of_those_before(
+    finished: recmtl.Replay, options: dict[str, str], tmp_path: Path
+) -> None:
+    rows = Path(shutil.copytree(options["data.train"], tmp_path / "days"))
+    changed = rows / f"date={DAYS[2]}/rows.csv"
+    changed.write_text(changed.read_text().replace("click", "other", 1))
+    with pytest.raises((recmtl.SchemaError, DataError), match="click"):
+        recmtl.replay({}, tmp_path / "out", ["warm"], options=options | {"data.train": str(rows)}, progress=False)
+    table = pd.read_csv(tmp_path / "out/auc.csv")
+    assert table.equals(finished.auc.query(f"mode == 'warm' and day == '{DAYS[1]}'").reset_index(drop=True))
 
 
 def test_finished_steps_are_not_run_again(

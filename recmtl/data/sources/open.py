@@ -160,6 +160,16 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
     return [source for item in parts for source in open_sources(item, name, text)]
 
 
+def has_rows(data: Data, text: TextFormat) -> bool:
+    """Return whether data has a row, be it one that does not parse; it reads up to the first."""
+    malformed = list[None]()
+    for source in open_sources(data, text=text):
+        batches = source.batches(source.columns[:1], frozenset(), partial(malformed.append, None))
+        if any(batch.num_rows for batch in batches) or malformed:
+            return True
+    return False
+
+
 def _open_file(location: Location, text: TextFormat) -> Source:
     try:
         kind = format_of(location)

@@ -203,6 +203,6 @@ def read_recipe(run: RunFolder) -> Any:
     try:
         return from_yaml(read_text(path))
     except OSError as error:
-        raise RunError(f"{str(run.path)!r} is not a run: there is no {RECIPE}") from error
+        raise RunError(run.no_run(f"there is no {RECIPE}")) from error
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error

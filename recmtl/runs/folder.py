@@ -27,6 +27,7 @@ STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
+READER = "recmtl_model.py"  # by which the folder of an exported model is known
 BEGUN = ".begun"  # the digest of `recipe.yaml` until the schema is written: a killed start leaves nothing else
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
 PARENT = "parent.json"  # the run that this one started from
@@ -276,7 +277,7 @@ class RunFolder:
         try:
             return read_checkpoint(path, device)
         except FileNotFoundError:
-            raise RunError(f"{str(self.path)!r} is not a run with a checkpoint: there is no {path}") from None
+            raise RunError(self.no_run(f"there is no {path}", "a run with a checkpoint")) from None
 
     def schema(self) -> FittedSchema:
         """Read the fitted schema.
@@ -286,8 +287,17 @@ class RunFolder:
             SchemaError: The schema is damaged.
         """
         if not (self.path / SCHEMA).is_dir():
-            raise DataError(f"{str(self.path)!r} is not a run: it has no {SCHEMA} folder")
+            raise DataError(self.no_run(f"it has no {SCHEMA} folder"))
         return load_fitted(self.path / SCHEMA)
+
+    def no_run(self, reason: str, expected: str = "a run") -> str:
+        """Return the message about a folder that is no run; of an exported model it says what reads that."""
+        if (self.path / READER).is_file():
+            return (
+                f"{str(self.path)!r} is an exported model, expected a run folder: `recmtl serve` and `recmtl.Scorer` "
+                "read it"
+            )
+        return f"{str(self.path)!r} is not {expected}: {reason}"
 
 
 def is_record(line: bytes) -> bool:

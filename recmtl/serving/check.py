@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from recmtl.data import Loader, Rows
 from recmtl.evaluate.predictions import complete
 from recmtl.serving.network import ServedNetwork, inputs_of, probabilities
+from recmtl.serving.reader import Network
 from recmtl.serving.request_encoder import RequestEncoder
 from recmtl.train import Trainer
 from recmtl.train.predictor import Predictor
@@ -25,44 +26,21 @@ ROUNDING = 4  # times what the run itself loses by fp32, where that is more: rot
 BATCH = 2048
 
 Floats = npt.NDArray[np.float64]
-Run: TypeAlias = Callable[[Mapping[str, Tensor]], list[Floats]]  # the network: from inputs to outputs
 
 
-def onnx_run(path: Path) -> Run:
-    """Return a function that runs an ONNX model on one thread."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda inputs: list(session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()}))
-
-
-def torch_run(path: Path) -> Run:
-    """Return a function that runs a program of `torch.export`."""
-    module = torch.export.load(path).module()
-
-    def run(inputs: Mapping[str, Tensor]) -> list[Floats]:
-        with torch.inference_mode():
-            return [output.numpy() for output in module(*inputs.values())]
-
-    return run
-
-
-def network_predictions(network: ServedNetwork, run: Run, rows: Rows) -> dict[str, Floats]:
+def network_predictions(network: ServedNetwork, run: Network, rows: Rows) -> dict[str, Floats]:
     """Return the predictions of an exported network by task."""
-    parts = [run(inputs) for inputs in _batches(network, rows)]
+    parts = [run({n: t.numpy() for n, t in inputs.items()}) for inputs in _batches(network, rows)]
     return {task.name: np.concatenate([part[i] for part in parts]) for i, task in enumerate(network.tasks)}
 
 
 def served_predictions(
-    folder: Path, network: ServedNetwork, run: Run, columns: Mapping[str, Sequence[Any]]
+    folder: Path, network: ServedNetwork, run: Network, columns: Mapping[str, Sequence[Any]]
 ) -> dict[str, Floats]:
     """Return the predictions by task of columns of raw values, which are encoded as by the reader of a folder."""
     encoder, parts = RequestEncoder(folder), []
     for start in range(0, len(next(iter(columns.values()))), BATCH):
-        inputs = encoder.encode({name: values[start : start + BATCH] for name, values in columns.items()})
-        parts.append(run({name: torch.from_numpy(inputs[name]) for name in network.inputs}))
+        parts.append(run(encoder.encode({name: values[start : start + BATCH] for name, values in columns.items()})))
     return {task.name: np.concatenate([part[i] for part in parts]) for i, task in enumerate(network.tasks)}
 
 

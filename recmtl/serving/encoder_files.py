@@ -21,7 +21,6 @@ from recmtl.schema.features import KIND_NAMES, Feature
 from recmtl.schema.fitted import MISSING, UNKNOWN
 from recmtl.serving.request_encoder import ENCODER_FILE, RATES_FILE, VOCABULARY_FILE
 
-READER_FILE = "recmtl_model.py"
 # The files of the reader, in an order in which each uses those before it.
 READER_PARTS = (
     "errors.py",

@@ -19,7 +19,7 @@ from recmtl.io.files import new_folder
 from recmtl.io.untrusted import read_text
 from recmtl.recipe.load import load_run
 from recmtl.recipe.run_data import data_options, first_rows, held_out_rows
-from recmtl.runs.folder import RECIPE
+from recmtl.runs.folder import READER, RECIPE
 from recmtl.schema import Binned, FittedSchema, Numeric
 from recmtl.schema.features import KIND_NAMES
 from recmtl.serving.check import (
@@ -31,18 +31,18 @@ from recmtl.serving.check import (
     run_predictions,
     served_predictions,
 )
-from recmtl.serving.encoder_files import READER_FILE, reader_source, write_encoder
+from recmtl.serving.encoder_files import reader_source, write_encoder
 from recmtl.serving.graph import GRAPHS, Format, check_installed
 from recmtl.serving.manifest import write_manifest
 from recmtl.serving.network import ServedNetwork, meaning
 from recmtl.serving.probe import probe_columns, probe_rows, probe_table
+from recmtl.serving.reader import PROBE_FILE
 from recmtl.serving.weights import WEIGHTS, Weights
 from recmtl.serving.written import WrittenNetwork, auc_of
 from recmtl.train import Trainer
 
 LABELLED_ROWS = 200_000  # at most, on which the AUC is measured
 CHECK_ROWS, PROBE_ROWS = 10_000, 20
-PROBE = "probe.json"
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,10 @@ def export_model(
             raise DataError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
     check_installed(format)
     with new_folder(out) as folder:
-        trainer = run if isinstance(run, Trainer) else _load(Path(run), trust)
+        trainer = run if isinstance(run, Trainer) else load_run(run, trust)
         labelled = _labelled(trainer.model.schema, run, rows, weights != "fp32")
         found = _write(trainer, folder, format, weights, labelled)
     return replace(found, folder=out)
-
-
-def _load(run: Path, trust: str | Sequence[str]) -> Trainer:
-    if (run / PROBE).is_file() and not (run / RECIPE).exists():
-        raise RunError(f"{str(run)!r} is an exported model, expected a run folder")
-    return load_run(run, trust)
 
 
 def _labelled(
@@ -154,7 +148,7 @@ def _write(
     schema, network = trainer.model.schema, ServedNetwork(trainer.model)
     written = WrittenNetwork(network, form, folder)
     write_encoder(schema, folder)
-    (folder / READER_FILE).write_text(reader_source(), encoding="utf-8")
+    (folder / READER).write_text(reader_source(), encoding="utf-8")
     columns = probe_columns(schema, CHECK_ROWS)
     generated = encoded(schema, probe_table(schema, columns))
     exact = served_predictions(folder, network, written.run, columns)
@@ -172,7 +166,7 @@ def _write(
         cost = WeightsCost(size, largest_difference(trainer, exact, found), len(rows or ()), about, auc)
     few = {name: values[:PROBE_ROWS] for name, values in columns.items()}
     probe = {"rows": probe_rows(few), "expected": {name: v[:PROBE_ROWS].tolist() for name, v in found.items()}}
-    (folder / PROBE).write_text(json.dumps(probe, ensure_ascii=False), encoding="utf-8")
+    (folder / PROBE_FILE).write_text(json.dumps(probe, ensure_ascii=False), encoding="utf-8")
     about_weights = {"weights": asdict(cost) | ({} if cost.rows else {"about": "no labelled rows"})} if cost else {}
     write_manifest(folder, manifest_content(trainer, network, form, weights, measured | about_weights))
     return Exported(folder, count, difference, written.size, cost)

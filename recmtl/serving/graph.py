@@ -16,12 +16,14 @@ import torch
 
 from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.serving.network import VALUES, ServedNetwork
+from recmtl.serving.reader import ONNX_FILE
+from recmtl.serving.scorer import TORCH_FILE
 
 if TYPE_CHECKING:
     import onnx_ir
 
 Format = Literal["onnx", "torch"]
-GRAPHS: dict[Format, str] = {"onnx": "network.onnx", "torch": "network.pt2"}
+GRAPHS: dict[Format, str] = {"onnx": ONNX_FILE, "torch": TORCH_FILE}
 INSTALL = "pip install 'recmtl[onnx]'"
 OPSET = 18
 EXTERNAL_BYTES = 1 << 30  # of weights, from which on they lie in a file beside the graph: protobuf ends at 2 GiB

@@ -50,7 +50,12 @@ class Scorer:
             raise DataError(f"`threads` must be a whole number from 1, got {threads!r}")
         folder = Path(os.path.realpath(path))  # read here and by `Model`, even if a link moves meanwhile
         manifest = read_manifest(folder, check=False)
-        network = _torch_network(folder, manifest, threads) if manifest["format"] == "torch" else None
+        network = None
+        if manifest["format"] == "torch":
+            import torch  # where the model needs it
+
+            torch.set_num_threads(threads)
+            network = torch_network(folder / TORCH_FILE, manifest["inputs"])
         self._model = Model(folder, threads, check, network)
         self.metadata: Mapping[str, Any] = self._model.metadata
         self.tasks, self.fields = self._model.tasks, self._model.fields
@@ -102,16 +107,22 @@ class Scorer:
         return pandas.DataFrame(scores, index=rows.index) if is_frame else scores  # type: ignore[union-attr]
 
 
-def _torch_network(folder: Path, manifest: Mapping[str, Any], threads: int) -> Network:
-    """Return the network of a program of `torch.export`."""
+def torch_network(path: Path, names: Sequence[str]) -> Network:
+    """Return the network of a program of `torch.export`.
+
+    Args:
+        path: The file of the program.
+        names: The names of its inputs, in order.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
     import torch  # where the model needs it
 
-    torch.set_num_threads(threads)
     try:
-        module = torch.export.load(folder / TORCH_FILE).module()
+        module = torch.export.load(path).module()
     except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(f"{str(folder / TORCH_FILE)!r} cannot be read: {error}") from error
-    names = manifest["inputs"]
+        raise DataError(f"{str(path)!r} cannot be read: {error}") from error
 
     def run(arrays: Arrays) -> list[npt.NDArray[Any]]:
         with torch.inference_mode():

@@ -8,9 +8,11 @@ from pathlib import Path
 from recmtl.data import Rows
 from recmtl.evaluate import measure
 from recmtl.schema import FittedSchema
-from recmtl.serving.check import Floats, Run, network_predictions, onnx_run, torch_run
+from recmtl.serving.check import Floats, network_predictions
 from recmtl.serving.graph import GRAPHS, Format, onnx_of, program_of, save_onnx, save_program
 from recmtl.serving.network import ServedNetwork
+from recmtl.serving.reader import Network, onnx_network
+from recmtl.serving.scorer import torch_network
 from recmtl.serving.weights import Weights, store_onnx_weights, store_program_weights
 
 
@@ -26,7 +28,7 @@ class WrittenNetwork:
         folder: The folder of the file.
     """
 
-    run: Run
+    run: Network
 
     def __init__(self, network: ServedNetwork, form: Format, folder: Path) -> None:
         self._network, self._form, self._path = network, form, folder / GRAPHS[form]
@@ -41,7 +43,8 @@ class WrittenNetwork:
             save_program(self._program, self._path)
         else:
             save_onnx(self._model, self._path)
-        self.run = onnx_run(self._path) if self._model is not None else torch_run(self._path)
+        is_onnx = self._model is not None
+        self.run = onnx_network(self._path, 1) if is_onnx else torch_network(self._path, self._network.inputs)
 
     @property
     def size(self) -> int:

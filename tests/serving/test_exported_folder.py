@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,17 @@ from recmtl.balance import Sum
 from recmtl.cli.main import main
 from recmtl.evaluate.predictions import complete
 from recmtl.features.spline_embeddings import SplineEmbeddings
+from recmtl.report.runs import ReportedRun
+from recmtl.runs.folder import RunFolder
 from recmtl.schema import Binned, Categorical, Funnel, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.serving import export, written
-from recmtl.serving.check import network_predictions, onnx_run, torch_run
+from recmtl.serving.check import network_predictions
 from recmtl.serving.graph import program_of
 from recmtl.serving.manifest import read_manifest
 from recmtl.serving.network import ServedNetwork, with_derived_task
 from recmtl.serving.probe import probe_columns, probe_table
+from recmtl.serving.reader import onnx_network
+from recmtl.serving.scorer import torch_network
 from recmtl.serving.server.app import create_app
 from tests.serving import fuzz
 from tests.serving.asgi import ask
@@ -140,7 +145,7 @@ def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balanc
     found = recmtl.export_model(trainer, tmp_path / "model")
     assert found.difference <= 1e-6
     names = [task["name"] for task in read_manifest(tmp_path / "model")["tasks"]]
-    run, network = onnx_run(tmp_path / "model" / "network.onnx"), ServedNetwork(trainer.model)
+    run, network = onnx_network(tmp_path / "model" / "network.onnx", 1), ServedNetwork(trainer.model)
     table = probe_table(data.schema, probe_columns(data.schema, 40, seed=1))
     expected = trainer.predict(table)
     predicted = network_predictions(network, run, export.encoded(data.schema, table))
@@ -150,7 +155,7 @@ def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balanc
         np.testing.assert_allclose(predicted[name], expected[name], rtol=0, atol=1e-6)
         np.testing.assert_allclose(scored[name], expected[name], rtol=0, atol=1e-6)
     for rows in (0, 1):
-        inputs = dict(zip(network.inputs, network.example(rows), strict=True))
+        inputs = {n: t.numpy() for n, t in zip(network.inputs, network.example(rows), strict=True)}
         assert [output.shape for output in run(inputs)] == [(rows,)] * 3
 
 
@@ -165,9 +170,10 @@ def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
         trainer = trainer_of(recmtl.SharedBottom(data.schema, layers=[8], tower_layers=[]))
         found = recmtl.export_model(trainer, tmp_path / str(number), format="torch")
         assert found.difference <= 1e-6
-        run, network = torch_run(tmp_path / str(number) / "network.pt2"), ServedNetwork(trainer.model)
+        network = ServedNetwork(trainer.model)
+        run = torch_network(tmp_path / str(number) / "network.pt2", network.inputs)
         assert network.inputs == ({"price": ("numeric",), "item": ("ids",)}.get(kept[0], ("list_0", "lengths_0")))
-        values = run(dict(zip(network.inputs, network.example(5), strict=True)))[0]
+        values = run({n: t.numpy() for n, t in zip(network.inputs, network.example(5), strict=True)})[0]
         assert values.shape == (5,)
         assert 10 < values.mean() < 30
         scored = recmtl.Scorer(tmp_path / str(number)).score(frame(9))["spend"]
@@ -320,8 +326,16 @@ def test_bad_input_is_one_sentence(
         read_manifest(run_folder)
     with pytest.raises(recmtl.DataError, match="does not exist: give the folder of an exported model"):
         read_manifest(tmp_path / "nowhere")
-    with pytest.raises(recmtl.RunError, match="is an exported model, expected a run folder"):
-        recmtl.export_model(exported, tmp_path / "a")
+    for read in (
+        partial(recmtl.export_model, out=tmp_path / "a"),
+        partial(recmtl.continue_run, train=frame(), folder=tmp_path / "a"),
+        recmtl.load_run,
+        ReportedRun.open,
+        lambda folder: RunFolder(folder).load_checkpoint("best"),
+    ):
+        said = r"model' is an exported model, expected a run folder: `recmtl serve` and `recmtl\.Scorer` read it"
+        with pytest.raises((recmtl.RunError, recmtl.DataError), match=said):
+            read(exported)
     unfinished = shutil.copytree(run_folder, tmp_path / "unfinished")
     (unfinished / "metrics.json").unlink()
     with pytest.raises(recmtl.RunError, match="holds an unfinished run"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from recmtl.cli.console import RowCounter, print_domains, print_line, print_metrics, print_note
 from recmtl.data import PreparedData, Rows
+from recmtl.data.sources.open import digests, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
 from recmtl.evaluate import (
@@ -114,6 +115,8 @@ def predict_labelled(
         note_of_thinning(trainer.model.schema.thinning, thinning)
         with RowCounter() as counter:
             prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning, form)
+            seen = trainer.model.schema.history.seen("given", digests(open_sources(rows, text=form)))
+            counter.print_notes(*seen)
     return trainer.predictor.predict(prepared)
 
 

@@ -86,11 +86,13 @@ class Extension:
                     raise SchemaError(f"{what} {name!r} is {before[name]} in the run, but {now[name]} in the schema")
         if thinning != self.schema.thinning:
             raise DataError("the rows are thinned otherwise than the run's, by which predictions are corrected")
-        for seen in () if self.allow_repeat else self.schema.history.files:
+        history = self.schema.history
+        for seen in () if self.allow_repeat else history.files:
             if seen in files:
+                named = f"{files[seen]} already{history.first_name(seen, files[seen])}"
                 raise DataError(
-                    f"the run was trained on the rows of {files[seen]} already: give new ones, or `allow_repeat` if "
-                    "they are to count twice"
+                    f"the run was trained on the rows of {named}: give new ones, or let them count twice "
+                    "(`--data.allow_repeat true`, or `allow_repeat` of the command or function)"
                 )
         return own
 
@@ -113,7 +115,7 @@ class Extension:
             notes += _growth_note(name, len(before), added, freed, left.num_rows)
         history = FitHistory(
             rows=old.history.rows + day.history.rows,
-            files=tuple(dict.fromkeys((*old.history.files, *day.history.files))),
+            files={**old.history.files, **day.history.files, **old.history.files},  # by their first names
             parents=tuple(dict.fromkeys((*old.history.parents, old.fingerprint))),
             ages=ages,
             waiting=waiting,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from os.path import abspath
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ class FitHistory:
 
     Args:
         rows: The number of training rows.
-        files: The digest of each training file, the oldest first.
+        files: The name of each training file by its digest, the oldest first.
         parents: The fingerprints of the schemas that it extends, the oldest first.
         ages: For each vocabulary how many continuations ago each of its categories was last seen ``[categories]``; a
             vocabulary without an entry was fitted on the last day.
@@ -30,10 +31,30 @@ class FitHistory:
     """
 
     rows: int = 0
-    files: tuple[str, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
     parents: tuple[str, ...] = ()
     ages: Mapping[str, Ages] = field(default_factory=dict)
     waiting: Mapping[str, pa.Table] = field(default_factory=dict)
+
+    def seen(self, split: str, files: Mapping[str, str]) -> Iterator[str]:
+        """Yield a note for each file that is among the training files, whose metrics then say nothing of new rows.
+
+        Args:
+            split: What the files are, such as ``test``.
+            files: Their names by their digests.
+        """
+        for digest, name in files.items():
+            if digest in self.files:
+                named = f"{name}{self.first_name(digest, name)}"
+                yield (
+                    f"the model was trained on the {split} rows of {named}: their metrics do not say how good "
+                    "it is on new rows"
+                )
+
+    def first_name(self, digest: str, name: str) -> str:
+        """Return in brackets under which name a file was trained on, if under another one."""
+        first = self.files[digest]
+        return "" if abspath(first) == abspath(name) else f" (as {first})"
 
     def age(self, name: str, size: int) -> Ages:
         """Return the age of each of `size` categories of a vocabulary."""

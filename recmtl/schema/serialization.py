@@ -23,7 +23,7 @@ from recmtl.schema.thinning import Thinning
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
 HISTORY_FILE = "history.arrow"
 FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE, HISTORY_FILE)
-LAYOUT = 2  # of these files
+LAYOUT = 3  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
@@ -33,7 +33,12 @@ MAX_IDS = 1 << 20
 def save_fitted(fitted: FittedSchema, folder: Path) -> None:
     """Write a fitted schema into an existing folder as `schema.json` and three Arrow files."""
     history = fitted.history
-    days = {"rows": history.rows, "files": history.files, "parents": history.parents, "digest": history_digest(history)}
+    days = {
+        "rows": history.rows,
+        "files": dict(history.files),
+        "parents": history.parents,
+        "digest": history_digest(history),
+    }
     content = {"layout": LAYOUT, **fitted.to_dict(), FINGERPRINT: fitted.fingerprint, "history": days}
     (folder / SCHEMA_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     _write_history(history, folder / HISTORY_FILE)
@@ -49,7 +54,7 @@ def save_fitted(fitted: FittedSchema, folder: Path) -> None:
 
 def history_digest(history: FitHistory) -> str:
     """Return a hash of all that a history holds."""
-    found = hashlib.sha256(repr((history.rows, history.files, history.parents)).encode())
+    found = hashlib.sha256(repr((history.rows, dict(history.files), history.parents)).encode())
     for name, ages in sorted(history.ages.items()):
         found.update(name.encode() + np.ascontiguousarray(ages, "<i8").tobytes())
     for name, table in sorted(history.waiting.items()):
@@ -124,7 +129,7 @@ def _read_vocabularies(path: Path) -> list[pa.Array]:
 def _read_history(path: Path, days: Mapping[str, Any]) -> FitHistory:
     """Read the days that a schema was fitted on, given what `schema.json` says of them."""
     tables = read_tables(_read_batches(path, HISTORY_LAYOUT))
-    history = FitHistory(days["rows"], tuple(days["files"]), tuple(days["parents"]), *tables)
+    history = FitHistory(days["rows"], dict(days["files"]), tuple(days["parents"]), *tables)
     if history_digest(history) != days["digest"]:
         raise ValueError(f"{path.name} does not match {SCHEMA_FILE}")
     return history

@@ -63,6 +63,21 @@ def test_the_command_and_the_function_continue_a_run_alike(days: Path, tmp_path:
     assert in_memory.predict(rows).equals(trainer.predict(rows))
 
 
+def test_seen_files_are_named(days: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copy(days / "day1.csv", tmp_path / "copy.csv")
+    with pytest.raises(recmtl.DataError, match=r"rows of .*copy.csv already \(as .*day1.csv\): give new"):
+        recmtl.prepare(None, copy, extend=days / "first")
+    data = recmtl.prepare(None, days / "day2.csv", days / "day3.csv", copy, extend=days / "first")
+    (note,) = [note for note in data.notes if "the model was trained on the" in note]
+    assert note.startswith(f"the model was trained on the test rows of {copy} (as {days / 'day1.csv'}): their metrics")
+    data = recmtl.prepare(None, days / "day3.csv", days / "day2.csv", extend=data)
+    assert [note for note in data.notes if "the model was trained on the valid rows" in note]
+    assert main(["evaluate", f"{days}/first", "--rows", f"{days}/day1.csv"]) == 0
+    assert "the model was trained on the given rows of" in " ".join(capsys.readouterr().err.split())
+    assert main(["evaluate", f"{days}/first", "--rows", f"{days}/day3.csv"]) == 0
+    assert "was trained on" not in capsys.readouterr().err
+
+
 def test_a_continuation_is_continued(days: Path, tmp_path: Path) -> None:
     second = recmtl.continue_run(
         days / "first", days / "day2.csv", folder=tmp_path / "2", max_age=2, note=lambda sentence: None
@@ -83,7 +98,7 @@ def test_a_continuation_is_continued(days: Path, tmp_path: Path) -> None:
     [
         (
             ["--data.train", "day1.csv"],
-            "the run was trained on the rows of day1.csv already: give new ones, or `allow_",
+            "the run was trained on the rows of day1.csv already: give new ones, or let them count",
         ),
         (["--data.train", "other.csv"], "column 'price' is not in other.csv"),
         ([], "there are no training rows: give `--data.train`"),
@@ -116,7 +131,7 @@ def test_runs_that_cannot_be_continued_give_one_sentence(
     (tmp_path / "unfinished" / "metrics.json").unlink()
     shutil.copytree(days / "first", tmp_path / "older")
     schema = tmp_path / "older" / "schema" / "schema.json"
-    schema.write_text(schema.read_text().replace('"layout": 2', '"layout": 1'))
+    schema.write_text(schema.read_text().replace('"layout": 3', '"layout": 2'))
     for name, said in (
         ("unfinished", "holds an unfinished run: resume it first"),
         ("older", "was written by another version: fit it again"),

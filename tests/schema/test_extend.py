@@ -193,7 +193,8 @@ def test_bad_days_are_refused_in_one_sentence() -> None:
     first = prepared(list("aabc"))
     rows = pd.DataFrame({"c": list("ab"), "click": [0, 1]})
     with pytest.raises(
-        recmtl.DataError, match=r"^the run was trained on the rows of the train frame already: give new"
+        recmtl.DataError,
+        match=r"^the run was trained on the rows of the train frame already: give new .*`--data.allow_repeat true",
     ):
         prepared(list("aabc"), first)
     assert len(prepared(list("aabc"), Extension(first.schema, allow_repeat=True)).schema.history.files) == 1
@@ -221,7 +222,7 @@ def test_bad_days_are_refused_in_one_sentence() -> None:
 def test_a_schema_of_an_older_layout_is_named(tmp_path: Path) -> None:
     save_fitted(prepared(list("aabc")).schema, tmp_path)
     file = tmp_path / "schema.json"
-    file.write_text(file.read_text().replace('"layout": 2', '"layout": 1'))
+    file.write_text(file.read_text().replace('"layout": 3', '"layout": 2'))
     with pytest.raises(recmtl.SchemaError, match=r"was written by another version: fit it again$"):
         load_fitted(tmp_path)
 

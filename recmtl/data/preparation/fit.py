@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -57,11 +57,13 @@ class Fitter:
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
             sums.add(value, own, all_rows)
 
-    def finish(self, files: Sequence[str] = (), extension: Extension | None = None) -> tuple[FittedSchema, list[str]]:
+    def finish(
+        self, files: Mapping[str, str] | None = None, extension: Extension | None = None
+    ) -> tuple[FittedSchema, list[str]]:
         """Return the fitted schema, and a note on each column or task without information.
 
         Args:
-            files: The digests of the training files.
+            files: The names of the training files by their digests.
             extension: How the schema of a run is extended; ``None`` fits a schema of its own.
         """
         self._check_negative_labels()
@@ -86,7 +88,7 @@ class Fitter:
             unthinned_means={k: _mean(s.all_weight, s.all_total) for k, s in self._rates.items() if self._thinning},
         )
         waiting = {name: builder.waiting for name, builder in builders.items() if builder.waiting.num_rows}
-        fitted = replace(fitted, history=FitHistory(self.rows, tuple(files), waiting=waiting))
+        fitted = replace(fitted, history=FitHistory(self.rows, files or {}, waiting=waiting))
         if extension:
             fitted, notes = extension.extend(fitted, {name: builder.counts for name, builder in builders.items()})
         constants = self._categories.constants(fitted) | self._numeric.constant_bins()

@@ -25,7 +25,7 @@ from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
 from recmtl.data.preparation.thinned_files import NegativeShares, thinned_splits
 from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import Source, spool_parsed
-from recmtl.data.sources.open import Data, open_sources
+from recmtl.data.sources.open import Data, digests, open_sources
 from recmtl.data.store.format import (
     KEY_PREFIX,
     LABELS,
@@ -102,7 +102,7 @@ def prepare(
     holdouts = Holdout(resolved.group, 0.0 if valid is not None else holdout)
     thinned = thinned_splits(thinning, resolved, sources, holdouts.share > 0) if thinning else None
     shares = NegativeShares(resolved, thinned) if thinned else None
-    files = {source.digest(): source.name for source in sources["train"] if source.digest}
+    files = digests(sources["train"])
     if extension:
         resolved = extension.check(resolved, thinned.of("train") if thinned else None, files)
     with ExitStack() as stack:
@@ -111,7 +111,10 @@ def prepare(
         sources["train"] = spool_parsed(sources["train"], Path(parsed))
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
         learn = partial(_fit, fitter, resolved, sources["train"], holdouts, progress, bad_row_counter(bad_rows))
-        fitted, notes = learn(partial(fitter.finish, tuple(files), extension))
+        fitted, notes = learn(partial(fitter.finish, files, extension))
+        others = {name: digests(parts) for name, parts in sources.items() if name != "train"}
+        for name, names in others.items():
+            notes += fitted.history.seen(name, names) if fitted.history.files.keys() & names.keys() else ()
         counts = FoldCounts(fitted, extension) if fitted.rated_blocks else None
         if counts:
             _count_labels(resolved, counts, sources["train"], holdouts, progress, bad_row_counter(bad_rows))

@@ -160,6 +160,11 @@ def open_sources(data: Data, name: str = "data", text: TextFormat = PLAIN_TEXT) 
     return [source for item in parts for source in open_sources(item, name, text)]
 
 
+def digests(sources: Iterable[Source]) -> dict[str, str]:
+    """Return the name of each source by its digest, those without one left out."""
+    return {source.digest(): source.name for source in sources if source.digest}
+
+
 def has_rows(data: Data, text: TextFormat) -> bool:
     """Return whether data has a row, be it one that does not parse; it reads up to the first."""
     malformed = list[None]()

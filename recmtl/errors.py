@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MAX_SHOWN = 80  # characters of a value in a message
+LONGEST_INTEGER = 4096  # bits that Python writes in digits
 
 
 class DataError(ValueError):
@@ -106,7 +107,12 @@ class UsageError(ValueError):
 
 def shown(value: object) -> str:
     """Return a value as it is shown in a message."""
-    text = repr(value.decode(errors="replace") if isinstance(value, bytes) else value)
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    elif isinstance(value, int) and value.bit_length() > LONGEST_INTEGER:
+        return f"an integer of {value.bit_length()} bits"
+    is_number = type(value).__module__ == "numpy" and not isinstance(value, str)
+    text = str(value) if is_number else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
 
 

@@ -11,16 +11,18 @@ import json
 import re
 from contextlib import suppress
 
+from recmtl.io.spellings import DECIMAL_NUMBER
+
 BRACKETED = r"(?s)^\s*(\[.*\]|\(.*\)|\{.*\})\s*$"
 UNCLOSED = r"""(?s)^\s*\[\s*(['"]|[+-]?[0-9])[^\]]*$"""
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 # An element and what ends it: NumPy writes blanks between elements, all others commas.
 ELEMENT = re.compile(
-    rf"\s*(?:({QUOTED})\s*(?:,|$|(?=['\"]|None|nan|\.\.\.))|((?:None|nan|\.\.\.)(?=\s+['\"]))|([^\s,'\"][^,]*?)\s*(?:,|$))",
+    rf"\s*(?:({QUOTED})\s*(?:,|$|(?=['\"]|None|nan|\.\.\.))|((?:None|nan|\.\.\.)(?=\s+['\"]))|([^\s,'\"][^,]*)(?:,|$))",
     re.S,
 )
 UNIFORM = (re.compile(r"'[^'\\]*'(?:\s*,\s*'[^'\\]*')*"), re.compile(r'"[^"\\]*"(?:\s*,\s*"[^"\\]*")*'))  # by one quote
-NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|nan|None")
+NUMBER = re.compile(rf"{DECIMAL_NUMBER}|nan|None")
 NO_VALUES = ("None", "null", "NULL", "nan", "NaN")
 LEFT_OUT = "..."  # by NumPy, from the middle of a long list
 
@@ -45,7 +47,7 @@ def parse_list(text: str, separator: str | None = None) -> list[str | None] | No
         if inner[0] == quote and uniform.fullmatch(inner):
             return [*re.split(rf"{quote}\s*,\s*{quote}", inner[1:-1])]
     found = _quoted_elements(inner) if "'" in inner or '"' in inner else _bare_elements(inner)
-    if found is None or (kind != "[" and not _is_list(kind, inner)):
+    if found is None or (kind != "[" and not _is_list(kind, inner, found)):
         if kind == "[" and inner[0] in "[('\"{":
             raise ValueError("a list of single values")
         return None
@@ -57,11 +59,12 @@ def parse_list(text: str, separator: str | None = None) -> list[str | None] | No
     return [_unquoted(element) if quoted else None if element in NO_VALUES else element for element, quoted in found]
 
 
-def _is_list(kind: str, inner: str) -> bool:
+def _is_list(kind: str, inner: str, found: list[tuple[str, bool]]) -> bool:
     """Return whether text in round or curly brackets is a list: of quoted elements or numbers, or with commas."""
     if kind == "(":
         return inner[0] in "'\"" or (NUMBER.match(inner) is not None and "," in inner)
-    return ":" not in re.sub(QUOTED, "", inner) and (inner[0] in "'\"" or "," in inner)
+    bare = (element for element, quoted in found if not quoted)
+    return not any(":" in element for element in bare) and (inner[0] in "'\"" or "," in inner)
 
 
 def _quoted_elements(inner: str) -> list[tuple[str, bool]] | None:
@@ -72,6 +75,7 @@ def _quoted_elements(inner: str) -> list[tuple[str, bool]] | None:
         if match is None or match.end() == place:
             return None
         quoted, none, bare = match.groups()
+        bare = bare and bare.rstrip()
         if bare and any(bracket in bare for bracket in "[]{}"):
             return None
         found.append((quoted or none or bare, quoted is not None))

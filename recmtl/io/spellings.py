@@ -16,6 +16,8 @@ NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
 NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
 FINITE = "a finite number"
+# Of a regular expression; no character can be read in two ways, so that a search takes linear time.
+DECIMAL_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 
 WHOLE_NUMBER = r"^(-?[0-9]+)\.0+$"
 SPELLINGS = ((WHOLE_NUMBER, r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
@@ -30,8 +32,9 @@ ONE_CATEGORY = "one category: a column of lists is a `multi_categorical` feature
 UNCLOSED_LIST = "a whole list: its closing bracket is missing"
 
 ZONE = "%z"  # of a strptime format
-ISO_DATE = r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}([T ]|$)"  # with or without a time
-ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|(UTC|GMT)?[+-][0-9]{2}(:?[0-9]{2})?)?$"  # fraction and offset are dropped
+LONGEST_TIME = 128  # characters of a date or time; the patterns below take quadratic time
+ISO_DATE = r"^[0-9]{4}-?[0-9]{2}-?[0-9]{2}([T ][^+-]*)?$"  # with or without a time, whose offset has been dropped
+ISO_TIME = r"([T ][0-9:]+)([.,][0-9]+)?\s*(Z|(UTC|GMT)?[+-][0-9]{1,2}(:?[0-9]{2})?)?$"  # drops fraction and offset
 UTC = r"\s*(Z|UTC|GMT)$"
 OFFSET = r"\s*(Z|UTC|GMT|(UTC|GMT)?[+-][0-9]{2}:?[0-9]{2})$"
 FRACTION = r"(:[0-9]{2})[.,][0-9]+"  # of a second

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.io.spellings import MISSING_NUMBERS
+from recmtl.io.spellings import DECIMAL_NUMBER, MISSING_NUMBERS
 from recmtl.schema.text_format import rounded_ids, with_decimal_point
 
 Floats = npt.NDArray[np.float64]
 BOOLEANS, MAX_SPELLINGS = ("true", "false"), 8  # in any case
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$|^[+-]?(?i:inf|infinity)$"
+NUMBER = rf"^{DECIMAL_NUMBER}$|^[+-]?(?i:inf|infinity)$"
 INTEGER, EXACT = r"^[+-]?[0-9]+$", 2.0**53
 LEADING_ZERO = r"^[+-]?0[0-9]+$"  # of an id rather than of a number
 # 1,234 or 1,5; 1.5 where the decimal mark is the comma

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.io.spellings import FRACTION, ISO_DATE, ISO_TIME, OFFSET, TIME_OF_DAY, UTC, ZONE, digits_of
+from recmtl.io.spellings import FRACTION, ISO_DATE, ISO_TIME, LONGEST_TIME, OFFSET, TIME_OF_DAY, UTC, ZONE, digits_of
 
 DIGIT_FORMATS: Mapping[int, tuple[str, ...]] = {
     8: ("%Y%m%d", "%y%m%d%H"),
@@ -93,6 +93,7 @@ def parse_dates(values: pa.StringArray, date_format: str | None) -> pa.Timestamp
     Times are local as written: fractions of a second and time zones are dropped. A time of day may lack.
     """
     text = pc.utf8_trim_whitespace(values)
+    text = pc.if_else(pc.less_equal(pc.utf8_length(text), LONGEST_TIME), text, None)
     if date_format is None:
         text = pc.replace_substring_regex(pc.replace_substring_regex(text, UTC, ""), ISO_TIME, r"\1")
         return _read(pc.if_else(pc.match_substring_regex(text, ISO_DATE), text, None), "ISO8601")

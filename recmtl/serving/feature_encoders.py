@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -85,7 +85,13 @@ class Vocabulary(dict[Any, int]):
         try:
             return list(map(self.__getitem__, values))
         except TypeError:  # a value without a hash, such as a list, which is no category
-            return [self[value] if isinstance(value, Hashable) else self.__missing__(value) for value in values]
+            return [*map(self._id_of, values)]
+
+    def _id_of(self, value: Any) -> int:
+        try:
+            return self[value]
+        except TypeError:  # as above; a tuple may hold lists
+            return self.__missing__(value)
 
     def __missing__(self, value: Any) -> int:
         """Return the id of a value that is no category as it is."""
@@ -217,7 +223,7 @@ class NumberReader:
                 continue
             try:
                 parts.append(array("d", column))
-            except (TypeError, OverflowError):  # text, or nothing
+            except (TypeError, OverflowError, ValueError):  # text, nothing, or a NaN that signals
                 parts.append(array("d", located(name, column, self._parsed)))
         numbers = np.frombuffer(bytearray().join(parts)).reshape(len(columns), -1)
         if np.isinf(numbers).any():

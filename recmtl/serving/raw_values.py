@@ -19,6 +19,7 @@ import numpy as np
 
 from recmtl.io.list_text import BRACKETED, UNCLOSED, parse_list
 from recmtl.io.spellings import (
+    DECIMAL_NUMBER,
     EXACT_INTEGERS,
     FINITE,
     FLOAT_OF_ID,
@@ -26,6 +27,7 @@ from recmtl.io.spellings import (
     ISO_DATE,
     ISO_TIME,
     LATEST,
+    LONGEST_TIME,
     MISSING_NUMBERS,
     NAN_SPELLINGS,
     NO_NUMBER,
@@ -47,7 +49,7 @@ from recmtl.io.spellings import (
 
 NOTHING = ("NAType", "NaTType")  # the classes of missing values of pandas
 A_NUMBER, A_TEXT, AN_INTEGER = "a number", "text in UTF-8", "an integer of 64 bits"
-DECIMAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_DECIMAL_NUMBER = re.compile(DECIMAL_NUMBER)
 INFINITE = re.compile(r"[+-]?inf(inity)?", re.I)
 ISO = re.compile(
     r"(?P<year>[0-9]{4})(?P<sign>-?)(?P<month>[0-9]{2})(?P=sign)(?P<day>[0-9]{2})([T ]("
@@ -84,8 +86,8 @@ def text_of(value: Any, nulls: Collection[str], ids: bool = True) -> str | None:
         return _float_text(value, ids)
     if isinstance(value, bytes):
         return text_of(_decoded(value), nulls, ids)
-    if isinstance(value, Decimal):
-        return _canonical(format(value, "f"), ids)
+    if isinstance(value, Decimal) and not value.is_snan():
+        return None if value.is_nan() else _canonical(format(value, "f"), ids)
     if type(value).__name__ in NOTHING:
         return None
     if isinstance(value, datetime.datetime):
@@ -174,15 +176,22 @@ def number_of(value: Any, nulls: Collection[str], decimal: str = ".") -> float:
         return math.nan
     elif isinstance(value, bool | np.bool_):
         return float(value)
-    elif isinstance(value, int | np.integer):
-        number = float(_checked(int(value)))
-    elif isinstance(value, float | np.floating | Decimal):
-        number = float(value)
+    elif isinstance(value, int | np.integer | float | np.floating | Decimal):
+        number = _float_of(value)
     else:
         raise UnreadableError(A_NUMBER)
     if math.isinf(number):
         raise UnreadableError(FINITE)
     return number
+
+
+def _float_of(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more digits
+        return math.inf
+    except ValueError:  # a NaN of `decimal` that signals
+        raise UnreadableError(A_NUMBER) from None
 
 
 def _parse_number(text: str, nulls: Collection[str], decimal: str) -> float:
@@ -192,7 +201,7 @@ def _parse_number(text: str, nulls: Collection[str], decimal: str) -> float:
     if pointed in MISSING_NUMBERS:
         return math.nan
     word = pointed.strip()
-    if DECIMAL_NUMBER.fullmatch(word):
+    if _DECIMAL_NUMBER.fullmatch(word):
         return float(word)
     word = word.lower()
     if word in TRUTH_VALUES:
@@ -245,11 +254,18 @@ def seconds_of(value: Any, nulls: Collection[str], parse: Callable[[str], int | 
 
 def time_parser(date_format: str | None) -> Callable[[str], int | None]:
     """Return a function from text in a format to seconds since 1970; ``None`` for words that stand for no time."""
-    unix, words = TICKS.get(date_format or ""), {*map(str, NO_TIME), *MISSING_NUMBERS}
+    unix = TICKS.get(date_format or "")
+    words = {*map(str, NO_TIME), *MISSING_NUMBERS} if unix or digits_of(date_format) else ()
     parse = _parse_iso if date_format is None else _unix_parser(date_format) if unix else _format_parser(date_format)
-    if not unix and not digits_of(date_format):
-        return parse
-    return lambda text: None if text in words else parse(text)
+
+    def read(text: str) -> int | None:
+        if text in words:
+            return None
+        if len(text.strip()) > LONGEST_TIME:
+            raise _expected_time(date_format)
+        return parse(text)
+
+    return read
 
 
 def _expected_time(date_format: str | None) -> UnreadableError:
@@ -312,7 +328,7 @@ def _unix_parser(unit: str) -> Callable[[str], int]:
 
     def parse(text: str) -> int:
         word = text.strip(" \t\n\r\v\f")
-        number = float(word) if DECIMAL_NUMBER.fullmatch(word) else math.nan
+        number = float(word) if _DECIMAL_NUMBER.fullmatch(word) else math.nan
         wrong = any(UNIX_TIME[0] * ticks <= number <= UNIX_TIME[1] * ticks for ticks in smaller)
         if wrong or not abs(number) <= LATEST[unit]:
             raise _expected_time(unit)

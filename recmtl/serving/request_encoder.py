@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.errors import RequestError, shown
+from recmtl.errors import MAX_SHOWN, RequestError, shown
 from recmtl.serving.feature_encoders import (
     BinEncoder,
     Buckets,
@@ -272,7 +272,7 @@ class Fields:
                     raise RequestError(
                         f"the field {name!r} stands in `user` and in row {place}: give it once", name, place
                     )
-                near = difflib.get_close_matches(str(name), self.names, 1)
+                near = difflib.get_close_matches(str(name)[:MAX_SHOWN], self.names, 1)
                 hint = f": did you mean {near[0]!r}?" if near else ""
                 where = "`user`" if is_user else f"row {place}"
                 raise RequestError(f"{where} has an unknown field {shown(name)}{hint}", str(name), place)

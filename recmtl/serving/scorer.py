@@ -83,8 +83,8 @@ class Scorer:
         """Return the prediction of each task ``[rows]``: a probability, of a regression the value.
 
         Args:
-            rows: A row (a value by field), a list of rows, a DataFrame, or an Arrow table or batch of any library. Rows
-                may have labels, weights and keys, tables any further columns: they are ignored.
+            rows: A row (a value by field, also as a Series), a list of rows, a DataFrame, or an Arrow table or batch of any
+                library. Rows may have labels, weights and keys, tables any further columns: they are ignored.
             user: The fields that all candidates share, which are encoded once, in place of `rows`.
             items: The other fields, of each candidate.
 
@@ -98,6 +98,8 @@ class Scorer:
         if rows is None or isinstance(rows, Mapping | list | tuple) or user is not None or items is not None:
             return self._model.score(rows, user=user, items=items)  # type: ignore[arg-type]
         pandas = sys.modules.get("pandas")
+        if pandas is not None and isinstance(rows, pandas.Series):
+            return self._model.score(rows.to_dict())
         is_frame = pandas is not None and isinstance(rows, pandas.DataFrame)
         if not is_frame and not hasattr(rows, "__arrow_c_stream__") and not hasattr(rows, "__arrow_c_array__"):
             return self._model.score(rows)

@@ -99,7 +99,8 @@ def test_every_form_of_rows_gives_the_same(scorer: recmtl.Scorer, rows: pd.DataF
     assert found.index.equals(indexed.index)
     same(found, expected)
     for place, row in enumerate(records[:3]):
-        same(scorer.score(row), {task: values[place : place + 1] for task, values in expected.items()})
+        for one in (row, pd.Series(row)):
+            same(scorer.score(one), {task: values[place : place + 1] for task, values in expected.items()})
 
 
 @pytest.mark.parametrize("shared", [0, 1, 30, 78, 79])
@@ -151,6 +152,8 @@ def bad_requests(row: dict[str, Any]) -> list[tuple[str, dict[str, Any], str | N
         ("`user` has an unknown field 'x'", {"user": user | {"x": 1}, "items": [item]}, "x", None),
         ("'categorical_1': \\[\\] is not one", {"user": {"categorical_1": []}, "items": [row]}, "categorical_1", None),
         ("no column 'numerical_1'", {"rows": pd.DataFrame([without])}, "numerical_1", None),
+        ("lacks the field 'numerical_1'", {"rows": pd.Series(without)}, "numerical_1", 0),
+        ("'numerical_1': inf is", {"rows": pd.DataFrame([row | {"numerical_1": float("inf")}])}, "numerical_1", 0),
         ("'x' is not a number", {"rows": pd.DataFrame([row, row | {"numerical_1": "x"}])}, "numerical_1", 1),
     ]  # fmt: skip
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from recmtl.data.columns.values import Codes, as_text
 from recmtl.errors import BadValueError
-from recmtl.io.spellings import LATEST, MISSING_NUMBERS, NO_TIME, TICKS, UNIX_TIME, digits_of
+from recmtl.io.spellings import LATEST, LONGEST_TIME, MISSING_NUMBERS, NO_TIME, TICKS, UNIX_TIME, digits_of
 from recmtl.schema import Timestamp
 from recmtl.schema.date_text import formats_of, parse_dates
 from recmtl.schema.fitted import FIRST, MISSING
@@ -100,6 +100,8 @@ def _expected(feature: Timestamp, value: str | None) -> str:
 def _parse_unix_times(values: pa.StringArray, unit: str) -> pa.TimestampArray:
     """Parse distinct values in a unit of Unix time, null where they are none."""
     name = next(name for name, short in UNIX_UNITS.items() if short == unit)
+    short = pc.less_equal(pc.utf8_length(pc.utf8_trim_whitespace(values)), LONGEST_TIME)
+    values = pc.if_else(short, values, None)
     numbers = pd.to_numeric(values.to_pandas(), errors="coerce").to_numpy(np.float64, na_value=np.nan)
     valid = np.abs(numbers) <= LATEST[name]
     for smaller in itertools.takewhile(lambda other: other != name, TICKS):  # 1970, of seconds as milliseconds

@@ -16,6 +16,7 @@ from recmtl.errors import BadValueError
 from recmtl.io.formats import plain_array, replace_words
 from recmtl.io.list_text import parse_list
 from recmtl.io.spellings import (
+    DECIMAL_NUMBER,
     FINITE,
     MISSING_NUMBERS,
     NAN_SPELLINGS,
@@ -28,7 +29,6 @@ from recmtl.io.spellings import (
 )
 from recmtl.schema.text_format import bracketed, rounded_ids, unclosed, with_decimal_point
 
-DECIMAL_NUMBER = r"[+-]?([0-9]+{0}[0-9]*|{0}[0-9]+)([eE][+-]?[0-9]+)?"  # with a decimal mark in place of {0}
 SEPARATED_NUMBER = re.compile(r"[+-]?[0-9]+([,.' \u00a0\u202f][0-9]+)+")
 INTEGER = r"^(0|-?[1-9][0-9]{0,18})$"  # canonical 64-bit integers; those of 19 digits may be too large
 MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
@@ -209,7 +209,7 @@ def _expected_number(text: str, decimal: str) -> str:
     """Return what was expected in place of text that is no number; it may have separators, or another decimal mark."""
     text, (other, name) = text.strip(), (",", "comma") if decimal == "." else (".", "point")
     ways = ["write it without separators of thousands"] if SEPARATED_NUMBER.fullmatch(text) else []
-    if re.fullmatch(DECIMAL_NUMBER.format(re.escape(other)), text):
+    if re.fullmatch(DECIMAL_NUMBER.replace(r"\.", re.escape(other)), text):
         ways.append(f"say `--decimal {other}` (on a card `decimal: '{other}'`) if the {name} is the decimal mark")
     return ": ".join(["a number", *filter(None, [", or ".join(ways)])])
 

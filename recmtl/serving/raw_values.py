@@ -186,12 +186,11 @@ def number_of(value: Any, nulls: Collection[str], decimal: str = ".") -> float:
 
 
 def _float_of(value: Any) -> float:
-    try:
+    if isinstance(value, Decimal) and value.is_snan():
+        raise UnreadableError(A_NUMBER)
+    with suppress(OverflowError):
         return float(value)
-    except OverflowError:  # an integer of more digits
-        return math.inf
-    except ValueError:  # a NaN of `decimal` that signals
-        raise UnreadableError(A_NUMBER) from None
+    return math.inf  # an integer of more digits
 
 
 def _parse_number(text: str, nulls: Collection[str], decimal: str) -> float:

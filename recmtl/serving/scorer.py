@@ -83,8 +83,8 @@ class Scorer:
         """Return the prediction of each task ``[rows]``: a probability, of a regression the value.
 
         Args:
-            rows: A row (a value by field, also as a Series), a list of rows, a DataFrame, or an Arrow table or batch of any
-                library. Rows may have labels, weights and keys, tables any further columns: they are ignored.
+            rows: A row (a value by field, also as a Series), a list of rows, a DataFrame, or an Arrow table or batch of
+                any library. Rows may have labels, weights and keys, tables any further columns: they are ignored.
             user: The fields that all candidates share, which are encoded once, in place of `rows`.
             items: The other fields, of each candidate.
 

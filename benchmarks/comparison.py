@@ -1,10 +1,11 @@
-"""Which differences between models and balancers are real: python -m benchmarks.comparison census FOLDER | aliexpress
+"""Which differences between models and balancers are real: python -m benchmarks.comparison NAME [FOLDER]
 
-*census*: single-task training with `Sum`, and SharedBottom and MMOE with every balancer, on Census-Income. FOLDER holds
-census_train.csv.gz and census_valid.csv.gz; the second is cut in two by a hash of each line: one half decides when to
-stop, the other is measured. *aliexpress*: single-task training with `Sum` and ESMM with six balancers, on
-generated rows in the layout of AliExpress. Each combination is trained from five seeds. What is finished in the folder
-of `--out` is not run again, so that it can be interrupted; the tables go to `--results` as Markdown.
+*census*: single-task training with `Sum`, and SharedBottom and MMOE with six balancers, on Census-Income. *balancers*:
+single-task training, and SharedBottom with every balancer, on the same rows. FOLDER holds census_train.csv.gz and
+census_valid.csv.gz; the second is cut in two by a hash of each line: one half decides when to stop, the other is
+measured. *aliexpress*: single-task training with `Sum` and ESMM with six balancers, on generated rows in the layout of
+AliExpress. Each combination is trained from five seeds. What is finished in the folder of `--out` is not run again, so
+that it can be interrupted; the tables go to `--results` as Markdown.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ def cut(file: Path, folder: Path) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items()}
 
 
-def census(source: Path, folder: Path, **grid: Any) -> Comparison:
+def census(source: Path, folder: Path, every: bool, **grid: Any) -> Comparison:
     """Compare on Census-Income, by the shipped recipe of MMOE.
 
     Args:
         source: Holds the two files.
+        every: Whether to compare every balancer, on SharedBottom alone.
         folder: Where what is written lies.
         grid: What else the comparison takes.
     """
     files = {"train": str(source / "census_train.csv.gz"), **cut(source / "census_valid.csv.gz", folder)}
-    models = ["SingleTask", "SharedBottom", "MMOE"]
-    return compare(
-        "census_mmoe", folder / "comparison", models, BALANCERS + LITERATURE, options=options(folder, files), **grid
-    )
+    models = ["SingleTask", "SharedBottom"] if every else ["SingleTask", "SharedBottom", "MMOE"]
+    balancers = BALANCERS + LITERATURE if every else BALANCERS
+    return compare("census_mmoe", folder / "comparison", models, balancers, options=options(folder, files), **grid)
 
 
 def aliexpress(folder: Path, rows: int = ROWS, **grid: Any) -> Comparison:
@@ -97,7 +98,7 @@ def write(comparison: Comparison, title: str, what: str, file: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=["census", "aliexpress"])
+    parser.add_argument("name", choices=["census", "balancers", "aliexpress"])
     parser.add_argument("folder", type=Path, nargs="?", help="of Census-Income")
     parser.add_argument("--out", type=Path, default=Path("comparisons"))
     parser.add_argument("--results", type=Path, default=RESULTS)
@@ -105,12 +106,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help="to generate")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args(arguments)
-    if (given.name == "census") != (given.folder is not None):
-        parser.error("give a folder for census, and none for aliexpress")
+    if (given.name != "aliexpress") != (given.folder is not None):
+        parser.error("give the folder of Census-Income, and none for aliexpress")
     grid, folder = {"seeds": given.seeds, "jobs": given.jobs}, given.out / given.name
     folder.mkdir(parents=True, exist_ok=True)
     if given.folder is not None:
-        comparison, title = census(given.folder, folder, **grid), "Census-Income"
+        comparison = census(given.folder, folder, given.name == "balancers", **grid)
+        title = "Census-Income" if given.name == "census" else "Every balancer on Census-Income"
     else:
         comparison, title = aliexpress(folder, given.rows, **grid), "Generated rows in the layout of AliExpress"
     rows = f"{len(recmtl.PreparedData.open(next((folder / 'cache').iterdir())).splits[comparison.split]):,}"

@@ -124,7 +124,7 @@ def main() -> None:
     if arguments.json:
         layers = " ".join(map(str, arguments.layers))
         content = {
-            "command": f"python -m benchmarks.balancers --layers {layers}",
+            "command": f"python -m benchmarks.balancers --layers {layers} --rounds {arguments.rounds}",
             "machine": environment(),
             "results": results,
             "large_tables": tables,

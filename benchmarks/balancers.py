@@ -76,25 +76,22 @@ def large_tables(
     """The steps per second of each balancer with 4 million rows in two tables, over those with 200 rows."""
     schemas = [with_vocabularies(data.schema, sizes) for sizes in (SMALL, TWO_LARGE)]
     pairs = list(zip(*(batches(data, schema, 20) for schema in schemas), strict=True))
-    table, results = Table("MMOE, 4 M rows in two tables", "ms", "steps/s over 200 rows"), {}
+    seconds = {}
     for name in names:
         small, large = (step_of(name, recmtl.MMOE, layers, schema, "fp32") for schema in schemas)
-        seconds = measure(small, large, pairs, rounds)
-        ratio = statistics.median(few / many for few, many in seconds)
-        milliseconds = 1000 * statistics.median(many for _, many in seconds)
-        table.add_row(name, f"{milliseconds:.1f}", f"{ratio:.2f}")
-        results[name] = {"milliseconds": milliseconds, "ratio": ratio}
-    Console().print(table)
-    return results
+        seconds[name] = measure(small, large, pairs, rounds)
+    return report("MMOE, 4 M rows in two tables", "steps/s over 200 rows", seconds, speed=True)
 
 
-def report(title: str, seconds: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, float]]:
-    """Print milliseconds and the ratio to the plain step."""
-    table = Table(title, "ms", f"over {PLAIN}")
+def report(
+    title: str, over: str, seconds: dict[str, list[tuple[float, float]]], speed: bool = False
+) -> dict[str, dict[str, float]]:
+    """Print the milliseconds of the second step, and the ratio of its time, or of its speed, to that of the first."""
+    table = Table(title, "ms", over)
     results = {}
     for name, rounds in seconds.items():
-        ratio = statistics.median(balanced / plain for plain, balanced in rounds)
-        milliseconds = 1000 * statistics.median(balanced for _, balanced in rounds)
+        ratio = statistics.median(first / second if speed else second / first for first, second in rounds)
+        milliseconds = 1000 * statistics.median(second for _, second in rounds)
         table.add_row(name, f"{milliseconds:.1f}", f"{ratio:.2f}")
         results[name] = {"milliseconds": milliseconds, "ratio": ratio}
     Console().print(table)
@@ -119,7 +116,7 @@ def main() -> None:
         plain = made(PLAIN, schema=schema)
         pairs = [(batch, batch) for batch in full]
         seconds = {name: measure(plain, made(name, schema=schema), pairs, arguments.rounds) for name in arguments.only}
-        results[title] = report(title, seconds)
+        results[title] = report(title, f"over {PLAIN}", seconds)
     tables = large_tables(arguments.only, arguments.layers, data, arguments.rounds)
     if arguments.json:
         layers = " ".join(map(str, arguments.layers))

@@ -109,3 +109,6 @@ def test_a_run_is_continued_with_updated_statistics(tmp_path: Path) -> None:
         init_from=tmp_path / "run",
     )
     again.fit(second.train, note=pytest.fail)
+    steps = again.history["step"]
+    assert steps.iloc[-1] > 0
+    assert again.history["loss/ctr"].notna().all()

@@ -129,6 +129,7 @@ def test_new_shared_tensors_in_each_step_are_not_taken_for_moved_ones():
             with torch.no_grad():
                 rows.add_(1.0)
         balancer.after_step([torch.tensor(1.0), torch.tensor(2.0)])
+    assert balancer.adam.updates.tolist() == [50, 50]
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda balancer: pickle.loads(pickle.dumps(balancer)), None])

@@ -27,6 +27,7 @@ import tracemalloc
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from recmtl.serving.network import inputs_of
 WIDTH, TREES = 16, 100
 CANDIDATES, REQUESTS, EVERY, DIFFERENT = (1, 50, 1000), 10_000, 10, 50  # requests that differ
 STRINGS, WARMUP = 1000, 20
+PEERS = {"torch-rechub": "torch_rechub", "LightGBM": "lightgbm"}  # measured where their module is installed
 Work = Callable[[int], object]  # answers the request of a number
 Measured = dict[str, dict[str, float]]
 
@@ -141,18 +143,21 @@ def contenders(
         with torch.inference_mode():
             return {name: logit.sigmoid() for name, logit in trainer.model(batch).items()}
 
-    return {
+    works: dict[str, Work] = {
         "Scorer, user and items": lambda i: scorer.score(user=given.users[i], items=given.items[i]),
         "Scorer, rows": lambda i: scorer.score(given.rows[i]),
         "Scorer, DataFrame": lambda i: scorer.score(given.frames[i]),
         "Trainer.predict, DataFrame": lambda i: trainer.predict(given.frames[i]),
         "encoded rows: onnxruntime": lambda i: session.run(None, encoded[i]),
         "encoded rows: torch": lambda i: plain(given.batches[i]),
-        "encoded rows: torch-rechub's ONNX": lambda i: peers["torch-rechub"](given.batches[i]),
-        "matrix: LightGBM": lambda i: [
-            booster.predict(given.matrices[i], num_threads=1) for booster in peers["LightGBM"]
-        ],
     }
+    if "torch-rechub" in peers:
+        works["encoded rows: torch-rechub's ONNX"] = lambda i: peers["torch-rechub"](given.batches[i])
+    if "LightGBM" in peers:
+        works["matrix: LightGBM"] = lambda i: [
+            booster.predict(given.matrices[i], num_threads=1) for booster in peers["LightGBM"]
+        ]
+    return works
 
 
 def take_turns(works: Mapping[str, Work], requests: int, different: int) -> Measured:
@@ -242,7 +247,11 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "difference_of_rows": max(float(np.abs(scored[task] - written[task]).max()) for task in scorer.tasks),
         "requests": {},
     }
-    peers = {"torch-rechub": rechub_network(data.schema, folder, sizes), "LightGBM": boosters(frame, scorer.fields)}
+    built: dict[str, Callable[[], object]] = {
+        "torch-rechub": lambda: rechub_network(data.schema, folder, sizes),
+        "LightGBM": lambda: boosters(frame, scorer.fields),
+    }
+    peers = {name: built[name]() for name, module in PEERS.items() if find_spec(module)}
     different = min(DIFFERENT, arguments.requests)
     for candidates in arguments.candidates:
         given = Requests(frame, scorer.fields, trainer, candidates, different)

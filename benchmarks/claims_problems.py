@@ -108,7 +108,7 @@ METHODS = {
     "GradVac": Method(lambda: balance.GradVac(reduction="sum")),
     "GradCraft": Method(lambda: balance.GradCraft(reduction="sum")),
 }
-# Which problems show what a method is for. `Sum` and `RLW` are for comparison.
+# Which problems show what a method is for. `Sum`, `FixedWeights` and `RLW` are for comparison.
 CLAIMS: dict[str, tuple[str, ...]] = {
     "AlignedMTL": ("scale", "minority", "pareto"),
     "CAGrad": ("minority", "pareto"),
@@ -118,6 +118,7 @@ CLAIMS: dict[str, tuple[str, ...]] = {
     "ExcessMTL": ("noise",),
     "FAMO": ("scale", "pareto"),
     "FairGrad": ("minority", "pareto"),
+    "FixedWeights": (),
     "GLS": ("scale",),
     "GradCraft": ("minority",),
     "GradDrop": ("minority",),

@@ -181,6 +181,18 @@ class NaiveSTCH(NaiveOfLosses):
         return mu * (p * (losses - z) / mu).exp().sum().log()
 
 
+class NaiveFixedWeights(NaiveSum):
+    @property
+    def weights(self) -> Tensor:
+        given = self.balancer.task_weights or [1.0] * self.K
+        named = isinstance(given, dict)
+        found = [given.get(name, 1.0) for name in self.balancer.names] if named else given
+        return torch.tensor(found, dtype=torch.float64)
+
+    def weigh(self, losses: Sequence[Tensor], at: Pass) -> list[float]:
+        return self.weights.tolist()
+
+
 class NaiveDWA(NaiveSum):
     """All losses of every epoch, averaged when the weights are wanted."""
 
@@ -823,6 +835,7 @@ class NaiveRotoGradNorm(NaiveRotateOnly):
 
 TWINS: dict[type[Balancer], type[Twin]] = {
     balance.Sum: NaiveSum,
+    balance.FixedWeights: NaiveFixedWeights,
     balance.GradNorm: NaiveGradNorm,
     balance.RLW: NaiveRLW,
     balance.DWA: NaiveDWA,

@@ -40,6 +40,7 @@ from recmtl.balance.task_gradients.upgrad import UPGrad
 from recmtl.balance.weighting.base import LearnedWeightBalancer, LossValueBalancer, LossWeightBalancer
 from recmtl.balance.weighting.dwa import DWA
 from recmtl.balance.weighting.famo import FAMO
+from recmtl.balance.weighting.fixed_weights import FixedWeights
 from recmtl.balance.weighting.gls import GLS
 from recmtl.balance.weighting.gradnorm import GradNorm, GradNormRule
 from recmtl.balance.weighting.imtl_l import IMTLL
@@ -65,6 +66,7 @@ __all__ = [
     "DualProj",
     "ExcessMTL",
     "FairGrad",
+    "FixedWeights",
     "GradCraft",
     "GradDrop",
     "GradNorm",

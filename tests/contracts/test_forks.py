@@ -52,6 +52,7 @@ CHOSEN: dict[str, dict[str, object]] = {
     "FAMO": {"lr": 0.1, "decay": 0.1},
     "ExcessMTL": {"lr": 0.1},
     "Sum": {},
+    "FixedWeights": {"task_weights": {"ctr": 0.3}},
 }
 
 

@@ -14,9 +14,7 @@ from recmtl.data.sources.open import digests, open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import UsageError
 from recmtl.evaluate import (
-    Interval,
     Predictions,
-    Scores,
     auc_interval,
     domain_metrics,
     domain_scores,
@@ -143,14 +141,9 @@ def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, t
     else:
         print_metrics(metrics, title, intervals=intervals)
         if domains:
-            beside = {task: {d: domain_interval(s) for d, s in found.items()} for task, found in of_domains.items()}
+            beside = {task: {d: auc_interval(s) for d, s in found.items()} for task, found in of_domains.items()}
             print_domains(domains, f"by {predictions.schema.domain}", beside)
         print_line(interval_note(predictions))
-
-
-def domain_interval(scores: Scores) -> Interval | None:
-    """Return the interval of the AUC of a binary task in one domain; ``None`` if it is undefined."""
-    return auc_interval(scores) if scores.task.kind == "binary" else None
 
 
 def interval_note(predictions: Predictions) -> str:

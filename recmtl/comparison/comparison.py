@@ -15,7 +15,7 @@ from recmtl.comparison.grid import SINGLE, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
 from recmtl.errors import RunError
 from recmtl.evaluate import monitors
-from recmtl.evaluate.metrics import GROUPED
+from recmtl.evaluate.measures import BinaryMeasure
 from recmtl.io.files import new_file
 from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema
@@ -170,7 +170,7 @@ class Comparison:
             return {}
         finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
         schema = RunFolder(finished).schema().schema
-        by_task = metrics_by_task(schema, metric, schema.group is not None or GROUPED[0] in self.metrics)
+        by_task = metrics_by_task(schema, metric, schema.group is not None or BinaryMeasure.grouped[0] in self.metrics)
         return {task: name for task, name in by_task.items() if task in measured}
 
     def _result(self, run: GridRun) -> Mapping[str, Any]:

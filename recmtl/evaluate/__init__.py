@@ -2,9 +2,9 @@
 
 from recmtl.evaluate.curves import reliability_bins
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals, intervals_of
+from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import (
     LOWER_IS_BETTER,
-    METRICS,
     Metrics,
     binary_metrics,
     metric_names,
@@ -20,7 +20,7 @@ from recmtl.evaluate.slices import domain_metrics, domain_scores
 
 __all__ = [
     "LOWER_IS_BETTER",
-    "METRICS",
+    "MEASURES",
     "Difference",
     "Interval",
     "Metrics",

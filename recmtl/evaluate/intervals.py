@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from recmtl.evaluate.delong import Clusters, DeLongComponents
+from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import INFLATED, measure_of, select_metrics, unmeasurable
 from recmtl.evaluate.scores import Floats, Scores
 
@@ -39,16 +40,19 @@ def auc_interval(scores: Scores, level: float = 0.95) -> Interval | None:
     log-odds of the AUC and so within (0, 1); it uses a quantile of Student's t (see `DeLongComponents.degrees`).
 
     Args:
-        scores: The rows of a binary task.
+        scores: The rows of a task.
         level: The confidence level.
 
     Returns:
-        ``None`` if the AUC is undefined, 0 or 1, or fewer than two clusters have positives or negatives.
+        ``None`` if the task has no AUC, if it is undefined, 0 or 1, or fewer than two clusters have positives or
+        negatives.
 
     Raises:
         ValueError: `level` is not between 0 and 1.
     """
     check_level(level)
+    if "auc" not in select_metrics(scores, None):
+        return None
     clusters = Clusters.of(scores)
     if unmeasurable(scores, ["auc"]) or not clusters.enough:
         return None
@@ -68,7 +72,7 @@ def bootstrap_intervals(
 
     The rows are sorted once; each draw re-weights them in O(rows). The interval is between percentiles of the draws,
     widened as Student's t is wider than the normal distribution (Hesterberg 2015), with the degrees of freedom of the
-    clusters with positives or with negatives, whichever are fewer (regression: of all clusters). Draws in which a
+    clusters with positives or with negatives, whichever are fewer (other kinds: of all clusters). Draws in which a
     metric is undefined are left out.
 
     Note: The expected calibration error has no interval, because repeated rows inflate it in the draws.
@@ -90,7 +94,7 @@ def bootstrap_intervals(
     wanted = select_metrics(scores, names)
     blocked = unmeasurable(scores, wanted)
     measured = [name for name in wanted if name not in blocked and name not in INFLATED]
-    count = _effective_clusters(scores)
+    count = MEASURES[scores.task.kind].effective_clusters(scores)
     if not measured or count < 2:
         return {}
     estimates, drawn = bootstrap(scores, measured, draws, seed)
@@ -134,14 +138,6 @@ def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> 
         values = measure(times)
         row[:] = [values[name] for name in names]
     return measure(), drawn
-
-
-def _effective_clusters(scores: Scores) -> int:
-    """Count the clusters with positives or with negatives, whichever are fewer; for a regression, all clusters."""
-    if scores.task.kind == "regression":
-        return scores.clusters[1]
-    clusters = Clusters.of(scores)
-    return int(min(clusters.positive.sum(), clusters.negative.sum()))
 
 
 def t_quantile(level: float, degrees: float) -> float:

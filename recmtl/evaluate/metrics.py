@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from recmtl.evaluate.binary import ScoreHistogram, SortedScores, ratio, score_histogram
-from recmtl.evaluate.ranking import Averages, K, by_group
-from recmtl.evaluate.scores import Floats, Integers, Scores, scores_of
+from recmtl.evaluate.measures import MEASURES, Measure
+from recmtl.evaluate.ranking import K
+from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.schema import Task
 
-FUNCTIONS = {  # of binary tasks, the main metric first
-    "auc": ScoreHistogram.auc,
-    "logloss": ScoreHistogram.logloss,
-    "pr_auc": ScoreHistogram.pr_auc,
-    "ne": ScoreHistogram.ne,
-    "calibration": ScoreHistogram.calibration,
-    "ece": ScoreHistogram.ece,
-}
-METRICS = {"binary": tuple(FUNCTIONS), "regression": ("mae", "rmse", "r2")}  # by kind of task
-GROUPED = ("gauc", "ndcg@{k}", "recall@{k}")  # of binary tasks with groups
-PROBABILITIES = frozenset({"logloss", "ne", "calibration", "ece"})  # metrics that need probabilities
 INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
 LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse"})
 
@@ -38,8 +26,8 @@ def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:
         grouped: Whether its rows have groups.
         k: The cutoff of NDCG and recall.
     """
-    at_k = tuple(name.format(k=k) for name in GROUPED) if grouped and kind == "binary" else ()
-    return METRICS[kind] + at_k
+    measure = MEASURES[kind]
+    return measure.metrics + (tuple(name.format(k=k) for name in measure.grouped) if grouped else ())
 
 
 def monitors(kind: str, grouped: bool) -> tuple[str, ...]:
@@ -54,7 +42,7 @@ class Metrics:
     Args:
         values: The values by name; ``None`` if undefined.
         rows: The number of rows that count for the task.
-        positives: The number of positives; ``None`` for a regression.
+        positives: The number of positives of a binary task; ``None`` for other kinds.
         reason: Why a metric is undefined.
         capped: The number of derived CVR probabilities that were capped at 1; ``None`` for a predicted task.
         groups: The number of groups; ``None`` without grouped metrics.
@@ -94,14 +82,14 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
     measure = measure_of(scores, [name for name in wanted if name not in blocked], k)
     found = measure()
     values = {name: None if np.isnan(found.get(name, np.nan)) else found[name] for name in wanted}
-    positives = None if scores.task.kind == "regression" else scores.positives
+    kind = MEASURES[scores.task.kind]
     undefined = [name for name, value in values.items() if value is None and name not in blocked]
-    reasons = [*blocked.values(), *([why_undefined(scores)] if undefined else [])]
-    averages = measure.averages if isinstance(measure, BinaryMeasure) else None
+    reasons = [*blocked.values(), *([kind.why_undefined(scores)] if undefined else [])]
+    averages = measure.averages
     return Metrics(
         values,
         len(scores),
-        positives,
+        kind.positives(scores),
         "; ".join(dict.fromkeys(reasons)) or None,
         scores.capped,
         averages.groups if averages else None,
@@ -144,77 +132,12 @@ def unmeasurable(scores: Scores, names: Sequence[str]) -> dict[str, str]:
     wrong = int((~np.isfinite(scores.predictions)).sum())
     if wrong:
         return dict.fromkeys(names, f"{wrong} of {rows} predictions are not finite")
-    if scores.task.kind == "regression":
-        return {}
-    wrong = int(((scores.predictions < 0) | (scores.predictions > 1)).sum())
-    needed = [name for name in names if name in PROBABILITIES]
-    return dict.fromkeys(needed, f"{wrong} of {rows} predictions are not in [0, 1]") if wrong else {}
+    kind = MEASURES[scores.task.kind]
+    needed = [name for name in names if name in kind.needs_valid]
+    wrong = int((~kind.is_valid(scores.predictions)).sum()) if needed else 0
+    return dict.fromkeys(needed, f"{wrong} of {rows} predictions are not {kind.valid}") if wrong else {}
 
 
-def why_undefined(scores: Scores) -> str:
-    """Return why a metric is undefined for these labels."""
-    rows, positives = len(scores), scores.labels.sum()
-    if scores.task.kind == "regression":
-        return "every label is the same"
-    if positives in (0, rows):
-        return f"every one of the {rows} labels is {int(positives > 0)}"
-    return "no group has both classes"
-
-
-class BinaryMeasure:
-    """Computes metrics of a binary task with finite predictions, sorting its rows once; undefined metrics are NaN."""
-
-    def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
-        self._names, self._scores = names, scores
-        self.averages: Averages | None = None  # of grouped metrics, if one is in `names`
-        if not set(names) <= set(FUNCTIONS):
-            self.averages = Averages(by_group(scores, k, self._rows.order), k)
-
-    def __call__(self, times: Floats | None = None) -> dict[str, float]:
-        """Compute the metrics; `times` is how often each cluster of rows counts, ``[clusters]``."""
-        if times is not None:
-            histogram = self._rows.histogram(times[self._clusters])
-        else:
-            histogram = self._rows.histogram() if self.averages else score_histogram(self._scores)
-        values = {name: FUNCTIONS[name](histogram) for name in self._names if name in FUNCTIONS}
-        if self.averages is not None:
-            values |= {name: self.averages.average(name, times) for name in self._names if name not in FUNCTIONS}
-        return values
-
-    @cached_property
-    def _rows(self) -> SortedScores:
-        return SortedScores(self._scores)
-
-    @cached_property
-    def _clusters(self) -> Integers:
-        """The clusters of the rows in the order of predictions ``[rows]``."""
-        return self._scores.clusters[0][self._rows.order]
-
-
-class RegressionMeasure:
-    """Computes metrics of a regression with finite predictions; undefined metrics are NaN."""
-
-    def __init__(self, scores: Scores, names: Sequence[str]) -> None:
-        self._names, self._scores = names, scores
-        self._weight = np.ones(len(scores)) if scores.weight is None else scores.weight
-        self._errors = scores.predictions - scores.labels
-
-    def __call__(self, times: Floats | None = None) -> dict[str, float]:
-        """Compute the metrics; `times` as for `BinaryMeasure`."""
-        weight, labels = self._weight, self._scores.labels
-        if times is not None:
-            weight = weight * times[self._scores.clusters[0]]
-        total = weight.sum()
-        squares = weight @ self._errors**2
-        values = {"mae": ratio(weight @ np.abs(self._errors), total), "rmse": ratio(squares, total) ** 0.5}
-        counted = labels[weight > 0]
-        spread = weight @ (labels - ratio(weight @ labels, total)) ** 2 if len(counted) and np.ptp(counted) else 0.0
-        values["r2"] = 1 - ratio(squares, spread)
-        return {name: values[name] for name in self._names}
-
-
-def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> BinaryMeasure | RegressionMeasure:
+def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> Measure:
     """Return the measure of a task for metrics that are not `unmeasurable`."""
-    if scores.task.kind == "regression":
-        return RegressionMeasure(scores, names)
-    return BinaryMeasure(scores, names, k)
+    return MEASURES[scores.task.kind](scores, names, k)

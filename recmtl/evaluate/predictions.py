@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from recmtl.data.columns.values import as_numbers, as_text
 from recmtl.errors import BadValueError
-from recmtl.evaluate.metrics import METRICS, Metrics, metrics_of
+from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.metrics import Metrics, metrics_of
 from recmtl.evaluate.prediction_files import LABEL_PREFIX, read_predictions
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
@@ -287,7 +288,7 @@ def measure(
         group: The key column that groups rows; ``None`` takes the schema's group.
         sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
     """
-    ungrouped = {name for kind in METRICS.values() for name in kind}
+    ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
     if keys is None or (names is not None and ungrouped.issuperset(names)):
         keys = pa.table({})  # saves numbering the groups
     scores = Predictions(schema, predictions, labels, weight, keys, group, sampling_weight).scores()

@@ -10,7 +10,7 @@ from scipy import special
 
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.intervals import check_level, t_quantile
-from recmtl.evaluate.metrics import unmeasurable
+from recmtl.evaluate.metrics import select_metrics, unmeasurable
 from recmtl.evaluate.scores import Scores
 
 ROUNDING = 1e-12  # a smaller standard deviation, relative to the difference, counts as 0
@@ -63,8 +63,8 @@ def auc_difference(
             up (Welch).
 
     Returns:
-        ``None`` if an AUC is undefined, fewer than two clusters have positives or negatives, or the difference has no
-        variance, as between AUCs of 1 and 0.5.
+        ``None`` if the task has no AUC, one is undefined, fewer than two clusters have positives or negatives, or the
+        difference has no variance, as between AUCs of 1 and 0.5.
 
     Raises:
         ValueError: The runs are on different rows, a side has none, paired sides differ in number, or `level` is not in
@@ -72,6 +72,8 @@ def auc_difference(
     """
     check_level(level)
     check_runs(first, second, paired)
+    if "auc" not in select_metrics(first[0], None):
+        return None
     clusters = Clusters.of(first[0])
     if any(unmeasurable(run, ["auc"]) for run in (*first, *second)) or not clusters.enough:
         return None

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from recmtl.data.columns.values import as_text
 from recmtl.evaluate.intervals import auc_interval
+from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import Metrics, metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Integers, Scores
@@ -23,7 +24,6 @@ MOST_SLICES = 20
 MOST_DIGITS = 17  # tell any two floats apart
 NUMBER_BINS = 5  # of a feature with many distinct numbers
 MISSING_VALUE = "(missing)"
-DOMAIN_METRICS = {"binary": ("auc", "logloss", "calibration"), "regression": ("rmse", "r2")}  # by kind of task
 SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
 
 
@@ -135,8 +135,8 @@ def domain_scores(predictions: Predictions) -> dict[str, dict[str, Scores]]:
 
 
 def domain_metrics(scores: Mapping[str, Mapping[str, Scores]]) -> dict[str, dict[str, Metrics]]:
-    """Return the main metrics of each task and domain, from their scores: `DOMAIN_METRICS`."""
+    """Return the main metrics of each task and domain, from their scores."""
     return {
-        task: {domain: metrics_of(s, names=DOMAIN_METRICS[s.task.kind]) for domain, s in by_domain.items()}
+        task: {domain: metrics_of(s, names=MEASURES[s.task.kind].by_domain) for domain, s in by_domain.items()}
         for task, by_domain in scores.items()
     }

@@ -16,12 +16,12 @@ from recmtl.balance.shared import SharedTensor, shared_tensors
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
-from recmtl.layers.ensemble import by_member, mean_probability_logit
+from recmtl.models.head import Head, default_tower
+from recmtl.models.links import link_of
 from recmtl.models.losses import Losses
 from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.models.tower import default_tower, starting_bias
-from recmtl.schema import FittedSchema, Moments, Schema, Task
+from recmtl.schema import FittedSchema, Schema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
@@ -57,44 +57,6 @@ class IdentityFork(nn.Module):
     def fold(self, heads: Iterable[nn.Module], features: int) -> list[nn.Module]:
         """Return copies of the heads."""
         return [copy.deepcopy(head) for head in heads]
-
-
-class Head(nn.Module):
-    """A tower, a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``, and an output bias.
-
-    Of a regression, tower and bias predict the standardized label; the output is in the label's own units: times the
-    deviation of the training rows' labels, plus their mean. Both are buffers, `label_mean` and `label_deviation`.
-    With an ensemble of k the rows are ``[B·k, D]``, each member has a bias of its own, and the output is ``[B, k]``.
-    """
-
-    label_mean: Tensor | None
-    label_deviation: Tensor | None
-
-    def __init__(
-        self, name: str, tower: nn.Module, bias: float, ensemble: int = 1, moments: Moments | None = None
-    ) -> None:
-        super().__init__()
-        self._name = name
-        self.ensemble = ensemble
-        self.tower = tower
-        self.bias = nn.Parameter(torch.tensor(bias) if ensemble == 1 else torch.full((ensemble,), bias))
-        self.register_buffer("label_mean", None if moments is None else torch.tensor(moments.mean))
-        self.register_buffer("label_deviation", None if moments is None else torch.tensor(moments.deviation))
-
-    def forward(self, view: Tensor) -> Tensor:
-        """Return the logit (of a regression: the value) of each row, in the weights' precision also under autocast."""
-        output: Tensor = self.tower(view)
-        rows, features = view.shape  # no len(): an exported model takes any number of rows
-        if output.shape not in ((rows, 1), (rows,)):
-            raise ValueError(
-                f"the tower of head {self._name!r} must map [{rows}, {features}] to [{rows}] or [{rows}, 1], got "
-                f"{list(output.shape)}"
-            )
-        output = output.flatten().to(self.bias.dtype)
-        output = (output if self.ensemble == 1 else by_member(output, self.ensemble)) + self.bias
-        if self.label_mean is None or self.label_deviation is None:
-            return output
-        return output * self.label_deviation + self.label_mean
 
 
 class RankingModel(RecordedModule, ABC):
@@ -214,7 +176,7 @@ class RankingModel(RecordedModule, ABC):
                 raise ValueError(f"`towers` must name heads ({names}), got {name!r}")
         self.view_features, self.ensemble = view_features, style.ensemble
         weighted = counts_sampling_weights(self.schema, self.objectives)
-        self._regressions = {task.name for task in tasks if task.kind == "regression"}
+        self._predicted = {task.name: task for task in tasks}
         for task in tasks:
             build = own.get(task.name)
             tower = build(view_features) if build else default_tower(view_features, layers, style)
@@ -223,10 +185,10 @@ class RankingModel(RecordedModule, ABC):
                     f"a task cannot be named {task.name!r}, which is no name of a module: give it another one, such as "
                     f"`--label NAME={task.label}`"
                 )
-            moments = self.schema.label_moments(task)
-            best = starting_bias(task, self.schema.unthinned_rate(task) if weighted else self.schema.rate(task))
-            bias, regression = (best - moments.mean) / moments.deviation, task.kind == "regression"
-            self.heads[task.name] = Head(task.name, tower, bias, self.ensemble, moments if regression else None)
+            rate = self.schema.unthinned_rate(task) if weighted else self.schema.rate(task)
+            link = link_of(task)
+            bias = link.constant(task, rate, self.schema)
+            self.heads[task.name] = Head(task.name, tower, bias, self.ensemble, link.scale(task, self.schema))
 
     @abstractmethod
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -317,7 +279,8 @@ class RankingModel(RecordedModule, ABC):
 
     def _mean_of_members(self, head: str, logits: Tensor) -> Tensor:
         """Return the prediction of an ensemble, ``[B]``, from those of its members, ``[B, k]``."""
-        return logits.mean(1) if head in self._regressions else mean_probability_logit(logits)
+        task = self._predicted[head]
+        return link_of(task).mean_of_members(task, logits)
 
     def fold(self) -> Self:
         """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from recmtl.balance.backward import masked
 from recmtl.data import Batch
 from recmtl.models.domains import checked_domain, domains_of
-from recmtl.schema import DomainColumn, FittedSchema, Moments, Task
+from recmtl.models.links import link_of
+from recmtl.schema import DomainColumn, FittedSchema, Task
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
 """From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
@@ -36,7 +37,12 @@ ROW_LOSSES: Mapping[str, RowLoss] = {
     "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
     "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
 }
-DEFAULT_LOSS = {"binary": "bce", "regression": "mse"}
+
+
+def row_loss(task: Task, schema: FittedSchema) -> RowLoss:
+    """Return the loss of a row of a task, which takes logit and label in the units of the model and of the data."""
+    loss, standardized, moments = ROW_LOSSES[task.loss_name], link_of(task).standardized, schema.label_moments(task)
+    return lambda logits, labels: loss(*standardized(logits, labels, moments))
 
 
 class Losses:
@@ -75,7 +81,7 @@ class Losses:
         self._schema = schema
         self._domain: DomainColumn | None = None  # if losses are split by domain
         self._terms = {
-            t.name: TaskLoss(t, schema.label_moments(t), column[t.label], column[t.given] if t.given else None)
+            t.name: TaskLoss(t, row_loss(t, schema), column[t.label], column[t.given] if t.given else None)
             for t in objectives
         }
 
@@ -99,7 +105,7 @@ class Losses:
         return [
             name
             for term in self._terms.values()
-            if term.task.kind == "regression"
+            if link_of(term.task).squares
             for name in self._names_of(term.task.name)
         ]
 
@@ -225,22 +231,19 @@ class TaskLoss:
 
     Args:
         task: The task.
-        moments: The mean and deviation by which a regression standardizes label and prediction.
+        row_loss: The loss of a row, from its logit and label.
         label: The column of its label.
         given: That of its condition, if it has one.
     """
 
     task: Task
-    moments: Moments
+    row_loss: RowLoss
     label: int
     given: int | None
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, ``[B]`` or ``[B, k]``, from logits and labels of that shape."""
-        row_loss, (mean, deviation) = ROW_LOSSES[self.task.loss or DEFAULT_LOSS[self.task.kind]], self.moments
-        if self.task.kind == "binary":
-            return row_loss(logits, labels)
-        return row_loss((logits - mean) / deviation, (labels - mean) / deviation)
+        return self.row_loss(logits, labels)
 
     def counts(self, batch: Batch) -> Tensor:
         """Return which rows count for the task, bool ``[B]``."""

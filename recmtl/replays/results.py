@@ -110,7 +110,7 @@ class Replay:
                 if one not in scores:
                     scores[one] = self.predictions(one).scores()
             for task, ours in scores[first].items():
-                found = auc_difference([ours], [scores[step][task]]) if ours.task.kind == "binary" else None
+                found = auc_difference([ours], [scores[step][task]])
                 if found is not None:
                     values = {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p}
                     named = {"mode": self.modes[0], "other": step.mode, "task": task, "day": step.day}

@@ -205,7 +205,7 @@ class _Runner:
         tasks = {}
         for name, scores in predictions.scores().items():
             values = metrics_of(scores)
-            interval = auc_interval(scores) if scores.task.kind == "binary" else None
+            interval = auc_interval(scores)
             tasks[name] = {
                 "auc": values.values.get("auc"),
                 "low": interval.low if interval else None,

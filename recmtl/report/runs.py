@@ -48,9 +48,8 @@ class ReportedRun:
 
     @cached_property
     def auc_scores(self) -> dict[str, Scores]:
-        """The scores of the binary tasks with a defined AUC."""
-        binary = {name: s for name, s in self.scores.items() if s.task.kind == "binary"}
-        return {name: s for name, s in binary.items() if metrics_of(s, names=["auc"]).values["auc"] is not None}
+        """The scores of the tasks with a defined AUC."""
+        return {n: s for n, s in self.scores.items() if metrics_of(s, names=["auc"]).values.get("auc") is not None}
 
     @classmethod
     def open(cls, path: str | Path, name: str | None = None) -> ReportedRun:

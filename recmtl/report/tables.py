@@ -10,6 +10,7 @@ import pandas as pd
 
 from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
+from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.significance import auc_difference, holm, same_rows
@@ -80,15 +81,14 @@ def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
         for (task, run), metrics in part.groupby(["task", "run"], sort=False):
             first = metrics.iloc[0]
             row = {"task": task} | ({"run": run} if several else {}) | {"rows": first["rows"]}
-            row |= {"positives": first["positives"]} if kind == "binary" else {}
+            row |= {} if pd.isna(first["positives"]) else {"positives": first["positives"]}
             rows.append(
                 row | {METRIC_TITLES.get(m["metric"], m["metric"]): _interval(m) for m in metrics.to_dict("records")}
             )
         table = pd.DataFrame(rows)
         order = {name: i for i, name in enumerate(part["task"].unique())}
         table = table.sort_values("task", key=lambda tasks: tasks.map(order), kind="stable")
-        caption = "Binary tasks" if kind == "binary" else "Regression tasks"
-        tables.append(Table.of(table, f"{caption}: metrics with 95 % intervals"))
+        tables.append(Table.of(table, f"{MEASURES[str(kind)].title}: metrics with 95 % intervals"))
     return tables
 
 

@@ -248,12 +248,11 @@ class FittedSchema:
     def label_moments(self, task: Task) -> Moments:
         """Return the mean and deviation by which the loss of a task standardizes its label.
 
-        They are 0 and 1 for a binary task, and those of the training rows for a regression. The deviation of a label
-        that does not vary is 1.
+        They are those of the training rows for a regression, 0 and 1 for other tasks. The deviation of a label that
+        does not vary is 1.
         """
-        if task.kind == "binary":
-            return Moments(0.0, 1.0)
-        return Moments(self.rate(task).mean, self.label_deviations.get((task.label, task.given)) or 1.0)
+        deviation = self.label_deviations.get((task.label, task.given))
+        return Moments(0.0, 1.0) if deviation is None else Moments(self.rate(task).mean, deviation or 1.0)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
+from recmtl.schema.task_kinds import TASK_KINDS, KindName
 from recmtl.schema.validation import check_choice, check_nonempty, is_number
 
-Kind = Literal["binary", "regression"]
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]
-LOSSES: dict[Kind, tuple[Loss, ...]] = {"binary": ("bce", "focal"), "regression": ("mse", "mae", "huber")}
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,15 @@ class Task:
     name: str
     label: str
     given: str | None = None
-    kind: Kind = "binary"
+    kind: KindName = "binary"
     weight: float = 1.0
     loss: Loss | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_nonempty(self, "name", "label", "given")
-        check_choice(self, "kind", Kind)
-        losses = LOSSES[self.kind]
+        check_choice(self, "kind", KindName)
+        losses = TASK_KINDS[self.kind].losses
         if self.loss is not None and self.loss not in losses:
             raise SchemaError(
                 f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {', '.join(losses)}, "
@@ -50,6 +49,11 @@ class Task:
             )
         if not (is_number(self.weight) and self.weight >= 0):
             raise SchemaError(f"Task {self.name!r}: `weight` must be a number of at least 0, got {self.weight!r}")
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss: the given one, or the first of the kind."""
+        return self.loss or TASK_KINDS[self.kind].losses[0]
 
 
 @dataclass(frozen=True)

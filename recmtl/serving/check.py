@@ -15,6 +15,7 @@ from torch import Tensor
 
 from recmtl.data import Loader, Rows
 from recmtl.evaluate.predictions import complete
+from recmtl.models.links import link_of
 from recmtl.serving.network import ServedNetwork, inputs_of, probabilities
 from recmtl.serving.reader import Network
 from recmtl.serving.request_encoder import RequestEncoder
@@ -61,7 +62,7 @@ def exact_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
     with torch.inference_mode():
         for batch in Loader(rows, BATCH).epoch():
             logits = model(replace(batch, numeric=batch.numeric.double()))
-            parts.append(probabilities(model.schema.schema, model.objectives, logits))
+            parts.append(probabilities(model.schema, model.objectives, logits))
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
@@ -71,8 +72,9 @@ def largest_difference(trainer: Trainer, expected: Mapping[str, Floats], found: 
     tasks = {t.name: t for t in (*schema.schema.reported_tasks, *trainer.model.objectives)}
     for name, values in expected.items():
         difference = np.abs(found[name] - values)
-        if tasks[name].kind == "regression":
-            difference = difference / np.maximum(np.abs(values), schema.label_moments(tasks[name]).deviation)
+        unit = link_of(tasks[name]).unit(tasks[name], schema)
+        if unit is not None:
+            difference = difference / np.maximum(np.abs(values), unit)
         if not np.isfinite(found[name]).all():
             return float("inf")
         largest = max(largest, float(difference.max(initial=0.0)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from recmtl.data import Batch, IdLists
 from recmtl.models import RankingModel
+from recmtl.models.links import link_of, predictions_of
 from recmtl.schema import FittedSchema, Schema, Task
 
 IDS, NUMERIC, VALUES, LENGTHS = "ids", "numeric", "list_{}", "lengths_{}"  # the names of inputs
@@ -49,7 +50,7 @@ class ServedNetwork(nn.Module):
     def probabilities(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the predictions by task."""
         model = self.model
-        return probabilities(model.schema.schema, model.objectives, model(batch_of(model.schema, inputs)))
+        return probabilities(model.schema, model.objectives, model(batch_of(model.schema, inputs)))
 
     def example(self, rows: int = 3) -> tuple[Tensor, ...]:
         """Return inputs of unknown categories and of numbers 0, with two values in each list."""
@@ -91,11 +92,11 @@ def inputs_of(schema: FittedSchema, batch: Batch) -> dict[str, Tensor]:
     return {name: given[name].contiguous() for name in input_names(schema)}
 
 
-def probabilities(schema: Schema, objectives: Sequence[Task], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def probabilities(
+    schema: FittedSchema, objectives: tuple[Task, ...], logits: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Return float64 predictions of all tasks from the logits of a model in evaluation mode."""
-    kinds = {task.name: task.kind for task in (*schema.reported_tasks, *objectives)}
-    values = {n: logit.double().sigmoid() if kinds[n] == "binary" else logit.double() for n, logit in logits.items()}
-    return with_derived_task(schema, values)
+    return with_derived_task(schema.schema, predictions_of(schema, objectives, logits))
 
 
 def with_derived_task(schema: Schema, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -117,8 +118,5 @@ def with_derived_task(schema: Schema, values: Mapping[str, Tensor]) -> dict[str,
 
 def meaning(task: Task) -> str:
     """Return what the prediction of a task is, in words."""
-    if task.kind == "regression":
-        what = f"the expected value of {task.label}"
-    else:
-        what = f"the probability that {task.label} is 1"
+    what = link_of(task).meaning.format(label=task.label)
     return what if task.given is None else f"{what}, given that {task.given} is 1"

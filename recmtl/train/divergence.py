@@ -14,9 +14,8 @@ from recmtl.balance import Balancer, zero_nonfinite_gradients
 from recmtl.balance.backward import on_host
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
-from recmtl.models.losses import DEFAULT_LOSS
+from recmtl.models.links import link_of
 from recmtl.runs.folder import BEST, CHECKPOINTS
-from recmtl.schema import LabelRate, Task
 from recmtl.train.setup import TrainingSetup
 
 COUNTER_STATE = ("steps", "counts", "streaks", "first", "reached", "skipped")
@@ -204,10 +203,9 @@ class DivergenceMonitor:
         losses = model.task_losses.by_objective(dict(zip(model.loss_names, values, strict=False)))
         for task in model.objectives:
             loss = losses[task.name]
-            squared = (task.loss or DEFAULT_LOSS[task.kind]) in SQUARED_LOSSES
-            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(
-                loss, label_rate_loss(task, model.schema.rate(task))
-            )
+            squared = task.loss_name in SQUARED_LOSSES
+            constant = task.weight * link_of(task).constant_loss(model.schema.rate(task))
+            limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, constant)
             first[task.name], limits[task.name] = loss, limit or math.inf
         return first, limits
 
@@ -239,13 +237,6 @@ class DivergenceMonitor:
         if new:
             self._note(text.format(shortened(new.values())))
         self._noted.update(new)
-
-
-def label_rate_loss(task: Task, rate: LabelRate) -> float:
-    """Return the cross-entropy of a binary task if its label rate is predicted; 0 for a regression."""
-    if task.kind != "binary" or not 0 < rate.mean < 1:
-        return 0.0
-    return task.weight * -(rate.mean * math.log(rate.mean) + (1 - rate.mean) * math.log1p(-rate.mean))
 
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -13,16 +13,12 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import on_host
-from recmtl.evaluate import LOWER_IS_BETTER, Metrics, monitors
+from recmtl.evaluate import LOWER_IS_BETTER, MEASURES, Metrics, monitors
 from recmtl.evaluate.predictions import task_labels
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
-FAST_METRICS = frozenset({"auc", "logloss", "mae", "rmse", "r2"})
-DEFAULT_MONITOR = {"binary": "auc", "regression": "r2"}  # by kind of task
-BOTH = "+"
-MIXED = BOTH.join(DEFAULT_MONITOR.values())
-FALLBACK = {"binary": "logloss", "regression": "rmse"}  # what decides where the monitored metric is undefined
+SEVERAL = "+"  # between the metrics of tasks of several kinds
 FEW_ROWS = {"rows": 100, "positives": 20, "negatives": 20}
 
 
@@ -103,10 +99,11 @@ class MetricMonitor:
         self, options: EarlyStopping, objectives: Sequence[Task], reported: Sequence[Task], grouped: bool = False
     ) -> None:
         self._options = options
-        kinds = [kind for kind in DEFAULT_MONITOR if any(task.kind == kind for task in objectives)]
-        self.monitor = options.monitor or BOTH.join(DEFAULT_MONITOR[kind] for kind in kinds)
+        kinds = {kind: m for kind, m in MEASURES.items() if any(task.kind == kind for task in objectives)}
+        self.monitor = options.monitor or SEVERAL.join(measure.monitor for measure in kinds.values())
         name, _, metric = self.monitor.rpartition(".")
-        metrics = list(DEFAULT_MONITOR.values()) if metric == MIXED else [metric]
+        every = [measure.monitor for measure in MEASURES.values()]
+        metrics = metric.split(SEVERAL) if {*metric.split(SEVERAL)} <= {*every} else [metric]
         tasks = [task for task in reported if task.name == name] if name else objectives
         if not tasks:
             names = ", ".join(task.name for task in reported)
@@ -118,10 +115,11 @@ class MetricMonitor:
             needs_group = not grouped and any(metric in monitors(task.kind, True) for task in tasks)
             way = ": name the group with `--group COLUMN`, or with `group` in the schema" if needs_group else ""
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}{way}")
-        self.names = FAST_METRICS | {*metrics}
+        self.names = frozenset[str]().union(*(measure.fast for measure in MEASURES.values())) | {*metrics}
         self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-        self._losses = {t.name: FALLBACK[t.kind] for t in tasks if t.name in self._metrics}
-        self._binary = [t.name for t in tasks if t.name in self._metrics and t.kind == "binary" and self._sign > 0]
+        measures = {task.name: MEASURES[task.kind] for task in tasks if task.name in self._metrics}
+        self._losses = {name: measure.fallback for name, measure in measures.items()}
+        self._ties = {name: measure.ties for name, measure in measures.items() if measure.ties and self._sign > 0}
         self.best: float | None = None
         self.best_logloss: float | None = None
         self.lowest_loss: float | None = None
@@ -133,7 +131,7 @@ class MetricMonitor:
 
     def logloss(self, metrics: Mapping[str, Metrics]) -> float | None:
         """Return the mean log-loss of the binary tasks whose ranking is monitored; ``None`` if there is none."""
-        return mean_of_defined([metrics[task].values["logloss"] for task in self._binary])
+        return mean_of_defined([metrics[task].values[metric] for task, metric in self._ties.items()])
 
     def loss(self, metrics: Mapping[str, Metrics]) -> float | None:
         """Return the mean loss of the monitored tasks, log-loss or RMSE; ``None`` if there is none."""

@@ -15,6 +15,7 @@ from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
 from recmtl.evaluate import Metrics, Predictions, measure
 from recmtl.io.machine import explain_oom
+from recmtl.models.links import predictions_of
 from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
 from recmtl.train.setup import TrainingSetup
 
@@ -72,20 +73,15 @@ class Predictor:
         what = f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"
         with explain_oom(what), self._inference():
             for batch in self._batches(rows):
-                parts.append({name: value.double() for name, value in self._predicted(batch).items()})
+                parts.append(self._predicted(batch))
         return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}
 
     def _batches(self, rows: Rows) -> Iterator[Batch]:
         return Loader(rows, BATCH, self._setup.device).epoch()
 
     def _predicted(self, batch: Batch) -> dict[str, Tensor]:
-        """Turn the logits of binary tasks into probabilities."""
         model = self._setup.model
-        kinds = {task.name: task.kind for task in (*model.schema.schema.reported_tasks, *model.objectives)}
-        return {
-            name: torch.sigmoid(logit.double()) if kinds[name] == "binary" else logit
-            for name, logit in model(batch).items()
-        }
+        return predictions_of(model.schema, model.objectives, model(batch))
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

@@ -7,7 +7,7 @@ from torch import nn
 
 import recmtl
 from recmtl.data import Loader
-from recmtl.models.tower import starting_bias
+from recmtl.models.links import link_of
 from recmtl.schema import LabelRate
 
 CTR, STAY = recmtl.Task("ctr", "click"), recmtl.Task("stay", "stay", kind="regression")
@@ -24,7 +24,7 @@ CTR, STAY = recmtl.Task("ctr", "click"), recmtl.Task("stay", "stay", kind="regre
     ],
 )
 def test_starting_bias(task: recmtl.Task, rate: LabelRate, bias: float) -> None:
-    assert starting_bias(task, rate) == pytest.approx(bias)
+    assert link_of(task).constant(task, rate, None).item() == pytest.approx(bias)
 
 
 def test_an_own_tower_gets_the_bias_and_is_built_anew_for_each_model(aliexpress: recmtl.PreparedData) -> None:

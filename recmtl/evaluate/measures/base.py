@@ -1,0 +1,85 @@
+"""The base of measures: what a kind of task has for metrics, and how they are computed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from recmtl.evaluate.ranking import Averages, K
+from recmtl.evaluate.scores import Floats, Integers, Scores
+
+
+class Measure(ABC):
+    """Computes metrics of one task with finite predictions; undefined metrics are NaN.
+
+    Attributes:
+        title: What tables call tasks of the kind.
+        metrics: The names of the metrics, the main one first.
+        grouped: Those of rows with groups, with the place ``{k}`` of the cutoff.
+        monitor: The metric that decides by default which weights are best.
+        fallback: The one that decides if `monitor` was never defined; of it a lower value is better.
+        ties: The one that decides between equal values of `monitor`, a lower value being better; or ``None``.
+        fast: The metrics to take while training.
+        by_domain: The metrics to show by domain.
+        needs_valid: The metrics that need predictions that are `valid`.
+        valid: What valid predictions are, in words.
+        averages: The averages of grouped metrics, if any was asked for.
+
+    Args:
+        scores: The rows.
+        names: The metrics.
+        k: The cutoff of NDCG and recall.
+    """
+
+    title: ClassVar[str]
+    metrics: ClassVar[tuple[str, ...]]
+    grouped: ClassVar[tuple[str, ...]] = ()
+    monitor: ClassVar[str]
+    fallback: ClassVar[str]
+    ties: ClassVar[str | None] = None
+    fast: ClassVar[frozenset[str]]
+    by_domain: ClassVar[tuple[str, ...]]
+    needs_valid: ClassVar[frozenset[str]] = frozenset()
+    valid: ClassVar[str] = "finite"
+
+    def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
+        self._scores, self._names, self._k = scores, names, k
+        self.averages: Averages | None = None
+
+    @abstractmethod
+    def __call__(self, times: Floats | None = None) -> dict[str, float]:
+        """Compute the metrics; `times` is how often each cluster of rows counts, ``[clusters]``."""
+
+    @staticmethod
+    def is_valid(predictions: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows have a valid prediction, bool ``[rows]``."""
+        return np.isfinite(predictions)
+
+    @staticmethod
+    def positives(scores: Scores) -> int | None:
+        """Return the number of positives; ``None`` if the kind has none."""
+        return None
+
+    @staticmethod
+    @abstractmethod
+    def why_undefined(scores: Scores) -> str:
+        """Return why a metric is undefined for these labels."""
+
+    @staticmethod
+    def effective_clusters(scores: Scores) -> int:
+        """Return the number of clusters by which bootstrap intervals are widened."""
+        return scores.clusters[1]
+
+    @cached_property
+    def _weight(self) -> Floats:
+        return np.ones(len(self._scores)) if self._scores.weight is None else self._scores.weight
+
+    def _weights(self, times: Floats | None, order: Integers | slice = slice(None)) -> Floats:
+        """Return how much each row counts, ``[rows]``, in an order."""
+        weight = self._weight[order]
+        return weight if times is None else weight * times[self._scores.clusters[0][order]]

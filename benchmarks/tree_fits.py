@@ -18,7 +18,8 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.tree_columns import TaskRows
 from benchmarks.tree_data import TreeData
-from benchmarks.tree_models import METHODS, PATIENCE, TREES, Options
+from benchmarks.tree_models import METHODS, Options
+from recmtl.comparison.baselines.base import PATIENCE, TREES
 
 Floats = npt.NDArray[np.float64]
 Note = Callable[[str], None]

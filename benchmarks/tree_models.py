@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
 
 from benchmarks.tree_columns import TaskRows, rate_names
+from recmtl.comparison.baselines import base
+from recmtl.comparison.baselines.base import PATIENCE, TREES, Baseline, Examples
+from recmtl.comparison.baselines.histgb import HISTGB
+from recmtl.comparison.baselines.lightgbm import LIGHTGBM
+from recmtl.schema import Task
 
 # The libraries of the extra `bench` are imported where they are used, so that scikit-learn's trees run without it.
-
-TREES = 1000  # at most
-PATIENCE = 50  # stopped after this many trees without a better AUC (scikit-learn: a lower loss) on the stop rows
-HIST_CATEGORIES = 254  # and one for all that are rarer: scikit-learn takes 255
 
 Floats = npt.NDArray[np.float64]
 Options = Mapping[str, Any]
@@ -28,8 +25,8 @@ Predict = Callable[[pd.DataFrame], Floats]
 
 
 @dataclass(frozen=True)
-class TreeModel:
-    """A fitted model.
+class FittedFrame:
+    """A fitted model of frames.
 
     Args:
         predict: Returns scores ``[rows]`` of the columns that it was fitted on.
@@ -81,35 +78,14 @@ def log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> TreeModel:
+def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedFrame:
     """Fit LightGBM, which splits categories natively; unseen ones are missing."""
-    import lightgbm
-
     given = dict(options)
     native = given.pop("ids_as_categories", True)
-    dropped = [] if native else list(rows.ids)
-    known = {name: pd.Index(rows.x["train"][name].unique()) for name in rows.categories if name not in dropped}
-
-    def encode(frame: pd.DataFrame) -> pd.DataFrame:
-        codes = {name: values.get_indexer(pd.Index(frame[name])) for name, values in known.items()}
-        categories = {name: pd.Categorical.from_codes(codes[name], values) for name, values in known.items()}
-        named = frame.drop(columns=dropped).assign(**categories)
-        return named.set_axis([f"column_{i}" for i in range(named.shape[1])], axis=1)  # it refuses some characters
-
-    train = lightgbm.Dataset(encode(rows.x["train"]), rows.train)
-    stop = lightgbm.Dataset(encode(rows.x["stop"]), rows.stop, reference=train)
-    fixed = {"objective": "binary", "metric": "auc", "verbosity": -1, "seed": seed, "num_threads": threads}
-    callbacks: list[Callable[..., Any]] = [lightgbm.early_stopping(PATIENCE, verbose=False)]
-    model = lightgbm.train(fixed | given, train, TREES, valid_sets=[stop], callbacks=callbacks)
-    leaves = [tree["num_leaves"] for tree in model.dump_model(num_iteration=model.best_iteration)["tree_info"]]
-
-    def predict(frame: pd.DataFrame) -> Floats:
-        return np.asarray(model.predict(encode(frame), num_threads=threads), np.float64)
-
-    return TreeModel(predict, sum(2 * count - 1 for count in leaves), len(leaves))
+    return fit_baseline(LIGHTGBM, rows, given, seed, threads, [] if native else list(rows.ids))
 
 
-def fit_catboost(rows: TaskRows, options: Options, seed: int, threads: int) -> TreeModel:
+def fit_catboost(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedFrame:
     """Fit CatBoost, which reads categories by target statistics of the rows before (ordered boosting)."""
     import catboost
 
@@ -135,40 +111,32 @@ def fit_catboost(rows: TaskRows, options: Options, seed: int, threads: int) -> T
     def predict(frame: pd.DataFrame) -> Floats:
         return np.asarray(model.predict(pool(frame), prediction_type="RawFormulaVal", thread_count=threads), np.float64)
 
-    return TreeModel(predict, sum(count + count.bit_length() - 1 for count in leaves), len(leaves))
+    return FittedFrame(predict, sum(count + count.bit_length() - 1 for count in leaves), len(leaves))
 
 
-def fit_hist(rows: TaskRows, options: Options, seed: int, threads: int) -> TreeModel:
+def fit_hist(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedFrame:
     """Fit scikit-learn's trees, up to the one with the best AUC on the stop rows; rare categories are one."""
-    names = [name for name in rows.categories if name not in rows.ids]
-    known = {name: rows.x["train"][name].value_counts().index[:HIST_CATEGORIES] for name in names}
+    return fit_baseline(HISTGB, rows, options, seed, threads, list(rows.ids))
 
-    def encode(frame: pd.DataFrame) -> pd.DataFrame:
-        codes = {name: values.get_indexer(pd.Index(frame[name])) % (len(values) + 1) for name, values in known.items()}
-        return frame.drop(columns=list(rows.ids)).assign(**codes)
 
-    model = HistGradientBoostingClassifier(
-        max_iter=TREES,
-        early_stopping=True,
-        n_iter_no_change=PATIENCE,
-        tol=0,
-        categorical_features=names,
-        random_state=seed,
-        **options,
-    )
-    stop = encode(rows.x["stop"])
-    with threadpool_limits(threads, "openmp"):
-        model.fit(encode(rows.x["train"]), rows.train, X_val=stop, y_val=rows.stop)
-        staged = [roc_auc_score(rows.stop, scores) for scores in model.staged_decision_function(stop)]
-    best = int(np.argmax(staged))
-    nodes = sum(len(predictor.nodes) for tree in model._predictors[: best + 1] for predictor in tree)
+def fit_baseline(
+    baseline: Baseline, rows: TaskRows, options: Options, seed: int, threads: int, dropped: Sequence[str]
+) -> FittedFrame:
+    """Fit a baseline of recmtl on a frame whose categories are numbered; unseen ones are missing."""
+    known = {name: pd.Index(rows.x["train"][name].unique()) for name in rows.categories if name not in dropped}
 
-    def predict(frame: pd.DataFrame) -> Floats:
-        with threadpool_limits(threads, "openmp"):
-            (scores,) = itertools.islice(model.staged_decision_function(encode(frame)), best, best + 1)
-        return np.asarray(scores, np.float64).ravel()
+    def encode(frame: pd.DataFrame) -> Floats:
+        codes = {name: values.get_indexer(pd.Index(frame[name])) for name, values in known.items()}
+        numbers = {name: np.where(found < 0, np.nan, found) for name, found in codes.items()}
+        return frame.drop(columns=list(dropped)).assign(**numbers).to_numpy(np.float64)
 
-    return TreeModel(predict, nodes, best + 1)
+    names = [name for name in rows.x["train"] if name not in dropped]
+    categories = tuple(place for place, name in enumerate(names) if name in known)
+    train = Examples(encode(rows.x["train"]), rows.train.astype(float))
+    stop = Examples(encode(rows.x["stop"]), rows.stop.astype(float))
+    task = base.TaskRows(Task("task", "label"), train, stop, categories)
+    model = baseline.fit(task, options, seed, threads)
+    return FittedFrame(lambda frame: model.predict(encode(frame)), model.parameters, model.trees)
 
 
 @dataclass(frozen=True)
@@ -183,7 +151,7 @@ class TreeMethod:
 
     package: str
     options: Callable[[np.random.Generator], dict[str, Any]]
-    fit: Callable[[TaskRows, Options, int, int], TreeModel]
+    fit: Callable[[TaskRows, Options, int, int], FittedFrame]
 
 
 METHODS: Mapping[str, TreeMethod] = {

@@ -82,6 +82,7 @@ def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def warm_jobs(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trainings of a comparison start warm."""
     monkeypatch.setattr("recmtl.comparison.jobs.TRAIN", (str(warm_python), "-m", "recmtl", "train"))
+    monkeypatch.setattr("recmtl.comparison.jobs.FIT", (str(warm_python), "-m", "recmtl.comparison.baselines"))
 
 
 @pytest.fixture(scope="session")

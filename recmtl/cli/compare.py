@@ -34,7 +34,7 @@ def compare_command(arguments: Sequence[str]) -> int:
     if given.models is None or given.out is None:
         missing = "`--out`, the folder to write" if given.out is None else "`--models`, the models to compare"
         raise ValueError(f"give {missing}")
-    grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates)
+    grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates, given.baselines)
     with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
         comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs)
     print_tables(result_tables(comparison, given.metric))
@@ -72,6 +72,15 @@ def compare_parser() -> ArgumentParser:
         default=[],
         metavar="LR",
         help="Learning rates of the optimizer; by default the recipe's.",
+    )
+    parser.add_argument(
+        "--baselines",
+        type=entry,
+        nargs="+",
+        default=[],
+        metavar="BASELINE",
+        help="Models of other libraries beside them, one per task on the same rows: lightgbm (extra `baselines`), "
+        "histgb and logistic; for options of the library a mapping as above.",
     )
     parser.add_argument(
         "--metric",

@@ -30,7 +30,7 @@ class Comparison:
     Args:
         folder: The comparison's folder.
         split: The split that is compared: `test`, or `valid` if there are no test rows.
-        grid: The runs, grouped by variant (model, balancer and learning rate).
+        grid: The runs, grouped by variant (model, balancer and learning rate; or a baseline).
     """
 
     def __init__(self, folder: str | Path, split: str, grid: Sequence[GridRun]) -> None:
@@ -133,7 +133,7 @@ class Comparison:
         Args:
             metric: As in `table`.
             reference: The name of a model; each variant is compared with this model's variant of the same learning
-                rate. ``None`` takes the best variant of each task.
+                rate, or with the baseline of this name. ``None`` takes the best variant of each task.
 
         Returns:
             For each other variant and task: `reference`, `estimate` (mean minus the reference's mean), its uncorrected
@@ -157,8 +157,9 @@ class Comparison:
     @property
     def single(self) -> str | None:
         """The name of the single-task model, if the grid has one and other models."""
-        single = next((model for model in self._models if model.partition("(")[0] == SINGLE), None)
-        return single if len(self._models) > 1 else None
+        models = dict.fromkeys(run.variant.model for run in self.grid if not run.variant.is_baseline)
+        single = next((model for model in models if model.partition("(")[0] == SINGLE), None)
+        return single if len(models) > 1 else None
 
     @property
     def _models(self) -> list[str]:

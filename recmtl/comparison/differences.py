@@ -53,7 +53,8 @@ def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair
             references = dict.fromkeys(variants, variants[of_task["best"].argmax()])
         else:
             by_rate = {v.learning_rate: v for v in reversed(variants) if v.model == reference}
-            references = {v: by_rate[v.learning_rate] for v in variants if v.learning_rate in by_rate}
+            found = {v: by_rate.get(v.learning_rate, by_rate.get(None)) for v in variants}  # a baseline has no rate
+            references = {v: other for v, other in found.items() if other is not None}
         yield from (Pair(str(task), metric, v, other) for v, other in references.items() if v != other)
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import yaml
 from jsonargparse import ArgumentParser
 
+from recmtl.comparison.baselines import BASELINES
 from recmtl.recipe.options import parse_recipe
 from recmtl.recipe.recipe import complete_recipe
 
@@ -24,15 +25,20 @@ Entry = str | dict[str, Any]
 
 
 class Variant(NamedTuple):
-    """A combination of model, balancer and learning rate, trained once per seed."""
+    """A combination of model, balancer and learning rate, or a baseline, trained once per seed."""
 
     model: str
-    balancer: str
+    balancer: str  # empty for a baseline
     learning_rate: float | None = None  # the recipe's
 
     def __str__(self) -> str:
         rate = "" if self.learning_rate is None else f" at {self.learning_rate:g}"
-        return f"{self.model} with {self.balancer}{rate}"
+        return self.model if self.is_baseline else f"{self.model} with {self.balancer}{rate}"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is a model of another library, one per task."""
+        return not self.balancer
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,12 @@ class GridRun:
     def name(self) -> str:
         """The name of its run folder."""
         model, balancer, rate = self.variant
-        parts = [model, balancer, *([] if rate is None else [f"{rate:g}"]), str(self.seed)]
+        parts = [model, *([balancer] if balancer else []), *([] if rate is None else [f"{rate:g}"]), str(self.seed)]
         return "-".join(re.sub(r"[^\w.=+]+", "_", part).strip("_") for part in parts)
 
 
 class GridEntry(NamedTuple):
-    """A model or balancer of the grid."""
+    """A model, balancer or baseline of the grid."""
 
     name: str  # in the tables: the class with the options in parentheses, or the stem of the YAML file
     class_name: str
@@ -79,12 +85,13 @@ class GridEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Grid:
-    """All combinations of models, balancers, learning rates and seeds; arguments as of `compare`."""
+    """All combinations of models, balancers, learning rates and seeds, and baselines; arguments as of `compare`."""
 
     models: Sequence[Entry]
     balancers: Sequence[Entry] = (SUM,)
     seeds: int | Sequence[int] = 5
     learning_rates: Sequence[float] = ()
+    baselines: Sequence[Entry] = ()
 
     def __post_init__(self) -> None:
         """Check the lists."""
@@ -93,14 +100,19 @@ class Grid:
             "balancers": [GridEntry.parse(entry).name for entry in self.balancers],
             "seeds": self._seeds,
             "learning_rates": [*self.learning_rates],
+            "baselines": [GridEntry.parse(entry).name for entry in self.baselines],
         }
         for option, values in lists.items():
-            if not values and option != "learning_rates":
+            if not values and option not in ("learning_rates", "baselines"):
                 raise ValueError(f"`{option}` must not be empty")
             if twice := [value for value, count in Counter(values).items() if count > 1]:
                 raise ValueError(f"`{option}` must not have duplicates, got {twice[0]} twice")
         if not all(0 <= seed < 1 << 32 for seed in self._seeds):
             raise ValueError(f"`seeds` must be in [0, 2³²), got {list(self._seeds)}")
+        for entry in map(GridEntry.parse, self.baselines):
+            if entry.class_name not in BASELINES:
+                raise ValueError(f"`baselines` must be of {', '.join(BASELINES)}, got {entry.class_name!r}")
+            BASELINES[entry.class_name].check_installed()
 
     @property
     def _seeds(self) -> list[int]:
@@ -115,10 +127,20 @@ class Grid:
             recipe = complete_recipe(parser, parse_recipe(parser, [*arguments, *options]))
             variant = Variant(model.name, balancer.name, rate)
             runs += [GridRun(variant, seed, _with_seed(recipe, seed)) for seed in self._seeds]
+        runs += self._baseline_runs(complete_recipe(parser, parse_recipe(parser, arguments)))
         for name, count in Counter(run.name for run in runs).items():
             if count > 1:
                 raise ValueError(f"{count} runs would have the folder {name!r}: give their options in YAML files")
         return runs
+
+    def _baseline_runs(self, shared: Mapping[str, Any]) -> Iterator[GridRun]:
+        """Yield the runs of the baselines, which have the data of a recipe, and the group of its metrics."""
+        for entry in map(GridEntry.parse, self.baselines):
+            named = json.loads(entry.option) if entry.option.startswith("{") else {"class_path": entry.option}
+            variant, group = Variant(entry.name, ""), shared["trainer"]["stopping"]["group"]
+            for seed in self._seeds:
+                recipe = {"data": shared["data"], "baseline": named, "seed": seed, "group": group}
+                yield GridRun(variant, seed, recipe)
 
     def _combinations(self) -> Iterator[tuple[GridEntry, GridEntry, float | None]]:
         rates: list[float | None] = [*self.learning_rates] or [None]

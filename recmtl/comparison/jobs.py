@@ -30,6 +30,7 @@ from recmtl.runs.folder import RECIPE, RunFolder
 RUNS_FOLDER, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 JOB = "job.yaml"  # the recipe that the process of a run begins with
 TRAIN = (sys.executable, "-m", "recmtl", "train")
+FIT = (sys.executable, "-m", "recmtl.comparison.baselines")  # of a baseline
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # that a process has to end before it is killed
 
@@ -99,7 +100,8 @@ class Job:
         The process inherits the environment and the comparison's lock, held by the file descriptors `lock`. It takes
         its share of the CPUs among `jobs` processes at once, unless ``OMP_NUM_THREADS`` was set.
         """
-        command, environment = [*TRAIN, "--run", str(folder)], os.environ | threads_variable(jobs)
+        program = FIT if run.variant.is_baseline else TRAIN
+        command, environment = [*program, "--run", str(folder)], os.environ | threads_variable(jobs)
         if can_resume(run, folder, warn):
             (folder / ERROR).unlink(missing_ok=True)
             command += [

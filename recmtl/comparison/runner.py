@@ -31,6 +31,7 @@ def compare(
     balancers: Sequence[Entry] = ("Sum",),
     seeds: int | Sequence[int] = 5,
     learning_rates: Sequence[float] = (),
+    baselines: Sequence[Entry] = (),
     options: Mapping[str, Any] | None = None,
     metric: str | None = None,
     jobs: int = 1,
@@ -50,6 +51,9 @@ def compare(
         balancers: Likewise. `SingleTask`, which shares no parameters, is trained with `Sum` alone.
         seeds: The number of seeds, counted from 0, or a list of seeds.
         learning_rates: Learning rates of the optimizer; empty takes the recipe's.
+        baselines: Models of other libraries to compare with, one per task on the same rows: `lightgbm`, `histgb`
+            (boosted trees of scikit-learn) and `logistic`; or mappings with `class_path`, one of these, and
+            `init_args`, options of the library.
         options: Options that override the recipe, by dotted key, such as ``{"data.train": "train.csv"}``.
         metric: The metric in the tables, for the tasks that have it; by default each task's main metric (AUC if
             binary).
@@ -58,6 +62,7 @@ def compare(
 
     Raises:
         ValueError: An option is out of range or unknown.
+        UsageError: The library of a baseline is not installed.
         DataError: The data cannot be read, or there are neither test nor validation rows.
         RunError: The folder holds something else, or a finished run with another recipe; or another process is using
             it.
@@ -65,7 +70,7 @@ def compare(
     given = json.dumps(recipe) if isinstance(recipe, Mapping) else str(recipe)
     plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (options or {}).items()}
     arguments = [f"--config={given}", *(f"--{key}={value}" for key, value in plain.items())]
-    grid = Grid(models, balancers, seeds, learning_rates)
+    grid = Grid(models, balancers, seeds, learning_rates, baselines)
     with GridBar(progress) as bar:
         return run_grid(recipe_parser("recmtl compare"), arguments, grid, Path(out), bar, metric, jobs)
 
@@ -83,7 +88,8 @@ def run_grid(
     if jobs < 1:
         raise ValueError(f"`jobs` must be at least 1, got {jobs}")
     runs = grid.runs(parser, arguments)
-    if not all(run.recipe["trainer"]["run"]["predictions"] for run in runs):
+    nets = [run for run in runs if not run.variant.is_baseline]
+    if not all(run.recipe["trainer"]["run"]["predictions"] for run in nets):
         raise ValueError("a comparison tests the runs' predictions: leave `trainer.run.predictions` true")
     check_folder(out)
     with locked(out / LOCK_FILE) as lock:
@@ -91,7 +97,7 @@ def run_grid(
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments, progress)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs)
-        grouped = [run.recipe["trainer"]["stopping"]["group"] for run in runs] + [data.schema.schema.group]
+        grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
         metrics_by_task(data.schema.schema, metric, any(grouped))
         finished = keep_finished(comparison, data.fingerprint)
         progress.begin(runs)

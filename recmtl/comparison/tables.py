@@ -124,7 +124,8 @@ def _why_untested(means: pd.DataFrame) -> str:
 
 
 def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
-    """Return the variants with negative and with positive transfer."""
+    """Return the variants with negative and with positive transfer; of baselines there is none."""
+    tests = tests[tests["balancer"] != ""]
     lower = tests["metric"].isin(LOWER_IS_BETTER)
     gain = tests["estimate"].where(~lower, -tests["estimate"])
     signs = {"negative": tests["apart"] & (gain < 0), "positive": tests["apart"] & (gain > 0)}
@@ -169,7 +170,8 @@ def _key_columns(frame: pd.DataFrame) -> list[str]:
 
 def _key_cells(variant: Variant, frame: pd.DataFrame) -> list[ResultCell]:
     rate = NO_VALUE if variant.learning_rate is None else f"{variant.learning_rate:g}"
-    return [ResultCell(name) for name in (variant.model, variant.balancer, rate)[: len(_key_columns(frame))]]
+    names = (variant.model, variant.balancer or NO_VALUE, rate)
+    return [ResultCell(name) for name in names[: len(_key_columns(frame))]]
 
 
 def _mean_cell(row: Any) -> ResultCell:

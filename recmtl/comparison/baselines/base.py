@@ -1,0 +1,109 @@
+"""What a baseline is: a function that fits one model on the rows of one task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recmtl.errors import UsageError
+from recmtl.evaluate import metrics_of, scores_of
+from recmtl.schema import Task
+
+TREES = 1000  # at most
+PATIENCE = 50  # stopped after this many trees without a better value on the validation rows
+UNSTOPPED_TREES = 100  # where there are no validation rows
+QUALITY = {"binary": ("auc", "logloss"), "regression": ("r2", "rmse")}  # by kind: the metric, and one always defined
+
+Floats = npt.NDArray[np.float64]
+Inputs = npt.NDArray[np.float32] | Floats
+Options = Mapping[str, Any]
+
+
+class Examples(NamedTuple):
+    """The rows that count for a task.
+
+    Args:
+        x: Their inputs ``[rows, columns]``.
+        labels: Their labels ``[rows]``.
+        weight: Their weights ``[rows]``; ``None`` if all count alike.
+    """
+
+    x: Inputs
+    labels: Floats
+    weight: Floats | None = None
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """What a model is fitted on.
+
+    Args:
+        task: The task.
+        train: The training rows.
+        valid: The validation rows, which decide when to stop; ``None`` without any.
+        categories: The places of the columns that hold ids of categories.
+        bins: The places of the columns that hold ids with an order: bins, hours, days of the week.
+    """
+
+    task: Task
+    train: Examples
+    valid: Examples | None
+    categories: tuple[int, ...] = ()
+    bins: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """A fitted model.
+
+    Args:
+        predict: Returns predictions of inputs ``[rows, columns]``: probabilities, or the values of a regression.
+        parameters: The number of leaves and splits, or of coefficients.
+        trees: The number of trees; 0 if there are none.
+    """
+
+    predict: Callable[[Inputs], Floats]
+    parameters: int
+    trees: int = 0
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A kind of model of another library.
+
+    Args:
+        name: Its name on the command line.
+        fit: Fits a model on rows, with options of the library, a seed and a number of threads.
+        package: The package that it needs.
+        defaults: Options where none are given.
+    """
+
+    name: str
+    fit: Callable[[TaskRows, Options, int, int], FittedBaseline]
+    package: str
+    defaults: Options = field(default_factory=dict)
+
+    def check_installed(self) -> None:
+        """Check that its package is installed.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if find_spec(self.package) is None:
+            raise UsageError(f"the baseline {self.name!r} needs {self.package!r}: pip install 'recmtl[baselines]'")
+
+
+def quality(task: Task, examples: Examples, predictions: Floats) -> float:
+    """Return how good predictions are, higher is better: AUC of a binary task, R² of a regression.
+
+    Where these are undefined, such as the AUC of one class, it is the negative log-loss or RMSE.
+    """
+    main, fallback = QUALITY[task.kind]
+    values = metrics_of(scores_of(task, examples.labels, predictions, examples.weight), names=[main, fallback]).values
+    found = values[main]
+    return -float(values[fallback] or 0.0) if found is None else float(found)

@@ -11,13 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.errors import UsageError
-from recmtl.evaluate import metrics_of, scores_of
+from recmtl.evaluate import MEASURES, metrics_of, scores_of
 from recmtl.schema import Task
 
 TREES = 1000  # at most
 PATIENCE = 50  # stopped after this many trees without a better value on the validation rows
 UNSTOPPED_TREES = 100  # where there are no validation rows
-QUALITY = {"binary": ("auc", "logloss"), "regression": ("r2", "rmse")}  # by kind: the metric, and one always defined
 
 Floats = npt.NDArray[np.float64]
 Inputs = npt.NDArray[np.float32] | Floats
@@ -99,11 +98,12 @@ class Baseline:
 
 
 def quality(task: Task, examples: Examples, predictions: Floats) -> float:
-    """Return how good predictions are, higher is better: AUC of a binary task, R² of a regression.
+    """Return how good predictions are, by the metric that stops nets as well; higher is better.
 
-    Where these are undefined, such as the AUC of one class, it is the negative log-loss or RMSE.
+    Where that is undefined, such as the AUC of one class, it is the negative loss that stands in for it.
     """
-    main, fallback = QUALITY[task.kind]
-    values = metrics_of(scores_of(task, examples.labels, predictions, examples.weight), names=[main, fallback]).values
-    found = values[main]
-    return -float(values[fallback] or 0.0) if found is None else float(found)
+    measure = MEASURES[task.kind]
+    scores = scores_of(task, examples.labels, predictions, examples.weight)
+    values = metrics_of(scores, names=[measure.monitor, measure.fallback]).values
+    found = values[measure.monitor]
+    return -float(values[measure.fallback] or 0.0) if found is None else float(found)

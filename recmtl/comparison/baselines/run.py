@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from recmtl.comparison.baselines import BASELINES
-from recmtl.comparison.baselines.base import QUALITY, FittedBaseline, Floats, Inputs, TaskRows
+from recmtl.comparison.baselines.base import FittedBaseline, Floats, Inputs, TaskRows
 from recmtl.comparison.baselines.inputs import input_matrix, task_rows
 from recmtl.data import DataError, PreparedData
-from recmtl.evaluate import Predictions, metrics_of
+from recmtl.evaluate import MEASURES, Predictions, metrics_of
 from recmtl.io.machine import explain_oom, peak_memory
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import parse_recipe, recipe_parser
@@ -112,7 +112,7 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
 
 def best_value(data: PreparedData, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what a comparison's progress shows: the mean over the tasks of their metric on the validation rows."""
-    metrics = {task.name: QUALITY[task.kind][0] for task in data.schema.schema.tasks}
+    metrics = {task.name: MEASURES[task.kind].monitor for task in data.schema.schema.tasks}
     values = [measured.get(task, {}).get(metric) for task, metric in metrics.items()]
     known = [value for value in values if value is not None]
     return {"monitor": "+".join(dict.fromkeys(metrics.values())), "value": float(np.mean(known)) if known else None}

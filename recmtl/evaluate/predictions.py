@@ -20,7 +20,7 @@ from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.io.table_writer import TableWriter
-from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError, Task, Thinning
+from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError, Task, Thinning, consistent_rates
 
 Mask = npt.NDArray[np.bool_]
 
@@ -34,7 +34,7 @@ class Predictions:
 
     Args:
         schema: The schema, which defines the reported tasks and the rows that count for each.
-        values: Predictions by task; a missing task of a funnel is derived.
+        values: Predictions by task; those of the funnel's rates that are missing follow from them.
         labels: Labels by column, NaN if missing.
         weight: Row weights.
         keys: The key columns, including the group.
@@ -278,7 +278,7 @@ def measure(
         - predictions, labels, weight, sampling_weight: ``[rows]`` each
 
     Args:
-        schema: The schema; with a funnel CTR, CVR and CTCVR are reported, whichever are predicted.
+        schema: The schema; of a funnel all rates are reported, whichever are predicted.
         predictions: By task: probabilities, or the values of a regression.
         labels: By label column, NaN if missing.
         weight: Row weights.
@@ -296,31 +296,16 @@ def measure(
 
 
 def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Mask]]:
-    """Derive the task of the funnel that is not predicted: pCTCVR = pCTR·pCVR, pCVR = min(1, pCTCVR/pCTR).
-
-    pCTR = min(1, pCTCVR/pCVR) follows in the same way.
+    """Return predictions in which the rates of the funnel agree, by `consistent_rates`.
 
     Shape:
         - predictions: ``{task: [rows]}``, probabilities
 
     Returns:
-        The predictions with the derived task, those of the funnel first; and for a derived CTR or CVR the mask of the
-        rows that were capped at 1.
+        The predictions, those of the funnel first, with the rates that follow from them; and by rate the rows in which
+        it was lowered.
     """
-    predictions = dict(predictions)
-    if not schema.funnel:
-        return predictions, {}
-    capped: dict[str, Mask] = {}
-    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
-    if ctr in predictions and cvr in predictions and ctcvr not in predictions:
-        predictions[ctcvr] = predictions[ctr] * predictions[cvr]
-    elif ctcvr in predictions and (ctr in predictions) != (cvr in predictions):
-        known, derived = (ctr, cvr) if ctr in predictions else (cvr, ctr)
-        one, both = predictions[known], predictions[ctcvr]
-        predictions[derived] = np.divide(np.minimum(both, one), one, out=np.zeros_like(both), where=one > 0)
-        capped[derived] = (both >= one) & (one > 0)
-    order = [name for name in (ctr, cvr, ctcvr) if name in predictions]
-    return {name: predictions[name] for name in [*order, *predictions]}, capped
+    return consistent_rates(schema, predictions, np)
 
 
 def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:

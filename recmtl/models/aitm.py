@@ -1,4 +1,4 @@
-"""AITM: the steps of a funnel in order, each of which attends to what the step before passes on."""
+"""AITM: the steps of a funnel, each of which attends to what the step before passes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.schema import FittedSchema, Task
+from recmtl.models.esmm import checked_rates
+from recmtl.schema import FittedSchema
 
 
 class AITM(RankingModel):
@@ -20,26 +21,26 @@ class AITM(RankingModel):
 
     Xi, Chen, Yan, Zhang, Zhu, Zhuang and Chen, "Modeling the Sequential Dependence among Audience Multi-step
     Conversions with Multi-task Learning in Targeted Display Advertising", KDD 2021, equations 4 to 8. With x the
-    encoded batch and q_t = f_t(x), the first step reads z_1 = q_1, and each further one
+    encoded batch and q_t = f_t(x), a first step reads z_t = q_t, and each further one, with s the step before it
 
     $$
-    z_t = \sum_{u \in \{p_t,\, q_t\}} a_u\, h_3(u), \qquad p_t = g_t(z_{t-1}), \qquad
+    z_t = \sum_{u \in \{p_t,\, q_t\}} a_u\, h_3(u), \qquad p_t = g_t(z_s), \qquad
     a_u \propto \exp\frac{\langle h_1(u), h_2(u) \rangle}{\sqrt{D}}
     $$
 
-    As a step implies those before it, a model that gives it a larger probability is penalised outside balancing:
-    `penalty_weight` times the mean over rows of Σ_t max(p_t − p_{t−1}, 0), where p are the probabilities.
+    It predicts the joint rate of each step. As a step implies the one before it, a model that gives it a larger
+    probability is penalised outside balancing: `penalty_weight` times the mean over rows of Σ_t max(p_t − p_s, 0), with
+    the probabilities p.
 
-    Layers of a step are shared by it and all later ones; those of the last step are its own. Use it if conversions
-    follow clicks, and their labels stand in all rows.
+    Layers of a step are shared by it and all steps that follow it; those of a last step are its own. Use it if
+    conversions follow clicks, and their labels stand in all rows.
 
     Shape:
         - output: ``{task: [B]}``, logits
 
     Args:
-        schema: The fitted schema.
-        steps: The names of the tasks in the order of the funnel. By default CTR and CTCVR of the schema's funnel; its
-            CVR is no step, as it follows from both.
+        schema: The fitted schema; it must have a funnel, and no tasks other than its rates. Conditional rates are not
+            predicted: they follow from the joint ones.
         layers: The widths of the layers f_t of each step; the last is D.
         tower_layers: The hidden layers of the default towers.
         penalty_weight: The weight of the penalty; 0 for none.
@@ -48,8 +49,8 @@ class AITM(RankingModel):
         encoder: Builds the encoder.
 
     Raises:
-        ValueError: The schema has no funnel and `steps` names none; a task is no step, is no binary task, or has a
-            condition; `layers` is empty, `penalty_weight` is negative, or `towers` names no task.
+        ValueError: The schema has no funnel, or another task; `layers` is empty, `penalty_weight` is negative, or
+            `towers` names no joint rate.
 
     Example:
         >>> import pandas as pd, recmtl
@@ -64,7 +65,6 @@ class AITM(RankingModel):
     def __init__(
         self,
         schema: FittedSchema,
-        steps: Sequence[str] | None = None,
         layers: Sequence[int] = (256, 128),
         tower_layers: Sequence[int] = (64,),
         penalty_weight: float = 0.6,
@@ -72,75 +72,67 @@ class AITM(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        tasks = funnel_steps(schema, steps)
+        rates = checked_rates("AITM", schema)
         if not layers:
             raise ValueError("`layers` must hold at least one layer, got none")
         if not 0 <= penalty_weight < math.inf:
             raise ValueError(f"`penalty_weight` must be at least 0, got {penalty_weight}")
+        tasks = [step.joint for step in rates]
         super().__init__(schema, tasks, encoder)
         self.penalty_weight = penalty_weight
-        width = layers[-1]
-        self.bottoms = nn.ModuleList(MLP(self.encoder.out_features, layers, style) for _ in tasks)
-        self.passed_on = nn.ModuleList(MLP(width, [width], style, expand=False) for _ in tasks[1:])
-        self.attention = nn.ModuleList(style.linear(width, width, stacked=3) for _ in tasks[1:])
+        labels, width = [step.label for step in rates], layers[-1]
+        self._before = {t: labels.index(step.parent) for t, step in enumerate(rates) if step.parent is not None}
+        self.bottoms = nn.ModuleList(MLP(self.encoder.out_features, layers, style) for _ in rates)
+        self.passed_on = nn.ModuleList(MLP(width, [width], style, expand=False) for _ in self._before)
+        self.attention = nn.ModuleList(style.linear(width, width, stacked=3) for _ in self._before)
         self.build_heads(tasks, width, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return what each step reads, in the order of the funnel."""
-        x = self.encoder(batch)
-        first, *later = (bottom(x) for bottom in self.bottoms)  # [B, D] each
-        views = [first]
-        for own, passed_on, attention in zip(later, self.passed_on, self.attention, strict=True):
-            both = torch.stack([passed_on(views[-1]), own])  # [2, B, D]
-            key, query, value = attention(both.flatten(0, 1)).unflatten(0, both.shape[:2]).chunk(3, -1)
-            weights = ((key * query).sum(-1) / math.sqrt(own.shape[1])).softmax(0)  # [2, B]
-            views.append((weights[..., None] * value).sum(0))
+        x, views = self.encoder(batch), list[Tensor]()
+        transfers = dict(zip(self._before, zip(self.passed_on, self.attention, strict=True), strict=True))
+        for t, bottom in enumerate(self.bottoms):
+            own = bottom(x)  # [B, D]
+            views.append(attended(views[self._before[t]], own, *transfers[t]) if t in transfers else own)
         return tuple(views)
 
     def penalty(self, logits: Mapping[str, Tensor], batch: Batch) -> Tensor | None:
         """Return the mean over rows by which probabilities exceed those of the step before, times its weight."""
         if self.penalty_weight == 0:
             return None
-        probabilities = torch.stack([torch.sigmoid(logits[task.name]) for task in self.objectives])  # [T, B]
-        excess = (probabilities[1:] - probabilities[:-1]).relu().sum(0)  # [B], or [B, k] with an ensemble
+        p = [torch.sigmoid(logits[task.name]) for task in self.objectives]  # [B] each, or [B, k] with an ensemble
+        excess = torch.stack([(p[t] - p[s]).relu() for t, s in self._before.items()]).sum(0)
         return self.penalty_weight * self.task_losses.mean(excess, batch, all_rows)
 
     def shared(self) -> Shared:
-        """Return the parameters of the encoder and of all steps but the last, whose layers are its own."""
-        bottoms = list(self.bottoms)[:-1]
-        later = [*list(self.passed_on)[:-1], *list(self.attention)[:-1]]
+        """Return the parameters of the encoder and of all steps that another one follows."""
+        followed = sorted({*self._before.values()})
+        bottoms = [self.bottoms[t] for t in followed]
+        places = [list(self._before).index(t) for t in followed if t in self._before]
+        transfers = [modules[place] for modules in (self.passed_on, self.attention) for place in places]
         last = [weight for bottom in bottoms if isinstance(bottom, MLP) for weight in bottom.last_weights]
-        return Shared.of(self.encoder, *bottoms, *later, last=last)
+        return Shared.of(self.encoder, *bottoms, *transfers, last=last)
+
+
+def attended(before: Tensor, own: Tensor, passed_on: nn.Module, attention: nn.Module) -> Tensor:
+    """Return what a step reads: its own vector, and that which the step before passes on, by their attention.
+
+    Shape:
+        - before, own and output: ``[B, D]``
+
+    Args:
+        before: What the step before reads.
+        own: The step's own vector.
+        passed_on: The layers g_t.
+        attention: The maps h_1, h_2 and h_3, stacked: from D to 3 D.
+    """
+    both = torch.stack([passed_on(before), own])  # [2, B, D]
+    key, query, value = attention(both.flatten(0, 1)).unflatten(0, both.shape[:2]).chunk(3, -1)
+    weights = ((key * query).sum(-1) / math.sqrt(own.shape[1])).softmax(0)  # [2, B]
+    view: Tensor = (weights[..., None] * value).sum(0)
+    return view
 
 
 def all_rows(batch: Batch) -> Tensor:
     """Return that all rows of a batch count, bool ``[B]``."""
     return torch.ones_like(batch.labels[:, 0], dtype=torch.bool)
-
-
-def funnel_steps(schema: FittedSchema, steps: Sequence[str] | None) -> tuple[Task, ...]:
-    """Return the tasks that are the steps of a funnel, in their order."""
-    names = list(steps or ())
-    if steps is None:
-        if not schema.schema.funnel:
-            raise ValueError(
-                "AITM needs a schema with a `funnel`, or `steps`, the names of the tasks in the order of the funnel"
-            )
-        ctr, _, ctcvr = schema.schema.funnel_tasks
-        names = [ctr.name, ctcvr.name]
-    known = {task.name: task for task in schema.schema.reported_tasks}
-    wrong = [name for name in names if name not in known]
-    funnel = [task.name for task in schema.schema.funnel_tasks]  # CTR, CVR and CTCVR, or none
-    follows = funnel[1:2] if {*funnel[::2]} <= {*names} else []
-    left = [task.name for task in schema.schema.tasks if task.name not in (*names, *follows)]
-    if wrong or left or len(set(names)) != len(names) or len(names) < 2:
-        possible = ", ".join(name for name in known if name not in funnel[1:2])  # CVR follows from the others
-        given = f"got {steps!r}" if steps is not None else f"and by default they are {names}"
-        raise ValueError(
-            f"`steps` of AITM must be a list of two or more tasks, all of the schema ({possible}), each once, {given}"
-        )
-    for task in (known[name] for name in names):
-        if task.given or task.kind != "binary":
-            reason = f"has the condition {task.given!r}" if task.given else "is a regression"
-            raise ValueError(f"a step of AITM must have a binary label in all rows, but task {task.name!r} {reason}")
-    return tuple(known[name] for name in names)

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-import torch
 from torch import Tensor, nn
 
 from recmtl.balance.base import Balancer
@@ -21,7 +20,7 @@ from recmtl.models.links import link_of
 from recmtl.models.losses import Losses
 from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.schema import FittedSchema, Schema, Task
+from recmtl.schema import FittedSchema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
@@ -87,8 +86,8 @@ class RankingModel(RecordedModule, ABC):
     mean. Heads are averaged before ``outputs``.
 
     If the training file was thinned, logits are those of the thinned rows in training mode, and those of all rows in
-    evaluation mode. With a funnel, where CTCVR is predicted beside either CTR or CVR, it is then at most that one, so
-    that the third of them is a probability.
+    evaluation mode. The rates of a funnel are made to agree where probabilities are taken of them, by
+    `recmtl.schema.consistent_rates`: when a trainer predicts or measures, and in an exported model.
 
     ``load_state_dict`` takes the state of a trained model with its balancer: a model without one gets that of the
     state, with the same options.
@@ -261,8 +260,8 @@ class RankingModel(RecordedModule, ABC):
         if self.training:
             return logits
         if self.schema.thinning:
-            logits = all_rows_logits(self.schema, self.objectives, logits)
-        return bounded_by_funnel(self.schema.schema, logits)
+            return all_rows_logits(self.schema, self.objectives, logits)
+        return logits
 
     def _check_views(self, views: Sequence[Tensor], batch: Batch) -> None:
         if isinstance(views, Tensor) or len(views) != len(self.heads):
@@ -289,17 +288,6 @@ class RankingModel(RecordedModule, ABC):
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
         model.fork = IdentityFork()
         return model
-
-
-def bounded_by_funnel(schema: Schema, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return logits ``{task: [B]}`` with that of CTCVR at most that of CTR or CVR, if one of these is predicted."""
-    if schema.funnel is None:
-        return logits
-    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
-    bounds = [name for name in (ctr, cvr) if name in logits]
-    if ctcvr not in logits or len(bounds) != 1:
-        return logits
-    return logits | {ctcvr: torch.minimum(logits[ctcvr], logits[bounds[0]])}
 
 
 def _restore_fork(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:

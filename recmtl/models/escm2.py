@@ -1,8 +1,9 @@
-"""ESCM²: ESMM with a CVR loss that corrects for which rows were clicked."""
+"""ESCM²: ESMM with losses of conditional rates that correct for which rows count."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -13,12 +14,12 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.models.esmm import checked_funnel_tasks, product_logit
+from recmtl.models.esmm import checked_rates, joint_logits
 from recmtl.models.thinned_rows import all_rows_logits
-from recmtl.schema import FittedSchema, Task
+from recmtl.schema import FittedSchema, StepRates, Task
 
 Estimator = Literal["ips", "dr"]
-IMPUTATION = "imputation"  # the head that predicts the loss of the CVR tower
+IMPUTATION = "imputation"  # the head that predicts the loss of the tower of a conditional rate
 
 
 class ESCM2(RankingModel):
@@ -39,6 +40,9 @@ class ESCM2(RankingModel):
     clicked rows are not like all rows, and CVR is wanted for all. It corrects for what the features tell of a click:
     what makes users both click and buy, and stands in no feature, it cannot see.
 
+    In a longer funnel the conditional rate of each step has such a loss, with an imputation of its own; the propensity
+    is the joint rate of the step before.
+
     Of a thinned file, too, p_CTR and the mean are those of all rows: each row counts for those that it stands for.
 
     Note:
@@ -46,16 +50,17 @@ class ESCM2(RankingModel):
         expects. Balancers that take the logarithm of losses, `GLS` and `FAMO`, leave it out of such steps.
 
     Shape:
-        - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR; in training also those of the imputation
+        - output: ``{task: [B]}``, logits of the conditional and joint rates of all steps: CTR, CVR and CTCVR; in
+          training also those of the imputations
 
     Args:
-        schema: The fitted schema; it must have a funnel, and no tasks other than CTR, CVR and CTCVR.
+        schema: The fitted schema; it must have a funnel, and no tasks other than its rates.
         estimator: ``ips``, inverse propensity scores, or ``dr``, doubly robust.
         max_weight: The largest weight of a clicked row.
         tower_layers: The hidden layers of the default towers.
         style: Normalisation, activation, dropout, initialisation and ensemble of all layers.
-        towers: Towers of your own by head, CTR, CVR or ``imputation``, each a callable from D, the width of a view,
-            to a module.
+        towers: Towers of your own by head, each a callable from D, the width of a view, to a module: of the conditional
+            rates and their imputations, ``imputation`` of two steps, ``imputation_NAME`` of more.
         encoder: Builds the encoder.
 
     Raises:
@@ -86,44 +91,63 @@ class ESCM2(RankingModel):
             raise ValueError(f"`estimator` must be one of {get_args(Estimator)}, got {estimator!r}")
         if not max_weight >= 1:
             raise ValueError(f"`max_weight` must be at least 1, got {max_weight}")
-        tasks = checked_funnel_tasks("ESCM2", schema)
-        super().__init__(schema, tasks, encoder)
+        rates = self._rates = checked_rates("ESCM2", schema)
+        objectives = [task for step in rates for task in dict.fromkeys((step.conditional, step.joint))]
+        super().__init__(schema, objectives, encoder)
         self.estimator, self.max_weight = estimator, max_weight
-        ctr, cvr, ctcvr = tasks
-        self._ctr, self._cvr, self._ctcvr = ctr.name, cvr.name, ctcvr.name
-        self._click, self._conversion = (schema.schema.labels.index(task.label) for task in (ctr, ctcvr))
+        self._later = [step for step in rates if step.parent is not None]
+        names = [IMPUTATION if len(self._later) == 1 else f"{IMPUTATION}_{s.conditional.name}" for s in self._later]
+        self._imputations = {s.label: name for s, name in zip(self._later, names, strict=True) if estimator == "dr"}
         self.expansion = style.expansion(self.encoder.out_features)
-        imputation = [Task(IMPUTATION, cvr.label, cvr.given)] if estimator == "dr" else []
-        self.build_heads((ctr, cvr, *imputation), self.encoder.out_features, tower_layers, style, towers)
+        heads = [step.conditional for step in rates]
+        heads += [Task(self._imputations[s.label], s.label, s.parent) for s in self._later if self._imputations]
+        self.build_heads(heads, self.encoder.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the encoder's output for each tower, with an ensemble that of each member."""
         return (self.expansion(self.encoder(batch)),) * len(self.heads)
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits with that of CTCVR added; in evaluation mode without those of the imputation."""
-        found = logits | {self._ctcvr: product_logit(logits[self._ctr], logits[self._cvr])}
-        return found if self.training else {name: found[name] for name in (self._ctr, self._cvr, self._ctcvr)}
+        """Return the logits with those of the joint rates added; in evaluation mode without the imputations."""
+        found = logits | joint_logits(self._rates, logits)
+        imputations = () if self.training else self._imputations.values()
+        return {name: logit for name, logit in found.items() if name not in imputations}
 
     def losses(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Return the losses of CTR and CTCVR over all rows, and that of CVR by the estimator."""
-        error, clicked = self.task_losses.of_rows(self._cvr, logits[self._cvr], batch)  # [B] or [B, k], bool [B]
-        clicked = clicked if error.dim() == 1 else clicked[:, None]
-        ctr = {self._ctr: logits[self._ctr].detach()}
-        of_all = all_rows_logits(self.schema, self.objectives, ctr)[self._ctr]  # those of a thinned file are higher
-        weight = clicked * torch.sigmoid(of_all).reciprocal().clamp(max=self.max_weight)
-        of_cvr = weight * error
-        if self.estimator == "dr":
-            imputed = F.softplus(logits[IMPUTATION])  # a cross-entropy is at least 0
-            of_cvr = imputed + weight * (error - imputed) + weight * (error.detach() - imputed).square()
-        return super().losses(logits, batch) | self.task_losses.of_objective(
-            self._cvr, of_cvr, batch, self._known, of_all_rows=True
-        )
+        """Return the losses of the joint rates over all rows, and those of the conditional ones by the estimator."""
+        found = super().losses(logits, batch)
+        joint = {step.joint.name: logits[step.joint.name].detach() for step in self._rates}
+        joint = all_rows_logits(self.schema, self.objectives, joint)  # those of a thinned file are higher
+        before = {step.label: joint[step.joint.name] for step in self._rates}
+        for step in self._later:
+            of_rows = self._corrected(step, logits, before[step.parent or ""], batch)
+            known = partial(self._known, step)
+            found |= self.task_losses.of_objective(step.conditional.name, of_rows, batch, known, of_all_rows=True)
+        return found
 
-    def _known(self, batch: Batch) -> Tensor:
-        """Return which rows have a label of the click and, if clicked, of the conversion, bool ``[B]``."""
-        click, conversion = batch.labels[:, self._click], batch.labels[:, self._conversion]
-        return ~click.isnan() & ~((click == 1) & conversion.isnan())
+    def _corrected(self, step: StepRates, logits: Mapping[str, Tensor], before: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of a conditional rate in each row, ``[B]`` or ``[B, k]``.
+
+        Args:
+            step: The step.
+            logits: Those of all heads.
+            before: The log-odds of the joint rate of the step before, of all rows and without a gradient.
+            batch: The rows.
+        """
+        name = step.conditional.name
+        error, counting = self.task_losses.of_rows(name, logits[name], batch)  # [B] or [B, k], bool [B]
+        counting = counting if error.dim() == 1 else counting[:, None]
+        weight = counting * torch.sigmoid(before).reciprocal().clamp(max=self.max_weight)
+        if self.estimator == "ips":
+            return weight * error
+        imputed = F.softplus(logits[self._imputations[step.label]])  # a cross-entropy is at least 0
+        return imputed + weight * (error - imputed) + weight * (error.detach() - imputed).square()
+
+    def _known(self, step: StepRates, batch: Batch) -> Tensor:
+        """Return which rows have a label of the step before and, if that is 1, of the step, bool ``[B]``."""
+        places = self.schema.schema.labels
+        before, label = (batch.labels[:, places.index(name)] for name in (step.parent or "", step.label))
+        return ~before.isnan() & ~((before == 1) & label.isnan())
 
     def shared(self) -> Shared:
         """Return the parameters of encoder and expansion; nothing else comes before the fork, so all are the last."""

@@ -1,4 +1,4 @@
-"""ESMM: conversion rates learned from all rows through the probability of click and conversion."""
+"""ESMM: conditional rates of a funnel learned from all rows through its joint rates."""
 
 from __future__ import annotations
 
@@ -11,30 +11,33 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.schema import FittedSchema, Task
+from recmtl.schema import FittedSchema, StepRates
 
 
 class ESMM(RankingModel):
-    r"""Entire space multi-task model: the conversion rate is learned from all rows, not from clicked rows alone.
+    r"""Entire space multi-task model: conditional rates are learned from all rows, not from those that count alone.
 
     Ma, Zhao, Huang, Wang, Hu, Zhu and Gai, "Entire Space Multi-Task Model: An Effective Approach for Estimating
-    Post-Click Conversion Rate", SIGIR 2018, equations 2 and 3. Two towers on one encoder predict CTR and CVR; the
-    losses are those of CTR and CTCVR over all rows, with
+    Post-Click Conversion Rate", SIGIR 2018, equations 2 and 3. Of a funnel of two steps two towers on one encoder
+    predict CTR and CVR; the losses are those of CTR and CTCVR over all rows, with
 
     $$
     p_{\text{CTCVR}} = p_{\text{CTR}} \cdot p_{\text{CVR}}
     $$
 
-    The model returns the logits of all three. Use it if conversions are labelled on all rows and clicks are rare.
+    Of a longer funnel there is a tower for the conditional rate of each step, and a loss of the joint rate of each, the
+    product along its path. The model returns the logits of all. Use it if late steps are labelled on all rows and early
+    ones are rare.
 
     Shape:
-        - output: ``{task: [B]}``, logits of CTR, CVR and CTCVR
+        - output: ``{task: [B]}``, logits of the conditional and joint rates of all steps: CTR, CVR and CTCVR
 
     Args:
-        schema: The fitted schema; it must have a funnel, and no tasks other than CTR, CVR and CTCVR.
+        schema: The fitted schema; it must have a funnel, and no tasks other than its rates.
         tower_layers: The hidden layers of the default towers.
         style: Normalisation, activation, dropout, initialisation and ensemble of all layers.
-        towers: Towers of your own by head, CTR or CVR, each a callable from D, the width of a view, to a module.
+        towers: Towers of your own by head, the conditional rate of a step, each a callable from D, the width of a view,
+            to a module.
         encoder: Builds the encoder.
 
     Raises:
@@ -58,19 +61,19 @@ class ESMM(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        ctr, cvr, ctcvr = checked_funnel_tasks("ESMM", schema)
-        super().__init__(schema, (ctr, ctcvr), encoder)
-        self._ctr, self._cvr, self._ctcvr = ctr.name, cvr.name, ctcvr.name
+        self._rates = checked_rates("ESMM", schema)
+        super().__init__(schema, [step.joint for step in self._rates], encoder)
         self.expansion = style.expansion(self.encoder.out_features)
-        self.build_heads((ctr, cvr), self.encoder.out_features, tower_layers, style, towers)
+        heads = [step.conditional for step in self._rates]
+        self.build_heads(heads, self.encoder.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
-        """Return the encoder's output for the CTR and the CVR tower, with an ensemble that of each member."""
-        return (self.expansion(self.encoder(batch)),) * 2
+        """Return the encoder's output for each tower, with an ensemble that of each member."""
+        return (self.expansion(self.encoder(batch)),) * len(self.heads)
 
     def outputs(self, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits with that of CTCVR added."""
-        return logits | {self._ctcvr: product_logit(logits[self._ctr], logits[self._cvr])}
+        """Return the logits with those of the joint rates added."""
+        return logits | joint_logits(self._rates, logits)
 
     def shared(self) -> Shared:
         """Return the parameters of encoder and expansion; nothing else comes before the fork, so all are the last."""
@@ -78,18 +81,35 @@ class ESMM(RankingModel):
         return shared._replace(last=tuple(t.tensor for t in shared.tensors))
 
 
-def checked_funnel_tasks(model: str, schema: FittedSchema) -> tuple[Task, ...]:
-    """Return CTR, CVR and CTCVR of a schema that has a funnel and no other tasks, for a model of that name."""
-    tasks = schema.schema.funnel_tasks
-    if not tasks:
+def checked_rates(model: str, schema: FittedSchema) -> tuple[StepRates, ...]:
+    """Return the rates of a schema that has a funnel and no other tasks, for a model of that name."""
+    rates, tasks = schema.schema.funnel_rates, schema.schema.funnel_tasks
+    if not rates:
         raise ValueError(
-            f"{model} needs a schema with a `funnel`, the labels of click and conversion, got one without: "
-            "write `recmtl.Funnel(click, conversion)`, or `funnel` on a card"
+            f"{model} needs a schema with a `funnel`, the labels of its steps, got one without: write "
+            "`recmtl.Funnel(click, conversion)`, `funnel` on a card, or `--funnel click conversion`"
         )
     for task in schema.schema.tasks:
         if task not in tasks:
             raise ValueError(f"{model} predicts only the tasks of the funnel, got a schema with task {task.name!r}")
-    return tasks
+    return rates
+
+
+def joint_logits(rates: Sequence[StepRates], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the log-odds of the joint rate of each step, the product of the conditional ones along its path.
+
+    Shape:
+        - logits and output: ``{task: [B]}``, or ``[B, k]`` by member
+
+    Args:
+        rates: The rates of the steps, each behind the one before it.
+        logits: The log-odds of their conditional rates.
+    """
+    by_label: dict[str, Tensor] = {}
+    for step in rates:
+        own = logits[step.conditional.name]
+        by_label[step.label] = own if step.parent is None else product_logit(by_label[step.parent], own)
+    return {step.joint.name: by_label[step.label] for step in rates}
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:

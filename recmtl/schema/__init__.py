@@ -3,9 +3,11 @@
 from recmtl.errors import SchemaError
 from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted import DomainColumn, FittedSchema, IdBlock, LabelCounts, LabelRate, Moments
+from recmtl.schema.funnel import Funnel, StepRates
+from recmtl.schema.funnel_rates import consistent_rates, funnel_basis
 from recmtl.schema.schema import Schema
 from recmtl.schema.serialization import load_fitted, save_fitted
-from recmtl.schema.tasks import Funnel, Task
+from recmtl.schema.tasks import Task
 from recmtl.schema.thinning import SAMPLING_WEIGHT, SplitName, Thinning
 
 __all__ = [
@@ -25,9 +27,12 @@ __all__ = [
     "Schema",
     "SchemaError",
     "SplitName",
+    "StepRates",
     "Task",
     "Thinning",
     "Timestamp",
+    "consistent_rates",
+    "funnel_basis",
     "load_fitted",
     "save_fitted",
 ]

@@ -1,4 +1,4 @@
-"""Features, tasks and funnels from the entries of a dataset card."""
+"""Features and tasks from the entries of a dataset card, and back."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def build(cls: type[Any], entry: Any, source: str) -> Any:
     if not set(required) <= set(entry):
         raise SchemaError(f"{source}: a {cls.__name__} needs {' and '.join(required)}, got {dict(entry)}")
     return cls(**entry)
+
+
+def changed_options(instance: Any) -> dict[str, Any]:
+    """Return the options of a dataclass that differ from their defaults."""
+    values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
+    return {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}

@@ -104,7 +104,7 @@ def infer_columns(
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
     used = [name for task in found for name in (task.label, task.given)]
-    used += [funnel.click, funnel.conversion] if funnel else []
+    used += funnel.labels if funnel else []
     used += [roles.get("group"), *roles.get("keys", ()), roles.get("weight")]
     named = {name for name in used if name is not None}
     for name in named:

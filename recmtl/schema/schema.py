@@ -20,7 +20,7 @@ from recmtl.errors import SchemaError
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
-from recmtl.schema.card_entries import build, build_feature
+from recmtl.schema.card_entries import build, build_feature, changed_options
 from recmtl.schema.features import (
     KIND_NAMES,
     Binned,
@@ -32,11 +32,12 @@ from recmtl.schema.features import (
     check_sharing,
     check_targets,
 )
+from recmtl.schema.funnel import Funnel, StepRates
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
-from recmtl.schema.tasks import Funnel, Task
+from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TEXT_OPTIONS, TextFormat
-from recmtl.schema.validation import check_nonempty
+from recmtl.schema.validation import check_list, check_nonempty
 
 REPR_TASKS = 5  # named in `repr`
 HTML_ROWS = 20  # shown in a notebook
@@ -50,7 +51,7 @@ class Schema:
     Args:
         features: The model's inputs. A name may be a pattern, which passes over the group and exact names of others.
         tasks: The prediction targets, in the order of the losses.
-        funnel: Two labels of which the second implies the first; see `Funnel`.
+        funnel: Labels each of which happens only after another one; see `Funnel`.
         group: The column that groups rows (a search, a session, a user): rows of one group are never split between
             training and held-out rows. It may be a feature as well.
         keys: Columns carried through to the predictions; they may be features as well.
@@ -82,10 +83,12 @@ class Schema:
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
         for name in ("features", "tasks", "keys"):
-            object.__setattr__(self, name, tuple(_check_list(getattr(self, name), name, "the schema")))
+            object.__setattr__(self, name, tuple(check_list(getattr(self, name), name, "the schema")))
         check_nonempty(self, "group", "weight", "domain")
         for name, value in vars(self.text_format).items():
             object.__setattr__(self, name, value)
+        if not isinstance(self.funnel, Funnel | None):
+            raise SchemaError(f"`funnel` must be a funnel, such as `Funnel('click', 'pay')`, got {self.funnel!r}")
         if not self.features:
             raise SchemaError("a schema needs at least one feature")
         if not self.tasks:
@@ -140,7 +143,7 @@ class Schema:
                 return f"label of task {task.name!r}"
             if column == task.given:
                 return f"condition of task {task.name!r}"
-        if self.funnel and column in (self.funnel.click, self.funnel.conversion):
+        if self.funnel and column in self.funnel.labels:
             return "label of the funnel"
         return "row weight" if column == self.weight else None
 
@@ -161,14 +164,13 @@ class Schema:
     def labels(self) -> tuple[str, ...]:
         """The distinct label columns, including conditions and the funnel's labels."""
         columns = [c for task in self.tasks for c in (task.label, task.given)]
-        columns += [self.funnel.click, self.funnel.conversion] if self.funnel else []
+        columns += self.funnel.labels if self.funnel else []
         return tuple(dict.fromkeys(c for c in columns if c is not None))
 
     @cached_property
     def conditions(self) -> frozenset[str]:
         """The label columns that must be 0, 1 or missing: conditions of tasks, and those of the funnel."""
-        funnel = {self.funnel.click, self.funnel.conversion} if self.funnel else set()
-        return frozenset(funnel | {t.given for t in self.tasks if t.given})
+        return frozenset((*(self.funnel.labels if self.funnel else ()), *(t.given for t in self.tasks if t.given)))
 
     @cached_property
     def binary_labels(self) -> frozenset[str]:
@@ -197,9 +199,14 @@ class Schema:
         return frozenset(self.columns) - {f.name for f in self.features}
 
     @cached_property
+    def funnel_rates(self) -> tuple[StepRates, ...]:
+        """The rates of each step of the funnel, as the schema's own tasks if it has them; empty without a funnel."""
+        return self.funnel.rates(self.tasks) if self.funnel else ()
+
+    @cached_property
     def funnel_tasks(self) -> tuple[Task, ...]:
-        """CTR, CVR and CTCVR, as the schema's own tasks if it has them; empty without a funnel."""
-        return self.funnel.members(self.tasks) if self.funnel else ()
+        """All rates of the funnel, step by step: of two steps CTR, CVR and CTCVR."""
+        return tuple(dict.fromkeys(task for step in self.funnel_rates for task in step.tasks))
 
     @cached_property
     def reported_tasks(self) -> tuple[Task, ...]:
@@ -240,10 +247,10 @@ class Schema:
     def to_dict(self) -> dict[str, Any]:
         """Return the schema as plain data, the content of a dataset card."""
         card: dict[str, Any] = {"description": self.description} if self.description else {}
-        card["features"] = [{KIND_NAMES[type(f)]: f.name} | _changed_options(f) for f in self.features]
-        card["tasks"] = [{"name": t.name, "label": t.label} | _changed_options(t) for t in self.tasks]
+        card["features"] = [{KIND_NAMES[type(f)]: f.name} | changed_options(f) for f in self.features]
+        card["tasks"] = [{"name": t.name, "label": t.label} | changed_options(t) for t in self.tasks]
         if self.funnel:
-            card["funnel"] = dataclasses.asdict(self.funnel)
+            card["funnel"] = self.funnel.to_card()
         roles = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self) if f.name in ROLES}
         given = {name: value for name, (value, default) in roles.items() if value != default}
         return card | {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
@@ -266,9 +273,9 @@ class Schema:
             if key not in fields:
                 raise SchemaError(f"{source}: unknown key {key!r}{did_you_mean(str(key), fields, most=3)}")
         return cls(
-            [build_feature(entry, source) for entry in _check_list(card.get("features") or (), "features", source)],
-            [build(Task, entry, source) for entry in _check_list(card.get("tasks") or (), "tasks", source)],
-            build(Funnel, card["funnel"], source) if card.get("funnel") else None,
+            [build_feature(entry, source) for entry in check_list(card.get("features") or (), "features", source)],
+            [build(Task, entry, source) for entry in check_list(card.get("tasks") or (), "tasks", source)],
+            Funnel.from_card(card["funnel"], source) if card.get("funnel") else None,
             **{name: card[name] for name in (*ROLES, "description") if card.get(name) is not None},
         )
 
@@ -333,17 +340,5 @@ class Schema:
         return cls(columns.features, columns.tasks, **roles)
 
 
-def _check_list(value: Any, name: str, source: str) -> Sequence[Any]:
-    if not isinstance(value, list | tuple):
-        raise SchemaError(f"{source}: `{name}` must be a list, got {value!r}")
-    return value
-
-
-def _changed_options(instance: Any) -> dict[str, Any]:
-    """Return the options that differ from their defaults."""
-    values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
-    return {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
-
-
 def _options_text(instance: Any, *omitted: str) -> str:
-    return ", ".join(f"{n}={v}" for n, v in _changed_options(instance).items() if n not in omitted)
+    return ", ".join(f"{n}={v}" for n, v in changed_options(instance).items() if n not in omitted)

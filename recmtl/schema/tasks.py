@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,38 +53,3 @@ class Task:
     def loss_name(self) -> str:
         """The name of the loss: the given one, or the first of the kind."""
         return self.loss or TASK_KINDS[self.kind].losses[0]
-
-
-@dataclass(frozen=True)
-class Funnel:
-    """Two binary labels of which the second implies the first: shown, clicked, converted.
-
-    With a funnel every report shows CTR (clicks over all rows), CVR (conversions over clicked rows) and
-    CTCVR (conversions over all rows), whichever of them a model predicts directly.
-
-    Args:
-        click: The label column of the first step.
-        conversion: The label column of the second step.
-    """
-
-    click: str
-    conversion: str
-
-    def __post_init__(self) -> None:
-        """Check the column names."""
-        check_nonempty(self, "click", "conversion")
-
-    def members(self, tasks: Sequence[Task]) -> tuple[Task, Task, Task]:
-        """Return CTR, CVR and CTCVR: the given tasks that have their labels and conditions, under their own names.
-
-        The others are named ``ctr``, ``cvr`` and ``ctcvr``; if another task has that name, ``click``,
-        ``conversion_given_click`` or ``conversion`` after the label columns.
-        """
-        own, taken = {(task.label, task.given): task for task in tasks}, {task.name for task in tasks}
-
-        def member(name: str, label: str, given: str | None = None) -> Task:
-            described = f"{label}_given_{given}" if given else label
-            return own.get((label, given)) or Task(described if name in taken else name, label, given)
-
-        click, conversion = self.click, self.conversion
-        return member("ctr", click), member("cvr", conversion, click), member("ctcvr", conversion)

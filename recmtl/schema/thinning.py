@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.errors import SchemaError
+from recmtl.schema.funnel import Funnel
 from recmtl.schema.schema import Schema
-from recmtl.schema.tasks import Funnel, Task
+from recmtl.schema.tasks import Task
 from recmtl.schema.validation import is_number
 
 SplitName = Literal["train", "valid", "test"]
@@ -89,8 +90,8 @@ class Thinning:
 
     def keeps(self, label: str, funnel: Funnel | None) -> bool:
         """Return whether all rows were kept in which a label is 1."""
-        clicked = funnel is not None and label == funnel.conversion and funnel.click in self.negative_labels
-        return label in self.negative_labels or clicked
+        implied = {label, *(funnel.ancestors(label) if funnel else ())}
+        return not implied.isdisjoint(self.negative_labels)
 
     def kept_task(self, objectives: Sequence[Task], funnel: Funnel | None) -> Task | None:
         """Return the task that predicts which training rows are not negative, if that corrects all objectives.
@@ -101,8 +102,9 @@ class Thinning:
         """
 
         def says_it(task: Task) -> bool:
-            implying = {task.label, funnel.conversion} if funnel and task.label == funnel.click else {task.label}
-            labelled = task.label in self.negative_labels and implying.issuperset(self.negative_labels)
+            labelled = task.label in self.negative_labels and all(
+                task.label in (label, *(funnel.ancestors(label) if funnel else ())) for label in self.negative_labels
+            )
             return labelled and task.given is None and task.kind == "binary" and task.loss in (None, "bce")
 
         if not all(self.all_kept(t, funnel) or self.positives_kept(t, funnel) for t in objectives):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from recmtl.errors import SchemaError
@@ -57,6 +58,13 @@ def check_choice(instance: Any, option: str, choices: Any) -> None:
     """Check that an option is one of the values of a ``Literal``."""
     if getattr(instance, option) not in get_args(choices):
         raise _invalid(instance, option, f"must be one of {', '.join(map(repr, get_args(choices)))}")
+
+
+def check_list(value: Any, name: str, source: str) -> Sequence[Any]:
+    """Check that a value is a list or a tuple, and return it."""
+    if not isinstance(value, list | tuple):
+        raise SchemaError(f"{source}: `{name}` must be a list, got {value!r}")
+    return value
 
 
 def is_number(value: Any) -> bool:

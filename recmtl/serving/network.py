@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from recmtl.data import Batch, IdLists
 from recmtl.models import RankingModel
 from recmtl.models.links import link_of, predictions_of
-from recmtl.schema import FittedSchema, Schema, Task
+from recmtl.schema import FittedSchema, Task, consistent_rates
 
 IDS, NUMERIC, VALUES, LENGTHS = "ids", "numeric", "list_{}", "lengths_{}"  # the names of inputs
 
@@ -18,8 +18,8 @@ IDS, NUMERIC, VALUES, LENGTHS = "ids", "numeric", "list_{}", "lengths_{}"  # the
 class ServedNetwork(nn.Module):
     """A model without its balancer, with all that `predict` does to its logits: float64 probabilities of all tasks.
 
-    Sigmoids are taken in float64, and the task of a funnel that the model does not predict is derived, as by
-    `recmtl.evaluate.predictions.complete`. Of a regression the value is returned.
+    Sigmoids are taken in float64, and the rates of a funnel agree, as by `recmtl.evaluate.predictions.complete`: those
+    that the model does not predict follow from the others. Of a regression the value is returned.
 
     Shape:
         - ids: int64 ``[N, id columns]``, indices within each feature; left out without such columns
@@ -95,25 +95,8 @@ def inputs_of(schema: FittedSchema, batch: Batch) -> dict[str, Tensor]:
 def probabilities(
     schema: FittedSchema, objectives: tuple[Task, ...], logits: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Return float64 predictions of all tasks from the logits of a model in evaluation mode."""
-    return with_derived_task(schema.schema, predictions_of(schema, objectives, logits))
-
-
-def with_derived_task(schema: Schema, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return predictions with the task of the funnel that is not predicted, as `complete` does with arrays."""
-    found = dict(values)
-    if schema.funnel is None:
-        return found
-    ctr, cvr, ctcvr = (task.name for task in schema.funnel_tasks)
-    if ctr in found and cvr in found and ctcvr not in found:
-        found[ctcvr] = found[ctr] * found[cvr]
-    elif ctcvr in found and (ctr in found) != (cvr in found):
-        known, derived = (ctr, cvr) if ctr in found else (cvr, ctr)
-        one, both = found[known], found[ctcvr]
-        share = torch.minimum(both, one) / torch.where(one > 0, one, 1.0)
-        found[derived] = torch.where(one > 0, share, 0.0)
-    order = [name for name in (ctr, cvr, ctcvr) if name in found]
-    return {name: found[name] for name in [*order, *found]}
+    """Return float64 predictions of all tasks from the logits of a model in evaluation mode, as `complete` does."""
+    return consistent_rates(schema.schema, predictions_of(schema, objectives, logits), torch)[0]
 
 
 def meaning(task: Task) -> str:

@@ -56,9 +56,9 @@ def test_a_kept_row_counts_as_all_rows_it_stands_for() -> None:
     assert (kept["ctr"].rows, kept["cvr"].rows) == (5, 3)
 
 
-def test_predicted_tasks_are_not_derived() -> None:
+def test_of_three_predictions_the_joint_one_gives_way() -> None:
     given = {"ctr": np.array([0.5]), "cvr": np.array([0.9]), "ctcvr": np.array([0.1])}
-    assert complete(schema(CTR), given)[0] == given
+    assert complete(schema(CTR), given)[0] == given | {"ctcvr": np.array([0.45])}
 
 
 def test_without_a_funnel_nothing_is_derived() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,67 +12,81 @@ import recmtl
 from recmtl.data import Batch, Loader
 from recmtl.models import AITM
 
-TASKS = [recmtl.Task("click", "click"), recmtl.Task("cart", "cart"), recmtl.Task("buy", "buy")]
+CHAIN = recmtl.Funnel("click", "cart", "buy")
+TREE = recmtl.Funnel(parents={"click": None, "like": "click", "cart": "click", "buy": "cart"})
+TASKS = [recmtl.Task("click", "click"), recmtl.Task("buy", "buy")]
 
 
-@pytest.fixture(scope="module")
-def three() -> recmtl.PreparedData:
-    """A funnel of three steps."""
-    import pandas as pd
-
+def fitted(funnel: recmtl.Funnel, *tasks: recmtl.Task) -> recmtl.PreparedData:
     rows = pd.DataFrame({"x": [0.1 * i for i in range(40)], "click": [i % 2 for i in range(40)]})
     rows["cart"], rows["buy"] = [int(i % 4 == 1) for i in range(40)], [int(i % 8 == 1) for i in range(40)]
-    return recmtl.prepare(recmtl.Schema([recmtl.Numeric("x")], TASKS), rows, holdout=0)
+    rows["like"] = [int(i % 6 == 1) for i in range(40)]
+    schema = recmtl.Schema([recmtl.Numeric("x")], tasks or TASKS, funnel=funnel)
+    return recmtl.prepare(schema, rows, holdout=0)
 
 
-def naive_views(model: AITM, x: torch.Tensor) -> list[torch.Tensor]:
+@pytest.fixture(scope="module", params=[CHAIN, TREE], ids=["chain", "tree"])
+def data(request: pytest.FixtureRequest) -> recmtl.PreparedData:
+    """A funnel of three steps, or a tree."""
+    return fitted(request.param)
+
+
+def naive_views(model: AITM, x: torch.Tensor, funnel: recmtl.Funnel) -> list[torch.Tensor]:
     """One row and one step at a time; h_1, h_2 and h_3 by themselves."""
     views: list[list[torch.Tensor]] = []
     for row in x:
-        z: list[torch.Tensor] = []
-        for step, bottom in enumerate(model.bottoms):
+        z: dict[str, torch.Tensor] = {}
+        passed = 0
+        for (label, before), bottom in zip(funnel.steps, model.bottoms, strict=True):
             q = bottom(row[None])[0]
-            if step == 0:
-                z.append(q)
+            if before is None:
+                z[label] = q
                 continue
-            weight, bias = model.attention[step - 1].weight.chunk(3), model.attention[step - 1].bias.chunk(3)
-            vectors = [model.passed_on[step - 1](z[-1][None])[0], q]
+            weight, bias = model.attention[passed].weight.chunk(3), model.attention[passed].bias.chunk(3)
+            vectors = [model.passed_on[passed](z[before][None])[0], q]
             h = [[w @ u + b for u in vectors] for w, b in zip(weight, bias, strict=True)]
             scores = [math.exp(float(h[0][u] @ h[1][u]) / math.sqrt(len(q))) for u in range(2)]
-            z.append(sum(scores[u] / sum(scores) * h[2][u] for u in range(2)))
-        views.append(z)
+            z[label] = sum(scores[u] / sum(scores) * h[2][u] for u in range(2))
+            passed += 1
+        views.append([*z.values()])
     return [torch.stack(step) for step in zip(*views, strict=True)]
 
 
 @torch.no_grad()
-def test_views_are_those_of_the_papers_equations(three: recmtl.PreparedData) -> None:
+def test_views_are_those_of_the_papers_equations(data: recmtl.PreparedData) -> None:
     torch.manual_seed(0)
-    model = AITM(three.schema, [task.name for task in TASKS], layers=[6, 4]).double()
-    batch = next(Loader(three.train, 8).epoch())
+    model, funnel = AITM(data.schema, layers=[6, 4]).double(), data.schema.schema.funnel
+    assert list(model.heads) == [step.joint.name for step in data.schema.schema.funnel_rates]
+    batch = next(Loader(data.train, 8).epoch())
     batch = dataclasses.replace(batch, numeric=batch.numeric.double())
     found = model.trunk(batch)
-    for view, expected in zip(found, naive_views(model, model.encoder(batch)), strict=True):
+    for view, expected in zip(found, naive_views(model, model.encoder(batch), funnel), strict=True):
         torch.testing.assert_close(view, expected)
 
 
-def test_the_penalty_counts_what_exceeds_the_step_before(three: recmtl.PreparedData) -> None:
-    model = AITM(three.schema, [task.name for task in TASKS], penalty_weight=0.5)
-    labels = torch.zeros(2, 3)
+def test_the_penalty_counts_what_exceeds_the_step_before(data: recmtl.PreparedData) -> None:
+    model = AITM(data.schema, penalty_weight=0.5)
+    labels = torch.zeros(2, 4)
     batch = Batch(torch.zeros(2, 0, dtype=torch.int32), torch.zeros(2, 1), labels, weight=torch.tensor([3.0, 1.0]))
-    p = {"click": [0.5, 0.1], "cart": [0.7, 0.4], "buy": [0.2, 0.5]}
+    p = {"click": [0.5, 0.1], "cart": [0.7, 0.4], "buy": [0.2, 0.5], "like": [0.4, 0.3]}
     logits = {name: torch.logit(torch.tensor(values)) for name, values in p.items()}
-    # row 0: 0.2; row 1: 0.3 + 0.1
-    assert model.penalty(logits, batch).item() == pytest.approx(0.5 * (3 * 0.2 + 1 * 0.4) / 4)
-    without = AITM(three.schema, [task.name for task in TASKS], penalty_weight=0)
+    # row 0: 0.2; row 1: 0.3 + 0.1, and in the tree 0.2 of the like, which follows the click
+    second = 0.4 if data.schema.schema.funnel == CHAIN else 0.6
+    assert model.penalty(logits, batch).item() == pytest.approx(0.5 * (3 * 0.2 + 1 * second) / 4)
+    without = AITM(data.schema, penalty_weight=0)
     assert without.penalty(logits, batch) is None
 
 
-def test_only_the_last_step_has_layers_of_its_own(three: recmtl.PreparedData) -> None:
-    model = AITM(three.schema, [task.name for task in TASKS], layers=[4])
+def test_only_last_steps_have_layers_of_their_own(data: recmtl.PreparedData) -> None:
+    model = AITM(data.schema, layers=[4])
     shared = {id(shared.tensor) for shared in model.shared().tensors}
     own = {name.rpartition(".")[0] for name, p in model.named_parameters() if id(p) not in shared}
     before = {name for name in own if not name.startswith("heads.")}
-    assert before == {"bottoms.2.layers.0", "passed_on.1.layers.0", "attention.1"}
+    last = {"bottoms.2.layers.0", "passed_on.1.layers.0", "attention.1"}
+    if data.schema.schema.funnel == TREE:  # click, like, cart, buy
+        last = {"bottoms.1.layers.0", "passed_on.0.layers.0", "attention.0"}
+        last |= {"bottoms.3.layers.0", "passed_on.2.layers.0", "attention.2"}
+    assert before == last
 
 
 def test_training_logs_the_penalty(aliexpress: recmtl.PreparedData) -> None:
@@ -96,14 +111,13 @@ def test_without_a_penalty_measured_steps_name_the_losses_of_the_tasks(aliexpres
         assert measured
 
 
-def test_a_task_named_like_the_penalty_is_refused(three: recmtl.PreparedData) -> None:
-    tasks = [*TASKS[:2], recmtl.Task("penalty", "buy")]
-    schema = dataclasses.replace(three.schema, schema=dataclasses.replace(three.schema.schema, tasks=tasks))
+def test_a_task_named_like_the_penalty_is_refused() -> None:
+    schema = fitted(CHAIN, recmtl.Task("click", "click"), recmtl.Task("penalty", "buy")).schema
     with pytest.raises(ValueError, match="logged as the loss 'penalty': rename that task"):
-        recmtl.Trainer(AITM(schema, [task.name for task in tasks], layers=[4]))
+        recmtl.Trainer(AITM(schema, layers=[4]))
 
 
-def test_a_cvr_of_the_funnel_is_no_step_but_follows(aliexpress: recmtl.PreparedData, csv: Path) -> None:
+def test_conditional_rates_are_no_steps_but_follow(aliexpress: recmtl.PreparedData, csv: Path) -> None:
     tasks = recmtl.Task("click", "click"), recmtl.Task("rate", "conversion", given="click")
     schema = dataclasses.replace(aliexpress.schema, schema=dataclasses.replace(aliexpress.schema.schema, tasks=tasks))
     model = AITM(schema, layers=[4], tower_layers=[])
@@ -111,42 +125,22 @@ def test_a_cvr_of_the_funnel_is_no_step_but_follows(aliexpress: recmtl.PreparedD
     trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False))
     predicted = trainer.predict(csv / "test.csv")
     assert (predicted["rate"] * predicted["click"]).tolist() == pytest.approx(predicted["ctcvr"].tolist())
-    with pytest.raises(ValueError, match=r"all of the schema \(click, ctcvr\), each once, got \['ctcvr'\]"):
-        AITM(schema, ["ctcvr"])
 
 
-def test_a_task_beside_the_funnel_needs_steps(three: recmtl.PreparedData) -> None:
-    with_funnel = dataclasses.replace(three.schema.schema, funnel=recmtl.Funnel("click", "buy"))
-    schema = dataclasses.replace(three.schema, schema=with_funnel)
-    message = r"all of the schema \(click, buy, cart\), each once, and by default they are \['click', 'buy'\]"
-    with pytest.raises(ValueError, match=message):
-        AITM(schema, layers=[4])
-    assert list(AITM(schema, ["click", "cart", "buy"], layers=[4]).heads) == ["click", "cart", "buy"]
+def test_says_what_is_wrong() -> None:
+    schema = fitted(CHAIN).schema
+    for options, message in (
+        ({"layers": []}, "at least one layer, got none"),
+        ({"penalty_weight": -1.0}, "at least 0, got -1.0"),
+        ({"towers": {"cart_given_click": torch.nn.Identity}}, "`towers` must name heads .click, cart, buy., got"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AITM(schema, **options)
 
 
-def wrong(schema: recmtl.FittedSchema, **options: object) -> AITM:
-    return AITM(schema, **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({}, "needs a schema with a `funnel`, or `steps`"),
-        (
-            {"steps": ["click", "buy"]},
-            r"two or more tasks, all of the schema \(click, cart, buy\), each once, got \['click', 'buy'\]",
-        ),
-        ({"steps": ["click", "cart", "buy", "pay"]}, "all of the schema"),
-        ({"steps": "click"}, "must be a list of two or more tasks, .*, got 'click'"),
-        ({"steps": ["click", "cart", "buy"], "layers": []}, "at least one layer, got none"),
-        ({"steps": ["click", "cart", "buy"], "penalty_weight": -1.0}, "at least 0, got -1.0"),
-    ],
-)
-def test_says_what_is_wrong(options: dict[str, object], message: str, three: recmtl.PreparedData) -> None:
-    with pytest.raises(ValueError, match=message):
-        wrong(three.schema, **options)
-
-
-def test_refuses_conditions_and_regressions(small: recmtl.PreparedData) -> None:
-    with pytest.raises(ValueError, match="binary label in all rows, but task"):
-        AITM(small.schema, [task.name for task in small.schema.schema.tasks])
+def test_needs_a_funnel_and_no_other_task(small: recmtl.PreparedData) -> None:
+    with pytest.raises(ValueError, match="AITM predicts only the tasks of the funnel, got a schema with task 'stay'"):
+        AITM(small.schema)
+    schema = dataclasses.replace(small.schema, schema=dataclasses.replace(small.schema.schema, funnel=None))
+    with pytest.raises(ValueError, match=r"needs a schema with a `funnel`, .*`--funnel click conversion`"):
+        AITM(schema)

@@ -102,6 +102,46 @@ def test_the_loss_of_cvr_on_a_thinned_file_is_that_of_all_rows(estimator: str) -
         assert found[0] == pytest.approx(expected, rel=1e-6)
 
 
+PARENTS = {"click": None, "like": "click", "cart": "click", "pay": "cart"}
+
+
+@pytest.mark.parametrize("estimator", ["ips", "dr"])
+@pytest.mark.parametrize("labels", [["click", "cart", "pay"], ["click", "like", "cart", "pay"]], ids=["chain", "tree"])
+def test_of_a_longer_funnel_the_propensity_is_the_joint_rate_of_the_step_before(
+    labels: list[str], estimator: str
+) -> None:
+    columns = {"click": [1, 0, 1, 1], "like": [0, 0, 1, 0], "cart": [1, 0, 1, 0], "pay": [1, 0, 0, 0]}
+    rows = pd.DataFrame({"item": list("abab"), **{label: columns[label] for label in labels}})
+    funnel = recmtl.Funnel(parents={label: PARENTS[label] for label in labels})
+    card = recmtl.Schema([recmtl.Categorical("item")], [recmtl.Task("click", "click")], funnel=funnel)
+    fitted = recmtl.prepare(card, rows, holdout=0).schema
+    model = ESCM2(fitted, estimator=estimator, max_weight=9.0, tower_layers=[2])
+    rates = card.funnel_rates
+    imputations = [f"imputation_{s.conditional.name}" for s in rates if s.parent] if estimator == "dr" else []
+    assert list(model.heads) == [*(s.conditional.name for s in rates), *imputations]
+    assert [task.name for task in model.objectives] == [task.name for task in card.funnel_tasks]
+    random = torch.Generator().manual_seed(0)
+    heads = {name: torch.randn(4, generator=random, dtype=torch.float64) for name in model.heads}
+    logits = model.outputs(heads)
+    batch = Batch(torch.zeros(4, 1, dtype=torch.int32), torch.zeros(4, 0), torch.tensor(rows[labels].to_numpy(float)))
+    losses = model.losses(logits, batch)
+    assert list(losses) == [task.name for task in model.objectives]
+    p = {name: torch.sigmoid(logit).tolist() for name, logit in logits.items()}
+    for step in rates[1:]:
+        path, total = funnel.ancestors(step.label), 0.0
+        for row in range(4):
+            before = math.prod(p[s.conditional.name][row] for s in rates if s.label in path)
+            q, counts = p[step.conditional.name][row], columns[step.parent][row]
+            entropy = -math.log(q if columns[step.label][row] else 1 - q)
+            weight, of_row = counts * min(1 / before, 9.0), 0.0
+            if estimator == "dr":
+                imputed = -math.log(1 - p[f"imputation_{step.conditional.name}"][row])
+                of_row = imputed + weight * ((entropy - imputed) + (entropy - imputed) ** 2)
+            total += of_row if estimator == "dr" else weight * entropy
+        assert losses[step.conditional.name].item() == pytest.approx(total / 4, rel=1e-9)
+    assert [*model.eval().outputs(heads)] == [name for name in logits if name not in imputations]
+
+
 def test_predicts_ctr_cvr_and_ctcvr(schema: recmtl.FittedSchema) -> None:
     model = ESCM2(schema, tower_layers=[2])
     assert list(model(batch())) == ["ctr", "cvr", "imputation", "ctcvr"]

@@ -1,6 +1,8 @@
 """Models trained on thinned rows predict the probabilities of all rows, whichever tasks they predict."""
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +18,7 @@ CTR, CVR, CTCVR = (
     recmtl.Task("cvr", "conversion", given="click"),
     recmtl.Task("ctcvr", "conversion"),
 )
+TREE = {"click": None, "like": "click", "cart": "click", "pay": "cart"}
 PAIRS = [(CTR, CVR), (CTR, CTCVR), (CVR, CTCVR)]
 SIZES = {"layers": [32], "tower_layers": [16]}
 MODELS = {
@@ -48,7 +51,11 @@ def trained(name: str, tasks: Sequence[recmtl.Task], rate: float, thinning: recm
     data = recmtl.prepare(schema, outcomes(rate), holdout=0, thinning=thinning)
     cls, options = MODELS[name]
     torch.manual_seed(0)
-    model = cls(data.schema, **options).double()
+    return fitted(cls(data.schema, **options).double(), data)
+
+
+def fitted(model: recmtl.RankingModel, data: recmtl.PreparedData) -> recmtl.Trainer:
+    """Train on all rows at once, in float64."""
     batch = next(recmtl.Loader(data.train, 99).epoch())
     batch = dataclasses.replace(
         batch,
@@ -85,3 +92,36 @@ def test_all_tasks_of_a_funnel_are_calibrated_and_consistent(
     np.testing.assert_allclose(found.cvr, CONVERSION, rtol=0.02)
     np.testing.assert_allclose(found.ctcvr, CLICK * CONVERSION, rtol=0.02)
     np.testing.assert_allclose(found.ctr * found.cvr, found.ctcvr, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("cls", "funnel"),
+    [
+        (recmtl.SharedBottom, recmtl.Funnel("click", "cart", "pay")),
+        pytest.param(recmtl.AITM, recmtl.Funnel(parents=TREE), marks=pytest.mark.slow),
+        pytest.param(recmtl.ESMM, recmtl.Funnel(parents=TREE), marks=pytest.mark.slow),
+    ],
+)
+def test_longer_funnels_are_calibrated_on_thinned_rows(cls: type[recmtl.RankingModel], funnel: recmtl.Funnel) -> None:
+    """Every outcome of every item once, weighted by its share; rows without a click were thinned."""
+    rate, rng = 0.1, np.random.default_rng(0)
+    shares = {label: rng.uniform(0.1, 0.6, 3) for label in funnel.labels}  # P(label | step before) by item
+    outcomes = []
+    for item in range(3):
+        for labels in itertools.product((0, 1), repeat=len(funnel.labels)):
+            happened, share = dict(zip(funnel.labels, labels, strict=True)), 1.0
+            for label, parent in funnel.steps:
+                p = shares[label][item] if parent is None or happened[parent] else 0.0
+                share *= p if happened[label] else 1 - p
+            outcomes.append({"item": str(item), **happened, "share": share * (1 if happened["click"] else rate)})
+    rows = pd.DataFrame(outcomes).query("share > 0")
+    tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cart", "cart"), recmtl.Task("pays", "pay", given="cart")]
+    schema = recmtl.Schema([recmtl.Categorical("item")], tasks, funnel, weight="share")
+    data = recmtl.prepare(schema, rows, holdout=0, thinning=recmtl.Thinning(rate, ["click"]))
+    torch.manual_seed(0)
+    model = cls(data.schema, tower_layers=[16], **({} if cls is recmtl.ESMM else {"layers": [32]}))
+    found = fitted(model.double(), data).predict(pd.DataFrame({"item": ["0", "1", "2"]}))
+    for step in schema.funnel_rates:
+        joint = math.prod(shares[label] for label in (step.label, *funnel.ancestors(step.label)))
+        np.testing.assert_allclose(found[step.joint.name], joint, rtol=0.02)
+        np.testing.assert_allclose(found[step.conditional.name], shares[step.label], rtol=0.02)

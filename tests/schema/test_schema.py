@@ -300,7 +300,6 @@ class TestOptions:
             (lambda: Task("t", "y", weight="1e-3"), "`weight` must be a number of at least 0, got '1e-3'"),
             (lambda: Task("t", True), "`label` must be non-empty text, got True"),
             (lambda: Task("t", "y", given=1), "`given` must be non-empty text"),
-            (lambda: Funnel("click", None), "`conversion` must be non-empty text"),
         ],
     )
     def test_invalid(self, build, message):
@@ -344,8 +343,7 @@ class TestCard:
                 {"tasks": [{"name": "t", "label": "y", "weight": "big"}]},
                 "`weight` must be a number of at least 0, got 'big'",
             ),
-            ({"funnel": {"click": "c"}}, "a Funnel needs click and conversion"),
-            ({"funnel": "click"}, "a Funnel must be a mapping, got 'click'"),
+            ({"funnel": {"click": "c"}}, "card.yaml: the label 'click' of a funnel follows 'c', which is none of its"),
             ({"keys": "search"}, "`keys` must be a list, got 'search'"),
             ({7: 1}, "unknown key 7"),
         ],

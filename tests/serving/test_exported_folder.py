@@ -22,7 +22,6 @@ import recmtl
 from recmtl import features, models
 from recmtl.balance import Sum
 from recmtl.cli.main import main
-from recmtl.evaluate.predictions import complete
 from recmtl.features.spline_embeddings import SplineEmbeddings
 from recmtl.report.runs import ReportedRun
 from recmtl.runs.folder import RunFolder
@@ -31,7 +30,7 @@ from recmtl.serving import export, written
 from recmtl.serving.check import network_predictions
 from recmtl.serving.graph import program_of
 from recmtl.serving.manifest import read_manifest
-from recmtl.serving.network import ServedNetwork, with_derived_task
+from recmtl.serving.network import ServedNetwork
 from recmtl.serving.probe import probe_columns, probe_table
 from recmtl.serving.reader import onnx_network
 from recmtl.serving.scorer import torch_network
@@ -178,19 +177,6 @@ def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
         assert 10 < values.mean() < 30
         scored = recmtl.Scorer(tmp_path / str(number)).score(frame(9))["spend"]
         np.testing.assert_allclose(scored, trainer.predict(frame(9))["spend"], rtol=1e-6)
-
-
-def test_the_derived_task_of_a_funnel() -> None:
-    """As `complete` derives it from arrays, zeros and products above 1 among them."""
-    rng = np.random.default_rng(0)
-    for names in (["ctr", "cvr"], ["ctr", "ctcvr"], ["cvr", "ctcvr"], ["ctr"], ["other", "cvr", "ctr"]):
-        schema = Schema([Numeric("price")], [Task("other", "x")], funnel=Funnel("click", "buy"))
-        values = {name: rng.choice([0.0, 0.25, 0.5, 1.0], 60) for name in names}
-        expected, _ = complete(schema, values)
-        found = with_derived_task(schema, {name: torch.from_numpy(value) for name, value in values.items()})
-        assert [*found] == [*expected]
-        for name, value in expected.items():
-            np.testing.assert_array_equal(found[name].numpy(), value)
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ OTHERS: dict[str, Callable[..., RankingModel]] = {
     "PLE": functools.partial(recmtl.PLE, layers=LAYERS, encoder=behind(CrossLayers)),
     "OMoE": functools.partial(recmtl.OMoE, layers=LAYERS, encoder=behind(GatedCrossLayers)),
     "STEM": functools.partial(recmtl.STEM, layers=LAYERS, encoder=behind(FinalMLP)),
-    "AITM": functools.partial(recmtl.AITM, steps=["ctr", "ctcvr", "early"], layers=LAYERS, encoder=behind(MaskNet)),
+    "AITM": functools.partial(recmtl.AITM, layers=LAYERS, encoder=behind(MaskNet)),
     "STAR": functools.partial(recmtl.STAR, layers=LAYERS),
     "PEPNet": functools.partial(recmtl.PEPNet, layers=LAYERS, personal=["user"]),
     "ESCM2 ips": functools.partial(recmtl.ESCM2, estimator="ips"),
@@ -99,7 +99,8 @@ def data_for(name: str) -> recmtl.PreparedData:
         followed = functools.partial(recmtl.MultiCategorical, "followed", pooling="target_attention")
         features.append(followed(share_with="user", target="user"))
     domain = "country" if name in OTHERS else None
-    schema = recmtl.Schema(features, tasks, recmtl.Funnel("click", "conversion"), weight="weight", domain=domain)
+    funnel = recmtl.Funnel("click", "conversion", *(["early"] if name == "AITM" else []))
+    schema = recmtl.Schema(features, tasks, funnel, weight="weight", domain=domain)
     return recmtl.prepare(schema, generated(4 * BATCH + 7), generated(4 * BATCH + 2))
 
 

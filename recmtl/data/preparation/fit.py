@@ -30,7 +30,7 @@ class Fitter:
         pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
         self._rates = {pair: LabelSums() for pair in pairs}
         self._integer_keys = dict.fromkeys(schema.carried, True)
-        self._unclicked = 0
+        self._out_of_order = dict.fromkeys(schema.funnel.steps, 0) if schema.funnel else {}  # rows
         self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
         self.rows = 0
 
@@ -48,9 +48,9 @@ class Fitter:
         weight = weight_column(self._schema, batch)
         for name in self._soft:
             self._soft[name] += int(((labels[name] > 0) & (labels[name] < 1)).sum())
-        if self._schema.funnel:
-            click, conversion = labels[self._schema.funnel.click], labels[self._schema.funnel.conversion]
-            self._unclicked += int(((conversion == 1) & (click == 0)).sum())
+        for label, parent in self._out_of_order:
+            if parent is not None:
+                self._out_of_order[label, parent] += int(((labels[label] == 1) & (labels[parent] == 0)).sum())
         for (label, given), sums in self._rates.items():
             valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
             value, own = labels[label][valid], weight[valid]
@@ -117,9 +117,11 @@ class Fitter:
         return replace(self._schema, features=features)
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
-        found = []
-        if self._unclicked:
-            found.append(f"{self._unclicked} training rows have a conversion without a click")
+        found = [
+            f"{rows:,} training rows have a {label} without a {parent}"
+            for (label, parent), rows in self._out_of_order.items()
+            if rows
+        ]
         soft = {name: rows for name, rows in self._soft.items() if rows}
         found += [f"label {n!r} is soft: between 0 and 1 in {rows:,} training rows" for n, rows in soft.items()]
         for task in self._schema.tasks:

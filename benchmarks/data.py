@@ -51,11 +51,11 @@ def prepare(csv: Path, out: Path) -> Figures:
 
 def prepare_raw(folder: Path, out: Path) -> Figures:
     import recmtl
-    from recmtl.data.sources.aliexpress_files import open_raw
+    from recmtl.data.raw import open_raw
 
     size = sum(file.stat().st_size for file in folder.glob("*.csv"))
     start = time.perf_counter()
-    with open_raw(folder, "NL") as sources:
+    with open_raw("aliexpress", folder, "NL") as sources:
         recmtl.prepare(recmtl.card("aliexpress"), sources["train"], test=sources["test"], out=out)
     seconds = time.perf_counter() - start
     return {"megabytes_per_second": size / MEGA / seconds, "seconds": seconds}

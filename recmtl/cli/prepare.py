@@ -10,7 +10,7 @@ from typing import Any
 
 from recmtl.cli.console import RowCounter, print_line
 from recmtl.data import prepare
-from recmtl.data.sources.aliexpress_files import open_raw
+from recmtl.data.raw import find_reader, open_raw
 from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
 from recmtl.recipe.options import DataOptions
@@ -29,7 +29,8 @@ def prepare_command(
     test: str | None = None,
     holdout: float = 0.1,
     raw: str | None = None,
-    country: str | None = None,
+    layout: str | None = None,
+    part: str | None = None,
     bad_rows: BadRows = "error",
     label: Sequence[str] | None = None,
     group: str | None = None,
@@ -63,8 +64,11 @@ def prepare_command(
         valid: Validation rows; without them a share of the training groups is held out.
         test: Test rows.
         holdout: The share to hold out if there are no validation rows.
-        raw: Instead of these files, a folder or zip with AliExpress's user and item files.
-        country: The country of the raw files: NL, ES, FR, US or RU.
+        raw: Instead of these files, a folder or zip with a dataset as its site hands it out.
+        layout: With `raw`, the layout of the files: `aliexpress`, `aliccp`, `kuairand`, `kuairec`, `tenrec`,
+            `movielens`, `census_income` or `criteo_attribution`; by default that of the card's name.
+        part: With `raw`, the part of the dataset to read, if it has several: a country of AliExpress (NL, ES, FR, US or
+            RU), `1K` or `Pure` of KuaiRand, `QK`, `QB` or `CTR-1M` of Tenrec.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         label: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
         group: Without a card, the column that groups rows.
@@ -96,10 +100,7 @@ def prepare_command(
         allow_repeat: With `extend`, whether training files may be among those of earlier days.
     """
     start = time.perf_counter()
-    if (train is None) == (raw is None) or (raw is None) != (country is None) or (raw and (valid or test)):
-        raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw` and `--country`")
-    if raw and card is None:
-        raise UsageError("raw files need their card: give `--card aliexpress`")
+    check_raw(raw, card, layout, part, (train, valid, test))
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
     said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
@@ -112,9 +113,9 @@ def prepare_command(
     if raw and options.days:
         raise UsageError(f"`--{options.days[0]}` chooses folders of rows, which `--raw` files have none of")
     with RowCounter() as counter, ExitStack() as stack:
-        given: Mapping[str, Any] = rows_by_split(options)
-        if raw and country:
-            given = stack.enter_context(open_raw(raw, country))
+        given: Mapping[Any, Any] = rows_by_split(options)
+        if raw:
+            given = stack.enter_context(open_raw(layout or Path(card or "").stem, raw, part))
         schema, notes = (None, list[str]())
         if card or not extend:
             schema, notes = data_schema(options, options.rows("train") or "", "--card")
@@ -134,3 +135,21 @@ def prepare_command(
         counter.print_notes(*notes, *data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())
     print_line(f"prepared {sizes} rows in {out} in {time.perf_counter() - start:.1f} s")
+
+
+def check_raw(
+    raw: str | None, card: str | None, layout: str | None, part: str | None, files: Sequence[str | None]
+) -> None:
+    """Check that either files of rows or raw ones are given, and what is said of raw ones."""
+    train, *others = files
+    if (train is None) == (raw is None) or (raw and any(others)):
+        raise UsageError("give either `--train` (and `--valid`, `--test`), or `--raw`")
+    if not raw:
+        if layout or part:
+            raise UsageError(f"`--{'layout' if layout else 'part'}` is for `--raw`: leave it out")
+        return
+    if card is None:
+        raise UsageError("raw files need their card: give `--card`, such as `--card aliexpress`")
+    parts = find_reader(layout or Path(card).stem).parts
+    if parts and part is None:
+        raise UsageError(f"give the part of the raw files, `--part`: {', '.join(parts)}")

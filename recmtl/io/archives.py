@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 import pyarrow as pa
 
 from recmtl.errors import DataError, unreadable
-from recmtl.io.location import URI, public_name
+from recmtl.io.location import COMPRESSIONS, URI, public_name
 
 MAX_NESTING = 2  # zips around a zip that is opened
 # What zipfile raises for zips that are damaged, encrypted, or packed by an unknown method.
@@ -91,7 +91,8 @@ def _copy_to_disk(archive: zipfile.ZipFile, info: zipfile.ZipInfo, place: str, s
 
 
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> pa.NativeFile:
-    return pa.input_stream(archive.open(info))
+    codec = COMPRESSIONS.get(PurePosixPath(info.filename).suffix.lower())
+    return pa.input_stream(archive.open(info), compression=codec)
 
 
 def _is_zip(name: str) -> bool:

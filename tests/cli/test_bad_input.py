@@ -148,7 +148,7 @@ class TestCard:
 
     def test_unknown_names(self, place, capsys):
         message = refused(capsys, ["prepare", "--card", "nope", "--train", place / "a.csv", "--out", place / "out"])
-        assert message.startswith("there is no dataset card 'nope': give a file or one of aliexpress, ")
+        assert message.startswith("there is no dataset card 'nope': give a file or one of aliccp, aliexpress, ")
         message = refused(capsys, train(place, "--config", "nope"))
         assert message.startswith("there is no recipe 'nope': give a file or one of ")
 
@@ -194,19 +194,23 @@ class TestOptions:
             (["synth", "--out", "x", "--strength", "2"], "`--strength` belongs to a planted problem: name one with"),
             (["prepare", "--card", "aliexpress"], "out"),
             (["prepare", "--card", "aliexpress", "--out", "x"], "give either `--train`"),
-            (["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y"], "`--country`"),
-            (["prepare", "--card", "aliexpress", "--out", "x", "--country", "NL"], "`--raw`"),
+            (["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y"], "`--part`: NL, ES, FR, US, RU"),
+            (["prepare", "--card", "aliexpress", "--out", "x", "--part", "NL"], "`--raw`"),
+            (["prepare", "--card", "x.yaml", "--out", "x", "--train", "y", "--part", "NL"], "`--part` is for `--raw`"),
+            (["prepare", "--out", "x", "--raw", "y"], "raw files need their card"),
+            (["prepare", "--card", "mine.yaml", "--out", "x", "--raw", "y"], "no layout of raw files 'mine'"),
+            (["prepare", "--card", "kuairec", "--out", "x", "--raw", ".", "--part", "NL"], "must be left out"),
             (
-                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y", "--country", "NL", "--train", "z"],
+                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y", "--part", "NL", "--train", "z"],
                 "`--raw`",
             ),
             (
-                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y", "--country", "NL", "--test", "z"],
+                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "y", "--part", "NL", "--test", "z"],
                 "`--raw`",
             ),
-            (["prepare", "--card", "aliexpress", "--out", "x", "--raw", "gone", "--country", "NL"], "'gone'"),
+            (["prepare", "--card", "aliexpress", "--out", "x", "--raw", "gone", "--part", "NL"], "'gone'"),
             (
-                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "gone", "--country", "DE"],
+                ["prepare", "--card", "aliexpress", "--out", "x", "--raw", "gone", "--part", "DE"],
                 "NL, ES, FR, US, RU",
             ),
             (["evaluate"], "run"),

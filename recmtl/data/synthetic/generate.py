@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.data.sources.aliexpress_layout import (
+from recmtl.data.raw.aliexpress_layout import (
     CATEGORICAL,
     CLICK,
     CONVERSION,

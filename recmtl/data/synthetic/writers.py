@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from recmtl.data.sources.aliexpress_layout import (
+from recmtl.data.raw.aliexpress_layout import (
     CLICK,
     CONVERSION,
     ITEM_COLUMNS,

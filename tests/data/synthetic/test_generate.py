@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 import recmtl
-from recmtl.data.sources.aliexpress_layout import CATEGORICAL, NUMERICAL
+from recmtl.data.raw.aliexpress_layout import CATEGORICAL, NUMERICAL
 from recmtl.data.synthetic import generate as synth
 from recmtl.data.synthetic import truth as planted
 from recmtl.data.synthetic.bayes import bayes_auc

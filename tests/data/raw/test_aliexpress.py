@@ -12,10 +12,10 @@ import pytest
 import recmtl
 from recmtl.cli.main import main
 from recmtl.data import DataError
+from recmtl.data.raw import open_raw
+from recmtl.data.raw.aliexpress import join_items
+from recmtl.data.raw.aliexpress_layout import ITEM_COLUMNS, PROCESSED_COLUMNS, USER_COLUMNS
 from recmtl.data.sources import csv as csv_source
-from recmtl.data.sources.aliexpress import RawSource
-from recmtl.data.sources.aliexpress_files import open_raw
-from recmtl.data.sources.aliexpress_layout import ITEM_COLUMNS, PROCESSED_COLUMNS, USER_COLUMNS
 from recmtl.data.sources.csv import CsvSource
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.io.location import Location
@@ -43,7 +43,7 @@ def processed(csv, tmp_path_factory):
 
 
 def prepared(location, country="NL"):
-    with open_raw(location, country) as given:
+    with open_raw("aliexpress", location, country) as given:
         return recmtl.prepare(recmtl.card("aliexpress"), **given)
 
 
@@ -78,7 +78,7 @@ def source(folder, users, items):
     (folder / "user.csv").write_text("".join(f"{line}\n" for line in users))
     (folder / "item.csv").write_text("".join(f"{line}\n" for line in items))
     user, item = (Location.of(folder / f"{side}.csv") for side in ("user", "item"))
-    return RawSource(CsvSource(user, TextFormat(",", USER_COLUMNS)), CsvSource(item, TextFormat(",", ITEM_COLUMNS)))
+    return join_items(CsvSource(user, TextFormat(",", USER_COLUMNS)), CsvSource(item, TextFormat(",", ITEM_COLUMNS)))
 
 
 def read(opened, columns=PROCESSED_COLUMNS):
@@ -121,7 +121,7 @@ class TestJoin:
         joined = items.merge(users, on="search_id", how="left").assign(
             click=lambda f: (f.label > 0) * 1.0, conversion=lambda f: (f.label == 2) * 1.0
         )
-        with open_raw(raw, "NL") as given:
+        with open_raw("aliexpress", raw, "NL") as given:
             rows = pd.DataFrame(read(given["test"]))
         assert len(rows) == 300
         for column in PROCESSED_COLUMNS:
@@ -150,23 +150,23 @@ class TestJoin:
     def test_text_ids_join(self, tmp_path):
         opened = source(tmp_path, [user_line("x7")], [item_line("x8"), item_line("x7")])
         assert [row["search_id"] for row in read(opened)] == ["x7"]
-        assert opened.unmatched == 1
+        assert opened.unmatched == [1]
 
     def test_items_without_a_user_are_counted(self, tmp_path):
         items = [item_line(search) for search in ("8", "7", "", "9", "7", "8")]
         opened = source(tmp_path, [user_line("7"), user_line("")], items)
         for _ in range(2):
             assert len(read(opened)) == 2
-            assert opened.unmatched == 4
+            assert opened.unmatched == [4]
         data = converted(opened)
-        left_out = f"4 of 6 rows of {tmp_path}/item.csv are left out: {tmp_path}/user.csv has no such search"
+        left_out = f"4 of 6 rows of {tmp_path}/item.csv are left out: {tmp_path}/user.csv has no such search_id"
         assert data.notes[-1] == left_out
 
     def test_repeated_user(self, tmp_path):
         opened = source(tmp_path, [user_line("7"), user_line("8"), user_line("7")], [item_line("7")])
         assert len(read(opened)) == 1
         opened = source(tmp_path, [user_line("7"), user_line("8"), user_line("7", c9="0")], [item_line("7")])
-        place = f"{tmp_path}/user.csv, line 3: search id '7' has other values in an earlier line"
+        place = f"{tmp_path}/user.csv, line 3: search_id '7' has other values in an earlier line"
         assert error(read, opened).startswith(place)
 
 
@@ -197,7 +197,7 @@ class TestFaults:
             ([item_line("7")], [item_line("7")], "user.csv, line 1: 49 columns, expected 33"),
             ([], [item_line("7")], "there are no rows in {}/user.csv"),
             ([user_line("7")], [], "there are no rows in {}/item.csv"),
-            ([user_line("7")], [item_line("8")], "no search id of {}/item.csv is in {}/user.csv"),
+            ([user_line("7")], [item_line("8")], "no search_id of {}/item.csv is in {}/user.csv"),
         ],
     )
     def test_invalid_files(self, tmp_path, users, items, message):
@@ -270,19 +270,19 @@ class TestFinding:
                 path = tmp_path / name.format(**words, SIDE=word.upper(), SPLIT=split.upper())
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes((raw / f"{side}_{split}.csv").read_bytes())
-        with open_raw(tmp_path, "nl") as given:
+        with open_raw("aliexpress", tmp_path, "nl") as given:
             assert [len(read(given[split], ["search_id"])) for split in ("train", "test")] == [2700, 300]
 
     def test_country(self, tmp_path):
         for country in ("NL", "FR"):
             for file in FILES:
                 (tmp_path / f"{country}_{file}.csv").write_text("")
-        with open_raw(tmp_path, "FR") as given:
+        with open_raw("aliexpress", tmp_path, "FR") as given:
             assert given["train"].name == f"{tmp_path}/FR_item_train.csv"
         message = error(prepared, tmp_path, "ES")
         assert message.startswith(f"expected one user file for train of ES in '{tmp_path}', found none among ")
         assert "'FR_item_test.csv', 'FR_item_train.csv'" in message
-        assert error(prepared, tmp_path, "DE") == "`country` must be one of NL, ES, FR, US, RU, got 'DE'"
+        assert error(prepared, tmp_path, "DE") == "`part` of aliexpress must be one of NL, ES, FR, US, RU, got 'DE'"
         (tmp_path / "user_train.csv").write_text("")
         expected = f"for train of NL in '{tmp_path}', found 2: 'NL_user_train.csv', 'user_train.csv'"
         assert error(prepared, tmp_path).endswith(expected)
@@ -291,7 +291,7 @@ class TestFinding:
         folder = raw.parent / "AliExpress_FR"
         if not folder.exists():
             folder.symlink_to(raw)
-        with open_raw(raw, "FR"), open_raw(raw / ".." / raw.name, "US"):
+        with open_raw("aliexpress", raw, "FR"), open_raw("aliexpress", raw / ".." / raw.name, "US"):
             pass
         zipped(raw.parent / "AliExpress_ES.zip", contents(raw))
         assert "of NL" in error(prepared, raw.parent / "AliExpress_ES.zip")
@@ -302,7 +302,10 @@ class TestFinding:
         assert "'11.csv' and 8 more" in error(prepared, tmp_path)
 
     def test_missing_files(self, tmp_path):
-        assert error(prepared, tmp_path / "gone.zip") == f"there is no folder or zip '{tmp_path}/gone.zip'"
+        missing = error(prepared, tmp_path / "gone.zip")
+        assert missing.startswith(
+            f"there is no folder or zip '{tmp_path}/gone.zip': get AliExpress from https://tianchi"
+        )
         assert error(prepared, tmp_path).endswith("found none among no files")
         (tmp_path / "a.csv").write_text("x")
         assert "neither a folder nor a zip" in error(prepared, tmp_path / "a.csv")
@@ -374,7 +377,7 @@ class TestCommands:
         truths = [json.loads((folder / "truth.json").read_text()) for folder in (tmp_path / "raw", csv)]
         assert truths[0]["test"] == truths[1]["test"]
         assert truths[0]["files"]["train"]["rows"] == 2700
-        command = ["prepare", "--card", "aliexpress", "--raw", f"{tmp_path}/raw", "--country", "NL"]
+        command = ["prepare", "--card", "aliexpress", "--raw", f"{tmp_path}/raw", "--part", "NL"]
         assert main([*command, "--out", f"{tmp_path}/a"]) == 0
         assert "300 test rows" in capsys.readouterr().out
         items = (tmp_path / "raw" / "item_test.csv").read_text()
@@ -393,9 +396,9 @@ def test_bad_items_are_skipped_and_counted(raw, tmp_path):
     files = {p.name: p.read_text() for p in item.parent.iterdir()} | {item.name: "\n".join(bad) + "\n"}
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    with open_raw(tmp_path, "NL") as given:
+    with open_raw("aliexpress", tmp_path, "NL") as given:
         found = recmtl.prepare(recmtl.card("aliexpress"), **given, bad_rows="skip")
-    with open_raw(raw, "NL") as given:
+    with open_raw("aliexpress", raw, "NL") as given:
         expected = recmtl.prepare(recmtl.card("aliexpress"), **given)
     assert len(found.train) == len(expected.train)
     left_out = [note for note in found.notes if "left out" in note]
@@ -425,7 +428,7 @@ def items_of(raw, line):
 
 def skipping(folder):
     """Return rows and notes with bad rows skipped."""
-    with open_raw(folder, "NL") as given:
+    with open_raw("aliexpress", folder, "NL") as given:
         data = recmtl.prepare(recmtl.card("aliexpress"), **given, holdout=0.0, bad_rows="skip")
     return len(data.train), [note for note in data.notes if "left out" in note]
 
@@ -479,12 +482,12 @@ def test_bad_value_of_a_user_is_reported_in_the_user_file(raw, tmp_path):
     lines = items_of(raw, 5)
     rows, notes = skipping(tmp_path)
     assert rows == rows_of(raw) - len(lines)
-    assert notes[1:] == [f"left out: {tmp_path / 'item_train.csv'}, line {i}, its user in {said}" for i in lines[:5]]
+    assert notes[1:] == [f"left out: {tmp_path / 'item_train.csv'}, line {i}, joined from {said}" for i in lines[:5]]
 
 
 def test_object_stores_are_refused_without_showing_the_password(capsys):
     place = "s3://user:hunter2@bucket/AliExpress_NL.zip?region=us-east-1"
-    assert main(["prepare", "--card", "aliexpress", "--raw", place, "--country", "NL", "--out", "never"]) == 2
+    assert main(["prepare", "--card", "aliexpress", "--raw", place, "--part", "NL", "--out", "never"]) == 2
     said = capsys.readouterr().err
     assert said == (
         "recmtl: 's3://bucket/AliExpress_NL.zip' is not on this machine: copy the raw files and give their folder\n"
@@ -504,4 +507,4 @@ def test_search_ids_read_as_integers_and_as_text_join(tmp_path, monkeypatch, odd
     found = [(str(row["search_id"]), row["categorical_1"]) for row in rows]
     x = [("x", "ux")] if odd == "both" else []
     assert found == [("3", "u3"), ("120", "u120")] * 20 + x + [("7", "u7"), ("139", "u139")] * 20
-    assert opened.unmatched == 40 + (odd == "item")
+    assert opened.unmatched == [40 + (odd == "item")]

@@ -14,7 +14,7 @@ from recmtl.io.location import public_name
 from recmtl.io.output import check_free, new_output
 from recmtl.recipe import presets
 from recmtl.recipe.options import partitions
-from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
+from recmtl.recipe.short_options import NO_OPTIONS, funnel_of, listed, parse_date_formats, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns
 
@@ -24,6 +24,7 @@ def describe_command(
     card: str | None = None,
     test: str | None = None,
     label: Sequence[str] | None = None,
+    funnel: Sequence[str] | None = None,
     group: str | None = None,
     weight: str | None = None,
     domain: str | None = None,
@@ -46,6 +47,8 @@ def describe_command(
             of columns says how each is read and why.
         test: Other rows, to compare with the first ones.
         label: A label column, or `TASK=COLUMN`, if there is no card; may be repeated.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
+            a tree as `LABEL:PARENT`, `click like:click share:click`.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to.
@@ -63,14 +66,16 @@ def describe_command(
         until: The last day of the first rows, which is included.
         date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
-    given = {"group": group, "weight": weight, "domain": domain}
+    steps = funnel_of(funnel or ())
+    given = {"funnel": steps, "group": group, "weight": weight, "domain": domain}
     roles = {name: value for name, value in given.items() if value} | dict(text)
-    labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
+    labels = listed(label or ()) or list(steps.labels if steps else ())
+    left_out, kinds = listed(drop or ()), parse_kinds(kind or ())
     formats = parse_date_formats(date_format or ())
     of_columns = {"drop": left_out, "kinds": kinds, "date_formats": formats}
     reading = {**roles} | {name: value for name, value in of_columns.items() if value}
     if out is not None:
-        _check_card(out, card, label)
+        _check_card(out, card, labels)
     rows = partitions(data, since, until, date_key)
     with RowCounter() as counter:
         schema = None if card is None else presets.card(card)

@@ -88,6 +88,8 @@ def evaluate_command(
         measured, title = Predictions.read(schema, chosen, group), public_name(predictions)
         measured = measured.with_thinning(thinning) if thinning else measured
         measured.check(title)
+        for note in measured.notes:
+            print_note(note)
     elif run is not None and rows is not None and predictions is None and card is None:
         measured = predict_labelled(run, chosen, trust, bad_rows, thinning, text)
         title = f"{run} on {public_name(rows)}"

@@ -37,6 +37,7 @@ VALUES = {
     "folder": "DIR",
     "decimal": "MARK",
     "escape": "CHARACTER",
+    "funnel": "LABEL …",
     "group": "COLUMN",
     "header": "COLUMN,…",
     "kind": "COLUMN=KIND",

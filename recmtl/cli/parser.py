@@ -25,6 +25,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "action": ("action", {"choices": ["list", "clear"]}),
     "names": ("names", {"metavar": "NAME", "nargs": "*"}),
     "label": ("--label", {"action": "append"}),
+    "funnel": ("--funnel", {"nargs": "+", "metavar": "LABEL"}),
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
     "separator": ("--separator", {"metavar": "CHARACTER"}),

@@ -33,6 +33,7 @@ def prepare_command(
     part: str | None = None,
     bad_rows: BadRows = "error",
     label: Sequence[str] | None = None,
+    funnel: Sequence[str] | None = None,
     group: str | None = None,
     weight: str | None = None,
     domain: str | None = None,
@@ -71,6 +72,8 @@ def prepare_command(
             RU), `1K` or `Pure` of KuaiRand, `QK`, `QB` or `CTR-1M` of Tenrec.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         label: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
+            a tree as `LABEL:PARENT`, `click like:click share:click`.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to.
@@ -103,8 +106,14 @@ def prepare_command(
     check_raw(raw, card, layout, part, (train, valid, test))
     thinning = thinning_of(negative_rate, negative_label or (), thinned or ("train",))
     labels, left_out, kinds = listed(label or ()), listed(drop or ()), parse_kinds(kind or ())
-    said: Mapping[str, Any] = {"drop": left_out, "kinds": kinds, "bad_rows": bad_rows, **text}
-    said = {**said, "date_formats": parse_date_formats(date_format or ())}
+    said: Mapping[str, Any] = {
+        "funnel": list(funnel or ()),
+        "drop": left_out,
+        "kinds": kinds,
+        "bad_rows": bad_rows,
+        **text,
+    }
+    said = {**said, "funnel": list(funnel or ()), "date_formats": parse_date_formats(date_format or ())}
     said = {**said, "extend": extend, "statistics": statistics, "max_age": max_age, "allow_repeat": allow_repeat}
     days: dict[str, Any] = {"since": since, "until": until, "valid_since": valid_since, "valid_until": valid_until}
     days |= {"test_since": test_since, "test_until": test_until, "date_key": date_key}

@@ -20,9 +20,19 @@ from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.io.table_writer import TableWriter
-from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError, Task, Thinning, consistent_rates
+from recmtl.schema import (
+    SAMPLING_WEIGHT,
+    Schema,
+    SchemaError,
+    Task,
+    Thinning,
+    consistent_rates,
+    funnel_basis,
+    replaced_rates,
+)
 
 Mask = npt.NDArray[np.bool_]
+AGREEMENT = 1e-6  # of a rate of a funnel with the product of others
 
 
 @dataclass(frozen=True)
@@ -154,6 +164,20 @@ class Predictions:
             fits = (values >= 0) & (values <= 1) if binary else np.isfinite(values)
             expected = "a probability in [0, 1]" if binary else "a number"
             _check_values(~np.isnan(labels) & ~fits, values, f"{source}, column {task.name!r}", expected)
+
+    @property
+    def notes(self) -> list[str]:
+        """A sentence on each rate of the funnel that is predicted, and differs from what its other rates make it."""
+        completed, _ = complete(self.schema, self.values)
+        basis, found = funnel_basis(self.schema, self.values), []
+        for name in replaced_rates(self.schema, self.values):
+            difference = np.abs(completed[name] - self.values[name]).max(initial=0.0)
+            if difference > AGREEMENT:
+                found.append(
+                    f"{name} is measured as it follows from {' and '.join(basis)}, so that all rates agree: "
+                    f"the predictions of {name} differ from that by up to {difference:.2g}"
+                )
+        return found
 
     def table(self) -> pa.Table:
         """Return a table of keys, labels as ``label_COLUMN``, both kinds of weights, and a column for each task."""

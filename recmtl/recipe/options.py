@@ -56,6 +56,8 @@ class DataOptions:
         test_until: The last day of the test rows.
         date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
         labels: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
+            a tree as `LABEL:PARENT`, `click like:click share:click`. They are what to predict if `labels` is left out.
         group: Without a card, the column that groups rows: a search, a session, a user.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to: a country, a market. It is a
@@ -101,6 +103,7 @@ class DataOptions:
     test_until: str | None = None
     date_key: str | None = None
     labels: list[str] = field(default_factory=list)
+    funnel: list[str] = field(default_factory=list)
     group: str | None = None
     weight: str | None = None
     domain: str | None = None
@@ -166,7 +169,7 @@ class DataOptions:
     @property
     def inferred(self) -> dict[str, Any]:
         """The options that stand in for a card, as far as they are given."""
-        named = ("labels", "group", "weight", "domain", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
+        named = ("labels", "funnel", "group", "weight", "domain", "drop", "kinds", "date_formats", *TEXT_OPTIONS)
         return {name: value for name in named if (value := getattr(self, name))}
 
 

@@ -27,6 +27,7 @@ from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import DataOptions
 from recmtl.recipe.presets import card
+from recmtl.recipe.short_options import funnel_of
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema import FittedSchema, Schema, SplitName
 from recmtl.schema.readings import infer_columns
@@ -113,14 +114,17 @@ def data_schema(
                 f"the card (`{card_option} null` if a recipe names it){key}"
             )
         return card(options.card), []
-    if not options.labels:
+    funnel = funnel_of(options.funnel)
+    labels = options.labels or list(funnel.labels if funnel else ())
+    if not labels:
         raise DataError(
             "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card, "
             f"`{card_option}`, a YAML file or a shipped name"
         )
     roles = {k: v for k, v in options.inferred.items() if k in ("group", "weight", "domain", *TEXT_OPTIONS)}
+    roles["funnel"] = funnel
     said = (options.kinds, options.drop, roles, options.bad_rows, options.date_formats)
-    columns = infer_columns(train, options.labels, *said)
+    columns = infer_columns(train, labels, *said)
     schema = Schema(columns.features, columns.tasks, **roles)
     shown = f"`{describe_command_of(options, train)}` shows how each column is read"
     return schema, [*columns.notes, shown, *leak_warnings(columns.sample.table, schema)]
@@ -139,7 +143,8 @@ def describe_command_of(options: DataOptions, train: str | Partitions) -> str:
     place = str(train.place) if isinstance(train, Partitions) else train
     if isinstance(train, Partitions):
         said += [(name, str(value)) for name in ("since", "until", "date_key") if (value := getattr(options, name))]
-    return shlex.join(["recmtl", "describe", place, *(word for name, value in said for word in (f"--{name}", value))])
+    words = [word for name, value in said for word in (f"--{name}", value)]
+    return shlex.join(["recmtl", "describe", place, *words, *(["--funnel", *options.funnel] if options.funnel else [])])
 
 
 def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Trainer:

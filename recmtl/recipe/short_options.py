@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_args
 
@@ -11,11 +12,13 @@ from jsonargparse import ArgumentParser
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.io.untrusted import from_yaml
+from recmtl.schema import Funnel
 from recmtl.schema.readings import ColumnKind
 
 # The long spelling of each; those of `REPEATED` may be given several times.
 SHORT_OPTIONS: Mapping[str, str] = {
     "--label": "--data.labels",
+    "--funnel": "--data.funnel",
     "--group": "--data.group",
     "--weight": "--data.weight",
     "--domain": "--data.domain",
@@ -34,9 +37,20 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--until": "--data.until",
     "--date_key": "--data.date_key",
 }
-REPEATED = ("--label", "--drop", "--kind", "--date_format", "--header", "--null", "--negative_label", "--thinned")
+REPEATED = (
+    "--label",
+    "--funnel",
+    "--drop",
+    "--kind",
+    "--date_format",
+    "--header",
+    "--null",
+    "--negative_label",
+    "--thinned",
+)
 NO_OPTIONS: Mapping[str, Any] = {}
 NEEDED = {
+    "--funnel": "labels in their order, or each as LABEL:PARENT",
     "--kind": "COLUMN=KIND",
     "--date_format": "COLUMN=FORMAT",
     "--separator": "a character",
@@ -68,19 +82,22 @@ def write_out(arguments: Sequence[str]) -> list[str]:
     """
     short_of = {long: short for short, long in SHORT_OPTIONS.items()} | {short: short for short in SHORT_OPTIONS}
     written, values = [], dict[str, list[str]]()
-    waiting = iter(arguments)
-    for argument in waiting:
+    waiting = deque(arguments)
+    while waiting:
+        argument = waiting.popleft()
         flag, equals, value = argument.partition("=")
         short = short_of.get(flag)
         if short is None:
             written.append(argument)
             continue
-        value = value if equals else next(waiting, "--")
+        value = value if equals else waiting.popleft() if waiting else "--"
         if value.startswith("--"):
             raise UsageError(f"`{flag}` needs {NEEDED.get(short, 'the name of a column')}")
         if short in REPEATED:
             words = flag == "--null"  # `[deleted]` is one, and no list
             values.setdefault(short, []).append(json.dumps([value]) if words else value)
+            while short == "--funnel" and waiting and not waiting[0].startswith("--"):
+                values[short].append(waiting.popleft())
         else:
             value = "\\x7e" if (short, value) == ("--separator", "~") else value  # which is null to the parser
             written.append(f"{SHORT_OPTIONS[short]}={value}")
@@ -130,6 +147,20 @@ def text_options(
     names = None if header is None else parse_header(header)
     given = {"separator": separator, "header": names, "nulls": null, "decimal": decimal, "escape": escape}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def funnel_of(words: Sequence[str]) -> Funnel | None:
+    """Return the funnel of words: labels in their order, or with any ``LABEL:PARENT`` a tree; ``None`` of no word.
+
+    Raises:
+        SchemaError: They are no funnel.
+    """
+    steps = [word.rpartition(":")[::2] if ":" in word else (None, word) for word in words]
+    if not steps:
+        return None
+    if all(label is None for label, _ in steps):
+        return Funnel(*words)
+    return Funnel(parents={label or parent: parent if label else None for label, parent in steps})
 
 
 def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:

@@ -33,6 +33,12 @@ def funnel_basis(schema: Schema, predicted: Collection[str]) -> tuple[str, ...]:
     return tuple(task.name for task in _basis(schema, predicted)[0])
 
 
+def replaced_rates(schema: Schema, predicted: Collection[str]) -> tuple[str, ...]:
+    """Return the predicted rates of the funnel that are replaced by what follows from its `funnel_basis`."""
+    basis = funnel_basis(schema, predicted)
+    return tuple(t.name for t in schema.funnel_tasks if t.name in predicted and t.name not in basis)
+
+
 def consistent_rates(
     schema: Schema, predicted: Mapping[str, Array], xp: Any
 ) -> tuple[dict[str, Array], dict[str, Any]]:

@@ -20,6 +20,7 @@ from recmtl.io.machine import busy_warning, explain_oom, threads_warning, waits_
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
+from recmtl.schema import funnel_basis, replaced_rates
 from recmtl.train.device import check_gpu_options, cpu_threads, describe_precision, device_name, open_device
 from recmtl.train.distributed import all_processes, local_rank, smallest_window
 from recmtl.train.monitor import MetricMonitor, few_rows_note
@@ -271,8 +272,20 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
         f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
         f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
         f"run folder: {setup.run.folder or 'none'}",
+        *funnel_note(model),
         *([] if valid is None else setup.few_rows_note(valid)),
         *(warning for warning in warned if warning),
+    ]
+
+
+def funnel_note(model: RankingModel) -> list[str]:
+    """Return a sentence on rates of the funnel that have heads and are reported by what follows from others."""
+    schema = model.schema.schema
+    heads = list(model.heads)
+    basis = " and ".join(funnel_basis(schema, heads))
+    return [
+        f"funnel: {name} has a head of its own, and is reported as it follows from {basis}, so that all rates agree"
+        for name in replaced_rates(schema, heads)
     ]
 
 

@@ -14,7 +14,7 @@ import recmtl
 from recmtl.cli.main import main
 from recmtl.data.profiling.raw import RawTally, leak_warnings
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.short_options import write_out
+from recmtl.recipe.short_options import funnel_of, write_out
 
 ROWS = 240
 SMALL = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--trainer.run.device", "cpu"]
@@ -207,7 +207,38 @@ def test_a_label_may_name_its_task(place: Path, capsys: pytest.CaptureFixture[st
         recmtl.Schema.infer("named.csv", ["ctr=itms"])
 
 
+def test_a_funnel_needs_no_card(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its labels are what to predict; `train` notes the command that shows how columns are read, which takes it too."""
+    model = ["--trainer.run.progress", "false", "--model", "ESMM", "--model.tower_layers", "[4]", "--drop", "stars"]
+    tree = ["--funnel", "click", "buy:click", "same:buy"]
+    assert main(["train", "--trainer.epochs", "1", *DATA, *model, *tree, "--run", "run"]) == 0
+    err = capsys.readouterr().err
+    assert "note: `recmtl describe my.csv --drop stars --funnel click buy:click same:buy` shows how each column" in err
+    assert " training rows have a buy without a click" in err
+    schema = recmtl.load_run("run").model.schema.schema
+    assert schema.funnel == recmtl.Funnel("click", "buy", "same")
+    assert [task.name for task in schema.tasks] == ["click", "buy", "same"]
+    assert main(["describe", "my.csv", "--drop", "stars", *tree, "--out", "card.yaml"]) == 0
+    assert yaml.safe_load(Path("card.yaml").read_text())["funnel"] == ["click", "buy", "same"]
+    named = ["--label", "clicks=click", "--funnel", "click", "buy"]
+    assert main(["prepare", "--train", "my.csv", *named, "--out", "data"]) == 0
+    found = recmtl.PreparedData.open("data").schema.schema.reported_tasks
+    assert [task.name for task in found] == ["clicks", "cvr", "ctcvr"]
+    said = refused_last(capsys, ["train", *DATA, "--funnel", "click", "buy:clik", "--run", "other"])
+    assert "the label 'buy' of a funnel follows 'clik', which is none of its labels (click, buy): name it, too" in said
+    assert "`--funnel` needs labels in their order" in refused(capsys, ["train", *DATA, "--funnel"])
+
+
 class TestShortOptions:
+    def test_a_funnel_takes_all_words_up_to_the_next_option(self) -> None:
+        given = ["--funnel", "click", "like:click", "--label", "a", "--funnel", "[share:click]"]
+        written = '--data.funnel=["click", "like:click", "share:click"]'
+        assert write_out(given) == [written, '--data.labels=["a"]']
+        tree = recmtl.Funnel(parents={"click": None, "like": "click", "share": "click"})
+        assert funnel_of(["click", "like:click", "share:click"]) == tree
+        assert funnel_of(["click", "buy"]) == recmtl.Funnel("click", "buy")
+        assert funnel_of([]) is None
+
     def test_they_are_written_out(self) -> None:
         given = ["--label", "a", "--x", "1", "--label=b,c", "--kind", "k=v=numeric", "--kind", "z=drop", "--group", "g"]
         assert write_out(given) == [

@@ -1,8 +1,11 @@
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 
 import recmtl
-from recmtl.evaluate import complete, measure
+from recmtl.evaluate import Predictions, complete, measure
+from recmtl.train.setup import funnel_note
 
 FUNNEL = recmtl.Funnel("click", "conversion")
 CTR, CVR, CTCVR = (
@@ -59,6 +62,25 @@ def test_a_kept_row_counts_as_all_rows_it_stands_for() -> None:
 def test_of_three_predictions_the_joint_one_gives_way() -> None:
     given = {"ctr": np.array([0.5]), "cvr": np.array([0.9]), "ctcvr": np.array([0.1])}
     assert complete(schema(CTR), given)[0] == given | {"ctcvr": np.array([0.45])}
+
+
+def test_a_prediction_that_gives_way_is_noted() -> None:
+    """Training notes a head whose predictions are not reported, evaluation a column that differs from the product."""
+    three = schema(CTR, CVR, CTCVR)
+    table = pa.table({**LABELS, "ctr": np.full(5, 0.5), "cvr": np.full(5, 0.4), "ctcvr": np.full(5, 0.25)})
+    assert Predictions.from_table(three, table).notes == [
+        "ctcvr is measured as it follows from ctr and cvr, so that all rates agree: the predictions of ctcvr differ "
+        "from that by up to 0.05"
+    ]
+    written = Predictions.from_table(three, table).table()
+    assert written["ctcvr"].to_pylist() == pytest.approx([0.2] * 5)
+    assert Predictions.from_table(three, written).notes == []
+    model = recmtl.SharedBottom(recmtl.prepare(three, pd.DataFrame(LABELS | {"x": range(5)}), holdout=0).schema)
+    assert funnel_note(model) == [
+        "funnel: ctcvr has a head of its own, and is reported as it follows from ctr and cvr, so that all rates agree"
+    ]
+    model = recmtl.ESMM(model.schema)
+    assert funnel_note(model) == []
 
 
 def test_without_a_funnel_nothing_is_derived() -> None:

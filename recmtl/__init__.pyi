@@ -44,6 +44,7 @@ from .balance import (
     UncertaintyWeighting,
     UPGrad,
 )
+from .callbacks import Callback, MetricsFile, OptunaPruning, PrintMetrics, TensorBoard, TrainingContext
 from .comparison import Comparison, compare
 from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare
 from .data.synthetic.days import plant_days
@@ -138,6 +139,7 @@ __all__ = [
     "Batch",
     "Binned",
     "CAGrad",
+    "Callback",
     "Categorical",
     "Comparison",
     "CrossLayers",
@@ -175,6 +177,7 @@ __all__ = [
     "Losses",
     "MaskNet",
     "MetaBalance",
+    "MetricsFile",
     "MultiCategorical",
     "NashMTL",
     "NormalizedSplitter",
@@ -182,6 +185,7 @@ __all__ = [
     "NumericEmbedding",
     "OMoE",
     "Optimization",
+    "OptunaPruning",
     "OutOfMemoryError",
     "PCGrad",
     "PEPNet",
@@ -192,6 +196,7 @@ __all__ = [
     "PlainNumbers",
     "Predictions",
     "PreparedData",
+    "PrintMetrics",
     "ProjectionBalancer",
     "RankingModel",
     "Replay",
@@ -215,10 +220,12 @@ __all__ = [
     "Task",
     "TaskGradientBalancer",
     "TaskGradients",
+    "TensorBoard",
     "Thinning",
     "Timestamp",
     "Tower",
     "Trainer",
+    "TrainingContext",
     "UPGrad",
     "UncertaintyWeighting",
     "card",

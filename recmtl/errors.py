@@ -81,6 +81,22 @@ class UntrustedError(RunError):
         self.on_command_line = f"{found}add `--trust {module}` and call recmtl from the folder that holds the module"
 
 
+class CallbackError(RunError):
+    """A callback that raised: its exception is the cause.
+
+    Args:
+        failure: What failed, in a sentence.
+        step: The steps done.
+        folder: The run folder that holds the state of the training; ``None`` if nothing does.
+    """
+
+    def __init__(self, failure: str, step: int, folder: Path | None) -> None:
+        kept = f"the training up to step {step} is saved in {folder}, resume it there"
+        lost = "without a run folder the training cannot be resumed"
+        super().__init__(f"{failure}; {lost if folder is None else kept}" if step else failure)
+        self.step, self.folder = step, folder
+
+
 class DivergenceError(ValueError):
     """Training that diverged."""
 

@@ -21,6 +21,7 @@ PACKAGES = (
     "recmtl.layers",
     "recmtl.models",
     "recmtl.balance",
+    "recmtl.callbacks",
     "recmtl.train",
     "recmtl.evaluate",
     "recmtl.evaluate.figures",

@@ -12,7 +12,7 @@ from recmtl.cli.catalogue import command_help
 from recmtl.errors import UsageError
 from recmtl.recipe.classes import class_options, find_class, known_names
 from recmtl.recipe.option_errors import check_arguments, declared_type, option_type
-from recmtl.recipe.option_types import named_class, placeholder
+from recmtl.recipe.option_types import listed_class, named_class, placeholder
 from recmtl.recipe.options import DEFAULT_CLASSES, resolve_arguments
 
 # The headings of a help text by the keys that options begin with; the order is that of the help text.
@@ -28,6 +28,7 @@ HEADINGS = {
 }
 # Values whose name says more than their type, unless that is a number.
 VALUES = {
+    "callbacks": "[CALLBACK,…]",
     "card": "CARD",
     "config": "RECIPE",
     "country": "COUNTRY",
@@ -87,6 +88,8 @@ def describe_option(action: Action) -> dict[str, Any]:
     value, default = _value(action), _default(action.default)
     if named_class(declared_type(action)):
         default, text = None, f"{text}{_class_help(action)}"
+    elif listed_class(declared_type(action)):
+        text = f"{text} One of {', '.join(known_names(action.dest))}, or the import path of your own."
     if not action.option_strings:  # it has no flag: its value stands in the place
         return {"flags": [value], "value": "", "help": text, "default": None}
     flags = [flag for flag in action.option_strings if not flag.endswith("+")]  # appending to a list goes unlisted

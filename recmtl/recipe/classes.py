@@ -11,8 +11,9 @@ from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from recmtl import balance, features, layers, models
+from recmtl import balance, callbacks, features, layers, models
 from recmtl.balance import Balancer
+from recmtl.callbacks import Callback
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.features import NumericEmbedding
@@ -26,6 +27,7 @@ PLACES: dict[str, tuple[ModuleType, type]] = {
     "model.encoder.numeric": (features, NumericEmbedding),
     "model.encoder.interaction": (layers, Interaction),
     "balancer": (balance, Balancer),
+    "trainer.callbacks": (callbacks, Callback),
 }
 
 
@@ -36,6 +38,7 @@ def known_names(key: str) -> list[str]:
     package, base = PLACES[key]
     classes = [getattr(package, name) for name in package.__all__]
     found = [c for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
+    found = [c for c in found if c is not base]
     return sorted(c.__name__ for c in found)
 
 

@@ -41,6 +41,7 @@ def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     if not run.finished:
         raise RunError(f"{str(run.path)!r} holds an unfinished run")
     recipe = without_vector_files(recipe)
+    without_callbacks(recipe)
     check_trust(recipe, (trust,) if isinstance(trust, str) else tuple(trust), run.path / RECIPE)
     parser = recipe_parser("recmtl")
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None, "threads": None}
@@ -89,6 +90,12 @@ def without_gpu_options(recipe: Any) -> None:
     if precision in GPU_PRECISIONS:
         options["precision"] = "fp32"
         warnings.warn(f"the run was trained in {precision!r} on a GPU: predictions are computed in 'fp32'")
+
+
+def without_callbacks(recipe: Any) -> None:
+    """Leave the callbacks of a recipe, which belong to its training."""
+    if isinstance(recipe, dict) and isinstance(recipe.get("trainer"), dict):
+        recipe["trainer"].pop("callbacks", None)
 
 
 def without_vector_files(recipe: Any) -> Any:

@@ -14,10 +14,10 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.did_you_mean import unknown_option
-from recmtl.errors import UsageError
+from recmtl.errors import UsageError, shown
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.classes import CLASS_KEYS, class_options, find_class
-from recmtl.recipe.option_types import accepted, mapped_type, named_class
+from recmtl.recipe.option_types import accepted, listed_class, mapped_type, named_class
 
 Option = tuple[str, Any]  # dotted key and value
 
@@ -93,8 +93,37 @@ def check_options(parser: ArgumentParser, options: Iterable[Option], named: dict
             for below in [other for other in named if other.startswith(f"{key}.")]:
                 del named[below]
             named[key] = value
+        elif (listed := listed_class(kind)) and isinstance(entries := _listed(value), list):
+            for entry in entries:
+                check_entry(entry, key, listed, mark)
         elif not accepts(kind, value) and not (named_class(kind) and value == {}):
             raise UsageError(f"`{mark}{key}` must be {accepted(kind)}, got {value!r}")
+
+
+def _listed(value: Any) -> Any:
+    """Return the list that a text is in YAML; any other value as it is."""
+    try:
+        return from_yaml(value) if isinstance(value, str) and value.startswith("[") else value
+    except ValueError:
+        return value
+
+
+def check_entry(entry: Any, key: str, base: type, mark: str) -> None:
+    """Check an entry of a list of classes: a name, or a mapping with `class_path` and `init_args`."""
+    named = {"class_path": entry} if isinstance(entry, str) else entry
+    if not isinstance(named, dict) or not isinstance(named.get("class_path"), str) or not set(named) <= CLASS_KEYS:
+        expected = f"{accepted(base)}, or a mapping with `class_path` and `init_args`"
+        raise UsageError(f"an entry of `{mark}{key}` must be {expected}, got {shown(entry)}")
+    found = find_class(named["class_path"], key, base)
+    if not isinstance(found, type):
+        raise UsageError(f"{named['class_path']!r} is no class: it must be a subclass of {base.__name__}")
+    parser = class_options(found, key, base)
+    parser.prog = found.__name__
+    check_options(parser, nested_options(named.get("init_args", {}), key), {}, mark)
+    missing = [action.dest for action in parser._actions if action.required]
+    given = named.get("init_args", {})
+    if any(name.rpartition(".")[2] not in given for name in missing):
+        raise UsageError(f"`{found.__name__}` needs `{missing[0].rpartition('.')[2]}`: it can be given in Python alone")
 
 
 def option_type(

@@ -36,6 +36,12 @@ def named_class(kind: Any) -> type | None:
     return None
 
 
+def listed_class(kind: Any) -> type | None:
+    """Return the class of a list's members; `None` if they are no classes or the type is no list."""
+    members = [get_args(member)[0] for member in alternatives(kind) if get_origin(member) in (list, Sequence)]
+    return next(filter(None, map(named_class, members)), None)
+
+
 def mapped_type(kind: Any) -> Any:
     """Return the type of a mapping's values; `None` for another type."""
     found = [get_args(member)[1] for member in alternatives(kind) if get_origin(member) in (dict, Mapping)]

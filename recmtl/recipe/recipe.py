@@ -34,8 +34,9 @@ from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TEXT_OPTIONS
 from recmtl.train import Trainer
 
-# Keys in which a run may differ from one with the same result (of `threads`, up to rounding).
-WITHOUT_EFFECT = {("data", "cache")} | {
+# Keys in which a run may differ from one with the same result (of `threads`, up to rounding; of `callbacks`, as far as
+# none stops it: a run whose logger is out of reach can be resumed without it).
+WITHOUT_EFFECT = {("data", "cache"), ("trainer", "callbacks")} | {
     ("trainer", "run", key)
     for key in ("folder", "threads", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }

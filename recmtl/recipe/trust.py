@@ -13,11 +13,12 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from recmtl.callbacks import Callback
 from recmtl.errors import RunError, UntrustedError, UsageError
 from recmtl.recipe.classes import CLASS_KEYS, imported
 
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
-BASES = (nn.Module, Optimizer)  # of the classes that a recipe names
+BASES = (nn.Module, Optimizer, Callback)  # of the classes that a recipe names
 SECTIONS = {"data", "model", "balancer", "trainer"}
 TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
 LISTS = ("labels", "funnel", "drop", "header", "nulls", "negative_labels", "thinned")  # of the data
@@ -42,7 +43,7 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
         elif not _within(text, (*TRUSTED, *trust)):
             raise UntrustedError(path, text)
         elif not is_trusted_class(text, trust, path):
-            raise RunError(f"{path} names {text!r}, which is no layer, model, balancer or optimizer")
+            raise RunError(f"{path} names {text!r}, which is no layer, model, balancer, optimizer or callback")
 
 
 def check_links(folder: Path) -> None:
@@ -73,15 +74,32 @@ def _is_recipe(recipe: Any) -> bool:
         return False
     if not all(is_data_option(name, value) for name, value in recipe["data"].items()):
         return False
+    if not all(is_callback(entry) for entry in callbacks_of(recipe)):
+        return False
     plain = [
         trainer["stopping"],
         trainer["run"],
-        {k: v for k, v in trainer.items() if k not in TRAINER_GROUPS},
+        {k: v for k, v in trainer.items() if k not in (*TRAINER_GROUPS, "callbacks")},
     ]
     if any(CLASS_KEYS & set(part) or any(isinstance(v, dict | list) for v in part.values()) for part in plain):
         return False
     entries = values_in([recipe["model"], recipe["balancer"], trainer["optimization"]])
     return all(set(entry) <= CLASS_KEYS for entry in entries if isinstance(entry, dict) and CLASS_KEYS & set(entry))
+
+
+def callbacks_of(recipe: Mapping[str, Any]) -> list[Any]:
+    """Return the entries of the callbacks in a recipe; what is no list of them is one entry."""
+    found = recipe["trainer"].get("callbacks", [])
+    return found if isinstance(found, list) else [found]
+
+
+def is_callback(entry: Any) -> bool:
+    """Whether an entry names a class, with plain values as its options."""
+    if not (isinstance(entry, dict) and set(entry) <= {"class_path", "init_args"}):
+        return False
+    name, options = entry.get("class_path"), entry.get("init_args", {})
+    plain = isinstance(options, dict) and all(isinstance(v, str | float | int | None) for v in options.values())
+    return isinstance(name, str) and plain
 
 
 def is_data_option(name: str, value: Any) -> bool:
@@ -115,7 +133,16 @@ def _within(name: str, modules: Sequence[str]) -> bool:
 def _texts(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Yield the texts of a recipe that may name classes."""
     parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+    for entry in callbacks_of(recipe):
+        parts.append(entry["class_path"])
+        if not _within(entry["class_path"], ("recmtl",)):  # the options of recmtl's callbacks are plain text
+            parts += [value for value in entry.get("init_args", {}).values() if _may_name(value)]
     return (value for value in values_in(parts) if isinstance(value, str))
+
+
+def _may_name(value: Any) -> bool:
+    """Whether an option of a callback may be the name of a class, or a file that the parser would read."""
+    return isinstance(value, str) and (IMPORT_PATH.fullmatch(value) is not None or os.path.exists(value))
 
 
 def values_in(value: Any) -> Iterator[Any]:

@@ -137,7 +137,7 @@ class RunFolder:
         (self.path / BEGUN).unlink(missing_ok=True)
         self.cut_log(0)
 
-    def log(self, record: dict[str, Any]) -> None:
+    def log(self, record: Mapping[str, Any]) -> None:
         """Append a line to `metrics.jsonl`."""
         try:
             with (self.path / LOG).open("a", encoding="utf-8") as file:

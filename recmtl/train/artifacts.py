@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from recmtl.callbacks import FitResult
 from recmtl.data import Rows
 from recmtl.errors import Interrupted
 from recmtl.evaluate import Metrics, domain_metrics, domain_scores, figures, metrics_of
@@ -16,7 +17,6 @@ from recmtl.io.files import new_file
 from recmtl.io.machine import peak_memory
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import PLOTS, REPORTED, RunFolder
-from recmtl.train.fit_result import FitResult
 from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup
 from recmtl.train.signals import StopRequested, StopSignals

@@ -7,8 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
-from recmtl.balance import GradientStats
-from recmtl.train.monitor import named_values
+from torch import Tensor
+
+from recmtl.balance import Balancer, GradientStats
+from recmtl.models import RankingModel
+from recmtl.train.monitor import host_copies, named_values
+
+
+def diagnosis(model: RankingModel, balancer: Balancer, losses: Tensor, stats: GradientStats) -> dict[str, Any]:
+    """Return the losses ``[K]`` of a step, its weights and gradient statistics by name, for the log."""
+    read = host_copies({"loss": losses, "weight": balancer.weights, **stats._asdict()})
+    found = gradient_stats_record(model.task_losses.names, GradientStats(read["norms"], read["cosines"]))
+    return {
+        "loss": named_values(model.loss_names[: len(losses)], read["loss"]),
+        "weight": named_values(balancer.labels, read["weight"]),
+        **found,
+    }
 
 
 def gradient_stats_record(names: Sequence[str], stats: GradientStats) -> dict[str, dict[str, float | None]]:

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from functools import cached_property
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
-from recmtl.balance import GradientStats
+from recmtl.callbacks import FitResult, TrainingContext
+from recmtl.callbacks.callback_list import CallbackList
 from recmtl.data import Rows
-from recmtl.errors import Interrupted, RunError
+from recmtl.errors import CallbackError, Interrupted, RunError
 from recmtl.io.machine import is_out_of_memory
 from recmtl.runs.checkpoints import Checkpoints
-from recmtl.runs.folder import BEST, LAST, RunFolder
-from recmtl.runs.logger import MetricLogger
+from recmtl.runs.folder import LAST, RunFolder
+from recmtl.train.best_weights import BestWeights
 from recmtl.train.continuation import load_optimizers
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
-from recmtl.train.fit_result import FitResult
-from recmtl.train.gradient_stats import gradient_stats_record
-from recmtl.train.monitor import LossMeter, host_copies, named_values
+from recmtl.train.gradient_stats import diagnosis
+from recmtl.train.monitor import LossMeter, host_copies, named_values, step_record
 from recmtl.train.optimizers import on_host
 from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
@@ -70,8 +68,12 @@ class TrainingLoop:
         self._evaluate_after = {round(len(self._loader) * (i + 1) / evaluations) for i in range(evaluations)}
         self._done = 0  # steps
         self._evaluation_due = False  # after the last of them
-        self._best_weights: dict[str, Tensor] | None = None  # without a run folder
+        self._best, self._by_objective = BestWeights(setup), setup.model.task_losses.by_objective
         self._records = setup.folder.records() if setup.folder and saved else []
+        self._stopped: str | None = None  # why training ended early
+        self._failure: str | None = None  # of a callback in any process
+        self._run_path = Path(setup.run.folder) if setup.run.folder else None
+        self._callbacks = CallbackList.of_process(setup.callbacks, first, self._run_path, setup.run.tensorboard)
         keep, minutes = setup.run.keep, setup.run.checkpoint_minutes
         self._checkpoints = Checkpoints(setup.folder, keep, minutes) if setup.folder else None
         self._stop = StopSignals(setup.run.folder is not None)
@@ -83,22 +85,30 @@ class TrainingLoop:
             check_same(setup.processes.all_gather_object(self._fingerprint))
         if saved is not None:
             self._restore(saved)
+            self._callbacks.load_state_dict(saved["callbacks"] if first else [], note)
         elif setup.start:
             load_optimizers(setup.start, self._step, setup.model, note)
 
     def run(self) -> FitResult:
         """Train, and load the best weights; the last weights stay if no validation row has a label."""
-        setup = self._setup
-        logger = MetricLogger(setup.folder, setup.run.tensorboard, self._done)
-        with self._progress, logger as self._logger, self._stop:
-            self._progress.start(setup.epochs, len(self._loader), self._done)
+        with self._progress, self._stop, closing(self._callbacks):
+            self._progress.start(self._setup.epochs, len(self._loader), self._done)
             try:
+                self._call("on_fit_start")
+                self._exchange_signals()
                 self._train()
                 self._load_best()
                 self._exchange_signals()
+                self._call("on_fit_end", self._result())
+                self._exchange_signals()
             except StopRequested:
                 self._stop_here()
-        window = self._loader.window
+        if self._callbacks.failure:  # in `close`
+            raise CallbackError(self._callbacks.failure, self._done, self._run_path) from self._callbacks.cause
+        return self._result()
+
+    def _result(self) -> FitResult:
+        setup, window = self._setup, self._loader.window
         return FitResult(
             best=self._monitor.best,
             seconds=time.perf_counter() - self._start,
@@ -107,17 +117,17 @@ class TrainingLoop:
             window=window if window < len(self._loader.rows) else None,
             skipped=self._step.nonfinite.skipped_steps(),
             records=tuple(self._records),
+            stopped=self._stopped,
             optimizers={} if setup.run.folder else on_host(self._step.optimizer_states()),
         )
 
     def _train(self) -> None:
         if self._evaluation_due:
             self._evaluate()
-        while self._done < self._setup.epochs * len(self._loader) and not self._monitor.exhausted:
+        while self._done < self._setup.epochs * len(self._loader) and self._stopped is None:
             self._epoch()
-        if self._monitor.exhausted:
-            waited = self._monitor.waited
-            self._progress.note(f"stopped: no better {self._monitor.monitor} in {waited} evaluations")
+        if self._stopped is not None:
+            self._progress.note(f"stopped: {self._stopped}")
 
     def _epoch(self) -> None:
         """Train the rest of an epoch, or until the patience runs out."""
@@ -134,7 +144,7 @@ class TrainingLoop:
             if self._setup.balancer.needs_epochs and self._done % len(self._loader) == 0:
                 self._setup.balancer.end_epoch()
             self._after_step(losses, with_stats)
-            if self._monitor.exhausted:
+            if self._stopped is not None:
                 return
 
     def _after_step(self, losses: Tensor, with_stats: bool) -> None:
@@ -143,7 +153,9 @@ class TrainingLoop:
         last = number == len(self._loader)
         self._evaluation_due = number in self._evaluate_after
         if with_stats:
-            self._record_gradient_stats(losses)
+            assert self._step.gradient_stats is not None
+            found = diagnosis(self._setup.model, self._setup.balancer, losses, self._step.gradient_stats)
+            self._record({"diagnosis": found})
         show = self._progress.due(number)
         if number % self._setup.run.log_every == 0 or last:
             self._record_step()
@@ -155,14 +167,45 @@ class TrainingLoop:
                 self._divergence.check_weights(self._done)
         if self._evaluation_due:
             self._evaluate()
+        if last:
+            self._call("on_epoch_end")
         ended = last or self._monitor.exhausted
         exchange = self._processes.size == 1 or ended or self._done % SIGNAL_EVERY == 0
         late = exchange and self._exchange_signals()
-        self._save_if_due(ended or late)
+        if self._stopped is not None and self._valid is not None and number not in self._evaluate_after:
+            self._evaluation_due = True
+            self._evaluate()
+        self._save_if_due(ended or late or self._stopped is not None)
+
+    def _call(self, method: str, *arguments: Any) -> None:
+        """Call a method of the callbacks, which does not count in the rows per second."""
+        with self._meter.paused():
+            self._callbacks.call(method, self._context, *arguments)
+
+    @property
+    def _context(self) -> TrainingContext:
+        monitor = self._monitor
+        return TrainingContext(
+            model=self._setup.model,
+            options=self._fingerprint,
+            folder=self._run_path,
+            epoch=self._position[0],
+            epochs=self._setup.epochs,
+            step=self._done,
+            steps=self._setup.epochs * len(self._loader),
+            monitor=monitor.monitor,
+            higher_is_better=monitor.higher_is_better,
+            value=monitor.last,
+            best=monitor.best,
+            records=self._records,
+            measure=Predictor(self._setup).measure,
+            log=self._record,
+            stop=self._callbacks.stop,
+        )
 
     @property
     def _position(self) -> tuple[int, int]:
-        """The epoch and the step in it of the last step, both counted from 1."""
+        """The epoch and the step in it of the last step, both counted from 1; epoch 0 before the first."""
         epoch, number = divmod(self._done - 1, len(self._loader))
         return epoch + 1, number + 1
 
@@ -177,31 +220,22 @@ class TrainingLoop:
             monitor = self._monitor
             best = monitor.update(monitor.value(metrics), monitor.logloss(metrics), monitor.loss(metrics))
             if best:
-                self._save_best()
-        self._progress.show_metrics(*self._position, metrics, best)
-        self._record({"valid": {name: m.to_dict() for name, m in metrics.items()}})
-        self._evaluation_due = False
-
-    def _save_best(self) -> None:
-        model = self._setup.model
-        if not self._processes.first:
-            return
-        if self._setup.folder:
-            state = {"fingerprint": model.schema.fingerprint, "epoch": self._position[0], "model": model.state_dict()}
-            self._setup.folder.save_best(state)
-        else:
-            self._best_weights = copy.deepcopy(model.state_dict())
+                self._best.save(self._position[0])
+            self._progress.show_metrics(*self._position, metrics, best)
+            self._record({"valid": {name: m.to_dict() for name, m in metrics.items()}})
+            self._evaluation_due = False
+            self._call("on_evaluation", metrics)
+        if monitor.exhausted:
+            self._stopped = f"no better {monitor.monitor} in {monitor.waited} evaluations"
 
     def _load_best(self) -> None:
         setup = self._setup
         if not self._monitor.decided:
             if self._step.average:
                 self._step.average.replace_weights()
-            self._save_best()
-        elif self._best_weights is not None:
-            setup.model.load_state_dict(self._best_weights)
-        elif setup.folder:
-            setup.load_weights(setup.folder.load_checkpoint(BEST, setup.device), setup.folder.path)
+            self._best.save(self._position[0])
+        else:
+            self._best.load()
         if self._valid is not None and self._monitor.note:
             self._progress.note(self._monitor.note)
         setup.broadcast_model()
@@ -218,42 +252,29 @@ class TrainingLoop:
         losses = self._by_objective(by_loss)
         self._meter.reset()
         self._progress.show_step(epoch, number, losses, rate)
-        record: dict[str, Any] = {
-            "loss": finite_or_none(losses),
-            **({"domain_loss": finite_or_none(by_loss)} if self._setup.balance_domains else {}),
-            "weight": named_values(self._setup.balancer.labels, read["weight"]),
-            "learning_rate": float(read["learning_rate"]),
-            "rows_per_second": rate,
-        }
+        by_domain = by_loss if self._setup.balance_domains else {}
+        record = step_record(losses, by_domain, named_values(self._setup.balancer.labels, read["weight"]))
+        record |= {"learning_rate": float(read["learning_rate"]), "rows_per_second": rate}
         skipped = self._step.nonfinite.skipped_steps(read)
         self._record(record | ({"skipped": skipped} if skipped else {}))
         self._divergence.check(self._done, losses, read)
 
-    def _record_gradient_stats(self, losses: Tensor) -> None:
-        assert self._step.gradient_stats is not None
-        balancer, names = self._setup.balancer, self._setup.model.task_losses.names
-        read = host_copies({"loss": losses, "weight": balancer.weights, **self._step.gradient_stats._asdict()})
-        values = {
-            "loss": named_values(self._setup.model.loss_names[: len(losses)], read["loss"]),
-            "weight": named_values(balancer.labels, read["weight"]),
-        }
-        stats = GradientStats(read["norms"], read["cosines"])
-        self._record({"diagnosis": values | gradient_stats_record(names, stats)})
-
-    def _by_objective(self, losses: Mapping[str, float]) -> dict[str, float]:
-        return self._setup.model.task_losses.by_objective(losses)
-
     def _record(self, content: Mapping[str, Any]) -> None:
-        epoch, _ = self._position
-        self._logger.write(self._done, epoch, content)
-        self._records.append({"step": self._done, "epoch": epoch, **content})
+        self._records.append({"step": self._done, "epoch": self._position[0], **content})
+        self._call("on_record", self._records[-1])
 
     def _exchange_signals(self) -> bool:
-        """Return whether a checkpoint is due by time in any process; raise `StopRequested` if one got a signal."""
-        late = self._checkpoints is not None and self._checkpoints.late
-        signals, lates = zip(*self._processes.all_gather_object((self._stop.signal or 0, late)), strict=True)
-        if any(signals):
-            self._stop.signal = Signals(max(signals))
+        """Return whether a checkpoint is due by time in any process, and learn whether a callback asked to stop.
+
+        Raises:
+            StopRequested: A process got a signal, or a callback failed.
+        """
+        late, callbacks = self._checkpoints is not None and self._checkpoints.late, self._callbacks
+        mine = (self._stop.signal or 0, late, callbacks.stop_reason, callbacks.failure)
+        signals, lates, reasons, failures = zip(*self._processes.all_gather_object(mine), strict=True)
+        self._stopped, self._failure = self._stopped or reasons[0], failures[0]  # the first process has the callbacks
+        if self._failure or (any(signals) and self._done):
+            self._stop.signal = Signals(max(signals)) if any(signals) else None
             raise StopRequested
         return any(lates)
 
@@ -263,19 +284,23 @@ class TrainingLoop:
         if run.folder and (due or regular):
             with self._meter.paused():
                 self._divergence.check_weights(self._done)
-                self._logger.flush()
                 state = self._state()
                 if self._checkpoints:
                     self._checkpoints.save(self._done, state, self._monitor.decided)
+            self._call("on_checkpoint")
 
     def _stop_here(self) -> None:
-        """Write a checkpoint and raise `Interrupted`."""
-        self._save_if_due(due=True)
+        """Write a checkpoint, and raise a `CallbackError` or `Interrupted`."""
+        self._save_if_due(due=self._done > 0)
+        if self._callbacks.failure and not self._failure:
+            self._progress.note(self._callbacks.failure)
         # torchrun ends all processes as soon as one ends: wait until the first has written.
         self._processes.all_gather_object(self._done)
+        if self._failure:
+            raise CallbackError(self._failure, self._done, self._run_path) from self._callbacks.cause
         assert self._stop.signal is not None
-        assert self._setup.run.folder is not None
-        raise Interrupted(self._stop.signal, Path(self._setup.run.folder), self._done) from None
+        assert self._run_path is not None
+        raise Interrupted(self._stop.signal, self._run_path, self._done) from None
 
     @cached_property
     def _fingerprint(self) -> dict[str, Any]:
@@ -289,6 +314,8 @@ class TrainingLoop:
             "conditions": self._fingerprint,
             "done": self._done,
             "unmeasured": self._evaluation_due,
+            "stopped": self._stopped,
+            "callbacks": self._callbacks.state_dict(),
             "window": self._loader.window,
             "model": model.state_dict(),
             "training": self._step.state_dict(),
@@ -315,14 +342,9 @@ class TrainingLoop:
 
     def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Load all but the weights and the random number generators."""
-        self._done, self._evaluation_due = saved["done"], saved["unmeasured"]
+        self._done, self._evaluation_due, self._stopped = saved["done"], saved["unmeasured"], saved["stopped"]
         self._step.load_state_dict(saved["training"])
         self._monitor.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
         self._divergence.load_state_dict(saved["soundness"], self._done)
         self._start -= saved["seconds"]
-
-
-def finite_or_none(losses: Mapping[str, float]) -> dict[str, float | None]:
-    """Return losses by name, ``None`` for one that is not finite."""
-    return {name: loss if np.isfinite(loss) else None for name, loss in losses.items()}

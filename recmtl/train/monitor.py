@@ -93,6 +93,7 @@ class MetricMonitor:
             tie.
         lowest_loss: The lowest mean loss, as long as the metric was never defined.
         waited: The number of evaluations since then.
+        last: The value of the last evaluation; ``None`` if it was undefined.
     """
 
     def __init__(
@@ -124,6 +125,12 @@ class MetricMonitor:
         self.best_logloss: float | None = None
         self.lowest_loss: float | None = None
         self.waited = 0
+        self.last: float | None = None
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether higher values of the metric are better."""
+        return self._sign > 0
 
     def value(self, metrics: Mapping[str, Metrics]) -> float | None:
         """Return the mean over the tasks for which the metric is defined; ``None`` if there is none."""
@@ -160,6 +167,7 @@ class MetricMonitor:
             logloss: What `logloss` returned, which decides if the metric is that of the best evaluation.
             loss: What `loss` returned, which decides as long as the metric was never defined.
         """
+        self.last = value
         if value is None:
             return self.best is None and loss is not None and self._update_loss(loss)
         self.lowest_loss = None
@@ -185,13 +193,13 @@ class MetricMonitor:
 
     def state_dict(self) -> dict[str, float | None]:
         """Return the best value, its log-loss, the lowest loss and the evaluations since then."""
-        names = ("best", "best_logloss", "lowest_loss", "waited")
+        names = ("best", "best_logloss", "lowest_loss", "waited", "last")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned."""
         self.best, self.best_logloss, self.waited = state["best"], state["best_logloss"], state["waited"]
-        self.lowest_loss = state["lowest_loss"]
+        self.lowest_loss, self.last = state["lowest_loss"], state["last"]
 
 
 def mean_of_defined(values: Sequence[float | None]) -> float | None:
@@ -246,3 +254,12 @@ def named_values(names: Sequence[str] | None, values: Tensor | None) -> dict[str
         return {}
     finite = values.isfinite().tolist()
     return {name: v if ok else None for name, v, ok in zip(names, values.tolist(), finite, strict=True)}
+
+
+def step_record(
+    losses: Mapping[str, float], by_domain: Mapping[str, float], weights: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """Return mean losses and weights by name for the log, ``None`` for a loss that is not finite."""
+    named = {"loss": losses} | ({"domain_loss": by_domain} if by_domain else {})
+    finite = {key: {n: v if np.isfinite(v) else None for n, v in values.items()} for key, values in named.items()}
+    return {**finite, "weight": dict(weights)}

@@ -14,9 +14,9 @@ import yaml
 from torch import nn
 
 from recmtl.balance.base import constructor_options
+from recmtl.callbacks import FitResult
 from recmtl.errors import RunError
 from recmtl.runs.folder import OPTIMIZERS, RunFolder
-from recmtl.train.fit_result import FitResult
 from recmtl.train.setup import TrainingSetup
 
 ADVICE = "give a class or function of a module that can be imported, or `functools.partial` of a class"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,8 @@ import pyarrow as pa
 import torch
 
 from recmtl.balance import Balancer, Sum
+from recmtl.callbacks import Callback, FitResult
+from recmtl.callbacks.callback_list import checked_callbacks
 from recmtl.data import DataError, Rows, encode_rows
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.sources.open import Data
@@ -28,7 +30,6 @@ from recmtl.schema import Thinning
 from recmtl.schema.text_format import TextFormat
 from recmtl.train.artifacts import finish_run
 from recmtl.train.device import check_precision, cpu_threads
-from recmtl.train.fit_result import FitResult
 from recmtl.train.loop import TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.predictor import Predictor
@@ -62,6 +63,8 @@ class Trainer:
             model then predicts what the run did, before its first step.
         balancer_state: With `init_from`, ``keep`` the state of the balancer, which must be of the same method and for
             the same tasks, or begin with a ``fresh`` one.
+        callbacks: What is called while the model trains, such as loggers: see `Callback`. The run folder's
+            `metrics.jsonl` and, if it is installed, TensorBoard are two of them that need not be named.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
@@ -89,6 +92,7 @@ class Trainer:
         run: RunConfig = RunConfig(),
         init_from: str | Path | None = None,
         balancer_state: BalancerState = "keep",
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         start = None if init_from is None else TrainedRun.open(init_from)
         if balancer is None:
@@ -100,6 +104,7 @@ class Trainer:
         if start is not None:
             start.load_weights(model, balancer_state)
             self.setup = replace(self.setup, start=start)
+        self.setup = replace(self.setup, callbacks=checked_callbacks(callbacks))
         self.result = FitResult()
         self.recipe: Callable[[], str] | None = None
 
@@ -163,6 +168,7 @@ class Trainer:
             ValueError: The optimizer refuses its options, or the precision is slower than fp32 on this device.
             RunError: The run folder holds another run; or, to resume, there is none, all of its checkpoints are
                 damaged, or it was begun with other rows or options; or another process is at work in it.
+            CallbackError: A callback raised; the training can be resumed from the run folder.
             DivergenceError: Weights or too many steps were not finite, or the loss is far higher than at the start.
             OutOfMemoryError: The rows, or a step, do not fit into memory. It is a `MemoryError`.
             Interrupted: A signal ended the training. It is a `KeyboardInterrupt`.

@@ -10,14 +10,17 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from recmtl import callbacks
 from recmtl.cli.main import main
+from recmtl.recipe.classes import known_names
 from recmtl.recipe.load import load_run, resumed_recipe
 from recmtl.recipe.options import recipe_parser
 from recmtl.recipe.recipe import read_recipe
@@ -109,10 +112,27 @@ ELSEWHERE: dict[str, Change] = {
     "another key of an entry": lambda recipe: recipe["model"].update(__path__="evil"),
     "YAML in text": model(style="{class_path: evil_module.Sum}"),
 }
+IN_CALLBACKS: dict[str, Change] = {
+    "a callback": lambda recipe: recipe["trainer"].update(callbacks=[{"class_path": "evil_module.Sum"}]),
+    "a function for a callback": lambda recipe: recipe["trainer"].update(callbacks=[{"class_path": "torch.load"}]),
+    "a callback's option": lambda recipe: recipe["trainer"].update(
+        callbacks=[{"class_path": "own.Callback", "init_args": {"what": "evil_module.Sum"}}]
+    ),
+    "a callback's keywords": lambda recipe: recipe["trainer"].update(
+        callbacks=[{"class_path": "recmtl.PrintMetrics", "dict_kwargs": {"what": {"class_path": "evil_module.Sum"}}}]
+    ),
+    "a callback in an option": lambda recipe: recipe["trainer"].update(
+        callbacks=[{"class_path": "recmtl.PrintMetrics", "init_args": {"every": {"class_path": "evil_module.Sum"}}}]
+    ),
+    "callbacks are text": lambda recipe: recipe["trainer"].update(callbacks="evil.yaml"),
+}
 CASES = {f"{name} as {place}": change for name, o in IMPORTED for place, change in named(name, o).items()}
+EVERYWHERE = CASES | ELSEWHERE | IN_CALLBACKS
 
 
-@pytest.mark.parametrize("change", [*CASES.values(), *ELSEWHERE.values()], ids=[*CASES, *ELSEWHERE])
+@pytest.mark.parametrize(
+    "change", [*(CASES | ELSEWHERE | IN_CALLBACKS).values()], ids=[*(CASES | ELSEWHERE | IN_CALLBACKS)]
+)
 def test_a_recipe_runs_no_code(run: Path, evil: Path, change: Change) -> None:
     recipe = read_recipe(RunFolder(run))
     change(recipe)
@@ -130,6 +150,20 @@ def test_no_command_uses_such_a_recipe(run: Path, csv: Path, evil: Path, change:
     (run / "metrics.json").unlink()
     assert main(["train", "--run", str(run), "--resume"]) == 2
     assert capsys.readouterr().err.count(f"recmtl: {run}/recipe.yaml ") == 2
+    assert not evil.exists()
+
+
+@pytest.mark.parametrize("change", IN_CALLBACKS.values(), ids=IN_CALLBACKS)
+def test_callbacks_are_left_out_unless_training_goes_on(
+    run: Path, csv: Path, evil: Path, change: Change, capsys: Capture
+) -> None:
+    recipe = read_recipe(RunFolder(run))
+    change(recipe)
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert load_run(run).setup.callbacks == ()
+    (run / "metrics.json").unlink()
+    assert main(["train", "--run", str(run), "--resume"]) == 2
+    assert capsys.readouterr().err.count(f"recmtl: {run}/recipe.yaml ") == 1
     assert not evil.exists()
 
 
@@ -387,3 +421,24 @@ def test_the_columns_of_a_recipe_are_plain_text(run: Path, name: str, value: obj
     else:
         with pytest.raises(RunError, match=r"recipe\.yaml is not the recipe of a run"):
             load_run(run)
+
+
+def test_the_options_of_shipped_callbacks_are_plain() -> None:
+    """So that texts in them import nothing and choose no file, and need no trust."""
+    for name in known_names("trainer.callbacks"):
+        if name != "OptunaPruning":  # it takes a trial, which no recipe names
+            hints = get_type_hints(getattr(callbacks, name).__init__)
+            assert {*hints.values()} <= {int, str, str | None, bool, NoneType}, name
+
+
+def test_callbacks_of_a_trusted_module_may_have_any_text(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(run.parent))
+    (run.parent / "own_callbacks.py").write_text("import recmtl\nclass Web(recmtl.Callback): pass\n")
+    recipe = read_recipe(RunFolder(run))
+    entry = {"class_path": "own_callbacks.Web", "init_args": {"address": "http://here:5000", "seconds": 3}}
+    recipe["trainer"]["callbacks"] = [entry, {"class_path": "recmtl.PrintMetrics"}]
+    check_trust(recipe, ("own_callbacks",), run / "recipe.yaml")
+    with pytest.raises(RunError, match=r"names 'own_callbacks.Web', which is not trusted"):
+        check_trust(recipe, (), run / "recipe.yaml")
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    load_run(run)  # which has no callbacks

@@ -313,3 +313,21 @@ def test_the_command_reports_divergence_in_one_line(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("recmtl: ")]
     assert line.startswith("recmtl: the training has diverged by step")
     assert not RunFolder(tmp_path / "run").finished
+
+
+def test_nonfinite_values_are_reported_once_by_name(
+    aliexpress: recmtl.PreparedData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    towers = {"ctcvr": partial(Planted, steps=tuple(range(3, 21)))}
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[8], towers=towers)
+    run = recmtl.RunConfig(folder=tmp_path / "run", log_every=1, device="cpu")
+    options = recmtl.Optimization(batch_size=256)
+    trainer = recmtl.Trainer(model, recmtl.PCGrad(), 2, optimization=options, run=run).fit(aliexpress.train)
+    said = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert said == ["step 3: left out for not being finite: task ctcvr"]
+    assert trainer.result.skipped["ctcvr"] == 18
+    assert "ctr" not in trainer.result.skipped
+    records = [r for r in RunFolder(tmp_path / "run").records() if "skipped" in r]
+    assert [r["step"] for r in records] == list(range(3, 21))
+    assert records[0]["skipped"]["ctcvr"] == 1
+    assert all(p.isfinite().all() for p in model.parameters())

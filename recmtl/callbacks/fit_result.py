@@ -20,6 +20,7 @@ class FitResult:
         skipped: How often a task's loss or shared gradient was not finite and left out, by its name; and under
             `gradients`, the number of tensors that had non-finite entries set to 0. Names without any are missing.
         records: What was logged: the lines of `metrics.jsonl`.
+        stopped: Why training ended before its last epoch; ``None`` if it did not.
         optimizers: The states of the optimizers at the end, if there is no run folder that holds them.
     """
 
@@ -30,4 +31,5 @@ class FitResult:
     window: int | None = None
     skipped: Mapping[str, int] = field(default_factory=dict)
     records: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    stopped: str | None = None
     optimizers: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores, block_sums
+from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores, block_sums, score_histogram
 from recmtl.evaluate.scores import Scores
 
 MOST_POINTS = 500  # of a curve
@@ -14,10 +14,11 @@ MOST_POINTS = 500  # of a curve
 
 def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return the ROC curve of a binary task, thinned so that no point is further than 4 / `most` from the rest."""
-    from sklearn.metrics import roc_curve  # takes a second, and few processes draw curves
-
-    scores = scores.split_soft()
-    x, y, _ = roc_curve(scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True)
+    histogram = score_histogram(scores)
+    x, y = (np.cumsum(np.append(0.0, part[::-1])) for part in (histogram.negatives, histogram.positives))  # [V + 1]
+    corner = (np.diff(x, 2) != 0) | (np.diff(y, 2) != 0)  # points within a straight line are left out
+    corner = np.concatenate([[True], corner, [True]])
+    x, y = x[corner] / x[-1], y[corner] / y[-1]
     length = x + y  # along the curve, which only rises
     kept = _thinned(np.searchsorted(length, np.linspace(0, length[-1], most)), len(x), most)
     return pd.DataFrame({"false_positive_rate": x[kept], "true_positive_rate": y[kept]})
@@ -26,15 +27,15 @@ def roc_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
 def precision_recall_points(scores: Scores, most: int = MOST_POINTS) -> pd.DataFrame:
     """Return the precision-recall curve of a binary task, thinned to the extremes of narrow ranges of recall.
 
-    Recall ascends; precision is constant back to the previous recall.
+    Recall ascends; precision is constant back to the previous recall. The last precision is the share of positives.
     """
-    from sklearn.metrics import precision_recall_curve
-
-    scores = scores.split_soft()
-    y, x, _ = precision_recall_curve(
-        scores.labels, scores.predictions, sample_weight=scores.weight, drop_intermediate=True
-    )
-    frame = pd.DataFrame({"recall": x[-2::-1], "precision": y[-2::-1]})  # the last point has no threshold
+    histogram = score_histogram(scores)
+    hits = np.cumsum(histogram.positives[::-1])  # [V]
+    shown = np.cumsum(histogram.negatives[::-1]) + hits
+    step = np.diff(hits, prepend=0.0) != 0
+    kept = step | np.append(step[1:], True)  # between two steps precision only falls
+    kept[-1] = True
+    frame = pd.DataFrame({"recall": hits[kept] / hits[-1], "precision": hits[kept] / shown[kept]})
     ranges = frame.groupby(np.minimum(frame["recall"] * (most // 4), most // 4 - 1).astype(int))["precision"]
     ends = np.r_[0, np.cumsum(ranges.size()) - 1]
     return frame.iloc[_thinned(np.r_[ends, ranges.idxmin(), ranges.idxmax()], len(frame), most)].reset_index(drop=True)

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from recmtl.evaluate.binary import CALIBRATION_BINS
+from recmtl.evaluate.binary import CALIBRATION_BINS, score_histogram
 from recmtl.evaluate.curves import precision_recall_points, reliability_bins, roc_points
 from recmtl.evaluate.history import Curves, Records, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.scores import Scores
@@ -28,6 +28,8 @@ MAX_MARKED = 30  # points of a curve with markers
 MAX_DAYS = 8  # with a name on the axis
 MARKERS = "osD^vPX*"
 DEAD_SHARE = 0.1  # of an even share of gate weight
+LEGEND_CORNER = 0.7, 0.6  # recall and precision above which a curve takes the place of the legend
+FEW_GRAY = "#8a8a8e"
 
 ScoresByName = Scores | Mapping[str, Scores | pd.DataFrame]  # by the name of the line
 
@@ -48,7 +50,7 @@ def dead_experts(usage: Mapping[str, Sequence[float]]) -> list[int]:
 
 
 def roc(scores: ScoresByName, axes: Axes | None = None) -> Axes:
-    """Draw ROC curves.
+    """Draw ROC curves, with the area under each in the legend.
 
     Args:
         scores: The scores of a binary task, or several (or points of `roc_points`) by the name of the line.
@@ -58,13 +60,17 @@ def roc(scores: ScoresByName, axes: Axes | None = None) -> Axes:
     axes.plot([0, 1], [0, 1], color=_ink(), linewidth=0.8, linestyle=":")
     for name, given in _by_name(scores).items():
         points = given if isinstance(given, pd.DataFrame) else roc_points(given)
-        axes.plot(points["false_positive_rate"], points["true_positive_rate"], label=short(name))
+        x, y = points["false_positive_rate"], points["true_positive_rate"]
+        area = np.trapezoid(y, x) if isinstance(given, pd.DataFrame) else score_histogram(given).auc()
+        axes.plot(x, y, label=f"{short(name)}: AUC {area:.4f}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.01))
-    return _finish(axes)
+    return _finish(axes, fewest=1, loc="lower right")
 
 
 def precision_recall(scores: ScoresByName, axes: Axes | None = None) -> Axes:
-    """Draw precision-recall curves; between two points, precision is that of the larger recall.
+    """Draw precision-recall curves and the share of positives, which is the precision of guessing.
+
+    Between two points, precision is that of the larger recall.
 
     Args:
         scores: The scores of a binary task, or several (or points of `precision_recall_points`) by the name of the
@@ -72,11 +78,18 @@ def precision_recall(scores: ScoresByName, axes: Axes | None = None) -> Axes:
         axes: The axes to draw into; ``None`` makes a figure.
     """
     axes = _axes(axes)
+    rates = dict[str, float]()
+    loc = "upper right"
     for name, given in _by_name(scores).items():
         points = given if isinstance(given, pd.DataFrame) else precision_recall_points(given)
         axes.plot(points["recall"], points["precision"], label=short(name), drawstyle="steps-pre")
+        rates.setdefault(f"base rate {points['precision'].iloc[-1]:.2%}", points["precision"].iloc[-1])
+        if np.interp(LEGEND_CORNER[0], points["recall"], points["precision"]) > LEGEND_CORNER[1]:
+            loc = "lower left"
+    for text, rate in rates.items():
+        axes.axhline(rate, color=_ink(), linewidth=0.8, linestyle=":", label=text)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.01))
-    return _finish(axes)
+    return _finish(axes, loc=loc)
 
 
 def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None, bins: int = CALIBRATION_BINS) -> Axes:
@@ -103,7 +116,7 @@ def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None,
         counts.stairs(rows, edges, color=line.get_color(), alpha=0.6)
     counts.set_ylim(0, max(counts.get_ylim()[1], 1) * 4)
     counts.set_ylabel("rows")
-    return _finish(axes)
+    return _finish(axes, loc="upper left")
 
 
 def learning_curves(records: Records, what: str = "loss", axes: Axes | None = None) -> Axes:
@@ -182,11 +195,11 @@ def expert_usage(usage: Mapping[str, Sequence[float]], axes: Axes | None = None)
         axes.axhline(1 / experts, color=_ink(), linewidth=0.8, linestyle=":")
     axes.set(xlabel="expert", ylabel="mean gate weight")
     axes.set_xticks(places, [f"{e}\ndead" if e in dead else str(e) for e in places])
-    return _finish(axes)
+    return _finish(axes, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
 
 
 def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None = None) -> Axes:
-    """Draw the AUC of each slice with its interval, in the order of the first table.
+    """Draw the AUC of each slice with its interval, in the order of the first table; those of few positives in grey.
 
     Args:
         tables: The slices of one task, from `recmtl.evaluate.slices.slice_table`, or several tables of the same slices
@@ -200,9 +213,17 @@ def slices(tables: pd.DataFrame | Mapping[str, pd.DataFrame], axes: Axes | None 
         shown = table.set_index("value").reindex(values)
         places = np.arange(len(values)) + (i - (len(named) - 1) / 2) * 0.6 / len(named)
         reach = np.vstack([shown["auc"] - shown["low"], shown["high"] - shown["auc"]])
-        bars = axes.errorbar(
-            shown["auc"], places, xerr=np.maximum(np.nan_to_num(reach), 0), fmt=MARKERS[i % len(MARKERS)], markersize=4
-        )
+        reach = np.maximum(np.nan_to_num(reach), 0)  # [2, slices]
+        few = shown["few"].eq(True).to_numpy() if "few" in shown else np.zeros(len(shown), bool)
+        for rows, color in ((few, FEW_GRAY), (~few, f"C{i}")):
+            bars = axes.errorbar(
+                shown["auc"][rows],
+                places[rows],
+                xerr=reach[:, rows],
+                fmt=MARKERS[i % len(MARKERS)],
+                markersize=4,
+                color=color,
+            )
         bars.set_label(short(name) if name else None)
     axes.axvline(0.5, color=_ink(), linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(values)), [short(value) for value in values])
@@ -276,11 +297,11 @@ def _ink() -> str:
     return str(mpl.rcParams["text.color"])
 
 
-def _finish(axes: Axes, **legend: Any) -> Axes:
-    """Add a grid and, for several lines, a legend."""
+def _finish(axes: Axes, fewest: int = 2, **legend: Any) -> Axes:
+    """Add a grid and, for at least so many lines, a legend."""
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
+    if len(handles) >= fewest:
         axes.legend(handles, labels, fontsize="small", **legend)
     return axes

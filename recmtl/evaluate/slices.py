@@ -22,9 +22,10 @@ from recmtl.schema.fitted import MOST_DOMAINS
 
 MOST_SLICES = 20
 MOST_DIGITS = 17  # tell any two floats apart
+FEW_POSITIVES = 10  # or negatives: the AUC of a slice with fewer says little
 NUMBER_BINS = 5  # of a feature with many distinct numbers
 MISSING_VALUE = "(missing)"
-SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high")
+SLICE_COLUMNS = ("task", "value", "rows", "positives", "auc", "low", "high", "few")
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,9 @@ def range_names(edges: Floats) -> list[str]:
 def slice_table(predictions: Predictions, values: FeatureValues, most: int = MOST_SLICES) -> pd.DataFrame:
     """Measure the AUC of each binary task, with its interval, on the rows of each value of a feature.
 
-    The lowest AUC of a task comes first. It is NaN if a slice has one class alone; its interval is NaN, too, if a slice
-    is too small. The least frequent of more than `most` values share a slice.
+    The lowest AUC of a task comes first, slices with fewer than 10 positives or negatives (`few`) last. It is NaN if a
+    slice has one class alone; its interval is NaN, too, if a slice is too small. The least frequent of more than `most`
+    values share a slice.
     """
     rows = []
     for value, mask in values.parts(most):
@@ -108,15 +110,16 @@ def slice_table(predictions: Predictions, values: FeatureValues, most: int = MOS
             if scores.task.kind == "binary":
                 rows.append(_slice_row(value, scores))
     frame = pd.DataFrame(rows, columns=list(SLICE_COLUMNS))
-    by_task = [of_task.sort_values("auc", kind="stable") for _, of_task in frame.groupby("task", sort=False)]
+    by_task = [of_task.sort_values(["few", "auc"], kind="stable") for _, of_task in frame.groupby("task", sort=False)]
     return pd.concat(by_task, ignore_index=True) if by_task else frame
 
 
-def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, float, float]:
+def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, float, float, bool]:
     auc, interval = metrics_of(scores, names=["auc"]).values["auc"], auc_interval(scores)
     low, high = (np.nan, np.nan) if interval is None else (interval.low, interval.high)
     auc = np.nan if auc is None else auc
-    return scores.task.name, value, len(scores), scores.positives, auc, low, high
+    few = min(scores.positives, len(scores) - scores.positives) < FEW_POSITIVES
+    return scores.task.name, value, len(scores), scores.positives, auc, low, high, few
 
 
 def domain_scores(predictions: Predictions) -> dict[str, dict[str, Scores]]:

@@ -13,6 +13,8 @@ from recmtl.evaluate.intervals import Interval
 
 INTEGER_COLUMNS = ("rows", "positives", "vocabulary", "distinct", "step")
 SHARE_PREFIXES = ("missing", "unknown", "unseen", "beyond", "share")  # of the names of columns that hold shares
+NARROW = 44  # characters on a line of a narrow screen
+MOST_NARROW = 4  # columns of a table of which three fit beside each other
 FIXED_POINT = 1e-3, 1e4  # the range of numbers that are written with four decimals
 
 
@@ -28,15 +30,40 @@ class TableCell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first column holds the row headers."""
+    """A table with a caption; the first column holds the row headers.
+
+    Args:
+        caption: The caption, above what scrolls.
+        header: The names of the columns.
+        rows: The cells of each row.
+        faint: Which rows are written in grey; empty if none are.
+        ordered: Whether the order of the rows is a part of what is said, so that they cannot be sorted.
+        beside: Whether tables like it stand beside it.
+    """
 
     kind = "table"
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[TableCell]]
+    faint: Sequence[bool] = ()
+    ordered: bool = False
+    beside: bool = False
+
+    @property
+    def wide(self) -> bool:
+        """Whether only two such tables fit beside each other."""
+        return len(self.header) > MOST_NARROW
+
+    @property
+    def cards(self) -> bool:
+        """Whether a narrow screen shows each row as a card, as there are too many columns for it."""
+        header = self.header if self.ordered else [f"{name}__" for name in self.header]  # an arrow to sort by
+        columns = zip(header, *([cell.text for cell in row] for row in self.rows), strict=True)
+        words = [max(len(word) for text in column for word in text.split() or [""]) for column in columns]
+        return sum(words) + 2 * len(words) > NARROW
 
     @classmethod
-    def of(cls, frame: pd.DataFrame, caption: str, known: bool = True) -> Table:
+    def of(cls, frame: pd.DataFrame, caption: str, known: bool = True, **options: Any) -> Table:
         """Build a table from a DataFrame of texts, numbers and `Interval`s.
 
         Column names decide how numbers are written if they are `known`, not if they are those of tasks or runs.
@@ -44,7 +71,7 @@ class Table:
         header = [str(name) for name in frame.columns]
         names = header if known else [""] * len(header)
         rows = [[table_cell(v, name) for v, name in zip(row, names, strict=True)] for row in frame.to_numpy(object)]
-        return cls(caption, header, rows)
+        return cls(caption, header, rows, **options)
 
 
 def table_cell(value: Any, column: str = "") -> TableCell:
@@ -57,7 +84,7 @@ def table_cell(value: Any, column: str = "") -> TableCell:
     if isinstance(value, str):
         return TableCell(value, key=value)
     if pd.isna(value):
-        return TableCell("–")
+        return TableCell("–", number=True)
     if isinstance(value, bool):
         return TableCell("yes" if value else "no", key=float(value))
     if column.startswith(SHARE_PREFIXES):
@@ -78,11 +105,17 @@ def decimal(value: float, scale: float | None = None) -> str:
     return f"{value:.4f}" if size == 0 or smallest <= size < largest else f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """Write a difference with its sign and four decimals."""
+    return f"{value:+.4f}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure with a description in words, also for screen readers, and a table of its numbers."""
 
     kind = "picture"
+    wide = False
     title: str
     source: str  # the image as a data URI
     words: str
@@ -116,6 +149,24 @@ class Text:
 
 
 @dataclass(frozen=True)
+class VerdictLine:
+    """A line of a verdict: a word on the left, sentences on the right."""
+
+    title: str
+    sentences: Sequence[str]
+    sections: Sequence[str] = ()  # the anchor of the section that each sentence is about
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a page shows, in a few lines."""
+
+    kind = "verdict"
+    lines: Sequence[VerdictLine]
+
+
+@dataclass(frozen=True)
 class Notes:
     """A list of notes."""
 
@@ -123,7 +174,7 @@ class Notes:
     texts: Sequence[str]
 
 
-Part = Table | Picture | Code | Heading | Text | Notes
+Part = Table | Picture | Code | Heading | Text | Notes | Verdict
 
 
 @dataclass(frozen=True)
@@ -135,11 +186,16 @@ class Section:
     parts: Sequence[Part] = field(default_factory=tuple)
 
 
+def stands_beside(part: Part) -> bool:
+    """Return whether a part is drawn in a gallery, beside others of its kind."""
+    return isinstance(part, Picture) or (isinstance(part, Table) and part.beside)
+
+
 def gallery(parts: Iterable[Part]) -> list[list[Part]]:
-    """Group consecutive pictures; each other part is a group of its own."""
+    """Group consecutive pictures, and tables that stand beside each other; other parts are groups of their own."""
     groups: list[list[Part]] = []
     for part in parts:
-        if isinstance(part, Picture) and groups and isinstance(groups[-1][0], Picture):
+        if groups and stands_beside(part) and stands_beside(groups[-1][0]) and groups[-1][0].kind == part.kind:
             groups[-1].append(part)
         else:
             groups.append([part])

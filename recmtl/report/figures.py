@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 from cycler import cycler
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from sklearn.metrics import auc
 
 from recmtl.evaluate import figures
+from recmtl.evaluate.binary import score_histogram
 from recmtl.evaluate.curves import precision_recall_points, reliability_bins, roc_points
 from recmtl.evaluate.figures import dead_experts, unused_experts
 from recmtl.evaluate.history import Curves
@@ -45,21 +46,52 @@ STYLE: Any = {  # a transparent background: the page inverts the figures in a da
     "font.size": 12,
 }
 WIDTH, HEIGHT = 5.0, 3.7  # inches
+LABEL, CHARACTER = 20.0, 7.2  # points that the label of an axis takes, and a character of a tick
 INVALID_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 TENTHS = np.linspace(0, 1, 11)
 TABLE_STEPS = 12  # rows in the table of a curve over steps
 
 
 def image(draw: Callable[[Axes], object], height: float = HEIGHT) -> str:
-    """Draw into axes and return the figure, so many inches high, as the data URI of an SVG."""
+    """Draw a figure as an SVG in a data URI, without metadata and the same each time."""
     file = io.StringIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the text is set by the browser, which has more glyphs
-        figure = Figure((WIDTH, height), layout="constrained")
+        figure = Figure((WIDTH, height))
         draw(figure.add_subplot())
+        _fit(figure)
         figure.savefig(file, format="svg", metadata={"Date": None})
     text = INVALID_XML.sub("\N{REPLACEMENT CHARACTER}", file.getvalue())
     return f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _fit(figure: Figure) -> None:
+    """Make room for the labels of the axes, in half of the time that a layout engine of matplotlib takes."""
+    first, twin = figure.axes[0], figure.axes[1:]
+    legend = first.get_legend()
+    lines = 0
+    if legend is not None and legend.get_bbox_to_anchor().height == 0:  # anchored to a point above the plot
+        lines = -(-len(legend.texts) // getattr(legend, "_ncols", 1))
+    below = max((1 + text.count("\n") for text in _texts(first.xaxis)), default=0)
+    turned = any(label.get_rotation() for label in first.get_xticklabels())
+    width, height = (72 * float(size) for size in figure.get_size_inches())  # points
+    figure.subplots_adjust(
+        left=_room(first.yaxis) / width,
+        right=1 - (_room(twin[0].yaxis) if twin else 10) / width,
+        bottom=(14 * below + (30 if turned else 0) + LABEL + 4) / height,
+        top=1 - (10 + 16 * lines) / height,
+    )
+
+
+def _room(axis: Axis) -> float:
+    """Return how many points an axis takes beside the plot."""
+    longest = max((len(text) for text in _texts(axis)), default=0)
+    return 8 + CHARACTER * longest + (LABEL if axis.get_label_text() else 0)
+
+
+def _texts(axis: Axis) -> list[str]:
+    """Return the labels of the ticks."""
+    return ["10-1" if "$" in text else text for text in (label.get_text() for label in axis.get_majorticklabels())]
 
 
 def picture(
@@ -73,11 +105,11 @@ def roc_picture(task: str, scores: Mapping[str, Scores]) -> Picture:
     """Draw the ROC curve of a task, a line for each run."""
     points = {name: roc_points(s) for name, s in scores.items()}
     rates = {name: np.interp(TENTHS, p["false_positive_rate"], p["true_positive_rate"]) for name, p in points.items()}
-    areas = {name: auc(p["false_positive_rate"], p["true_positive_rate"]) for name, p in points.items()}
-    values = "; ".join(f"{name}: AUC {areas[name]:.3f}, true positive rate {r[1]:.1%}" for name, r in rates.items())
+    areas = {name: score_histogram(s).auc() for name, s in scores.items()}
+    values = "; ".join(f"{name}: AUC {areas[name]:.4f}, true positive rate {r[1]:.1%}" for name, r in rates.items())
     words = f"ROC curve of {task}: AUC, and true positive rate at a false positive rate of 10 %. {values}."
     numbers = pd.DataFrame({"false positive rate": TENTHS, **_by_run(rates, "true positive rate")})
-    return picture(f"{task}: ROC", words, lambda axes: figures.roc(points, axes), numbers)
+    return picture(f"{task}: ROC", words, lambda axes: figures.roc(scores, axes), numbers)
 
 
 def precision_recall_picture(task: str, scores: Mapping[str, Scores]) -> Picture:
@@ -141,7 +173,11 @@ def expert_picture(title: str, usage: Mapping[str, Sequence[float]]) -> Picture:
 
 def slice_picture(title: str, tables: Mapping[str, pd.DataFrame]) -> Picture:
     """Draw the AUC of the slices of one task, a series for each run."""
-    ends = {name: table[table["auc"].notna()].iloc[[0, -1]].to_dict("records") for name, table in tables.items()}
+    ends = {}
+    for name, table in tables.items():
+        defined = table[table["auc"].notna()]
+        enough = defined[~defined["few"]]
+        ends[name] = (enough if len(enough) else defined).iloc[[0, -1]].to_dict("records")
     values = "; ".join(
         f"{name}: lowest {low['value']} at {low['auc']:.4f} ({low['rows']:,} rows), highest {high['value']} at "
         f"{high['auc']:.4f} ({high['rows']:,} rows)"

@@ -1,6 +1,6 @@
 "use strict";
 // Each header of a table becomes a button that sorts its rows; what has no value stays last.
-for (const table of document.querySelectorAll("table")) {
+for (const table of document.querySelectorAll("table:not([data-ordered])")) {
   const headers = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
   if (body.rows.length < 2) continue;

@@ -5,23 +5,29 @@ from __future__ import annotations
 import base64
 import hashlib
 import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from recmtl.data.preparation.prepare import Progress
 from recmtl.errors import ExistsError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.io.output import locate_output, new_output
 from recmtl.report import sections
-from recmtl.report.elements import Section, gallery
+from recmtl.report.elements import Section, gallery, stands_beside
+from recmtl.report.findings import findings
 from recmtl.report.runs import ReportedRun, open_runs
+from recmtl.report.slices import slice_section
+from recmtl.report.tables import difference_frame, metric_frame
+from recmtl.report.verdict import verdict_section
 
 FOLDER = Path(__file__).parent
 GENERATOR, HEAD_BYTES = b'<meta name="generator" content="recmtl report">', 1024  # marks a report near its start
 PAGE, STYLE, SCRIPT = "page.html", "page.css", "page.js"
+CODE = re.compile("`([^`]+)`")
 POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 )
@@ -85,14 +91,18 @@ def report_html(
     """
     domains = {d if (d := r.fitted.schema.domain) in r.predictions.keys.column_names else None for r in runs}
     slices = [*dict.fromkeys([*filter(None, domains if len(domains) == 1 else ()), *slices])]
+    metrics, differences = metric_frame(runs, draws, progress=progress), difference_frame(runs)
+    data = sections.describe_runs(runs, progress)
+    found = findings(runs, metrics, [(d.runs, d.description) for d in data])
     content = [
-        sections.metric_section(runs, draws, progress),
+        verdict_section(runs, metrics, differences, found),
+        sections.metric_section(runs, metrics, differences, draws),
         sections.learning_section(runs),
         sections.curve_section(runs),
-        sections.slice_section(runs, slices, rows, progress),
+        slice_section(runs, slices, rows, progress),
         sections.balance_section(runs),
         sections.expert_section(runs),
-        sections.data_section(runs, progress),
+        sections.data_section(data),
         sections.recipe_section(runs),
     ]
     names = ", ".join(run.name for run in runs)
@@ -110,16 +120,24 @@ def render_page(title: str, subject: str, content: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code
     return environment.get_template(PAGE).render(
         title=title,
         subject=subject,
         sections=content,
         gallery=gallery,
+        stands_beside=stands_beside,
+        titles={section.name: section.title for section in content},
         style=style,
         script=script,
         policy=policy,
         next_id=map("t{}".format, itertools.count(1)).__next__,
     )
+
+
+def code(text: str) -> Markup:
+    """Escape a text, and mark what stands between backticks as code."""
+    return Markup(CODE.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def _csp_hash(text: str) -> str:

@@ -25,17 +25,20 @@ from recmtl.schema.features import KIND_NAMES
 
 
 def run_data(run: ReportedRun, progress: Progress) -> PreparedData:
-    """Open the data that the recipe of a run names; raw files that are no longer in the cache are prepared again.
+    """Open the data that the recipe of a run names, once; raw files that are no longer in the cache are prepared again.
 
     Raises:
         DataError: The data cannot be opened, or has changed; the message is the reason alone, on one line.
     """
+    if run.opened:
+        return run.opened[0]
     try:
         data = open_data(data_options(run.recipe, run.name), progress)
     except (DataError, SchemaError, OSError) as error:
         raise DataError(" ".join(str(error).split())) from error
     if data.schema.fingerprint != run.fitted.fingerprint:
         raise DataError("the data that the recipe names has changed since the training")
+    run.opened.append(data)
     return data
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recmtl.data import PreparedData
 from recmtl.errors import RunError
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
@@ -30,6 +31,7 @@ class ReportedRun:
         split: The reported split: ``test``, or ``valid`` if there are no test rows.
         predictions: The predictions of this split.
         usage: The mean gate weight of each expert by task; empty without gates.
+        opened: Its data, as soon as it has been opened.
     """
 
     name: str
@@ -40,6 +42,7 @@ class ReportedRun:
     split: str
     predictions: Predictions
     usage: Mapping[str, Sequence[float]]
+    opened: list[PreparedData] = field(default_factory=list, repr=False, compare=False)
 
     @cached_property
     def scores(self) -> dict[str, Scores]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.significance import auc_difference, holm, same_rows
-from recmtl.report.elements import Table
+from recmtl.report.elements import Table, TableCell, signed, table_cell
 from recmtl.report.runs import ReportedRun
 
 METRIC_TITLES = {
@@ -29,8 +30,9 @@ METRIC_TITLES = {
     "rmse": "RMSE",
     "r2": "R²",
 }
+MOST_TASKS = 6  # columns of a table
 NUMBER_COLUMNS = ("value", "low", "high", "groups", "left_out")
-METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "metric", "reason", *NUMBER_COLUMNS)
+METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "mean", "constant", "metric", "reason", *NUMBER_COLUMNS)
 DIFFERENCE_COLUMNS = ("task", "run", "against", "difference", "low", "high", "p", "p_holm")
 
 
@@ -49,8 +51,10 @@ def metric_frame(
         progress: Called with the current activity and the number of rows just measured.
 
     Returns:
-        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``metric``, ``reason`` (why it is undefined),
-        ``value``, ``low``, ``high``, ``groups`` and ``left_out`` (the groups with one class alone).
+        The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``mean`` (the mean label),
+        ``constant`` (the log-loss, or what the kind of task has in its place, of predicting the mean for every row),
+        ``metric``, ``reason`` (why it is undefined), ``value``, ``low``, ``high``, ``groups`` and ``left_out`` (the
+        groups with one class alone).
     """
     rows: list[tuple[Any, ...]] = []
     for run in runs:
@@ -64,7 +68,10 @@ def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator
     metrics = metrics_of(scores)
     defined = [name for name, value in metrics.values.items() if value is not None]
     intervals = intervals_of(scores, defined, draws, level)
-    task = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives
+    mean = float(np.average(scores.labels, weights=scores.weight)) if metrics.rows else np.nan
+    fallback = MEASURES[scores.task.kind].fallback
+    constant = metrics_of(replace(scores, predictions=np.full(len(scores), mean)), names=[fallback]).values[fallback]
+    task = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives, mean, constant
     groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():
         interval = intervals.get(name)
@@ -74,22 +81,40 @@ def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator
 
 
 def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
-    """Build a table from the `metric_frame` for each kind of task, a row for each task and (of several) run."""
+    """Build the tables of the `metric_frame`: metrics are rows (of several runs one for each), tasks are columns."""
     tables = []
     for kind, part in frame.groupby("kind", sort=False):
-        rows = []
-        for (task, run), metrics in part.groupby(["task", "run"], sort=False):
-            first = metrics.iloc[0]
-            row = {"task": task} | ({"run": run} if several else {}) | {"rows": first["rows"]}
-            row |= {} if pd.isna(first["positives"]) else {"positives": first["positives"]}
-            rows.append(
-                row | {METRIC_TITLES.get(m["metric"], m["metric"]): _interval(m) for m in metrics.to_dict("records")}
-            )
-        table = pd.DataFrame(rows)
-        order = {name: i for i, name in enumerate(part["task"].unique())}
-        table = table.sort_values("task", key=lambda tasks: tasks.map(order), kind="stable")
-        tables.append(Table.of(table, f"{MEASURES[str(kind)].title}: metrics with 95 % intervals"))
+        tasks = list(part["task"].unique())
+        for start in range(0, len(tasks), MOST_TASKS):
+            shown = tasks[start : start + MOST_TASKS]
+            more = f" ({start + 1} to {start + len(shown)} of {len(tasks)})" if len(tasks) > len(shown) else ""
+            title = f"{MEASURES[str(kind)].title}{more}: metrics with 95 % intervals"
+            header = ["metric", *(["run"] if several else []), *shown]
+            tables.append(Table(title, header, _metric_cells(part, shown, several), ordered=True))
     return tables
+
+
+def _metric_cells(part: pd.DataFrame, tasks: Sequence[str], several: bool) -> list[list[TableCell]]:
+    """Return the rows of a table: each metric, then the counts of rows and positives."""
+    runs = list(part["run"].unique())
+    values = {(m["metric"], m["run"], m["task"]): _interval(m) for m in part.to_dict("records")}
+    titles = {name: METRIC_TITLES.get(name, name) for name in part["metric"].unique()}
+    for m in part.drop_duplicates(["run", "task"]).to_dict("records"):
+        mean = {"mean label": m["mean"]}
+        if not pd.isna(m["positives"]):
+            mean = {"positives": m["positives"], "share of positives": m["mean"]}
+        fallback = MEASURES[m["kind"]].fallback
+        constant = {f"{METRIC_TITLES.get(fallback, fallback)} of a constant": m["constant"]}
+        counts = {**constant, "rows": m["rows"], **mean}
+        titles |= {name: name for name in counts}
+        values |= {(name, m["run"], m["task"]): value for name, value in counts.items()}
+    return [
+        [TableCell(title), *([TableCell(run)] if several else []), *(table_cell(v, name) for v in found)]
+        for name, title in titles.items()
+        for run in runs
+        for found in [[values.get((name, run, task)) for task in tasks]]
+        if any(value is not None for value in found)
+    ]
 
 
 def _interval(row: Mapping[Any, Any]) -> Interval | float:
@@ -99,15 +124,16 @@ def _interval(row: Mapping[Any, Any]) -> Interval | float:
 
 def metric_notes(frame: pd.DataFrame) -> list[str]:
     """Explain undefined metrics and left-out groups, once for each task of a run."""
-    undefined = frame[frame["reason"].notna()].groupby(["run", "task", "reason"], sort=False)["metric"]
+    frame = frame.assign(name=frame["task"] if frame["run"].nunique() < 2 else frame["run"] + ", " + frame["task"])
+    undefined = frame[frame["reason"].notna()].groupby(["name", "reason"], sort=False)["metric"]
     notes = [
-        f"{run}, {task}: {', '.join(METRIC_TITLES.get(m, m) for m in names)} undefined: {reason}"
-        for (run, task, reason), names in undefined
+        f"{name}: {', '.join(METRIC_TITLES.get(m, m) for m in metrics)} undefined: {reason}"
+        for (name, reason), metrics in undefined
     ]
-    left_out = frame[frame["left_out"] > 0].drop_duplicates(["run", "task"]).to_dict("records")
+    left_out = frame[frame["left_out"] > 0].drop_duplicates("name").to_dict("records")
     return notes + [
-        f"{row['run']}, {row['task']}: {row['left_out']:,.0f} of {row['groups']:,.0f} groups have one class alone and "
-        "are left out of grouped metrics"
+        f"{row['name']}: {row['left_out']:,.0f} of {row['groups']:,.0f} groups have one class alone and are left out "
+        "of grouped metrics"
         for row in left_out
     ]
 
@@ -153,16 +179,18 @@ def on_same_rows(a: ReportedRun, b: ReportedRun) -> bool:
 
 def difference_table(frame: pd.DataFrame, against: str) -> Table:
     """Build the table of differences in AUC."""
-    table = pd.DataFrame(
-        {
-            "task": frame["task"],
-            "run": frame["run"],
-            "AUC difference": [Interval(*ends) for ends in frame[["difference", "low", "high"]].to_numpy().tolist()],
-            "p": frame["p"],
-            "p, Holm": frame["p_holm"],
-        }
-    )
-    return Table.of(table, f"AUC minus that of {against} on the same rows, with 95 % intervals")
+    rows = [
+        [
+            TableCell(d["task"], key=d["task"]),
+            TableCell(d["run"], key=d["run"]),
+            TableCell(signed(d["difference"]), f"{signed(d['low'])} to {signed(d['high'])}", d["difference"], True),
+            table_cell(d["p"], "p"),
+            table_cell(d["p_holm"], "p"),
+        ]
+        for d in frame.to_dict("records")
+    ]
+    header = ["task", "run", "AUC difference", "p", "p, Holm"]
+    return Table(f"AUC minus that of {against} on the same rows, with 95 % intervals", header, rows)
 
 
 def difference_note(frame: pd.DataFrame, level: float = 0.95) -> str:

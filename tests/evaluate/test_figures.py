@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from sklearn.metrics import roc_auc_score
 
 from recmtl.evaluate import Scores, figures
 from recmtl.evaluate.curves import roc_points
@@ -61,8 +62,18 @@ def lines(axes: Axes) -> dict[str, list[tuple[float, float]]]:
 
 
 def test_roc_of_scores_equals_roc_of_points() -> None:
-    drawn = lines(figures.roc({"one": SCORES, "other": roc_points(SCORES)}))
-    assert drawn["one"] == drawn["other"] == roc_points(SCORES).to_numpy().tolist()
+    axes = figures.roc({"one": SCORES, "other": roc_points(SCORES)})
+    assert axes.lines[1].get_xydata().tolist() == axes.lines[2].get_xydata().tolist()
+    assert axes.lines[1].get_xydata().tolist() == roc_points(SCORES).to_numpy().tolist()
+    area = f"{roc_auc_score(SCORES.labels, SCORES.predictions):.4f}"
+    assert [text.get_text() for text in axes.get_legend().texts] == [f"{name}: AUC {area}" for name in ("one", "other")]
+
+
+def test_precision_recall_names_the_share_of_positives() -> None:
+    axes = figures.precision_recall(SCORES)
+    rate = SCORES.labels.mean()
+    assert [text.get_text() for text in axes.get_legend().texts] == ["ctr", f"base rate {rate:.2%}"]
+    assert lines(axes)[f"base rate {rate:.2%}"] == [[0, rate], [1, rate]]
 
 
 def test_reliability_counts_every_row() -> None:
@@ -103,6 +114,12 @@ def test_slices_keep_their_order_without_undefined_ones() -> None:
     axes = figures.slices({"one": SLICES, "other": SLICES[::-1]})
     assert [label.get_text() for label in axes.get_yticklabels()] == ["x", "y"]
     assert axes.yaxis_inverted()
+
+
+def test_slices_with_few_positives_are_grey() -> None:
+    axes = figures.slices(SLICES.assign(few=[False, True, True]))
+    colors = {line.get_xdata()[0]: line.get_color() for line in axes.lines if len(line.get_xdata()) == 1}
+    assert colors[0.7] == figures.FEW_GRAY != colors[0.6]
 
 
 def test_unknown_learning_curves_are_an_error() -> None:

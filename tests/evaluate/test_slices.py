@@ -54,6 +54,20 @@ def test_a_slice_with_one_class_is_last_and_undefined() -> None:
     assert np.isnan(table["auc"][1])
 
 
+def test_slices_with_few_positives_are_last() -> None:
+    given = predictions()
+    click = given.labels["click"]
+    few = np.flatnonzero(click == 1)[:9]  # nine positives, and one negative less than enough below
+    codes = np.zeros(400, int)
+    codes[few] = 1
+    codes[np.flatnonzero(click == 0)[:30]] = 1
+    codes[np.flatnonzero(click == 1)[9:30]] = 2
+    codes[np.flatnonzero(click == 0)[30:39]] = 2
+    table = slice_table(given, FeatureValues.of(["most", "positives", "negatives"], codes))
+    assert table["value"].tolist()[0] == "most"
+    assert table.set_index("value")["few"].to_dict() == {"most": False, "positives": True, "negatives": True}
+
+
 def test_many_numbers_are_binned_by_quantiles() -> None:
     numbers = np.arange(100.0)
     numbers[-1] = np.nan

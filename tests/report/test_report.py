@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from recmtl.evaluate.slices import slice_table
 from recmtl.report import difference_frame, metric_frame, open_runs, report_html
 from recmtl.report.figures import SERIES
 from recmtl.report.run_data import feature_values
-from recmtl.report.tables import difference_note, on_same_rows
+from recmtl.report.tables import difference_note, metric_tables, on_same_rows
 from recmtl.schema import SchemaError, Task
 from recmtl.train import RunError
 
@@ -120,7 +120,9 @@ def test_headings_tables_and_figures_are_accessible(read: Reader) -> None:
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in pairwise(levels))
     tags = Counter(tag for tag, _ in read.tags)
-    assert tags["caption"] == tags["table"] > 10
+    captions = {attributes["id"] for attributes in read.all("p") if attributes.get("class") == "caption"}
+    assert {attributes["aria-labelledby"] for attributes in read.all("table")} == captions
+    assert len(captions) == tags["table"] > 10
     assert all(attributes.get("scope") in ("col", "row") for attributes in read.all("th"))
     assert tags["main"] == tags["nav"] == tags["header"] == 1
     figures = read.all("img")
@@ -310,6 +312,42 @@ def test_errors_of_the_command(first: Path, tmp_path: Path, capsys: pytest.Captu
     assert main(["report", str(tmp_path)]) == 2
     assert "is not a run" in capsys.readouterr().err
     assert not (tmp_path / "out.html").exists()
+
+
+def test_metrics_are_rows_and_tasks_columns(folder: Path, first: Path) -> None:
+    runs = open_runs([first, folder / "second"])
+    frame = metric_frame(runs, draws=0)
+    binary, regression = metric_tables(frame, several=True)
+    assert binary.header == ["metric", "run", "ctr", "cvr"]
+    assert regression.header == ["metric", "run", "stay"]
+    texts = [[cell.text for cell in row] for row in binary.rows]
+    values = frame.set_index(["run", "task", "metric"])
+    for run, row in zip(("<b>first&1", "second"), texts[:2], strict=True):
+        auc = [f"{values.loc[(run, task, 'auc'), 'value']:.4f}" for task in ("ctr", "cvr")]
+        assert row == ["AUC", run, *auc]
+    clicks, rate = runs[0].scores["ctr"].positives, runs[0].scores["ctr"].labels.mean()
+    assert ["positives", "second", str(clicks)] == next(
+        row for row in texts if row[0] == "positives" and row[1] == "second"
+    )[:3]
+    assert texts[-1][2] == f"{rate:.2%}"
+    entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
+    assert ["log-loss of a constant", "second", f"{entropy:.4f}"] in [row[:3] for row in texts]
+    assert [row[0].text for row in regression.rows][::2] == [
+        "MAE",
+        "RMSE",
+        "R²",
+        "RMSE of a constant",
+        "rows",
+        "mean label",
+    ]
+
+
+def test_many_tasks_take_several_tables(first: Path) -> None:
+    frame = metric_frame(open_runs([first]), draws=0)
+    frame = pd.concat([frame.assign(task=[f"{task}{i}" for task in frame["task"]]) for i in range(4)])
+    binary = [table.header[1:] for table in metric_tables(frame, several=False)[:2]]
+    assert [len(tasks) for tasks in binary] == [6, 2]
+    assert [*chain.from_iterable(binary)] == [f"{task}{i}" for i in range(4) for task in ("ctr", "cvr")]
 
 
 def test_a_page_is_the_same_each_time(first: Path) -> None:

@@ -96,6 +96,6 @@ def common_columns(rows: str | Partitions, text: TextFormat) -> frozenset[str]:
 def only_columns(predictions: Predictions, present: frozenset[str]) -> Predictions:
     """Drop labels and weights that the rows do not have."""
     labels = {name: values for name, values in predictions.labels.items() if name in present}
-    return replace(
-        predictions, labels=labels, weight=predictions.weight if predictions.schema.weight in present else None
-    )
+    weight = predictions.weight if predictions.schema.weight in present else None
+    own = {name: values for name, values in predictions.task_weights.items() if name in present}
+    return replace(predictions, labels=labels, weight=weight, task_weights=own)

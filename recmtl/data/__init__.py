@@ -1,6 +1,7 @@
 """From raw files to batches, by a schema."""
 
-from recmtl.data.loader import Batch, Loader, Share
+from recmtl.data.batch import Batch, Share
+from recmtl.data.loader import Loader
 from recmtl.data.preparation.encode_rows import encode_rows
 from recmtl.data.preparation.prepare import prepare
 from recmtl.data.profiling.description import Description

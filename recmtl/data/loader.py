@@ -4,83 +4,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from recmtl.data.batch import Batch
+from recmtl.data.group_order import GroupedEpoch, GroupOrder, Integers
 from recmtl.data.staging import staged
-from recmtl.data.store.format import IDS, LABELS, NUMERIC, WEIGHT
+from recmtl.data.store.format import IDS, LABELS, NUMERIC, TASK_WEIGHTS, WEIGHT
 from recmtl.data.store.lists import IdLists
-from recmtl.data.store.prepared import Rows
+from recmtl.data.store.prepared import GROUPS, Rows
 from recmtl.io.machine import available_memory
 from recmtl.io.prefetch import prefetch
 from recmtl.schema import SAMPLING_WEIGHT
 
 BLOCK_ROWS = 4096  # neighbouring rows that are read, and shuffled over the windows, together
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Batch:
-    """What a model reads and what its losses are measured on.
-
-    Args:
-        ids: int32 ``[B, id columns]``, each feature's own indices.
-        numeric: float32 ``[B, numeric columns]``, the features, their missing indicators, then label rates.
-        labels: float32 ``[B, labels]``, NaN where a label is missing.
-        weight: float32 ``[B]``, or ``None`` if all rows count the same.
-        sampling_weight: float32 ``[B]``, how many rows of the file before it was thinned each row stands for; ``None``
-            if it was not thinned.
-        lists: The ids of each multi-valued feature, in the order of the features.
-        share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.
-    """
-
-    ids: Tensor
-    numeric: Tensor
-    labels: Tensor
-    weight: Tensor | None = None
-    share: Share | None = None
-    sampling_weight: Tensor | None = None
-    lists: tuple[IdLists, ...] = ()
-
-    def __len__(self) -> int:
-        return self.labels.shape[0]
-
-    def __repr__(self) -> str:
-        tensors = {"ids": self.ids, "numeric": self.numeric, "labels": self.labels, "weight": self.weight}
-        tensors |= {"sampling_weight": self.sampling_weight}
-        tensors |= {f"list {number}": own.values for number, own in enumerate(self.lists)}
-        shapes = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
-        part = f" of {len(self.whole):,}" if self.share else ""
-        return f"Batch({len(self):,}{part} rows; {', '.join(shapes)}; {self.labels.device})"
-
-    @property
-    def whole(self) -> Batch:
-        """The batch that these rows are a share of, or the batch itself."""
-        return self.share.of if self.share else self
-
-    def part(self, rank: int, world_size: int) -> Batch:
-        """Return the rows of one of the processes that share this batch; a single process has all of it."""
-        if world_size == 1:
-            return self
-        rows = slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
-        weight, sampling = (None if w is None else w[rows] for w in (self.weight, self.sampling_weight))
-        lists = tuple(own.rows(rows.start, rows.stop) for own in self.lists)
-        return Batch(self.ids[rows], self.numeric[rows], self.labels[rows], weight, Share(self, rows), sampling, lists)
-
-
-class Share(NamedTuple):
-    """The rows of a batch that belong to one process.
-
-    Args:
-        of: The whole batch.
-        rows: Their range in it.
-    """
-
-    of: Batch
-    rows: slice
 
 
 class Loader:
@@ -100,6 +40,8 @@ class Loader:
         window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
         rank: The rank of this process among those that share each batch: of every batch it gets a range of rows.
         world_size: How many processes share it.
+        grouped: Whether the rows of a group stand together, and batches and shares of processes are cut between groups,
+            as `GroupOrder` says; batches then say which group a row belongs to.
 
     Raises:
         ValueError: `batch_size` or `window` is below 1.
@@ -114,6 +56,7 @@ class Loader:
         window: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        grouped: bool = False,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value is not None and value < 1:
@@ -122,13 +65,26 @@ class Loader:
         self._rank, self._world_size = rank, world_size
         self.window = window or default_window(rows)
         self._device = torch.device(device)
-        self._widths = rows.widths
+        self._order = self._grouped_order() if grouped else None
+        self._groups = None if self._order is None else self._order.groups
+        self._widths = rows.widths | ({GROUPS: 1} if grouped else {})
         self._held: Packed | None = None
         self._capacities = [0] * len(rows.schema.list_blocks)
         if self.window >= len(rows):
-            held = Packed(rows.packed(), rows.lists())
+            held = Packed(rows.packed(groups=self._groups), rows.lists())
             free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
             self._held = held.to(self._device) if free is None or held.nbytes <= free // 2 else held
+
+    def _grouped_order(self) -> GroupOrder:
+        rows, held = self.rows, self.window >= len(self.rows)
+        block, blocks = (None, 1) if held else (BLOCK_ROWS, max(1, self.window // BLOCK_ROWS))
+        group = rows.schema.schema.group or ""
+        return GroupOrder(rows.groups, self.batch_size, len(self), self.seed, block, blocks, group)
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on groups that are cut."""
+        return [] if self._order is None else [*self._order.notes()]
 
     def __len__(self) -> int:
         return len(self._starts())
@@ -140,21 +96,23 @@ class Loader:
             number: The number of the epoch.
             done: How many batches to skip at the beginning, which are not read.
         """
-        starts = self._starts()[done:]
-        if not starts:
+        order = None if self._order is None else self._order.epoch(number)
+        bounds = [*self._starts(), len(self.rows)] if order is None else order.bounds.tolist()
+        sizes = [end - start for start, end in itertools.pairwise(bounds[done:])]
+        if not sizes:
             return
-        sizes = [end - start for start, end in itertools.pairwise([*starts, len(self.rows)])]
-        cut = _cut_batches(self._windows(number, starts[0]), sizes)
+        windows = partial(self._windows, number, bounds[done], order)
+        cut = _cut_batches(windows(), sizes)
         batches: Iterable[Packed] = (pieces.joined().to(self._device) for pieces in cut)
         held = self._held is not None and self._held.matrix.device.type == "cuda"
         if self._device.type == "cuda" and not held and not self._capacities:
-            most = min(self.batch_size + 1, len(self.rows))
             fills = (pieces.written_to for pieces in cut)
-            batches = map(Packed, staged(fills, most, sum(self._widths.values()), self._device))
+            batches = map(Packed, staged(fills, max(sizes), sum(self._widths.values()), self._device))
         elif held and self._capacities:
-            batches = self._of_one_shape(next(self._windows(number, starts[0])), sizes)
-        for packed in batches:
-            yield self._unpack(packed).part(self._rank, self._world_size)
+            batches = self._of_one_shape(next(windows()), sizes)
+        shares = itertools.repeat(None) if order is None else order.shares(self._rank, self._world_size)[done:]
+        for packed, share in zip(batches, shares):  # noqa: B905
+            yield self._unpack(packed).part(self._rank, self._world_size, share)
 
     def _of_one_shape(self, window: Window, sizes: Sequence[int]) -> Iterator[Packed]:
         """Yield batches of all rows whose lists have spare values, so that a step on a GPU can be recorded.
@@ -174,17 +132,24 @@ class Loader:
         rows = len(self.rows)
         return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
-    def _windows(self, number: int, skip: int) -> Iterator[Window]:
+    def _windows(self, number: int, skip: int, grouped: GroupedEpoch | None) -> Iterator[Window]:
         """The rows in the order of an epoch, after the skipped ones."""
         device = torch.device("cpu") if self._held is None else self._held.matrix.device
-        generator = None
-        if self.seed is not None:
-            generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
-        if self._held is None:
-            yield from _read_windows(self.rows, self.window, generator, skip)
+        if grouped is not None and self._held is not None:
+            yield Window(self._held, grouped.rows(0).to(device)).after(skip)
+        elif grouped is not None:
+            windows = ((spans, partial(grouped.rows, place)) for place, spans in enumerate(grouped.windows))
+            yield from _read_windows(self.rows, windows, skip, self._groups)
         else:
-            order = None if generator is None else torch.randperm(len(self.rows), generator=generator, device=device)
-            yield Window(self._held, order).after(skip)
+            generator = None
+            if self.seed is not None:
+                generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
+            if self._held is None:
+                yield from _read_windows(self.rows, _plain_windows(self.rows, self.window, generator), skip)
+            else:
+                rows = len(self.rows)
+                order = None if generator is None else torch.randperm(rows, generator=generator, device=device)
+                yield Window(self._held, order).after(skip)
 
     def _unpack(self, packed: Packed) -> Batch:
         parts = dict(zip(self._widths, torch.split(packed.matrix, list(self._widths.values()), dim=1), strict=True))
@@ -195,6 +160,9 @@ class Loader:
             weight=parts[WEIGHT].view(torch.float32)[:, 0] if WEIGHT in parts else None,
             sampling_weight=parts[SAMPLING_WEIGHT].view(torch.float32)[:, 0] if SAMPLING_WEIGHT in parts else None,
             lists=packed.lists,
+            task_weights=parts[TASK_WEIGHTS].view(torch.float32) if TASK_WEIGHTS in parts else None,
+            groups=parts[GROUPS][:, 0] if GROUPS in parts else None,
+            largest_group=0 if self._order is None else self._order.largest,
         )
 
 
@@ -294,29 +262,48 @@ def _capacity(values: int) -> int:
     return (values // step + 2) * step
 
 
-def _read_windows(rows: Rows, size: int, generator: torch.Generator | None, skip: int) -> Iterator[Window]:
-    """Read rows in windows of about `size`; a thread reads the next one ahead, skipped windows are not read.
+Spans = list[tuple[int, int]]  # the first row and the end of each block of rows
+Order = Callable[[], Tensor | None]  # of the rows of a window
+
+
+def _plain_windows(rows: Rows, size: int, generator: torch.Generator | None) -> Iterator[tuple[Spans, Order]]:
+    """Yield the blocks of windows of about `size` rows, and the order of their rows.
 
     `generator` shuffles the blocks over the windows, then the rows of a window; ``None`` keeps the stored order.
     """
     blocks = torch.arange(0, len(rows), BLOCK_ROWS)
     if generator is not None:
         blocks = blocks[torch.randperm(len(blocks), generator=generator)]
-    windows = torch.split(blocks, max(1, size // BLOCK_ROWS))
+    for starts in (window.tolist() for window in torch.split(blocks, max(1, size // BLOCK_ROWS))):
+        spans = [(start, min(start + BLOCK_ROWS, len(rows))) for start in starts]
+        order = None if generator is None else torch.randperm(_count(spans), generator=generator)
+        yield spans, partial(_same, order)
 
-    def read(spans: list[tuple[int, int]], order: Tensor | None, skip: int) -> Window:
-        return Window(Packed(rows.packed(spans), rows.lists(spans)), order).after(skip)
+
+def _read_windows(
+    rows: Rows, windows: Iterable[tuple[Spans, Order]], skip: int, groups: Integers | None = None
+) -> Iterator[Window]:
+    """Read windows of rows; a thread reads the next one ahead, skipped windows are not read."""
+
+    def read(spans: Spans, order: Order, skip: int) -> Window:
+        return Window(Packed(rows.packed(spans, groups), rows.lists(spans)), order()).after(skip)
 
     def jobs(skip: int) -> Iterator[Callable[[], Window]]:
-        for starts in (window.tolist() for window in windows):
-            spans = [(start, min(start + BLOCK_ROWS, len(rows))) for start in starts]
-            count = sum(end - start for start, end in spans)
-            order = None if generator is None else torch.randperm(count, generator=generator)
+        for spans, order in windows:
+            count = _count(spans)
             if skip < count:
                 yield partial(read, spans, order, skip)
             skip = max(0, skip - count)
 
     yield from prefetch(jobs(skip))
+
+
+def _same(order: Tensor | None) -> Tensor | None:
+    return order
+
+
+def _count(spans: Spans) -> int:
+    return sum(end - start for start, end in spans)
 
 
 def _cut_batches(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Pieces]:

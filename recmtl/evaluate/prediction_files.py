@@ -40,7 +40,7 @@ def read_predictions(schema: Schema, path: str | Path | Partitions, group: str |
 
 def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table:
     """Read the columns of predictions, labels, weight and keys: keys as text or integers, never as decimals."""
-    numbers = [task.name for task in schema.reported_tasks] + [schema.weight or "", SAMPLING_WEIGHT]
+    numbers = [task.name for task in schema.reported_tasks] + [*schema.weights, SAMPLING_WEIGHT]
     numbers += [name for label in schema.labels for name in (LABEL_PREFIX + label, label)]
     wanted = {*numbers, *schema.carried, group}
     columns = [column for column in source.columns if column in wanted]

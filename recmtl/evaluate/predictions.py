@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.values import as_numbers, as_text
+from recmtl.data.columns.values import as_numbers
+from recmtl.data.store.group_numbers import group_numbers
 from recmtl.errors import BadValueError
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import Metrics, metrics_of
@@ -33,6 +34,7 @@ from recmtl.schema import (
 
 Mask = npt.NDArray[np.bool_]
 AGREEMENT = 1e-6  # of a rate of a funnel with the product of others
+NO_WEIGHTS: Mapping[str, Floats] = {}
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Predictions:
         keys: The key columns, including the group.
         group: The key column that groups rows; ``None`` takes the schema's group.
         sampling_weight: How many rows of a thinned file each row stands for ``[rows]``; ``None`` if it was not thinned.
+        task_weights: The weights of single tasks' rows by column; a task without its column has the row weight alone.
 
     Example:
         >>> from recmtl.evaluate import metrics_of
@@ -67,6 +70,7 @@ class Predictions:
     keys: pa.Table
     group: str | None = None
     sampling_weight: Floats | None = None
+    task_weights: Mapping[str, Floats] = field(default_factory=dict)
 
     def scores(self) -> dict[str, Scores]:
         """Return the scores of each reported task that is predicted, on the rows that count for it."""
@@ -78,19 +82,20 @@ class Predictions:
                 continue
             labels, predicted = task_labels(task, self.labels), completed[task.name]
             cut = capped.get(task.name)
-            scores[task.name] = scores_of(task, labels, predicted, self.weight, groups, cut, self.sampling_weight)
+            weight = self._weight_of(task)
+            scores[task.name] = scores_of(task, labels, predicted, weight, groups, cut, self.sampling_weight)
         return scores
+
+    def _weight_of(self, task: Task) -> Floats | None:
+        """Return the row weight times the weight of the task's own column ``[rows]``."""
+        own = self.task_weights.get(task.weight_column) if task.weight_column else None
+        return self.weight if own is None else own if self.weight is None else self.weight * own
 
     def _groups(self) -> npt.NDArray[np.int64] | None:
         """Number the groups; each row without a group is a group of its own."""
         if not self.grouped:
             return None
-        values, codes = as_text(self.keys[self.group_column].combine_chunks(), str(self.group_column))
-        distinct = values.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-        codes = np.append(distinct, -1)[codes]  # a value may appear twice among the values
-        alone = codes < 0
-        codes[alone] = codes.max(initial=-1) + 1 + np.arange(alone.sum())
-        return codes
+        return group_numbers(self.keys[self.group_column], str(self.group_column))
 
     @property
     def group_column(self) -> str | None:
@@ -122,6 +127,7 @@ class Predictions:
             weight=None if self.weight is None else self.weight[mask],
             keys=self.keys.filter(pa.array(mask)),
             sampling_weight=None if self.sampling_weight is None else self.sampling_weight[mask],
+            task_weights={name: weight[mask] for name, weight in self.task_weights.items()},
         )
 
     def with_thinning(self, thinning: Thinning) -> Predictions:
@@ -149,9 +155,10 @@ class Predictions:
             SchemaError: A binary label is not in [0, 1], a prediction is missing, a prediction of a binary task is no
                 probability, or a row weight is missing or negative.
         """
-        if self.weight is not None:
-            bad = ~((self.weight >= 0) & np.isfinite(self.weight))
-            _check_values(bad, self.weight, f"{source}, column {self.schema.weight!r}", "a weight of at least 0")
+        for name, weight in ((self.schema.weight, self.weight), *self.task_weights.items()):
+            if weight is not None:
+                bad = ~((weight >= 0) & np.isfinite(weight))
+                _check_values(bad, weight, f"{source}, column {name!r}", "a weight of at least 0")
         if self.sampling_weight is not None:
             bad = ~((self.sampling_weight > 0) & np.isfinite(self.sampling_weight))
             _check_values(bad, self.sampling_weight, f"{source}, column {SAMPLING_WEIGHT!r}", "a weight above 0")
@@ -180,12 +187,13 @@ class Predictions:
         return found
 
     def table(self) -> pa.Table:
-        """Return a table of keys, labels as ``label_COLUMN``, both kinds of weights, and a column for each task."""
+        """Return a table of keys, labels as ``label_COLUMN``, all weights, and a column for each task."""
         completed, _ = complete(self.schema, self.values)
         columns = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
         columns |= {LABEL_PREFIX + name: pa.array(values, from_pandas=True) for name, values in self.labels.items()}
         if self.weight is not None and self.schema.weight:
             columns[self.schema.weight] = pa.array(self.weight)
+        columns |= {name: pa.array(weight) for name, weight in self.task_weights.items()}
         if self.sampling_weight is not None:
             columns[SAMPLING_WEIGHT] = pa.array(self.sampling_weight)
         return pa.table(columns | {name: pa.array(values) for name, values in completed.items()})
@@ -204,8 +212,8 @@ class Predictions:
             group: The column that groups rows instead of the schema's.
 
         Raises:
-            SchemaError: No task is predicted; the row weight or the label of a predicted task is missing; a column is
-                duplicated or not numeric; or the group has lists.
+            SchemaError: No task is predicted; the row weight, or the label or weight of a predicted task is missing; a
+                column is duplicated or not numeric; or the group has lists.
         """
         twice = [name for name, count in Counter(table.column_names).items() if count > 1]
         if twice:
@@ -232,6 +240,7 @@ class Predictions:
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
             _sampling_weight(schema, table, source),
+            {n: _float_column(table, n, source, schema.decimal) for t in predicted if (n := t.weight_column)},
         )
 
     def write(self, path: str | Path) -> None:
@@ -295,6 +304,7 @@ def measure(
     names: Collection[str] | None = None,
     group: str | None = None,
     sampling_weight: Floats | None = None,
+    task_weights: Mapping[str, Floats] = NO_WEIGHTS,
 ) -> dict[str, Metrics]:
     """Compute the metrics of every reported task of a schema, each on the rows that count for it.
 
@@ -311,11 +321,12 @@ def measure(
         names: The metrics; ``None`` takes all.
         group: The key column that groups rows; ``None`` takes the schema's group.
         sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
+        task_weights: The weights of single tasks' rows by column.
     """
     ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
     if keys is None or (names is not None and ungrouped.issuperset(names)):
         keys = pa.table({})  # saves numbering the groups
-    scores = Predictions(schema, predictions, labels, weight, keys, group, sampling_weight).scores()
+    scores = Predictions(schema, predictions, labels, weight, keys, group, sampling_weight, task_weights).scores()
     return {name: metrics_of(of_task, k, names) for name, of_task in scores.items()}
 
 

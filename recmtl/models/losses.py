@@ -6,43 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recmtl.balance.backward import masked
 from recmtl.data import Batch
 from recmtl.models.domains import checked_domain, domains_of
 from recmtl.models.links import link_of
+from recmtl.models.ranking_losses import RANKING_LOSSES, RankedRows
+from recmtl.models.row_losses import RowLoss, row_loss
 from recmtl.schema import DomainColumn, FittedSchema, Task
-
-RowLoss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
-FOCUS = 2.0  # the exponent of the focal loss
-
-
-def focal(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the focal loss: cross-entropy times (1 − p)², p the label's probability (Lin et al., 2017, eq. 4).
-
-    Shape:
-        - inputs and output: ``[B]``
-    """
-    entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return (1 - torch.exp(-entropy)) ** FOCUS * entropy
-
-
-ROW_LOSSES: Mapping[str, RowLoss] = {
-    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
-    "focal": focal,
-    "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
-    "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
-    "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
-}
-
-
-def row_loss(task: Task, schema: FittedSchema) -> RowLoss:
-    """Return the loss of a row of a task, which takes logit and label in the units of the model and of the data."""
-    loss, standardized, moments = ROW_LOSSES[task.loss_name], link_of(task).standardized, schema.label_moments(task)
-    return lambda logits, labels: loss(*standardized(logits, labels, moments))
+from recmtl.schema.task_kinds import TASK_KINDS
 
 
 class Losses:
@@ -61,6 +34,9 @@ class Losses:
     rows where the objectives predict which rows were kept, and the model then returns the logits of all rows in
     evaluation mode. Otherwise w is multiplied by the sampling weight of a row.
 
+    A weight w is that of the row times that of the task's own column of weights. A task with a `ranking_loss` adds it,
+    times its `ranking_weight`, to its loss: a mean over the groups of the whole batch in which rows can be compared.
+
     Split by domain, a task has a loss per domain: Σ w·ℓ over the domain's rows / Σ w over the rows of all domains. They
     add up to the task's loss, and are named ``ctr@US``, that of rows of no training domain ``ctr@other``.
 
@@ -77,22 +53,26 @@ class Losses:
         thinning = schema.thinning
         self._thinned = thinning is not None
         self._sampling = thinning is not None and thinning.kept_task(objectives, schema.schema.funnel) is None
-        column = {name: i for i, name in enumerate(schema.schema.labels)}
         self._schema = schema
         self._domain: DomainColumn | None = None  # if losses are split by domain
-        self._terms = {
-            t.name: TaskLoss(t, row_loss(t, schema), column[t.label], column[t.given] if t.given else None)
-            for t in objectives
-        }
+        rates = {t.name: (schema.unthinned_rate(t) if self._sampling else schema.rate(t)).mean for t in objectives}
+        self._terms = {t.name: TaskLoss.of(t, schema, row_loss(t, schema, rates[t.name])) for t in objectives}
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
         losses: dict[str, Tensor] = {}
         for name, term in self._terms.items():
-            of_rows, counting = self.of_rows(name, logits[name], batch)
-            weight = self._weights(batch, counting, of_rows.dtype, self._sampling)
-            losses |= self._named(term, of_rows, batch, weight, term.counts, self._sampling)
+            of_rows, _ = self.of_rows(name, logits[name], batch)
+            loss = self._weighted(of_rows, batch, term.counts, self._sampling, term, self._domain)
+            if term.task.ranking_loss is not None:
+                loss = loss + term.task.ranking_weight * self._ranked(term, logits[name], batch)
+            losses |= self._named(term, loss)
         return losses
+
+    @property
+    def grouped(self) -> bool:
+        """Whether a loss compares rows of a group, so that batches must be cut between groups."""
+        return any(term.task.ranking_loss is not None for term in self._terms.values())
 
     @property
     def names(self) -> list[str]:
@@ -139,8 +119,7 @@ class Losses:
         Raises:
             ValueError: The rows of the batch are thinned, and those of the schema were not.
         """
-        weight = self._weights(batch, counts(batch), losses.dtype, self._sampling)
-        return self._weighted(losses, batch, weight, counts, self._sampling)
+        return self._weighted(losses, batch, counts, self._sampling)
 
     def of_objective(
         self,
@@ -159,10 +138,15 @@ class Losses:
             counts: As in `mean`.
             of_all_rows: Whether the mean is that of all rows, also where those of the batch are thinned and the logits
                 are theirs: each row then counts for all that it stands for.
+
+        Raises:
+            ValueError: The task has a ranking loss; or as `mean`.
         """
+        term = self._terms[objective]
+        if term.task.ranking_loss is not None:
+            raise ValueError(f"the model has a loss of its own for task {objective!r}: leave out its `ranking_loss`")
         sampling = of_all_rows or self._sampling
-        weight = self._weights(batch, counts(batch), losses.dtype, sampling)
-        return self._named(self._terms[objective], losses, batch, weight, counts, sampling)
+        return self._named(term, self._weighted(losses, batch, counts, sampling, term, self._domain))
 
     def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of an objective in each row, and which rows count for it.
@@ -183,46 +167,80 @@ class Losses:
     def _names_of(self, objective: str) -> list[str]:
         return [objective] if self._domain is None else [f"{objective}@{domain}" for domain in self._domain.names]
 
-    def _named(
-        self,
-        term: TaskLoss,
-        losses: Tensor,
-        batch: Batch,
-        weight: Tensor,
-        counts: Callable[[Batch], Tensor],
-        sampling: bool,
-    ) -> dict[str, Tensor]:
-        found = self._weighted(losses, batch, weight, counts, sampling, self._domain)
+    def _named(self, term: TaskLoss, found: Tensor) -> dict[str, Tensor]:
+        """Return a loss, or its parts by domain ``[D + 1]``, by name and times the task's weight."""
         found = found if term.task.weight == 1 else term.task.weight * found
         return dict(zip(self._names_of(term.task.name), found.unbind() if found.dim() else [found], strict=True))
 
-    def _weights(self, batch: Batch, counting: Tensor, dtype: torch.dtype, sampling: bool) -> Tensor:
+    def _weights(
+        self, batch: Batch, counting: Tensor, dtype: torch.dtype, sampling: bool, term: TaskLoss | None
+    ) -> Tensor:
         """Return the weight of each row ``[B]``, 0 in those that do not count; times its sampling weight, or not."""
         if batch.sampling_weight is not None and not self._thinned:
             raise ValueError("the rows of the batch are thinned: those of the model's schema are not")
         weight = counting.to(dtype) if batch.weight is None else counting * batch.weight
+        if term is not None and term.weight is not None and batch.task_weights is not None:
+            weight = weight * batch.task_weights[:, term.weight]
         return weight * batch.sampling_weight if sampling and batch.sampling_weight is not None else weight
 
     def _weighted(
         self,
         losses: Tensor,
         batch: Batch,
-        weight: Tensor,
         counts: Callable[[Batch], Tensor],
         sampling: bool,
+        term: TaskLoss | None = None,
         domain: DomainColumn | None = None,
     ) -> Tensor:
         """Return the weighted mean of the losses, a scalar, or the part of each domain in it, ``[D + 1]``."""
-        losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
+        weight = self._weights(batch, counts(batch), losses.dtype, sampling, term)
         whole = weight
         if batch.share is not None:
-            whole = self._weights(batch.whole, counts(batch.whole), losses.dtype, sampling)
-        total = whole.sum()
-        weighted = weight * losses
-        if domain is not None:
-            places = torch.arange(len(domain.names), device=losses.device)
-            weighted = masked(weighted[:, None], domains_of(batch, domain)[:, None] == places)  # [B, D + 1]
-        return weighted.sum(0) / masked(total, total > 0, 1.0)
+            whole = self._weights(batch.whole, counts(batch.whole), losses.dtype, sampling, term)
+        losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
+        return divided(weight * losses, whole, batch, domain)
+
+    def _ranked(self, term: TaskLoss, logits: Tensor, batch: Batch) -> Tensor:
+        """Return the ranking loss of a task over the groups of the whole batch, or the part of each domain in it."""
+        assert term.task.ranking_loss is not None
+        loss = RANKING_LOSSES[term.task.ranking_loss]
+        counting = term.counts(batch)  # [B]
+        counting = counting if logits.dim() == 1 else counting[:, None].expand_as(logits)
+        scores = masked(logits / term.deviation, counting)  # [B] or [B, k]
+        of_rows, counted = loss(scores, self._ranked_rows(term, batch, logits.dtype))
+        if batch.share is not None:
+            rows = self._ranked_rows(term, batch.whole, logits.dtype)
+            counted = loss(torch.zeros_like(rows.weight), rows)[1]
+        return divided(of_rows if of_rows.dim() == 1 else of_rows.mean(1), counted, batch, self._domain)
+
+    def _ranked_rows(self, term: TaskLoss, batch: Batch, dtype: torch.dtype) -> RankedRows:
+        """Return the labels and weights of the rows of a batch by group."""
+        if batch.groups is None:
+            raise ValueError(
+                f"the ranking loss of task {term.task.name!r} needs batches that are cut between groups: give "
+                "`grouped=True` to the `Loader`"
+            )
+        labels = term.labels(batch, dtype)
+        counting = ~labels.isnan()
+        weight = self._weights(batch, counting, dtype, self._sampling, term)
+        graded = TASK_KINDS[term.task.kind].high > 1
+        return RankedRows(batch.groups, masked(labels, counting), weight, batch.largest_group, graded)
+
+
+def divided(parts: Tensor, counted: Tensor, batch: Batch, domain: DomainColumn | None) -> Tensor:
+    """Return Σ parts / Σ counted, a scalar, or its part of each domain ``[D + 1]``; exactly 0 if nothing counts.
+
+    Args:
+        parts: What each row adds to the numerator, ``[B]``.
+        counted: What the rows of the whole batch add to the denominator.
+        batch: The rows.
+        domain: The domain of the rows; ``None`` adds all rows up.
+    """
+    if domain is not None:
+        places = torch.arange(len(domain.names), device=parts.device)
+        parts = masked(parts[:, None], domains_of(batch, domain)[:, None] == places)  # [B, D + 1]
+    total = counted.sum()
+    return parts.sum(0) / masked(total, total > 0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -234,12 +252,24 @@ class TaskLoss:
         row_loss: The loss of a row, from its logit and label.
         label: The column of its label.
         given: That of its condition, if it has one.
+        weight: The column of its rows' own weights, if it has any.
+        deviation: The unit of its logits.
     """
 
     task: Task
     row_loss: RowLoss
     label: int
     given: int | None
+    weight: int | None
+    deviation: float
+
+    @classmethod
+    def of(cls, task: Task, schema: FittedSchema, row_loss: RowLoss) -> TaskLoss:
+        """Return the loss of a task, with the places of its columns in a batch."""
+        labels, weights = schema.schema.labels.index, schema.schema.task_weights.index
+        given = labels(task.given) if task.given else None
+        own = weights(task.weight_column) if task.weight_column else None
+        return cls(task, row_loss, labels(task.label), given, own, schema.label_moments(task).deviation)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, ``[B]`` or ``[B, k]``, from logits and labels of that shape."""

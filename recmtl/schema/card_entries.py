@@ -41,3 +41,8 @@ def changed_options(instance: Any) -> dict[str, Any]:
     """Return the options of a dataclass that differ from their defaults."""
     values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
     return {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
+
+
+def options_text(instance: Any, *omitted: str) -> str:
+    """Return the options that differ from their defaults in one line, but for those that are omitted."""
+    return ", ".join(f"{n}={v}" for n, v in changed_options(instance).items() if n not in omitted)

@@ -17,7 +17,7 @@ import pyarrow as pa
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.history import FitHistory
 from recmtl.schema.schema import Schema
-from recmtl.schema.tasks import Task
+from recmtl.schema.tasks import LabelKey, Task
 from recmtl.schema.thinning import Thinning
 
 OTHER_DOMAINS, MOST_DOMAINS = "other", 64
@@ -131,7 +131,8 @@ class FittedSchema:
         quantiles: Evenly spaced quantiles of each numeric feature from minimum to maximum, or its knots if that is its
             transform, clipped but not transformed; for a binned feature, the edges between its bins.
         integer_keys: The carried columns that hold only integers; the others are kept as text.
-        rates: Rows and mean of each label among the rows of its condition: ``{(label, given): LabelRate}``.
+        rates: Rows and mean of each label among the rows of its condition, with the weights of a task if it has a
+            column of them: ``{(label, given): LabelRate}``, ``{(label, given, weight_column): LabelRate}``.
         label_counts: The labels by id of each feature with `label_rates`.
         medians: The median of each numeric feature with the transform `knots`, which a missing value becomes.
         ranges: The lowest and the highest value, clipped but not transformed, of each numeric or binned feature that
@@ -143,7 +144,7 @@ class FittedSchema:
         thinning: How the training file was thinned; ``None`` if it was not.
         unthinned_means: The mean of each label as in `rates`, estimated for the file before it was thinned.
         label_deviations: The (weighted) standard deviation of the label of each regression among the rows of its
-            condition: ``{(label, given): deviation}``.
+            condition, by the same keys.
         first_sizes: The number of ids of each block that had another one on the first day.
         history: The days that it was fitted on; the fingerprint leaves it out.
     """
@@ -154,15 +155,15 @@ class FittedSchema:
     moments: Mapping[str, Moments]
     quantiles: Mapping[str, tuple[float, ...]]
     integer_keys: frozenset[str]
-    rates: Mapping[tuple[str, str | None], LabelRate]
+    rates: Mapping[LabelKey, LabelRate]
     label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
     medians: Mapping[str, float] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     missing: Mapping[str, float] = field(default_factory=dict)
     constants: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     thinning: Thinning | None = None
-    unthinned_means: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
-    label_deviations: Mapping[tuple[str, str | None], float] = field(default_factory=dict)
+    unthinned_means: Mapping[LabelKey, float] = field(default_factory=dict)
+    label_deviations: Mapping[LabelKey, float] = field(default_factory=dict)
     first_sizes: Mapping[str, int] = field(default_factory=dict)
     history: FitHistory = field(default_factory=FitHistory)
 
@@ -238,12 +239,12 @@ class FittedSchema:
 
     def rate(self, task: Task) -> LabelRate:
         """Return the training rows that count for a task and the mean of its label."""
-        return self.rates[task.label, task.given]
+        return self.rates[task.label_key]
 
     def unthinned_rate(self, task: Task) -> LabelRate:
         """Return the same with the mean in the file before it was thinned; without thinning it is the mean."""
-        rate, pair = self.rate(task), (task.label, task.given)
-        return rate._replace(mean=self.unthinned_means.get(pair, rate.mean))
+        rate = self.rate(task)
+        return rate._replace(mean=self.unthinned_means.get(task.label_key, rate.mean))
 
     def label_moments(self, task: Task) -> Moments:
         """Return the mean and deviation by which the loss of a task standardizes its label.
@@ -251,7 +252,7 @@ class FittedSchema:
         They are those of the training rows for a regression, 0 and 1 for other tasks. The deviation of a label that
         does not vary is 1.
         """
-        deviation = self.label_deviations.get((task.label, task.given))
+        deviation = self.label_deviations.get(task.label_key)
         return Moments(0.0, 1.0) if deviation is None else Moments(self.rate(task).mean, deviation or 1.0)
 
     @cached_property
@@ -280,12 +281,10 @@ class FittedSchema:
             "missing": dict(self.missing),
             "constants": dict(self.constants),
             "integer_keys": sorted(self.integer_keys),
-            "rates": [{"label": k[0], "given": k[1]} | r._asdict() for k, r in self.rates.items()],
+            "rates": [{"key": list(key)} | rate._asdict() for key, rate in self.rates.items()],
             "thinning": self.thinning.to_dict() if self.thinning else None,
-            "unthinned_means": [{"label": k[0], "given": k[1], "mean": m} for k, m in self.unthinned_means.items()],
-            "label_deviations": [
-                {"label": k[0], "given": k[1], "deviation": d} for k, d in self.label_deviations.items()
-            ],
+            "unthinned_means": [{"key": list(key), "mean": mean} for key, mean in self.unthinned_means.items()],
+            "label_deviations": [{"key": list(key), "deviation": d} for key, d in self.label_deviations.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
             "first_sizes": dict(self.first_sizes),
         }

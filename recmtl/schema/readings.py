@@ -103,7 +103,7 @@ def infer_columns(
     sample = read_sample(data, TextFormat(**format_options(roles)), bad_rows)
     found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
     funnel = roles.get("funnel")
-    used = [name for task in found for name in (task.label, task.given)]
+    used = [name for task in found for name in (task.label, task.given, task.weight_column)]
     used += funnel.labels if funnel else []
     used += [roles.get("group"), *roles.get("keys", ()), roles.get("weight")]
     named = {name for name in used if name is not None}
@@ -113,11 +113,12 @@ def infer_columns(
     if domain is not None:
         check_column(sample, domain)
     labels = {name for task in found for name in (task.label, task.given)}
+    weights = {roles.get("weight"), *(task.weight_column for task in found)}
     kinds = {**dict.fromkeys(date_formats or {}, "timestamp"), **(kinds or {})}
     if domain is not None:
         kinds = {domain: "categorical", **kinds}
     carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
-    also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - {roles.get("weight")}
+    also = {name for name in carried if kinds.get(name, "drop") != "drop"} - labels - weights
     readings = read_columns(sample, named - also, kinds, drop, date_formats or {})
     return InferredColumns(sample.name, sample.table.num_rows, found, readings, sample)
 

@@ -20,7 +20,7 @@ from recmtl.errors import SchemaError
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import WILDCARDS
 from recmtl.io.untrusted import from_yaml, read_text
-from recmtl.schema.card_entries import build, build_feature, changed_options
+from recmtl.schema.card_entries import build, build_feature, changed_options, options_text
 from recmtl.schema.features import (
     KIND_NAMES,
     Binned,
@@ -35,7 +35,7 @@ from recmtl.schema.features import (
 from recmtl.schema.funnel import Funnel, StepRates
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
-from recmtl.schema.tasks import Task
+from recmtl.schema.tasks import Task, check_roles
 from recmtl.schema.text_format import TEXT_OPTIONS, TextFormat
 from recmtl.schema.validation import check_list, check_nonempty
 
@@ -102,6 +102,7 @@ class Schema:
         check_targets(self.features)
         check_label_rates(self.features, self.tasks)
         check_domain(self.features, self.domain)
+        check_roles(self.tasks, self.group, self.weight, self.carried)
 
     def _check_names(self) -> None:
         """Check that no name stands for two things."""
@@ -109,7 +110,7 @@ class Schema:
         for task in self.tasks:
             if reported.count(task.name) > 1:
                 raise SchemaError(f"task {task.name!r} differs from the funnel's {task.name!r}: rename the task")
-        named = {"key": self.keys, "domain": (self.domain,) if self.domain else ()}
+        named = {"key": self.keys, "domain": (self.domain,) if self.domain else (), "weight": self.task_weights}
         for what, key in ((what, key) for what, keys in named.items() for key in keys):
             if not isinstance(key, str):
                 raise SchemaError(f"`keys` must be column names, got {key!r}")
@@ -128,8 +129,8 @@ class Schema:
 
     def _repr_html_(self) -> str:
         """Return tables of the features and tasks for notebooks."""
-        features = [(f.name, KIND_NAMES[type(f)], _options_text(f)) for f in self.features]
-        tasks = [(t.name, t.label, t.given or "", _options_text(t, "given")) for t in self.tasks]
+        features = [(f.name, KIND_NAMES[type(f)], options_text(f)) for f in self.features]
+        tasks = [(t.name, t.label, t.given or "", options_text(t, "given")) for t in self.tasks]
         frames = (
             pd.DataFrame(features, columns=["feature", "kind", "options"]),
             pd.DataFrame(tasks, columns=["task", "label", "given", "options"]),
@@ -139,10 +140,9 @@ class Schema:
     def role(self, column: str) -> str | None:
         """Return why a column cannot be a feature (``label of task 'ctr'``), ``None`` if it can."""
         for task in self.tasks:
-            if column == task.label:
-                return f"label of task {task.name!r}"
-            if column == task.given:
-                return f"condition of task {task.name!r}"
+            for name, what in ((task.label, "label"), (task.given, "condition"), (task.weight_column, "weight")):
+                if column == name:
+                    return f"{what} of task {task.name!r}"
         if self.funnel and column in self.funnel.labels:
             return "label of the funnel"
         return "row weight" if column == self.weight else None
@@ -188,10 +188,20 @@ class Schema:
         return tuple(dict.fromkeys(name for name in (self.group, *self.keys, self.domain) if name))
 
     @cached_property
+    def task_weights(self) -> tuple[str, ...]:
+        """The distinct columns with weights of the rows of single tasks."""
+        return tuple(dict.fromkeys(task.weight_column for task in self.tasks if task.weight_column))
+
+    @cached_property
+    def weights(self) -> tuple[str, ...]:
+        """The columns of weights: the row weight, then those of tasks."""
+        return (*([self.weight] if self.weight else []), *self.task_weights)
+
+    @cached_property
     def columns(self) -> tuple[str, ...]:
         """All columns that the schema reads."""
-        names = (*(f.name for f in self.features), *self.labels, *self.carried, self.weight)
-        return tuple(dict.fromkeys(name for name in names if name))
+        names = (*(f.name for f in self.features), *self.labels, *self.carried, *self.weights)
+        return tuple(dict.fromkeys(names))
 
     @cached_property
     def unfeatured(self) -> frozenset[str]:
@@ -338,7 +348,3 @@ class Schema:
         for note in columns.sample.notes:
             warnings.warn(note, stacklevel=2)
         return cls(columns.features, columns.tasks, **roles)
-
-
-def _options_text(instance: Any, *omitted: str) -> str:
-    return ", ".join(f"{n}={v}" for n, v in changed_options(instance).items() if n not in omitted)

@@ -23,7 +23,7 @@ from recmtl.schema.thinning import Thinning
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
 HISTORY_FILE = "history.arrow"
 FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE, HISTORY_FILE)
-LAYOUT = 3  # of these files
+LAYOUT = 4  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
@@ -97,10 +97,10 @@ def load_fitted(folder: Path) -> FittedSchema:
             missing=content["missing"],
             constants={name: tuple(ids) for name, ids in content["constants"].items()},
             integer_keys=frozenset(content["integer_keys"]),
-            rates={(r["label"], r["given"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
+            rates={tuple(r["key"]): LabelRate(r["rows"], r["mean"]) for r in content["rates"]},
             thinning=Thinning(**content["thinning"]) if content["thinning"] else None,
-            unthinned_means={(m["label"], m["given"]): m["mean"] for m in content["unthinned_means"]},
-            label_deviations={(d["label"], d["given"]): d["deviation"] for d in content["label_deviations"]},
+            unthinned_means={tuple(m["key"]): m["mean"] for m in content["unthinned_means"]},
+            label_deviations={tuple(d["key"]): d["deviation"] for d in content["label_deviations"]},
             first_sizes=content["first_sizes"],
             history=_read_history(folder / HISTORY_FILE, content["history"]),
         )

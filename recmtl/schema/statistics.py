@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from recmtl.schema.features import Binned, Numeric
 from recmtl.schema.fitted import FittedSchema, LabelRate, Moments
+from recmtl.schema.tasks import LabelKey
 
 Floats = npt.NDArray[np.float64]
 MAX_KNOTS = 129  # of each numeric feature with the transform `knots`
@@ -112,17 +113,15 @@ def _share_below(values: Floats, edges: Floats, limits: tuple[float, float]) -> 
 
 
 def merged_rates(
-    schema: FittedSchema,
-    old: Mapping[tuple[str, str | None], LabelRate],
-    day: Mapping[tuple[str, str | None], LabelRate],
-) -> dict[tuple[str, str | None], LabelRate]:
+    schema: FittedSchema, old: Mapping[LabelKey, LabelRate], day: Mapping[LabelKey, LabelRate]
+) -> dict[LabelKey, LabelRate]:
     """Return rows and mean of each binary label, weighted by the rows; those of regressions stay."""
     found = {}
-    for pair, (rows, mean) in old.items():
-        own = day[pair]
+    for key, (rows, mean) in old.items():
+        own = day[key]
         both = rows + own.rows
-        if pair[0] not in schema.schema.binary_labels or not both:
-            found[pair] = old[pair]
+        if key[0] not in schema.schema.binary_labels or not both:
+            found[key] = old[key]
         else:
-            found[pair] = LabelRate(both, mean + own.rows / both * (own.mean - mean))
+            found[key] = LabelRate(both, mean + own.rows / both * (own.mean - mean))
     return found

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 KindName = Literal["binary", "regression"]
+RankingName = Literal["pairwise", "listwise"]
 
 
 @dataclass(frozen=True)
@@ -21,14 +22,20 @@ class TaskKind:
         losses: The losses a task can have; it takes the first by default.
         low: The lowest label.
         high: The highest label.
+        rankings: The ranking losses a task can have.
+        pos_weight: Whether it has positives, whose loss can be weighted.
+        label_smoothing: Whether its labels are shares of classes, which can be smoothed.
     """
 
     losses: tuple[str, ...]
     low: float = float("-inf")
     high: float = float("inf")
+    rankings: tuple[RankingName, ...] = ()
+    pos_weight: bool = False
+    label_smoothing: bool = False
 
 
 TASK_KINDS: Mapping[KindName, TaskKind] = {
-    "binary": TaskKind(("bce", "focal"), 0, 1),
-    "regression": TaskKind(("mse", "mae", "huber")),
+    "binary": TaskKind(("bce", "focal"), 0, 1, ("pairwise", "listwise"), pos_weight=True, label_smoothing=True),
+    "regression": TaskKind(("mse", "mae", "huber"), rankings=("pairwise",)),
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.task_kinds import TASK_KINDS, KindName
+from recmtl.schema.task_kinds import TASK_KINDS, KindName, RankingName
 from recmtl.schema.validation import check_choice, check_nonempty, is_number
 
 Loss = Literal["bce", "focal", "mse", "mae", "huber"]
+LabelKey = tuple[str | None, ...]
+"""A label column, the condition of its rows, and the column of their weights if they have any beside the row weight."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,15 @@ class Task:
         weight: The factor on the task's loss.
         loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression,
             taken on the label standardized by the training rows' mean and deviation; ``None`` takes the first of these.
+        weight_column: A column with a weight of each row for this task alone, a number from 0, times the schema's
+            `weight`: in the loss, in metrics, and in the statistics of the label.
+        pos_weight: How much positives of a binary task count in its loss, relative to negatives. Predictions stay
+            probabilities of the label, as the loss takes the shift out of them; see `with_pos_weight`.
+        label_smoothing: Of a binary task: ε, the share of each label that is replaced by the label rate, in the
+            training loss alone.
+        ranking_loss: ``pairwise`` or, for labels that are not negative, ``listwise``: a loss over the rows of each
+            `group` of the schema, beside the other one; ``None`` for none.
+        ranking_weight: Its factor.
     """
 
     name: str
@@ -35,10 +47,15 @@ class Task:
     kind: KindName = "binary"
     weight: float = 1.0
     loss: Loss | None = None
+    weight_column: str | None = None
+    pos_weight: float = 1.0
+    label_smoothing: float = 0.0
+    ranking_loss: RankingName | None = None
+    ranking_weight: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_nonempty(self, "name", "label", "given")
+        check_nonempty(self, "name", "label", "given", "weight_column")
         check_choice(self, "kind", KindName)
         losses = TASK_KINDS[self.kind].losses
         if self.loss is not None and self.loss not in losses:
@@ -46,10 +63,49 @@ class Task:
                 f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {', '.join(losses)}, "
                 f"got {self.loss!r}"
             )
-        if not (is_number(self.weight) and self.weight >= 0):
-            raise SchemaError(f"Task {self.name!r}: `weight` must be a number of at least 0, got {self.weight!r}")
+        for name in ("weight", "ranking_weight"):
+            if not (is_number(value := getattr(self, name)) and value >= 0):
+                raise SchemaError(f"Task {self.name!r}: `{name}` must be a number of at least 0, got {value!r}")
+        if not (is_number(self.pos_weight) and self.pos_weight > 0):
+            raise SchemaError(f"Task {self.name!r}: `pos_weight` must be a number above 0, got {self.pos_weight!r}")
+        if not (is_number(self.label_smoothing) and 0 <= self.label_smoothing < 1):
+            raise SchemaError(
+                f"Task {self.name!r}: `label_smoothing` must be a number in [0, 1), got {self.label_smoothing!r}"
+            )
+        self._check_kind()
+
+    def _check_kind(self) -> None:
+        """Check that the kind has what the options change."""
+        kind = TASK_KINDS[self.kind]
+        for name, possible in (("pos_weight", kind.pos_weight), ("label_smoothing", kind.label_smoothing)):
+            if not possible and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise SchemaError(
+                    f"Task {self.name!r}: a {self.kind} task has no `{name}`, got {getattr(self, name)!r}"
+                )
+        if self.ranking_loss is not None and self.ranking_loss not in kind.rankings:
+            known = f"must be one of {', '.join(kind.rankings)}" if kind.rankings else "is none it has"
+            raise SchemaError(
+                f"Task {self.name!r}: `ranking_loss` of a {self.kind} task {known}, got {self.ranking_loss!r}"
+            )
 
     @property
     def loss_name(self) -> str:
         """The name of the loss: the given one, or the first of the kind."""
         return self.loss or TASK_KINDS[self.kind].losses[0]
+
+    @property
+    def label_key(self) -> LabelKey:
+        """What the statistics of its label are known by."""
+        return (self.label, self.given, *([self.weight_column] if self.weight_column else []))
+
+
+def check_roles(tasks: Sequence[Task], group: str | None, weight: str | None, carried: Sequence[str]) -> None:
+    """Check that ranking losses have a group, and that the weights of tasks are no row weight, group or key."""
+    for task in tasks:
+        if task.ranking_loss and group is None:
+            raise SchemaError(f"the `ranking_loss` of task {task.name!r} needs a `group`, whose rows it compares")
+        if task.weight_column and task.weight_column in (weight, *carried):
+            other = "row weight" if task.weight_column == weight else "group or a key"
+            raise SchemaError(
+                f"task {task.name!r}: `weight_column` {task.weight_column!r} is the {other} as well: name another one"
+            )

@@ -71,7 +71,7 @@ class Thinning:
                 raise SchemaError(f"`negative_labels` must be binary labels ({', '.join(binary)}), got {label!r}")
         if not binary:
             raise SchemaError("`negative_rate` needs a binary label, which says which rows are negative")
-        if SAMPLING_WEIGHT in (*schema.carried, schema.weight, *(task.name for task in schema.reported_tasks)):
+        if SAMPLING_WEIGHT in (*schema.carried, *schema.weights, *(task.name for task in schema.reported_tasks)):
             raise SchemaError(f"with `negative_rate`, no key, weight or task can be named {SAMPLING_WEIGHT!r}")
         return replace(self, negative_labels=self.negative_labels or tuple(binary))
 
@@ -96,8 +96,8 @@ class Thinning:
     def kept_task(self, objectives: Sequence[Task], funnel: Funnel | None) -> Task | None:
         """Return the task that predicts which training rows are not negative, if that corrects all objectives.
 
-        Such a task has a label that is 1 in exactly these rows, counts for all rows, and is trained by cross-entropy.
-        It corrects a task whose positive rows were all kept; a task of which all rows were kept needs no correction.
+        Such a task has a label that is 1 in exactly these rows, counts for all rows, and is trained by cross-entropy
+        alone. It corrects a task whose positive rows were all kept; a task of which all rows were kept needs none.
         ``None``: losses must count each row by its sampling weight.
         """
 
@@ -105,7 +105,8 @@ class Thinning:
             labelled = task.label in self.negative_labels and all(
                 task.label in (label, *(funnel.ancestors(label) if funnel else ())) for label in self.negative_labels
             )
-            return labelled and task.given is None and task.kind == "binary" and task.loss in (None, "bce")
+            plain = task.loss_name == "bce" and not task.label_smoothing and task.ranking_loss is None
+            return labelled and task.given is None and task.kind == "binary" and plain
 
         if not all(self.all_kept(t, funnel) or self.positives_kept(t, funnel) for t in objectives):
             return None

@@ -62,7 +62,7 @@ def encoder_dict(fitted: FittedSchema) -> dict[str, Any]:
     blocks = {f.name: [*own] for f, own in groupby(fitted.id_blocks, attrgetter("feature"))}
     schema = fitted.schema
     names = {feature.name for feature in schema.features}
-    carried = (*schema.labels, *schema.carried, *([schema.weight] if schema.weight else ()))
+    carried = (*schema.labels, *schema.carried, *schema.weights)
     return {
         "nulls": list(schema.text_format.null_words),
         "decimal": schema.decimal,

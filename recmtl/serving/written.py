@@ -67,5 +67,5 @@ class WrittenNetwork:
 def auc_of(schema: FittedSchema, rows: Rows, predictions: Mapping[str, Floats]) -> dict[str, float]:
     """Return the AUC of each binary task, where it is defined."""
     given = (schema.schema, predictions, rows.labels, rows.weight)
-    found = measure(*given, names=["auc"], sampling_weight=rows.sampling_weight)
+    found = measure(*given, names=["auc"], sampling_weight=rows.sampling_weight, task_weights=rows.task_weights)
     return {name: auc for name, metrics in found.items() if (auc := metrics.values.get("auc")) is not None}

@@ -8,7 +8,6 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Literal, Protocol
@@ -247,20 +246,14 @@ def recordable(modules: Sequence[nn.Module], optimizers: Sequence[Optimizer]) ->
 
 def tensors_of(batch: Batch) -> list[Tensor]:
     """Return the tensors of a batch."""
-    tensors = (batch.ids, batch.numeric, batch.labels, batch.weight, batch.sampling_weight)
-    return [tensor for tensor in (*tensors, *chain.from_iterable(batch.lists)) if tensor is not None]
+    return [tensor for tensor in batch.tensors if tensor is not None]
 
 
 def copy_batch(batch: Batch) -> Batch:
     """Copy a batch."""
-    weight, sampling = (None if w is None else w.clone() for w in (batch.weight, batch.sampling_weight))
-    lists = tuple(IdLists(own.values.clone(), own.offsets.clone()) for own in batch.lists)
-    tensors = batch.ids.clone(), batch.numeric.clone(), batch.labels.clone()
-    return Batch(*tensors, weight, sampling_weight=sampling, lists=lists)
+    return batch.mapped(torch.clone, lambda own: IdLists(own.values.clone(), own.offsets.clone()))
 
 
 def layout_of(batch: Batch) -> Layout:
     """Return the shapes and types of a batch's tensors, None for those that it lacks."""
-    tensors = (batch.ids, batch.numeric, batch.labels, batch.weight, batch.sampling_weight)
-    every = (*tensors, *chain.from_iterable(batch.lists))
-    return tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in every)
+    return tuple(None if tensor is None else (tensor.shape, tensor.dtype) for tensor in batch.tensors)

@@ -59,7 +59,8 @@ class TrainingLoop:
         first, shown = setup.processes.first, setup.run.progress
         self._progress = TrainingProgress(first and shown)
         self._progress.note(*describe_setup(setup, train, valid))
-        self._loader = setup.open_loader(train, saved["window"] if saved else None)
+        note = note if first and not shown else self._progress.note
+        self._loader = setup.open_loader(train, note, saved["window"] if saved else None)
         setup.broadcast_model()
         self._step = Step(setup.model, setup.balancer, setup.optimization, setup.epochs * len(self._loader))
         if setup.folder and saved is None:
@@ -79,7 +80,6 @@ class TrainingLoop:
         self._stop = StopSignals(setup.run.folder is not None)
         self._predictor = Predictor(setup, setup.processes)
         self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.model.loss_names)
-        note = note if first and not shown else self._progress.note
         self._divergence = DivergenceMonitor(setup, self._step.nonfinite, self._step.optimizers[0], note)
         if setup.processes.size > 1:
             check_same(setup.processes.all_gather_object(self._fingerprint))

@@ -47,14 +47,19 @@ class Predictor:
         """Predict every task, with the labels, weights and keys of the rows."""
         schema = self._setup.model.schema.schema
         group, outputs = self._setup.stopping.group, self.outputs(rows)
-        return Predictions(schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight)
+        given = (schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
+        return Predictions(*given)
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
         """Measure the model task by task, by the metrics named, or by all."""
-        predictions = self.predict(rows)
-        given = (predictions.schema, predictions.values, predictions.labels, predictions.weight, predictions.keys)
-        sampling = predictions.sampling_weight
-        return measure(*given, names=names, group=predictions.group, sampling_weight=sampling)
+        found = self.predict(rows)
+        return measure(
+            *(found.schema, found.values, found.labels, found.weight, found.keys),
+            names=names,
+            group=found.group,
+            sampling_weight=found.sampling_weight,
+            task_weights=found.task_weights,
+        )
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -167,12 +167,16 @@ class TrainingSetup:
         """Return the rows per step: those of the options, or the default for the number of training rows."""
         return self.optimization.batch_size or default_batch_size(len(train))
 
-    def open_loader(self, train: Rows, window: int | None = None) -> Loader:
-        """Open the training rows, in memory if they fit; a resumed run keeps its window."""
+    def open_loader(self, train: Rows, note: Callable[[str], None], window: int | None = None) -> Loader:
+        """Open the training rows, in memory if they fit; note groups that are cut; a resumed run keeps its window."""
         run, processes, batch_size = self.run, self.processes, self.batch_size(train)
         window = window or run.window or (smallest_window(train, processes) if processes.size > 1 else None)
+        place, grouped = (processes.rank, processes.size), self.model.task_losses.grouped
         with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
-            return Loader(train, batch_size, self.device, run.seed, window, processes.rank, processes.size)
+            loader = Loader(train, batch_size, self.device, run.seed, window, *place, grouped)
+        for sentence in loader.notes:
+            note(sentence)
+        return loader
 
     def broadcast_model(self) -> None:
         """Replace the parameters and buffers of the model by those of the first process."""

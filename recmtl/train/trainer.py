@@ -219,7 +219,7 @@ class Trainer:
         """
         schema = self.model.schema
         parts = [data] if isinstance(data, Rows) else encode_rows(schema, data, labelled=False, bad_rows=bad_rows)
-        unlabelled: dict[str, Any] = {"labels": {}, "weight": None, "sampling_weight": None}
+        unlabelled: dict[str, Any] = {"labels": {}, "weight": None, "sampling_weight": None, "task_weights": {}}
         predicted = [replace(self.predictor.predict(rows), **unlabelled).table() for rows in parts]
         frame: pd.DataFrame = pa.concat_tables(predicted).to_pandas(types_mapper=INTEGERS.get)
         return frame

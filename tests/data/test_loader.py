@@ -138,7 +138,7 @@ def test_windows_shuffle_blocks_and_then_rows():
 def test_a_single_window_is_read_ahead(monkeypatch):
     data, read = rows(), []
     monkeypatch.setattr(
-        data, "packed", lambda spans: read.append(threading.current_thread()) or type(data).packed(data, spans)
+        data, "packed", lambda spans, _: read.append(threading.current_thread()) or type(data).packed(data, spans)
     )
     batches = Loader(data, 4, window=4).epoch()
     for number in range(1, 5):
@@ -165,7 +165,7 @@ def test_skipped_batches_are_not_read(monkeypatch, window, seed):
     data = rows(weight="w")
     loader = Loader(data, 4, seed=seed, window=window)
     whole, spans = list(loader.epoch(2)), []
-    monkeypatch.setattr(data, "packed", lambda s: spans.extend(s) or type(data).packed(data, s))
+    monkeypatch.setattr(data, "packed", lambda s, _: spans.extend(s) or type(data).packed(data, s))
     for done in range(len(loader) + 1):
         spans.clear()
         left = list(loader.epoch(2, done))

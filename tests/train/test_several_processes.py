@@ -11,8 +11,7 @@ from torch import nn
 
 import recmtl
 from recmtl.balance import ProcessGroup
-from recmtl.data import Batch, Loader
-from recmtl.data.loader import Share
+from recmtl.data import Batch, Loader, Share
 from recmtl.train.distributed import (
     average_statistics,
     frozen_batch_norms,

@@ -39,8 +39,7 @@ def convert(
     before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out; ``None`` makes
     the first of them an error. `integer_keys` are the carried columns that must hold integers.
     """
-    numbers = {f.name for f in schema.numbers} | set(schema.labels)
-    numbers |= {schema.weight} if schema.weight else set()
+    numbers = {f.name for f in schema.numbers} | {*schema.labels, *schema.weights}
     numbers -= set(schema.carried)  # ids, which numbers would round
     total = used = 0
 
@@ -110,8 +109,8 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
         values = batch.column(column)
         if column in schema.labels:
             label_column(schema, batch, column)
-        if column == schema.weight:
-            weight_column(schema, batch)
+        if column in schema.weights:
+            weight_column(schema, batch, column)
         if column in numeric:
             as_numbers(values, column, schema.decimal)
         if column in times:
@@ -138,13 +137,18 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
     return values
 
 
-def weight_column(schema: Schema, batch: pa.RecordBatch) -> Floats:
-    """Return the row weights ``[rows]``, 1 without a weight column; none is missing or negative."""
-    if schema.weight is None:
+def weight_column(schema: Schema, batch: pa.RecordBatch, name: str | None) -> Floats:
+    """Return a column of weights ``[rows]``, 1 without one; none is missing or negative."""
+    if name is None:
         return np.ones(batch.num_rows)
-    weight, column = _float32_numbers(schema, batch, schema.weight), batch.column(schema.weight)
-    _reject(~(weight >= 0), schema.weight, lambda row: column[row].as_py(), "a weight: expected a number from 0")
+    weight, column = _float32_numbers(schema, batch, name), batch.column(name)
+    _reject(~(weight >= 0), name, lambda row: column[row].as_py(), "a weight: expected a number from 0")
     return weight
+
+
+def row_weights(schema: Schema, batch: pa.RecordBatch, own: str | None) -> Floats:
+    """Return the weights of the rows of a task ``[rows]``: the row weight times those of the task's own column."""
+    return weight_column(schema, batch, schema.weight) * weight_column(schema, batch, own)
 
 
 def _float32_numbers(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:

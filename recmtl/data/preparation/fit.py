@@ -12,10 +12,11 @@ import pyarrow as pa
 from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import Floats, all_integers
-from recmtl.data.preparation.convert import label_column, weight_column
+from recmtl.data.preparation.convert import label_column, row_weights
 from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Thinning
 from recmtl.schema.extend import Extension
 from recmtl.schema.history import FitHistory
+from recmtl.schema.tasks import LabelKey
 
 ROUNDING = 1e-12  # of the mean of a label: what a deviation may be of rounding errors alone
 
@@ -27,8 +28,8 @@ class Fitter:
         self._schema, self._thinning = schema, thinning
         self._categories = CategoryFitter(schema)
         self._numeric = NumericFitter(schema.numbers, schema.decimal)
-        pairs = [(t.label, t.given) for t in schema.reported_tasks] + [(label, None) for label in schema.labels]
-        self._rates = {pair: LabelSums() for pair in pairs}
+        keys = [*(task.label_key for task in schema.reported_tasks), *((label, None) for label in schema.labels)]
+        self._rates: dict[LabelKey, LabelSums] = {key: LabelSums() for key in keys}
         self._integer_keys = dict.fromkeys(schema.carried, True)
         self._out_of_order = dict.fromkeys(schema.funnel.steps, 0) if schema.funnel else {}  # rows
         self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
@@ -45,13 +46,16 @@ class Fitter:
 
     def _add_labels(self, batch: pa.RecordBatch) -> None:
         labels = {name: label_column(self._schema, batch, name) for name in self._schema.labels}
-        weight = weight_column(self._schema, batch)
+        weights = {own: row_weights(self._schema, batch, own) for own in (None, *self._schema.task_weights)}
         for name in self._soft:
             self._soft[name] += int(((labels[name] > 0) & (labels[name] < 1)).sum())
-        for label, parent in self._out_of_order:
+        for step, parent in self._out_of_order:
             if parent is not None:
-                self._out_of_order[label, parent] += int(((labels[label] == 1) & (labels[parent] == 0)).sum())
-        for (label, given), sums in self._rates.items():
+                self._out_of_order[step, parent] += int(((labels[step] == 1) & (labels[parent] == 0)).sum())
+        for key, sums in self._rates.items():
+            label, given, *own_column = key
+            weight = weights[own_column[0] if own_column else None]
+            assert label is not None
             valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
             value, own = labels[label][valid], weight[valid]
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
@@ -81,9 +85,7 @@ class Fitter:
             rates={key: sums.rate for key, sums in self._rates.items()},
             thinning=self._thinning,
             label_deviations={
-                (t.label, t.given): self._rates[t.label, t.given].deviation
-                for t in self._schema.tasks
-                if t.kind == "regression"
+                t.label_key: self._rates[t.label_key].deviation for t in self._schema.tasks if t.kind == "regression"
             },
             unthinned_means={k: _mean(s.all_weight, s.all_total) for k, s in self._rates.items() if self._thinning},
         )

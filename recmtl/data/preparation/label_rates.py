@@ -11,7 +11,7 @@ import pyarrow as pa
 from recmtl.data.columns.categorical import encode_feature
 from recmtl.data.columns.id_lists import Ids
 from recmtl.data.columns.values import Codes, Floats
-from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, weight_column
+from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, row_weights
 from recmtl.errors import DataError
 from recmtl.io.machine import available_memory
 from recmtl.schema import FittedSchema, LabelCounts
@@ -68,7 +68,6 @@ class FoldCounts:
     def add(self, batch: pa.RecordBatch, folds: Codes) -> None:
         """Count a batch of training rows, given their folds ``[rows]``."""
         schema = self._fitted.schema
-        weight = weight_column(schema, batch)
         ids = {
             b: encode_feature(self._fitted, batch.column(b.name), b.feature)[:, 0] for b in self._fitted.rated_blocks
         }
@@ -77,6 +76,7 @@ class FoldCounts:
             valid = ~np.isnan(label)
             if task.given:
                 valid &= label_column(schema, batch, task.given) == 1
+            weight = row_weights(schema, batch, task.weight_column)
             values = np.stack([np.ones(len(label)), weight, weight * label])[:, valid]  # [3, valid rows]
             for totals, value in zip(self._totals[:, place], values, strict=True):
                 np.add.at(totals, folds[valid], value)  # in the order of the rows, wherever a batch ends

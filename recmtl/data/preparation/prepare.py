@@ -30,6 +30,7 @@ from recmtl.data.store.format import (
     KEY_PREFIX,
     LABELS,
     NUMERIC,
+    TASK_WEIGHTS,
     WEIGHT,
     from_matrix,
     id_columns,
@@ -271,9 +272,12 @@ def encode_batch(
     if fitted.numeric_columns:
         columns[NUMERIC] = from_matrix(np.hstack(numbers) if len(numbers) > 1 else numbers[0])
     columns[LABELS] = from_matrix(np.column_stack(labels).astype(np.float32))
+    weights = {name: weight_column(schema, batch, name if name in present else None) for name in schema.weights}
     if schema.weight:
-        weight = weight_column(schema, batch) if schema.weight in present else np.ones(batch.num_rows)
-        columns[WEIGHT] = pa.array(weight.astype(np.float32))
+        columns[WEIGHT] = pa.array(weights[schema.weight].astype(np.float32))
+    if schema.task_weights:
+        own = np.column_stack([weights[name] for name in schema.task_weights])
+        columns[TASK_WEIGHTS] = from_matrix(own.astype(np.float32))
     for key in schema.carried:
         if key in present:
             columns[KEY_PREFIX + key] = _encode_key(fitted, batch.column(key), key)

@@ -117,7 +117,7 @@ class RawTally(SplitTally):
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
         self.features: dict[str, Feature] = {key: Categorical(key) for key in schema.carried}
-        self.features |= {schema.weight: Numeric(schema.weight)} if schema.weight else {}
+        self.features |= {name: Numeric(name) for name in schema.weights}
         self.features |= {f.name: f for f in schema.features}
         numbers = [name for name, f in self.features.items() if isinstance(f, Numeric | Binned)]
         super().__init__(numbers, schema.reported_tasks)
@@ -218,7 +218,7 @@ def _describe_tallies(
 ) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
     tallies = train.numbers | train.categories
-    kinds = dict.fromkeys(schema.keys, "key") | {schema.group: "group", schema.weight: "weight"}
+    kinds = dict.fromkeys(schema.keys, "key") | {schema.group: "group"} | dict.fromkeys(schema.weights, "weight")
     kinds |= {f.name: KIND_NAMES[type(f)] for f in schema.features}
     kinds |= {r.column: r.kind for r in readings}
     columns = [

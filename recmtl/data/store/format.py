@@ -24,10 +24,11 @@ from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema import FittedSchema, Thinning
 from recmtl.schema.serialization import FITTED_FILES
 
-FORMAT_VERSION = 9
+FORMAT_VERSION = 10
 MANIFEST = "manifest.json"
 SPLIT_NAMES = ("train", "valid", "test")
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split
+TASK_WEIGHTS = "task_weights"  # as well, if tasks have weights of their own
 LIST_PREFIX = "list:"  # of the columns with the ids of a multi-valued feature
 KEY_PREFIX = "key:"  # of the columns that are carried through
 
@@ -161,6 +162,8 @@ def check_encoded(table: pa.Table, fitted: FittedSchema) -> None:
     lists = {LIST_PREFIX + block.name: pa.list_(pa.int32()) for block in fitted.list_blocks}
     types = {name: kind for name, kind in types.items() if name == IDS} | lists | types
     types |= {WEIGHT: pa.float32()} if fitted.schema.weight else {}
+    own = len(fitted.schema.task_weights)
+    types |= {TASK_WEIGHTS: pa.list_(pa.float32(), own)} if own else {}
     names = [*types, *(KEY_PREFIX + key for key in fitted.schema.carried)]
     if table.column_names != names or any(table.schema.field(name).type != types[name] for name in types):
         raise ValueError(f"its columns are {', '.join(map(str, table.schema))}, which are not those of its schema")

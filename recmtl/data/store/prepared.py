@@ -24,6 +24,7 @@ from recmtl.data.store.format import (
     LIST_PREFIX,
     NUMERIC,
     SPLIT_NAMES,
+    TASK_WEIGHTS,
     WEIGHT,
     Manifest,
     SplitFile,
@@ -31,10 +32,13 @@ from recmtl.data.store.format import (
     read_manifest,
     split_file,
 )
+from recmtl.data.store.group_numbers import group_numbers
 from recmtl.data.store.lists import IdLists, to_lists
 from recmtl.errors import DataError
 from recmtl.schema import SAMPLING_WEIGHT, FittedSchema, Thinning
 from recmtl.schema.serialization import load_fitted
+
+GROUPS = "groups"  # of packed rows
 
 
 class Rows:
@@ -89,13 +93,17 @@ class Rows:
             LABELS: len(self.schema.schema.labels),
         }
         columns |= {WEIGHT: 1} if self.schema.schema.weight else {}
+        columns |= {TASK_WEIGHTS: own} if (own := len(self.schema.schema.task_weights)) else {}
         return columns | ({SAMPLING_WEIGHT: 1} if self.thinning else {})
 
-    def packed(self, spans: Sequence[tuple[int, int]] | None = None) -> Tensor:
+    def packed(
+        self, spans: Sequence[tuple[int, int]] | None = None, groups: npt.NDArray[np.int64] | None = None
+    ) -> Tensor:
         """Return rows as one row-major matrix, so that a batch is one gather.
 
         Args:
             spans: First row and end of each range of rows; ``None`` takes all.
+            groups: The group of each of the rows ``[rows]``, which is then the last column; ``None`` leaves it out.
 
         Shape:
             - output: int32 ``[rows, Σ widths]``; floats stand in it bit by bit.
@@ -104,15 +112,18 @@ class Rows:
             DataError: The file is damaged.
         """
         spans = [(0, len(self))] if spans is None else spans
-        matrix = np.empty((sum(end - start for start, end in spans), sum(self.widths.values())), np.int32)
+        widths = self.widths | ({} if groups is None else {GROUPS: 1})
+        matrix = np.empty((sum(end - start for start, end in spans), sum(widths.values())), np.int32)
         row = 0
         for start, end in spans:
             table, column = self.table.slice(start, end - start), 0
-            for name, width in self.widths.items():
+            for name, width in widths.items():
                 block = matrix[row : row + end - start, column : column + width]
                 if name == SAMPLING_WEIGHT and self.thinning:
                     weight = self.thinning.sampling_weight(_labels(self.schema, table))
                     block[:, 0] = weight.astype(np.float32).view(np.int32)
+                elif name == GROUPS and groups is not None:
+                    block[:, 0] = groups[start:end]
                 elif width:
                     _fill(block, table.column(name))
                 column += width
@@ -149,9 +160,20 @@ class Rows:
         return np.asarray(self.table.column(WEIGHT).to_numpy(), dtype=np.float64)
 
     @cached_property
+    def task_weights(self) -> dict[str, npt.NDArray[np.float64]]:
+        """The columns of weights of single tasks ``[rows]``."""
+        return _matrix(self.table, TASK_WEIGHTS, self.schema.schema.task_weights)
+
+    @cached_property
     def sampling_weight(self) -> npt.NDArray[np.float64] | None:
         """How many rows of the file before it was thinned each row stands for ``[rows]``; ``None`` if it was not."""
         return self.thinning.sampling_weight(self.labels) if self.thinning else None
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64]:
+        """The number of the group of each row ``[rows]``, by the schema's `group`."""
+        name = self.schema.schema.group or ""
+        return group_numbers(self.table.column(KEY_PREFIX + name), name)
 
     @property
     def keys(self) -> pa.Table:
@@ -162,9 +184,14 @@ class Rows:
 
 def _labels(schema: FittedSchema, table: pa.Table) -> dict[str, npt.NDArray[np.float64]]:
     """Return the label columns of encoded rows ``[rows]``."""
-    names = schema.schema.labels
+    return _matrix(table, LABELS, schema.schema.labels)
+
+
+def _matrix(table: pa.Table, column: str, names: Sequence[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """Return the columns ``[rows]`` of a matrix of floats by name."""
     block = np.empty((table.num_rows, len(names)), np.int32)
-    _fill(block, table.column(LABELS))
+    if names:
+        _fill(block, table.column(column))
     values = block.view(np.float32).astype(np.float64)
     return {name: np.ascontiguousarray(values[:, i]) for i, name in enumerate(names)}
 

@@ -137,7 +137,10 @@ def test_not_a_prepared_dataset(tmp_path):
     [
         ("", "manifest.json is damaged"),
         ('{"version": 8, ', "manifest.json is damaged"),
-        ('{"version": 9}', "manifest.json is damaged, prepare the data again: its content does not match its checksum"),
+        (
+            '{"version": 10}',
+            "manifest.json is damaged, prepare the data again: its content does not match its checksum",
+        ),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
         ('{"version": 7}', "was prepared by another version"),
         ("[]", "was prepared by another version: prepare the data again"),

@@ -1,0 +1,217 @@
+"""The fast ranking losses against loops over groups and pairs in float64, and in training."""
+
+import dataclasses
+import math
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor
+
+import recmtl
+from recmtl.data import Batch, Loader
+from recmtl.models import Losses, ranking_losses
+from recmtl.models.ranking_losses import RankedRows, listwise, pairwise
+
+RNG = np.random.default_rng(0)
+
+
+def pairwise_by_loops(s, y, w, g, graded=False) -> float:
+    """The mean over groups of the mean over pairs, weighted by the rows of the groups."""
+    numerator = denominator = 0.0
+    for group in np.unique(g):
+        rows, loss, pairs = np.flatnonzero(g == group), 0.0, 0.0
+        for i, j in permutations(rows, 2):
+            weight = w[i] * w[j] * (y[i] > y[j] if graded else y[i] * (1 - y[j]))
+            loss, pairs = loss + weight * np.logaddexp(0, s[j] - s[i]), pairs + weight
+        if pairs:
+            numerator, denominator = numerator + w[rows].sum() * loss / pairs, denominator + w[rows].sum()
+    return numerator / denominator
+
+
+def listwise_by_loops(s, y, w, g) -> float:
+    """The cross-entropy of each group in which labels differ, weighted by its rows."""
+    numerator = denominator = 0.0
+    for group in np.unique(g):
+        rows = np.flatnonzero((g == group) & (w > 0))
+        if len(rows) and np.ptp(y[rows]):
+            shares = w[rows] * y[rows] / (w[rows] @ y[rows])
+            loss = -shares @ (s[rows] - np.log(w[rows] @ np.exp(s[rows])))
+            numerator, denominator = numerator + w[rows].sum() * loss, denominator + w[rows].sum()
+    return numerator / denominator
+
+
+def rows_like(kind: str, rows: int = 40) -> tuple[np.ndarray, ...]:
+    groups, scores = np.sort(RNG.integers(0, 9, rows)), 4 * RNG.normal(size=rows)
+    labels = {
+        "hard": RNG.integers(0, 2, rows).astype(float),
+        "soft": RNG.random(rows),
+        "graded": RNG.integers(0, 4, rows) / 2,
+    }[kind]
+    return scores, labels, RNG.uniform(0, 2, rows) * (RNG.random(rows) < 0.8), groups
+
+
+def ratio(loss, scores, labels, weight, groups, graded=False) -> Tensor:
+    rows = RankedRows(
+        torch.tensor(groups, dtype=torch.int32),
+        torch.tensor(labels),
+        torch.tensor(weight),
+        int(np.bincount(groups).max()),
+        graded,
+    )
+    parts, counted = loss(torch.tensor(scores), rows)
+    return parts.sum(0) / counted.sum()
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "graded"])
+def test_pairwise_is_the_mean_over_groups_of_the_mean_over_pairs(kind: str) -> None:
+    for _ in range(5):
+        given, graded = rows_like(kind), kind == "graded"
+        assert ratio(pairwise, *given, graded).item() == pytest.approx(pairwise_by_loops(*given, graded), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft", "graded"])
+def test_listwise_is_the_mean_over_groups_of_the_cross_entropy(kind: str) -> None:
+    for _ in range(5):
+        given = rows_like(kind)
+        assert ratio(listwise, *given).item() == pytest.approx(listwise_by_loops(*given), rel=1e-12)
+
+
+def test_by_hand() -> None:
+    """One positive with the logit 0 among two negatives with 0 and log 2."""
+    given = ([0.0, 0.0, math.log(2)], [1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0, 0, 0])
+    assert ratio(pairwise, *given).item() == pytest.approx((math.log(2) + math.log(3)) / 2)
+    assert ratio(listwise, *given).item() == pytest.approx(math.log(4))
+
+
+@pytest.mark.parametrize("loss", [pairwise, listwise])
+def test_members_of_an_ensemble_are_measured_apart(loss) -> None:
+    scores, *given = rows_like("hard")
+    both = ratio(loss, np.stack([scores, -scores], 1), *given)
+    alone = [ratio(loss, s, *given) for s in (scores, -scores)]
+    torch.testing.assert_close(both, torch.stack(alone))
+
+
+@pytest.mark.parametrize("loss", [pairwise, listwise])
+def test_a_shift_of_a_groups_scores_changes_nothing(loss) -> None:
+    scores, labels, weight, groups = rows_like("hard")
+    offsets = 50 * RNG.normal(size=9)[groups]
+    torch.testing.assert_close(
+        ratio(loss, scores + offsets, labels, weight, groups), ratio(loss, scores, labels, weight, groups)
+    )
+
+
+@pytest.mark.parametrize("loss", [pairwise, listwise])
+def test_groups_of_one_class_and_no_rows_give_exactly_zero_with_a_gradient_of_zero(loss) -> None:
+    for rows in (4, 0):
+        scores = torch.full((rows,), 3.0, requires_grad=True)
+        groups = torch.tensor([0, 0, 1, 2][:rows], dtype=torch.int32)
+        parts, counted = loss(scores, RankedRows(groups, torch.ones(rows), torch.ones(rows), 2))
+        assert (parts.sum().item(), counted.sum().item()) == (0.0, 0.0)
+        parts.sum().backward()
+        assert not scores.grad.any()
+
+
+def test_rows_of_long_groups_are_compared_with_others_all_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking_losses, "MOST_COMPARED", 7)
+    rows = RankedRows(torch.repeat_interleave(torch.tensor([0, 1]), torch.tensor([50, 4])), *torch.ones(2, 54), 50)
+    others, filled = rows.others
+    assert others.shape == (54, 7)
+    for i in range(54):
+        compared = others[i][filled[i]].tolist()
+        assert len({*compared}) == len(compared) == (7 if i < 50 else 3)
+        assert i not in compared
+        assert all((j < 50) == (i < 50) for j in compared)
+    gaps = sorted((j - 10) % 50 for j in others[10].tolist())
+    assert max(np.diff([0, *gaps, 50])) <= 8
+
+
+TASKS = (
+    recmtl.Task("ctr", "click", ranking_loss="pairwise", ranking_weight=0.5, weight_column="own"),
+    recmtl.Task("cvr", "buy", given="click", ranking_loss="listwise", weight=2.0),
+    recmtl.Task("stay", "stay", kind="regression", ranking_loss="pairwise"),
+)
+PLAIN = tuple(dataclasses.replace(task, ranking_loss=None) for task in TASKS)
+
+
+@pytest.fixture(scope="module")
+def grouped() -> recmtl.PreparedData:
+    """400 rows of searches of one to six rows, with missing labels and weights."""
+    rng, rows = np.random.default_rng(1), 400
+    click = rng.integers(0, 2, rows).astype(float)
+    frame = pd.DataFrame(
+        {
+            "search": np.repeat(np.arange(rows), rng.integers(1, 7, rows))[:rows][rng.permutation(rows)],
+            "market": rng.choice(["a", "b"], rows),
+            "x": rng.normal(size=rows),
+            "click": np.where(rng.random(rows) < 0.1, np.nan, click),
+            "buy": rng.integers(0, 2, rows),
+            "stay": 50 + 10 * rng.normal(size=rows),
+            "own": rng.uniform(0, 2, rows),
+            "row": rng.uniform(0.5, 2, rows),
+        }
+    )
+    features = [recmtl.Numeric("x"), recmtl.Categorical("market")]
+    schema = recmtl.Schema(features, TASKS, group="search", weight="row", domain="market")
+    return recmtl.prepare(schema, frame, holdout=0)
+
+
+def batches(data: recmtl.PreparedData, size: int, **options: int) -> list[Batch]:
+    return list(Loader(data.train, size, seed=0, grouped=True, **options).epoch())
+
+
+def test_the_loss_of_a_task_is_both_losses(grouped: recmtl.PreparedData) -> None:
+    """The labels, the condition, the weights and the unit of each task, against the loops."""
+    (batch,) = batches(grouped, 400)
+    logits = torch.randn(400, generator=torch.Generator().manual_seed(0))
+    found = Losses(grouped.schema, TASKS)(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
+    plain = Losses(grouped.schema, PLAIN)(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
+    scores, groups = logits.double().numpy(), batch.groups.numpy()
+    click, buy, stay = batch.labels.double().numpy().T
+    row, own = batch.weight.double().numpy(), batch.task_weights[:, 0].double().numpy()
+    known = ~np.isnan(click)
+    ctr = pairwise_by_loops(scores, np.nan_to_num(click), row * own * known, groups)
+    cvr = listwise_by_loops(scores, buy, row * (click == 1), groups)
+    spread = pairwise_by_loops(scores / grouped.schema.label_moments(TASKS[2]).deviation, stay, row, groups, True)
+    assert (found["ctr"] - plain["ctr"]).item() == pytest.approx(0.5 * ctr, rel=1e-4)
+    assert (found["cvr"] - plain["cvr"]).item() == pytest.approx(2 * cvr, rel=1e-4)
+    assert (found["stay"] - plain["stay"]).item() == pytest.approx(spread, rel=1e-4)
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_shares_of_processes_add_up_to_the_loss_of_the_batch(grouped: recmtl.PreparedData, processes: int) -> None:
+    whole = batches(grouped, 64)
+    shares = [batches(grouped, 64, rank=rank, world_size=processes) for rank in range(processes)]
+    losses = Losses(grouped.schema, TASKS)
+    for batch, *parts in zip(whole, *shares, strict=True):
+        assert sum(map(len, parts)) == len(batch)
+        logits = torch.randn(len(batch))
+        expected = losses(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
+        found = [losses(dict.fromkeys(("ctr", "cvr", "stay"), logits[part.share.rows]), part) for part in parts]
+        for name, loss in expected.items():
+            torch.testing.assert_close(sum(part[name] for part in found), loss)
+
+
+def test_the_losses_of_domains_add_up(grouped: recmtl.PreparedData) -> None:
+    (batch,) = batches(grouped, 400)
+    losses, logits = Losses(grouped.schema, TASKS), dict.fromkeys(("ctr", "cvr", "stay"), torch.randn(400))
+    whole = losses(logits, batch)
+    losses.split_by_domain(True)
+    split = losses(logits, batch)
+    for name, loss in whole.items():
+        torch.testing.assert_close(sum(value for key, value in split.items() if key.startswith(f"{name}@")), loss)
+
+
+def test_a_batch_that_was_not_cut_between_groups_is_refused(grouped: recmtl.PreparedData) -> None:
+    (batch,) = Loader(grouped.train, 400).epoch()
+    with pytest.raises(ValueError, match="'ctr' needs batches that are cut between groups: give `grouped=True`"):
+        Losses(grouped.schema, TASKS)(dict.fromkeys(("ctr", "cvr", "stay"), torch.zeros(400)), batch)
+
+
+def test_options_that_a_task_cannot_have() -> None:
+    with pytest.raises(recmtl.SchemaError, match="'y': `ranking_loss` of a regression task must be one of pairwise"):
+        recmtl.Task("y", "y", kind="regression", ranking_loss="listwise")
+    with pytest.raises(recmtl.SchemaError, match="`ranking_loss` of task 'y' needs a `group`"):
+        recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("y", "y", ranking_loss="listwise")])

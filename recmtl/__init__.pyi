@@ -96,6 +96,7 @@ from .recipe.load import load_run
 from .recipe.presets import card
 from .replays import Replay, replay
 from .report import write_report
+from .reproduction import Reproduction, reproduce
 from .schema import (
     Binned,
     Categorical,
@@ -201,6 +202,7 @@ __all__ = [
     "RankingModel",
     "Replay",
     "RepresentationBalancer",
+    "Reproduction",
     "RequestError",
     "RotateOnly",
     "RotoGrad",
@@ -238,6 +240,7 @@ __all__ = [
     "plant_days",
     "prepare",
     "replay",
+    "reproduce",
     "synthesize",
     "write_report",
 ]

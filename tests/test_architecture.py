@@ -33,6 +33,7 @@ ORDER = (
     "recipe",
     "serving",
     "comparison",
+    "reproduction",
     "replays",
     "report",
     "cli",

@@ -43,6 +43,7 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "requests": serving_tables.in_python,
     "table of public datasets": dataset_tables.overview,
     "sections of public datasets": dataset_tables.sections,
+    "published figures": dataset_tables.figures,
     "diagram of MMOE and OMoE": diagrams.omoe,
     "diagram of PLE": diagrams.ple,
     "diagram of STEM": diagrams.stem,

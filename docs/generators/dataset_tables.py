@@ -1,9 +1,10 @@
-"""The table and the sections of the public datasets, from their readers and cards."""
+"""Public datasets, from their readers and cards, and the figures that were published for them."""
 
 import recmtl
 from docs.generators.markdown import cell, table
 from recmtl.data.raw import READERS
 from recmtl.data.raw.base import RawReader
+from recmtl.reproduction.published import sources
 
 
 def overview() -> str:
@@ -48,3 +49,17 @@ def tasks(reader: RawReader) -> str:
     """Return the tasks of a dataset's cards."""
     names = dict.fromkeys(task.name for card in reader.cards for task in recmtl.card(card).tasks)
     return ", ".join(names)
+
+
+def figures() -> str:
+    """Return the published figures of each source, with what is known of them."""
+    parts = []
+    for source in sources().values():
+        rows = [
+            [name, model, *(f"{auc[task]:.4f}" if task in auc else "" for task in ("ctr", "cvr", "ctcvr"))]
+            for name, models in source.figures.items()
+            for model, auc in models.items()
+        ]
+        text = f"### {source.title}\n\n<{source.url}>\n\n{source.known} {source.differences}"
+        parts.append(f"{text}\n\n{table(['dataset', 'model', 'CTR', 'CVR', 'CTCVR'], rows, 2)}")
+    return "\n\n".join(parts)

@@ -26,6 +26,7 @@ PACKAGES = (
     "recmtl.evaluate",
     "recmtl.evaluate.figures",
     "recmtl.comparison",
+    "recmtl.reproduction",
     "recmtl.replays",
     "recmtl.report",
     "recmtl.recipe",

@@ -19,6 +19,7 @@ COMMANDS = (
     "prepare",
     "train",
     "compare",
+    "reproduce",
     "replay",
     "evaluate",
     "predict",

@@ -39,6 +39,7 @@ def quick(markdown: str) -> str:
         "rows=20_000": "rows=4_000, click_rate=0.2, conversion_rate=0.3",
         "--seeds 2": "--seeds 1",
         "--seeds 5": "--seeds 1",
+        "recmtl reproduce aliexpress-nl mmoe ": "recmtl reproduce aliexpress-nl mmoe --epochs 1 ",
         "--config demo ": "--config demo --model.layers '[32,16]' --trainer.epochs 1 ",
         "--config aliexpress_mmoe ": "--config aliexpress_mmoe --model.layers '[32,16]' --trainer.epochs 2 ",
     }

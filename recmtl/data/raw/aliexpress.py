@@ -103,7 +103,8 @@ def _open_side(
     matching = [m for m in fitting if _side_and_split(m.name) == (side, split)]
     if len(matching) != 1:
         names = f"{len(matching)}: {join_names(matching)}" if matching else f"none among {join_names(files.members)}"
-        raise DataError(f"expected one {side} file for {split} of {country} in {str(files.place)!r}, found {names}")
+        place = f"expected one {side} file for {split} of {country} in {str(files.place)!r}, found {names}"
+        raise DataError(f"{place}; {files.wanted}")
     member = replace(matching[0], name=str(files.place / matching[0].name))
     return open_csv(member, TextFormat(",", columns))
 

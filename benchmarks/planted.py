@@ -3,7 +3,8 @@
 For each of ten seeds a planted problem is drawn anew, its truth and its rows (`recmtl synth --plant`), and every model
 is trained on it by the defaults of the library. The AUC of each task is that of the test rows; on `selection`
 predictions of CVR are also compared with the true probability of *every* test row: their bias is the mean predicted
-minus the mean true CVR, their error the mean absolute difference. Differences to the first model are paired by seed,
+minus the mean true CVR, their error the mean absolute difference. On `funnel` the mean prediction of each rate is
+compared with the mean of its labels. Differences to the first model are paired by seed,
 with 95 % t intervals. The planted strengths were chosen on seeds from 100 on.
 
 What `--json` holds already is not trained again, so that a run can be interrupted and models can be added.
@@ -22,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
@@ -35,7 +37,9 @@ from recmtl.recipe.environment import environment
 from recmtl.schema import MultiCategorical
 
 SEEDS, ROWS = 10, 40_000
-Measures = dict[str, float]  # AUC by task, and of `selection` the bias and the error of CVR
+CALIBRATION = "calibration of "  # the beginning of a measure: mean prediction / mean label of a task
+TO_TRUTH = "calibration to the truth of "  # the same with the mean true rate
+Measures = dict[str, float]  # AUC by task; of `selection` bias and error of CVR, of `funnel` the calibration by task
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,10 @@ PROBLEMS: dict[Plant, Problem] = {
             "ESCM2, IPS, weights to 100": Contender("ESCM2", options={"estimator": "ips", "max_weight": 100.0}),
         },
     ),
+    "funnel": Problem(
+        "Funnel: four steps, all of whose rates are known",
+        plain("MMOE", "ESMM", "AITM") | {"ESCM2, IPS": Contender("ESCM2", options={"estimator": "ips"})},
+    ),
     "interests": Problem(
         "Interests: the history decides, candidate by candidate",
         plain("SharedBottom", "MMOE")
@@ -156,16 +164,31 @@ def measure(facts: PlantedFacts, folder: Path, contender: Contender, seed: int) 
     test, true = (pd.read_csv(folder / name) for name in ("test.csv", "test_truth.csv"))
     tasks = [task for task in data.schema.schema.reported_tasks if task.name in facts.test]
     found = {task.name: auc(task, test, predicted[task.name]) for task in tasks}
+    if facts.plant == "funnel":
+        found |= {f"{CALIBRATION}{task.name}": calibration(task, test, predicted[task.name]) for task in tasks}
+        found |= {f"{TO_TRUTH}{t.name}": calibration(t, test, predicted[t.name], true[t.name]) for t in tasks}
     if facts.plant == "selection":
         difference = predicted["cvr"] - true["cvr"]
         found |= {"bias": float(difference.mean()), "error": float(difference.abs().mean())}
     return found
 
 
+def counted(task: recmtl.Task, test: pd.DataFrame, predicted: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return label and prediction of the rows that count for a task."""
+    counts = (test[task.given] == 1 if task.given else test[task.label].notna()).to_numpy()
+    return test[task.label].to_numpy(float)[counts], predicted.to_numpy(float)[counts]
+
+
+def calibration(task: recmtl.Task, test: pd.DataFrame, predicted: pd.Series, true: pd.Series | None = None) -> float:
+    """Return the mean prediction of one task over its mean label, or mean true rate, of the rows that count for it."""
+    labels, found = counted(task, test, predicted)
+    expected = labels if true is None else counted(task, test, true)[1]
+    return float(found.mean() / expected.mean())
+
+
 def auc(task: recmtl.Task, test: pd.DataFrame, predicted: pd.Series) -> float:
     """Return the AUC of one task, over the rows that count for it."""
-    counts = test[task.given] == 1 if task.given else test[task.label].notna()
-    scores = scores_of(task, test.loc[counts, task.label].to_numpy(float), predicted[counts.to_numpy()].to_numpy(float))
+    scores = scores_of(task, *counted(task, test, predicted))
     return float(metrics_of(scores, names=["auc"]).values["auc"] or float("nan"))
 
 

@@ -8,6 +8,10 @@ from typing import Any
 from docs.generators.markdown import machine, table
 
 RECORD = Path(__file__).parents[2] / "benchmarks" / "results" / "planted.json"
+CALIBRATIONS = {
+    "calibration of ": "mean prediction / mean label",
+    "calibration to the truth of ": "mean prediction / mean true rate",
+}
 CVR = {"bias": "bias of CVR, all rows", "error": "mean error of CVR, all rows"}
 
 
@@ -24,17 +28,35 @@ def problem(result: dict[str, Any]) -> str:
     """Return the heading and the tables of one problem: the AUCs, and the bias of CVR where it is measured."""
     models = result["models"]
     measures = list(models[result["baseline"]]["mean"])
-    aucs = {task: f"AUC of {task}" for task in measures if task not in CVR}
+    aucs = {task: f"AUC of {task}" for task in measures if task not in CVR and not task.startswith(tuple(CALIBRATIONS))}
     seeds = {len(runs) for name, runs in result["seeds"].items() if name in models}
     count = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
     lines = [("true probabilities", *truth(result, "bayes", aucs)), *rows(result, aucs)]
     if any("auc_without" in found["planted"] for found in result["truths"].values()):
         lines.insert(1, ("without what is planted", *truth(result, "auc_without", aucs)))
     parts = [f"### {result['title']}", f"{result['rows']:,} rows, 80 % of them to train · {count} seeds"]
+    if any(measure.startswith(tuple(CALIBRATIONS)) for measure in measures):
+        return "\n\n".join([*parts, *rates(result, list(aucs))])
     parts.append(table(["", *headers(result, aucs)], lines))
     if "bias" in measures:
         parts.append(table(["", *headers(result, CVR)], rows(result, CVR)))
     return "\n\n".join(parts)
+
+
+def rates(result: dict[str, Any], tasks: list[str]) -> list[str]:
+    """Return three tables with a line for each rate of a funnel and a column for each model: AUC, and calibrations."""
+    models = result["models"]
+    bayes = truth(result, "bayes", dict.fromkeys(tasks, ""))[::2]
+    aucs = [
+        (task, best, *(f"{row['mean'][task]['estimate']:.4f}" for row in models.values()))
+        for task, best in zip(tasks, bayes, strict=True)
+    ]
+    form = "{estimate:.3f} ({low:.3f} to {high:.3f})"
+    found = [table(["AUC", "true probabilities", *models], aucs)]
+    for measure, title in CALIBRATIONS.items():
+        lines = [(task, *(form.format(**row["mean"][measure + task]) for row in models.values())) for task in tasks]
+        found.append(table([title, *models], lines))
+    return found
 
 
 def headers(result: dict[str, Any], measures: dict[str, str]) -> list[str]:

@@ -26,7 +26,7 @@ def synth_command(
     layout: Literal["processed", "raw"] = "processed",
     negative_rate: float = 1.0,
     thinned: Sequence[SplitName] | None = None,
-    plant: Literal["selection", "interests", "domains", "interactions", "days"] | None = None,
+    plant: Literal["selection", "funnel", "interests", "domains", "interactions", "days"] | None = None,
     strength: float | None = None,
     hidden: float | None = None,
     days: int | None = None,
@@ -46,9 +46,10 @@ def synth_command(
         negative_rate: The rate at which rows without a click are kept in the files that are thinned.
         thinned: A file to thin, `train`, `valid` or `test`, by default `train`; may be repeated.
         plant: Write a small table that shows one property of a model, with its card and the true probabilities of the
-            test rows: `selection` (clicked rows are not like all rows), `interests` (the history decides, candidate by
-            candidate), `domains` (which share half of their effects) or `interactions` (products of effects). `days`
-            writes folders of rows by day, with new ids each day and drifting effects.
+            test rows: `selection` (clicked rows are not like all rows), `funnel` (four steps, all of whose rates are
+            known), `interests` (the history decides, candidate by candidate), `domains` (which share half of their
+            effects) or `interactions` (products of effects). `days` writes folders of rows by day, with new ids each
+            day and drifting effects.
         strength: How strong the property is that `--plant` names: 1 if it is left out, 0 plants none.
         hidden: Log-odds of a hidden factor of clicks and conversions, for `--plant selection`; 0 if it is left out.
         days: The number of days from 2024-01-01, for `--plant days`; 7 if it is left out.

@@ -153,6 +153,7 @@ def test_every_model_predicts_the_same_as_onnx(cls, numeric, interaction, balanc
     for name in names:
         np.testing.assert_allclose(predicted[name], expected[name], rtol=0, atol=1e-6)
         np.testing.assert_allclose(scored[name], expected[name], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.multiply(scored["ctr"], scored["cvr"]), scored["ctcvr"], rtol=0, atol=1e-6)
     for rows in (0, 1):
         inputs = {n: t.numpy() for n, t in zip(network.inputs, network.example(rows), strict=True)}
         assert [output.shape for output in run(inputs)] == [(rows,)] * 3
@@ -177,6 +178,66 @@ def test_a_regression_and_columns_of_one_kind_alone(tmp_path: Path) -> None:
         assert 10 < values.mean() < 30
         scored = recmtl.Scorer(tmp_path / str(number)).score(frame(9))["spend"]
         np.testing.assert_allclose(scored, trainer.predict(frame(9))["spend"], rtol=1e-6)
+
+
+STEPS = {
+    "chain": (Funnel("click", "cart", "buy"), [Task("clicks", "click"), Task("to_cart", "cart", given="click")]),
+    "tree": (
+        Funnel(parents={"click": None, "like": "click", "cart": "click", "buy": "cart"}),
+        [Task("clicks", "click"), Task("likes", "like"), Task("cart", "cart"), Task("sold", "buy", given="click")],
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "cls"),
+    [
+        ("tree", models.SharedBottom),
+        pytest.param("chain", models.AITM, marks=pytest.mark.slow),
+    ],
+)
+def test_products_of_rates_agree_wherever_they_stand(
+    shape: str, cls: type[recmtl.RankingModel], tmp_path: Path
+) -> None:
+    """In metrics, files of predictions, answers of a scorer and outputs of the network."""
+    funnel, tasks = STEPS[shape]
+    rows = frame(200)[["item", "price", "click", "buy"]]
+    rows["cart"] = rows["buy"] + (rows["click"] - rows["buy"]) * (np.arange(200) % 2)
+    rows["like"] = rows["click"] * (np.arange(200) % 3 == 0)
+    data = recmtl.prepare(Schema([Categorical("item"), Numeric("price")], tasks, funnel=funnel), rows, holdout=0)
+    torch.manual_seed(0)
+    sizes = {"layers": [8], "tower_layers": [4]}
+    trainer = trainer_of(cls(data.schema, **{n: v for n, v in sizes.items() if n in inspect.signature(cls).parameters}))
+    assert recmtl.export_model(trainer, tmp_path / "model").difference <= 1e-6
+    run, network = onnx_network(tmp_path / "model" / "network.onnx", 1), ServedNetwork(trainer.model)
+    predictions = trainer.predictor.predict(data.train)
+    predictions.write(tmp_path / "predictions.parquet")
+    written = pd.read_parquet(tmp_path / "predictions.parquet")
+    rates = data.schema.schema.funnel_rates
+    names = [task.name for task in data.schema.schema.reported_tasks]
+    joint = {step.label: step.joint.name for step in rates}
+    places = {
+        "frame": trainer.predict(rows),
+        "file": written,
+        "scorer": recmtl.Scorer(tmp_path / "model").score(rows),
+        "network": network_predictions(network, run, data.train),
+    }
+    for place, found in places.items():
+        assert [name for name in found if name in names] == [name for name in names if name in found], place
+        for step in rates:
+            if step.parent is not None and joint[step.parent] in found and step.joint.name in found:
+                product = np.asarray(found[joint[step.parent]]) * np.asarray(found[step.conditional.name])
+                np.testing.assert_allclose(found[step.joint.name], product, rtol=0, atol=1e-6, err_msg=place)
+        for name in [name for name in names if name in written]:
+            np.testing.assert_allclose(found[name], written[name], rtol=0, atol=1e-6, err_msg=f"{place} {name}")
+    metrics = trainer.evaluate(data.train)
+    assert list(metrics.index) == [name for name in names if name in written]
+    for label, name in joint.items():
+        path = [step.conditional.name for step in rates if step.label in (label, *funnel.ancestors(label))]
+        product = np.prod([written[rate] for rate in path], axis=0)
+        happened = rows[label].to_numpy(float)
+        entropy = -(happened * np.log(product) + (1 - happened) * np.log(1 - product)).mean()
+        assert metrics.loc[name, "logloss"] == pytest.approx(entropy, abs=1e-6)
 
 
 @pytest.fixture(scope="module")

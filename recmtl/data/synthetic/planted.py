@@ -12,6 +12,7 @@ import numpy.typing as npt
 from recmtl.data.synthetic.bayes import TaskTruth
 from recmtl.data.synthetic.domains import Domains
 from recmtl.data.synthetic.folder import CARD, TEST_TRUTH, check_generated, check_size, generated_folder, split_sizes
+from recmtl.data.synthetic.funnel import FunnelOfFour
 from recmtl.data.synthetic.interactions import Interactions
 from recmtl.data.synthetic.interests import Interests
 from recmtl.data.synthetic.problem import DrawnRows, Problem
@@ -20,9 +21,10 @@ from recmtl.data.synthetic.streams import CHUNK_ROWS, stream
 from recmtl.data.synthetic.writers import column_types, csv_writer
 from recmtl.schema import Schema
 
-Plant = Literal["selection", "interests", "domains", "interactions"]
+Plant = Literal["selection", "funnel", "interests", "domains", "interactions"]
 PROBLEMS: Mapping[str, Callable[..., Problem]] = {
     "selection": Selection,
+    "funnel": FunnelOfFour,
     "interests": Interests,
     "domains": Domains,
     "interactions": Interactions,
@@ -73,7 +75,7 @@ def plant(
 
     Args:
         out: The folder of the files; created if missing.
-        problem: ``selection``, ``interests``, ``domains`` or ``interactions``.
+        problem: ``selection``, ``funnel``, ``interests``, ``domains`` or ``interactions``.
         rows: The total number of rows.
         seed: The seed of the planted truth and the rows.
         strength: How strong the planted property is: the factor of its log-odds; 0 plants none.

@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import OneHotEncoder
 
 import recmtl
-from recmtl.data.synthetic import domains, interactions, interests, selection
+from recmtl.data.synthetic import domains, funnel, interactions, interests, selection
 from recmtl.data.synthetic.planted import Plant
 from recmtl.data.synthetic.problem import DrawnRows, TwoLabels
 from recmtl.data.synthetic.streams import stream
@@ -64,6 +64,16 @@ def test_bayes_auc_is_that_of_the_probabilities_of_the_test_rows(folder: Path) -
         assert np.allclose(p["ctcvr"], p["ctr"] * p["cvr"])
         means = {"mean_cvr": p["cvr"].mean(), "mean_cvr_clicked": p["cvr"][clicked].mean()}
         assert truth["planted"] == pytest.approx(means)
+    elif folder.name == "funnel":
+        expected, schema = {}, recmtl.Schema.load(folder / "card.yaml")
+        for task in schema.funnel_tasks:
+            counts = test[task.given] == 1 if task.given else test["click"] >= 0
+            expected[task.name] = test[task.label][counts], p[task.name][counts]
+        assert list(expected) == list(p)
+        carted = test["cart"] == 1
+        found = p["order_given_cart"]
+        assert truth["planted"]["mean_order_given_cart"] == pytest.approx(found.mean())
+        assert truth["planted"]["mean_order_given_cart_counted"] == pytest.approx(found[carted].mean())
     else:
         expected = {"ctr": (test["click"], p["ctr"]), "like": (test["like"], p["like"])}
         without = {task: roc_auc_score(labels, p[f"{task}_without"]) for task, (labels, _) in expected.items()}
@@ -145,6 +155,27 @@ class TestSelection:
         for label, name in (("click", "ctr"), ("conversion", "ctcvr")):
             assert drawn.columns[label].mean() == pytest.approx(drawn.truth[name].mean(), abs=0.01)
         assert drawn.truth["cvr"].mean() == pytest.approx(0.15, abs=0.01)
+
+
+class TestFunnel:
+    def test_rates_are_the_shares_of_the_labels_and_agree(self) -> None:
+        drawn = funnel.FunnelOfFour(0, 1.0).draw(stream(0, "test"), 40_000)
+        labels, p = drawn.columns, drawn.truth
+        before, product = np.ones(40_000, bool), np.ones(40_000)
+        for step, rate in zip(funnel.FunnelOfFour.schema.funnel_rates, funnel.RATES, strict=True):
+            happened = labels[step.label] == 1
+            assert not (happened & ~before).any()
+            assert happened[before].mean() == pytest.approx(rate, abs=0.02)
+            assert happened[before].mean() == pytest.approx(p[step.conditional.name][before].mean(), abs=0.02)
+            assert happened.mean() == pytest.approx(p[step.joint.name].mean(), abs=0.006)
+            product = product * p[step.conditional.name]
+            np.testing.assert_allclose(p[step.joint.name], product)
+            before = happened
+        means = funnel.FunnelOfFour(0, 1.0).planted(drawn)
+        assert means["mean_pay_given_order_counted"] < means["mean_pay_given_order"] - 0.05
+        none = funnel.FunnelOfFour(0, 0.0)
+        means = none.planted(none.draw(stream(0, "test"), 40_000))
+        assert means["mean_pay_given_order_counted"] == pytest.approx(means["mean_pay_given_order"], abs=0.005)
 
 
 def conversion_bias(drawn: DrawnRows) -> tuple[float, float]:
@@ -287,7 +318,7 @@ class TestInteractions:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"problem": "bias"}, "`plant` must be one of selection, interests, domains, interactions, got 'bias'"),
+        ({"problem": "bias"}, "`plant` must be one of selection, funnel, interests, domains, interactions, got 'bias'"),
         ({"rows": 9}, "`rows` must be at least 10, so that each of the three files has one, got 9"),
         ({"seed": -1}, "`seed` must be 0 or more, got -1"),
         ({"strength": -0.5}, "`strength` must be from 0 to 10, got -0.5"),

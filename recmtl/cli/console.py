@@ -21,6 +21,7 @@ from recmtl.train.progress import Display
 COUNT_FORMAT, SHARE_FORMAT = "{:,.0f}", "{:.2%}"
 COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT_FORMAT)
 SHARE_COLUMNS = ("missing", "unknown", "unseen", "beyond")  # the beginnings of their names
+SMALL_SHARE, SMALL_SHIFT = 0.01, 0.1  # below which a column hardly differs between two splits
 MAX_CATEGORY = 24  # characters of a category that are shown
 
 
@@ -117,11 +118,24 @@ def print_gradient_stats(summaries: Sequence[PairSummary]) -> None:
     console.print(text_table(["tasks", "cosine", "in conflict", "size ratio", "measured"], rows))
 
 
-def print_description(description: Description, title: str) -> None:
-    """Print a description: warnings of label leaks, tables of columns, labels and drift, and notes."""
+def print_description(description: Description, title: str, brief: bool = False) -> None:
+    """Print a description: warnings, a summary, tables unless it is to be brief, and notes."""
     console = wide_console()
     for warning in description.warnings:
         console.print(f"WARNING: {warning}", style="bold red", markup=False)
+    rows, *tasks = description.summary
+    for line in (f"{title}: {rows}", *tasks):
+        console.print(line, markup=False)
+    for name, frame in {} if brief else _described(description).items():
+        if len(frame):
+            console.print(f"{title}: {name}", markup=False)
+            console.print(_frame_table(frame))
+    for note in description.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def _described(description: Description) -> dict[str, pd.DataFrame]:
+    """Return the tables of a description by title, with the most frequent categories beside their column."""
     columns = description.columns
     if "more" in columns:
         distinct = [f"{'>' * more}{count:,}" for count, more in zip(columns["distinct"], columns["more"], strict=True)]
@@ -130,15 +144,18 @@ def print_description(description: Description, title: str) -> None:
             top.setdefault(str(row.column), []).append(f"{str(row.value)[:MAX_CATEGORY]} {row.share:.1%}")
         frequent = [" · ".join(top.get(name, [])) for name in columns["column"]]
         columns = columns.drop(columns="more").assign(**{"distinct": distinct, "most frequent": frequent})
-    named = {"columns": columns, "numbers": description.numbers, "labels": description.labels}
-    named["labels by file"] = description.files
-    named["against the training rows"] = description.drift
-    for name, frame in named.items():
-        if len(frame):
-            console.print(f"{title}: {name}", markup=False)
-            console.print(_frame_table(frame))
-    for note in description.notes:
-        console.print(f"note: {note}", markup=False)
+    drift = description.drift
+    differs = (drift[["missing", "unseen", "beyond"]] >= SMALL_SHARE).any(axis=1) | (
+        drift["shift"].abs() >= SMALL_SHIFT
+    )
+    left_out = f" ({int((~differs).sum())} columns that hardly differ are left out)" if not differs.all() else ""
+    return {
+        "labels": description.labels,
+        "labels by file": description.files,
+        "columns": columns,
+        "numbers": description.numbers,
+        f"against the training rows{left_out}": drift[differs],
+    }
 
 
 def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -35,11 +35,12 @@ def describe_command(
     out: str | None = None,
     bad_rows: BadRows = "error",
     json: bool = False,
+    brief: bool = False,
     since: str | None = None,
     until: str | None = None,
     date_key: str | None = None,
 ) -> None:
-    """Describe a dataset: columns, labels, drift, and columns that leak a label.
+    """Describe a dataset: what is wrong with it, columns, labels, drift, and columns that leak a label.
 
     Args:
         data: Raw files or a prepared dataset.
@@ -61,6 +62,7 @@ def describe_command(
         out: Also write what was inferred to this file, as a dataset card to edit; it must not exist yet.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         json: Print JSON instead of tables.
+        brief: Print warnings, counts and notes alone.
         since: The first day of the first rows (`2024-01-01`), if they are a folder of folders named like
             `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
         until: The last day of the first rows, which is included.
@@ -74,6 +76,8 @@ def describe_command(
     formats = parse_date_formats(date_format or ())
     of_columns = {"drop": left_out, "kinds": kinds, "date_formats": formats}
     reading = {**roles} | {name: value for name, value in of_columns.items() if value}
+    if json and brief:
+        raise UsageError("`--json` prints all that is known and `--brief` a part of it: give one of them")
     if out is not None:
         _check_card(out, card, labels)
     rows = partitions(data, since, until, date_key)
@@ -83,7 +87,7 @@ def describe_command(
     if json:
         print_line(dumps(description.to_dict(), indent=1))
     else:
-        print_description(description, public_name(data))
+        print_description(description, public_name(data), brief)
     if out is not None:
         columns = infer_columns(rows, labels, kinds, left_out, roles, bad_rows, formats)
         write_card(out, Schema(columns.features, columns.tasks, **roles), columns)

@@ -43,6 +43,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),
     "json": ("--json", {"action": "store_true"}),
+    "brief": ("--brief", {"action": "store_true"}),
     "log_requests": ("--log_requests", {"action": "store_true"}),
 }
 

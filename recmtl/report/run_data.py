@@ -100,7 +100,8 @@ def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str
         return describe(data), ""
     empty = pd.DataFrame()
     labels = pd.DataFrame([*_training_labels(run.fitted), *_predicted_labels(run)], columns=LABEL_COLUMNS)
-    return Description(empty, _schema_columns(run.fitted), empty, empty, labels, empty, empty, ()), reason
+    columns = _schema_columns(run.fitted)
+    return Description((), {}, empty, columns, empty, empty, labels, empty, empty, ()), reason
 
 
 def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:

@@ -11,10 +11,14 @@ from typing import Any
 import pandas as pd
 
 from recmtl.data.columns.values import Codes, Floats
+from recmtl.data.profiling.cautions import cautions
 from recmtl.data.profiling.leaks import Leak, search_leaks
 from recmtl.data.profiling.tally import SplitTally
 from recmtl.schema import Schema, Task
 
+SHARES = ("missing", "unknown", "unseen", "beyond", "share")  # how the names of columns with shares begin
+UNFOLDED_ROWS = 12  # of a table in a notebook
+WARNING_STYLE = "border-left: 4px solid #c0392b; padding: 0.25em 0.75em"
 NO_TASK = Task("(none)", "(none)")  # of raw rows whose labels are not known: a schema needs a task
 LABEL_COLUMNS = ["split", "task", "rows", "positives", "mean"]
 FILE_COLUMNS = ["split", "file", *LABEL_COLUMNS[1:]]
@@ -27,6 +31,10 @@ class Description:
     """The content of a dataset. Shares are of rows unless stated otherwise.
 
     Args:
+        warnings: What would harm a model: columns that give a label away, values and means that differ between the
+            splits, columns that are read as something else than they are, labels with few positives, and values that
+            are an error when the data is prepared.
+        rows: The number of rows of each split.
         leaks: Features that alone separate a binary label: column, label, AUC, and whether the two are the same.
         columns: The kind of each column. Of raw data the share that is missing and the number of distinct values
             (``more``: more than that); of prepared data the size of the vocabulary, and for each split the share that
@@ -43,6 +51,8 @@ class Description:
         notes: Columns without information, and what was not examined.
     """
 
+    warnings: tuple[str, ...]
+    rows: Mapping[str, int]
     leaks: pd.DataFrame
     columns: pd.DataFrame
     values: pd.DataFrame
@@ -53,28 +63,64 @@ class Description:
     notes: tuple[str, ...]
 
     @property
-    def warnings(self) -> list[str]:
-        """A sentence on each column that gives a label away."""
-        return [str(Leak(*row)) for row in self.leaks.itertuples(index=False)]
+    def summary(self) -> list[str]:
+        """The rows of each split, the number of columns of each kind, and a line for each task."""
+        counts = self.columns["kind"].value_counts(sort=False).items() if len(self.columns) else ()
+        rows = ", ".join(f"{count:,} {split} rows" for split, count in self.rows.items())
+        lines = [f"{rows}; {len(self.columns):,} columns: {', '.join(f'{count:,} {kind}' for kind, count in counts)}"]
+        for task, found in self.labels.groupby("task", sort=False):
+            lines.append(f"task {task}: {', '.join(map(_label_text, found.to_dict('records')))}")
+        return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Return warnings, tables and notes as plain data."""
+        """Return warnings, rows, tables and notes as plain data."""
         tables = {name: json.loads(table.to_json(orient="records")) for name, table in self._tables().items()}
-        return {"warnings": self.warnings, **tables, "notes": list(self.notes)}
+        return {"warnings": list(self.warnings), "rows": dict(self.rows), **tables, "notes": list(self.notes)}
 
     def _tables(self) -> dict[str, pd.DataFrame]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "notes"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), pd.DataFrame)}
 
     def __repr__(self) -> str:
         counts = f"{len(self.columns)} columns; {len(self.warnings)} warnings; {len(self.notes)} notes"
         return f"Description({counts})"
 
     def _repr_html_(self) -> str:
-        """Return warnings, tables and notes for a notebook."""
-        sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in (*self.warnings, *self.notes))
-        tables = [(name, table) for name, table in self._tables().items() if not table.empty]
-        shown = "".join(f"<h4>{name}</h4>{table.to_html(index=False)}" for name, table in tables)
-        return (f"<ul>{sentences}</ul>" if sentences else "") + shown
+        """Return warnings, summary, tables and notes for a notebook; large tables are folded."""
+        warnings = "".join(f"<li>{escape(text)}</li>" for text in self.warnings)
+        parts = [f'<div style="{WARNING_STYLE}"><strong>Warnings</strong><ul>{warnings}</ul></div>'] if warnings else []
+        parts += [f"<p>{'<br>'.join(map(escape, self.summary))}</p>"]
+        for name, table in self._tables().items():
+            if not table.empty:
+                unfolded = " open" if len(table) <= UNFOLDED_ROWS else ""
+                shown = f"<summary><strong>{name}</strong> ({len(table):,} rows)</summary>{_html_table(table)}"
+                parts.append(f"<details{unfolded}>{shown}</details>")
+        notes = "".join(f"<li>{escape(text)}</li>" for text in self.notes)
+        return "".join([*parts, f"<ul>{notes}</ul>" if notes else ""])
+
+
+def _label_text(row: Mapping[Any, Any]) -> str:
+    """Return the labels of a split in words."""
+    rows = f"{row['rows']:,} {row['split']} rows"
+    if pd.isna(row["positives"]):
+        return f"mean {row['mean']:.4g} of {rows}"
+    return f"{row['positives']:,.0f} positives in {rows} ({row['mean']:.2%})"
+
+
+def _html_table(table: pd.DataFrame) -> str:
+    """Return a table as HTML: shares in percent, other numbers with four digits."""
+    shown = table.astype(object)
+    for name, column in table.items():
+        if pd.api.types.is_float_dtype(column.dtype):
+            shown[name] = column.map(_percent if str(name).startswith(SHARES) else _number)
+    return str(shown.to_html(index=False, na_rep="–", border=0))
+
+
+def _percent(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:.2%}"
+
+
+def _number(value: float) -> str:
+    return "–" if pd.isna(value) else f"{value:,.4g}"
 
 
 def describe_splits(
@@ -85,6 +131,7 @@ def describe_splits(
     numbers: pd.DataFrame,
     values: Iterable[Sequence[Any]] = (),
     files: Iterable[Sequence[Any]] = (),
+    warnings: Iterable[str] = (),
     notes: Iterable[str] = (),
 ) -> Description:
     """Build a description: search leaks in the sample of the training rows (`features`), and compare the splits."""
@@ -95,15 +142,21 @@ def describe_splits(
     if sample.num_rows < train.rows:
         what = "quantiles and columns that give a label away"
         unsearched.append(f"{what} are those of a sample of {sample.num_rows:,} of {train.rows:,} rows")
-    labels = [row for name, split in splits.items() for row in split.labels.table(name)]
+    rows = {name: split.rows for name, split in splits.items()}
+    counted = [row for name, split in splits.items() for row in split.labels.table(name)]
     drift = [(name, *row) for name, split in splits.items() if name != "train" for row in split.drift(train)]
+    tables = {
+        "columns": columns,
+        "values": pd.DataFrame(list(values), columns=VALUE_COLUMNS),
+        "numbers": numbers,
+        "labels": pd.DataFrame(counted, columns=LABEL_COLUMNS),
+        "drift": pd.DataFrame(drift, columns=DRIFT_COLUMNS),
+    }
     return Description(
+        warnings=(*map(str, leaks), *warnings, *cautions(schema, rows, **tables)),
+        rows=rows,
         leaks=pd.DataFrame(leaks, columns=Leak._fields),
-        columns=columns,
-        values=pd.DataFrame(list(values), columns=VALUE_COLUMNS),
-        numbers=numbers,
-        labels=pd.DataFrame(labels, columns=LABEL_COLUMNS),
         files=pd.DataFrame(list(files), columns=FILE_COLUMNS),
-        drift=pd.DataFrame(drift, columns=DRIFT_COLUMNS),
         notes=(*notes, *unsearched),
+        **tables,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from recmtl.schema.text_format import TextFormat, format_options
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
 LEAK_ROWS = 10_000  # of the rows from which columns are inferred
+ROW_WEIGHT = re.compile(r"(row|sample|survey|instance|case|example)?[ _.]?(weight|wgt)s?", re.IGNORECASE)
 TOP_CATEGORIES = 5  # of each column
 
 
@@ -91,7 +93,8 @@ def describe(
         schema = schema.resolve(columns_of_source, source.name, source.index)
     skipped = BadRowCounter() if skips(bad_rows) else None
     tallies = {name: _tally_sources(schema, split, progress, skipped) for name, split in sources.items()}
-    return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [])
+    unnamed = max(source.unnamed for split in sources.values() for source in split)
+    return _describe_tallies(schema, tallies, readings, skipped.notes() if skipped else [], unnamed)
 
 
 def leak_warnings(rows: pa.Table, schema: Schema) -> list[str]:
@@ -107,7 +110,7 @@ def leak_warnings(rows: pa.Table, schema: Schema) -> list[str]:
         return []
     return [
         f"{warning} `--drop {column}` leaves it out"
-        for warning, column in zip(found.warnings, found.leaks["column"], strict=True)
+        for warning, column in zip(found.warnings, found.leaks["column"], strict=False)  # leaks come first
     ]
 
 
@@ -214,7 +217,11 @@ def _tally_sources(
 
 
 def _describe_tallies(
-    schema: Schema, splits: Mapping[str, RawTally], readings: Sequence[Reading], bad_row_notes: Sequence[str]
+    schema: Schema,
+    splits: Mapping[str, RawTally],
+    readings: Sequence[Reading],
+    bad_row_notes: Sequence[str],
+    unnamed: int,
 ) -> Description:
     train, sample = splits["train"], splits["train"].sample.table()
     tallies = train.numbers | train.categories
@@ -243,10 +250,10 @@ def _describe_tallies(
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
+        warnings=(*_reading_warnings(readings), *_infinite_warnings(splits), *_unnamed_warnings(unnamed)),
         notes=(
             *bad_row_notes,
             *_reading_notes(readings),
-            *_infinite_notes(splits),
             *_column_notes(train),
             *train.histories.notes(),
         ),
@@ -262,12 +269,29 @@ def _with_reasons(columns: pd.DataFrame, readings: Sequence[Reading]) -> pd.Data
 
 
 def _reading_notes(readings: Sequence[Reading]) -> Iterator[str]:
-    """Yield a note on each column that cannot be read, or that the user must say more about."""
+    """Yield a note on each column that cannot be read."""
     for reading in readings:
         if reading.feature is None:
             yield f"column {reading.column!r} is left out: {reading.reason}"
-        elif reading.question:
+
+
+def _reading_warnings(readings: Sequence[Reading]) -> Iterator[str]:
+    """Yield what the user must say about columns for data to be prepared, and features named like weights."""
+    for reading in readings:
+        if reading.question:
             yield reading.question
+        elif reading.used and isinstance(reading.feature, Numeric) and ROW_WEIGHT.fullmatch(reading.column):
+            yield (
+                f"column {reading.column!r} is read as a feature: if it says how much a row counts, say "
+                f"`--weight {reading.column}`, or `--drop {reading.column}`"
+            )
+
+
+def _unnamed_warnings(unnamed: int) -> Iterator[str]:
+    """Yield that columns have no name."""
+    if unnamed:
+        what = "a column has no name and is" if unnamed == 1 else f"{unnamed} columns have no name and are"
+        yield f"{what} left out: give a feature a name in the header"
 
 
 def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
@@ -285,8 +309,8 @@ def _top_categories(split: RawTally) -> Iterator[tuple[str, str, int, float]]:
         yield from ((name, row["category"], row["count"], row["count"] / tally.rows) for row in top.to_pylist())
 
 
-def _infinite_notes(splits: Mapping[str, RawTally]) -> Iterator[str]:
-    """Yield a note on each column with infinite values, at which preparing the data stops."""
+def _infinite_warnings(splits: Mapping[str, RawTally]) -> Iterator[str]:
+    """Yield a warning about each column with infinite values, at which preparing the data stops."""
     for split, tally in splits.items():
         for name, infinite in tally.infinite.items():
             yield (

@@ -20,6 +20,7 @@ class Source(ABC):
 
     name: str  # in errors
     columns: tuple[str, ...]
+    unnamed = 0  # columns without a name
     index: tuple[str, ...] = ()  # those of the columns that are the index of a pandas frame
     parses = False  # from text, which is slower than reading parsed rows again
     notes: tuple[str, ...] = ()  # of the last complete reading

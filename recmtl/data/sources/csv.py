@@ -39,7 +39,7 @@ class CsvSource(Source):
         self._header = list(text.header)
         self._records = CsvRecords(location, text.separator, text.header, text.escape)
         self._all_columns = self._records.columns
-        self.columns = without_blank_names(self._all_columns)
+        self.columns, self.unnamed = without_blank_names(self._all_columns), self._all_columns.count("")
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None

@@ -54,6 +54,7 @@ class TypedSource(Source):
     ) -> None:
         self.name, self._read, self._nulls = name, read, text.null_words
         self.columns, self.index = without_blank_names(schema.names), index_columns(schema)
+        self.unnamed = schema.names.count("")
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None

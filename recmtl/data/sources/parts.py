@@ -20,7 +20,7 @@ class PartSource(Source):
 
     def __init__(self, source: Source, keys: Mapping[str, str | None]) -> None:
         self.name, self.parses, self.rows = source.name, source.parses, source.rows
-        self.index, self._source, self._keys = source.index, source, keys
+        self.index, self.unnamed, self._source, self._keys = source.index, source.unnamed, source, keys
         self.columns, self.digest = (*source.columns, *keys), source.digest
 
     def batches(

@@ -1,5 +1,7 @@
 """Public datasets, from their readers and cards, and the figures that were published for them."""
 
+import re
+
 import recmtl
 from docs.generators.markdown import cell, table
 from recmtl.data.raw import READERS
@@ -26,18 +28,23 @@ def section(reader: RawReader) -> str:
     part = f" --part {reader.parts[0]}" if reader.parts else ""
     command = f"recmtl prepare --card {reader.cards[0]} --raw FOLDER_OR_ZIP{part} --out prepared"
     facts = {
-        "where": reader.site,
+        "where": linked(reader.site),
         "licence": reader.license,
         "files": reader.files,
         **({"`--part`": ", ".join(reader.parts)} if reader.parts else {}),
         "split": reader.split,
         "in memory": reader.memory,
     }
-    cards = "\n\n".join(f"Card `{name}`: {recmtl.card(name).description}" for name in reader.cards)
+    cards = "\n\n".join(f"Card `{name}`: {linked(recmtl.card(name).description)}" for name in reader.cards)
     lines = [f"- **{name}**: {value}" for name, value in facts.items()]
     return "\n\n".join(
         [f"## {reader.title} {{ #{anchor(reader)} }}", f"```text\n{command}\n```", "\n".join(lines), cards]
     )
+
+
+def linked(text: str) -> str:
+    """Return text whose addresses are links."""
+    return re.sub(r"https://[^\s),]*[\w/]", r"<\g<0>>", text)
 
 
 def anchor(reader: RawReader) -> str:

@@ -8,7 +8,7 @@ from recmtl.data.raw.raw_source import RawSource
 from recmtl.schema.text_format import TextFormat
 
 DAY = 86_400  # seconds; the first row of the file is at second 0
-TEST_DAYS = 28, 30  # of 30
+VALID_SINCE, TEST_SINCE = 26 * DAY, 28 * DAY  # of 30 days
 COLUMNS = ("timestamp", "uid", "campaign", "conversion", "click", *(f"cat{i}" for i in range(1, 10)))
 
 
@@ -21,16 +21,14 @@ class CriteoAttribution(RawReader):
     site = "https://ailab.criteo.com/criteo-attribution-modeling-bidding-dataset/"
     license = "CC BY-NC-SA 4.0"
     files = "criteo_attribution_dataset.tsv.gz"
-    split = "by time: 28 days for training, the last two for the test; the site has no split"
+    split = "by time: 26 days for training, two for validation, the last two for the test; the site has no split"
 
     def sources(self, files: RawFiles, part: str | None) -> Sources:
         """Return the rows of each split."""
-        first, _ = TEST_DAYS
-        opened = [
-            files.csv(r"criteo_attribution_dataset\.tsv", "criteo_attribution_dataset.tsv", TextFormat("\t"), COLUMNS)
-            for _ in range(2)
-        ]
-        return {
-            "train": RawSource(opened[0], chosen=Between("timestamp", high=first * DAY)),
-            "test": RawSource(opened[1], chosen=Between("timestamp", low=first * DAY)),
-        }
+        name = "criteo_attribution_dataset.tsv"
+
+        def rows(low: int | None = None, high: int | None = None) -> RawSource:
+            table = files.csv(name.replace(".", r"\."), name, TextFormat("\t"), COLUMNS)
+            return RawSource(table, chosen=Between("timestamp", low, high))
+
+        return {"train": rows(high=VALID_SINCE), "valid": rows(VALID_SINCE, TEST_SINCE), "test": rows(TEST_SINCE)}

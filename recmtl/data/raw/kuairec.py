@@ -22,7 +22,10 @@ class KuaiRec(RawReader):
     site = "https://kuairec.com (https://zenodo.org/records/18164998)"
     license = "CC BY-SA 4.0"
     files = "big_matrix.csv, small_matrix.csv, user_features.csv and item_categories.csv"
-    split = "the big matrix for training, the small, fully observed one for the test, as the site proposes"
+    split = (
+        "the big matrix for training, of which validation rows are held out; the small, fully observed one for the "
+        "test, as the site proposes"
+    )
     memory = "user_features.csv and item_categories.csv, about 5 MB"
 
     def sources(self, files: RawFiles, part: str | None) -> Sources:

@@ -18,10 +18,11 @@ from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import table_source
 from recmtl.errors import DataError, unreadable
 from recmtl.io.archives import ZIP_ERRORS, Member
+from recmtl.schema import SplitName
 from recmtl.schema.text_format import TextFormat
 
 DAY = 86_400
-TEST_SHARE = 0.1  # of the ratings, the latest
+SHARE = 0.1  # of the ratings, of the test, and of validation
 LIKE = AtLeast("rating", 4.0)
 # Columns of .dat files, whose values stand between `::`: every second one is empty.
 RATINGS = ("user_id", "_1", "movie_id", "_2", "rating", "_3", "timestamp")
@@ -40,7 +41,8 @@ class MovieLens(RawReader):
     license = "the site's own: research, no commercial use without permission, no redistribution without it"
     files = "ratings.dat and movies.dat (1M: users.dat, too), or ratings.csv and movies.csv"
     split = (
-        "by time: whole days, of which the last ones with at least 10 % of the ratings are the test; the site has none"
+        "by time: the last days with at least a tenth of the ratings are the test, those before with as many are for "
+        "validation; the site has none"
     )
     memory = "the movies, and the users of 1M: a few MB; the days of the ratings are counted in one pass before"
 
@@ -59,30 +61,33 @@ class MovieLens(RawReader):
                 return open_csv(member, columns=["userId", "movieId", "rating", "timestamp"])
             return open_csv(member, TextFormat(":", RATINGS))
 
-        since = test_since(ratings())
-        named = IN_CSV if csv else None
-        with_label = partial(RawSource, joins=joins, derived={"like": LIKE}, renamed=named)
-        return {
-            "train": with_label(ratings(), chosen=Between("timestamp", high=since)),
-            "test": with_label(ratings(), chosen=Between("timestamp", low=since)),
-        }
+        valid, test = split_by_day(ratings())
+        joined = partial(RawSource, joins=joins, derived={"like": LIKE}, renamed=IN_CSV if csv else None)
+        bounds: dict[SplitName, tuple[int | None, int | None]]
+        bounds = {"train": (None, valid), "valid": (valid, test), "test": (test, None)}
+        return {split: joined(ratings(), chosen=Between("timestamp", *ends)) for split, ends in bounds.items()}
 
 
-def test_since(ratings: Source) -> int:
-    """Return the first second of the last days that hold the share of the ratings that is the test."""
+def split_by_day(ratings: Source) -> tuple[int, int]:
+    """Return the first seconds of the validation and the test rows: of whole days with the share of each.
+
+    Raises:
+        DataError: There are too few days.
+    """
     days: Counter[int] = Counter()
     for batch in ratings.batches(["timestamp"], frozenset()):
         numbers, _ = lenient_numbers(batch.column(0), "timestamp")
         found, counts = np.unique(numbers[np.isfinite(numbers)] // DAY, return_counts=True)
         days.update(dict(zip(found.astype(int).tolist(), counts.tolist(), strict=True)))
-    if len(days) < 2:
-        raise DataError(f"{ratings.name} has ratings of {len(days)} days: expected at least 2, to split them by time")
-    total, later = days.total(), 0
+    starts, later = list[int](), 0
     for day in sorted(days, reverse=True)[:-1]:
         later += days[day]
-        if later >= TEST_SHARE * total:
-            break
-    return day * DAY
+        if later >= SHARE * days.total():
+            starts.append(day * DAY)
+            later = 0
+        if len(starts) == 2:
+            return starts[1], starts[0]
+    raise DataError(f"{ratings.name} has ratings of {len(days)} days: expected more, to split them by time")
 
 
 def movie_table(member: Member, csv: bool) -> Source:

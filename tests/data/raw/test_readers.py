@@ -166,10 +166,11 @@ class TestColumns:
         with open_raw("movielens_1m", folder) as given:
             names = ["user_id", "movie_id", "rating", "timestamp", "like", "zip_code", "year", "genres"]
             parts = {name: frame(source, names, ["rating", "like"]) for name, source in given.items()}
-        train, test = parts["train"], parts["test"]
-        assert len(train) + len(test) == ROWS
-        assert train["timestamp"].max() // 86_400 < test["timestamp"].min() // 86_400
-        assert 0.1 <= len(test) / ROWS < 0.1 + 5 / ROWS  # a day has at most five ratings
+        train, valid, test = parts["train"], parts["valid"], parts["test"]
+        assert len(train) + len(valid) + len(test) == ROWS
+        for earlier, later in ((train, valid), (valid, test)):
+            assert earlier["timestamp"].max() // 86_400 < later["timestamp"].min() // 86_400
+            assert 0.1 <= len(later) / ROWS < 0.1 + 5 / ROWS  # a day has at most five ratings
         assert (train["like"] == (train["rating"] >= 4)).all()
         years = {1: "1977", 2: "1995", 3: "1999", 4: "1950", 5: "1951"}
         assert listed(train["year"]) == [years.get(m) for m in train["movie_id"]]
@@ -209,7 +210,15 @@ class TestColumns:
         folder, _ = raw("criteo_attribution")
         with open_raw("criteo_attribution", folder) as given:
             times = {name: frame(source, ["timestamp"])["timestamp"] for name, source in given.items()}
-        assert times["train"].max() < 28 * 86_400 <= times["test"].min()
+        assert times["train"].max() < 26 * 86_400 <= times["valid"].min()
+        assert times["valid"].max() < 28 * 86_400 <= times["test"].min()
+
+    def test_ratings_of_one_day_cannot_be_split_by_time(self, raw, tmp_path):
+        folder, _ = raw("movielens")
+        (tmp_path / "movies.csv").write_bytes((folder / "movies.csv").read_bytes())
+        (tmp_path / "ratings.csv").write_text("userId,movieId,rating,timestamp\n1,1,4.0,86400\n1,2,4.0,86401\n")
+        with pytest.raises(DataError, match="has ratings of 1 days: expected more"), open_raw("movielens", tmp_path):
+            pass
 
     def test_a_missing_column_is_named(self, raw, tmp_path):
         (tmp_path / "QB-video.csv").write_text("user_id,item_id\n1,2\n")

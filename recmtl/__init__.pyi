@@ -91,6 +91,7 @@ from .models import (
     SingleTask,
     Tower,
 )
+from .recipe.calibrate_run import calibrate_run
 from .recipe.continue_run import continue_run
 from .recipe.load import load_run
 from .recipe.presets import card
@@ -230,6 +231,7 @@ __all__ = [
     "TrainingContext",
     "UPGrad",
     "UncertaintyWeighting",
+    "calibrate_run",
     "card",
     "compare",
     "continue_run",

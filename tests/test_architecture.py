@@ -26,6 +26,7 @@ ORDER = (
     "data",
     "runs",
     "evaluate",
+    "calibration",
     "features",
     "models",
     "callbacks",

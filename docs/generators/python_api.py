@@ -25,6 +25,7 @@ PACKAGES = (
     "recmtl.train",
     "recmtl.evaluate",
     "recmtl.evaluate.figures",
+    "recmtl.calibration",
     "recmtl.comparison",
     "recmtl.reproduction",
     "recmtl.replays",

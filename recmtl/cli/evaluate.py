@@ -30,8 +30,9 @@ from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
 from recmtl.recipe.options import partitions
 from recmtl.recipe.short_options import NO_OPTIONS
-from recmtl.schema import Thinning
+from recmtl.schema import SplitName, Thinning
 from recmtl.schema.thinning import thinning_of
+from recmtl.train import Trainer
 
 
 def evaluate_command(
@@ -109,7 +110,19 @@ def predict_labelled(
 ) -> Predictions:
     """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
-    prepared = prepared_rows(rows, thinning, text)
+    return trainer.predictor.predict(encoded_rows(trainer, rows, bad_rows, thinning, text))
+
+
+def encoded_rows(
+    trainer: Trainer,
+    rows: str | Partitions,
+    bad_rows: BadRows,
+    thinning: Thinning | None,
+    text: Mapping[str, Any],
+    split: SplitName = "test",
+) -> Rows:
+    """Return labelled rows as the model of a run reads them: raw files, or a split of a prepared dataset."""
+    prepared = prepared_rows(rows, thinning, text, split)
     if prepared is None:
         form = replace(trainer.model.schema.schema.text_format, **text)
         note_of_thinning(trainer.model.schema.thinning, thinning)
@@ -117,7 +130,7 @@ def predict_labelled(
             prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning, form)
             seen = trainer.model.schema.history.seen("given", digests(open_sources(rows, text=form)))
             counter.print_notes(*seen)
-    return trainer.predictor.predict(prepared)
+    return prepared
 
 
 def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, title: str) -> None:
@@ -157,8 +170,10 @@ def interval_note(predictions: Predictions) -> str:
     return f"95 % intervals take rows for independent: {why}"
 
 
-def prepared_rows(rows: str | Partitions, thinning: Thinning | None, text: Mapping[str, Any]) -> Rows | None:
-    """Return the test rows of a prepared dataset, which knows its thinning itself, or ``None`` for raw files."""
+def prepared_rows(
+    rows: str | Partitions, thinning: Thinning | None, text: Mapping[str, Any], split: SplitName = "test"
+) -> Rows | None:
+    """Return the rows of a prepared dataset, which knows its thinning itself, or ``None`` for raw files."""
     place = rows.place if isinstance(rows, Partitions) else rows
     if not (Path(place) / MANIFEST).is_file():
         return None
@@ -168,7 +183,8 @@ def prepared_rows(rows: str | Partitions, thinning: Thinning | None, text: Mappi
         raise UsageError(f"{rows!r} is a prepared dataset: say `--negative_rate` when it is prepared")
     if text:
         raise UsageError(f"{rows!r} is a prepared dataset: {', '.join(f'`{name}`' for name in text)} are of raw files")
-    return PreparedData.open(rows).test
+    found: Rows = getattr(PreparedData.open(rows), split)
+    return found
 
 
 def note_of_thinning(trained: Thinning | None, given: Thinning | None) -> None:

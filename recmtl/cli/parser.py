@@ -29,6 +29,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "names": ("names", {"metavar": "NAME", "nargs": "*"}),
     "label": ("--label", {"action": "append"}),
     "funnel": ("--funnel", {"nargs": "+", "metavar": "LABEL"}),
+    "task": ("--task", {"action": "append"}),
     "drop": ("--drop", {"action": "append"}),
     "kind": ("--kind", {"action": "append", "metavar": "COLUMN=KIND"}),
     "separator": ("--separator", {"metavar": "CHARACTER"}),

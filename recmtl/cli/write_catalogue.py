@@ -22,6 +22,7 @@ COMMANDS = (
     "reproduce",
     "replay",
     "evaluate",
+    "calibrate",
     "predict",
     "export",
     "report",

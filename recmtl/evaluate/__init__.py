@@ -1,5 +1,7 @@
 """Metrics of predictions, their confidence intervals and significance tests, independent of any model."""
 
+from recmtl.evaluate.calibration_error import CalibrationError, calibration_error
+from recmtl.evaluate.calibration_tables import calibration_by_slice, calibration_over_time, calibration_table
 from recmtl.evaluate.curves import reliability_bins
 from recmtl.evaluate.intervals import Interval, auc_interval, bootstrap_intervals, intervals_of
 from recmtl.evaluate.measures import MEASURES
@@ -21,6 +23,7 @@ from recmtl.evaluate.slices import domain_metrics, domain_scores
 __all__ = [
     "LOWER_IS_BETTER",
     "MEASURES",
+    "CalibrationError",
     "Difference",
     "Interval",
     "Metrics",
@@ -31,6 +34,10 @@ __all__ = [
     "binary_metrics",
     "bootstrap_intervals",
     "by_group",
+    "calibration_by_slice",
+    "calibration_error",
+    "calibration_over_time",
+    "calibration_table",
     "complete",
     "domain_metrics",
     "domain_scores",

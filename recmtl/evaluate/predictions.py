@@ -11,12 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from recmtl.data.columns.values import as_numbers
 from recmtl.data.store.group_numbers import group_numbers
-from recmtl.errors import BadValueError
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import Metrics, metrics_of
-from recmtl.evaluate.prediction_files import LABEL_PREFIX, read_predictions
+from recmtl.evaluate.prediction_files import (
+    LABEL_PREFIX,
+    UNCALIBRATED_PREFIX,
+    float_column,
+    label_column,
+    read_predictions,
+    sampling_weight_column,
+    uncalibrated_columns,
+)
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.io.partitions import Partitions, public_name_of
@@ -53,6 +59,7 @@ class Predictions:
         group: The key column that groups rows; ``None`` takes the schema's group.
         sampling_weight: How many rows of a thinned file each row stands for ``[rows]``; ``None`` if it was not thinned.
         task_weights: The weights of single tasks' rows by column; a task without its column has the row weight alone.
+        uncalibrated: Of calibrated tasks, what the model itself predicts.
 
     Example:
         >>> from recmtl.evaluate import metrics_of
@@ -71,6 +78,14 @@ class Predictions:
     group: str | None = None
     sampling_weight: Floats | None = None
     task_weights: Mapping[str, Floats] = field(default_factory=dict)
+    uncalibrated: Mapping[str, Floats] = field(default_factory=dict)
+
+    def before_calibration(self) -> Predictions:
+        """Return the predictions of the model itself; the other rates of a funnel follow from them."""
+        rates = {task.name for task in self.schema.funnel_tasks}
+        follow = rates if rates & {*self.uncalibrated} else set()
+        kept = {name: values for name, values in self.values.items() if name not in follow}
+        return replace(self, values={**kept, **self.uncalibrated}, uncalibrated={})
 
     def scores(self) -> dict[str, Scores]:
         """Return the scores of each reported task that is predicted, on the rows that count for it."""
@@ -82,11 +97,11 @@ class Predictions:
                 continue
             labels, predicted = task_labels(task, self.labels), completed[task.name]
             cut = capped.get(task.name)
-            weight = self._weight_of(task)
+            weight = self.weight_of(task)
             scores[task.name] = scores_of(task, labels, predicted, weight, groups, cut, self.sampling_weight)
         return scores
 
-    def _weight_of(self, task: Task) -> Floats | None:
+    def weight_of(self, task: Task) -> Floats | None:
         """Return the row weight times the weight of the task's own column ``[rows]``."""
         own = self.task_weights.get(task.weight_column) if task.weight_column else None
         return self.weight if own is None else own if self.weight is None else self.weight * own
@@ -128,6 +143,7 @@ class Predictions:
             keys=self.keys.filter(pa.array(mask)),
             sampling_weight=None if self.sampling_weight is None else self.sampling_weight[mask],
             task_weights={name: weight[mask] for name, weight in self.task_weights.items()},
+            uncalibrated={name: values[mask] for name, values in self.uncalibrated.items()},
         )
 
     def with_thinning(self, thinning: Thinning) -> Predictions:
@@ -187,7 +203,10 @@ class Predictions:
         return found
 
     def table(self) -> pa.Table:
-        """Return a table of keys, labels as ``label_COLUMN``, all weights, and a column for each task."""
+        """Return a table of keys, labels as ``label_COLUMN``, all weights, and a column for each task.
+
+        Of calibrated tasks the columns ``uncalibrated_TASK`` hold what the model itself predicts.
+        """
         completed, _ = complete(self.schema, self.values)
         columns = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
         columns |= {LABEL_PREFIX + name: pa.array(values, from_pandas=True) for name, values in self.labels.items()}
@@ -196,7 +215,8 @@ class Predictions:
         columns |= {name: pa.array(weight) for name, weight in self.task_weights.items()}
         if self.sampling_weight is not None:
             columns[SAMPLING_WEIGHT] = pa.array(self.sampling_weight)
-        return pa.table(columns | {name: pa.array(values) for name, values in completed.items()})
+        before = {UNCALIBRATED_PREFIX + name: values for name, values in self.uncalibrated.items()}
+        return pa.table(columns | {name: pa.array(values) for name, values in {**completed, **before}.items()})
 
     @classmethod
     def from_table(
@@ -226,7 +246,7 @@ class Predictions:
         if not tasks:
             expected = ", ".join(t.name for t in schema.reported_tasks)
             raise SchemaError(f"{source} has no predictions: expected a column named {expected}")
-        names = {label: _label_column(label, table, tasks) for label in schema.labels}
+        names = {label: label_column(label, table, tasks) for label in schema.labels}
         for label in (label for t in predicted for label in (t.label, t.given) if label):
             if names[label] is None:
                 raise SchemaError(
@@ -234,13 +254,14 @@ class Predictions:
                 )
         return cls(
             schema,
-            {name: _float_column(table, name, source, schema.decimal) for name in tasks},
-            {label: _float_column(table, name, source, schema.decimal) for label, name in names.items() if name},
-            _float_column(table, schema.weight, source, schema.decimal) if schema.weight else None,
+            {name: float_column(table, name, source, schema.decimal) for name in tasks},
+            {label: float_column(table, name, source, schema.decimal) for label, name in names.items() if name},
+            float_column(table, schema.weight, source, schema.decimal) if schema.weight else None,
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
-            _sampling_weight(schema, table, source),
-            {n: _float_column(table, n, source, schema.decimal) for t in predicted if (n := t.weight_column)},
+            sampling_weight_column(schema, table, source),
+            {n: float_column(table, n, source, schema.decimal) for t in predicted if (n := t.weight_column)},
+            uncalibrated_columns(schema, table, source),
         )
 
     def write(self, path: str | Path) -> None:
@@ -268,30 +289,6 @@ def _check_values(bad: npt.NDArray[np.bool_], values: Floats, where: str, expect
         row = int(bad.argmax())
         value = "no value" if np.isnan(values[row]) else f"{values[row]:g}"
         raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} (rows: {bad.sum():,})")
-
-
-def _label_column(label: str, table: pa.Table, tasks: list[str]) -> str | None:
-    names = (name for name in (LABEL_PREFIX + label, label) if name in table.column_names and name not in tasks)
-    return next(names, None)
-
-
-def _float_column(table: pa.Table, name: str, source: str, decimal: str = ".") -> Floats:
-    if name not in table.column_names:
-        raise SchemaError(f"column {name!r} is not in {source}")
-    try:
-        return as_numbers(table[name].combine_chunks(), name, decimal)
-    except BadValueError as bad:
-        if bad.mask is None:
-            raise SchemaError(f"{source}: column {name!r} must be numeric, got {table[name].type}") from None
-        raise SchemaError(f"{source}, row {bad.row + 1}, {bad.reason}") from None
-
-
-def _sampling_weight(schema: Schema, table: pa.Table, source: str) -> Floats | None:
-    """Return the sampling weights of a table, unless it has none or the schema has a column of that name."""
-    own = {*schema.columns, *(task.name for task in schema.reported_tasks)}
-    if SAMPLING_WEIGHT in own or SAMPLING_WEIGHT not in table.column_names:
-        return None
-    return _float_column(table, SAMPLING_WEIGHT, source, schema.decimal)
 
 
 def measure(

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from recmtl.balance.base import Balancer
 from recmtl.balance.restoring import balancer_of_state
 from recmtl.balance.shared import SharedTensor, shared_tensors
+from recmtl.calibration import Calibration
 from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.head import Head, default_tower
-from recmtl.models.links import link_of
+from recmtl.models.links import link_of, predictions_of
 from recmtl.models.losses import Losses
 from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
@@ -99,6 +100,7 @@ class RankingModel(RecordedModule, ABC):
         heads: One head per task that is predicted from a view, by name.
         objectives: The tasks whose losses are trained, in the order of the losses.
         task_losses: The losses of the objectives by `Losses`.
+        calibration: What calibrates its probabilities; ``None`` leaves them as they are.
         view_features: D, the width of a view.
         ensemble: k, the number of networks that share the weights; 1 without an ensemble.
 
@@ -139,6 +141,7 @@ class RankingModel(RecordedModule, ABC):
         self.schema = schema
         self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
         self.task_losses = Losses(schema, self.objectives)
+        self.calibration: Calibration | None = None
         if encoder is not None:
             self.encoder = encoder(schema)
         self.fork: IdentityFork | Balancer = IdentityFork()
@@ -280,6 +283,16 @@ class RankingModel(RecordedModule, ABC):
         """Return the prediction of an ensemble, ``[B]``, from those of its members, ``[B, k]``."""
         task = self._predicted[head]
         return link_of(task).mean_of_members(task, logits)
+
+    def predictions(self, logits: Mapping[str, Tensor], calibrated: bool = True) -> dict[str, Tensor]:
+        """Return float64 predictions from logits in evaluation mode: probabilities, of a regression values.
+
+        Args:
+            logits: What the model returned, ``{name: [B]}``.
+            calibrated: Whether to calibrate them, if the model has a calibration.
+        """
+        found = predictions_of(self.schema, self.objectives, logits)
+        return self.calibration(found) if self.calibration is not None and calibrated else found
 
     def fold(self) -> Self:
         """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""

@@ -79,8 +79,11 @@ def _is_recipe(recipe: Any) -> bool:
     plain = [
         trainer["stopping"],
         trainer["run"],
-        {k: v for k, v in trainer.items() if k not in (*TRAINER_GROUPS, "callbacks")},
+        {k: v for k, v in trainer.items() if k not in (*TRAINER_GROUPS, "callbacks", "calibration")},
     ]
+    methods = trainer.get("calibration")
+    if not all(isinstance(v, str | None) for v in (methods.values() if isinstance(methods, dict) else [methods])):
+        return False
     if any(CLASS_KEYS & set(part) or any(isinstance(v, dict | list) for v in part.values()) for part in plain):
         return False
     entries = values_in([recipe["model"], recipe["balancer"], trainer["optimization"]])

@@ -25,14 +25,18 @@ BEST, LAST, STEP = "best", "last", "step-{}"
 OPTIMIZERS = "optimizers"  # the checkpoint of their states, from which another training goes on
 STEP_DIGITS = 10
 PREDICTIONS, USAGE = "predictions/{split}.parquet", "usage.json"
+CALIBRATION = "calibration.json"
 REPORTED = ("test", "valid")  # the splits to report a run on, the preferred one first
 CHECKSUMS = "checksums.json"
 READER = "recmtl_model.py"  # by which the folder of an exported model is known
 BEGUN = ".begun"  # the digest of `recipe.yaml` until the schema is written: a killed start leaves nothing else
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
 PARENT = "parent.json"  # the run that this one started from
-WRITTEN = (SCHEMA, PARENT, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS, "predictions", USAGE, CHECKSUMS)  # by a trainer
-CHECKED = (LOG, USAGE, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # files that have checksums
+WRITTEN = (  # by a trainer
+    *(SCHEMA, PARENT, LOG, EVENTS, RESULT, PLOTS, CHECKPOINTS),
+    *("predictions", USAGE, CALIBRATION, CHECKSUMS),
+)
+CHECKED = (LOG, USAGE, CALIBRATION, *(PREDICTIONS.format(split=split) for split in REPORTED), RESULT)  # by checksums
 
 
 class RunFolder:

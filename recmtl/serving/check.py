@@ -62,7 +62,7 @@ def exact_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
     with torch.inference_mode():
         for batch in Loader(rows, BATCH).epoch():
             logits = model(replace(batch, numeric=batch.numeric.double()))
-            parts.append(probabilities(model.schema, model.objectives, logits))
+            parts.append(probabilities(model, logits))
     return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 

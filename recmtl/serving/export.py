@@ -204,6 +204,7 @@ def manifest_content(
     schema = trainer.model.schema
     return {
         "recmtl": __version__,
+        "calibration": trainer.model.calibration.methods if trainer.model.calibration else {},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "schema": schema.fingerprint,
         "model": type(trainer.model).__name__,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from recmtl.data import Batch, IdLists
 from recmtl.models import RankingModel
-from recmtl.models.links import link_of, predictions_of
+from recmtl.models.links import link_of
 from recmtl.schema import FittedSchema, Task, consistent_rates
 
 IDS, NUMERIC, VALUES, LENGTHS = "ids", "numeric", "list_{}", "lengths_{}"  # the names of inputs
@@ -49,8 +49,7 @@ class ServedNetwork(nn.Module):
 
     def probabilities(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Return the predictions by task."""
-        model = self.model
-        return probabilities(model.schema, model.objectives, model(batch_of(model.schema, inputs)))
+        return probabilities(self.model, self.model(batch_of(self.model.schema, inputs)))
 
     def example(self, rows: int = 3) -> tuple[Tensor, ...]:
         """Return inputs of unknown categories and of numbers 0, with two values in each list."""
@@ -92,11 +91,9 @@ def inputs_of(schema: FittedSchema, batch: Batch) -> dict[str, Tensor]:
     return {name: given[name].contiguous() for name in input_names(schema)}
 
 
-def probabilities(
-    schema: FittedSchema, objectives: tuple[Task, ...], logits: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return float64 predictions of all tasks from the logits of a model in evaluation mode, as `complete` does."""
-    return consistent_rates(schema.schema, predictions_of(schema, objectives, logits), torch)[0]
+def probabilities(model: RankingModel, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return float64 predictions of all tasks, calibrated if the model is, from its logits in evaluation mode."""
+    return consistent_rates(model.schema.schema, model.predictions(logits), torch)[0]
 
 
 def meaning(task: Task) -> str:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from recmtl.callbacks import FitResult
 from recmtl.data import Rows
 from recmtl.errors import Interrupted
-from recmtl.evaluate import Metrics, domain_metrics, domain_scores, figures, metrics_of
+from recmtl.evaluate import Metrics, Predictions, domain_metrics, domain_scores, figures, metrics_of
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
 from recmtl.io.files import new_file
 from recmtl.io.machine import peak_memory
@@ -54,8 +54,7 @@ def _measure_and_save(
         predictions = predictor.predict(rows)
         measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
         if folder and setup.model.schema.schema.domain:
-            by_task = domain_metrics(domain_scores(predictions))
-            domains[name] = {task: {d: m.to_dict() for d, m in found.items()} for task, found in by_task.items()}
+            domains[name] = plain_domain_metrics(predictions)
         if folder and setup.run.predictions:
             predictions.write(folder.predictions(name))
     if folder:
@@ -63,6 +62,8 @@ def _measure_and_save(
         usage = Predictor(setup).expert_usage(reported) if reported else {}
         if usage:
             folder.save_usage(usage)
+        if setup.model.calibration is not None:
+            setup.model.calibration.save(folder)
         save_plots(folder)
         folder.finish(
             {
@@ -78,6 +79,12 @@ def _measure_and_save(
             }
         )
     return measured
+
+
+def plain_domain_metrics(predictions: Predictions) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each task and domain as plain data."""
+    by_task = domain_metrics(domain_scores(predictions))
+    return {task: {d: m.to_dict() for d, m in found.items()} for task, found in by_task.items()}
 
 
 def save_plots(folder: RunFolder) -> None:

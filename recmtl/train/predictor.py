@@ -15,7 +15,6 @@ from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
 from recmtl.evaluate import Metrics, Predictions, measure
 from recmtl.io.machine import explain_oom
-from recmtl.models.links import predictions_of
 from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
 from recmtl.train.setup import TrainingSetup
 
@@ -29,12 +28,24 @@ class Predictor:
         self._setup, self._processes = setup, processes
 
     def outputs(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
-        """Predict each output of the model ``{task: [rows]}``, in the order of the rows.
+        """Predict each output of the model ``{task: [rows]}``, calibrated if it is, in the order of the rows.
 
         Raises:
             DataError: The rows were prepared with another schema.
             OutOfMemoryError: A batch does not fit into memory.
         """
+        return dict(self.predict(rows).values)
+
+    def predict(self, rows: Rows) -> Predictions:
+        """Predict every task, with the labels, weights and keys of the rows; errors as of `outputs`."""
+        schema, calibration = self._setup.model.schema.schema, self._setup.model.calibration
+        group, outputs = self._setup.stopping.group, self._uncalibrated(rows)
+        given = (schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
+        found = Predictions(*given)
+        return calibration.applied(found) if calibration is not None else found
+
+    def _uncalibrated(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
+        """Return what the model itself predicts."""
         setup, processes = self._setup, self._processes
         setup.check_rows(rows)
         if len(rows) == 0:
@@ -42,13 +53,6 @@ class Predictor:
         own = self._outputs_of(process_rows(rows, processes.rank, processes.size))
         parts = [part for part in processes.all_gather_object(own) if part]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-    def predict(self, rows: Rows) -> Predictions:
-        """Predict every task, with the labels, weights and keys of the rows."""
-        schema = self._setup.model.schema.schema
-        group, outputs = self._setup.stopping.group, self.outputs(rows)
-        given = (schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
-        return Predictions(*given)
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
         """Measure the model task by task, by the metrics named, or by all."""
@@ -86,7 +90,7 @@ class Predictor:
 
     def _predicted(self, batch: Batch) -> dict[str, Tensor]:
         model = self._setup.model
-        return predictions_of(model.schema, model.objectives, model(batch))
+        return model.predictions(model(batch), calibrated=False)
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

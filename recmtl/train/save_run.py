@@ -44,6 +44,8 @@ def save_run(setup: TrainingSetup, result: FitResult, recipe: str | None, path: 
         states = _optimizer_states(setup, result)
         if states:
             folder.save_optimizers(states)
+        if model.calibration is not None:
+            model.calibration.save(folder)
         folder.finish({"best": {"monitor": setup.metric_monitor().monitor, "value": result.best}})
 
 
@@ -60,6 +62,7 @@ def python_recipe(setup: TrainingSetup) -> str:
         "epochs": setup.epochs,
         "gradient_stats_every": setup.gradient_stats_every,
         "balance_domains": setup.balance_domains,
+        "calibration": plain(setup.calibration, "calibration"),
         "optimization": {name: plain(value, f"optimization.{name}") for name, value in optimization.items()},
         "stopping": {name: plain(value, f"stopping.{name}") for name, value in vars(setup.stopping).items()},
         "run": {name: plain(value, f"run.{name}") for name, value in run.items()},

@@ -13,6 +13,7 @@ import torch
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, ProcessGroup, RepresentationBalancer, Sum
+from recmtl.calibration import Method
 from recmtl.callbacks import Callback
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
@@ -58,6 +59,7 @@ class TrainingSetup:
         processes: The processes that share each batch.
         device: The device of this process.
         folder: The run folder; ``None`` if there is none or another process writes it.
+        calibration: How the model is calibrated when it is trained; ``None`` does not.
         start: The run whose optimizers' states training starts with; ``None`` starts with new ones.
         callbacks: What is called while it trains, beside `metrics.jsonl` and TensorBoard in the run folder.
     """
@@ -74,6 +76,7 @@ class TrainingSetup:
     device: torch.device
     folder: RunFolder | None
     start: TrainedRun | None = None
+    calibration: Method | Mapping[str, Method] | None = None
     callbacks: tuple[Callback, ...] = ()
 
     @classmethod

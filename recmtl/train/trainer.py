@@ -14,13 +14,14 @@ import pyarrow as pa
 import torch
 
 from recmtl.balance import Balancer, Sum
+from recmtl.calibration import Calibration
 from recmtl.callbacks import Callback, FitResult
 from recmtl.callbacks.callback_list import checked_callbacks
 from recmtl.data import DataError, Rows, encode_rows
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
-from recmtl.evaluate import Metrics, table
+from recmtl.evaluate import Metrics, calibration_table, table
 from recmtl.io.csv_records import BadRows
 from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
@@ -29,6 +30,13 @@ from recmtl.runs.folder import BEST, RunFolder
 from recmtl.schema import Thinning
 from recmtl.schema.text_format import TextFormat
 from recmtl.train.artifacts import finish_run
+from recmtl.train.calibrating import (
+    Methods,
+    calibrate_after_training,
+    calibrate_model,
+    check_methods,
+    save_calibration,
+)
 from recmtl.train.device import check_precision, cpu_threads
 from recmtl.train.loop import TrainingLoop
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
@@ -65,6 +73,8 @@ class Trainer:
             the same tasks, or begin with a ``fresh`` one.
         callbacks: What is called while the model trains, such as loggers: see `Callback`. The run folder's
             `metrics.jsonl` and, if it is installed, TensorBoard are two of them that need not be named.
+        calibration: Calibrate the trained model on the validation rows: ``isotonic``, ``platt`` or ``temperature``, or
+            one of them for each task that is named. A task that these rows cannot calibrate gets a note.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
@@ -93,7 +103,9 @@ class Trainer:
         init_from: str | Path | None = None,
         balancer_state: BalancerState = "keep",
         callbacks: Sequence[Callback] = (),
+        calibration: Methods | None = None,
     ) -> None:
+        check_methods(calibration)
         start = None if init_from is None else TrainedRun.open(init_from)
         if balancer is None:
             own = model.fork if isinstance(model.fork, Balancer) else Sum()
@@ -104,7 +116,7 @@ class Trainer:
         if start is not None:
             start.load_weights(model, balancer_state)
             self.setup = replace(self.setup, start=start)
-        self.setup = replace(self.setup, callbacks=checked_callbacks(callbacks))
+        self.setup = replace(self.setup, callbacks=checked_callbacks(callbacks), calibration=calibration)
         self.result = FitResult()
         self.recipe: Callable[[], str] | None = None
 
@@ -191,8 +203,12 @@ class Trainer:
             self.folder.check_free(resume)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             torch.manual_seed((setup.processes.rank << 32) + setup.run.seed)
+            setup.model.calibration = None
             with explain_oom(f"training on batches of {setup.batch_size(train):,} rows", "lower `batch_size`"):
-                return TrainingLoop(setup, train, valid, note, saved).run()
+                result = TrainingLoop(setup, train, valid, note, saved).run()
+        if setup.calibration is not None or setup.start is not None:
+            calibrate_after_training(setup, Predictor(setup, setup.processes), valid, note)
+        return result
 
     def _saved_state(self, note: Callable[[str], None]) -> Mapping[str, Any] | None:
         return Checkpoints(self.folder).restore(note) if self.folder else None
@@ -210,6 +226,30 @@ class Trainer:
         rows = data if isinstance(data, Rows) else self.encode(data, bad_rows=bad_rows, thinning=thinning)
         return table(self.predictor.measure(rows))
 
+    def calibrate(self, data: Rows | Data, method: Methods = "isotonic") -> pd.DataFrame:
+        """Calibrate the model on labelled rows that it was not trained on: all that predicts takes it from then on.
+
+        A calibration that it had is replaced. In a run folder of the trainer it is written by `finish` or, if the run
+        is finished, at once, with the predictions and metrics there.
+
+        Args:
+            data: Prepared rows, or raw ones in any form that `prepare` takes.
+            method: ``isotonic``, ``platt`` or ``temperature``, for all tasks with probabilities (a multi-class task
+                takes ``temperature`` in any case), or the method of each task that is to be calibrated.
+
+        Returns:
+            How well the tasks were and are calibrated on these rows, which flatters: see `calibration_table`.
+
+        Raises:
+            ValueError: A method or a task is unknown, or a task cannot be calibrated by this method.
+            DataError: The rows of a task are none, too few or of one class; the model is then as before.
+        """
+        rows = data if isinstance(data, Rows) else self.encode(data)
+        found = calibration_table(calibrate_model(self.setup, self.predictor, rows, method))
+        if self.folder and self.folder.finished and self.model.calibration:
+            save_calibration(self.folder, self.model.calibration)
+        return found
+
     def predict(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys of the rows.
 
@@ -220,6 +260,7 @@ class Trainer:
         schema = self.model.schema
         parts = [data] if isinstance(data, Rows) else encode_rows(schema, data, labelled=False, bad_rows=bad_rows)
         unlabelled: dict[str, Any] = {"labels": {}, "weight": None, "sampling_weight": None, "task_weights": {}}
+        unlabelled["uncalibrated"] = {}
         predicted = [replace(self.predictor.predict(rows), **unlabelled).table() for rows in parts]
         frame: pd.DataFrame = pa.concat_tables(predicted).to_pandas(types_mapper=INTEGERS.get)
         return frame
@@ -273,7 +314,7 @@ class Trainer:
         save_run(self.setup, self.result, self.recipe() if self.recipe else None, path)
 
     def load(self, name: str = BEST, folder: RunFolder | None = None) -> Trainer:
-        """Load the weights of a checkpoint, ``best`` or ``last``.
+        """Load the weights of a checkpoint, ``best`` with the run's calibration or ``last``.
 
         Those of ``best`` were measured, and are an average of weights if `Optimization.ema` is not 0. Those of ``last``
         are the weights from which training goes on, not their average.
@@ -289,6 +330,7 @@ class Trainer:
         if folder is None:
             raise RunError("there is no run folder to load from: give `run=RunConfig(folder=…)`")
         self.setup.load_weights(folder.load_checkpoint(name, self.setup.device), folder.path)
+        self.model.calibration = Calibration.read(folder) if name == BEST else None
         return self
 
     def fold(self) -> RankingModel:

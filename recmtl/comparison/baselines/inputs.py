@@ -58,7 +58,8 @@ def examples_of(task: Task, rows: Rows, x: Matrix) -> Examples:
         x: Their inputs ``[rows, columns]``.
     """
     labels = task_labels(task, rows.labels)
-    factors = [weight for weight in (rows.weight, rows.sampling_weight) if weight is not None]
+    own = rows.task_weights.get(task.weight_column) if task.weight_column else None
+    factors = [weight for weight in (rows.weight, own, rows.sampling_weight) if weight is not None]
     weight = np.prod(factors, axis=0) if factors else None
     counts = ~np.isnan(labels) if weight is None else ~np.isnan(labels) & (weight > 0)
     labels, weight = labels[counts], None if weight is None else weight[counts]

@@ -45,7 +45,7 @@ from .balance import (
     UPGrad,
 )
 from .callbacks import Callback, MetricsFile, OptunaPruning, PrintMetrics, TensorBoard, TrainingContext
-from .comparison import Comparison, compare
+from .comparison import Budget, Comparison, compare
 from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare
 from .data.synthetic.days import plant_days
 from .data.synthetic.generate import synthesize
@@ -114,6 +114,7 @@ from .schema.extend import Extension
 from .serving.export import export_model
 from .serving.scorer import Scorer
 from .train import EarlyStopping, Optimization, RunConfig, Trainer
+from .tuning import Tuning, tune
 
 __version__: str
 
@@ -140,6 +141,7 @@ __all__ = [
     "Balancer",
     "Batch",
     "Binned",
+    "Budget",
     "CAGrad",
     "Callback",
     "Categorical",
@@ -229,6 +231,7 @@ __all__ = [
     "Tower",
     "Trainer",
     "TrainingContext",
+    "Tuning",
     "UPGrad",
     "UncertaintyWeighting",
     "calibrate_run",
@@ -244,5 +247,6 @@ __all__ = [
     "replay",
     "reproduce",
     "synthesize",
+    "tune",
     "write_report",
 ]

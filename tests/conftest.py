@@ -85,6 +85,12 @@ def warm_jobs(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recmtl.comparison.jobs.FIT", (str(warm_python), "-m", "recmtl.comparison.baselines"))
 
 
+@pytest.fixture
+def warm_workers(warm_python: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that train the trials of a search start warm."""
+    monkeypatch.setattr("recmtl.tuning.workers.WORKER", (str(warm_python), "-m", "recmtl.tuning.worker"))
+
+
 @pytest.fixture(scope="session")
 def csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with train, valid and test CSV in the layout of AliExpress, 3,000 rows in all."""

@@ -33,6 +33,7 @@ ORDER = (
     "train",
     "recipe",
     "serving",
+    "tuning",
     "comparison",
     "reproduction",
     "replays",

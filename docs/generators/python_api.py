@@ -26,6 +26,7 @@ PACKAGES = (
     "recmtl.evaluate",
     "recmtl.evaluate.figures",
     "recmtl.calibration",
+    "recmtl.tuning",
     "recmtl.comparison",
     "recmtl.reproduction",
     "recmtl.replays",

@@ -57,6 +57,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]]
+    search_space: ClassVar[Mapping[str, Any]] = {}  # what `recmtl tune` tries of the options, if it is not told
     additive: ClassVar[bool] = False  # whether the gradients of parts of a batch add up to those of the whole
     skipped: Tensor
     sizes: Tensor

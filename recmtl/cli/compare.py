@@ -19,9 +19,11 @@ from recmtl.cli.console import text_table, wide_console
 from recmtl.cli.parser import usage_errors
 from recmtl.comparison.grid import Grid, GridRun
 from recmtl.comparison.progress import GridBar, RunEnd
-from recmtl.comparison.runner import run_grid
+from recmtl.comparison.runner import run_grid, tune_grid
 from recmtl.comparison.tables import ResultTable, result_tables
+from recmtl.comparison.tuned import Budget
 from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.tuning.progress import TuningBar
 
 SOME_FAILED = 1
 
@@ -35,8 +37,13 @@ def compare_command(arguments: Sequence[str]) -> int:
         missing = "`--out`, the folder to write" if given.out is None else "`--models`, the models to compare"
         raise ValueError(f"give {missing}")
     grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates, given.baselines)
+    tuned = None
+    if given.tuned:
+        budget = Budget(given.trials, given.search)
+        with TuningBar() as searching:
+            tuned = tune_grid(parser, arguments, grid, given.out, budget, searching, given.jobs)
     with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
-        comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs)
+        comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs, tuned)
     print_tables(result_tables(comparison, given.metric))
     return SOME_FAILED if (comparison.runs["state"] != "finished").any() else 0
 
@@ -89,6 +96,20 @@ def compare_parser() -> ArgumentParser:
         help="The metric in the tables; by default AUC (regression: MAE).",
     )
     parser.add_argument("--jobs", type=int, default=1, help="How many runs at once; they share the CPUs.")
+    parser.add_argument(
+        "--tuned",
+        action="store_true",
+        help="First search the options of each model and balancer on the validation rows, by the same number of "
+        "trials; its seeds have the best ones. Baselines are not searched.",
+    )
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="With `--tuned`, the trials of each.")
+    parser.add_argument(
+        "--search",
+        type=Path | None,
+        default=None,
+        metavar="SPACE",
+        help="With `--tuned`, the search space, as of `tune`; by default learning rate and options of the balancer.",
+    )
     parser.add_argument(
         "--out",
         type=Path | None,

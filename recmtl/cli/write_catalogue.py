@@ -18,6 +18,7 @@ COMMANDS = (
     "describe",
     "prepare",
     "train",
+    "tune",
     "compare",
     "reproduce",
     "replay",

@@ -2,5 +2,6 @@
 
 from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.runner import compare
+from recmtl.comparison.tuned import Budget
 
-__all__ = ["Comparison", "compare"]
+__all__ = ["Budget", "Comparison", "compare"]

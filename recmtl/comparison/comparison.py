@@ -13,6 +13,7 @@ import pandas as pd
 from recmtl.comparison.differences import VARIANT, Tester, best_variants, correct_p_values, possible_pairs
 from recmtl.comparison.grid import SINGLE, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
+from recmtl.comparison.tuned import TunedVariant
 from recmtl.errors import RunError
 from recmtl.evaluate import monitors
 from recmtl.evaluate.measures import BinaryMeasure
@@ -31,10 +32,17 @@ class Comparison:
         folder: The comparison's folder.
         split: The split that is compared: `test`, or `valid` if there are no test rows.
         grid: The runs, grouped by variant (model, balancer and learning rate; or a baseline).
+        tuned: The result of each variant's search, if their options were searched.
     """
 
-    def __init__(self, folder: str | Path, split: str, grid: Sequence[GridRun]) -> None:
-        self.folder, self.split, self.grid = Path(folder), split, tuple(grid)
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str,
+        grid: Sequence[GridRun],
+        tuned: Mapping[Variant, TunedVariant] | None = None,
+    ) -> None:
+        self.folder, self.split, self.grid, self.tuned = Path(folder), split, tuple(grid), dict(tuned or {})
         self._differences: dict[Any, pd.DataFrame] = {}
 
     @classmethod
@@ -48,7 +56,8 @@ class Comparison:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             runs = [GridRun(Variant(*run["row"]), run["seed"], {}) for run in content["cells"]]
-            return cls(folder, content["split"], runs)
+            tuned = {Variant(*found.pop("row")): TunedVariant(**found) for found in content.get("tuned", [])}
+            return cls(folder, content["split"], runs, tuned)
         except OSError as error:
             raise RunError(f"{str(folder)!r} is not a comparison: there is no {CONTENT}") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -68,9 +77,10 @@ class Comparison:
         runs = [
             {"row": list(run.variant), "seed": run.seed, "folder": f"{RUNS_FOLDER}/{run.name}"} for run in self.grid
         ]
+        tuned = [{"row": list(variant), **vars(found)} for variant, found in self.tuned.items()]
+        content = {"split": self.split, "data": data, "cells": runs} | ({"tuned": tuned} if tuned else {})
         with new_file(self.folder / CONTENT) as file:
-            text = json.dumps({"split": self.split, "data": data, "cells": runs}, indent=1, ensure_ascii=False)
-            file.write_text(text + "\n", encoding="utf-8")
+            file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def path(self, run: GridRun) -> Path:
         """Return the run folder of a run."""
@@ -133,7 +143,8 @@ class Comparison:
         Args:
             metric: As in `table`.
             reference: The name of a model; each variant is compared with this model's variant of the same learning
-                rate, or with the baseline of this name. ``None`` takes the best variant of each task.
+                rate, or with the baseline of this name. Or that of a balancer: each is compared with this balancer's
+                variant of the same model and learning rate. ``None`` takes the best variant of each task.
 
         Returns:
             For each other variant and task: `reference`, `estimate` (mean minus the reference's mean), its uncorrected
@@ -141,11 +152,11 @@ class Comparison:
             there are too few runs or rows to test.
 
         Raises:
-            ValueError: No task has the metric, or there is no such model.
+            ValueError: No task has the metric, or there is no such model or balancer.
         """
-        metrics = self._metrics(metric)
-        if reference is not None and reference not in self._models:
-            raise ValueError(f"`reference` must be one of the models {', '.join(self._models)}, got {reference!r}")
+        metrics, known = self._metrics(metric), [*self._models, *self._balancers]
+        if reference is not None and reference not in known:
+            raise ValueError(f"`reference` must be one of {', '.join(known)}, got {reference!r}")
         key = (tuple(metrics.items()), reference)
         if key not in self._differences:
             means = seed_means(self.metrics, metrics)
@@ -160,6 +171,16 @@ class Comparison:
         models = dict.fromkeys(run.variant.model for run in self.grid if not run.variant.is_baseline)
         single = next((model for model in models if model.partition("(")[0] == SINGLE), None)
         return single if len(models) > 1 else None
+
+    @property
+    def has_tuned_weights(self) -> bool:
+        """Whether options were searched, of `FixedWeights` and of others."""
+        balancers = {variant.balancer for variant in self.tuned}
+        return "FixedWeights" in balancers and len(balancers) > 1
+
+    @property
+    def _balancers(self) -> list[str]:
+        return list(dict.fromkeys(run.variant.balancer for run in self.grid if run.variant.balancer))
 
     @property
     def _models(self) -> list[str]:

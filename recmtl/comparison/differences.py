@@ -45,15 +45,17 @@ class Pair(NamedTuple):
 
 
 def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
-    """Pair each variant with the model `reference` of the same learning rate, or with the best variant of the task."""
+    """Pair each variant with the model or balancer `reference`, or with the best variant of the task."""
     means = means.assign(best=best_variants(means)).dropna(subset="mean")
     for task, of_task in means.groupby("task", sort=False):
         variants, metric = variants_of(of_task), of_task["metric"].iloc[0]
         if reference is None:
             references = dict.fromkeys(variants, variants[of_task["best"].argmax()])
         else:
+            by_model = {(v.model, v.learning_rate): v for v in variants if v.balancer == reference}
             by_rate = {v.learning_rate: v for v in reversed(variants) if v.model == reference}
             found = {v: by_rate.get(v.learning_rate, by_rate.get(None)) for v in variants}  # a baseline has no rate
+            found = {v: other or by_model.get((v.model, v.learning_rate)) for v, other in found.items()}
             references = {v: other for v, other in found.items() if other is not None}
         yield from (Pair(str(task), metric, v, other) for v, other in references.items() if v != other)
 

@@ -36,6 +36,13 @@ class Variant(NamedTuple):
         return self.model if self.is_baseline else f"{self.model} with {self.balancer}{rate}"
 
     @property
+    def name(self) -> str:
+        """The beginning of the names of its folders."""
+        rate = [] if self.learning_rate is None else [f"{self.learning_rate:g}"]
+        parts = [self.model, *([self.balancer] if self.balancer else []), *rate]
+        return "-".join(re.sub(r"[^\w.=+]+", "_", part).strip("_") for part in parts)
+
+    @property
     def is_baseline(self) -> bool:
         """Whether it is a model of another library, one per task."""
         return not self.balancer
@@ -52,9 +59,7 @@ class GridRun:
     @property
     def name(self) -> str:
         """The name of its run folder."""
-        model, balancer, rate = self.variant
-        parts = [model, *([balancer] if balancer else []), *([] if rate is None else [f"{rate:g}"]), str(self.seed)]
-        return "-".join(re.sub(r"[^\w.=+]+", "_", part).strip("_") for part in parts)
+        return f"{self.variant.name}-{self.seed}"
 
 
 class GridEntry(NamedTuple):
@@ -126,7 +131,7 @@ class Grid:
             options += [] if rate is None else ["--trainer.optimization.optimizer.lr", repr(rate)]
             recipe = complete_recipe(parser, parse_recipe(parser, [*arguments, *options]))
             variant = Variant(model.name, balancer.name, rate)
-            runs += [GridRun(variant, seed, _with_seed(recipe, seed)) for seed in self._seeds]
+            runs += [GridRun(variant, seed, with_seed(recipe, seed)) for seed in self._seeds]
         runs += self._baseline_runs(complete_recipe(parser, parse_recipe(parser, arguments)))
         for name, count in Counter(run.name for run in runs).items():
             if count > 1:
@@ -157,7 +162,7 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield key, value
 
 
-def _with_seed(recipe: dict[str, Any], seed: int) -> dict[str, Any]:
+def with_seed(recipe: dict[str, Any], seed: int) -> dict[str, Any]:
     """Return a recipe with another seed for the run, and for the balancer if it has one."""
     run, options = recipe["trainer"]["run"] | {"seed": seed}, recipe["balancer"].get("init_args") or {}
     balancer = recipe["balancer"] | ({"init_args": options | {"seed": seed}} if "seed" in options else {})

@@ -15,6 +15,7 @@ from recmtl.comparison.export import write_tables
 from recmtl.comparison.grid import Entry, Grid, GridRun
 from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs, state_of
 from recmtl.comparison.progress import GridBar, GridProgress
+from recmtl.comparison.tuned import SEARCHES, Budget, TunedGrid, tune_runs
 from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
 from recmtl.io.files import check_local, locked
@@ -22,6 +23,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiate, open_data
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LOCK_FILE, RunFolder
+from recmtl.tuning.progress import TuningBar, TuningProgress
 
 
 def compare(
@@ -35,6 +37,7 @@ def compare(
     options: Mapping[str, Any] | None = None,
     metric: str | None = None,
     jobs: int = 1,
+    tuned: Budget | None = None,
     progress: bool = True,
 ) -> Comparison:
     """Train a grid of models, balancers and seeds from one recipe, and write tables of the results.
@@ -58,6 +61,8 @@ def compare(
         metric: The metric in the tables, for the tasks that have it; by default each task's main metric (AUC if
             binary).
         jobs: How many runs at once.
+        tuned: What each model and balancer is searched with before, on the validation rows: its runs have the best
+            options then. ``None`` takes those of the recipe.
         progress: Whether to show progress.
 
     Raises:
@@ -71,8 +76,12 @@ def compare(
     plain = {key: value if isinstance(value, str) else json.dumps(value) for key, value in (options or {}).items()}
     arguments = [f"--config={given}", *(f"--{key}={value}" for key, value in plain.items())]
     grid = Grid(models, balancers, seeds, learning_rates, baselines)
+    parser, folder, found = recipe_parser("recmtl compare"), Path(out), None
+    if tuned is not None:
+        with TuningBar(progress) as searching:
+            found = tune_grid(parser, arguments, grid, folder, tuned, searching, jobs)
     with GridBar(progress) as bar:
-        return run_grid(recipe_parser("recmtl compare"), arguments, grid, Path(out), bar, metric, jobs)
+        return run_grid(parser, arguments, grid, folder, bar, metric, jobs, found)
 
 
 def run_grid(
@@ -83,11 +92,15 @@ def run_grid(
     progress: GridProgress,
     metric: str | None = None,
     jobs: int = 1,
+    tuned: TunedGrid | None = None,
 ) -> Comparison:
-    """Train the unfinished runs of a grid, which share the options `arguments`, and write its tables."""
+    """Train the unfinished runs of a grid, which share the options `arguments`, and write its tables.
+
+    If it was tuned, its runs have the options that were found.
+    """
     if jobs < 1:
         raise ValueError(f"`jobs` must be at least 1, got {jobs}")
-    runs = grid.runs(parser, arguments)
+    runs, searched = (grid.runs(parser, arguments), None) if tuned is None else (tuned.runs, tuned.variants)
     nets = [run for run in runs if not run.variant.is_baseline]
     if not all(run.recipe["trainer"]["run"]["predictions"] for run in nets):
         raise ValueError("a comparison tests the runs' predictions: leave `trainer.run.predictions` true")
@@ -96,7 +109,7 @@ def run_grid(
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments, progress)
-        comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs)
+        comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs, searched)
         grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
         metrics_by_task(data.schema.schema, metric, any(grouped))
         finished = keep_finished(comparison, data.fingerprint)
@@ -105,9 +118,33 @@ def run_grid(
             progress.finish(end_of(run, comparison.path(run)))
         waiting = [run for run in runs if run not in finished]
         run_jobs(waiting, out / RUNS_FOLDER, jobs, lock, progress)
-        comparison = Comparison(out, comparison.split, runs)
+        comparison = Comparison(out, comparison.split, runs, searched)
         write_tables(comparison, metric)
     return comparison
+
+
+def tune_grid(
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    grid: Grid,
+    out: Path,
+    budget: Budget,
+    progress: TuningProgress,
+    jobs: int = 1,
+) -> TunedGrid:
+    """Search the options of each model and balancer of a grid by the same number of trials.
+
+    Raises:
+        ValueError: The grid has learning rates, which the search is to find, or an option is out of range.
+        RunError: The folder holds something else, or other searches.
+    """
+    if grid.learning_rates:
+        raise ValueError("a search finds the learning rate: leave out `learning_rates`, or `tuned`")
+    check_folder(out)
+    with locked(out / LOCK_FILE) as lock:
+        if lock is None:
+            raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
+        return tune_runs(parser, arguments, grid.runs(parser, arguments), out, budget, jobs, progress)
 
 
 def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
@@ -141,7 +178,7 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir() or (folder / CONTENT).is_file():
         return
     killed = {path.name for path in folder.glob(f".{CONTENT}.*.partial")}  # left by a start that was killed
-    if {path.name for path in folder.iterdir()} - {LOCK_FILE} - killed:
+    if {path.name for path in folder.iterdir()} - {LOCK_FILE, SEARCHES} - killed:
         raise RunError(f"{str(folder)!r} is not empty and not a comparison: give another `--out`")
 
 

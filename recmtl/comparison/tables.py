@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from recmtl.balance import FixedWeights
 from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
 from recmtl.comparison.grid import Variant
@@ -16,6 +17,7 @@ from recmtl.evaluate import LOWER_IS_BETTER
 
 TIED = "‡"
 NO_VALUE = "–"
+FIXED = FixedWeights.__name__  # the balancer to which the others are compared if options were searched
 
 
 class ResultCell(NamedTuple):
@@ -37,8 +39,13 @@ class ResultTable:
 
 
 def result_tables(comparison: Comparison, metric: str | None = None) -> list[ResultTable]:
-    """Return the table of a comparison and, if single-task training is among its models, the transfer table."""
+    """Return the table of a comparison, with `FixedWeights` among searched balancers the differences to it.
+
+    If single-task training is among its models, the transfer table follows.
+    """
     tables = [main_table(comparison, metric)]
+    if comparison.has_tuned_weights:
+        tables.append(fixed_weights_table(comparison, metric))
     if comparison.single:
         tables.append(transfer_table(comparison, comparison.single, metric))
     return tables
@@ -53,7 +60,7 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
     for variant in dict.fromkeys(variants_of(runs)):
         of_variant = runs[[other == variant for other in variants_of(runs)]]
         values = [cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics]
-        rows.append([*_key_cells(variant, runs), *values, *_cost_cells(of_variant)])
+        rows.append([*_key_cells(variant, runs), *values, *_cost_cells(of_variant), *_tuned_cells(comparison, variant)])
     level = f"at 95 % (Holm, {_plural(possible_pairs(means), 'pair')} of variants)"
     notes = [
         f"Mean ± standard deviation over the seeds, on the {comparison.split} rows. Bold: best. {TIED}: not "
@@ -62,29 +69,70 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
         *(_conclusion(task, means[means["task"] == task], tests[tests["task"] == task], level) for task in metrics),
         *_single_run_note(means, tests),
         *_failures(runs),
+        *_tuned_notes(comparison),
     ]
     header = [*_key_columns(runs), *(f"{task} {name}" for task, name in metrics.items()), "runs", "time", "memory"]
+    header += ["trials", "options"] if comparison.tuned else []
     return ResultTable("comparison", header, rows, len(_key_columns(runs)), notes)
+
+
+def fixed_weights_table(comparison: Comparison, metric: str | None = None) -> ResultTable:
+    """Return the difference of each balancer to `FixedWeights` with the same model, task by task."""
+    tests = comparison.differences(metric, FIXED)
+    counts = _plural(int(tests["p"].notna().sum()), "comparison")
+    notes = [
+        f"Difference to {FIXED}, whose task weights were found by as many trials, on the {comparison.split} rows, with "
+        f"uncorrected 95 % intervals. Bold: significant at 95 % ({_tests(_metrics_of(tests))}; Holm's correction over "
+        "all comparisons).",
+        *(_gains(task, tests[tests["task"] == task], counts) for task in _metrics_of(tests)),
+        *_single_run_note(comparison.table(metric), tests),
+    ]
+    return _difference_table("fixed weights", tests, notes)
+
+
+def _gains(task: str, tests: pd.DataFrame, counts: str) -> str:
+    """Return which balancers are better than hand-set weights on a task, and which are worse."""
+    if tests["p"].isna().all():
+        return f"{task}: not tested against {FIXED}."
+    better, worse = _signs(tests)
+    said = [
+        f"{', '.join(better)} better" if better else "none better",
+        f"{', '.join(worse)} worse" if worse else "none worse",
+    ]
+    rest = len(tests) - len(better) - len(worse)
+    return (
+        f"{task}: against {FIXED}, {' and '.join(said)}; {_plural(rest, 'variant')} not significantly different, at "
+        f"95 % (Holm, {counts})."
+    )
 
 
 def transfer_table(comparison: Comparison, single: str, metric: str | None = None) -> ResultTable:
     """Return the difference of each variant to single-task training, task by task."""
     tests = comparison.differences(metric, single)
-    metrics = dict(zip(tests["task"], tests["metric"], strict=True))
+    level = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})"
+    notes = [
+        f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
+        f"95 % ({_tests(_metrics_of(tests))}; Holm's correction over all comparisons).",
+        *(_transfer(task, tests[tests["task"] == task], level) for task in _metrics_of(tests)),
+        *_single_run_note(comparison.table(metric), tests),
+    ]
+    return _difference_table("transfer", tests, notes)
+
+
+def _difference_table(title: str, tests: pd.DataFrame, notes: Sequence[str]) -> ResultTable:
+    """Return a table of differences, a row for each variant."""
+    metrics = _metrics_of(tests)
     cells = {(variant, row.task): ResultCell(_difference(row), bool(row.apart)) for variant, row in _by_variant(tests)}
     rows = [
         [*_key_cells(variant, tests), *(cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics)]
         for variant in dict.fromkeys(variants_of(tests))
     ]
-    level = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})"
-    notes = [
-        f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
-        f"95 % ({_tests(metrics)}; Holm's correction over all comparisons).",
-        *(_transfer(task, tests[tests["task"] == task], level) for task in metrics),
-        *_single_run_note(comparison.table(metric), tests),
-    ]
     header = [*_key_columns(tests), *(f"{task} {name}" for task, name in metrics.items())]
-    return ResultTable("transfer", header, rows, len(_key_columns(tests)), notes)
+    return ResultTable(title, header, rows, len(_key_columns(tests)), notes)
+
+
+def _metrics_of(tests: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(tests["task"], tests["metric"], strict=True))
 
 
 def number_table(comparison: Comparison, metric: str | None = None) -> pd.DataFrame:
@@ -126,10 +174,8 @@ def _why_untested(means: pd.DataFrame) -> str:
 def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
     """Return the variants with negative and with positive transfer; of baselines there is none."""
     tests = tests[tests["balancer"] != ""]
-    lower = tests["metric"].isin(LOWER_IS_BETTER)
-    gain = tests["estimate"].where(~lower, -tests["estimate"])
-    signs = {"negative": tests["apart"] & (gain < 0), "positive": tests["apart"] & (gain > 0)}
-    found = {sign: ", ".join(map(str, variants_of(tests[rows]))) for sign, rows in signs.items()}
+    better, worse = _signs(tests)
+    found = {"negative": ", ".join(worse), "positive": ", ".join(better)}
     parts = [f"{sign} transfer with {variants}" for sign, variants in found.items() if variants]
     rest = int((~tests["apart"]).sum())
     if not parts:
@@ -137,6 +183,34 @@ def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
     if rest:
         parts.append(f"{_plural(rest, 'variant')} not significantly different from single-task training")
     return f"{task}: {'; '.join(parts)}, {level}."
+
+
+def _signs(tests: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """Return the variants that are significantly better than the reference, and those that are worse."""
+    gain = tests["estimate"].where(~tests["metric"].isin(LOWER_IS_BETTER), -tests["estimate"])
+    better, worse = (variants_of(tests[tests["apart"] & rows]) for rows in (gain > 0, gain < 0))
+    return list(map(str, better)), list(map(str, worse))
+
+
+def _tuned_cells(comparison: Comparison, variant: Variant) -> list[ResultCell]:
+    """Return how many trials a variant was searched with, and its best options."""
+    if not comparison.tuned:
+        return []
+    found = comparison.tuned.get(variant)
+    return [ResultCell(str(found.trials) if found else NO_VALUE), ResultCell(found.options if found else NO_VALUE)]
+
+
+def _tuned_notes(comparison: Comparison) -> Iterator[str]:
+    if not comparison.tuned:
+        return
+    counts = sorted({found.trials for found in comparison.tuned.values()})
+    each = f"{counts[0]} trials each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials each"
+    yield f"Options: the best of a search on the validation rows, {each}; the seeds were trained with them."
+    if any(run.variant.is_baseline for run in comparison.grid):
+        yield "Baselines have the options that they were given, which were not searched."
+    for variant, found in comparison.tuned.items():
+        if found.error:
+            yield f"Left out: {variant}: {found.error}"
 
 
 def _single_run_note(means: pd.DataFrame, tests: pd.DataFrame) -> list[str]:

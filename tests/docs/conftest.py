@@ -34,7 +34,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def reader(
-    places: Path, tmp_path: Path, warm_jobs: None, monkeypatch: pytest.MonkeyPatch
+    places: Path, tmp_path: Path, warm_jobs: None, warm_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[Sequence[str]], Path]:
     """Return a function that puts what a page needs into a new working directory."""
 

@@ -121,6 +121,21 @@ def preparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="session")
+def tuning(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    place = tmp_path_factory.mktemp("tuning")
+    space = place / "space.yaml"
+    space.write_text(
+        "trainer.optimization.optimizer.lr: {low: 0.0005, high: 0.02, log: true}\nbalancer: [Sum, PCGrad]\n"
+    )
+    options = ["--search", space, "--trials", "6", "--model", "SharedBottom"]
+
+    def command(path: Path) -> list[object]:
+        return ["tune", *data(rows), *OPTIONS, *options, "--out", path]
+
+    return Subject(forker, place, command, command)
+
+
+@pytest.fixture(scope="session")
 def comparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
     grid = ["--models", "SharedBottom", "MMOE", "--seeds", "1", "--balancers", "MetaBalance"]
 

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ from recmtl.cli.catalogue import load_catalogue
 from recmtl.cli.main import main
 from recmtl.comparison import jobs as cells
 from recmtl.data import PreparedData
+from recmtl.tuning import worker
 
 # Audit events of changes to files.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.truncate"}
@@ -34,13 +36,28 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Forked:
-    """A replacement of `subprocess.Popen` for the command `recmtl`: a fork, which imports nothing again."""
+    """A replacement of `subprocess.Popen` for `recmtl` and the workers of `tune`: a fork, with all that is imported."""
 
     def __init__(self, command: Sequence[str], *, stdout: Any, stderr: Any, **_: object) -> None:
         self.returncode: int | None = None
+        if stdout == subprocess.PIPE:
+            self._fork_worker(stderr.fileno())
+        elif (pid := os.fork()) == 0:
+            leave(lambda: main(command[3:]), stdout.fileno(), stderr.fileno())
+        else:
+            self.pid = pid
+
+    def _fork_worker(self, stderr: int) -> None:
+        (requests, own_requests), (own_replies, replies) = os.pipe(), os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
-            leave(lambda: main(command[3:]), stdout.fileno(), stderr.fileno())
+            os.dup2(requests, 0)
+            for descriptor in (requests, own_requests, own_replies):
+                os.close(descriptor)
+            leave(worker.main, replies, stderr)
+        os.close(requests)
+        os.close(replies)
+        self.stdin, self.stdout = os.fdopen(own_requests, "wb", 0), os.fdopen(own_replies, "rb", 0)
 
     def poll(self) -> int | None:
         if self.returncode is None:

@@ -42,13 +42,13 @@ class Subject:
         watched = [str(path.parent), change, str(self._count)]
         return self._forker.start(*command, **{"watched": watched, "cache": str(path.parent / "cache"), **faults})
 
-    def kill(self, path: Path, random: np.random.Generator, number: int, again: int) -> bool:
+    def kill(self, path: Path, random: np.random.Generator, number: int, again: int, kills: int = KILLS) -> bool:
         """Kill it once, before a change to files or after a time, and return whether it had not ended before.
 
-        Each number up to `KILLS` has its own part of the time until the end. The share of the work before the kill
+        Each number up to `kills` has its own part of the time until the end. The share of the work before the kill
         shrinks with each resumption, as less is left to be done.
         """
-        share, by_change = 0.9 * (number + random.uniform()) / KILLS / 2**again, number % 4 < 2
+        share, by_change = 0.9 * (number + random.uniform()) / kills / 2**again, number % 4 < 2
         if by_change:
             return self.start(path, again > 0, int(share * self.changes)).wait() == -9
         job = self.start(path, again > 0)

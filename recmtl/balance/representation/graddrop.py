@@ -1,6 +1,7 @@
 """GradDrop: at each feature of the views, one sign of the tasks' gradients is kept."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ class GradDrop(RepresentationBalancer):
 
     leaks: Tensor
     kept: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {"leak": {"low": 0.0, "high": 1.0}}
 
     def __init__(self, leak: float | Sequence[float] = 0.0, seed: int = 0) -> None:
         super().__init__()

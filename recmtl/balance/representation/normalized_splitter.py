@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 import torch
 from torch import Tensor
@@ -69,6 +69,7 @@ class NormalizedSplitter(RepresentationBalancer):
         tensor([0.5774, 0.5774, 0.5774])
     """
 
+    search_space: ClassVar[Mapping[str, Any]] = {"beta": [0.9, 0.99, 0.999], "projection": ["none", "before", "after"]}
     task_weights: Tensor
     square: Tensor
     updates: Tensor

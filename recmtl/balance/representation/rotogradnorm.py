@@ -1,6 +1,7 @@
 """RotoGradNorm: the tasks' gradients aligned by learned rotations and weighted by GradNorm."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -72,6 +73,11 @@ class RotoGradNorm(RotationBalancer):
         >>> bool(balancer.weights[0] > balancer.weights[1])
         True
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "alpha": {"low": 0.1, "high": 3.0},
+        "lr": {"low": 0.0025, "high": 0.25, "log": True},
+    }
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """CAGrad: the step near the mean gradient that does most for the worst task."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +52,8 @@ class CAGrad(GramBalancer):
         >>> x.grad  # the mean (3, 8), and half of its norm towards the first task
         tensor([7.2720, 8.0000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"c": {"low": 0.05, "high": 0.95}}
 
     def __init__(self, c: float = 0.4, rescale: Literal["none", "linear", "square"] = "none") -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """DB-MTL: averaged gradients of the losses' logarithms, all as long as the longest."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,7 @@ class DBMTL(TaskGradientBalancer):
     masses: Tensor
     updates: Tensor
     factors: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {"beta": [0.0, 0.5, 0.9, 0.99]}
 
     def __init__(self, beta: float = 0.9, decay: float = 0.0) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """ExcessMTL: weights that grow with the excess risk of each task."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -68,6 +69,7 @@ class ExcessMTL(TaskGradientBalancer):
     squares: Tensor
     logits: Tensor
     initial: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {"lr": {"low": 0.001, "high": 1.0, "log": True}}
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()

@@ -1,5 +1,8 @@
 """FairGrad: the step that is fair to the tasks in the sense of α-fairness."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from recmtl.balance.backward import masked
@@ -48,6 +51,8 @@ class FairGrad(GramBalancer):
         >>> x.grad  # w = (1, 4^(−3/2))
         tensor([1.0000, 0.5000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"alpha": {"low": 0.1, "high": 10.0, "log": True}}
 
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """GradCraft: gradients brought to one size, then turned so that no two of them conflict."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -67,6 +68,12 @@ class GradCraft(ProjectionBalancer):
         >>> x.grad  # sizes 5 and 5: (5, 0) becomes (1.8, 2.4), and (−4, 3) becomes (0, 3)
         tensor([1.8000, 5.4000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "tau": {"low": 0.0, "high": 1.0},
+        "epsilon": {"low": 0.0, "high": 1.0},
+        "reduction": ["mean", "sum"],
+    }
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """GradVac: conflicting gradients turned until their cosines reach those that the tasks had before."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -73,6 +74,10 @@ class GradVac(ProjectionBalancer):
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
     targets: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "beta": {"low": 0.001, "high": 0.5, "log": True},
+        "reduction": ["mean", "sum"],
+    }
 
     def __init__(
         self,

@@ -1,6 +1,7 @@
 """MetaBalance: gradients scaled towards the size of a target task's gradient, part by part."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +60,10 @@ class MetaBalance(TaskGradientBalancer):
         tensor([1.0000, 2.5000])
     """
 
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "relax_factor": {"low": 0.0, "high": 1.0},
+        "strategy": ["both", "reduce", "enlarge"],
+    }
     norm: Tensor
     updates: Tensor
 

@@ -1,6 +1,7 @@
 """MGDA: the shortest convex combination of the tasks' gradients."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class MGDA(GramBalancer):
         >>> x.grad  # weights 4/5 and 1/5
         tensor([0.8000, 0.4000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"normalization": ["none", "l2", "loss", "loss+"]}
 
     def __init__(self, normalization: Literal["none", "l2", "loss", "loss+"] = "none") -> None:
         super().__init__()

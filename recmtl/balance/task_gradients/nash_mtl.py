@@ -1,5 +1,8 @@
 """Nash-MTL: the step that tasks agree on when they bargain for it."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -54,6 +57,7 @@ class NashMTL(GramBalancer):
         tensor([1.0000, 1.0000])
     """
 
+    search_space: ClassVar[Mapping[str, Any]] = {"max_norm": {"low": 0.1, "high": 10.0, "log": True}}
     solution: Tensor
     steps: Tensor
 

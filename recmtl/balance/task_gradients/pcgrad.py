@@ -1,6 +1,7 @@
 """PCGrad: conflicting gradients projected onto each other's normal planes, one after the other."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -61,6 +62,8 @@ class PCGrad(ProjectionBalancer):
         >>> x.grad  # (1, 0) becomes (½, ½), and (−1, 1) becomes (0, 1)
         tensor([0.5000, 1.5000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"reduction": ["mean", "sum"], "scope": ["whole", "part"]}
 
     def __init__(
         self,

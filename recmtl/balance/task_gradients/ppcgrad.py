@@ -1,5 +1,8 @@
 """PPCGrad: conflicting gradients projected onto each other's normal planes, all at once."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from recmtl.balance.task_gradients.projection import ProjectionBalancer, coefficients_at_once
@@ -43,6 +46,8 @@ class PPCGrad(ProjectionBalancer):
         >>> x.grad
         tensor([0.5000, 1.5000])
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"reduction": ["mean", "sum"], "scope": ["whole", "part"]}
 
     def _coefficients(self, gram: Tensor, present: Tensor) -> Tensor:
         return coefficients_at_once(gram)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -162,6 +162,8 @@ class LearnedWeightBalancer(LossWeightBalancer, ABC):
         >>> bool(balancer.weights[0] < 1 < balancer.weights[1])
         True
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {"lr": {"low": 0.0025, "high": 0.25, "log": True}}
 
     def __init__(self, lr: float = 0.025) -> None:
         super().__init__()

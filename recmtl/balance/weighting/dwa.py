@@ -1,7 +1,7 @@
 """DWA: loss weights from how fast each loss fell over the last epochs."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -60,6 +60,7 @@ class DWA(LossWeightBalancer):
     steps: Tensor
     epochs: Tensor
     history: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {"temperature": {"low": 0.5, "high": 8.0, "log": True}}
 
     def __init__(self, temperature: float = 2.0) -> None:
         super().__init__()

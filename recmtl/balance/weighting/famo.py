@@ -80,6 +80,10 @@ class FAMO(LossValueBalancer):
 
     needs_losses_after_step: ClassVar[bool] = True
     before: Tensor
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "lr": {"low": 0.0025, "high": 0.25, "log": True},
+        "decay": {"low": 0.0001, "high": 0.1, "log": True},
+    }
 
     def __init__(self, lr: float = 0.025, decay: float = 0.01) -> None:
         super().__init__()

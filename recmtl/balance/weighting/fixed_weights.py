@@ -1,7 +1,7 @@
 """Fixed weights: the losses by hand-set weights."""
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,7 @@ class FixedWeights(LossWeightBalancer):
         tensor([3., 1.])
     """
 
+    search_space: ClassVar[Mapping[str, Any]] = {"task_weights.*": {"low": 0.1, "high": 10.0, "log": True}}
     additive: ClassVar[bool] = True
     factors: Tensor
 

@@ -1,7 +1,8 @@
 """GradNorm: loss weights that let all tasks learn at similar rates."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -117,6 +118,11 @@ class GradNorm(LossWeightBalancer):
         >>> bool(balancer.weights[0] > balancer.weights[1])
         True
     """
+
+    search_space: ClassVar[Mapping[str, Any]] = {
+        "alpha": {"low": 0.1, "high": 3.0},
+        "lr": {"low": 0.0025, "high": 0.25, "log": True},
+    }
 
     def __init__(self, alpha: float = 1.5, lr: float = 0.025) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
 """STCH: smooth Tchebycheff scalarization."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class STCH(LossValueBalancer):
         tensor([5.0000e-01, 9.6437e-23])
     """
 
+    search_space: ClassVar[Mapping[str, Any]] = {"mu": {"low": 0.01, "high": 10.0, "log": True}}
     given: Tensor
 
     def __init__(

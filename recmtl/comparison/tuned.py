@@ -1,0 +1,150 @@
+"""A search of its own for each model and balancer of a grid, with the same number of trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+from recmtl.comparison.grid import GridRun, Variant, with_seed
+from recmtl.data import PreparedData
+from recmtl.errors import RunError
+from recmtl.io.partitions import files_of
+from recmtl.recipe.options import parse_recipe
+from recmtl.recipe.recipe import instantiate
+from recmtl.tuning.progress import TuningProgress, shown_values
+from recmtl.tuning.recipes import SearchedRecipe, balancer_space, space_of_variant
+from recmtl.tuning.record import Pruner
+from recmtl.tuning.results import Tuning
+from recmtl.tuning.space import read_space
+from recmtl.tuning.study import Search, check_optuna
+from recmtl.tuning.tables import write_best, write_results
+from recmtl.tuning.tune import begin_search, check_counts, data_key, nothing_finished
+from recmtl.tuning.workers import TrialPool
+
+SEARCHES = "searches"  # the folder of the searches
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each variant is searched with.
+
+    Args:
+        trials: The number of trials of each.
+        search: The search space, or a file with one; ``None`` takes the default ones.
+        pruner: How trials are pruned.
+        seed: The seed of the searches.
+    """
+
+    trials: int = 20
+    search: str | Path | Mapping[str, Any] | None = None
+    pruner: Pruner = "median"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TunedVariant:
+    """The result of a variant's search.
+
+    Args:
+        trials: How many trials ended.
+        options: Its best options as text; empty if all trials failed.
+        error: Why they failed; ``None`` if one was trained to its end.
+    """
+
+    trials: int
+    options: str
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class TunedGrid:
+    """The runs of a grid with the best options of each variant, and the results of the searches.
+
+    Args:
+        runs: The runs. A variant all of whose trials failed has none; baselines are as they were.
+        variants: The result of each variant's search.
+    """
+
+    runs: Sequence[GridRun]
+    variants: Mapping[Variant, TunedVariant]
+
+
+def tune_runs(
+    parser: ArgumentParser,
+    arguments: Sequence[str],
+    runs: Sequence[GridRun],
+    out: Path,
+    budget: Budget,
+    jobs: int,
+    progress: TuningProgress,
+) -> TunedGrid:
+    """Search the options of each variant of a grid. Test rows are not opened.
+
+    Searches run side by side, each of them one trial at a time, so that it is the same as alone.
+
+    Raises:
+        RunError: All trials of all variants failed.
+    """
+    check_optuna()
+    check_counts(budget.trials, jobs)
+    content = None if budget.search is None else read_space(budget.search)
+    _check_test_files(parser, arguments)
+    data = SearchedRecipe(parser, tuple(arguments)).open_data(progress.count_rows)
+    for note in data.notes:
+        progress.warn(note)
+    first: dict[Variant, GridRun] = {}
+    for run in runs:
+        first.setdefault(run.variant, run)
+    nets = {variant: run for variant, run in first.items() if not variant.is_baseline}
+    searches = {v: _begin(parser, run, out / SEARCHES, data, budget, content) for v, run in nets.items()}
+    named = {str(variant): search for variant, search in searches.items()}
+    TrialPool(named, jobs, out / SEARCHES, progress, each=1, after=write_best).run()
+    return _with_best(runs, searches)
+
+
+def _begin(
+    parser: ArgumentParser, run: GridRun, folder: Path, data: PreparedData, budget: Budget, content: Any
+) -> Search:
+    """Open the search of a variant, whose trials have the seed of its first run."""
+    recipe = SearchedRecipe(parser, (f"--config={json.dumps(run.recipe)}",))
+    trainer = recipe.trainer(data.schema)
+    if content is not None:
+        classes = (type(trainer.model).__name__, type(trainer.balancer).__name__)
+        content = space_of_variant(content, *classes, balancer_space(trainer))
+    options = (budget.trials, budget.pruner, budget.seed)
+    return begin_search(recipe, folder / run.variant.name, trainer, content, data_key(data), *options)
+
+
+def _with_best(runs: Sequence[GridRun], searches: Mapping[Variant, Search]) -> TunedGrid:
+    """Write the results of all searches, and return the runs with the best recipes."""
+    recipes, variants, failures = dict[Variant, dict[str, Any]](), dict[Variant, TunedVariant](), list[RunError]()
+    for variant, search in searches.items():
+        write_best(search)
+        tuning = Tuning(search.folder)
+        write_results(tuning)
+        recipe, count = search.best_recipe(), len(tuning.trials)
+        if recipe is None:
+            failures.append(nothing_finished(tuning))
+            variants[variant] = TunedVariant(count, "", str(failures[-1]))
+        else:
+            recipes[variant], variants[variant] = recipe, TunedVariant(count, shown_values(tuning.best_options))
+    if failures and not recipes:
+        raise failures[0]
+    kept = [run for run in runs if run.variant in recipes or run.variant.is_baseline]
+    tuned = [
+        run if run.variant.is_baseline else replace(run, recipe=with_seed(recipes[run.variant], run.seed))
+        for run in kept
+    ]
+    return TunedGrid(tuned, variants)
+
+
+def _check_test_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """Check that the test rows can be found later, without opening them."""
+    rows = instantiate(parser, parse_recipe(parser, arguments)).data.rows("test")
+    if rows is not None:
+        files_of(rows)

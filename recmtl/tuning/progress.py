@@ -1,0 +1,102 @@
+"""Progress of searches: what they report while they run, and a bar that shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+
+from recmtl.train.progress import Display
+from recmtl.tuning.study import Outcome
+
+SECTIONS = ("trainer.optimization.optimizer.", "trainer.optimization.", "trainer.", "model.", "balancer.")
+DIGITS = 4  # of a value that is shown
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """How a trial ended.
+
+    Args:
+        search: The name of its search; empty if there is one alone.
+        number: Its number.
+        values: The values of its options by name.
+        outcome: How it ended.
+        monitor: The metric that decides.
+    """
+
+    search: str
+    number: int
+    values: Mapping[str, Any]
+    outcome: Outcome
+    monitor: str
+
+    def __str__(self) -> str:
+        end = self.outcome
+        value = "never defined" if end.value is None else f"{end.value:.4f}"
+        result = f"failed: {end.error}" if end.error else f"{self.monitor} {value}{', pruned' if end.pruned else ''}"
+        parts = [self.search, f"trial {self.number}", result, shown_values(self.values), f"{end.seconds:.0f} s"]
+        return " · ".join(filter(None, parts))
+
+
+def shown_values(values: Mapping[str, Any]) -> str:
+    """Return the values of options as text, their names without the section of the recipe."""
+    sections = {name: next((s for s in SECTIONS if name.startswith(s)), "") for name in values}
+    return ", ".join(f"{name.removeprefix(sections[name])} {shown_value(value)}" for name, value in values.items())
+
+
+def shown_value(value: Any) -> str:
+    """Return a value in a few digits."""
+    return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
+
+
+class TuningProgress(Protocol):
+    """Observer of searches."""
+
+    def count_rows(self, what: str, rows: int) -> None:
+        """Count rows that were just read or written while data is prepared."""
+
+    def warn(self, text: str) -> None:
+        """Show a warning."""
+
+    def begin(self, trials: int, ended: int) -> None:
+        """Show the number of trials, and of those that have ended already."""
+
+    def finish(self, end: TrialEnd) -> None:
+        """Show that a trial ended."""
+
+
+class TuningBar(Display):
+    """A bar on a terminal or in a notebook, and a line for each trial that ends."""
+
+    def __init__(self, shown: bool = True) -> None:
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), shown=shown, transient=True
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._rows: dict[str, int] = {}
+        self._trials = self._ended = 0
+
+    def count_rows(self, what: str, rows: int) -> None:
+        """Count rows that were just read or written while data is prepared."""
+        self._rows[what] = self._rows.get(what, 0) + rows
+        text = f"{what}: {self._rows[what]:,} rows"
+        self._bar.update(self._task, description=text)
+        self.note_if_due(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.note(f"note: {text}")
+
+    def begin(self, trials: int, ended: int) -> None:
+        """Start the bar of trials."""
+        self._trials, self._ended = trials, ended
+        self._bar.update(self._task, description="trials", total=trials, completed=ended)
+
+    def finish(self, end: TrialEnd) -> None:
+        """Advance the bar, and print the trial's result."""
+        self._ended += 1
+        self._bar.update(self._task, completed=self._ended)
+        self.note(f"{self._ended} of {self._trials} · {end}")

@@ -1,0 +1,199 @@
+"""The result of a search: its trials, its best recipe, and what mattered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pandas as pd
+
+from recmtl.errors import RunError
+from recmtl.io.untrusted import from_yaml, read_text
+from recmtl.tuning.record import SearchRecord
+from recmtl.tuning.space import SearchOption
+from recmtl.tuning.study import (
+    ERROR,
+    JOURNAL,
+    PRUNED,
+    SECONDS,
+    STUDY,
+    best_trial,
+    check_optuna,
+    ended_trials,
+    journal,
+    quiet,
+    values_of,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+BEST = "best.yaml"
+STATES = {"COMPLETE": "finished", "PRUNED": "pruned", "FAIL": "failed"}
+COLUMNS = ("trial", "state", "value", "evaluations", "seconds", "reason")
+FEWEST = 4  # finished trials from which importances are estimated
+
+
+class Tuning:
+    """A search, finished or not.
+
+    Args:
+        folder: Its folder.
+
+    Raises:
+        RunError: The folder holds no search.
+
+    Attributes:
+        record: What belongs to the search: recipe, space, data, metric, seed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.record = SearchRecord.read(self.folder)
+        self._options = [SearchOption.of_record(entry) for entry in self.record.space]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Self:
+        """Open the search in a folder."""
+        return cls(folder)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """Optuna's study, for its plots and the like.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        check_optuna()
+        import optuna
+
+        path = self.folder / JOURNAL
+        if not path.is_file():
+            raise RunError(f"{str(self.folder)!r} has no {JOURNAL}: no trial has begun")
+        try:
+            with quiet():
+                return optuna.load_study(storage=journal(path), study_name=STUDY)
+        except (ValueError, KeyError) as error:
+            raise RunError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+
+    @cached_property
+    def options(self) -> list[str]:
+        """The names of the options that are searched."""
+        return [option.name for option in self._options]
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """A row per trial: number, state, best value, evaluations, seconds, why it failed or was pruned, its options.
+
+        An option that the trial's classes do not have is missing.
+        """
+        rows = []
+        for number, trial in ended_trials(self.study).items():
+            state, seen = STATES[trial.state.name], list(trial.intermediate_values.values())
+            best = max(seen, default=None) if self.record.higher_is_better else min(seen, default=None)
+            value = trial.value if state == "finished" else best if state == "pruned" else None
+            reason = trial.user_attrs.get(ERROR if state == "failed" else PRUNED)
+            seconds = trial.user_attrs.get(SECONDS)
+            fixed = dict(zip(COLUMNS, (number, state, value, len(seen), seconds, reason), strict=True))
+            rows.append(fixed | {name: trial.params.get(name) for name in self.options})
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.options])
+        return frame.astype({"value": float, "seconds": float})
+
+    @property
+    def best_value(self) -> float | None:
+        """The best value of the monitored metric; ``None`` if no trial was trained to its end."""
+        best = best_trial(ended_trials(self.study), self.record.higher_is_better)
+        return None if best is None else best.value
+
+    @property
+    def best_options(self) -> dict[str, Any]:
+        """The options of the best trial by name; empty if there is none."""
+        best = best_trial(ended_trials(self.study), self.record.higher_is_better)
+        return {} if best is None else values_of(best, self._options)
+
+    @property
+    def best_recipe(self) -> dict[str, Any]:
+        """The complete recipe of the best trial, which is in `best.yaml`.
+
+        Raises:
+            RunError: No trial was trained to its end.
+        """
+        try:
+            content: dict[str, Any] = from_yaml(read_text(self.folder / BEST))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{str(self.folder)!r} has no best recipe: no trial was trained to its end") from error
+        return content
+
+    def importances(self) -> pd.Series:
+        """The share of each option in the variance of the finished trials' values, by functional ANOVA.
+
+        Options of a class that is searched have their share among the trials of that class. It is NaN for an option
+        with fewer than four finished trials, or that was the same in all of them.
+        """
+        found = {name: float("nan") for name in self.options}
+        for names in self._groups():
+            found |= self._importances_among(names)
+        return pd.Series(found, name="importance", dtype=float)
+
+    def _groups(self) -> list[list[str]]:
+        """Return the options without a condition, and those of each class."""
+        by_condition: dict[Any, list[str]] = {}
+        for option in self._options:
+            by_condition.setdefault(option.when, []).append(option.name)
+        return list(by_condition.values())
+
+    def _importances_among(self, names: list[str]) -> Mapping[str, float]:
+        from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+        whole = [t for t in ended_trials(self.study).values() if t.state.name == "COMPLETE"]
+        having = [t for t in whole if all(name in t.params for name in names)]
+        varied = [name for name in names if len({t.params[name] for t in having}) > 1]
+        if len(having) < FEWEST or not varied or len({t.value for t in having}) < 2:
+            return {}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = get_param_importances(self.study, evaluator=FanovaImportanceEvaluator(seed=0), params=varied)
+        return {name: float(share) for name, share in found.items()}
+
+    def summary(self) -> pd.DataFrame:
+        """A row per option: its importance, its value in the best trial, and the values in the best quarter.
+
+        The best quarter is that of the finished trials which have the option.
+        """
+        frame, shares = self.trials, self.importances()
+        finished = frame[frame["state"] == "finished"].sort_values("value", ascending=not self.record.higher_is_better)
+        rows = []
+        for option in self._options:
+            having = finished[option.name].dropna()
+            quarter = having.head(max(1, round(len(having) / 4)))
+            best = self.best_options.get(option.name)
+            rows.append((option.name, shares[option.name], best, spread(quarter), str(option.values)))
+        return pd.DataFrame(rows, columns=["option", "importance", "best", "best quarter", "searched"])
+
+    def choices(self) -> pd.DataFrame:
+        """A row per choice of each option that has choices: its trials, its best value, and their median.
+
+        A pruned trial counts with its best value until then.
+        """
+        rows = []
+        pick = "max" if self.record.higher_is_better else "min"
+        for option in self._options:
+            for label in option.values.labels:
+                of_choice = self.trials[self.trials[option.name].map(str) == str(label)]
+                counts = [int((of_choice["state"] == state).sum()) for state in STATES.values()]
+                value = of_choice["value"].agg(pick) if len(of_choice) else None
+                rows.append((option.name, label, *counts, value, of_choice["value"].median()))
+        return pd.DataFrame(rows, columns=["option", "choice", *STATES.values(), "best", "median"])
+
+
+def spread(values: pd.Series) -> str:
+    """Return the range of numbers, or the values that are no numbers."""
+    found = list(values)
+    if not found:
+        return ""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in found):
+        return f"{min(found):.3g} to {max(found):.3g}"
+    return ", ".join(dict.fromkeys(map(str, found)))

@@ -32,6 +32,7 @@ def test_holds_cards_recipes_licence_and_types(installed: Path) -> None:
     files = {str(p.relative_to(installed)) for p in installed.rglob("*") if p.is_file()}
     assert {"recmtl/report/page.html", "recmtl/report/page.css", "recmtl/report/page.js"} <= files
     assert {"recmtl/py.typed", "recmtl/_shipped/data/aliexpress.yaml", "recmtl/_shipped/models/demo.yaml"} <= files
+    assert {"recmtl/reproduction/published.yaml", "recmtl/_shipped/data/kuairand.yaml"} <= files
     assert any(f.endswith("LICENSE") for f in files)
     assert not any(f.startswith(("tests", "benchmarks", "examples")) for f in files)
 

@@ -79,6 +79,21 @@ def test_auc_is_that_of_the_rows_which_count_for_the_task() -> None:
     assert planted.auc(recmtl.Task("cvr", "buy", given="click"), test, predicted) == pytest.approx(0.75)
 
 
+def test_of_a_funnel_each_rate_is_a_line_with_its_auc_and_calibration() -> None:
+    test = pd.DataFrame({"click": [1, 1, 0, 1], "buy": [0, 1, 0, 0]})
+    predicted, task = pd.Series([0.2, 0.3, 0.9, 0.4]), recmtl.Task("cvr", "buy", given="click")
+    assert planted.calibration(task, test, predicted) == pytest.approx(0.9)
+    assert planted.calibration(task, test, predicted, pd.Series([0.3, 0.3, 0.1, 0.4])) == pytest.approx(0.9)
+    measures = {"cvr": 0.75, "calibration of cvr": 0.9, "calibration to the truth of cvr": 1.1}
+    seeds = {"ESMM": {"0": measures, "1": measures}}
+    truths = {"0": {"bayes": {"cvr": 0.8}, "planted": {}}}
+    about = {"title": "Funnel", "rows": 10, "baseline": "ESMM", "truths": truths, "seeds": seeds}
+    page = planted_tables.problem(about | {"models": summary(seeds, "ESMM")})
+    assert "| AUC | true probabilities | ESMM |\n| --- | ---: | ---: |\n| cvr | 0.8000 | 0.7500 |" in page
+    assert "| mean prediction / mean label | ESMM |\n| --- | ---: |\n| cvr | 0.900 (0.900 to 0.900) |" in page
+    assert "| mean prediction / mean true rate | ESMM |\n| --- | ---: |\n| cvr | 1.100 (1.100 to 1.100) |" in page
+
+
 def test_a_run_is_recorded_resumed_and_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, small: None
 ) -> None:

@@ -48,8 +48,8 @@ def describe_command(
             of columns says how each is read and why.
         test: Other rows, to compare with the first ones.
         label: A label column, or `TASK=COLUMN`, if there is no card; may be repeated.
-        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
-            a tree as `LABEL:PARENT`, `click like:click share:click`.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`, or after
+            another as `LABEL:PARENT`, `click like:click share:click`.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to.

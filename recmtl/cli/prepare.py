@@ -72,8 +72,8 @@ def prepare_command(
             RU), `1K` or `Pure` of KuaiRand, `QK`, `QB` or `CTR-1M` of Tenrec.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         label: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
-        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
-            a tree as `LABEL:PARENT`, `click like:click share:click`.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`, or after
+            another as `LABEL:PARENT`, `click like:click share:click`.
         group: Without a card, the column that groups rows.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to.

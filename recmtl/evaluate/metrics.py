@@ -44,7 +44,8 @@ class Metrics:
         rows: The number of rows that count for the task.
         positives: The number of positives of a binary task; ``None`` for other kinds.
         reason: Why a metric is undefined.
-        capped: The number of derived CVR probabilities that were capped at 1; ``None`` for a predicted task.
+        capped: The rows in which a rate of a funnel was lowered, as a step was likelier than the one before it;
+            ``None`` for a rate that cannot be.
         groups: The number of groups; ``None`` without grouped metrics.
         groups_left_out: The number of groups with one class alone, which are left out of grouped metrics.
     """

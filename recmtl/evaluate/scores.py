@@ -28,7 +28,8 @@ class Scores:
         predictions: Probabilities, or the values of a regression.
         weight: Row weights above 0, times sampling weights; ``None`` if all rows count alike.
         groups: The group number of each row; ``None`` without groups.
-        capped: The number of derived CVR probabilities that were capped at 1; ``None`` for a predicted task.
+        capped: The rows in which a rate of a funnel was lowered, as a step was likelier than the one before it;
+            ``None`` for a rate that cannot be.
         sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
     """
 

@@ -56,8 +56,8 @@ class DataOptions:
         test_until: The last day of the test rows.
         date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
         labels: Without a card, a label column, one task each, named as it, or `TASK=COLUMN`; may be repeated.
-        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`; or those of
-            a tree as `LABEL:PARENT`, `click like:click share:click`. They are what to predict if `labels` is left out.
+        funnel: Without a card, labels each of which happens only after the one before it, `click cart pay`, or after
+            another as `LABEL:PARENT`, `click like:click share:click`. They are what to predict if `labels` is left out.
         group: Without a card, the column that groups rows: a search, a session, a user.
         weight: Without a card, a column with a weight per row.
         domain: Without a card, the column that says which domain a row belongs to: a country, a market. It is a

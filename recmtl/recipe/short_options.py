@@ -13,6 +13,7 @@ from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.io.untrusted import from_yaml
 from recmtl.schema import Funnel
+from recmtl.schema.funnel import check_steps
 from recmtl.schema.readings import ColumnKind
 
 # The long spelling of each; those of `REPEATED` may be given several times.
@@ -50,7 +51,7 @@ REPEATED = (
 )
 NO_OPTIONS: Mapping[str, Any] = {}
 NEEDED = {
-    "--funnel": "labels in their order, or each as LABEL:PARENT",
+    "--funnel": "labels in their order, or some as LABEL:PARENT",
     "--kind": "COLUMN=KIND",
     "--date_format": "COLUMN=FORMAT",
     "--separator": "a character",
@@ -150,17 +151,23 @@ def text_options(
 
 
 def funnel_of(words: Sequence[str]) -> Funnel | None:
-    """Return the funnel of words: labels in their order, or with any ``LABEL:PARENT`` a tree; ``None`` of no word.
+    """Return the funnel of words; ``None`` of no word.
+
+    Args:
+        words: Labels each of which follows the one before it, but for ``LABEL:PARENT``, or ``LABEL:`` of a first step.
 
     Raises:
         SchemaError: They are no funnel.
     """
-    steps = [word.rpartition(":")[::2] if ":" in word else (None, word) for word in words]
+    steps: list[tuple[str, str | None]] = []
+    for word in words:
+        label, colon, parent = word.rpartition(":")
+        before = steps[-1][0] if steps else None
+        steps.append((label, parent or None) if colon else (word, before))
     if not steps:
         return None
-    if all(label is None for label, _ in steps):
-        return Funnel(*words)
-    return Funnel(parents={label or parent: parent if label else None for label, parent in steps})
+    check_steps(steps)
+    return Funnel(parents=dict(steps))
 
 
 def parse_kinds(given: Iterable[str]) -> dict[str, ColumnKind]:

@@ -44,7 +44,7 @@ class Funnel:
         if labels and parents is not None:
             raise SchemaError(f"a funnel has labels in their order or `parents`, got both: {labels} and {parents}")
         given = list(parents.items()) if parents is not None else list(zip(labels, (None, *labels), strict=False))
-        _check_steps(given)
+        check_steps(given)
         object.__setattr__(self, "steps", tuple(_ordered(given)))
 
     def __repr__(self) -> str:
@@ -145,7 +145,8 @@ class StepRates(NamedTuple):
         return tuple(dict.fromkeys((self.conditional, *self.further, self.joint)))
 
 
-def _check_steps(given: Sequence[tuple[str, str | None]]) -> None:
+def check_steps(given: Sequence[tuple[str, str | None]]) -> None:
+    """Check labels, each with the one before it, apart from their order."""
     labels = [label for label, _ in given]
     for name in (name for step in given for name in step):
         if name is not None and not (isinstance(name, str) and name):

@@ -216,7 +216,7 @@ class Trainer:
     def evaluate(
         self, data: Rows | Data, bad_rows: BadRows = "error", thinning: Thinning | None = None
     ) -> pd.DataFrame:
-        """Measure the model: one row per task, for a funnel CTR, CVR and CTCVR; NaN and a reason if undefined.
+        """Measure the model: one row per task, with all rates of a funnel; NaN and a reason if undefined.
 
         Args:
             data: Prepared rows, or raw ones with labels in any form that `prepare` takes.

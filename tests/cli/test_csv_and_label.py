@@ -237,7 +237,12 @@ class TestShortOptions:
         tree = recmtl.Funnel(parents={"click": None, "like": "click", "share": "click"})
         assert funnel_of(["click", "like:click", "share:click"]) == tree
         assert funnel_of(["click", "buy"]) == recmtl.Funnel("click", "buy")
+        assert funnel_of(["click", "share:click", "cart:click", "pay", "follow:"]) == recmtl.Funnel(
+            parents={"click": None, "share": "click", "cart": "click", "pay": "cart", "follow": None}
+        )
         assert funnel_of([]) is None
+        with pytest.raises(recmtl.SchemaError, match="the label 'click' stands twice in a funnel"):
+            funnel_of(["click", "click:pay"])
 
     def test_they_are_written_out(self) -> None:
         given = ["--label", "a", "--x", "1", "--label=b,c", "--kind", "k=v=numeric", "--kind", "z=drop", "--group", "g"]

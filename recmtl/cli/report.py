@@ -22,26 +22,28 @@ def report_command(
     rows: str | None = None,
     title: str | None = None,
     draws: int = DRAWS,
+    time: str | None = None,
 ) -> None:
     """Write a report on finished runs, or on a replay: one HTML page that works offline.
 
     Args:
         runs: The run folders, of which the others are compared with the first; or the folder of a replay.
         out: The HTML file to write, on disk or at a URI such as `s3://bucket/report.html`.
-        slices: A feature to slice the AUC by; may be repeated.
+        slices: A feature to slice AUC and calibration by; may be repeated.
         rows: The predicted rows for `--slice`, raw files or a prepared dataset; by default the data that the recipes
             name.
         title: The title of the page.
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
+        time: The key over which calibration is shown; by default the first key that holds times.
     """
     if draws < 0 or draws == 1:
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
     if any((run / CONTENT).is_file() for run in runs):
-        if len(runs) > 1 or slices or rows:
-            raise DataError("a replay has a report of its own: give its folder alone, without `--slice` and `--rows`")
+        if len(runs) > 1 or slices or rows or time:
+            raise DataError("a replay has a report of its own: give its folder alone, with `--out` and `--title`")
         write_replay_report(Replay.open(runs[0]), out, title)
         sys.stdout.write(f"report in {public_name(out)}\n")
         return
     with RowCounter() as counter:
-        write_report(runs, out, slices or (), rows, title, draws, counter)
+        write_report(runs, out, slices or (), rows, title, draws, time, counter)
     sys.stdout.write(f"report in {public_name(out)}\n")

@@ -88,6 +88,13 @@ def calibration_over_time(predictions: Predictions, column: str) -> pd.DataFrame
     return _ratio_table(parts, "period")
 
 
+def time_key(predictions: Predictions) -> str | None:
+    """Return the first key, other than the group, that holds times or dates; ``None`` if there is none."""
+    keys = predictions.keys
+    columns = (name for name in keys.column_names if name != predictions.group_column)
+    return next((name for name in columns if _times(keys[name].to_pandas()) is not None), None)
+
+
 def calibration_interval(scores: Scores, level: float = LEVEL) -> tuple[float, float, float]:
     r"""Return the mean prediction over the mean label, $R = \sum w p / \sum w y$, with its interval.
 
@@ -142,7 +149,8 @@ def periods(column: pa.ChunkedArray) -> tuple[list[str], npt.NDArray[np.int64]]:
     times = _times(values)
     if times is not None:
         known = times.dropna()
-        short = len(known) > 0 and known.max() - known.min() < pd.Timedelta(days=3)
+        days = known.empty or (known == known.dt.floor("D")).all()
+        short = not days and known.max() - known.min() < pd.Timedelta(days=3)
         floored = times.dt.floor("h" if short else "D")
         codes, found = pd.factorize(floored, sort=True)
         names = [value.strftime("%Y-%m-%d %H:00" if short else "%Y-%m-%d") for value in found]

@@ -17,6 +17,7 @@ from recmtl.errors import ExistsError
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.io.output import locate_output, new_output
 from recmtl.report import sections
+from recmtl.report.calibration import calibration_section
 from recmtl.report.elements import Section, gallery, stands_beside
 from recmtl.report.findings import findings
 from recmtl.report.runs import ReportedRun, open_runs
@@ -40,6 +41,7 @@ def write_report(
     rows: str | None = None,
     title: str | None = None,
     draws: int = DRAWS,
+    time: str | None = None,
     progress: Progress = lambda what, rows: None,
 ) -> None:
     """Write a report on finished runs as one HTML file.
@@ -51,6 +53,7 @@ def write_report(
         rows: The predicted rows, raw or prepared; ``None`` takes the data that the recipes name.
         title: The title of the page.
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
+        time: The key over which calibration is shown; ``None`` takes the first key that holds times.
         progress: Called with the current activity and the number of rows just read.
 
     Raises:
@@ -60,7 +63,7 @@ def write_report(
     """
     check_report(out)
     with new_output(out) as file:  # which fails before any work if it cannot be written
-        file.write_text(report_html(open_runs(runs), slices, rows, title, draws, progress), encoding="utf-8")
+        file.write_text(report_html(open_runs(runs), slices, rows, title, draws, time, progress), encoding="utf-8")
 
 
 def check_report(out: str | Path) -> None:
@@ -81,6 +84,7 @@ def report_html(
     rows: str | None = None,
     title: str | None = None,
     draws: int = DRAWS,
+    time: str | None = None,
     progress: Progress = lambda what, rows: None,
 ) -> str:
     """Return the HTML of a report on opened runs; arguments as of `write_report`.
@@ -99,6 +103,7 @@ def report_html(
         sections.metric_section(runs, metrics, differences, draws),
         sections.learning_section(runs),
         sections.curve_section(runs),
+        calibration_section(runs, slices, rows, time, progress),
         slice_section(runs, slices, rows, progress),
         sections.balance_section(runs),
         sections.expert_section(runs),

@@ -35,7 +35,7 @@ class CensusIncome(RawReader):
     title = "Census-Income (KDD)"
     cards = ("census_income",)
     site = "https://archive.ics.uci.edu/dataset/117/census+income+kdd"
-    license = "CC BY 4.0"
+    license = "not confirmed: read the terms of the site"
     files = "census-income.data and census-income.test (unpack the .tar.gz first)"
     split = "the site's data and test files; validation rows are held out of the first"
 

@@ -38,7 +38,10 @@ class MovieLens(RawReader):
     title = "MovieLens"
     cards = ("movielens", "movielens_1m")
     site = "https://grouplens.org/datasets/movielens/"
-    license = "the site's own: research, no commercial use without permission, no redistribution without it"
+    license = (
+        "the site's own, in the README of each version: for research, commercial use needs permission; whether it may "
+        "be redistributed differs by version"
+    )
     files = "ratings.dat and movies.dat (1M: users.dat, too), or ratings.csv and movies.csv"
     split = (
         "by time: the last days with at least a tenth of the ratings are the test, those before with as many are for "

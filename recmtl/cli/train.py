@@ -21,6 +21,7 @@ from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, recipe_of_run
+from recmtl.recipe.trust import schema_to_train
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
@@ -53,17 +54,20 @@ def train_command(arguments: Sequence[str]) -> int:
 def _train_and_print(
     parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup
 ) -> int:
+    begun = config.resume and (Path(str(config.trainer.run.folder)) / RECIPE).exists()
     if config.resume and processes.first:
         config = recipe_to_resume(parser, arguments, config)
     elif config["continue"] and processes.first:
         config = recipe_to_continue(parser, arguments, config)
+    if config.data.card and not (config["continue"] or begun):
+        config.trust = None  # the user names the card, and so what the card names
     config = processes.broadcast_object(config)  # the other processes may not see the run folder
     if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
         print_line(f"{config.trainer.run.folder!r} holds a finished run: there is nothing to resume")
         if processes.first:
             prune(RunFolder(config.trainer.run.folder), 0)  # checkpoints are left if the process was killed at the end
         return 0
-    trainer, metrics = train(parser, config, config.resume)
+    trainer, metrics = train(parser, config, config.resume, config.trust)
     split = "test" if "test" in metrics else "valid"
     if split in metrics:
         print_metrics(metrics[split], f"{split} rows")
@@ -137,9 +141,12 @@ def recipe_to_continue(parser: ArgumentParser, arguments: Sequence[str], config:
 
 
 def train(
-    parser: ArgumentParser, config: Namespace, resume: bool = False
+    parser: ArgumentParser, config: Namespace, resume: bool = False, trust: Sequence[str] | None = None
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
-    """Train a recipe, measure it on the validation and test rows, and finish its run folder."""
+    """Train a recipe, measure it on the validation and test rows, and finish its run folder.
+
+    Losses of one's own must be of the modules in `trust`; ``None`` trusts all that the data name.
+    """
     processes = all_processes()
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     config.trainer.run.folder = processes.broadcast_object(name)
@@ -154,7 +161,7 @@ def train(
             data = open_data(options, counter)
             counter.print_notes(*data.notes)
         with usage_errors():
-            trainer = build(parser, config, data.schema)
+            trainer = build(parser, config, schema_to_train(data.schema, trust))
         if trainer.folder:  # in the process that writes it
             trainer.setup = replace(trainer.setup, folder=folder)
         new = trainer.folder and not (resume and (folder.path / RECIPE).exists())

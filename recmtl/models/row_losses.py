@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recmtl.models.links import link_of
+from recmtl.models.own_loss import OwnLoss
 from recmtl.schema import FittedSchema, Task
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,8 @@ def row_loss(task: Task, schema: FittedSchema, rate: float) -> RowLoss:
         schema: The fitted schema.
         rate: The mean of its label, to which `label_smoothing` smooths.
     """
-    loss, standardized, moments = ROW_LOSSES[task.loss_name], link_of(task).standardized, schema.label_moments(task)
+    loss = OwnLoss(task) if task.own_loss else ROW_LOSSES[task.loss_name]
+    standardized, moments = link_of(task).standardized, schema.label_moments(task)
     if task.pos_weight != 1:
         loss = with_pos_weight(loss, task.pos_weight)
     if task.label_smoothing:

@@ -15,7 +15,7 @@ from recmtl.data.sources.open import Data
 from recmtl.recipe.load import as_argument, existing_cache, without_vector_files
 from recmtl.recipe.options import DataOptions, parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, instantiate, open_data, read_recipe, recipe_of_run
-from recmtl.recipe.trust import check_trust
+from recmtl.recipe.trust import check_trust, schema_to_train
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema.extend import Statistics
 from recmtl.train import Trainer
@@ -82,7 +82,7 @@ def continue_run(
         data = open_data(made) if in_files else _prepared(made, train, valid, test)
         for sentence in data.notes:
             note(sentence)
-        trainer = build(parser, config, data.schema)
+        trainer = build(parser, config, schema_to_train(data.schema, trusted))
         if trainer.folder:
             trainer.setup = replace(trainer.setup, folder=new)
         with recipe_of_run(parser, config, new):

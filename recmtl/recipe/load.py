@@ -18,6 +18,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import build, complete_recipe, differences, read_recipe
 from recmtl.recipe.trust import check_links, check_trust
 from recmtl.runs.folder import RECIPE, RunFolder
+from recmtl.schema.serialization import with_trust
 from recmtl.train import Trainer
 from recmtl.train.device import GPU_PRECISIONS
 
@@ -47,7 +48,7 @@ def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None, "threads": None}
     recipe["trainer"]["init_from"] = None
     without_gpu_options(recipe)
-    schema = run.schema()
+    schema = with_trust(run.schema(), (trust,) if isinstance(trust, str) else trust)
     try:
         trainer = build(parser, parse_recipe(parser, ["--config", as_argument(recipe)]), schema)
     except (ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:

@@ -15,7 +15,11 @@ from torch.optim import Optimizer
 
 from recmtl.callbacks import Callback
 from recmtl.errors import RunError, UntrustedError, UsageError
+from recmtl.models.own_loss import OwnLoss
 from recmtl.recipe.classes import CLASS_KEYS, imported
+from recmtl.recipe.presets import card
+from recmtl.schema import FittedSchema
+from recmtl.schema.serialization import with_trust
 
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
 BASES = (nn.Module, Optimizer, Callback)  # of the classes that a recipe names
@@ -54,10 +58,35 @@ def check_links(folder: Path) -> None:
 
 
 def named_modules(recipe: Mapping[str, Any]) -> list[str]:
-    """Return the modules of the classes that a recipe names: of their import paths and of their definitions."""
+    """Return the modules of the classes that a recipe names, of their definitions, and of the losses on its card."""
     names = [text for text in _texts(recipe) if IMPORT_PATH.fullmatch(text)]
     found = [getattr(locate(name), "__module__", None) for name in names]
-    return sorted({*(name.rpartition(".")[0] for name in names), *filter(None, found)})
+    return sorted({*(name.rpartition(".")[0] for name in (*names, *_own_losses(recipe))), *filter(None, found)})
+
+
+def _own_losses(recipe: Mapping[str, Any]) -> list[str]:
+    """Return the import paths of losses on the card that a recipe names, if it can be read."""
+    try:
+        return [task.loss_name for task in card(recipe["data"]["card"]).tasks if task.own_loss]
+    except (KeyError, TypeError, ValueError, OSError):
+        return []
+
+
+def schema_to_train(schema: FittedSchema, trust: Sequence[str] | None) -> FittedSchema:
+    """Return a schema with the losses of one's own imported, which must be of modules in `trust`.
+
+    Args:
+        schema: The schema.
+        trust: The modules; ``None`` trusts all that the schema names.
+
+    Raises:
+        RunError: A loss is not trusted, or cannot be imported.
+    """
+    found = with_trust(schema, trust)
+    for task in found.schema.tasks:
+        if task.own_loss:
+            _ = OwnLoss(task).function
+    return found
 
 
 def modules_to_trust(recipe: Mapping[str, Any]) -> list[str]:

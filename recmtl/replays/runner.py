@@ -33,7 +33,7 @@ from recmtl.recipe.recipe import (
     open_data,
     recipe_of_run,
 )
-from recmtl.recipe.trust import named_modules
+from recmtl.recipe.trust import named_modules, schema_to_train
 from recmtl.replays.progress import ReplayBar
 from recmtl.replays.results import CONTENT, LAYOUT, Replay, read_content
 from recmtl.replays.steps import FIRST, MODES, RUNS, Mode, ReplayStep, steps_of
@@ -244,7 +244,7 @@ class _Runner:
                 )
             for sentence in data.notes if step.run == FIRST else ():
                 self.note(sentence)
-            trainer = build(self.parser, config, data.schema)
+            trainer = build(self.parser, config, schema_to_train(data.schema, self._trust()))
             trainer.setup = replace(trainer.setup, folder=folder)
             with nullcontext() if resume else recipe_of_run(self.parser, config, folder):
                 trainer.fit(data.train, data.splits.get("valid"), resume, self.note)

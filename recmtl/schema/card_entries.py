@@ -9,6 +9,7 @@ from typing import Any
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
 from recmtl.schema.features import KINDS, Feature
+from recmtl.schema.import_paths import UntrustedPath, path_of
 
 
 def build_feature(entry: Any, source: str) -> Feature:
@@ -40,7 +41,8 @@ def build(cls: type[Any], entry: Any, source: str) -> Any:
 def changed_options(instance: Any) -> dict[str, Any]:
     """Return the options of a dataclass that differ from their defaults."""
     values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
-    return {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
+    found = {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
+    return {n: path_of(v) if isinstance(v, UntrustedPath) or callable(v) else v for n, v in found.items()}
 
 
 def options_text(instance: Any, *omitted: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
 from recmtl.schema.history import COUNTS, HISTORY_LAYOUT, FitHistory, read_tables
+from recmtl.schema.import_paths import checked_path, is_import_path
 from recmtl.schema.schema import Schema
 from recmtl.schema.thinning import Thinning
 
@@ -75,8 +76,12 @@ def _write_history(history: FitHistory, path: Path) -> None:
             writer.write_batch(pa.record_batch([pa.repeat(name, table.num_rows), *columns], schema=HISTORY_LAYOUT))
 
 
-def load_fitted(folder: Path) -> FittedSchema:
+def load_fitted(folder: Path, trust: Collection[str] | None = ()) -> FittedSchema:
     """Read a fitted schema written by `save_fitted`.
+
+    Args:
+        folder: The folder.
+        trust: As of `with_trust`.
 
     Raises:
         SchemaError: A file is missing or damaged, or the files do not match.
@@ -118,7 +123,23 @@ def load_fitted(folder: Path) -> FittedSchema:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         reason = reason or type(error).__name__
         raise SchemaError(f"the fitted schema in {str(folder)!r} is damaged: {reason}") from error
-    return fitted
+    return with_trust(fitted, trust)
+
+
+def with_trust(fitted: FittedSchema, trust: Collection[str] | None) -> FittedSchema:
+    """Return a schema whose losses of one's own are imported only if their module is trusted.
+
+    Args:
+        fitted: The schema.
+        trust: The modules to trust; ``None`` trusts all that the schema names.
+    """
+    if not any(is_import_path(task.loss) for task in fitted.schema.tasks):
+        return fitted
+    tasks = [
+        replace(task, loss=checked_path(str(task.loss), trust)) if is_import_path(task.loss) else task
+        for task in fitted.schema.tasks
+    ]
+    return replace(fitted, schema=replace(fitted.schema, tasks=tasks))
 
 
 def _read_vocabularies(path: Path) -> list[pa.Array]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from recmtl.errors import SchemaError
+from recmtl.schema.import_paths import is_import_path, path_of
 from recmtl.schema.task_kinds import TASK_KINDS, KindName, RankingName
 from recmtl.schema.validation import check_choice, check_nonempty, is_number
 
-Loss = Literal["bce", "focal", "mse", "mae", "huber"]
+RowFunction = Callable[[Any, Any], Any]
+"""A loss of one's own, from logits ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
 LabelKey = tuple[str | None, ...]
 """A label column, the condition of its rows, and the column of their weights if they have any beside the row weight."""
 
@@ -30,6 +32,8 @@ class Task:
         weight: The factor on the task's loss.
         loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression,
             taken on the label standardized by the training rows' mean and deviation; ``None`` takes the first of these.
+            A loss of your own is a function from logits ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``, or
+            its import path, ``my_losses.asymmetric``.
         weight_column: A column with a weight of each row for this task alone, a number from 0, times the schema's
             `weight`: in the loss, in metrics, and in the statistics of the label.
         pos_weight: How much positives of a binary task count in its loss, relative to negatives. Predictions stay
@@ -46,7 +50,7 @@ class Task:
     given: str | None = None
     kind: KindName = "binary"
     weight: float = 1.0
-    loss: Loss | None = None
+    loss: str | RowFunction | None = None
     weight_column: str | None = None
     pos_weight: float = 1.0
     label_smoothing: float = 0.0
@@ -58,10 +62,10 @@ class Task:
         check_nonempty(self, "name", "label", "given", "weight_column")
         check_choice(self, "kind", KindName)
         losses = TASK_KINDS[self.kind].losses
-        if self.loss is not None and self.loss not in losses:
+        if not (self.loss is None or self.loss in losses or self.own_loss):
             raise SchemaError(
-                f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {', '.join(losses)}, "
-                f"got {self.loss!r}"
+                f"Task {self.name!r}: `loss` of a {self.kind} task must be one of {', '.join(losses)}, or the import "
+                f"path of your own (`my_losses.asymmetric`), got {self.loss!r}"
             )
         for name in ("weight", "ranking_weight"):
             if not (is_number(value := getattr(self, name)) and value >= 0):
@@ -91,7 +95,12 @@ class Task:
     @property
     def loss_name(self) -> str:
         """The name of the loss: the given one, or the first of the kind."""
-        return self.loss or TASK_KINDS[self.kind].losses[0]
+        return path_of(self.loss or TASK_KINDS[self.kind].losses[0])
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether the loss is a function of the user's own."""
+        return callable(self.loss) or is_import_path(self.loss)
 
     @property
     def label_key(self) -> LabelKey:

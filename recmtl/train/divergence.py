@@ -153,9 +153,9 @@ class DivergenceMonitor:
             self._check_finite(done, self._small_tensors(), read["finite"])
         reached = [event for event in events if event.reached]
         if reached:
-            self._end(self._too_many(reached))
+            self._end(self._too_many([self._with_own_loss(event) for event in reached]))
         for step in sorted({event.first for event in events}):
-            names = {event.name: event.name for event in events if event.first == step}
+            names = {event.name: self._with_own_loss(event).name for event in events if event.first == step}
             self._note_once(names, f"step {step}: left out for not being finite: {{}}")
         self._check_losses(done, losses, read["first_losses"])
 
@@ -206,8 +206,14 @@ class DivergenceMonitor:
             squared = task.loss_name in SQUARED_LOSSES
             constant = task.weight * link_of(task).constant_loss(model.schema.rate(task))
             limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, constant)
-            first[task.name], limits[task.name] = loss, limit or math.inf
+            first[task.name], limits[task.name] = loss, math.inf if task.own_loss else limit or math.inf
         return first, limits
+
+    def _with_own_loss(self, event: NonFiniteEvent) -> NonFiniteEvent:
+        """Return an event, that of a task with a loss of one's own with its name."""
+        own = {f"task {task.name}": task.loss_name for task in self._setup.model.objectives if task.own_loss}
+        loss = own.get(event.name.partition("@")[0])
+        return event if loss is None else event._replace(name=f"{event.name}, by its loss {loss}")
 
     def _too_many(self, reached: Sequence[NonFiniteEvent]) -> str:
         names = shortened(event.name for event in reached)

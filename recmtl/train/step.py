@@ -169,7 +169,8 @@ class Step:
             return False  # which steps are taken depends on the gradients
         if self._options.cuda_graph is not None:
             return self._options.cuda_graph
-        return recordable([self._model, self._balancer], self.optimizers)
+        own = any(task.own_loss for task in self._model.objectives)  # which may do anything
+        return not own and recordable([self._model, self._balancer], self.optimizers)
 
     def _put_rates(self) -> None:
         """Keep the learning rates of a recorded step in tensors: the graph reads what the schedule writes."""

@@ -73,7 +73,7 @@ def fit_histgb(rows: TaskRows, options: Options, seed: int, threads: int) -> Fit
     if classifies:
         model = HistGradientBoostingClassifier(**fixed | dict(options))
     else:
-        loss = LOSSES.get(rows.task.loss or "", "squared_error")
+        loss = LOSSES.get(rows.task.loss_name, "squared_error")
         model = HistGradientBoostingRegressor(**fixed | {"loss": loss} | dict(options))
 
     def staged(x: Inputs) -> Iterator[Floats]:

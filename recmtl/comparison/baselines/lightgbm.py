@@ -49,7 +49,7 @@ def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> F
         given["valid_sets"] = [dataset(valid, train)]
         callbacks = [lightgbm.early_stopping(PATIENCE, verbose=False)]
     fixed = {
-        "objective": LOSSES.get(rows.task.loss or "", OBJECTIVES[rows.task.kind]),
+        "objective": LOSSES.get(rows.task.loss_name, OBJECTIVES[rows.task.kind]),
         "metric": _metric(rows),
         "verbosity": -1,
         "seed": seed,

@@ -54,7 +54,7 @@ def fit_baseline(
         for split in (split for split in REPORTED if split in data.splits):
             rows, x = data.splits[split], inputs[split]
             values = {task: model.predict(x) if len(x) else np.empty(0) for task, model in models.items()}
-            said = (rows.labels, rows.weight, rows.keys, group, rows.sampling_weight)
+            said = (rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
             predictions[split] = Predictions(data.schema.schema, values, *said)
     return predictions, models
 

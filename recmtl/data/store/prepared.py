@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -267,8 +267,12 @@ class PreparedData:
         return self.splits[name]
 
     @classmethod
-    def open(cls, folder: str | Path) -> PreparedData:
+    def open(cls, folder: str | Path, trust: Collection[str] = ()) -> PreparedData:
         """Open a prepared dataset. Its rows stay on disk; the file of a split is checked on first use.
+
+        Args:
+            folder: The folder.
+            trust: Modules of your own that hold losses of its tasks.
 
         Raises:
             DataError: The folder is missing, incomplete, damaged, or was written by another version.
@@ -276,7 +280,7 @@ class PreparedData:
         """
         folder = Path(folder)
         manifest = read_manifest(folder)
-        return cls.stored(folder, manifest, load_fitted(folder))
+        return cls.stored(folder, manifest, load_fitted(folder, trust))
 
     @classmethod
     def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema) -> PreparedData:

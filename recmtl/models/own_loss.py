@@ -1,0 +1,71 @@
+"""Losses of one's own: a function of logits and labels, or its import path."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recmtl.errors import RunError
+from recmtl.io.machine import is_out_of_memory
+from recmtl.schema import Task
+from recmtl.schema.import_paths import UntrustedPath, path_of
+
+
+class OwnLoss:
+    """The loss of a task that is a function, from logits ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``.
+
+    A function that is named by its import path is imported when it is called for the first time: to predict, it need
+    not be there. An ensemble's members are rows.
+
+    Args:
+        task: The task.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._name = f"the loss {path_of(task.loss or '')!r} of task {task.name!r}"
+
+    @cached_property
+    def function(self) -> Any:
+        """The function; imports it if it is named by its path, and raises a `RunError` if it is not trusted."""
+        loss = self._task.loss
+        if not isinstance(loss, str):
+            return loss
+        module, _, name = loss.rpartition(".")
+        if isinstance(loss, UntrustedPath):
+            raise RunError(
+                f"{self._name} was named by a file and is not trusted: if you trust its code, give `--trust {module}`, "
+                f"or `trust=[{module!r}]` of the function that opens the file"
+            )
+        try:
+            return getattr(import_module(module), name)
+        except Exception as error:  # whatever a user's module raises
+            raise RunError(f"{self._name} cannot be imported: {type(error).__name__}: {error}") from error
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each row, shaped as the labels ``[B]`` or ``[B, k]``.
+
+        Raises:
+            RunError: The function cannot be imported, raises, or returns something else.
+        """
+        function = self.function
+        expected = [labels.numel()]
+        wide = logits.shape[labels.dim() :]  # of a task with several outputs
+        try:
+            found = function(logits.reshape(-1, *wide), labels.reshape(-1))
+        except Exception as error:  # whatever a user's function raises
+            if is_out_of_memory(error) or _recording():
+                raise
+            raise RunError(f"{self._name} raised {type(error).__name__}: {error}") from error
+        if not isinstance(found, Tensor) or list(found.shape) != expected or not found.is_floating_point():
+            got = f"{found.dtype} {list(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise RunError(f"{self._name} must return a float for each row, of shape {expected}, got {got}")
+        return found.view(labels.shape)
+
+
+def _recording() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()

@@ -78,9 +78,11 @@ class GroupOrder:
         """Yield sentences on groups that are cut."""
         long = int((self.sizes > self.longest).sum())
         if long:
+            one = long == 1
             yield (
-                f"{long:,} groups of {self._column!r} have more than {self.longest:,} rows, half a batch, and are cut: "
-                f"the ranking loss compares the rows of a part (a `batch_size` of {2 * self.largest:,} cuts none)"
+                f"{long:,} group{'' if one else 's'} of {self._column!r} with more than {self.longest:,} rows, half a "
+                f"batch, {'is' if one else 'are'} cut: the ranking loss compares the rows of a part (a `batch_size` of "
+                f"{2 * self.largest:,} cuts none)"
             )
         if len(self.blocks) > 1 and self._runs > len(self.sizes):
             yield (

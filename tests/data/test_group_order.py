@@ -66,7 +66,7 @@ def test_a_long_group_is_cut_at_random_into_halves_of_a_batch_and_noted() -> Non
     assert not any(set(range(10)) <= part for part in parts)
     (note,) = loader.notes
     assert note == (
-        "1 groups of 'g' have more than 10 rows, half a batch, and are cut: the ranking loss compares the rows of a "
+        "1 group of 'g' with more than 10 rows, half a batch, is cut: the ranking loss compares the rows of a "
         "part (a `batch_size` of 180 cuts none)"
     )
     assert Loader(rows_of(CLUSTERED), 20, seed=0, grouped=True).notes == []

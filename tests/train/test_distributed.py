@@ -56,6 +56,7 @@ OTHERS: dict[str, Callable[..., RankingModel]] = {
     "AITM": functools.partial(recmtl.AITM, layers=LAYERS, encoder=behind(MaskNet)),
     "STAR": functools.partial(recmtl.STAR, layers=LAYERS),
     "PEPNet": functools.partial(recmtl.PEPNet, layers=LAYERS, personal=["user"]),
+    "Ranked": functools.partial(recmtl.SharedBottom, layers=LAYERS),  # with losses and weights of each task's own
     "ESCM2 ips": functools.partial(recmtl.ESCM2, estimator="ips"),
     "ESCM2 dr": functools.partial(recmtl.ESCM2, estimator="dr"),
 }
@@ -79,6 +80,8 @@ OTHER_SETTINGS: list[Setting] = [
     ("AITM", Case(recmtl.MetaBalance, {}), True),
     ("STAR", Case(recmtl.PCGrad, {}), True),
     ("PEPNet", Case(recmtl.RotoGrad, {}), False),
+    ("Ranked", Case(recmtl.Sum, {}), True),
+    ("Ranked", Case(recmtl.MetaBalance, {}), False),
     ("ESCM2 ips", Case(recmtl.MetaBalance, {}), False),
     ("ESCM2 dr", Case(recmtl.NormalizedSplitter, {}), True),
 ]
@@ -100,7 +103,15 @@ def data_for(name: str) -> recmtl.PreparedData:
         features.append(followed(share_with="user", target="user"))
     domain = "country" if name in OTHERS else None
     funnel = recmtl.Funnel("click", "conversion", *(["early"] if name == "AITM" else []))
-    schema = recmtl.Schema(features, tasks, funnel, weight="weight", domain=domain)
+    group = "search" if name == "Ranked" else None
+    if group:
+        options = [
+            {"weight_column": "own", "ranking_loss": "pairwise"},
+            {"pos_weight": 3.0},
+            {"ranking_loss": "listwise"},
+        ]
+        tasks = [replace(task, **own) for task, own in zip(tasks, [*options, {"label_smoothing": 0.1}], strict=True)]
+    schema = recmtl.Schema(features, tasks, funnel, group, weight="weight", domain=domain)
     return recmtl.prepare(schema, generated(4 * BATCH + 7), generated(4 * BATCH + 2))
 
 
@@ -118,6 +129,8 @@ def generated(count: int) -> pd.DataFrame:
             "conversion": np.where(((place > 24) & (batch != 1)) | (left == 1), rng.integers(0, 2, count), np.nan),
             "early": np.where(place < 4, rng.integers(0, 2, count), np.nan),
             "weight": rng.uniform(0.5, 2, count),
+            "own": np.arange(count) % 3,
+            "search": np.arange(count) % (count // 3),
             "country": np.where(place < 4, "FR", rng.choice(["US", "NL"], count)),
             "tags": ["|".join(rng.choice(list("abcd"), rng.integers(0, 4), replace=False)) for _ in range(count)],
             "followed": ["|".join(rng.choice(list("012345"), rng.integers(0, 7))) for _ in range(count)],
@@ -138,7 +151,8 @@ def built(name: str, case: Case, data: recmtl.PreparedData, processes: ProcessGr
 def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> Iterator[Batch]:
     """10 batches, so many times."""
     for split in (data.train, data.valid) * times:
-        for batch in Loader(split, BATCH, rank=processes.rank, world_size=processes.size).epoch():
+        grouped = split.schema.schema.group is not None
+        for batch in Loader(split, BATCH, rank=processes.rank, world_size=processes.size, grouped=grouped).epoch():
             yield replace(batch, numeric=batch.numeric.double())
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -146,6 +147,19 @@ def test_each_optimizer_and_row_mode(
 @pytest.mark.parametrize("balancer", [recmtl.GradNorm, recmtl.RotoGrad, recmtl.PCGrad], ids=lambda c: c.__name__)
 def test_schedules(schedule: str, balancer: type, small: recmtl.PreparedData, tmp_path: Path) -> None:
     check(maker(small, balancer=balancer, optimization={"schedule": schedule}), small, tmp_path, 3)
+
+
+@pytest.mark.parametrize("window", [None, 64])
+def test_groups_are_in_the_same_batches(window: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranking losses, weights and windows of rows."""
+    monkeypatch.setattr(windows_module, "BLOCK_ROWS", 32)
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=200), "search": np.arange(200) // 3, "y": rng.integers(0, 2, 200)})
+    options = {"ranking_loss": "pairwise", "weight_column": "own", "pos_weight": 2.0}
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("ctr", "y", **options)], group="search")
+    data = recmtl.prepare(schema, frame.assign(own=rng.uniform(0, 2, 200)), *[frame.assign(own=1.0).head(50)] * 2)
+    make = maker(data)
+    check(partial(make, window=window), data, tmp_path, 2, 7)
 
 
 class Broken(torch.nn.Module):

@@ -12,6 +12,7 @@ import yaml
 import recmtl
 from recmtl.cli.main import main
 from recmtl.runs.folder import RunFolder
+from recmtl.schema.serialization import LAYOUT
 from recmtl.train import Step
 from recmtl.train.trained_run import TrainedRun
 
@@ -131,7 +132,7 @@ def test_runs_that_cannot_be_continued_give_one_sentence(
     (tmp_path / "unfinished" / "metrics.json").unlink()
     shutil.copytree(days / "first", tmp_path / "older")
     schema = tmp_path / "older" / "schema" / "schema.json"
-    schema.write_text(schema.read_text().replace('"layout": 3', '"layout": 2'))
+    schema.write_text(schema.read_text().replace(f'"layout": {LAYOUT}', f'"layout": {LAYOUT - 1}'))
     for name, said in (
         ("unfinished", "holds an unfinished run: resume it first"),
         ("older", "was written by another version: fit it again"),

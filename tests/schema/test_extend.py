@@ -12,7 +12,7 @@ from recmtl.data import encode_rows
 from recmtl.schema import history as history_module
 from recmtl.schema import load_fitted, save_fitted
 from recmtl.schema.extend import unchanged_ids
-from recmtl.schema.serialization import history_digest
+from recmtl.schema.serialization import LAYOUT, history_digest
 
 TASK = recmtl.Task("ctr", "click")
 
@@ -222,7 +222,7 @@ def test_bad_days_are_refused_in_one_sentence() -> None:
 def test_a_schema_of_an_older_layout_is_named(tmp_path: Path) -> None:
     save_fitted(prepared(list("aabc")).schema, tmp_path)
     file = tmp_path / "schema.json"
-    file.write_text(file.read_text().replace('"layout": 4', '"layout": 3'))
+    file.write_text(file.read_text().replace(f'"layout": {LAYOUT}', f'"layout": {LAYOUT - 1}'))
     with pytest.raises(recmtl.SchemaError, match=r"was written by another version: fit it again$"):
         load_fitted(tmp_path)
 

@@ -29,6 +29,7 @@ MAX_DAYS = 8  # with a name on the axis
 MARKERS = "osD^vPX*"
 DEAD_SHARE = 0.1  # of an even share of gate weight
 LEGEND_CORNER = 0.7, 0.6  # recall and precision above which a curve takes the place of the legend
+NEUTRAL = {"difference": 0.0, "calibration": 1.0}  # values that say that nothing is off
 FEW_GRAY = "#8a8a8e"
 
 ScoresByName = Scores | Mapping[str, Scores | pd.DataFrame]  # by the name of the line
@@ -251,8 +252,8 @@ def by_day(tables: Mapping[str, pd.DataFrame], column: str, label: str, axes: Ax
         marker = MARKERS[i % len(MARKERS)]
         lines = axes.errorbar(places, table[column], yerr=reach, marker=marker, markersize=4, elinewidth=1)
         lines.set_label(short(name))
-    if column == "difference":
-        axes.axhline(0, color=_ink(), linewidth=0.8, linestyle=":")
+    if column in NEUTRAL:
+        axes.axhline(NEUTRAL[column], color=_ink(), linewidth=0.8, linestyle=":")
     shown = [*range(0, len(days), 1 + (len(days) - 1) // MAX_DAYS)]
     axes.set_xticks(shown, [days[place] for place in shown], rotation=30, ha="right")
     axes.set(ylabel=label)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import pandas as pd
 
 from recmtl.data.preparation.prepare import Progress
+from recmtl.evaluate import figures
 from recmtl.evaluate.calibration_tables import (
     calibration_by_slice,
     calibration_over_time,
@@ -15,7 +17,8 @@ from recmtl.evaluate.calibration_tables import (
 )
 from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.slices import FEW_POSITIVES
-from recmtl.report.elements import Heading, Part, Section, Table, Text
+from recmtl.report.elements import Heading, Part, Picture, Section, Table, Text
+from recmtl.report.figures import picture
 from recmtl.report.run_data import PredictedRows
 from recmtl.report.runs import ReportedRun
 
@@ -23,6 +26,7 @@ HOW = (
     "Calibration error: the mean gap between predicted and observed rates in 15 bins, with the 95 % interval of the "
     "true error. Noise: the error that right predictions would show on these rows."
 )
+ADVICE = "No run is calibrated: `recmtl calibrate RUN --rows FILE` does so, on rows that it was not trained on."
 RATIO = "mean prediction over mean label with 95 % intervals"
 
 
@@ -45,7 +49,7 @@ def calibration_section(
         if not len(frame):
             continue
         if not parts:
-            parts.append(Text(HOW))
+            parts.append(Text(HOW if any(r.predictions.uncalibrated for r in runs) else f"{HOW} {ADVICE}"))
         parts.append(_error_table(frame, suffix))
         features = PredictedRows(run, rows, progress)
         for name in slices:
@@ -53,7 +57,11 @@ def calibration_section(
         column = time or time_key(run.predictions)
         if column is not None:
             found = calibration_over_time(run.predictions, column)
-            parts += [Heading(f"Over {column}{suffix}"), *_tables(found, "period", f"over {column}, {RATIO}", True)]
+            parts += [
+                Heading(f"Over {column}{suffix}"),
+                *_pictures(found, column),
+                *_tables(found, "period", f"over {column}, {RATIO}", True),
+            ]
     return Section("calibration", "Calibration", parts)
 
 
@@ -70,6 +78,18 @@ def _error_table(frame: pd.DataFrame, suffix: str) -> Table:
 def _ratio_tables(run: ReportedRun, name: str, features: PredictedRows) -> Iterator[Table]:
     found = calibration_by_slice(run.predictions, features.values(name))
     yield from _tables(found, "value", f"by {name}, {RATIO}, furthest from 1 first", False)
+
+
+def _pictures(found: pd.DataFrame, column: str) -> Iterator[Picture]:
+    """Draw the calibration of each task over time."""
+    for task, of_task in found.dropna(subset=["calibration"]).groupby("task", sort=False):
+        shown = of_task.rename(columns={"period": "day"})
+        title = f"{task}: calibration over {column}"
+        low, high = shown["calibration"].min(), shown["calibration"].max()
+        words = f"{title}: from {low:.3f} to {high:.3f} in {len(shown)} periods."
+        numbers = shown[["day", "calibration", "low", "high"]]
+        draw = partial(figures.by_day, {str(task): shown}, "calibration", "prediction over label")
+        yield picture(title, words, draw, numbers)
 
 
 def _tables(found: pd.DataFrame, what: str, caption: str, ordered: bool) -> Iterator[Table]:

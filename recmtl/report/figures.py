@@ -76,8 +76,8 @@ def _fit(figure: Figure) -> None:
     turned = any(label.get_rotation() for label in first.get_xticklabels())
     width, height = (72 * float(size) for size in figure.get_size_inches())  # points
     figure.subplots_adjust(
-        left=_room(first.yaxis) / width,
-        right=1 - (_room(twin[0].yaxis) if twin else 10) / width,
+        left=max(_room(first.yaxis), 60 * turned) / width,
+        right=1 - (_room(twin[0].yaxis) if twin else 16) / width,
         bottom=(14 * below + (30 if turned else 0) + LABEL + 4) / height,
         top=1 - (10 + 16 * lines) / height,
     )

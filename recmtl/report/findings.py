@@ -33,7 +33,7 @@ class Finding:
     @property
     def text(self) -> str:
         """The sentence."""
-        return f"{self.about}: {self.says}." if self.about else self.says
+        return f"{self.about}: {self.says}." if self.about else self.says + "." * (not self.says.endswith("?"))
 
 
 def findings(
@@ -53,15 +53,15 @@ def findings(
         of_run = metrics[metrics["run"] == run.name]
         run_name = run.name if len(runs) > 1 else ""
         for task, rows in of_run.groupby("task", sort=False):
-            found += of_task(
-                f"{run_name}, {task}" if run_name else str(task), rows.set_index("metric").to_dict("index")
-            )
+            name = f"{run_name}, {task}" if run_name else str(task)
+            calibrated = bool(run.predictions.uncalibrated)
+            found += of_task(name, rows.set_index("metric").to_dict("index"), calibrated)
         found += _of_training(run_name, run)
     found = [
         Finding(", ".join(finding.about for finding in same), says, section)
         for (says, section), same in _by_content(found).items()
     ]
-    order = ("data", "metrics", "curves", "experts", "learning", "balance")
+    order = ("data", "metrics", "calibration", "experts", "learning", "balance")
     return sorted(found, key=lambda finding: order.index(finding.section))
 
 
@@ -73,7 +73,7 @@ def _by_content(found: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]
     return groups
 
 
-def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]]) -> Iterator[Finding]:
+def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]], calibrated: bool = False) -> Iterator[Finding]:
     """Yield what stands out of a task of a run, given the rows of its `metric_frame` by metric."""
     first = next(iter(found.values()))
     missing = [METRIC_TITLES.get(metric, metric) for metric, row in found.items() if np.isnan(row["value"])]
@@ -91,7 +91,10 @@ def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]]) -> Iterator[Findi
     mean = found.get("calibration")
     if mean and abs(mean["value"] - 1) > CALIBRATION_ERROR and not mean["low"] <= 1 <= mean["high"]:
         side = "high" if mean["value"] > 1 else "low"
-        yield Finding(name, f"predictions are {abs(mean['value'] - 1):.0%} too {side} in the mean", "curves")
+        advice = "" if calibrated else ", which `recmtl calibrate` mends"
+        yield Finding(
+            name, f"predictions are {abs(mean['value'] - 1):.0%} too {side} in the mean{advice}", "calibration"
+        )
 
 
 def _of_training(run_name: str, run: ReportedRun) -> Iterator[Finding]:

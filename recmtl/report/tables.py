@@ -95,10 +95,11 @@ def metric_tables(frame: pd.DataFrame, several: bool) -> list[Table]:
 
 
 def _metric_cells(part: pd.DataFrame, tasks: Sequence[str], several: bool) -> list[list[TableCell]]:
-    """Return the rows of a table: each metric, then the counts of rows and positives."""
+    """Return the rows of a table: each metric, then what runs on the same rows have in common, such as their number."""
     runs = list(part["run"].unique())
     values = {(m["metric"], m["run"], m["task"]): _interval(m) for m in part.to_dict("records")}
-    titles = {name: METRIC_TITLES.get(name, name) for name in part["metric"].unique()}
+    metrics = [*part["metric"].unique()]
+    titles = {name: METRIC_TITLES.get(name, name) for name in metrics}
     for m in part.drop_duplicates(["run", "task"]).to_dict("records"):
         mean = {"mean label": m["mean"]}
         if not pd.isna(m["positives"]):
@@ -108,13 +109,17 @@ def _metric_cells(part: pd.DataFrame, tasks: Sequence[str], several: bool) -> li
         counts = {**constant, "rows": m["rows"], **mean}
         titles |= {name: name for name in counts}
         values |= {(name, m["run"], m["task"]): value for name, value in counts.items()}
-    return [
-        [TableCell(title), *([TableCell(run)] if several else []), *(table_cell(v, name) for v in found)]
-        for name, title in titles.items()
-        for run in runs
-        for found in [[values.get((name, run, task)) for task in tasks]]
-        if any(value is not None for value in found)
-    ]
+    cells = []
+    for name, title in titles.items():
+        by_run = {run: [values.get((name, run, task)) for task in tasks] for run in runs}
+        by_run = {run: found for run, found in by_run.items() if any(value is not None for value in found)}
+        if len(by_run) == len(runs) > 1 and name not in metrics and len({str(found) for found in by_run.values()}) == 1:
+            by_run = {"all": by_run[runs[0]]}
+        for run, found in by_run.items():
+            cells.append(
+                [TableCell(title), *([TableCell(run)] if several else []), *(table_cell(v, name) for v in found)]
+            )
+    return cells
 
 
 def _interval(row: Mapping[Any, Any]) -> Interval | float:

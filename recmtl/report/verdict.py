@@ -105,13 +105,14 @@ def _score(found: pd.DataFrame) -> str:
 def _beside_constant(found: pd.DataFrame) -> str:
     """Return how the predictions compare with the same one for every row."""
     first = found.iloc[0]
-    chance = ", where 0.5 is chance" if found.index[0] == "auc" and not np.isnan(first["value"]) else ""
+    chance = ", where 0.5 is chance" if found.index[0] in ("auc", "macro_auc") and not np.isnan(first["value"]) else ""
     loss = MEASURES[first["kind"]].fallback
     ratio = found["value"].get(loss, np.nan) / first["constant"] if first["constant"] else np.nan
     if np.isnan(ratio):
         return chance
     mean = decimal(first["mean"]) if np.isnan(first["positives"]) else f"{first['mean']:.2%}"
-    return f"{chance}; {METRIC_TITLES.get(loss, loss)} {_gain(1 - ratio)} that of predicting {mean} for every row"
+    constant = "the shares of the classes" if np.isnan(first["mean"]) else mean
+    return f"{chance}; {METRIC_TITLES.get(loss, loss)} {_gain(1 - ratio)} that of predicting {constant} for every row"
 
 
 def _gain(gain: float) -> str:

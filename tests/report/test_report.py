@@ -326,13 +326,11 @@ def test_metrics_are_rows_and_tasks_columns(folder: Path, first: Path) -> None:
         auc = [f"{values.loc[(run, task, 'auc'), 'value']:.4f}" for task in ("ctr", "cvr")]
         assert row == ["AUC", run, *auc]
     clicks, rate = runs[0].scores["ctr"].positives, runs[0].scores["ctr"].labels.mean()
-    assert ["positives", "second", str(clicks)] == next(
-        row for row in texts if row[0] == "positives" and row[1] == "second"
-    )[:3]
+    assert ["positives", "all", str(clicks)] in [row[:3] for row in texts]  # the same rows, so the same number
     assert texts[-1][2] == f"{rate:.2%}"
     entropy = -rate * np.log(rate) - (1 - rate) * np.log1p(-rate)
-    assert ["log-loss of a constant", "second", f"{entropy:.4f}"] in [row[:3] for row in texts]
-    assert [row[0].text for row in regression.rows][::2] == [
+    assert ["log-loss of a constant", "all", f"{entropy:.4f}"] in [row[:3] for row in texts]
+    assert list(dict.fromkeys(row[0].text for row in regression.rows)) == [
         "MAE",
         "RMSE",
         "R²",

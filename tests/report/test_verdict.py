@@ -56,7 +56,10 @@ def test_the_verdict_of_two_runs_says_whether_they_differ(folder: Path, first: P
         (task(auc=(0.4, 0.3, 0.45)), ["worse than chance: negatives are ranked above positives"]),
         (task(ne=(1.2, 1.1, 1.3)), ["worse than predicting the mean label for every row"]),
         (task(r2=(-0.1, -0.2, 0.1)), ["worse than predicting the mean label for every row"]),
-        (task(calibration=(1.2, 1.1, 1.3)), ["predictions are 20% too high in the mean"]),
+        (
+            task(calibration=(1.2, 1.1, 1.3)),
+            ["predictions are 20% too high in the mean, which `recmtl calibrate` mends"],
+        ),
         (task(calibration=(0.8, 0.6, 1.05)), []),  # which may be chance
     ],
 )
@@ -101,3 +104,10 @@ def test_findings_that_say_the_same_are_one_and_the_worst_come_first(first: Path
     metrics = metric_frame(runs, draws=0).assign(low=0.4, high=0.6)
     found = findings(runs, metrics[metrics["metric"] == "auc"])
     assert found[0] == Finding("ctr, cvr", "not better than chance, as far as these rows can tell", "metrics")
+
+
+def test_a_calibrated_run_is_not_told_to_be_calibrated() -> None:
+    off = task(calibration=(1.2, 1.1, 1.3))
+    assert [finding.says for finding in of_task("ctr", off, calibrated=True)] == [
+        "predictions are 20% too high in the mean"
+    ]

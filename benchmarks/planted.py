@@ -32,7 +32,7 @@ from rich.table import Table
 import recmtl
 from recmtl.data.synthetic.planted import Plant, PlantedFacts, plant
 from recmtl.evaluate import metrics_of, scores_of
-from recmtl.evaluate.intervals import t_quantile
+from recmtl.evaluate.confidence import t_quantile
 from recmtl.recipe.environment import environment
 from recmtl.schema import MultiCategorical
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 import recmtl
-from recmtl.evaluate.intervals import t_quantile
+from recmtl.evaluate.confidence import t_quantile
 from recmtl.recipe.environment import environment
 
 SEEDS, ROWS, DAYS = 5, 70_000, 7

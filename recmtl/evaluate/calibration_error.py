@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores
-from recmtl.evaluate.intervals import check_level
+from recmtl.evaluate.confidence import check_level
 from recmtl.evaluate.scores import Floats, Scores
 
 SIMULATIONS, SEED = 4000, 0  # of gaps: their noise, the same for all scores
@@ -52,20 +52,20 @@ def calibration_error(scores: Scores, level: float = 0.95, bins: int = CALIBRATI
         bins: The number of bins.
 
     Returns:
-        ``None`` without rows.
+        ``None`` without rows, or if they have probabilities of several classes.
 
     Raises:
         ValueError: `level` is not between 0 and 1.
     """
     check_level(level)
-    if not len(scores):
+    if not len(scores) or scores.predictions.ndim > 1:
         return None
     weight, gaps, covariance = gap_moments(scores, bins)
     found, variance = float(weight @ np.abs(gaps)), np.diag(covariance)
     values, vectors = np.linalg.eigh(covariance)
     draws = np.random.default_rng(SEED).normal(size=(SIMULATIONS, len(gaps)))
     noise = draws @ (vectors * np.sqrt(np.maximum(values, 0))).T  # [simulations, bins]
-    clear = np.abs(gaps) / np.sqrt(variance)
+    clear = np.abs(gaps) / np.sqrt(np.maximum(variance, np.finfo(float).tiny))
     kept = clear >= min(CLEAR, clear.max())
     tail = (1 - level) / 2
     low = _crossing(weight, noise, np.where(kept, gaps, 0.0), found, tail)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from recmtl.errors import SchemaError
 from recmtl.evaluate.calibration_error import calibration_error
-from recmtl.evaluate.intervals import t_quantile
+from recmtl.evaluate.confidence import t_quantile
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions

@@ -1,4 +1,4 @@
-"""Confidence intervals of metrics: DeLong's for the AUC, the bootstrap for others."""
+"""Confidence intervals of metrics: DeLong's for the AUC, inverted tests for the ECE, the bootstrap for others."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from recmtl.evaluate.calibration_error import calibration_error
+from recmtl.evaluate.confidence import check_level, t_quantile
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import INFLATED, measure_of, select_metrics, unmeasurable
@@ -75,7 +77,7 @@ def bootstrap_intervals(
     clusters with positives or with negatives, whichever are fewer (other kinds: of all clusters). Draws in which a
     metric is undefined are left out.
 
-    Note: The expected calibration error has no interval, because repeated rows inflate it in the draws.
+    Note: The expected calibration error is left out, because repeated rows inflate it in the draws.
 
     Args:
         scores: The rows.
@@ -113,6 +115,9 @@ def intervals_of(
 ) -> dict[str, Interval]:
     """Return the interval of each metric: `auc_interval` for the AUC, `bootstrap_intervals` for the others.
 
+    That of the expected calibration error (`ece`) is by `calibration_error`: it is the interval of the true error, from
+    which the noise is taken out that the estimate has in it, so it may lie below the estimate.
+
     Args:
         scores: The rows.
         names: The metrics; ``None`` takes all that the task has.
@@ -123,7 +128,9 @@ def intervals_of(
     drawn = [name for name in wanted if name != "auc"]
     intervals = bootstrap_intervals(scores, drawn, draws, level=level) if draws and drawn else {}
     delong = auc_interval(scores, level) if "auc" in wanted else None
-    return {"auc": delong, **intervals} if delong else intervals
+    error = calibration_error(scores, level) if "ece" in wanted and "ece" not in unmeasurable(scores, ["ece"]) else None
+    closed = {"ece": Interval(error.ece, error.low, error.high, level)} if error else {}
+    return {**({"auc": delong} if delong else {}), **intervals, **closed}
 
 
 def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> tuple[dict[str, float], Floats]:
@@ -138,14 +145,3 @@ def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> 
         values = measure(times)
         row[:] = [values[name] for name in names]
     return measure(), drawn
-
-
-def t_quantile(level: float, degrees: float) -> float:
-    """Return the two-sided quantile of Student's t."""
-    return float(special.stdtrit(degrees, (1 + level) / 2))
-
-
-def check_level(level: float) -> None:
-    """Check that a confidence level is in (0, 1)."""
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must be between 0 and 1, got {level}")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
+from recmtl.evaluate.confidence import check_level, t_quantile
 from recmtl.evaluate.delong import Clusters, DeLongComponents
-from recmtl.evaluate.intervals import check_level, t_quantile
 from recmtl.evaluate.metrics import select_metrics, unmeasurable
 from recmtl.evaluate.scores import Scores
 

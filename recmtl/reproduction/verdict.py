@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from recmtl.evaluate.intervals import t_quantile
+from recmtl.evaluate.confidence import t_quantile
 
 Verdict = Literal["consistent", "apart", "cannot say"]
 LEVEL = 0.95

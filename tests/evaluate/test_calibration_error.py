@@ -15,6 +15,7 @@ from recmtl.evaluate import (
     calibration_error,
     calibration_over_time,
     calibration_table,
+    intervals_of,
     metrics_of,
     scores_of,
 )
@@ -99,6 +100,17 @@ def test_clusters_of_equal_rows_widen_the_interval() -> None:
     assert calibration_error(scores_of(TASK, labels[:0], p[:0])) is None
     with pytest.raises(ValueError, match="level"):
         calibration_error(scores_of(TASK, labels, p), level=2)
+
+
+def test_certain_predictions_and_one_class_have_an_interval() -> None:
+    labels = np.array([0.0, 1.0] * 20)
+    right = calibration_error(scores_of(TASK, labels, labels))
+    assert (right.ece, right.noise, right.low, right.high) == (0, 0, 0, 0)
+    wrong = calibration_error(scores_of(TASK, labels, 1 - labels))
+    assert (wrong.low, wrong.ece, wrong.high) == pytest.approx((1, 1, 1), abs=1e-5)
+    negative = calibration_error(scores_of(TASK, np.zeros(40), np.full(40, 0.1)))
+    assert 0 <= negative.low < 0.1 < negative.high
+    assert "ece" in intervals_of(scores_of(TASK, labels, np.linspace(0.1, 0.9, 40)), draws=0)
 
 
 def test_the_interval_of_the_ratio_of_means_holds_it() -> None:

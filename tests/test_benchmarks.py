@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import recmtl
-from benchmarks import comparison, coverage, data, metrics, serving, serving_http
+from benchmarks import comparison, coverage, data, metrics, serving, serving_http, tuned
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.serving import export
@@ -147,3 +147,14 @@ def test_served_requests_are_timed_and_counted(
     assert set(found["latency"]) == {"1", "50", "1000"}
     assert all(row["lost"] == 0 < row["answered"] for row in [*found["load"], found["swap"]])
     assert (found["swap"]["taken"], found["swap"]["refused"]) == (2, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_jobs", "warm_workers")
+def test_the_tuned_comparison_of_generated_rows_runs(tmp_path: Path) -> None:
+    few = ["--balancers", "FixedWeights", "--baselines", "--trials", "1", "--seeds", "1", "--rows", "2000"]
+    tuned.main(["aliexpress", "--out", str(tmp_path), "--results", str(tmp_path), *few])
+    text = (tmp_path / "tuned_aliexpress.md").read_text()
+    assert text.startswith("# All methods with 1 trials each, on generated rows in the layout of AliExpress\n")
+    assert "1,600 train, 200 valid, 200 test rows" in text
+    assert "| 1 | lr 0.0001282, task_weights.ctcvr 0.1019 |" in text

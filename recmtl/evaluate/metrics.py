@@ -15,7 +15,7 @@ from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.schema import Task
 
 INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
-LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse"})
+LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse", "poisson_deviance"})
 
 
 def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:
@@ -71,6 +71,7 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
     Binary tasks: AUC and average precision (`pr_auc`), exact and with correct ties; log-loss; normalised entropy
     (`ne`); `calibration`, the mean prediction over the mean label; `ece`, the expected calibration error in 15 bins of
     equal weight. With groups also `gauc`, `ndcg@k` and `recall@k`, see `by_group`. Regression: `mae`, `rmse` and `r2`.
+    Other kinds: see their measure in `recmtl.evaluate.measures`.
     A row of weight w counts like w rows.
 
     Args:
@@ -130,7 +131,8 @@ def unmeasurable(scores: Scores, names: Sequence[str]) -> dict[str, str]:
     rows = len(scores)
     if rows == 0:
         return dict.fromkeys(names, "no row has a label")
-    wrong = int((~np.isfinite(scores.predictions)).sum())
+    finite = np.isfinite(scores.predictions)
+    wrong = int((~(finite if finite.ndim == 1 else finite.all(1))).sum())
     if wrong:
         return dict.fromkeys(names, f"{wrong} of {rows} predictions are not finite")
     kind = MEASURES[scores.task.kind]

@@ -8,17 +8,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from recmtl.data.columns.values import as_numbers, as_text
+from recmtl.data.columns.values import as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, DataError
-from recmtl.evaluate.scores import Floats
+from recmtl.evaluate.task_columns import UNCALIBRATED_PREFIX, with_classes
 from recmtl.io.machine import available_memory
 from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.schema import SAMPLING_WEIGHT, Schema, SchemaError
 
 LABEL_PREFIX = "label_"  # of label columns in files, as a task may be named like its label
-UNCALIBRATED_PREFIX = "uncalibrated_"  # of what a model predicts itself, beside a calibrated task
 FLOAT_BYTES = 8
 
 
@@ -42,10 +41,13 @@ def read_predictions(schema: Schema, path: str | Path | Partitions, group: str |
 
 def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table:
     """Read the columns of predictions, labels, weight and keys: keys as text or integers, never as decimals."""
-    tasks = [task.name for task in schema.reported_tasks]
-    numbers = [*tasks, *(UNCALIBRATED_PREFIX + name for name in tasks), *schema.weights, SAMPLING_WEIGHT]
-    numbers += [name for label in schema.labels for name in (LABEL_PREFIX + label, label)]
-    wanted = {*numbers, *schema.carried, group}
+    schema = with_classes(schema, source.columns)
+    predicted = [column for task in schema.reported_tasks for column in task.columns]
+    numbers = [*predicted, *(UNCALIBRATED_PREFIX + name for name in predicted), *schema.weights, SAMPLING_WEIGHT]
+    labels = {label: (LABEL_PREFIX + label, label) for label in schema.labels}
+    numbers += [name for label, names in labels.items() if label not in schema.class_labels for name in names]
+    classes = [name for label, names in labels.items() if label in schema.class_labels for name in names]
+    wanted = {*numbers, *classes, *schema.carried, group}
     columns = [column for column in source.columns if column in wanted]
     _check_memory(source, len(columns))
     ids = [column for column in columns if column in {*schema.carried, group} - {*numbers}]
@@ -106,35 +108,3 @@ def label_column(label: str, table: pa.Table, tasks: list[str]) -> str | None:
     """Return the column of a table that holds a label, unless a task has its name; ``None`` if there is none."""
     names = (name for name in (LABEL_PREFIX + label, label) if name in table.column_names and name not in tasks)
     return next(names, None)
-
-
-def float_column(table: pa.Table, name: str, source: str, decimal: str = ".") -> Floats:
-    """Return a column of numbers.
-
-    Raises:
-        SchemaError: There is none, or it holds something else.
-    """
-    if name not in table.column_names:
-        raise SchemaError(f"column {name!r} is not in {source}")
-    try:
-        return as_numbers(table[name].combine_chunks(), name, decimal)
-    except BadValueError as bad:
-        if bad.mask is None:
-            raise SchemaError(f"{source}: column {name!r} must be numeric, got {table[name].type}") from None
-        raise SchemaError(f"{source}, row {bad.row + 1}, {bad.reason}") from None
-
-
-def sampling_weight_column(schema: Schema, table: pa.Table, source: str) -> Floats | None:
-    """Return the sampling weights of a table, unless it has none or the schema has a column of that name."""
-    own = {*schema.columns, *(task.name for task in schema.reported_tasks)}
-    if SAMPLING_WEIGHT in own or SAMPLING_WEIGHT not in table.column_names:
-        return None
-    return float_column(table, SAMPLING_WEIGHT, source, schema.decimal)
-
-
-def uncalibrated_columns(schema: Schema, table: pa.Table, source: str) -> dict[str, Floats]:
-    """Return what the model itself predicts of calibrated tasks; columns that the schema has are its own."""
-    columns = {task.name: UNCALIBRATED_PREFIX + task.name for task in schema.reported_tasks}
-    own = {*schema.columns, *columns}
-    found = {name: column for name, column in columns.items() if column in table.column_names and column not in own}
-    return {name: float_column(table, column, source, schema.decimal) for name, column in found.items()}

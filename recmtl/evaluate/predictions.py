@@ -14,17 +14,22 @@ import pyarrow as pa
 from recmtl.data.store.group_numbers import group_numbers
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import Metrics, metrics_of
-from recmtl.evaluate.prediction_files import (
-    LABEL_PREFIX,
-    UNCALIBRATED_PREFIX,
-    float_column,
-    label_column,
-    read_predictions,
-    sampling_weight_column,
-    uncalibrated_columns,
-)
+from recmtl.evaluate.prediction_files import LABEL_PREFIX, label_column, read_predictions
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
+from recmtl.evaluate.task_columns import (
+    UNCALIBRATED_PREFIX,
+    check_task,
+    check_values,
+    float_column,
+    label_array,
+    prediction_columns,
+    read_label,
+    read_prediction,
+    sampling_weight_column,
+    uncalibrated_columns,
+    with_classes,
+)
 from recmtl.io.partitions import Partitions, public_name_of
 from recmtl.io.table_writer import TableWriter
 from recmtl.schema import (
@@ -48,12 +53,12 @@ class Predictions:
     """Predictions of all tasks on the same rows, with labels.
 
     Shape:
-        - values, labels, weight: ``[rows]`` each
+        - values, labels, weight: ``[rows]`` each; values of a multi-class task: ``[rows, C]``
 
     Args:
         schema: The schema, which defines the reported tasks and the rows that count for each.
         values: Predictions by task; those of the funnel's rates that are missing follow from them.
-        labels: Labels by column, NaN if missing.
+        labels: Labels by column, NaN if missing; of classes their numbers.
         weight: Row weights.
         keys: The key columns, including the group.
         group: The key column that groups rows; ``None`` takes the schema's group.
@@ -174,19 +179,13 @@ class Predictions:
         for name, weight in ((self.schema.weight, self.weight), *self.task_weights.items()):
             if weight is not None:
                 bad = ~((weight >= 0) & np.isfinite(weight))
-                _check_values(bad, weight, f"{source}, column {name!r}", "a weight of at least 0")
+                check_values(bad, weight, f"{source}, column {name!r}", "a weight of at least 0")
         if self.sampling_weight is not None:
             bad = ~((self.sampling_weight > 0) & np.isfinite(self.sampling_weight))
-            _check_values(bad, self.sampling_weight, f"{source}, column {SAMPLING_WEIGHT!r}", "a weight above 0")
+            check_values(bad, self.sampling_weight, f"{source}, column {SAMPLING_WEIGHT!r}", "a weight above 0")
         for task in (task for task in self.schema.reported_tasks if task.name in self.values):
-            labels, values, binary = task_labels(task, self.labels), self.values[task.name], task.kind == "binary"
-            soft = task.label not in self.schema.conditions
-            wrong = (labels < 0) | (labels > 1) if soft else ~np.isin(labels, (0, 1)) & ~np.isnan(labels)
-            expected = "a number from 0 to 1, or no value" if soft else "0, 1 or no value"
-            _check_values(wrong & binary, labels, f"{source}, label {task.label!r}", expected)
-            fits = (values >= 0) & (values <= 1) if binary else np.isfinite(values)
-            expected = "a probability in [0, 1]" if binary else "a number"
-            _check_values(~np.isnan(labels) & ~fits, values, f"{source}, column {task.name!r}", expected)
+            labels, condition = task_labels(task, self.labels), task.label in self.schema.conditions
+            check_task(task, labels, self.values[task.name], source, condition)
 
     @property
     def notes(self) -> list[str]:
@@ -203,20 +202,26 @@ class Predictions:
         return found
 
     def table(self) -> pa.Table:
-        """Return a table of keys, labels as ``label_COLUMN``, all weights, and a column for each task.
+        """Return a table of keys, labels as ``label_COLUMN``, all weights, and predictions by task.
 
-        Of calibrated tasks the columns ``uncalibrated_TASK`` hold what the model itself predicts.
+        A multi-class task has a column ``TASK_CLASS`` for each class. Of calibrated tasks the columns
+        ``uncalibrated_TASK`` hold what the model itself predicts.
         """
         completed, _ = complete(self.schema, self.values)
         columns = dict(zip(self.keys.column_names, self.keys.columns, strict=True))
-        columns |= {LABEL_PREFIX + name: pa.array(values, from_pandas=True) for name, values in self.labels.items()}
+        labels = {name: label_array(self.schema, name, values) for name, values in self.labels.items()}
+        columns |= {LABEL_PREFIX + name: values for name, values in labels.items()}
         if self.weight is not None and self.schema.weight:
             columns[self.schema.weight] = pa.array(self.weight)
         columns |= {name: pa.array(weight) for name, weight in self.task_weights.items()}
         if self.sampling_weight is not None:
             columns[SAMPLING_WEIGHT] = pa.array(self.sampling_weight)
-        before = {UNCALIBRATED_PREFIX + name: values for name, values in self.uncalibrated.items()}
-        return pa.table(columns | {name: pa.array(values) for name, values in {**completed, **before}.items()})
+        tasks = {task.name: task for task in self.schema.reported_tasks}
+        for prefix, found in (("", completed), (UNCALIBRATED_PREFIX, self.uncalibrated)):
+            for name, values in found.items():
+                own = prediction_columns(tasks[name], values) if name in tasks else {name: pa.array(values)}
+                columns |= {prefix + column: array for column, array in own.items()}
+        return pa.table(columns)
 
     @classmethod
     def from_table(
@@ -225,8 +230,9 @@ class Predictions:
         """Read predictions from a table, which any library may have written.
 
         Args:
-            schema: The schema. Predictions are in columns named like the tasks, labels in their columns or in
-                `label_COLUMN`; keys, group and `sampling_weight`, for rows of a thinned file, are optional.
+            schema: The schema. Predictions are in columns named like the tasks (of a multi-class task ``TASK_CLASS``
+                for each class), labels in their columns or in `label_COLUMN`; keys, group and `sampling_weight`, for
+                rows of a thinned file, are optional.
             table: The table.
             source: The name of the table in error messages.
             group: The column that groups rows instead of the schema's.
@@ -241,10 +247,11 @@ class Predictions:
         column = group or schema.group
         if column in table.column_names and pa.types.is_nested(table[column].type):
             raise SchemaError(f"{source}: column {column!r} must have one group per row, got {table[column].type}")
-        predicted = [t for t in schema.reported_tasks if t.name in table.column_names]
-        tasks = [t.name for t in predicted]
+        schema = with_classes(schema, table.column_names)
+        predicted = [t for t in schema.reported_tasks if {*t.columns} <= {*table.column_names} and t.columns]
+        tasks = [column for t in predicted for column in t.columns]
         if not tasks:
-            expected = ", ".join(t.name for t in schema.reported_tasks)
+            expected = ", ".join(", ".join(t.columns) or f"{t.name}_CLASS" for t in schema.reported_tasks)
             raise SchemaError(f"{source} has no predictions: expected a column named {expected}")
         names = {label: label_column(label, table, tasks) for label in schema.labels}
         for label in (label for t in predicted for label in (t.label, t.given) if label):
@@ -254,8 +261,8 @@ class Predictions:
                 )
         return cls(
             schema,
-            {name: float_column(table, name, source, schema.decimal) for name in tasks},
-            {label: float_column(table, name, source, schema.decimal) for label, name in names.items() if name},
+            {task.name: read_prediction(table, task, source, schema.decimal) for task in predicted},
+            {label: read_label(schema, table, name, label, source) for label, name in names.items() if name},
             float_column(table, schema.weight, source, schema.decimal) if schema.weight else None,
             table.select([c for c in dict.fromkeys((*schema.carried, column)) if c in table.column_names]),
             group,
@@ -284,13 +291,6 @@ class Predictions:
         return cls.from_table(schema, table, public_name_of(path), group)
 
 
-def _check_values(bad: npt.NDArray[np.bool_], values: Floats, where: str, expected: str) -> None:
-    if bad.any():
-        row = int(bad.argmax())
-        value = "no value" if np.isnan(values[row]) else f"{values[row]:g}"
-        raise SchemaError(f"{where}, row {row + 1}: expected {expected}, got {value} (rows: {bad.sum():,})")
-
-
 def measure(
     schema: Schema,
     predictions: Mapping[str, Floats],
@@ -306,7 +306,7 @@ def measure(
     """Compute the metrics of every reported task of a schema, each on the rows that count for it.
 
     Shape:
-        - predictions, labels, weight, sampling_weight: ``[rows]`` each
+        - predictions, labels, weight, sampling_weight: ``[rows]`` each; predictions of classes: ``[rows, C]``
 
     Args:
         schema: The schema; of a funnel all rates are reported, whichever are predicted.

@@ -19,12 +19,13 @@ class Scores:
     """Labels and predictions of one task, on the rows that count for it.
 
     Shape:
-        - labels, predictions, weight, groups: ``[rows]``, without missing values
+        - labels, predictions, weight, groups: ``[rows]``, without missing values; predictions of a multi-class task:
+          ``[rows, C]``
 
     Args:
         task: The task.
-        labels: 0 or 1, or the values of a regression. A soft label y between 0 and 1 stands for a positive of weight y
-            and a negative of weight 1 − y.
+        labels: 0 or 1, the values of a regression, or the numbers of classes. A soft label y between 0 and 1 stands for
+            a positive of weight y and a negative of weight 1 − y.
         predictions: Probabilities, or the values of a regression.
         weight: Row weights above 0, times sampling weights; ``None`` if all rows count alike.
         groups: The group number of each row; ``None`` without groups.

@@ -84,27 +84,32 @@ class EnsembleLinear(nn.Linear):
 
 
 class EnsembleOutput(nn.Linear):
-    """The last layer of a tower: one output, with weights of its own for each of k members.
+    """The last layer of a tower, with weights of its own for each of k members.
 
     Shape:
         - input: ``[B·k, in_features]``
-        - output: ``[B·k, 1]``
+        - output: ``[B·k, outputs]``
 
     Attributes:
-        weight: ``[k, in_features]``.
+        weight: ``[k · outputs, in_features]``, member by member.
 
     Args:
         in_features: The width of the input.
         ensemble: The number of members, k.
+        outputs: The width of the output.
     """
 
-    def __init__(self, in_features: int, ensemble: int) -> None:
-        super().__init__(in_features, ensemble, bias=False)
-        self.ensemble = ensemble
+    def __init__(self, in_features: int, ensemble: int, outputs: int = 1) -> None:
+        super().__init__(in_features, ensemble * outputs, bias=False)
+        self.ensemble, self.outputs = ensemble, outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output of each row by the weights of its member."""
-        return (by_member(x, self.ensemble) * self.weight).sum(-1).view(-1, 1)  # [B, k] -> [B·k, 1]
+        """Return the outputs of each row by the weights of its member."""
+        rows = by_member(x, self.ensemble)  # [B, k, in]
+        if self.outputs == 1:
+            return (rows * self.weight).sum(-1).view(-1, 1)  # [B·k, 1]
+        weight = torch.unflatten(self.weight, 0, (self.ensemble, self.outputs))  # [k, outputs, in]
+        return torch.einsum("bki,koi->bko", rows, weight).flatten(0, 1)
 
 
 class EnsembleInput(nn.Module):

@@ -85,11 +85,11 @@ class LayerStyle:
         build = PaddedLinear if large and in_features % ALIGNED else nn.Linear
         return self._initialized(build(in_features, out_features * stacked), stacked)
 
-    def output(self, in_features: int) -> nn.Linear:
-        """Build the last layer of a tower: one output without a bias; each member has weights of its own."""
+    def output(self, in_features: int, outputs: int = 1) -> nn.Linear:
+        """Build the last layer of a tower: outputs without a bias; each member has weights of its own."""
         if self.ensemble > 1:
-            return self._initialized(EnsembleOutput(in_features, self.ensemble), self.ensemble)
-        layer = self.linear(in_features, 1)
+            return self._initialized(EnsembleOutput(in_features, self.ensemble, outputs), self.ensemble)
+        layer = self.linear(in_features, outputs)
         layer.bias = None  # type: ignore[assignment]
         return layer
 

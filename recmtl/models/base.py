@@ -24,7 +24,7 @@ from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
 from recmtl.schema import FittedSchema, Task
 
 Tower = Callable[[int], nn.Module]
-"""Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]`` or ``[B, 1]``."""
+"""Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]``, ``[B, 1]`` or ``[B, C]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
 """Builds the encoder of a model from the fitted schema."""
 
@@ -62,7 +62,8 @@ class IdentityFork(nn.Module):
 class RankingModel(RecordedModule, ABC):
     """The base class of models that predict several tasks from one batch.
 
-    ``model(batch)`` returns the logits (of a regression: the values, in its label's units) by task, ``{name: [B]}``:
+    ``model(batch)`` returns the logits (of a regression: the values, in its label's units) by task, ``{name: [B]}``,
+    of a multi-class task with C classes ``[B, C]``:
 
     batch → ``encoder`` → ``trunk`` → H views → ``fork`` → ``heads`` → ``outputs``
 
@@ -166,7 +167,8 @@ class RankingModel(RecordedModule, ABC):
             layers: The hidden layers of the default tower.
             style: Normalisation, activation, dropout, initialisation and ensemble of its layers.
             towers: Towers of your own by the name of their head; each is called with D, and returns a module from
-                ``[B, D]`` to ``[B]`` or ``[B, 1]``. The members of an ensemble share it.
+                ``[B, D]`` to ``[B]`` or ``[B, 1]``, or to ``[B, C]`` for a task with C outputs. The members of an
+                ensemble share it.
 
         Raises:
             ValueError: `towers` names no head, or a task's name cannot be that of a module.
@@ -181,7 +183,7 @@ class RankingModel(RecordedModule, ABC):
         self._predicted = {task.name: task for task in tasks}
         for task in tasks:
             build = own.get(task.name)
-            tower = build(view_features) if build else default_tower(view_features, layers, style)
+            tower = build(view_features) if build else default_tower(view_features, layers, style, task.outputs)
             if hasattr(self.heads, task.name) or "." in task.name:
                 raise ValueError(
                     f"a task cannot be named {task.name!r}, which is no name of a module: give it another one, such as "
@@ -282,7 +284,7 @@ class RankingModel(RecordedModule, ABC):
     def _mean_of_members(self, head: str, logits: Tensor) -> Tensor:
         """Return the prediction of an ensemble, ``[B]``, from those of its members, ``[B, k]``."""
         task = self._predicted[head]
-        return link_of(task).mean_of_members(task, logits)
+        return link_of(task).mean_of_members(task, logits, self.schema)
 
     def predictions(self, logits: Mapping[str, Tensor], calibrated: bool = True) -> dict[str, Tensor]:
         """Return float64 predictions from logits in evaluation mode: probabilities, of a regression values.

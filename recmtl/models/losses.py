@@ -10,6 +10,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import masked
 from recmtl.data import Batch
+from recmtl.layers.ensemble import by_member
 from recmtl.models.domains import checked_domain, domains_of
 from recmtl.models.links import link_of
 from recmtl.models.ranking_losses import RANKING_LOSSES, RankedRows
@@ -152,7 +153,8 @@ class Losses:
         """Return the loss of an objective in each row, and which rows count for it.
 
         Shape:
-            - logits and losses: ``[B]``, or ``[B, k]`` by member; in rows that do not count a loss is that of zeros
+            - logits and losses: ``[B]``, or ``[B, k]`` by member; in rows that do not count a loss is that of zeros.
+              Logits of a task with C outputs: ``[B, C]`` or ``[B, k, C]``
             - counting rows: bool ``[B]``
         """
         term = self._terms[objective]
@@ -160,9 +162,14 @@ class Losses:
         # Rows that do not count are masked on both sides, so that their NaNs do not reach the gradient.
         counting = ~labels.isnan()
         targets = masked(labels, counting)  # [B]
-        if logits.dim() == 1:
-            return term(masked(logits, counting), targets), counting  # [B]
-        return term(masked(logits, counting[:, None]), targets[:, None].expand_as(logits)), counting
+        wide = int(term.outputs > 1)  # logits of a row: the last dimension
+        logits = masked(logits, counting.view(-1, *[1] * (logits.dim() - 1)))
+        if logits.dim() == 1 + wide:
+            return term(logits, targets), counting  # [B]
+        members = logits.shape[1]
+        if wide:  # [B·k, C] and [B·k]
+            return by_member(term(logits.flatten(0, 1), targets.repeat_interleave(members)), members), counting
+        return term(logits, targets[:, None].expand_as(logits)), counting
 
     def _names_of(self, objective: str) -> list[str]:
         return [objective] if self._domain is None else [f"{objective}@{domain}" for domain in self._domain.names]
@@ -254,6 +261,7 @@ class TaskLoss:
         given: That of its condition, if it has one.
         weight: The column of its rows' own weights, if it has any.
         deviation: The unit of its logits.
+        outputs: How many logits a row has.
     """
 
     task: Task
@@ -262,6 +270,7 @@ class TaskLoss:
     given: int | None
     weight: int | None
     deviation: float
+    outputs: int = 1
 
     @classmethod
     def of(cls, task: Task, schema: FittedSchema, row_loss: RowLoss) -> TaskLoss:
@@ -269,7 +278,8 @@ class TaskLoss:
         labels, weights = schema.schema.labels.index, schema.schema.task_weights.index
         given = labels(task.given) if task.given else None
         own = weights(task.weight_column) if task.weight_column else None
-        return cls(task, row_loss, labels(task.label), given, own, schema.label_moments(task).deviation)
+        unit = schema.label_moments(task).deviation
+        return cls(task, row_loss, labels(task.label), given, own, unit, task.outputs)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, ``[B]`` or ``[B, k]``, from logits and labels of that shape."""

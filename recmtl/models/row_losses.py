@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,8 @@ from recmtl.models.own_loss import OwnLoss
 from recmtl.schema import FittedSchema, Task
 
 RowLoss = Callable[[Tensor, Tensor], Tensor]
-"""From logits (of a regression: values) ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``."""
+"""From logits (of a regression: values) ``[B]`` or ``[B, C]`` and labels ``[B]`` to the loss of each row ``[B]``."""
+LEAST_DEVIATION = 1e-3  # of the logarithm of an amount, in deviations of the training rows
 FOCUS = 2.0  # the exponent of the focal loss
 
 
@@ -28,11 +29,51 @@ def focal(logits: Tensor, labels: Tensor) -> Tensor:
     return (1 - torch.exp(-entropy)) ** FOCUS * entropy
 
 
+def poisson(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return half the Poisson deviance, y·log(y/m) − y + m, of expected values m = e^logit: at least 0.
+
+    Shape:
+        - inputs and output: ``[B]``
+    """
+    return logits.exp() - labels * logits + torch.xlogy(labels, labels) - labels
+
+
+def tweedie(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return half the Tweedie deviance of power 1.5, 2·(√y − √m)²/√m, of expected values m = e^logit.
+
+    Shape:
+        - inputs and output: ``[B]``
+    """
+    return 2 * (labels.sqrt() * torch.exp(-logits / 4) - torch.exp(logits / 4)).square()
+
+
+def ziln(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the negative log-likelihood of a zero-inflated log-normal label, of positive ones that of its logarithm.
+
+    Wang, Liu and Miao, 2019, arXiv:1912.07753, equations 1 to 3: with logits a, μ and s the cross-entropy of "above 0"
+    and, for labels above 0, log ς + log(2π)/2 + (log y − μ)²/2ς² with ς = softplus(s).
+
+    Shape:
+        - logits: ``[B, 3]``, labels and output: ``[B]``
+    """
+    a, mean, spread = logits.unbind(-1)
+    above = labels > 0
+    deviation = F.softplus(spread) + LEAST_DEVIATION
+    scaled = (torch.where(above, labels, 1.0).log() - mean) / deviation
+    density = deviation.log() + math.log(2 * math.pi) / 2 + scaled.square() / 2
+    entropy = F.binary_cross_entropy_with_logits(a, above.to(a.dtype), reduction="none")
+    return entropy + torch.where(above, density, 0.0)
+
+
 ROW_LOSSES: Mapping[str, RowLoss] = {
     "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
     "focal": focal,
     "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
     "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
+    "poisson": poisson,
+    "tweedie": tweedie,
+    "ziln": ziln,
+    "ce": lambda logits, labels: F.cross_entropy(logits, labels.long(), reduction="none"),
     "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
 }
 
@@ -46,12 +87,13 @@ def row_loss(task: Task, schema: FittedSchema, rate: float) -> RowLoss:
         rate: The mean of its label, to which `label_smoothing` smooths.
     """
     loss = OwnLoss(task) if task.own_loss else ROW_LOSSES[task.loss_name]
-    standardized, moments = link_of(task).standardized, schema.label_moments(task)
+    standardize = link_of(task).standardize(task, schema)
     if task.pos_weight != 1:
         loss = with_pos_weight(loss, task.pos_weight)
     if task.label_smoothing:
-        loss = with_smoothing(loss, task.label_smoothing, rate)
-    return lambda logits, labels: loss(*standardized(logits, labels, moments))
+        shares, share = schema.class_shares.get(task.name), task.label_smoothing
+        loss = with_smoothing(loss, share, rate) if shares is None else with_class_smoothing(loss, share, shares)
+    return lambda logits, labels: loss(*standardize(logits, labels))
 
 
 def with_pos_weight(loss: RowLoss, weight: float) -> RowLoss:
@@ -88,3 +130,14 @@ def with_smoothing(loss: RowLoss, smoothing: float, rate: float) -> RowLoss:
         be 5.9 %. With the label rate it stays 1 %.
     """
     return lambda logits, labels: loss(logits, (1 - smoothing) * labels + smoothing * rate)
+
+
+def with_class_smoothing(loss: RowLoss, smoothing: float, shares: Sequence[float]) -> RowLoss:
+    r"""Return the cross-entropy of labels that are smoothed to the shares of the classes, as by `with_smoothing`."""
+    counted = [(float(c), share) for c, share in enumerate(shares) if share]
+
+    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
+        to_shares = sum((share * loss(logits, torch.full_like(labels, c)) for c, share in counted), 0 * labels)
+        return (1 - smoothing) * loss(logits, labels) + smoothing * to_shares
+
+    return smoothed

@@ -64,7 +64,8 @@ class DataOptions:
             categorical feature as well.
         drop: Without a card, a column to leave out, by name or pattern; may be repeated.
         kinds: Without a card, what a column is that is inferred as something else: `zip=categorical`, or
-            `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; may be repeated.
+            `multi_categorical`, `numeric`, `binned`, `timestamp` or `drop`, by name or pattern; and of which kind the
+            task of a label is: `rating=multiclass`. May be repeated.
         date_formats: Without a card, the format of a column of dates, by name or pattern, in codes of `strptime`, or
             `seconds`, `milliseconds`, `microseconds` or `nanoseconds`; may be repeated.
         separator: Without a card, the column separator of CSV files, such as `;` or `\t`; by default the one in the

@@ -19,6 +19,7 @@ from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Floats, Integers
 from recmtl.evaluate.slices import MISSING_VALUE, MOST_SLICES, FeatureValues, range_names
+from recmtl.evaluate.task_columns import read_label
 from recmtl.schema import Binned, Categorical, FittedSchema, IdBlock, MultiCategorical, Numeric, Schema, SchemaError
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
@@ -56,11 +57,12 @@ def raw_values(sources: Sequence[Source], schema: Schema, name: str, predictions
             raise SchemaError(f"`--slice`: there is no column {name!r} in {source.name}")
     feature = next((f for f in schema.features if f.name == name), None)
     labels = [label for label in schema.labels if all(label in source.columns for source in sources)]
-    numbers = frozenset({*labels, name} if isinstance(feature, Numeric | Binned) else labels)
+    plain = {*labels} - schema.class_labels.keys()
+    numbers = frozenset({*plain, name} if isinstance(feature, Numeric | Binned) else plain)
     where = ", ".join(source.name for source in sources)
     try:
         table = _read_columns(sources, list(dict.fromkeys([name, *labels])), numbers)
-        found = {label: as_numbers(table[label].combine_chunks(), label, schema.decimal) for label in labels}
+        found = {label: read_label(schema, table, label, label, where) for label in labels}
         check_predicted_rows(found, len(table), predictions, where)
         if isinstance(feature, Numeric | Binned):
             return FeatureValues.of_numbers(as_numbers(table[name].combine_chunks(), name, schema.decimal))

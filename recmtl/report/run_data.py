@@ -115,14 +115,23 @@ def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:
 
 
 def _training_labels(fitted: FittedSchema) -> list[tuple[str, str, int, float, float]]:
-    rates = {task.name: fitted.unthinned_rate(task) for task in fitted.schema.tasks}
-    return [("train", name, rate.rows, np.nan, rate.mean) for name, rate in rates.items()]
+    rows = []
+    for task in fitted.schema.tasks:
+        rate = fitted.unthinned_rate(task)
+        shares = zip(task.classes, fitted.class_shares.get(task.name, ()), strict=True)
+        means = {f"{task.name} = {name}": share for name, share in shares} or {task.name: rate.mean}
+        rows += [("train", name, rate.rows, np.nan, mean) for name, mean in means.items()]
+    return rows
 
 
 def _predicted_labels(run: ReportedRun) -> list[tuple[str, str, int, float, float]]:
-    return [
-        (run.split, name, len(s), float(s.labels.sum()) if s.task.kind == "binary" else np.nan, mean)
-        for name, s in run.scores.items()
-        if len(s)
-        for mean in [float(np.average(s.labels, weights=s.sampling_weight))]
-    ]
+    rows = []
+    for name, scores in run.scores.items():
+        labels = {f"{name} = {c}": scores.labels == place for place, c in enumerate(scores.task.classes)}
+        for named, values in (labels or {name: scores.labels}).items() if len(scores) else ():
+            counted = labels or scores.task.kind == "binary"
+            positives = float(values.sum()) if counted else np.nan
+            rows.append(
+                (run.split, named, len(scores), positives, float(np.average(values, weights=scores.sampling_weight)))
+            )
+    return rows

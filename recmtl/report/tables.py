@@ -20,6 +20,9 @@ from recmtl.report.runs import ReportedRun
 
 METRIC_TITLES = {
     "auc": "AUC",
+    "gini": "Gini",
+    "poisson_deviance": "Poisson deviance",
+    "macro_auc": "mean AUC of classes",
     "pr_auc": "PR-AUC",
     "logloss": "log-loss",
     "ne": "normalised entropy",
@@ -68,9 +71,11 @@ def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator
     metrics = metrics_of(scores)
     defined = [name for name, value in metrics.values.items() if value is not None]
     intervals = intervals_of(scores, defined, draws, level)
-    mean = float(np.average(scores.labels, weights=scores.weight)) if metrics.rows else np.nan
-    fallback = MEASURES[scores.task.kind].fallback
-    constant = metrics_of(replace(scores, predictions=np.full(len(scores), mean)), names=[fallback]).values[fallback]
+    has_mean = metrics.rows and not scores.task.has_classes
+    mean = float(np.average(scores.labels, weights=scores.weight)) if has_mean else np.nan
+    kind = MEASURES[scores.task.kind]
+    without = replace(scores, predictions=kind.constant(scores)) if metrics.rows else scores
+    constant = metrics_of(without, names=[kind.fallback]).values[kind.fallback]
     task = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives, mean, constant
     groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():
@@ -101,7 +106,7 @@ def _metric_cells(part: pd.DataFrame, tasks: Sequence[str], several: bool) -> li
     metrics = [*part["metric"].unique()]
     titles = {name: METRIC_TITLES.get(name, name) for name in metrics}
     for m in part.drop_duplicates(["run", "task"]).to_dict("records"):
-        mean = {"mean label": m["mean"]}
+        mean = {} if pd.isna(m["mean"]) else {"mean label": m["mean"]}
         if not pd.isna(m["positives"]):
             mean = {"positives": m["positives"], "share of positives": m["mean"]}
         fallback = MEASURES[m["kind"]].fallback

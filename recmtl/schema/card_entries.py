@@ -39,12 +39,13 @@ def build(cls: type[Any], entry: Any, source: str) -> Any:
 
 
 def changed_options(instance: Any) -> dict[str, Any]:
-    """Return the options of a dataclass that differ from their defaults."""
+    """Return the options that differ from their defaults."""
     values = {f.name: (getattr(instance, f.name), f.default) for f in dataclasses.fields(instance)}
     found = {n: v for n, (v, default) in values.items() if default is not dataclasses.MISSING and v != default}
+    found = {n: list(v) if isinstance(v, tuple) else v for n, v in found.items()}
     return {n: path_of(v) if isinstance(v, UntrustedPath) or callable(v) else v for n, v in found.items()}
 
 
 def options_text(instance: Any, *omitted: str) -> str:
-    """Return the options that differ from their defaults in one line, but for those that are omitted."""
+    """Return the options that differ from their defaults as text."""
     return ", ".join(f"{n}={v}" for n, v in changed_options(instance).items() if n not in omitted)

@@ -33,6 +33,14 @@ class Moments(NamedTuple):
     deviation: float
 
 
+class LogMoments(NamedTuple):
+    """The share of labels above 0, and mean and standard deviation of the logarithms of these."""
+
+    positive: float
+    mean: float
+    deviation: float
+
+
 class LabelRate(NamedTuple):
     """The number of training rows with a label, and the (weighted) mean of the label."""
 
@@ -145,6 +153,9 @@ class FittedSchema:
         unthinned_means: The mean of each label as in `rates`, estimated for the file before it was thinned.
         label_deviations: The (weighted) standard deviation of the label of each regression among the rows of its
             condition, by the same keys.
+        class_shares: The (weighted) share of each class of a multi-class task among its training rows, by task.
+        log_moments: Of each task of an amount, the (weighted) share of training rows above 0, and the mean and
+            deviation of the logarithms of these.
         first_sizes: The number of ids of each block that had another one on the first day.
         history: The days that it was fitted on; the fingerprint leaves it out.
     """
@@ -164,6 +175,8 @@ class FittedSchema:
     thinning: Thinning | None = None
     unthinned_means: Mapping[LabelKey, float] = field(default_factory=dict)
     label_deviations: Mapping[LabelKey, float] = field(default_factory=dict)
+    class_shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    log_moments: Mapping[str, LogMoments] = field(default_factory=dict)
     first_sizes: Mapping[str, int] = field(default_factory=dict)
     history: FitHistory = field(default_factory=FitHistory)
 
@@ -255,6 +268,10 @@ class FittedSchema:
         deviation = self.label_deviations.get(task.label_key)
         return Moments(0.0, 1.0) if deviation is None else Moments(self.rate(task).mean, deviation or 1.0)
 
+    def classes(self, task: str) -> tuple[str, ...]:
+        """Return the classes of a task, in the order of its predictions; none if it is not multi-class."""
+        return next((tuple(map(str, t.classes)) for t in self.schema.tasks if t.name == task), ())
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that affects encoding: equal fingerprints encode equally."""
@@ -286,5 +303,7 @@ class FittedSchema:
             "unthinned_means": [{"key": list(key), "mean": mean} for key, mean in self.unthinned_means.items()],
             "label_deviations": [{"key": list(key), "deviation": d} for key, d in self.label_deviations.items()],
             "vocabulary_sizes": {name: len(v) for name, v in self.vocabularies.items()},
+            "class_shares": {name: list(shares) for name, shares in self.class_shares.items()},
+            "log_moments": {name: list(moments) for name, moments in self.log_moments.items()},
             "first_sizes": dict(self.first_sizes),
         }

@@ -21,11 +21,30 @@ from recmtl.schema.date_text import has_time
 from recmtl.schema.features import KIND_NAMES, KINDS, Feature, MultiCategorical, Timestamp
 from recmtl.schema.infer import LIST_SEPARATORS, MANY_LISTS, suggest_feature
 from recmtl.schema.sample import Rows, Sample, read_sample
+from recmtl.schema.task_kinds import TASK_KINDS
 from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TextFormat, format_options
 from recmtl.schema.time_columns import digits_format, find_dates, parts_of, question_of, timestamp, unit_of_times
 
-ColumnKind = Literal["categorical", "multi_categorical", "numeric", "binned", "timestamp", "drop"]
+ColumnKind = Literal[
+    "categorical",
+    "multi_categorical",
+    "numeric",
+    "binned",
+    "timestamp",
+    "drop",
+    "binary",
+    "regression",
+    "multiclass",
+    "amount",
+]
+"""What a column is said to be: the kind of a feature or, of a label, of its task."""
+READ_AS = {
+    "regression": "has more than two values: a regression (`--kind {label}=amount` for a count or duration, or "
+    "`=multiclass`)",
+    "multiclass": "holds classes: a multiclass task",
+}
+NO_KINDS: Mapping[str, str] = {}
 SAID_SEPARATORS = (*LIST_SEPARATORS, ",", "\t", " ")  # of columns that are said to hold lists
 AS_SAID = "as you say"
 INDEX = "the index of a pandas frame"
@@ -84,8 +103,8 @@ class InferredColumns:
         if forms:
             more = f" and {len(forms) - SHOWN} more" * (len(forms) > SHOWN)
             notes.append(f"read as dates, in every file in the same format: {', '.join(forms[:SHOWN])}{more}")
-        regressions = [task.label for task in self.tasks if task.kind == "regression"]
-        return notes + [f"label {label!r} has more than two values: a regression" for label in regressions]
+        labels = dict.fromkeys((task.label, task.kind) for task in self.tasks if task.kind in READ_AS)
+        return notes + [f"label {label!r} {READ_AS[kind].format(label=label)}" for label, kind in labels]
 
 
 def infer_columns(
@@ -101,7 +120,11 @@ def infer_columns(
     roles = roles or {}
     tasks = [tasks] if isinstance(tasks, str) else tasks
     sample = read_sample(data, TextFormat(**format_options(roles)), bad_rows)
-    found = tuple(task if isinstance(task, Task) else read_label(sample, task) for task in tasks)
+    kinds = kinds or {}
+    found = tuple(task if isinstance(task, Task) else read_label(sample, task, kinds) for task in tasks)
+    kinds = {
+        name: kind for name, kind in kinds.items() if kind not in TASK_KINDS or name not in {t.label for t in found}
+    }
     funnel = roles.get("funnel")
     used = [name for task in found for name in (task.label, task.given, task.weight_column)]
     used += funnel.labels if funnel else []
@@ -114,7 +137,7 @@ def infer_columns(
         check_column(sample, domain)
     labels = {name for task in found for name in (task.label, task.given)}
     weights = {roles.get("weight"), *(task.weight_column for task in found)}
-    kinds = {**dict.fromkeys(date_formats or {}, "timestamp"), **(kinds or {})}
+    kinds = {**dict.fromkeys(date_formats or {}, "timestamp"), **kinds}
     if domain is not None:
         kinds = {domain: "categorical", **kinds}
     carried = [roles.get("group"), *roles.get("keys", ())]  # features as well, if a kind is said
@@ -123,12 +146,16 @@ def infer_columns(
     return InferredColumns(sample.name, sample.table.num_rows, found, readings, sample)
 
 
-def read_label(sample: Sample, given: str) -> Task:
-    """Return the task of a label column: binary if it holds 0 and 1, a regression if it holds more than two numbers.
+def read_label(sample: Sample, given: str, kinds: Mapping[str, str] = NO_KINDS) -> Task:
+    """Return the task of a label column.
+
+    It is binary if the column holds 0 and 1, a regression if it holds more than two numbers, multi-class if it holds
+    text, and otherwise of the kind that is said.
 
     Args:
         sample: The rows.
         given: The column, whose name the task has, or ``TASK=COLUMN``.
+        kinds: The kind of columns that is said, among them perhaps that of the label.
 
     Raises:
         SchemaError: There is no such column, or it holds something else.
@@ -136,19 +163,34 @@ def read_label(sample: Sample, given: str) -> Task:
     task, equals, name = ("", "", given) if given in sample.table.column_names else given.partition("=")
     task, name = (task, name) if equals else (given, given)
     check_column(sample, name)
+    said = kinds.get(name)
+    if said in TASK_KINDS:
+        return Task(task, name, kind=said)  # type: ignore[arg-type]
     values = sample.column(name)
     if values.is_boolean or not values.present:
         return Task(task, name)
     numbers = values.numbers
     if numbers is None:
+        if values.is_text and not len(values.number_words) and values.distinct > 1:
+            return Task(task, name, kind="multiclass")
         other = values.other_words if values.is_text and len(values.other_words) else values.values
-        raise SchemaError(f"label {name!r} of {sample.name} holds {str(other[0])!r}: expected 0 and 1, or numbers")
+        raise SchemaError(
+            f"label {name!r} of {sample.name} holds {str(other[0])!r}: expected 0 and 1, numbers, or text alone; "
+            f"{way(name)}"
+        )
     if set(numbers.values) <= {0, 1}:
         return Task(task, name)
     if len(numbers.values) <= 2:
         found = " and ".join(f"{value:g}" for value in sorted(numbers.values))
-        raise SchemaError(f"label {name!r} of {sample.name} holds {found}: expected 0 and 1, or more than two numbers")
+        raise SchemaError(
+            f"label {name!r} of {sample.name} holds {found}: expected 0 and 1, or more than two numbers; {way(name)}"
+        )
     return Task(task, name, kind="regression")
+
+
+def way(label: str) -> str:
+    """Return how a label is said to hold classes."""
+    return f"if these are classes, say `--kind {label}=multiclass`"
 
 
 def read_columns(
@@ -189,6 +231,8 @@ def _said_kinds(sample: Sample, used: Collection[str], kinds: Mapping[str, str])
     """Return the kind that is given for each column; that of a name comes before that of a pattern."""
     said: dict[str, str] = {}
     for name, kind in sorted(kinds.items(), key=lambda item: item[0] in sample.table.column_names):
+        if kind in TASK_KINDS:
+            raise SchemaError(f"column {name!r} is no label: {kind!r} is the kind of a task (`--label {name}`)")
         if kind not in get_args(ColumnKind):
             words = ", ".join(get_args(ColumnKind))
             hint = did_you_mean(str(kind), get_args(ColumnKind)) or f": expected one of {words}"

@@ -35,7 +35,8 @@ from recmtl.schema.features import (
 from recmtl.schema.funnel import Funnel, StepRates
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
-from recmtl.schema.tasks import Task, check_roles
+from recmtl.schema.task_checks import check_class_labels, check_prediction_names, check_roles
+from recmtl.schema.tasks import Task
 from recmtl.schema.text_format import TEXT_OPTIONS, TextFormat
 from recmtl.schema.validation import check_list, check_nonempty
 
@@ -106,16 +107,9 @@ class Schema:
 
     def _check_names(self) -> None:
         """Check that no name stands for two things."""
-        reported = [t.name for t in self.reported_tasks]
-        for task in self.tasks:
-            if reported.count(task.name) > 1:
-                raise SchemaError(f"task {task.name!r} differs from the funnel's {task.name!r}: rename the task")
         named = {"key": self.keys, "domain": (self.domain,) if self.domain else (), "weight": self.task_weights}
-        for what, key in ((what, key) for what, keys in named.items() for key in keys):
-            if not isinstance(key, str):
-                raise SchemaError(f"`keys` must be column names, got {key!r}")
-            if key in reported:
-                raise SchemaError(f"{what} {key!r} has the name of a task: rename the task")
+        check_prediction_names(self.tasks, self.reported_tasks, named)
+        check_class_labels(self.tasks, self.conditions)
         for feature in self.features:
             if role := self.role(feature.name):
                 raise SchemaError(f"column {feature.name!r} is the {role} and cannot be a feature as well")
@@ -176,6 +170,11 @@ class Schema:
     def binary_labels(self) -> frozenset[str]:
         """The label columns that must lie in [0, 1] or be missing: between them are soft labels."""
         return self.conditions | {t.label for t in self.tasks if t.kind == "binary"}
+
+    @cached_property
+    def class_labels(self) -> dict[str, Task]:
+        """A task of each label column that holds classes."""
+        return {task.label: task for task in self.tasks if task.has_classes}
 
     @cached_property
     def numbers(self) -> tuple[Numeric | Binned, ...]:
@@ -327,9 +326,10 @@ class Schema:
             data: A CSV, Parquet or Arrow file, a glob, folder or list of these, a DataFrame, or an Arrow table.
             tasks: The prediction targets, or the names of their label columns, which may name the task as well
                 (``"TASK=COLUMN"``): a binary task if the column holds 0 and 1, a regression if it holds more than two
-                numbers. They are left out of the features.
+                numbers, multi-class if it holds text. They are left out of the features.
             kinds: What columns are that the rules read as something else, by name or pattern: ``categorical``,
-                ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out.
+                ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out; and the
+                kind of the task of a label, such as ``{"rating": "multiclass"}``.
             drop: Columns to leave out, by name or pattern.
             bad_rows: What to do with records of a CSV file that have another number of values than its header: stop at
                 the first, or skip them, with a warning that counts those among the rows that are read.

@@ -15,7 +15,7 @@ import pyarrow.ipc as ipc
 
 from recmtl.errors import SchemaError
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, Moments
+from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, LogMoments, Moments
 from recmtl.schema.history import COUNTS, HISTORY_LAYOUT, FitHistory, read_tables
 from recmtl.schema.import_paths import checked_path, is_import_path
 from recmtl.schema.schema import Schema
@@ -24,7 +24,7 @@ from recmtl.schema.thinning import Thinning
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
 HISTORY_FILE = "history.arrow"
 FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE, HISTORY_FILE)
-LAYOUT = 4  # of these files
+LAYOUT = 5  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
@@ -106,6 +106,8 @@ def load_fitted(folder: Path, trust: Collection[str] | None = ()) -> FittedSchem
             thinning=Thinning(**content["thinning"]) if content["thinning"] else None,
             unthinned_means={tuple(m["key"]): m["mean"] for m in content["unthinned_means"]},
             label_deviations={tuple(d["key"]): d["deviation"] for d in content["label_deviations"]},
+            class_shares={name: tuple(shares) for name, shares in content["class_shares"].items()},
+            log_moments={name: LogMoments(*moments) for name, moments in content["log_moments"].items()},
             first_sizes=content["first_sizes"],
             history=_read_history(folder / HISTORY_FILE, content["history"]),
         )

@@ -7,10 +7,10 @@ in `recmtl.evaluate.measures` (metrics). To add a kind is to add an entry to eac
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-KindName = Literal["binary", "regression"]
+KindName = Literal["binary", "regression", "multiclass", "amount"]
 RankingName = Literal["pairwise", "listwise"]
 
 
@@ -25,6 +25,8 @@ class TaskKind:
         rankings: The ranking losses a task can have.
         pos_weight: Whether it has positives, whose loss can be weighted.
         label_smoothing: Whether its labels are shares of classes, which can be smoothed.
+        has_classes: Whether labels are the names of classes rather than numbers.
+        outputs: The number of logits of a row, of losses that take more than one.
     """
 
     losses: tuple[str, ...]
@@ -33,9 +35,13 @@ class TaskKind:
     rankings: tuple[RankingName, ...] = ()
     pos_weight: bool = False
     label_smoothing: bool = False
+    has_classes: bool = False
+    outputs: Mapping[str, int] = field(default_factory=dict)
 
 
 TASK_KINDS: Mapping[KindName, TaskKind] = {
     "binary": TaskKind(("bce", "focal"), 0, 1, ("pairwise", "listwise"), pos_weight=True, label_smoothing=True),
     "regression": TaskKind(("mse", "mae", "huber"), rankings=("pairwise",)),
+    "multiclass": TaskKind(("ce",), label_smoothing=True, has_classes=True),
+    "amount": TaskKind(("poisson", "tweedie", "ziln"), 0, outputs={"ziln": 3}),
 }

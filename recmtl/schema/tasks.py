@@ -26,23 +26,30 @@ class Task:
     Args:
         name: The name in reports and predictions.
         label: The label column: 0 or 1 for a binary task, or between them (a soft label y is a positive of weight y and
-            a negative of weight 1 − y), any number for a regression.
+            a negative of weight 1 − y), any number for a regression, and the name of a class, text or a number, for a
+            multi-class task, and a number of at least 0 for an amount: a count, seconds, money.
         given: A binary column; only rows where it is 1 count (``click`` for a conversion rate among clicks).
-        kind: ``binary`` or ``regression``.
+        kind: ``binary``, ``regression``, ``multiclass`` or ``amount``.
         weight: The factor on the task's loss.
         loss: ``bce`` or ``focal`` for a binary task, ``mse``, ``mae`` or ``huber`` for a regression,
-            taken on the label standardized by the training rows' mean and deviation; ``None`` takes the first of these.
+            taken on the label standardized by the training rows' mean and deviation, ``ce``, the cross-entropy of the
+            soft-max, for a multi-class task; for an amount ``poisson``, ``tweedie`` (of power 1.5) or ``ziln``, the
+            likelihood of a zero-inflated log-normal distribution. ``None`` takes the first of these.
             A loss of your own is a function from logits ``[B]`` and labels ``[B]`` to the loss of each row ``[B]``, or
             its import path, ``my_losses.asymmetric``.
         weight_column: A column with a weight of each row for this task alone, a number from 0, times the schema's
             `weight`: in the loss, in metrics, and in the statistics of the label.
         pos_weight: How much positives of a binary task count in its loss, relative to negatives. Predictions stay
             probabilities of the label, as the loss takes the shift out of them; see `with_pos_weight`.
-        label_smoothing: Of a binary task: ε, the share of each label that is replaced by the label rate, in the
-            training loss alone.
+        label_smoothing: Of a binary or a multi-class task: ε, the share of each label that is replaced by the label
+            rate, or by those of the classes, in the training loss alone.
         ranking_loss: ``pairwise`` or, for labels that are not negative, ``listwise``: a loss over the rows of each
             `group` of the schema, beside the other one; ``None`` for none.
         ranking_weight: Its factor.
+        classes: The classes of a multi-class task, in the order of the predictions. Empty takes those of the training
+            rows: numbers by value, text in the order of its code points.
+        unknown_classes: What becomes of a label that is none of `classes`: an ``error``, or ``ignore``, with which the
+            row does not count for the task. Classes of the training rows ignore others, and a note says how many.
     """
 
     name: str
@@ -56,11 +63,15 @@ class Task:
     label_smoothing: float = 0.0
     ranking_loss: RankingName | None = None
     ranking_weight: float = 1.0
+    classes: Sequence[str | int | float | bool] = ()
+    unknown_classes: Literal[error, ignore] = "error"
 
     def __post_init__(self) -> None:
         """Check the options."""
         check_nonempty(self, "name", "label", "given", "weight_column")
         check_choice(self, "kind", KindName)
+        check_choice(self, "unknown_classes", Literal["error", "ignore"])
+        object.__setattr__(self, "classes", checked_classes(self))
         losses = TASK_KINDS[self.kind].losses
         if not (self.loss is None or self.loss in losses or self.own_loss):
             raise SchemaError(
@@ -93,6 +104,21 @@ class Task:
             )
 
     @property
+    def has_classes(self) -> bool:
+        """Whether the labels are names of classes."""
+        return TASK_KINDS[self.kind].has_classes
+
+    @property
+    def outputs(self) -> int:
+        """The number of logits of a row: one, or that of the classes or of the parameters of its distribution."""
+        return len(self.classes) if self.has_classes else TASK_KINDS[self.kind].outputs.get(self.loss_name, 1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the predictions in tables: the task's name, or ``NAME_CLASS`` for each class."""
+        return tuple(f"{self.name}_{name}" for name in self.classes) if self.has_classes else (self.name,)
+
+    @property
     def loss_name(self) -> str:
         """The name of the loss: the given one, or the first of the kind."""
         return path_of(self.loss or TASK_KINDS[self.kind].losses[0])
@@ -108,13 +134,29 @@ class Task:
         return (self.label, self.given, *([self.weight_column] if self.weight_column else []))
 
 
-def check_roles(tasks: Sequence[Task], group: str | None, weight: str | None, carried: Sequence[str]) -> None:
-    """Check that ranking losses have a group, and that the weights of tasks are no row weight, group or key."""
-    for task in tasks:
-        if task.ranking_loss and group is None:
-            raise SchemaError(f"the `ranking_loss` of task {task.name!r} needs a `group`, whose rows it compares")
-        if task.weight_column and task.weight_column in (weight, *carried):
-            other = "row weight" if task.weight_column == weight else "group or a key"
-            raise SchemaError(
-                f"task {task.name!r}: `weight_column` {task.weight_column!r} is the {other} as well: name another one"
-            )
+def checked_classes(task: Task) -> tuple[str, ...]:
+    """Return the classes of a task as text, as which they stand in vocabularies and files."""
+    given = task.classes
+    if not isinstance(given, list | tuple):
+        raise SchemaError(f"Task {task.name!r}: `classes` must be a list, got {given!r}")
+    if given and not TASK_KINDS[task.kind].has_classes:
+        raise SchemaError(f"Task {task.name!r}: only a multiclass task has `classes`, got a {task.kind} task")
+    classes = tuple(class_name(value) for value in given)
+    if given and len(set(classes)) < max(2, len(classes)):
+        raise SchemaError(f"Task {task.name!r}: `classes` must be two or more, each once, got {list(given)}")
+    return classes
+
+
+def class_name(value: object) -> str:
+    """Return the name of a class as text: whole floats as integers, booleans as ``true`` and ``false``."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def in_class_order(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return classes in order: numbers by value, if all are, and otherwise text by its code points."""
+    try:
+        return tuple(sorted(classes, key=lambda name: (float(name), name)))
+    except ValueError:
+        return tuple(sorted(classes))

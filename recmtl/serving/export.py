@@ -20,7 +20,7 @@ from recmtl.io.untrusted import read_text
 from recmtl.recipe.load import load_run
 from recmtl.recipe.run_data import data_options, first_rows, held_out_rows
 from recmtl.runs.folder import READER, RECIPE
-from recmtl.schema import Binned, FittedSchema, Numeric
+from recmtl.schema import Binned, FittedSchema, Numeric, Task
 from recmtl.schema.features import KIND_NAMES
 from recmtl.serving.check import (
     LIMIT,
@@ -211,11 +211,17 @@ def manifest_content(
         "format": form,
         "weights": weights,
         "inputs": list(network.inputs),
-        "tasks": [{"name": task.name, "kind": task.kind, "meaning": meaning(task)} for task in network.tasks],
+        "tasks": [task_entry(task) for task in network.tasks],
         "request": [request_field(feature, schema.schema.decimal) for feature in schema.schema.features],
         "ignored": sorted(schema.schema.unfeatured),
         "measured": dict(measured),
     }
+
+
+def task_entry(task: Task) -> dict[str, Any]:
+    """Return the entry of a task among those of the manifest."""
+    entry: dict[str, Any] = {"name": task.name, "kind": task.kind, "meaning": meaning(task)}
+    return entry | ({"classes": list(task.classes)} if task.has_classes else {})
 
 
 def request_field(feature: Any, decimal: str = ".") -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Model:
     Attributes:
         metadata: The manifest.
         tasks: The names of the tasks.
+        classes: The classes of each multi-class task, in the order of its predictions.
         fields: The names of the fields of a row.
         kinds: The kind of the feature of each field.
 
@@ -56,6 +57,7 @@ class Model:
         folder = Path(os.path.realpath(folder))  # all files are those of one folder, even if a link moves meanwhile
         self.metadata = read_manifest(folder, check)
         self.tasks = tuple(task["name"] for task in self.metadata["tasks"])
+        self.classes = {t["name"]: tuple(t["classes"]) for t in self.metadata["tasks"] if "classes" in t}
         self._network = network or onnx_network(folder / ONNX_FILE, threads)
         try:
             self._encoder = RequestEncoder(folder)
@@ -76,7 +78,9 @@ class Model:
     def score(
         self, rows: Row | Sequence[Row] | None = None, *, user: Row | None = None, items: Sequence[Row] | None = None
     ) -> Scores:
-        """Return the prediction of each task ``[rows]``: a probability, of a regression the value.
+        """Return the prediction of each task ``[rows]``: a probability, or a value.
+
+        Those of a multi-class task are ``[rows, C]``, a probability for each of its `classes`.
 
         Args:
             rows: A row, or a list of rows: a value for each field. Labels, weights and keys are ignored.
@@ -107,7 +111,8 @@ class Model:
 
     def _predict(self, inputs: Arrays, rows: int) -> Scores:
         if rows == 0:
-            return {task: np.empty(0) for task in self.tasks}
+            wide = {task: (0, len(classes)) for task, classes in self.classes.items()}
+            return {task: np.empty(wide.get(task, 0)) for task in self.tasks}
         outputs = zip(self.tasks, self._network(inputs), strict=True)
         return {task: values.astype(np.float64, copy=False) for task, values in outputs}
 
@@ -163,9 +168,14 @@ def score_lines(model: Model, lines: IO[str]) -> Iterator[str]:
             scores = model.score(rows)
         except RequestError as error:
             raise line_error(error, start) from error
-        for values in zip(*scores.values(), strict=True):
-            yield json.dumps(dict(zip(scores, map(float, values), strict=True)))
+        for values in zip(*(scores[task].tolist() for task in scores), strict=True):
+            yield json.dumps({t: named_scores(v, model.classes.get(t)) for t, v in zip(scores, values, strict=True)})
         start += len(part)
+
+
+def named_scores(values: Any, classes: Sequence[str] | None) -> Any:
+    """Return the prediction of a row, of a multi-class task by class."""
+    return values if classes is None else dict(zip(classes, values, strict=True))
 
 
 def line_error(error: RequestError, start: int) -> RequestError:

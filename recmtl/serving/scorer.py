@@ -35,6 +35,7 @@ class Scorer:
     Attributes:
         metadata: The manifest of the folder.
         tasks: The names of the tasks.
+        classes: The classes of each multi-class task, in the order of its predictions.
         fields: The names of the fields of a row.
 
     Raises:
@@ -58,7 +59,7 @@ class Scorer:
             network = torch_network(folder / TORCH_FILE, manifest["inputs"])
         self._model = Model(folder, threads, check, network)
         self.metadata: Mapping[str, Any] = self._model.metadata
-        self.tasks, self.fields = self._model.tasks, self._model.fields
+        self.tasks, self.fields, self.classes = self._model.tasks, self._model.fields, self._model.classes
 
     @overload
     def score(self, rows: Row | Sequence[Row]) -> Scores: ...
@@ -80,7 +81,9 @@ class Scorer:
         user: Row | None = None,
         items: Sequence[Row] | None = None,
     ) -> Scores | pd.DataFrame:
-        """Return the prediction of each task ``[rows]``: a probability, of a regression the value.
+        """Return the prediction of each task ``[rows]``: a probability, or a value.
+
+        Those of a multi-class task are ``[rows, C]``, a probability for each of its `classes`.
 
         Args:
             rows: A row (a value by field, also as a Series), a list of rows, a DataFrame, or an Arrow table or batch of
@@ -89,7 +92,7 @@ class Scorer:
             items: The other fields, of each candidate.
 
         Returns:
-            An array by task; of a DataFrame a DataFrame with its index.
+            An array by task; of a DataFrame a DataFrame with its index, with a column ``TASK_CLASS`` for each class.
 
         Raises:
             RequestError: A row lacks a field or has an unknown one, or a value does not parse: with the field, the row
@@ -106,7 +109,15 @@ class Scorer:
         from recmtl.serving.table_columns import columns_of  # pyarrow, which rows do not need
 
         scores = self._model.score_columns(columns_of(rows, self._model.kinds))
-        return pandas.DataFrame(scores, index=rows.index) if is_frame else scores  # type: ignore[union-attr]
+        if pandas is None or not is_frame:
+            return scores
+        columns = {t: {t: v} if t not in self.classes else self._by_class(t, v) for t, v in scores.items()}
+        named = {name: values for found in columns.values() for name, values in found.items()}
+        framed: pd.DataFrame = pandas.DataFrame(named, index=rows.index)  # type: ignore[union-attr]
+        return framed
+
+    def _by_class(self, task: str, values: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.float64]]:
+        return {f"{task}_{name}": values[:, place] for place, name in enumerate(self.classes[task])}
 
 
 def torch_network(path: Path, names: Sequence[str]) -> Network:

@@ -15,6 +15,8 @@ from recmtl.serving.reader import Network, onnx_network
 from recmtl.serving.scorer import torch_network
 from recmtl.serving.weights import Weights, store_onnx_weights, store_program_weights
 
+AUC = ("auc", "macro_auc")  # of which a task has one
+
 
 class WrittenNetwork:
     """A network in a file, of which what is in the file is run.
@@ -65,7 +67,8 @@ class WrittenNetwork:
 
 
 def auc_of(schema: FittedSchema, rows: Rows, predictions: Mapping[str, Floats]) -> dict[str, float]:
-    """Return the AUC of each binary task, where it is defined."""
+    """Return the AUC of each binary task, and the mean AUC of the classes of others, where it is defined."""
     given = (schema.schema, predictions, rows.labels, rows.weight)
-    found = measure(*given, names=["auc"], sampling_weight=rows.sampling_weight, task_weights=rows.task_weights)
-    return {name: auc for name, metrics in found.items() if (auc := metrics.values.get("auc")) is not None}
+    found = measure(*given, names=AUC, sampling_weight=rows.sampling_weight, task_weights=rows.task_weights)
+    aucs = {name: next(iter(metrics.values.values()), None) for name, metrics in found.items()}
+    return {name: auc for name, auc in aucs.items() if auc is not None}

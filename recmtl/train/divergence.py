@@ -204,7 +204,7 @@ class DivergenceMonitor:
         for task in model.objectives:
             loss = losses[task.name]
             squared = task.loss_name in SQUARED_LOSSES
-            constant = task.weight * link_of(task).constant_loss(model.schema.rate(task))
+            constant = task.weight * link_of(task).constant_loss(task, model.schema.rate(task), model.schema)
             limit = (LOSS_FACTOR**2 if squared else LOSS_FACTOR) * max(loss, constant)
             first[task.name], limits[task.name] = loss, math.inf if task.own_loss else limit or math.inf
         return first, limits

@@ -154,7 +154,7 @@ class MetricMonitor:
         """What decided which weights are best if the metric was never defined; empty if it was."""
         if self.best is not None:
             return ""
-        names = {"logloss": "log-loss", "rmse": "RMSE"}
+        names = {"logloss": "log-loss", "rmse": "RMSE", "poisson_deviance": "Poisson deviance"}
         losses = " and ".join(names[name] for name in dict.fromkeys(self._losses.values()))
         what = f"the weights of the lowest {losses} are kept" if self.decided else "the last weights stay"
         return f"{self.monitor} was never defined on the validation rows: {what}"

@@ -28,7 +28,9 @@ class Predictor:
         self._setup, self._processes = setup, processes
 
     def outputs(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
-        """Predict each output of the model ``{task: [rows]}``, calibrated if it is, in the order of the rows.
+        """Predict each output of the model ``{task: [rows]}``, of classes ``[rows, C]``, in the order of the rows.
+
+        They are calibrated, if the model is.
 
         Raises:
             DataError: The rows were prepared with another schema.
@@ -49,7 +51,9 @@ class Predictor:
         setup, processes = self._setup, self._processes
         setup.check_rows(rows)
         if len(rows) == 0:
-            return {name: np.empty(0) for name in dict.fromkeys((*setup.model.heads, *setup.objectives))}
+            wide = {t.name: t.outputs for t in setup.model.schema.schema.tasks if t.has_classes}
+            names = dict.fromkeys((*setup.model.heads, *setup.objectives))
+            return {name: np.empty((0, wide[name]) if name in wide else 0) for name in names}
         own = self._outputs_of(process_rows(rows, processes.rank, processes.size))
         parts = [part for part in processes.all_gather_object(own) if part]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -14,6 +14,8 @@ from recmtl.balance import SharedTensor
 from recmtl.balance.weighting.base import LossValueBalancer
 from recmtl.data import Batch, Loader
 from recmtl.layers import CrossLayers, FinalMLP, GatedCrossLayers, Gates, LayerStyle, MaskNet
+from recmtl.models.links import predictions_of
+from recmtl.serving.network import ServedNetwork, inputs_of
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 
@@ -269,6 +271,53 @@ def test_state_is_in_the_models_state_dict(
     for _ in range(2):
         assert torch.equal(step(batch), other_step(batch))
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+OF_FUNNELS = (models.ESMM, models.ESCM2, models.AITM)  # take no other tasks
+each_of_all_kinds = pytest.mark.parametrize(
+    ("cls", "style"), in_styles(*((model,) for model in MODELS if model not in OF_FUNNELS))
+)
+
+
+@each_of_all_kinds
+def test_kinds_of_tasks_start_at_the_training_rows_train_and_come_back(
+    cls: type, style: LayerStyle, of_all_kinds: recmtl.PreparedData
+) -> None:
+    """With several outputs, too, in bfloat16, from saved state bit for bit, and as they are exported."""
+    data = of_all_kinds
+    batch, tasks = next(Loader(data.train, 512, seed=0).epoch()), data.schema.schema.tasks
+    model = built(cls, data, style=style)
+    start = predictions_of(data.schema, model.objectives, copy.deepcopy(model).eval()(batch))
+    assert start["stars"].mean(0).tolist() == pytest.approx(data.schema.class_shares["stars"], rel=0.4, abs=0.03)
+    assert start["views"].mean().item() == pytest.approx(data.schema.rate(tasks[2]).mean, rel=0.35)
+    steps = []
+    for precision in ("bf16", "fp32"):
+        trained = copy.deepcopy(model)
+        trainer = recmtl.Trainer(trained, balance.Sum(), run=recmtl.RunConfig(progress=False, device="cpu"))
+        steps.append(Step(trained, trainer.balancer, Optimization(precision=precision), 30))
+        first = steps[-1](batch)
+        for _ in range(10):
+            last = steps[-1](batch)
+        assert (last < first).all()
+    logits = trained(batch)
+    width = {task.name: [task.outputs] * (task.outputs > 1) for task in tasks}
+    members = [style.ensemble] * (style.ensemble > 1)
+    assert {name: list(v.shape) for name, v in logits.items()} == {n: [512, *members, *w] for n, w in width.items()}
+    other = built(cls, data, seed=1, style=style)
+    trainer = recmtl.Trainer(other, balance.Sum(), run=recmtl.RunConfig(progress=False, device="cpu"))
+    other.load_state_dict(trained.state_dict())
+    again = Step(other, trainer.balancer, Optimization(), 30)
+    for mine, theirs in zip(again.optimizers, steps[-1].optimizers, strict=True):
+        mine.load_state_dict(copy.deepcopy(theirs.state_dict()))
+    assert torch.equal(again(batch), steps[-1](batch))
+    expected = trainer.predictor.outputs(data.test)
+    network = ServedNetwork(other)
+    inputs = inputs_of(data.schema, next(Loader(data.test, 512).epoch()))
+    found = dict(zip([task.name for task in network.tasks], network(*inputs.values()), strict=True))
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], torch.from_numpy(values), rtol=1e-5, atol=1e-6)
+        assert (found[name] >= 0).all() or name == "log_spent"
+    torch.testing.assert_close(found["stars"].sum(1), torch.ones(100, dtype=torch.float64))
 
 
 class ScalarTower(nn.Module):

@@ -464,22 +464,27 @@ class TestLabels:
             (["0", "1", "NA"] * 9, Task("y", "y")),
             ([1, 2, 3] * 9, Task("y", "y", kind="regression")),
             ([0.1, 0.9, 0.5] * 9, Task("y", "y", kind="regression")),
+            (["yes", "no"] * 9, Task("y", "y", kind="multiclass")),
         ],
     )
     def test_a_name_becomes_a_task(self, values: list[Any], task: Task) -> None:
         frame = pd.DataFrame({"x": [f"c{i % 4}" for i in range(len(values))], "y": values})
         columns = infer_columns(frame, ["y"])
         assert columns.tasks == Schema.infer(frame, ["y"]).tasks == (task,)
-        said = "label 'y' has more than two values: a regression"
-        assert (said in columns.notes) == (task.kind == "regression")
+        said = any(note.startswith("label 'y' has more than two values: a regression") for note in columns.notes)
+        assert said == (task.kind == "regression")
+        assert ("label 'y' holds classes: a multiclass task" in columns.notes) == (task.kind == "multiclass")
 
     @pytest.mark.parametrize(
         ("values", "message"),
         [
             ([1, 2] * 9, "label 'y' of the frame holds 1 and 2: expected 0 and 1, or more than two numbers"),
             ([5] * 9, "label 'y' of the frame holds 5: expected 0 and 1"),
-            (["yes", "no"] * 9, "label 'y' of the frame holds 'yes': expected 0 and 1, or numbers"),
-            (["1", "0", "many"] * 9, "label 'y' of the frame holds 'many': expected 0 and 1, or numbers"),
+            (["yes"] * 9, "label 'y' of the frame holds 'yes': expected 0 and 1, numbers, or text alone"),
+            (
+                ["1", "0", "many"] * 9,
+                "holds 'many': expected 0 and 1, numbers, or text alone; if these are classes, say",
+            ),
         ],
     )
     def test_other_values_are_refused(self, values: list[Any], message: str) -> None:

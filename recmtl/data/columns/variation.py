@@ -21,6 +21,7 @@ from recmtl.schema import Categorical, FittedSchema, MultiCategorical, Numeric, 
 from recmtl.schema.fitted import MISSING, UNKNOWN
 
 CUT, CONSTANT, LACKING = "cut", "constant", "lacking"  # what encoding does to rows: see `EncodingFindings`
+OTHER_CLASS = "other class"  # a label that is no class of its task
 PRESENT, BEYOND = "present", "beyond"  # rows with a number, and those where training had none so low or high
 MANY_BEYOND = 0.05  # the share of numbers outside of that range from which on it is noted
 CHANCE_BEYOND = 10  # of n rows as the n training rows are, hardly ever so many are outside of their range
@@ -249,6 +250,8 @@ class EncodingFindings:
                 read = "its median" if isinstance(feature, Numeric) and feature.transform == "knots" else "its mean"
                 read = read if isinstance(feature, Numeric) else "an unknown category"
                 yield f"{column} has a value in every training row, but none in {rows}: it is read as {read} there"
+            elif what == OTHER_CLASS:
+                yield f"label {name!r} is none of the known classes in {rows}: they do not count for its task"
             elif what == BEYOND:
                 yield from self._beyond_note(name)
         if self._histories:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.data.columns.classes import class_codes
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
@@ -18,6 +19,7 @@ from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.prefetch import prefetch
 from recmtl.io.spellings import FINITE
 from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
+from recmtl.schema.task_checks import lowest_label
 
 Converted = TypeVar("Converted")
 RowNumbers: TypeAlias = npt.NDArray[np.int64]
@@ -39,7 +41,7 @@ def convert(
     before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out; ``None`` makes
     the first of them an error. `integer_keys` are the carried columns that must hold integers.
     """
-    numbers = {f.name for f in schema.numbers} | {*schema.labels, *schema.weights}
+    numbers = {f.name for f in schema.numbers} | {*schema.labels, *schema.weights} - schema.class_labels.keys()
     numbers -= set(schema.carried)  # ids, which numbers would round
     total = used = 0
 
@@ -107,7 +109,9 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
 
     def check(column: str, batch: pa.RecordBatch) -> None:
         values = batch.column(column)
-        if column in schema.labels:
+        if column in schema.class_labels and not schema.class_labels[column].classes:
+            as_text(values, column, ids=False)
+        elif column in schema.labels:
             label_column(schema, batch, column)
         if column in schema.weights:
             weight_column(schema, batch, column)
@@ -126,7 +130,12 @@ def _column_checks(schema: Schema, columns: Collection[str], integer_keys: Colle
 
 
 def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
-    """Return a label column ``[rows]``, NaN where it is missing; a binary one is in [0, 1], a condition 0 or 1."""
+    """Return a label column ``[rows]``, NaN where it is missing; a binary one is in [0, 1], a condition 0 or 1.
+
+    One of classes has their numbers; they must be known, as in a fitted schema.
+    """
+    if name in schema.class_labels:
+        return class_codes(batch.column(name), schema.class_labels[name])[0]
     values = _float32_numbers(schema, batch, name)
     if name in schema.conditions:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
@@ -134,6 +143,10 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
     elif name in schema.binary_labels:
         bad = (values < 0) | (values > 1)
         _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected a number from 0 to 1, or nothing")
+    else:
+        lowest = lowest_label(schema.tasks, name)
+        expected = f"the label of an amount: expected a number of at least {lowest:g}, or nothing"
+        _reject(values < lowest, name, lambda row: f"{values[row]:g}", expected)
     return values
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from recmtl.data.columns.categorical import CategoryFitter
+from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.values import Floats, all_integers
 from recmtl.data.preparation.convert import label_column, row_weights
-from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Thinning
+from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Task, Thinning
 from recmtl.schema.extend import Extension
+from recmtl.schema.fitted import LogMoments
 from recmtl.schema.history import FitHistory
 from recmtl.schema.tasks import LabelKey
 
@@ -33,6 +35,9 @@ class Fitter:
         self._integer_keys = dict.fromkeys(schema.carried, True)
         self._out_of_order = dict.fromkeys(schema.funnel.steps, 0) if schema.funnel else {}  # rows
         self._soft = dict.fromkeys(sorted(schema.binary_labels), 0)  # rows with a label between 0 and 1
+        self._classes = ClassReader(schema)
+        self._logs = {task.name: (LabelSums(), LabelSums()) for task in schema.tasks if task.kind == "amount"}
+        self._class_weights = {task.name: np.zeros(0) for task in schema.tasks if task.has_classes}
         self.rows = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
@@ -45,7 +50,9 @@ class Fitter:
             self._integer_keys[key] = integer and all_integers(batch.column(key), key)
 
     def _add_labels(self, batch: pa.RecordBatch) -> None:
-        labels = {name: label_column(self._schema, batch, name) for name in self._schema.labels}
+        named = self._schema.class_labels
+        labels = {n: label_column(self._schema, batch, n) for n in self._schema.labels if n not in named}
+        labels |= {name: self._classes.codes(batch.column(name), name) for name in named}
         weights = {own: row_weights(self._schema, batch, own) for own in (None, *self._schema.task_weights)}
         for name in self._soft:
             self._soft[name] += int(((labels[name] > 0) & (labels[name] < 1)).sum())
@@ -60,6 +67,33 @@ class Fitter:
             value, own = labels[label][valid], weight[valid]
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
             sums.add(value, own, all_rows)
+        sampling = 1.0 if self._thinning is None else self._thinning.sampling_weight(labels)
+        weights = {own: weight * sampling for own, weight in weights.items()}
+        self._add_classes(labels, weights)
+        self._add_amounts(labels, weights)
+
+    def _add_amounts(self, labels: Mapping[str, Floats], weights: Mapping[str | None, Floats]) -> None:
+        """Add the logarithms of amounts, and how many are above 0."""
+        for task in (task for task in self._schema.tasks if task.name in self._logs):
+            valid = ~np.isnan(labels[task.label]) & (labels[task.given] == 1 if task.given else True)
+            above, weight = labels[task.label] > 0, weights[task.weight_column]
+            share, logs = self._logs[task.name]
+            share.add(above[valid].astype(float), weight[valid], weight[valid])
+            positive = valid & above
+            logs.add(np.log(labels[task.label][positive]), weight[positive], weight[positive])
+
+    def _log_moments(self, task: Task) -> LogMoments:
+        share, logs = self._logs[task.name]
+        return LogMoments(share.rate.mean, logs.rate.mean, logs.deviation or 1.0)
+
+    def _add_classes(self, labels: Mapping[str, Floats], weights: Mapping[str | None, Floats]) -> None:
+        """Count the classes of multi-class tasks: in the order in which they come."""
+        for task in (task for task in self._schema.tasks if task.has_classes):
+            valid = ~np.isnan(labels[task.label]) & (labels[task.given] == 1 if task.given else True)
+            counted = np.bincount(labels[task.label][valid].astype(np.int64), weights[task.weight_column][valid])
+            before = self._class_weights[task.name]
+            self._class_weights[task.name] = np.pad(counted, (0, max(0, len(before) - len(counted))))
+            self._class_weights[task.name][: len(before)] += before
 
     def finish(
         self, files: Mapping[str, str] | None = None, extension: Extension | None = None
@@ -73,7 +107,7 @@ class Fitter:
         self._check_negative_labels()
         builders, notes = self._categories.builders, list[str]()
         fitted = FittedSchema(
-            schema=self._with_indicators(),
+            schema=self._with_classes(self._with_indicators()),
             vocabularies=self._categories.vocabularies(),
             lengths=self._categories.lengths(),
             moments=self._numeric.moments(),
@@ -87,6 +121,8 @@ class Fitter:
             label_deviations={
                 t.label_key: self._rates[t.label_key].deviation for t in self._schema.tasks if t.kind == "regression"
             },
+            class_shares={task.name: self._shares(task) for task in self._schema.tasks if task.has_classes},
+            log_moments={task.name: self._log_moments(task) for task in self._schema.tasks if task.name in self._logs},
             unthinned_means={k: _mean(s.all_weight, s.all_total) for k, s in self._rates.items() if self._thinning},
         )
         waiting = {name: builder.waiting for name, builder in builders.items() if builder.waiting.num_rows}
@@ -118,6 +154,28 @@ class Fitter:
         ]
         return replace(self._schema, features=features)
 
+    def _with_classes(self, schema: Schema) -> Schema:
+        """Return the schema with the classes of the training rows in multi-class tasks that name none."""
+        tasks = []
+        for task in schema.tasks:
+            if task.has_classes and not task.classes:
+                classes = tuple(self._classes.numbered(task.label))
+                if len(classes) < 2:
+                    found = f"has one class, {classes[0]!r}" if classes else "has no label"
+                    raise SchemaError(
+                        f"task {task.name!r} {found} in the training rows: a multiclass task needs at least two"
+                    )
+                task = replace(task, classes=classes, unknown_classes="ignore")
+            tasks.append(task)
+        return replace(schema, tasks=tasks)
+
+    def _shares(self, task: Task) -> tuple[float, ...]:
+        """Return the share of each class of a task among its training rows, in order."""
+        numbers = np.array([*self._classes.numbered(task.label).values()])
+        weights = self._class_weights[task.name]
+        found = np.pad(weights, (0, max(0, int(numbers.max(initial=-1)) + 1 - len(weights))))[numbers]
+        return tuple((found / (found.sum() or 1.0)).tolist())
+
     def _notes(self, fitted: FittedSchema) -> list[str]:
         found = [
             f"{rows:,} training rows have a {label} without a {parent}"
@@ -126,10 +184,15 @@ class Fitter:
         ]
         soft = {name: rows for name, rows in self._soft.items() if rows}
         found += [f"label {n!r} is soft: between 0 and 1 in {rows:,} training rows" for n, rows in soft.items()]
-        for task in self._schema.tasks:
+        for task in fitted.schema.tasks:
             rate = fitted.rate(task)
             if rate.rows == 0:
                 found.append(f"task {task.name!r} has no training row with a label")
+            elif task.has_classes:
+                empty = [c for c, share in zip(task.classes, fitted.class_shares[task.name], strict=True) if not share]
+                found += [f"task {task.name!r} has no training row of class {c!r}" for c in empty]
+            elif task.kind == "amount" and rate.mean == 0:
+                found.append(f"task {task.name!r} has no amount in the training rows: every label is 0")
             elif task.kind == "binary" and rate.mean in (0.0, 1.0):
                 found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
         return found

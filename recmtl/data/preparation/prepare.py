@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.categorical import encode_ids
+from recmtl.data.columns.classes import class_codes
 from recmtl.data.columns.id_lists import Ids
 from recmtl.data.columns.numeric import encode_numbers
 from recmtl.data.columns.values import as_integers, as_text
-from recmtl.data.columns.variation import EncodingFindings
+from recmtl.data.columns.variation import OTHER_CLASS, EncodingFindings
 from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes, label_column, weight_column
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts, encode_label_rates
@@ -266,6 +267,8 @@ def encode_batch(
     (ids, lists), numbers = encode_ids(fitted, batch, findings), [encode_numbers(batch, fitted, findings)]
     if findings:
         findings.add_rows(ids, lists, labels)
+        for name in schema.class_labels.keys() & present:
+            findings.add(name, OTHER_CLASS, class_codes(batch.column(name), schema.class_labels[name])[1])
     if fitted.rated_blocks:
         numbers.append(rates(ids) if rates else encode_label_rates(fitted, ids))
     columns = id_columns(fitted, ids, lists)

@@ -23,7 +23,7 @@ class EncodedTally(SplitTally):
 
     def __init__(self, rows: Rows) -> None:
         schema = rows.schema
-        super().__init__([f.name for f in schema.numeric], schema.schema.reported_tasks)
+        super().__init__([f.name for f in schema.numeric], schema.schema)
         self._schema = schema
         self.missing, self.unknown, self.elements = np.zeros((3, len(schema.id_blocks)), np.int64)
         for batch in rows.table.to_batches():

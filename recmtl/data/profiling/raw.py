@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -123,7 +124,7 @@ class RawTally(SplitTally):
         self.features |= {name: Numeric(name) for name in schema.weights}
         self.features |= {f.name: f for f in schema.features}
         numbers = [name for name, f in self.features.items() if isinstance(f, Numeric | Binned)]
-        super().__init__(numbers, schema.reported_tasks)
+        super().__init__(numbers, schema)
         self.categories = {name: CategoryTally() for name in self.features if name not in self.numbers}
         self.files: list[tuple[str, LabelTally]] = []
         self.infinite: Counter[str] = Counter()  # rows of each column
@@ -131,7 +132,7 @@ class RawTally(SplitTally):
 
     def begin(self, file: str) -> None:
         """Count the labels of the following batches for a file, too."""
-        self.files.append((file, LabelTally(self._schema.reported_tasks)))
+        self.files.append((file, LabelTally(self._schema.reported_tasks, self.classes.numbered)))
 
     def add(self, batch: pa.RecordBatch, numbers: RowNumbers) -> int:
         """Count a batch; return its number of rows."""
@@ -147,7 +148,7 @@ class RawTally(SplitTally):
             else:
                 kept[name] = self._add_categories(column, feature).take(pa.array(drawn))
         missing = np.full(rows, np.nan)
-        labels = {n: label_column(self._schema, batch, n) if n in present else missing for n in self._schema.labels}
+        labels = {n: self._label(batch, n) if n in present else missing for n in self._schema.labels}
         for tally in (self.labels, *(tally for _, tally in self.files[-1:])):
             tally.add(labels)
         self.histories.add_raw(batch, labels)
@@ -155,11 +156,17 @@ class RawTally(SplitTally):
         self.rows += rows
         return int(rows)
 
+    def _label(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[np.float64]:
+        if name in self._schema.class_labels:
+            return self.classes.codes(batch.column(name), name)
+        return label_column(self._schema, batch, name)
+
     def _finite(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Count infinite numbers, at which preparing the data stops; return the rows without them."""
         times = [f for f in self._schema.features if isinstance(f, Timestamp)]
         numbers = {f.name for f in times if f.format in TICKS or digits_of(f.format)}
-        for name in {*self.numbers, *self._schema.labels, *numbers} & set(batch.schema.names):
+        labels = set(self._schema.labels) - self._schema.class_labels.keys()
+        for name in {*self.numbers, *labels, *numbers} & set(batch.schema.names):
             try:
                 values = read_numbers(batch.column(name), name, self._schema.decimal)
             except BadValueError:  # of which the column's own reader says more

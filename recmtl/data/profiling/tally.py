@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
 import numpy as np
@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.data.columns.categorical import count_table, merge_counts
+from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.values import Codes, Floats
-from recmtl.schema import Task
+from recmtl.schema import Schema, Task
 
 DISTINCT_CATEGORIES = 1_000_000  # counted of a categorical column
 DISTINCT_NUMBERS = 100_000  # counted of a numeric column
@@ -166,33 +167,57 @@ class Sample:
 
 
 class LabelTally:
-    """Counts the labels of each task."""
+    """Counts the labels of each task; of classes, those of each class.
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._sums = {task: np.zeros(2) for task in tasks}  # rows, Σ label
+    Args:
+        tasks: The tasks.
+        classes: Returns the classes of a label that have come so far, and their numbers.
+    """
+
+    def __init__(self, tasks: Sequence[Task], classes: Callable[[str], Mapping[str, int]]) -> None:
+        self._classes = classes
+        self._sums = {task: np.zeros(2) for task in tasks if not task.has_classes}  # rows, Σ label
+        self._counts = {task: np.zeros(0, np.int64) for task in tasks if task.has_classes}
+        self._tasks = tasks
 
     def add(self, labels: Mapping[str, Floats]) -> None:
         """Add a batch, given by label ``[rows]``; NaN is missing."""
-        for task, sums in self._sums.items():
+        for task in self._tasks:
             label = labels[task.label]
             valid = ~np.isnan(label) & (labels[task.given] == 1 if task.given else True)
-            sums += [valid.sum(), label[valid].sum()]
+            if task in self._sums:
+                self._sums[task] += [valid.sum(), label[valid].sum()]
+            else:
+                before, size = self._counts[task], int(label[valid].max(initial=-1)) + 1
+                self._counts[task] = np.pad(before, (0, max(0, size - len(before))))
+                self._counts[task] += np.bincount(label[valid].astype(np.int64), minlength=len(self._counts[task]))
 
     def table(self, split: str) -> list[tuple[str, str, int, float, float]]:
-        """Return split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows."""
-        return [
-            (split, task.name, int(rows), float(total) if task.kind == "binary" else float("nan"), float(total / rows))
-            for task, (rows, total) in self._sums.items()
-            if rows
-        ]
+        """Return split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows.
+
+        A multi-class task has a line for each class, ``TASK = CLASS``: as if it were a task of its own.
+        """
+        return [row for task in self._tasks for row in self._rows(split, task)]
+
+    def _rows(self, split: str, task: Task) -> Iterator[tuple[str, str, int, float, float]]:
+        if task in self._sums:
+            rows, total = self._sums[task]
+            positives = float(total) if task.kind == "binary" else float("nan")
+            yield from [(split, task.name, int(rows), positives, float(total / rows))] if rows else []
+            return
+        counts = self._counts[task]
+        for name, number in self._classes(task.label).items() if counts.sum() else ():
+            count = int(counts[number]) if number < len(counts) else 0
+            yield split, f"{task.name} = {name}", int(counts.sum()), float(count), count / int(counts.sum())
 
 
 class SplitTally(ABC):
     """Counts of the rows of one split, as they come in batches: numeric columns, labels, and a sample of the rows."""
 
-    def __init__(self, numbers: Iterable[str], tasks: Sequence[Task]) -> None:
+    def __init__(self, numbers: Iterable[str], schema: Schema) -> None:
         self.numbers = {name: NumberTally() for name in numbers}
-        self.labels = LabelTally(tasks)
+        self.classes = ClassReader(schema)
+        self.labels = LabelTally(schema.reported_tasks, self.classes.numbered)
         self.sample = Sample()
         self.rows = 0
 

@@ -27,6 +27,7 @@ class Measure(ABC):
         fast: The metrics to take while training.
         by_domain: The metrics to show by domain.
         needs_valid: The metrics that need predictions that are `valid`.
+        expected: What a column of predictions holds, in words.
         valid: What valid predictions are, in words.
         averages: The averages of grouped metrics, if any was asked for.
 
@@ -45,6 +46,7 @@ class Measure(ABC):
     fast: ClassVar[frozenset[str]]
     by_domain: ClassVar[tuple[str, ...]]
     needs_valid: ClassVar[frozenset[str]] = frozenset()
+    expected: ClassVar[str] = "a number"
     valid: ClassVar[str] = "finite"
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
@@ -56,9 +58,19 @@ class Measure(ABC):
         """Compute the metrics; `times` is how often each cluster of rows counts, ``[clusters]``."""
 
     @staticmethod
-    def is_valid(predictions: Floats) -> npt.NDArray[np.bool_]:
-        """Return which rows have a valid prediction, bool ``[rows]``."""
-        return np.isfinite(predictions)
+    def fits(column: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows of a column of predictions hold what one may hold, bool ``[rows]``."""
+        return np.isfinite(column)
+
+    @classmethod
+    def is_valid(cls, predictions: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows have valid predictions, bool ``[rows]``: of one column, those that fit."""
+        return cls.fits(predictions)
+
+    @staticmethod
+    def constant(scores: Scores) -> Floats:
+        """Return the best prediction that is the same for all rows, of one row or more: the mean label."""
+        return np.full(len(scores), np.average(scores.labels, weights=scores.weight))
 
     @staticmethod
     def positives(scores: Scores) -> int | None:

@@ -34,7 +34,7 @@ class BinaryMeasure(Measure):
     fast = frozenset({"auc", "logloss"})
     by_domain = ("auc", "logloss", "calibration")
     needs_valid = frozenset({"logloss", "ne", "calibration", "ece"})
-    valid = "in [0, 1]"
+    expected, valid = "a probability in [0, 1]", "in [0, 1]"
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
         super().__init__(scores, names, k)
@@ -62,9 +62,9 @@ class BinaryMeasure(Measure):
         return self._scores.clusters[0][self._rows.order]
 
     @staticmethod
-    def is_valid(predictions: Floats) -> npt.NDArray[np.bool_]:
-        """Return which rows have a probability, bool ``[rows]``."""
-        return (predictions >= 0) & (predictions <= 1)
+    def fits(column: Floats) -> npt.NDArray[np.bool_]:
+        """Return which rows of a column hold a probability, bool ``[rows]``."""
+        return (column >= 0) & (column <= 1)
 
     @staticmethod
     def positives(scores: Scores) -> int:

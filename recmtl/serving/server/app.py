@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -173,8 +173,13 @@ def refusal_headers(refused: RefusedError) -> tuple[tuple[bytes, bytes], ...]:
 def answer_body(answer: Answer) -> bytes:
     """Return the JSON body of scores; a number that is not finite becomes `null`."""
     scores, served = answer
-    tasks = {task: values.tolist() for task, values in scores.items()}
+    tasks = {task: by_class(values, served.contract.classes.get(task)) for task, values in scores.items()}
     return orjson.dumps({"tasks": tasks, "model": served.version})
+
+
+def by_class(values: Any, classes: Sequence[str] | None) -> Any:
+    """Return the scores of a task as lists, of a multi-class task one for each class."""
+    return values.tolist() if classes is None else dict(zip(classes, values.T.tolist(), strict=True))
 
 
 def create_app(

@@ -96,7 +96,11 @@ def _object(properties: Mapping[str, Schema]) -> Schema:
 
 def _answer(contract: Contract) -> Schema:
     numbers = {"type": "array", "items": {"type": ["number", "null"]}}
-    tasks = {"type": "object", "properties": dict.fromkeys(contract.tasks, numbers)}
+    of_classes = {
+        task: {"type": "object", "properties": dict.fromkeys(names, numbers)}
+        for task, names in contract.classes.items()
+    }
+    tasks = {"type": "object", "properties": dict.fromkeys(contract.tasks, numbers) | of_classes}
     return {
         "type": "object",
         "required": ["tasks", "model"],

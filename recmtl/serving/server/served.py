@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 SPELLINGS = ("format", "separator", "decimal")  # what the manifest says of how a field is written
@@ -37,12 +37,14 @@ class Contract:
         spellings: How they write the values of a field: the format of times, the separator of lists, the decimal mark.
         ignored: Further fields that they may send.
         tasks: The tasks that they read, with their kinds.
+        classes: The classes of each multi-class task.
     """
 
     fields: Mapping[str, str]
     spellings: Mapping[str, Mapping[str, str]]
     ignored: Sequence[str]
     tasks: Mapping[str, str]
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any]) -> Contract:
@@ -53,6 +55,7 @@ class Contract:
             {name: {key: str(field[key]) for key in SPELLINGS if key in field} for name, field in fields.items()},
             list(metadata["ignored"]),
             {task["name"]: str(task["kind"]) for task in metadata["tasks"]},
+            {task["name"]: list(task["classes"]) for task in metadata["tasks"] if "classes" in task},
         )
 
     def breach(self, new: Contract) -> str | None:
@@ -81,6 +84,8 @@ class Contract:
                 yield f"it has no task {name!r}"
             elif kind != new.tasks[name]:
                 yield f"its task {name!r} is {new.tasks[name]}, clients read {kind}"
+            elif list(self.classes.get(name, ())) != list(new.classes.get(name, ())):
+                yield f"its task {name!r} has other classes than clients read"
 
 
 @dataclass(frozen=True)

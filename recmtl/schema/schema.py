@@ -35,8 +35,7 @@ from recmtl.schema.features import (
 from recmtl.schema.funnel import Funnel, StepRates
 from recmtl.schema.readings import ColumnKind, infer_columns
 from recmtl.schema.sample import Rows
-from recmtl.schema.task_checks import check_class_labels, check_prediction_names, check_roles
-from recmtl.schema.tasks import Task
+from recmtl.schema.tasks import Task, check_class_labels, check_prediction_names, check_roles
 from recmtl.schema.text_format import TEXT_OPTIONS, TextFormat
 from recmtl.schema.validation import check_list, check_nonempty
 

@@ -483,7 +483,7 @@ class TestLabels:
             (["yes"] * 9, "label 'y' of the frame holds 'yes': expected 0 and 1, numbers, or text alone"),
             (
                 ["1", "0", "many"] * 9,
-                "holds 'many': expected 0 and 1, numbers, or text alone; if these are classes, say",
+                "expected 0 and 1, numbers, or text alone; if these are classes, say",
             ),
         ],
     )

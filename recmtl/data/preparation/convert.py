@@ -19,7 +19,7 @@ from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.prefetch import prefetch
 from recmtl.io.spellings import FINITE
 from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
-from recmtl.schema.task_checks import lowest_label
+from recmtl.schema.tasks import lowest_label
 
 Converted = TypeVar("Converted")
 RowNumbers: TypeAlias = npt.NDArray[np.int64]

@@ -16,6 +16,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 
 from recmtl.evaluate import figures
 from recmtl.evaluate.binary import score_histogram
@@ -73,7 +74,8 @@ def _fit(figure: Figure) -> None:
     if legend is not None and legend.get_bbox_to_anchor().height == 0:  # anchored to a point above the plot
         lines = -(-len(legend.texts) // getattr(legend, "_ncols", 1))
     below = max((1 + text.count("\n") for text in _texts(first.xaxis)), default=0)
-    turned = any(label.get_rotation() for label in first.get_xticklabels())
+    named = isinstance(first.xaxis.get_major_locator(), FixedLocator)  # ticks that were set
+    turned = named and any(label.get_rotation() for label in first.get_xticklabels())
     width, height = (72 * float(size) for size in figure.get_size_inches())  # points
     figure.subplots_adjust(
         left=max(_room(first.yaxis), 60 * turned) / width,
@@ -90,8 +92,9 @@ def _room(axis: Axis) -> float:
 
 
 def _texts(axis: Axis) -> list[str]:
-    """Return the labels of the ticks."""
-    return ["10-1" if "$" in text else text for text in (label.get_text() for label in axis.get_majorticklabels())]
+    """Return the labels of the ticks, which are not made for it."""
+    labels = axis.get_major_formatter().format_ticks(axis.get_majorticklocs().tolist())
+    return ["10-1" if "$" in text else text for text in labels]
 
 
 def picture(

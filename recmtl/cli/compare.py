@@ -21,7 +21,7 @@ from recmtl.comparison.grid import Grid, GridRun
 from recmtl.comparison.progress import GridBar, RunEnd
 from recmtl.comparison.runner import run_grid, tune_grid
 from recmtl.comparison.tables import ResultTable, result_tables
-from recmtl.comparison.tuned import Budget
+from recmtl.comparison.tuned import TRIALS, Budget
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.tuning.progress import TuningBar
 
@@ -38,8 +38,10 @@ def compare_command(arguments: Sequence[str]) -> int:
         raise ValueError(f"give {missing}")
     grid = Grid(given.models, given.balancers, given.seeds, given.learning_rates, given.baselines)
     tuned = None
+    if not given.tuned and (given.trials is not None or given.search is not None):
+        raise ValueError("`--trials` and `--search` say how options are searched: give `--tuned` as well")
     if given.tuned:
-        budget = Budget(given.trials, given.search)
+        budget = Budget(TRIALS if given.trials is None else given.trials, given.search)
         with TuningBar() as searching:
             tuned = tune_grid(parser, arguments, grid, given.out, budget, searching, given.jobs)
     with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
@@ -102,7 +104,8 @@ def compare_parser() -> ArgumentParser:
         help="First search the options of each model and balancer on the validation rows, by the same number of "
         "trials; its seeds have the best ones. Baselines are not searched.",
     )
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="With `--tuned`, the trials of each.")
+    trials = f"With `--tuned`, the trials of each, by default {TRIALS}."
+    parser.add_argument("--trials", type=int | None, default=None, metavar="N", help=trials)
     parser.add_argument(
         "--search",
         type=Path | None,

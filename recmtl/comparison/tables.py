@@ -205,7 +205,13 @@ def _tuned_notes(comparison: Comparison) -> Iterator[str]:
         return
     counts = sorted({found.trials for found in comparison.tuned.values()})
     each = f"{counts[0]} trials each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials each"
-    yield f"Options: the best of a search on the validation rows, {each}; the seeds were trained with them."
+    pruned = sorted(found.pruned for found in comparison.tuned.values())
+    early = (
+        f" ({pruned[0]} to {pruned[-1]} of them ended early, below the median at the same evaluation)"
+        if any(pruned)
+        else ""
+    )
+    yield f"Options: the best of a search on the validation rows, {each}{early}; the seeds were trained with them."
     if any(run.variant.is_baseline for run in comparison.grid):
         yield "Baselines have the options that they were given, which were not searched."
     for variant, found in comparison.tuned.items():

@@ -27,6 +27,7 @@ from recmtl.tuning.tune import begin_search, check_counts, data_key, nothing_fin
 from recmtl.tuning.workers import TrialPool
 
 SEARCHES = "searches"  # the folder of the searches
+TRIALS = 20  # of each variant
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Budget:
         seed: The seed of the searches.
     """
 
-    trials: int = 20
+    trials: int = TRIALS
     search: str | Path | Mapping[str, Any] | None = None
     pruner: Pruner = "median"
     seed: int = 0
@@ -53,11 +54,13 @@ class TunedVariant:
     Args:
         trials: How many trials ended.
         options: Its best options as text; empty if all trials failed.
+        pruned: How many of the trials were pruned.
         error: Why they failed; ``None`` if one was trained to its end.
     """
 
     trials: int
     options: str
+    pruned: int = 0
     error: str | None = None
 
 
@@ -128,11 +131,12 @@ def _with_best(runs: Sequence[GridRun], searches: Mapping[Variant, Search]) -> T
         tuning = Tuning(search.folder)
         write_results(tuning)
         recipe, count = search.best_recipe(), len(tuning.trials)
+        pruned = int((tuning.trials["state"] == "pruned").sum())
         if recipe is None:
             failures.append(nothing_finished(tuning))
-            variants[variant] = TunedVariant(count, "", str(failures[-1]))
+            variants[variant] = TunedVariant(count, "", pruned, str(failures[-1]))
         else:
-            recipes[variant], variants[variant] = recipe, TunedVariant(count, shown_values(tuning.best_options))
+            recipes[variant], variants[variant] = recipe, TunedVariant(count, shown_values(tuning.best_options), pruned)
     if failures and not recipes:
         raise failures[0]
     kept = [run for run in runs if run.variant in recipes or run.variant.is_baseline]

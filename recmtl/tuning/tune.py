@@ -89,6 +89,11 @@ def run_tuning(
             progress.warn(note)
         trainer = recipe.trainer(data.schema)
         search = begin_search(recipe, out, trainer, content, data_key(data), trials, pruner, seed)
+        if any(option.key == "model" for option in search.space.options) and "." not in search.record.monitor:
+            progress.warn(
+                f"{search.record.monitor} is the mean over the objectives of each model, which may differ: to compare "
+                f"models name that of one task, `--trainer.stopping.monitor TASK.{search.record.monitor}`"
+            )
         TrialPool({"": search}, jobs, out, progress, after=write_best).run()
         write_best(search)
         tuning = Tuning(out)

@@ -7,6 +7,7 @@ import pytest
 from planted import Plant
 
 import recmtl
+from recmtl.cli.main import main
 from recmtl.comparison import Comparison
 from recmtl.comparison.grid import Variant
 from recmtl.comparison.tables import fixed_weights_table, main_table, result_tables
@@ -80,11 +81,15 @@ def test_the_table_says_which_methods_are_better_than_weights_set_by_hand(plant:
         "a: against FixedWeights, MMOE with PCGrad better and MMOE with DWA worse; 1 variant not"
     )
     assert [cell.text for cell in main_table(comparison).rows[0][-2:]] == ["20", "lr 0.01"]
-    comparison.tuned[bad] = TunedVariant(20, "", "all 20 trials failed, the first one: it diverged")
+    comparison.tuned[bad] = TunedVariant(20, "", 3, "all 20 trials failed, the first one: it diverged")
+    assert any("20 trials each (0 to 3 of them ended early" in note for note in main_table(comparison).notes)
     assert any("Left out: MMOE with DWA: all 20 trials failed" in note for note in main_table(comparison).notes)
 
 
-def test_what_does_not_fit_a_search_is_said(csv: Path, tmp_path: Path) -> None:
+def test_what_does_not_fit_a_search_is_said(csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["compare", "--models", "MMOE", "--out", str(tmp_path / "out"), "--data.train", str(csv / "train.csv")]
+    assert main([*given, "--trials", "3"]) == 2
+    assert "give `--tuned` as well" in capsys.readouterr().err
     options = OPTIONS | {"data.train": str(csv / "train.csv")}
     with pytest.raises(ValueError, match="a search finds the learning rate: leave out `learning_rates`"):
         recmtl.compare({}, tmp_path / "out", [MODEL], learning_rates=[0.1], options=options, tuned=recmtl.Budget(2))

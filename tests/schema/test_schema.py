@@ -292,7 +292,10 @@ class TestOptions:
             (lambda: Numeric(5), "`name` must be non-empty text, got 5"),
             (lambda: Categorical(""), "`name` must be non-empty text, got ''"),
             (lambda: Task("t", "y", kind="ranking"), "`kind` must be one of .*, got 'ranking'"),
-            (lambda: Task("t", "y", loss="mse"), r"`loss` of a binary task must be one of bce, focal, got"),
+            (
+                lambda: Task("t", "y", loss="mse"),
+                r"`loss` of a binary task must be one of bce, focal, or the import path",
+            ),
             (lambda: Task("t", "y", kind="regression", loss="bce"), "`loss` of a regression task must be one of"),
             (lambda: Task("t", "y", weight=-1), "`weight` must be a number of at least 0, got -1"),
             (lambda: Task("t", "y", weight=float("nan")), "`weight` must be a number of at least 0, got nan"),

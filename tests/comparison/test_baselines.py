@@ -10,6 +10,7 @@ import pytest
 from planted import Plant
 
 import recmtl
+from recmtl.calibration import fit_calibration
 from recmtl.comparison import Comparison
 from recmtl.comparison.baselines import BASELINES
 from recmtl.comparison.baselines import base as module
@@ -23,7 +24,8 @@ from recmtl.errors import DataError, RunError, UsageError
 from recmtl.recipe.options import recipe_parser
 
 NAMES = list(BASELINES)
-KINDS = {"binary": 0.75, "regression": 0.7}  # the least AUC and R² on rows whose labels are planted
+# The least AUC, R², macro AUC and Gini on rows whose labels are planted.
+KINDS = {"binary": 0.75, "regression": 0.7, "multiclass": 0.75, "amount": 0.55}
 
 
 def planted(kind: str, rows: int = 600) -> TaskRows:
@@ -34,10 +36,13 @@ def planted(kind: str, rows: int = 600) -> TaskRows:
     labels = {
         "binary": rng.random(rows) < 1 / (1 + np.exp(-signal)),
         "regression": 100 + 10 * (signal + 0.5 * rng.normal(size=rows)),
+        "multiclass": np.digitize(signal + rng.normal(size=rows), [-1.5, 1.5]) * 2,  # no row is of class 1 or 3
+        "amount": rng.poisson(np.exp(0.5 * signal)),
     }[kind].astype(float)
     inputs = np.column_stack([ids, x]).astype(np.float32)
     train, valid = (Examples(inputs[part], labels[part]) for part in (slice(0, 400), slice(400, None)))
-    return TaskRows(recmtl.Task("t", "t", kind=kind), train, valid, categories=(0,))
+    classes = 5 if kind == "multiclass" else 0
+    return TaskRows(recmtl.Task("t", "t", kind=kind), train, valid, categories=(0,), classes=classes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,6 +159,25 @@ def test_a_label_of_one_value_is_predicted_and_none_is_an_error() -> None:
     data = recmtl.prepare(recmtl.Schema(features=[recmtl.Numeric("price")], tasks=tasks), frame, test=frame)
     with pytest.raises(DataError, match="task 'empty' has no training rows that count"):
         fit_baseline(data, "logistic", {}, 0, 1)
+
+
+def test_classes_and_amounts_are_predicted_and_classes_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=600)
+    rating = np.array(["bad", "fair", "good"])[np.digitize(x + 0.5 * rng.normal(size=600), [-0.5, 0.5])]
+    frame = pd.DataFrame({"x": x, "rating": rating, "seconds": rng.poisson(np.exp(x))})
+    tasks = [recmtl.Task("rating", "rating", kind="multiclass"), recmtl.Task("seconds", "seconds", kind="amount")]
+    schema = recmtl.Schema(features=[recmtl.Numeric("x")], tasks=tasks)
+    data = recmtl.prepare(schema, frame[:400], frame[400:500], frame[500:])
+    predictions, _ = fit_baseline(data, "logistic", {}, 0, 1)
+    metrics = {name: module.metrics_of(s).values for name, s in predictions["test"].scores().items()}
+    assert metrics["rating"]["macro_auc"] > 0.8
+    assert metrics["seconds"]["gini"] > 0.5
+    assert {"rating_bad", "rating_fair", "rating_good"} <= {*predictions["test"].table().column_names}
+    calibration = fit_calibration(predictions["valid"], {"rating": "temperature"})
+    after = calibration.applied(predictions["test"])
+    np.testing.assert_allclose(after.values["rating"].sum(1), 1)
+    assert {"uncalibrated_rating_bad", "uncalibrated_rating_good"} <= {*after.table().column_names}
 
 
 def test_the_grid_names_baselines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ class TaskRows:
         valid: The validation rows, which decide when to stop; ``None`` without any.
         categories: The places of the columns that hold ids of categories.
         bins: The places of the columns that hold ids with an order: bins, hours, days of the week.
+        classes: The number of classes of a multi-class task, whose labels are their numbers; 0 for other kinds.
     """
 
     task: Task
@@ -54,6 +55,7 @@ class TaskRows:
     valid: Examples | None
     categories: tuple[int, ...] = ()
     bins: tuple[int, ...] = ()
+    classes: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class FittedBaseline:
     """A fitted model.
 
     Args:
-        predict: Returns predictions of inputs ``[rows, columns]``: probabilities, or the values of a regression.
+        predict: Returns predictions of inputs ``[rows, columns]``: probabilities or values ``[rows]``, or those of
+            classes ``[rows, C]``.
         parameters: The number of leaves and splits, or of coefficients.
         trees: The number of trees; 0 if there are none.
     """
@@ -95,6 +98,19 @@ class Baseline:
         """
         if find_spec(self.package) is None:
             raise UsageError(f"the baseline {self.name!r} needs {self.package!r}: pip install 'recmtl[baselines]'")
+
+
+def of_all_classes(probabilities: Floats, known: Floats, classes: int) -> Floats:
+    """Return probabilities of all classes ``[rows, C]`` from those of the classes that training rows have.
+
+    Args:
+        probabilities: The probabilities of the known classes ``[rows, known]``.
+        known: Their numbers.
+        classes: C.
+    """
+    found = np.zeros((len(probabilities), classes))
+    found[:, known.astype(np.int64)] = probabilities
+    return found
 
 
 def quality(task: Task, examples: Examples, predictions: Floats) -> float:

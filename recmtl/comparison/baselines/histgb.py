@@ -19,12 +19,13 @@ from recmtl.comparison.baselines.base import (
     Inputs,
     Options,
     TaskRows,
+    of_all_classes,
     quality,
 )
 
 CATEGORIES = 254  # and one for all that are rarer: scikit-learn takes 255
 DEFAULTS = {"learning_rate": 0.05, "max_features": 0.8}  # columns are drawn, so that seeds differ
-LOSSES = {"mae": "absolute_error"}  # of regressions, where the task names another than the squared error
+LOSSES = {"regression": "squared_error", "amount": "poisson", "mae": "absolute_error"}  # by kind, or by loss
 
 
 class CommonCategories:
@@ -55,7 +56,7 @@ def _most_frequent(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def fit_histgb(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedBaseline:
-    """Fit scikit-learn's trees, up to the one with the best AUC (regression: R²) on the validation rows."""
+    """Fit scikit-learn's trees, up to the one that is best on the validation rows by the metric that stops nets."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits
 
@@ -69,24 +70,28 @@ def fit_histgb(rows: TaskRows, options: Options, seed: int, threads: int) -> Fit
         "categorical_features": list(rows.categories),
         "random_state": seed,
     }
-    classifies = kind == "binary"
+    classifies = kind not in LOSSES
     if classifies:
         model = HistGradientBoostingClassifier(**fixed | dict(options))
     else:
-        loss = LOSSES.get(rows.task.loss_name, "squared_error")
+        loss = LOSSES.get(rows.task.loss_name, LOSSES[kind])
         model = HistGradientBoostingRegressor(**fixed | {"loss": loss} | dict(options))
 
     def staged(x: Inputs) -> Iterator[Floats]:
-        predicted = model.staged_predict_proba(x) if classifies else model.staged_predict(x)
-        yield from (values[:, 1] if classifies else values for values in predicted)
+        if not classifies:
+            yield from model.staged_predict(x)
+            return
+        for values in model.staged_predict_proba(x):
+            yield of_all_classes(values, model.classes_, rows.classes) if rows.classes else values[:, 1]
 
     best = fixed["max_iter"] - 1
     with threadpool_limits(threads, "openmp"):
         if valid is None:
             model.fit(common.encode(train.x), train.labels, train.weight)
         else:
-            x = common.encode(valid.x)
-            held_out = {"X_val": x, "y_val": valid.labels, "sample_weight_val": valid.weight}
+            x, known = common.encode(valid.x), np.isin(valid.labels, train.labels) | (not rows.classes)
+            weight = None if valid.weight is None else valid.weight[known]
+            held_out = {"X_val": x[known], "y_val": valid.labels[known], "sample_weight_val": weight}
             model.fit(common.encode(train.x), train.labels, train.weight, **held_out)
             best = int(np.argmax([quality(rows.task, valid, values) for values in staged(x)]))
     nodes = sum(len(predictor.nodes) for tree in model._predictors[: best + 1] for predictor in tree)

@@ -77,4 +77,4 @@ def task_rows(task: Task, data: PreparedData, inputs: dict[str, Matrix]) -> Task
     valid = examples_of(task, data.valid, inputs["valid"]) if "valid" in data.splits else None
     held_out = valid if valid is not None and len(valid.labels) else None
     train = examples_of(task, data.train, inputs["train"])
-    return TaskRows(task, train, held_out, *id_places(data.schema))
+    return TaskRows(task, train, held_out, *id_places(data.schema), len(data.schema.classes(task.name)))

@@ -26,13 +26,13 @@ DEFAULTS = {
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
 }
-OBJECTIVES = {"binary": "binary", "regression": "regression"}  # by kind of task
-LOSSES = {"mae": "regression_l1", "huber": "huber"}  # where the task names another loss
-METRICS = {"binary": "auc", "regression": "l2"}
+OBJECTIVES = {"binary": "binary", "regression": "regression", "multiclass": "multiclass", "amount": "poisson"}
+LOSSES = {"mae": "regression_l1", "huber": "huber", "tweedie": "tweedie"}  # where the task names another loss
+METRICS = {"binary": "auc", "regression": "l2", "multiclass": "multi_logloss", "amount": "poisson"}
 
 
 def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedBaseline:
-    """Fit LightGBM, up to the tree with the best AUC (regression: squared error) on the validation rows."""
+    """Fit LightGBM, up to the tree with the best AUC (other kinds: loss) on the validation rows."""
     import lightgbm  # of the extra `baselines`
 
     def dataset(part: Examples, reference: Any = None) -> Any:
@@ -54,6 +54,7 @@ def fit_lightgbm(rows: TaskRows, options: Options, seed: int, threads: int) -> F
         "verbosity": -1,
         "seed": seed,
         "num_threads": threads,
+        **({"num_class": rows.classes} if rows.classes else {}),
     }
     trees = UNSTOPPED_TREES if valid is None else TREES
     model = lightgbm.train(fixed | dict(options), train, trees, callbacks=callbacks, **given)

@@ -1,4 +1,4 @@
-"""Linear models of scikit-learn: logistic regression, and ridge regression of numbers."""
+"""Linear models of scikit-learn: logistic regression, and of numbers ridge and Poisson regression."""
 
 from __future__ import annotations
 
@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from recmtl.comparison.baselines.base import Baseline, FittedBaseline, Floats, Inputs, Options, TaskRows, quality
+from recmtl.comparison.baselines.base import (
+    Baseline,
+    FittedBaseline,
+    Floats,
+    Inputs,
+    Options,
+    TaskRows,
+    of_all_classes,
+    quality,
+)
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the L2 penalty: the validation rows choose
 DEFAULTS = {"max_iter": 100}
+CLASSIFIED = ("binary", "multiclass")  # kinds of tasks
 
 
 def fit_logistic(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedBaseline:
@@ -35,29 +45,33 @@ def fit_logistic(rows: TaskRows, options: Options, seed: int, threads: int) -> F
         warnings.simplefilter("ignore", ConvergenceWarning)  # the metrics then move in the fourth digit alone
         for strength in strengths:
             model = _model(rows, strength, given, seed).fit(x, rows.train.labels, rows.train.weight)
-            found = quality(rows.task, rows.valid, _predict(model, held_out)) if rows.valid else 0.0
+            found = quality(rows.task, rows.valid, _predict(model, held_out, rows)) if rows.valid else 0.0
             if best is None or found > best[0]:
                 best = found, model
     assert best is not None
     chosen = best[1]
 
     def predict(x: Inputs) -> Floats:
-        return _predict(chosen, encoder.transform(x))
+        return _predict(chosen, encoder.transform(x), rows)
 
     return FittedBaseline(predict, int(np.size(chosen.coef_) + np.size(chosen.intercept_)))
 
 
 def _model(rows: TaskRows, strength: float, options: dict[str, Any], seed: int) -> Any:
     """Return a model that is not yet fitted, of the kind of the task."""
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import LogisticRegression, PoissonRegressor, Ridge
 
-    if rows.task.kind == "binary":
+    if rows.task.kind in CLASSIFIED:
         return LogisticRegression(C=1 / strength, random_state=seed, **options)
+    if rows.task.kind == "amount":
+        return PoissonRegressor(alpha=strength / len(rows.train.labels), **options)
     return Ridge(alpha=strength, random_state=seed, **options)
 
 
-def _predict(model: Any, x: Any) -> Floats:
-    values = model.predict_proba(x)[:, 1] if hasattr(model, "predict_proba") else model.predict(x)
+def _predict(model: Any, x: Any, rows: TaskRows) -> Floats:
+    if rows.classes:
+        return of_all_classes(model.predict_proba(x), model.classes_, rows.classes)
+    values = model.predict_proba(x)[:, 1] if rows.task.kind in CLASSIFIED else model.predict(x)
     return np.asarray(values, np.float64)
 
 

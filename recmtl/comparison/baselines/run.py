@@ -43,17 +43,18 @@ def fit_baseline(
     Raises:
         DataError: A task has no training rows.
     """
-    baseline, models = BASELINES[name], dict[str, FittedBaseline]()
+    baseline, models, empty = BASELINES[name], dict[str, FittedBaseline](), dict[str, Floats]()
     with explain_oom("the inputs of the baseline"):
         inputs = {split: input_matrix(rows) for split, rows in data.splits.items()}
         for task in data.schema.schema.tasks:
             fitted_on = task_rows(task, data, inputs)
             constant = constant_model(fitted_on)
+            empty[task.name] = np.empty((0, fitted_on.classes) if fitted_on.classes else 0)
             models[task.name] = constant or baseline.fit(fitted_on, {**baseline.defaults, **options}, seed, threads)
         predictions = {}
         for split in (split for split in REPORTED if split in data.splits):
             rows, x = data.splits[split], inputs[split]
-            values = {task: model.predict(x) if len(x) else np.empty(0) for task, model in models.items()}
+            values = {task: model.predict(x) if len(x) else empty[task] for task, model in models.items()}
             said = (rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
             predictions[split] = Predictions(data.schema.schema, values, *said)
     return predictions, models
@@ -71,8 +72,10 @@ def constant_model(rows: TaskRows) -> FittedBaseline | None:
     if (labels != labels[0]).any():
         return None
 
+    own = np.eye(rows.classes)[int(labels[0])] if rows.classes else labels[0]
+
     def predict(x: Inputs) -> Floats:
-        return np.full(len(x), labels[0])
+        return np.full((len(x), *np.shape(own)), own)
 
     return FittedBaseline(predict, 1)
 

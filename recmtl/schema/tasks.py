@@ -44,7 +44,7 @@ class Task:
             probabilities of the label, as the loss takes the shift out of them; see `with_pos_weight`.
         label_smoothing: Of a binary or a multi-class task: ε, the share of each label that is replaced by the label
             rate, or by those of the classes, in the training loss alone.
-        ranking_loss: ``pairwise`` or, for labels that are not negative, ``listwise``: a loss over the rows of each
+        ranking_loss: ``pairwise`` or, of a binary task, ``listwise``: a loss over the rows of each
             `group` of the schema, beside the other one; ``None`` for none.
         ranking_weight: Its factor.
         classes: The classes of a multi-class task, in the order of the predictions. Empty takes those of the training

@@ -174,7 +174,7 @@ class LabelTally:
         classes: Returns the classes of a label that have come so far, and their numbers.
     """
 
-    def __init__(self, tasks: Sequence[Task], classes: Callable[[str], Mapping[str, int]]) -> None:
+    def __init__(self, tasks: Sequence[Task], classes: Callable[[str], Mapping[str, int]] = lambda label: {}) -> None:
         self._classes = classes
         self._sums = {task: np.zeros(2) for task in tasks if not task.has_classes}  # rows, Σ label
         self._counts = {task: np.zeros(0, np.int64) for task in tasks if task.has_classes}

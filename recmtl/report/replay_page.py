@@ -14,7 +14,7 @@ from recmtl.evaluate.intervals import Interval
 from recmtl.io.output import new_output
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.replays.results import CONTENT, Replay
-from recmtl.report.elements import Code, Part, Picture, Section, Table, Text
+from recmtl.report.elements import Code, Part, Picture, Section, Table, Verdict, VerdictLine, signed
 from recmtl.report.figures import picture
 from recmtl.report.page import check_report, render_page
 
@@ -43,15 +43,43 @@ def write_replay_report(replay: Replay, out: str | Path, title: str | None = Non
 
 def replay_html(replay: Replay, title: str | None = None) -> str:
     """Return the HTML of a report on a replay."""
-    content = [_auc_section(replay), _difference_section(replay), _growth_section(replay), _recipe_section(replay)]
+    content = [
+        _verdict_section(replay),
+        _auc_section(replay),
+        _difference_section(replay),
+        _growth_section(replay),
+        _recipe_section(replay),
+    ]
     name = str(replay.folder)
     return render_page(title or f"Replay in {name}", name, [section for section in content if section.parts])
 
 
-def _auc_section(replay: Replay) -> Section:
-    parts: list[Part] = [Text(MODES_TEXT)]
+def _verdict_section(replay: Replay) -> Section:
+    """Say what was measured, which mode is better and whether that may be chance, and which days have no rows."""
+    days = replay.days_with_rows
+    measured = f"{len(days) - 1} days, {days[1]} to {days[-1]}, are measured" if len(days) > 1 else "No day is measured"
+    results = [*map(_mean_difference, replay.mean_differences().to_dict("records"))]
+    lines = [
+        VerdictLine("Replayed", [f"{measured}, by {', '.join(replay.modes)}. {MODES_TEXT}"]),
+        VerdictLine("Result", results or ["There are no two modes on two days to compare."]),
+    ]
     if replay.empty:
-        parts.append(Text(f"There are no rows on {', '.join(replay.empty)}."))
+        lines.append(VerdictLine("Look at", [f"There are no rows on {', '.join(replay.empty)}."], warning=True))
+    return Section("verdict", "In short", [Verdict(lines)])
+
+
+def _mean_difference(row: Mapping[Any, Any]) -> str:
+    """Return how two modes differ in the mean over the days."""
+    real = "a real difference" if row["low"] > 0 or row["high"] < 0 else "which may be chance"
+    way = "higher" if row["difference"] > 0 else "lower"
+    ends = f"{signed(row['low'])} to {signed(row['high'])}"
+    than = f"{way} than that of {row['other']} by {abs(row['difference']):.4f}"
+    days = "1 day" if row["days"] == 1 else f"the mean of {row['days']} days"
+    return f"{row['task']}: the AUC of {row['mode']} is {than} in {days} ({ends}), {real}."
+
+
+def _auc_section(replay: Replay) -> Section:
+    parts: list[Part] = []
     tables: list[Part] = []
     for task, found in replay.auc.dropna(subset=["auc"]).groupby("task", sort=False):
         by_mode = {mode: found[found["mode"] == mode] for mode in replay.modes}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -163,7 +164,10 @@ def test_a_day_without_rows_is_left_out(options: dict[str, str], tmp_path: Path)
     assert found.by_day("ctr").query("day == '2024-01-04'")[["warm", "anew"]].to_numpy().tolist() == [["no rows"] * 2]
     assert found.auc.query("rows == 0")["day"].tolist() == ["2024-01-01"] * 4 + ["2024-01-04"] * 4
     assert found.mean_differences()["days"].tolist() == [1, 1]  # both modes begin with one run
-    assert "There are no rows on 2024-01-01, 2024-01-04." in replay_html(found)
+    page = replay_html(found)
+    assert "There are no rows on 2024-01-01, 2024-01-04." in page
+    assert "2 days, 2024-01-03 to 2024-01-05, are measured, by warm, anew." in page
+    assert len(re.findall(r"the AUC of warm is (higher|lower) than that of anew by 0\.\d{4} in 1 day", page)) == 2
     for file in begins:
         shutil.rmtree(Path(file).parent)
     without = recmtl.replay({}, tmp_path / "without", ["warm", "anew"], options=said, progress=False)

@@ -44,7 +44,16 @@ from .balance import (
     UncertaintyWeighting,
     UPGrad,
 )
-from .callbacks import Callback, MetricsFile, OptunaPruning, PrintMetrics, TensorBoard, TrainingContext
+from .callbacks import (
+    Callback,
+    MetricsFile,
+    MLflow,
+    OptunaPruning,
+    PrintMetrics,
+    TensorBoard,
+    TrainingContext,
+    WandB,
+)
 from .comparison import Budget, Comparison, compare
 from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare
 from .data.synthetic.days import plant_days
@@ -179,6 +188,7 @@ __all__ = [
     "LossValueBalancer",
     "LossWeightBalancer",
     "Losses",
+    "MLflow",
     "MaskNet",
     "MetaBalance",
     "MetricsFile",
@@ -234,6 +244,7 @@ __all__ = [
     "Tuning",
     "UPGrad",
     "UncertaintyWeighting",
+    "WandB",
     "calibrate_run",
     "card",
     "compare",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recmtl.cli.console import RowCounter, print_domains, print_line, print_metrics, print_note
+from recmtl.cli.parser import usage_errors
 from recmtl.data import PreparedData, Rows
 from recmtl.data.sources.open import digests, open_sources
 from recmtl.data.store.format import MANIFEST
@@ -16,12 +17,15 @@ from recmtl.errors import UsageError
 from recmtl.evaluate import (
     Predictions,
     auc_interval,
+    check_own,
     domain_metrics,
     domain_scores,
     intervals_of,
     metrics_of,
+    own_metrics,
 )
 from recmtl.evaluate.intervals import DRAWS
+from recmtl.evaluate.own_metrics import ALL
 from recmtl.evaluate.ranking import K
 from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
@@ -44,6 +48,7 @@ def evaluate_command(
     k: int = K,
     draws: int = DRAWS,
     json: bool = False,
+    metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
     bad_rows: BadRows = "error",
     negative_rate: float = 1.0,
@@ -66,6 +71,8 @@ def evaluate_command(
         draws: The number of bootstrap draws for all intervals but those of the AUC. Each takes about as long as the
             metrics; 0 leaves these intervals out.
         json: Print JSON instead of a table.
+        metrics: A metric of your own beside those of the run: the import path of a function, `my_module.hit_rate`, for
+            one task `ctr=my_module.hit_rate`; may be repeated.
         trust: A further module whose classes the run's recipe may name; may be repeated.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         negative_rate: The share of negative rows that was kept in these files, if they were thinned. Prepared rows and
@@ -97,7 +104,22 @@ def evaluate_command(
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
     measured = measured if group is None else measured.grouped_by(group)
+    measured = with_own_metrics(measured, metrics or ())
     print_evaluation(measured, k, draws, json, title)
+
+
+def with_own_metrics(predictions: Predictions, given: Sequence[str]) -> Predictions:
+    """Return predictions that are also measured by metrics named as `PATH` or `TASK=PATH`."""
+    named: dict[str, list[str]] = {}
+    for text in given:
+        task, _, path = text.rpartition("=")
+        named.setdefault(task or ALL, []).append(path)
+    own = dict(predictions.own)
+    with usage_errors():
+        for key, found in own_metrics(named).items():
+            own[key] = [*own.get(key, ()), *found]
+        check_own(own, predictions.schema.reported_tasks)
+    return replace(predictions, own=own)
 
 
 def predict_labelled(

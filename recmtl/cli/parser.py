@@ -41,6 +41,7 @@ SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "negative_label": ("--negative_label", {"action": "append"}),
     "thinned": ("--thinned", {"action": "append", "metavar": "SPLIT"}),
     "slices": ("--slice", {"dest": "slices", "action": "append", "metavar": "FEATURE"}),
+    "metrics": ("--metric", {"dest": "metrics", "action": "append", "metavar": "[TASK=]FUNCTION"}),
     "trust": ("--trust", {"action": "append", "metavar": "MODULE", "default": []}),
     "older_than": ("--older-than", {"type": float, "metavar": "DAYS"}),
     "json": ("--json", {"action": "store_true"}),

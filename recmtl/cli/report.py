@@ -23,6 +23,7 @@ def report_command(
     title: str | None = None,
     draws: int = DRAWS,
     time: str | None = None,
+    trust: Sequence[str] = (),
 ) -> None:
     """Write a report on finished runs, or on a replay: one HTML page that works offline.
 
@@ -35,6 +36,7 @@ def report_command(
         title: The title of the page.
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
         time: The key over which calibration is shown; by default the first key that holds times.
+        trust: A further module whose metrics the runs' recipes may name; may be repeated.
     """
     if draws < 0 or draws == 1:
         raise DataError(f"`--draws` must be 0 or at least 2, got {draws}")
@@ -45,5 +47,5 @@ def report_command(
         sys.stdout.write(f"report in {public_name(out)}\n")
         return
     with RowCounter() as counter:
-        write_report(runs, out, slices or (), rows, title, draws, time, counter)
+        write_report(runs, out, slices or (), rows, title, draws, time, counter, trust, counter.print_notes)
     sys.stdout.write(f"report in {public_name(out)}\n")

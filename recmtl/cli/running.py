@@ -66,7 +66,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
 def names_own_modules(name: str, arguments: Sequence[str]) -> bool:
     """Whether options may name modules of the user's own; the recipe of a run that is not trusted may not."""
     trusted = any(argument.partition("=")[0] == "--trust" for argument in arguments)
-    return trusted or (name in ("train", "tune", "compare", "replay") and "--resume" not in arguments)
+    named = name == "evaluate" and any(argument.partition("=")[0] == "--metric" for argument in arguments)
+    return trusted or named or (name in ("train", "tune", "compare", "replay") and "--resume" not in arguments)
 
 
 def resume_command(folder: Path) -> str:

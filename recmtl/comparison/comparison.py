@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,7 @@ from recmtl.comparison.grid import SINGLE, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
 from recmtl.comparison.tuned import TunedVariant
 from recmtl.errors import RunError
-from recmtl.evaluate import monitors
+from recmtl.evaluate import LOWER_IS_BETTER, monitors
 from recmtl.evaluate.measures import BinaryMeasure
 from recmtl.io.files import new_file
 from recmtl.runs.folder import RunFolder
@@ -123,7 +123,7 @@ class Comparison:
             ValueError: No task has the metric.
         """
         frame = seed_means(self.metrics, self._metrics(metric))
-        frame["best"] = best_variants(frame)
+        frame["best"] = best_variants(frame, self.lower_is_better)
         frame = frame.merge(self.differences(metric)[[*VARIANT, "task", "apart"]], "left", [*VARIANT, "task"])
         apart = frame.pop("apart").eq(True)
         return frame.assign(tied=~apart & ~frame["best"] & frame["mean"].notna())
@@ -161,7 +161,7 @@ class Comparison:
         if key not in self._differences:
             means = seed_means(self.metrics, metrics)
             tester = Tester(self.metrics, {(run.variant, run.seed): self.path(run) for run in self.grid}, self.split)
-            tested = tester.test(means, reference)
+            tested = tester.test(means, reference, self.lower_is_better)
             self._differences[key] = correct_p_values(tested, 0 if reference else possible_pairs(means))
         return self._differences[key].copy()
 
@@ -192,14 +192,28 @@ class Comparison:
             return {}
         finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
         schema = RunFolder(finished).schema().schema
-        by_task = metrics_by_task(schema, metric, schema.group is not None or BinaryMeasure.grouped[0] in self.metrics)
-        return {task: name for task, name in by_task.items() if task in measured}
+        grouped = schema.group is not None or BinaryMeasure.grouped[0] in self.metrics
+        by_task = metrics_by_task(schema, metric, grouped, self._own)
+        of_own = self.metrics.loc[self.metrics["task"].notna(), ["task", *self._own]] if self._own else self.metrics
+        without = {(task, name) for name in self._own for task, v in of_own.groupby("task")[name] if v.isna().all()}
+        return {task: name for task, name in by_task.items() if task in measured and (task, name) not in without}
+
+    @cached_property
+    def _own(self) -> dict[str, bool]:
+        """The user's own metrics by name, and whether higher values are better."""
+        described = (self._result(run).get("own_metrics", {}) for run in self.grid)
+        return {name: found["higher_is_better"] for own in described for name, found in own.items()}
+
+    @property
+    def lower_is_better(self) -> frozenset[str]:
+        """The metrics of which lower values are better."""
+        return LOWER_IS_BETTER | {name for name, higher in self._own.items() if not higher}
 
     def _result(self, run: GridRun) -> Mapping[str, Any]:
         return RunFolder(self.path(run)).result()
 
 
-def metrics_by_task(schema: Schema, metric: str | None, grouped: bool) -> dict[str, str]:
+def metrics_by_task(schema: Schema, metric: str | None, grouped: bool, own: Collection[str] = ()) -> dict[str, str]:
     """Return the metric to compare for each task: the requested one if the task has it, or its main one.
 
     `calibration` cannot be compared, as its best value is neither the highest nor the lowest.
@@ -208,8 +222,9 @@ def metrics_by_task(schema: Schema, metric: str | None, grouped: bool) -> dict[s
         schema: The schema of the runs.
         metric: The metric; ``None`` takes the main one of each task.
         grouped: Whether the runs measure metrics within groups.
+        own: The user's own metrics.
     """
-    known = {task.name: monitors(task.kind, grouped) for task in schema.reported_tasks}
+    known = {task.name: (*monitors(task.kind, grouped), *own) for task in schema.reported_tasks}
     by_task = {task: metric or names[0] for task, names in known.items() if metric in (None, *names)}
     if not by_task:
         allowed = ", ".join(dict.fromkeys(name for names in known.values() for name in names))

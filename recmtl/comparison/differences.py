@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,9 +28,14 @@ def variants_of(frame: pd.DataFrame) -> list[Variant]:
     return [Variant(*values) for values in zip(frame["model"], frame["balancer"], rates, strict=True)]
 
 
-def best_variants(means: pd.DataFrame) -> pd.Series:
-    """Mark the best variant of each task, the first of equal ones; none if the metric is undefined."""
-    score = means["mean"].where(~means["metric"].isin(LOWER_IS_BETTER), -means["mean"])
+def best_variants(means: pd.DataFrame, lower: Collection[str] = LOWER_IS_BETTER) -> pd.Series:
+    """Mark the best variant of each task, the first of equal ones; none if the metric is undefined.
+
+    Args:
+        means: The means of the variants.
+        lower: The metrics of which lower values are better.
+    """
+    score = means["mean"].where(~means["metric"].isin([*lower]), -means["mean"])
     best = score.dropna().groupby(means["task"], sort=False).idxmax()
     return pd.Series(means.index.isin(best), means.index)
 
@@ -44,9 +49,11 @@ class Pair(NamedTuple):
     reference: Variant
 
 
-def reference_pairs(means: pd.DataFrame, reference: str | None) -> Iterator[Pair]:
+def reference_pairs(
+    means: pd.DataFrame, reference: str | None, lower: Collection[str] = LOWER_IS_BETTER
+) -> Iterator[Pair]:
     """Pair each variant with the model or balancer `reference`, or with the best variant of the task."""
-    means = means.assign(best=best_variants(means)).dropna(subset="mean")
+    means = means.assign(best=best_variants(means, lower)).dropna(subset="mean")
     for task, of_task in means.groupby("task", sort=False):
         variants, metric = variants_of(of_task), of_task["metric"].iloc[0]
         if reference is None:
@@ -69,10 +76,10 @@ class Tester:
         self._schema: Schema | None = None  # the same in all runs
         self._reference: tuple[tuple[str, Variant], list[Scores]] | None = None  # kept, as most pairs share it
 
-    def test(self, means: pd.DataFrame, reference: str | None) -> pd.DataFrame:
-        """Test each variant against its reference."""
+    def test(self, means: pd.DataFrame, reference: str | None, lower: Collection[str]) -> pd.DataFrame:
+        """Test each variant against its reference; of the metrics in `lower`, lower values are better."""
         rows = []
-        for pair in reference_pairs(means, reference):
+        for pair in reference_pairs(means, reference, lower):
             found = self._difference(pair)
             row = {**pair.variant._asdict(), "task": pair.task, "metric": pair.metric, "reference": str(pair.reference)}
             rows.append(row | ({name: getattr(found, name) for name in ESTIMATES} if found else {}))

@@ -139,12 +139,13 @@ class Grid:
         return runs
 
     def _baseline_runs(self, shared: Mapping[str, Any]) -> Iterator[GridRun]:
-        """Yield the runs of the baselines, which have the data of a recipe, and the group of its metrics."""
+        """Yield the runs of the baselines, which have the data of a recipe, its own metrics and their group."""
         for entry in map(GridEntry.parse, self.baselines):
             named = json.loads(entry.option) if entry.option.startswith("{") else {"class_path": entry.option}
-            variant, group = Variant(entry.name, ""), shared["trainer"]["stopping"]["group"]
+            variant, measured = Variant(entry.name, ""), shared["trainer"]["stopping"]
+            measured = {key: measured[key] for key in ("group", "metrics")}
             for seed in self._seeds:
-                recipe = {"data": shared["data"], "baseline": named, "seed": seed, "group": group}
+                recipe = {"data": shared["data"], "baseline": named, "seed": seed} | measured
                 yield GridRun(variant, seed, recipe)
 
     def _combinations(self) -> Iterator[tuple[GridEntry, GridEntry, float | None]]:

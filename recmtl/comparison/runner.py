@@ -18,6 +18,7 @@ from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.comparison.tuned import SEARCHES, Budget, TunedGrid, tune_runs
 from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
+from recmtl.evaluate import own_metrics
 from recmtl.io.files import check_local, locked
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiate, open_data
@@ -111,7 +112,9 @@ def run_grid(
         data = prepared(parser, arguments, progress)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs, searched)
         grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
-        metrics_by_task(data.schema.schema, metric, any(grouped))
+        given = [run.recipe["trainer"]["stopping"]["metrics"] for run in nets]
+        own = {metric.name for found in given for metrics in own_metrics(found).values() for metric in metrics}
+        metrics_by_task(data.schema.schema, metric, any(grouped), own)
         finished = keep_finished(comparison, data.fingerprint)
         progress.begin(runs)
         for run in finished:

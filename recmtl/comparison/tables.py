@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,6 @@ from recmtl.balance import FixedWeights
 from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
 from recmtl.comparison.grid import Variant
-from recmtl.evaluate import LOWER_IS_BETTER
 
 TIED = "‡"
 NO_VALUE = "–"
@@ -79,22 +78,22 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
 def fixed_weights_table(comparison: Comparison, metric: str | None = None) -> ResultTable:
     """Return the difference of each balancer to `FixedWeights` with the same model, task by task."""
     tests = comparison.differences(metric, FIXED)
-    counts = _plural(int(tests["p"].notna().sum()), "comparison")
+    counts, lower = _plural(int(tests["p"].notna().sum()), "comparison"), comparison.lower_is_better
     notes = [
         f"Difference to {FIXED}, whose task weights were found by as many trials, on the {comparison.split} rows, with "
         f"uncorrected 95 % intervals. Bold: significant at 95 % ({_tests(_metrics_of(tests))}; Holm's correction over "
         "all comparisons).",
-        *(_gains(task, tests[tests["task"] == task], counts) for task in _metrics_of(tests)),
+        *(_gains(task, tests[tests["task"] == task], counts, lower) for task in _metrics_of(tests)),
         *_single_run_note(comparison.table(metric), tests),
     ]
     return _difference_table("fixed weights", tests, notes)
 
 
-def _gains(task: str, tests: pd.DataFrame, counts: str) -> str:
+def _gains(task: str, tests: pd.DataFrame, counts: str, lower: Collection[str]) -> str:
     """Return which balancers are better than hand-set weights on a task, and which are worse."""
     if tests["p"].isna().all():
         return f"{task}: not tested against {FIXED}."
-    better, worse = _signs(tests)
+    better, worse = _signs(tests, lower)
     said = [
         f"{', '.join(better)} better" if better else "none better",
         f"{', '.join(worse)} worse" if worse else "none worse",
@@ -109,11 +108,11 @@ def _gains(task: str, tests: pd.DataFrame, counts: str) -> str:
 def transfer_table(comparison: Comparison, single: str, metric: str | None = None) -> ResultTable:
     """Return the difference of each variant to single-task training, task by task."""
     tests = comparison.differences(metric, single)
-    level = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})"
+    level, lower = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})", comparison.lower_is_better
     notes = [
         f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
         f"95 % ({_tests(_metrics_of(tests))}; Holm's correction over all comparisons).",
-        *(_transfer(task, tests[tests["task"] == task], level) for task in _metrics_of(tests)),
+        *(_transfer(task, tests[tests["task"] == task], level, lower) for task in _metrics_of(tests)),
         *_single_run_note(comparison.table(metric), tests),
     ]
     return _difference_table("transfer", tests, notes)
@@ -171,10 +170,10 @@ def _why_untested(means: pd.DataFrame) -> str:
     return f"the variance of {metric} cannot be estimated"
 
 
-def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
+def _transfer(task: str, tests: pd.DataFrame, level: str, lower: Collection[str]) -> str:
     """Return the variants with negative and with positive transfer; of baselines there is none."""
     tests = tests[tests["balancer"] != ""]
-    better, worse = _signs(tests)
+    better, worse = _signs(tests, lower)
     found = {"negative": ", ".join(worse), "positive": ", ".join(better)}
     parts = [f"{sign} transfer with {variants}" for sign, variants in found.items() if variants]
     rest = int((~tests["apart"]).sum())
@@ -185,9 +184,9 @@ def _transfer(task: str, tests: pd.DataFrame, level: str) -> str:
     return f"{task}: {'; '.join(parts)}, {level}."
 
 
-def _signs(tests: pd.DataFrame) -> tuple[list[str], list[str]]:
+def _signs(tests: pd.DataFrame, lower: Collection[str]) -> tuple[list[str], list[str]]:
     """Return the variants that are significantly better than the reference, and those that are worse."""
-    gain = tests["estimate"].where(~tests["metric"].isin(LOWER_IS_BETTER), -tests["estimate"])
+    gain = tests["estimate"].where(~tests["metric"].isin([*lower]), -tests["estimate"])
     better, worse = (variants_of(tests[tests["apart"] & rows]) for rows in (gain > 0, gain < 0))
     return list(map(str, better)), list(map(str, worse))
 

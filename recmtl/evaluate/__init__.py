@@ -9,14 +9,16 @@ from recmtl.evaluate.metrics import (
     LOWER_IS_BETTER,
     Metrics,
     binary_metrics,
+    check_own,
     metric_names,
     metrics_of,
     monitors,
     table,
 )
-from recmtl.evaluate.predictions import Predictions, complete, measure, task_labels
+from recmtl.evaluate.own_metrics import OwnMetric, metrics_of_task, own_metrics
+from recmtl.evaluate.predictions import Predictions, complete, measure
 from recmtl.evaluate.ranking import by_group
-from recmtl.evaluate.scores import Scores, scores_of
+from recmtl.evaluate.scores import Scores, scores_of, task_labels
 from recmtl.evaluate.significance import Difference, auc_difference, holm
 from recmtl.evaluate.slices import domain_metrics, domain_scores
 
@@ -27,6 +29,7 @@ __all__ = [
     "Difference",
     "Interval",
     "Metrics",
+    "OwnMetric",
     "Predictions",
     "Scores",
     "auc_difference",
@@ -38,6 +41,7 @@ __all__ = [
     "calibration_error",
     "calibration_over_time",
     "calibration_table",
+    "check_own",
     "complete",
     "domain_metrics",
     "domain_scores",
@@ -46,7 +50,9 @@ __all__ = [
     "measure",
     "metric_names",
     "metrics_of",
+    "metrics_of_task",
     "monitors",
+    "own_metrics",
     "reliability_bins",
     "scores_of",
     "table",

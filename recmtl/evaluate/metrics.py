@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recmtl.evaluate.measures import MEASURES, Measure
+from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.measures.own import WithOwn
+from recmtl.evaluate.own_metrics import OwnMetrics, check_own_metrics
 from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores, scores_of
 from recmtl.schema import Task
@@ -28,6 +30,16 @@ def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:
     """
     measure = MEASURES[kind]
     return measure.metrics + (tuple(name.format(k=k) for name in measure.grouped) if grouped else ())
+
+
+def check_own(metrics: OwnMetrics, tasks: Sequence[Task]) -> None:
+    """Check that own metrics belong to tasks, and have no name of recmtl's.
+
+    Raises:
+        ValueError: A key is no task, no kind of the tasks and not `all`, or a name is taken.
+    """
+    taken = {name for task in tasks for name in (*metric_names(task.kind, True), "rows", "reason")}
+    check_own_metrics(metrics, tasks, taken)
 
 
 def monitors(kind: str, grouped: bool) -> tuple[str, ...]:
@@ -72,7 +84,7 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
     (`ne`); `calibration`, the mean prediction over the mean label; `ece`, the expected calibration error in 15 bins of
     equal weight. With groups also `gauc`, `ndcg@k` and `recall@k`, see `by_group`. Regression: `mae`, `rmse` and `r2`.
     Other kinds: see their measure in `recmtl.evaluate.measures`.
-    A row of weight w counts like w rows.
+    A row of weight w counts like w rows. Metrics of the user's own, in `scores.own`, come last.
 
     Args:
         scores: The rows.
@@ -85,8 +97,9 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
     found = measure()
     values = {name: None if np.isnan(found.get(name, np.nan)) else found[name] for name in wanted}
     kind = MEASURES[scores.task.kind]
-    undefined = [name for name, value in values.items() if value is None and name not in blocked]
-    reasons = [*blocked.values(), *([kind.why_undefined(scores)] if undefined else [])]
+    explained = blocked | measure.reasons
+    undefined = [name for name, value in values.items() if value is None and name not in explained]
+    reasons = [*explained.values(), *([kind.why_undefined(scores)] if undefined else [])]
     averages = measure.averages
     return Metrics(
         values,
@@ -122,7 +135,7 @@ def table(metrics: dict[str, Metrics]) -> pd.DataFrame:
 
 def select_metrics(scores: Scores, names: Collection[str] | None, k: int = K) -> tuple[str, ...]:
     """Return the metrics of a task that are in `names`, the main one first; ``None`` takes all."""
-    known = metric_names(scores.task.kind, scores.groups is not None, k)
+    known = metric_names(scores.task.kind, scores.groups is not None, k) + tuple(m.name for m in scores.own)
     return known if names is None else tuple(name for name in known if name in names)
 
 
@@ -141,6 +154,6 @@ def unmeasurable(scores: Scores, names: Sequence[str]) -> dict[str, str]:
     return dict.fromkeys(needed, f"{wrong} of {rows} predictions are not {kind.valid}") if wrong else {}
 
 
-def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> Measure:
+def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> WithOwn:
     """Return the measure of a task for metrics that are not `unmeasurable`."""
-    return MEASURES[scores.task.kind](scores, names, k)
+    return WithOwn(MEASURES[scores.task.kind], scores, names, k)

@@ -14,9 +14,10 @@ import pyarrow as pa
 from recmtl.data.store.group_numbers import group_numbers
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import Metrics, metrics_of
+from recmtl.evaluate.own_metrics import OwnMetrics, metrics_of_task
 from recmtl.evaluate.prediction_files import LABEL_PREFIX, label_column, read_predictions
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Scores, scores_of
+from recmtl.evaluate.scores import Floats, Scores, scores_of, task_labels
 from recmtl.evaluate.task_columns import (
     UNCALIBRATED_PREFIX,
     check_task,
@@ -65,6 +66,7 @@ class Predictions:
         sampling_weight: How many rows of a thinned file each row stands for ``[rows]``; ``None`` if it was not thinned.
         task_weights: The weights of single tasks' rows by column; a task without its column has the row weight alone.
         uncalibrated: Of calibrated tasks, what the model itself predicts.
+        own: Metrics of the user's own, as `own_metrics` returns them.
 
     Example:
         >>> from recmtl.evaluate import metrics_of
@@ -84,6 +86,7 @@ class Predictions:
     sampling_weight: Floats | None = None
     task_weights: Mapping[str, Floats] = field(default_factory=dict)
     uncalibrated: Mapping[str, Floats] = field(default_factory=dict)
+    own: OwnMetrics = field(default_factory=dict)
 
     def before_calibration(self) -> Predictions:
         """Return the predictions of the model itself; the other rates of a funnel follow from them."""
@@ -102,9 +105,16 @@ class Predictions:
                 continue
             labels, predicted = task_labels(task, self.labels), completed[task.name]
             cut = capped.get(task.name)
-            weight = self.weight_of(task)
-            scores[task.name] = scores_of(task, labels, predicted, weight, groups, cut, self.sampling_weight)
+            given = (labels, predicted, self.weight_of(task), groups, cut, self.sampling_weight)
+            scores[task.name] = scores_of(task, *given, metrics_of_task(task, self.own))
         return scores
+
+    def metrics(self, names: Collection[str] | None = None, k: int = K) -> dict[str, Metrics]:
+        """Compute metrics of each reported task that is predicted: those named, or all."""
+        ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
+        quick = names is not None and ungrouped.issuperset(names)  # saves numbering the groups
+        scores = (replace(self, keys=pa.table({})) if quick else self).scores()
+        return {task: metrics_of(of_task, k, names) for task, of_task in scores.items()}
 
     def weight_of(self, task: Task) -> Floats | None:
         """Return the row weight times the weight of the task's own column ``[rows]``."""
@@ -320,28 +330,16 @@ def measure(
         sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
         task_weights: The weights of single tasks' rows by column.
     """
-    ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
-    if keys is None or (names is not None and ungrouped.issuperset(names)):
-        keys = pa.table({})  # saves numbering the groups
-    scores = Predictions(schema, predictions, labels, weight, keys, group, sampling_weight, task_weights).scores()
-    return {name: metrics_of(of_task, k, names) for name, of_task in scores.items()}
+    keys = pa.table({}) if keys is None else keys
+    return Predictions(schema, predictions, labels, weight, keys, group, sampling_weight, task_weights).metrics(
+        names, k
+    )
 
 
 def complete(schema: Schema, predictions: Mapping[str, Floats]) -> tuple[dict[str, Floats], dict[str, Mask]]:
-    """Return predictions in which the rates of the funnel agree, by `consistent_rates`.
+    """Return predictions ``{task: [rows]}`` in which the rates of the funnel agree, by `consistent_rates`.
 
-    Shape:
-        - predictions: ``{task: [rows]}``, probabilities
-
-    Returns:
-        The predictions, those of the funnel first, with the rates that follow from them; and by rate the rows in which
-        it was lowered.
+    Those of the funnel come first, with the rates that follow from them; beside them, by rate, the rows in which it was
+    lowered ``[rows]``.
     """
     return consistent_rates(schema, predictions, np)
-
-
-def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
-    """Return the labels of a task ``[rows]``; NaN if its condition (`given`) is not met."""
-    if task.given is None:
-        return labels[task.label]
-    return np.where(labels[task.given] == 1, labels[task.label], np.nan)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from recmtl.evaluate.own_metrics import Floats as Floats
+from recmtl.evaluate.own_metrics import Integers as Integers
+from recmtl.evaluate.own_metrics import OwnMetric
 from recmtl.schema import Task
-
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Scores:
         capped: The rows in which a rate of a funnel was lowered, as a step was likelier than the one before it;
             ``None`` for a rate that cannot be.
         sampling_weight: How many rows of a thinned file each row stands for; ``None`` if it was not thinned.
+        own: Metrics of the user's own.
     """
 
     task: Task
@@ -41,6 +43,7 @@ class Scores:
     groups: Integers | None = None
     capped: int | None = None
     sampling_weight: Floats | None = None
+    own: tuple[OwnMetric, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -89,6 +92,7 @@ def scores_of(
     groups: Integers | None = None,
     capped: npt.NDArray[np.bool_] | None = None,
     sampling_weight: Floats | None = None,
+    own: tuple[OwnMetric, ...] = (),
 ) -> Scores:
     """Select the rows that count: those with a label and a weight above 0.
 
@@ -107,4 +111,12 @@ def scores_of(
         None if groups is None else groups[rows],
         None if capped is None else int(capped[rows].sum()),
         None if sampling_weight is None else sampling_weight[rows],
+        own,
     )
+
+
+def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
+    """Return the labels of a task ``[rows]``; NaN if its condition (`given`) is not met."""
+    if task.given is None:
+        return labels[task.label]
+    return np.where(labels[task.given] == 1, labels[task.label], np.nan)

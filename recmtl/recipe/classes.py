@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib import import_module
 from inspect import isabstract
-from pathlib import Path
 from types import ModuleType
 from typing import Any, get_args, get_origin
 
@@ -17,6 +15,7 @@ from recmtl.callbacks import Callback
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.features import NumericEmbedding
+from recmtl.io.import_path import imported
 from recmtl.layers import Interaction
 from recmtl.models import RankingModel
 from recmtl.recipe.option_types import alternatives, named_class, placeholder
@@ -70,24 +69,6 @@ def find_class(name: str, key: str, kind: Any) -> Any:
     if isinstance(found, type) and not issubclass(found, base):
         raise UsageError(f"{name!r} is no {what}: it must be a subclass of {base.__name__}")
     return found
-
-
-def imported(module: str, attribute: str) -> Any:
-    """Import a class or function."""
-    try:
-        found = import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name and f"{module}.".startswith(f"{error.name}."):
-            raise UsageError(
-                f"there is no module {error.name!r}, neither in the working directory {str(Path.cwd())!r} nor installed"
-            ) from error
-        raise UsageError(f"module {module!r} cannot be imported: {error}") from error
-    except Exception as error:  # whatever a user's module raises
-        raise UsageError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(found, attribute):
-        classes = [name for name, value in vars(found).items() if isinstance(value, type)]
-        raise UsageError(f"module {module!r} has no class {attribute!r}{did_you_mean(attribute, classes)}")
-    return getattr(found, attribute)
 
 
 def _subclasses(base: type) -> Iterator[type]:

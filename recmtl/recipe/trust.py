@@ -15,8 +15,10 @@ from torch.optim import Optimizer
 
 from recmtl.callbacks import Callback
 from recmtl.errors import RunError, UntrustedError, UsageError
+from recmtl.io.import_path import imported
+from recmtl.io.untrusted import from_yaml
 from recmtl.models.own_loss import OwnLoss
-from recmtl.recipe.classes import CLASS_KEYS, imported
+from recmtl.recipe.classes import CLASS_KEYS
 from recmtl.recipe.presets import card
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import with_trust
@@ -47,7 +49,34 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
         elif not _within(text, (*TRUSTED, *trust)):
             raise UntrustedError(path, text)
         elif not is_trusted_class(text, trust, path):
-            raise RunError(f"{path} names {text!r}, which is no layer, model, balancer, optimizer or callback")
+            raise RunError(f"{path} names {text!r}, which is no layer, model, balancer, optimizer, callback or metric")
+
+
+def trusted_metrics(recipe: str, trust: Sequence[str], path: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the own metrics that the text of a recipe names, and a note on those of modules that are not trusted.
+
+    Args:
+        recipe: The recipe, of a run or of a baseline.
+        trust: Modules that are trusted.
+        path: Its file, for messages.
+    """
+    try:
+        content = from_yaml(recipe)
+        options = content["trainer"]["stopping"] if "trainer" in content else content
+        given = options.get("metrics", {})
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}, []
+    if not given or not is_metrics_option(given):
+        return {}, []
+    named = sorted({name for names in given.values() for name in names})
+    trusted = {name for name in named if _within(name, trust) and is_trusted_class(name, trust, path)}
+    found = {key: [name for name in names if name in trusted] for key, names in given.items()}
+    left = [name for name in named if name not in trusted]
+    if not left:
+        return found, []
+    module = left[0].rpartition(".")[0]
+    text = f"{path} names the metrics {', '.join(left)}, which are left out: if you trust their code, trust {module!r}"
+    return found, [text]
 
 
 def check_links(folder: Path) -> None:
@@ -105,8 +134,10 @@ def _is_recipe(recipe: Any) -> bool:
         return False
     if not all(is_callback(entry) for entry in callbacks_of(recipe)):
         return False
+    if not is_metrics_option(trainer["stopping"].get("metrics", {})):
+        return False
     plain = [
-        trainer["stopping"],
+        {k: v for k, v in trainer["stopping"].items() if k != "metrics"},
         trainer["run"],
         {k: v for k, v in trainer.items() if k not in (*TRAINER_GROUPS, "callbacks", "calibration")},
     ]
@@ -117,6 +148,12 @@ def _is_recipe(recipe: Any) -> bool:
         return False
     entries = values_in([recipe["model"], recipe["balancer"], trainer["optimization"]])
     return all(set(entry) <= CLASS_KEYS for entry in entries if isinstance(entry, dict) and CLASS_KEYS & set(entry))
+
+
+def is_metrics_option(metrics: Any) -> bool:
+    """Whether a value may be that of the option on own metrics: lists of text by text."""
+    lists = list(metrics.values()) if isinstance(metrics, dict) and not CLASS_KEYS & set(metrics) else [metrics]
+    return all(isinstance(found, list) and all(isinstance(item, str) for item in found) for found in lists)
 
 
 def callbacks_of(recipe: Mapping[str, Any]) -> list[Any]:
@@ -165,6 +202,7 @@ def _within(name: str, modules: Sequence[str]) -> bool:
 def _texts(recipe: Mapping[str, Any]) -> Iterator[str]:
     """Yield the texts of a recipe that may name classes."""
     parts = [recipe["model"], recipe["balancer"], recipe["trainer"]["optimization"]]
+    parts.append(recipe["trainer"]["stopping"].get("metrics", {}))
     for entry in callbacks_of(recipe):
         parts.append(entry["class_path"])
         if not _within(entry["class_path"], ("recmtl",)):  # the options of recmtl's callbacks are plain text

@@ -6,7 +6,8 @@ import base64
 import hashlib
 import itertools
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -43,6 +44,8 @@ def write_report(
     draws: int = DRAWS,
     time: str | None = None,
     progress: Progress = lambda what, rows: None,
+    trust: str | Sequence[str] = (),
+    note: Callable[[str], None] = warnings.warn,
 ) -> None:
     """Write a report on finished runs as one HTML file.
 
@@ -55,6 +58,8 @@ def write_report(
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
         time: The key over which calibration is shown; ``None`` takes the first key that holds times.
         progress: Called with the current activity and the number of rows just read.
+        trust: Modules of your own whose metrics the recipes name, as in `load_run`.
+        note: Called with a line about metrics of modules that are not trusted, which are left out.
 
     Raises:
         DataError: A folder is not a run, or the rows are not those that were predicted.
@@ -63,7 +68,8 @@ def write_report(
     """
     check_report(out)
     with new_output(out) as file:  # which fails before any work if it cannot be written
-        file.write_text(report_html(open_runs(runs), slices, rows, title, draws, time, progress), encoding="utf-8")
+        opened = open_runs(runs, (trust,) if isinstance(trust, str) else trust, note)
+        file.write_text(report_html(opened, slices, rows, title, draws, time, progress), encoding="utf-8")
 
 
 def check_report(out: str | Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from recmtl.data import PreparedData
 from recmtl.errors import RunError
 from recmtl.evaluate.metrics import metrics_of
+from recmtl.evaluate.own_metrics import own_metrics
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
 from recmtl.io.untrusted import read_text
+from recmtl.recipe.trust import trusted_metrics
 from recmtl.runs.folder import RECIPE, REPORTED, RunFolder
 from recmtl.schema import FittedSchema
 
@@ -55,8 +58,20 @@ class ReportedRun:
         return {n: s for n, s in self.scores.items() if metrics_of(s, names=["auc"]).values.get("auc") is not None}
 
     @classmethod
-    def open(cls, path: str | Path, name: str | None = None) -> ReportedRun:
+    def open(
+        cls,
+        path: str | Path,
+        name: str | None = None,
+        trust: Sequence[str] = (),
+        note: Callable[[str], None] = warnings.warn,
+    ) -> ReportedRun:
         """Read a run folder.
+
+        Args:
+            path: The folder.
+            name: Its name in the report.
+            trust: Modules of your own whose metrics the recipe may name.
+            note: Called with a line about metrics of modules that are not trusted.
 
         Raises:
             DataError: The folder is not a run.
@@ -79,13 +94,20 @@ class ReportedRun:
             recipe = read_text(folder.path / RECIPE)
         except (OSError, ValueError) as error:
             raise RunError(f"{folder.path / RECIPE} cannot be read: {error}") from error
-        predictions = Predictions.read(fitted.schema, files[split])
+        named, untrusted = trusted_metrics(recipe, trust, folder.path / RECIPE)
+        for line in untrusted:
+            note(line)
+        predictions = replace(Predictions.read(fitted.schema, files[split]), own=own_metrics(named))
         name = name or folder.path.resolve().name
         return cls(name, folder.path, fitted, recipe, folder.records(), split, predictions, folder.usage())
 
 
-def open_runs(paths: Sequence[str | Path]) -> list[ReportedRun]:
+def open_runs(
+    paths: Sequence[str | Path], trust: Sequence[str] = (), note: Callable[[str], None] = warnings.warn
+) -> list[ReportedRun]:
     """Read run folders; runs are named by their folders, or by their paths if two folders have the same name.
+
+    `trust` and `note` are those of `ReportedRun.open`.
 
     Raises:
         DataError: A folder is not a run.
@@ -98,4 +120,4 @@ def open_runs(paths: Sequence[str | Path]) -> list[ReportedRun]:
             raise RunError(f"the run {str(path)!r} is given twice")
     names = [path.name for path in resolved]
     unique = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
-    return [ReportedRun.open(path, name) for path, name in zip(paths, unique, strict=True)]
+    return [ReportedRun.open(path, name, trust, note) for path, name in zip(paths, unique, strict=True)]

@@ -13,6 +13,7 @@ from recmtl.data import Rows
 from recmtl.errors import Interrupted
 from recmtl.evaluate import Metrics, Predictions, domain_metrics, domain_scores, figures, metrics_of
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
+from recmtl.evaluate.own_metrics import described, own_metrics
 from recmtl.io.files import new_file
 from recmtl.io.machine import peak_memory
 from recmtl.runs.checkpoints import prune
@@ -69,6 +70,7 @@ def _measure_and_save(
             {
                 **{split: {name: m.to_dict() for name, m in tasks.items()} for split, tasks in measured.items()},
                 **({"domains": domains} if domains else {}),
+                **({"own_metrics": described(own)} if (own := own_metrics(setup.stopping.metrics)) else {}),
                 "best": {"monitor": setup.metric_monitor().monitor, "value": result.best},
                 **({} if result.window is None else {"window": result.window}),
                 "batch_size": result.batch_size,

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import on_host
-from recmtl.evaluate import LOWER_IS_BETTER, MEASURES, Metrics, monitors
-from recmtl.evaluate.predictions import task_labels
+from recmtl.evaluate import LOWER_IS_BETTER, MEASURES, Metrics, check_own, metrics_of_task, monitors, own_metrics
+from recmtl.evaluate.scores import task_labels
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
@@ -86,7 +86,7 @@ class MetricMonitor:
 
     Attributes:
         monitor: The name of the metric.
-        names: The metrics to measure while training: the fast ones, and the monitored one.
+        names: The metrics to measure while training: the fast ones, the user's own, and the monitored one.
         tasks: The names of the tasks that are monitored.
         best: The best value so far; ``None`` while it was never defined.
         best_logloss: The mean log-loss of that evaluation, over the monitored binary tasks; ``None`` if it decides no
@@ -106,18 +106,24 @@ class MetricMonitor:
         every = [measure.monitor for measure in MEASURES.values()]
         metrics = metric.split(SEVERAL) if {*metric.split(SEVERAL)} <= {*every} else [metric]
         tasks = [task for task in reported if task.name == name] if name else objectives
+        given = own_metrics(options.metrics)
+        check_own(given, (*objectives, *reported))
+        own = {task.name: {m.name: m for m in metrics_of_task(task, given)} for task in (*objectives, *reported)}
+        known_of = {task.name: (*monitors(task.kind, grouped), *own[task.name]) for task in (*objectives, *reported)}
         if not tasks:
             names = ", ".join(task.name for task in reported)
             raise ValueError(f"`monitor` must name one of the tasks {names}, got {self.monitor!r}")
-        self._metrics = {t.name: m for t in tasks for m in metrics if m in monitors(t.kind, grouped)}
+        self._metrics = {t.name: m for t in tasks for m in metrics if m in known_of[t.name]}
         self.tasks = list(self._metrics)
         if not self.tasks:
-            known = ", ".join(dict.fromkeys(m for task in tasks for m in monitors(task.kind, grouped)))
+            known = ", ".join(dict.fromkeys(m for task in tasks for m in known_of[task.name]))
             needs_group = not grouped and any(metric in monitors(task.kind, True) for task in tasks)
             way = ": name the group with `--group COLUMN`, or with `group` in the schema" if needs_group else ""
             raise ValueError(f"`monitor` must name one of the metrics {known}, got {self.monitor!r}{way}")
         self.names = frozenset[str]().union(*(measure.fast for measure in MEASURES.values())) | {*metrics}
-        self._sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+        self.names |= {name for of_task in own.values() for name in of_task}
+        lower = {m.name for of_task in own.values() for m in of_task.values() if not m.higher_is_better}
+        self._sign = -1.0 if metric in LOWER_IS_BETTER | lower else 1.0
         measures = {task.name: MEASURES[task.kind] for task in tasks if task.name in self._metrics}
         self._losses = {name: measure.fallback for name, measure in measures.items()}
         self._ties = {name: measure.ties for name, measure in measures.items() if measure.ties and self._sign > 0}

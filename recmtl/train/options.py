@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from recmtl.evaluate.own_metrics import MetricFunction
 
 OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
@@ -106,6 +108,10 @@ class EarlyStopping:
         evaluations: The number of evaluations per epoch.
         group: The key of the schema by which grouped metrics are measured, while training and at its end; ``None``
             takes the schema's group.
+        metrics: Metrics of your own, functions or their import paths, by the name of a task, a kind of tasks such as
+            `binary`, or `all`: ``{"ctr": ["my_module.hit_rate"]}``. They are measured wherever recmtl's are, and can
+            be monitored. A function takes predictions, labels, weights and groups, and returns a number; its attribute
+            `higher_is_better` says which values are better, by default higher ones.
 
     Raises:
         ValueError: An option is out of its range.
@@ -116,6 +122,7 @@ class EarlyStopping:
     min_delta: float = 0.0
     evaluations: int = 1
     group: str | None = None
+    metrics: Mapping[str, Sequence[str | MetricFunction]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
-from recmtl.evaluate import Metrics, Predictions, measure
+from recmtl.evaluate import Metrics, Predictions, own_metrics
 from recmtl.io.machine import explain_oom
 from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
 from recmtl.train.setup import TrainingSetup
@@ -43,7 +43,7 @@ class Predictor:
         schema, calibration = self._setup.model.schema.schema, self._setup.model.calibration
         group, outputs = self._setup.stopping.group, self._uncalibrated(rows)
         given = (schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
-        found = Predictions(*given)
+        found = Predictions(*given, own=own_metrics(self._setup.stopping.metrics))
         return calibration.applied(found) if calibration is not None else found
 
     def _uncalibrated(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
@@ -60,14 +60,7 @@ class Predictor:
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
         """Measure the model task by task, by the metrics named, or by all."""
-        found = self.predict(rows)
-        return measure(
-            *(found.schema, found.values, found.labels, found.weight, found.keys),
-            names=names,
-            group=found.group,
-            sampling_weight=found.sampling_weight,
-            task_weights=found.task_weights,
-        )
+        return self.predict(rows).metrics(names)
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""

@@ -17,6 +17,7 @@ from recmtl.calibration import Method
 from recmtl.callbacks import Callback
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
+from recmtl.evaluate import own_metrics
 from recmtl.features import EmbeddingTable
 from recmtl.io.machine import busy_warning, explain_oom, threads_warning, waits_passively
 from recmtl.models import RankingModel
@@ -316,6 +317,7 @@ def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, val
         "log_every": setup.run.log_every,
         "window": setup.run.window,
         **vars(setup.stopping),
+        "metrics": {key: [m.path for m in found] for key, found in own_metrics(setup.stopping.metrics).items()},
         **vars(setup.optimization),
         "batch_size": setup.batch_size(train),
         "optimizer": f"{type(optimizer).__name__}({settings})",

@@ -185,7 +185,7 @@ def test_the_grid_names_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Grid(["MMOE"], seeds=[4], baselines=["histgb", entry]).runs(recipe_parser("test"), [])
     assert [run.name for run in runs] == ["MMOE-Sum-4", "histgb-4", "lightgbm_num_leaves=7-4"]
     assert [str(run.variant) for run in runs[1:]] == ["histgb", "lightgbm(num_leaves=7)"]
-    assert runs[2].recipe | {"data": {}} == {"data": {}, "baseline": entry, "seed": 4, "group": None}
+    assert runs[2].recipe | {"data": {}} == {"data": {}, "baseline": entry, "seed": 4, "group": None, "metrics": {}}
     with pytest.raises(ValueError, match="`baselines` must be of lightgbm, histgb, logistic, got 'forest'"):
         Grid(["MMOE"], baselines=["forest"])
     monkeypatch.setattr(module, "find_spec", lambda _: None)

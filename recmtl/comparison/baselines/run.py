@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from recmtl.comparison.baselines import BASELINES
 from recmtl.comparison.baselines.base import FittedBaseline, Floats, Inputs, TaskRows
 from recmtl.comparison.baselines.inputs import input_matrix, task_rows
 from recmtl.data import DataError, PreparedData
-from recmtl.evaluate import MEASURES, Predictions, metrics_of
+from recmtl.evaluate import MEASURES, Predictions, metrics_of, own_metrics
+from recmtl.evaluate.own_metrics import described
 from recmtl.io.machine import explain_oom, peak_memory
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import parse_recipe, recipe_parser
@@ -84,7 +86,8 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
     """Fit the baseline of a recipe, and write a finished run folder.
 
     Args:
-        recipe: The `data` of a recipe, the `baseline` (`class_path` and `init_args`), its `seed` and the `group`.
+        recipe: The `data` of a recipe, the `baseline` (`class_path` and `init_args`), and `seed`,
+            `group` and `metrics`.
         path: The folder.
 
     Raises:
@@ -103,8 +106,10 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
         name, options = baseline["class_path"], baseline.get("init_args") or {}
         predictions, models = fit_baseline(data, name, options, recipe["seed"], threads, recipe["group"])
         folder.create(data.schema)
-        result: dict[str, Any] = {}
+        own = own_metrics(recipe["metrics"])
+        result: dict[str, Any] = {"own_metrics": described(own)} if own else {}
         for split, predicted in predictions.items():
+            predicted = replace(predicted, own=own)
             folder.predictions(split).parent.mkdir(exist_ok=True)
             predicted.write(folder.predictions(split))
             result[split] = {task: metrics_of(scores).to_dict() for task, scores in predicted.scores().items()}

@@ -174,9 +174,9 @@ class Comparison:
 
     @property
     def has_tuned_weights(self) -> bool:
-        """Whether options were searched, of `FixedWeights` and of others."""
-        balancers = {variant.balancer for variant in self.tuned}
-        return "FixedWeights" in balancers and len(balancers) > 1
+        """Whether options were searched, of `FixedWeights` and of other balancers of the same model."""
+        fixed = {variant.model for variant in self.tuned if variant.balancer == "FixedWeights"}
+        return any(variant.model in fixed for variant in self.tuned if variant.balancer != "FixedWeights")
 
     @property
     def _balancers(self) -> list[str]:

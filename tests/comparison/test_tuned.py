@@ -72,6 +72,8 @@ def test_the_table_says_which_methods_are_better_than_weights_set_by_hand(plant:
     signals = {fixed: {"a": 1.0}, good: {"a": 3.0}, equal: {"a": 1.0}, bad: {"a": 0.0}}
     comparison = plant(signals)
     assert [table.title for table in result_tables(comparison)] == ["comparison"]
+    comparison.tuned = {Variant("SingleTask", "Sum"): TunedVariant(20, ""), fixed: TunedVariant(20, "")}
+    assert not comparison.has_tuned_weights  # there is nothing beside them
     comparison.tuned = {variant: TunedVariant(20, "lr 0.01") for variant in signals}
     assert [table.title for table in result_tables(comparison)] == ["comparison", "fixed weights"]
     found = fixed_weights_table(comparison)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.errors import shown
-from recmtl.io.import_path import imported
+from recmtl.io.import_paths import imported, path_of
 from recmtl.schema import Task
 
 Floats = npt.NDArray[np.float64]
@@ -42,14 +42,11 @@ class OwnMetric:
             UsageError: The import path leads to nothing.
             ValueError: It is no function with a name.
         """
-        module, _, attribute = given.rpartition(".") if isinstance(given, str) else ("", "", "")
-        if isinstance(given, str) and not module:
-            raise ValueError(f"an own metric is named by its import path, such as `my_module.{given}`, got {given!r}")
-        function = imported(module, attribute, "function") if isinstance(given, str) else given
+        function = imported(given, "function") if isinstance(given, str) else given
         name = getattr(function, "__name__", "")
         if not callable(function) or isinstance(function, type) or not name.isidentifier():
             raise ValueError(f"an own metric must be a function with a name, got {shown(given)}")
-        return cls(name, function, given if isinstance(given, str) else f"{function.__module__}.{name}")
+        return cls(name, function, path_of(given))
 
     @property
     def higher_is_better(self) -> bool:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from functools import cached_property
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recmtl.errors import RunError
+from recmtl.errors import RunError, UsageError
+from recmtl.io.import_paths import imported, path_of
 from recmtl.io.machine import is_out_of_memory
 from recmtl.schema import Task
-from recmtl.schema.import_paths import UntrustedPath, path_of
 
 
 class OwnLoss:
@@ -35,16 +34,10 @@ class OwnLoss:
         loss = self._task.loss
         if not isinstance(loss, str):
             return loss
-        module, _, name = loss.rpartition(".")
-        if isinstance(loss, UntrustedPath):
-            raise RunError(
-                f"{self._name} was named by a file and is not trusted: if you trust its code, give `--trust {module}`, "
-                f"or `trust=[{module!r}]` of the function that opens the file"
-            )
         try:
-            return getattr(import_module(module), name)
-        except Exception as error:  # whatever a user's module raises
-            raise RunError(f"{self._name} cannot be imported: {type(error).__name__}: {error}") from error
+            return imported(loss, "function")
+        except UsageError as error:
+            raise RunError(f"{self._name}: {error}") from error
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, shaped as the labels ``[B]`` or ``[B, k]``.

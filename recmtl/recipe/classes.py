@@ -15,7 +15,7 @@ from recmtl.callbacks import Callback
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.features import NumericEmbedding
-from recmtl.io.import_path import imported
+from recmtl.io.import_paths import imported
 from recmtl.layers import Interaction
 from recmtl.models import RankingModel
 from recmtl.recipe.option_types import alternatives, named_class, placeholder
@@ -52,10 +52,9 @@ def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:
 def find_class(name: str, key: str, kind: Any) -> Any:
     """Return the class or function that a key of type `kind` names, by its bare name or import path."""
     base, what = named_class(kind) or object, placeholder(kind).lower()
-    module, _, attribute = name.rpartition(".")
-    if module:
+    if "." in name:
         try:
-            found = imported(module, attribute)
+            found = imported(name)
         except UsageError as error:
             raise UsageError(f"there is no {what} {name!r}: {error}") from error
     else:

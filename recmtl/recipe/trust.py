@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from inspect import isfunction
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from torch import nn
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 
 from recmtl.callbacks import Callback
 from recmtl.errors import RunError, UntrustedError, UsageError
-from recmtl.io.import_path import imported
+from recmtl.io.import_paths import imported, is_import_path, is_within
 from recmtl.io.untrusted import from_yaml
 from recmtl.models.own_loss import OwnLoss
 from recmtl.recipe.classes import CLASS_KEYS
@@ -30,7 +29,6 @@ TRAINER_GROUPS = {"optimization", "stopping", "run"}  # of the trainer's options
 LISTS = ("labels", "funnel", "drop", "header", "nulls", "negative_labels", "thinned")  # of the data
 MAPPINGS = ("kinds", "date_formats")
 PLAIN_WORD = re.compile(r"\w*")
-IMPORT_PATH = re.compile(r"[^\W_]\w*(\.[^\W_]\w*)+")  # no private module: `recmtl.__main__` runs when imported
 
 
 def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
@@ -44,9 +42,9 @@ def check_trust(recipe: Any, trust: Sequence[str], path: Path) -> None:
         if PLAIN_WORD.fullmatch(text):
             if os.path.exists(text) and not os.path.isdir(text):  # the parser would read options from it
                 raise RunError(f"{path} names {text!r}, which is also a file here: call recmtl from another folder")
-        elif not IMPORT_PATH.fullmatch(text):
+        elif not _is_public_path(text):
             raise RunError(f"{path} names {text!r}, which is no import path of a class")
-        elif not _within(text, (*TRUSTED, *trust)):
+        elif not is_within(text, (*TRUSTED, *trust)):
             raise UntrustedError(path, text)
         elif not is_trusted_class(text, trust, path):
             raise RunError(f"{path} names {text!r}, which is no layer, model, balancer, optimizer, callback or metric")
@@ -69,7 +67,7 @@ def trusted_metrics(recipe: str, trust: Sequence[str], path: Path) -> tuple[dict
     if not given or not is_metrics_option(given):
         return {}, []
     named = sorted({name for names in given.values() for name in names})
-    trusted = {name for name in named if _within(name, trust) and is_trusted_class(name, trust, path)}
+    trusted = {name for name in named if is_within(name, trust) and is_trusted_class(name, trust, path)}
     found = {key: [name for name in names if name in trusted] for key, names in given.items()}
     left = [name for name in named if name not in trusted]
     if not left:
@@ -88,9 +86,17 @@ def check_links(folder: Path) -> None:
 
 def named_modules(recipe: Mapping[str, Any]) -> list[str]:
     """Return the modules of the classes that a recipe names, of their definitions, and of the losses on its card."""
-    names = [text for text in _texts(recipe) if IMPORT_PATH.fullmatch(text)]
-    found = [getattr(locate(name), "__module__", None) for name in names]
+    names = [text for text in _texts(recipe) if _is_public_path(text)]
+    found = [_defining_module(name) for name in names]
     return sorted({*(name.rpartition(".")[0] for name in (*names, *_own_losses(recipe))), *filter(None, found)})
+
+
+def _defining_module(name: str) -> str | None:
+    """Return the module in which the class or function of an import path is defined, if there is one."""
+    try:
+        return getattr(imported(name), "__module__", None)
+    except UsageError:
+        return None
 
 
 def _own_losses(recipe: Mapping[str, Any]) -> list[str]:
@@ -120,7 +126,7 @@ def schema_to_train(schema: FittedSchema, trust: Sequence[str] | None) -> Fitted
 
 def modules_to_trust(recipe: Mapping[str, Any]) -> list[str]:
     """Return the modules that must be trusted to load a run of a recipe."""
-    return [name for name in named_modules(recipe) if not _within(name, TRUSTED) and not _within(name, ("torch",))]
+    return [name for name in named_modules(recipe) if not is_within(name, TRUSTED) and not is_within(name, ("torch",))]
 
 
 def _is_recipe(recipe: Any) -> bool:
@@ -182,21 +188,21 @@ def is_data_option(name: str, value: Any) -> bool:
 
 def is_trusted_class(name: str, trust: Sequence[str], path: Path) -> bool:
     """Whether an import path is a layer's or optimizer's of recmtl or torch, or of what a trusted module defines."""
-    module, _, attribute = name.rpartition(".")
     try:
-        found = imported(module, attribute)
+        found = imported(name)
     except UsageError as error:
-        if _within(name, trust):
+        if is_within(name, trust):
             raise RunError(f"{path} names {name!r}: {error}") from error
         return False  # such as `recmtl.cli.main.sys.exit`: what a module imports is no module within it
     if not (isinstance(found, type) or isfunction(found)):
         return False
     kind = isinstance(found, type) and issubclass(found, BASES)
-    return _within(found.__module__, trust) or (kind and _within(found.__module__, TRUSTED))
+    return is_within(found.__module__, trust) or (kind and is_within(found.__module__, TRUSTED))
 
 
-def _within(name: str, modules: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
+def _is_public_path(text: str) -> bool:
+    """Whether a text is an import path without private modules: `recmtl.__main__` runs when it is imported."""
+    return is_import_path(text) and "._" not in f".{text}"
 
 
 def _texts(recipe: Mapping[str, Any]) -> Iterator[str]:
@@ -205,14 +211,14 @@ def _texts(recipe: Mapping[str, Any]) -> Iterator[str]:
     parts.append(recipe["trainer"]["stopping"].get("metrics", {}))
     for entry in callbacks_of(recipe):
         parts.append(entry["class_path"])
-        if not _within(entry["class_path"], ("recmtl",)):  # the options of recmtl's callbacks are plain text
+        if not is_within(entry["class_path"], ("recmtl",)):  # the options of recmtl's callbacks are plain text
             parts += [value for value in entry.get("init_args", {}).values() if _may_name(value)]
     return (value for value in values_in(parts) if isinstance(value, str))
 
 
 def _may_name(value: Any) -> bool:
     """Whether an option of a callback may be the name of a class, or a file that the parser would read."""
-    return isinstance(value, str) and (IMPORT_PATH.fullmatch(value) is not None or os.path.exists(value))
+    return isinstance(value, str) and (_is_public_path(value) or os.path.exists(value))
 
 
 def values_in(value: Any) -> Iterator[Any]:

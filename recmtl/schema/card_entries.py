@@ -8,8 +8,8 @@ from typing import Any
 
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import SchemaError
+from recmtl.io.import_paths import UntrustedPath, path_of
 from recmtl.schema.features import KINDS, Feature
-from recmtl.schema.import_paths import UntrustedPath, path_of
 
 
 def build_feature(entry: Any, source: str) -> Feature:

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.errors import SchemaError
+from recmtl.io.import_paths import UntrustedPath, is_import_path, is_within
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema.fitted import FittedSchema, LabelCounts, LabelRate, LogMoments, Moments
 from recmtl.schema.history import COUNTS, HISTORY_LAYOUT, FitHistory, read_tables
-from recmtl.schema.import_paths import checked_path, is_import_path
 from recmtl.schema.schema import Schema
 from recmtl.schema.thinning import Thinning
 
@@ -28,6 +28,7 @@ LAYOUT = 5  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
+LOSS_MODULES = ("recmtl.models", "torch.nn.functional")  # trusted in any case
 MAX_IDS = 1 << 20
 
 
@@ -138,10 +139,14 @@ def with_trust(fitted: FittedSchema, trust: Collection[str] | None) -> FittedSch
     if not any(is_import_path(task.loss) for task in fitted.schema.tasks):
         return fitted
     tasks = [
-        replace(task, loss=checked_path(str(task.loss), trust)) if is_import_path(task.loss) else task
+        replace(task, loss=_with_trust(str(task.loss), trust)) if is_import_path(task.loss) else task
         for task in fitted.schema.tasks
     ]
     return replace(fitted, schema=replace(fitted.schema, tasks=tasks))
+
+
+def _with_trust(path: str, trust: Collection[str] | None) -> str:
+    return path if trust is None or is_within(path, (*LOSS_MODULES, *trust)) else UntrustedPath(path)
 
 
 def _read_vocabularies(path: Path) -> list[pa.Array]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from recmtl.errors import SchemaError
-from recmtl.schema.import_paths import is_import_path, path_of
+from recmtl.io.import_paths import is_import_path, path_of
 from recmtl.schema.task_kinds import TASK_KINDS, KindName, RankingName
 from recmtl.schema.validation import check_choice, check_nonempty, is_number
 

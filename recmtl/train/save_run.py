@@ -16,6 +16,7 @@ from torch import nn
 from recmtl.balance.base import constructor_options
 from recmtl.callbacks import FitResult
 from recmtl.errors import RunError
+from recmtl.io.import_paths import path_of
 from recmtl.runs.folder import OPTIMIZERS, RunFolder
 from recmtl.train.setup import TrainingSetup
 
@@ -114,4 +115,4 @@ def import_path(found: Any, where: str) -> str:
     if module in (None, "__main__") or not name.isidentifier() or not hasattr(inspect.getmodule(found), name):
         what = "a lambda or of a function" if "<" in name else f"of {module!r}" if name else "no class or function"
         raise RunError(f"a recipe cannot name `{where}`, which is {what}: {ADVICE}")
-    return f"{module}.{name}"
+    return path_of(found)

@@ -27,15 +27,13 @@ from recmtl.evaluate import (
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.own_metrics import ALL
 from recmtl.evaluate.ranking import K
-from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.io.partitions import Partitions
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
-from recmtl.recipe.options import partitions
+from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import SplitName, Thinning
-from recmtl.schema.thinning import thinning_of
 from recmtl.train import Trainer
 
 
@@ -50,13 +48,8 @@ def evaluate_command(
     json: bool = False,
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
-    bad_rows: BadRows = "error",
-    negative_rate: float = 1.0,
-    negative_label: Sequence[str] | None = None,
+    reading: RowOptions = ALL_ROWS,
     text: Mapping[str, Any] = NO_OPTIONS,
-    since: str | None = None,
-    until: str | None = None,
-    date_key: str | None = None,
 ) -> None:
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
 
@@ -74,32 +67,23 @@ def evaluate_command(
         metrics: A metric of your own beside those of the run: the import path of a function, `my_module.hit_rate`, for
             one task `ctr=my_module.hit_rate`; may be repeated.
         trust: A further module whose classes the run's recipe may name; may be repeated.
-        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
-        negative_rate: The share of negative rows that was kept in these files, if they were thinned. Prepared rows and
-            predictions of a run know it themselves.
-        negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
-            binary labels. May be repeated.
+        reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run or from the card.
-        since: The first day of these rows (`2024-01-01`), if they are a folder of folders named like
-            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
-        until: The last day of these rows, which is included.
-        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     if k < 1:
         raise UsageError(f"`--k` must be at least 1, got {k}")
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
-    thinning = thinning_of(negative_rate, negative_label or ())
-    chosen = partitions(rows or predictions or "", since, until, date_key)
+    chosen = reading.place(rows or predictions or "")
     if predictions is not None and card is not None and run is None and rows is None:
         schema = replace(presets.card(card), **text)
         measured, title = Predictions.read(schema, chosen, group), public_name(predictions)
-        measured = measured.with_thinning(thinning) if thinning else measured
+        measured = measured.with_thinning(reading.thinning) if reading.thinning else measured
         measured.check(title)
         for note in measured.notes:
             print_note(note)
     elif run is not None and rows is not None and predictions is None and card is None:
-        measured = predict_labelled(run, chosen, trust, bad_rows, thinning, text)
+        measured = predict_labelled(run, chosen, trust, reading, text)
         title = f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
@@ -126,30 +110,28 @@ def predict_labelled(
     run: Path,
     rows: str | Partitions,
     trust: Sequence[str],
-    bad_rows: BadRows,
-    thinning: Thinning | None,
+    reading: RowOptions,
     text: Mapping[str, Any],
 ) -> Predictions:
     """Predict labelled rows with a run."""
     trainer = load_run(run, trust)
-    return trainer.predictor.predict(encoded_rows(trainer, rows, bad_rows, thinning, text))
+    return trainer.predictor.predict(encoded_rows(trainer, rows, reading, text))
 
 
 def encoded_rows(
     trainer: Trainer,
     rows: str | Partitions,
-    bad_rows: BadRows,
-    thinning: Thinning | None,
+    reading: RowOptions,
     text: Mapping[str, Any],
     split: SplitName = "test",
 ) -> Rows:
     """Return labelled rows as the model of a run reads them: raw files, or a split of a prepared dataset."""
-    prepared = prepared_rows(rows, thinning, text, split)
+    prepared = prepared_rows(rows, reading.thinning, text, split)
     if prepared is None:
         form = replace(trainer.model.schema.schema.text_format, **text)
-        note_of_thinning(trainer.model.schema.thinning, thinning)
+        note_of_thinning(trainer.model.schema.thinning, reading.thinning)
         with RowCounter() as counter:
-            prepared = trainer.encode(rows, counter, bad_rows, counter.print_notes, thinning, form)
+            prepared = trainer.encode(rows, counter, reading.bad_rows, counter.print_notes, reading.thinning, form)
             seen = trainer.model.schema.history.seen("given", digests(open_sources(rows, text=form)))
             counter.print_notes(*seen)
     return prepared

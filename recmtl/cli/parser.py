@@ -12,9 +12,11 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 from recmtl.errors import UntrustedError, UsageError
+from recmtl.recipe.row_options import row_options
 from recmtl.recipe.short_options import text_options
 
-TEXT = "text"  # the parameter of commands that is how text is read
+# Parameters of commands that several options make up, and what takes these.
+GROUPS: Mapping[str, Callable[..., Any]] = {"reading": row_options, "text": text_options}
 
 # Parameters that are not `--name VALUE`: how they are written, and their settings.
 SPECIAL: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -63,30 +65,33 @@ def command_parser(name: str, command: Callable[..., None]) -> ArgumentParser:
     summary = (command.__doc__ or "").splitlines()[0]
     parser = ArgumentParser(prog=f"recmtl {name}", exit_on_error=False, allow_abbrev=False, description=summary)
     add_arguments(parser, command)
-    if TEXT in command.__annotations__:
-        add_arguments(parser, text_options)
+    for name, group in GROUPS.items():
+        if name in command.__annotations__:
+            add_arguments(parser, group)
     return parser
 
 
 def add_arguments(parser: ArgumentParser, command: Callable[..., Any]) -> None:
-    """Add the parameters of a function to a parser, but for how text is read, which `text_options` takes."""
+    """Add the parameters of a function to a parser, but for those of `GROUPS`."""
     special = [parameter for parameter in SPECIAL if parameter in command.__annotations__]
     given = signature(command).parameters
     documented = ArgumentParser(exit_on_error=False)
-    documented.add_function_arguments(command)
+    documented.add_function_arguments(command, skip=set(GROUPS))
     meanings = {action.dest: action.help for action in documented._actions}
     for parameter in special:
         written, settings = SPECIAL[parameter]
         optional: dict[str, Any] = {"nargs": "?"} if written == parameter and given[parameter].default is None else {}
         parser.add_argument(written, help=meanings[parameter], **settings, **optional)
-    parser.add_function_arguments(command, skip={TEXT, *special})
+    parser.add_function_arguments(command, skip={*GROUPS, *special})
 
 
 def call_command(command: Callable[..., None], options: Mapping[str, Any]) -> None:
-    """Run a command with its parsed options; those on how text is read become one argument."""
-    names = signature(text_options).parameters if TEXT in command.__annotations__ else ()
-    text = {TEXT: text_options(**{name: options[name] for name in names})} if names else {}
-    command(**{name: value for name, value in options.items() if name not in names}, **text)
+    """Run a command with its parsed options; those of a group become one argument."""
+    given = dict(options)
+    for name, group in GROUPS.items():
+        if name in command.__annotations__:
+            given[name] = group(**{option: given.pop(option) for option in signature(group).parameters})
+    command(**given)
 
 
 @contextmanager

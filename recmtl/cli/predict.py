@@ -13,17 +13,15 @@ from recmtl.data import encode_rows
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import UsageError
 from recmtl.evaluate import Predictions
-from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.io.output import check_free
 from recmtl.io.partitions import Partitions
 from recmtl.io.table_writer import TableWriter, check_suffix
 from recmtl.recipe.load import load_run
-from recmtl.recipe.options import partitions
+from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Schema, Thinning
 from recmtl.schema.text_format import TextFormat
-from recmtl.schema.thinning import thinning_of
 
 
 def predict_command(
@@ -31,13 +29,8 @@ def predict_command(
     rows: str,
     out: str,
     trust: Sequence[str] = (),
-    bad_rows: BadRows = "error",
-    negative_rate: float = 1.0,
-    negative_label: Sequence[str] | None = None,
+    reading: RowOptions = ALL_ROWS,
     text: Mapping[str, Any] = NO_OPTIONS,
-    since: str | None = None,
-    until: str | None = None,
-    date_key: str | None = None,
 ) -> None:
     """Predict with the best weights of a run, and write keys, labels and predictions.
 
@@ -47,21 +40,12 @@ def predict_command(
         out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix, on disk or at a URI such
             as `s3://bucket/predictions.parquet`.
         trust: A further module whose classes the run's recipe may name; may be repeated.
-        bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
-        negative_rate: The share of negative rows that was kept in these files, if they were thinned: each row gets a
-            `sampling_weight`. Prepared rows know it themselves.
-        negative_label: A label column; a row is negative if none of those named is 1 in it, by default none of all
-            binary labels. May be repeated.
+        reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run.
-        since: The first day of these rows (`2024-01-01`), if they are a folder of folders named like
-            `date=2024-01-01`; a month or an hour (`2024-01-01T05`) is a bound as well.
-        until: The last day of these rows, which is included.
-        date_key: The key of these folders, `date` in `date=2024-01-01`; by default the only one with dates.
     """
     check_free(out)
     check_suffix(out)
-    thinning = thinning_of(negative_rate, negative_label or ())
-    given = partitions(rows, since, until, date_key)
+    given, thinning = reading.place(rows), reading.thinning
     trainer = load_run(run, trust)
     schema = trainer.model.schema
     form = replace(schema.schema.text_format, **text)
@@ -72,7 +56,7 @@ def predict_command(
         if prepared is None and any(label in present for label in schema.schema.labels):
             note_of_thinning(schema.thinning, thinning)
         check_labels(thinning, schema.schema, present, rows)
-        raw = encode_rows(schema, given, False, counter, bad_rows, counter.print_notes, thinning, form)
+        raw = encode_rows(schema, given, False, counter, reading.bad_rows, counter.print_notes, thinning, form)
         for part in raw if prepared is None else [prepared]:
             writer.write(only_columns(trainer.predictor.predict(part), present).table())
             count += len(part)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from recmtl.comparison.progress import GridProgress, RunEnd
 from recmtl.errors import RunError
 from recmtl.io.files import new_file
 from recmtl.io.machine import threads_variable
+from recmtl.io.processes import end_process, killed_by
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
 from recmtl.recipe.trust import named_modules
@@ -129,9 +129,9 @@ class Job:
         return status is not None
 
     def _reason(self, status: int) -> str:
-        if status < 0:
-            memory = " (out of memory?)" if -status == signal.SIGKILL else ""
-            return f"killed by {signal.Signals(-status).name}{memory}"
+        killed = killed_by(status)
+        if killed:
+            return killed
         lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
         silent = f"exit status {status} without any output (disk full?)"
         last = next((line for line in reversed(lines) if line.strip()), silent)
@@ -140,11 +140,7 @@ class Job:
     def stop(self) -> None:
         """Terminate the process."""
         self.process.terminate()
-        try:
-            self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end_process(self.process, STOP_SECONDS)
 
 
 def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, ...], progress: GridProgress) -> None:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
 from recmtl.comparison.grid import GridRun
-from recmtl.train.progress import Display
+from recmtl.train.progress import CountingBar
 
 
 @dataclass(frozen=True)
@@ -45,31 +43,12 @@ class GridProgress(Protocol):
         """Show that a run ended."""
 
 
-class GridBar(Display):
+class GridBar(CountingBar):
     """A bar on a terminal or in a notebook, and a line for each run that ends."""
-
-    def __init__(self, shown: bool = True) -> None:
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-        super().__init__(*columns, shown=shown, transient=True)
-        self._task = self._bar.add_task("", total=None)
-        self._rows: dict[str, int] = {}
-        self._runs = self._ended = 0
-
-    def count_rows(self, what: str, rows: int) -> None:
-        """Count rows that were just read or written while data is prepared."""
-        self._rows[what] = self._rows.get(what, 0) + rows
-        text = f"{what}: {self._rows[what]:,} rows"
-        self._bar.update(self._task, description=text)
-        self.note_if_due(text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning."""
-        self.note(f"note: {text}")
 
     def begin(self, runs: Sequence[GridRun]) -> None:
         """Start the bar of runs."""
-        self._runs = len(runs)
-        self._bar.update(self._task, description="runs", total=self._runs)
+        self.count_to(len(runs), "runs")
 
     def start(self, run: GridRun) -> None:
         """Show the name of the run."""
@@ -77,7 +56,4 @@ class GridBar(Display):
 
     def finish(self, end: RunEnd) -> None:
         """Advance the bar, and print the result unless the run was finished in an earlier comparison."""
-        self._ended += 1
-        self._bar.update(self._task, completed=self._ended)
-        if end.seconds is not None:
-            self.note(f"{self._ended} of {self._runs} · {end}")
+        self.advance(None if end.seconds is None else end)

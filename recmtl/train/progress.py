@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 from recmtl.evaluate import Metrics
 
@@ -46,6 +46,40 @@ class Display:
         if not self._has_bar and time.monotonic() - self._last_line >= LINE_SECONDS:
             self._last_line = time.monotonic()
             self.note(text)
+
+
+class CountingBar(Display):
+    """A bar of things that end one after the other, such as runs, and before it the rows that are prepared."""
+
+    def __init__(self, shown: bool = True) -> None:
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+        super().__init__(*columns, shown=shown, transient=True)
+        self._task = self._bar.add_task("", total=None)
+        self._rows: dict[str, int] = {}
+        self._total = self._ended = 0
+
+    def count_rows(self, what: str, rows: int) -> None:
+        """Count rows that were just read or written while data is prepared."""
+        self._rows[what] = self._rows.get(what, 0) + rows
+        text = f"{what}: {self._rows[what]:,} rows"
+        self._bar.update(self._task, description=text)
+        self.note_if_due(text)
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        self.note(f"note: {text}")
+
+    def count_to(self, total: int, what: str, ended: int = 0) -> None:
+        """Start the bar, of which some have ended."""
+        self._total, self._ended = total, ended
+        self._bar.update(self._task, description=what, total=total, completed=ended)
+
+    def advance(self, end: object | None) -> None:
+        """Advance the bar, and print how one ended unless that is ``None``."""
+        self._ended += 1
+        self._bar.update(self._task, completed=self._ended)
+        if end is not None:
+            self.note(f"{self._ended} of {self._total} · {end}")
 
 
 class TrainingProgress(Display):

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-from recmtl.train.progress import Display
+from recmtl.train.progress import CountingBar
 from recmtl.tuning.study import Outcome
 
 SECTIONS = ("trainer.optimization.optimizer.", "trainer.optimization.", "trainer.", "model.", "balancer.")
@@ -68,35 +66,13 @@ class TuningProgress(Protocol):
         """Show that a trial ended."""
 
 
-class TuningBar(Display):
+class TuningBar(CountingBar):
     """A bar on a terminal or in a notebook, and a line for each trial that ends."""
-
-    def __init__(self, shown: bool = True) -> None:
-        super().__init__(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), shown=shown, transient=True
-        )
-        self._task = self._bar.add_task("", total=None)
-        self._rows: dict[str, int] = {}
-        self._trials = self._ended = 0
-
-    def count_rows(self, what: str, rows: int) -> None:
-        """Count rows that were just read or written while data is prepared."""
-        self._rows[what] = self._rows.get(what, 0) + rows
-        text = f"{what}: {self._rows[what]:,} rows"
-        self._bar.update(self._task, description=text)
-        self.note_if_due(text)
-
-    def warn(self, text: str) -> None:
-        """Print a warning."""
-        self.note(f"note: {text}")
 
     def begin(self, trials: int, ended: int) -> None:
         """Start the bar of trials."""
-        self._trials, self._ended = trials, ended
-        self._bar.update(self._task, description="trials", total=trials, completed=ended)
+        self.count_to(trials, "trials", ended)
 
     def finish(self, end: TrialEnd) -> None:
         """Advance the bar, and print the trial's result."""
-        self._ended += 1
-        self._bar.update(self._task, completed=self._ended)
-        self.note(f"{self._ended} of {self._trials} · {end}")
+        self.advance(end)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from recmtl.errors import RunError
 from recmtl.io.machine import threads_variable
+from recmtl.io.processes import end_process, killed_by
 from recmtl.tuning.progress import TrialEnd, TuningProgress
 from recmtl.tuning.study import Outcome, Proposal, Search
 
@@ -91,8 +91,8 @@ class Worker:
         if not self._ready:
             lines = self._output.read_text(encoding="utf-8", errors="replace").splitlines()
             raise RunError(f"a process for trials did not start: {(lines or ['it said nothing'])[-1].strip()}")
-        memory = " (out of memory?)" if -status == signal.SIGKILL else ""
-        how = f"was killed by {signal.Signals(-status).name}{memory}" if status < 0 else f"ended with status {status}"
+        killed = killed_by(status)
+        how = f"was {killed}" if killed else f"ended with status {status}"
         return Outcome(None, time.monotonic() - self._started, f"its process {how}")
 
     @property
@@ -103,11 +103,7 @@ class Worker:
     def stop(self) -> None:
         """End the process."""
         self._requests.close()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_process(self._process, STOP_SECONDS)
         self.replies.close()
 
 

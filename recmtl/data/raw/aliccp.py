@@ -13,8 +13,8 @@ from recmtl.data.columns.values import cast_integer_columns, decode_bytes
 from recmtl.data.raw.base import RawFiles, RawReader, Sources
 from recmtl.data.raw.columns import Mask, lenient_numbers
 from recmtl.data.raw.raw_source import Join, RawSource
-from recmtl.data.sources.base import Source
-from recmtl.errors import BadValueError, DataError
+from recmtl.data.sources.base import DerivedSource, Source
+from recmtl.errors import BadValueError
 from recmtl.schema import SplitName
 from recmtl.schema.text_format import TextFormat
 
@@ -80,7 +80,7 @@ class Consistent:
         return mask
 
 
-class FeatureSource(Source):
+class FeatureSource(DerivedSource):
     """A file whose last column holds the features of a row, as a column for each field.
 
     Args:
@@ -91,7 +91,8 @@ class FeatureSource(Source):
     parses = True
 
     def __init__(self, source: Source, fields: Sequence[str]) -> None:
-        self.name, self._source, self._fields = source.name, source, tuple(fields)
+        super().__init__(source)
+        self._fields = tuple(fields)
         self._own = tuple(name for name in source.columns if name != "features")
         self.columns = (*self._own, *fields)
         self._shortened: dict[str, int] = {}  # rows with several ids of a field that has one
@@ -154,15 +155,3 @@ class FeatureSource(Source):
         position = np.full(count, -1)
         position[first] = at
         return values.take(pa.array(position, mask=position < 0))
-
-    def fault(self, bad: BadValueError) -> DataError:
-        """Return the error for a bad value, with its line."""
-        return self._source.fault(bad)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Return why rows were skipped, by line."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Return the line where a row begins."""
-        return self._source.place(row)

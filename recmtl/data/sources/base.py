@@ -53,14 +53,34 @@ class Source(ABC):
         return f"{self.name}, row {row + 1}"
 
 
-class ParsedSpool(Source):
+class DerivedSource(Source):
+    """A source with the rows of another one, in which they have their lines."""
+
+    def __init__(self, source: Source) -> None:
+        self.name, self.columns, self._source = source.name, source.columns, source
+
+    def fault(self, bad: BadValueError) -> DataError:
+        """Return the error of the source for a bad value."""
+        return self._source.fault(bad)
+
+    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
+        """Return the reasons of the source for skipped rows."""
+        return self._source.reasons(bad)
+
+    def place(self, row: int) -> str:
+        """Return the place of a row of the source."""
+        return self._source.place(row)
+
+
+class ParsedSpool(DerivedSource):
     """A source that is parsed once: its first complete reading is written to files that later readings use.
 
     Every reading must ask for the same columns. The empty folder gets one Arrow stream per change of types.
     """
 
     def __init__(self, source: Source, folder: Path) -> None:
-        self.name, self.columns, self._source, self._folder = source.name, source.columns, source, folder
+        super().__init__(source)
+        self._folder = folder
         self._files: list[Path] = []
         self._complete = False
         self._malformed = 0
@@ -78,18 +98,6 @@ class ParsedSpool(Source):
         for path in self._files:
             with pa.OSFile(str(path)) as file, ipc.open_stream(file) as reader:
                 yield from reader
-
-    def fault(self, bad: BadValueError) -> DataError:
-        """Return the error of the source for a bad value."""
-        return self._source.fault(bad)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Return the reasons of the source for skipped rows."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Return the place of a row of the source."""
-        return self._source.place(row)
 
     def _parse(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from recmtl.data.sources.base import Source
-from recmtl.errors import BadValueError, DataError
+from recmtl.data.sources.base import DerivedSource, Source
 
 
-class PartSource(Source):
+class PartSource(DerivedSource):
     """Rows of a file with further columns, each of which has one value in all rows of it.
 
     Args:
@@ -19,9 +18,10 @@ class PartSource(Source):
     """
 
     def __init__(self, source: Source, keys: Mapping[str, str | None]) -> None:
-        self.name, self.parses, self.rows = source.name, source.parses, source.rows
-        self.index, self.unnamed, self._source, self._keys = source.index, source.unnamed, source, keys
-        self.columns, self.digest = (*source.columns, *keys), source.digest
+        super().__init__(source)
+        self.parses, self.rows, self.digest = source.parses, source.rows, source.digest
+        self.index, self.unnamed, self._keys = source.index, source.unnamed, keys
+        self.columns = (*source.columns, *keys)
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
@@ -37,15 +37,3 @@ class PartSource(Source):
             ]
             yield pa.RecordBatch.from_arrays(arrays, names=list(columns))
         self.notes = self._source.notes
-
-    def fault(self, bad: BadValueError) -> DataError:
-        """Return the error of the file for a bad value."""
-        return self._source.fault(bad)
-
-    def reasons(self, bad: Mapping[int, BadValueError]) -> Iterator[str]:
-        """Return the reasons of the file for skipped rows."""
-        return self._source.reasons(bad)
-
-    def place(self, row: int) -> str:
-        """Return the place of a row of the file."""
-        return self._source.place(row)

@@ -1,5 +1,6 @@
 """Metrics of predictions, their confidence intervals and significance tests, independent of any model."""
 
+from recmtl.evaluate.breakdown import class_table, confusion_table, decile_table
 from recmtl.evaluate.calibration_error import CalibrationError, calibration_error
 from recmtl.evaluate.calibration_tables import calibration_by_slice, calibration_over_time, calibration_table
 from recmtl.evaluate.curves import reliability_bins
@@ -42,7 +43,10 @@ __all__ = [
     "calibration_over_time",
     "calibration_table",
     "check_own",
+    "class_table",
     "complete",
+    "confusion_table",
+    "decile_table",
     "domain_metrics",
     "domain_scores",
     "holm",

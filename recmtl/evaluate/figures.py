@@ -25,6 +25,7 @@ MAX_NAME = 24  # characters
 HISTOGRAM_BINS = 40
 DECADE = 10.0
 MAX_MARKED = 30  # points of a curve with markers
+MANY_TIMES = 30  # the lowest amount from which on the axes are logarithmic
 MAX_DAYS = 8  # with a name on the axis
 MARKERS = "osD^vPX*"
 DEAD_SHARE = 0.1  # of an even share of gate weight
@@ -117,6 +118,25 @@ def reliability(scores: Scores | Mapping[str, Scores], axes: Axes | None = None,
         counts.stairs(rows, edges, color=line.get_color(), alpha=0.6)
     counts.set_ylim(0, max(counts.get_ylim()[1], 1) * 4)
     counts.set_ylabel("rows")
+    return _finish(axes, loc="upper left")
+
+
+def deciles(tables: Mapping[str, pd.DataFrame], axes: Axes | None = None) -> Axes:
+    """Draw mean labels over mean predictions.
+
+    Args:
+        tables: What `decile_table` returns, by the name of the line.
+        axes: The axes to draw into; ``None`` makes a figure.
+    """
+    axes = _axes(axes)
+    for name, table in tables.items():
+        axes.plot(table["predicted"], table["observed"], marker="o", markersize=3.5, label=short(name))
+    values = np.concatenate([table[["predicted", "observed"]].to_numpy().ravel() for table in tables.values()])
+    low, high = float(values.min()), float(values.max())
+    axes.plot([low, high], [low, high], color=_ink(), linewidth=0.8, linestyle=":")
+    if low > 0 and high > MANY_TIMES * low:
+        axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="mean prediction", ylabel="mean label")
     return _finish(axes, loc="upper left")
 
 

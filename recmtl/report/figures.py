@@ -141,6 +141,20 @@ def reliability_picture(task: str, scores: Mapping[str, Scores]) -> Picture:
     return picture(f"{task}: reliability", words, lambda axes: figures.reliability(scores, axes), numbers)
 
 
+def decile_picture(task: str, tables: Mapping[str, pd.DataFrame]) -> Picture:
+    """Draw mean labels over mean predictions of a task by decile of the prediction, a line for each run."""
+    ends = {name: table.iloc[[0, -1]].to_dict("records") for name, table in tables.items()}
+    values = "; ".join(
+        f"{name}: lowest decile predicted {low['predicted']:.4g}, observed {low['observed']:.4g}; highest predicted "
+        f"{high['predicted']:.4g}, observed {high['observed']:.4g}"
+        for name, (low, high) in ends.items()
+    )
+    words = f"Mean label over mean prediction of {task} by decile of the prediction. {values}."
+    numbers = pd.concat(tables, names=["run"]).reset_index("run")
+    numbers = numbers[[*(["run"] if len(tables) > 1 else []), "predicted", "observed", "rows"]]
+    return picture(f"{task}: mean label by prediction", words, lambda axes: figures.deciles(tables, axes), numbers)
+
+
 def steps_picture(title: str, label: str, curves: Curves, logarithmic: bool = False) -> Picture:
     """Draw curves over the steps of a training."""
     values = "; ".join(

@@ -91,10 +91,10 @@ def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]], calibrated: bool 
     mean = found.get("calibration")
     if mean and abs(mean["value"] - 1) > CALIBRATION_ERROR and not mean["low"] <= 1 <= mean["high"]:
         side = "high" if mean["value"] > 1 else "low"
-        advice = "" if calibrated else ", which `recmtl calibrate` mends"
-        yield Finding(
-            name, f"predictions are {abs(mean['value'] - 1):.0%} too {side} in the mean{advice}", "calibration"
-        )
+        binary = not np.isnan(first["positives"])
+        advice = ", which `recmtl calibrate` mends" if binary and not calibrated else ""
+        where = "calibration" if binary else "curves"
+        yield Finding(name, f"predictions are {abs(mean['value'] - 1):.0%} too {side} in the mean{advice}", where)
 
 
 def _of_training(run_name: str, run: ReportedRun) -> Iterator[Finding]:

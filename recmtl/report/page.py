@@ -21,6 +21,7 @@ from recmtl.report import sections
 from recmtl.report.calibration import calibration_section
 from recmtl.report.elements import Section, gallery, stands_beside
 from recmtl.report.findings import findings
+from recmtl.report.predictions import prediction_section
 from recmtl.report.runs import ReportedRun, open_runs
 from recmtl.report.slices import slice_section
 from recmtl.report.tables import difference_frame, metric_frame
@@ -108,7 +109,7 @@ def report_html(
         verdict_section(runs, metrics, differences, found),
         sections.metric_section(runs, metrics, differences, draws),
         sections.learning_section(runs),
-        sections.curve_section(runs),
+        prediction_section(runs),
         calibration_section(runs, slices, rows, time, progress),
         slice_section(runs, slices, rows, progress),
         sections.balance_section(runs),

@@ -79,16 +79,6 @@ def _by_curve(runs: Sequence[ReportedRun], collect: Callable[..., Curves]) -> di
     return by_curve
 
 
-def curve_section(runs: Sequence[ReportedRun]) -> Section:
-    """Draw ROC curve, precision-recall curve and reliability diagram of each task, a line for each run."""
-    parts: list[Part] = []
-    for task in dict.fromkeys(task for run in runs for task in run.auc_scores):
-        scores = {run.name: run.auc_scores[task] for run in runs if task in run.auc_scores}
-        parts += [Heading(task), figures.roc_picture(task, scores), figures.precision_recall_picture(task, scores)]
-        parts.append(figures.reliability_picture(task, scores))
-    return Section("curves", "ROC, precision and reliability", parts)
-
-
 def balance_section(runs: Sequence[ReportedRun]) -> Section:
     """Draw the task weights and the norms and cosines of the tasks' gradients, run by run."""
     parts: list[Part] = []

@@ -64,7 +64,8 @@ def metric_frame(
         for scores in run.scores.values():
             rows += _metric_rows(run.name, scores, draws, level)
             progress("measure", len(scores))
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(dict.fromkeys(NUMBER_COLUMNS, float))
+    numbers = ("positives", "mean", "constant", *NUMBER_COLUMNS)  # floats also where none is known
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS)).astype(dict.fromkeys(numbers, float))
 
 
 def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,9 +12,22 @@ import numpy.typing as npt
 from recmtl.evaluate.binary import EPSILON, SortedScores, ratio
 from recmtl.evaluate.measures.base import Measure
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Integers, Scores
+from recmtl.evaluate.scores import Floats, Scores
 
 ROUNDING = 1e-3  # of the sum of the probabilities of a row
+
+
+def one_vs_rest(scores: Scores) -> Iterator[Scores]:
+    """Yield for each class the probability of it ``[rows]``, and as the label whether a row is of it."""
+    for number, probability in enumerate(np.ascontiguousarray(scores.predictions.T)):
+        yield replace(scores, labels=(scores.labels == number).astype(float), predictions=probability)
+
+
+def top_class(scores: Scores) -> Scores:
+    """Return the highest probability of each row ``[rows]``, and as the label whether the row is of that class."""
+    top = scores.predictions.argmax(1)
+    probability = scores.predictions[np.arange(len(top)), top]
+    return replace(scores, labels=(scores.labels == top).astype(float), predictions=probability)
 
 
 class MulticlassMeasure(Measure):
@@ -60,7 +73,7 @@ class MulticlassMeasure(Measure):
 
     def _accuracy(self, times: Floats | None) -> float:
         weight = self._weights(times)
-        return ratio(weight @ (self._top[0] == self._classes), weight.sum())
+        return ratio(weight @ self._top.labels, weight.sum())
 
     def _ece(self, times: Floats | None) -> float:
         of_rows = None if times is None else times[self._scores.clusters[0][self._confidence.order]]
@@ -73,23 +86,17 @@ class MulticlassMeasure(Measure):
         return losses
 
     @cached_property
-    def _top(self) -> tuple[Integers, Floats]:
-        """The most probable class of each row, and its probability ``[rows]``."""
-        top = self._scores.predictions.argmax(1)
-        return top, self._scores.predictions[np.arange(len(top)), top]
+    def _top(self) -> Scores:
+        return top_class(self._scores)
 
     @cached_property
     def _confidence(self) -> SortedScores:
-        top, probability = self._top
-        return SortedScores(replace(self._scores, labels=(top == self._classes).astype(float), predictions=probability))
+        return SortedScores(self._top)
 
     @cached_property
     def _by_class(self) -> list[SortedScores]:
         """The rows sorted by the probability of each class, whose label says whether they are of it."""
-        return [
-            SortedScores(replace(self._scores, labels=(self._classes == c).astype(float), predictions=probability))
-            for c, probability in enumerate(np.ascontiguousarray(self._scores.predictions.T))
-        ]
+        return [SortedScores(rows) for rows in one_vs_rest(self._scores)]
 
     @staticmethod
     def fits(column: Floats) -> npt.NDArray[np.bool_]:

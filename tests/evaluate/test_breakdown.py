@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from recmtl.evaluate import Scores, class_table, confusion_table, decile_table
+from recmtl.evaluate import Scores, class_table, confusion_table, decile_table, figures
 from recmtl.schema import Task
 
 CLASSES = ("a", "b", "c", "d")
@@ -48,3 +48,14 @@ def test_deciles_have_equal_weight_and_share_ties() -> None:
     assert found["predicted"].tolist() == pytest.approx([1, (2 * 4 + 9 * 2) / 6])
     assert found["observed"].tolist() == pytest.approx([1, (8 + 1 + 1 + 12) / 6])
     assert decile_table(Scores(Task("y", "y", kind="amount"), np.zeros(0), np.zeros(0))).empty
+
+
+@pytest.mark.parametrize(("highest", "scale"), [(10.0, "linear"), (1000.0, "log")])
+def test_deciles_are_drawn_over_each_other_on_axes_that_hold_them(highest: float, scale: str) -> None:
+    table = decile_table(Scores(Task("y", "y", kind="amount"), np.ones(50), np.linspace(1, highest, 50)))
+    axes = figures.deciles({"one": table, "two": table})
+    assert (axes.get_xscale(), axes.get_yscale()) == (scale, scale)
+    one, two, diagonal = (np.asarray(line.get_xydata()) for line in axes.get_lines())
+    np.testing.assert_array_equal(one, table[["predicted", "observed"]])
+    np.testing.assert_array_equal(one, two)
+    assert diagonal[0].tolist() == [1, 1]

@@ -22,11 +22,13 @@ from recmtl.models.losses import Losses
 from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
 from recmtl.schema import FittedSchema, Task
+from recmtl.schema.card_entries import changed_options
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]``, ``[B, 1]`` or ``[B, C]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
 """Builds the encoder of a model from the fitted schema."""
+LOSS_OPTIONS = ("weight", "weight_column", "loss", "pos_weight", "label_smoothing", "ranking_loss")  # of a task
 
 
 class Shared(NamedTuple):
@@ -110,6 +112,9 @@ class RankingModel(RecordedModule, ABC):
         objectives: The tasks whose losses are trained; those of the schema by default.
         encoder: Builds the encoder; ``None`` for a model that builds its own.
 
+    Raises:
+        ValueError: A task of the schema is no objective, and has options of a loss.
+
     Example:
         >>> import pandas as pd, recmtl
         >>> class Bottom(recmtl.RankingModel):
@@ -141,6 +146,7 @@ class RankingModel(RecordedModule, ABC):
         super().__init__()
         self.schema = schema
         self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
+        check_untrained(type(self).__name__, schema.schema.tasks, self.objectives)
         self.task_losses = Losses(schema, self.objectives)
         self.calibration: Calibration | None = None
         if encoder is not None:
@@ -303,6 +309,22 @@ class RankingModel(RecordedModule, ABC):
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
         model.fork = IdentityFork()
         return model
+
+
+def check_untrained(model: str, tasks: Sequence[Task], objectives: Sequence[Task]) -> None:
+    """Check that tasks without a loss, of a model of that name, have no option that would change one.
+
+    Raises:
+        ValueError: One has.
+    """
+    named = {task.name for task in objectives}
+    for task in (task for task in tasks if task.name not in named):
+        if found := [f"`{name}`" for name in LOSS_OPTIONS if name in changed_options(task)]:
+            trained = ", ".join(f"{one.name} (label {one.label!r})" for one in objectives)
+            raise ValueError(
+                f"{model} has no loss of task {task.name!r}, in which its {' and '.join(found)} would count: "
+                f"leave out such options, or give them to tasks whose losses it trains, which are {trained}"
+            )
 
 
 def _restore_fork(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:

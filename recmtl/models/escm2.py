@@ -100,7 +100,8 @@ class ESCM2(RankingModel):
         self._imputations = {s.label: name for s, name in zip(self._later, names, strict=True) if estimator == "dr"}
         self.expansion = style.expansion(self.encoder.out_features)
         heads = [step.conditional for step in rates]
-        heads += [Task(self._imputations[s.label], s.label, s.parent) for s in self._later if self._imputations]
+        own = [(self._imputations[s.label], s.conditional) for s in self._later if self._imputations]
+        heads += [Task(name, of.label, of.given, weight_column=of.weight_column) for name, of in own]
         self.build_heads(heads, self.encoder.out_features, tower_layers, style, towers)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:

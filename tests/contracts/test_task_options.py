@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,17 @@ def data(csv: Path) -> recmtl.PreparedData:
 @pytest.fixture(scope="module")
 def batch(data: recmtl.PreparedData) -> Batch:
     return next(Loader(data.train, 256, seed=0, grouped=True).epoch())
+
+
+@pytest.fixture(scope="module")
+def conditional(csv: Path) -> recmtl.PreparedData:
+    """The generated rows with weights of the rows of a conditional rate."""
+    card = recmtl.card("aliexpress")
+    task = recmtl.Task("cvr", "conversion", given="click", weight_column="own", weight=2.0)
+    frame = pd.read_csv(csv / "train.csv").head(600)
+    frame["own"] = np.random.default_rng(0).uniform(0, 2, len(frame))
+    schema = dataclasses.replace(card, tasks=[card.tasks[0], task], domain="categorical_2")
+    return recmtl.prepare(schema, frame, holdout=0)
 
 
 CASES = [(model, balance.Sum, LayerStyle()) for model in MODELS]
@@ -105,6 +117,23 @@ def test_options_of_a_loss_that_a_model_replaces_are_refused(data: recmtl.Prepar
         ValueError, match="the model has a loss of its own for task 'cvr': leave out its `ranking_loss`"
     ):
         model.losses(model(batch), batch)
+
+
+@pytest.mark.parametrize("cls", MODELS, ids=lambda c: c.__name__)
+def test_options_of_a_conditional_task_count_or_are_refused(cls: type, conditional: recmtl.PreparedData) -> None:
+    """With every model: its rows' weights change its loss, or are an error with the other options of a loss."""
+    style = LayerStyle(ensemble=1 if cls in ONE_NETWORK else 2)
+    if cls in (models.ESMM, models.AITM):
+        said = r"has no loss of task 'cvr', .* `weight` and `weight_column` .* ctr \(label 'click'\), ctcvr"
+        with pytest.raises(ValueError, match=said):
+            setup_of(conditional, cls, balance.Sum, style)
+        return
+    batch = next(Loader(conditional.train, 600).epoch())
+    trainer = setup_of(conditional, cls, balance.Sum, style)
+    ones = dataclasses.replace(batch, task_weights=torch.ones_like(batch.task_weights))
+    found, plain = (trainer.model.losses(trainer.model(rows), rows)["cvr"].item() for rows in (batch, ones))
+    assert math.isfinite(found)
+    assert found != pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.slow

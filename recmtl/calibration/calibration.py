@@ -20,44 +20,52 @@ from recmtl.evaluate import MEASURES, Predictions, Scores, scores_of, task_label
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.folder import CALIBRATION, RunFolder
-from recmtl.schema import Task, funnel_basis
+from recmtl.schema import Schema, Task, conditional_rates
 
 Method = Literal["isotonic", "platt", "temperature"]
 METHODS: Mapping[str, type[Calibrator]] = {"isotonic": Isotonic, "platt": Platt, "temperature": Temperature}
-LAYOUT = 1  # of the file
+LAYOUT = 2  # of the file
 
 
 @dataclass(frozen=True)
 class Calibration:
     """Calibrators by task. The other rates of a funnel follow from those that are calibrated.
 
+    Of a funnel the `conditional_rates` are calibrated, so that each is right on its own rows; joint rates are products.
+
     Args:
         calibrators: The fitted method of each calibrated task.
-        outputs: The names of what the model predicts.
         rows: The number of rows that they were fitted on.
     """
 
     calibrators: Mapping[str, Calibrator]
-    outputs: tuple[str, ...]
     rows: int
 
-    def __call__(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return predictions with the probabilities of the calibrated tasks replaced, in the same order."""
-        found = self.calibrators
-        return {name: found[name](values) if name in found else values for name, values in predictions.items()}
+    def __call__(self, schema: Schema, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return calibrated predictions; if rates of the funnel are calibrated, those that others follow from."""
+        return self._calibrated(self._inputs(schema, predictions, torch))
 
     def applied(self, predictions: Predictions) -> Predictions:
         """Return predictions of the model, of memory or of a file, with calibrated probabilities.
 
         What the model itself predicts is kept beside them. A calibration that they had before is taken back.
         """
-        raw, rates = predictions.before_calibration(), {task.name for task in predictions.schema.funnel_tasks}
-        values = {name: raw.values[name] for name in raw.values if name not in rates or name in self.outputs}
-        basis = funnel_basis(predictions.schema, values) if rates & {*self.calibrators} else ()
-        before = {name: values[name] for name in dict.fromkeys((*basis, *self.calibrators))}
-        calibrated = self({name: torch.tensor(found) for name, found in before.items()})
-        after = {name: found.numpy() for name, found in calibrated.items()}
-        return replace(predictions, values={**values, **after}, uncalibrated=before)
+        schema = predictions.schema
+        before = self._inputs(schema, predictions.before_calibration().values, np)
+        after = self._calibrated({name: torch.tensor(values) for name, values in before.items()})
+        rates = {task.name for task in schema.funnel_tasks} if self._of_funnel(schema) else set()
+        kept = {name: values for name, values in before.items() if name in rates or name in self.calibrators}
+        return replace(predictions, values={n: values.numpy() for n, values in after.items()}, uncalibrated=kept)
+
+    def _inputs(self, schema: Schema, predictions: Mapping[str, Any], xp: Any) -> Mapping[str, Any]:
+        return conditional_rates(schema, predictions, xp) if self._of_funnel(schema) else predictions
+
+    def _of_funnel(self, schema: Schema) -> bool:
+        return any(task.name in self.calibrators for task in schema.funnel_tasks)
+
+    def _calibrated(self, predictions: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = self.calibrators
+        return {name: found[name](values) if name in found else values for name, values in predictions.items()}
 
     @property
     def methods(self) -> dict[str, str]:
@@ -69,7 +77,7 @@ class Calibration:
         """Write the calibration into a run folder."""
         methods = self.methods
         tasks = {task: {"method": methods[task]} | found.to_dict() for task, found in self.calibrators.items()}
-        content = {"layout": LAYOUT, "rows": self.rows, "outputs": list(self.outputs), "tasks": tasks}
+        content = {"layout": LAYOUT, "rows": self.rows, "tasks": tasks}
         with new_file(folder.path / CALIBRATION) as file:
             file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -89,7 +97,7 @@ class Calibration:
             if content["layout"] != LAYOUT:
                 raise ValueError(f"expected layout {LAYOUT}, got {content['layout']!r}: calibrate the run again")
             calibrators = {task: _calibrator(dict(told)) for task, told in content["tasks"].items()}
-            return cls(calibrators, tuple(content["outputs"]), content["rows"])
+            return cls(calibrators, content["rows"])
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
@@ -101,8 +109,8 @@ def _calibrator(content: dict[str, Any]) -> Calibrator:
 def fit_calibration(predictions: Predictions, method: Method | Mapping[str, Method]) -> Calibration:
     """Fit a calibration on labelled predictions, best on rows that the model was not trained on.
 
-    Row weights count, and rows of a thinned file as those that they stand for. Of a funnel the `funnel_basis` of what
-    the model predicts is calibrated.
+    Row weights count, and rows of a thinned file as those that they stand for. Of a funnel the `conditional_rates` are
+    calibrated, whichever the model predicts, each on the rows that count for it.
 
     Args:
         predictions: Predictions of a model that are not calibrated, with labels.
@@ -113,8 +121,15 @@ def fit_calibration(predictions: Predictions, method: Method | Mapping[str, Meth
         ValueError: A method or a task is unknown, or a task cannot be calibrated by this method.
         DataError: The rows of a task are none, too few or of one class, or its predictions fall where labels rise.
     """
-    chosen = chosen_methods(predictions, method)
-    return calibration_of({task.name: fit_calibrator(task, name, predictions) for task, name in chosen}, predictions)
+    predictions = predictions_to_calibrate(predictions)
+    found = {}
+    for task, name in (chosen := chosen_methods(predictions, method)):
+        try:
+            found[task.name] = fit_calibrator(task, name, predictions)
+        except DataError as error:
+            others = ", ".join(other.name for other, _ in chosen if other != task)
+            raise DataError(f"{error}; name the tasks to calibrate, of {others}" if others else str(error)) from None
+    return calibration_of(found, predictions)
 
 
 def calibration_of(calibrators: Mapping[str, Calibrator], predictions: Predictions) -> Calibration:
@@ -125,17 +140,20 @@ def calibration_of(calibrators: Mapping[str, Calibrator], predictions: Predictio
     """
     if not calibrators:
         raise DataError("no task can be calibrated: a calibration needs predicted probabilities")
-    return Calibration(calibrators, tuple(predictions.values), len(next(iter(predictions.values.values()))))
+    return Calibration(calibrators, len(next(iter(predictions.values.values()))))
+
+
+def predictions_to_calibrate(predictions: Predictions) -> Predictions:
+    """Return predictions whose rates of the funnel are its `conditional_rates`."""
+    return replace(predictions, values=conditional_rates(predictions.schema, predictions.values, np))
 
 
 def chosen_methods(predictions: Predictions, method: Method | Mapping[str, Method]) -> list[tuple[Task, str]]:
-    """Return the tasks to calibrate, each with its method; arguments and errors as of `fit_calibration`."""
+    """Return the tasks to calibrate among `predictions_to_calibrate`, each with its method; as of `fit_calibration`."""
     schema = predictions.schema
     rates = {task.name for task in schema.funnel_tasks}
-    basis = funnel_basis(schema, predictions.values)
-    tasks = [
-        t for t in schema.reported_tasks if t.name in basis or (t.name in predictions.values and t.name not in rates)
-    ]
+    tasks = [task for task in schema.reported_tasks if task.name in predictions.values]
+    basis = [task.name for task in tasks if task.name in rates]
     if isinstance(method, str):
         check_method(method)
         found = [(task, method if task.kind in METHODS[method].kinds else "temperature") for task in tasks]
@@ -161,7 +179,7 @@ def check_method(method: str) -> None:
 
 
 def fit_calibrator(task: Task, method: str, predictions: Predictions) -> Calibrator:
-    """Fit a method on the rows that count for a task; errors as of `fit_calibration`."""
+    """Fit a method on the rows that count for a task of `predictions_to_calibrate`; errors as of `fit_calibration`."""
     labels, values, sampling = task_labels(task, predictions.labels), predictions.values, predictions.sampling_weight
     scores = scores_of(task, labels, values[task.name], predictions.weight_of(task), sampling_weight=sampling)
     found = METHODS[method]

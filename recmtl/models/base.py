@@ -300,7 +300,7 @@ class RankingModel(RecordedModule, ABC):
             calibrated: Whether to calibrate them, if the model has a calibration.
         """
         found = predictions_of(self.schema, self.objectives, logits)
-        return self.calibration(found) if self.calibration is not None and calibrated else found
+        return self.calibration(self.schema.schema, found) if self.calibration is not None and calibrated else found
 
     def fold(self) -> Self:
         """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""

@@ -4,7 +4,7 @@ from recmtl.errors import SchemaError
 from recmtl.schema.features import Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.fitted import DomainColumn, FittedSchema, IdBlock, LabelCounts, LabelRate, Moments
 from recmtl.schema.funnel import Funnel, StepRates
-from recmtl.schema.funnel_rates import consistent_rates, funnel_basis, replaced_rates
+from recmtl.schema.funnel_rates import conditional_rates, consistent_rates, funnel_basis, replaced_rates
 from recmtl.schema.schema import Schema
 from recmtl.schema.serialization import load_fitted, save_fitted
 from recmtl.schema.tasks import Task
@@ -31,6 +31,7 @@ __all__ = [
     "Task",
     "Thinning",
     "Timestamp",
+    "conditional_rates",
     "consistent_rates",
     "funnel_basis",
     "load_fitted",

@@ -39,6 +39,29 @@ def replaced_rates(schema: Schema, predicted: Collection[str]) -> tuple[str, ...
     return tuple(t.name for t in schema.funnel_tasks if t.name in predicted and t.name not in basis)
 
 
+def conditional_rates(schema: Schema, predicted: Mapping[str, Array], xp: Any) -> dict[str, Array]:
+    """Return predictions whose rates of the funnel are the basis of all that follow from those predicted.
+
+    Of a step whose joint rate and that of the step before are known it is the conditional rate, whichever was
+    predicted: each rate can then be changed, such as calibrated, on its own rows, and all others follow from them.
+
+    Args:
+        schema: The schema.
+        predicted: Probabilities by task, `consistent_rates` of which are taken.
+        xp: The module of the arrays, `numpy` or `torch`.
+
+    Example:
+        >>> import numpy as np
+        >>> from recmtl.schema import Funnel, Numeric
+        >>> schema = Schema([Numeric("x")], [Task("ctr", "click")], funnel=Funnel("click", "buy"))
+        >>> conditional_rates(schema, {"ctr": np.array([0.5]), "ctcvr": np.array([0.25])}, np)
+        {'ctr': array([0.5]), 'cvr': array([0.5])}
+    """
+    found, _ = consistent_rates(schema, predicted, xp)
+    replaced = replaced_rates(schema, found)
+    return {name: values for name, values in found.items() if name not in replaced}
+
+
 def consistent_rates(
     schema: Schema, predicted: Mapping[str, Array], xp: Any
 ) -> tuple[dict[str, Array], dict[str, Any]]:

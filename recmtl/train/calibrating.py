@@ -6,7 +6,13 @@ from collections.abc import Callable, Mapping
 
 from recmtl.calibration import Calibration, Method, fit_calibration
 from recmtl.calibration.base import Calibrator
-from recmtl.calibration.calibration import calibration_of, check_method, chosen_methods, fit_calibrator
+from recmtl.calibration.calibration import (
+    calibration_of,
+    check_method,
+    chosen_methods,
+    fit_calibrator,
+    predictions_to_calibrate,
+)
 from recmtl.data import DataError, Rows
 from recmtl.evaluate import Predictions, metrics_of
 from recmtl.runs.folder import CHECKSUMS, REPORTED, RunFolder
@@ -55,7 +61,7 @@ def calibrate_after_training(
     if valid is None:
         note("the model is not calibrated: there are no validation rows")
         return
-    predictions, found = predictor.predict(valid), dict[str, Calibrator]()
+    predictions, found = predictions_to_calibrate(predictor.predict(valid)), dict[str, Calibrator]()
     for task, name in chosen_methods(predictions, method):
         try:
             found[task.name] = fit_calibrator(task, name, predictions)

@@ -21,7 +21,7 @@ SHIFT = 2.0  # of the log-odds of each task, planted
 
 def shifted(data: recmtl.PreparedData, folder: Path | None = None, **options: object) -> recmtl.Trainer:
     """A model that was trained for an epoch, whose outputs are then shifted."""
-    torch.manual_seed(0)
+    torch.manual_seed(6)  # all rates rank better than chance
     model = recmtl.SharedBottom(data.schema, layers=[4], tower_layers=[])
     run = recmtl.RunConfig(folder=folder, progress=False, tensorboard=False, device="cpu")
     return recmtl.Trainer(model, epochs=1, run=run, **options)
@@ -81,7 +81,7 @@ def test_a_calibration_of_training_is_written_and_loaded(
     method: str | dict[str, str], aliexpress: recmtl.PreparedData, tmp_path: Path
 ) -> None:
     trainer = shifted(aliexpress, calibration=method).fit(aliexpress.train, aliexpress.valid)
-    expected = dict.fromkeys(("ctr", "ctcvr"), method) if isinstance(method, str) else method
+    expected = dict.fromkeys(("ctr", "cvr"), method) if isinstance(method, str) else method
     assert trainer.model.calibration.methods == expected
     predicted = trainer.predict(aliexpress.test)
     trainer.save(tmp_path / "run")
@@ -103,7 +103,7 @@ def test_a_finished_run_is_calibrated_and_again(run: Path, aliexpress: recmtl.Pr
     folder.check()
     stored, loaded = Predictions.read(schema, folder.predictions("test")), recmtl.load_run(run)
     fresh = loaded.predictor.predict(aliexpress.test)
-    assert loaded.model.calibration.methods == {"ctr": "platt", "ctcvr": "platt"}
+    assert loaded.model.calibration.methods == {"ctr": "platt", "cvr": "platt"}
     for name, values in fresh.table().to_pydict().items():
         if name in ("ctr", "cvr", "ctcvr") or name.startswith("uncalibrated"):
             np.testing.assert_allclose(stored.table()[name].to_numpy(), values, rtol=1e-9)
@@ -192,7 +192,7 @@ def test_a_continued_run_says_that_it_is_not_calibrated(run: Path, csv: Path, tm
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda content: content.update(layout=7), "expected layout 1, got 7: calibrate the run again"),
+        (lambda content: content.update(layout=7), "expected layout 2, got 7: calibrate the run again"),
         (lambda content: content["tasks"]["ctr"].update(slope=-1), "expected a `slope` above 0"),
         (lambda content: content["tasks"]["ctr"].pop("method"), "is damaged"),
         (lambda content: content.pop("tasks"), "is damaged"),

@@ -66,11 +66,11 @@ class Thinning:
         if self.negative_rate == 1:
             return None
         binary = [label for label in schema.labels if label in schema.binary_labels]
+        if not binary:
+            raise SchemaError("`negative_rate` needs a binary label, which says which rows are negative")
         for label in self.negative_labels:
             if label not in binary:
                 raise SchemaError(f"`negative_labels` must be binary labels ({', '.join(binary)}), got {label!r}")
-        if not binary:
-            raise SchemaError("`negative_rate` needs a binary label, which says which rows are negative")
         if SAMPLING_WEIGHT in (*schema.carried, *schema.weights, *(task.name for task in schema.reported_tasks)):
             raise SchemaError(f"with `negative_rate`, no key, weight or task can be named {SAMPLING_WEIGHT!r}")
         return replace(self, negative_labels=self.negative_labels or tuple(binary))

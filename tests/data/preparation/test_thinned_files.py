@@ -113,6 +113,13 @@ def test_a_thinning_that_does_not_fit_is_refused(thinning: recmtl.Thinning, said
         recmtl.prepare(SCHEMA, frame(50), thinning=thinning)
 
 
+@pytest.mark.parametrize("labels", [(), ("click",)])
+def test_files_without_a_binary_label_are_not_thinned(labels: tuple[str, ...]) -> None:
+    schema = dataclasses.replace(SCHEMA, tasks=[recmtl.Task("clicks", "click", kind="amount")], funnel=None)
+    with pytest.raises(recmtl.SchemaError, match="`negative_rate` needs a binary label"):
+        recmtl.prepare(schema, frame(50), holdout=0, thinning=recmtl.Thinning(0.1, labels))
+
+
 def test_soft_labels_do_not_say_which_rows_are_negative() -> None:
     schema = dataclasses.replace(SCHEMA, tasks=[recmtl.Task("ctr", "click")], funnel=None)
     rows = frame(50).astype({"click": float})

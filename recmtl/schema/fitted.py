@@ -42,7 +42,7 @@ class LogMoments(NamedTuple):
 
 
 class LabelRate(NamedTuple):
-    """The number of training rows with a label, and the (weighted) mean of the label."""
+    """The number of training rows with a label and a weight above 0, and the (weighted) mean of the label."""
 
     rows: int
     mean: float
@@ -271,6 +271,25 @@ class FittedSchema:
     def classes(self, task: str) -> tuple[str, ...]:
         """Return the classes of a task, in the order of its predictions; none if it is not multi-class."""
         return next((tuple(map(str, t.classes)) for t in self.schema.tasks if t.name == task), ())
+
+    @property
+    def task_notes(self) -> list[str]:
+        """A sentence on each task whose training rows have no label, or one value alone."""
+        return [f"task {task.name!r} has {found}" for task in self.schema.tasks for found in self._faults(task)]
+
+    def _faults(self, task: Task) -> Iterator[str]:
+        rate, weighted = self.rate(task), task.weight_column or self.schema.weight
+        if rate.rows == 0:
+            yield f"no training row with a label{' and a weight above 0' if weighted else ''}"
+        elif task.has_classes:
+            shares = zip(task.classes, self.class_shares[task.name], strict=True)
+            yield from (f"no training row of class {name!r}" for name, share in shares if not share)
+        elif task.kind == "amount" and rate.mean == 0:
+            yield "no amount in the training rows: every label is 0"
+        elif task.kind == "binary" and rate.mean in (0.0, 1.0):
+            yield f"one class in the training rows: every label is {rate.mean:.0f}"
+        elif self.label_deviations.get(task.label_key) == 0:
+            yield f"one value in the training rows: every label is {rate.mean:g}"
 
     @cached_property
     def fingerprint(self) -> str:

@@ -284,6 +284,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
         f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
         f"run folder: {setup.run.folder or 'none'}",
         *funnel_note(model),
+        *model.schema.task_notes,
         *([] if valid is None else setup.few_rows_note(valid)),
         *(warning for warning in warned if warning),
     ]
@@ -291,8 +292,7 @@ def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> lis
 
 def funnel_note(model: RankingModel) -> list[str]:
     """Return a sentence on rates of the funnel that have heads and are reported by what follows from others."""
-    schema = model.schema.schema
-    heads = list(model.heads)
+    schema, heads = model.schema.schema, list(model.heads)
     basis = " and ".join(funnel_basis(schema, heads))
     return [
         f"funnel: {name} has a head of its own, and is reported as it follows from {basis}, so that all rates agree"

@@ -3,6 +3,7 @@
 import re
 import time
 
+import pandas as pd
 import pytest
 import torch
 
@@ -43,6 +44,18 @@ def test_the_setup_in_five_lines(
         describe_setup(ready.setup, aliexpress.train, None)[0]
         == "rows: 2,400 training rows in batches of 256, no validation rows"
     )
+
+
+def test_the_setup_names_tasks_whose_labels_say_nothing() -> None:
+    tasks = [recmtl.Task("a", "a"), recmtl.Task("b", "b", weight_column="w"), recmtl.Task("c", "c", kind="amount")]
+    rows = pd.DataFrame({"x": ["i", "j"] * 4, "a": 0, "b": [0, 1] * 4, "c": 0.0, "w": 0.0})
+    data = recmtl.prepare(recmtl.Schema([recmtl.Categorical("x")], tasks), rows, holdout=0)
+    found = describe_setup(trainer(data).setup, data.train, None)
+    assert [line for line in found if line.startswith("task")] == [
+        "task 'a' has one class in the training rows: every label is 0",
+        "task 'b' has no training row with a label and a weight above 0",
+        "task 'c' has no amount in the training rows: every label is 0",
+    ]
 
 
 def test_nothing_is_printed_unless_asked_for(

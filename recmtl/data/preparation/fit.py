@@ -184,18 +184,7 @@ class Fitter:
         ]
         soft = {name: rows for name, rows in self._soft.items() if rows}
         found += [f"label {n!r} is soft: between 0 and 1 in {rows:,} training rows" for n, rows in soft.items()]
-        for task in fitted.schema.tasks:
-            rate = fitted.rate(task)
-            if rate.rows == 0:
-                found.append(f"task {task.name!r} has no training row with a label")
-            elif task.has_classes:
-                empty = [c for c, share in zip(task.classes, fitted.class_shares[task.name], strict=True) if not share]
-                found += [f"task {task.name!r} has no training row of class {c!r}" for c in empty]
-            elif task.kind == "amount" and rate.mean == 0:
-                found.append(f"task {task.name!r} has no amount in the training rows: every label is 0")
-            elif task.kind == "binary" and rate.mean in (0.0, 1.0):
-                found.append(f"task {task.name!r} has one class in the training rows: every label is {rate.mean:.0f}")
-        return found
+        return [*found, *fitted.task_notes]
 
 
 class LabelSums:
@@ -218,7 +207,7 @@ class LabelSums:
             shift = mean - _mean(self._weight, self._total)
             self._squares += shift**2 * self._weight * added / (self._weight + added)
         self._squares += float((weight * (label - mean) ** 2).sum())
-        self._rows += len(label)
+        self._rows += int((weight > 0).sum())
         self._weight += added
         self._total += total
         self.all_weight += float(all_rows.sum())
@@ -226,7 +215,7 @@ class LabelSums:
 
     @property
     def rate(self) -> LabelRate:
-        """The rows and the weighted mean of the label."""
+        """The rows of a weight above 0, and the weighted mean of the label."""
         return LabelRate(self._rows, _mean(self._weight, self._total))
 
     @property

@@ -6,6 +6,7 @@ import pytest
 
 from recmtl.data.preparation.fit import Fitter
 from recmtl.errors import BadValueError
+from recmtl.models.links import link_of
 from recmtl.schema import Categorical, Funnel, MultiCategorical, Numeric, Schema, Task
 
 LABEL = [Task("t", "y")]
@@ -120,9 +121,22 @@ class TestRates:
         assert fitted.rates["y", None] == (0, 0.0)
         assert notes == ["task 't' has no training row with a label"]
 
-    def test_weights_of_zero(self):
-        fitted, _ = learn(Schema([Categorical("c")], LABEL, weight="w"), {"c": ["a", "b"], "w": [0, 0]})
-        assert fitted.rates["y", None] == (2, 0.0)
+    def test_one_value(self):
+        task = Task("t", "y", kind="regression")
+        _, notes = learn(Schema([Categorical("c")], [task]), {"c": ["a", "b"], "y": [2.5, 2.5]})
+        assert notes == ["task 't' has one value in the training rows: every label is 2.5"]
+
+    @pytest.mark.parametrize("kind", ["binary", "regression", "multiclass", "amount"])
+    def test_weights_of_zero(self, kind):
+        """Rows of weight 0 do not count, and so nothing is known of the label."""
+        schema = Schema([Categorical("c")], [Task("t", "y", kind=kind, weight_column="w")])
+        fitted, notes = learn(schema, {"c": ["a", "b"], "y": [0, 1], "w": [0, 0]})
+        assert fitted.rates["y", None, "w"] == (0, 0.0)
+        assert notes == ["task 't' has no training row with a label and a weight above 0"]
+        constant = link_of(fitted.schema.tasks[0]).constant(
+            fitted.schema.tasks[0], fitted.rates["y", None, "w"], fitted
+        )
+        assert constant.softmax(0).tolist() == [0.5, 0.5] if kind == "multiclass" else constant.item() == 0
 
 
 @pytest.mark.parametrize(

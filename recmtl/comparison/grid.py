@@ -71,14 +71,16 @@ class GridEntry(NamedTuple):
 
     @classmethod
     def parse(cls, entry: Entry) -> GridEntry:
-        """Parse a name, a mapping with `class_path` and `init_args`, or the path of a YAML file with such a mapping."""
+        """Parse a name, a mapping with `class_path` and `init_args`, its text, or the path of a YAML file with one."""
         content, stem = entry, None
         if isinstance(entry, str):
-            if not entry.endswith(SUFFIXES):
+            is_text = entry.lstrip().startswith("{")
+            if not is_text and not entry.endswith(SUFFIXES):
                 name = entry.rpartition(".")[2]
                 return cls(name, name, entry)
             try:
-                content, stem = yaml.safe_load(Path(entry).read_text(encoding="utf-8")), Path(entry).stem
+                content = yaml.safe_load(entry if is_text else Path(entry).read_text(encoding="utf-8"))
+                stem = None if is_text else Path(entry).stem
             except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
                 raise ValueError(f"{entry} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(content, dict) or "class_path" not in content:

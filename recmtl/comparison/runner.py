@@ -51,7 +51,7 @@ def compare(
             that have arguments of these names; likewise for balancers.
         out: The comparison's folder.
         models: Names of models; or, for options other than the recipe's, mappings with `class_path` and `init_args`,
-            or YAML files with such a mapping.
+            such mappings as text, or YAML files with one.
         balancers: Likewise. `SingleTask`, which shares no parameters, is trained with `Sum` alone.
         seeds: The number of seeds, counted from 0, or a list of seeds.
         learning_rates: Learning rates of the optimizer; empty takes the recipe's.

@@ -74,6 +74,16 @@ def test_own_options_are_in_the_name_of_a_variant(recipe: str, tmp_path: Path) -
     assert [run.variant.model for run in found.values()] == ["MMOE", "MMOE(experts=2, style.dropout=0.1)", "narrow"]
 
 
+def test_a_mapping_may_be_given_as_text(recipe: str) -> None:
+    single, logistic = (
+        "{class_path: SingleTask, init_args: {layers: [8]}}",
+        " {class_path: logistic, init_args: {C: 2}}",
+    )
+    found = runs(Grid([single], ["Sum", "PCGrad"], 1, baselines=[logistic]), "--config", recipe)
+    assert list(found) == ["SingleTask_layers=_8-Sum-0", "logistic_C=2-0"]
+    assert found["logistic_C=2-0"].recipe["baseline"]["init_args"] == {"C": 2}
+
+
 def test_single_task_models_are_trained_with_the_sum_alone(recipe: str) -> None:
     grid = Grid(["SingleTask", "MMOE"], ["MetaBalance", "PCGrad"], 1)
     assert list(runs(grid, "--config", recipe)) == ["SingleTask-Sum-0", "MMOE-MetaBalance-0", "MMOE-PCGrad-0"]
@@ -91,6 +101,8 @@ def test_single_task_models_are_trained_with_the_sum_alone(recipe: str) -> None:
         ({"learning_rates": [0.1, 0.1]}, "`learning_rates` must not have duplicates, got 0.1 twice"),
         ({"models": ["missing.yaml"]}, "missing.yaml cannot be read"),
         ({"models": [{"experts": 2}]}, "must have `class_path`"),
+        ({"models": ["{experts: 2}"]}, "must have `class_path`"),
+        ({"models": ["{experts"]}, "{experts cannot be read"),
     ],
 )
 def test_empty_lists_and_duplicates_are_errors(options: dict[str, object], said: str) -> None:

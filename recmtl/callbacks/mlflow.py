@@ -44,7 +44,7 @@ class MLflow(Callback):
 
         self._client, self._finished, self._logged = MlflowClient(), False, set()
         if context.step == 0 or self._run_id is None:
-            self._run_id = self._create(self._client, context)
+            self._create(self._client, context)
         else:
             self._client.update_run(self._run_id, status="RUNNING")
             found = self._client.get_run(self._run_id).data.metrics
@@ -54,16 +54,16 @@ class MLflow(Callback):
         for record in context.records:
             self.on_record(context, record)
 
-    def _create(self, client: MlflowClient, context: TrainingContext) -> str:
+    def _create(self, client: MlflowClient, context: TrainingContext) -> None:
         from mlflow.entities import Param  # an extra
 
+        self._run_id = None  # if this fails, an earlier run stays as it ended
         found = client.get_experiment_by_name(self._experiment)
         experiment = client.create_experiment(self._experiment) if found is None else found.experiment_id
         name = self._name or (context.folder.name if context.folder else None)
-        run_id: str = client.create_run(experiment, run_name=name).info.run_id
+        self._run_id = client.create_run(experiment, run_name=name).info.run_id
         options = {UNNAMED.sub("_", key): str(value)[:LONGEST] for key, value in context.options.items()}
-        client.log_batch(run_id, params=[Param(key, value) for key, value in options.items()])
-        return run_id
+        client.log_batch(self._run_id, params=[Param(key, value) for key, value in options.items()])
 
     def on_record(self, context: TrainingContext, record: Mapping[str, Any]) -> None:
         """Log the numbers of a record."""

@@ -99,6 +99,25 @@ def test_a_run_holds_the_numbers_and_the_options(server: Server, context: Callab
     assert server.status == {"run0": "FINISHED", "run1": "KILLED"}
 
 
+@pytest.mark.parametrize(("broken", "after"), [("create_run", {}), ("log_batch", {"run1": "KILLED"})])
+def test_a_run_that_cannot_be_created_leaves_the_one_before_as_it_ended(
+    server: Server, context: Callable[..., TrainingContext], broken: str, after: dict[str, str]
+) -> None:
+    logger = recmtl.MLflow()
+    logger.on_fit_start(context(step=0))
+    logger.on_fit_end(context(), FitResult(best=0.7, stopped=None))
+    logger.close()
+
+    def fail(*given: Any, **named: Any) -> None:
+        raise OSError("no connection")
+
+    setattr(server, broken, fail)
+    with pytest.raises(OSError, match="no connection"):
+        logger.on_fit_start(context(step=0))
+    logger.close()
+    assert server.status == {"run0": "FINISHED", **after}
+
+
 def test_a_resumed_training_writes_each_point_once(server: Server, context: Callable[..., TrainingContext]) -> None:
     """The process was killed after step 3, and its checkpoint was that of step 2; of step 1 a point is missing."""
     first = recmtl.MLflow()

@@ -60,4 +60,13 @@ def print_reproduction(found: Reproduction) -> None:
 
 
 def _interval(low: float, high: float, sign: str = "") -> str:
-    return "" if math.isnan(low) else f" [{low:{sign}.4f}, {high:{sign}.4f}]"
+    """Return an interval of an AUC, or with a sign of a difference of two, as far as such values can be.
+
+    Of one that is wider than AUC itself, as two seeds may have it, there is nothing to show.
+    """
+    if math.isnan(low):
+        return ""
+    if high - low > 1:
+        return " [–]"
+    low, high = max(low, -1.0 if sign else 0.0), min(high, 1.0)
+    return f" [{low:{sign}.4f}, {high:{sign}.4f}]"

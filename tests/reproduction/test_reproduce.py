@@ -8,10 +8,12 @@ import pytest
 
 import recmtl
 from recmtl.cli.main import main
+from recmtl.cli.reproduce import print_reproduction
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.errors import DataError, RunError
 from recmtl.reproduction import Reproduction, reproduce
 from recmtl.reproduction.result import SplitDigest
+from recmtl.reproduction.verdict import find_task
 from recmtl.runs.folder import RunFolder
 
 SMALL = {"trainer.epochs": 2, "model.layers": [16], "model.tower_layers": [8], "model.experts": 2}
@@ -92,3 +94,18 @@ def test_damaged_result(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps({"tasks": {}}))
     with pytest.raises(RunError, match="is no reproduction, or a damaged one"):
         Reproduction.open(tmp_path / "r.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ((0.55, 0.85), ["0.7000 [–]", "+0.1000 [–]"]),  # ± 1.9
+        ((0.96, 0.98), ["0.9700 [0.8429, 1.0000]", "+0.3700 [+0.1"]),
+    ],
+)
+def test_intervals_are_shown_as_far_as_an_auc_can_be(values, shown, capsys):
+    source = {"title": "a paper", "url": "u", "known": "", "differences": ""}
+    digest = {"test": SplitDigest(1, "0")}
+    print_reproduction(Reproduction("d", "m", source, {"ctr": find_task(0.6, values, 1)}, (), digest, (0, 1)))
+    said = capsys.readouterr().out
+    assert all(text in said for text in shown)

@@ -16,7 +16,7 @@ from recmtl.recipe.recipe import differences
 RECORD = "tuning.json"
 FORMAT = 1
 
-Pruner = Literal["median", "hyperband", "none"]
+Pruner = Literal["median", "none"]
 
 
 @dataclass(frozen=True)

@@ -131,7 +131,7 @@ class Tuning:
         """The share of each option in the variance of the finished trials' values, by functional ANOVA.
 
         Options of a class that is searched have their share among the trials of that class. It is NaN for an option
-        with fewer than four finished trials, or that was the same in all of them.
+        with fewer than four finished trials, that was the same in all of them, or that alone was not.
         """
         found = {name: float("nan") for name in self.options}
         for names in self._groups():
@@ -151,7 +151,7 @@ class Tuning:
         whole = [t for t in ended_trials(self.study).values() if t.state.name == "COMPLETE"]
         having = [t for t in whole if all(name in t.params for name in names)]
         varied = [name for name in names if len({t.params[name] for t in having}) > 1]
-        if len(having) < FEWEST or not varied or len({t.value for t in having}) < 2:
+        if len(having) < FEWEST or len(varied) < 2 or len({t.value for t in having}) < 2:
             return {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -134,20 +134,13 @@ class Search:
         space: What is searched.
         record: What belongs to the search.
         trials: How many trials shall end.
-        evaluations: The number of evaluations of a whole training.
 
     Raises:
         RunError: The folder holds another search, or one with more trials.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        recipe: SearchedRecipe,
-        space: SearchSpace,
-        record: SearchRecord,
-        trials: int,
-        evaluations: int,
+        self, folder: Path, recipe: SearchedRecipe, space: SearchSpace, record: SearchRecord, trials: int
     ) -> None:
         self.folder, self.space, self.record, self.trials = folder, space, record, trials
         self._recipe = recipe
@@ -157,7 +150,7 @@ class Search:
             folder.mkdir(parents=True, exist_ok=True)
             record.write(folder)
         self._study = open_study(folder, record)
-        self._study.pruner = make_pruner(record.pruner, evaluations)
+        self._study.pruner = make_pruner(record.pruner)
         self._running: dict[int, Trial] = {}
         self._abandon_killed()
         if len(self.ended()) > trials:
@@ -220,13 +213,11 @@ class Search:
 
     def _reason(self, evaluation: int) -> str:
         """Return why a trial is pruned."""
-        if self.record.pruner != "median":
-            return f"after evaluation {evaluation}, by {self.record.pruner}"
         from optuna.trial import TrialState
 
         others = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = [t.intermediate_values[evaluation] for t in others if evaluation in t.intermediate_values]
-        return f"after evaluation {evaluation}, below the median {median(values):.4f} of {len(values)} trials"
+        return f"after evaluation {evaluation}, worse than the median {median(values):.4f} of {len(values)} trials"
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial."""
@@ -250,13 +241,18 @@ class Search:
         return self._recipe.complete(self.space.arguments(values_of(best, self.space.options)))
 
 
-def make_pruner(name: Pruner, evaluations: int) -> optuna.pruners.BasePruner:
-    """Return the pruner of a name."""
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+def make_pruner(name: Pruner) -> optuna.pruners.BasePruner:
+    """Return the pruner of a name.
 
-    if name == "median":
-        return MedianPruner(n_startup_trials=FULL_TRIALS, n_warmup_steps=FIRST_PRUNED)
-    return HyperbandPruner(min_resource=1, max_resource=max(1, evaluations)) if name == "hyperband" else NopPruner()
+    What a pruner decides must rest on the trials that ended, and compare equal evaluations: a study that was
+    interrupted is the same then, and no pruned trial was ahead of the best one. Successive halving, such as Hyperband,
+    does neither.
+    """
+    from optuna.pruners import MedianPruner, NopPruner
+
+    if name == "none":
+        return NopPruner()
+    return MedianPruner(n_startup_trials=FULL_TRIALS, n_warmup_steps=FIRST_PRUNED)
 
 
 def ended_trials(study: optuna.Study) -> dict[int, FrozenTrial]:

@@ -84,7 +84,8 @@ def notes(tuning: Tuning) -> list[str]:
         )
     found.append(
         "Importance: share in the variance of the finished trials, of a class's options among its own trials; rough "
-        "for few trials. Best quarter: the values of the best quarter of the finished trials."
+        "for few trials, and none where one option alone varies. Best quarter: the values of the best quarter of the "
+        "finished trials."
     )
     return found
 

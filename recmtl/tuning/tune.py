@@ -48,7 +48,7 @@ def tune(
         trials: How many trials shall end: finished, pruned or failed.
         options: Options that override the recipe, by dotted key, such as ``{"data.train": "train.csv"}``.
         jobs: How many trials run at once, in processes of their own.
-        pruner: Ends trials early that fall behind others at the same evaluation: ``median``, ``hyperband`` or ``none``.
+        pruner: Ends trials early that fall behind others at the same evaluation: ``median`` or ``none``.
         seed: The seed of the search. With one job, it decides all trials.
         progress: Whether to show progress.
 
@@ -126,11 +126,11 @@ def begin_search(
         seed: The seed of the search.
     """
     found = recipe.space(recipe.default_space(trainer) if space is None else space, trainer)
-    monitor, evaluations = trainer.setup.metric_monitor(), trainer.setup.stopping.evaluations
+    monitor = trainer.setup.metric_monitor()
     record = SearchRecord(
         recipe.of_trial(), found.record(), data, monitor.monitor, monitor.higher_is_better, seed, pruner
     )
-    return Search(folder, recipe, found, record, trials, trainer.setup.epochs * evaluations)
+    return Search(folder, recipe, found, record, trials)
 
 
 def data_key(data: PreparedData) -> str:

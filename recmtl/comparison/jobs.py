@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -31,6 +31,7 @@ RUNS_FOLDER, OUTPUT, ERROR = "cells", "output.txt", "error.txt"
 JOB = "job.yaml"  # the recipe that the process of a run begins with
 TRAIN = (sys.executable, "-m", "recmtl", "train")
 FIT = (sys.executable, "-m", "recmtl.comparison.baselines")  # of a baseline
+ADVICE = "give another `--out`, or remove that run"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # that a process has to end before it is killed
 
@@ -59,15 +60,25 @@ def end_of(run: GridRun, folder: Path, seconds: float | None = None) -> RunEnd:
 
 def check_finished(run: GridRun, folder: Path) -> None:
     """Check that a finished run has the recipe that it would be run with now."""
-    advice = "give another `--out`, or remove that run"
+    for key, before, now in _changes(run, folder):
+        raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {ADVICE}")
+
+
+def differs_in(run: GridRun, folder: Path, keys: Sequence[str]) -> bool:
+    """Return whether a finished run has another recipe, which differs in the options of these dotted keys alone."""
+    changed = [key.replace(".init_args", "").replace(".class_path", "") for key, *_ in _changes(run, folder)]
+    within = [
+        any(f"{one}.".startswith(f"{two}.") or f"{two}.".startswith(f"{one}.") for two in keys) for one in changed
+    ]
+    return bool(within) and all(within)
+
+
+def _changes(run: GridRun, folder: Path) -> list[tuple[str, Any, Any]]:
+    """Return in what the recipe of a finished run differs from the one that it would be run with now."""
     try:
-        found = from_yaml(read_text(folder / RECIPE))
-        difference = next(differences(found, run.recipe), None)
+        return list(differences(from_yaml(read_text(folder / RECIPE)), run.recipe))
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise RunError(f"{folder / RECIPE} cannot be read: {advice}") from error
-    if difference:
-        key, before, now = difference
-        raise RunError(f"{str(folder)!r} was run with `{key}` {before!r}, which is {now!r} now: {advice}")
+        raise RunError(f"{folder / RECIPE} cannot be read: {ADVICE}") from error
 
 
 def can_resume(run: GridRun, folder: Path, warn: Callable[[str], None]) -> bool:

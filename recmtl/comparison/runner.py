@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from jsonargparse import ArgumentParser
 
 from recmtl.comparison.comparison import CONTENT, Comparison, metrics_by_task
 from recmtl.comparison.export import write_tables
-from recmtl.comparison.grid import Entry, Grid, GridRun
-from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, end_of, run_jobs, state_of
+from recmtl.comparison.grid import Entry, Grid, GridRun, Variant
+from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, differs_in, end_of, run_jobs, state_of
 from recmtl.comparison.progress import GridBar, GridProgress
 from recmtl.comparison.tuned import SEARCHES, Budget, TunedGrid, tune_runs
 from recmtl.data import PreparedData
@@ -63,13 +64,13 @@ def compare(
             binary).
         jobs: How many runs at once.
         tuned: What each model and balancer is searched with before, on the validation rows: its runs have the best
-            options then. ``None`` takes those of the recipe.
+            options then, and are trained anew if more trials find others. ``None`` takes those of the recipe.
         progress: Whether to show progress.
 
     Raises:
         ValueError: An option is out of range or unknown.
         UsageError: The library of a baseline is not installed.
-        DataError: The data cannot be read, or there are neither test nor validation rows.
+        DataError: The data cannot be read, or there are neither test nor validation rows; if tuned, no test rows.
         RunError: The folder holds something else, or a finished run with another recipe; or another process is using
             it.
     """
@@ -109,13 +110,14 @@ def run_grid(
     with locked(out / LOCK_FILE) as lock:
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
-        data = prepared(parser, arguments, progress)
+        data = prepared(parser, arguments, progress, () if tuned is None else tuned.notes)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs, searched)
         grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
         given = [run.recipe["trainer"]["stopping"]["metrics"] for run in nets]
         own = {metric.name for found in given for metrics in own_metrics(found).values() for metric in metrics}
         metrics_by_task(data.schema.schema, metric, any(grouped), own)
-        finished = keep_finished(comparison, data.fingerprint)
+        keys = {} if tuned is None else tuned.keys
+        finished = keep_finished(comparison, data.fingerprint, keys, progress.warn)
         progress.begin(runs)
         for run in finished:
             progress.finish(end_of(run, comparison.path(run)))
@@ -147,23 +149,53 @@ def tune_grid(
     with locked(out / LOCK_FILE) as lock:
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
+        check_searched(out)
         return tune_runs(parser, arguments, grid.runs(parser, arguments), out, budget, jobs, progress)
 
 
-def keep_finished(comparison: Comparison, fingerprint: str) -> list[GridRun]:
+def check_searched(folder: Path) -> None:
+    """Check that no run of a comparison was finished with options that were not searched, before any search."""
+    if not (folder / CONTENT).is_file():
+        return
+    found = Comparison.open(folder)
+    for run in found.grid:
+        if not (run.variant.is_baseline or run.variant in found.tuned) and state_of(found.path(run)) == "finished":
+            raise RunError(f"{str(folder)!r} holds runs whose options were not searched: give another `--out`")
+
+
+def keep_finished(
+    comparison: Comparison,
+    fingerprint: str,
+    searched: Mapping[Variant, Sequence[str]],
+    warn: Callable[[str], None],
+) -> list[GridRun]:
     """Return the runs that need no training, and remove unfinished ones that began on other data.
 
-    A finished run with another recipe, or trained on other data, is an error.
+    Finished runs of a variant that was searched before are removed too if more trials have found other values of its
+    `searched` keys. One that differs otherwise, or was trained on other data, is an error.
     """
     folder = comparison.folder
+    before = Comparison.open(folder).tuned if (folder / CONTENT).is_file() else {}
     finished = [run for run in comparison.grid if state_of(comparison.path(run)) == "finished"]
     if not is_data_of(folder, fingerprint):
         if finished:
             raise RunError(f"the runs in {str(folder)!r} were trained on other data: give another `--out`")
         for run in comparison.grid:
             shutil.rmtree(comparison.path(run), ignore_errors=True)
+    outdated = Counter[Variant]()
+    for run in [*finished]:
+        keys = searched.get(run.variant, ()) if run.variant in before else ()
+        if differs_in(run, comparison.path(run), keys):
+            finished.remove(run)
+            outdated[run.variant] += 1
+        else:
+            check_finished(run, comparison.path(run))
+    for variant, count in outdated.items():
+        warn(f"{variant}: more trials have found other options: runs that were finished are trained anew: {count}")
+    for run in comparison.grid:
+        if run.variant in outdated and run not in finished:
+            shutil.rmtree(comparison.path(run), ignore_errors=True)
     for run in finished:
-        check_finished(run, comparison.path(run))
         prune(RunFolder(comparison.path(run)), 0)  # checkpoints are left if the process was killed at the end
     comparison.save(fingerprint)
     return finished
@@ -191,11 +223,14 @@ def is_data_of(folder: Path, fingerprint: str) -> bool:
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["data"] == fingerprint)
 
 
-def prepared(parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress) -> PreparedData:
-    """Open the data of all runs; raw files are prepared into the cache once."""
+def prepared(
+    parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress, said: Sequence[str] = ()
+) -> PreparedData:
+    """Open the data of all runs; raw files are prepared into the cache once. Notes that were said are not repeated."""
     data = open_data(instantiate(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
     for note in data.notes:
-        progress.warn(note)
+        if note not in said:
+            progress.warn(note)
     if not {"test", "valid"} & set(data.splits):
         raise DataError("there are neither test nor validation rows to compare on: give `--data.test`")
     return data

@@ -61,11 +61,15 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
         values = [cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics]
         rows.append([*_key_cells(variant, runs), *values, *_cost_cells(of_variant), *_tuned_cells(comparison, variant)])
     level = f"at 95 % (Holm, {_plural(possible_pairs(means), 'pair')} of variants)"
+    untuned = _untuned(comparison)
     notes = [
         f"Mean ± standard deviation over the seeds, on the {comparison.split} rows. Bold: best. {TIED}: not "
         f"significantly different from the best at 95 % ({_tests(metrics)}; Holm's correction over all pairs of "
         "variants). Time: mean over the runs. Memory: maximum over the runs.",
-        *(_conclusion(task, means[means["task"] == task], tests[tests["task"] == task], level) for task in metrics),
+        *(
+            _conclusion(task, means[means["task"] == task], tests[tests["task"] == task], level) + untuned
+            for task in metrics
+        ),
         *_single_run_note(means, tests),
         *_failures(runs),
         *_tuned_notes(comparison),
@@ -111,7 +115,7 @@ def transfer_table(comparison: Comparison, single: str, metric: str | None = Non
     level, lower = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})", comparison.lower_is_better
     notes = [
         f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
-        f"95 % ({_tests(_metrics_of(tests))}; Holm's correction over all comparisons).",
+        f"95 % ({_tests(_metrics_of(tests))}; Holm's correction over all comparisons).{_untuned(comparison)}",
         *(_transfer(task, tests[tests["task"] == task], level, lower) for task in _metrics_of(tests)),
         *_single_run_note(comparison.table(metric), tests),
     ]
@@ -196,26 +200,36 @@ def _tuned_cells(comparison: Comparison, variant: Variant) -> list[ResultCell]:
     if not comparison.tuned:
         return []
     found = comparison.tuned.get(variant)
-    return [ResultCell(str(found.trials) if found else NO_VALUE), ResultCell(found.options if found else NO_VALUE)]
+    return [ResultCell(str(found.trials) if found else NO_VALUE), ResultCell(found.options if found else "untuned")]
+
+
+def _untuned(comparison: Comparison) -> str:
+    """Return a sentence that names the baselines beside searched variants; nothing if there are none."""
+    variants = dict.fromkeys(run.variant for run in comparison.grid) if comparison.tuned else ()
+    names = [variant.model for variant in variants if variant.is_baseline]
+    return f" Untuned: {', '.join(names)}." if names else ""
 
 
 def _tuned_notes(comparison: Comparison) -> Iterator[str]:
     if not comparison.tuned:
         return
-    counts = sorted({found.trials for found in comparison.tuned.values()})
-    each = f"{counts[0]} trials each" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} trials each"
-    pruned = sorted(found.pruned for found in comparison.tuned.values())
-    early = (
-        f" ({pruned[0]} to {pruned[-1]} of them ended early, below the median at the same evaluation)"
-        if any(pruned)
-        else ""
-    )
-    yield f"Options: the best of a search on the validation rows, {each}{early}; the seeds were trained with them."
-    if any(run.variant.is_baseline for run in comparison.grid):
+    found = comparison.tuned.values()
+    pruned, failed = [each.pruned for each in found], [each.failed for each in found]
+    early = f"{_span(pruned)} ended early, worse than the median at the same evaluation"
+    ended = [text for text, counts in ((early, pruned), (f"{_span(failed)} failed", failed)) if any(counts)]
+    said = f"{_span([each.trials for each in found])} trials each" + (f" ({'; '.join(ended)})" if ended else "")
+    yield f"Options: the best of a search on the validation rows, {said}; the seeds were trained with them."
+    if _untuned(comparison):
         yield "Baselines have the options that they were given, which were not searched."
-    for variant, found in comparison.tuned.items():
-        if found.error:
-            yield f"Left out: {variant}: {found.error}"
+    for variant, result in comparison.tuned.items():
+        if result.error:
+            yield f"Left out: {variant}: {result.error}"
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Return the lowest and the highest of numbers, or the one that all are."""
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _single_run_note(means: pd.DataFrame, tests: pd.DataFrame) -> list[str]:

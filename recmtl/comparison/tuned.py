@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from recmtl.comparison.grid import GridRun, Variant, with_seed
 from recmtl.data import PreparedData
-from recmtl.errors import RunError
+from recmtl.errors import DataError, RunError
 from recmtl.io.partitions import files_of
 from recmtl.recipe.options import parse_recipe
 from recmtl.recipe.recipe import instantiate
@@ -55,12 +55,14 @@ class TunedVariant:
         trials: How many trials ended.
         options: Its best options as text; empty if all trials failed.
         pruned: How many of the trials were pruned.
+        failed: How many failed.
         error: Why they failed; ``None`` if one was trained to its end.
     """
 
     trials: int
     options: str
     pruned: int = 0
+    failed: int = 0
     error: str | None = None
 
 
@@ -71,10 +73,14 @@ class TunedGrid:
     Args:
         runs: The runs. A variant all of whose trials failed has none; baselines are as they were.
         variants: The result of each variant's search.
+        keys: The keys of the recipe that were searched for each variant.
+        notes: The notes on the data that were shown.
     """
 
     runs: Sequence[GridRun]
     variants: Mapping[Variant, TunedVariant]
+    keys: Mapping[Variant, Sequence[str]]
+    notes: Sequence[str] = ()
 
 
 def tune_runs(
@@ -91,13 +97,14 @@ def tune_runs(
     Searches run side by side, each of them one trial at a time, so that it is the same as alone.
 
     Raises:
+        DataError: There are no test rows.
         RunError: All trials of all variants failed.
     """
     check_optuna()
     check_counts(budget.trials, jobs)
     content = None if budget.search is None else read_space(budget.search)
-    _check_test_files(parser, arguments)
     data = SearchedRecipe(parser, tuple(arguments)).open_data(progress.count_rows)
+    _check_test_rows(parser, arguments, data)
     for note in data.notes:
         progress.warn(note)
     first: dict[Variant, GridRun] = {}
@@ -107,7 +114,7 @@ def tune_runs(
     searches = {v: _begin(parser, run, out / SEARCHES, data, budget, content) for v, run in nets.items()}
     named = {str(variant): search for variant, search in searches.items()}
     TrialPool(named, jobs, out / SEARCHES, progress, each=1, after=write_best).run()
-    return _with_best(runs, searches)
+    return replace(_with_best(runs, searches), notes=data.notes)
 
 
 def _begin(
@@ -131,12 +138,14 @@ def _with_best(runs: Sequence[GridRun], searches: Mapping[Variant, Search]) -> T
         tuning = Tuning(search.folder)
         write_results(tuning)
         recipe, count = search.best_recipe(), len(tuning.trials)
-        pruned = int((tuning.trials["state"] == "pruned").sum())
+        pruned, failed = (int((tuning.trials["state"] == state).sum()) for state in ("pruned", "failed"))
+        options = "" if recipe is None else shown_values(tuning.best_options)
         if recipe is None:
             failures.append(nothing_finished(tuning))
-            variants[variant] = TunedVariant(count, "", pruned, str(failures[-1]))
         else:
-            recipes[variant], variants[variant] = recipe, TunedVariant(count, shown_values(tuning.best_options), pruned)
+            recipes[variant] = recipe
+        error = str(failures[-1]) if recipe is None else None
+        variants[variant] = TunedVariant(count, options, pruned, failed, error)
     if failures and not recipes:
         raise failures[0]
     kept = [run for run in runs if run.variant in recipes or run.variant.is_baseline]
@@ -144,11 +153,17 @@ def _with_best(runs: Sequence[GridRun], searches: Mapping[Variant, Search]) -> T
         run if run.variant.is_baseline else replace(run, recipe=with_seed(recipes[run.variant], run.seed))
         for run in kept
     ]
-    return TunedGrid(tuned, variants)
+    keys = {variant: [option.key for option in search.space.options] for variant, search in searches.items()}
+    return TunedGrid(tuned, variants, keys)
 
 
-def _check_test_files(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    """Check that the test rows can be found later, without opening them."""
+def _check_test_rows(parser: ArgumentParser, arguments: Sequence[str], data: PreparedData) -> None:
+    """Check that there are test rows, which can be found later, without opening them."""
     rows = instantiate(parser, parse_recipe(parser, arguments)).data.rows("test")
     if rows is not None:
         files_of(rows)
+    elif not len(data.splits.get("test", ())):
+        raise DataError(
+            "there are no test rows to compare tuned methods on, as the validation rows chose their options: give "
+            "`--data.test`"
+        )

@@ -1,18 +1,23 @@
 """Comparisons whose options are searched first, with the same number of trials for each row."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from planted import Plant
 
 import recmtl
 from recmtl.cli.main import main
-from recmtl.comparison import Comparison
+from recmtl.comparison import Comparison, runner
 from recmtl.comparison.grid import Variant
+from recmtl.comparison.runner import check_searched, keep_finished, prepared
 from recmtl.comparison.tables import fixed_weights_table, main_table, result_tables
 from recmtl.comparison.tuned import TunedVariant
 from recmtl.errors import DataError, RunError
+from recmtl.recipe.options import recipe_parser
 
 OPTIONS = {
     "data.card": "aliexpress",
@@ -67,6 +72,65 @@ def test_each_row_is_searched_alike_and_then_trained_with_its_best_options(csv: 
     assert "against FixedWeights, " in table
 
 
+def test_more_trials_train_anew_what_they_change(
+    plant: Plant,
+) -> None:
+    """Of the runs that are kept, those of one search alone are removed."""
+    tuned, other, trees = Variant("MMOE", "Sum"), Variant("MMOE", "DWA"), Variant("lightgbm", "")
+    before = plant({tuned: {"a": 1.0}, other: {"a": 1.0}, trees: {"a": 1.0}}, seeds=2)
+    for run in before.grid:
+        (before.path(run) / "recipe.yaml").write_text(json.dumps(recipe_of(run.variant, 0.1)))
+    variants = {tuned: TunedVariant(2, ""), other: TunedVariant(2, "")}
+    keys = {variant: ["trainer.optimization.optimizer.lr", "balancer.task_weights.b"] for variant in variants}
+    said: list[str] = []
+
+    def kept(changes: dict[Variant, float], epochs: int = 1) -> set[str]:
+        grid = [
+            replace(run, recipe=recipe_of(run.variant, changes.get(run.variant, 0.1), epochs)) for run in before.grid
+        ]
+        found = Comparison(before.folder, "test", grid, variants)
+        return {run.name for run in keep_finished(found, "planted", keys, said.append)}
+
+    everything = {run.name for run in before.grid}
+    with pytest.raises(RunError, match=r"which is 0\.2 now: give another"):
+        kept({tuned: 0.2})  # they were not searched before
+    with pytest.raises(RunError, match="whose options were not searched: give another `--out`"):
+        check_searched(before.folder)
+    assert kept({}) == everything
+    check_searched(before.folder)
+    with pytest.raises(RunError, match=r"`trainer\.epochs` 1, which is 2 now"):
+        kept({tuned: 0.2}, epochs=2)
+    with pytest.raises(RunError, match="lightgbm"):
+        kept({tuned: 0.2, trees: 0.2})
+    assert all(before.path(run).exists() for run in before.grid)
+    assert kept({tuned: 0.2}) == everything - {"MMOE-Sum-0", "MMOE-Sum-1"}
+    assert said == ["MMOE with Sum: more trials have found other options: runs that were finished are trained anew: 2"]
+    assert sorted(path.name for path in (before.folder / "cells").iterdir() if any(path.iterdir())) == sorted(
+        everything - {"MMOE-Sum-0", "MMOE-Sum-1"}
+    )
+
+
+def recipe_of(variant: Variant, rate: float, epochs: int = 1) -> dict[str, Any]:
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {"lr": rate}}
+    return {"model": variant.model, "trainer": {"epochs": epochs, "optimization": {"optimizer": optimizer}}}
+
+
+def test_baselines_beside_searched_options_are_called_untuned(plant: Plant) -> None:
+    net, trees = Variant("MMOE", "Sum"), Variant("lightgbm", "")
+    comparison = plant({net: {"a": 1.0}, trees: {"a": 3.0}, Variant("logistic", ""): {"a": 0.0}})
+    assert not any("ntuned" in note for note in main_table(comparison).notes)
+    comparison.tuned = {net: TunedVariant(20, "lr 0.01", 2, 1)}
+    table = main_table(comparison)
+    (sentence,) = [note for note in table.notes if note.startswith("a: ")]
+    assert "lightgbm is significantly better than 2 other variants" in sentence
+    assert sentence.endswith(" Untuned: lightgbm, logistic.")
+    assert [[cell.text for cell in row[-2:]] for row in table.rows] == [["20", "lr 0.01"], *[["–", "untuned"]] * 2]
+    assert any(
+        "20 trials each (2 ended early, worse than the median at the same evaluation; 1 failed)" in note
+        for note in table.notes
+    )
+
+
 def test_the_table_says_which_methods_are_better_than_weights_set_by_hand(plant: Plant) -> None:
     fixed, good, equal, bad = (Variant("MMOE", name) for name in ("FixedWeights", "PCGrad", "Sum", "DWA"))
     signals = {fixed: {"a": 1.0}, good: {"a": 3.0}, equal: {"a": 1.0}, bad: {"a": 0.0}}
@@ -83,8 +147,11 @@ def test_the_table_says_which_methods_are_better_than_weights_set_by_hand(plant:
         "a: against FixedWeights, MMOE with PCGrad better and MMOE with DWA worse; 1 variant not"
     )
     assert [cell.text for cell in main_table(comparison).rows[0][-2:]] == ["20", "lr 0.01"]
-    comparison.tuned[bad] = TunedVariant(20, "", 3, "all 20 trials failed, the first one: it diverged")
-    assert any("20 trials each (0 to 3 of them ended early" in note for note in main_table(comparison).notes)
+    comparison.tuned[bad] = TunedVariant(20, "", 3, 17, "all 20 trials failed, the first one: it diverged")
+    assert any(
+        "20 trials each (0 to 3 ended early, worse than the median at the same evaluation; 0 to 17 failed)" in note
+        for note in main_table(comparison).notes
+    )
     assert any("Left out: MMOE with DWA: all 20 trials failed" in note for note in main_table(comparison).notes)
 
 
@@ -95,3 +162,15 @@ def test_what_does_not_fit_a_search_is_said(csv: Path, tmp_path: Path, capsys: p
     options = OPTIONS | {"data.train": str(csv / "train.csv")}
     with pytest.raises(ValueError, match="a search finds the learning rate: leave out `learning_rates`"):
         recmtl.compare({}, tmp_path / "out", [MODEL], learning_rates=[0.1], options=options, tuned=recmtl.Budget(2))
+    with pytest.raises(DataError, match="no test rows to compare tuned methods on, as the validation rows chose"):
+        recmtl.compare({}, tmp_path / "out", [MODEL], options=options, tuned=recmtl.Budget(2), progress=False)
+    assert not (tmp_path / "out" / "searches").exists()
+
+
+def test_notes_that_the_search_has_shown_are_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = SimpleNamespace(notes=("a column is constant", "a test label is missing"), splits={"test": ()})
+    monkeypatch.setattr(runner, "open_data", lambda *given: data)
+    said: list[str] = []
+    observer: Any = SimpleNamespace(warn=said.append, count_rows=None)
+    prepared(recipe_parser("recmtl compare"), ["--data.train=rows.csv"], observer, ["a column is constant"])
+    assert said == ["a test label is missing"]

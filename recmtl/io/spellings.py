@@ -15,6 +15,7 @@ MISSING_NUMBERS = (*NULLS, "N/A", "n/a", "#N/A", "none", "Null", "-", "?")
 NAN_SPELLINGS = ("nan", "+nan", "-nan")  # numbers to Arrow, missing to us
 TRUTH_VALUES = {"true": 1.0, "false": 0.0}  # in text, as booleans are numbers
 NO_NUMBER = "\u00b7"  # in place of a point in numbers that have a decimal comma: `1.234` is then no number
+NUMBER = "a number"
 FINITE = "a finite number"
 # Of a regular expression; no character can be read in two ways, so that a search takes linear time.
 DECIMAL_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"

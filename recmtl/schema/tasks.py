@@ -142,6 +142,12 @@ def checked_classes(task: Task) -> tuple[str, ...]:
         raise SchemaError(f"Task {task.name!r}: `classes` must be a list, got {given!r}")
     if given and not TASK_KINDS[task.kind].has_classes:
         raise SchemaError(f"Task {task.name!r}: only a multiclass task has `classes`, got a {task.kind} task")
+    unread = [value for value in given if not isinstance(value, str | int | float)]
+    if unread or 0 < sum(isinstance(value, bool) for value in given) < len(given):
+        raise SchemaError(
+            f"Task {task.name!r}: `classes` must all be text, numbers or booleans, got {list(given)}: on a card put "
+            "words that YAML reads otherwise, such as yes, no, on, off and null, in quotes"
+        )
     classes = tuple(class_name(value) for value in given)
     if given and len(set(classes)) < max(2, len(classes)):
         raise SchemaError(f"Task {task.name!r}: `classes` must be two or more, each once, got {list(given)}")

@@ -12,6 +12,7 @@ from recmtl.schema import Schema, Task
 from recmtl.schema.tasks import in_class_order
 
 MAX_CLASSES = 1000  # of one label
+YAML_BOOLEANS = ("yes", "no", "on", "off")
 
 
 def class_codes(column: pa.Array, task: Task) -> tuple[Floats, npt.NDArray[np.bool_]]:
@@ -28,8 +29,11 @@ def class_codes(column: pa.Array, task: Task) -> tuple[Floats, npt.NDArray[np.bo
     unknown = np.isnan(places) & (codes >= 0)
     if task.unknown_classes == "error" and unknown.any():
         row = int(unknown.argmax())
+        value = values[codes[row]].as_py()
         expected = f"a class of task {task.name!r}, one of {shown_classes(task)}, or nothing"
-        raise BadValueError(row, task.label, values[codes[row]].as_py(), expected, unknown)
+        if set(task.classes) == {"true", "false"} and value.lower() in YAML_BOOLEANS:
+            expected += f": on a card put {value} in quotes, which YAML reads as true or false otherwise"
+        raise BadValueError(row, task.label, value, expected, unknown)
     return places, unknown
 
 

@@ -21,6 +21,7 @@ from recmtl.io.spellings import (
     MISSING_NUMBERS,
     NAN_SPELLINGS,
     NULLS,
+    NUMBER,
     ONE_CATEGORY,
     ROUNDED,
     SPELLINGS,
@@ -211,7 +212,7 @@ def _expected_number(text: str, decimal: str) -> str:
     ways = ["write it without separators of thousands"] if SEPARATED_NUMBER.fullmatch(text) else []
     if re.fullmatch(DECIMAL_NUMBER.replace(r"\.", re.escape(other)), text):
         ways.append(f"say `--decimal {other}` (on a card `decimal: '{other}'`) if the {name} is the decimal mark")
-    return ": ".join(["a number", *filter(None, [", or ".join(ways)])])
+    return ": ".join([NUMBER, *filter(None, [", or ".join(ways)])])
 
 
 def cast_integer_columns(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

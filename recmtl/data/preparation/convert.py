@@ -17,7 +17,7 @@ from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
 from recmtl.io.prefetch import prefetch
-from recmtl.io.spellings import FINITE
+from recmtl.io.spellings import FINITE, NUMBER
 from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
 from recmtl.schema.tasks import lowest_label
 
@@ -136,7 +136,7 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
     """
     if name in schema.class_labels:
         return class_codes(batch.column(name), schema.class_labels[name])[0]
-    values = _float32_numbers(schema, batch, name)
+    values = _label_numbers(schema, batch, name)
     if name in schema.conditions:
         bad = ~(np.isnan(values) | (values == 0) | (values == 1))
         _reject(bad, name, lambda row: f"{values[row]:g}", "a binary label: expected 0, 1 or nothing")
@@ -148,6 +148,19 @@ def label_column(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
         expected = f"the label of an amount: expected a number of at least {lowest:g}, or nothing"
         _reject(values < lowest, name, lambda row: f"{values[row]:g}", expected)
     return values
+
+
+def _label_numbers(schema: Schema, batch: pa.RecordBatch, name: str) -> Floats:
+    """Return a label column of numbers ``[rows]``; the error of text says how labels of text are predicted."""
+    try:
+        return _float32_numbers(schema, batch, name)
+    except BadValueError as bad:
+        if bad.expected != NUMBER or not isinstance(bad.value, str):
+            raise
+        expected = "a binary label: expected 0 or 1" if name in schema.binary_labels else NUMBER
+        if name not in schema.conditions:
+            expected += f"; if these are names of classes, say `kind: multiclass`, or `--kind {name}=multiclass`"
+        raise BadValueError(bad.row, name, bad.value, expected, bad.mask) from None
 
 
 def weight_column(schema: Schema, batch: pa.RecordBatch, name: str | None) -> Floats:

@@ -71,6 +71,21 @@ def test_a_label_that_is_no_declared_class_is_an_error_or_a_skipped_row() -> Non
     assert len(recmtl.prepare(schema_of(ignoring), frame_of([1, 2, 7]), holdout=0).train) == 3
 
 
+def test_words_that_yaml_reads_as_something_else_are_to_be_quoted(tmp_path: Path) -> None:
+    card, rows = tmp_path / "card.yaml", frame_of(["no", "yes"])
+    text = "features: [{numeric: x}]\ntasks: [{name: t, label: rating, kind: multiclass, classes: [CLASSES]}]\n"
+    for classes, said in (
+        ("no, yes", "'no' is not a class of task 't', one of false, true, or nothing: on a card put no in quotes"),
+        ("no, perhaps", r"must all be text, numbers or booleans, got \[False, 'perhaps'\]: on a card put words"),
+        ("null, yes", r"got \[None, True\]: on a card put words that YAML reads otherwise"),
+    ):
+        card.write_text(text.replace("CLASSES", classes))
+        with pytest.raises(ValueError, match=said):
+            recmtl.prepare(recmtl.Schema.load(card), rows, holdout=0)
+    card.write_text(text.replace("CLASSES", "'no', 'yes'"))
+    assert recmtl.prepare(recmtl.Schema.load(card), rows, holdout=0).train.labels["rating"].tolist() == [0, 1]
+
+
 def test_one_class_or_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(recmtl.SchemaError, match="task 'stars' has one class, 'a' in the training rows"):
         recmtl.prepare(schema_of(STARS), frame_of(["a", "a"]), holdout=0)

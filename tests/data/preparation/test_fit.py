@@ -144,6 +144,13 @@ class TestRates:
     [
         ({"y": [0, 2]}, "row 1, column 'y': '2' is not a binary label: expected a number from 0 to 1, or nothing"),
         ({"y": [None, 1.5]}, "row 1, column 'y': '1.5' is not a binary label"),
+        (
+            {"y": ["1", "no"]},
+            "row 1, column 'y': 'no' is not a binary label: expected 0 or 1; if these are names of classes, say "
+            "`kind: multiclass`, or `--kind y=multiclass`",
+        ),
+        ({"z": ["1", "no"]}, "row 1, column 'z': 'no' is not a binary label: expected 0 or 1"),
+        ({"r": ["1", "high"]}, "'high' is not a number; if these are names of classes, say `kind: multiclass`"),
         ({"z": [None, 0.5]}, "row 1, column 'z': '0.5' is not a binary label: expected 0, 1 or nothing"),
         ({"y": ["0", "-1"]}, "row 1, column 'y': '-1' is not a binary label"),
         ({"w": [1, -0.5]}, "row 1, column 'w': -0.5 is not a weight: expected a number from 0"),

@@ -27,7 +27,8 @@ BAD = {  # a bad row and its error
     "1,0,v0,a,inf,0,1\n": "column 'x': inf is not a finite number",
     "1,0,v0,a,1e999,0,1\n": "column 'x': inf is not a finite number",
     "1,0,v0,a,1,2,1\n": "column 'y': '2' is not a binary label: expected a number from 0 to 1, or nothing",
-    "1,0,v0,a,1,yes,1\n": "column 'y': 'yes' is not a number",
+    "1,0,v0,a,1,yes,1\n": "column 'y': 'yes' is not a binary label: expected 0 or 1; if these are names of classes, "
+    "say `kind: multiclass`, or `--kind y=multiclass`",
     "1,0,v0,a,1,0,-1\n": "column 'w': -1.0 is not a weight: expected a number from 0",
     "1,0,v0,a,1,0,\n": "column 'w': None is not a weight: expected a number from 0",
     "1,0,v\udcff,a,1,0,1\n": "column 'c': 'v\ufffd' is not text in UTF-8",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from recmtl.tuning.results import Tuning
 from recmtl.tuning.space import read_space
 from recmtl.tuning.study import Search, check_optuna
 from recmtl.tuning.tables import write_best, write_results
-from recmtl.tuning.tune import begin_search, check_counts, data_key, nothing_finished
+from recmtl.tuning.tune import check_counts, nothing_finished, plan_search
 from recmtl.tuning.workers import TrialPool
 
 SEARCHES = "searches"  # the folder of the searches
@@ -111,23 +111,24 @@ def tune_runs(
     for run in runs:
         first.setdefault(run.variant, run)
     nets = {variant: run for variant, run in first.items() if not variant.is_baseline}
-    searches = {v: _begin(parser, run, out / SEARCHES, data, budget, content) for v, run in nets.items()}
+    planned = {v: _plan(parser, run, out / SEARCHES, data, budget, content) for v, run in nets.items()}
+    searches = {variant: begin() for variant, begin in planned.items()}  # none is begun before all are checked
     named = {str(variant): search for variant, search in searches.items()}
     TrialPool(named, jobs, out / SEARCHES, progress, each=1, after=write_best).run()
     return replace(_with_best(runs, searches), notes=data.notes)
 
 
-def _begin(
+def _plan(
     parser: ArgumentParser, run: GridRun, folder: Path, data: PreparedData, budget: Budget, content: Any
-) -> Search:
-    """Open the search of a variant, whose trials have the seed of its first run."""
+) -> Callable[[], Search]:
+    """Check the search of a variant, whose trials have the seed of its first run, and return what begins it."""
     recipe = SearchedRecipe(parser, (f"--config={json.dumps(run.recipe)}",))
     trainer = recipe.trainer(data.schema)
     if content is not None:
         classes = (type(trainer.model).__name__, type(trainer.balancer).__name__)
         content = space_of_variant(content, *classes, balancer_space(trainer))
     options = (budget.trials, budget.pruner, budget.seed)
-    return begin_search(recipe, folder / run.variant.name, trainer, content, data_key(data), *options)
+    return plan_search(recipe, folder / run.variant.name, trainer, data, content, *options)
 
 
 def _with_best(runs: Sequence[GridRun], searches: Mapping[Variant, Search]) -> TunedGrid:

@@ -63,9 +63,9 @@ class SearchedRecipe:
         """Its options by dotted key, without the names of classes' places."""
         return dict(nested_options(self.of_trial()))
 
-    def trainer(self, schema: FittedSchema) -> Trainer:
-        """Build the trainer of the recipe itself, which says what is monitored and which tasks there are."""
-        return build(self.parser, self._without_test(self.arguments), schema)
+    def trainer(self, schema: FittedSchema, options: Sequence[str] = ()) -> Trainer:
+        """Build the trainer of the recipe, which says what is monitored and which tasks there are."""
+        return build(self.parser, self._without_test([*self.arguments, *options]), schema)
 
     def open_data(self, progress: Progress) -> PreparedData:
         """Open the training and validation rows.

@@ -62,6 +62,11 @@ class Range:
         """Nothing: numbers of a range have no labels."""
         return []
 
+    @property
+    def extremes(self) -> list[Any]:
+        """Both ends."""
+        return [int(end) if self.integer else end for end in (self.low, self.high)]
+
     def value(self, found: Any) -> Any:
         """Return what a value in a study stands for."""
         return found
@@ -81,6 +86,11 @@ class Choices:
     def labels(self) -> list[Any]:
         """The values as a study holds them: a list or mapping as JSON."""
         return [json.dumps(value) if isinstance(value, list | dict) else value for value in self.values]
+
+    @property
+    def extremes(self) -> list[Any]:
+        """All values."""
+        return [*self.values]
 
     def suggest(self, trial: Trial, name: str) -> Any:
         """Return the value that a trial takes."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from recmtl.io.files import check_local, locked
 from recmtl.recipe.options import recipe_parser
 from recmtl.runs.folder import LOCK_FILE
 from recmtl.train import Trainer
+from recmtl.tuning.extremes import check_extremes
 from recmtl.tuning.progress import TuningBar, TuningProgress
 from recmtl.tuning.recipes import SearchedRecipe
 from recmtl.tuning.record import RECORD, Pruner, SearchRecord
@@ -88,7 +90,7 @@ def run_tuning(
         for note in data.notes:
             progress.warn(note)
         trainer = recipe.trainer(data.schema)
-        search = begin_search(recipe, out, trainer, content, data_key(data), trials, pruner, seed)
+        search = plan_search(recipe, out, trainer, data, content, trials, pruner, seed)()
         if any(option.key == "model" for option in search.space.options) and "." not in search.record.monitor:
             progress.warn(
                 f"{search.record.monitor} is the mean over the objectives of each model, which may differ: to compare "
@@ -103,34 +105,39 @@ def run_tuning(
     return tuning
 
 
-def begin_search(
+def plan_search(
     recipe: SearchedRecipe,
     folder: Path,
     trainer: Trainer,
+    data: PreparedData,
     space: Mapping[str, Any] | None,
-    data: str,
     trials: int,
     pruner: Pruner,
     seed: int,
-) -> Search:
-    """Open the search in a folder, or begin it.
+) -> Callable[[], Search]:
+    """Check a search, and return what opens it in its folder, or begins it.
 
     Args:
         recipe: The recipe.
         folder: The folder, which is locked.
         trainer: The recipe's trainer.
+        data: The data, of which training and validation rows are read.
         space: The search space; ``None`` takes the default one.
-        data: The fingerprint of the training and validation rows.
         trials: How many trials shall end.
         pruner: How trials are pruned.
         seed: The seed of the search.
+
+    Raises:
+        UsageError: A key, a range or a value in the search space cannot be used.
     """
     found = recipe.space(recipe.default_space(trainer) if space is None else space, trainer)
+    if space is not None and not (folder / RECORD).exists():
+        check_extremes(recipe, found, data.schema)
     monitor = trainer.setup.metric_monitor()
     record = SearchRecord(
-        recipe.of_trial(), found.record(), data, monitor.monitor, monitor.higher_is_better, seed, pruner
+        recipe.of_trial(), found.record(), data_key(data), monitor.monitor, monitor.higher_is_better, seed, pruner
     )
-    return Search(folder, recipe, found, record, trials)
+    return partial(Search, folder, recipe, found, record, trials)
 
 
 def data_key(data: PreparedData) -> str:

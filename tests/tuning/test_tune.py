@@ -43,14 +43,15 @@ def test_the_best_recipe_trains_to_what_the_search_found_and_no_test_row_is_open
     poisoned = tmp_path / "poisoned.csv"
     poisoned.write_bytes(b"\xff\x00 no rows of a test")
     recipe["data"]["test"] = str(poisoned)
-    space = RATES | {
-        "model.style.dropout": [0.0, 0.5, 7.0],
+    space = {
+        "trainer.optimization.optimizer.lr": [0.01, 0.003, 1e30],
+        "model.style.dropout": [0.0, 0.5],
         "balancer": {"FixedWeights": {"task_weights.*": [0.5, 2.0]}},
     }
     tuning = recmtl.tune(recipe, tmp_path / "out", space, trials=6, progress=False)
-    failed = tuning.trials[tuning.trials["model.style.dropout"] == 7.0]
+    failed = tuning.trials[tuning.trials["trainer.optimization.optimizer.lr"] == 1e30]
     assert set(failed["state"]) == {"failed"}
-    assert failed["reason"].str.contains("must be in").all()
+    assert failed["reason"].str.contains("never defined").all()
     assert len(failed) < len(tuning.trials) == 6
     assert tuning.best_recipe["data"]["test"] == str(poisoned)
     command = ["train", "--config", str(tmp_path / "out" / "best.yaml"), "--data.test", str(csv / "test.csv")]
@@ -78,8 +79,8 @@ def test_a_trial_that_takes_its_process_along_has_failed_and_the_others_go_on(
 @pytest.mark.slow
 @pytest.mark.usefixtures("warm_workers")
 def test_a_search_in_which_all_trials_fail_says_why(recipe: dict[str, Any], tmp_path: Path) -> None:
-    space = {"model.style.dropout": [7.0, 8.0]}
-    with pytest.raises(RunError, match=r"all 2 trials in '.*' failed, the first one: .*dropout"):
+    space = {"trainer.optimization.optimizer.lr": [1e30, 1e31]}
+    with pytest.raises(RunError, match=r"all 2 trials in '.*' failed, the first one: auc was never defined"):
         recmtl.tune(recipe, tmp_path / "out", space, trials=2, progress=False)
     assert set(recmtl.Tuning(tmp_path / "out").trials["state"]) == {"failed"}
 
@@ -99,9 +100,16 @@ def test_what_is_wrong_is_said_before_the_first_trial(
         (tmp_path / "none.yaml", "the search space .*none.yaml' cannot be read"),
         (tmp_path / "list.yaml", "list.yaml is no search space"),
         ({"model.layer": [[8]]}, "SharedBottom has no option `model.layer`; did you mean `model.layers`"),
+        ({"trainer.epochs": [1, 0]}, r"`trainer.epochs` in the search space cannot be 0: `epochs` must be at least 1"),
+        ({"trainer.optimization.optimizer.lr": {"low": -1, "high": 1}}, "optimizer.lr` .* cannot be -1: Invalid learn"),
+        (
+            {"balancer": {"Sum": {}, "FixedWeights": {"task_weights.cvr": [0.5, 2.0]}}},
+            r"`balancer.FixedWeights.task_weights.cvr` .* cannot be 0.5: .* of the tasks .*, got one of 'cvr'",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             tune(search)
+    assert not (tmp_path / "out" / "tuning.json").exists()  # the space can be mended
     with pytest.raises(UsageError, match="`--trials` must be at least 1, got 0"):
         tune(trials=0)
     with pytest.raises(RunError, match="is not empty and no search"):

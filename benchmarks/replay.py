@@ -38,10 +38,10 @@ def run(seed: int, rows: int, days: int) -> Seed:
         options = {"data.card": f"{folder}/rows/card.yaml", "data.train": f"{folder}/rows/days"}
         options |= {"trainer.run.seed": str(seed), "trainer.run.threads": "1"}
         found = recmtl.replay({}, Path(folder) / "replay", options=options, progress=False)
-        auc, growth = found.auc, found.growth
+        auc, growth = found.metrics, found.growth
     aucs: dict[str, dict[str, dict[str, float]]] = {}
     for row in auc.to_dict("records"):
-        aucs.setdefault(row["task"], {}).setdefault(row["mode"], {})[row["day"]] = row["auc"]
+        aucs.setdefault(row["task"], {}).setdefault(row["mode"], {})[row["day"]] = row["value"]
     bayes = {task: {day: facts.test[day][task].auc for day in found.days[1:]} for task in aucs}
     first = {task: {day: facts.planted[day][f"{task}_first"] for day in found.days[1:]} for task in aucs}
     columns = ["train_rows", "table_rows", "seconds", "prepare_seconds"]

@@ -11,6 +11,7 @@ from recmtl.cli.console import print_line, text_table, wide_console
 from recmtl.cli.exit import end
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import Interrupted
+from recmtl.evaluate.metrics import metric_title
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.replays.progress import ReplayBar
 from recmtl.replays.results import Replay
@@ -54,8 +55,9 @@ def replay_parser() -> ArgumentParser:
 
 
 def print_replay(replay: Replay) -> None:
-    """Print the AUC of each task by day."""
+    """Print the main metric of each task by day."""
     console = wide_console()
-    for task in dict.fromkeys(replay.auc["task"]):
+    for task, metric in replay.tasks.items():
         table = replay.by_day(task)
-        console.print(text_table([f"AUC of {task} on", *table.columns[1:]], table.to_numpy().tolist(), 1))
+        header = [f"{metric_title(metric)} of {task} on", *table.columns[1:]]
+        console.print(text_table(header, table.to_numpy().tolist(), 1))

@@ -18,6 +18,31 @@ from recmtl.schema import Task
 
 INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
 LOWER_IS_BETTER = frozenset({"logloss", "ne", "ece", "mae", "rmse", "poisson_deviance"})
+METRIC_TITLES = {
+    "auc": "AUC",
+    "gini": "Gini",
+    "poisson_deviance": "Poisson deviance",
+    "macro_auc": "mean AUC of classes",
+    "pr_auc": "PR-AUC",
+    "logloss": "log-loss",
+    "ne": "normalised entropy",
+    "gauc": "grouped AUC",
+    "ndcg@10": "NDCG@10",
+    "ece": "calibration error",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+}
+
+
+def metric_title(name: str) -> str:
+    """Return what a metric is called in tables and sentences."""
+    return METRIC_TITLES.get(name, name)
+
+
+def main_metric(task: Task) -> str:
+    """Return the metric that says most on a task of its kind."""
+    return MEASURES[task.kind].metrics[0]
 
 
 def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ from scipy import special
 
 from recmtl.evaluate.confidence import check_level, t_quantile
 from recmtl.evaluate.delong import Clusters, DeLongComponents
-from recmtl.evaluate.metrics import select_metrics, unmeasurable
+from recmtl.evaluate.intervals import DRAWS, bootstrap
+from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.metrics import main_metric, select_metrics, unmeasurable
 from recmtl.evaluate.scores import Scores
 
 ROUNDING = 1e-12  # a smaller standard deviation, relative to the difference, counts as 0
@@ -89,6 +91,43 @@ def auc_difference(
     if beyond:
         uncertain += sum(mean**2 / (len(side) - 1) for mean, side in zip(means, sides, strict=True))
     return t_test(whole.auc, rows + beyond, uncertain, level, rows**0.5, sum(seeds) ** 0.5 if seeds else None)
+
+
+def main_difference(first: Scores, second: Scores, level: float = 0.95, draws: int = DRAWS) -> Difference | None:
+    """Compare the `main_metric` of two models on the same rows: by `auc_difference`, or else by a paired bootstrap.
+
+    Both metrics are computed on the same draws of rows (of groups, if there are any). Student's t takes the standard
+    deviation of their difference, with the degrees of freedom of `bootstrap_intervals`.
+
+    Args:
+        first: The first model.
+        second: The second, on the same rows.
+        level: The confidence level.
+        draws: The number of bootstrap draws.
+
+    Returns:
+        ``None`` if a metric is undefined, fewer than two clusters have positives or negatives, or the difference has no
+        variance.
+
+    Raises:
+        ValueError: The rows are not the same, or `level` is not in (0, 1).
+    """
+    metric = main_metric(first.task)
+    if metric == "auc":
+        return auc_difference([first], [second], level)
+    check_level(level)
+    check_runs([first], [second], paired=True)
+    clusters = MEASURES[first.task.kind].effective_clusters(first)
+    if clusters < 2 or any(unmeasurable(scores, [metric]) for scores in (first, second)):
+        return None
+    (ours, our_draws), (theirs, their_draws) = (bootstrap(s, [metric], draws, seed=0) for s in (first, second))
+    drawn = (our_draws - their_draws)[:, 0]
+    drawn = drawn[np.isfinite(drawn)]
+    estimate = ours[metric] - theirs[metric]
+    if len(drawn) < 2 or not np.isfinite(estimate):
+        return None
+    variance = float(drawn.var(ddof=1)) * clusters / (clusters - 1)
+    return t_test(estimate, variance, variance**2 / (clusters - 1), level, variance**0.5, None)
 
 
 def _due_to_rows(runs: Sequence[DeLongComponents], clusters: Clusters) -> float:

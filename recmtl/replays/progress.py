@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
+from recmtl.evaluate.metrics import metric_title
 from recmtl.replays.steps import ReplayStep
 from recmtl.train.progress import Display, duration
 
@@ -41,11 +42,15 @@ class ReplayBar(Display):
         """Advance the bar, and print what was measured."""
         self._done, self._run = self._done + 1, self._run + 1
         self._bar.update(self._task, completed=self._done)
-        measured = {task: found["auc"] for task, found in record["tasks"].items()}
-        shown = " ".join(f"{task} {'–' if auc is None else f'{auc:.4f}'}" for task, auc in measured.items())
+        shown = ", ".join(f"{task} {_measured(found)}" for task, found in record["tasks"].items())
         now = time.monotonic()
         left = (now - self._started) / self._run * (self._steps - self._done)
         self.note(
-            f"{self._done} of {self._steps} · {step.mode}, trained until {step.days[1]} · AUC on {step.day}: {shown} · "
+            f"{self._done} of {self._steps} · {step.mode}, trained until {step.days[1]} · on {step.day}: {shown} · "
             f"{duration(now - self._step_started)}, about {duration(left)} left"
         )
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    value = "–" if found["value"] is None else f"{found['value']:.4f}"
+    return f"{metric_title(found['metric'])} {value}"

@@ -1,4 +1,4 @@
-"""The results of a replay: AUC by day, differences between modes, growth of the tables and seconds."""
+"""The results of a replay: metrics by day, differences between modes, growth of the tables and seconds."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import pandas as pd
 
 from recmtl.errors import RunError
 from recmtl.evaluate import Predictions, Scores
-from recmtl.evaluate.significance import auc_difference
+from recmtl.evaluate.metrics import metric_title
+from recmtl.evaluate.significance import main_difference
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.replays.steps import FIRST, RUNS, Mode, ReplayStep, steps_of
+from recmtl.replays.steps import RUNS, Mode, ReplayStep, steps_of
 from recmtl.runs.folder import RunFolder
 
 CONTENT = "replay.json"
-LAYOUT = 2
-TABLES = ("auc.csv", "differences.csv", "growth.csv", "tables.json", "tables.md")
+LAYOUT = 3
+TABLES = ("metrics.csv", "differences.csv", "growth.csv", "tables.json", "tables.md")
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,28 @@ class Replay:
         return found
 
     @property
-    def auc(self) -> pd.DataFrame:
-        """The AUC of each mode, task and day with its interval (DeLong), if it is defined and there are rows."""
+    def metrics(self) -> pd.DataFrame:
+        """The main metric of each mode, task and day with its interval, if it is defined and there are rows.
+
+        It is the AUC of binary tasks, with DeLong's interval, and what `recmtl evaluate` shows first of others, with
+        one by 200 bootstrap draws.
+        """
         rows = [
             {"mode": step.mode, "task": task, "day": step.day, **measured}
             for step, record in self.records.items()
             for task, measured in record["tasks"].items()
         ]
-        for mode, task in dict.fromkeys((row["mode"], row["task"]) for row in rows):
-            rows += [{"mode": mode, "task": task, "day": day, "rows": 0, "positives": 0} for day in self.empty]
+        for of_mode in dict.fromkeys((row["mode"], row["task"], row["metric"]) for row in rows):
+            named = dict(zip(("mode", "task", "metric"), of_mode, strict=True))
+            rows += [{**named, "day": day, "rows": 0, "positives": 0} for day in self.empty]
         rows.sort(key=lambda row: self.days.index(row["day"]))
-        columns = ["mode", "task", "day", "auc", "low", "high", "logloss", "rows", "positives"]
+        columns = ["mode", "task", "day", "metric", "value", "low", "high", "logloss", "rows", "positives"]
         return pd.DataFrame(rows, columns=columns)
+
+    @property
+    def tasks(self) -> dict[str, str]:
+        """The name of each task's main metric."""
+        return {task: found["metric"] for record in self.records.values() for task, found in record["tasks"].items()}
 
     @property
     def growth(self) -> pd.DataFrame:
@@ -98,7 +109,10 @@ class Replay:
 
     @cached_property
     def differences(self) -> pd.DataFrame:
-        """The paired differences of the AUC of the first mode to each other one, by task and day (DeLong)."""
+        """The paired differences (`main_difference`) of the first mode to each other one, by task and day.
+
+        There is none where a run knows other classes of a task than the first mode's.
+        """
         rows = []
         done = {(step.mode, step.day): step for step in self.steps}
         scores: dict[ReplayStep, Mapping[str, Scores]] = {}
@@ -110,22 +124,23 @@ class Replay:
                 if one not in scores:
                     scores[one] = self.predictions(one).scores()
             for task, ours in scores[first].items():
-                found = auc_difference([ours], [scores[step][task]])
+                other = scores[step][task]
+                found = main_difference(ours, other) if ours.task.classes == other.task.classes else None
                 if found is not None:
                     values = {"difference": found.estimate, "low": found.low, "high": found.high, "p": found.p}
-                    named = {"mode": self.modes[0], "other": step.mode, "task": task, "day": step.day}
-                    rows.append({**named, **values, "sd_rows": found.sd_rows})
-        columns = ["mode", "other", "task", "day", "difference", "low", "high", "p", "sd_rows"]
+                    named = {"mode": self.modes[0], "other": step.mode, "task": task, "metric": self.tasks[task]}
+                    rows.append({**named, "day": step.day, **values, "sd_rows": found.sd_rows})
+        columns = ["mode", "other", "task", "metric", "day", "difference", "low", "high", "p", "sd_rows"]
         return pd.DataFrame(rows, columns=columns)
 
     def predictions(self, step: ReplayStep) -> Predictions:
         """Return the predictions of a finished step."""
-        schema = RunFolder(self.folder / RUNS / FIRST).schema().schema
+        schema = RunFolder(self.folder / RUNS / step.run).schema().schema
         return Predictions.read(schema, step.predictions(self.folder))
 
     def write_tables(self) -> None:
         """Write the tables as CSV, JSON and Markdown into the folder."""
-        tables = {"auc": self.auc, "differences": self.differences, "growth": self.growth}
+        tables = {"metrics": self.metrics, "differences": self.differences, "growth": self.growth}
         texts = {f"{name}.csv": table.to_csv(index=False) for name, table in tables.items()}
         plain = {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
         texts["tables.json"] = (
@@ -137,22 +152,23 @@ class Replay:
                 file.write_text(text, encoding="utf-8")
 
     def by_day(self, task: str) -> pd.DataFrame:
-        """Return the AUC of a task as text: a row for each measured day, and their mean; a column for each mode."""
-        found = self.auc[self.auc["task"] == task]
+        """Return the main metric of a task as text: a row for each measured day and their mean, a column by mode."""
+        found = self.metrics[self.metrics["task"] == task]
         text = found.assign(text=[_with_interval(row) for row in found.to_dict("records")])
         table = text.pivot(index="day", columns="mode", values="text").reindex(columns=list(self.modes)).fillna("–")
-        means = found.groupby("mode")["auc"].mean().reindex(list(self.modes))
+        means = found.groupby("mode")["value"].mean().reindex(list(self.modes))
         table.loc["mean"] = ["–" if pd.isna(mean) else f"{mean:.4f}" for mean in means]
         return table.reset_index()
 
     def to_markdown(self) -> str:
-        """Return the tables as Markdown: AUC by day of each task, mean differences, and the growth of the tables."""
+        """Return the tables as Markdown: metrics by day, mean differences, and the growth of the tables."""
         parts = [
-            f"## AUC of {task} by day\n\n{_markdown(self.by_day(task))}" for task in dict.fromkeys(self.auc["task"])
+            f"## {metric_title(metric)} of {task} by day\n\n{_markdown(self.by_day(task))}"
+            for task, metric in self.tasks.items()
         ]
         means = self.mean_differences()
         if len(means):
-            parts.append(f"## Mean differences of the AUC\n\n{_markdown(means)}")
+            parts.append(f"## Mean differences\n\n{_markdown(means)}")
         growth = self.growth
         if len(growth):
             parts.append(f"## Training rows, rows of the tables and seconds\n\n{_markdown(growth)}")
@@ -165,21 +181,21 @@ class Replay:
         """
         rows = []
         later = self.differences[self.differences["day"] != self.days_with_rows[1]]
-        for (other, task), found in later.groupby(["other", "task"], sort=False):
+        for (other, task, metric), found in later.groupby(["other", "task", "metric"], sort=False):
             mean = found["difference"].mean()
             half = 1.959964 * float((found["sd_rows"] ** 2).sum() ** 0.5) / len(found)
             values = {"difference": mean, "low": mean - half, "high": mean + half, "days": len(found)}
-            rows.append({"mode": self.modes[0], "other": other, "task": task, **values})
-        return pd.DataFrame(rows, columns=["mode", "other", "task", "difference", "low", "high", "days"])
+            rows.append({"mode": self.modes[0], "other": other, "task": task, "metric": metric, **values})
+        return pd.DataFrame(rows, columns=["mode", "other", "task", "metric", "difference", "low", "high", "days"])
 
 
 def _with_interval(row: Mapping[Any, Any]) -> str:
     if not row["rows"]:
         return "no rows"
-    if row["auc"] is None or pd.isna(row["auc"]):
+    if row["value"] is None or pd.isna(row["value"]):
         return "–"
     ends = "" if pd.isna(row["low"]) else f" [{row['low']:.4f}, {row['high']:.4f}]"
-    return f"{row['auc']:.4f}{ends}"
+    return f"{row['value']:.4f}{ends}"
 
 
 def _markdown(table: pd.DataFrame) -> str:

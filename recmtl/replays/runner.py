@@ -16,7 +16,8 @@ from jsonargparse import ArgumentParser, Namespace
 from recmtl.data.preparation.prepare_cached import content_key
 from recmtl.data.sources.open import has_rows
 from recmtl.errors import DataError, ExistsError, RunError, SchemaError
-from recmtl.evaluate import auc_interval, metrics_of
+from recmtl.evaluate import intervals_of, metrics_of
+from recmtl.evaluate.metrics import main_metric
 from recmtl.io.files import check_local, locked, new_file
 from recmtl.io.partitions import Partitions
 from recmtl.io.untrusted import from_json, read_text
@@ -204,10 +205,11 @@ class _Runner:
         predictions.write(step.predictions(out))
         tasks = {}
         for name, scores in predictions.scores().items():
-            values = metrics_of(scores)
-            interval = auc_interval(scores)
+            values, metric = metrics_of(scores), main_metric(scores.task)
+            interval = intervals_of(scores, [metric]).get(metric)
             tasks[name] = {
-                "auc": values.values.get("auc"),
+                "metric": metric,
+                "value": values.values.get(metric),
                 "low": interval.low if interval else None,
                 "high": interval.high if interval else None,
                 "logloss": values.values.get("logloss"),

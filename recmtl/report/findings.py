@@ -12,9 +12,8 @@ import pandas as pd
 from recmtl.data import Description
 from recmtl.evaluate.figures import dead_experts
 from recmtl.evaluate.history import diagnosis_curves, metric_curves
-from recmtl.evaluate.metrics import LOWER_IS_BETTER
+from recmtl.evaluate.metrics import LOWER_IS_BETTER, metric_title
 from recmtl.report.runs import ReportedRun
-from recmtl.report.tables import METRIC_TITLES
 
 CHANGE = 0.01  # of a validation metric, relative, that counts as overfitting or as still learning
 CALIBRATION_ERROR = 0.05  # of the mean prediction, relative
@@ -76,7 +75,7 @@ def _by_content(found: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]
 def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]], calibrated: bool = False) -> Iterator[Finding]:
     """Yield what stands out of a task of a run, given the rows of its `metric_frame` by metric."""
     first = next(iter(found.values()))
-    missing = [METRIC_TITLES.get(metric, metric) for metric, row in found.items() if np.isnan(row["value"])]
+    missing = [metric_title(metric) for metric, row in found.items() if np.isnan(row["value"])]
     if missing:
         yield Finding(name, f"{', '.join(missing)} undefined, as {first['reason'] or 'no row counts'}", "metrics")
     auc, ne, r2 = (found.get(metric) for metric in ("auc", "ne", "r2"))
@@ -115,7 +114,7 @@ def of_curve(name: str, metric: str, steps: Sequence[int], values: Sequence[floa
     """Yield whether a validation metric was better before the end, or was still improving."""
     gains = -np.array(values) if metric in LOWER_IS_BETTER else np.array(values)
     best, scale = int(gains.argmax()), CHANGE * abs(gains).max()
-    title = f"{METRIC_TITLES.get(metric, metric)} on validation rows"
+    title = f"{metric_title(metric)} on validation rows"
     if gains[best] - gains[-1] > scale:
         fell = f"was {values[best]:.4f} at step {steps[best]:,} and {values[-1]:.4f} at the end"
         yield Finding(name, f"overfitting, as {title} {fell}", "learning")

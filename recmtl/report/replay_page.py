@@ -1,4 +1,4 @@
-"""The page of a replay: AUC by day, differences between the modes, growth of the tables and seconds."""
+"""The page of a replay: metrics by day, differences between the modes, growth of the tables and seconds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 
 from recmtl.evaluate import figures
 from recmtl.evaluate.intervals import Interval
+from recmtl.evaluate.metrics import LOWER_IS_BETTER, metric_title
 from recmtl.io.output import new_output
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.replays.results import CONTENT, Replay
@@ -45,7 +46,7 @@ def replay_html(replay: Replay, title: str | None = None) -> str:
     """Return the HTML of a report on a replay."""
     content = [
         _verdict_section(replay),
-        _auc_section(replay),
+        _metric_section(replay),
         _difference_section(replay),
         _growth_section(replay),
         _recipe_section(replay),
@@ -75,30 +76,35 @@ def _mean_difference(row: Mapping[Any, Any]) -> str:
     ends = f"{signed(row['low'])} to {signed(row['high'])}"
     than = f"{way} than that of {row['other']} by {abs(row['difference']):.4f}"
     days = "1 day" if row["days"] == 1 else f"the mean of {row['days']} days"
-    return f"{row['task']}: the AUC of {row['mode']} is {than} in {days} ({ends}), {real}."
+    better = ", where lower is better" if row["metric"] in LOWER_IS_BETTER else ""
+    what = f"{row['task']}: the {metric_title(row['metric'])} of {row['mode']}"
+    return f"{what} is {than} in {days} ({ends}), {real}{better}."
 
 
-def _auc_section(replay: Replay) -> Section:
+def _metric_section(replay: Replay) -> Section:
     parts: list[Part] = []
     tables: list[Part] = []
-    for task, found in replay.auc.dropna(subset=["auc"]).groupby("task", sort=False):
+    for (task, metric), found in replay.metrics.dropna(subset=["value"]).groupby(["task", "metric"], sort=False):
+        title, how = metric_title(str(metric)), "DeLong" if metric == "auc" else "bootstrap"
         by_mode = {mode: found[found["mode"] == mode] for mode in replay.modes}
-        parts.append(_day_picture(f"{task}: AUC by day", "AUC", {k: v for k, v in by_mode.items() if len(v)}, "auc"))
-        table = _with_intervals(found, "auc").pivot(index="day", columns="mode", values="auc")
+        shown = {mode: rows for mode, rows in by_mode.items() if len(rows)}
+        parts.append(_day_picture(f"{task}: {title} by day", title, shown, "value"))
+        table = _with_intervals(found, "value").pivot(index="day", columns="mode", values="value")
         table = table.reindex(columns=[mode for mode in replay.modes if mode in table]).reset_index()
-        tables.append(Table.of(table, f"AUC of {task} on each day, with 95 % intervals (DeLong)", known=False))
-    return Section("auc", "AUC by day", [*parts, *tables])
+        tables.append(Table.of(table, f"{title} of {task} on each day, with 95 % intervals ({how})", known=False))
+    return Section("metrics", "Metrics by day", [*parts, *tables])
 
 
 def _difference_section(replay: Replay) -> Section:
     parts: list[Part] = []
     means = replay.mean_differences()
     if len(means):
-        caption = "Mean difference of the AUC from the second measured day on, with 95 % intervals"
+        caption = "Mean difference from the second measured day on, with 95 % intervals"
         parts.append(Table.of(_with_intervals(means, "difference"), caption, known=False))
-    for task, found in replay.differences.groupby("task", sort=False):
+    for (task, metric), found in replay.differences.groupby(["task", "metric"], sort=False):
         by_mode = {f"{replay.modes[0]} − {other}": rows for other, rows in found.groupby("other", sort=False)}
-        parts.append(_day_picture(f"{task}: difference of the AUC", "difference of the AUC", by_mode, "difference"))
+        label = f"difference of the {metric_title(str(metric))}"
+        parts.append(_day_picture(f"{task}: {label}", label, by_mode, "difference"))
     return Section("differences", f"What {replay.modes[0]} gains", parts)
 
 

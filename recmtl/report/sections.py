@@ -10,12 +10,12 @@ import pandas as pd
 from recmtl.data import Description
 from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
+from recmtl.evaluate.metrics import metric_title
 from recmtl.report import figures
 from recmtl.report.elements import Code, Heading, Notes, Part, Picture, Section, Table, Text
 from recmtl.report.run_data import describe_run
 from recmtl.report.runs import ReportedRun
 from recmtl.report.tables import (
-    METRIC_TITLES,
     difference_note,
     difference_table,
     metric_notes,
@@ -65,7 +65,7 @@ def learning_section(runs: Sequence[ReportedRun]) -> Section:
         parts.append(figures.steps_picture(f"{name}: training loss", "training loss", curves))
     for name, curves in _by_curve(runs, metric_curves).items():
         task, _, metric = name.rpartition(" ")
-        label = f"{METRIC_TITLES.get(metric, metric)} on validation rows"
+        label = f"{metric_title(metric)} on validation rows"
         parts.append(figures.steps_picture(f"{task}: {label}", label, curves))
     return Section("learning", "Learning curves", parts)
 

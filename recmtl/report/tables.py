@@ -12,27 +12,12 @@ import pandas as pd
 from recmtl.data.preparation.prepare import Progress
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.measures import MEASURES
-from recmtl.evaluate.metrics import metrics_of
+from recmtl.evaluate.metrics import metric_title, metrics_of
 from recmtl.evaluate.scores import Scores
 from recmtl.evaluate.significance import auc_difference, holm, same_rows
 from recmtl.report.elements import Table, TableCell, signed, table_cell
 from recmtl.report.runs import ReportedRun
 
-METRIC_TITLES = {
-    "auc": "AUC",
-    "gini": "Gini",
-    "poisson_deviance": "Poisson deviance",
-    "macro_auc": "mean AUC of classes",
-    "pr_auc": "PR-AUC",
-    "logloss": "log-loss",
-    "ne": "normalised entropy",
-    "gauc": "grouped AUC",
-    "ndcg@10": "NDCG@10",
-    "ece": "calibration error",
-    "mae": "MAE",
-    "rmse": "RMSE",
-    "r2": "R²",
-}
 MOST_TASKS = 6  # columns of a table
 NUMBER_COLUMNS = ("value", "low", "high", "groups", "left_out")
 METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "mean", "constant", "metric", "reason", *NUMBER_COLUMNS)
@@ -105,13 +90,13 @@ def _metric_cells(part: pd.DataFrame, tasks: Sequence[str], several: bool) -> li
     runs = list(part["run"].unique())
     values = {(m["metric"], m["run"], m["task"]): _interval(m) for m in part.to_dict("records")}
     metrics = [*part["metric"].unique()]
-    titles = {name: METRIC_TITLES.get(name, name) for name in metrics}
+    titles = {name: metric_title(name) for name in metrics}
     for m in part.drop_duplicates(["run", "task"]).to_dict("records"):
         mean = {} if pd.isna(m["mean"]) else {"mean label": m["mean"]}
         if not pd.isna(m["positives"]):
             mean = {"positives": m["positives"], "share of positives": m["mean"]}
         fallback = MEASURES[m["kind"]].fallback
-        constant = {f"{METRIC_TITLES.get(fallback, fallback)} of a constant": m["constant"]}
+        constant = {f"{metric_title(fallback)} of a constant": m["constant"]}
         counts = {**constant, "rows": m["rows"], **mean}
         titles |= {name: name for name in counts}
         values |= {(name, m["run"], m["task"]): value for name, value in counts.items()}
@@ -138,7 +123,7 @@ def metric_notes(frame: pd.DataFrame) -> list[str]:
     frame = frame.assign(name=frame["task"] if frame["run"].nunique() < 2 else frame["run"] + ", " + frame["task"])
     undefined = frame[frame["reason"].notna()].groupby(["name", "reason"], sort=False)["metric"]
     notes = [
-        f"{name}: {', '.join(METRIC_TITLES.get(m, m) for m in metrics)} undefined: {reason}"
+        f"{name}: {', '.join(metric_title(m) for m in metrics)} undefined: {reason}"
         for (name, reason), metrics in undefined
     ]
     left_out = frame[frame["left_out"] > 0].drop_duplicates("name").to_dict("records")

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.metrics import metric_title
 from recmtl.io.untrusted import from_yaml
 from recmtl.report.elements import Section, Verdict, VerdictLine, decimal, signed
 from recmtl.report.findings import Finding
 from recmtl.report.runs import ReportedRun
-from recmtl.report.tables import METRIC_TITLES
 from recmtl.schema.features import KIND_NAMES
 
 MOST_SENTENCES = 6  # of a line
@@ -97,9 +97,9 @@ def _score(found: pd.DataFrame) -> str:
     """Return the main metric with its interval."""
     name, main = str(found.index[0]), found.iloc[0]
     if np.isnan(main["value"]):
-        return f"{METRIC_TITLES.get(name, name)} is undefined ({main['reason']})"
+        return f"{metric_title(name)} is undefined ({main['reason']})"
     ends = "" if np.isnan(main["low"]) else f" ({decimal(main['low'])} to {decimal(main['high'])})"
-    return f"{METRIC_TITLES.get(name, name)} {decimal(main['value'])}{ends}"
+    return f"{metric_title(name)} {decimal(main['value'])}{ends}"
 
 
 def _beside_constant(found: pd.DataFrame) -> str:
@@ -112,7 +112,7 @@ def _beside_constant(found: pd.DataFrame) -> str:
         return chance
     mean = decimal(first["mean"]) if np.isnan(first["positives"]) else f"{first['mean']:.2%}"
     constant = "the shares of the classes" if np.isnan(first["mean"]) else mean
-    return f"{chance}; {METRIC_TITLES.get(loss, loss)} {_gain(1 - ratio)} that of predicting {constant} for every row"
+    return f"{chance}; {metric_title(loss)} {_gain(1 - ratio)} that of predicting {constant} for every row"
 
 
 def _gain(gain: float) -> str:

@@ -1,12 +1,17 @@
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from naive import BINARY, auc, drawn, kernel, obuchowski
 from scipy import stats
 
-from recmtl.evaluate import Scores, auc_difference, holm
+from recmtl.evaluate import Scores, auc_difference, holm, metrics_of, scores_of
 from recmtl.evaluate.delong import Clusters, DeLongComponents
+from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.metrics import main_metric
+from recmtl.evaluate.significance import main_difference
+from recmtl.schema import Task
 
 
 def runs(first: Scores, count: int, noise: float, seed: int = 1) -> list[Scores]:
@@ -140,3 +145,30 @@ def test_a_difference_without_variance_is_not_tested(weight: np.ndarray | None, 
     same = auc_difference([best] * count, [best] * count)
     assert same is not None
     assert (same.estimate, same.p) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "amount", "regression"])
+def test_main_metrics_are_compared_on_the_same_draws(kind: str) -> None:
+    """Beside draws of the rows themselves."""
+    rng, task = np.random.default_rng(3), Task("t", "t", kind=kind, classes=("a", "b", "c") * (kind == "multiclass"))
+    labels = rng.integers(0, 3, 80).astype(float)
+    shape = (2, 80, 3) if kind == "multiclass" else (2, 80)
+    models = rng.uniform(0.1, 1, shape)
+    if kind == "multiclass":
+        models[0, np.arange(80), labels.astype(int)] += 0.3
+        models /= models.sum(-1, keepdims=True)
+    first, second = (scores_of(task, labels, predictions) for predictions in models)
+    metric, draw = main_metric(task), np.random.default_rng(0)
+
+    def difference(rows: npt.NDArray[np.int64]) -> float:
+        one, other = (metrics_of(scores_of(task, labels[rows], p[rows])).values[metric] for p in models)
+        return one - other
+
+    drawn = [difference(draw.integers(80, size=80)) for _ in range(50)]
+    found, opposite = main_difference(first, second, draws=50), main_difference(second, first, draws=50)
+    assert found.estimate == pytest.approx(difference(np.arange(80)))
+    count = MEASURES[kind].effective_clusters(first)
+    assert found.sd_rows == pytest.approx(np.std(drawn, ddof=1) * (count / (count - 1)) ** 0.5, rel=1e-9)
+    assert (found.high - found.estimate) / found.sd_rows == pytest.approx(stats.t.ppf(0.975, count - 1))
+    assert (opposite.low, opposite.high, opposite.p) == pytest.approx((-found.high, -found.low, found.p))
+    assert main_difference(first, first).p == 1

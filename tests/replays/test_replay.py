@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -88,10 +90,10 @@ def test_each_day_is_measured_by_a_run_of_the_days_before(finished: recmtl.Repla
         run = recmtl.load_run(finished.folder / "runs" / step.run)
         shown = run.encode(recmtl.Partitions(planted / "days", step.day, step.day))
         measured = metrics_of(run.predictor.predict(shown).scores()["ctr"])
-        (row,) = finished.auc.query(f"mode == '{step.mode}' and task == 'ctr' and day == '{step.day}'").to_dict(
+        (row,) = finished.metrics.query(f"mode == '{step.mode}' and task == 'ctr' and day == '{step.day}'").to_dict(
             "records"
         )
-        assert row["auc"] == measured.values["auc"]
+        assert row["value"] == measured.values["auc"]
         assert (row["rows"], row["positives"]) == (400, measured.positives)
         interval = auc_interval(finished.predictions(step).scores()["ctr"])
         assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
@@ -118,12 +120,12 @@ def test_tables_grow(finished: recmtl.Replay) -> None:
 def test_tables_and_report(finished: recmtl.Replay, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = recmtl.Replay.open(finished.folder)
     assert again == finished
-    auc = pd.read_csv(finished.folder / "auc.csv")
+    auc = pd.read_csv(finished.folder / "metrics.csv")
     assert len(auc) == 3 * 2 * 2
     text = (finished.folder / "tables.md").read_text()
-    assert f"| day | warm | anew | frozen |\n| --- | --- | --- | --- |\n| {DAYS[1]} | {auc['auc'][0]:.4f} [" in text
+    assert f"| day | warm | anew | frozen |\n| --- | --- | --- | --- |\n| {DAYS[1]} | {auc['value'][0]:.4f} [" in text
     tables = json.loads((finished.folder / "tables.json").read_text())
-    assert [len(tables[name]) for name in ("auc", "differences", "growth")] == [12, 8, 6]
+    assert [len(tables[name]) for name in ("metrics", "differences", "growth")] == [12, 8, 6]
     same = [row for row in tables["differences"] if row["day"] == DAYS[1]]
     assert all(row["difference"] == 0 for row in same)  # all modes begin with one run
     assert main(["report", str(finished.folder), "--out", str(tmp_path / "page.html")]) == 0
@@ -162,7 +164,7 @@ def test_a_day_without_rows_is_left_out(options: dict[str, str], tmp_path: Path)
         ["2024-01-03"] * 2 + ["2024-01-05"] * 2,
     ]
     assert found.by_day("ctr").query("day == '2024-01-04'")[["warm", "anew"]].to_numpy().tolist() == [["no rows"] * 2]
-    assert found.auc.query("rows == 0")["day"].tolist() == ["2024-01-01"] * 4 + ["2024-01-04"] * 4
+    assert found.metrics.query("rows == 0")["day"].tolist() == ["2024-01-01"] * 4 + ["2024-01-04"] * 4
     assert found.mean_differences()["days"].tolist() == [1, 1]  # both modes begin with one run
     page = replay_html(found)
     assert "There are no rows on 2024-01-01, 2024-01-04." in page
@@ -171,7 +173,7 @@ def test_a_day_without_rows_is_left_out(options: dict[str, str], tmp_path: Path)
     for file in begins:
         shutil.rmtree(Path(file).parent)
     without = recmtl.replay({}, tmp_path / "without", ["warm", "anew"], options=said, progress=False)
-    assert found.auc.query("rows > 0")["auc"].tolist() == without.auc["auc"].tolist()
+    assert found.metrics.query("rows > 0")["value"].tolist() == without.metrics["value"].tolist()
 
 
 @pytest.mark.slow
@@ -183,8 +185,8 @@ def test_a_day_that_cannot_be_read_leaves_the_tables_of_those_before(
     changed.write_text(changed.read_text().replace("click", "other", 1))
     with pytest.raises((recmtl.SchemaError, DataError), match="click"):
         recmtl.replay({}, tmp_path / "out", ["warm"], options=options | {"data.train": str(rows)}, progress=False)
-    table = pd.read_csv(tmp_path / "out/auc.csv")
-    assert table.equals(finished.auc.query(f"mode == 'warm' and day == '{DAYS[1]}'").reset_index(drop=True))
+    table = pd.read_csv(tmp_path / "out/metrics.csv")
+    assert table.equals(finished.metrics.query(f"mode == 'warm' and day == '{DAYS[1]}'").reset_index(drop=True))
 
 
 def test_finished_steps_are_not_run_again(
@@ -199,7 +201,39 @@ def test_finished_steps_are_not_run_again(
     assert said.err.count(" of 6 · ") == 1
     assert "AUC of ctr on" in said.out
     assert (out / "report.html").is_file()
-    assert pd.read_csv(out / "auc.csv").equals(pd.read_csv(finished.folder / "auc.csv"))
+    assert pd.read_csv(out / "metrics.csv").equals(pd.read_csv(finished.folder / "metrics.csv"))
+
+
+@pytest.mark.slow
+def test_each_kind_of_task_has_its_main_metric(planted: Path, tmp_path: Path) -> None:
+    """The second day has a class that the first has not: a run that knows it has no difference to one that does not."""
+    rng = np.random.default_rng(0)
+    for place, day in enumerate(DAYS):
+        rows = pd.read_csv(planted / f"days/date={day}/rows.csv")
+        rows["stars"] = rng.choice(["a", "b"] if place == 0 else ["a", "b", "c"], len(rows))
+        rows["colour"], rows["views"] = rng.choice(["red", "green"], len(rows)), rng.poisson(2, len(rows))
+        rows["paid"] = rng.normal(size=len(rows))
+        (tmp_path / f"days/date={day}").mkdir(parents=True)
+        rows.to_csv(tmp_path / f"days/date={day}/rows.csv", index=False)
+    kinds = {"stars": "multiclass", "colour": "multiclass", "views": "amount", "paid": "regression"}
+    card = recmtl.Schema.load(planted / "card.yaml")
+    tasks = [recmtl.Task(name, name, kind=kind) for name, kind in kinds.items()]
+    replace(card, tasks=tasks, funnel=None).save(tmp_path / "card.yaml")
+    options = {**OPTIONS, "data.card": str(tmp_path / "card.yaml"), "data.train": str(tmp_path / "days")}
+    found = recmtl.replay({}, tmp_path / "out", ["anew", "frozen"], options=options, progress=False)
+    assert found.tasks == {"stars": "macro_auc", "colour": "macro_auc", "views": "gini", "paid": "mae"}
+    assert found.metrics[["value", "low", "high"]].notna().all(axis=None)
+    step = ReplayStep("anew", (DAYS[0], DAYS[1]), DAYS[2])
+    measured = found.metrics.query(f"mode == 'anew' and day == '{DAYS[2]}'").set_index("task")["value"]
+    for task, metrics in found.predictions(step).metrics().items():
+        assert measured[task] == pytest.approx(metrics.values[found.tasks[task]])
+    later = found.differences.query(f"day == '{DAYS[2]}'").set_index("task")
+    assert list(later.index) == ["colour", "views", "paid"]
+    assert ((later["low"] < later["difference"]) & (later["difference"] < later["high"])).all()
+    text, page = (tmp_path / "out/tables.md").read_text(), replay_html(found)
+    assert "## mean AUC of classes of colour by day" in text
+    assert re.search(r"paid: the MAE of anew is (higher|lower) than .*, where lower is better", page)
+    assert "views: difference of the Gini" in page
 
 
 @pytest.mark.slow
@@ -213,8 +247,8 @@ def test_days_that_come_later_are_added(finished: recmtl.Replay, options: dict[s
     shutil.rmtree(out / f"runs/warm-{DAYS[1]}")
     found = recmtl.replay({}, out, ["warm", "frozen"], options=options, progress=False)
     assert [step.name for step in found.steps][3:] == [f"warm-{DAYS[2]}", f"frozen-{DAYS[2]}"]
-    ours, theirs = (one.auc.query(f"mode == 'warm' and day == '{DAYS[2]}'") for one in (found, finished))
-    assert list(ours["auc"]) == list(theirs["auc"])
+    ours, theirs = (one.metrics.query(f"mode == 'warm' and day == '{DAYS[2]}'") for one in (found, finished))
+    assert list(ours["value"]) == list(theirs["value"])
 
 
 @pytest.mark.slow
@@ -231,7 +265,7 @@ def test_a_killed_replay_goes_on(finished: recmtl.Replay, options: dict[str, str
         process.wait()
         assert not (out / "runs" / run / "metrics.json").exists()
     found = recmtl.replay({}, out, options=options, progress=False)
-    assert found.auc.equals(finished.auc)
+    assert found.metrics.equals(finished.metrics)
 
 
 @pytest.mark.slow
@@ -241,7 +275,7 @@ def test_a_model_of_ones_own(options: dict[str, str], tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     command = [sys.executable, "-m", "recmtl", *arguments(options, tmp_path / "out"), "--model", "mine.Mine"]
     assert subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 0
-    assert len(recmtl.Replay.open(tmp_path / "out").auc) == 12
+    assert len(recmtl.Replay.open(tmp_path / "out").metrics) == 12
 
 
 @pytest.mark.slow
@@ -250,7 +284,7 @@ def test_columns_are_read_as_on_the_first_day(planted: Path, tmp_path: Path) -> 
     found = recmtl.replay({}, tmp_path / "out", ["frozen"], options=options, progress=False)
     schema = recmtl.Schema.load(found.folder / "card.yaml")
     assert "date" not in {feature.name for feature in schema.features}
-    assert list(found.auc["task"]) == ["click"]
+    assert list(found.metrics["task"]) == ["click"]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recmtl.cli.console import print_line, print_note
+from recmtl.evaluate.metrics import metric_title
 from recmtl.serving.export import WeightsCost, export_model
 from recmtl.serving.graph import Format
 from recmtl.serving.weights import Weights
@@ -26,12 +27,16 @@ def export_command(
         out: The folder to write, which must not exist yet or be empty.
         format: `onnx`, which needs the extra of that name, or `torch` for a program of `torch.export`.
         weights: How weights are stored: `fp32`, `bf16` in half of the bytes, or `int8` in about a quarter.
-        rows: Labelled raw files, with which the model is checked as well, and on which the AUC that `--weights` costs
-            is measured; by default the test or else the validation rows of the run.
+        rows: Labelled raw files, with which the model is checked as well, and on which the metrics that `--weights`
+            costs are measured; by default the test or else the validation rows of the run.
         trust: A further module whose classes the run's recipe may name; may be repeated.
     """
     found = export_model(run, out, format, weights, rows, trust)
-    print_line(f"on {found.rows:,} rows predictions differ from the run's by at most {found.difference:.1e}")
+    where = "" if found.precision == "fp32" else ", computed in fp32,"
+    print_line(f"on {found.rows:,} rows predictions differ from the run's{where} by at most {found.difference:.1e}")
+    if where:
+        changed = f"which changes its predictions by up to {found.precision_difference:.1e}"
+        print_line(f"the run itself predicts in {found.precision}, {changed}; the exported model computes in fp32")
     if found.cost is not None:
         print_cost(found.cost, weights)
     print_line(f"{found.size:,} bytes of network · model in {found.folder}")
@@ -45,6 +50,10 @@ def print_cost(cost: WeightsCost, weights: Weights) -> None:
     )
     if not cost.rows:
         print_note(f"what {weights} weights cost is not measured: give `--rows`, labelled ones; {cost.about}")
-    for name, (before, after) in cost.auc.items():
-        change = f"{after - before:+.4f}".replace("-", "−")
-        print_line(f"AUC of {name} on {cost.rows:,} {cost.about}: {before:.4f} → {after:.4f} ({change})")
+    for name, (before, after) in cost.metrics.items():
+        what = f"{metric_title(before.metric)} of {name} on {cost.rows:,} {cost.about}"
+        if before.value is None or after.value is None:
+            print_note(f"{what} is undefined: {before.reason or after.reason}")
+            continue
+        change = f"{after.value - before.value:+.4f}".replace("-", "−")
+        print_line(f"{what}: {before.value:.4f} → {after.value:.4f} ({change})")

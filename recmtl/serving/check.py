@@ -46,13 +46,18 @@ def served_predictions(
 
 
 def run_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
-    """Return what `recmtl predict` writes for rows, computed on the CPU in fp32."""
+    """Return what the run predicts for rows, computed on the CPU in fp32."""
     setup = trainer.setup
     device = torch.device("cpu")
     if setup.device != device:
         setup = replace(setup, model=copy.deepcopy(setup.model).cpu(), device=device)
     setup = replace(setup, optimization=replace(setup.optimization, precision="fp32"))
     return complete(setup.model.schema.schema, Predictor(setup).outputs(rows))[0]
+
+
+def own_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:
+    """Return what `recmtl predict` writes for rows, in the precision and on the device of the run."""
+    return complete(trainer.model.schema.schema, Predictor(trainer.setup).outputs(rows))[0]
 
 
 def exact_predictions(trainer: Trainer, rows: Rows) -> dict[str, Floats]:

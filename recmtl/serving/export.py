@@ -28,6 +28,7 @@ from recmtl.serving.check import (
     Floats,
     exact_predictions,
     largest_difference,
+    own_predictions,
     run_predictions,
     served_predictions,
 )
@@ -38,10 +39,10 @@ from recmtl.serving.network import ServedNetwork, meaning
 from recmtl.serving.probe import probe_columns, probe_rows, probe_table
 from recmtl.serving.reader import PROBE_FILE
 from recmtl.serving.weights import WEIGHTS, Weights
-from recmtl.serving.written import WrittenNetwork, auc_of
+from recmtl.serving.written import Measured, WrittenNetwork, main_metrics
 from recmtl.train import Trainer
 
-LABELLED_ROWS = 200_000  # at most, on which the AUC is measured
+LABELLED_ROWS = 200_000  # at most, on which metrics are measured
 CHECK_ROWS, PROBE_ROWS = 10_000, 20
 
 
@@ -52,7 +53,9 @@ class Exported:
     Args:
         folder: The folder of the exported model.
         rows: The rows with which it was checked: generated ones, and labelled ones.
-        difference: The largest difference of a prediction from that of the run, with weights in fp32.
+        difference: The largest difference of a prediction from that of the run, both with weights and sums in fp32.
+        precision: The precision in which the run itself predicts.
+        precision_difference: What that changes its predictions by at most; 0 for fp32.
         size: The bytes of the graph with its weights.
         cost: What it costs to store weights in fewer bits; ``None`` for fp32.
     """
@@ -60,6 +63,8 @@ class Exported:
     folder: Path
     rows: int
     difference: float
+    precision: str
+    precision_difference: float
     size: int
     cost: WeightsCost | None = None
 
@@ -71,16 +76,16 @@ class WeightsCost:
     Args:
         fp32_size: The bytes of the same graph with weights in fp32.
         difference: The largest difference of a prediction on generated rows, as of `Exported`.
-        rows: The number of labelled rows on which the AUC is measured.
+        rows: The number of labelled rows on which the metrics are measured.
         about: Which rows these are; without any, why there are none.
-        auc: The AUC of each binary task with weights in fp32 and as they are stored.
+        metrics: The main metric of each task with weights in fp32 and as they are stored.
     """
 
     fp32_size: int
     difference: float
     rows: int
     about: str
-    auc: Mapping[str, tuple[float, float]]
+    metrics: Mapping[str, tuple[Measured, Measured]]
 
 
 def export_model(
@@ -94,15 +99,15 @@ def export_model(
     """Write a trained model as a folder with all that scores raw rows.
 
     The model is checked before the folder appears: on generated rows, among them unseen categories, missing values and
-    empty lists, it must predict what the run predicts.
+    empty lists, it must predict what the run predicts in fp32.
 
     Args:
         run: A run folder, or a trainer.
         out: The folder to write, which must not exist yet or be empty.
         format: ``onnx``, or ``torch`` for a program of `torch.export`.
         weights: How weights are stored: ``fp32``; ``bf16``, in half of the bytes; or ``int8``, in about a quarter.
-        rows: Labelled rows, with which the model is checked as well, and on which the AUC that weights in fewer bits
-            cost is measured; ``None`` takes the test or else the validation rows of the run, if they can be read.
+        rows: Labelled rows, with which the model is checked as well, and on which the metrics that weights in fewer
+            bits cost are measured; ``None`` takes the test or else the validation rows of the run, if they can be read.
         trust: Further modules whose classes the recipe of the run may name.
 
     Raises:
@@ -154,22 +159,24 @@ def _write(
     exact = served_predictions(folder, network, written.run, columns)
     count, difference = len(generated), _checked(trainer, generated, exact, "generated rows")
     rows, about = labelled
+    precision, changed = trainer.setup.optimization.precision, _precision_difference(trainer, generated)
     if rows is not None:
         own = Rows(schema, rows.table.slice(0, CHECK_ROWS))
         count, difference = count + len(own), max(difference, _checked(trainer, own, written.predictions(own), about))
-    measured, cost, found = {"rows": count, "difference": difference}, None, exact
+    measured = {"rows": count, "difference": difference, "precision": precision, "precision_difference": changed}
+    cost, found = None, exact
     if weights != "fp32":
-        before, size = _auc(schema, rows, written), written.size
+        before, size = _metrics(schema, rows, written), written.size
         written.store_weights(weights)
-        after, found = _auc(schema, rows, written), served_predictions(folder, network, written.run, columns)
-        auc = {name: (value, after[name]) for name, value in before.items()}
-        cost = WeightsCost(size, largest_difference(trainer, exact, found), len(rows or ()), about, auc)
+        after, found = _metrics(schema, rows, written), served_predictions(folder, network, written.run, columns)
+        metrics = {name: (measured, after[name]) for name, measured in before.items()}
+        cost = WeightsCost(size, largest_difference(trainer, exact, found), len(rows or ()), about, metrics)
     few = {name: values[:PROBE_ROWS] for name, values in columns.items()}
     probe = {"rows": probe_rows(few), "expected": {name: v[:PROBE_ROWS].tolist() for name, v in found.items()}}
     (folder / PROBE_FILE).write_text(json.dumps(probe, ensure_ascii=False), encoding="utf-8")
     about_weights = {"weights": asdict(cost) | ({} if cost.rows else {"about": "no labelled rows"})} if cost else {}
     write_manifest(folder, manifest_content(trainer, network, form, weights, measured | about_weights))
-    return Exported(folder, count, difference, written.size, cost)
+    return Exported(folder, count, difference, precision, changed, written.size, cost)
 
 
 def _checked(trainer: Trainer, rows: Rows, found: Mapping[str, Floats], what: str) -> float:
@@ -187,8 +194,15 @@ def _checked(trainer: Trainer, rows: Rows, found: Mapping[str, Floats], what: st
     return difference
 
 
-def _auc(schema: FittedSchema, rows: Rows | None, written: WrittenNetwork) -> dict[str, float]:
-    return {} if rows is None else auc_of(schema, rows, written.predictions(rows))
+def _precision_difference(trainer: Trainer, rows: Rows) -> float:
+    """Return by how much predictions of the run change, at most, by its own precision."""
+    if trainer.setup.optimization.precision == "fp32":
+        return 0.0
+    return largest_difference(trainer, run_predictions(trainer, rows), own_predictions(trainer, rows))
+
+
+def _metrics(schema: FittedSchema, rows: Rows | None, written: WrittenNetwork) -> dict[str, Measured]:
+    return {} if rows is None else main_metrics(schema, rows, written.predictions(rows))
 
 
 def encoded(schema: FittedSchema, table: pa.Table) -> Rows:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from recmtl.data import Rows
 from recmtl.evaluate import measure
+from recmtl.evaluate.metrics import main_metric
 from recmtl.schema import FittedSchema
 from recmtl.serving.check import Floats, network_predictions
 from recmtl.serving.graph import GRAPHS, Format, onnx_of, program_of, save_onnx, save_program
@@ -14,8 +16,6 @@ from recmtl.serving.network import ServedNetwork
 from recmtl.serving.reader import Network, onnx_network
 from recmtl.serving.scorer import torch_network
 from recmtl.serving.weights import Weights, store_onnx_weights, store_program_weights
-
-AUC = ("auc", "macro_auc")  # of which a task has one
 
 
 class WrittenNetwork:
@@ -66,9 +66,24 @@ class WrittenNetwork:
         return network_predictions(self._network, self.run, rows)
 
 
-def auc_of(schema: FittedSchema, rows: Rows, predictions: Mapping[str, Floats]) -> dict[str, float]:
-    """Return the AUC of each binary task, and the mean AUC of the classes of others, where it is defined."""
+class Measured(NamedTuple):
+    """The main metric of a task.
+
+    Args:
+        metric: The name of the metric.
+        value: Its value; ``None`` if it is undefined.
+        reason: Why.
+    """
+
+    metric: str
+    value: float | None
+    reason: str | None = None
+
+
+def main_metrics(schema: FittedSchema, rows: Rows, predictions: Mapping[str, Floats]) -> dict[str, Measured]:
+    """Return the main metric of each task, whatever its kind."""
+    metrics = {task.name: main_metric(task) for task in schema.schema.reported_tasks}
     given = (schema.schema, predictions, rows.labels, rows.weight)
-    found = measure(*given, names=AUC, sampling_weight=rows.sampling_weight, task_weights=rows.task_weights)
-    aucs = {name: next(iter(metrics.values.values()), None) for name, metrics in found.items()}
-    return {name: auc for name, auc in aucs.items() if auc is not None}
+    names, weights = {*metrics.values()}, rows.task_weights
+    found = measure(*given, names=names, sampling_weight=rows.sampling_weight, task_weights=weights)
+    return {name: Measured(metrics[name], of.values.get(metrics[name]), of.reason) for name, of in found.items()}

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,9 +11,13 @@ import pandas as pd
 import pytest
 
 import recmtl
+from recmtl.cli.export import print_cost
+from recmtl.serving import export
+from recmtl.serving.manifest import read_manifest
 from recmtl.serving.reader import Model, score_lines
 from recmtl.serving.server.app import answer_body
 from recmtl.serving.server.served import Contract
+from recmtl.train import device
 
 TASKS = [
     recmtl.Task("stars", "stars", kind="multiclass"),
@@ -53,6 +58,43 @@ def test_scores_are_those_of_the_run(exported: tuple[Path, recmtl.Trainer, pd.Da
     first = json.loads(next(score_lines(Model(folder), lines)))
     assert first["stars"] == pytest.approx(dict(zip("abc", arrays["stars"][0], strict=True)))
     assert first["spent"] == pytest.approx(arrays["spent"][0])
+
+
+def test_what_weights_cost_is_shown_by_the_main_metric_of_each_task(
+    exported: tuple[Path, recmtl.Trainer, pd.DataFrame],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "CHECK_ROWS", 100)
+    _, trainer, frame = exported
+    rows = frame.assign(views=0.0)
+    cost = recmtl.export_model(trainer, tmp_path / "model", "torch", "int8", rows).cost
+    metrics = trainer.evaluate(rows)
+    found = {task: (before.metric, before.value) for task, (before, _) in cost.metrics.items()}
+    assert found["stars"] == ("macro_auc", pytest.approx(metrics.loc["stars", "macro_auc"], abs=1e-4))
+    assert found["spent"] == ("gini", pytest.approx(metrics.loc["spent", "gini"], abs=1e-4))
+    assert found["views"] == ("gini", None)
+    print_cost(cost, "int8")
+    said = capsys.readouterr()
+    assert "mean AUC of classes of stars on 300 given rows: 0." in said.out
+    assert "Gini of views on 300 given rows is undefined: " in said.err
+
+
+def test_what_the_precision_of_a_run_changes_is_said(
+    exported: tuple[Path, recmtl.Trainer, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Predictions in bf16 differ from the exported model's by what is printed, and it is compared in fp32."""
+    monkeypatch.setattr(export, "CHECK_ROWS", 100)
+    folder, trainer, _ = exported
+    assert read_manifest(folder)["measured"]["precision_difference"] == 0
+    optimization = replace(trainer.setup.optimization, precision="bf16")
+    monkeypatch.setattr(trainer, "setup", replace(trainer.setup, optimization=optimization))
+    monkeypatch.setattr(device, "times_fp32", lambda *_: 1.0)
+    found = recmtl.export_model(trainer, tmp_path / "bf16", "torch")
+    assert found.difference < 1e-5 < found.precision_difference
+    measured = read_manifest(tmp_path / "bf16")["measured"]
+    assert (measured["precision"], measured["precision_difference"]) == ("bf16", found.precision_difference)
 
 
 def test_a_server_answers_by_class_and_takes_no_model_of_others(

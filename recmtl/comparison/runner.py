@@ -21,10 +21,12 @@ from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
 from recmtl.evaluate import own_metrics
 from recmtl.io.files import check_local, locked
+from recmtl.models.base import loss_options
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.recipe import instantiate, open_data
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LOCK_FILE, RunFolder
+from recmtl.schema import Task
 from recmtl.tuning.progress import TuningBar, TuningProgress
 
 
@@ -111,6 +113,8 @@ def run_grid(
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
         data = prepared(parser, arguments, progress, () if tuned is None else tuned.notes)
+        for sentence in baseline_notes(data.schema.schema.tasks) if len(nets) < len(runs) else ():
+            progress.warn(sentence)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs, searched)
         grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
         given = [run.recipe["trainer"]["stopping"]["metrics"] for run in nets]
@@ -221,6 +225,16 @@ def is_data_of(folder: Path, fingerprint: str) -> bool:
     """Return whether the comparison in a folder was begun on data with this fingerprint."""
     path = folder / CONTENT
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["data"] == fingerprint)
+
+
+def baseline_notes(tasks: Sequence[Task]) -> list[str]:
+    """Return a sentence on each task whose loss has options that no baseline knows."""
+    unknown = {task.name: [o for o in loss_options(task) if o not in ("`weight`", "`weight_column`")] for task in tasks}
+    return [
+        f"the baselines leave out the {' and '.join(options)} of task {name!r}"
+        for name, options in unknown.items()
+        if options
+    ]
 
 
 def prepared(

@@ -311,6 +311,11 @@ class RankingModel(RecordedModule, ABC):
         return model
 
 
+def loss_options(task: Task) -> list[str]:
+    """Return those options of a task's loss, in backticks, that differ from their defaults."""
+    return [f"`{name}`" for name in LOSS_OPTIONS if name in changed_options(task)]
+
+
 def check_untrained(model: str, tasks: Sequence[Task], objectives: Sequence[Task]) -> None:
     """Check that tasks without a loss, of a model of that name, have no option that would change one.
 
@@ -319,7 +324,7 @@ def check_untrained(model: str, tasks: Sequence[Task], objectives: Sequence[Task
     """
     named = {task.name for task in objectives}
     for task in (task for task in tasks if task.name not in named):
-        if found := [f"`{name}`" for name in LOSS_OPTIONS if name in changed_options(task)]:
+        if found := loss_options(task):
             trained = ", ".join(f"{one.name} (label {one.label!r})" for one in objectives)
             raise ValueError(
                 f"{model} has no loss of task {task.name!r}, in which its {' and '.join(found)} would count: "

@@ -19,6 +19,7 @@ from recmtl.comparison.baselines.histgb import CommonCategories
 from recmtl.comparison.baselines.inputs import LISTED, examples_of, id_places, input_matrix
 from recmtl.comparison.baselines.run import fit_baseline
 from recmtl.comparison.grid import Grid, Variant
+from recmtl.comparison.runner import baseline_notes
 from recmtl.comparison.tables import result_tables
 from recmtl.errors import DataError, RunError, UsageError
 from recmtl.recipe.options import recipe_parser
@@ -178,6 +179,13 @@ def test_classes_and_amounts_are_predicted_and_classes_calibrated() -> None:
     after = calibration.applied(predictions["test"])
     np.testing.assert_allclose(after.values["rating"].sum(1), 1)
     assert {"uncalibrated_rating_bad", "uncalibrated_rating_good"} <= {*after.table().column_names}
+
+
+def test_options_of_losses_that_baselines_do_not_know_are_noted() -> None:
+    known = recmtl.Task("a", "a", weight=2.0, weight_column="w")
+    assert baseline_notes([known, recmtl.Task("b", "b", pos_weight=3.0, loss="focal")]) == [
+        "the baselines leave out the `loss` and `pos_weight` of task 'b'"
+    ]
 
 
 def test_the_grid_names_baselines(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,7 @@ def write(comparison: Comparison, title: str, what: str, file: Path) -> None:
     """Write the tables of a comparison, and what they are of."""
     machine = ", ".join(environment())
     tables = (comparison.folder / "table.md").read_text(encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(f"# {title}\n\n{what}, on {machine}.\n\n{tables}", encoding="utf-8")
 
 

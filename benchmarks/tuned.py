@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = map(recmtl.PreparedData.open, (folder / "cache").iterdir())
     splits = next(data.splits for data in prepared if "test" in data.splits)
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
-    title = f"All methods with {given.trials} trials each, on {TITLES[given.name]}"
+    title = f"All nets with {given.trials} trials each, on {TITLES[given.name]}"
     what = f"`python -m benchmarks.tuned {given.name}{' FOLDER' if given.folder else ''}`: {counts} rows"
     write(comparison, title, what, given.results / f"tuned_{given.name}.md")
 

@@ -155,6 +155,6 @@ def test_the_tuned_comparison_of_generated_rows_runs(tmp_path: Path) -> None:
     few = ["--balancers", "FixedWeights", "--baselines", "--trials", "1", "--seeds", "1", "--rows", "2000"]
     tuned.main(["aliexpress", "--out", str(tmp_path), "--results", str(tmp_path), *few])
     text = (tmp_path / "tuned_aliexpress.md").read_text()
-    assert text.startswith("# All methods with 1 trials each, on generated rows in the layout of AliExpress\n")
+    assert text.startswith("# All nets with 1 trials each, on generated rows in the layout of AliExpress\n")
     assert "1,600 train, 200 valid, 200 test rows" in text
     assert "| 1 | lr 0.0001282, task_weights.ctcvr 0.1019 |" in text

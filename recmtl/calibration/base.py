@@ -19,7 +19,7 @@ class Calibrator(ABC):
 
     Attributes:
         kinds: The kinds of tasks that it calibrates.
-        fewest: The positives, and the negatives, from which on it can be fitted.
+        fewest: The positives, and the negatives, from which on it can be fitted: (Σ w)² / Σ w² of those with weights.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("binary",)

@@ -200,9 +200,19 @@ def why_uncalibrated(scores: Scores, fewest: int) -> str | None:
     if not measure.is_valid(scores.predictions).all():
         return f"a prediction is not {measure.valid}"
     if scores.task.kind != "binary":
-        return None if len(scores) >= fewest else f"expected at least {fewest} rows, got {len(scores):,}"
+        return _why_few("rows", np.ones(len(scores)), scores.weight, fewest)
     if scores.labels.min() == scores.labels.max():
         return measure.why_undefined(scores)
-    positives = round(float(scores.labels.sum()))
-    rarer, least = min(("positives", positives), ("negatives", len(scores) - positives), key=lambda pair: pair[1])
-    return f"expected at least {fewest} {rarer}, got {least:,}" if least < fewest else None
+    positives = _why_few("positives", scores.labels, scores.weight, fewest)
+    return positives or _why_few("negatives", 1 - scores.labels, scores.weight, fewest)
+
+
+def _why_few(what: str, parts: Floats, weight: Floats | None, fewest: int) -> str | None:
+    """Return that rows, of which each is a part of what is counted, are too few for their weights (Kish's number)."""
+    weights: Floats = np.ones(len(parts)) if weight is None else weight
+    effective = float((weights @ parts) ** 2 / (weights**2 @ parts)) if parts.any() else 0.0
+    if round(effective, 6) >= fewest:
+        return None
+    count = round(float(parts.sum()))
+    like = f", whose weights make them count like {effective:.1f}" if count >= fewest else ""
+    return f"expected at least {fewest} {what}, got {count:,}{like}"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -141,6 +142,28 @@ def test_what_cannot_be_calibrated_is_said_and_changes_nothing(run: Path, aliexp
     assert trainer.model.calibration is before
     with pytest.raises(ValueError, match="got 'spline'"):
         recmtl.Trainer(trainer.model, calibration="spline")
+
+
+@pytest.mark.parametrize("kind", ["binary", "multiclass"])
+def test_rows_count_by_their_weights(kind: str) -> None:
+    """Of 90 positives and as many negatives, where a few weights hold most of the sum: (Σ w)² / Σ w² decides."""
+    classes = ("0", "1") * (kind == "multiclass")
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("t", "t", kind=kind, classes=classes)])
+    labels, p = np.repeat([0.0, 1.0], 90), np.linspace(0.2, 0.8, 180)
+    values = {"t": np.stack([1 - p, p], 1) if classes else p}
+
+    def fitted(weight: np.ndarray) -> Calibration:
+        return fit_calibration(Predictions(schema, values, {"t": labels}, weight, pa.table({})), "temperature")
+
+    heavy = np.ones(180)
+    heavy[90:95] = 1000.0
+    count, what = (180, "rows") if classes else (90, "positives")
+    kish = heavy if classes else heavy[90:]
+    like = kish.sum() ** 2 / (kish**2).sum()
+    said = f"expected at least 10 {what}, got {count}, whose weights make them count like {like:.1f}"
+    with pytest.raises(recmtl.DataError, match=said):
+        fitted(heavy)
+    assert fitted(np.where(labels == 0, 3.0, 1.0)).methods == {"t": "temperature"}  # one weight for each class
 
 
 def test_tasks_without_probabilities_are_left_out(small: recmtl.PreparedData) -> None:

@@ -79,7 +79,7 @@ def test_a_step_and_an_evaluation(training: bool, said: str, small: recmtl.Prepa
 def test_rows_that_do_not_fit(small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     model = recmtl.SharedBottom(small.schema, layers=[4])
     trainer = recmtl.Trainer(model, run=RunConfig(progress=False, device="cpu"))
-    monkeypatch.setattr(recmtl.Rows, "packed", lambda *_: np.empty(TOO_MUCH))
+    monkeypatch.setattr(recmtl.Rows, "packed", lambda *_, **__: np.empty(TOO_MUCH))
     with pytest.raises(OutOfMemoryError, match=r"memory does not hold the 200 training rows at once.*: give `window`"):
         trainer.fit(small.train)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,24 @@ MIN_CLASS_COUNT = 0.5  # assumed of a class without training rows, so that its l
 Standardize = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """From logits and labels to those that a loss takes."""
 SPREAD = math.log(math.e - 1)  # whose soft-plus is 1
+
+
+def _unchanged(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return logits, labels
+
+
+def _standardized(mean: float, deviation: float, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return (logits - mean) / deviation, (labels - mean) / deviation
+
+
+def _over_mean(mean: float, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return logits - math.log(mean), labels / mean
+
+
+def _with_standardized_logs(mean: float, deviation: float, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    a, own, spread = logits.unbind(-1)
+    logs = (torch.where(labels > 0, labels, 1.0).log() - mean) / deviation
+    return torch.stack([a, (own - mean) / deviation, spread], -1), torch.where(labels > 0, logs.exp(), 0.0)
 
 
 class Link(ABC):
@@ -64,7 +83,7 @@ class Link(ABC):
 
     def standardize(self, task: Task, schema: FittedSchema) -> Standardize:
         """Return what makes logits and labels those that the loss takes, the same whatever the unit of the label."""
-        return lambda logits, labels: (logits, labels)
+        return _unchanged
 
 
 class Sigmoid(Link):
@@ -123,7 +142,7 @@ class Identity(Link):
     def standardize(self, task: Task, schema: FittedSchema) -> Standardize:
         """Return what takes the mean from both, and divides them by the deviation, of the training rows' labels."""
         mean, deviation = schema.label_moments(task)
-        return lambda logits, labels: ((logits - mean) / deviation, (labels - mean) / deviation)
+        return partial(_standardized, mean, deviation)
 
 
 class Softmax(Link):
@@ -173,7 +192,7 @@ class LogMean(Link):
     def standardize(self, task: Task, schema: FittedSchema) -> Standardize:
         """Return what divides labels and expected values by the mean of the training rows' labels."""
         mean = self.unit(task, schema)
-        return lambda logits, labels: (logits - math.log(mean), labels / mean)
+        return partial(_over_mean, mean)
 
 
 class ZeroInflatedLogNormal(LogMean):
@@ -217,13 +236,7 @@ class ZeroInflatedLogNormal(LogMean):
     def standardize(self, task: Task, schema: FittedSchema) -> Standardize:
         """Return what standardizes μ and the logarithms of labels above 0 by those of the training rows."""
         _, mean, deviation = schema.log_moments[task.name]
-
-        def standardized(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-            a, own, spread = logits.unbind(-1)
-            logs = (torch.where(labels > 0, labels, 1.0).log() - mean) / deviation
-            return torch.stack([a, (own - mean) / deviation, spread], -1), torch.where(labels > 0, logs.exp(), 0.0)
-
-        return standardized
+        return partial(_with_standardized_logs, mean, deviation)
 
 
 LINKS: Mapping[str, Link] = {

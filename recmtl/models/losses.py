@@ -63,8 +63,8 @@ class Losses:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
         losses: dict[str, Tensor] = {}
         for name, term in self._terms.items():
-            of_rows, _ = self.of_rows(name, logits[name], batch)
-            loss = self._weighted(of_rows, batch, term.counts, self._sampling, term, self._domain)
+            of_rows, counting = self.of_rows(name, logits[name], batch)
+            loss = self._weighted(of_rows, counting, batch, term.counts, self._sampling, term, self._domain)
             if term.task.ranking_loss is not None:
                 loss = loss + term.task.ranking_weight * self._ranked(term, logits[name], batch)
             losses |= self._named(term, loss)
@@ -120,7 +120,7 @@ class Losses:
         Raises:
             ValueError: The rows of the batch are thinned, and those of the schema were not.
         """
-        return self._weighted(losses, batch, counts, self._sampling)
+        return self._weighted(losses, counts(batch), batch, counts, self._sampling)
 
     def of_objective(
         self,
@@ -147,7 +147,7 @@ class Losses:
         if term.task.ranking_loss is not None:
             raise ValueError(f"the model has a loss of its own for task {objective!r}: leave out its `ranking_loss`")
         sampling = of_all_rows or self._sampling
-        return self._named(term, self._weighted(losses, batch, counts, sampling, term, self._domain))
+        return self._named(term, self._weighted(losses, counts(batch), batch, counts, sampling, term, self._domain))
 
     def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of an objective in each row, and which rows count for it.
@@ -193,6 +193,7 @@ class Losses:
     def _weighted(
         self,
         losses: Tensor,
+        counting: Tensor,
         batch: Batch,
         counts: Callable[[Batch], Tensor],
         sampling: bool,
@@ -200,7 +201,7 @@ class Losses:
         domain: DomainColumn | None = None,
     ) -> Tensor:
         """Return the weighted mean of the losses, a scalar, or the part of each domain in it, ``[D + 1]``."""
-        weight = self._weights(batch, counts(batch), losses.dtype, sampling, term)
+        weight = self._weights(batch, counting, losses.dtype, sampling, term)
         whole = weight
         if batch.share is not None:
             whole = self._weights(batch.whole, counts(batch.whole), losses.dtype, sampling, term)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recmtl.models.links import link_of
+from recmtl.models.links import Standardize, link_of
 from recmtl.models.own_loss import OwnLoss
 from recmtl.schema import FittedSchema, Task
 
@@ -65,16 +66,21 @@ def ziln(logits: Tensor, labels: Tensor) -> Tensor:
     return entropy + torch.where(above, density, 0.0)
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of the soft-max of logits ``[B, C]`` and the numbers of classes ``[B]``."""
+    return F.cross_entropy(logits, labels.long(), reduction="none")
+
+
 ROW_LOSSES: Mapping[str, RowLoss] = {
-    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
+    "bce": partial(F.binary_cross_entropy_with_logits, reduction="none"),
     "focal": focal,
-    "mse": lambda values, labels: F.mse_loss(values, labels, reduction="none"),
-    "mae": lambda values, labels: F.l1_loss(values, labels, reduction="none"),
+    "mse": partial(F.mse_loss, reduction="none"),
+    "mae": partial(F.l1_loss, reduction="none"),
     "poisson": poisson,
     "tweedie": tweedie,
     "ziln": ziln,
-    "ce": lambda logits, labels: F.cross_entropy(logits, labels.long(), reduction="none"),
-    "huber": lambda values, labels: F.huber_loss(values, labels, reduction="none"),
+    "ce": cross_entropy,
+    "huber": partial(F.huber_loss, reduction="none"),
 }
 
 
@@ -93,7 +99,11 @@ def row_loss(task: Task, schema: FittedSchema, rate: float) -> RowLoss:
     if task.label_smoothing:
         shares, share = schema.class_shares.get(task.name), task.label_smoothing
         loss = with_smoothing(loss, share, rate) if shares is None else with_class_smoothing(loss, share, shares)
-    return lambda logits, labels: loss(*standardize(logits, labels))
+    return partial(_of_standardized, loss, standardize)
+
+
+def _of_standardized(loss: RowLoss, standardize: Standardize, logits: Tensor, labels: Tensor) -> Tensor:
+    return loss(*standardize(logits, labels))
 
 
 def with_pos_weight(loss: RowLoss, weight: float) -> RowLoss:
@@ -110,13 +120,12 @@ def with_pos_weight(loss: RowLoss, weight: float) -> RowLoss:
     That is the training with weighted positives and a bias that starts at their share, followed by the correction of
     all logits by $-\log\alpha$. A soft label has a positive and a negative part.
     """
-    shift = math.log(weight)
+    return partial(_positives_weighted, loss, weight)
 
-    def weighted(logits: Tensor, labels: Tensor) -> Tensor:
-        shifted, ones = logits + shift, torch.ones_like(labels)
-        return weight * labels * loss(shifted, ones) + (1 - labels) * loss(shifted, 1 - ones)
 
-    return weighted
+def _positives_weighted(loss: RowLoss, weight: float, logits: Tensor, labels: Tensor) -> Tensor:
+    shifted, ones = logits + math.log(weight), torch.ones_like(labels)
+    return weight * labels * loss(shifted, ones) + (1 - labels) * loss(shifted, 1 - ones)
 
 
 def with_smoothing(loss: RowLoss, smoothing: float, rate: float) -> RowLoss:
@@ -129,15 +138,21 @@ def with_smoothing(loss: RowLoss, smoothing: float, rate: float) -> RowLoss:
         With u = 1/2, which they took for balanced classes, the mean prediction of a label rate of 1 % and ε = 0.1 would
         be 5.9 %. With the label rate it stays 1 %.
     """
-    return lambda logits, labels: loss(logits, (1 - smoothing) * labels + smoothing * rate)
+    return partial(_smoothed, loss, smoothing, rate)
+
+
+def _smoothed(loss: RowLoss, smoothing: float, rate: float, logits: Tensor, labels: Tensor) -> Tensor:
+    return loss(logits, (1 - smoothing) * labels + smoothing * rate)
 
 
 def with_class_smoothing(loss: RowLoss, smoothing: float, shares: Sequence[float]) -> RowLoss:
     r"""Return the cross-entropy of labels that are smoothed to the shares of the classes, as by `with_smoothing`."""
+    return partial(_smoothed_to_shares, loss, smoothing, tuple(shares))
+
+
+def _smoothed_to_shares(
+    loss: RowLoss, smoothing: float, shares: Sequence[float], logits: Tensor, labels: Tensor
+) -> Tensor:
     counted = [(float(c), share) for c, share in enumerate(shares) if share]
-
-    def smoothed(logits: Tensor, labels: Tensor) -> Tensor:
-        to_shares = sum((share * loss(logits, torch.full_like(labels, c)) for c, share in counted), 0 * labels)
-        return (1 - smoothing) * loss(logits, labels) + smoothing * to_shares
-
-    return smoothed
+    to_shares = sum((share * loss(logits, torch.full_like(labels, c)) for c, share in counted), 0 * labels)
+    return (1 - smoothing) * loss(logits, labels) + smoothing * to_shares

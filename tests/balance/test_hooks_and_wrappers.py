@@ -134,8 +134,8 @@ def end_reducers():
 @pytest.mark.parametrize(("told", "wrapped"), [(False, True), (True, True), (False, False)])
 def test_wrappers_that_average_gradients_are_refused(told, wrapped, tmp_path):
     for found in together(2, tmp_path / "ranks", messages, told, wrapped):
-        of_sum = found.pop("Sum")
-        assert (of_sum is None) == (not told)  # the plain sum may be averaged, once
+        for name in ("Sum", "FixedWeights"):
+            assert (found.pop(name) is None) == (not told)  # sums with fixed weights may be averaged, once
         said = "`DistributedDataParallel` sums the gradients itself" if wrapped else "2 processes run, but the balancer"
         for name, message in found.items():
             assert message is not None, name

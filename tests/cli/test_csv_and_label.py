@@ -171,7 +171,7 @@ class TestRefused:
         [
             ([], "nothing says what to predict: name the label columns, `--label COLUMN`, or give a dataset card"),
             (["--label", "clik"], "column 'clik' is not in my.csv; did you mean 'click'?"),
-            (["--label", "city"], "label 'city' of my.csv holds '"),
+            (["--label", "city", "--kind", "city=binary"], "column 'city': '"),
             (["--label", "click", "--group", "serch"], "column 'serch' is not in my.csv; did you mean 'search'?"),
             (["--label", "click", "--drop", "nope"], "column 'nope' is not in my.csv"),
             (["--label", "click", "--kind", "zip=category"], "there is no kind of columns 'category'; did you mean"),

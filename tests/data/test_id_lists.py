@@ -79,7 +79,7 @@ def test_spare_values_give_all_batches_of_an_epoch_one_shape(data: recmtl.Prepar
     """As on a GPU, where a step is recorded."""
     loader = Loader(data.train, 8, seed=seed)
     plain = list(loader.epoch(1))
-    window = next(loader._windows(1, 0))
+    window = next(loader._windows(1, 0, None))
     spare = [loader._unpack(packed) for packed in loader._of_one_shape(window, [len(batch) for batch in plain])]
     assert len({tuple(len(own.values) for own in batch.lists) for batch in spare}) == 1
     for mine, other in zip(spare, plain, strict=True):

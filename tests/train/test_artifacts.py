@@ -38,13 +38,13 @@ def mmoe(aliexpress: recmtl.PreparedData) -> recmtl.MMOE:
 def test_saved_predictions_give_the_saved_metrics(
     aliexpress: recmtl.PreparedData, mmoe: recmtl.MMOE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    predicted, plain = [], Predictor.outputs
+    predicted, plain = [], Predictor._uncalibrated
 
     def outputs(self: Predictor, rows: recmtl.Rows) -> dict[str, np.ndarray]:
         predicted.append(rows)
         return plain(self, rows)
 
-    monkeypatch.setattr(Predictor, "outputs", outputs)
+    monkeypatch.setattr(Predictor, "_uncalibrated", outputs)
     trainer = finished(aliexpress, mmoe, tmp_path)
     assert [rows.name for rows in predicted] == ["valid", "valid", "test"]  # the first while it was trained
     result, schema = json.loads((tmp_path / "metrics.json").read_text()), aliexpress.schema.schema

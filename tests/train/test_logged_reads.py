@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from twins import BALANCERS
 import recmtl
 from recmtl.balance import Balancer
 from recmtl.runs.folder import RunFolder
-from recmtl.train import divergence, loop, monitor
+from recmtl.train import divergence, gradient_stats, loop, monitor
 from recmtl.train.divergence import finite_by_tensor
 from recmtl.train.monitor import host_copies
 
@@ -76,20 +76,21 @@ def reads(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> list[str]:
             found.append(name)
         return originals[name](self, *arguments)
 
-    def logged(method: str, self: loop.TrainingLoop, *arguments: Any) -> None:
+    def logged(function: Callable[..., Any], *arguments: Any) -> Any:
         logging[0] = True
         try:
-            methods[method](self, *arguments)
+            return function(*arguments)
         finally:
             logging[0] = False
 
     originals = {name: getattr(Tensor, name) for name in READS}
-    methods = {name: getattr(loop.TrainingLoop, name) for name in ("_record_step", "_record_gradient_stats")}
-    monkeypatch.setattr(loop, "host_copies", copies)
+    for module in (loop, gradient_stats):
+        monkeypatch.setattr(module, "host_copies", copies)
     for name in READS:
         monkeypatch.setattr(Tensor, name, lambda self, *arguments, name=name: noted(name, self, *arguments))
-    for name in methods:
-        monkeypatch.setattr(loop.TrainingLoop, name, lambda self, *arguments, name=name: logged(name, self, *arguments))
+    record_step = loop.TrainingLoop._record_step
+    monkeypatch.setattr(loop.TrainingLoop, "_record_step", lambda self: logged(record_step, self))
+    monkeypatch.setattr(loop, "diagnosis", partial(logged, gradient_stats.diagnosis))
     return found
 
 

@@ -29,7 +29,7 @@ SPLITTER = {"beta": 0.9, "projection": "none", "seed": 3}
 CASES = [
     *(Case(method, {}) for method in BALANCERS),
     Case(balance.GradNorm, {"alpha": 0.5, "lr": 0.1}),
-    Case(balance.FixedWeights, {"task_weights": [0.5, 2.5, 0.0]}),
+    Case(balance.FixedWeights, {"task_weights": {"ctr": 0.5, "cvr": 2.5, "ctcvr": 0.0}}),
     Case(balance.STCH, {"mu": 1.0}),
     Case(balance.FAMO, {"lr": 0.1, "decay": 0.5}),
     Case(balance.ExcessMTL, {"lr": 1.0}),

@@ -22,7 +22,7 @@ ELEMENT = re.compile(
     re.S,
 )
 UNIFORM = (re.compile(r"'[^'\\]*'(?:\s*,\s*'[^'\\]*')*"), re.compile(r'"[^"\\]*"(?:\s*,\s*"[^"\\]*")*'))  # by one quote
-NUMBER = re.compile(rf"{DECIMAL_NUMBER}|nan|None")
+NUMBER_IN_LIST = re.compile(rf"{DECIMAL_NUMBER}|nan|None")
 NO_VALUES = ("None", "null", "NULL", "nan", "NaN")
 LEFT_OUT = "..."  # by NumPy, from the middle of a long list
 
@@ -62,7 +62,7 @@ def parse_list(text: str, separator: str | None = None) -> list[str | None] | No
 def _is_list(kind: str, inner: str, found: list[tuple[str, bool]]) -> bool:
     """Return whether text in round or curly brackets is a list: of quoted elements or numbers, or with commas."""
     if kind == "(":
-        return inner[0] in "'\"" or (NUMBER.match(inner) is not None and "," in inner)
+        return inner[0] in "'\"" or (NUMBER_IN_LIST.match(inner) is not None and "," in inner)
     bare = (element for element, quoted in found if not quoted)
     return not any(":" in element for element in bare) and (inner[0] in "'\"" or "," in inner)
 
@@ -89,7 +89,7 @@ def _bare_elements(inner: str) -> list[tuple[str, bool]] | None:
         return None
     parts = [part.strip() for part in inner.removesuffix(",").split(",")]
     words = inner.split()
-    if len(parts) == 1 and all(NUMBER.fullmatch(word) or word == LEFT_OUT for word in words):
+    if len(parts) == 1 and all(NUMBER_IN_LIST.fullmatch(word) or word == LEFT_OUT for word in words):
         parts = words
     return [(part[:-1] if part[-1:] == "." and part != LEFT_OUT else part, False) for part in parts]
 

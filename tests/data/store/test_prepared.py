@@ -209,4 +209,4 @@ def test_a_notebook_shows_tables(folder):
     splits, features, tasks = tables
     assert splits == [["split", "rows"], ["train", "3"], ["valid", "2"], ["test", "2"]]
     assert features == [["feature", "columns"], ["Categorical", "1"], ["Numeric", "1"], ["MultiCategorical", "1"]]
-    assert [row[:3] for row in tasks] == [["task", "label", "training rows"], ["t", "y", "2"], ["u", "r", "2"]]
+    assert [row[:3] for row in tasks] == [["task", "label", "training rows"], ["t", "y", "1"], ["u", "r", "2"]]

@@ -298,7 +298,7 @@ def test_inferring_names_the_columns_that_give_a_label_away(
     main([command, *options[command], "--label", "buy", "--drop", "click"])
     said = " ".join("".join(capsys.readouterr()).split())
     assert (
-        "column 'paid' is label 'buy' in other words: is it known before the buy? `--drop paid` leaves it out" in said
+        "column 'paid' is label 'buy' in other words: is it known before 'buy' is? `--drop paid` leaves it out" in said
     )
     assert "column 'score' alone separates label 'buy' with AUC 1.000" in said
     assert "column 'price'" not in said

@@ -144,12 +144,10 @@ def test_the_weights_of_one_task_are_relative_to_nothing() -> None:
         SearchSpace.parse(content, PARSER, NAMED, ["ctr"], {})
 
 
-@pytest.mark.parametrize("name", known_names("balancer"))
+@pytest.mark.parametrize("name", [name for name in known_names("balancer") if getattr(recmtl, name).search_space])
 def test_every_balancer_takes_the_ends_of_its_default_ranges(name: str) -> None:
     cls = getattr(recmtl, name)
     ranges = {f"balancer.{key}": value for key, value in cls.search_space.items()}
-    if not ranges:
-        return
     space = SearchSpace.parse(ranges, PARSER, {"model": "MMOE", "balancer": name}, TASKS, {})
     for option in space.options:
         key = option.key.removeprefix("balancer.")

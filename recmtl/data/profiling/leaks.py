@@ -34,7 +34,7 @@ class Leak(NamedTuple):
             if self.same
             else f"alone separates label {self.label!r} with AUC {self.auc:.3f}"
         )
-        return f"column {self.column!r} {what}: is it known before the {self.label}?"
+        return f"column {self.column!r} {what}: is it known before {self.label!r} is?"
 
 
 def search_leaks(

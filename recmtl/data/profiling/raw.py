@@ -206,7 +206,8 @@ class RawTally(SplitTally):
                 yield column, number.missing / number.rows, np.nan, beyond, number.shift(trained)
             else:
                 category = self.categories[column]
-                unseen = category.unseen(train.categories[column])
+                times = isinstance(self.features[column], Timestamp)  # read as days and hours, not as categories
+                unseen = np.nan if times else category.unseen(train.categories[column])
                 yield column, category.missing / category.rows, unseen, np.nan, np.nan
 
 

@@ -127,3 +127,12 @@ def test_brief_prints_warnings_and_counts_alone(tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["rows"], len(told["warnings"])) == ({"train": 600}, 1)
+
+
+def test_later_times_are_no_unseen_categories() -> None:
+    rows = pd.DataFrame({"seen": pd.date_range("2024-01-01", periods=40, freq="D"), "click": [0, 1] * 20})
+    later = rows.assign(seen=rows["seen"] + pd.Timedelta(days=400))
+    schema = recmtl.Schema([recmtl.Timestamp("seen")], [recmtl.Task("click", "click")])
+    described = recmtl.describe(rows, test=later, schema=schema)
+    assert described.drift["unseen"].isna().all()
+    assert not any("among those of the training" in warning for warning in described.warnings)

@@ -111,12 +111,12 @@ def test_a_leak_is_a_warning_and_an_honest_feature_is_not():
     (warning,) = description.warnings
     auc = description.leaks["auc"].item()
     assert warning == (
-        f"column 'noisy' alone separates label 'click' with AUC {auc:.3f}: is it known before the click?"
+        f"column 'noisy' alone separates label 'click' with AUC {auc:.3f}: is it known before 'click' is?"
     )
     assert 0.98 < auc < 0.995
     assert not describe(leaky().drop(columns="noisy"), labels=["click"]).warnings
     (again,) = describe(leaky().assign(noisy=lambda f: f["click"]), labels=["click"]).warnings
-    assert again == "column 'noisy' is label 'click' in other words: is it known before the click?"
+    assert again == "column 'noisy' is label 'click' in other words: is it known before 'click' is?"
 
 
 def test_a_list_that_gives_the_label_away():

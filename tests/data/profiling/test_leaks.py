@@ -58,10 +58,10 @@ def test_a_recoded_label(rng):
     }
     assert all(leak.auc == 1 for leak in leaks.values())
     assert (
-        str(leaks["words", "click"]) == "column 'words' is label 'click' in other words: is it known before the click?"
+        str(leaks["words", "click"]) == "column 'words' is label 'click' in other words: is it known before 'click' is?"
     )
     assert str(Leak("x", "click", 0.9991, False)) == (
-        "column 'x' alone separates label 'click' with AUC 0.999: is it known before the click?"
+        "column 'x' alone separates label 'click' with AUC 0.999: is it known before 'click' is?"
     )
 
 

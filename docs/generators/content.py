@@ -38,6 +38,7 @@ INSERTS: dict[str, Callable[[], str | None]] = {
     "claims": claims_tables.claims,
     "pareto": claims_tables.pareto,
     "comparison census": lambda: benchmark_tables.comparison("census"),
+    "comparison balancers": lambda: benchmark_tables.comparison("balancers"),
     "comparison aliexpress": lambda: benchmark_tables.comparison("aliexpress"),
     "served over HTTP": serving_tables.over_http,
     "requests": serving_tables.in_python,

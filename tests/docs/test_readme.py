@@ -59,6 +59,11 @@ def test_what_is_said_of_balancing_is_what_was_recorded() -> None:
     transfers = re.findall(r"transfer is (\w+) for (.*?);", census)
     assert transfers == [("negative", "SharedBottom with GradNorm, MMOE with GradNorm")]
     assert "On income, no row can be told apart from single-task training" in census
+    every = (RESULTS / "comparison_balancers.md").read_text()
+    assert every.count("| SharedBottom |") == 2 * 29
+    for task in ("income", "never_married"):
+        assert f"{task}: no variant differs significantly from single-task training" in every
+        assert f"{task}: no variant differs significantly from the best" in every
     better = re.findall(r"On (\w+), transfer is positive for ESMM with Sum,", aliexpress)
     assert better == ["cvr", "ctcvr"]
     assert re.search(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite, loss_values
+from recmtl.balance.constructor_checks import validated_names
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
 from recmtl.balance.events import TrainingEvents
 from recmtl.balance.folding import folded
@@ -23,7 +24,6 @@ from recmtl.balance.shared import (
     check_losses,
     listed_tensors,
     ordered_losses,
-    validated_names,
     validated_views,
 )
 

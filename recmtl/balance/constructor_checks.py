@@ -1,4 +1,4 @@
-"""Checks of what constructors are given."""
+"""Checks of what constructors and `setup` are given."""
 
 import math
 from collections.abc import Sequence
@@ -44,3 +44,16 @@ def check_length(name: str, numbers: Sequence[float] | None, tasks: int) -> None
     """Check that an option, where it is given, holds a number for each of so many tasks."""
     if numbers is not None and len(numbers) != tasks:
         raise ValueError(f"`{name}` must hold one number for each of {tasks} tasks, got {len(numbers)}")
+
+
+def validated_names(
+    argument: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
+) -> tuple[str, ...] | None:
+    """Return the names if they are `count` different ones and agree with those known; without names, those known."""
+    if names is None:
+        return known
+    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
+        raise ValueError(f"`{argument}` must be {count} different names, got {names!r}")
+    if known is not None and tuple(names) != known:
+        raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
+    return tuple(names)

@@ -102,6 +102,50 @@ class ProcessGroup:
             for part, total in zip(parts, torch.split(message, [part.numel() for part in parts]), strict=True):
                 part.copy_(total.view(part.shape))
 
+    @torch.no_grad()
+    def all_to_all(self, tensor: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
+        """Send rows of dimension 0 to each process, and return the rows from all of them in the order of their ranks.
+
+        Args:
+            tensor: The rows, those for process 0 first.
+            given: How many of them each process gets.
+            taken: How many rows this process gets from each.
+
+        Raises:
+            ValueError: If `given` is not the number of rows for each process.
+        """
+        if len(given) != self.size or len(taken) != self.size or sum(given) != len(tensor):
+            expected = f"{len(tensor)} rows for {self.size} processes"
+            raise ValueError(f"`given` and `taken` must count {expected}, got {list(given)} and {list(taken)}")
+        if self.size == 1:
+            return tensor
+        found = tensor.new_empty(sum(taken), *tensor.shape[1:])
+        self.sent += tensor.nbytes
+        with explain_lost_rank():
+            dist.all_to_all_single(found, tensor.contiguous(), list(taken), list(given), group=self.group)
+        return found
+
+    @torch.no_grad()
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, in the order of their ranks; they may differ in length (dimension 0).
+
+        Each process sends as many rows as the longest tensor has.
+        """
+        if self.size == 1:
+            return [tensor]
+        lengths = [int(length) for length in self._gather(torch.tensor([len(tensor)], device=tensor.device))]
+        padded = tensor.new_zeros(max(lengths), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        return [found[:length] for found, length in zip(self._gather(padded), lengths, strict=True)]
+
+    def _gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, which have one shape."""
+        found = [torch.empty_like(tensor) for _ in range(self.size)]
+        self.sent += tensor.nbytes
+        with explain_lost_rank():
+            dist.all_gather(found, tensor, group=self.group)
+        return found
+
     @explain_lost_rank()
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:

@@ -20,8 +20,8 @@ def merge_neighbours(measured: Sequence[Measured]) -> list[Measured]:
 
 def _kind(measured: Measured) -> torch.dtype | None:
     """Return the type of tensors that can be merged: with all gradients, and with parts of whole rows; else None."""
-    tensor, parts, part_of_row, _ = measured.shared
-    rows = part_of_row is None and tensor.numel() % (parts * ROW) == 0 and tensor.numel() > 0
+    tensor, parts, part_of_row, _, exchanged = measured.shared
+    rows = part_of_row is None and exchanged is None and tensor.numel() % (parts * ROW) == 0 and tensor.numel() > 0
     whole = rows and not tensor.is_complex() and all(gradient is not None for gradient in measured.gradients)
     return tensor.dtype if whole else None
 

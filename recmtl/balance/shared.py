@@ -23,6 +23,8 @@ class SharedTensor(NamedTuple):
         parts: The number of parts.
         part_of_row: The part of each row of dimension 0, int64 `[rows]`; None for `parts` equal chunks of it.
         bounds: The first row of each part, and the number of rows, int64 `[parts + 1]`, if parts are blocks of rows.
+        exchanged: What `exchange_rows` made of the tensor, if that is this process's part of rows that are spread over
+            several processes; `parts` are then the same in each process.
 
     Example:
         >>> import torch
@@ -35,6 +37,7 @@ class SharedTensor(NamedTuple):
     parts: int = 1
     part_of_row: Tensor | None = None
     bounds: Tensor | None = None
+    exchanged: Tensor | None = None
 
     def check(self, name: str) -> None:
         """Check that the tensor is a leaf and splits into its parts; `name` is its name in the message."""
@@ -195,19 +198,6 @@ def validated_views(views: object) -> tuple[Tensor, ...]:
         if not isinstance(view, Tensor):
             raise ValueError(f"view {index} must be a tensor, got {view!r}")
     return found
-
-
-def validated_names(
-    argument: str, names: Sequence[str] | None, count: int, known: tuple[str, ...] | None = None
-) -> tuple[str, ...] | None:
-    """Return the names if they are `count` different ones and agree with those known; without names, those known."""
-    if names is None:
-        return known
-    if isinstance(names, str) or len(names) != count or len(set(names)) != count:
-        raise ValueError(f"`{argument}` must be {count} different names, got {names!r}")
-    if known is not None and tuple(names) != known:
-        raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
-    return tuple(names)
 
 
 def listed_losses(losses: object) -> list[Tensor]:

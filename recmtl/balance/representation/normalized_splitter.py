@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import masked, zeros_if_none
+from recmtl.balance.constructor_checks import validated_names
 from recmtl.balance.counter_generator import RandomOrders
 from recmtl.balance.ema import bias_corrected
 from recmtl.balance.representation.base import RepresentationBalancer
-from recmtl.balance.shared import Sizes, validated_names
+from recmtl.balance.shared import Sizes
 from recmtl.balance.task_gradients.projection import coefficients_in_order
 
 

@@ -1,0 +1,73 @@
+"""Rows that are spread over processes, against one process with all of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from together import together
+from torch import Tensor
+
+from recmtl.balance import ProcessGroup
+from recmtl.balance.row_exchange import exchange_rows
+
+WIDTH, ROWS = 3, 8
+
+
+def exchanged(processes: ProcessGroup, rows: Tensor, wanted: Tensor) -> Tensor:
+    """The wanted rows of a table whose row r lies in process r mod N, there at r // N; in the wanted order."""
+    owner, place = wanted % processes.size, wanted // processes.size
+    order = owner.argsort(stable=True)
+    taken = owner.bincount(minlength=processes.size)
+    given = processes.all_to_all(taken, [1] * processes.size, [1] * processes.size).tolist()
+    places = processes.all_to_all(place[order], taken.tolist(), given)
+    found = exchange_rows(rows, places, given, taken.tolist(), processes)
+    return found.index_select(0, order.argsort())
+
+
+def exchanges(processes: ProcessGroup) -> dict[str, Any]:
+    """What one process sees; process 1 reads no row, and row 0 of process 0 is read most."""
+    table = torch.arange(float(ROWS * WIDTH), dtype=torch.float64).view(ROWS, WIDTH)
+    own = table[processes.rank :: processes.size].clone().requires_grad_()
+    wanted = torch.tensor([5, 0, 7, 0][: 2 + processes.rank] if processes.rank != 1 else [], dtype=torch.int64)
+    found = exchanged(processes, own, wanted)
+    weights = torch.arange(1.0, 1 + found.numel(), dtype=torch.float64).view(found.shape) * (1 + processes.rank)
+    (found * weights).sum().backward()
+    before = processes.sent
+    lengths = [len(t) for t in processes.all_gather(wanted)]
+    return {
+        "found": torch.equal(found, table[wanted]),
+        "gradient": own.grad,
+        "expected": torch.zeros_like(table).index_add_(0, wanted, weights),  # this process's part
+        "lengths": lengths,
+        "sent": processes.sent - before,
+    }
+
+
+@pytest.mark.slow
+def test_rows_and_their_gradients_travel(tmp_path: Path) -> None:
+    several = together(3, tmp_path / "3", exchanges)
+    expected = sum(each["expected"] for each in several)
+    for rank, each in enumerate(several):
+        assert each["found"]
+        assert torch.equal(each["gradient"], expected[rank::3])
+        assert each["lengths"] == [2, 0, 4]
+        assert each["sent"] == 8 + 4 * 8  # its length, and as many numbers as the longest one has
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    rows = torch.zeros(2, WIDTH, requires_grad=True)
+    with pytest.raises(ValueError, match=r"must count 3 rows for 1 processes, got \[2\] and \[3\]"):
+        exchange_rows(rows, torch.tensor([0, 1, 1]), [2], [3], ProcessGroup())
+
+
+def test_gradients_are_summed_in_one_order_on_every_device() -> None:
+    """As a GPU does it, without atomic additions."""
+    from recmtl.balance import row_exchange
+
+    values, places = torch.randn(50, WIDTH, dtype=torch.float64), torch.randint(7, (50,))
+    expected = torch.zeros(9, WIDTH, dtype=torch.float64).index_add_(0, places, values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_exchange, "on_host", lambda tensor: False)
+        found = row_exchange._summed(values, places, 9)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)

@@ -58,9 +58,9 @@ def _measure_and_save(
             domains[name] = plain_domain_metrics(predictions)
         if folder and setup.run.predictions:
             predictions.write(folder.predictions(name))
+    reported = next((splits[name] for name in REPORTED if name in splits), None)
+    usage = predictor.expert_usage(reported) if setup.run.folder and reported else {}
     if folder:
-        reported = next((splits[name] for name in REPORTED if name in splits), None)
-        usage = Predictor(setup).expert_usage(reported) if reported else {}
         if usage:
             folder.save_usage(usage)
         if setup.model.calibration is not None:

@@ -54,8 +54,7 @@ class Predictor:
             wide = {t.name: t.outputs for t in setup.model.schema.schema.tasks if t.has_classes}
             names = dict.fromkeys((*setup.model.heads, *setup.objectives))
             return {name: np.empty((0, wide[name]) if name in wide else 0) for name in names}
-        own = self._outputs_of(process_rows(rows, processes.rank, processes.size))
-        parts = [part for part in processes.all_gather_object(own) if part]
+        parts = processes.all_gather_object(self._outputs_of(rows))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
@@ -66,24 +65,40 @@ class Predictor:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""
         totals: dict[str, Tensor] = {}
         with self._inference():
-            for batch in self._batches(rows):
+            for batch, counts in self._batches(rows):
                 usage = self._setup.model.expert_usage(batch)  # {head: [B, E]}
                 if not usage:
                     return {}
                 for head, weights in usage.items():
-                    totals[head] = totals.get(head, 0.0) + weights.sum(0, dtype=torch.float64)  # [E]
+                    totals[head] = totals.get(head, 0.0) + counts * weights.sum(0, dtype=torch.float64)  # [E]
+            self._processes.all_reduce([*totals.values()])
         return {head: (total / len(rows)).tolist() for head, total in totals.items()}
 
     def _outputs_of(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
+        """Return what the model predicts for this process's share of the rows."""
         parts: list[dict[str, Tensor]] = []
         what = f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"
         with explain_oom(what), self._inference():
-            for batch in self._batches(rows):
-                parts.append(self._predicted(batch))
-        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else {}
+            for batch, counts in self._batches(rows):
+                found = self._predicted(batch)
+                parts.append(found if counts else {name: values[:0] for name, values in found.items()})
+        return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
 
-    def _batches(self, rows: Rows) -> Iterator[Batch]:
-        return Loader(rows, BATCH, self._setup.device).epoch()
+    def _batches(self, rows: Rows) -> Iterator[tuple[Batch, bool]]:
+        """Yield the batches of this process's share of the rows, and whether they count.
+
+        The processes run the same number of them, as they look up rows of tables that they share: one with a batch
+        less than another runs the first row once more, which does not count.
+        """
+        rank, size = self._processes.rank, self._processes.size
+        share = process_rows(rows, rank, size)
+        for batch in self._loader(share).epoch():
+            yield batch, True
+        if len(share) <= (batches(len(rows)) - 1) // size * BATCH:
+            yield next(self._loader(row_range(rows, 0, 1)).epoch()), False
+
+    def _loader(self, rows: Rows) -> Loader:
+        return Loader(rows, BATCH, self._setup.device)
 
     def _predicted(self, batch: Batch) -> dict[str, Tensor]:
         model = self._setup.model
@@ -112,6 +127,15 @@ def process_rows(rows: Rows, rank: int, processes: int) -> Rows:
     """Return the rows that one of several processes predicts: whole batches, at most one more than another's."""
     if processes == 1:
         return rows
-    batches = -(-len(rows) // BATCH)
-    start, end = (min(len(rows), batches * i // processes * BATCH) for i in (rank, rank + 1))
+    start, end = (min(len(rows), batches(len(rows)) * i // processes * BATCH) for i in (rank, rank + 1))
+    return row_range(rows, start, end)
+
+
+def batches(rows: int) -> int:
+    """Return the number of batches of so many rows."""
+    return -(-rows // BATCH)
+
+
+def row_range(rows: Rows, start: int, end: int) -> Rows:
+    """Return the rows from one up to another, without a copy."""
     return Rows(rows.schema, rows.table.slice(start, end - start), rows.name, rows.thinning)

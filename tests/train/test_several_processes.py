@@ -17,7 +17,7 @@ from recmtl.train.distributed import (
     frozen_batch_norms,
     local_rank,
 )
-from recmtl.train.predictor import BATCH, process_rows
+from recmtl.train.predictor import BATCH, Predictor, process_rows
 
 STYLE = recmtl.LayerStyle(normalization="batch", dropout=0.2)
 
@@ -146,6 +146,24 @@ def test_processes_predict_whole_batches(aliexpress: recmtl.PreparedData, count:
     assert [len(part) for part in parts] == [len(parts[0]), count - len(parts[0])]
     for part, start in zip(parts, (0, len(parts[0])), strict=True):
         assert part.equals(rows.table.slice(start, len(part)))
+
+
+@pytest.mark.parametrize("count", [1, BATCH, 3 * BATCH - 1])
+def test_processes_predict_in_step(
+    aliexpress: recmtl.PreparedData, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All run the same number of batches, as they look up rows of spread tables together; each row counts once."""
+    rows = recmtl.Rows(aliexpress.schema, aliexpress.train.table.take(np.arange(count) % len(aliexpress.train)))
+    setup = trainer(aliexpress, None).setup
+    found = []
+    for rank in range(3):
+        processes = ProcessGroup()
+        monkeypatch.setattr(processes, "rank", rank)
+        monkeypatch.setattr(processes, "size", 3)
+        found.append([(len(batch), counts) for batch, counts in Predictor(setup, processes)._batches(rows)])
+    assert len({len(batches) for batches in found}) == 1
+    assert sum(rows for batches in found for rows, counts in batches if counts) == count
+    assert all(rows == 1 for batches in found for rows, counts in batches if not counts)
 
 
 def test_batch_norms_are_frozen_for_a_single_row() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from recmtl.balance import backward, shared
-from recmtl.features import embedding_table
+from recmtl.features import table_rows
 from recmtl.layers import experts
 
 TESTS = Path(__file__).parents[2] / "tests"
@@ -39,4 +39,4 @@ def stand_in(patch: Any = None) -> None:
         patch.setattr(torch.cuda, name, lambda *_, value=value: value)
     for module in (backward, shared, experts):
         patch.setattr(module, "on_host", lambda _: False)
-    patch.setattr(embedding_table, "distinct_ids", embedding_table.padded)
+    patch.setattr(table_rows, "distinct_ids", table_rows.padded)

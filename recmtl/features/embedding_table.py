@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from recmtl.balance.shared import SharedTensor
 from recmtl.data import IdLists, Share
 from recmtl.features.growth import RowOrigins, table_origins
+from recmtl.features.table_rows import GatheredRows, ReplicatedRows, TableRows, parts_of
 from recmtl.io.machine import available_memory, explain_oom
 from recmtl.schema import FittedSchema, IdBlock, MultiCategorical
 
 INITIAL_STD = 0.01
 MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
-OTHER_IDS = (
-    "a table in row mode looks up ids that the step's first look-up did not have: look up all ids of the batch first"
-)
 
 
 class Field(NamedTuple):
@@ -61,20 +59,6 @@ class Embedded(NamedTuple):
     lists: tuple[Lists, ...]
 
 
-class GatheredRows(NamedTuple):
-    """The rows of a table that a forward pass in row mode has gathered."""
-
-    places: Tensor  # int64 [U], positions in the table
-    rows: Tensor  # [U, width], a leaf
-    source: Tensor | None  # the row that each one repeats, as in `DistinctIds`
-    part_of_row: Tensor  # [U], the feature of each row
-    bounds: Tensor  # [features + 1], the first row of each feature, and U
-
-    def put(self, whole: Tensor, rows: Tensor) -> None:
-        """Write values of the rows ``[U, width]`` to their positions in ``[rows of the table, width]``."""
-        whole.index_copy_(0, self.places, rows if self.source is None else rows.index_select(0, self.source))
-
-
 class EmbeddingTable(nn.Module):
     """The embeddings of all features of one width in one table, each feature at its own offset.
 
@@ -87,6 +71,7 @@ class EmbeddingTable(nn.Module):
     batch, each gathers the distinct rows of the whole batch, so that their gradients have one shape and can be summed.
 
     Attributes:
+        storage: Where the rows lie.
         row_mode: Whether training passes gather rows; off by default.
         singles: The blocks with one value per row, in the order of the output.
         lists: The blocks of multi-valued features, in the order of the output.
@@ -132,6 +117,7 @@ class EmbeddingTable(nn.Module):
         with torch.no_grad():
             self.weight[starts] = 0
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
+        self.storage: TableRows = ReplicatedRows()
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
@@ -150,7 +136,7 @@ class EmbeddingTable(nn.Module):
                 f"{len(lists)} lists: pass `lists`"
             )
         own = [lists[block.start] for block in self.lists]
-        rows, count = self._rows(ids, lists), len(self.singles)  # [B·S + Σ T, width]
+        rows, count = self._looked_up(ids, lists), len(self.singles)  # [B·S + Σ T, width]
         if not own:
             return Embedded(rows.view(ids.shape[0], count, self.width), ())
         singles, *listed = torch.split(rows, [ids.shape[0] * count, *(each.values.shape[0] for each in own)])
@@ -161,8 +147,8 @@ class EmbeddingTable(nn.Module):
         """Return the rows of a feature, a view of the table ``[size, width]``."""
         return self.weight.detach().narrow(0, *self._spans[block.owner])
 
-    def _places(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
-        """Return the positions of all ids in the table, those of the lists last ``[B·S + Σ T]``."""
+    def _ids_in_table(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
+        """Return all ids as ids of the whole table, those of the lists last ``[B·S + Σ T]``."""
         own = ids if ids.shape[1] == len(self.columns) else ids.index_select(1, self.columns)
         singles = (own + self.offsets).flatten()
         if not self.lists:
@@ -193,34 +179,28 @@ class EmbeddingTable(nn.Module):
             return torch.stack(torch._foreach_norm(self.by_owner(tensor.grad)))
         return self._as_shared().sums(torch.linalg.vector_norm(tensor.grad, dim=1))
 
-    def _rows(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
+    def _looked_up(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
         """Return the rows of all ids, those of the lists last ``[B·S + Σ T, width]``."""
-        places = self._places(ids, lists)
+        in_table = self._ids_in_table(ids, lists)
         if not self.row_mode:
             self._gathered = None
-        if self.row_mode and torch.is_grad_enabled():
-            table, index = self._gathered_rows(ids, lists, places)
-        else:
-            # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
-            table, index = self.weight, places.long()
-        return table.index_select(0, index)
+        if not (self.row_mode and torch.is_grad_enabled()):
+            return self.storage.read(self.weight, in_table)
+        readable, slots = self._gathered_rows(ids, lists, in_table)
+        return readable.index_select(0, slots)
 
-    def _gathered_rows(self, ids: Tensor, lists: Sequence[IdLists], places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the step's gathered rows ``[U, width]``, and which of them each id has."""
+    def _gathered_rows(self, ids: Tensor, lists: Sequence[IdLists], in_table: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the step's readable rows ``[D, width]``, and which of them each id has."""
         if self._gathered is None or self._slots is None:
             whole, every = (ids, lists) if self._share is None else (self._share.of.ids, self._share.of.lists)
-            looked_up = places if self._share is None else self._places(whole, every)
-            distinct, inverse, source = distinct_ids(looked_up, self._most_distinct(len(whole), every))
-            rows = self.weight.detach().index_select(0, distinct).requires_grad_()  # [U, width]
-            self._gathered = GatheredRows(distinct, rows, source, *self._parts(distinct))
-            self._slots = whole, every, inverse
-        known, known_lists, inverse = self._slots
-        if ids is known and lists is known_lists:
-            return self._gathered.rows, inverse
-        slots = torch.searchsorted(self._gathered.places, places.long()).clamp(max=len(self._gathered.places) - 1)
-        among = self._gathered.places[slots] == places
-        torch._assert_async(among.all(), OTHER_IDS)  # does not wait for the device
-        return self._gathered.rows, slots
+            gathering = in_table if self._share is None else self._ids_in_table(whole, every)
+            most = self._most_distinct(len(whole), every)
+            self._gathered, slots = self.storage.gather(self.weight, gathering, most, self.bounds)
+            self._slots = whole, every, slots
+        known, known_lists, slots = self._slots
+        if not (ids is known and lists is known_lists):
+            slots = self._gathered.slots_of(in_table)
+        return self._gathered.readable, slots
 
     def _most_distinct(self, rows: int, lists: Sequence[IdLists]) -> int:
         """Return how many distinct rows of the table a batch of so many rows can look up at most."""
@@ -264,15 +244,11 @@ class EmbeddingTable(nn.Module):
 
     def _as_shared(self) -> SharedTensor:
         if self._gathered is not None:
-            _, rows, _, *parts = self._gathered
-            return SharedTensor(rows, len(self.bounds) - 1, *parts)
+            found = self._gathered
+            return SharedTensor(found.rows, len(self.bounds) - 1, found.part_of_row, found.bounds)
         if self._whole is None or self._whole[0].device != self.weight.device:
-            self._whole = self._parts(torch.arange(len(self.weight), device=self.weight.device))
+            self._whole = parts_of(torch.arange(len(self.weight), device=self.weight.device), self.bounds)
         return SharedTensor(self.weight, len(self.bounds) - 1, *self._whole)
-
-    def _parts(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the feature of each of the rows at rising places, which may repeat the last one, and their bounds."""
-        return torch.bucketize(places, self.bounds[1:-1], right=True), torch.searchsorted(places, self.bounds)
 
 
 def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
@@ -287,43 +263,3 @@ def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
         if 4 * rows * width > available_memory():  # the system may overcommit and kill the process later
             raise MemoryError
         return torch.randn(rows, width).mul_(INITIAL_STD)
-
-
-class DistinctIds(NamedTuple):
-    """The distinct ids of a batch, one per slot; all are int64.
-
-    Spare slots repeat the last one in use, all others themselves.
-    """
-
-    ids: Tensor  # [slots]
-    inverse: Tensor  # the slot of each id, shaped like the ids
-    source: Tensor | None = None  # [slots], the slot that each slot repeats; `None` without spare slots
-
-
-def distinct_ids(ids: Tensor, most: int) -> DistinctIds:
-    """Find the distinct ids; on other devices than a CPU with `padded`, which does not wait for the device."""
-    if ids.device.type != "cpu":
-        return padded(ids, most)
-    index, inverse = torch.unique(ids, return_inverse=True)
-    return DistinctIds(index.long(), inverse)
-
-
-def padded(ids: Tensor, most: int) -> DistinctIds:
-    """Find the distinct ids in `most` slots, some of them spare, so that no shape depends on a value.
-
-    Args:
-        ids: The ids, of any shape; int32 ones have half as many bits to sort as int64.
-        most: The largest number of distinct ids that there can be.
-
-    Example:
-        >>> slots, inverse, source = padded(torch.tensor([7, 3, 7, 7, 7]), most=3)
-        >>> slots, inverse, source
-        (tensor([3, 7, 7]), tensor([1, 0, 1, 1, 1]), tensor([0, 1, 1]))
-    """
-    ordered, order = ids.flatten().sort()  # [N]
-    slots = order.new_zeros(len(order))  # [N], of the ordered ids
-    torch.cumsum(ordered[1:] > ordered[:-1], 0, out=slots[1:])
-    inverse = torch.empty_like(slots).scatter_(0, order, slots)
-    index = ordered[-1:].repeat(most).scatter_(0, slots, ordered)  # equal ids write the same
-    source = torch.arange(most, device=ids.device).minimum(slots[-1])
-    return DistinctIds(index.long(), inverse.view(ids.shape), source)

@@ -15,8 +15,8 @@ from recmtl.balance import SharedTensor
 from recmtl.balance import shared as shared_module
 from recmtl.data import Batch, Loader
 from recmtl.features import EmbeddingTable
-from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import padded
+from recmtl.features import table_rows as rows_module
+from recmtl.features.table_rows import padded
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 
@@ -68,7 +68,7 @@ def test_the_bounds_of_a_table_are_those_of_its_rows(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, row_mode: bool
 ) -> None:
     """Also where spare slots repeat the last row, and where a feature's rows do not occur in the batch."""
-    monkeypatch.setattr(table_module, "distinct_ids", padded)
+    monkeypatch.setattr(rows_module, "distinct_ids", padded)
     table = EmbeddingTable(aliexpress.schema.id_blocks, 4)
     if row_mode:
         table.start_row_mode()

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from recmtl.data import IdLists
-from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import DistinctIds, EmbeddingTable, distinct_ids, padded
+from recmtl.features import EmbeddingTable
+from recmtl.features import table_rows as rows_module
+from recmtl.features.table_rows import DistinctIds, distinct_ids, padded
 from recmtl.schema import Categorical, IdBlock, MultiCategorical
 
 
@@ -66,7 +67,7 @@ def test_features_that_share_a_vocabulary_share_its_slots(
     rows: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An item and a history of up to 3 items, of 30, beside a feature of 4; all different where that is possible."""
-    monkeypatch.setattr(table_module, "distinct_ids", padded)
+    monkeypatch.setattr(rows_module, "distinct_ids", padded)
     history = MultiCategorical("history", max_length=3, share_with="item")
     blocks = [IdBlock(history, 30, 0, 3), IdBlock(Categorical("item"), 30, 0, 1), IdBlock(Categorical("day"), 4, 1, 1)]
     table = EmbeddingTable(blocks, 2)

@@ -20,8 +20,8 @@ from twins import BALANCERS, TWINS, Pass, Twin, rotation_optimizers, twin_of
 import recmtl
 from recmtl.balance import Balancer, RepresentationBalancer, SharedTensor, Sizes
 from recmtl.data import Batch, Loader
-from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
+from recmtl.features import table_rows as rows_module
+from recmtl.features.table_rows import DistinctIds, distinct_ids, padded
 from recmtl.layers import MLP
 from recmtl.models import Losses, RankingModel
 from recmtl.models.esmm import product_logit
@@ -320,7 +320,7 @@ def test_row_mode_equals_the_naive_twin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """With exact slots, as on a CPU, and with spare ones, as on a GPU; in ESMM the views are rows of the table."""
-    monkeypatch.setattr(table_module, "distinct_ids", find)
+    monkeypatch.setattr(rows_module, "distinct_ids", find)
     assert worst_error(cls, Case(method, {}), funnel, row_mode=True) <= LIMIT
 
 

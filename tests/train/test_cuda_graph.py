@@ -20,8 +20,8 @@ from twins import BALANCERS
 import recmtl
 from recmtl.balance import Balancer
 from recmtl.data import Batch, Loader
-from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import padded
+from recmtl.features import table_rows as rows_module
+from recmtl.features.table_rows import padded
 from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 from recmtl.train.cuda_graph import WARM_UP_STEPS, GraphedStep, recordable
@@ -101,7 +101,7 @@ def test_a_replayed_step_with_large_tables_equals_a_plain_step(
     monkeypatch.setattr(step_module, "ROW_MODE", 0)
     with pytest.warns(UserWarning, match="none is made"):
         plain_losses, plain_state = trained(aliexpress, recmtl.MMOE, method, Unrecorded())
-    monkeypatch.setattr(table_module, "distinct_ids", padded)
+    monkeypatch.setattr(rows_module, "distinct_ids", padded)
     losses, state = trained(aliexpress, recmtl.MMOE, method, Tape())
     torch.testing.assert_close(losses, plain_losses, rtol=1e-10, atol=1e-12, equal_nan=True)
     torch.testing.assert_close(state, plain_state, rtol=1e-9, atol=1e-11, equal_nan=True)

@@ -11,8 +11,8 @@ import recmtl
 from recmtl.balance import Sum
 from recmtl.data import Batch, Loader
 from recmtl.features import EmbeddingTable, FeatureEncoder
-from recmtl.features import embedding_table as table_module
-from recmtl.features.embedding_table import DistinctIds, distinct_ids, padded
+from recmtl.features import table_rows as rows_module
+from recmtl.features.table_rows import DistinctIds, distinct_ids, padded
 from recmtl.train import Step
 from recmtl.train import step as step_module
 from recmtl.train.optimizers import SparseRowOptimizer, fused
@@ -166,7 +166,7 @@ def test_look_ups_of_one_step_read_the_same_rows(
     aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, find: Callable[[Tensor, int], DistinctIds]
 ) -> None:
     """The batch twice, and some of its rows in another order: the gradient is that of the whole table."""
-    monkeypatch.setattr(table_module, "distinct_ids", find)
+    monkeypatch.setattr(rows_module, "distinct_ids", find)
     by_rows, whole = table_of(aliexpress), table_of(aliexpress)
     ids = next(Loader(aliexpress.train, 40, seed=0).epoch()).ids
     some = ids[[7, 3, 3]]

@@ -105,8 +105,8 @@ class TestData:
         command = ["prepare", "--card", place / "card.yaml", "--train", place / "a.csv", "--out", place / "out"]
         assert main([str(a) for a in command]) == 0
         capsys.readouterr()
-        (place / "out" / "train.arrow").write_bytes(b"x")
-        assert "train.arrow is damaged, prepare the data again: it has 1 bytes of" in refused(
+        (place / "out" / "train-00000.arrow").write_bytes(b"x")
+        assert "train-00000.arrow is damaged, prepare the data again: it has 1 bytes of" in refused(
             capsys, train(place, train="out")
         )
         assert nothing_left(place)

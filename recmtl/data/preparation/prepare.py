@@ -35,9 +35,10 @@ from recmtl.data.store.format import (
     WEIGHT,
     from_matrix,
     id_columns,
+    shard_file,
     to_matrix,
     write_manifest,
-    write_splits,
+    write_shards,
 )
 from recmtl.data.store.prepared import PreparedData, Rows
 from recmtl.errors import BadValueError, DataError
@@ -135,9 +136,11 @@ def prepare(
                 for name, parts in batches.items()
             }
             return PreparedData(fitted, splits, (*notes, *found()))
-        rows = write_splits(folder, encoded)
+        written = write_shards(folder, 0, encoded)
         save_fitted(fitted, folder)
-        manifest = write_manifest(folder, rows, [*notes, *found()], thinned)
+        rows = {split: [shard.rows] for split, shard in written.items()}
+        known = {shard_file(split, 0): (shard.size, shard.sha256) for split, shard in written.items()}
+        manifest = write_manifest(folder, rows, [*notes, *found()], thinned, known)
     return PreparedData.stored(Path(out), manifest, fitted)
 
 

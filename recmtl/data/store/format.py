@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from recmtl.io.untrusted import from_json, read_text
 from recmtl.schema import FittedSchema, Thinning
 from recmtl.schema.serialization import FITTED_FILES
 
-FORMAT_VERSION = 10
+FORMAT_VERSION = 11
 MANIFEST = "manifest.json"
 SPLIT_NAMES = ("train", "valid", "test")
 IDS, NUMERIC, LABELS, WEIGHT = "ids", "numeric", "labels", "weight"  # the columns of a split
@@ -39,25 +39,29 @@ class Manifest:
 
     Args:
         files: Size in bytes and SHA-256 of each other file.
-        rows: The number of rows of each split.
+        rows: The number of rows of each shard of each split.
         notes: Findings of fitting.
         thinning: How the files were thinned, as plain data; ``None`` if they were not.
         version: The version of the format.
     """
 
     files: Mapping[str, tuple[int, str]]
-    rows: Mapping[str, int]
+    rows: Mapping[str, Sequence[int]]
     notes: Sequence[str]
     thinning: Mapping[str, Any] | None
     version: int = FORMAT_VERSION
 
 
 def write_manifest(
-    folder: Path, rows: Mapping[str, int], notes: Sequence[str], thinning: Thinning | None = None
+    folder: Path,
+    rows: Mapping[str, Sequence[int]],
+    notes: Sequence[str],
+    thinning: Thinning | None = None,
+    known: Mapping[str, tuple[int, str]] | None = None,
 ) -> Manifest:
-    """Write `manifest.json` beside the other files, which must be complete."""
-    names = [*FITTED_FILES, *map(split_file, rows)]
-    files = {name: ((folder / name).stat().st_size, digest(folder / name)) for name in names}
+    """Write `manifest.json` beside the other files, which must be complete; size and SHA-256 of some may be known."""
+    names = [*FITTED_FILES, *(shard_file(split, number) for split in rows for number in range(len(rows[split])))]
+    files = {name: (known or {}).get(name) or file_seal(folder / name) for name in names}
     manifest = Manifest(files, rows, notes, thinning.to_dict() if thinning else None)
     content = asdict(manifest)
     content["sha256"] = _checksum(content)
@@ -88,23 +92,36 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def split_file(split: str) -> str:
-    """Return the name of a split's file."""
-    return f"{split}.arrow"
+def shard_file(split: str, number: int) -> str:
+    """Return the name of the file of a shard of a split."""
+    return f"{split}-{number:05}.arrow"
 
 
-def write_splits(folder: Path, batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, int]:
-    """Write each batch to the file of its split; return the number of rows of each."""
+def file_seal(path: Path) -> tuple[int, str]:
+    """Return the size in bytes and the SHA-256 of a file."""
+    return path.stat().st_size, digest(path)
+
+
+class WrittenShard(NamedTuple):
+    """A file of rows that was written: its rows, size in bytes and SHA-256."""
+
+    rows: int
+    size: int
+    sha256: str
+
+
+def write_shards(folder: Path, number: int, batches: Iterable[tuple[str, pa.RecordBatch]]) -> dict[str, WrittenShard]:
+    """Write each batch to the file of the shard of its split that has a number; return what was written by split."""
     rows: dict[str, int] = {}
     writers: dict[str, ipc.RecordBatchFileWriter] = {}
     with ExitStack() as stack:
         for split, batch in batches:
             if split not in writers:
-                writer = ipc.new_file(str(folder / split_file(split)), batch.schema)
+                writer = ipc.new_file(str(folder / shard_file(split, number)), batch.schema)
                 writers[split], rows[split] = stack.enter_context(writer), 0
             writers[split].write_batch(batch)
             rows[split] += batch.num_rows
-    return rows
+    return {split: WrittenShard(count, *file_seal(folder / shard_file(split, number))) for split, count in rows.items()}
 
 
 class _HashingSink(io.RawIOBase):
@@ -122,7 +139,7 @@ class _HashingSink(io.RawIOBase):
 
 
 def file_digest(table: pa.Table) -> str:
-    """Return the SHA-256 of the file to which `write_splits` would write the batches of a table."""
+    """Return the SHA-256 of the file to which `write_shards` would write the batches of a table."""
     sink = _HashingSink()
     with ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -130,20 +147,21 @@ def file_digest(table: pa.Table) -> str:
 
 
 @dataclass(frozen=True)
-class SplitFile:
-    """The file of one split, checked as a whole when it is read."""
+class ShardFile:
+    """The file of one shard of a split, checked as a whole when it is read: mapped into memory, or held in it."""
 
     path: Path
     schema: FittedSchema
     num_rows: int
     size: int
     sha256: str
+    mapped: bool = True
 
     def read(self) -> pa.Table:
-        """Map the rows into memory; damage, or an id outside its vocabulary, raises `DataError`."""
+        """Return the rows; damage, or an id outside its vocabulary, raises `DataError`."""
         _check_file(self.path, self.size, self.sha256)
         try:
-            with pa.memory_map(str(self.path)) as file:
+            with pa.memory_map(str(self.path)) if self.mapped else pa.OSFile(str(self.path)) as file:
                 table = ipc.open_file(file).read_all()
             table.validate(full=True)
             if table.num_rows != self.num_rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,10 @@ from recmtl.data.store.format import (
     TASK_WEIGHTS,
     WEIGHT,
     Manifest,
-    SplitFile,
+    ShardFile,
     file_digest,
     read_manifest,
-    split_file,
+    shard_file,
 )
 from recmtl.data.store.group_numbers import group_numbers
 from recmtl.data.store.lists import IdLists, to_lists
@@ -46,7 +46,8 @@ class Rows:
 
     Args:
         schema: The fitted schema that encoded them.
-        table: The encoded columns, or the file that holds them, which is read on first use.
+        table: The encoded columns, or the files that hold them one after the other, each of which is read when one of
+            its rows is used first.
         name: The split's name.
         thinning: How their file was thinned; ``None`` if it was not.
     """
@@ -54,35 +55,57 @@ class Rows:
     def __init__(
         self,
         schema: FittedSchema,
-        table: pa.Table | SplitFile,
+        table: pa.Table | Sequence[pa.Table | ShardFile],
         name: str = "rows",
         thinning: Thinning | None = None,
     ) -> None:
         self.schema, self.name, self.thinning = schema, name, thinning
-        self._stored = table
+        self._shards: list[pa.Table | ShardFile] = [table] if isinstance(table, pa.Table) else [*table]
+        self._starts = np.cumsum([0, *(shard.num_rows for shard in self._shards)])  # of the shards, and the end
 
     def __len__(self) -> int:
-        return int(self._stored.num_rows)
+        return int(self._starts[-1])
 
     def __repr__(self) -> str:
         return f"Rows({self.name}: {len(self):,} rows; {summary(self.schema)})"
 
     @cached_property
     def table(self) -> pa.Table:
-        """All columns. A file is checked the first time, then mapped into memory.
+        """All columns. Files are checked the first time, then mapped into memory.
 
         Raises:
-            DataError: The file is damaged.
+            DataError: A file is damaged.
         """
-        return self._stored.read() if isinstance(self._stored, SplitFile) else self._stored
+        return pa.concat_tables([self._shard(number) for number in range(len(self._shards))])
+
+    @cached_property
+    def _tables(self) -> dict[int, pa.Table]:
+        return {}
+
+    def _shard(self, number: int) -> pa.Table:
+        """Return the columns of a shard."""
+        if number not in self._tables:
+            shard = self._shards[number]
+            self._tables[number] = shard.read() if isinstance(shard, ShardFile) else shard
+        return self._tables[number]
+
+    def _slices(self, spans: Sequence[tuple[int, int]] | None) -> Iterator[pa.Table]:
+        """Yield the columns of ranges of rows, each within a shard; other shards are not read."""
+        for start, end in [(0, len(self))] if spans is None else spans:
+            number = int(np.searchsorted(self._starts, start, side="right")) - 1
+            while start < end:
+                first, behind = (int(bound) for bound in self._starts[number : number + 2])
+                stop = min(end, behind)
+                if start < stop:
+                    yield self._shard(number).slice(start - first, stop - start)
+                start, number = stop, number + 1
 
     @cached_property
     def fingerprint(self) -> str:
-        """A SHA-256 that identifies the rows and their thinning: rows in memory have that of their file."""
-        rows = self._stored.sha256 if isinstance(self._stored, SplitFile) else file_digest(self._stored)
-        if self.thinning is None:
-            return rows
-        return hashlib.sha256(json.dumps([rows, self.thinning.to_dict()]).encode()).hexdigest()
+        """A SHA-256 that identifies the rows and their thinning: rows in memory have that of their files."""
+        shards = [shard.sha256 if isinstance(shard, ShardFile) else file_digest(shard) for shard in self._shards]
+        thinning = None if self.thinning is None else self.thinning.to_dict()
+        return hashlib.sha256(json.dumps([shards, thinning]).encode()).hexdigest()
 
     @property
     def widths(self) -> dict[str, int]:
@@ -114,20 +137,21 @@ class Rows:
         spans = [(0, len(self))] if spans is None else spans
         widths = self.widths | ({} if groups is None else {GROUPS: 1})
         matrix = np.empty((sum(end - start for start, end in spans), sum(widths.values())), np.int32)
+        of_rows = None if groups is None else np.concatenate([groups[start:end] for start, end in spans])
         row = 0
-        for start, end in spans:
-            table, column = self.table.slice(start, end - start), 0
+        for table in self._slices(spans):
+            end, column = row + table.num_rows, 0
             for name, width in widths.items():
-                block = matrix[row : row + end - start, column : column + width]
+                block = matrix[row:end, column : column + width]
                 if name == SAMPLING_WEIGHT and self.thinning:
                     weight = self.thinning.sampling_weight(_labels(self.schema, table))
                     block[:, 0] = weight.astype(np.float32).view(np.int32)
-                elif name == GROUPS and groups is not None:
-                    block[:, 0] = groups[start:end]
+                elif name == GROUPS and of_rows is not None:
+                    block[:, 0] = of_rows[row:end]
                 elif width:
                     _fill(block, table.column(name))
                 column += width
-            row += end - start
+            row = end
         return torch.from_numpy(matrix)
 
     def lists(self, spans: Sequence[tuple[int, int]] | None = None) -> tuple[IdLists, ...]:
@@ -136,9 +160,9 @@ class Rows:
         Raises:
             DataError: The file is damaged.
         """
-        spans = [(0, len(self))] if spans is None else spans
-        columns = (self.table.column(LIST_PREFIX + block.name) for block in self.schema.list_blocks)
-        return tuple(to_lists([column.slice(start, end - start) for start, end in spans]) for column in columns)
+        tables = [*self._slices(spans)] if self.schema.list_blocks else []
+        names = (LIST_PREFIX + block.name for block in self.schema.list_blocks)
+        return tuple(to_lists([table.column(name) for table in tables]) for name in names)
 
     @cached_property
     def bytes_per_row(self) -> float:
@@ -283,14 +307,17 @@ class PreparedData:
         return cls.stored(folder, manifest, load_fitted(folder, trust))
 
     @classmethod
-    def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema) -> PreparedData:
-        """Return the dataset that a folder holds, given its manifest and fitted schema."""
+    def stored(cls, folder: Path, manifest: Manifest, schema: FittedSchema, mapped: bool = True) -> PreparedData:
+        """Return the dataset that a folder holds, given its manifest and fitted schema: `mapped`, or held in memory."""
         splits, thinning = {}, Thinning(**manifest.thinning) if manifest.thinning else None
         for name in SPLIT_NAMES:
             if name in manifest.rows:
-                path = folder / split_file(name)
-                file = SplitFile(path, schema, manifest.rows[name], *manifest.files[path.name])
-                splits[name] = Rows(schema, file, name, thinning.of(name) if thinning else None)
+                paths = [folder / shard_file(name, number) for number in range(len(manifest.rows[name]))]
+                files = [
+                    ShardFile(path, schema, rows, *manifest.files[path.name], mapped=mapped)
+                    for path, rows in zip(paths, manifest.rows[name], strict=True)
+                ]
+                splits[name] = Rows(schema, files, name, thinning.of(name) if thinning else None)
         return cls(schema, splits, tuple(manifest.notes))
 
     def check(self) -> None:

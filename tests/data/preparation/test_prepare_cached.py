@@ -157,7 +157,7 @@ def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path, path, w
     (alive,) = cache.glob(".*.partial")
     key = "0123456789abcdef01234567"
     dead, lock, own = cache / f".{key}.x.partial", cache / f".{key}.lock", cache / ".mine.x.partial"
-    for file in (dead / "train.arrow", own / "a"):
+    for file in (dead / "train-00000.arrow", own / "a"):
         file.parent.mkdir()
         file.touch()
     lock.touch()
@@ -195,7 +195,7 @@ def test_a_read_only_cache_can_be_read(tmp_path, path, prepared, monkeypatch):
     assert len(prepared) == 1
 
 
-@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", *FITTED_FILES, "manifest.json"])
+@pytest.mark.parametrize("file", ["train-00000.arrow", "valid-00000.arrow", *FITTED_FILES, "manifest.json"])
 def test_a_damaged_dataset_is_prepared_again(tmp_path, path, prepared, file):
     whole = open_cached(tmp_path, path)
     rows = whole.train.packed()

@@ -35,7 +35,7 @@ def test_later_readings_equal_the_first(csv: Path, tmp_path: Path, monkeypatch: 
 def test_spool_is_removed_from_a_prepared_folder(csv: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     recmtl.prepare(recmtl.card("aliexpress"), csv / "train.csv", out=out)
-    names = {"manifest.json", *FITTED_FILES, "train.arrow", "valid.arrow"}
+    names = {"manifest.json", *FITTED_FILES, "train-00000.arrow", "valid-00000.arrow"}
     assert {path.name for path in out.iterdir()} == names
 
 

@@ -27,7 +27,7 @@ SCHEMA = Schema(
     keys=["k"],
     weight="w",
 )
-FILES = ("manifest.json", *FITTED_FILES, "train.arrow", "test.arrow")
+FILES = ("manifest.json", *FITTED_FILES, "train-00000.arrow", "test-00000.arrow")
 ROWS = 150
 
 
@@ -89,7 +89,7 @@ def test_truncated_and_swapped_files(folder, file):
 
 
 def test_damage_is_found_before_any_row_is_used(folder):
-    path = folder / "train.arrow"
+    path = folder / "train-00000.arrow"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -118,8 +118,8 @@ def test_a_file_is_checked_once(folder, monkeypatch):
 
 def write_rows(folder: Path, table: pa.Table) -> None:
     """Replace the training rows of a dataset; its manifest matches them."""
-    (folder / "train.arrow").unlink()
-    with ipc.new_file(str(folder / "train.arrow"), table.schema) as writer:
+    (folder / "train-00000.arrow").unlink()
+    with ipc.new_file(str(folder / "train-00000.arrow"), table.schema) as writer:
         writer.write_table(table)
     write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
 
@@ -147,7 +147,7 @@ def filled(name: str, value: Any, row: int = 100, column: int = 0) -> Callable[[
 @pytest.mark.parametrize(("value", "column"), [(7, 0), (-1, 0), (-(2**31), 0)])
 def test_ids_outside_their_vocabulary(folder, value, column):
     write_rows(folder, filled("ids", value, column=column)(PreparedData.open(folder).train.table))
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: an id is outside its vocabulary"):
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged, .*: an id is outside its vocabulary"):
         PreparedData.open(folder).train.packed([(0, 1)])
 
 
@@ -172,7 +172,7 @@ def test_lists_that_no_row_can_have(folder, first, reason):
     lists = [first, *table["list:m"].to_pylist()[1:]]
     place = table.column_names.index("list:m")
     write_rows(folder, table.set_column(place, "list:m", pa.array(lists, pa.list_(pa.int32()))))
-    with pytest.raises(DataError, match=rf"train\.arrow is damaged, .*: {reason}"):
+    with pytest.raises(DataError, match=rf"train-00000\.arrow is damaged, .*: {reason}"):
         PreparedData.open(folder).train.lists()
 
 
@@ -187,19 +187,21 @@ def test_lists_that_no_row_can_have(folder, first, reason):
 )
 def test_columns_of_another_schema(folder, change):
     write_rows(folder, change(PreparedData.open(folder).train.table))
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .* its columns are .* not those of its schema"):
+    with pytest.raises(
+        DataError, match=r"train-00000\.arrow is damaged, .* its columns are .* not those of its schema"
+    ):
         _ = PreparedData.open(folder).train.table
 
 
 def test_another_number_of_rows(folder):
     write_rows(folder, PreparedData.open(folder).train.table.slice(0, 7))
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*: it has 7 rows, expected 150"):
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged, .*: it has 7 rows, expected 150"):
         _ = PreparedData.open(folder).train.table
 
 
 def test_arrow_metadata_with_a_valid_checksum(folder):
     """Arrow may raise an error, but never crashes."""
-    path, right = folder / "train.arrow", content_of(folder)
+    path, right = folder / "train-00000.arrow", content_of(folder)
     whole, rng = path.read_bytes(), np.random.default_rng(3)
     for place in (*rng.integers(8, 1600, 100), *rng.integers(len(whole) - 1600, len(whole), 100)):
         content = bytearray(whole)
@@ -213,13 +215,13 @@ def test_arrow_metadata_with_a_valid_checksum(folder):
 @pytest.mark.parametrize("offset", [1 << 30, -1, 0])
 def test_offsets_that_point_elsewhere(folder, offset):
     """By default Arrow checks only the last one."""
-    path = folder / "train.arrow"
+    path = folder / "train-00000.arrow"
     offsets = PreparedData.open(folder).train.table.column("key:g").chunks[0].buffers()[1].to_pybytes()
     content = path.read_bytes()
     place = content.index(offsets[: 4 * 64]) + 4 * 5
     path.write_bytes(content[:place] + np.int32(offset).tobytes() + content[place + 4 :])
     write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
-    with pytest.raises(DataError, match=r"train\.arrow is damaged, .*ffset"):
+    with pytest.raises(DataError, match=r"train-00000\.arrow is damaged, .*ffset"):
         _ = PreparedData.open(folder).train.keys
 
 
@@ -253,10 +255,10 @@ def test_a_changed_schema(folder, change, reason):
 
 def test_other_names_of_splits_are_ignored(folder):
     """No name in a manifest leads out of the folder."""
-    write_manifest(folder, {"train": ROWS}, [])
+    write_manifest(folder, {"train": [ROWS]}, [])
     content = read_manifest_unchecked(folder)
     del content["sha256"]
-    content["rows"]["../../secret"] = 3
+    content["rows"]["../../secret"] = [3]
     (folder / "manifest.json").write_text(json.dumps(content | {"sha256": format_module._checksum(content)}))
     assert list(PreparedData.open(folder).splits) == ["train"]
 

@@ -1,3 +1,4 @@
+import itertools
 import json
 import re
 
@@ -138,7 +139,7 @@ def test_not_a_prepared_dataset(tmp_path):
         ("", "manifest.json is damaged"),
         ('{"version": 8, ', "manifest.json is damaged"),
         (
-            '{"version": 10}',
+            '{"version": 11}',
             "manifest.json is damaged, prepare the data again: its content does not match its checksum",
         ),
         ("[" * 100_000, "manifest.json is damaged, prepare the data again: it is nested too deeply"),
@@ -159,7 +160,7 @@ def test_manifest_that_is_no_text(folder):
         PreparedData.open(folder)
 
 
-@pytest.mark.parametrize("file", ["train.arrow", "valid.arrow", "test.arrow", *FITTED_FILES])
+@pytest.mark.parametrize("file", ["train-00000.arrow", "valid-00000.arrow", "test-00000.arrow", *FITTED_FILES])
 @pytest.mark.parametrize("keep", [0, 8, 200, -1])
 def test_truncated_file(folder, file, keep):
     path = folder / file
@@ -170,7 +171,7 @@ def test_truncated_file(folder, file, keep):
         PreparedData.open(folder)
 
 
-@pytest.mark.parametrize("file", ["test.arrow", *FITTED_FILES])
+@pytest.mark.parametrize("file", ["test-00000.arrow", *FITTED_FILES])
 def test_missing_file(folder, file):
     (folder / file).unlink()
     with pytest.raises(DataError, match=rf"{folder / file} is damaged, prepare the data again: it is missing"):
@@ -181,8 +182,8 @@ def test_missing_file(folder, file):
 
 
 def test_files_of_other_datasets(folder):
-    (folder / "valid.arrow").write_bytes((folder / "test.arrow").read_bytes())
-    with pytest.raises(DataError, match=r"valid\.arrow is damaged"):
+    (folder / "valid-00000.arrow").write_bytes((folder / "test-00000.arrow").read_bytes())
+    with pytest.raises(DataError, match=r"valid-00000\.arrow is damaged"):
         PreparedData.open(folder).check()
     content = json.loads((folder / "schema.json").read_text())
     content["moments"]["x"]["mean"] = 0.5
@@ -210,3 +211,16 @@ def test_a_notebook_shows_tables(folder):
     assert splits == [["split", "rows"], ["train", "3"], ["valid", "2"], ["test", "2"]]
     assert features == [["feature", "columns"], ["Categorical", "1"], ["Numeric", "1"], ["MultiCategorical", "1"]]
     assert [row[:3] for row in tasks] == [["task", "label", "training rows"], ["t", "y", "1"], ["u", "r", "2"]]
+
+
+def test_shards_are_one_split_and_those_without_wanted_rows_are_not_read(folder):
+    """Rows of any ranges are those of the whole, whichever shard holds them."""
+    rows = PreparedData.open(folder).train
+    cuts = [0, 1, 1, len(rows)]
+    many = Rows(rows.schema, [rows.table.slice(start, end - start) for start, end in itertools.pairwise(cuts)])
+    for spans in (None, [(0, len(rows))], [(1, 2), (0, 2)], [(0, 1)], [(2, 3)], [(1, 1)]):
+        assert many.packed(spans).equal(rows.packed(spans))
+        assert all(a.values.equal(b.values) for a, b in zip(many.lists(spans), rows.lists(spans), strict=True))
+    many._tables.clear()
+    many.packed([(0, 1)])
+    assert [*many._tables] == [0]

@@ -132,6 +132,12 @@ def test_importing_loads_nothing_that_is_not_used() -> None:
     assert loaded.stdout.split() == []
 
 
+def test_preparing_needs_no_torch() -> None:
+    code = "import sys, recmtl; recmtl.prepare; print(*{'torch', 'scipy', 'matplotlib'} & set(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.split() == []
+
+
 @pytest.mark.parametrize("path", [PACKAGE, *(p for p in PACKAGE.rglob("*") if p.is_dir())], ids=str)
 def test_a_folder_can_be_surveyed(path: Path) -> None:
     assert len(list(path.glob("*.py"))) <= MOST_FILES

@@ -9,13 +9,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import torch
-from torch import Tensor
 
 from recmtl.data.store.format import (
     IDS,
@@ -33,10 +32,14 @@ from recmtl.data.store.format import (
     shard_file,
 )
 from recmtl.data.store.group_numbers import group_numbers
-from recmtl.data.store.lists import IdLists, to_lists
 from recmtl.errors import DataError
 from recmtl.schema import SAMPLING_WEIGHT, FittedSchema, Thinning
 from recmtl.schema.serialization import load_fitted
+
+if TYPE_CHECKING:  # loaded when first used: it takes a second, and preparing rows does not need it
+    from torch import Tensor
+
+    from recmtl.data.store.lists import IdLists
 
 GROUPS = "groups"  # of packed rows
 
@@ -134,6 +137,8 @@ class Rows:
         Raises:
             DataError: The file is damaged.
         """
+        import torch
+
         spans = [(0, len(self))] if spans is None else spans
         widths = self.widths | ({} if groups is None else {GROUPS: 1})
         matrix = np.empty((sum(end - start for start, end in spans), sum(widths.values())), np.int32)
@@ -160,6 +165,8 @@ class Rows:
         Raises:
             DataError: The file is damaged.
         """
+        from recmtl.data.store.lists import to_lists
+
         tables = [*self._slices(spans)] if self.schema.list_blocks else []
         names = (LIST_PREFIX + block.name for block in self.schema.list_blocks)
         return tuple(to_lists([table.column(name) for table in tables]) for name in names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
 from threading import Lock
@@ -20,17 +19,11 @@ from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
 from recmtl.data.columns.variation import CUT, CalendarVariation, EncodingFindings, as_trained, category_variations
-from recmtl.errors import DataError
-from recmtl.io.machine import available_memory
+from recmtl.data.columns.vocabularies import SMALL_INTEGERS, VocabularyBuilder
 from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Schema, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
-from recmtl.schema.history import COUNTS, most_frequent
 
-MAX_CATEGORIES = 50_000_000  # of one vocabulary
-MERGE_AFTER = 1 << 20  # distinct values counted before their counts are merged
-MERGE_COPIES = 3  # of the counts, held in memory by a merge
-SMALL_INTEGERS = 1 << 21  # integers below are counted and looked up in arrays
 HASH_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 MOST = 0.5  # of the values of a column
 
@@ -67,6 +60,16 @@ class CategoryFitter:
                 builder.add(values, codes)
         for name, calendar in self._calendars.items():
             calendar.add(batch.column(name))
+
+    def merge(self, later: CategoryFitter) -> None:
+        """Add what was counted in later rows."""
+        for name, builder in self.builders.items():
+            builder.merge(later.builders[name])
+        self._longest = {feature: max(longest, later._longest[feature]) for feature, longest in self._longest.items()}
+        for name, variation in self._variations.items():
+            variation.merge(later._variations[name])
+        for name, calendar in self._calendars.items():
+            calendar.merge(later._calendars[name])
 
     def vocabularies(self) -> dict[str, pa.Array]:
         """Return the vocabulary of each feature that has its own."""
@@ -115,109 +118,6 @@ class CategoryFitter:
     def lengths(self) -> dict[str, int]:
         """Return the longest list kept of each multi-valued feature."""
         return {feature.name: min(feature.max_length, longest) for feature, longest in self._longest.items()}
-
-
-class VocabularyBuilder:
-    """Counts the categories of one vocabulary, batch by batch, in memory independent of the number of rows.
-
-    Attributes:
-        left_out: The share of the counted values whose category is not in the vocabulary.
-        waiting: Their counts: of the most frequent of them.
-    """
-
-    def __init__(self, feature: Categorical) -> None:
-        self._feature, self.left_out, self.waiting = feature, 0.0, COUNTS.empty_table()
-        self._small = np.zeros(1, np.int64)  # counts of small integers
-        self._integers, self._text = MergedCounts(feature.name), MergedCounts(feature.name)
-
-    def add(self, values: pa.StringArray, codes: Codes) -> None:
-        """Count a batch: distinct values, and the code of each element (-1: missing)."""
-        counts = np.bincount(codes + 1, minlength=len(values) + 1)[1:]
-        present = counts > 0
-        self._text.add(values.filter(pa.array(present)).cast(pa.large_string()), counts[present])
-
-    def add_integers(self, column: pa.Int64Array) -> None:
-        """Count a batch of integers."""
-        integers = column.drop_null().to_numpy()
-        largest = int(integers.max(initial=0))
-        if largest < SMALL_INTEGERS and integers.min(initial=0) >= 0:
-            if largest >= len(self._small):
-                self._small = np.append(self._small, np.zeros(max(largest, len(self._small)) + 1, np.int64))
-            np.add.at(self._small, integers, 1)
-        else:
-            values, counts = np.unique(integers, return_counts=True)
-            self._integers.add(pa.array(values), counts)
-
-    @cached_property
-    def counts(self) -> pa.Table:
-        """The columns ``category``, as text, and ``count``, each category once."""
-        (small,) = np.nonzero(self._small)
-        tables = [count_table(pa.array(small), self._small[small]), self._integers.table(), self._text.table()]
-        tables = [t.set_column(0, "category", t["category"].cast(pa.large_string())) for t in tables]
-        filled = [t for t in tables if t.num_rows] or tables[:1]
-        return merge_counts(filled) if len(filled) > 1 else filled[0]  # an integer may be counted as text, too
-
-    def vocabulary(self) -> pa.Array:
-        """Return the categories kept: the most frequent first, ties in text order; too many raise `DataError`."""
-        frequent = pc.field("count") >= self._feature.min_count
-        table, rare = self.counts.filter(frequent), self.counts.filter(~frequent)
-        name, largest = self._feature.name, self._feature.max_vocabulary
-        if min(table.num_rows, largest or table.num_rows) > MAX_CATEGORIES:
-            raise DataError(
-                f"column {name!r} has {table.num_rows:,} categories, expected at most {MAX_CATEGORIES:,}: set "
-                "`hash_buckets`, a larger `min_count` or a `max_vocabulary`"
-            )
-        table = table.sort_by([("count", "descending"), ("category", "ascending")])
-        kept = table.slice(0, largest)
-        if kept.num_rows < self.counts.num_rows:
-            self.waiting = most_frequent(pa.concat_tables([table.slice(kept.num_rows), rare]))
-        counted = pc.sum(self.counts["count"]).as_py() or 1
-        self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / counted
-        return kept["category"].combine_chunks()
-
-
-class MergedCounts:
-    """Counts of distinct values of one type, merged from time to time."""
-
-    def __init__(self, column: str) -> None:
-        self._column = column
-        self._tables: list[pa.Table] = []
-        self._pending, self._merged_rows = 0, 0
-
-    def add(self, values: pa.Array, counts: Codes) -> None:
-        """Add the counts of values; if they do not fit in memory, raise `DataError`."""
-        if len(values):
-            self._tables.append(count_table(values, counts))
-            self._pending += len(values)
-        if self._pending > max(MERGE_AFTER, self._merged_rows):  # each category is merged a few times only
-            self._merge()
-
-    def table(self) -> pa.Table:
-        """Return the columns ``category`` and ``count``, each category once."""
-        if not self._tables:
-            return count_table(pa.array([], pa.large_string()), np.empty(0, np.int64))
-        self._merge()
-        return self._tables[0]
-
-    def _merge(self) -> None:
-        merged = merge_counts(self._tables)
-        self._tables, self._pending, self._merged_rows = [merged], 0, merged.num_rows
-        if merged.nbytes * MERGE_COPIES > available_memory():
-            raise DataError(
-                f"column {self._column!r} has too many categories for memory, found {merged.num_rows:,} so far: "
-                "set `hash_buckets`"
-            )
-
-
-def count_table(values: pa.Array, counts: Codes) -> pa.Table:
-    """Return the columns ``category`` and ``count``."""
-    return pa.table({"category": values, "count": counts})
-
-
-def merge_counts(tables: list[pa.Table]) -> pa.Table:
-    """Return each category once, with the sum of its counts."""
-    merged = pa.concat_tables(tables).group_by("category").aggregate([("count", "sum")])
-    return merged.rename_columns({"count_sum": "count"})
 
 
 def encode_ids(

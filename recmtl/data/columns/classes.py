@@ -67,14 +67,30 @@ class ClassReader:
             return class_codes(column, task)[0]
         values, codes = as_text(column, label, ids=False)
         found = np.append([seen.setdefault(v, len(seen)) if v is not None else -1 for v in values.to_pylist()], -1)
-        if len(seen) > MAX_CLASSES:
+        self._check_number(label)
+        places = found[codes].astype(np.float64)
+        places[places < 0] = np.nan
+        return places
+
+    def merge(self, later: ClassReader) -> dict[str, list[int]]:
+        """Number the classes of later rows behind those seen so far; return for each label the number of each of them.
+
+        Raises:
+            DataError: A label has too many values for classes.
+        """
+        places = {}
+        for label, seen in self._seen.items():
+            places[label] = [seen.setdefault(name, len(seen)) for name in later._seen[label]]
+            self._check_number(label)
+        return places
+
+    def _check_number(self, label: str) -> None:
+        task = self._tasks[label]
+        if not task.classes and len(self._seen[label]) > MAX_CLASSES:
             raise DataError(
                 f"label {label!r} of the multiclass task {task.name!r} has more than {MAX_CLASSES:,} values: name its "
                 "`classes`, or take a regression"
             )
-        places = found[codes].astype(np.float64)
-        places[places < 0] = np.nan
-        return places
 
     def numbered(self, label: str) -> dict[str, int]:
         """Return the number of each class seen so far, in the order of classes: of the schema, as they stand there."""

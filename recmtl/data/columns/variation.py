@@ -35,6 +35,10 @@ class MissingRows:
     def __init__(self) -> None:
         self.rows = self.missing = 0
 
+    def _merge_rows(self, later: MissingRows) -> None:
+        self.rows += later.rows
+        self.missing += later.missing
+
     @property
     def missing_share(self) -> float:
         """The share of the rows that lack the feature."""
@@ -78,6 +82,15 @@ class CategoryVariation(MissingRows):
         if self.example is None:
             self._first, self.example = first, column.take(pa.array([0]))
         self.varies = first != self._first or bool((rows != rows[0]).any())
+
+    def merge(self, later: CategoryVariation) -> None:
+        """Add later rows."""
+        self._merge_rows(later)
+        self.varies = self.varies or later.varies
+        if self.example is None:
+            self._first, self.example = later._first, later.example
+        elif later.example is not None:
+            self.varies = self.varies or self._first != later._first
 
     def add_integers(self, column: pa.Int64Array) -> None:
         """Add a batch of integers."""
@@ -127,6 +140,15 @@ class CalendarVariation(MissingRows):
         ids = calendar_ids(column, self._feature)  # [rows, parts]
         self._first = ids[0].astype(np.int64) if self._first is None else self._first
         self._same &= (ids == self._first).all(axis=0)
+
+    def merge(self, later: CalendarVariation) -> None:
+        """Add later rows."""
+        self._merge_rows(later)
+        self._same &= later._same
+        if self._first is None:
+            self._first = later._first
+        elif later._first is not None:
+            self._same &= self._first == later._first
 
     def constants(self) -> dict[str, tuple[int, ...]]:
         """Return the id of each part that does not vary, by the name of its block."""

@@ -12,7 +12,8 @@ import pyarrow as pa
 from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.numeric import NumericFitter
-from recmtl.data.columns.values import Floats, all_integers
+from recmtl.data.columns.row_sample import SampledFrom
+from recmtl.data.columns.values import Codes, Floats, all_integers
 from recmtl.data.preparation.convert import label_column, row_weights
 from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Task, Thinning
 from recmtl.schema.extend import Extension
@@ -24,12 +25,18 @@ ROUNDING = 1e-12  # of the mean of a label: what a deviation may be of rounding 
 
 
 class Fitter:
-    """Learns a `FittedSchema` from batches of training rows."""
+    """Learns a `FittedSchema` from batches of training rows, or from parts of them, each learned by a fitter.
 
-    def __init__(self, schema: Schema, thinning: Thinning | None = None) -> None:
+    Args:
+        schema: The resolved schema.
+        thinning: How the training files were thinned; ``None`` if they were not.
+        sample: Where the rows stand among all; ``None`` if they are the first.
+    """
+
+    def __init__(self, schema: Schema, thinning: Thinning | None = None, sample: SampledFrom | None = None) -> None:
         self._schema, self._thinning = schema, thinning
         self._categories = CategoryFitter(schema)
-        self._numeric = NumericFitter(schema.numbers, schema.decimal)
+        self._numeric = NumericFitter(schema.numbers, schema.decimal, sample)
         keys = [*(task.label_key for task in schema.reported_tasks), *((label, None) for label in schema.labels)]
         self._rates: dict[LabelKey, LabelSums] = {key: LabelSums() for key in keys}
         self._integer_keys = dict.fromkeys(schema.carried, True)
@@ -49,6 +56,32 @@ class Fitter:
         for key, integer in self._integer_keys.items():
             self._integer_keys[key] = integer and all_integers(batch.column(key), key)
 
+    def merge(self, later: Fitter) -> None:
+        """Add what a fitter has learned from the rows behind those of this one."""
+        self.rows += later.rows
+        self._categories.merge(later._categories)
+        self._numeric.merge(later._numeric)
+        for key, sums in self._rates.items():
+            sums.merge(later._rates[key])
+        for name, pair in self._logs.items():
+            for sums, others in zip(pair, later._logs[name], strict=True):
+                sums.merge(others)
+        for name in self._integer_keys:
+            self._integer_keys[name] &= later._integer_keys[name]
+        for step in self._out_of_order:
+            self._out_of_order[step] += later._out_of_order[step]
+        for name in self._soft:
+            self._soft[name] += later._soft[name]
+        places = self._classes.merge(later._classes)
+        for task in (task for task in self._schema.tasks if task.has_classes):
+            added = later._class_weights[task.name]
+            self._add_class_weights(task.name, np.array(places[task.label], np.int64)[: len(added)], added)
+
+    @property
+    def sample_limit(self) -> int:
+        """The highest hash of a row that the sample of rows may still take."""
+        return self._numeric.sample_limit
+
     def _add_labels(self, batch: pa.RecordBatch) -> None:
         named = self._schema.class_labels
         labels = {n: label_column(self._schema, batch, n) for n in self._schema.labels if n not in named}
@@ -65,6 +98,7 @@ class Fitter:
             assert label is not None
             valid = ~np.isnan(labels[label]) & (labels[given] == 1 if given else True)
             value, own = labels[label][valid], weight[valid]
+            value = np.zeros(len(value)) if label in named else value  # the numbers of classes have no mean
             all_rows = own if self._thinning is None else own * self._thinning.sampling_weight(labels)[valid]
             sums.add(value, own, all_rows)
         sampling = 1.0 if self._thinning is None else self._thinning.sampling_weight(labels)
@@ -91,9 +125,14 @@ class Fitter:
         for task in (task for task in self._schema.tasks if task.has_classes):
             valid = ~np.isnan(labels[task.label]) & (labels[task.given] == 1 if task.given else True)
             counted = np.bincount(labels[task.label][valid].astype(np.int64), weights[task.weight_column][valid])
-            before = self._class_weights[task.name]
-            self._class_weights[task.name] = np.pad(counted, (0, max(0, len(before) - len(counted))))
-            self._class_weights[task.name][: len(before)] += before
+            self._add_class_weights(task.name, np.arange(len(counted)), counted.astype(np.float64))
+
+    def _add_class_weights(self, task: str, places: Codes, added: Floats) -> None:
+        """Add weights to those of the classes with some numbers."""
+        before = self._class_weights[task]
+        found = np.pad(before, (0, max(0, int(places.max(initial=-1)) + 1 - len(before))))
+        found[places] += added
+        self._class_weights[task] = found
 
     def finish(
         self, files: Mapping[str, str] | None = None, extension: Extension | None = None
@@ -201,17 +240,25 @@ class LabelSums:
 
     def add(self, label: Floats, weight: Floats, all_rows: Floats) -> None:
         """Add labels, their weights, and their weights with sampling weights, all ``[rows]``."""
-        added, total = float(weight.sum()), float((weight * label).sum())
-        mean = _mean(added, total)
-        if added and self._weight:
-            shift = mean - _mean(self._weight, self._total)
-            self._squares += shift**2 * self._weight * added / (self._weight + added)
-        self._squares += float((weight * (label - mean) ** 2).sum())
-        self._rows += int((weight > 0).sum())
-        self._weight += added
-        self._total += total
-        self.all_weight += float(all_rows.sum())
-        self.all_total += float((all_rows * label).sum())
+        added = LabelSums()
+        added._rows, added._weight = int((weight > 0).sum()), float(weight.sum())
+        added._total = float((weight * label).sum())
+        mean = _mean(added._weight, added._total)
+        added._squares = float((weight * (label - mean) ** 2).sum())
+        added.all_weight, added.all_total = float(all_rows.sum()), float((all_rows * label).sum())
+        self.merge(added)
+
+    def merge(self, later: LabelSums) -> None:
+        """Add other sums."""
+        if later._weight and self._weight:
+            shift = _mean(later._weight, later._total) - _mean(self._weight, self._total)
+            self._squares += shift**2 * self._weight * later._weight / (self._weight + later._weight)
+        self._squares += later._squares
+        self._rows += later._rows
+        self._weight += later._weight
+        self._total += later._total
+        self.all_weight += later.all_weight
+        self.all_total += later.all_total
 
     @property
     def rate(self) -> LabelRate:

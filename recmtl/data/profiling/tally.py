@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recmtl.data.columns.categorical import count_table, merge_counts
 from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.values import Codes, Floats
+from recmtl.data.columns.vocabularies import count_table, merge_counts
 from recmtl.schema import Schema, Task
 
 DISTINCT_CATEGORIES = 1_000_000  # counted of a categorical column

@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
-from recmtl.data.columns import categorical
-from recmtl.data.columns.categorical import CategoryFitter, TextLookup, VocabularyBuilder
+from recmtl.data.columns import categorical, vocabularies
+from recmtl.data.columns.categorical import CategoryFitter, TextLookup
+from recmtl.data.columns.vocabularies import VocabularyBuilder
 from recmtl.data.store.format import IDS, LIST_PREFIX
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
@@ -67,16 +68,16 @@ class TestTextLookup:
 
 class TestBounds:
     def test_categories_that_do_not_fit_in_memory(self, monkeypatch):
-        monkeypatch.setattr(categorical, "MERGE_AFTER", 10)
-        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
+        monkeypatch.setattr(vocabularies, "MERGE_AFTER", 10)
+        monkeypatch.setattr(vocabularies, "available_memory", lambda: 1000)
         features = [Categorical("user")]
         fit(features, user=[f"u{i}" for i in range(9)])
         with pytest.raises(DataError, match=r"'user' has too many categories for memory, found 100 so far: set `hash"):
             fit(features, user=[f"u{i}" for i in range(100)])
 
     def test_repeated_categories_fit_in_memory(self, monkeypatch):
-        monkeypatch.setattr(categorical, "MERGE_AFTER", 10)
-        monkeypatch.setattr(categorical, "available_memory", lambda: 1000)
+        monkeypatch.setattr(vocabularies, "MERGE_AFTER", 10)
+        monkeypatch.setattr(vocabularies, "available_memory", lambda: 1000)
         counted = VocabularyBuilder(Categorical("user"))
         for i in range(1000):
             counted.add(pa.array([f"u{i % 3}"]), np.zeros(1, np.int64))
@@ -84,7 +85,7 @@ class TestBounds:
 
     @pytest.mark.parametrize("options", [{"min_count": 2}, {"max_vocabulary": 2}, {"hash_buckets": 9}])
     def test_too_large_a_vocabulary(self, monkeypatch, options):
-        monkeypatch.setattr(categorical, "MAX_CATEGORIES", 2)
+        monkeypatch.setattr(vocabularies, "MAX_CATEGORIES", 2)
         column = ["a", "a", "b", "b", "c"]
         fit([Categorical("c", **options)], c=column)
         with pytest.raises(DataError, match=r"column 'c' has 3 categories, expected at most 2: set `hash_buckets`"):

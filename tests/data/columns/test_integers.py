@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 import recmtl
 from recmtl.data import prepare
-from recmtl.data.columns.categorical import SMALL_INTEGERS, IntegerLookup, VocabularyBuilder
+from recmtl.data.columns.categorical import IntegerLookup
 from recmtl.data.columns.values import cast_integer_columns, find_integers, parse_integers
+from recmtl.data.columns.vocabularies import SMALL_INTEGERS, VocabularyBuilder
 from recmtl.data.sources import csv as csv_source
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recmtl.data import DataError, encode_rows, prepare
-from recmtl.data.columns import numeric
-from recmtl.data.columns.numeric import MomentSums, NumericFitter, RowSample
+from recmtl.data.columns import row_sample
+from recmtl.data.columns.numeric import MomentSums, NumericFitter
+from recmtl.data.columns.row_sample import RowSample
 from recmtl.data.store.format import IDS, NUMERIC
 from recmtl.schema import Binned, Numeric, Schema, Task
 from recmtl.schema.fitted import FIRST, MISSING
@@ -114,8 +115,8 @@ class TestSample:
         np.testing.assert_array_equal(self.learned(values, 1).quantiles(0), np.sort(values[:, 0]))
 
     def test_sample_does_not_depend_on_the_batches(self, monkeypatch):
-        monkeypatch.setattr(numeric, "SAMPLE", 100)
-        monkeypatch.setattr(numeric, "SPARE", 70)
+        monkeypatch.setattr(row_sample, "SAMPLE", 100)
+        monkeypatch.setattr(row_sample, "SPARE", 70)
         values = np.random.default_rng(0).normal(size=(3000, 1))
         samples = [self.learned(values, parts) for parts in (1, 2, 300, 1000)]
         for sample in samples:
@@ -123,7 +124,7 @@ class TestSample:
 
     def test_error_is_that_of_a_uniform_sample_in_any_order(self, monkeypatch):
         """500 of 50,000 rows: the shares below the quartiles have a standard error of at most 0.5/√500."""
-        monkeypatch.setattr(numeric, "SAMPLE", 500)
+        monkeypatch.setattr(row_sample, "SAMPLE", 500)
         rows = np.arange(50_000.0)  # rising: a sample of the first or the last rows would be far off
         for values in (rows, rows[::-1], np.random.default_rng(1).permutation(rows)):
             sample = self.learned(values[:, None], 9)
@@ -132,13 +133,13 @@ class TestSample:
             assert sample._held == 500
 
     def test_range_is_exact(self, monkeypatch):
-        monkeypatch.setattr(numeric, "SAMPLE", 10)
+        monkeypatch.setattr(row_sample, "SAMPLE", 10)
         values = np.random.default_rng(0).normal(size=(5000, 1))
         quantiles = self.learned(values, 50).quantiles(0)
         assert quantiles[[0, -1]].tolist() == [values.min(), values.max()]
 
     def test_column_without_a_sampled_value(self, monkeypatch):
-        monkeypatch.setattr(numeric, "SAMPLE", 1)
+        monkeypatch.setattr(row_sample, "SAMPLE", 1)
         values = np.full((100, 1), np.nan)
         chosen = RowSample(1)
         chosen.add(np.arange(100.0)[None])
@@ -212,17 +213,17 @@ class TestTransforms:
     def test_every_value_with_a_step_of_rows_is_a_knot(self, drawn):
         values, counts = (np.array(column) for column in zip(*dict(drawn).items(), strict=True))
         sample = RowSample(1)
-        sample.add(np.repeat(values, counts)[None].astype(float)[:, : numeric.SAMPLE])
-        present, counts = np.unique(np.repeat(values, counts)[: numeric.SAMPLE], return_counts=True)
+        sample.add(np.repeat(values, counts)[None].astype(float)[:, : row_sample.SAMPLE])
+        present, counts = np.unique(np.repeat(values, counts)[: row_sample.SAMPLE], return_counts=True)
         knots = sample.knots(0)
         assert (np.diff(knots) > 0).all()
         assert (knots[0], knots[-1]) == (present[0], present[-1])
         assert set(knots) <= set(present)
-        if len(present) <= numeric.MAX_KNOTS:
+        if len(present) <= row_sample.MAX_KNOTS:
             assert knots.tolist() == present.tolist()
         else:
-            assert len(knots) <= numeric.MAX_KNOTS
-            assert set(present[counts > counts.sum() / (numeric.MAX_KNOTS - 1)]) <= set(knots)
+            assert len(knots) <= row_sample.MAX_KNOTS
+            assert set(present[counts > counts.sum() / (row_sample.MAX_KNOTS - 1)]) <= set(knots)
 
     def test_missing_numbers_have_an_indicator_if_a_training_row_has_one(self):
         train = {"a": [1.0, None, 2.0], "b": [1.0, 2.0, 3.0], "c": pa.nulls(3, pa.float64()), "y": [0, 1, 0]}

@@ -45,7 +45,7 @@ class TestVocabulary:
     def test_merging_counts_early_changes_nothing(self, monkeypatch):
         batches = [[f"v{i * j % 7}" for i in range(9)] for j in range(1, 9)]
         whole = vocabulary(Categorical("c", min_count=2), *batches)
-        monkeypatch.setattr("recmtl.data.columns.categorical.MERGE_AFTER", 3)
+        monkeypatch.setattr("recmtl.data.columns.vocabularies.MERGE_AFTER", 3)
         assert vocabulary(Categorical("c", min_count=2), *batches) == whole
 
     def test_elements_of_lists(self):

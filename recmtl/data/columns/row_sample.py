@@ -1,0 +1,154 @@
+"""A uniform sample of the rows of numeric columns, with their quantiles, knots and ranges."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from recmtl.data.columns.values import Codes, Floats, stable_hash
+from recmtl.schema.statistics import MAX_KNOTS
+
+SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows buffered before the sample is cut again
+MAX_QUANTILES = 256  # of each numeric feature
+
+
+class SampledFrom(NamedTuple):
+    """The number of the first row of a part of the rows, and the highest hash that the sample of those before takes."""
+
+    first: int = 0
+    limit: int = 2**64 - 1
+
+
+class RowSample:
+    """Exact ranges of numeric columns, and a uniform sample of rows: those with the lowest hash of the row number.
+
+    Up to `SAMPLE` rows the sample is complete. Beyond that the share of rows below a sample quantile has a standard
+    error of at most 0.5 / √n for n non-missing sampled values: 0.0016 if none is missing.
+    """
+
+    def __init__(self, columns: int, sample: SampledFrom | None = None) -> None:
+        (self._next, limit), self._held = sample or SampledFrom(), 0
+        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
+        self._values = np.empty((SAMPLE + SPARE, columns))
+        self._limit = np.uint64(limit)  # the highest hash in the sample
+        self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
+
+    def add(self, values: Floats) -> None:
+        """Add a batch ``[columns, rows]``; NaN is missing."""
+        hashes = stable_hash(np.arange(self._next, self._next + values.shape[1]))
+        self._next += values.shape[1]
+        self._keep_all(hashes, values.T)
+        self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
+        self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
+
+    def merge(self, later: RowSample) -> None:
+        """Add the rows of another sample."""
+        self._keep_all(later._hashes[: later._held], later._values[: later._held])
+        self._low, self._high = np.fmin(self._low, later._low), np.fmax(self._high, later._high)
+
+    @property
+    def limit(self) -> int:
+        """The highest hash of a row that the sample may still take."""
+        self._cut()
+        return int(self._limit)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: the rows held, without spare places."""
+        self._cut()
+        return self.__dict__ | {"_hashes": self._hashes[: self._held], "_values": self._values[: self._held]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        hashes, values = self._hashes, self._values
+        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
+        self._values = np.empty((SAMPLE + SPARE, values.shape[1]))
+        self._hashes[: self._held], self._values[: self._held] = hashes, values
+
+    def _keep_all(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
+        """Buffer those of some rows ``[rows, columns]`` whose hash is below the limit."""
+        for start in range(0, len(hashes), SPARE):
+            self._keep(hashes[start : start + SPARE], values[start : start + SPARE])
+
+    def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
+        """Buffer the rows, at most `SPARE`, whose hash is below the limit."""
+        (low,) = np.nonzero(hashes <= self._limit)
+        if self._held + len(low) > len(self._hashes):
+            self._cut()
+        places = slice(self._held, self._held + len(low))
+        self._hashes[places], self._values[places] = hashes[low], values[low]
+        self._held += len(low)
+
+    def _cut(self) -> None:
+        """Reduce the buffer to the sample."""
+        if self._held > SAMPLE:
+            kept = np.zeros(self._held, np.bool_)
+            kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
+            free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
+            self._hashes[free], self._values[free] = self._hashes[moved], self._values[moved]
+            self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
+
+    @property
+    def ranges(self) -> tuple[Floats, Floats]:
+        """The lowest and the highest value of each column ``[columns]``; infinite without values."""
+        return self._low, self._high
+
+    def quantiles(self, column: int) -> Floats:
+        """Return evenly spaced quantiles, from the minimum to the maximum of all rows."""
+        values, low, high = self._column(column)
+        shares = np.linspace(0, 1, max(2, min(MAX_QUANTILES, len(values))))
+        quantiles = np.quantile(values, shares, method="inverted_cdf")  # observed values
+        quantiles[0], quantiles[-1] = low, high
+        return quantiles
+
+    def knots(self, column: int) -> Floats:
+        """Return at most `MAX_KNOTS` rising values, from the minimum to the maximum of all rows.
+
+        The sampled values themselves if there are no more. Else quantiles in which a value counts for at most one step:
+        a value that many rows have is a knot, and the others share the remaining knots evenly.
+        """
+        values, low, high = self._column(column)
+        distinct, counts = np.unique(np.append(values, [low, high]), return_counts=True)
+        if len(distinct) <= MAX_KNOTS:
+            return distinct
+        steps = MAX_KNOTS - 1
+        shares = np.cumsum(capped_counts(counts, steps))
+        places = np.searchsorted(shares, np.arange(1, steps) / steps * shares[-1])
+        rising: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
+        return rising
+
+    def varies(self) -> npt.NDArray[np.bool_]:
+        """Return which columns have two values, however close."""
+        return self._low < self._high
+
+    def median(self, column: int) -> float:
+        """Return the median, a value of the sample."""
+        return float(np.quantile(self._column(column)[0], 0.5, method="inverted_cdf"))
+
+    def edges(self, column: int, bins: int) -> Floats:
+        """Return the edges between bins of equal shares: the maximum of each bin but the last."""
+        values, _, high = self._column(column)
+        edges = np.unique(np.quantile(values, np.arange(1, bins) / bins, method="inverted_cdf"))
+        return edges[edges < high]
+
+    def _column(self, column: int) -> tuple[Floats, float, float]:
+        """Return the sampled values of a column, its minimum and its maximum; 0 if it has no value."""
+        self._cut()
+        values = self._values[: self._held, column]
+        low, high = float(self._low[column]), float(self._high[column])
+        low, high = (0.0, 0.0) if low > high else (low, high)
+        values = values[~np.isnan(values)]
+        return values if len(values) else np.array([low, high]), low, high
+
+
+def capped_counts(counts: Codes, steps: int) -> Floats:
+    """Cap counts ``[values]`` so that no value has more than its share of the sum, one of so many steps."""
+    ordered, heavy = np.sort(counts)[::-1], 0
+    while True:
+        cap = ordered[heavy:].sum() / (steps - heavy)  # of the values that are not heavy
+        found = min(int((counts > cap).sum()), steps - 1)
+        if found <= heavy:
+            capped: Floats = np.minimum(counts, cap)
+            return capped
+        heavy = found

@@ -38,13 +38,13 @@ def check_local(path: str | Path) -> None:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, renamed to `path` if the block ends without an exception.
 
-    A `path` that exists, unless it is an empty folder, raises `ExistsError`.
+    A `path` that exists, unless it is an empty folder, raises `ExistsError`, or is renamed to `before` at the end.
     """
     check_local(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    if before is None and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ExistsError(f"{str(path)!r} exists already: choose another folder or remove it")
     partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
     try:
@@ -53,12 +53,28 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise unwritable(path, error) from error
     try:
         yield partial
+        if before is not None and path.exists():
+            os.replace(path, before)
         _rename_folder(partial, path)
         fsync(path.parent)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise_if_disk_full(path, error)
         raise
+
+
+@contextmanager
+def replaced_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which takes its place if the block ends without an exception.
+
+    Whoever looks finds the old folder or the new one, whole; in a moment between two renamings, none.
+    """
+    before = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        with new_folder(path, before) as partial:
+            yield partial
+    finally:
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def _rename_folder(partial: Path, path: Path) -> None:

@@ -9,17 +9,22 @@ import pickle
 import re
 import struct
 import warnings
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from recmtl.balance import ProcessGroup
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.errors import OutOfMemoryError, RunError
-from recmtl.io.files import new_file
+from recmtl.io.files import new_file, replaced_folder
 from recmtl.io.machine import explain_oom
 
 CHECKSUM_LETTERS = 64  # of a SHA-256 in hex
+CHECKPOINT, TABLES = "checkpoint.pt", "tables"  # tables that are spread over processes have a folder beside the file
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -41,8 +46,44 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         append_checksum(file)
 
 
+def write_with_tables(
+    folder: Path | None, state: dict[str, Any], tables: Mapping[str, Tensor], processes: ProcessGroup = SINGLE_PROCESS
+) -> None:
+    """Write a state, and tables in parts, into an empty folder.
+
+    Args:
+        folder: The folder; ``None`` in all processes but the first.
+        state: The state without the tables.
+        tables: Those that are spread over the processes, which then all call it.
+        processes: The processes.
+    """
+    if tables:
+        from recmtl.runs.table_parts import TableParts
+
+        if folder:
+            (folder / TABLES).mkdir()
+        parts = TableParts.write(folder / TABLES if folder else None, tables, processes)
+        state = state | {TABLES: dict(parts.checksums)}
+    if folder:
+        write_checkpoint(folder / CHECKPOINT, state)
+
+
+def replace_checkpoint(
+    folder: Path | None,
+    state: dict[str, Any],
+    tables: Mapping[str, Tensor] = {},
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Write a checkpoint like `write_with_tables` in place of the one that a folder holds."""
+    with replaced_folder(folder) if folder else nullcontext() as path:
+        write_with_tables(path, state, tables, processes)
+
+
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read the state in a file, without executing code; a damaged file is a `RunError`."""
+    """Read the state in a file, without executing code; a damaged file is a `RunError`.
+
+    Tables beside it are a `TableParts` under the name of their folder, whose files are not read yet.
+    """
     try:
         with explain_oom(f"the checkpoint {path}"), warnings.catch_warnings():
             if not has_valid_checksum(path):
@@ -51,6 +92,10 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"it holds a {type(state).__name__}")
+        if TABLES in state:
+            from recmtl.runs.table_parts import TableParts
+
+            state[TABLES] = TableParts.of_state(path.parent / TABLES, state[TABLES])
     except (FileNotFoundError, OutOfMemoryError):
         raise
     except Exception as error:  # torch raises many kinds for a file that is not a checkpoint

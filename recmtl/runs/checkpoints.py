@@ -2,89 +2,157 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from recmtl.balance import ProcessGroup
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.errors import RunError
-from recmtl.io.files import new_file, new_folder
-from recmtl.runs.checkpoint_file import has_valid_checksum, read_checkpoint, write_checkpoint
-from recmtl.runs.folder import BEST, CHECKPOINT, CHECKPOINTS, LOG, STEP, STEP_DIGITS, RunFolder
+from recmtl.io.files import fsync, new_folder, replaced_folder
+from recmtl.runs.checkpoint_file import (
+    CHECKPOINT,
+    TABLES,
+    has_valid_checksum,
+    read_checkpoint,
+    write_with_tables,
+)
+from recmtl.runs.folder import BEST, CHECKPOINTS, LOG, STEP, STEP_DIGITS, RunFolder
 
-BEST_FILE = "best.pt"  # a copy of the best weights so far, not a link: a link would share their damage
+if TYPE_CHECKING:
+    from recmtl.runs.table_parts import TableParts
 
 
 class Checkpoints:
-    """The newest checkpoints of a run, each a folder with the training state and the best weights so far."""
+    """The newest checkpoints of a run, each a folder with the training state and the best weights so far.
 
-    def __init__(self, folder: RunFolder, keep: int = 2, minutes: float | None = None) -> None:
-        self._folder, self._keep, self._minutes = folder, keep, minutes
+    The best weights are a copy, not a link: a link would share their damage.
+
+    Args:
+        folder: The run folder; ``None`` in all processes but the first.
+        keep: The number of checkpoints kept.
+        minutes: Minutes between two checkpoints.
+        processes: The processes that all call the same methods; tables that are spread over them are written in parts.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        keep: int = 2,
+        minutes: float | None = None,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self._folder, self._keep, self._minutes, self._processes = folder, keep, minutes, processes
         self._time = time.monotonic()
 
     @property
     def late(self) -> bool:
-        """Whether the minutes between two checkpoints have passed."""
-        return self._minutes is not None and time.monotonic() - self._time >= 60 * self._minutes
+        """Whether the minutes between two checkpoints have passed, in the process that writes them."""
+        waited = time.monotonic() - self._time
+        return self._folder is not None and self._minutes is not None and waited >= 60 * self._minutes
 
-    def save(self, step: int, state: dict[str, Any], best: bool) -> None:
-        """Write a checkpoint, with the best weights if there are any yet, and remove the oldest ones."""
-        if step in self._folder.steps():  # the checkpoint that this training resumed from
+    def save(self, step: int, state: dict[str, Any], tables: Mapping[str, Tensor], best: bool) -> None:
+        """Write a checkpoint, with the best weights if there are any yet, and remove the oldest ones.
+
+        Args:
+            step: The step.
+            state: The state of the training, in the first process.
+            tables: The tables that are spread over the processes, and their optimizers' states.
+            best: Whether there are best weights.
+        """
+        folder, processes = self._folder, self._processes if tables else SINGLE_PROCESS
+        known = folder is not None and step in folder.steps()  # the checkpoint that this training resumed from
+        if processes.broadcast_object(known) or not (folder or tables):
             return
-        with new_folder(self._folder.path / CHECKPOINTS / STEP.format(f"{step:0{STEP_DIGITS}}")) as path:
-            write_checkpoint(path / CHECKPOINT, state | {"log": self._folder.log_size()})
+        path = folder.path / CHECKPOINTS / STEP.format(f"{step:0{STEP_DIGITS}}") if folder else None
+        with new_folder(path) if path else nullcontext() as new:
+            log = {"log": folder.log_size()} if folder else {}
+            write_with_tables(new, state | log, tables, processes)
             if best:
-                copy_atomically(self._folder.checkpoint(BEST), path / BEST_FILE)
+                copy_folder(folder.checkpoint(BEST).parent if folder else None, new and new / BEST, processes)
         self._time = time.monotonic()
-        prune(self._folder, self._keep)
+        if folder:
+            prune(folder, self._keep)
 
     def restore(self, note: Callable[[str], None]) -> dict[str, Any] | None:
         """Return the last intact training state and roll the run folder back to it; ``None`` without checkpoints.
 
-        Each damaged checkpoint and a damaged log are passed to `note`; a `RunError` says that no checkpoint is intact.
+        All processes call it and get the state. Each damaged checkpoint and a damaged log are passed to `note`, in the
+        first process; a `RunError` says that no checkpoint is intact.
         """
-        folders = self._folder.steps()
-        remove_partial(self._folder.path)
-        for step, path in reversed(folders.items()):
-            try:
-                state = read_intact(path)
-            except RunError as error:
-                note(f"{error}; an older one is looked for")
-                continue
-            for later, newer in folders.items():
-                if later > step:
-                    shutil.rmtree(newer)
-            if (path / BEST_FILE).exists():
-                copy_atomically(path / BEST_FILE, self._folder.checkpoint(BEST))
-            if not self._folder.cut_log(state["log"]):
-                note(f"{self._folder.path / LOG} is damaged: what it lacks of the steps up to {step} stays lost")
-            return state
-        if folders:
-            raise RunError(f"all checkpoints of {str(self._folder.path)!r} are damaged: begin a run in another folder")
+        folder, processes = self._folder, self._processes
+        readable = self._readable(note)
+        while found := processes.broadcast_object(next(readable, None)):
+            path, state, tables = found
+            damage = next(filter(None, (parts.damage(processes) for parts in tables)), None)
+            if damage is None:
+                self._roll_back(path, state, note, processes if tables else SINGLE_PROCESS)
+                return state
+            if folder:
+                note(f"{damage}; an older one is looked for")
+        if folder and folder.steps():
+            raise RunError(f"all checkpoints of {str(folder.path)!r} are damaged: begin a run in another folder")
         return None
 
+    def _readable(self, note: Callable[[str], None]) -> Iterator[tuple[Path, dict[str, Any], list[TableParts]]]:
+        """Yield the checkpoints whose files can be read, the newest first, and their tables, which are not read yet."""
+        if self._folder is None:
+            return
+        remove_partial(self._folder.path)
+        for path in reversed(self._folder.steps().values()):
+            try:
+                yield path, *read_intact(path)
+            except RunError as error:
+                note(f"{error}; an older one is looked for")
 
-def read_intact(path: Path) -> dict[str, Any]:
-    """Read the training state in the folder of a checkpoint; check the best weights beside it, too."""
+    def _roll_back(self, path: Path, state: dict[str, Any], note: Callable[[str], None], shared: ProcessGroup) -> None:
+        folder, best = self._folder, path / BEST
+        if folder:
+            for newer in folder.steps().values():
+                if newer > path:
+                    shutil.rmtree(newer)
+        source, target = (best, folder.checkpoint(BEST).parent) if folder and best.exists() else (None, None)
+        with replaced_folder(target) if target else nullcontext() as new:
+            copy_folder(source, new, shared)
+        if folder and not folder.cut_log(state["log"]):
+            done = int(path.name[-STEP_DIGITS:])
+            note(f"{folder.path / LOG} is damaged: what it lacks of the steps up to {done} stays lost")
+
+
+def read_intact(path: Path) -> tuple[dict[str, Any], list[TableParts]]:
+    """Read the training state in the folder of a checkpoint; check the best weights beside it, too.
+
+    Returns:
+        The state, and the tables beside it and beside the best weights, which remain to be checked.
+    """
+    best = path / BEST / CHECKPOINT
     try:
         state = read_checkpoint(path / CHECKPOINT)
-        if state["watch"]["best"] is not None and not has_valid_checksum(path / BEST_FILE):
-            raise RunError(f"the checkpoint {path / BEST_FILE} is damaged: its content does not match its checksum")
+        tables = [state[TABLES]] if TABLES in state else []
+        if state["watch"]["best"] is not None:
+            if tables:
+                tables.append(read_checkpoint(best)[TABLES])
+            elif not has_valid_checksum(best):
+                raise RunError(f"the checkpoint {best} is damaged: its content does not match its checksum")
     except FileNotFoundError as error:
         raise RunError(f"the checkpoint {path} is damaged: there is no {Path(error.filename).name}") from error
     except (KeyError, TypeError) as error:
         raise RunError(f"the checkpoint {path / CHECKPOINT} is damaged: it holds no training state") from error
-    return state
+    return state, tables
 
 
 def is_intact(path: Path) -> bool:
     """Return whether training can resume from the folder of a checkpoint."""
     try:
-        read_intact(path)
+        return all(parts.damage() is None for parts in read_intact(path)[1])
     except RunError:
         return False
-    return True
 
 
 def remove_partial(folder: Path) -> None:
@@ -102,7 +170,28 @@ def prune(folder: RunFolder, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def copy_atomically(source: Path, path: Path) -> None:
-    """Copy a file to a path, where it appears whole or not at all."""
-    with new_file(path) as file:
-        shutil.copyfile(source, file)
+def copy_folder(source: Path | None, target: Path | None, processes: ProcessGroup = SINGLE_PROCESS) -> None:
+    """Copy the files of a folder, each process its share of them.
+
+    Args:
+        source: The folder; ``None`` copies nothing. That of the first process counts.
+        target: The folder to which they are copied; that of the first process counts.
+        processes: The processes, which all call it.
+
+    Raises:
+        RunError: A process could not copy a file.
+    """
+    source, target = processes.broadcast_object((source, target))
+    if source is None or target is None:
+        return
+    failure = None
+    try:
+        for file in sorted(file for file in source.rglob("*") if file.is_file())[processes.rank :: processes.size]:
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+            fsync(copy)
+    except OSError as error:
+        failure = f"{str(source)!r} cannot be copied to {str(target)!r}: {os.strerror(error.errno or 0)}"
+    if failures := list(filter(None, processes.all_gather_object(failure))):
+        raise RunError(failures[0])

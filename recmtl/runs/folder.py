@@ -14,13 +14,13 @@ import torch
 from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.io.files import check_local, digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
+from recmtl.runs.checkpoint_file import CHECKPOINT, read_checkpoint, replace_checkpoint
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import FITTED_FILES, load_fitted, save_fitted
 from recmtl.schema.validation import is_number
 
 RECIPE, SCHEMA, LOG, RESULT, PLOTS = "recipe.yaml", "schema", "metrics.jsonl", "metrics.json", "plots"
-CHECKPOINTS, CHECKPOINT, LOCK_FILE = "checkpoints", "checkpoint.pt", ".lock"
+CHECKPOINTS, LOCK_FILE = "checkpoints", ".lock"
 BEST, LAST, STEP = "best", "last", "step-{}"
 OPTIMIZERS = "optimizers"  # the checkpoint of their states, from which another training goes on
 STEP_DIGITS = 10
@@ -261,11 +261,11 @@ class RunFolder:
 
     def save_best(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the best weights."""
-        write_checkpoint(self.checkpoint(BEST), state)
+        replace_checkpoint(self.checkpoint(BEST).parent, state)
 
     def save_optimizers(self, state: dict[str, Any]) -> None:
         """Write the checkpoint of the optimizers' states."""
-        write_checkpoint(self.checkpoint(OPTIMIZERS), state)
+        replace_checkpoint(self.checkpoint(OPTIMIZERS).parent, state)
 
     def parent(self) -> dict[str, Any]:
         """Read what identifies the run that this one started from; it is empty if there was none."""

@@ -286,7 +286,7 @@ class TrainingLoop:
                 self._divergence.check_weights(self._done)
                 state = self._state()
                 if self._checkpoints:
-                    self._checkpoints.save(self._done, state, self._monitor.decided)
+                    self._checkpoints.save(self._done, state, {}, self._monitor.decided)
             self._call("on_checkpoint")
 
     def _stop_here(self) -> None:

@@ -198,7 +198,7 @@ class Trainer:
         setup = self.setup
         check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
         check_precision(setup.device, setup.optimization.precision, setup.processes)
-        saved = setup.processes.broadcast_object(self._saved_state(note) if resume else None)
+        saved = Checkpoints(self.folder, processes=setup.processes).restore(note) if resume else None
         if self.folder and saved is None:
             self.folder.check_free(resume)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
@@ -209,9 +209,6 @@ class Trainer:
         if setup.calibration is not None or setup.start is not None:
             calibrate_after_training(setup, Predictor(setup, setup.processes), valid, note)
         return result
-
-    def _saved_state(self, note: Callable[[str], None]) -> Mapping[str, Any] | None:
-        return Checkpoints(self.folder).restore(note) if self.folder else None
 
     def evaluate(
         self, data: Rows | Data, bad_rows: BadRows = "error", thinning: Thinning | None = None

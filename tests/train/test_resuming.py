@@ -310,11 +310,11 @@ def flip(path: Path) -> None:
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "flipped": lambda folder: flip(folder / "checkpoint.pt"),
-    "best-flipped": lambda folder: flip(folder / "best.pt"),
+    "best-flipped": lambda folder: flip(folder / "best" / "checkpoint.pt"),
     "cut": lambda folder: os.truncate(folder / "checkpoint.pt", 1000),
     "empty": lambda folder: os.truncate(folder / "checkpoint.pt", 0),
     "gone": lambda folder: (folder / "checkpoint.pt").unlink(),
-    "best-gone": lambda folder: (folder / "best.pt").unlink(),
+    "best-gone": lambda folder: (folder / "best" / "checkpoint.pt").unlink(),
     "foreign": lambda folder: write_checkpoint(folder / "checkpoint.pt", {"model": {}}),
 }
 

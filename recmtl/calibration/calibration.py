@@ -17,6 +17,7 @@ from recmtl.calibration.platt import Platt
 from recmtl.calibration.temperature import Temperature
 from recmtl.errors import DataError, RunError
 from recmtl.evaluate import MEASURES, Predictions, Scores, scores_of, task_labels
+from recmtl.evaluate.metrics import totals_of
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.runs.folder import CALIBRATION, RunFolder
@@ -202,7 +203,7 @@ def why_uncalibrated(scores: Scores, fewest: int) -> str | None:
     if scores.task.kind != "binary":
         return _why_few("rows", np.ones(len(scores)), scores.weight, fewest)
     if scores.labels.min() == scores.labels.max():
-        return measure.why_undefined(scores)
+        return measure.why_undefined(totals_of(scores))
     positives = _why_few("positives", scores.labels, scores.weight, fewest)
     return positives or _why_few("negatives", 1 - scores.labels, scores.weight, fewest)
 

@@ -13,50 +13,66 @@ EPSILON = float(np.finfo(np.float64).eps)
 CALIBRATION_BINS = 15
 
 
+Side = tuple[float, float]  # the weight of positives and of negatives
+
+
 @dataclass(frozen=True)
 class ScoreHistogram:
     """The distinct predictions in ascending order, with the weight of positives and of negatives at each.
 
-    All ungrouped metrics are functions of these; the order among ties does not matter. Undefined metrics are NaN.
+    All ungrouped metrics are functions of sums over these; the order among ties does not matter. It may be one part of
+    a histogram that was cut between predictions: the sums of its parts add up to those of the whole.
 
     Shape:
         - values, positives, negatives: ``[V]``, V distinct predictions
+
+    Args:
+        values: The distinct predictions.
+        positives: The weight of the positives at each.
+        negatives: The weight of the negatives at each.
+        below: The weights of positives and of negatives in the parts with lower predictions.
+        above: Those in the parts with higher ones.
     """
 
     values: Floats
     positives: Floats
     negatives: Floats
+    below: Side = (0.0, 0.0)
+    above: Side = (0.0, 0.0)
 
     def auc(self) -> float:
         """Return the share of (positive, negative) pairs in the right order; ties count half."""
-        below = np.cumsum(self.negatives) - self.negatives / 2
-        return ratio(self.positives @ below, self.positives.sum() * self.negatives.sum())
+        return auc_of(self.auc_sums())
 
-    def pr_auc(self) -> float:
-        """Return the average precision: the mean over the positives of the precision at their prediction."""
-        hits = np.cumsum(self.positives[::-1])
-        shown = np.cumsum(self.negatives[::-1]) + hits
+    def auc_sums(self) -> Floats:
+        """Return the weight of the pairs in the right order, of the positives, and of the negatives ``[3]``."""
+        below = self.below[1] + np.cumsum(self.negatives) - self.negatives / 2
+        return np.array([self.positives @ below, *self.weights()])
+
+    def pr_auc_sums(self) -> Floats:
+        """Return the precision summed over the positives, and the weights ``[3]``."""
+        hits = self.above[0] + np.cumsum(self.positives[::-1])
+        shown = self.above[1] + np.cumsum(self.negatives[::-1]) + hits
         precision = np.divide(hits, shown, out=np.zeros_like(hits), where=shown > 0)
-        if not self.negatives.any():
-            return float("nan")
-        return ratio(self.positives[::-1] @ precision, self.positives.sum())
+        return np.array([self.positives[::-1] @ precision, *self.weights()])
 
-    def logloss(self) -> float:
-        """Return the mean log-loss; probabilities are clipped to within 2⁻⁵² of 0 and 1."""
+    def logloss_sums(self) -> Floats:
+        """Return the summed log-loss, of probabilities within 2⁻⁵² of 0 and 1, and the weights ``[3]``."""
         p = np.clip(self.values, EPSILON, 1 - EPSILON)
         total = self.positives @ np.log(p) + self.negatives @ np.log1p(-p)
-        return ratio(-total, self.positives.sum() + self.negatives.sum())
+        return np.array([-total, *self.weights()])
 
-    def ne(self) -> float:
-        """Return the normalised entropy: log-loss over that of predicting the mean label (He et al. 2014)."""
-        rate = ratio(self.positives.sum(), self.positives.sum() + self.negatives.sum())
-        if not 0 < rate < 1:
-            return float("nan")
-        return self.logloss() / float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+    def calibration_sums(self) -> Floats:
+        """Return the summed predictions, and the weight of the positives ``[2]``."""
+        return np.array([(self.positives + self.negatives) @ self.values, self.positives.sum()])
 
-    def calibration(self) -> float:
-        """Return the mean prediction over the mean label; above 1 means overprediction."""
-        return ratio((self.positives + self.negatives) @ self.values, self.positives.sum())
+    def ece_sums(self, bins: int = CALIBRATION_BINS) -> Floats:
+        """Return the summed predictions − labels in bins of equal weight, and the weight of all ``[bins + 1]``."""
+        weight = self.positives + self.negatives
+        if not weight.any():
+            return np.zeros(bins + 1)
+        gaps = np.bincount(self.bins(bins), weight * self.values - self.positives, bins)
+        return np.append(gaps, weight.sum())
 
     def bins(self, count: int) -> Integers:
         """Return the bin of each prediction ``[V]``: bins of equal weight as far as ties allow.
@@ -64,17 +80,51 @@ class ScoreHistogram:
         Equal predictions share the bin of the middle of their weight, so the order of rows does not matter.
         """
         weight = self.positives + self.negatives
-        middle = np.cumsum(weight) - weight / 2
-        numbers: Integers = (middle * (count / weight.sum())).astype(np.int64)
+        middle = sum(self.below) + np.cumsum(weight) - weight / 2
+        whole = sum(self.below) + weight.sum() + sum(self.above)
+        numbers: Integers = (middle * (count / whole)).astype(np.int64)
         return np.minimum(numbers, count - 1)
 
-    def ece(self, bins: int = CALIBRATION_BINS) -> float:
-        """Return the expected calibration error: mean |mean prediction − mean label| over bins of equal weight."""
-        weight = self.positives + self.negatives
-        if not weight.any():
-            return float("nan")
-        gaps = np.bincount(self.bins(bins), weight * self.values - self.positives)
-        return float(np.abs(gaps).sum() / weight.sum())
+    def weights(self) -> Side:
+        """Return the weight of the positives, and that of the negatives."""
+        return float(self.positives.sum()), float(self.negatives.sum())
+
+
+def auc_of(sums: Floats) -> float:
+    """Return the AUC from `auc_sums`."""
+    won, positives, negatives = sums
+    return ratio(won, positives * negatives)
+
+
+def pr_auc_of(sums: Floats) -> float:
+    """Return the average precision, the mean over the positives of the precision at their prediction."""
+    precision, positives, negatives = sums
+    return ratio(precision, positives) if negatives else float("nan")
+
+
+def logloss_of(sums: Floats) -> float:
+    """Return the mean log-loss."""
+    loss, positives, negatives = sums
+    return ratio(loss, positives + negatives)
+
+
+def ne_of(sums: Floats) -> float:
+    """Return the normalised entropy, log-loss over that of predicting the mean label (He et al. 2014)."""
+    _, positives, negatives = sums
+    rate = ratio(positives, positives + negatives)
+    if not 0 < rate < 1:
+        return float("nan")
+    return logloss_of(sums) / float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+
+def ece_of(sums: Floats) -> float:
+    """Return the expected calibration error: mean |mean prediction − mean label| over bins of equal weight."""
+    return ratio(np.abs(sums[:-1]).sum(), sums[-1])
+
+
+def ratio_of(sums: Floats) -> float:
+    """Return the quotient of two sums."""
+    return ratio(*sums)
 
 
 def score_histogram(scores: Scores) -> ScoreHistogram:

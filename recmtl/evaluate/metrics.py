@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.measures.own import WithOwn
 from recmtl.evaluate.own_metrics import OwnMetrics, check_own_metrics
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Scores, scores_of
+from recmtl.evaluate.scores import Floats, RowTotals, Scores, scores_of
 from recmtl.schema import Task
 
 INFLATED = frozenset({"ece"})  # in bootstrap draws, which repeat rows
@@ -116,25 +116,41 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
         k: The cutoff of NDCG and recall.
         names: The metrics; ``None`` takes all. Those that the task does not have are ignored.
     """
-    wanted = select_metrics(scores, names, k)
-    blocked = unmeasurable(scores, wanted)
+    wanted, totals = select_metrics(scores, names, k), totals_of(scores)
+    blocked = unmeasurable_of(scores.task, totals, wanted)
     measure = measure_of(scores, [name for name in wanted if name not in blocked], k)
-    found = measure()
-    values = {name: None if np.isnan(found.get(name, np.nan)) else found[name] for name in wanted}
-    kind = MEASURES[scores.task.kind]
-    explained = blocked | measure.reasons
-    undefined = [name for name, value in values.items() if value is None and name not in explained]
-    reasons = [*explained.values(), *([kind.why_undefined(scores)] if undefined else [])]
     averages = measure.averages
-    return Metrics(
-        values,
-        len(scores),
-        kind.positives(scores),
-        "; ".join(dict.fromkeys(reasons)) or None,
-        scores.capped,
-        averages.groups if averages else None,
-        averages.left_out if averages else None,
-    )
+    counts = (averages.groups, averages.left_out) if averages else (None, None)
+    found, capped = measure(), None if scores.capped is None else totals.capped
+    return metrics_from(scores.task, wanted, found, totals, blocked | measure.reasons, capped, counts)
+
+
+def metrics_from(
+    task: Task,
+    wanted: Sequence[str],
+    found: Mapping[str, float],
+    totals: RowTotals,
+    explained: Mapping[str, str],
+    capped: int | None,
+    groups: tuple[int | None, int | None],
+) -> Metrics:
+    """Return the metrics of a task from their values.
+
+    Args:
+        task: The task.
+        wanted: The names of the metrics.
+        found: The values of those that could be measured, NaN if undefined.
+        totals: The totals of the rows.
+        explained: Why some could not be measured.
+        capped: The rows in which a rate was lowered.
+        groups: The number of groups, and of those left out.
+    """
+    values = {name: None if np.isnan(found.get(name, np.nan)) else found[name] for name in wanted}
+    kind = MEASURES[task.kind]
+    undefined = [name for name, value in values.items() if value is None and name not in explained]
+    reasons = [*explained.values(), *([kind.why_undefined(totals)] if undefined else [])]
+    reason = "; ".join(dict.fromkeys(reasons)) or None
+    return Metrics(values, totals.rows, kind.positives(totals), reason, capped, *groups)
 
 
 def binary_metrics(labels: Floats, probabilities: Floats, weight: Floats | None = None) -> Metrics:
@@ -164,19 +180,26 @@ def select_metrics(scores: Scores, names: Collection[str] | None, k: int = K) ->
     return known if names is None else tuple(name for name in known if name in names)
 
 
+def totals_of(scores: Scores) -> RowTotals:
+    """Return the totals of rows."""
+    return RowTotals.of(scores, MEASURES[scores.task.kind].is_valid(scores.predictions))
+
+
 def unmeasurable(scores: Scores, names: Sequence[str]) -> dict[str, str]:
     """Return the metrics that cannot be computed with the reason: no rows, or predictions that are not valid."""
-    rows = len(scores)
-    if rows == 0:
+    return unmeasurable_of(scores.task, totals_of(scores), names)
+
+
+def unmeasurable_of(task: Task, totals: RowTotals, names: Sequence[str]) -> dict[str, str]:
+    """Return the metrics that cannot be computed of rows with these totals, with the reason."""
+    if totals.rows == 0:
         return dict.fromkeys(names, "no row has a label")
-    finite = np.isfinite(scores.predictions)
-    wrong = int((~(finite if finite.ndim == 1 else finite.all(1))).sum())
-    if wrong:
-        return dict.fromkeys(names, f"{wrong} of {rows} predictions are not finite")
-    kind = MEASURES[scores.task.kind]
+    if totals.infinite:
+        return dict.fromkeys(names, f"{totals.infinite} of {totals.rows} predictions are not finite")
+    kind = MEASURES[task.kind]
     needed = [name for name in names if name in kind.needs_valid]
-    wrong = int((~kind.is_valid(scores.predictions)).sum()) if needed else 0
-    return dict.fromkeys(needed, f"{wrong} of {rows} predictions are not {kind.valid}") if wrong else {}
+    why = f"{totals.invalid} of {totals.rows} predictions are not {kind.valid}"
+    return dict.fromkeys(needed, why) if totals.invalid else {}
 
 
 def measure_of(scores: Scores, names: Sequence[str], k: int = K) -> WithOwn:

@@ -17,7 +17,7 @@ from recmtl.evaluate.metrics import Metrics, metrics_of
 from recmtl.evaluate.own_metrics import OwnMetrics, metrics_of_task
 from recmtl.evaluate.prediction_files import LABEL_PREFIX, label_column, read_predictions
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Scores, scores_of, task_labels
+from recmtl.evaluate.scores import Floats, Integers, Scores, scores_of, task_labels
 from recmtl.evaluate.task_columns import (
     UNCALIBRATED_PREFIX,
     check_task,
@@ -95,10 +95,14 @@ class Predictions:
         kept = {name: values for name, values in self.values.items() if name not in follow}
         return replace(self, values={**kept, **self.uncalibrated}, uncalibrated={})
 
-    def scores(self) -> dict[str, Scores]:
-        """Return the scores of each reported task that is predicted, on the rows that count for it."""
+    def scores(self, groups: Integers | None = None) -> dict[str, Scores]:
+        """Return the scores of each reported task that is predicted, on the rows that count for it.
+
+        Args:
+            groups: The number of each row's group ``[rows]``; ``None`` numbers those of the column that groups rows.
+        """
         completed, capped = complete(self.schema, self.values)
-        groups = self._groups()
+        groups = self._groups() if groups is None else groups
         scores = {}
         for task in self.schema.reported_tasks:
             if task.name not in completed:
@@ -111,21 +115,21 @@ class Predictions:
 
     def metrics(self, names: Collection[str] | None = None, k: int = K) -> dict[str, Metrics]:
         """Compute metrics of each reported task that is predicted: those named, or all."""
+        return {task: metrics_of(of_task, k, names) for task, of_task in self.needed(names).scores().items()}
+
+    def needed(self, names: Collection[str] | None) -> Predictions:
+        """Return what metrics need, those named or all: without groups, nobody has to number these."""
         ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
-        quick = names is not None and ungrouped.issuperset(names)  # saves numbering the groups
-        scores = (replace(self, keys=pa.table({})) if quick else self).scores()
-        return {task: metrics_of(of_task, k, names) for task, of_task in scores.items()}
+        return replace(self, keys=pa.table({})) if names is not None and ungrouped.issuperset(names) else self
 
     def weight_of(self, task: Task) -> Floats | None:
         """Return the row weight times the weight of the task's own column ``[rows]``."""
         own = self.task_weights.get(task.weight_column) if task.weight_column else None
         return self.weight if own is None else own if self.weight is None else self.weight * own
 
-    def _groups(self) -> npt.NDArray[np.int64] | None:
+    def _groups(self) -> Integers | None:
         """Number the groups; each row without a group is a group of its own."""
-        if not self.grouped:
-            return None
-        return group_numbers(self.keys[self.group_column], str(self.group_column))
+        return group_numbers(self.keys[self.group_column], str(self.group_column)) if self.grouped else None
 
     @property
     def group_column(self) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from recmtl.evaluate.binary import block_starts, block_sums, ratio
+from recmtl.evaluate.binary import block_starts, block_sums
 from recmtl.evaluate.scores import Floats, Integers, Scores
 
 K = 10  # default of NDCG@k and recall@k
@@ -130,7 +130,10 @@ class Averages:
         self._shares = {name: np.where(mixed, groups[share], 0.0) for name, (_, share) in columns.items()}  # [G] each
         self._values = {name: np.where(mixed, groups[value], 0.0) for name, (value, _) in columns.items()}
 
-    def average(self, name: str, times: Floats | None = None) -> float:
-        """Return `gauc`, `ndcg@K` or `recall@K`; `times` is how often each group counts, ``[G]``."""
+    def sums(self, name: str, times: Floats | None = None) -> Floats:
+        """Return the sums whose quotient is `gauc`, `ndcg@K` or `recall@K` ``[2]``.
+
+        `times` is how often each group counts, ``[G]``.
+        """
         shares = self._shares[name] if times is None else self._shares[name] * times
-        return ratio(shares @ self._values[name], shares.sum())
+        return np.array([shares @ self._values[name], shares.sum()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,3 +120,70 @@ def task_labels(task: Task, labels: Mapping[str, Floats]) -> Floats:
     if task.given is None:
         return labels[task.label]
     return np.where(labels[task.given] == 1, labels[task.label], np.nan)
+
+
+@dataclass(frozen=True)
+class RowTotals:
+    """Counts and sums over the rows that count for a task.
+
+    Args:
+        rows: The number of rows.
+        infinite: The rows whose predictions are not finite.
+        invalid: The rows whose predictions are not what their kind of task takes.
+        capped: The rows in which a rate of a funnel was lowered.
+        labels: The sum of the labels.
+        weight: The sum of the weights.
+        weighted: The sum of weights times labels.
+        low: The lowest label; infinite without rows.
+        high: The highest label.
+    """
+
+    rows: int
+    infinite: int
+    invalid: int
+    capped: int
+    labels: float
+    weight: float
+    weighted: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, scores: Scores, valid: npt.NDArray[np.bool_]) -> RowTotals:
+        """Return those of rows of which some have `valid` predictions ``[rows]``."""
+        labels, weight = scores.labels, scores.weight
+        finite = np.isfinite(scores.predictions).all(axis=tuple(range(1, scores.predictions.ndim)))
+        return cls(
+            rows=len(labels),
+            infinite=int((~finite).sum()),
+            invalid=int((~valid).sum()),
+            capped=scores.capped or 0,
+            labels=float(labels.sum()),
+            weight=float(len(labels) if weight is None else weight.sum()),
+            weighted=float(labels.sum() if weight is None else weight @ labels),
+            low=float(labels.min(initial=np.inf)),
+            high=float(labels.max(initial=-np.inf)),
+        )
+
+    def numbers(self) -> Floats:
+        """Return the totals as numbers ``[9]``."""
+        return np.array([*vars(self).values()], np.float64)
+
+    @classmethod
+    def of_parts(cls, numbers: Sequence[Floats]) -> RowTotals:
+        """Return the totals of all rows from the `numbers` of each part of them."""
+        parts = np.stack(numbers)  # [parts, 9]
+        rows, infinite, invalid, capped = parts[:, :4].sum(0).astype(int).tolist()
+        labels, weight, weighted = parts[:, 4:7].sum(0).tolist()
+        low, high = float(parts[:, 7].min()), float(parts[:, 8].max())
+        return cls(rows, infinite, invalid, capped, labels, weight, weighted, low, high)
+
+    @property
+    def mean(self) -> float:
+        """The mean label, by the weights."""
+        return self.weighted / self.weight
+
+    @property
+    def constant(self) -> bool:
+        """Whether every label is the same."""
+        return self.low >= self.high

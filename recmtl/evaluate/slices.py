@@ -36,6 +36,7 @@ class FeatureValues:
     codes: Integers  # [values in all rows], indices of `names`
     rows: Integers  # [values in all rows], the row of each value
     length: int  # the number of rows
+    counts: Integers | None = None  # [names], of all rows if these are a share of them
 
     @classmethod
     def of(cls, names: Sequence[str], codes: Integers) -> FeatureValues:
@@ -62,12 +63,28 @@ class FeatureValues:
         codes = np.where(np.isnan(numbers), -1, np.searchsorted(edges, numbers))
         return cls.of(range_names(edges), codes)
 
+    def counted(self) -> tuple[Sequence[str], Integers]:
+        """Return the names, that of missing values last, and how often each occurs in these rows."""
+        return self.names, np.bincount(self.codes, minlength=len(self.names))
+
+    def spread(self, shares: Sequence[tuple[Sequence[str], Integers]]) -> FeatureValues:
+        """Return the values of a share of rows as those of all rows, from what is `counted` in each share.
+
+        All have the values of all shares, in the order in which they occur, with how often they occur in all rows.
+        """
+        distinct = list(dict.fromkeys(name for names, _ in shares for name in names[:-1]))
+        place, counts = {name: i for i, name in enumerate(distinct)}, np.zeros(len(distinct) + 1, np.int64)
+        for names, found in shares:
+            counts[[*(place[name] for name in names[:-1]), -1]] += found
+        codes = np.array([*(place[name] for name in self.names[:-1]), len(distinct)])[self.codes]
+        return FeatureValues([*distinct, self.names[-1]], codes, self.rows, self.length, counts)
+
     def parts(self, most: int = MOST_SLICES) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
         """Yield each value with the mask ``[rows]`` of its rows; of many values the most frequent, then all others.
 
         Names are unique: if a value is named like the placeholder of missing values, the rarer one gets a number.
         """
-        counts = np.bincount(self.codes, minlength=len(self.names))
+        counts = self.counted()[1] if self.counts is None else self.counts
         order = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         shown, others = (order, order[:0]) if len(order) <= most else np.split(order, [most - 1])
         seen = Counter[str]()
@@ -122,16 +139,22 @@ def _slice_row(value: str, scores: Scores) -> tuple[str, str, int, int, float, f
     return scores.task.name, value, len(scores), scores.positives, auc, low, high, few
 
 
+def domain_values(predictions: Predictions) -> FeatureValues | None:
+    """Return the domain of each row; ``None`` if the rows have none."""
+    name = predictions.schema.domain
+    if name is None or name not in predictions.keys.column_names:
+        return None
+    return FeatureValues.of_text(predictions.keys[name], name)
+
+
 def domain_scores(predictions: Predictions) -> dict[str, dict[str, Scores]]:
     """Return the scores of each task by domain, the most frequent first; empty if the rows have no domain.
 
     Returns:
         ``{task: {domain: scores}}``. The least frequent of many domains are taken together.
     """
-    name, found = predictions.schema.domain, dict[str, dict[str, Scores]]()
-    if name is None or name not in predictions.keys.column_names:
-        return found
-    for domain, mask in FeatureValues.of_text(predictions.keys[name], name).parts(MOST_DOMAINS):
+    values, found = domain_values(predictions), dict[str, dict[str, Scores]]()
+    for domain, mask in values.parts(MOST_DOMAINS) if values else ():
         for task, scores in predictions.select(mask).scores().items():
             found.setdefault(task, {})[domain] = scores
     return found

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from recmtl.callbacks import FitResult
 from recmtl.data import Rows
 from recmtl.errors import Interrupted
-from recmtl.evaluate import Metrics, Predictions, domain_metrics, domain_scores, figures, metrics_of
+from recmtl.evaluate import Metrics, figures
 from recmtl.evaluate.history import diagnosis_curves, loss_curves, metric_curves
 from recmtl.evaluate.own_metrics import described, own_metrics
 from recmtl.io.files import new_file
@@ -52,12 +52,12 @@ def _measure_and_save(
     measured, folder, predictor = {}, setup.folder, Predictor(setup, setup.processes)
     domains: dict[str, dict[str, dict[str, Any]]] = {}  # of each split, task and domain
     for name, rows in splits.items():
-        predictions = predictor.predict(rows)
-        measured[name] = {task: metrics_of(scores) for task, scores in predictions.scores().items()}
-        if folder and setup.model.schema.schema.domain:
-            domains[name] = plain_domain_metrics(predictions)
-        if folder and setup.run.predictions:
-            predictions.write(folder.predictions(name))
+        predictions = predictor.shares(rows)
+        measured[name] = predictions.metrics()
+        if setup.run.folder and setup.model.schema.schema.domain:
+            domains[name] = plain_metrics(predictions.domain_metrics())
+        if setup.run.folder and setup.run.predictions:
+            predictions.write(folder.predictions(name) if folder else None)
     reported = next((splits[name] for name in REPORTED if name in splits), None)
     usage = predictor.expert_usage(reported) if setup.run.folder and reported else {}
     if folder:
@@ -83,10 +83,9 @@ def _measure_and_save(
     return measured
 
 
-def plain_domain_metrics(predictions: Predictions) -> dict[str, dict[str, Any]]:
+def plain_metrics(by_task: Mapping[str, Mapping[str, Metrics]]) -> dict[str, dict[str, Any]]:
     """Return the metrics of each task and domain as plain data."""
-    by_task = domain_metrics(domain_scores(predictions))
-    return {task: {d: m.to_dict() for d, m in found.items()} for task, found in by_task.items()}
+    return {task: {domain: m.to_dict() for domain, m in found.items()} for task, found in by_task.items()}
 
 
 def save_plots(folder: RunFolder) -> None:

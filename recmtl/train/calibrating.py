@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeVar, cast
 
+import pandas as pd
+
+from recmtl.balance import ProcessGroup
 from recmtl.calibration import Calibration, Method, fit_calibration
 from recmtl.calibration.base import Calibrator
 from recmtl.calibration.calibration import (
@@ -14,12 +18,13 @@ from recmtl.calibration.calibration import (
     predictions_to_calibrate,
 )
 from recmtl.data import DataError, Rows
-from recmtl.evaluate import Predictions, metrics_of
+from recmtl.evaluate import Predictions, calibration_table, domain_metrics, domain_scores, metrics_of
 from recmtl.runs.folder import CHECKSUMS, REPORTED, RunFolder
-from recmtl.train.artifacts import plain_domain_metrics
+from recmtl.train.artifacts import plain_metrics
 from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup
 
+Value = TypeVar("Value")
 Methods = Method | dict[str, Method]
 
 
@@ -29,21 +34,27 @@ def check_methods(method: Methods | None) -> None:
         check_method(str(name))
 
 
-def calibrate_model(setup: TrainingSetup, predictor: Predictor, rows: Rows, method: Methods) -> Predictions:
-    """Fit the calibration of a model, which its predictions take from then on.
+def calibrate_model(setup: TrainingSetup, predictor: Predictor, rows: Rows, method: Methods) -> pd.DataFrame:
+    """Fit the calibration of a model, which its predictions take from then on, in the first of several processes.
 
     Returns:
-        The calibrated predictions of the rows.
+        The `calibration_table` of the calibrated predictions of the rows.
     """
     model = setup.model
     before, model.calibration = model.calibration, None
     try:
-        predictions = predictor.predict(rows)
-        model.calibration = fit_calibration(predictions, method)
+        predictions = predictor.shares(rows).gathered()
+        model.calibration, found = in_first(setup.processes, lambda: _fit_and_measure(predictions, method))
     except Exception:
         model.calibration = before
         raise
-    return model.calibration.applied(predictions)
+    return found
+
+
+def _fit_and_measure(predictions: Predictions | None, method: Methods) -> tuple[Calibration, pd.DataFrame]:
+    assert predictions is not None  # in the first process
+    calibration = fit_calibration(predictions, method)
+    return calibration, calibration_table(calibration.applied(predictions))
 
 
 def calibrate_after_training(
@@ -61,13 +72,39 @@ def calibrate_after_training(
     if valid is None:
         note("the model is not calibrated: there are no validation rows")
         return
-    predictions, found = predictions_to_calibrate(predictor.predict(valid)), dict[str, Calibrator]()
+    predictions = predictor.shares(valid).gathered()
+    setup.model.calibration, notes = in_first(setup.processes, lambda: _fit_what_can_be(predictions, method))
+    for line in notes:
+        note(line)
+
+
+def _fit_what_can_be(
+    predictions: Predictions | None, method: Method | Mapping[str, Method]
+) -> tuple[Calibration | None, list[str]]:
+    """Return a calibration of the tasks that can be calibrated, and why others cannot."""
+    assert predictions is not None  # in the first process
+    predictions, notes = predictions_to_calibrate(predictions), []
+    found: dict[str, Calibrator] = {}
     for task, name in chosen_methods(predictions, method):
         try:
             found[task.name] = fit_calibrator(task, name, predictions)
         except DataError as error:
-            note(str(error))
-    setup.model.calibration = calibration_of(found, predictions) if found else None
+            notes.append(str(error))
+    return calibration_of(found, predictions) if found else None, notes
+
+
+def in_first(processes: ProcessGroup, work: Callable[[], Value]) -> Value:
+    """Return in all processes what a function returns in the first one, or raise its error."""
+    found: Value | Exception | None = None
+    if processes.first:
+        try:
+            found = work()
+        except Exception as error:
+            found = error
+    found = processes.broadcast_object(found)
+    if isinstance(found, Exception):
+        raise found
+    return cast(Value, found)
 
 
 def save_calibration(folder: RunFolder, calibration: Calibration) -> None:
@@ -83,6 +120,6 @@ def save_calibration(folder: RunFolder, calibration: Calibration) -> None:
         predictions.write(files[split])
         result[split] = {task: metrics_of(scores).to_dict() for task, scores in predictions.scores().items()}
         if schema.domain:
-            result.setdefault("domains", {})[split] = plain_domain_metrics(predictions)
+            result.setdefault("domains", {})[split] = plain_metrics(domain_metrics(domain_scores(predictions)))
     calibration.save(folder)
     folder.finish(result)

@@ -16,13 +16,18 @@ from recmtl.data import Batch, Loader, Rows
 from recmtl.evaluate import Metrics, Predictions, own_metrics
 from recmtl.io.machine import explain_oom
 from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
+from recmtl.train.prediction_shares import PredictionShares
 from recmtl.train.setup import TrainingSetup
+from recmtl.train.share_exchange import ShareExchange
 
 BATCH = 8192  # rows
 
 
 class Predictor:
-    """Predicts and measures prepared rows. Processes that share the rows call the same methods and get all results."""
+    """Predicts and measures prepared rows.
+
+    Several processes call the same methods with the same rows, each of which one of them predicts.
+    """
 
     def __init__(self, setup: TrainingSetup, processes: ProcessGroup = SINGLE_PROCESS) -> None:
         self._setup, self._processes = setup, processes
@@ -30,7 +35,7 @@ class Predictor:
     def outputs(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
         """Predict each output of the model ``{task: [rows]}``, of classes ``[rows, C]``, in the order of the rows.
 
-        They are calibrated, if the model is.
+        They are calibrated, if the model is. Of several processes each returns those of its share of the rows.
 
         Raises:
             DataError: The rows were prepared with another schema.
@@ -39,27 +44,26 @@ class Predictor:
         return dict(self.predict(rows).values)
 
     def predict(self, rows: Rows) -> Predictions:
-        """Predict every task, with the labels, weights and keys of the rows; errors as of `outputs`."""
+        """Predict every task, with labels, weights and keys of the rows, or of this process's share; errors as before.
+
+        The shares of several processes, in their order, are all rows.
+        """
         schema, calibration = self._setup.model.schema.schema, self._setup.model.calibration
-        group, outputs = self._setup.stopping.group, self._uncalibrated(rows)
-        given = (schema, outputs, rows.labels, rows.weight, rows.keys, group, rows.sampling_weight, rows.task_weights)
+        self._setup.check_rows(rows)
+        own, outputs = process_rows(rows, self._processes.rank, self._processes.size), self._uncalibrated(rows)
+        group = self._setup.stopping.group
+        given = (schema, outputs, own.labels, own.weight, own.keys, group, own.sampling_weight, own.task_weights)
         found = Predictions(*given, own=own_metrics(self._setup.stopping.metrics))
         return calibration.applied(found) if calibration is not None else found
 
-    def _uncalibrated(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
-        """Return what the model itself predicts."""
-        setup, processes = self._setup, self._processes
-        setup.check_rows(rows)
-        if len(rows) == 0:
-            wide = {t.name: t.outputs for t in setup.model.schema.schema.tasks if t.has_classes}
-            names = dict.fromkeys((*setup.model.heads, *setup.objectives))
-            return {name: np.empty((0, wide[name]) if name in wide else 0) for name in names}
-        parts = processes.all_gather_object(self._outputs_of(rows))
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    def shares(self, rows: Rows) -> PredictionShares:
+        """Predict every task; each process holds a share of the predictions, and gets metrics of all."""
+        return PredictionShares(self.predict(rows), ShareExchange(self._processes, self._setup.device))
 
     def measure(self, rows: Rows, names: Collection[str] | None = None) -> dict[str, Metrics]:
-        """Measure the model task by task, by the metrics named, or by all."""
-        return self.predict(rows).metrics(names)
+        """Measure the model task by task on all rows, by the metrics named, or by all."""
+        one = self._processes.size == 1
+        return self.predict(rows).metrics(names) if one else self.shares(rows).metrics(names)
 
     def expert_usage(self, rows: Rows) -> dict[str, list[float]]:
         """Return by head the mean gate weight of each expert; nothing for a model without gates."""
@@ -74,8 +78,13 @@ class Predictor:
             self._processes.all_reduce([*totals.values()])
         return {head: (total / len(rows)).tolist() for head, total in totals.items()}
 
-    def _outputs_of(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
-        """Return what the model predicts for this process's share of the rows."""
+    def _uncalibrated(self, rows: Rows) -> dict[str, npt.NDArray[np.float64]]:
+        """Return what the model itself predicts for this process's share of the rows."""
+        if len(rows) == 0:
+            model = self._setup.model
+            wide = {t.name: t.outputs for t in model.schema.schema.tasks if t.has_classes}
+            names = dict.fromkeys((*model.heads, *self._setup.objectives))
+            return {name: np.empty((0, wide[name]) if name in wide else 0) for name in names}
         parts: list[dict[str, Tensor]] = []
         what = f"predictions of {len(rows):,} {rows.name} rows, {BATCH:,} at a time"
         with explain_oom(what), self._inference():
@@ -95,7 +104,7 @@ class Predictor:
         for batch in self._loader(share).epoch():
             yield batch, True
         if len(share) <= (batches(len(rows)) - 1) // size * BATCH:
-            yield next(self._loader(row_range(rows, 0, 1)).epoch()), False
+            yield next(self._loader(rows.span(0, 1)).epoch()), False
 
     def _loader(self, rows: Rows) -> Loader:
         return Loader(rows, BATCH, self._setup.device)
@@ -128,14 +137,9 @@ def process_rows(rows: Rows, rank: int, processes: int) -> Rows:
     if processes == 1:
         return rows
     start, end = (min(len(rows), batches(len(rows)) * i // processes * BATCH) for i in (rank, rank + 1))
-    return row_range(rows, start, end)
+    return rows.span(start, end)
 
 
 def batches(rows: int) -> int:
     """Return the number of batches of so many rows."""
     return -(-rows // BATCH)
-
-
-def row_range(rows: Rows, start: int, end: int) -> Rows:
-    """Return the rows from one up to another, without a copy."""
-    return Rows(rows.schema, rows.table.slice(start, end - start), rows.name, rows.thinning)

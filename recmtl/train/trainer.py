@@ -21,7 +21,7 @@ from recmtl.data import DataError, Rows, encode_rows
 from recmtl.data.preparation.prepare import Progress
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
-from recmtl.evaluate import Metrics, calibration_table, table
+from recmtl.evaluate import Metrics, table
 from recmtl.io.csv_records import BadRows
 from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
@@ -52,7 +52,7 @@ class Trainer:
     """Trains a ranking model with a balanced gradient.
 
     If `torch.distributed` is initialized, its processes share each batch: each of them builds the same trainer and
-    calls `fit`, and then `finish`, with the same rows. The first one writes the run folder.
+    calls `fit`, `finish`, `evaluate`, `predict` or `calibrate` with the same rows. The first one writes the run folder.
 
     Args:
         model: The model. The balancer becomes its ``fork``.
@@ -143,7 +143,7 @@ class Trainer:
     @property
     def predictor(self) -> Predictor:
         """The predictor of prepared rows: `predict`, `outputs` and `measure` return objects rather than tables."""
-        return Predictor(self.setup)
+        return Predictor(self.setup, self.setup.processes)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -207,7 +207,7 @@ class Trainer:
             with explain_oom(f"training on batches of {setup.batch_size(train):,} rows", "lower `batch_size`"):
                 result = TrainingLoop(setup, train, valid, note, saved).run()
         if setup.calibration is not None or setup.start is not None:
-            calibrate_after_training(setup, Predictor(setup, setup.processes), valid, note)
+            calibrate_after_training(setup, self.predictor, valid, note)
         return result
 
     def evaluate(
@@ -242,13 +242,15 @@ class Trainer:
             DataError: The rows of a task are none, too few or of one class; the model is then as before.
         """
         rows = data if isinstance(data, Rows) else self.encode(data)
-        found = calibration_table(calibrate_model(self.setup, self.predictor, rows, method))
+        found = calibrate_model(self.setup, self.predictor, rows, method)
         if self.folder and self.folder.finished and self.model.calibration:
             save_calibration(self.folder, self.model.calibration)
         return found
 
     def predict(self, data: Rows | Data, bad_rows: BadRows = "error") -> pd.DataFrame:
         """Predict the probabilities (of a regression: the values) of every task, beside the keys of the rows.
+
+        Of several processes each returns its share of the rows.
 
         Args:
             data: Prepared rows, or raw ones in any form that `prepare` takes; these need no labels.

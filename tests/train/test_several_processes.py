@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from together import together
@@ -12,6 +13,8 @@ from torch import nn
 import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader, Share
+from recmtl.evaluate import Metrics, Predictions
+from recmtl.train import RunFolder, predictor
 from recmtl.train.distributed import (
     average_statistics,
     frozen_batch_norms,
@@ -37,9 +40,36 @@ def fitted(processes: ProcessGroup, csv: Path, folder: Path, style: recmtl.Layer
     data = prepared(csv)
     fit = trainer(data, folder, processes.rank, style=style)
     assert (fit.setup.processes.rank, fit.setup.processes.size) == (processes.rank, processes.size)
-    fit.fit(data.train, data.valid)
-    measured = fit.finish({"valid": data.valid, "test": data.test})
-    return fit.model.state_dict(), measured, fit.predictor.outputs(data.test), fit.result.best
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(predictor, "BATCH", 70)  # rows: each process has some
+        fit.fit(data.train, data.valid)
+        measured = fit.finish({"valid": data.valid, "test": data.test})
+        check_shares(fit, data.test, measured["test"], folder)
+        return fit.model.state_dict(), measured, fit.predictor.outputs(data.test), fit.result.best
+
+
+def check_shares(fit: recmtl.Trainer, rows: recmtl.Rows, measured: dict[str, Metrics], folder: Path) -> None:
+    """Shares give what a process gives alone that predicts all rows."""
+    alone, processes = Predictor(fit.setup).predict(rows), fit.setup.processes
+    for task, metrics in alone.metrics().items():
+        found, expected = measured[task].to_dict(), metrics.to_dict()
+        assert found["auc"] == expected["auc"]
+        assert found == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(fit.evaluate(rows)["logloss"], [m.values["logloss"] for m in measured.values()])
+    own = fit.predict(rows)
+    assert len(own) == len(process_rows(rows, processes.rank, processes.size))
+    frames = [alone.table().to_pandas()[own.columns.tolist()], pd.concat(processes.all_gather_object(own))]
+    pd.testing.assert_frame_equal(frames[0], frames[1].reset_index(drop=True), check_dtype=False)
+    if processes.first:
+        read = Predictions.read(rows.schema.schema, RunFolder(folder).predictions("test"))
+        for task, values in alone.values.items():
+            np.testing.assert_array_equal(read.values[task], values)
+    told = fit.calibrate(rows, "platt")
+    assert all(told.equals(other) for other in processes.all_gather_object(told))
+    calibrated = Predictor(fit.setup).predict(rows)
+    assert {*calibrated.uncalibrated} == {"ctr", "cvr"}
+    assert fit.predictor.measure(rows)["ctr"].values["auc"] == calibrated.metrics()["ctr"].values["auc"]
+    fit.model.calibration = None
 
 
 @pytest.mark.slow
@@ -50,14 +80,14 @@ def test_two_processes_evaluate_all_rows_once_and_end_with_one_model(csv: Path, 
     several = together(2, tmp_path / "2", fitted, csv, tmp_path / "two", style)
     for found in several:
         assert all(found[0][name].equal(value) for name, value in several[0][0].items())
-        for name, value in predictions.items():
-            np.testing.assert_allclose(found[2][name], value, atol=1e-5)
         assert found[3] == pytest.approx(best, abs=1e-3)
         for split, tasks in measured.items():
             for task, metrics in tasks.items():
                 other, one = found[1][split][task].to_dict(), metrics.to_dict()
                 assert (other["rows"], other["positives"]) == (one["rows"], one["positives"])
                 assert other["auc"] == pytest.approx(one["auc"], abs=1e-3)
+    for name, value in predictions.items():
+        np.testing.assert_allclose(np.concatenate([found[2][name] for found in several]), value, atol=1e-5)
     files = [{str(path.relative_to(tmp_path / run)) for path in (tmp_path / run).rglob("*")} for run in ("one", "two")]
     assert files[0] == files[1]
     logs = [recmtl.train.RunFolder(tmp_path / run).records() for run in ("one", "two")]

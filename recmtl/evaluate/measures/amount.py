@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from recmtl.evaluate.binary import EPSILON, block_starts, block_sums, ratio
+from recmtl.evaluate.binary import EPSILON, ScoreHistogram, auc_of, block_starts, block_sums, ratio, ratio_of
 from recmtl.evaluate.measures.base import Measure
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Integers, Scores
+from recmtl.evaluate.scores import Floats, Integers, RowTotals, Scores
 
 
 class AmountMeasure(Measure):
@@ -31,47 +32,53 @@ class AmountMeasure(Measure):
     needs_valid = frozenset({"poisson_deviance", "calibration"})
     expected, valid = "a number of at least 0", "numbers of at least 0"
 
-    def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
-        super().__init__(scores, names, k)
+    def __init__(self, scores: Scores, names: Sequence[str], k: int = K, totals: RowTotals | None = None) -> None:
+        super().__init__(scores, names, k, totals)
         self._orders: dict[str, tuple[Integers, Integers]] = {}  # rows in order, and where ties start
 
-    def __call__(self, times: Floats | None = None) -> dict[str, float]:
-        """Compute the metrics; `times` as for `Measure`."""
-        return {name: getattr(self, f"_{name}")(times) for name in self._names}
+    def histograms(self, times: Floats | None = None) -> dict[str, ScoreHistogram]:
+        """Return the rows in the order of predictions and of labels: as positives Σ w·y, as negatives Σ w."""
+        keys = ("predictions", "labels") if "gini" in self._names else ()
+        return {key: self._ordered(key, times) for key in keys}
 
-    def _gini(self, times: Floats | None) -> float:
-        best = self._ordered("labels", times)
-        return ratio(self._ordered("predictions", times), best if best > EPSILON else 0.0)
-
-    def _ordered(self, key: str, times: Floats | None) -> float:
-        """Return 2·Σ w·y·F / Σ w·y − 1 with the rows in the order of predictions or of labels."""
+    def _ordered(self, key: str, times: Floats | None) -> ScoreHistogram:
+        values: Floats = getattr(self._scores, key)
         if key not in self._orders:
-            values: Floats = getattr(self._scores, key)
             order = np.argsort(values)
             self._orders[key] = order, block_starts(values[order])
         order, starts = self._orders[key]
         weight = self._weights(times, order)
-        shown, gained = block_sums(weight, starts), block_sums(weight * self._scores.labels[order], starts)
-        below = np.cumsum(shown) - shown / 2
-        return 2 * ratio(gained @ below, gained.sum() * shown.sum()) - 1
+        gained = block_sums(weight * self._scores.labels[order], starts)
+        return ScoreHistogram(values[order][starts], gained, block_sums(weight, starts))
 
-    def _poisson_deviance(self, times: Floats | None) -> float:
-        weight, labels = self._weights(times), self._scores.labels
-        predicted = np.maximum(self._scores.predictions, EPSILON)
-        return 2 * ratio(weight @ (special.xlogy(labels, labels / predicted) - labels + predicted), weight.sum())
+    def sums(self, histograms: Mapping[str, ScoreHistogram], times: Floats | None = None) -> dict[str, Floats]:
+        """Return the sums of each metric; `times` as for `Measure`."""
+        orders = {"gini": np.concatenate([h.auc_sums() for h in histograms.values()])} if histograms else {}
+        of_rows = {name: getattr(self, f"_{name}") for name in self._names if name != "gini"}
+        return {**orders, **{name: sums(self._weights(times)) for name, sums in of_rows.items()}}
 
-    def _rmse(self, times: Floats | None) -> float:
-        weight = self._weights(times)
-        squares = weight @ (self._scores.predictions - self._scores.labels) ** 2
-        return float(np.sqrt(ratio(squares, weight.sum())))
+    @staticmethod
+    def value(name: str, sums: Floats) -> float:
+        """Return a metric from its sums."""
+        if name == "gini":
+            found, best = 2 * auc_of(sums[:3]) - 1, 2 * auc_of(sums[3:]) - 1
+            return ratio(found, best if best > EPSILON else 0.0)
+        mean = ratio_of(sums)
+        return {"poisson_deviance": 2 * mean, "rmse": math.sqrt(mean)}.get(name, mean)
 
-    def _mae(self, times: Floats | None) -> float:
-        weight = self._weights(times)
-        return ratio(weight @ np.abs(self._scores.predictions - self._scores.labels), weight.sum())
+    def _poisson_deviance(self, weight: Floats) -> Floats:
+        labels, predicted = self._scores.labels, np.maximum(self._scores.predictions, EPSILON)
+        deviance = special.xlogy(labels, labels / predicted) - labels + predicted
+        return np.array([weight @ deviance, weight.sum()])
 
-    def _calibration(self, times: Floats | None) -> float:
-        weight = self._weights(times)
-        return ratio(weight @ self._scores.predictions, weight @ self._scores.labels)
+    def _rmse(self, weight: Floats) -> Floats:
+        return np.array([weight @ (self._scores.predictions - self._scores.labels) ** 2, weight.sum()])
+
+    def _mae(self, weight: Floats) -> Floats:
+        return np.array([weight @ np.abs(self._scores.predictions - self._scores.labels), weight.sum()])
+
+    def _calibration(self, weight: Floats) -> Floats:
+        return np.array([weight @ self._scores.predictions, weight @ self._scores.labels])
 
     @staticmethod
     def fits(column: Floats) -> npt.NDArray[np.bool_]:
@@ -79,9 +86,9 @@ class AmountMeasure(Measure):
         return np.isfinite(column) & (column >= 0)
 
     @staticmethod
-    def why_undefined(scores: Scores) -> str:
+    def why_undefined(totals: RowTotals) -> str:
         """Return why the order or the calibration is undefined."""
-        return "every label is 0" if not scores.labels.any() else "every label is the same"
+        return "every label is 0" if not totals.labels else "every label is the same"
 
     @staticmethod
     def effective_clusters(scores: Scores) -> int:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from recmtl.evaluate.binary import ScoreHistogram
 from recmtl.evaluate.ranking import Averages, K
-from recmtl.evaluate.scores import Floats, Integers, Scores
+from recmtl.evaluate.scores import Floats, Integers, RowTotals, Scores
 
 
 class Measure(ABC):
     """Computes metrics of one task with finite predictions; undefined metrics are NaN.
+
+    A metric is a function (`value`) of sums over rows (`sums`), some of which need histograms of the rows in order
+    (`histograms`). So rows may be measured in parts: the sums of the parts add up to those of all rows, if histograms
+    are cut between distinct values, and groups are not cut.
 
     Attributes:
         title: What tables call tasks of the kind.
@@ -35,6 +40,7 @@ class Measure(ABC):
         scores: The rows.
         names: The metrics.
         k: The cutoff of NDCG and recall.
+        totals: The totals of all rows, if these are a part of them.
     """
 
     title: ClassVar[str]
@@ -49,13 +55,27 @@ class Measure(ABC):
     expected: ClassVar[str] = "a number"
     valid: ClassVar[str] = "finite"
 
-    def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
-        self._scores, self._names, self._k = scores, names, k
+    def __init__(self, scores: Scores, names: Sequence[str], k: int = K, totals: RowTotals | None = None) -> None:
+        self._scores, self._names, self._k, self._totals = scores, names, k, totals
         self.averages: Averages | None = None
 
-    @abstractmethod
     def __call__(self, times: Floats | None = None) -> dict[str, float]:
         """Compute the metrics; `times` is how often each cluster of rows counts, ``[clusters]``."""
+        sums = self.sums(self.histograms(times), times)
+        return {name: self.value(name, sums[name]) for name in self._names}
+
+    def histograms(self, times: Floats | None = None) -> dict[str, ScoreHistogram]:
+        """Return the rows in the orders that the metrics need, by what they are sorted by."""
+        return {}
+
+    @abstractmethod
+    def sums(self, histograms: Mapping[str, ScoreHistogram], times: Floats | None = None) -> dict[str, Floats]:
+        """Return by metric the sums over rows that it is a function of."""
+
+    @staticmethod
+    @abstractmethod
+    def value(name: str, sums: Floats) -> float:
+        """Return a metric from its sums over all rows."""
 
     @staticmethod
     def fits(column: Floats) -> npt.NDArray[np.bool_]:
@@ -73,14 +93,14 @@ class Measure(ABC):
         return np.full(len(scores), np.average(scores.labels, weights=scores.weight))
 
     @staticmethod
-    def positives(scores: Scores) -> int | None:
+    def positives(totals: RowTotals) -> int | None:
         """Return the number of positives; ``None`` if the kind has none."""
         return None
 
     @staticmethod
     @abstractmethod
-    def why_undefined(scores: Scores) -> str:
-        """Return why a metric is undefined for these labels."""
+    def why_undefined(totals: RowTotals) -> str:
+        """Return why a metric is undefined for labels of these totals."""
 
     @staticmethod
     def effective_clusters(scores: Scores) -> int:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.evaluate.binary import EPSILON, SortedScores, ratio
+from recmtl.evaluate.binary import EPSILON, ScoreHistogram, SortedScores, auc_of, ece_of, ratio_of
 from recmtl.evaluate.measures.base import Measure
 from recmtl.evaluate.ranking import K
-from recmtl.evaluate.scores import Floats, Scores
+from recmtl.evaluate.scores import Floats, RowTotals, Scores
 
 ROUNDING = 1e-3  # of the sum of the probabilities of a row
 
@@ -50,34 +50,43 @@ class MulticlassMeasure(Measure):
     needs_valid = frozenset({"logloss", "ece"})
     expected, valid = "a probability in [0, 1]", "probabilities that add up to 1"
 
-    def __init__(self, scores: Scores, names: Sequence[str], k: int = K) -> None:
-        super().__init__(scores, names, k)
+    def __init__(self, scores: Scores, names: Sequence[str], k: int = K, totals: RowTotals | None = None) -> None:
+        super().__init__(scores, names, k, totals)
         self._classes = scores.labels.astype(np.int64)  # [rows]
 
-    def __call__(self, times: Floats | None = None) -> dict[str, float]:
-        """Compute the metrics; `times` as for `Measure`."""
-        return {name: getattr(self, f"_{name}")(times) for name in self._names}
+    def histograms(self, times: Floats | None = None) -> dict[str, ScoreHistogram]:
+        """Return the probabilities of each class by its number, and the highest of each row as `confidence`."""
+        rows = {str(number): of_class for number, of_class in enumerate(self._by_class if self._needs_order else [])}
+        rows |= {"confidence": self._confidence} if "ece" in self._names else {}
+        codes = None if times is None else self._scores.clusters[0]
+        return {
+            key: one.histogram(None if times is None or codes is None else times[codes[one.order]])
+            for key, one in rows.items()
+        }
 
-    def _macro_auc(self, times: Floats | None) -> float:
-        found = [self._sorted_auc(rows, times) for rows in self._by_class]
-        defined = [auc for auc in found if not np.isnan(auc)]
-        return float(np.mean(defined)) if defined else float("nan")
+    @property
+    def _needs_order(self) -> bool:
+        return "macro_auc" in self._names
 
-    def _sorted_auc(self, rows: SortedScores, times: Floats | None) -> float:
-        of_rows = None if times is None else times[self._scores.clusters[0][rows.order]]
-        return rows.histogram(of_rows).auc()
+    def sums(self, histograms: Mapping[str, ScoreHistogram], times: Floats | None = None) -> dict[str, Floats]:
+        """Return the sums of each metric; `times` as for `Measure`."""
+        weight, found = self._weights(times), dict[str, Floats]()
+        if self._needs_order:
+            classes = range(self._scores.predictions.shape[1])
+            found["macro_auc"] = np.concatenate([histograms[str(number)].auc_sums() for number in classes])  # [3C]
+        if "logloss" in self._names:
+            found["logloss"] = np.array([weight @ self._row_losses, weight.sum()])
+        if "accuracy" in self._names:
+            found["accuracy"] = np.array([weight @ self._top.labels, weight.sum()])
+        return found | ({"ece": histograms["confidence"].ece_sums()} if "ece" in self._names else {})
 
-    def _logloss(self, times: Floats | None) -> float:
-        weight = self._weights(times)
-        return ratio(weight @ self._row_losses, weight.sum())
-
-    def _accuracy(self, times: Floats | None) -> float:
-        weight = self._weights(times)
-        return ratio(weight @ self._top.labels, weight.sum())
-
-    def _ece(self, times: Floats | None) -> float:
-        of_rows = None if times is None else times[self._scores.clusters[0][self._confidence.order]]
-        return self._confidence.histogram(of_rows).ece()
+    @staticmethod
+    def value(name: str, sums: Floats) -> float:
+        """Return a metric from its sums."""
+        if name == "macro_auc":
+            defined = [auc for of_class in sums.reshape(-1, 3) if not np.isnan(auc := auc_of(of_class))]
+            return float(np.mean(defined)) if defined else float("nan")
+        return ece_of(sums) if name == "ece" else ratio_of(sums)
 
     @cached_property
     def _row_losses(self) -> Floats:
@@ -117,7 +126,7 @@ class MulticlassMeasure(Measure):
         return np.tile(counts / counts.sum(), (len(scores), 1))
 
     @staticmethod
-    def why_undefined(scores: Scores) -> str:
+    def why_undefined(totals: RowTotals) -> str:
         """Return why the AUC is undefined."""
         return "every label is the same class"
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.data.columns.interpolation import interpolation
 from recmtl.data.columns.row_sample import RowSample, SampledFrom
 from recmtl.data.columns.values import Codes, Floats, as_numbers
 from recmtl.data.columns.variation import CONSTANT, EncodingFindings
@@ -239,10 +240,10 @@ def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Float
     if feature.transform == "none":
         return filled
     if feature.transform == "knots":
-        places: Floats = np.clip(np.interp(filled, quantiles, places_of(len(quantiles))), -1, 1)
-        return places  # clipped, as knots may be a denormal apart
-    if feature.transform == "quantile":  # of equal quantiles np.interp takes the last: the share ≤ x
-        return np.interp(filled, quantiles, np.linspace(0, 1, len(quantiles)))
+        places = interpolation(quantiles, -1.0, 1.0)(filled)
+        return np.clip(places, -1, 1, out=places)  # knots may be a denormal apart
+    if feature.transform == "quantile":  # of equal quantiles the last counts: the share ≤ x
+        return interpolation(quantiles, 0.0, 1.0)(filled)
     if feature.transform == "min_max":
         low, high = quantiles[0], quantiles[-1]
         return (filled - low) / (high - low or 1.0)

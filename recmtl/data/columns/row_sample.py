@@ -31,7 +31,8 @@ class RowSample:
     def __init__(self, columns: int, sample: SampledFrom | None = None) -> None:
         (self._next, limit), self._held = sample or SampledFrom(), 0
         self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
-        self._values = np.empty((SAMPLE + SPARE, columns))
+        self._values = np.empty((columns, SAMPLE + SPARE))
+        self._sorted: dict[int, Floats] = {}  # columns, until rows are added
         self._limit = np.uint64(limit)  # the highest hash in the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
 
@@ -39,13 +40,13 @@ class RowSample:
         """Add a batch ``[columns, rows]``; NaN is missing."""
         hashes = stable_hash(np.arange(self._next, self._next + values.shape[1]))
         self._next += values.shape[1]
-        self._keep_all(hashes, values.T)
+        self._keep_all(hashes, values)
         self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
         self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
 
     def merge(self, later: RowSample) -> None:
         """Add the rows of another sample."""
-        self._keep_all(later._hashes[: later._held], later._values[: later._held])
+        self._keep_all(later._hashes[: later._held], later._values[:, : later._held])
         self._low, self._high = np.fmin(self._low, later._low), np.fmax(self._high, later._high)
 
     @property
@@ -57,19 +58,21 @@ class RowSample:
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: the rows held, without spare places."""
         self._cut()
-        return self.__dict__ | {"_hashes": self._hashes[: self._held], "_values": self._values[: self._held]}
+        held = {"_hashes": self._hashes[: self._held], "_values": self._values[:, : self._held], "_sorted": {}}
+        return self.__dict__ | held
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         hashes, values = self._hashes, self._values
         self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
-        self._values = np.empty((SAMPLE + SPARE, values.shape[1]))
-        self._hashes[: self._held], self._values[: self._held] = hashes, values
+        self._values = np.empty((len(values), SAMPLE + SPARE))
+        self._hashes[: self._held], self._values[:, : self._held] = hashes, values
 
     def _keep_all(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
-        """Buffer those of some rows ``[rows, columns]`` whose hash is below the limit."""
+        """Buffer those of some rows ``[columns, rows]`` whose hash is below the limit."""
+        self._sorted.clear()
         for start in range(0, len(hashes), SPARE):
-            self._keep(hashes[start : start + SPARE], values[start : start + SPARE])
+            self._keep(hashes[start : start + SPARE], values[:, start : start + SPARE])
 
     def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
         """Buffer the rows, at most `SPARE`, whose hash is below the limit."""
@@ -77,7 +80,7 @@ class RowSample:
         if self._held + len(low) > len(self._hashes):
             self._cut()
         places = slice(self._held, self._held + len(low))
-        self._hashes[places], self._values[places] = hashes[low], values[low]
+        self._hashes[places], self._values[:, places] = hashes[low], values.take(low, axis=1)
         self._held += len(low)
 
     def _cut(self) -> None:
@@ -86,7 +89,7 @@ class RowSample:
             kept = np.zeros(self._held, np.bool_)
             kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
             free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
-            self._hashes[free], self._values[free] = self._hashes[moved], self._values[moved]
+            self._hashes[free], self._values[:, free] = self._hashes[moved], self._values[:, moved]
             self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
 
     @property
@@ -109,14 +112,17 @@ class RowSample:
         a value that many rows have is a knot, and the others share the remaining knots evenly.
         """
         values, low, high = self._column(column)
-        distinct, counts = np.unique(np.append(values, [low, high]), return_counts=True)
+        rising = np.concatenate([[low], values, [high]])
+        first = np.flatnonzero(np.append(True, rising[1:] != rising[:-1]))  # of each distinct value
+        distinct: Floats = rising[first]
+        counts = np.diff(first, append=len(rising))
         if len(distinct) <= MAX_KNOTS:
             return distinct
         steps = MAX_KNOTS - 1
         shares = np.cumsum(capped_counts(counts, steps))
         places = np.searchsorted(shares, np.arange(1, steps) / steps * shares[-1])
-        rising: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
-        return rising
+        chosen: Floats = distinct[np.unique([0, *places, len(distinct) - 1])]
+        return chosen
 
     def varies(self) -> npt.NDArray[np.bool_]:
         """Return which columns have two values, however close."""
@@ -133,12 +139,14 @@ class RowSample:
         return edges[edges < high]
 
     def _column(self, column: int) -> tuple[Floats, float, float]:
-        """Return the sampled values of a column, its minimum and its maximum; 0 if it has no value."""
+        """Return the sampled values of a column, sorted, its minimum and its maximum; 0 if it has no value."""
         self._cut()
-        values = self._values[: self._held, column]
+        if column not in self._sorted:
+            values = self._values[column, : self._held]
+            self._sorted[column] = np.sort(values[~np.isnan(values)])
+        values = self._sorted[column]
         low, high = float(self._low[column]), float(self._high[column])
         low, high = (0.0, 0.0) if low > high else (low, high)
-        values = values[~np.isnan(values)]
         return values if len(values) else np.array([low, high]), low, high
 
 

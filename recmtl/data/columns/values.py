@@ -166,11 +166,14 @@ def read_numbers(array: pa.Array, column: str, decimal: str = ".") -> Floats:
     Booleans are 1 and 0, as text, too; of text, words such as ``NA`` are missing as well, and `decimal` is the decimal
     mark.
     """
+    numbers: Floats
+    if pa.types.is_float64(array.type):
+        numbers = array.to_numpy(zero_copy_only=False)
+        return numbers
     array = decode_bytes(array, column)
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     kind = array.type
-    numbers: Floats
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         numbers = _parse_numbers(array, column, decimal)
     elif any(check(kind) for check in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal)):
@@ -236,8 +239,33 @@ def parse_integers(text: pa.StringArray) -> pa.Int64Array | None:
         integers = text.cast(pa.int64())
     except pa.ArrowInvalid:
         return None
+    if len(text) and _text_length(integers) == _digits(text):
+        return integers  # such as `007` and `-0` are longer than their integers
     canonical = pc.all(pc.equal(integers.cast(text.type), text), min_count=0).as_py()
     return integers if canonical else None
+
+
+def _digits(text: pa.StringArray) -> int | None:
+    """Return how many characters text has, or ``None`` if there may be letters among them, as in ``0x1F``."""
+    _, offsets, characters = text.buffers()
+    kind = np.int64 if pa.types.is_large_string(text.type) else np.int32
+    start, *_, end = np.frombuffer(offsets, kind)[[text.offset, text.offset + len(text)]].tolist()
+    used = np.frombuffer(characters or b"", np.uint8)[start:end]
+    return len(used) if used.max(initial=0) <= ord("9") else None
+
+
+def _text_length(integers: pa.Int64Array) -> int:
+    """Return how many characters integers have as text."""
+    numbers = integers.drop_null().to_numpy()
+    largest, smallest = int(numbers.max(initial=0)), int(numbers.min(initial=0))
+    length, bound = len(numbers), 10
+    if smallest < 0:
+        length += int(np.count_nonzero(numbers < 0))
+    while bound <= max(largest, -smallest):
+        length += int(np.count_nonzero(numbers >= bound)) if bound <= largest else 0
+        length += int(np.count_nonzero(numbers <= -bound)) if bound <= -smallest else 0
+        bound *= 10
+    return length
 
 
 def find_integers(text: pa.Array) -> tuple[Codes, Codes]:

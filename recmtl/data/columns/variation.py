@@ -216,12 +216,17 @@ class EncodingFindings:
 
     def add(self, name: str, what: str, rows: npt.NDArray[np.bool_]) -> None:
         """Count those rows of a feature, or of a part of a timestamp, that are true ``[rows]``."""
-        if rows.any():
+        self._count(name, what, int(np.count_nonzero(rows)))
+
+    def _count(self, name: str, what: str, rows: int) -> None:
+        if rows:
             with self._lock:
-                self._counts[name, what] += int(rows.sum())
+                self._counts[name, what] += rows
 
     def add_numbers(self, values: Floats, feature: Numeric, constant: float | None) -> None:
         """Count the rows in which a number is missing as it never was, or is not the constant that it was."""
+        if constant is None and self._within_range(feature.name, values):
+            return
         share, missing = self._fitted.missing[feature.name], np.isnan(values)
         if constant is not None:
             other = ~missing if share == 1 else ~missing & ~np.isclose(values, constant, rtol=1e-9, atol=0)
@@ -231,9 +236,17 @@ class EncodingFindings:
         if share == 0:
             self.add(feature.name, LACKING, missing)
 
+    def _within_range(self, name: str, values: Floats) -> bool:
+        """Count the rows if all have a number, within the range of the training rows; otherwise return ``False``."""
+        low, high = self._fitted.ranges.get(name, (np.inf, -np.inf))
+        within = len(values) > 0 and bool(low <= values.min() and values.max() <= high)  # never if one is NaN
+        if within:
+            self._count(name, PRESENT, len(values))
+        return within
+
     def add_range(self, name: str, values: Floats) -> None:
         """Count the rows in which a number is outside of the range of the training rows."""
-        if name in self._fitted.ranges:
+        if name in self._fitted.ranges and not self._within_range(name, values):
             low, high = self._fitted.ranges[name]
             beyond = (values < low) | (values > high)
             self.add(name, PRESENT, ~np.isnan(values))

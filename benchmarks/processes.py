@@ -47,6 +47,13 @@ class TimedProcessGroup(ProcessGroup):
         super().all_reduce(tensors)
         self.seconds += time.perf_counter() - start
 
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Learns the tensors of the others, and looks at the clock."""
+        start = time.perf_counter()
+        found = super().all_gather(tensor)
+        self.seconds += time.perf_counter() - start
+        return found
+
 
 def measure(processes: TimedProcessGroup, method: str, sizes: list[int], rows: int, rounds: int) -> dict[str, float]:
     """Median milliseconds of a step and of its messages, and the bytes that this process gives."""
@@ -60,7 +67,7 @@ def measure(processes: TimedProcessGroup, method: str, sizes: list[int], rows: i
     step = Step(trainer.model, trainer.balancer, recmtl.Optimization(batch_size=BATCH), 1)
     found: list[tuple[float, float, float]] = []
     for batch in batches(data, schema, rounds + 2):
-        part = batch.part(processes.rank, processes.size)
+        part = batch.part(processes)
         before, sent, start = processes.seconds, processes.sent, time.perf_counter()
         step(part)
         found.append((time.perf_counter() - start, processes.seconds - before, processes.sent - sent))

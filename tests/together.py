@@ -2,7 +2,9 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torch import Tensor
 
 from recmtl.balance import ProcessGroup
 
@@ -42,3 +45,59 @@ def one_of_them(
     dist.init_process_group("gloo", address, timedelta(minutes=2), world_size=number, rank=rank)
     torch.save(work(ProcessGroup(dist.group.WORLD), *arguments), folder / f"{rank}.pt")
     dist.destroy_process_group()
+
+
+def place(rank: int, size: int) -> ProcessGroup:
+    """One of several processes that send nothing."""
+    processes = ProcessGroup()
+    processes.rank, processes.size = rank, size
+    return processes
+
+
+class Meeting:
+    """Where threads exchange values."""
+
+    def __init__(self, number: int) -> None:
+        self.values: list[Any] = [None] * number
+        self.barrier = threading.Barrier(number, timeout=60)
+
+
+class ThreadGroup(ProcessGroup):
+    """Threads that exchange sums and tensors like processes, without the seconds that these take to start."""
+
+    def __init__(self, rank: int, meeting: Meeting) -> None:
+        super().__init__()
+        self.rank, self.size, self._meeting = rank, len(meeting.values), meeting
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        self._meeting.values[self.rank] = value
+        self._meeting.barrier.wait()
+        found = [*self._meeting.values]
+        self._meeting.barrier.wait()
+        return found
+
+    @torch.no_grad()
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        self.sent += sum(tensor.nbytes for tensor in tensors)
+        every = self.all_gather_object([tensor.clone() for tensor in tensors])
+        for tensor, parts in zip(tensors, zip(*every, strict=True), strict=True):
+            tensor.copy_(sum(parts))
+
+    def _gather(self, tensor: Tensor) -> list[Tensor]:
+        self.sent += tensor.nbytes
+        return self.all_gather_object(tensor)
+
+
+def in_threads(number: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """What `work(processes, *arguments)` gives in each of so many threads, which share all that is global."""
+    meeting = Meeting(number)
+
+    def one(rank: int) -> Any:
+        try:
+            return work(ThreadGroup(rank, meeting), *arguments)
+        except BaseException:
+            meeting.barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(number) as pool:
+        return [*pool.map(one, range(number))]

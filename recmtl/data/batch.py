@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from recmtl.balance.distributed import ProcessGroup
 from recmtl.data.store.lists import IdLists
 
 
@@ -20,7 +21,8 @@ class Batch:
         numeric: float32 ``[B, numeric columns]``, the features, their missing indicators, then label rates.
         labels: float32 ``[B, labels]``, NaN where a label is missing.
         weight: float32 ``[B]``, or ``None`` if all rows count the same.
-        share: The place of these rows in a batch that several processes share; ``None`` if they are all of it.
+        share: What is known of the batch that several processes share, of which these are the rows of one; ``None`` if
+            they are all of it.
         sampling_weight: float32 ``[B]``, how many rows of the file before it was thinned each row stands for; ``None``
             if it was not thinned.
         lists: The ids of each multi-valued feature, in the order of the features.
@@ -49,13 +51,13 @@ class Batch:
         tensors = {name: getattr(self, name) for name in BY_ROW}
         tensors |= {f"list {number}": own.values for number, own in enumerate(self.lists)}
         shapes = [f"{name} {list(tensor.shape)}" for name, tensor in tensors.items() if tensor is not None]
-        part = f" of {len(self.whole):,}" if self.share else ""
+        part = f" of {self.total_rows:,}" if self.share else ""
         return f"Batch({len(self):,}{part} rows; {', '.join(shapes)}; {self.labels.device})"
 
     @property
-    def whole(self) -> Batch:
-        """The batch that these rows are a share of, or the batch itself."""
-        return self.share.of if self.share else self
+    def total_rows(self) -> int:
+        """The number of rows of all processes that share the batch."""
+        return self.share.rows if self.share else len(self)
 
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
@@ -67,31 +69,29 @@ class Batch:
         found: dict[str, Any] = {name: None if (own := getattr(self, name)) is None else rows(own) for name in BY_ROW}
         return Batch(**found, lists=tuple(lists(own) for own in self.lists), largest_group=self.largest_group)
 
-    def part(self, rank: int, world_size: int, rows: slice | None = None) -> Batch:
-        """Return the rows of one of the processes that share this batch; a single process has all of it.
+    def part(self, processes: ProcessGroup) -> Batch:
+        """Return the rows of this process of a batch that all processes have; a single process keeps all of it.
 
         Args:
-            rank: The rank of the process.
-            world_size: The number of processes.
-            rows: The rows; ``None`` takes as many as any other process has.
+            processes: The processes that share the batch: each gets as many rows as any other, or one more.
         """
-        if world_size == 1:
+        if processes.size == 1:
             return self
-        own = rows or slice(*(len(self) * place // world_size for place in (rank, rank + 1)))
+        own = slice(*(len(self) * place // processes.size for place in (processes.rank, processes.rank + 1)))
         part = self.mapped(lambda tensor: tensor[own], lambda ids: ids.rows(own.start, own.stop))
-        return replace(part, share=Share(self, own))
+        return replace(part, share=Share(len(self), processes))
 
 
 BY_ROW = ("ids", "numeric", "labels", "weight", "sampling_weight", "task_weights", "groups")
 
 
 class Share(NamedTuple):
-    """The rows of a batch that belong to one process.
+    """What a process knows of a batch of which it has a part.
 
     Args:
-        of: The whole batch.
-        rows: Their range in it.
+        rows: The number of rows of the whole batch.
+        processes: The processes that share it.
     """
 
-    of: Batch
-    rows: slice
+    rows: int
+    processes: ProcessGroup

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recmtl.data.batch import Batch
-from recmtl.data.group_order import GroupedEpoch, GroupOrder, Integers
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
+from recmtl.data.batch import Batch, Share
+from recmtl.data.group_order import GroupOrder
+from recmtl.data.row_order import BLOCK_ROWS, PIECE_ROWS, EpochOrder, Integers, KnownOrder, LaneOrder, ranges
 from recmtl.data.staging import staged
 from recmtl.data.store.format import IDS, LABELS, NUMERIC, TASK_WEIGHTS, WEIGHT
 from recmtl.data.store.lists import IdLists
@@ -20,8 +24,6 @@ from recmtl.io.machine import available_memory
 from recmtl.io.prefetch import prefetch
 from recmtl.schema import SAMPLING_WEIGHT
 
-BLOCK_ROWS = 4096  # neighbouring rows that are read, and shuffled over the windows, together
-
 
 class Loader:
     """Cuts rows into batches; all rows lie on the device as one matrix if they fit, else in the host's memory.
@@ -29,17 +31,21 @@ class Loader:
     From there a GPU gets each batch by a copy that runs while it works on the one before.
 
     Rows that would fill more than half of the host's free memory are read window by window: a thread reads the next
-    one ahead. The rows are then shuffled in two steps, blocks of neighbours over the windows and rows in a window.
+    one ahead. The rows are then shuffled in two steps, blocks of neighbours over the windows and rows in parts of a
+    window, as `LaneOrder` says.
+
+    Several processes read the rows from the memory map of their file, which those of a machine share, each its own rows
+    alone. A batch has the same rows for any number of processes: only their order depends on it.
 
     Args:
         rows: The rows.
         batch_size: The number of rows of a batch. The last one is shorter; a single row left over joins the batch
             before it, because batch normalisation cannot train on one row.
         device: Where the rows lie and the batches are made.
-        seed: Shuffles the rows, anew in every epoch, on the device where they lie; ``None`` keeps their order.
-        window: Rows held at a time, of which there are up to three; ``None`` decides by the memory that is free.
-        rank: The rank of this process among those that share each batch: of every batch it gets a range of rows.
-        world_size: How many processes share it.
+        seed: Shuffles the rows, anew in every epoch; ``None`` keeps their order.
+        window: Rows that all processes hold at a time, of which there are up to three; ``None`` decides by the memory
+            that is free.
+        processes: The processes that share each batch: each reads its rows of it.
         grouped: Whether the rows of a group stand together, and batches and shares of processes are cut between groups,
             as `GroupOrder` says; batches then say which group a row belongs to.
 
@@ -54,65 +60,75 @@ class Loader:
         device: torch.device | str = "cpu",
         seed: int | None = None,
         window: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        processes: ProcessGroup = SINGLE_PROCESS,
         grouped: bool = False,
     ) -> None:
         for name, value in (("batch_size", batch_size), ("window", window)):
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._rank, self._world_size = rank, world_size
+        self._processes = processes
         self.window = window or default_window(rows)
         self._device = torch.device(device)
-        self._order = self._grouped_order() if grouped else None
-        self._groups = None if self._order is None else self._order.groups
+        self._grouped = self._group_order() if grouped else None
+        self._groups = None if self._grouped is None else self._grouped.groups
         self._widths = rows.widths | ({GROUPS: 1} if grouped else {})
         self._held: Packed | None = None
         self._capacities = [0] * len(rows.schema.list_blocks)
-        if self.window >= len(rows):
+        if self.window >= len(rows) and processes.size == 1:
             held = Packed(rows.packed(groups=self._groups), rows.lists())
             free = torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else None
             self._held = held.to(self._device) if free is None or held.nbytes <= free // 2 else held
 
-    def _grouped_order(self) -> GroupOrder:
+    def _group_order(self) -> GroupOrder:
         rows, held = self.rows, self.window >= len(self.rows)
         block, blocks = (None, 1) if held else (BLOCK_ROWS, max(1, self.window // BLOCK_ROWS))
         group = rows.schema.schema.group or ""
-        return GroupOrder(rows.groups, self.batch_size, len(self), self.seed, block, blocks, group)
+        return GroupOrder(rows.groups, self.batch_size, len(self), self.seed, block, blocks, group, self._processes)
 
     @property
     def notes(self) -> list[str]:
         """Sentences on groups that are cut."""
-        return [] if self._order is None else [*self._order.notes()]
+        return [] if self._grouped is None else [*self._grouped.notes()]
 
     def __len__(self) -> int:
         return len(self._starts())
 
     def epoch(self, number: int = 0, done: int = 0) -> Iterator[Batch]:
-        """Yield the batches of one epoch; equal seed, number and window give the same order.
+        """Yield the batches of one epoch; equal seed, number and window give the same rows in each.
 
         Args:
             number: The number of the epoch.
             done: How many batches to skip at the beginning, which are not read.
         """
-        order = None if self._order is None else self._order.epoch(number)
-        bounds = [*self._starts(), len(self.rows)] if order is None else order.bounds.tolist()
-        sizes = [end - start for start, end in itertools.pairwise(bounds[done:])]
+        order = self._epoch_order(number)
+        sizes, totals = order.sizes[done:].tolist(), order.totals[done:].tolist()
         if not sizes:
             return
-        windows = partial(self._windows, number, bounds[done], order)
-        cut = _cut_batches(windows(), sizes)
+        windows = self._windows(order, done)
+        cut = _cut_batches(windows, sizes)
         batches: Iterable[Packed] = (pieces.joined().to(self._device) for pieces in cut)
         held = self._held is not None and self._held.matrix.device.type == "cuda"
         if self._device.type == "cuda" and not held and not self._capacities:
             fills = (pieces.written_to for pieces in cut)
-            batches = map(Packed, staged(fills, max(sizes), sum(self._widths.values()), self._device))
+            batches = map(Packed, staged(fills, max(1, *sizes), sum(self._widths.values()), self._device))
         elif held and self._capacities:
-            batches = self._of_one_shape(next(windows()), sizes)
-        shares = itertools.repeat(None) if order is None else order.shares(self._rank, self._world_size)[done:]
-        for packed, share in zip(batches, shares):  # noqa: B905
-            yield self._unpack(packed).part(self._rank, self._world_size, share)
+            batches = self._of_one_shape(next(windows), sizes)
+        for packed, rows in zip(batches, totals, strict=True):
+            batch = self._unpack(packed)
+            yield batch if self._processes.size == 1 else replace(batch, share=Share(rows, self._processes))
+
+    def _epoch_order(self, number: int) -> EpochOrder:
+        """Return the order of the rows of an epoch, which is drawn on the CPU: so it is the same on each device."""
+        if self._grouped is not None:
+            return self._grouped.epoch(number)
+        rows, processes = len(self.rows), self._processes
+        bounds = np.append(self._starts(), rows)
+        if self.seed is not None and self.window < rows:
+            return LaneOrder(rows, bounds, processes, self.window, (self.seed, number))
+        generator = None if self.seed is None else torch.Generator().manual_seed((self.seed << 20) + number)
+        order = None if generator is None else torch.randperm(rows, generator=generator).numpy()
+        return KnownOrder(order, bounds, ranges(bounds, processes), min(self.window, PIECE_ROWS))
 
     def _of_one_shape(self, window: Window, sizes: Sequence[int]) -> Iterator[Packed]:
         """Yield batches of all rows whose lists have spare values, so that a step on a GPU can be recorded.
@@ -127,29 +143,24 @@ class Loader:
             yield window.take(start, start + size, list(zip(found, self._capacities, strict=True)))
             start += size
 
-    def _starts(self) -> range:
+    def _starts(self) -> Integers:
         """The first row of each batch."""
         rows = len(self.rows)
-        return range(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
+        return np.arange(0, rows - 1 if rows % self.batch_size == 1 and rows > 1 else rows, self.batch_size)
 
-    def _windows(self, number: int, skip: int, grouped: GroupedEpoch | None) -> Iterator[Window]:
-        """The rows in the order of an epoch, after the skipped ones."""
-        device = torch.device("cpu") if self._held is None else self._held.matrix.device
-        if grouped is not None and self._held is not None:
-            yield Window(self._held, grouped.rows(0).to(device)).after(skip)
-        elif grouped is not None:
-            windows = ((spans, partial(grouped.rows, place)) for place, spans in enumerate(grouped.windows))
-            yield from _read_windows(self.rows, windows, skip, self._groups)
-        else:
-            generator = None
-            if self.seed is not None:
-                generator = torch.Generator(device).manual_seed((self.seed << 20) + number)
-            if self._held is None:
-                yield from _read_windows(self.rows, _plain_windows(self.rows, self.window, generator), skip)
-            else:
-                rows = len(self.rows)
-                order = None if generator is None else torch.randperm(rows, generator=generator, device=device)
-                yield Window(self._held, order).after(skip)
+    def _windows(self, order: EpochOrder, done: int) -> Iterator[Window]:
+        """The rows of this process in their order, after the skipped batches."""
+        if self._held is not None and isinstance(order, KnownOrder):
+            device = self._held.matrix.device
+            places = None if order.order is None else torch.from_numpy(order.order).to(device)
+            yield Window(self._held, places).after(int(order.totals[:done].sum()))
+            return
+        yield from prefetch(partial(self._read, numbers) for numbers in order.windows(done))
+        yield self._read(lambda: np.empty(0, np.int64))  # of a process without rows, what its batches are cut from
+
+    def _read(self, numbers: Callable[[], Integers]) -> Window:
+        rows = numbers()
+        return Window(Packed(self.rows.packed(rows, self._groups), self.rows.lists(rows)), None)
 
     def _unpack(self, packed: Packed) -> Batch:
         parts = dict(zip(self._widths, torch.split(packed.matrix, list(self._widths.values()), dim=1), strict=True))
@@ -162,7 +173,7 @@ class Loader:
             lists=packed.lists,
             task_weights=parts[TASK_WEIGHTS].view(torch.float32) if TASK_WEIGHTS in parts else None,
             groups=parts[GROUPS][:, 0] if GROUPS in parts else None,
-            largest_group=0 if self._order is None else self._order.largest,
+            largest_group=0 if self._grouped is None else self._grouped.largest,
         )
 
 
@@ -238,13 +249,13 @@ class Pieces(list[tuple[Window, int, int]]):
         return buffer[:filled]
 
 
-def default_window(rows: Rows, processes: int = 1) -> int:
-    """Return how many rows to hold at a time if several processes of one machine hold as many.
+def default_window(rows: Rows) -> int:
+    """Return how many rows to hold at a time.
 
     All rows if they fill at most half of the free memory; else up to a third of that half, rounded down to a power of
     two, so that a little more or less of free memory does not change the order of the rows.
     """
-    held = int(available_memory() // (2 * processes) / rows.bytes_per_row)
+    held = int(available_memory() // 2 / rows.bytes_per_row)
     return len(rows) if held >= len(rows) else 1 << max(1, held // 3).bit_length() - 1
 
 
@@ -262,59 +273,14 @@ def _capacity(values: int) -> int:
     return (values // step + 2) * step
 
 
-Spans = list[tuple[int, int]]  # the first row and the end of each block of rows
-Order = Callable[[], Tensor | None]  # of the rows of a window
-
-
-def _plain_windows(rows: Rows, size: int, generator: torch.Generator | None) -> Iterator[tuple[Spans, Order]]:
-    """Yield the blocks of windows of about `size` rows, and the order of their rows.
-
-    `generator` shuffles the blocks over the windows, then the rows of a window; ``None`` keeps the stored order.
-    """
-    blocks = torch.arange(0, len(rows), BLOCK_ROWS)
-    if generator is not None:
-        blocks = blocks[torch.randperm(len(blocks), generator=generator)]
-    for starts in (window.tolist() for window in torch.split(blocks, max(1, size // BLOCK_ROWS))):
-        spans = [(start, min(start + BLOCK_ROWS, len(rows))) for start in starts]
-        order = None if generator is None else torch.randperm(_count(spans), generator=generator)
-        yield spans, partial(_same, order)
-
-
-def _read_windows(
-    rows: Rows, windows: Iterable[tuple[Spans, Order]], skip: int, groups: Integers | None = None
-) -> Iterator[Window]:
-    """Read windows of rows; a thread reads the next one ahead, skipped windows are not read."""
-
-    def read(spans: Spans, order: Order, skip: int) -> Window:
-        return Window(Packed(rows.packed(spans, groups), rows.lists(spans)), order()).after(skip)
-
-    def jobs(skip: int) -> Iterator[Callable[[], Window]]:
-        for spans, order in windows:
-            count = _count(spans)
-            if skip < count:
-                yield partial(read, spans, order, skip)
-            skip = max(0, skip - count)
-
-    yield from prefetch(jobs(skip))
-
-
-def _same(order: Tensor | None) -> Tensor | None:
-    return order
-
-
-def _count(spans: Spans) -> int:
-    return sum(end - start for start, end in spans)
-
-
-def _cut_batches(windows: Iterable[Window], sizes: Iterable[int]) -> Iterator[Pieces]:
+def _cut_batches(windows: Iterator[Window], sizes: Iterable[int]) -> Iterator[Pieces]:
     """Cut windows into batches of the given sizes; a batch may span several windows."""
-    source = iter(windows)
-    window, start = next(source), 0
+    window, start = next(windows), 0
     for size in sizes:
         pieces = Pieces()
-        while size:
-            if start == window.rows:
-                window, start = next(source), 0
+        while size or not pieces:
+            if size and start == window.rows:
+                window, start = next(windows), 0
             end = min(start + size, window.rows)
             pieces.append((window, start, end))
             size, start = size - (end - start), end

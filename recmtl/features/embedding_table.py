@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.balance.shared import SharedTensor
 from recmtl.data import IdLists, Share
 from recmtl.features.growth import RowOrigins, table_origins
@@ -68,7 +69,8 @@ class EmbeddingTable(nn.Module):
     in `shared_tensors`: gradients equal those of the whole table, and its other rows are not touched. All look-ups of
     a step read this leaf: the first one gathers the rows of all its ids, later ones may have the same ids or some of
     them. The caller writes the updated rows back, as `recmtl.train.optimizers` does. If several processes share a
-    batch, each gathers the distinct rows of the whole batch, so that their gradients have one shape and can be summed.
+    batch, each finds the distinct ids of its own rows, learns those of the others, and gathers the rows of all: so
+    their gradients have one shape and can be summed.
 
     Attributes:
         storage: Where the rows lie.
@@ -192,11 +194,10 @@ class EmbeddingTable(nn.Module):
     def _gathered_rows(self, ids: Tensor, lists: Sequence[IdLists], in_table: Tensor) -> tuple[Tensor, Tensor]:
         """Return the step's readable rows ``[D, width]``, and which of them each id has."""
         if self._gathered is None or self._slots is None:
-            whole, every = (ids, lists) if self._share is None else (self._share.of.ids, self._share.of.lists)
-            gathering = in_table if self._share is None else self._ids_in_table(whole, every)
-            most = self._most_distinct(len(whole), every)
-            self._gathered, slots = self.storage.gather(self.weight, gathering, most, self.bounds)
-            self._slots = whole, every, slots
+            most = self._most_distinct(len(ids), lists)
+            processes = self._share.processes if self._share else SINGLE_PROCESS
+            self._gathered, slots = self.storage.gather(self.weight, in_table, most, self.bounds, processes)
+            self._slots = ids, lists, slots
         known, known_lists, slots = self._slots
         if not (ids is known and lists is known_lists):
             slots = self._gathered.slots_of(in_table)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recmtl.balance.distributed import ProcessGroup
+
 OTHER_IDS = (
     "a table in row mode looks up ids that the step's first look-up did not have: look up all ids of the batch first"
 )
@@ -51,7 +53,9 @@ class TableRows(ABC):
         """Return the rows of ids, ``[n]`` to ``[n, width]``."""
 
     @abstractmethod
-    def gather(self, weight: Tensor, ids: Tensor, most: int, bounds: Tensor) -> tuple[GatheredRows, Tensor]:
+    def gather(
+        self, weight: Tensor, ids: Tensor, most: int, bounds: Tensor, processes: ProcessGroup
+    ) -> tuple[GatheredRows, Tensor]:
         """Gather the distinct rows of ids into a new leaf.
 
         Args:
@@ -59,6 +63,7 @@ class TableRows(ABC):
             ids: The ids, int32 ``[n]``.
             most: The largest number of distinct ids that there can be.
             bounds: The first id of each feature, and the number of rows, ``[features + 1]``.
+            processes: The processes that share the batch, whose ids these are a part of.
 
         Returns:
             The gathered rows, and which of the readable ones each id has, int64 ``[n]``.
@@ -73,9 +78,11 @@ class ReplicatedRows(TableRows):
         # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
         return weight.index_select(0, ids.long())
 
-    def gather(self, weight: Tensor, ids: Tensor, most: int, bounds: Tensor) -> tuple[GatheredRows, Tensor]:
-        """Gather the distinct rows of ids into a new leaf."""
-        distinct, inverse, source = distinct_ids(ids, most)
+    def gather(
+        self, weight: Tensor, ids: Tensor, most: int, bounds: Tensor, processes: ProcessGroup
+    ) -> tuple[GatheredRows, Tensor]:
+        """Gather the distinct rows of the ids of all processes into a new leaf."""
+        distinct, inverse, source = distinct_ids(ids, most) if processes.size == 1 else joint_ids(ids, processes)
         rows = weight.detach().index_select(0, distinct).requires_grad_()  # [U, width]
         return GatheredRows(distinct, rows, source, *parts_of(distinct, bounds), distinct), inverse
 
@@ -102,6 +109,13 @@ def distinct_ids(ids: Tensor, most: int) -> DistinctIds:
         return padded(ids, most)
     index, inverse = torch.unique(ids, return_inverse=True)
     return DistinctIds(index.long(), inverse)
+
+
+def joint_ids(ids: Tensor, processes: ProcessGroup) -> DistinctIds:
+    """Find the distinct ids of all processes, each of which finds its own and learns those of the others."""
+    own, inverse = torch.unique(ids, return_inverse=True)
+    index = torch.unique(torch.cat(processes.all_gather(own)))
+    return DistinctIds(index.long(), torch.searchsorted(index, own)[inverse])
 
 
 def padded(ids: Tensor, most: int) -> DistinctIds:

@@ -102,7 +102,8 @@ class AITM(RankingModel):
             return None
         p = [torch.sigmoid(logits[task.name]) for task in self.objectives]  # [B] each, or [B, k] with an ensemble
         excess = torch.stack([(p[t] - p[s]).relu() for t, s in self._before.items()]).sum(0)
-        return self.penalty_weight * self.task_losses.mean(excess, batch, all_rows)
+        every = torch.ones_like(batch.labels[:, 0], dtype=torch.bool)
+        return self.penalty_weight * self.task_losses.mean(excess, batch, every)
 
     def shared(self) -> Shared:
         """Return the parameters of the encoder and of all steps that another one follows."""
@@ -131,8 +132,3 @@ def attended(before: Tensor, own: Tensor, passed_on: nn.Module, attention: nn.Mo
     weights = ((key * query).sum(-1) / math.sqrt(own.shape[1])).softmax(0)  # [2, B]
     view: Tensor = (weights[..., None] * value).sum(0)
     return view
-
-
-def all_rows(batch: Batch) -> Tensor:
-    """Return that all rows of a batch count, bool ``[B]``."""
-    return torch.ones_like(batch.labels[:, 0], dtype=torch.bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -122,7 +121,7 @@ class ESCM2(RankingModel):
         before = {step.label: joint[step.joint.name] for step in self._rates}
         for step in self._later:
             of_rows = self._corrected(step, logits, before[step.parent or ""], batch)
-            known = partial(self._known, step)
+            known = self._known(step, batch)
             found |= self.task_losses.of_objective(step.conditional.name, of_rows, batch, known, of_all_rows=True)
         return found
 

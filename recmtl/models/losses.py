@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -61,14 +62,18 @@ class Losses:
 
     def __call__(self, logits: Mapping[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Return one scalar per objective, in their order, from logits ``[B]``, or ``[B, k]`` by member."""
-        losses: dict[str, Tensor] = {}
+        means: dict[str, WeightedMean] = {}
+        ranked: dict[str, WeightedMean] = {}
         for name, term in self._terms.items():
-            of_rows, counting = self.of_rows(name, logits[name], batch)
-            loss = self._weighted(of_rows, counting, batch, term.counts, self._sampling, term, self._domain)
+            means[name] = self._weighted(*self.of_rows(name, logits[name], batch), batch, self._sampling, term)
             if term.task.ranking_loss is not None:
-                loss = loss + term.task.ranking_weight * self._ranked(term, logits[name], batch)
-            losses |= self._named(term, loss)
-        return losses
+                ranked[name] = self._ranked(term, logits[name], batch)
+        found = divided([*means.values(), *ranked.values()], batch, self._domain)
+        losses = dict(zip(means, found, strict=False))
+        for name, loss in zip(ranked, found[len(means) :], strict=True):
+            losses[name] = losses[name] + self._terms[name].task.ranking_weight * loss
+        named = (self._named(self._terms[name], loss) for name, loss in losses.items())
+        return {name: loss for own in named for name, loss in own.items()}
 
     @property
     def grouped(self) -> bool:
@@ -109,26 +114,21 @@ class Losses:
             found[objective] = found.get(objective, 0.0) + loss
         return found
 
-    def mean(self, losses: Tensor, batch: Batch, counts: Callable[[Batch], Tensor]) -> Tensor:
+    def mean(self, losses: Tensor, batch: Batch, counting: Tensor) -> Tensor:
         """Return Σ w·ℓ / Σ w over the rows that count, a scalar; exactly 0 if none does.
 
         Args:
             losses: The loss of each row, ``[B]``, or ``[B, k]`` by member; 0 in rows that do not count.
             batch: The rows.
-            counts: Returns which rows of a batch count, bool ``[B]``.
+            counting: Which rows count, bool ``[B]``.
 
         Raises:
             ValueError: The rows of the batch are thinned, and those of the schema were not.
         """
-        return self._weighted(losses, counts(batch), batch, counts, self._sampling)
+        return divided([self._weighted(losses, counting, batch, self._sampling)], batch)[0]
 
     def of_objective(
-        self,
-        objective: str,
-        losses: Tensor,
-        batch: Batch,
-        counts: Callable[[Batch], Tensor],
-        of_all_rows: bool = False,
+        self, objective: str, losses: Tensor, batch: Batch, counting: Tensor, of_all_rows: bool = False
     ) -> dict[str, Tensor]:
         """Return the loss of an objective by name, or those of its domains, times the task's weight; else as `mean`.
 
@@ -136,7 +136,7 @@ class Losses:
             objective: The name of the objective.
             losses: As in `mean`.
             batch: The rows.
-            counts: As in `mean`.
+            counting: As in `mean`.
             of_all_rows: Whether the mean is that of all rows, also where those of the batch are thinned and the logits
                 are theirs: each row then counts for all that it stands for.
 
@@ -146,8 +146,8 @@ class Losses:
         term = self._terms[objective]
         if term.task.ranking_loss is not None:
             raise ValueError(f"the model has a loss of its own for task {objective!r}: leave out its `ranking_loss`")
-        sampling = of_all_rows or self._sampling
-        return self._named(term, self._weighted(losses, counts(batch), batch, counts, sampling, term, self._domain))
+        mean = self._weighted(losses, counting, batch, of_all_rows or self._sampling, term)
+        return self._named(term, divided([mean], batch, self._domain)[0])
 
     def of_rows(self, objective: str, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the loss of an objective in each row, and which rows count for it.
@@ -185,41 +185,26 @@ class Losses:
         """Return the weight of each row ``[B]``, 0 in those that do not count; times its sampling weight, or not."""
         if batch.sampling_weight is not None and not self._thinned:
             raise ValueError("the rows of the batch are thinned: those of the model's schema are not")
-        weight = counting.to(dtype) if batch.weight is None else counting * batch.weight
+        weight = counting.to(dtype) if batch.weight is None else counting * batch.weight.to(dtype)
         if term is not None and term.weight is not None and batch.task_weights is not None:
             weight = weight * batch.task_weights[:, term.weight]
         return weight * batch.sampling_weight if sampling and batch.sampling_weight is not None else weight
 
     def _weighted(
-        self,
-        losses: Tensor,
-        counting: Tensor,
-        batch: Batch,
-        counts: Callable[[Batch], Tensor],
-        sampling: bool,
-        term: TaskLoss | None = None,
-        domain: DomainColumn | None = None,
-    ) -> Tensor:
-        """Return the weighted mean of the losses, a scalar, or the part of each domain in it, ``[D + 1]``."""
+        self, losses: Tensor, counting: Tensor, batch: Batch, sampling: bool, term: TaskLoss | None = None
+    ) -> WeightedMean:
         weight = self._weights(batch, counting, losses.dtype, sampling, term)
-        whole = weight
-        if batch.share is not None:
-            whole = self._weights(batch.whole, counts(batch.whole), losses.dtype, sampling, term)
-        losses = losses if losses.dim() == 1 else losses.mean(1)  # [B]
-        return divided(weight * losses, whole, batch, domain)
+        return WeightedMean(weight * (losses if losses.dim() == 1 else losses.mean(1)), weight)
 
-    def _ranked(self, term: TaskLoss, logits: Tensor, batch: Batch) -> Tensor:
-        """Return the ranking loss of a task over the groups of the whole batch, or the part of each domain in it."""
+    def _ranked(self, term: TaskLoss, logits: Tensor, batch: Batch) -> WeightedMean:
+        """Return the ranking loss of a task, a mean over the groups of the whole batch."""
         assert term.task.ranking_loss is not None
-        loss = RANKING_LOSSES[term.task.ranking_loss]
         counting = term.counts(batch)  # [B]
         counting = counting if logits.dim() == 1 else counting[:, None].expand_as(logits)
         scores = masked(logits / term.deviation, counting)  # [B] or [B, k]
-        of_rows, counted = loss(scores, self._ranked_rows(term, batch, logits.dtype))
-        if batch.share is not None:
-            rows = self._ranked_rows(term, batch.whole, logits.dtype)
-            counted = loss(torch.zeros_like(rows.weight), rows)[1]
-        return divided(of_rows if of_rows.dim() == 1 else of_rows.mean(1), counted, batch, self._domain)
+        ranked = self._ranked_rows(term, batch, logits.dtype)
+        of_rows, counted = RANKING_LOSSES[term.task.ranking_loss](scores, ranked)
+        return WeightedMean(of_rows if of_rows.dim() == 1 else of_rows.mean(1), counted)
 
     def _ranked_rows(self, term: TaskLoss, batch: Batch, dtype: torch.dtype) -> RankedRows:
         """Return the labels and weights of the rows of a batch by group."""
@@ -235,20 +220,32 @@ class Losses:
         return RankedRows(batch.groups, masked(labels, counting), weight, batch.largest_group, graded)
 
 
-def divided(parts: Tensor, counted: Tensor, batch: Batch, domain: DomainColumn | None) -> Tensor:
-    """Return Σ parts / Σ counted, a scalar, or its part of each domain ``[D + 1]``; exactly 0 if nothing counts.
+class WeightedMean(NamedTuple):
+    """A mean over the rows of a batch, before it is divided."""
+
+    parts: Tensor  # what each row adds to the numerator [B]
+    counted: Tensor  # and to the denominator [B]
+
+
+def divided(means: Sequence[WeightedMean], batch: Batch, domain: DomainColumn | None = None) -> list[Tensor]:
+    """Return means as scalars, or the part of each domain in each of them ``[D + 1]``; exactly 0 if nothing counts.
+
+    Denominators are those of the whole batch: several processes that share it add them up in one message.
 
     Args:
-        parts: What each row adds to the numerator, ``[B]``.
-        counted: What the rows of the whole batch add to the denominator.
+        means: What the rows add to numerators and denominators.
         batch: The rows.
         domain: The domain of the rows; ``None`` adds all rows up.
     """
-    if domain is not None:
-        places = torch.arange(len(domain.names), device=parts.device)
-        parts = masked(parts[:, None], domains_of(batch, domain)[:, None] == places)  # [B, D + 1]
-    total = counted.sum()
-    return parts.sum(0) / masked(total, total > 0, 1.0)
+    totals: Sequence[Tensor] = [mean.counted.sum() for mean in means]
+    totals = batch.share.processes.sum(*totals) if batch.share is not None else totals
+    found = []
+    for (parts, _), total in zip(means, totals, strict=True):
+        if domain is not None:
+            places = torch.arange(len(domain.names), device=parts.device)
+            parts = masked(parts[:, None], domains_of(batch, domain)[:, None] == places)  # [B, D + 1]
+        found.append(parts.sum(0) / masked(total, total > 0, 1.0))
+    return found
 
 
 @dataclass(frozen=True)

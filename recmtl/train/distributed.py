@@ -93,8 +93,8 @@ def all_processes() -> ProcessGroup:
 
 
 def smallest_window(rows: Rows, processes: ProcessGroup) -> int:
-    """Return the number of rows that every process can hold, beside the others on its machine."""
-    return min(processes.all_gather_object(default_window(rows, local_rank(processes)[1])))
+    """Return the number of rows that each machine can hold, whose processes hold parts of them."""
+    return min(processes.all_gather_object(default_window(rows)))
 
 
 @torch.no_grad()

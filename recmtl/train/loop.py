@@ -138,7 +138,7 @@ class TrainingLoop:
             every = self._setup.gradient_stats_every
             with_stats = every > 0 and self._done % every == 0
             losses = self._step(batch, with_stats)  # [K]
-            self._meter.update(losses, len(batch.whole))
+            self._meter.update(losses, batch.total_rows)
             if self._done == 1:
                 self._divergence.first_losses = losses.clone()
             if self._setup.balancer.needs_epochs and self._done % len(self._loader) == 0:

@@ -175,9 +175,9 @@ class TrainingSetup:
         """Open the training rows, in memory if they fit; note groups that are cut; a resumed run keeps its window."""
         run, processes, batch_size = self.run, self.processes, self.batch_size(train)
         window = window or run.window or (smallest_window(train, processes) if processes.size > 1 else None)
-        place, grouped = (processes.rank, processes.size), self.model.task_losses.grouped
+        grouped = self.model.task_losses.grouped
         with explain_oom(f"the {len(train):,} training rows at once", "give `window`, how many are held at a time"):
-            loader = Loader(train, batch_size, self.device, run.seed, window, *place, grouped)
+            loader = Loader(train, batch_size, self.device, run.seed, window, processes, grouped)
         for sentence in loader.notes:
             note(sentence)
         return loader

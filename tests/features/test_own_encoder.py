@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from together import in_threads
 from torch import Tensor, nn
 
 import recmtl
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader
 from recmtl.features import FeatureEncoder
 from recmtl.models import Losses
@@ -134,28 +136,31 @@ def test_what_an_own_encoder_trains_is_shared(
 
 
 @pytest.mark.parametrize("encoder", [Attention, Wrapped])
-@pytest.mark.parametrize("part", [None, 0, 1])
+@pytest.mark.parametrize("processes", [1, 2])
 def test_row_mode_equals_dense_mode(
-    data: recmtl.PreparedData, encoder: Callable[[recmtl.FittedSchema], nn.Module], part: int | None
+    data: recmtl.PreparedData, encoder: Callable[[recmtl.FittedSchema], nn.Module], processes: int
 ) -> None:
     """The tables are looked up twice in a step, also by two processes that share the batch."""
-    dense = model_of(data, encoder)
-    by_rows = copy.deepcopy(dense)
-    batch = batch_of(data)
-    batch = batch if part is None else batch.part(part, 2)
-    tables = [module for module in by_rows.modules() if isinstance(module, recmtl.features.EmbeddingTable)]
+    whole = model_of(data, encoder)
 
-    def backward(model: recmtl.RankingModel) -> None:
-        sum(Losses(model.schema, model.objectives)(model(batch), batch).values()).backward()
+    def compare(processes: ProcessGroup) -> None:
+        dense, by_rows = copy.deepcopy(whole), copy.deepcopy(whole)
+        batch = batch_of(data).part(processes)
+        tables = [module for module in by_rows.modules() if isinstance(module, recmtl.features.EmbeddingTable)]
 
-    backward(dense)
-    with in_row_mode(tables, batch.share):
-        backward(by_rows)
-        shared = {id(tensor.tensor) for tensor in by_rows.shared().tensors}
-        for table in tables:
-            assert id(table.gathered.rows) in shared
-            assert id(table.weight) not in shared
-            table.weight.grad = torch.zeros_like(table.weight)
-            table.gathered.put(table.weight.grad, table.gathered.rows.grad)
-    for (name, mine), other in zip(by_rows.named_parameters(), dense.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-13, msg=name)
+        def backward(model: recmtl.RankingModel) -> None:
+            sum(Losses(model.schema, model.objectives)(model(batch), batch).values()).backward()
+
+        backward(dense)
+        with in_row_mode(tables, batch.share):
+            backward(by_rows)
+            shared = {id(tensor.tensor) for tensor in by_rows.shared().tensors}
+            for table in tables:
+                assert id(table.gathered.rows) in shared
+                assert id(table.weight) not in shared
+                table.weight.grad = torch.zeros_like(table.weight)
+                table.gathered.put(table.weight.grad, table.gathered.rows.grad)
+        for (name, mine), other in zip(by_rows.named_parameters(), dense.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-13, msg=name)
+
+    in_threads(processes, compare)

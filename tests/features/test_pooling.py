@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from together import in_threads
 from torch import Tensor, nn
 
 import recmtl
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, IdLists, Loader
 from recmtl.errors import SchemaError
 from recmtl.features import EmbeddingTable, FeatureEncoder
@@ -134,25 +136,29 @@ def test_equals_the_formula_row_by_row(pooling: str) -> None:
 
 
 @each_pooling
-@pytest.mark.parametrize("part", [None, 0, 1])
-def test_row_mode_equals_dense_mode(pooling: str, part: int | None) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_row_mode_equals_dense_mode(pooling: str, processes: int) -> None:
     """Also in processes that share a batch."""
     data = prepared(pooling)
-    dense = drawn(recmtl.SharedBottom(data.schema, layers=[5]))
-    by_rows, batch = copy.deepcopy(dense), batch_of(data)
-    batch = batch if part is None else batch.part(part, 2)
+    whole = drawn(recmtl.SharedBottom(data.schema, layers=[5]))
 
-    def backward(model: recmtl.RankingModel) -> None:
-        sum(Losses(model.schema, model.objectives)(model(batch), batch).values()).backward()
+    def compare(processes: ProcessGroup) -> None:
+        dense, by_rows = copy.deepcopy(whole), copy.deepcopy(whole)
+        batch = batch_of(data).part(processes)
 
-    backward(dense)
-    with in_row_mode(by_rows.encoder.tables, batch.share):
-        backward(by_rows)
-        for table in by_rows.encoder.tables:
-            table.weight.grad = torch.zeros_like(table.weight)
-            table.gathered.put(table.weight.grad, table.gathered.rows.grad)
-    for mine, other in zip(by_rows.parameters(), dense.parameters(), strict=True):
-        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-12)
+        def backward(model: recmtl.RankingModel) -> None:
+            sum(Losses(model.schema, model.objectives)(model(batch), batch).values()).backward()
+
+        backward(dense)
+        with in_row_mode(by_rows.encoder.tables, batch.share):
+            backward(by_rows)
+            for table in by_rows.encoder.tables:
+                table.weight.grad = torch.zeros_like(table.weight)
+                table.gathered.put(table.weight.grad, table.gathered.rows.grad)
+        for mine, other in zip(by_rows.parameters(), dense.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-10, atol=1e-12)
+
+    in_threads(processes, compare)
 
 
 @each_pooling

@@ -5,8 +5,11 @@ import math
 import pandas as pd
 import pytest
 import torch
+from together import in_threads
+from torch import Tensor
 
 import recmtl
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch
 from recmtl.models import ESCM2
 
@@ -88,14 +91,15 @@ def test_the_loss_of_cvr_on_a_thinned_file_is_that_of_all_rows(estimator: str) -
         whole = next(recmtl.Loader(data.train, len(rows)).epoch())
         clicks = torch.tensor([0.0, 0.0, *(items[item][0] for item in data.schema.vocabularies["item"].to_pylist())])
         model = ESCM2(data.schema, estimator=estimator, max_weight=100.0, tower_layers=[2])
-        for world_size in (1, 2):  # processes that share the batch
-            parts = []
-            for read in (whole.part(rank, world_size) for rank in range(world_size)):
-                c = clicks[read.ids[:, 0].long()].double()
-                logits = {"ctr": torch.logit(c / (c + rate * (1 - c))), "cvr": torch.logit(torch.full_like(c, 0.3))}
-                logits |= {"imputation": torch.full_like(c, -0.5), "ctcvr": logits["cvr"]}
-                parts.append(model.losses(logits, read)["cvr"].item())
-            found.append(sum(parts))
+
+        def loss_of(processes: ProcessGroup, whole: Batch, clicks: Tensor, model: ESCM2, rate: float) -> float:
+            read = whole.part(processes)
+            c = clicks[read.ids[:, 0].long()].double()
+            logits = {"ctr": torch.logit(c / (c + rate * (1 - c))), "cvr": torch.logit(torch.full_like(c, 0.3))}
+            logits |= {"imputation": torch.full_like(c, -0.5), "ctcvr": logits["cvr"]}
+            return model.losses(logits, read)["cvr"].item()
+
+        found += [sum(in_threads(number, loss_of, whole, clicks, model, rate)) for number in (1, 2)]
     assert found == pytest.approx([found[0]] * 4, rel=1e-6)
     if estimator == "ips":  # the cross-entropy of 0.3 in all rows, clicked or not
         expected = sum(-v * math.log(0.3) - (1 - v) * math.log(0.7) for _, v in items.values()) / len(items)

@@ -3,14 +3,17 @@
 import dataclasses
 import math
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from together import in_threads
 from torch import Tensor
 
 import recmtl
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader
 from recmtl.models import Losses, ranking_losses
 from recmtl.models.ranking_losses import RankedRows, listwise, pairwise
@@ -158,7 +161,7 @@ def grouped() -> recmtl.PreparedData:
     return recmtl.prepare(schema, frame, holdout=0)
 
 
-def batches(data: recmtl.PreparedData, size: int, **options: int) -> list[Batch]:
+def batches(data: recmtl.PreparedData, size: int, **options: Any) -> list[Batch]:
     return list(Loader(data.train, size, seed=0, grouped=True, **options).epoch())
 
 
@@ -180,18 +183,25 @@ def test_the_loss_of_a_task_is_both_losses(grouped: recmtl.PreparedData) -> None
     assert (found["stay"] - plain["stay"]).item() == pytest.approx(spread, rel=1e-4)
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_shares_of_processes_add_up_to_the_loss_of_the_batch(grouped: recmtl.PreparedData, processes: int) -> None:
-    whole = batches(grouped, 64)
-    shares = [batches(grouped, 64, rank=rank, world_size=processes) for rank in range(processes)]
-    losses = Losses(grouped.schema, TASKS)
-    for batch, *parts in zip(whole, *shares, strict=True):
-        assert sum(map(len, parts)) == len(batch)
-        logits = torch.randn(len(batch))
-        expected = losses(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
-        found = [losses(dict.fromkeys(("ctr", "cvr", "stay"), logits[part.share.rows]), part) for part in parts]
-        for name, loss in expected.items():
-            torch.testing.assert_close(sum(part[name] for part in found), loss)
+@pytest.mark.parametrize("number", [2, 3])
+def test_shares_of_processes_add_up_to_the_loss_of_the_batch(grouped: recmtl.PreparedData, number: int) -> None:
+    whole, losses = batches(grouped, 64), Losses(grouped.schema, TASKS)
+    logits = [torch.randn(len(batch)) for batch in whole]
+
+    def parts_of(processes: ProcessGroup) -> list[dict[str, Tensor]]:
+        found = []
+        for part, of_batch in zip(batches(grouped, 64, processes=processes), logits, strict=True):
+            sizes = processes.all_gather_object(len(part))
+            assert sum(sizes) == len(of_batch)
+            own = torch.split(of_batch, sizes)[processes.rank]
+            found.append(losses(dict.fromkeys(("ctr", "cvr", "stay"), own), part))
+        assert processes.sent == len(whole) * 4 * 6  # the counts of three losses of rows, and three of groups
+        return found
+
+    parts = in_threads(number, parts_of)
+    for batch, of_batch, *own in zip(whole, logits, *parts, strict=True):
+        for name, loss in losses(dict.fromkeys(("ctr", "cvr", "stay"), of_batch), batch).items():
+            torch.testing.assert_close(sum(part[name] for part in own), loss)
 
 
 def test_the_losses_of_domains_add_up(grouped: recmtl.PreparedData) -> None:

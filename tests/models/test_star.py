@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from together import place
 from torch import Tensor
 
 import recmtl
@@ -186,7 +187,9 @@ def test_exports_with_any_number_of_rows_and_folds(cls: type, data: recmtl.Prepa
     batch, _ = batch_of(data, 3)
     folded = model.eval().fold()
     rows = {0: torch.export.Dim("rows")}
-    inputs, few_rows = ((part.ids, part.numeric, *values_and_lengths(part)) for part in (batch, batch.part(0, 4)))
+    inputs, few_rows = (
+        (part.ids, part.numeric, *values_and_lengths(part)) for part in (batch, batch.part(place(0, 4)))
+    )
     shapes = {"ids": rows, "numeric": rows, "values": {0: torch.export.Dim("values")}, "lengths": rows}
     program = torch.export.export(Served(folded), inputs, dynamic_shapes=shapes).module()
     for few in (inputs, few_rows):

@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from together import in_threads
 from torch import Tensor
 
 import recmtl
 from recmtl import balance
+from recmtl.balance import ProcessGroup
 from recmtl.data import Batch, Loader
 from recmtl.train import Optimization, Step
 
@@ -166,9 +168,12 @@ def test_parts_of_a_shared_batch_add_up(data: recmtl.PreparedData) -> None:
     model = trainer(data, recmtl.Sum()).model.double()
     batch = next(Loader(data.train, 63, seed=0).epoch())
     whole = torch.stack([*model.losses(model(batch), batch).values()])
-    parts = [batch.part(rank, 2) for rank in range(2)]
-    found = sum(torch.stack([*model.losses(model(part), part).values()]) for part in parts)
-    torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-14)
+
+    def losses(processes: ProcessGroup) -> Tensor:
+        part = batch.part(processes)
+        return torch.stack([*model.losses(model(part), part).values()])
+
+    torch.testing.assert_close(sum(in_threads(2, losses)), whole, rtol=1e-10, atol=1e-14)
 
 
 def test_says_what_it_needs(data: recmtl.PreparedData, small: recmtl.PreparedData) -> None:

@@ -6,7 +6,7 @@ with three processes one then gets none.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import torch
 from cases import CASES, Case
 from together import together
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from twins import BALANCERS
 
 import recmtl
 from recmtl.balance import (
@@ -150,7 +152,7 @@ def batches(data: recmtl.PreparedData, processes: ProcessGroup, times: int) -> I
     """10 batches, so many times."""
     for split in (data.train, data.valid) * times:
         grouped = split.schema.schema.group is not None
-        for batch in Loader(split, BATCH, rank=processes.rank, world_size=processes.size, grouped=grouped).epoch():
+        for batch in Loader(split, BATCH, processes=processes, grouped=grouped).epoch():
             yield replace(batch, numeric=batch.numeric.double())
 
 
@@ -173,7 +175,7 @@ def finished(
         sent = processes.sent
         losses.append(step(batch, with_stats=number % 5 == 0))
         if processes.size > 1 and number % 5:
-            assert processes.sent - sent == 8 * numbers_sent(model, balancer, step)
+            assert processes.sent - sent == 8 * numbers_sent(model, balancer, step) + bytes_of_ids(step, batch)
         if number % 5 == 4:
             balancer.end_epoch()
         if number % 5 == 0 and step.gradient_stats is not None:
@@ -191,9 +193,11 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
     S, W = sum(t.tensor.numel() for t in shared.tensors), sum(t.numel() for t in shared.last)
     by_rows = {id(table.weight): table.gathered.rows.numel() for table in step._tables}
     P = sum(by_rows.get(id(p), p.numel()) for p in model.parameters()) - sum(p.numel() for p in balancer.parameters())
-    sent = objectives * (1 + balancer.needs_losses_after_step) + P
+    means = objectives + sum(task.ranking_loss is not None for task in model.objectives)
+    means += len(model._later) if isinstance(model, recmtl.ESCM2) else 0
+    sent = (objectives + means) * (1 + balancer.needs_losses_after_step) + P
     if "penalty" in model.loss_names:
-        sent += 1 + P * (not isinstance(balancer, recmtl.Sum))
+        sent += 2 + P * (not isinstance(balancer, recmtl.Sum))
     if isinstance(balancer, recmtl.GradNorm):
         sent += (objectives - 1) * W
     elif isinstance(balancer, TaskGradientBalancer):
@@ -206,6 +210,13 @@ def numbers_sent(model: RankingModel, balancer: Balancer, step: Step) -> int:
         sent += 2 * heads + 2 + balancer.rotation().numel() * (1 + balancer.cooperative)
         sent += objectives * balancer.normalize_losses
     return sent
+
+
+def bytes_of_ids(step: Step, batch: Batch) -> int:
+    """Return the documented size of the messages by which processes learn each other's ids."""
+    assert batch.share is not None
+    own = [len(table._ids_in_table(batch.ids, batch.lists).unique()) for table in step._tables]
+    return sum(8 + 4 * max(counts) for counts in zip(*batch.share.processes.all_gather_object(own), strict=True))
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -227,3 +238,51 @@ def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path
         errors = {name: error(first[index][name], value) for name, value in expected.items()}
         assert max(errors.values()) <= LIMIT, (*map(str, setting), errors)
         assert all(other[index][name].equal(value) for other in others for name, value in first[index].items())
+
+
+def looped(processes: ProcessGroup) -> list[Tensor]:
+    """Return the gradients of own loops whose losses have no graph in processes without a valid row."""
+    cases = [Case(method, {}) for method in BALANCERS]
+    cases += [Case(method, {"normalize_losses": True}) for method in BALANCERS if issubclass(method, RotationBalancer)]
+    found = []
+    for case in cases:
+        torch.manual_seed(0)
+        bottom = torch.nn.Linear(8, 6).double()
+        heads = torch.nn.ModuleList([torch.nn.Linear(6, 1) for _ in range(2)]).double()
+        x, labels = torch.randn(40, 8).double(), torch.rand(40, 2).round().double()
+        balancer = case.balancer(Sizes(2, 2, 6, 2, 8 * 6 + 6), ["a", "b"])
+        balancer.processes = processes
+        mine = slice(40 * processes.rank // processes.size, 40 * (processes.rank + 1) // processes.size)
+        for step in range(6):
+            views = balancer.fork([bottom(x[mine])] * 2)
+            losses = losses_of_rows(heads, views, labels, mine, step)
+            balancer.backward(losses, list(bottom.parameters()), private=heads.parameters())
+            with torch.no_grad():
+                for parameter in (*bottom.parameters(), *heads.parameters(), *balancer.parameters()):
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+                if balancer.needs_losses_after_step:
+                    balancer.after_step(losses_of_rows(heads, [bottom(x[mine])] * 2, labels, mine, step))
+        found.append(torch.cat([p.detach().flatten() for p in (*bottom.parameters(), *heads.parameters())]))
+    return found
+
+
+def losses_of_rows(
+    heads: torch.nn.ModuleList, views: Sequence[Tensor], labels: Tensor, mine: slice, step: int
+) -> list[Tensor]:
+    """A task's rows are in the first process alone, or in all."""
+    losses = []
+    for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
+        valid = torch.arange(40) < (40 if step % 3 == task else 13)
+        logits = head(view).squeeze(1)[valid[mine]]
+        entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
+        losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
+    return losses
+
+
+@pytest.mark.slow
+def test_loops_without_a_graph_on_some_processes(tmp_path: Path) -> None:
+    (one,) = together(1, tmp_path / "1", looped)
+    for several in together(3, tmp_path / "3", looped):
+        for found, expected in zip(several, one, strict=True):
+            assert error(found, expected) <= LIMIT

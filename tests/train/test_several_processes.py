@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from together import together
+from together import place, together
 from torch import nn
 
 import recmtl
 from recmtl.balance import ProcessGroup
-from recmtl.data import Batch, Loader, Share
+from recmtl.data import Loader
 from recmtl.evaluate import Metrics, Predictions
 from recmtl.train import RunFolder, predictor
 from recmtl.train.distributed import (
@@ -160,10 +160,11 @@ def test_a_lost_process_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("rows", [1, 2, 7, 30])
 def test_shares_make_the_batch(aliexpress: recmtl.PreparedData, rows: int) -> None:
     whole = next(Loader(aliexpress.train, rows, seed=3).epoch())
-    parts = [next(Loader(aliexpress.train, rows, seed=3, rank=rank, world_size=4).epoch()) for rank in range(4)]
+    parts = [next(Loader(aliexpress.train, rows, seed=3, processes=place(rank, 4)).epoch()) for rank in range(4)]
     for name in ("ids", "numeric", "labels"):
         assert torch.cat([getattr(part, name) for part in parts]).equal(getattr(whole, name))
-        assert all(getattr(part.whole, name).equal(getattr(whole, name)) for part in parts)
+        assert torch.cat([getattr(whole.part(place(rank, 4)), name) for rank in range(4)]).equal(getattr(whole, name))
+    assert {part.total_rows for part in parts} == {len(whole)}
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -214,10 +215,3 @@ def test_a_gradient_that_would_stay_local_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(balancer.processes, "size", 2)
     with pytest.raises(ValueError, match=r"`private` must hold all leaves .* a tensor of shape \(3,\) is missing"):
         balancer.backward([x.sum() + y.sum()], [x])
-
-
-def test_a_share_knows_its_batch() -> None:
-    whole = Batch(torch.zeros(3, 1), torch.zeros(3, 1), torch.zeros(3, 1))
-    part = Batch(whole.ids[:1], whole.numeric[:1], whole.labels[:1], share=Share(whole, slice(0, 1)))
-    assert part.whole is whole
-    assert whole.whole is whole

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 
@@ -65,11 +63,3 @@ class IdLists(NamedTuple):
         """Return the rows of all parts, none of which has spare values."""
         lengths = torch.cat([part.offsets.diff() for part in parts])
         return cls.of_lengths(torch.cat([part.values for part in parts]), lengths)
-
-
-def to_lists(parts: Sequence[pa.ChunkedArray]) -> IdLists:
-    """Return the lists of parts of a column; the values are copied."""
-    chunks = [chunk for part in parts for chunk in part.chunks]
-    values = np.concatenate([np.empty(0, np.int32), *(chunk.flatten().to_numpy() for chunk in chunks)])
-    lengths = np.concatenate([np.empty(0, np.int64), *(np.diff(chunk.offsets.to_numpy()) for chunk in chunks)])
-    return IdLists.of_lengths(torch.from_numpy(values), torch.from_numpy(lengths.astype(np.int64)))

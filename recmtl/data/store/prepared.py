@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # loaded when first used: it takes a second, and preparing ro
     from torch import Tensor
 
     from recmtl.data.store.lists import IdLists
+    from recmtl.data.store.mapped_rows import MappedRows, Which
 
 GROUPS = "groups"  # of packed rows
 
@@ -92,21 +93,15 @@ class Rows:
             self._tables[number] = shard.read() if isinstance(shard, ShardFile) else shard
         return self._tables[number]
 
-    def _slices(self, spans: Sequence[tuple[int, int]] | None) -> Iterator[pa.Table]:
-        """Yield the columns of ranges of rows, each within a shard; other shards are not read."""
-        for start, end in [(0, len(self))] if spans is None else spans:
-            number = int(np.searchsorted(self._starts, start, side="right")) - 1
-            while start < end:
-                first, behind = (int(bound) for bound in self._starts[number : number + 2])
-                stop = min(end, behind)
-                if start < stop:
-                    yield self._shard(number).slice(start - first, stop - start)
-                start, number = stop, number + 1
-
     def span(self, start: int, end: int) -> Rows:
         """Return the rows from one up to another, without a copy; files that hold none of them are not read."""
-        tables = [*self._slices([(start, end)])] or self._shard(0).slice(0, 0)
-        return Rows(self.schema, tables, self.name, self.thinning)
+        shards = [(number, int(self._starts[number])) for number in range(len(self._shards))]
+        tables = [
+            self._shard(number).slice(max(0, start - first), end - max(start, first))
+            for number, first in shards
+            if max(start, first) < min(end, first + self._shards[number].num_rows)
+        ]
+        return Rows(self.schema, tables or self._shard(0).slice(0, 0), self.name, self.thinning)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -127,54 +122,51 @@ class Rows:
         columns |= {TASK_WEIGHTS: own} if (own := len(self.schema.schema.task_weights)) else {}
         return columns | ({SAMPLING_WEIGHT: 1} if self.thinning else {})
 
-    def packed(
-        self, spans: Sequence[tuple[int, int]] | None = None, groups: npt.NDArray[np.int64] | None = None
-    ) -> Tensor:
-        """Return rows as one row-major matrix, so that a batch is one gather.
+    def packed(self, which: Which | None = None, groups: npt.NDArray[np.int64] | None = None) -> Tensor:
+        """Copy rows into one row-major matrix, so that a batch is one gather.
 
         Args:
-            spans: First row and end of each range of rows; ``None`` takes all.
+            which: First row and end of each range of rows, or their numbers, int64 ``[n]``; ``None`` takes all.
             groups: The group of each of the rows ``[rows]``, which is then the last column; ``None`` leaves it out.
 
         Shape:
-            - output: int32 ``[rows, Σ widths]``; floats stand in it bit by bit.
+            - output: int32 ``[n, Σ widths]``; floats stand in it bit by bit.
 
         Raises:
             DataError: The file is damaged.
         """
         import torch
 
-        spans = [(0, len(self))] if spans is None else spans
-        widths = self.widths | ({} if groups is None else {GROUPS: 1})
-        matrix = np.empty((sum(end - start for start, end in spans), sum(widths.values())), np.int32)
-        of_rows = None if groups is None else np.concatenate([groups[start:end] for start, end in spans])
-        row = 0
-        for table in self._slices(spans):
-            end, column = row + table.num_rows, 0
-            for name, width in widths.items():
-                block = matrix[row:end, column : column + width]
-                if name == SAMPLING_WEIGHT and self.thinning:
-                    weight = self.thinning.sampling_weight(_labels(self.schema, table))
-                    block[:, 0] = weight.astype(np.float32).view(np.int32)
-                elif name == GROUPS and of_rows is not None:
-                    block[:, 0] = of_rows[row:end]
-                elif width:
-                    _fill(block, table.column(name))
-                column += width
-            row = end
+        which = [(0, len(self))] if which is None else which
+        picked = self._mapped.picked(which)
+        bounds = np.cumsum([0, *self.widths.values(), 0 if groups is None else 1]).tolist()
+        matrix = np.empty((picked.rows, bounds[-1]), np.int32)
+        self._mapped.fill(matrix, picked)
+        places = dict(zip(self.widths, map(slice, bounds, bounds[1:]), strict=False))
+        if self.thinning:
+            labels = matrix[:, places[LABELS]].view(np.float32).astype(np.float64)
+            weight = self.thinning.sampling_weight(dict(zip(self.schema.schema.labels, labels.T, strict=True)))
+            matrix[:, places[SAMPLING_WEIGHT].start] = weight.astype(np.float32).view(np.int32)
+        if groups is not None:
+            numbers = which if isinstance(which, np.ndarray) else np.concatenate([np.arange(*span) for span in which])
+            matrix[:, -1] = groups[numbers]
         return torch.from_numpy(matrix)
 
-    def lists(self, spans: Sequence[tuple[int, int]] | None = None) -> tuple[IdLists, ...]:
-        """Return the ids of each multi-valued feature in rows, given as in `packed`.
+    def lists(self, which: Which | None = None) -> tuple[IdLists, ...]:
+        """Copy the ids of each multi-valued feature in rows, given as in `packed`.
 
         Raises:
             DataError: The file is damaged.
         """
-        from recmtl.data.store.lists import to_lists
+        return self._mapped.lists(self._mapped.picked([(0, len(self))] if which is None else which))
 
-        tables = [*self._slices(spans)] if self.schema.list_blocks else []
-        names = (LIST_PREFIX + block.name for block in self.schema.list_blocks)
-        return tuple(to_lists([table.column(name) for table in tables]) for name in names)
+    @cached_property
+    def _mapped(self) -> MappedRows:
+        from recmtl.data.store.mapped_rows import MappedRows
+
+        stored = [name for name, width in self.widths.items() if width and name != SAMPLING_WEIGHT]
+        lists = [LIST_PREFIX + block.name for block in self.schema.list_blocks]
+        return MappedRows(self._starts, self._shard, stored, lists)
 
     @cached_property
     def bytes_per_row(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import on_host
+from recmtl.data import Rows
 from recmtl.evaluate import LOWER_IS_BETTER, MEASURES, Metrics, check_own, metrics_of_task, monitors, own_metrics
 from recmtl.evaluate.scores import task_labels
 from recmtl.schema import Task
 from recmtl.train.options import EarlyStopping
 
 SEVERAL = "+"  # between the metrics of tasks of several kinds
+LABELS_AT_ONCE = 1_000_000  # rows
 FEW_ROWS = {"rows": 100, "positives": 20, "negatives": 20}
 
 
@@ -214,23 +216,21 @@ def mean_of_defined(values: Sequence[float | None]) -> float | None:
     return float(sum(defined) / len(defined)) if defined else None
 
 
-def few_rows_note(tasks: Sequence[Task], labels: Mapping[str, npt.NDArray[np.float64]]) -> list[str]:
+def few_rows_note(tasks: Sequence[Task], labels: Iterable[Mapping[str, npt.NDArray[np.float64]]]) -> list[str]:
     """Return a sentence if a monitored task has too few validation rows to tell good weights from lucky ones.
 
     Args:
         tasks: The monitored tasks.
-        labels: The labels of the validation rows by column ``[rows]``.
+        labels: The labels of the validation rows by column ``[rows]``, in parts: so many as it takes to be enough.
     """
-    found = []
-    for task in tasks:
-        label = task_labels(task, labels)
-        label = label[~np.isnan(label)]
-        counts = {"rows": len(label)}
-        if task.kind == "binary":
-            positives = int(label.sum().round())
-            counts |= {"positives": positives, "negatives": len(label) - positives}
-        few = [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS[what]]
-        found += [f"{' and '.join(few)} of task {task.name!r}"] if few else []
+    sums = {task.name: np.zeros(2) for task in tasks}  # of rows and labels
+    for part in labels:
+        for task in tasks:
+            label = task_labels(task, part)
+            sums[task.name] += [(~np.isnan(label)).sum(), np.nansum(label)]
+        if not any(_few(task, *sums[task.name]) for task in tasks):
+            return []
+    found = [f"{' and '.join(few)} of task {t.name!r}" for t in tasks if (few := _few(t, *sums[t.name]))]
     if not found:
         return []
     return [
@@ -238,6 +238,21 @@ def few_rows_note(tasks: Sequence[Task], labels: Mapping[str, npt.NDArray[np.flo
         f"(fewer than {FEW_ROWS['rows']} rows, or {FEW_ROWS['positives']} positives or negatives); "
         "give more rows, or a larger `holdout`"
     ]
+
+
+def label_parts(rows: Rows) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
+    """Yield the labels of rows by column, of a million rows at a time."""
+    for start in range(0, len(rows), LABELS_AT_ONCE):
+        yield rows.span(start, start + LABELS_AT_ONCE).labels
+
+
+def _few(task: Task, rows: float, labels: float) -> list[str]:
+    """Return in words the counts of a task that are small, given its rows and the sum of their labels."""
+    counts = {"rows": int(rows)}
+    if task.kind == "binary":
+        positives = round(labels)
+        counts |= {"positives": positives, "negatives": int(rows) - positives}
+    return [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS[what]]
 
 
 def host_copies(values: Mapping[str, Tensor | float | None]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from recmtl.runs.folder import RunFolder
 from recmtl.schema import funnel_basis, replaced_rates
 from recmtl.train.device import check_gpu_options, cpu_threads, describe_precision, device_name, open_device
 from recmtl.train.distributed import all_processes, local_rank, smallest_window
-from recmtl.train.monitor import MetricMonitor, few_rows_note
+from recmtl.train.monitor import MetricMonitor, few_rows_note, label_parts
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.trained_run import TrainedRun
 
@@ -155,7 +155,7 @@ class TrainingSetup:
         """Return a sentence if few validation rows of a monitored task decide which weights are best."""
         schema, monitored = self.model.schema.schema, self.metric_monitor().tasks
         tasks = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
-        return few_rows_note([tasks[name] for name in monitored], valid.labels)
+        return few_rows_note([tasks[name] for name in monitored], label_parts(valid))
 
     def check_rows(self, rows: Rows) -> None:
         """Raise a `DataError` unless rows were prepared with the model's schema."""

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+import recmtl
 from recmtl.evaluate import Metrics
 from recmtl.schema import Task
-from recmtl.train import EarlyStopping
+from recmtl.train import EarlyStopping, monitor
 from recmtl.train.monitor import MetricMonitor, few_rows_note
 
 CTR, CTCVR = Task("ctr", "click"), Task("ctcvr", "conversion")
@@ -133,13 +134,20 @@ def test_a_monitored_loss_has_no_ties_to_decide() -> None:
 def test_few_validation_rows_are_noted() -> None:
     click = np.repeat([0.0, 1.0], [90, 19])
     labels = {"click": click, "conversion": np.where(click == 1, click, np.nan), "stay": click}
-    (note,) = few_rows_note([CTR, CVR, STAY], labels)
+    (note,) = few_rows_note([CTR, CVR, STAY], [labels])
     assert "19 positives of task 'ctr', 19 rows and 19 positives and 0 negatives of task 'cvr'" in note
     assert "(fewer than 100 rows, or 20 positives or negatives)" in note
-    assert few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], [80, 20])}) == []
-    assert "99 rows of task 'ctr'" in few_rows_note([CTR], {"click": np.repeat([0.0, 1.0], [60, 39])})[0]
-    (note,) = few_rows_note([STAY], {"stay": np.array([1.0, np.nan])})
+    assert few_rows_note([CTR], iter([{"click": np.zeros(80)}, {"click": np.ones(20)}, None])) == []  # takes two
+    assert "99 rows of task 'ctr'" in few_rows_note([CTR], [{"click": np.repeat([0.0, 1.0], [60, 39])}])[0]
+    (note,) = few_rows_note([STAY], [{"stay": np.array([1.0, np.nan])}])
     assert "1 rows of task 'stay'" in note
+
+
+def test_labels_are_counted_in_parts(aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitor, "LABELS_AT_ONCE", 64)
+    parts = [*monitor.label_parts(aliexpress.valid)]
+    assert {len(part["click"]) for part in parts[:-1]} == {64}
+    np.testing.assert_array_equal(np.concatenate([part["click"] for part in parts]), aliexpress.valid.labels["click"])
 
 
 def test_metrics_within_groups_can_be_monitored_if_there_are_groups() -> None:

@@ -80,7 +80,11 @@ class PredictionShares:
         Args:
             place: The file; ``None`` in the other processes.
         """
-        own, exchange = self._own.table(), self._exchange
+        exchange = self._exchange
+        if exchange.size == 1 and place is not None:
+            self._own.write(place)
+            return
+        own = self._own.table()
         with ExitStack() as stack:
             writer = stack.enter_context(TableWriter(place)) if place is not None else None
             for rank, rows in enumerate(exchange.gather(np.array([len(own)]))):

@@ -1,4 +1,4 @@
-"""Every exception that a user can meet; `recmtl.balance` adds `LostRankError`."""
+"""Every exception that a user can meet."""
 
 from __future__ import annotations
 
@@ -115,6 +115,10 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: Signals, folder: Path, step: int) -> None:
         super().__init__(f"stopped by {signal.name} after step {step}, with a checkpoint in {folder}")
         self.folder, self.status = folder, 128 + signal
+
+
+class LostRankError(RuntimeError):
+    """Another process has ended, or did not answer in time."""
 
 
 class UsageError(ValueError):

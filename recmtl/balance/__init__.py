@@ -8,7 +8,7 @@ To add a method, put it in a file of its own in the folder of its family, export
 
 from recmtl.balance.backward import zero_nonfinite_gradients
 from recmtl.balance.base import Balancer
-from recmtl.balance.distributed import LostRankError, ProcessGroup
+from recmtl.balance.distributed import ProcessGroup
 from recmtl.balance.gradient_stats import GradientStats, gradient_stats
 from recmtl.balance.module import BalancedModule
 from recmtl.balance.representation.base import RepresentationBalancer
@@ -48,6 +48,7 @@ from recmtl.balance.weighting.rlw import RLW
 from recmtl.balance.weighting.stch import STCH
 from recmtl.balance.weighting.sum import Sum
 from recmtl.balance.weighting.uncertainty_weighting import UncertaintyWeighting
+from recmtl.errors import LostRankError
 
 __all__ = [
     "DBMTL",

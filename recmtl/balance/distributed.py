@@ -10,12 +10,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recmtl.balance.backward import pop_gradients, zeros_if_none
+from recmtl.errors import LostRankError
 
 Value = TypeVar("Value")
-
-
-class LostRankError(RuntimeError):
-    """Raised when another process has ended, or did not answer in time."""
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console, JustifyMethod
@@ -14,9 +14,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recmtl.data import Description
-from recmtl.evaluate import Interval, Metrics, table
-from recmtl.train.gradient_stats import PairSummary
-from recmtl.train.progress import Display
+from recmtl.io.display import Display
+
+if TYPE_CHECKING:  # they need torch, which not every command does
+    from recmtl.evaluate import Interval, Metrics
+    from recmtl.train.gradient_stats import PairSummary
 
 COUNT_FORMAT, SHARE_FORMAT = "{:,.0f}", "{:.2%}"
 COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT_FORMAT)
@@ -70,6 +72,8 @@ def print_metrics(
 
     `extra` rows ``{name: {task: value}}`` are placed after the first metric, intervals beside the value.
     """
+    from recmtl.evaluate import table
+
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
         frame.insert(position, column, [values.get(str(task)) for task in frame.index])

@@ -13,7 +13,7 @@ from recmtl.io.csv_records import BadRows
 from recmtl.io.location import public_name
 from recmtl.io.output import check_free, new_output
 from recmtl.recipe import presets
-from recmtl.recipe.options import partitions
+from recmtl.recipe.data_options import partitions
 from recmtl.recipe.short_options import NO_OPTIONS, funnel_of, listed, parse_date_formats, parse_kinds
 from recmtl.schema import Schema
 from recmtl.schema.readings import InferredColumns, infer_columns

@@ -13,8 +13,8 @@ from recmtl.data import prepare
 from recmtl.data.raw import find_reader, open_raw
 from recmtl.errors import UsageError
 from recmtl.io.csv_records import BadRows
-from recmtl.recipe.options import DataOptions
-from recmtl.recipe.recipe import data_schema, missing_days, rows_by_split
+from recmtl.recipe.data import data_schema, missing_days, rows_by_split
+from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.short_options import NO_OPTIONS, listed, parse_date_formats, parse_kinds
 from recmtl.schema import SplitName
 from recmtl.schema.extend import Statistics

@@ -10,18 +10,13 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from recmtl.balance.distributed import LostRankError
 from recmtl.cli.console import print_line
 from recmtl.cli.exit import FAILED, end, one_line
-from recmtl.cli.option_help import class_help
 from recmtl.cli.parser import call_command, command_parser
-from recmtl.errors import Interrupted, RunError, UntrustedError, UsageError
+from recmtl.errors import Interrupted, LostRankError, RunError, UntrustedError, UsageError
 from recmtl.io.machine import explain_oom
+from recmtl.io.processes import launched, launched_rank
 from recmtl.recipe.option_errors import parse_options
-from recmtl.recipe.recipe import read_recipe
-from recmtl.recipe.trust import modules_to_trust
-from recmtl.runs.folder import RunFolder
-from recmtl.train.distributed import launched, launched_rank
 
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
@@ -55,6 +50,8 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         parser = command_parser(name, command)
         call_command(command, vars(parser.instantiate(parse_options(parser, arguments))))
         return 0
+    from recmtl.cli.option_help import class_help  # with what a recipe can name
+
     text = class_help(getattr(module, f"{name}_parser")(), arguments)  # of a command that takes the keys of a recipe
     if text:
         print_line(text)
@@ -72,6 +69,10 @@ def names_own_modules(name: str, arguments: Sequence[str]) -> bool:
 
 def resume_command(folder: Path) -> str:
     """Return the command that resumes an interrupted run."""
+    from recmtl.recipe.recipe import read_recipe
+    from recmtl.recipe.trust import modules_to_trust
+    from recmtl.runs.folder import RunFolder
+
     several = f"torchrun --nproc-per-node {launched()} -m -- " if launched() > 1 else ""
     try:
         trust = "".join(f" --trust {name}" for name in modules_to_trust(read_recipe(RunFolder(folder))))

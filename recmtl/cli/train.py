@@ -17,10 +17,11 @@ from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
 from recmtl.recipe.continue_run import continued_recipe
+from recmtl.recipe.data import open_data
 from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, open_data, recipe_of_run
+from recmtl.recipe.recipe import build, instantiate, recipe_of_run
 from recmtl.recipe.trust import schema_to_train
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE

@@ -22,8 +22,9 @@ from recmtl.errors import DataError, RunError
 from recmtl.evaluate import own_metrics
 from recmtl.io.files import check_local, locked
 from recmtl.models.base import loss_options
+from recmtl.recipe.data import open_data
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import instantiate, open_data
+from recmtl.recipe.recipe import instantiate
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LOCK_FILE, RunFolder
 from recmtl.schema import Task

@@ -1,10 +1,13 @@
-"""Processes that this one starts: how they end."""
+"""Processes that this one starts, how they end, and those that ``torchrun`` started."""
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
-from typing import Any
+from typing import Any, NoReturn
+
+from recmtl.errors import UsageError
 
 
 def end_process(process: subprocess.Popen[Any], seconds: float) -> None:
@@ -27,3 +30,37 @@ def killed_by(status: int) -> str | None:
         return None
     memory = " (out of memory?)" if -status == signal.SIGKILL else ""
     return f"killed by {signal.Signals(-status).name}{memory}"
+
+
+def launched() -> int:
+    """Return the number of processes that ``torchrun`` started; an empty variable counts as unset.
+
+    Raises:
+        UsageError: `WORLD_SIZE` and `RANK` are no numbers, or do not fit each other.
+    """
+    size, rank = _launch_number("WORLD_SIZE", 1), _launch_number("RANK", 0)
+    if not rank and size in (None, 1):
+        return 1
+    if rank is None or size is None:
+        given, missing = ("WORLD_SIZE", "RANK") if rank is None else ("RANK", "WORLD_SIZE")
+        refuse_launch(f"{given} is {os.environ[given]}, but {missing} is not set")
+    if rank >= size:
+        refuse_launch(f"RANK is {rank}, expected a number below WORLD_SIZE, which is {size}")
+    return size
+
+
+def launched_rank() -> int:
+    """Return the rank of this process among them."""
+    return _launch_number("RANK", 0) or 0
+
+
+def _launch_number(name: str, least: int) -> int | None:
+    text = os.environ.get(name, "").strip()
+    if text and not (text.isdecimal() and int(text) >= least):
+        refuse_launch(f"{name} is {text!r}, expected a number of at least {least}")
+    return int(text) if text else None
+
+
+def refuse_launch(reason: str) -> NoReturn:
+    """Raise the error of variables that ``torchrun`` would set otherwise."""
+    raise UsageError(f"{reason}: start several processes with torchrun; to start one, unset RANK and WORLD_SIZE")

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from inspect import isabstract
-from types import ModuleType
 from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser
 
-from recmtl import balance, callbacks, features, layers, models
-from recmtl.balance import Balancer
-from recmtl.callbacks import Callback
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
-from recmtl.features import NumericEmbedding
 from recmtl.io.import_paths import imported
-from recmtl.layers import Interaction
-from recmtl.models import RankingModel
 from recmtl.recipe.option_types import alternatives, named_class, placeholder
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}  # of a mapping that names a class
-PLACES: dict[str, tuple[ModuleType, type]] = {
-    "model": (models, RankingModel),
-    "model.encoder.numeric": (features, NumericEmbedding),
-    "model.encoder.interaction": (layers, Interaction),
-    "balancer": (balance, Balancer),
-    "trainer.callbacks": (callbacks, Callback),
+# The package of the classes that a key can name, and their base; imported when a class is named.
+PLACES = {
+    "model": ("recmtl.models", "RankingModel"),
+    "model.encoder.numeric": ("recmtl.features", "NumericEmbedding"),
+    "model.encoder.interaction": ("recmtl.layers", "Interaction"),
+    "balancer": ("recmtl.balance", "Balancer"),
+    "trainer.callbacks": ("recmtl.callbacks", "Callback"),
 }
 
 
@@ -34,7 +29,9 @@ def known_names(key: str) -> list[str]:
     """Return the names of recmtl's classes that a key can name; an empty list if it has no list of them."""
     if key not in PLACES:
         return []
-    package, base = PLACES[key]
+    name, of_base = PLACES[key]
+    package = import_module(name)
+    base = getattr(package, of_base)
     classes = [getattr(package, name) for name in package.__all__]
     found = [c for c in classes if isinstance(c, type) and issubclass(c, base) and not isabstract(c)]
     found = [c for c in found if c is not base]

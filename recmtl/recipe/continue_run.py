@@ -12,9 +12,11 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data import PreparedData, prepare
 from recmtl.data.sources.open import Data
+from recmtl.recipe.data import open_data
+from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.load import as_argument, existing_cache, without_vector_files
-from recmtl.recipe.options import DataOptions, parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, open_data, read_recipe, recipe_of_run
+from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.recipe.recipe import build, instantiate, read_recipe, recipe_of_run
 from recmtl.recipe.trust import check_trust, schema_to_train
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema.extend import Statistics

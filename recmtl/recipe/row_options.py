@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from recmtl.io.csv_records import BadRows
 from recmtl.io.partitions import Partitions
-from recmtl.recipe.options import partitions
+from recmtl.recipe.data_options import partitions
 from recmtl.schema import Thinning
 from recmtl.schema.thinning import thinning_of
 

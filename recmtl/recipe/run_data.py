@@ -15,9 +15,9 @@ from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
 from recmtl.io.csv_records import BadRows
 from recmtl.io.untrusted import from_yaml
+from recmtl.recipe.data import open_data
+from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.load import existing_cache
-from recmtl.recipe.options import DataOptions
-from recmtl.recipe.recipe import open_data
 from recmtl.recipe.trust import is_data_option
 from recmtl.runs.folder import REPORTED
 from recmtl.schema import FittedSchema, Thinning

@@ -9,8 +9,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
 from recmtl.evaluate.metrics import metric_title
+from recmtl.io.display import Display
 from recmtl.replays.steps import ReplayStep
-from recmtl.train.progress import Display, duration
+from recmtl.train.progress import duration
 
 
 class ReplayBar(Display):

@@ -22,18 +22,12 @@ from recmtl.io.files import check_local, locked, new_file
 from recmtl.io.partitions import Partitions
 from recmtl.io.untrusted import from_json, read_text
 from recmtl.recipe.continue_run import continued_recipe
+from recmtl.recipe.data import data_schema, open_data
+from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.load import load_run, resumed_recipe
-from recmtl.recipe.options import DataOptions, parse_recipe, recipe_parser
+from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.presets import card
-from recmtl.recipe.recipe import (
-    build,
-    complete_recipe,
-    data_schema,
-    differences,
-    instantiate,
-    open_data,
-    recipe_of_run,
-)
+from recmtl.recipe.recipe import build, complete_recipe, differences, instantiate, recipe_of_run
 from recmtl.recipe.trust import named_modules, schema_to_train
 from recmtl.replays.progress import ReplayBar
 from recmtl.replays.results import CONTENT, LAYOUT, Replay, read_content

@@ -16,7 +16,7 @@ from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
 from recmtl.evaluate.slices import FeatureValues
-from recmtl.recipe.recipe import open_data
+from recmtl.recipe.data import open_data
 from recmtl.recipe.run_data import data_options
 from recmtl.report.feature_columns import check_predicted_rows, key_values, prepared_values, raw_values
 from recmtl.report.runs import ReportedRun

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -17,42 +16,10 @@ from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Rows
 from recmtl.data.loader import default_window
-from recmtl.errors import RunError, UsageError
+from recmtl.errors import RunError
+from recmtl.io.processes import launched, refuse_launch
 
 MIN_ROWS = 2  # of a batch norm in training mode
-
-
-def launched() -> int:
-    """Return the number of processes that ``torchrun`` started; an empty variable counts as unset.
-
-    Raises:
-        UsageError: `WORLD_SIZE` and `RANK` are no numbers, or do not fit each other.
-    """
-    size, rank = _launch_number("WORLD_SIZE", 1), _launch_number("RANK", 0)
-    if not rank and size in (None, 1):
-        return 1
-    if rank is None or size is None:
-        given, missing = ("WORLD_SIZE", "RANK") if rank is None else ("RANK", "WORLD_SIZE")
-        _refuse_launch(f"{given} is {os.environ[given]}, but {missing} is not set")
-    if rank >= size:
-        _refuse_launch(f"RANK is {rank}, expected a number below WORLD_SIZE, which is {size}")
-    return size
-
-
-def launched_rank() -> int:
-    """Return the rank of this process among them."""
-    return _launch_number("RANK", 0) or 0
-
-
-def _launch_number(name: str, least: int) -> int | None:
-    text = os.environ.get(name, "").strip()
-    if text and not (text.isdecimal() and int(text) >= least):
-        _refuse_launch(f"{name} is {text!r}, expected a number of at least {least}")
-    return int(text) if text else None
-
-
-def _refuse_launch(reason: str) -> NoReturn:
-    raise UsageError(f"{reason}: start several processes with torchrun; to start one, unset RANK and WORLD_SIZE")
 
 
 def local_rank(processes: ProcessGroup) -> tuple[int, int]:
@@ -76,7 +43,7 @@ def process_group(minutes: float) -> Iterator[ProcessGroup]:
     address = os.environ.get("MASTER_ADDR", "").strip()
     port = os.environ.get("MASTER_PORT", "").strip()
     if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        _refuse_launch(f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}, expected a host and a port")
+        refuse_launch(f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}, expected a host and a port")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         dist.init_process_group(backend, timeout=timedelta(minutes=minutes))

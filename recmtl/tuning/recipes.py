@@ -13,9 +13,10 @@ from jsonargparse import ArgumentParser, Namespace
 from recmtl.data import PreparedData
 from recmtl.data.preparation.prepare import Progress
 from recmtl.errors import DataError
+from recmtl.recipe.data import open_data
 from recmtl.recipe.option_errors import check_arguments, nested_options
 from recmtl.recipe.options import DEFAULT_CLASSES, parse_recipe, resolve_arguments
-from recmtl.recipe.recipe import build, complete_recipe, instantiate, open_data
+from recmtl.recipe.recipe import build, complete_recipe, instantiate
 from recmtl.schema import FittedSchema
 from recmtl.train import Trainer
 from recmtl.tuning.space import SearchSpace

@@ -22,8 +22,9 @@ from jsonargparse import ArgumentParser
 
 from recmtl.callbacks import OptunaPruning
 from recmtl.data import PreparedData
+from recmtl.recipe.data import open_data
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, open_data
+from recmtl.recipe.recipe import build, instantiate
 from recmtl.tuning.study import Outcome
 
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from recmtl.cli.main import main
 from recmtl.errors import UsageError
-from recmtl.train.distributed import launched, launched_rank
+from recmtl.io.processes import launched, launched_rank
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 MEETING = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}

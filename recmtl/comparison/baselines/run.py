@@ -20,9 +20,10 @@ from recmtl.data import DataError, PreparedData
 from recmtl.evaluate import MEASURES, Predictions, metrics_of, own_metrics
 from recmtl.evaluate.own_metrics import described
 from recmtl.io.machine import explain_oom, peak_memory
+from recmtl.recipe.data import open_data
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import instantiate, open_data
+from recmtl.recipe.recipe import instantiate
 from recmtl.runs.folder import REPORTED, RunFolder
 
 

@@ -9,8 +9,8 @@ import recmtl
 from recmtl.cli.main import main
 from recmtl.errors import DataError
 from recmtl.io.partitions import Span
-from recmtl.recipe.options import DataOptions
-from recmtl.recipe.recipe import open_data
+from recmtl.recipe.data import open_data
+from recmtl.recipe.data_options import DataOptions
 
 DAYS = [f"2024-01-0{day}" for day in range(1, 6)]
 QUICK = ["--trainer.epochs", "1", "--model.layers", "[4]", "--trainer.run.progress", "false"]

@@ -1,0 +1,44 @@
+"""Progress of long work: a bar on a terminal and in notebooks, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+
+LINE_SECONDS = 10.0  # between two plain lines
+
+
+class Display:
+    """A bar on a terminal and in notebooks, plain lines in a log; a transient bar disappears at the end."""
+
+    def __init__(self, *columns: ProgressColumn, shown: bool = True, transient: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=not shown)
+        notebook = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._has_bar = self._console.is_terminal or notebook
+        self._bar = Progress(*columns, console=self._console, transient=transient, disable=not self._has_bar)
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def note(self, *lines: str) -> None:
+        """Show lines that stay."""
+        for line in lines:
+            self._console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+    def note_if_due(self, text: str) -> None:
+        """Show a plain line if the last one is ten seconds old; the bar shows it instead if there is one."""
+        if not self._has_bar and time.monotonic() - self._last_line >= LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.note(text)

@@ -1,14 +1,22 @@
 """Rows that are spread over processes, against one process with all of them."""
 
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from together import together
 from torch import Tensor
 
-from recmtl.balance import ProcessGroup
+from recmtl.balance import LostRankError, ProcessGroup
 from recmtl.balance.row_exchange import exchange_rows
 
 WIDTH, ROWS = 3, 8
@@ -44,15 +52,82 @@ def exchanges(processes: ProcessGroup) -> dict[str, Any]:
     }
 
 
+def lost(processes: ProcessGroup, group: dist.ProcessGroup, end: Callable[[], None]) -> tuple[str, float]:
+    """What a backward pass says, and after how many seconds, if the last process does something else."""
+    rows = torch.ones(ROWS, WIDTH, requires_grad=True)
+    found = exchanged(ProcessGroup(group), rows, torch.arange(ROWS))
+    start = time.monotonic()
+    try:
+        end() if processes.rank == processes.size - 1 else found.sum().backward()
+    except LostRankError as error:
+        return str(error), time.monotonic() - start
+    return "nothing", 0.0
+
+
+def work(processes: ProcessGroup, folder: Path) -> dict[str, Any]:
+    """At last the last process hangs, and then dies."""
+    seen = exchanges(processes)
+    patient, impatient = (dist.new_group(timeout=timedelta(seconds=seconds)) for seconds in (60, 4))
+
+    def die() -> None:
+        torch.save(seen, folder / f"{processes.rank}.pt")
+        os._exit(0)
+
+    hung = lost(processes, impatient, partial(time.sleep, 6))
+    return seen | {"hung": hung, "died": lost(processes, patient, die)}
+
+
 @pytest.mark.slow
 def test_rows_and_their_gradients_travel(tmp_path: Path) -> None:
-    several = together(3, tmp_path / "3", exchanges)
+    several = together(3, tmp_path / "3", work, tmp_path / "3")
     expected = sum(each["expected"] for each in several)
     for rank, each in enumerate(several):
+        for message, seconds in (each["hung"], each["died"]) if rank < 2 else ():
+            assert message.startswith("another process has ended, or did not answer in time: ")
+            assert "\n" not in message
+            assert seconds < 30
         assert each["found"]
         assert torch.equal(each["gradient"], expected[rank::3])
         assert each["lengths"] == [2, 0, 4]
         assert each["sent"] == 8 + 4 * 8  # its length, and as many numbers as the longest one has
+
+
+# Forks, so that 20 launches import torch once; each process ends as the interpreter does.
+LAUNCHES = """
+import os, sys
+import torch, torch.distributed as dist
+from recmtl.balance import PCGrad, ProcessGroup, SharedTensor
+from recmtl.balance.row_exchange import exchange_rows
+
+def work(rank, address):
+    dist.init_process_group("gloo", f"file://{address}", rank=rank, world_size=2)
+    processes, balancer = ProcessGroup(dist.group.WORLD), PCGrad()
+    balancer.processes = processes
+    for _ in range(3):
+        rows = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
+        read = exchange_rows(rows, torch.arange(4), [2, 2], [2, 2], processes)
+        balancer.backward([read.sum(), (read[:, 0] - read[:, 1]).sum()], [SharedTensor(rows, exchanged=read)])
+    dist.destroy_process_group()
+
+torch.set_num_threads(1)
+for launch in range(20):
+    ranks = []
+    for rank in range(2):
+        ranks.append(os.fork())
+        if not ranks[-1]:
+            work(rank, f"{sys.argv[1]}/{launch}")
+            sys.exit(3)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_twenty_launches_end_cleanly(tmp_path: Path) -> None:
+    """A collective of torch's functional ones ended 3 of 20 with an abort, after their work was done."""
+    command = [sys.executable, "-W", "error", "-c", LAUNCHES, str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert found.stdout.split() == ["3"] * 40, found.stderr
+    assert not found.stderr
 
 
 def test_counts_that_do_not_fit_are_refused() -> None:

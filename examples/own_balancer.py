@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import recmtl
-from recmtl.balance import LossWeightBalancer, Sizes
+from recmtl.balance import LossWeightBalancer, SharedTensor, Sizes
 
 
 class GeometricMean(LossWeightBalancer):
@@ -22,7 +22,7 @@ class GeometricMean(LossWeightBalancer):
         """Register nothing: the method has no state."""
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         return torch.where(values > 0, 1 / values, 0.0)  # [K]; a task without rows has a loss of 0
 

@@ -18,6 +18,7 @@ from recmtl.balance.representation.rotate_only import RotateOnly
 from recmtl.balance.representation.rotation import RotationBalancer
 from recmtl.balance.representation.rotograd import RotoGrad
 from recmtl.balance.representation.rotogradnorm import RotoGradNorm
+from recmtl.balance.row_exchange import exchange_rows
 from recmtl.balance.shared import SharedTensor, Sizes, shared_tensors
 from recmtl.balance.task_gradients.aligned_mtl import AlignedMTL
 from recmtl.balance.task_gradients.base import TaskGradientBalancer, TaskGradients
@@ -98,6 +99,7 @@ __all__ = [
     "TaskGradients",
     "UPGrad",
     "UncertaintyWeighting",
+    "exchange_rows",
     "gradient_stats",
     "project_conflicting",
     "shared_tensors",

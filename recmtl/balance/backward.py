@@ -17,16 +17,20 @@ SMALL_GRADIENT = 1 << 20  # elements up to which a copy costs a GPU less than a 
 
 
 def backward_weighted(
-    losses: Sequence[Tensor], weights: Tensor | Sequence[Tensor], without: Sequence[Tensor] = ()
+    losses: Sequence[Tensor],
+    weights: Tensor | Sequence[Tensor],
+    through: Sequence[Tensor] = (),
+    without: Sequence[Tensor] = (),
+    retain_graph: bool = False,
 ) -> None:
     """Run one backward pass of the weighted sum of the losses that have a graph.
 
-    The losses are scalars, or tensors of the shapes of their weights. A weight of exactly 0 starts a task's pass from a
-    zero gradient, even if its loss is not finite. The leaves in `without` get no gradient.
+    A weight of exactly 0 starts a task's pass from a zero gradient, even if its loss is not finite. The pass goes
+    `through` these tensors even if no loss depends on them. The leaves in `without` get no gradient.
     """
     pairs = zip(losses, weights, strict=True)
     reached = [(loss, weight.to(loss.dtype)) for loss, weight in pairs if loss.requires_grad]
-    if not reached:
+    if not (reached := reached + [(tensor, zero_like(tensor)) for tensor in through]):
         return
     inputs = None
     if without:
@@ -34,7 +38,13 @@ def backward_weighted(
         inputs = [leaf for leaf in leaves_of([loss for loss, _ in reached]) if id(leaf) not in excluded]
         if not inputs:
             return
-    torch.autograd.backward([loss for loss, _ in reached], [weight for _, weight in reached], inputs=inputs)
+    roots, starts = zip(*reached, strict=True)
+    torch.autograd.backward(roots, starts, retain_graph, inputs=inputs)
+
+
+def zero_like(tensor: Tensor) -> Tensor:
+    """Return zeros of the shape of a tensor that take no memory."""
+    return _scalar(0.0, tensor.dtype, tensor.device).expand_as(tensor)
 
 
 def without_nonfinite(losses: Sequence[Tensor], finite: Tensor) -> Sequence[Tensor]:
@@ -84,14 +94,18 @@ def has_hooks(leaf: Tensor) -> bool:
     return bool(getattr(leaf, "_post_accumulate_grad_hooks", None)) or hasattr(leaf, "_in_backward_optimizers")
 
 
-def gradients_of(loss: Tensor, tensors: Sequence[Tensor], summed: bool) -> Sequence[Tensor | None]:
+def gradients_of(
+    loss: Tensor, tensors: Sequence[Tensor], summed: bool, through: Sequence[Tensor] = ()
+) -> Sequence[Tensor | None]:
     """Return the loss's gradient of each tensor, None for one that it does not reach; the graph stays.
 
-    Gradients that will be summed in place are clones, as autograd may return one tensor for two losses, or zeros.
+    The pass goes `through` these tensors in any case. Gradients that will be summed in place are clones, as autograd
+    may return one tensor for two losses, or zeros.
     """
     found: Sequence[Tensor | None] = [None] * len(tensors)
-    if loss.requires_grad:
-        found = torch.autograd.grad(loss, tensors, retain_graph=True, allow_unused=True)
+    if roots := [*([loss] if loss.requires_grad else []), *through]:
+        starts = [torch.ones_like(root) if root is loss else zero_like(root) for root in roots]
+        found = torch.autograd.grad(roots, tensors, starts, retain_graph=True, allow_unused=True)
     return zeros_if_none([None if g is None else g.clone() for g in found], tensors) if summed else found
 
 
@@ -139,33 +153,20 @@ def pop_gradients(tensors: Sequence[Tensor]) -> list[Tensor | None]:
 
 def leaves_of(losses: Sequence[Tensor]) -> list[Tensor]:
     """Return the leaves of the losses' graphs."""
-    leaves = [loss for loss in losses if loss.grad_fn is None]
+    found = (node.variable for node in nodes_of(losses) if node.name() == "torch::autograd::AccumulateGrad")
+    return [*(loss for loss in losses if loss.grad_fn is None), *found]
+
+
+def nodes_of(losses: Sequence[Tensor]) -> Iterator[Any]:
+    """Yield the nodes of the losses' graphs, each once."""
     seen: set[Any] = set()
     nodes: list[Any] = [loss.grad_fn for loss in losses if loss.grad_fn is not None]
     while nodes:
         node = nodes.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        if node.name() == "torch::autograd::AccumulateGrad":
-            leaves.append(node.variable)
-        nodes += [following for following, _ in node.next_functions if following is not None]
-    return leaves
-
-
-def check_leaves(losses: Sequence[Tensor], known: set[int]) -> None:
-    """Check that every leaf of the losses is known by its id, and that no hook acts on its gradient too early."""
-    for leaf in leaves_of(losses):
-        if has_hooks(leaf):
-            raise ValueError(
-                f"a hook on a gradient of shape {tuple(leaf.shape)} would act before it is summed over the "
-                "processes: step the optimizer after `backward`"
-            )
-        if leaf.requires_grad and id(leaf) not in known:
-            raise ValueError(
-                f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
-                f"{tuple(leaf.shape)} is missing"
-            )
+        if node not in seen:
+            seen.add(node)
+            yield node
+            nodes += [following for following, _ in node.next_functions if following is not None]
 
 
 @torch.no_grad()

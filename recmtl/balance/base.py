@@ -1,7 +1,6 @@
 """The base of every balancer: losses in, gradients out, all state in buffers."""
 
 import copy
-import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import ScaledLosses, check_leaves, is_finite, loss_values
-from recmtl.balance.constructor_checks import validated_names
-from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel
+from recmtl.balance.backward import ScaledLosses, is_finite, loss_values
+from recmtl.balance.constructor_checks import constructor_options, options_in_json, validated_names
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, check_parallel, exchanges
 from recmtl.balance.events import TrainingEvents
 from recmtl.balance.folding import folded
 from recmtl.balance.penalty import penalty_value
+from recmtl.balance.row_exchange import check_exchanges, check_leaves, poison_nonfinite_rows
 from recmtl.balance.shared import (
     BackwardInputs,
     SharedTensor,
@@ -70,7 +70,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         self.processes: ProcessGroup = SINGLE_PROCESS
         self.losses: Tensor | None = None
         self.penalty: Tensor | None = None
-        self._checked_private = False
+        self._checked_leaves = False
         self._heads = 0  # of the last fork
         self._sizes: Sizes | None = None
         self.register_buffer("skipped", None)
@@ -177,7 +177,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         losses: Sequence[Tensor] | Mapping[str, Tensor],
         shared: Sequence[Tensor | SharedTensor],
         last: Sequence[Tensor] = (),
-        private: Iterable[Tensor] = (),
+        private: Iterable[Tensor | SharedTensor] = (),
         penalty: Tensor | None = None,
     ) -> None:
         """Add the balanced gradient to `.grad` of every leaf, shared and private, and free the graph.
@@ -190,7 +190,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
             shared: The leaves that more than one objective trains, with their parts. All others are private.
             last: Those of them that come last before the views, for methods that measure there.
             private: All other trained leaves, such as the heads' parameters. Only several processes need them, to sum
-                their gradients.
+                their gradients; `SharedTensor(rows, exchanged=…)` for rows that are spread over them.
             penalty: A scalar that is minimised beside the losses, outside balancing, and scaled as they are: its
                 gradient is added as it is. It costs methods other than loss weights a backward pass. One that is not
                 finite is left out as a loss is, unless there is a scaler, which then skips the step.
@@ -201,10 +201,10 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
             LostRankError: If another process has ended, or did not answer in time.
         """
         names, tensors = self.names, as_shared_tensors(shared)
-        last, others = listed_tensors("last", last), listed_tensors("private", private)
+        last, others = listed_tensors("last", last), as_shared_tensors(private, "private")
         try:
             ordered = self._in_order(losses)
-            self._check_private(ordered, tensors, others)
+            self._check_leaves(ordered, [*tensors, *others])
             self._check_parallel()
             self._warn_of_scaled(ordered)
             values = loss_values(ordered)
@@ -212,6 +212,8 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
             self.losses = self.processes.sum(values if scale is None else values / scale)[0]
             self.penalty = None if penalty is None else penalty_value(penalty, self.processes, scale)
             self._balance(BackwardInputs(ordered, self.losses, tensors, last, others, penalty))
+            if self._guarded:
+                poison_nonfinite_rows([*tensors, *others], self.processes)
         except BaseException:
             self.names = names  # a failed call leaves no names
             raise
@@ -232,7 +234,7 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
     def get_extra_state(self) -> Tensor:
         """Return the names of losses and heads, the class and its options as bytes, for `state_dict`."""
         content = {"class": class_name(type(self)), "names": self.names, "head_names": self.head_names}
-        return torch.tensor(list(json.dumps(content | {"options": _in_json(self)}).encode()), dtype=torch.uint8)
+        return torch.tensor(list(json.dumps(content | {"options": options_in_json(self)}).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Load the names; those that are known must be the same. The options stay those of the constructor.
@@ -294,14 +296,13 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         check_losses(ordered, self.names, self._heads)
         return ordered
 
-    def _check_private(
-        self, losses: Sequence[Tensor], shared: Sequence[SharedTensor], private: Sequence[Tensor]
-    ) -> None:
-        """Check at the first step that every gradient will be summed over the processes."""
-        if self.processes.size == 1 or self._checked_private:
-            return
-        check_leaves(losses, {id(tensor) for tensor in (*(s.tensor for s in shared), *private, *self.parameters())})
-        self._checked_private = True
+    def _check_leaves(self, losses: Sequence[Tensor], leaves: Sequence[SharedTensor]) -> None:
+        """Check at the first step that the gradient of every leaf will be that of all processes."""
+        if exchanges(leaves):
+            check_exchanges(leaves, self.processes)
+        if self.processes.size > 1 and not self._checked_leaves:
+            check_leaves(losses, [*leaves, *map(SharedTensor, self.parameters())])
+            self._checked_leaves = True
 
     def _check_parallel(self) -> None:
         if torch.is_grad_enabled() and self.training:
@@ -310,21 +311,6 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
     def _finite(self, values: Tensor) -> Tensor:
         """Return which tasks have a finite loss, bool `[K]`; all tasks if a scaler looks for what is not finite."""
         return torch.ones_like(values, dtype=torch.bool) if self._guarded else is_finite(values)
-
-
-def constructor_options(module: nn.Module) -> dict[str, Any]:
-    """Return the options of the constructor, as far as they are attributes and neither state nor modules."""
-    options = {name: getattr(module, name, module) for name in inspect.signature(type(module)).parameters}
-    return {k: v for k, v in options.items() if k not in module._buffers and not isinstance(v, nn.Module)}
-
-
-def _in_json(module: nn.Module) -> dict[str, Any] | None:
-    """Return the options of the constructor if they are the same after JSON, else None."""
-    options = constructor_options(module)
-    try:
-        return options if json.loads(json.dumps(options)) == options else None
-    except (TypeError, ValueError):
-        return None
 
 
 def class_name(cls: type) -> str:

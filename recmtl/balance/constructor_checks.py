@@ -1,8 +1,12 @@
-"""Checks of what constructors and `setup` are given."""
+"""What constructors and `setup` are given: checks, and the options as they are saved."""
 
+import inspect
+import json
 import math
 from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 
 def check_rate(lr: float) -> None:
@@ -57,3 +61,18 @@ def validated_names(
     if known is not None and tuple(names) != known:
         raise ValueError(f"`{argument}` must be {list(known)}, as before, got {list(names)}")
     return tuple(names)
+
+
+def constructor_options(module: nn.Module) -> dict[str, Any]:
+    """Return the options of the constructor, as far as they are attributes and neither state nor modules."""
+    options = {name: getattr(module, name, module) for name in inspect.signature(type(module)).parameters}
+    return {k: v for k, v in options.items() if k not in module._buffers and not isinstance(v, nn.Module)}
+
+
+def options_in_json(module: nn.Module) -> dict[str, Any] | None:
+    """Return the options of the constructor if they are the same after JSON, else None."""
+    options = constructor_options(module)
+    try:
+        return options if json.loads(json.dumps(options)) == options else None
+    except (TypeError, ValueError):
+        return None

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recmtl.balance.backward import pop_gradients, zeros_if_none
+from recmtl.balance.shared import SharedTensor
 from recmtl.errors import LostRankError
 
 Value = TypeVar("Value")
@@ -198,6 +199,22 @@ class ProcessGroup:
 
 
 SINGLE_PROCESS = ProcessGroup()
+
+
+def to_sum(tensors: Iterable[SharedTensor]) -> list[Tensor]:
+    """Return the tensors whose gradients are summed over the processes: those of exchanged rows are whole."""
+    return [shared.tensor for shared in tensors if shared.exchanged is None]
+
+
+def gradients_to_sum(gradients: Iterable[Iterable[Tensor | None]], tensors: Sequence[SharedTensor]) -> list[Tensor]:
+    """Return those of the gradients of all tasks that are summed over the processes."""
+    pairs = (pair for task in gradients for pair in zip(tensors, task, strict=True))
+    return [gradient for shared, gradient in pairs if gradient is not None and shared.exchanged is None]
+
+
+def exchanges(tensors: Iterable[SharedTensor]) -> list[Tensor]:
+    """Return the exchanged rows, through which the backward passes of all processes go."""
+    return [shared.exchanged for shared in tensors if shared.exchanged is not None]
 
 
 def check_parallel(balancer: nn.Module, processes: ProcessGroup, additive: bool) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import gradients_of, masked
 from recmtl.balance.bypass import bypass_forks
-from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, exchanges, gradients_to_sum
 from recmtl.balance.shared import SharedTensor, as_shared_tensors, listed_losses
 from recmtl.balance.task_gradients.base import TaskGradients
 
@@ -53,9 +53,10 @@ def gradient_stats(
         none = ordered[0].new_zeros(len(ordered))
         return GradientStats(none, none.diag())
     with bypass_forks():
-        gradients = [gradients_of(loss, [s.tensor for s in trained], summed=True) for loss in ordered]
-    processes.all_reduce([gradient for task in gradients for gradient in task if gradient is not None])
-    gram = TaskGradients(trained, gradients).gram().sum(0)  # [K, K]
+        tensors, through = [s.tensor for s in trained], exchanges(trained)
+        gradients = [gradients_of(loss, tensors, summed=True, through=through) for loss in ordered]
+    processes.all_reduce(gradients_to_sum(gradients, trained))
+    gram = TaskGradients(trained, gradients, processes=processes).gram().sum(0)  # [K, K]
     norms = gram.diagonal().sqrt()
     scale = torch.outer(norms, norms)
     return GradientStats(norms, masked(gram / scale, scale > 0))

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import is_finite, without_nonfinite
+from recmtl.balance.backward import backward_weighted, is_finite, without_nonfinite
 from recmtl.balance.bypass import bypass_forks
-from recmtl.balance.distributed import ProcessGroup
+from recmtl.balance.distributed import ProcessGroup, exchanges, to_sum
 from recmtl.balance.shared import BackwardInputs, check_losses
 
 
@@ -38,6 +38,5 @@ def add_penalty(inputs: BackwardInputs, processes: ProcessGroup, guarded: bool) 
     """
     assert inputs.penalty is not None
     penalty, start = started_penalty(inputs.penalty, guarded)
-    with bypass_forks(), processes.reduce_gradients([*inputs.tensors, *inputs.private]):
-        if penalty.requires_grad:
-            torch.autograd.backward(penalty, start, retain_graph=True)
+    with bypass_forks(), processes.reduce_gradients(to_sum(inputs.leaves)):
+        backward_weighted([penalty], [start], through=exchanges(inputs.leaves), retain_graph=True)

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import on_host
+from recmtl.balance.backward import as_real, has_hooks, leaves_of, nodes_of, on_host
 from recmtl.balance.distributed import ProcessGroup
+from recmtl.balance.shared import SharedTensor
 
 
 def exchange_rows(
@@ -56,7 +57,7 @@ class _Exchange(torch.autograd.Function):
         ctx: Any, rows: Tensor, places: Tensor, given: Sequence[int], taken: Sequence[int], processes: ProcessGroup
     ) -> Tensor:
         ctx.save_for_backward(places)
-        ctx.count, ctx.given, ctx.taken, ctx.processes = len(rows), given, taken, processes
+        ctx.shape, ctx.given, ctx.taken, ctx.processes = tuple(rows.shape), given, taken, processes
         return processes.all_to_all(rows.index_select(0, places), given, taken)
 
     @staticmethod
@@ -64,13 +65,79 @@ class _Exchange(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
         returned = ctx.processes.all_to_all(gradient, ctx.taken, ctx.given)  # [Σ given, width]
-        return _summed(returned, places, ctx.count), None, None, None, None
+        return _summed(returned, places, ctx.shape), None, None, None, None
 
 
-def _summed(values: Tensor, places: Tensor, count: int) -> Tensor:
-    """Add values `[n, width]` up at their places in `[count, width]`, on every device in the same order each time."""
+def _summed(values: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
+    """Add values `[n, width]` up at their places in zeros of a shape, on every device in the same order each time."""
     if on_host(values):
-        return values.new_zeros(count, *values.shape[1:]).index_add_(0, places, values)
+        return values.new_zeros(shape).index_add_(0, places, values)
     ordered, order = places.sort(stable=True)
-    bounds = torch.searchsorted(ordered, torch.arange(count + 1, device=places.device))
+    bounds = torch.searchsorted(ordered, torch.arange(shape[0] + 1, device=places.device))
     return torch.segment_reduce(values.index_select(0, order), "sum", offsets=bounds, unsafe=True)
+
+
+def check_exchanges(leaves: Sequence[SharedTensor], processes: ProcessGroup) -> None:
+    """Check that what was `exchanged` of leaves came from `exchange_rows` for this step, between these processes."""
+    for leaf in leaves:
+        if leaf.exchanged is None:
+            continue
+        node: Any = leaf.exchanged.grad_fn
+        rows = f"rows of shape {tuple(leaf.tensor.shape)}"
+        if not _is_exchange(node) or getattr(node.next_functions[0][0], "variable", None) is not leaf.tensor:
+            found = "a tensor without a graph" if node is None else f"the output of {node.name()}"
+            raise ValueError(f"`exchanged` of {rows} must be the output of `exchange_rows` for them, got {found}")
+        if node.processes.group is not processes.group:
+            raise ValueError(
+                f"{rows} are spread over {node.processes.size} processes, but the balancer knows of {processes.size}: "
+                "set `balancer.processes` to the group of the exchange"
+            )
+        if _is_freed(node):
+            raise ValueError(f"{rows} were exchanged for an earlier `backward`: exchange them anew in each step")
+
+
+def check_leaves(losses: Sequence[Tensor], leaves: Sequence[SharedTensor]) -> None:
+    """Check that all leaves of the losses are among those known, and that no hook acts on their gradients too early."""
+    exchanges = {leaf.exchanged.grad_fn for leaf in leaves if leaf.exchanged is not None}
+    for node in nodes_of(losses):
+        if _is_exchange(node) and node not in exchanges:
+            raise ValueError(
+                f"rows of shape {node.shape} are spread over the processes: pass them once, in `shared` or `private`, "
+                "as `SharedTensor(rows, exchanged=…)` with the output of `exchange_rows`"
+            )
+    known = {id(leaf.tensor) for leaf in leaves}
+    for leaf in leaves_of(losses):
+        if has_hooks(leaf):
+            raise ValueError(
+                f"a hook on a gradient of shape {tuple(leaf.shape)} would act before it is summed over the "
+                "processes: step the optimizer after `backward`"
+            )
+        if leaf.requires_grad and id(leaf) not in known:
+            raise ValueError(
+                f"with several processes `private` must hold all leaves that are not shared, but a tensor of shape "
+                f"{tuple(leaf.shape)} is missing"
+            )
+
+
+def _is_exchange(node: object) -> bool:
+    return isinstance(node, _Exchange._backward_cls)
+
+
+def _is_freed(node: Any) -> bool:
+    """Return whether a backward pass has freed what a node saved."""
+    try:
+        return node.saved_tensors is None
+    except RuntimeError:
+        return True
+
+
+@torch.no_grad()
+def poison_nonfinite_rows(leaves: Sequence[SharedTensor], processes: ProcessGroup) -> None:
+    """Make all gradients NaN if one of exchanged rows is not finite: the `GradScaler` of each process must see it."""
+    rows = [leaf.tensor.grad for leaf in leaves if leaf.exchanged is not None and leaf.tensor.grad is not None]
+    if processes.size == 1 or not rows:
+        return
+    broken = ~torch.stack([as_real(gradient).isfinite().all() for gradient in rows]).all()
+    poison = torch.where(processes.sum(broken)[0] > 0, torch.nan, 0.0)
+    for gradient in (leaf.tensor.grad for leaf in leaves if leaf.tensor.grad is not None):
+        gradient.add_(poison.to(gradient.dtype))

@@ -50,14 +50,16 @@ class SharedTensor(NamedTuple):
             raise ValueError(f"{name} must split into {self.parts} equal parts, got shape {shape}")
         if rows is not None and (not shape or rows.shape != shape[:1]):
             raise ValueError(f"`part_of_row` of {name} must have shape {shape[:1]}, got {tuple(rows.shape)}")
+        if self.exchanged is not None and rows is None and self.parts > 1:
+            raise ValueError(f"{name} has exchanged rows and {self.parts} parts, expected `part_of_row` beside them")
         if self.bounds is not None and (rows is None or self.bounds.shape != (self.parts + 1,)):
             expected = f"shape {(self.parts + 1,)}, beside `part_of_row`"
             raise ValueError(f"`bounds` of {name} must have {expected}, got {tuple(self.bounds.shape)}")
 
     @property
     def elements(self) -> int:
-        """The numbers for which a method can keep state; 0 with `part_of_row`, as a step may gather other rows."""
-        return as_real(self.tensor).numel() if self.part_of_row is None else 0
+        """The numbers for which a method can keep state; 0 for rows, as a step may gather other ones."""
+        return as_real(self.tensor).numel() if self.part_of_row is None and self.exchanged is None else 0
 
     def norms(self, gradient: Tensor | None) -> Tensor:
         """Return the norm of each part of a gradient, `[parts]` of at least float32; zeros for None."""
@@ -254,9 +256,9 @@ def _is_sum(loss: Tensor) -> bool:
     return any(following.name() == "StackBackward0" for following in reached)
 
 
-def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor]) -> list[SharedTensor]:
+def as_shared_tensors(tensors: Iterable[Tensor | SharedTensor], argument: str = "shared") -> list[SharedTensor]:
     """Return plain tensors as shared tensors of one part."""
-    return [t if isinstance(t, SharedTensor) else SharedTensor(t) for t in _listed("shared", tensors, SharedTensor)]
+    return [t if isinstance(t, SharedTensor) else SharedTensor(t) for t in _listed(argument, tensors, SharedTensor)]
 
 
 def listed_tensors(argument: str, tensors: object) -> list[Tensor]:
@@ -309,13 +311,13 @@ class BackwardInputs(NamedTuple):
     values: Tensor  # of the losses over all processes, [K] of at least float32, detached
     shared: Sequence[SharedTensor]
     last: Sequence[Tensor]
-    private: Sequence[Tensor]
+    private: Sequence[SharedTensor]
     penalty: Tensor | None = None
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """The shared tensors without their parts."""
-        return [shared.tensor for shared in self.shared]
+    def leaves(self) -> list[SharedTensor]:
+        """The shared and the private tensors."""
+        return [*self.shared, *self.private]
 
 
 class Sizes(NamedTuple):

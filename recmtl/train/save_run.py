@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from recmtl.balance.base import constructor_options
+from recmtl.balance.constructor_checks import constructor_options
 from recmtl.callbacks import FitResult
 from recmtl.errors import RunError
 from recmtl.io.import_paths import path_of

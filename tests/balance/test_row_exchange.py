@@ -16,21 +16,21 @@ import torch.distributed as dist
 from together import together
 from torch import Tensor
 
-from recmtl.balance import LostRankError, ProcessGroup
-from recmtl.balance.row_exchange import exchange_rows
+from recmtl import balance
+from recmtl.balance import LostRankError, ProcessGroup, SharedTensor, exchange_rows
 
 WIDTH, ROWS = 3, 8
 
 
-def exchanged(processes: ProcessGroup, rows: Tensor, wanted: Tensor) -> Tensor:
-    """The wanted rows of a table whose row r lies in process r mod N, there at r // N; in the wanted order."""
+def exchanged(processes: ProcessGroup, rows: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The wanted rows of a table whose row r lies in process r mod N, in the order of their owners and as wanted."""
     owner, place = wanted % processes.size, wanted // processes.size
     order = owner.argsort(stable=True)
     taken = owner.bincount(minlength=processes.size)
     given = processes.all_to_all(taken, [1] * processes.size, [1] * processes.size).tolist()
     places = processes.all_to_all(place[order], taken.tolist(), given)
     found = exchange_rows(rows, places, given, taken.tolist(), processes)
-    return found.index_select(0, order.argsort())
+    return found, found.index_select(0, order.argsort())
 
 
 def exchanges(processes: ProcessGroup) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def exchanges(processes: ProcessGroup) -> dict[str, Any]:
     table = torch.arange(float(ROWS * WIDTH), dtype=torch.float64).view(ROWS, WIDTH)
     own = table[processes.rank :: processes.size].clone().requires_grad_()
     wanted = torch.tensor([5, 0, 7, 0][: 2 + processes.rank] if processes.rank != 1 else [], dtype=torch.int64)
-    found = exchanged(processes, own, wanted)
+    _, found = exchanged(processes, own, wanted)
     weights = torch.arange(1.0, 1 + found.numel(), dtype=torch.float64).view(found.shape) * (1 + processes.rank)
     (found * weights).sum().backward()
     before = processes.sent
@@ -52,10 +52,34 @@ def exchanges(processes: ProcessGroup) -> dict[str, Any]:
     }
 
 
+def counted(processes: ProcessGroup) -> dict[str, tuple[int, int]]:
+    """The bytes that this process sends in a step of some methods, and those by the formulas of the documentation."""
+    sent, wanted = {}, torch.arange(3 + processes.rank)
+    table = torch.randn(ROWS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    owned = len(range(processes.rank, 3, processes.size))  # of the first three rows, which all processes read
+    others = [row for row in (3, 4) if row % processes.size == processes.rank]
+    asked = 3 * owned + sum(processes.size - (row - 2) for row in others)  # G
+    for method in (balance.Sum, balance.GradNorm, balance.MetaBalance, balance.PCGrad, balance.GradDrop):
+        balancer = method()
+        balancer.processes, balancer.names, balancer.head_names = processes, ("a", "b"), ("a", "b")
+        before = processes.sent
+        rows = table[processes.rank :: processes.size].clone().requires_grad_()
+        read, found = exchanged(processes, rows, wanted)
+        a, b = balancer.fork([found, found])
+        balancer.backward([a.square().sum(), b.exp().sum()], [SharedTensor(rows, exchanged=read)])
+        task_gradients = isinstance(balancer, balance.TaskGradientBalancer)
+        passes = 2 if task_gradients or method is balance.GradNorm else 1
+        numbers = 2 + 3 + len(wanted) + asked * WIDTH + passes * len(wanted) * WIDTH  # with the losses
+        numbers += 2 * (task_gradients or method is balance.GradNorm) + 4 * (method is balance.PCGrad)
+        numbers += 2 * (WIDTH + 2) * (method is balance.GradDrop)
+        sent[method.__name__] = processes.sent - before, 8 * numbers
+    return sent
+
+
 def lost(processes: ProcessGroup, group: dist.ProcessGroup, end: Callable[[], None]) -> tuple[str, float]:
     """What a backward pass says, and after how many seconds, if the last process does something else."""
     rows = torch.ones(ROWS, WIDTH, requires_grad=True)
-    found = exchanged(ProcessGroup(group), rows, torch.arange(ROWS))
+    found, _ = exchanged(ProcessGroup(group), rows, torch.arange(ROWS))
     start = time.monotonic()
     try:
         end() if processes.rank == processes.size - 1 else found.sum().backward()
@@ -74,13 +98,15 @@ def work(processes: ProcessGroup, folder: Path) -> dict[str, Any]:
         os._exit(0)
 
     hung = lost(processes, impatient, partial(time.sleep, 6))
-    return seen | {"hung": hung, "died": lost(processes, patient, die)}
+    return seen | {"counted": counted(processes), "hung": hung, "died": lost(processes, patient, die)}
 
 
 @pytest.mark.slow
 def test_rows_and_their_gradients_travel(tmp_path: Path) -> None:
     several = together(3, tmp_path / "3", work, tmp_path / "3")
     expected = sum(each["expected"] for each in several)
+    for each in several[:2]:
+        assert all(sent == expected for sent, expected in each["counted"].values()), each["counted"]
     for rank, each in enumerate(several):
         for message, seconds in (each["hung"], each["died"]) if rank < 2 else ():
             assert message.startswith("another process has ended, or did not answer in time: ")
@@ -144,5 +170,5 @@ def test_gradients_are_summed_in_one_order_on_every_device() -> None:
     expected = torch.zeros(9, WIDTH, dtype=torch.float64).index_add_(0, places, values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(row_exchange, "on_host", lambda tensor: False)
-        found = row_exchange._summed(values, places, 9)
+        found = row_exchange._summed(values, places, (9, WIDTH))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)

@@ -6,7 +6,7 @@ with three processes one then gets none.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,8 +17,6 @@ import torch
 from cases import CASES, Case
 from together import together
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
-from twins import BALANCERS
 
 import recmtl
 from recmtl.balance import (
@@ -238,51 +236,3 @@ def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path
         errors = {name: error(first[index][name], value) for name, value in expected.items()}
         assert max(errors.values()) <= LIMIT, (*map(str, setting), errors)
         assert all(other[index][name].equal(value) for other in others for name, value in first[index].items())
-
-
-def looped(processes: ProcessGroup) -> list[Tensor]:
-    """Return the gradients of own loops whose losses have no graph in processes without a valid row."""
-    cases = [Case(method, {}) for method in BALANCERS]
-    cases += [Case(method, {"normalize_losses": True}) for method in BALANCERS if issubclass(method, RotationBalancer)]
-    found = []
-    for case in cases:
-        torch.manual_seed(0)
-        bottom = torch.nn.Linear(8, 6).double()
-        heads = torch.nn.ModuleList([torch.nn.Linear(6, 1) for _ in range(2)]).double()
-        x, labels = torch.randn(40, 8).double(), torch.rand(40, 2).round().double()
-        balancer = case.balancer(Sizes(2, 2, 6, 2, 8 * 6 + 6), ["a", "b"])
-        balancer.processes = processes
-        mine = slice(40 * processes.rank // processes.size, 40 * (processes.rank + 1) // processes.size)
-        for step in range(6):
-            views = balancer.fork([bottom(x[mine])] * 2)
-            losses = losses_of_rows(heads, views, labels, mine, step)
-            balancer.backward(losses, list(bottom.parameters()), private=heads.parameters())
-            with torch.no_grad():
-                for parameter in (*bottom.parameters(), *heads.parameters(), *balancer.parameters()):
-                    parameter -= 0.1 * parameter.grad
-                    parameter.grad = None
-                if balancer.needs_losses_after_step:
-                    balancer.after_step(losses_of_rows(heads, [bottom(x[mine])] * 2, labels, mine, step))
-        found.append(torch.cat([p.detach().flatten() for p in (*bottom.parameters(), *heads.parameters())]))
-    return found
-
-
-def losses_of_rows(
-    heads: torch.nn.ModuleList, views: Sequence[Tensor], labels: Tensor, mine: slice, step: int
-) -> list[Tensor]:
-    """A task's rows are in the first process alone, or in all."""
-    losses = []
-    for task, (head, view, label) in enumerate(zip(heads, views, labels.T, strict=True)):
-        valid = torch.arange(40) < (40 if step % 3 == task else 13)
-        logits = head(view).squeeze(1)[valid[mine]]
-        entropy = binary_cross_entropy_with_logits(logits, label[mine][valid[mine]], reduction="sum")
-        losses.append(entropy / valid.sum() if len(logits) else torch.zeros(()).double())
-    return losses
-
-
-@pytest.mark.slow
-def test_loops_without_a_graph_on_some_processes(tmp_path: Path) -> None:
-    (one,) = together(1, tmp_path / "1", looped)
-    for several in together(3, tmp_path / "3", looped):
-        for found, expected in zip(several, one, strict=True):
-            assert error(found, expected) <= LIMIT

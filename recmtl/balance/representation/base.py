@@ -19,6 +19,7 @@ from recmtl.balance.backward import (
 )
 from recmtl.balance.base import Balancer
 from recmtl.balance.bypass import forks_are_bypassed
+from recmtl.balance.distributed import exchanges, to_sum
 from recmtl.balance.pairing import heads_reached, loss_of_head, paired_by_name
 from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import BackwardInputs, Sizes, validated_views
@@ -114,7 +115,7 @@ class RepresentationBalancer(Balancer, ABC):
                 f"{type(self).__name__} acts where the representation forks: `fork` must stand between trunk and heads"
             )
         self._forked = False
-        if any(tensor.grad is not None for tensor in inputs.tensors):
+        if any(shared.tensor.grad is not None for shared in inputs.shared):
             self._warn_of_divided(inputs.losses)
         if inputs.penalty is not None:
             add_penalty(inputs, self.processes, self._guarded)
@@ -128,9 +129,9 @@ class RepresentationBalancer(Balancer, ABC):
             losses = without_nonfinite(losses, finite)
         self._values, outputs, self._outputs = values, self._outputs, ()
         try:
-            with self.processes.reduce_gradients([*inputs.tensors, *inputs.private]):
+            with self.processes.reduce_gradients(to_sum(inputs.leaves)):
                 # All processes communicate at the fork, also those whose losses do not reach it.
-                backward_weighted([*losses, *outputs], [*weights, *map(torch.zeros_like, outputs)])
+                backward_weighted(losses, weights, through=[*outputs, *exchanges(inputs.leaves)])
         finally:
             self._values = None
         if self._sizes is not None:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import chain, combinations
+from itertools import combinations
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import (
     as_real,
+    backward_weighted,
     full_precision,
     has_hooks,
     is_finite,
@@ -21,6 +22,7 @@ from recmtl.balance.backward import (
     zeros_if_none,
 )
 from recmtl.balance.base import Balancer
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, exchanges, gradients_to_sum, to_sum
 from recmtl.balance.merging import merge_neighbours
 from recmtl.balance.penalty import add_penalty
 from recmtl.balance.shared import BackwardInputs, Measured, SharedTensor, Sizes
@@ -48,6 +50,7 @@ class TaskGradients:
         gradients: Each task's gradients of them.
         scale: The factor in the losses, `[]`; None for 1.
         poison: Whether the combined gradient is NaN if that of a task is not finite, so that a `GradScaler` sees it.
+        processes: The processes over which exchanged rows are spread. What is measured is that of all of them.
 
     Example:
         >>> import torch
@@ -62,8 +65,10 @@ class TaskGradients:
         gradients: Sequence[Sequence[Tensor | None]],
         scale: Tensor | None = None,
         poison: bool = False,
+        processes: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         self.shared = tuple(shared)
+        self._processes = processes
         self._scale, self._poison, self._gradients = scale, poison, gradients
         self._measured = [Measured(*pair) for pair in zip(shared, zip(*gradients, strict=True), strict=True)]
         if shared and not on_host(shared[0].tensor):
@@ -71,6 +76,8 @@ class TaskGradients:
         tensors = [measured.shared for measured in self._measured]
         self._by_task = list(zip(*(measured.gradients for measured in self._measured), strict=True))
         norms = torch.stack([torch.cat(list(map(SharedTensor.norms, tensors, task))) for task in self._by_task])
+        if self._spread is not None:
+            norms.index_copy_(1, self._spread, processes.norm(norms.index_select(1, self._spread)))
         self.finite = is_finite(norms).all(1)  # [K], from [K, P]
         self.norms = masked(norms if scale is None else norms / scale, self.finite.unsqueeze(1))
         for gradient in (gradient for task in self._by_task for gradient in task if gradient is not None):
@@ -114,21 +121,32 @@ class TaskGradients:
 
     def gram(self) -> Tensor:
         """Return the inner products of the tasks' gradients by part, `[P, K, K]`; sum over P for whole gradients."""
-        tasks, diagonal = len(self._by_task), self.norms.square().T  # [P, K]
-        if tasks < FEW:
-            gram = torch.diag_embed(diagonal)
-            for i, j in combinations(range(tasks), 2):
-                products = torch.cat([m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured])  # [P]
-                products = masked(products, self.finite[i] & self.finite[j])
-                products = products if self._scale is None else products / self._scale**2
-                gram[:, i, j] = products
-                gram[:, j, i] = products
-            return gram
-        gram = torch.cat([m.shared.gram(m.gradients) for m in self._measured])  # [P, K, K]
+        gram = self._products()
+        if self._spread is not None:
+            gram.index_copy_(0, self._spread, self._processes.sum(gram.index_select(0, self._spread))[0])
         gram = masked(gram, self.finite & self.finite[:, None])
         gram = gram if self._scale is None else gram / self._scale**2
-        gram.diagonal(dim1=1, dim2=2).copy_(diagonal)
+        gram.diagonal(dim1=1, dim2=2).copy_(self.norms.square().T)
         return gram
+
+    def _products(self) -> Tensor:
+        """Return the inner products of this process's gradients, `[P, K, K]`; the diagonal may be 0."""
+        tasks = len(self._by_task)
+        if tasks >= FEW:
+            return torch.cat([m.shared.gram(m.gradients) for m in self._measured])
+        gram = self.norms.new_zeros(self.norms.shape[1], tasks, tasks)
+        for i, j in combinations(range(tasks), 2):
+            products = torch.cat([m.shared.products(m.gradients[i], m.gradients[j]) for m in self._measured])  # [P]
+            gram[:, i, j] = products
+            gram[:, j, i] = products
+        return gram
+
+    @property
+    def _spread(self) -> Tensor | None:
+        """The parts whose rows are spread over several processes, int64 `[parts]`; None without any."""
+        found = tuple((m.shared.parts, m.shared.exchanged is not None) for m in self._measured)
+        spread = self._processes.size > 1 and any(flag for _, flag in found)
+        return _flagged_parts(found, self._measured[0].shared.tensor.device) if spread else None
 
     def add_combined(self, weights: Tensor) -> None:
         """Add Σ_k w_k,p·G_k,p to `.grad` of every shared tensor, with weights `[K, P]` or `[K, 1]`; call it once."""
@@ -138,6 +156,11 @@ class TaskGradients:
         by_tensor = torch.split(weights, [measured.shared.parts for measured in self._measured], dim=1)
         for measured, own in zip(self._measured, by_tensor, strict=True):
             measured.add_weighted(own)
+
+
+def _flagged_parts(found: tuple[tuple[int, bool], ...], device: torch.device) -> Tensor:
+    """Return the parts whose tensor has a flag, int64, from the number of parts of each tensor and its flag."""
+    return _flags_of_parts(found, torch.device("cpu")).nonzero().flatten().to(device)
 
 
 @cache  # a copy from the host would break the record of a CUDA graph
@@ -176,7 +199,8 @@ class TaskGradientBalancer(Balancer, ABC):
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
 
     def _balance(self, inputs: BackwardInputs) -> None:
-        losses, shared, tensors = inputs.losses, inputs.shared, inputs.tensors
+        losses, shared = inputs.losses, inputs.shared
+        tensors = [one.tensor for one in shared]
         for index, tensor in enumerate(shared):
             tensor.check(f"shared tensor {index}")
             if has_hooks(tensor.tensor):
@@ -192,17 +216,18 @@ class TaskGradientBalancer(Balancer, ABC):
             add_penalty(inputs, self.processes, self._guarded)
         finite = self._finite(inputs.values)  # [K]
         losses = without_nonfinite(losses, finite)
-        with self.processes.reduce_gradients(inputs.private) as reduced:
-            gradients: Sequence[Sequence[Tensor | None]] = _gradients_by_task(losses, finite, tensors)
+        with self.processes.reduce_gradients(to_sum(inputs.private)) as reduced:
+            through = exchanges(inputs.leaves)
+            gradients: Sequence[Sequence[Tensor | None]] = _gradients_by_task(losses, finite, tensors, through)
             if self.processes.size > 1:
-                filled = [zeros_if_none(task, tensors) for task in gradients]
-                reduced += chain.from_iterable(filled)
-                gradients = filled
+                gradients = [zeros_if_none(task, tensors) for task in gradients]
+                reduced += gradients_to_sum(gradients, shared)
         if not shared:
             self.skipped += ~finite
             return
         with torch.no_grad(), full_precision(losses[0].device):
-            measured = TaskGradients(shared, gradients, self._scale_on(losses[0].device), poison=self._guarded)
+            scale = self._scale_on(losses[0].device)
+            measured = TaskGradients(shared, gradients, scale, poison=self._guarded, processes=self.processes)
             self.skipped += ~(finite & measured.finite)
             measured.add_combined(self._weigh(measured))
             self._put_back_state(~measured.finite.all())
@@ -213,17 +238,20 @@ class TaskGradientBalancer(Balancer, ABC):
 
 
 def _gradients_by_task(
-    losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[Tensor]
+    losses: Sequence[Tensor], finite: Tensor, tensors: Sequence[Tensor], through: Sequence[Tensor]
 ) -> list[list[Tensor | None]]:
-    """Run each loss backward, from 0 if it is not finite; the tensors' `.grad` is afterwards what it was before."""
+    """Run each loss backward, from 0 if it is not finite; the tensors' `.grad` is afterwards what it was before.
+
+    Every pass goes `through` the exchanged rows, also that of a loss without a graph.
+    """
     before = pop_gradients(tensors)
     gradients: list[list[Tensor | None]] = [[None] * len(tensors) for _ in losses]
-    reached = [index for index, loss in enumerate(losses) if loss.requires_grad]
+    reached = [index for index, loss in enumerate(losses) if loss.requires_grad or through]
     starts, versions = finite.unbind(), [tensor._version for tensor in tensors]
     try:
         for index in reached:
-            loss = losses[index]
-            torch.autograd.backward(loss, starts[index].to(loss.dtype), retain_graph=index != reached[-1])
+            last = index == reached[-1]
+            backward_weighted([losses[index]], [starts[index]], through, retain_graph=not last)
             gradients[index] = pop_gradients(tensors)
     finally:
         for tensor, gradient in zip(tensors, before, strict=True):

@@ -11,8 +11,9 @@ from torch import Tensor
 from recmtl.balance.backward import backward_weighted, is_finite, masked, without_nonfinite
 from recmtl.balance.base import Balancer
 from recmtl.balance.constructor_checks import check_rate
+from recmtl.balance.distributed import exchanges, to_sum
 from recmtl.balance.penalty import add_penalty, started_penalty
-from recmtl.balance.shared import BackwardInputs, Sizes
+from recmtl.balance.shared import BackwardInputs, SharedTensor, Sizes
 from recmtl.balance.task_adam import TaskAdam
 
 
@@ -52,25 +53,25 @@ class LossWeightBalancer(Balancer, ABC):
         self._known_gradients = {}
 
     def _balance(self, inputs: BackwardInputs) -> None:
-        values, tensors = inputs.values, inputs.tensors
+        values = inputs.values
         self._prepare(inputs.losses[0], Sizes(objectives=len(inputs.losses)))
         finite = self._finite(values)
         losses = without_nonfinite(inputs.losses, finite)
-        weights = masked(self._weigh(losses, values, tensors, inputs.last), finite)  # [K]
+        weights = masked(self._weigh(losses, values, inputs.shared, inputs.last), finite)  # [K]
         self.skipped += ~finite
         if self._guarded:
             self._put_back_state(~is_finite(values).all())
         known, self._known_gradients = self._known_gradients, {}
         for tensor, gradients in known.items():
             _add_weighted_gradients(tensor, gradients, weights)
-        others = [tensor for tensor in (*tensors, *inputs.private) if tensor not in known]
+        others = [tensor for tensor in to_sum(inputs.leaves) if tensor not in known]
         if known and inputs.penalty is not None:
             add_penalty(inputs, self.processes, self._guarded)
         elif inputs.penalty is not None:  # one pass for all
             penalty, start = started_penalty(inputs.penalty, self._guarded)
             losses, weights = [*losses, penalty], torch.cat([weights, start.to(weights.dtype)[None]])
         with self.processes.reduce_gradients(others):
-            backward_weighted(losses, weights, without=list(known))
+            backward_weighted(losses, weights, through=exchanges(inputs.leaves), without=list(known))
 
     @contextmanager
     def _between_steps(self) -> Iterator[None]:
@@ -82,7 +83,7 @@ class LossWeightBalancer(Balancer, ABC):
 
     @abstractmethod
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         """Return the weights `[K]` of this step, from the losses, their values `[K]` and the shared tensors.
 
@@ -124,7 +125,7 @@ class LossValueBalancer(LossWeightBalancer, ABC):
         self.factors = torch.ones(sizes.objectives)
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         present = is_finite(values) & (values != 0)
         weights = masked(self._weights_of(masked(values, present, 1.0), present), present, 1.0)
@@ -180,7 +181,7 @@ class LearnedWeightBalancer(LossWeightBalancer, ABC):
         self.adam = TaskAdam(sizes.objectives, self.lr)
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         assert self.adam is not None
         negative = is_finite(values) & (values < 0)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.backward import is_finite, masked
-from recmtl.balance.shared import Sizes
+from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer, present_softmax
 
 
@@ -87,7 +87,7 @@ class DWA(LossWeightBalancer):
         self.history = torch.zeros(sizes.objectives, 2)  # the means of the last two of them
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         present = is_finite(values) & (values != 0)
         self.steps += present

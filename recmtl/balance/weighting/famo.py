@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recmtl.balance.backward import is_finite, loss_values, masked, on_host
 from recmtl.balance.constructor_checks import check_rate
-from recmtl.balance.shared import Sizes
+from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.task_adam import TaskAdam
 from recmtl.balance.weighting.base import LossValueBalancer, present_softmax
 
@@ -116,9 +116,9 @@ class FAMO(LossValueBalancer):
         self.before = torch.zeros(sizes.objectives)  # the losses of the last backward pass; 0 once they were compared
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
-        self._check_unmoved([tensor for tensor in shared if tensor.requires_grad])
+        self._check_unmoved([one.tensor for one in shared if one.tensor.requires_grad])
         return super()._weigh(losses, values, shared, last)
 
     def _check_unmoved(self, trained: Sequence[Tensor]) -> None:

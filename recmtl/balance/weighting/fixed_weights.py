@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recmtl.balance.constructor_checks import check_length, task_numbers
-from recmtl.balance.shared import Sizes
+from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
 
 
@@ -75,7 +75,7 @@ class FixedWeights(LossWeightBalancer):
         self.factors = torch.tensor(given or [1.0] * sizes.objectives)
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         return self.factors.to(values.dtype)
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from recmtl.balance.backward import as_real, gradients_of, has_hooks, masked
 from recmtl.balance.constructor_checks import check_rate
-from recmtl.balance.shared import Sizes
+from recmtl.balance.distributed import ProcessGroup, exchanges, gradients_to_sum
+from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.task_adam import TaskAdam
 from recmtl.balance.weighting.base import LossWeightBalancer
 
@@ -140,13 +141,15 @@ class GradNorm(LossWeightBalancer):
         self.rule = GradNormRule(sizes.objectives, self.alpha, self.lr)
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         assert self.rule is not None
-        tensors = _measured_tensors(shared, last)
-        gradients = [gradients_of(loss, tensors, summed=self.processes.size > 1) for loss in losses]
-        self.processes.all_reduce([gradient for task in gradients for gradient in task if gradient is not None])
-        norms = torch.stack([_total_norm(task, values) for task in gradients])  # [K]
+        measured = _measured_tensors(shared, last)
+        tensors, through = [one.tensor for one in measured], exchanges(measured)
+        several = self.processes.size > 1
+        gradients = [gradients_of(loss, tensors, summed=several, through=through) for loss in losses]
+        self.processes.all_reduce(gradients_to_sum(gradients, measured))
+        norms = _total_norms(gradients, measured, values, self.processes)  # [K]
         scale = self._scale_on(norms.device)
         norms = norms if scale is None else norms / scale
         by_tensor = zip(tensors, zip(*gradients, strict=True), strict=True)
@@ -167,17 +170,34 @@ def check_gradnorm_options(alpha: float, lr: float) -> None:
     check_rate(lr)
 
 
-def _measured_tensors(shared: Sequence[Tensor], last: Sequence[Tensor]) -> list[Tensor]:
+def _measured_tensors(shared: Sequence[SharedTensor], last: Sequence[Tensor]) -> list[SharedTensor]:
     """Return W: the tensors in `last`, or the last shared tensor with two dimensions."""
-    tensors = [tensor for tensor in last if tensor.requires_grad]
+    known = {one.tensor: one for one in shared}
+    tensors = [known.get(tensor, SharedTensor(tensor)) for tensor in last if tensor.requires_grad]
     if not last:
-        tensors = [tensor for tensor in shared if tensor.dim() == 2 and tensor.requires_grad][-1:]
+        tensors = [one for one in shared if one.tensor.dim() == 2 and one.tensor.requires_grad][-1:]
     if not tensors:
         raise ValueError(
             "GradNorm measures gradients on a shared weight, got no tensor with two dimensions that requires a "
             "gradient: pass one in `last`, or use another balancer for a model that shares nothing"
         )
     return tensors
+
+
+def _total_norms(
+    gradients: Sequence[Sequence[Tensor | None]],
+    measured: Sequence[SharedTensor],
+    like: Tensor,
+    processes: ProcessGroup,
+) -> Tensor:
+    """Return the norm of each task's gradients together, `[K]`; those of exchanged rows lie in all processes."""
+    here = [[g for g, one in zip(task, measured, strict=True) if one.exchanged is None] for task in gradients]
+    norms = torch.stack([_total_norm(task, like) for task in here])
+    if not exchanges(measured):
+        return norms
+    rows = [[g for g, one in zip(task, measured, strict=True) if one.exchanged is not None] for task in gradients]
+    of_rows = processes.norm(torch.stack([_total_norm(task, like) for task in rows]))
+    return torch.hypot(norms, of_rows)
 
 
 def _total_norm(gradients: Sequence[Tensor | None], like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from recmtl.balance.shared import Sizes
+from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.weighting.base import LossWeightBalancer
 
 
@@ -42,6 +42,6 @@ class Sum(LossWeightBalancer):
         pass
 
     def _weigh(
-        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[Tensor], last: Sequence[Tensor]
+        self, losses: Sequence[Tensor], values: Tensor, shared: Sequence[SharedTensor], last: Sequence[Tensor]
     ) -> Tensor:
         return torch.ones_like(values)

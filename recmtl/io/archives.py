@@ -31,6 +31,11 @@ class Member:
     name: str
     stream: Callable[[], pa.NativeFile]
 
+    @property
+    def lines_before(self) -> int:
+        """The number of lines before it: none, as it is a whole file."""
+        return 0
+
 
 def on_disk(location: str | Path) -> Path:
     """Return the path of a folder or zip; an object store lacks the random access that zips need."""

@@ -48,6 +48,10 @@ class Stored(Protocol):
     def stream(self) -> Callable[[], pa.NativeFile]:
         """Open it for reading from the start."""
 
+    @property
+    def lines_before(self) -> int:
+        """The number of lines of the whole file before it."""
+
 
 class CsvRecords:
     """The records of a CSV file, without blank ones.
@@ -128,14 +132,15 @@ class CsvRecords:
         ) as text:
             lines = iter(partial(text.readline, LINE_CHARACTERS), "")
             reader = csv.reader(itertools.chain(lines, SENTINEL), delimiter=self.separator, escapechar=self._escape)
-            line, held = 1, (0, [""])
+            before = self._location.lines_before
+            line, held = before + 1, (0, [""])
             try:
                 for record in reader:
                     if record:
                         if held[0]:
                             yield held
                         held = line, record
-                    line = reader.line_num + 1
+                    line = before + reader.line_num + 1
             except csv.Error as error:
                 reason = f"not CSV: {error}"
                 if "field limit" in str(error):

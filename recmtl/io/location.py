@@ -96,6 +96,16 @@ class Location:
         """The keys that the folders of the path give to all its rows, such as ``date=2024-01-01``."""
         return keys_of(PurePosixPath(self.path).parent)
 
+    @property
+    def lines_before(self) -> int:
+        """The number of lines before it: none, as it is a whole file."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """The size in bytes."""
+        return int(self.filesystem.get_file_info(self.path).size or 0)
+
     def stream(self, compressed: bool = False) -> pa.NativeFile:
         """Open the file for reading from the start, decompressed according to its suffix, or as it is."""
         suffix = self.suffixes[-1].lower() if self.suffixes and not compressed else ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from recmtl.data import PreparedData
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.profiling.raw import leak_warnings
 from recmtl.data.store.format import MANIFEST

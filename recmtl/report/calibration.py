@@ -7,7 +7,7 @@ from functools import partial
 
 import pandas as pd
 
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.evaluate import figures
 from recmtl.evaluate.calibration_tables import (
     calibration_by_slice,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recmtl.data import Description, PreparedData, Rows, describe
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.data.profiling.description import LABEL_COLUMNS
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST

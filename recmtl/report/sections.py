@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from recmtl.data import Description
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.metrics import metric_title
 from recmtl.report import figures

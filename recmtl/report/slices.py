@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.evaluate.intervals import Interval
 from recmtl.evaluate.slices import FEW_POSITIVES, FeatureValues, slice_table
 from recmtl.report import figures

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metric_title, metrics_of

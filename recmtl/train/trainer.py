@@ -18,7 +18,7 @@ from recmtl.calibration import Calibration
 from recmtl.callbacks import Callback, FitResult
 from recmtl.callbacks.callback_list import checked_callbacks
 from recmtl.data import DataError, Rows, encode_rows
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, table

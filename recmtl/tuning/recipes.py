@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data import PreparedData
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.errors import DataError
 from recmtl.recipe.data import open_data
 from recmtl.recipe.option_errors import check_arguments, nested_options

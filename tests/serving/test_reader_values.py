@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recmtl.data import prepare
-from recmtl.data.preparation.prepare import encode_batch
+from recmtl.data.preparation.encode_batch import encode_batch
 from recmtl.data.store.format import IDS, LIST_PREFIX, NUMERIC, to_matrix
 from recmtl.errors import BadValueError, RequestError
 from recmtl.io.formats import plain_array, replace_words

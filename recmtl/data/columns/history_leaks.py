@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,9 @@ class HistoryLeaks:
     Args:
         schema: The schema.
         split: The name of the rows.
+
+    Attributes:
+        counts: ``[pairs of history and item, labels, value of the label, (rows, rows that end with their own item)]``.
     """
 
     def __init__(self, schema: Schema, split: str) -> None:
@@ -41,9 +45,7 @@ class HistoryLeaks:
         items = [f for f in schema.features if isinstance(f, Categorical)]
         self._pairs = [(h, i) for h in histories for i in items if may_be_item(h, i)]
         self._labels = [name for name in schema.labels if name in schema.binary_labels]
-        self._translations: dict[int, Ids | None] = {}  # of each pair of encoded columns
-        # [pairs, labels, value of the label, (rows, rows that end with their own item)]
-        self._counts = np.zeros((len(self._pairs), len(self._labels), 2, 2), np.int64)
+        self.counts = np.zeros((len(self._pairs), len(self._labels), 2, 2), np.int64)
 
     def add_raw(self, batch: pa.RecordBatch, labels: Mapping[str, Floats]) -> None:
         """Count raw rows, given their labels ``[rows]``; a missing column has no category in any row."""
@@ -74,9 +76,7 @@ class HistoryLeaks:
         blocks = {block.name: block for block in fitted.id_blocks}
         named = dict(zip(fitted.schema.labels, labels, strict=True))
         for place, (history, item) in enumerate(self._pairs):
-            if place not in self._translations:
-                self._translations[place] = translation(fitted, history, item)
-            into = self._translations[place]
+            into = _cached_translation(fitted, history, item)
             if into is None:
                 continue
             values, lengths = lists[blocks[history.name].start]
@@ -93,11 +93,11 @@ class HistoryLeaks:
             for value in (0, 1):
                 rows = counted & (labels[label] == value)
                 with self._lock:
-                    self._counts[place, number, value] += int(rows.sum()), int((rows & own).sum())
+                    self.counts[place, number, value] += int(rows.sum()), int((rows & own).sum())
 
     def notes(self) -> Iterator[str]:
         """Yield a note on each history that ends with the row's own item far more often where a label is 1."""
-        for (history, item), by_label in zip(self._pairs, self._counts, strict=True):
+        for (history, item), by_label in zip(self._pairs, self.counts, strict=True):
             for label, ((others, other_own), (rows, own)) in zip(self._labels, by_label.tolist(), strict=True):
                 if min(rows, others) >= ENOUGH and own >= max(OFTEN * rows, TIMES * rows * other_own / others):
                     ends = "starts" if history.keep == "first" else "ends"
@@ -124,6 +124,17 @@ def any_of(flags: Flags, row: Codes, rows: int) -> Flags:
     found = np.zeros(rows, np.bool_)
     found[row[flags]] = True
     return found
+
+
+_translations: WeakKeyDictionary[FittedSchema, dict[tuple[str, str], Ids | None]] = WeakKeyDictionary()
+
+
+def _cached_translation(fitted: FittedSchema, history: MultiCategorical, item: Categorical) -> Ids | None:
+    """Return the translation of a pair of encoded columns, made once per fitted schema."""
+    made, pair = _translations.setdefault(fitted, {}), (history.name, item.name)
+    if pair not in made:
+        made[pair] = translation(fitted, history, item)
+    return made[pair]
 
 
 def translation(fitted: FittedSchema, history: MultiCategorical, item: Categorical) -> Ids | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -191,6 +192,15 @@ def as_trained(ids: Ids, lists: list[EncodedLists], fitted: FittedSchema, findin
                 found[found == MISSING] = UNKNOWN
 
 
+class FoundCounts(NamedTuple):
+    """What `EncodingFindings` has counted: by feature and what encoding did, values beyond a range, and histories."""
+
+    rows: int
+    counts: Counter[tuple[str, str]]
+    beyond: dict[str, list[float]]
+    histories: npt.NDArray[np.int64] | None
+
+
 class EncodingFindings:
     """Counts of rows by block or feature, and by what encoding did to them; several threads may add to it.
 
@@ -206,6 +216,20 @@ class EncodingFindings:
         self._rows, self._lock = 0, Lock()
         listed = split == "train" and fitted.list_blocks
         self._histories = HistoryLeaks(fitted.schema, "train") if listed else None
+
+    @property
+    def found(self) -> FoundCounts:
+        """All counts."""
+        return FoundCounts(self._rows, self._counts, self._beyond, self._histories.counts if self._histories else None)
+
+    def merge(self, found: FoundCounts) -> None:
+        """Add the counts of other rows."""
+        self._rows += found.rows
+        self._counts.update(found.counts)
+        for name, values in found.beyond.items():
+            self._beyond[name] = np.union1d(self._beyond.get(name, []), values)[: FEW_BEYOND + 1].tolist()
+        if self._histories and found.histories is not None:
+            self._histories.counts += found.histories
 
     def add_rows(self, ids: Ids, lists: Sequence[EncodedLists], labels: Sequence[Floats]) -> None:
         """Count rows that are encoded: their ids ``[rows, id columns]``, lists and labels ``[rows]``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -28,22 +28,23 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 def convert(
     schema: Schema,
-    sources: list[Source],
+    sources: Sequence[Source],
     use: Callable[[pa.RecordBatch, RowNumbers], Converted],
     skipped: BadRowCounter | None = None,
     integer_keys: Collection[str] = (),
     threads: int = 1,
     allow_empty: bool = False,
+    first_row: int = 0,
 ) -> Iterator[Converted]:
     """Read the schema's columns of several sources and convert them batch by batch.
 
-    `use` converts a batch, given the number of each of its rows across all sources; if it depends on the batches
-    before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out; ``None`` makes
-    the first of them an error. `integer_keys` are the carried columns that must hold integers.
+    `use` converts a batch, given the number of each of its rows across all sources, from `first_row` on; if it depends
+    on the batches before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out;
+    ``None`` makes the first of them an error. `integer_keys` are the carried columns that must hold integers.
     """
     numbers = {f.name for f in schema.numbers} | {*schema.labels, *schema.weights} - schema.class_labels.keys()
     numbers -= set(schema.carried)  # ids, which numbers would round
-    total = used = 0
+    total, used = first_row, 0
 
     def jobs(source: Source) -> Iterator[Callable[[], Converted]]:
         nonlocal total, used
@@ -85,7 +86,7 @@ def _with_ways_out(bad: BadValueError, schema: Schema) -> BadValueError:
     return bad
 
 
-def no_rows(sources: list[Source], skipped: BadRowCounter | None) -> DataError:
+def no_rows(sources: Sequence[Source], skipped: BadRowCounter | None) -> DataError:
     """Return the error for sources that have no rows, or bad ones alone."""
     nothing = f"there are no rows in {', '.join(source.name for source in sources)}"
     return DataError("; ".join([nothing, *(skipped.notes() if skipped else ())]))

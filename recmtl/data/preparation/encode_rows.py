@@ -10,7 +10,9 @@ import pyarrow as pa
 
 from recmtl.data.columns.variation import EncodingFindings
 from recmtl.data.preparation.convert import convert
-from recmtl.data.preparation.prepare import Progress, bad_row_counter, encode_batch
+from recmtl.data.preparation.encode_batch import encode_batch
+from recmtl.data.preparation.part_work import Progress
+from recmtl.data.preparation.prepare import bad_row_counter
 from recmtl.data.sources.open import Data, open_sources
 from recmtl.data.store.prepared import Rows
 from recmtl.io.csv_records import BadRows

@@ -8,7 +8,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from recmtl.data.preparation.prepare import Progress, prepare
+from recmtl.data.preparation.part_work import Progress
+from recmtl.data.preparation.prepare import prepare
 from recmtl.data.store.cache import (
     DAY,
     KEY_LETTERS,

@@ -57,6 +57,11 @@ class NegativeShares:
             self._negative[split] += int((self._thinning.sampling_weight(labels) > 1).sum())
             yield split, batch
 
+    def merge(self, later: NegativeShares) -> None:
+        """Add the counts of other rows."""
+        self._rows.update(later._rows)
+        self._negative.update(later._negative)
+
     def notes(self) -> Iterator[str]:
         """Yield a sentence on what was thinned, and one on each split whose labels contradict it."""
         thinned, rate = self._thinning.thinned, self._thinning.negative_rate

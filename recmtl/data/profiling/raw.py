@@ -18,7 +18,7 @@ from recmtl.data.columns.history_leaks import HistoryLeaks
 from recmtl.data.columns.timestamps import as_times
 from recmtl.data.columns.values import as_lists, as_numbers, as_text, read_numbers
 from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
-from recmtl.data.preparation.prepare import Progress
+from recmtl.data.preparation.part_work import Progress
 from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
 from recmtl.data.profiling.leaks import category_codes
 from recmtl.data.profiling.prepared import describe_prepared

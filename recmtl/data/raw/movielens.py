@@ -15,7 +15,7 @@ from recmtl.data.raw.base import RawFiles, RawReader, Sources, open_csv
 from recmtl.data.raw.columns import AtLeast, Between, lenient_numbers
 from recmtl.data.raw.raw_source import Join, RawSource
 from recmtl.data.sources.base import Source
-from recmtl.data.sources.open import table_source
+from recmtl.data.sources.typed import TableSource
 from recmtl.errors import DataError, unreadable
 from recmtl.io.archives import ZIP_ERRORS, Member
 from recmtl.schema import SplitName
@@ -118,4 +118,4 @@ def movie_table(member: Member, csv: bool) -> Source:
         raise DataError(f"{member.name} has a movie id that is no integer")
     years = pc.struct_field(pc.extract_regex(titles.cast(pa.string()), YEAR), "year")
     genres = pc.if_else(pc.equal(genres, "(no genres listed)"), None, genres)
-    return table_source(pa.table({"movie_id": ids, "year": years, "genres": genres}), member.name)
+    return TableSource(pa.table({"movie_id": ids, "year": years, "genres": genres}), member.name)

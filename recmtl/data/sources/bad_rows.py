@@ -18,10 +18,10 @@ Checks: TypeAlias = Mapping[str, Callable[[pa.RecordBatch], object]]
 
 
 class BadRowCounter:
-    """Counts skipped rows and remembers where the first of them are."""
+    """Counts skipped rows and remembers where the first of them are: at most so many examples."""
 
-    def __init__(self) -> None:
-        self.rows = 0
+    def __init__(self, most: int = MAX_EXAMPLES) -> None:
+        self.rows, self._most = 0, most
         self.examples: list[str] = []
         self._finished = 0  # rows skipped in earlier sources
         self._bad_values: dict[int, BadValueError] = {}
@@ -46,9 +46,9 @@ class BadRowCounter:
                         raise
                     failed = rest[error.mask]
                     bad[failed] = True
-                    errors |= dict.fromkeys(failed[:MAX_EXAMPLES].tolist(), error)
+                    errors |= dict.fromkeys(failed[: self._most].tolist(), error)
         self.rows += int(bad.sum())
-        for row in np.flatnonzero(bad)[: MAX_EXAMPLES - len(self.examples) - len(self._bad_values)]:
+        for row in np.flatnonzero(bad)[: self._most - len(self.examples) - len(self._bad_values)]:
             shared = errors[int(row)]  # with the value of the first row
             value = batch.column(shared.column)[int(row)].as_py()
             self._bad_values[offset + int(row)] = BadValueError(0, shared.column, value, shared.expected)
@@ -56,9 +56,19 @@ class BadRowCounter:
 
     def finish(self, source: Source) -> None:
         """Add examples of the rows skipped in a source that has been read to its end."""
-        missing = min(MAX_EXAMPLES - len(self.examples), self.rows - self._finished)
+        missing = min(self._most - len(self.examples), self.rows - self._finished)
         self.examples += islice(source.reasons(self._bad_values), missing)
         self._finished, self._bad_values = self.rows, {}
+
+    @property
+    def missing(self) -> int:
+        """How many examples more it remembers."""
+        return self._most - len(self.examples)
+
+    def merge(self, later: BadRowCounter) -> None:
+        """Add the rows skipped in later sources."""
+        self.rows += later.rows
+        self.examples += later.examples[: self.missing]
 
     def notes(self) -> list[str]:
         """Return the number of skipped rows and examples; empty if none was skipped."""

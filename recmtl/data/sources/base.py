@@ -7,12 +7,35 @@ import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.errors import BadValueError, DataError
+
+Scans = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # as `map`, perhaps in other processes
+
+
+@dataclass(frozen=True)
+class CountedNote:
+    """A note on a number of lines or rows of a file; those of its pieces add up."""
+
+    count: int
+    text: str
+
+
+def joined_notes(notes: Iterable[str | CountedNote]) -> list[str]:
+    """Return notes as sentences, each once, with the sum of its counts."""
+    counts: dict[str, int] = {}
+    for note in notes:
+        if isinstance(note, CountedNote):
+            counts[note.text] = counts.get(note.text, 0) + note.count
+        else:
+            counts.setdefault(note, 0)
+    return [f"{count:,} {text}" if count else text for text, count in counts.items()]
 
 
 class Source(ABC):
@@ -23,7 +46,9 @@ class Source(ABC):
     unnamed = 0  # columns without a name
     index: tuple[str, ...] = ()  # those of the columns that are the index of a pandas frame
     parses = False  # from text, which is slower than reading parsed rows again
-    notes: tuple[str, ...] = ()  # of the last complete reading
+    notes: tuple[str | CountedNote, ...] = ()  # of the last complete reading
+    size: int | None = None  # its bytes, if they are known
+    portable = False  # whether it can be sent to another process, which then reads it
     rows: int | None = None  # their number, where it is known before they are read
     digest: Callable[[], str] | None = None  # tells files of other content apart
 
@@ -39,6 +64,15 @@ class Source(ABC):
             malformed: Called for each record skipped because of a wrong number of columns; ``None`` makes it an error.
                 If set, a source without types of its own returns all columns as bytes.
         """
+
+    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+        """Return the source in pieces of about so many bytes, in the order of the rows; as a whole if it has none.
+
+        Args:
+            size: The bytes.
+            scans: How parts of the file are searched for places to cut.
+        """
+        return [self]
 
     def fault(self, bad: BadValueError) -> DataError:
         """Return the error for a bad value, given by row of the source, with its file and line or row."""
@@ -58,6 +92,7 @@ class DerivedSource(Source):
 
     def __init__(self, source: Source) -> None:
         self.name, self.columns, self._source = source.name, source.columns, source
+        self.size, self.portable = source.size, source.portable
 
     def fault(self, bad: BadValueError) -> DataError:
         """Return the error of the source for a bad value."""

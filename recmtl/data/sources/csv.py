@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recmtl.data.columns.values import cast_integer_columns
-from recmtl.data.sources.base import Source, without_blank_names
+from recmtl.data.sources.base import CountedNote, Scans, Source, without_blank_names
+from recmtl.data.sources.csv_cuts import cuts_of, scan_chunk
 from recmtl.errors import BadValueError
 from recmtl.io.archives import Member
+from recmtl.io.byte_range import ByteRange
 from recmtl.io.csv_records import INVALID_UTF8, REPLACE_INVALID, SAY_ESCAPE, BadRows, CsvRecords, last_has_line_break
 from recmtl.io.location import Location
 from recmtl.io.prefetch import prefetch
@@ -30,16 +32,41 @@ BACKSLASH_QUOTE = b'\\"'
 
 
 class CsvSource(Source):
-    """A CSV file, plain or compressed."""
+    """A CSV file, plain or compressed, or a piece of one.
+
+    Args:
+        location: The file.
+        text: How text stands for values.
+        whole: The source of the whole file if this is a piece behind its header.
+    """
 
     parses = True
+    _records: CsvRecords
 
-    def __init__(self, location: Location | Member, text: TextFormat = PLAIN_TEXT) -> None:
+    def __init__(
+        self, location: Location | Member | ByteRange, text: TextFormat = PLAIN_TEXT, whole: CsvSource | None = None
+    ) -> None:
         self.name, self._location, self._text = location.name, location, text
-        self._header = list(text.header)
-        self._records = CsvRecords(location, text.separator, text.header, text.escape)
+        records = whole._records if whole else None
+        self._header = list(records.columns if records else text.header)
+        self._records = CsvRecords(
+            location, records.separator if records else text.separator, self._header, text.escape
+        )
+        self.portable = not isinstance(location, Member)
+        self.size = None if isinstance(location, Member) else location.size
         self._all_columns = self._records.columns
         self.columns, self.unnamed = without_blank_names(self._all_columns), self._all_columns.count("")
+
+    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+        """Return pieces of a plain file, each of which ends with a record; with an escape character it has none."""
+        file = self._location
+        if not isinstance(file, Location) or file.is_compressed or self._text.escape or file.size <= size:
+            return [self]
+        chunks = [ByteRange(file, start, min(start + size, file.size)) for start in range(0, file.size, size)]
+        cuts = cuts_of(scans(partial(scan_chunk, separator=self._records.separator), chunks))
+        bounds = [0, *(cut for cut in cuts if cut < file.size), file.size]
+        ranges = [ByteRange(file, *bound) for bound in itertools.pairwise(bounds)]
+        return [CsvSource(piece, self._text, self if piece.start else None) for piece in ranges]
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
@@ -202,10 +229,10 @@ class _LineCounter:
             self._blank = bool(ends[-1])
         return part
 
-    def within_values(self, records: int, name: str) -> tuple[str, ...]:
+    def within_values(self, records: int, name: str) -> tuple[CountedNote, ...]:
         """Return a note if lines are within quoted values: two stray quotes turn many rows into one."""
         count = self._count - records
-        return (f"{count:,} lines of {name} are within quoted values",) if count > 0 else ()
+        return (CountedNote(count, f"lines of {name} are within quoted values"),) if count > 0 else ()
 
     def backslash_quotes(self, name: str) -> tuple[str, ...]:
         """Return a note if quotes stand after a backslash, which is then part of the values."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from recmtl.data.sources.base import DerivedSource, Source
+from recmtl.data.sources.base import DerivedSource, Scans, Source
 
 
 class PartSource(DerivedSource):
@@ -22,6 +22,10 @@ class PartSource(DerivedSource):
         self.parses, self.rows, self.digest = source.parses, source.rows, source.digest
         self.index, self.unnamed, self._keys = source.index, source.unnamed, keys
         self.columns = (*source.columns, *keys)
+
+    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+        """Return the pieces of the file, with the further columns."""
+        return [PartSource(piece, self._keys) for piece in self._source.cut(size, scans)]
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None

@@ -55,13 +55,13 @@ class Manifest:
 def write_manifest(
     folder: Path,
     rows: Mapping[str, Sequence[int]],
+    known: Mapping[str, tuple[int, str]],
     notes: Sequence[str],
     thinning: Thinning | None = None,
-    known: Mapping[str, tuple[int, str]] | None = None,
 ) -> Manifest:
     """Write `manifest.json` beside the other files, which must be complete; size and SHA-256 of some may be known."""
     names = [*FITTED_FILES, *(shard_file(split, number) for split in rows for number in range(len(rows[split])))]
-    files = {name: (known or {}).get(name) or file_seal(folder / name) for name in names}
+    files = {name: known.get(name) or file_seal(folder / name) for name in names}
     manifest = Manifest(files, rows, notes, thinning.to_dict() if thinning else None)
     content = asdict(manifest)
     content["sha256"] = _checksum(content)
@@ -122,6 +122,29 @@ def write_shards(folder: Path, number: int, batches: Iterable[tuple[str, pa.Reco
             writers[split].write_batch(batch)
             rows[split] += batch.num_rows
     return {split: WrittenShard(count, *file_seal(folder / shard_file(split, number))) for split, count in rows.items()}
+
+
+def number_shards(
+    folder: Path, shards: Iterable[Mapping[str, tuple[int, WrittenShard]]]
+) -> tuple[dict[str, list[int]], dict[str, tuple[int, str]]]:
+    """Rename the files of shards so that the numbers of a split have no gaps.
+
+    Args:
+        folder: The folder of the files.
+        shards: The number and the shard of splits, in order.
+
+    Returns:
+        The rows of each shard of each split, and the size and SHA-256 of each file.
+    """
+    rows: dict[str, list[int]] = {}
+    seals: dict[str, tuple[int, str]] = {}
+    for part in shards:
+        for split, (number, shard) in part.items():
+            name = shard_file(split, len(rows.setdefault(split, [])))
+            (folder / shard_file(split, number)).replace(folder / name)
+            rows[split].append(shard.rows)
+            seals[name] = shard.size, shard.sha256
+    return rows, seals
 
 
 class _HashingSink(io.RawIOBase):

@@ -324,6 +324,11 @@ class PreparedData:
                 splits[name] = Rows(schema, files, name, thinning.of(name) if thinning else None)
         return cls(schema, splits, tuple(manifest.notes))
 
+    def held(self) -> PreparedData:
+        """Return the dataset after all of its files have been read, which may then go."""
+        self.check()
+        return self
+
     def check(self) -> None:
         """Check the files of all splits.
 

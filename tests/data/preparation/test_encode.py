@@ -242,7 +242,7 @@ class TestRoles:
         assert rows.keys.column("g").to_pylist() == ["10", "11", "11"]
 
     def test_streams_batch_by_batch(self, monkeypatch):
-        monkeypatch.setattr("recmtl.data.sources.open.FRAME_ROWS", 2)
+        monkeypatch.setattr("recmtl.data.sources.typed.FRAME_ROWS", 2)
         seen: list[int] = []
         parts = list(encode_rows(fit(FULL, **DATA), pa.table(DATA), progress=lambda what, rows: seen.append(rows)))
         assert [len(part) for part in parts] == seen == [2, 1]

@@ -18,7 +18,7 @@ import recmtl
 from recmtl.data import DataError, PreparedData, Rows, encode_rows, prepare
 from recmtl.data.columns.values import stable_hash
 from recmtl.data.preparation import label_rates, prepare_cached
-from recmtl.data.preparation.prepare import Holdout
+from recmtl.data.preparation.part_work import Holdout
 from recmtl.data.store.format import IDS, NUMERIC, to_matrix
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN

@@ -11,7 +11,7 @@ import torch
 
 from recmtl.data import DataError, Loader, PreparedData, prepare
 from recmtl.data.sources import csv as csv_source
-from recmtl.data.sources import open as sources
+from recmtl.data.sources import typed as sources
 from recmtl.data.store.format import IDS
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task
 from recmtl.schema.fitted import UNKNOWN

@@ -13,7 +13,7 @@ from recmtl.data import DataError, PreparedData, encode_rows, prepare
 from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources.bad_rows import BadRowCounter
-from recmtl.data.sources.open import table_source
+from recmtl.data.sources.typed import TableSource
 from recmtl.errors import BadValueError
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Timestamp, sample
 
@@ -256,7 +256,7 @@ def test_row_that_only_fails_among_others():
 
     table, skipped = pa.table({"c": ["a", "b", "b"]}), BadRowCounter()
     assert skipped.bad(table.to_batches()[0], {"c": check}, 0).tolist() == [True, True, False]
-    skipped.finish(table_source(table, "the frame"))
+    skipped.finish(TableSource(table, "the frame"))
     assert skipped.notes()[1:] == [
         f"left out: the frame, row {i}, column 'c': '{v}' is not alike" for i, v in ((1, "a"), (2, "b"))
     ]

@@ -11,7 +11,7 @@ from recmtl.data import encode_rows, prepare
 from recmtl.data.preparation.convert import convert
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources import csv as csv_source
-from recmtl.data.sources import open as sources
+from recmtl.data.sources import typed as sources
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, DataError
 from recmtl.io.location import expand

@@ -121,7 +121,7 @@ def write_rows(folder: Path, table: pa.Table) -> None:
     (folder / "train-00000.arrow").unlink()
     with ipc.new_file(str(folder / "train-00000.arrow"), table.schema) as writer:
         writer.write_table(table)
-    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+    write_manifest(folder, read_manifest_unchecked(folder)["rows"], {}, [])
 
 
 def read_manifest_unchecked(folder: Path) -> Any:
@@ -207,7 +207,7 @@ def test_arrow_metadata_with_a_valid_checksum(folder):
         content = bytearray(whole)
         content[place] ^= 1 << rng.integers(8)
         path.write_bytes(content)
-        write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+        write_manifest(folder, read_manifest_unchecked(folder)["rows"], {}, [])
         with contextlib.suppress(DataError):
             assert len(content_of(folder)[2]["train"][0]) == len(right[2]["train"][0])
 
@@ -220,7 +220,7 @@ def test_offsets_that_point_elsewhere(folder, offset):
     content = path.read_bytes()
     place = content.index(offsets[: 4 * 64]) + 4 * 5
     path.write_bytes(content[:place] + np.int32(offset).tobytes() + content[place + 4 :])
-    write_manifest(folder, read_manifest_unchecked(folder)["rows"], [])
+    write_manifest(folder, read_manifest_unchecked(folder)["rows"], {}, [])
     with pytest.raises(DataError, match=r"train-00000\.arrow is damaged, .*ffset"):
         _ = PreparedData.open(folder).train.keys
 
@@ -255,7 +255,7 @@ def test_a_changed_schema(folder, change, reason):
 
 def test_other_names_of_splits_are_ignored(folder):
     """No name in a manifest leads out of the folder."""
-    write_manifest(folder, {"train": [ROWS]}, [])
+    write_manifest(folder, {"train": [ROWS]}, {}, [])
     content = read_manifest_unchecked(folder)
     del content["sha256"]
     content["rows"]["../../secret"] = [3]

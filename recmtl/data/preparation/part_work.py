@@ -1,0 +1,254 @@
+"""What is done with each part of the rows by itself, here or in another process: fit, count labels, encode."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recmtl.data.columns.id_lists import Ids
+from recmtl.data.columns.row_sample import SampledFrom
+from recmtl.data.columns.variation import EncodingFindings, FoundCounts
+from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes
+from recmtl.data.preparation.encode_batch import encode_batch, select_rows
+from recmtl.data.preparation.fit import Fitter
+from recmtl.data.preparation.label_rates import FoldCounts, FoldSums, encode_label_rates, folds_of
+from recmtl.data.preparation.thinned_files import NegativeShares
+from recmtl.data.sources.bad_rows import BadRowCounter
+from recmtl.data.sources.base import CountedNote, Source, spool_parsed
+from recmtl.data.store.format import WrittenShard, write_shards
+from recmtl.errors import BadValueError
+from recmtl.io.files import new_file
+from recmtl.schema import FittedSchema, Schema, Thinning
+
+ENCODERS = 2  # batches encoded at the same time
+MOST_ROWS = 1 << 40  # of a part: its rows are numbered from its own number times this
+PARSED = "parsed"  # the folder with the rows of parsed text
+
+Progress = Callable[[str, int], None]  # the activity, and how many rows it has just done
+Content = TypeVar("Content")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the rows of a split, read one source after the other.
+
+    Args:
+        split: The split.
+        number: The place among the parts of the split, from 0.
+        sources: Files, or pieces of one.
+    """
+
+    split: str
+    number: int
+    sources: Sequence[Source]
+
+    @property
+    def first_row(self) -> int:
+        """The number of the first row."""
+        return self.number * MOST_ROWS
+
+    @property
+    def name(self) -> str:
+        """The name of its folder of parsed rows."""
+        return f"{self.split}-{self.number}"
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Training rows that are held out, the same in every pass, by the hash of the group or else of the row number."""
+
+    group: str | None
+    share: float
+
+    def mask(self, batch: pa.RecordBatch, rows: RowNumbers) -> npt.NDArray[np.bool_]:
+        """Return which rows of a batch are held out ``[rows]``, given the numbers of its rows."""
+        held_out: npt.NDArray[np.bool_] = group_hashes(self.group, batch, rows) < self.share * 2.0**64
+        return held_out
+
+
+class Shared(Generic[Content]):
+    """What the work on many parts has in common; another process reads it once, from a file in a folder."""
+
+    def __init__(self, content: Content, path: Path) -> None:
+        self.content, self._path = content, path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Write the file the first time."""
+        if not self._path.exists():
+            with new_file(self._path) as file:
+                file.write_bytes(pickle.dumps(self.content, protocol=5))
+        return _read_shared, (self._path,)
+
+
+@lru_cache(maxsize=1)
+def _read_shared(path: Path) -> Shared[Any]:
+    return Shared(pickle.loads(path.read_bytes()), path)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How parts are fitted, counted and encoded; the last three are known after fitting.
+
+    Args:
+        folder: Where shards are written, and parsed rows below.
+        schema: The resolved schema.
+        holdout: Which training rows are held out.
+        skips: Whether rows that do not parse are left out.
+        thinning: How files were thinned; ``None`` if they were not.
+        fitted: The fitted schema.
+        counted: The ids whose labels are counted, as of `FoldSums`.
+        counts: The label counts.
+    """
+
+    folder: Path
+    schema: Schema
+    holdout: Holdout
+    skips: bool
+    thinning: Thinning | None
+    fitted: FittedSchema | None = None
+    counted: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    counts: FoldCounts | None = None
+
+
+class Job(NamedTuple):
+    """A part and what is done with it; `examples` of bad rows are missing, and samples take hashes up to a limit."""
+
+    part: Part
+    plan: Shared[Plan]
+    examples: int
+    sample_limit: int = SampledFrom().limit
+
+    @property
+    def counter(self) -> BadRowCounter | None:
+        """A counter of rows that do not parse, if they are left out."""
+        return BadRowCounter(self.examples) if self.plan.content.skips else None
+
+
+class PartResult(NamedTuple):
+    """What was done with a part: its good rows, what was counted of bad ones, and what was found."""
+
+    part: Part
+    rows: int
+    skipped: BadRowCounter | None
+    found: Any
+
+
+class Encoded(NamedTuple):
+    """The shards of a part by split, what encoding it has found, and the notes of its sources."""
+
+    shards: dict[str, WrittenShard]
+    findings: FoundCounts
+    shares: NegativeShares | None
+    notes: list[str | CountedNote]
+
+
+class Work(Protocol):
+    """What is done with a part, here with progress."""
+
+    def __call__(self, job: Job, progress: Progress = ...) -> PartResult:
+        """Do it."""
+
+
+def ignore_progress(activity: str, rows: int) -> None:
+    """Show nothing."""
+
+
+def fit_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
+    """Learn from the training rows of a part; text is parsed into files. Find a fitter and the part as it is parsed."""
+    part, plan = job.part, job.plan.content
+    folder = plan.folder / PARSED / part.name
+    folder.mkdir(parents=True, exist_ok=True)
+    part = replace(part, sources=spool_parsed(part.sources, folder))
+    thinning = plan.thinning.of("train") if plan.thinning else None
+    fitter = Fitter(plan.schema, thinning, SampledFrom(part.first_row, job.sample_limit))
+
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        kept = ~plan.holdout.mask(batch, numbers)
+        try:
+            fitter.add(batch if kept.all() else batch.filter(pa.array(kept)))
+        except BadValueError as bad:
+            bad.row = int(np.flatnonzero(kept)[bad.row])
+            raise
+        return int(batch.num_rows)
+
+    skipped, rows = job.counter, 0
+    for done in convert(plan.schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
+        rows += done
+        progress("fit", done)
+    return PartResult(part, rows, skipped, fitter)
+
+
+def count_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
+    """Count the labels of the training rows of a part by fold and id. Find their sums."""
+    part, plan = job.part, job.plan.content
+    assert plan.fitted is not None
+    sums = FoldSums(plan.fitted, plan.counted)
+
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        kept, folds = ~plan.holdout.mask(batch, numbers), folds_of(plan.schema.group, batch, numbers)
+        sums.add(batch if kept.all() else batch.filter(pa.array(kept)), folds[kept])
+        return int(batch.num_rows)
+
+    skipped, rows = job.counter, 0
+    for done in convert(plan.schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
+        rows += done
+        progress("count labels", done)
+    return PartResult(part, rows, skipped, sums)
+
+
+def encode_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
+    """Encode a part to a shard of its split; its parsed rows are removed. Find an `Encoded`."""
+    part, plan, fitted, rows = job.part, job.plan.content, job.plan.content.fitted, 0
+    assert fitted is not None
+    findings = EncodingFindings(fitted, part.split)
+    shares = NegativeShares(plan.schema, plan.thinning) if plan.thinning else None
+    use, integers = partial(_encoded, plan, part.split, findings), fitted.integer_keys
+    skipped, first = job.counter, part.first_row
+
+    def batches() -> Iterator[tuple[str, pa.RecordBatch]]:
+        nonlocal rows
+        for splits in convert(fitted.schema, part.sources, use, skipped, integers, ENCODERS, True, first):
+            done = sum(batch.num_rows for batch in splits.values())
+            rows += done
+            progress("encode", done)
+            yield from ((split, batch) for split, batch in splits.items() if batch.num_rows)
+
+    shards = write_shards(plan.folder, part.number, shares.counted(batches()) if shares else batches())
+    shutil.rmtree(plan.folder / PARSED / part.name, ignore_errors=True)
+    notes = [note for source in part.sources for note in source.notes]
+    return PartResult(part, rows, skipped, Encoded(shards, findings.found, shares, notes))
+
+
+def _encoded(
+    plan: Plan, split: str, findings: EncodingFindings, batch: pa.RecordBatch, numbers: RowNumbers
+) -> dict[str, pa.RecordBatch]:
+    """Encode a batch of a split; training rows may be held out for another one.
+
+    Training rows have the label rates of the other folds, given the counts of all; other rows those of the schema.
+    """
+    fitted = plan.fitted
+    assert fitted is not None
+    if split != "train":
+        return {split: encode_batch(fitted, batch, findings=findings)}
+    held_out = plan.holdout.mask(batch, numbers)
+
+    def rates(ids: Ids) -> npt.NDArray[np.float32]:
+        found = encode_label_rates(fitted, ids)
+        if plan.counts:
+            folds = folds_of(plan.schema.group, batch, numbers)
+            found[~held_out] = plan.counts.encode(ids[~held_out], folds[~held_out])
+        return found
+
+    encoded = encode_batch(fitted, batch, rates, findings)
+    if not plan.holdout.share:
+        return {split: encoded}
+    return {"train": select_rows(encoded, ~held_out), "valid": select_rows(encoded, held_out)}

@@ -1,0 +1,62 @@
+"""The processes of a `WorkerPool`: `python -m recmtl.io.worker MODULE DESCRIPTOR…`, forked after the module is loaded.
+
+The process that forks them waits for their ends. If one is killed, it kills the others, then itself by the same signal.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from recmtl import errors
+
+
+def main(module: str, *descriptors: str) -> None:
+    """Fork a process for each end of a connection, and wait for them."""
+    importlib.import_module(module)
+    ends = [int(descriptor) for descriptor in descriptors]
+    children = set[int]()
+    for end in ends:
+        child = os.fork()
+        if child == 0:
+            for other in ends:
+                if other != end:
+                    os.close(other)
+            serve(Connection(end))
+            os._exit(0)
+        children.add(child)
+    for end in ends:
+        os.close(end)
+    while children:
+        child, status = os.wait()
+        children.discard(child)
+        if os.WIFSIGNALED(status):
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            os.kill(os.getpid(), os.WTERMSIG(status))
+
+
+def serve(connection: Connection) -> None:
+    """Call functions until the other end of the connection is closed."""
+    try:
+        while True:
+            request = connection.recv_bytes()
+            try:
+                function, argument = pickle.loads(request)
+                answer = True, function(argument)
+            except Exception as error:
+                if type(error).__module__ != errors.__name__:
+                    error.add_note(traceback.format_exc())
+                answer = False, error
+            connection.send(answer)
+    except (EOFError, OSError):
+        return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

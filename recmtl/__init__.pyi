@@ -55,7 +55,7 @@ from .callbacks import (
     WandB,
 )
 from .comparison import Budget, Comparison, compare
-from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare
+from .data import Batch, Description, Loader, Partitions, PreparedData, Rows, describe, prepare, ray_map
 from .data.synthetic.days import plant_days
 from .data.synthetic.generate import synthesize
 from .data.synthetic.planted import plant
@@ -255,6 +255,7 @@ __all__ = [
     "plant",
     "plant_days",
     "prepare",
+    "ray_map",
     "replay",
     "reproduce",
     "synthesize",

@@ -55,6 +55,7 @@ def prepare_command(
     statistics: Statistics = "keep",
     max_age: int | None = None,
     allow_repeat: bool = False,
+    workers: int = 1,
 ) -> None:
     """Prepare raw files: fit the schema, encode the rows, and write a dataset.
 
@@ -101,6 +102,7 @@ def prepare_command(
         statistics: With `extend`, whether to `keep` means, quantiles, knots, bins and label rates, or to `update` them.
         max_age: With `extend`, after how many continuations without a training row a category is unknown again.
         allow_repeat: With `extend`, whether training files may be among those of earlier days.
+        workers: How many processes work on parts of the rows; the result does not depend on it.
     """
     start = time.perf_counter()
     check_raw(raw, card, layout, part, (train, valid, test))
@@ -140,6 +142,7 @@ def prepare_command(
             bad_rows=bad_rows,
             thinning=thinning,
             extend=options.extension,
+            workers=workers,
         )
         counter.print_notes(*notes, *data.notes)
     sizes = ", ".join(f"{len(rows):,} {name}" for name, rows in data.splits.items())

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from recmtl.data.preparation.encode_rows import encode_rows
+from recmtl.data.preparation.on_ray import ray_map
 from recmtl.data.preparation.prepare import prepare
 from recmtl.data.profiling.description import Description
 from recmtl.data.profiling.raw import describe
@@ -34,4 +35,5 @@ __all__ = [
     "describe",
     "encode_rows",
     "prepare",
+    "ray_map",
 ]

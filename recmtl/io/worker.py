@@ -11,7 +11,9 @@ import pickle
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from typing import Any
 
 from recmtl import errors
 
@@ -45,17 +47,24 @@ def serve(connection: Connection) -> None:
     """Call functions until the other end of the connection is closed."""
     try:
         while True:
-            request = connection.recv_bytes()
-            try:
-                function, argument = pickle.loads(request)
-                answer = True, function(argument)
-            except Exception as error:
-                if type(error).__module__ != errors.__name__:
-                    error.add_note(traceback.format_exc())
-                answer = False, error
-            connection.send(answer)
+            connection.send(answer(_call, connection.recv_bytes()))
     except (EOFError, OSError):
         return
+
+
+def _call(request: bytes) -> object:
+    function, argument = pickle.loads(request)
+    return function(argument)
+
+
+def answer(function: Callable[[Any], object], argument: Any) -> tuple[bool, object]:
+    """Return whether a function ends well, and its result or else its exception, with the lines that raised it."""
+    try:
+        return True, function(argument)
+    except Exception as error:
+        if type(error).__module__ != errors.__name__:
+            error.add_note(traceback.format_exc())
+        return False, error
 
 
 if __name__ == "__main__":

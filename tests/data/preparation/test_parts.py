@@ -1,11 +1,14 @@
 """Prepared in parts: the same, bit for bit, for any number of workers; and as one part gives, up to rounding."""
 
 import hashlib
+import pickle
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import recmtl
 from recmtl.data import DataError, PreparedData, prepare
 from recmtl.data.preparation import part_work
 from recmtl.data.preparation import parts as parts_module
@@ -199,3 +203,44 @@ def test_shards_hold_all_rows_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     assert names == [f"valid-{number:05}.arrow" for number in range(len(names))]
     assert 1 < len(names) < len([*(tmp_path / "out").glob("train-*")])
     assert PreparedData.open(tmp_path / "out").fingerprint == data.fingerprint
+
+
+class Ray:
+    """A stand-in for Ray: tasks run when they are asked for, and are pickled as by it."""
+
+    def __init__(self) -> None:
+        self.started, self.cancelled = 0, 0
+
+    def is_initialized(self) -> bool:
+        return self.started > 0
+
+    def init(self) -> None:
+        self.started += 1
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def remote(self, function: Any) -> Any:
+        return SimpleNamespace(remote=lambda *given: (function, pickle.dumps(given)))
+
+    def get(self, task: Any) -> Any:
+        return pickle.loads(pickle.dumps(task[0](*pickle.loads(task[1]))))
+
+    def cancel(self, task: Any, force: bool) -> None:
+        self.cancelled += 1
+
+
+@pytest.mark.usefixtures("small")
+def test_ray_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, path = Ray(), csv(FRAME, tmp_path / "a.csv")
+    monkeypatch.setitem(sys.modules, "ray", ray)  # type: ignore[arg-type]
+    for name, workers in (("one", 1), ("ray", recmtl.ray_map)):
+        prepare(SCHEMA, path, out=tmp_path / name, workers=workers)
+    assert content(tmp_path / "ray") == content(tmp_path / "one")
+    assert (ray.started, ray.cancelled) == (1, 0)
+    with pytest.raises(DataError, match=r"a\.csv, line 3, column 'c'"):
+        prepare(Schema([Numeric("c")], SCHEMA.tasks), path, workers=recmtl.ray_map)
+    assert ray.cancelled > 0
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(DataError, match=r"`ray_map` needs Ray: install it with `pip install 'recmtl\[ray\]'`"):
+        prepare(SCHEMA, path, workers=recmtl.ray_map)

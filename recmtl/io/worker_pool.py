@@ -17,6 +17,8 @@ from recmtl.errors import DataError
 from recmtl.io.machine import threads_variable
 from recmtl.io.processes import killed_by
 
+GRACE_SECONDS = 2.0  # that the end of a process takes to be told
+
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -104,8 +106,10 @@ class WorkerPool:
         try:
             answer: tuple[bool, Any] = connection.recv()
         except (EOFError, OSError):
+            how = None
+            with suppress(subprocess.TimeoutExpired):
+                how = killed_by(self._process.wait(GRACE_SECONDS))  # it ends as the process that it has forked
             self._kill()
-            how = killed_by(self._process.wait()) or "ended"
-            raise DataError(f"a worker process was {how}: give fewer `workers`, or one with more memory") from None
+            raise DataError(f"a worker process was {how or 'lost'}: give fewer `workers`, or more memory") from None
         self._idle.append(connection)
         return self._busy.pop(connection), answer

@@ -1,4 +1,4 @@
-"""Where the rows of a table lie that is spread over processes: scattered, so that each holds as many of the frequent."""
+"""Where rows lie of a table that is spread over processes: scattered, so that each has as many of the frequent ones."""
 
 from __future__ import annotations
 

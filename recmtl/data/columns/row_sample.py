@@ -30,8 +30,7 @@ class RowSample:
 
     def __init__(self, columns: int, sample: SampledFrom | None = None) -> None:
         (self._next, limit), self._held = sample or SampledFrom(), 0
-        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
-        self._values = np.empty((columns, SAMPLE + SPARE))
+        self._hashes, self._values = np.empty(0, np.uint64), np.empty((columns, 0))  # the rows held, and spare places
         self._sorted: dict[int, Floats] = {}  # columns, until rows are added
         self._limit = np.uint64(limit)  # the highest hash in the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
@@ -61,13 +60,6 @@ class RowSample:
         held = {"_hashes": self._hashes[: self._held], "_values": self._values[:, : self._held], "_sorted": {}}
         return self.__dict__ | held
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        hashes, values = self._hashes, self._values
-        self._hashes = np.empty(SAMPLE + SPARE, np.uint64)
-        self._values = np.empty((len(values), SAMPLE + SPARE))
-        self._hashes[: self._held], self._values[:, : self._held] = hashes, values
-
     def _keep_all(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
         """Buffer those of some rows ``[columns, rows]`` whose hash is below the limit."""
         self._sorted.clear()
@@ -77,11 +69,19 @@ class RowSample:
     def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
         """Buffer the rows, at most `SPARE`, whose hash is below the limit."""
         (low,) = np.nonzero(hashes <= self._limit)
-        if self._held + len(low) > len(self._hashes):
+        if self._held + len(low) > SAMPLE + SPARE:
             self._cut()
+        self._reserve(self._held + len(low))
         places = slice(self._held, self._held + len(low))
         self._hashes[places], self._values[:, places] = hashes[low], values.take(low, axis=1)
         self._held += len(low)
+
+    def _reserve(self, rows: int) -> None:
+        """Make room for so many rows, and for more to come."""
+        if rows > len(self._hashes):
+            spare = min(max(rows, 2 * len(self._hashes)), SAMPLE + SPARE) - self._held
+            self._hashes = np.append(self._hashes[: self._held], np.empty(spare, np.uint64))
+            self._values = np.append(self._values[:, : self._held], np.empty((len(self._values), spare)), axis=1)
 
     def _cut(self) -> None:
         """Reduce the buffer to the sample."""

@@ -75,6 +75,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
+    skip = skips(bad_rows)
     extension = open_extension(extend) if extend is not None else None
     schema = schema or extended_schema(extension)
     given = {"train": train, "valid": valid, "test": test}
@@ -92,7 +93,7 @@ def prepare(
         folder = stack.enter_context(new)
         (folder / PARSED).mkdir()
         work = stack.enter_context(part_map(workers, sources))
-        plan = Plan(folder, portable(resolved), holdouts, skips(bad_rows), thinned)
+        plan = Plan(folder, portable(resolved), holdouts, skip, thinned)
         passes = Passes(plan, cut_into_parts(sources, work or map), work, progress)
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
         total = passes.fit(fitter, sources["train"])

@@ -160,7 +160,7 @@ def test_errors_and_bad_rows_name_the_first_lines(tmp_path: Path, pools: list[Wo
     for workers in (1, pools[0].map, pools[1].map):
         with pytest.raises(DataError, match=r"a\.csv, line 92, column 'click': 'x' is not"):
             prepare(SCHEMA, path, out=tmp_path / "out", workers=workers)
-        assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
+        assert not (tmp_path / "out").exists()
     notes = [
         prepare(SCHEMA, path, bad_rows="skip", workers=workers).notes for workers in (1, pools[0].map, pools[1].map)
     ]

@@ -9,6 +9,7 @@ from torch import Tensor
 from recmtl.balance.backward import gradients_of, masked
 from recmtl.balance.bypass import bypass_forks
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, exchanges, gradients_to_sum
+from recmtl.balance.row_exchange import check_exchanges
 from recmtl.balance.shared import SharedTensor, as_shared_tensors, listed_losses
 from recmtl.balance.task_gradients.base import TaskGradients
 
@@ -52,8 +53,10 @@ def gradient_stats(
     if not trained:
         none = ordered[0].new_zeros(len(ordered))
         return GradientStats(none, none.diag())
+    tensors, through = [s.tensor for s in trained], exchanges(trained)
+    if through:
+        check_exchanges(trained, processes)
     with bypass_forks():
-        tensors, through = [s.tensor for s in trained], exchanges(trained)
         gradients = [gradients_of(loss, tensors, summed=True, through=through) for loss in ordered]
     processes.all_reduce(gradients_to_sum(gradients, trained))
     gram = TaskGradients(trained, gradients, processes=processes).gram().sum(0)  # [K, K]

@@ -89,8 +89,8 @@ def check_exchanges(leaves: Sequence[SharedTensor], processes: ProcessGroup) -> 
             raise ValueError(f"`exchanged` of {rows} must be the output of `exchange_rows` for them, got {found}")
         if node.processes.group is not processes.group:
             raise ValueError(
-                f"{rows} are spread over {node.processes.size} processes, but the balancer knows of {processes.size}: "
-                "set `balancer.processes` to the group of the exchange"
+                f"{rows} are spread over {node.processes.size} processes, but balanced by {processes.size}: set "
+                "`processes` of the balancer to those of the exchange"
             )
         if _is_freed(node):
             raise ValueError(f"{rows} were exchanged for an earlier `backward`: exchange them anew in each step")

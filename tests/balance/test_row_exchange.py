@@ -18,6 +18,7 @@ from torch import Tensor
 
 from recmtl import balance
 from recmtl.balance import LostRankError, ProcessGroup, SharedTensor, exchange_rows
+from recmtl.balance.row_exchange import check_leaves
 
 WIDTH, ROWS = 3, 8
 
@@ -118,12 +119,11 @@ def test_rows_and_their_gradients_travel(tmp_path: Path) -> None:
         assert each["sent"] == 8 + 4 * 8  # its length, and as many numbers as the longest one has
 
 
-# Forks, so that 20 launches import torch once; each process ends as the interpreter does.
+# Forks, so that 20 launches import torch once; each process ends by C's `exit`, as that of a whole interpreter does.
 LAUNCHES = """
-import os, sys
-import torch, torch.distributed as dist
-from recmtl.balance import PCGrad, ProcessGroup, SharedTensor
-from recmtl.balance.row_exchange import exchange_rows
+import ctypes, os, sys
+import torch, torch.distributed as dist, torch.fx.experimental.symbolic_shapes
+from recmtl.balance import PCGrad, ProcessGroup, SharedTensor, exchange_rows
 
 def work(rank, address):
     dist.init_process_group("gloo", f"file://{address}", rank=rank, world_size=2)
@@ -142,7 +142,7 @@ for launch in range(20):
         ranks.append(os.fork())
         if not ranks[-1]:
             work(rank, f"{sys.argv[1]}/{launch}")
-            sys.exit(3)
+            ctypes.CDLL(None).exit(3)
     print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks), flush=True)
 """
 
@@ -160,6 +160,54 @@ def test_counts_that_do_not_fit_are_refused() -> None:
     rows = torch.zeros(2, WIDTH, requires_grad=True)
     with pytest.raises(ValueError, match=r"must count 3 rows for 1 processes, got \[2\] and \[3\]"):
         exchange_rows(rows, torch.tensor([0, 1, 1]), [2], [3], ProcessGroup())
+
+
+def read_all(rows: Tensor) -> Tensor:
+    return exchange_rows(rows, torch.arange(len(rows)), [len(rows)], [len(rows)], ProcessGroup())
+
+
+def test_what_is_no_exchange_of_the_rows_is_refused() -> None:
+    rows, others = (torch.ones(2, WIDTH, requires_grad=True) for _ in range(2))
+    wrong = {
+        "the output of MulBackward0": 2 * read_all(rows),
+        "the output of _ExchangeBackward": read_all(others),
+        "a tensor without a graph": read_all(rows).detach(),
+    }
+    for found, read in wrong.items():
+        with pytest.raises(ValueError, match=rf"`exchanged` of rows of shape \(2, 3\) must be .*, got {found}$"):
+            balance.Sum().backward([rows.sum()], [SharedTensor(rows, exchanged=read)])
+    with pytest.raises(ValueError, match="has exchanged rows and 2 parts, expected `part_of_row`"):
+        balance.PCGrad().backward([rows.sum()], [SharedTensor(rows, 2, exchanged=read_all(rows))])
+    assert rows.grad is None
+
+
+def test_rows_are_exchanged_for_each_step() -> None:
+    rows = torch.ones(2, WIDTH, requires_grad=True)
+    shared = SharedTensor(rows, exchanged=read_all(rows))
+    balance.Sum().backward([shared.exchanged.sum()], [shared])
+    with pytest.raises(ValueError, match="were exchanged for an earlier `backward`: exchange them anew in each step"):
+        balance.Sum().backward([read_all(rows).sum()], [shared])
+
+
+def test_rows_and_balancer_have_the_same_processes(tmp_path: Path) -> None:
+    rows = torch.ones(2, WIDTH, requires_grad=True)
+    dist.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        read = exchange_rows(rows, torch.arange(2), [2], [2], ProcessGroup(dist.group.WORLD))
+        for measure in (balance.Sum().backward, balance.gradient_stats):
+            with pytest.raises(ValueError, match="set `processes` of the balancer to those of the exchange"):
+                measure([read.sum()], [SharedTensor(rows, exchanged=read)])
+    finally:
+        dist.destroy_process_group()
+
+
+def test_exchanged_rows_are_no_plain_tensor() -> None:
+    """Their gradients would be summed with those of other rows."""
+    rows = torch.ones(2, WIDTH, requires_grad=True)
+    with pytest.raises(
+        ValueError, match=r"pass them once, in `shared` or `private`, as `SharedTensor\(rows, exchanged"
+    ):
+        check_leaves([read_all(rows).sum()], [SharedTensor(rows)])
 
 
 def test_gradients_are_summed_in_one_order_on_every_device() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import itertools
 import os
 import sys
@@ -16,6 +17,8 @@ import torch
 
 import recmtl
 from recmtl.data.synthetic.generate import synthesize
+from recmtl.train import artifacts
+from tests import undrawn
 from tests.warm_python import warm_python as started
 
 LONGEST = ("test_first_gpu", "test_claims", "test_distributed", "test_readme")  # minutes each; first, for even ends
@@ -25,6 +28,15 @@ NUMBERS = itertools.count()
 torch.set_num_threads(1)  # tests run side by side, one process a core
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Look for no garbage while tests are collected, nor among them later: they are a million objects."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,6 +65,12 @@ def _own_cache(
 def _idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a training prints does not depend on what else the machine does."""
     monkeypatch.setattr(os, "getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plots of a run are drawn, which `tests.undrawn` saves all other tests."""
+    monkeypatch.setattr(artifacts, "_save_png", undrawn.save_png)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ imported, and when) needs `sys.executable`.
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -27,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 IMPORTED = ["pandas", "pytest", "recmtl.cli.running", "recmtl.comparison", "torch._dynamo", "torch.distributed.run"]
 IMPORTED += ["torch.utils.tensorboard", "matplotlib.backends.backend_agg", "scipy.stats", "sklearn.linear_model"]
+IMPORTED += ["attrs", "docstring_parser", "pyarrow.acero", "pyarrow.dataset", "rich._emoji_codes", "tests.undrawn"]
 CLIENT = """#!{python} -SE
 import json, os, signal, socket, sys
 connection = socket.socket(socket.AF_UNIX)
@@ -67,6 +69,7 @@ def serve(address: str) -> None:
         importlib.import_module(name)
     for command in importlib.import_module("recmtl.cli.catalogue").load_catalogue():
         importlib.import_module(f"recmtl.cli.{command}")
+    gc.freeze()  # processes look for garbage among what they make themselves
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(f"{address}.new")
     listening.listen(64)

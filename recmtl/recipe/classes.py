@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from inspect import isabstract
 from typing import Any, get_args, get_origin
@@ -38,6 +39,7 @@ def known_names(key: str) -> list[str]:
     return sorted(c.__name__ for c in found)
 
 
+@cache
 def class_options(cls: type, key: str, kind: Any) -> ArgumentParser:
     """Build a parser of a class's options: its constructor's arguments without those that the factory `kind` takes."""
     factories = [get_args(member)[0] for member in alternatives(kind) if get_origin(member) is Callable]

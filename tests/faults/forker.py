@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -37,10 +38,10 @@ class Job:
 
     def wait(self) -> int:
         """Return the exit status; kill a command that takes too long."""
-        killer = subprocess.Popen([sys.executable, "-S", "-c", KILLER, str(LIMIT), str(self.pid)])
+        killer = threading.Timer(LIMIT, os.killpg, (self.pid, signal.SIGKILL))
+        killer.start()
         status = int(self._server.stdout.readline())
-        killer.kill()
-        killer.wait()
+        killer.cancel()
         self.seconds = time.monotonic() - self.started
         return status
 
@@ -53,9 +54,6 @@ class Job:
     def said(self) -> str:
         """The standard error."""
         return (self._folder / "error.txt").read_text(errors="replace")
-
-
-KILLER = "import os, sys, time; time.sleep(float(sys.argv[1])); os.killpg(int(sys.argv[2]), 9)"
 
 
 class Forker:

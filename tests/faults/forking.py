@@ -4,6 +4,7 @@ It reads a line of JSON per command from standard input, and answers with the pr
 """
 
 import ctypes
+import gc
 import hashlib
 import importlib
 import itertools
@@ -31,6 +32,8 @@ from recmtl.tuning import worker
 
 # Audit events of changes to files.
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "shutil.copyfile", "os.truncate"}
+IMPORTED = ["torch.utils.tensorboard", "torch.utils.serialization", "attrs", "docstring_parser", "rich._emoji_codes"]
+IMPORTED += ["pyarrow.acero", "pyarrow.dataset", "encodings.utf_8_sig"]
 CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
 WRITING = os.O_WRONLY | os.O_RDWR
 
@@ -151,7 +154,7 @@ def run(
 
 def warm_up() -> None:
     """Import what is otherwise imported lazily, and replace drawing, which is slow and not tested here."""
-    for name in ("recmtl.cli.running", *(f"recmtl.cli.{name}" for name in load_catalogue()), "torch.utils.tensorboard"):
+    for name in ("recmtl.cli.running", *(f"recmtl.cli.{name}" for name in load_catalogue()), *IMPORTED):
         importlib.import_module(name)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")
@@ -190,6 +193,7 @@ def serve() -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     warm_up()
+    gc.freeze()  # processes look for garbage among what they make themselves
     cells.subprocess.Popen = Forked
     with_digest = load_catalogue() | {"digest": {"options": [], "hidden": [], "classes": []}}
     command.load_catalogue = lambda: with_digest

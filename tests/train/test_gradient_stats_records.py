@@ -49,6 +49,7 @@ def test_no_measurement_no_summary(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("tasks", [2, 8])
 def test_the_plot_has_a_panel_for_each_measure(tmp_path: Path, tasks: int) -> None:
     """Names may be long, and weights negative, as a projection's can be."""

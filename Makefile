@@ -19,7 +19,7 @@ test-slow: $(INSTALLED)
 
 # What kills, fills and damages; a table at its end counts what was tried and survived.
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/faults
 
 check: lint types test test-slow
 

@@ -212,14 +212,14 @@ def test_an_interrupt_stops_running_jobs_and_keeps_finished_runs(
 
 
 def test_the_orphan_of_a_killed_comparison_still_holds_the_lock(
-    go: Callable[..., recmtl.Comparison], data: dict[str, str], out: Path
+    go: Callable[..., recmtl.Comparison], data: dict[str, str], warm_python: Path, out: Path
 ) -> None:
     script = f"""
 from recmtl.comparison import compare, jobs
 jobs.TRAIN = {module.TRAIN!r}
 compare({{}}, {str(out)!r}, ["MMOE"], seeds=[77], options={data!r})
 """
-    comparison = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    comparison = subprocess.Popen([warm_python, "-c", script], stderr=subprocess.DEVNULL)
     started = out / "cells" / "MMOE-Sum-77" / "started"
     while not started.exists():
         assert comparison.poll() is None

@@ -17,7 +17,7 @@ from recmtl.data import Batch, Loader
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.train import Optimization, Step
-from tests.contracts.test_models import BALANCERS, built, each_pair
+from tests.contracts.test_models import BALANCERS, built, each_once, each_pair
 
 OPTIONS = Optimization(batch_size=256, balancer_rate=0.05)
 RUN = recmtl.RunConfig(progress=False, device="cpu")
@@ -105,7 +105,7 @@ def test_a_fresh_model_takes_the_state_of_a_trained_one_and_trains_on_alike(
         assert all(map(torch.equal, one.state_dict().values(), model.state_dict().values()))
 
 
-@each_pair
+@each_once
 def test_a_pickled_model_keeps_its_balancer(
     cls: type, balancer: type, aliexpress: recmtl.PreparedData, batch: Batch, tmp_path: Path
 ) -> None:
@@ -119,7 +119,7 @@ def test_a_pickled_model_keeps_its_balancer(
     assert all(map(torch.equal, outputs(fresh, batch), outputs(model, batch)))
 
 
-@each_pair
+@each_once
 def test_a_run_folder_keeps_the_balancer(
     cls: type, balancer: type, aliexpress: recmtl.PreparedData, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def test_page(name: str, reader: Reader) -> None:
 @pytest.mark.parametrize("name", balancers.names())
 def test_page_of_a_balancer(name: str, reader: Reader) -> None:
     reader(["rows"])
-    page = Page(balancers.page(name))
+    page = Page(quick(balancers.page(name)))
     assert len(page.blocks) == 2
     page.run()
 

@@ -127,7 +127,7 @@ def tuning(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory)
     space.write_text(
         "trainer.optimization.optimizer.lr: {low: 0.0005, high: 0.02, log: true}\nbalancer: [Sum, PCGrad]\n"
     )
-    options = ["--search", space, "--trials", "6", "--model", "SharedBottom"]
+    options = ["--trainer.epochs", "1", "--search", space, "--trials", "4", "--model", "SharedBottom"]
 
     def command(path: Path) -> list[object]:
         return ["tune", *data(rows), *OPTIONS, *options, "--out", path]
@@ -137,7 +137,7 @@ def tuning(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def comparing(forker: Forker, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    grid = ["--models", "SharedBottom", "MMOE", "--seeds", "1", "--balancers", "MetaBalance"]
+    grid = ["--trainer.epochs", "1", "--models", "SharedBottom", "MMOE", "--seeds", "1", "--balancers", "MetaBalance"]
 
     def command(path: Path) -> list[object]:
         return ["compare", *data(rows), *OPTIONS, *grid, "--out", path]

@@ -9,7 +9,7 @@ from forker import Forker, Job
 
 from recmtl.train import RunFolder
 
-KILLS = 8  # moments at which a command is killed
+KILLS = 6  # moments at which a command is killed
 EVERY = 6  # steps between two checkpoints
 SIZES = ["--model.layers", "[8,4]", "--trainer.epochs", "2", "--trainer.optimization.batch_size", "128"]
 LOG = ["--trainer.run.progress", "false", "--trainer.run.log_every", "1", "--trainer.run.checkpoint_every", EVERY]

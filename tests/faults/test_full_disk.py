@@ -112,6 +112,7 @@ def test_cache(share: float, training: Subject, disk: Make, tmp_path: Path, tall
     tally.survived()
 
 
+@pytest.mark.xdist_group("comparing")
 @pytest.mark.fault("a full disk under compare")
 @pytest.mark.parametrize("share", SHARES[1::3])  # each of its runs is a training
 def test_compare(share: float, comparing: Subject, disk: Make, tmp_path: Path, tally: Tally) -> None:

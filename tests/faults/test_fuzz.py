@@ -118,7 +118,7 @@ def few(rows: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("part", range(4))
 def test_recipes(part: int, recipe: tuple[Path, Any], forker: Forker, tmp_path: Path, tally: Tally) -> None:
     draw, wrong = std.Random(part), []
-    for number in range(20):
+    for number in range(15):
         text = yaml.safe_dump(recipe[1], allow_unicode=True, sort_keys=False)
         if number % 4:
             content = yaml.safe_dump(changed(recipe[1], draw), allow_unicode=True, sort_keys=False).encode()

@@ -51,6 +51,7 @@ def workers(process: subprocess.Popen[str]) -> list[int]:
     return [int(number) for number in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+@pytest.mark.xdist_group("ranks")
 @pytest.mark.fault("kill -9 or SIGSTOP of one of two processes")
 @pytest.mark.parametrize(
     ("number", "rank"),

@@ -14,7 +14,7 @@ from subject import EVERY, KILLS, Subject, lost_steps
 from recmtl.tuning import Tuning
 from recmtl.tuning.study import cut_unfinished_line
 
-TUNE_KILLS = 10  # moments at which a search is killed
+TUNE_KILLS = 6  # moments at which a search is killed
 
 
 def survive(subject: Subject, path: Path, random: np.random.Generator, number: int, tally: Tally) -> int:
@@ -67,6 +67,7 @@ def test_prepare(preparing: Subject, number: int, tmp_path: Path, random: np.ran
     tally.survived(tally.counts["tried"])
 
 
+@pytest.mark.xdist_group("comparing")
 @pytest.mark.fault("kill -9 of compare")
 @pytest.mark.parametrize("number", range(KILLS))
 def test_compare(comparing: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:
@@ -75,6 +76,7 @@ def test_compare(comparing: Subject, number: int, tmp_path: Path, random: np.ran
     tally.survived(tally.counts["tried"], lost, "steps of training")
 
 
+@pytest.mark.xdist_group("tuning")
 @pytest.mark.fault("kill -9 of tune")
 @pytest.mark.parametrize("number", range(TUNE_KILLS))
 def test_tune(tuning: Subject, number: int, tmp_path: Path, random: np.random.Generator, tally: Tally) -> None:

@@ -13,9 +13,8 @@ ASKING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
 @pytest.mark.fault("SIGINT, SIGTERM and SIGHUP while training")
-@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+@pytest.mark.parametrize(("part", "twice"), [(0, False), (1, True)], ids=["early and once", "late and twice"])
 @pytest.mark.parametrize("number", ASKING, ids=lambda number: number.name)
-@pytest.mark.parametrize("part", range(2))
 def test_training(
     part: int, number: int, twice: bool, training: Subject, tmp_path: Path, random: np.random.Generator, tally: Tally
 ) -> None:

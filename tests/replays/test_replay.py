@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -252,13 +251,14 @@ def test_days_that_come_later_are_added(finished: recmtl.Replay, options: dict[s
 
 
 @pytest.mark.slow
-def test_a_killed_replay_goes_on(finished: recmtl.Replay, options: dict[str, str], tmp_path: Path) -> None:
+def test_a_killed_replay_goes_on(
+    finished: recmtl.Replay, options: dict[str, str], warm_python: Path, tmp_path: Path
+) -> None:
     """Killed while it trains, twice; the end is that of one that was never stopped."""
     out = tmp_path / "out"
     for run in ("first", f"anew-{DAYS[1]}"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "recmtl", *arguments(options, out)], stderr=subprocess.DEVNULL
-        )
+        command = [warm_python, "-m", "recmtl", *arguments(options, out)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         while process.poll() is None and not (out / "runs" / run / "recipe.yaml").exists():
             time.sleep(0.01)
         process.kill()
@@ -269,11 +269,13 @@ def test_a_killed_replay_goes_on(finished: recmtl.Replay, options: dict[str, str
 
 
 @pytest.mark.slow
-def test_a_model_of_ones_own(options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_ones_own(
+    options: dict[str, str], warm_python: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its module lies in the working folder; the runs that go on are the user's own, and trusted."""
     (tmp_path / "mine.py").write_text("import recmtl\n\n\nclass Mine(recmtl.SharedBottom):\n    pass\n")
     monkeypatch.chdir(tmp_path)
-    command = [sys.executable, "-m", "recmtl", *arguments(options, tmp_path / "out"), "--model", "mine.Mine"]
+    command = [warm_python, "-m", "recmtl", *arguments(options, tmp_path / "out"), "--model", "mine.Mine"]
     assert subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": str(ROOT)}).returncode == 0
     assert len(recmtl.Replay.open(tmp_path / "out").metrics) == 12
 

@@ -108,7 +108,7 @@ print(sum(map(len, data.splits.values())))
 
 
 @pytest.fixture
-def worker(tmp_path, path):
+def worker(tmp_path, path, warm_python):
     """Start a process that prepares the rows; while fitting it waits for a mark. Its marks are name and activity."""
     marks = tmp_path / "marks"
     marks.mkdir()
@@ -116,7 +116,7 @@ def worker(tmp_path, path):
 
     def start(name, until, then):
         arguments = [path, str(tmp_path / "cache"), str(marks), name, until]
-        process = subprocess.Popen([sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([warm_python, "-c", WORKER, *arguments], stdout=subprocess.PIPE, text=True)
         started.append(process)
         deadline = time.monotonic() + 60
         while not (marks / then).exists():

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import recmtl
-from benchmarks import comparison, coverage, data, metrics, serving, serving_http, tuned
+from benchmarks import comparison, coverage, data, metrics, preparing, serving, serving_http, tuned
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.serving import export
@@ -88,6 +88,13 @@ def test_the_data_benchmark_runs_and_writes_every_line(
     lines = {"prepare, a million rows", "prepare, all rows", "prepare, the raw layout", "train, in memory"}
     assert set(results) == lines | {"train, in windows of an eighth"}
     assert all(value >= 0 for figures in results.values() for value in figures.values())
+
+
+def test_the_stages_of_preparing_are_timed(tmp_path: Path) -> None:
+    synthesize(tmp_path, 200)
+    stages = preparing.prepare(tmp_path / "train.csv", tmp_path / "out")
+    assert list(stages) == ["start", "parse and fit", "vocabularies and knots", "encode and write", "checksums"]
+    assert all(seconds >= 0 for seconds in stages.values())
 
 
 @pytest.mark.slow

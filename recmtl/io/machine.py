@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import math
 import os
@@ -25,6 +26,8 @@ WAIT_POLICY, NUM_THREADS = "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
 THREADS_GIVEN = bool(os.environ.get(NUM_THREADS))  # by the user or a launcher, before recmtl was imported
 LOAD_SECONDS = 60.0  # over which the first load average is taken
 FREE_SHARE = 0.75  # of its threads that a run finds a CPU for on a machine that is not busy
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
+KEPT_BYTES, MMAP_BYTES = 1 << 30, 32 << 20  # the second is the maximum that glibc accepts
 Version = Literal[1, 2]
 
 
@@ -211,3 +214,19 @@ def busy_warning(threads: int, processes: int = 1) -> str | None:
     warning += f"; `threads` {fewer} leaves room" if fewer < threads and room else ""
     active = threads > 1 and not waits_passively()
     return warning + ("; they wait actively, which is far slower then: import recmtl before torch" if active else "")
+
+
+def keep_freed_memory() -> bool:
+    """Let malloc keep up to 1 GiB of freed memory for the next allocations.
+
+    A training step frees what the next one allocates, as does the preparation of a batch of rows. By default glibc
+    returns large blocks to the system each time, which hands them back page by page, cleared: milliseconds per step.
+
+    Returns:
+        Whether the C library accepted the setting; those other than glibc are left alone.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    settings = {MMAP_THRESHOLD: MMAP_BYTES, TRIM_THRESHOLD: KEPT_BYTES}
+    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -51,26 +49,6 @@ def check_gpu_options(optimization: Optimization, device: torch.device, processe
         raise ValueError(f"`precision` {precision!r} is for a CUDA device, got {str(device)!r}: take 'fp32' or 'bf16'")
     if optimization.cuda_graph:
         raise ValueError(f"`cuda_graph` is for a CUDA device, got {str(device)!r}: leave it out")
-
-
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
-KEPT_BYTES, MMAP_BYTES = 1 << 30, 32 << 20  # the second is the maximum that glibc accepts
-
-
-def keep_freed_memory() -> bool:
-    """Let malloc keep up to 1 GiB of freed memory for the next allocations.
-
-    A training step frees what the next one allocates. By default glibc returns large blocks to the system each time,
-    which hands them back page by page, cleared: milliseconds per step.
-
-    Returns:
-        Whether the C library accepted the setting; those other than glibc are left alone.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    settings = {MMAP_THRESHOLD: MMAP_BYTES, TRIM_THRESHOLD: KEPT_BYTES}
-    return mallopt is not None and all(mallopt(name, value) for name, value in settings.items())
 
 
 @contextmanager

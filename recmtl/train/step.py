@@ -16,9 +16,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
+from recmtl.io.machine import keep_freed_memory
 from recmtl.models import RankingModel
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
-from recmtl.train.device import autocast, keep_freed_memory, matmul_precision
+from recmtl.train.device import autocast, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms, untracked_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from recmtl.train.device import keep_freed_memory
+from recmtl.io.machine import keep_freed_memory
 
 COUNTED = """
 import resource, torch
-from recmtl.train.device import keep_freed_memory
+from recmtl.io.machine import keep_freed_memory
 assert keep_freed_memory()
 def step():
     blocks = [torch.ones(1 << 19) for _ in range(8)]  # 2 MiB each

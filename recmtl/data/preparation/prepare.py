@@ -22,6 +22,7 @@ from recmtl.data.store.prepared import PreparedData
 from recmtl.errors import DataError
 from recmtl.io.csv_records import BadRows, skips
 from recmtl.io.files import new_folder
+from recmtl.io.machine import keep_freed_memory
 from recmtl.schema import Schema, Thinning
 from recmtl.schema.extend import Extendable, extended_schema, open_extension
 from recmtl.schema.serialization import save_fitted
@@ -75,6 +76,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
+    keep_freed_memory()
     skip = skips(bad_rows)
     extension = open_extension(extend) if extend is not None else None
     schema = schema or extended_schema(extension)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.balance.distributed import ProcessGroup
-from recmtl.data.row_order import LANES, Integers, KnownOrder, ranges
+from recmtl.data.row_order import LANES, PIECE_ROWS, Integers, KnownOrder, ranges
 
 Booleans = npt.NDArray[np.bool_]
 Span = tuple[int, int]  # the first row, and the one behind the last
@@ -76,7 +76,7 @@ class GroupOrder:
         ends = np.append(0, np.cumsum(lengths))
         bounds = ends[self.cuts(ends)]
         starts, stops = (ends[piece_at(ends, places)] for places in ranges(bounds, self.processes))
-        return KnownOrder(order, bounds, (starts, stops))
+        return KnownOrder(order, bounds, (starts, stops), PIECE_ROWS)
 
     def cuts(self, ends: Integers) -> Integers:
         """Return the first piece of each batch, given the ends of all pieces from 0, and the number of pieces."""

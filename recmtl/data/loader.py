@@ -128,7 +128,8 @@ class Loader:
             return LaneOrder(rows, bounds, processes, self.window, (self.seed, number))
         generator = None if self.seed is None else torch.Generator().manual_seed((self.seed << 20) + number)
         order = None if generator is None else torch.randperm(rows, generator=generator).numpy()
-        return KnownOrder(order, bounds, ranges(bounds, processes), min(self.window, PIECE_ROWS))
+        piece = min(-(-self.window // processes.size), PIECE_ROWS)
+        return KnownOrder(order, bounds, ranges(bounds, processes), piece)
 
     def _of_one_shape(self, window: Window, sizes: Sequence[int]) -> Iterator[Packed]:
         """Yield batches of all rows whose lists have spare values, so that a step on a GPU can be recorded.
@@ -160,7 +161,11 @@ class Loader:
 
     def _read(self, numbers: Callable[[], Integers]) -> Window:
         rows = numbers()
-        return Window(Packed(self.rows.packed(rows, self._groups), self.rows.lists(rows)), None)
+        order = np.argsort(rows)
+        places = np.empty_like(order)
+        places[order] = np.arange(len(rows))
+        stored = Packed(self.rows.packed(rows[order], self._groups), self.rows.lists(rows[order]))
+        return Window(stored, None if self.seed is None and self._grouped is None else torch.from_numpy(places))
 
     def _unpack(self, packed: Packed) -> Batch:
         parts = dict(zip(self._widths, torch.split(packed.matrix, list(self._widths.values()), dim=1), strict=True))

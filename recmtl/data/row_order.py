@@ -44,9 +44,7 @@ class KnownOrder:
         piece: About how many rows are read at a time.
     """
 
-    def __init__(
-        self, order: Integers | None, bounds: Integers, own: tuple[Integers, Integers], piece: int = PIECE_ROWS
-    ) -> None:
+    def __init__(self, order: Integers | None, bounds: Integers, own: tuple[Integers, Integers], piece: int) -> None:
         self.order, self._piece = order, piece
         self._starts, ends = own
         self.totals, self.sizes = np.diff(bounds), ends - self._starts

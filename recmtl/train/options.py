@@ -148,8 +148,8 @@ class RunConfig:
         progress: Show a summary of the training, and a progress bar on a terminal or plain lines in a log.
         tensorboard: Also write TensorBoard event files into the folder, if the extra ``tensorboard`` is installed.
         predictions: Keep the predictions of all measured rows in the folder. Reports and comparisons need them.
-        window: Training rows held in memory at a time, up to three times this number, shuffled in two steps; ``None``
-            holds all if they fit into half of the free memory.
+        window: Training rows held in memory at a time, by all processes together, up to three times this number,
+            shuffled in two steps; ``None`` holds all if they fit into half of the free memory.
         checkpoint_every: Steps between two checkpoints, beside those at the end of each epoch and when stopped.
         checkpoint_minutes: Minutes between two checkpoints.
         keep: The number of checkpoints kept while training: if the newest is damaged, the one before is used.

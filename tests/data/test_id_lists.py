@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from together import place
 from torch import Tensor
 
 import recmtl
-from recmtl.data import Batch, IdLists, Loader, Rows
-from recmtl.data import loader as loader_module
+from recmtl.data import Batch, IdLists, Loader, Rows, row_order
 from recmtl.data.store.lists import SPARE
 from recmtl.schema.fitted import FIRST, MISSING
 
@@ -46,27 +46,28 @@ def expected(data: recmtl.PreparedData, row: int) -> tuple[list[int], list[int]]
 
 def lists_of(batch: Batch) -> Iterator[tuple[int, tuple[list[int], ...]]]:
     """The number of each row, and its lists."""
-    for place, number in enumerate(batch.numeric[:, 0].long().tolist()):
-        bounds = [own.offsets[place : place + 2].tolist() for own in batch.lists]
+    for row, number in enumerate(batch.numeric[:, 0].long().tolist()):
+        bounds = [own.offsets[row : row + 2].tolist() for own in batch.lists]
         yield number, tuple(own.values[a:b].tolist() for own, (a, b) in zip(batch.lists, bounds, strict=True))
 
 
 @pytest.mark.parametrize("seed", [None, 4])
 @pytest.mark.parametrize("window", [None, 1, 9])
 @pytest.mark.parametrize("done", [0, 2])
-@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("processes", [1, 3])
 def test_each_row_has_its_lists(
     data: recmtl.PreparedData,
     monkeypatch: pytest.MonkeyPatch,
     seed: int | None,
     window: int | None,
     done: int,
-    world_size: int,
+    processes: int,
 ) -> None:
-    monkeypatch.setattr(loader_module, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(row_order, "BLOCK_ROWS", 2)
+    monkeypatch.setattr(row_order, "LANE_ROWS", 2)
     found = []
-    for rank in range(world_size):
-        loader = Loader(data.train, 8, seed=seed, window=window, rank=rank, world_size=world_size)
+    for rank in range(processes):
+        loader = Loader(data.train, 8, seed=seed, window=window, processes=place(rank, processes))
         for batch in loader.epoch(1, done):
             assert all(len(own.values) == own.offsets[-1] for own in batch.lists)
             found += lists_of(batch)
@@ -79,7 +80,7 @@ def test_spare_values_give_all_batches_of_an_epoch_one_shape(data: recmtl.Prepar
     """As on a GPU, where a step is recorded."""
     loader = Loader(data.train, 8, seed=seed)
     plain = list(loader.epoch(1))
-    window = next(loader._windows(1, 0, None))
+    window = next(loader._windows(loader._epoch_order(1), 0))
     spare = [loader._unpack(packed) for packed in loader._of_one_shape(window, [len(batch) for batch in plain])]
     assert len({tuple(len(own.values) for own in batch.lists) for batch in spare}) == 1
     for mine, other in zip(spare, plain, strict=True):

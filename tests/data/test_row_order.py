@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from together import place
+from torch import Tensor
 
-from recmtl.data import Loader, Rows, loader, prepare, row_order
+from recmtl.data import Loader, Rows, group_order, loader, prepare, row_order
 from recmtl.data.row_order import LaneOrder, spread
 from recmtl.schema import MultiCategorical, Numeric, Schema, Task
 
@@ -32,7 +33,8 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (loader, row_order):
         monkeypatch.setattr(module, "BLOCK_ROWS", BLOCK)
     monkeypatch.setattr(row_order, "LANE_ROWS", BLOCK)
-    monkeypatch.setattr(row_order, "PIECE_ROWS", 500)
+    for module in (loader, group_order):
+        monkeypatch.setattr(module, "PIECE_ROWS", 500)
 
 
 def rows_of(loader: Loader, done: int = 0) -> list[list[int]]:
@@ -51,11 +53,19 @@ def test_any_number_of_processes_has_the_same_batches(
     cut = options()._grouped  # blocks of groups end between them
     edges = [start for start, _ in cut.blocks] if cut else range(0, ROWS, BLOCK)
     read: list[int] = []
+    held: list[int] = []  # rows at a time
     packed = Rows.packed
-    monkeypatch.setattr(Rows, "packed", lambda self, rows, groups: read.extend(rows) or packed(self, rows, groups))
+
+    def packed_and_noted(self: Rows, rows: np.ndarray, groups: np.ndarray | None) -> Tensor:
+        read.extend(rows)
+        held.append(len(rows))
+        return packed(self, rows, groups)
+
+    monkeypatch.setattr(Rows, "packed", packed_and_noted)
     for number in (3,) if grouped else (2, 3, 5):
         blocks = []
         shares = []
+        held.clear()
         for rank in range(number):
             read.clear()
             shares.append(rows_of(options(processes=place(rank, number))))
@@ -68,6 +78,7 @@ def test_any_number_of_processes_has_the_same_batches(
             if len(batch) >= SIZE / 2 and window != 2000:
                 unequal = max(map(len, parts)) - min(map(len, parts))
                 assert unequal <= (18 if grouped else 6)  # groups have up to 6 rows
+        assert max(held) <= max(500, SIZE, (window or 0) // number + SIZE)
         if window and seed is not None:
             assert max(blocks) <= 1.05 * len(edges) / number + 4
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from recmtl.data.store.lists import IdLists
 
 Integers = npt.NDArray[np.int64]
+LONG_RUN = 16  # rows: shorter runs of neighbouring rows are copied row by row
 Which = Sequence[tuple[int, int]] | Integers
-"""Rows: ranges, each from its first row up to an end, or the numbers of rows in any order."""
+"""Rows: ranges, each from its first row up to an end, or the rising numbers of rows."""
 
 
 class Piece(NamedTuple):
@@ -23,15 +23,6 @@ class Piece(NamedTuple):
 
     chunk: pa.RecordBatch
     rows: slice | Integers  # in the record batch
-    places: slice | Integers  # among the rows that are asked for
-
-
-class Picked(NamedTuple):
-    """Rows that are asked for."""
-
-    pieces: list[Piece]  # in the order in which they are stored
-    rows: int
-    order: Tensor | None = None  # the rows in the order of the pieces, if it is another: int64 [rows]
 
 
 class MappedRows:
@@ -50,30 +41,27 @@ class MappedRows:
         self._starts, self._table, self._columns, self._lists = starts, table, columns, lists
         self._known: dict[int, tuple[list[pa.RecordBatch], Integers]] = {}
 
-    def picked(self, which: Which) -> Picked:
-        """Find rows in the record batches."""
+    def _pieces(self, which: Which) -> Iterator[Piece]:
         if isinstance(which, np.ndarray):
-            order = np.argsort(which, kind="stable")
-            pieces = [Piece(chunk, rows, order[places]) for chunk, rows, places in self._of_rising(which[order])]
-            return Picked(pieces, len(which), torch.from_numpy(np.argsort(order, kind="stable")))
-        pieces, place = [], 0
-        for chunk, rows in (piece for span in which for piece in self._of_span(*span)):
-            pieces.append(Piece(chunk, rows, slice(place, place := place + rows.stop - rows.start)))
-        return Picked(pieces, place)
+            runs = np.flatnonzero(np.diff(which, prepend=-2, append=-2) != 1)  # of neighbouring rows, and the end
+            if LONG_RUN * len(runs) > len(which):
+                return self._of_rising(which)
+            which = [*zip(which[runs[:-1]].tolist(), (which[runs[1:] - 1] + 1).tolist(), strict=True)]
+        return (piece for span in which for piece in self._of_span(*span))
 
-    def _of_rising(self, rising: Integers) -> Iterator[tuple[pa.RecordBatch, Integers, slice]]:
+    def _of_rising(self, rising: Integers) -> Iterator[Piece]:
         for table, in_table in filled(rising, self._starts):
             chunks, starts = self._chunks(table)
-            for chunk, own in filled(rising[in_table], starts):
-                places = slice(in_table.start + own.start, in_table.start + own.stop)
-                yield chunks[chunk], rising[places] - starts[chunk], places
+            rows = rising[in_table]
+            for chunk, own in filled(rows, starts):
+                yield Piece(chunks[chunk], rows[own] - starts[chunk])
 
-    def _of_span(self, start: int, end: int) -> Iterator[tuple[pa.RecordBatch, slice]]:
+    def _of_span(self, start: int, end: int) -> Iterator[Piece]:
         while start < end:
             chunks, starts = self._chunks(int(np.searchsorted(self._starts, start, side="right")) - 1)
             chunk = int(np.searchsorted(starts, start, side="right")) - 1
             first, stop = starts[chunk : chunk + 2].tolist()
-            yield chunks[chunk], slice(start - first, min(end, stop) - first)
+            yield Piece(chunks[chunk], slice(start - first, min(end, stop) - first))
             start = stop
 
     def _chunks(self, table: int) -> tuple[list[pa.RecordBatch], Integers]:
@@ -83,24 +71,27 @@ class MappedRows:
             self._known[table] = chunks, self._starts[table] + np.cumsum([0, *(chunk.num_rows for chunk in chunks)])
         return self._known[table]
 
-    def fill(self, matrix: npt.NDArray[np.int32], picked: Picked) -> None:
-        """Copy the columns of rows, bit by bit, into the first columns of a matrix ``[rows, ≥ Σ widths]``."""
-        for chunk, rows, places in picked.pieces:
+    def matrix(self, which: Which, width: int) -> npt.NDArray[np.int32]:
+        """Copy the columns of rows, bit by bit, to the first columns of a matrix ``[rows, width]``."""
+        count = len(which) if isinstance(which, np.ndarray) else sum(end - start for start, end in which)
+        matrix, row = np.empty((count, width), np.int32), 0
+        for chunk, rows in self._pieces(which):
             start = 0
             for name in self._columns:
-                values = _matrix(chunk.column(name))
-                matrix[places, start : start + values.shape[1]] = values[rows]
+                values = _matrix(chunk.column(name))[rows]
+                matrix[row : row + len(values), start : start + values.shape[1]] = values
                 start += values.shape[1]
+            row += rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        return matrix
 
-    def lists(self, picked: Picked) -> tuple[IdLists, ...]:
+    def lists(self, which: Which) -> tuple[IdLists, ...]:
         """Copy the lists of rows."""
-        found = []
+        found, pieces = [], [*self._pieces(which)] if self._lists else []
         for name in self._lists:
-            parts = [_list_values(chunk.column(name), rows) for chunk, rows, _ in picked.pieces]
+            parts = [_list_values(chunk.column(name), rows) for chunk, rows in pieces]
             values = np.concatenate([np.empty(0, np.int32), *(values for values, _ in parts)])
             lengths = np.concatenate([np.empty(0, np.int64), *(lengths for _, lengths in parts)])
-            own = IdLists.of_lengths(torch.from_numpy(values), torch.from_numpy(lengths))
-            found.append(own if picked.order is None else own.take(picked.order))
+            found.append(IdLists.of_lengths(torch.from_numpy(values), torch.from_numpy(lengths)))
         return tuple(found)
 
 

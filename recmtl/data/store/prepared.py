@@ -126,7 +126,7 @@ class Rows:
         """Copy rows into one row-major matrix, so that a batch is one gather.
 
         Args:
-            which: First row and end of each range of rows, or their numbers, int64 ``[n]``; ``None`` takes all.
+            which: First row and end of each range of rows, or their rising numbers, int64 ``[n]``; ``None`` takes all.
             groups: The group of each of the rows ``[rows]``, which is then the last column; ``None`` leaves it out.
 
         Shape:
@@ -138,10 +138,8 @@ class Rows:
         import torch
 
         which = [(0, len(self))] if which is None else which
-        picked = self._mapped.picked(which)
         bounds = np.cumsum([0, *self.widths.values(), 0 if groups is None else 1]).tolist()
-        matrix = np.empty((picked.rows, bounds[-1]), np.int32)
-        self._mapped.fill(matrix, picked)
+        matrix = self._mapped.matrix(which, bounds[-1])
         places = dict(zip(self.widths, map(slice, bounds, bounds[1:]), strict=False))
         if self.thinning:
             labels = matrix[:, places[LABELS]].view(np.float32).astype(np.float64)
@@ -158,7 +156,7 @@ class Rows:
         Raises:
             DataError: The file is damaged.
         """
-        return self._mapped.lists(self._mapped.picked([(0, len(self))] if which is None else which))
+        return self._mapped.lists([(0, len(self))] if which is None else which)
 
     @cached_property
     def _mapped(self) -> MappedRows:

@@ -69,6 +69,7 @@ from .features import (
     PeriodicEmbeddings,
     PiecewiseLinearEmbeddings,
     PlainNumbers,
+    sharded_tables,
 )
 from .layers import (
     MLP,
@@ -122,7 +123,7 @@ from .schema import (
 from .schema.extend import Extension
 from .serving.export import export_model
 from .serving.scorer import Scorer
-from .train import EarlyStopping, Optimization, RunConfig, Trainer
+from .train import EarlyStopping, Optimization, RowWiseAdagrad, RunConfig, Trainer
 from .tuning import Tuning, tune
 
 __version__: str
@@ -220,6 +221,7 @@ __all__ = [
     "RotateOnly",
     "RotoGrad",
     "RotoGradNorm",
+    "RowWiseAdagrad",
     "Rows",
     "RunConfig",
     "RunError",
@@ -258,6 +260,7 @@ __all__ = [
     "ray_map",
     "replay",
     "reproduce",
+    "sharded_tables",
     "synthesize",
     "tune",
     "write_report",

@@ -43,7 +43,7 @@ ORDER = (
 )
 FACADE = PACKAGE / "__init__.py"  # names what is public, and loads it when it is used
 MOST_FILES, MOST_LINES = 26, 350
-MOST_ENTERED = {"step": 22, "fit": 63, "prepare": 33}  # files of the package whose functions a call enters
+MOST_ENTERED = {"step": 22, "fit": 65, "prepare": 33}  # files of the package whose functions a call enters
 HEAVY = ("pandas", "pyarrow", "sklearn", "scipy", "matplotlib")
 
 

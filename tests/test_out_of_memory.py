@@ -13,7 +13,7 @@ import recmtl
 from recmtl.cli import prepare as prepare_module
 from recmtl.cli.main import main
 from recmtl.errors import OutOfMemoryError
-from recmtl.features import embedding_table as table_module
+from recmtl.features import sharding as sharding_module
 from recmtl.io.machine import explain_oom
 from recmtl.runs import checkpoint_file as checkpoint
 from recmtl.runs.checkpoint_file import read_checkpoint, write_checkpoint
@@ -88,7 +88,7 @@ def test_a_table_that_does_not_fit_is_refused_before_it_is_allocated(
     small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A system that overcommits memory would kill the process later."""
-    monkeypatch.setattr(table_module, "available_memory", lambda: 179)
+    monkeypatch.setattr(sharding_module, "available_memory", lambda: 179)
     with pytest.raises(
         OutOfMemoryError, match="an embedding table of 9 rows × 5, 9 of them for 'user': give the feature"
     ):

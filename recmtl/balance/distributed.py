@@ -201,6 +201,11 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
+def all_processes() -> ProcessGroup:
+    """Return the processes of `torch.distributed`; this one alone if it is not initialized."""
+    return ProcessGroup(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else SINGLE_PROCESS
+
+
 def to_sum(tensors: Iterable[SharedTensor]) -> list[Tensor]:
     """Return the tensors whose gradients are summed over the processes: those of exchanged rows are whole."""
     return [shared.tensor for shared in tensors if shared.exchanged is None]

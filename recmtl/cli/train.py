@@ -12,6 +12,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import ProcessGroup
+from recmtl.balance.distributed import all_processes
 from recmtl.cli.console import RowCounter, print_domains, print_gradient_stats, print_line, print_metrics, print_note
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
@@ -26,7 +27,7 @@ from recmtl.recipe.trust import schema_to_train
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
-from recmtl.train.distributed import all_processes, process_group
+from recmtl.train.distributed import process_group
 from recmtl.train.gradient_stats import summarize_pairs
 
 RESUME_HELP = "Resume the run in `--run` from its last checkpoint, with the recipe that lies there."

@@ -10,6 +10,7 @@ from recmtl.features.numeric_embeddings import (
     PiecewiseLinearEmbeddings,
     PlainNumbers,
 )
+from recmtl.features.sharding import sharded_tables
 from recmtl.features.spline_embeddings import SplineEmbeddings
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "PiecewiseLinearEmbeddings",
     "PlainNumbers",
     "SplineEmbeddings",
+    "sharded_tables",
 ]

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.distributed import SINGLE_PROCESS
+from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup
 from recmtl.balance.shared import SharedTensor
 from recmtl.data import IdLists, Share
 from recmtl.features.growth import RowOrigins, table_origins
-from recmtl.features.table_rows import GatheredRows, ReplicatedRows, TableRows, parts_of
-from recmtl.io.machine import available_memory, explain_oom
+from recmtl.features.row_places import RowPlaces
+from recmtl.features.sharded_rows import ShardedRows
+from recmtl.features.sharding import new_rows
+from recmtl.features.table_rows import GatheredRows, parts_of
 from recmtl.schema import FittedSchema, IdBlock, MultiCategorical
 
-INITIAL_STD = 0.01
-MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class Field(NamedTuple):
@@ -72,8 +74,12 @@ class EmbeddingTable(nn.Module):
     batch, each finds the distinct ids of its own rows, learns those of the others, and gathers the rows of all: so
     their gradients have one shape and can be summed.
 
+    The rows may be spread over processes (`sharded_tables`, `shard`): `weight` then has those of this process, and all
+    processes look up together. Such a table is trained in row mode alone.
+
     Attributes:
         storage: Where the rows lie.
+        rows: The number of rows of the whole table.
         row_mode: Whether training passes gather rows; off by default.
         singles: The blocks with one value per row, in the order of the output.
         lists: The blocks of multi-valued features, in the order of the output.
@@ -113,13 +119,11 @@ class EmbeddingTable(nn.Module):
         self.register_buffer("columns", columns, persistent=False)
         self._offsets_of_lists = offsets[len(columns) :].tolist()
         self.register_buffer("bounds", torch.cat([starts, sizes.sum()[None]]), persistent=False)
-        self.weight = nn.Parameter(
-            first_rows({name: size for (name, _), size in owned.items()}, int(sizes.sum()), width)
-        )
-        with torch.no_grad():
-            self.weight[starts] = 0
+        self.rows = int(sizes.sum())
+        self.storage, weight = new_rows({name: size for (name, _), size in owned.items()}, self.rows, width)
+        self.storage.put(weight, starts, torch.zeros(len(starts), width))
+        self.weight = nn.Parameter(weight)
         self._spans = {owner: (int(start), size) for start, (owner, size) in zip(starts, owned.items(), strict=True)}
-        self.storage: TableRows = ReplicatedRows()
         self.row_mode = False
         self._share: Share | None = None
         self._gathered: GatheredRows | None = None
@@ -146,8 +150,46 @@ class EmbeddingTable(nn.Module):
         return Embedded(singles.view(ids.shape[0], count, self.width), tuple(found))
 
     def rows_of(self, block: IdBlock) -> Tensor:
-        """Return the rows of a feature, a view of the table ``[size, width]``."""
-        return self.weight.detach().narrow(0, *self._spans[block.owner])
+        """Return the rows of a feature, ``[size, width]``; a view of the table unless it is spread over processes."""
+        start, size = self._spans[block.owner]
+        if self.sharded:
+            return self.storage.read(self.weight.detach(), torch.arange(start, start + size))
+        return self.weight.detach().narrow(0, start, size)
+
+    def put_rows(self, block: IdBlock, ids: Tensor, values: Tensor) -> None:
+        """Write rows of a feature, ``[ids, width]``; of a table that is spread over processes, those of this one."""
+        self.storage.put(self.weight.detach(), ids + self._spans[block.owner][0], values)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the rows are spread over processes."""
+        return isinstance(self.storage, ShardedRows)
+
+    def shard(self, processes: ProcessGroup) -> None:
+        """Spread the rows of the whole table over processes, which all call it: keep those of this process."""
+        storage = ShardedRows(self.rows, processes)
+        own = storage.own_part(self.weight.detach())
+        self.weight, self.storage = nn.Parameter(own, self.weight.requires_grad), storage
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load a weight; of one with all rows, by their ids, a table that is spread takes its part."""
+        whole = state_dict.get(f"{prefix}weight")
+        if isinstance(self.storage, ShardedRows) and isinstance(whole, Tensor) and len(whole) == self.rows:
+            state_dict[f"{prefix}weight"] = self.storage.own_part(whole)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def as_dtensor(self, own: Tensor) -> DTensor:
+        """Return what all processes have of a tensor with a row for each of the table's, by place, without a copy.
+
+        Args:
+            own: This process's part, with a row for each of its `weight`.
+        """
+        assert isinstance(self.storage, ShardedRows)
+        return self.storage.as_dtensor(own)
+
+    def ids_at(self, start: int, stop: int) -> Tensor:
+        """Return the ids of the rows at places from `start` up to `stop`, as tables are kept in files, int64."""
+        return RowPlaces(self.rows, 1, 0).own_rows(start, stop)
 
     def _ids_in_table(self, ids: Tensor, lists: Sequence[IdLists]) -> Tensor:
         """Return all ids as ids of the whole table, those of the lists last ``[B·S + Σ T]``."""
@@ -161,19 +203,33 @@ class EmbeddingTable(nn.Module):
 
     def row_origins(self, old: FittedSchema, new: FittedSchema) -> dict[str, RowOrigins]:
         """Return what the rows start as, given those of the same table for an older schema that the own one extends."""
-        return {"weight": table_origins(list(self._spans), old, new)}
+        origins = table_origins(list(self._spans), old, new)
+        if isinstance(self.storage, ShardedRows):
+            origins = origins.of(self.storage.places.own_rows())
+        return {"weight": origins}
 
     @property
     def owners(self) -> list[str]:
         """The features with rows of their own, in the order of the rows."""
         return [".".join(filter(None, owner)) for owner in self._spans]
 
+    def owners_of(self, marked: Tensor) -> set[str]:
+        """Return the features of those rows of the weight that are marked, bool ``[rows of the weight]``."""
+        ids = marked.nonzero().flatten().cpu()
+        if isinstance(self.storage, ShardedRows):
+            ids = self.storage.places.rows_at(ids + self.storage.places.start)
+        names = self.owners
+        return {names[part] for part in torch.bucketize(ids, self.bounds[1:-1].cpu(), right=True).tolist()}
+
     def by_owner(self, whole: Tensor) -> tuple[Tensor, ...]:
         """Split a tensor shaped like the table by feature."""
         return torch.split(whole, [size for _, size in self._spans.values()])
 
     def gradient_norms(self) -> Tensor:
-        """Return a norm of each feature's part of the last gradient, ``[owners]``; not finite if the part is not."""
+        """Return a norm of each feature's part of the last gradient, ``[owners]``; not finite if the part is not.
+
+        Of a table that is spread over processes it is that of this process's rows.
+        """
         tensor: Tensor = self.weight if self._gathered is None else self._gathered.rows
         if tensor.grad is None:
             return self.weight.new_zeros(len(self._spans))
@@ -241,26 +297,20 @@ class EmbeddingTable(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the size of the table."""
-        return f"rows={len(self.weight)}, width={self.width}, features={self.features}"
+        part = f", own={len(self.weight)}" if self.sharded else ""
+        return f"rows={self.rows}, width={self.width}, features={self.features}{part}"
 
     def _as_shared(self) -> SharedTensor:
         if self._gathered is not None:
             found = self._gathered
-            return SharedTensor(found.rows, len(self.bounds) - 1, found.part_of_row, found.bounds)
+            return SharedTensor(found.rows, len(self.bounds) - 1, found.part_of_row, found.bounds, found.exchanged)
+        if self.sharded:
+            return SharedTensor(self.weight, len(self.bounds) - 1, self.bounds.new_zeros(()).expand(len(self.weight)))
         if self._whole is None or self._whole[0].device != self.weight.device:
             self._whole = parts_of(torch.arange(len(self.weight), device=self.weight.device), self.bounds)
         return SharedTensor(self.weight, len(self.bounds) - 1, *self._whole)
 
 
-def first_rows(sizes: Mapping[str, int], rows: int, width: int) -> Tensor:
-    """Draw the initial rows of a table, ``[rows, width]``, for features of the given sizes."""
-    if rows > MOST_ROWS:
-        raise ValueError(
-            f"a table can have at most {MOST_ROWS:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
-        )
-    largest = max(sizes, key=lambda name: sizes[name])
-    table = f"an embedding table of {rows:,} rows × {width}, {sizes[largest]:,} of them for {largest!r}"
-    with explain_oom(table, "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`"):
-        if 4 * rows * width > available_memory():  # the system may overcommit and kill the process later
-            raise MemoryError
-        return torch.randn(rows, width).mul_(INITIAL_STD)
+def spread_tables(model: nn.Module) -> dict[str, EmbeddingTable]:
+    """Return the tables of a model by name whose rows are spread over processes."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, EmbeddingTable) and m.sharded}

@@ -91,7 +91,7 @@ class FeatureEncoder(nn.Module):
             for block in blocks:
                 file = files.get(block.name)
                 if file is not None:
-                    self.found[block.name] = load_vectors(table.rows_of(block), file, schema, block.name)
+                    self.found[block.name] = load_vectors(table, block, file, schema)
             tables.append(table.requires_grad_(not frozen))
         self.tables = nn.ModuleList(tables)
         self.pools = nn.ModuleList(POOLINGS[feature.pooling](t.width) for t in tables for feature in lists_of(t))

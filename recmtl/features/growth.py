@@ -32,6 +32,11 @@ class RowOrigins(NamedTuple):
     beside: Tensor | None = None
     share: Tensor | None = None
 
+    def of(self, rows: Tensor) -> RowOrigins:
+        """Return the origins of some of the rows."""
+        beside, share = (None if values is None else values[rows] for values in (self.beside, self.share))
+        return RowOrigins(self.source[rows], self.kept[rows], beside, share)
+
     def grown(self, trained: Tensor, drawn: Tensor) -> Tensor:
         """Return the rows of a parameter, given the trained ones and those that were drawn."""
         found, taken = drawn.detach().clone(), self.source >= 0

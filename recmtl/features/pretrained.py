@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
 from recmtl.data import DataError
 from recmtl.data.columns.categorical import lookup
@@ -17,7 +16,8 @@ from recmtl.data.columns.values import Codes, Floats, as_numbers, as_text
 from recmtl.data.sources.base import Source
 from recmtl.data.sources.open import open_sources
 from recmtl.errors import BadValueError, unreadable
-from recmtl.schema import Categorical, FittedSchema
+from recmtl.features.embedding_table import EmbeddingTable
+from recmtl.schema import Categorical, FittedSchema, IdBlock
 from recmtl.schema.fitted import FIRST
 from recmtl.schema.text_format import TextFormat
 
@@ -30,15 +30,15 @@ def check_pretrained(names: Iterable[str], schema: FittedSchema) -> None:
             raise ValueError(f"`pretrained` must name features with a vocabulary of their own ({able}), got {name!r}")
 
 
-def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str) -> float:
-    """Load the vectors of a file into the embedding rows ``[size, width]`` of a feature.
+def load_vectors(table: EmbeddingTable, block: IdBlock, file: str | Path, schema: FittedSchema) -> float:
+    """Load the vectors of a file into the embedding rows of a feature.
 
     The first column has categories, the others one number of the vectors each, or one column has them all as lists.
 
     Returns:
         The share of the feature's categories that have a vector.
     """
-    seen = np.zeros(len(rows), np.int64)
+    name, seen = block.name, np.zeros(block.size, np.int64)
     (feature,) = (f for f in schema.schema.features if isinstance(f, Categorical) and f.name == name)
     for source in open_sources(Path(file), text=TextFormat(nulls=schema.schema.nulls)):
         offset = 0
@@ -46,10 +46,10 @@ def load_vectors(rows: Tensor, file: str | Path, schema: FittedSchema, name: str
             for batch in source.batches(source.columns, frozenset(source.columns[1:])):
                 values, codes = as_text(batch.column(0), source.columns[0])
                 places = np.append(lookup(schema, feature, values), 0)[codes]
-                vectors = _vectors(batch, source, rows.shape[1])
+                vectors = _vectors(batch, source, table.width)
                 known = places >= FIRST
                 _count_vectors(seen, places[known], source, schema.vocabularies[name])
-                rows[torch.from_numpy(places[known])] = torch.from_numpy(vectors[known]).to(rows)
+                table.put_rows(block, torch.from_numpy(places[known]), torch.from_numpy(vectors[known]))
                 offset += batch.num_rows
         except BadValueError as bad:
             bad.row += offset

@@ -55,8 +55,12 @@ class RowPlaces:
         """Return the rank of the process that holds each row, int64."""
         return self.places_of(rows).div_(self.chunk, rounding_mode="floor")
 
+    def own_places_of(self, rows: Tensor) -> Tensor:
+        """Return the places of this process's rows, counted from its first one, int64."""
+        return self.places_of(rows).sub_(self.start)
+
     def own_rows(self, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return which rows lie at this process's places, or at some of them, in their order, int64."""
+        """Return which rows lie at this process's places, or at those from `start` up to `stop` of them, int64."""
         stop = self.own if stop is None else stop
         return self.rows_at(torch.arange(self.start + start, self.start + stop))
 

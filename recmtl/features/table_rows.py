@@ -24,18 +24,20 @@ class GatheredRows(NamedTuple):
     part_of_row: Tensor  # [U], the feature of each row
     bounds: Tensor  # [features + 1], the first row of each feature, and U
     ids: Tensor  # int64 [D], the ids in the table that can be looked up, in rising order
+    exchanged: Tensor | None = None  # [D, width], what this process reads of rows that are spread over processes
+    slots: Tensor | None = None  # int64 [D], where each of the ids is in `exchanged`
 
     @property
     def readable(self) -> Tensor:
         """The rows that look-ups read, ``[D, width]``."""
-        return self.rows
+        return self.rows if self.exchanged is None else self.exchanged
 
     def slots_of(self, ids: Tensor) -> Tensor:
         """Return which of the readable rows each id has; ids that were not gathered are an error."""
-        slots = torch.searchsorted(self.ids, ids.long()).clamp(max=len(self.ids) - 1)
-        among = self.ids[slots] == ids
+        found = torch.searchsorted(self.ids, ids.long()).clamp(max=len(self.ids) - 1)
+        among = self.ids[found] == ids
         torch._assert_async(among.all(), OTHER_IDS)  # does not wait for the device
-        return slots
+        return found if self.slots is None else self.slots[found]
 
     def put(self, whole: Tensor, rows: Tensor) -> None:
         """Write values of the rows ``[U, width]`` to their positions in ``[rows of the weight, width]``."""
@@ -51,6 +53,10 @@ class TableRows(ABC):
     @abstractmethod
     def read(self, weight: Tensor, ids: Tensor) -> Tensor:
         """Return the rows of ids, ``[n]`` to ``[n, width]``."""
+
+    @abstractmethod
+    def put(self, weight: Tensor, ids: Tensor, values: Tensor) -> None:
+        """Write values ``[n, width]`` to the rows of different ids ``[n]``, as far as the weight has them."""
 
     @abstractmethod
     def gather(
@@ -77,6 +83,10 @@ class ReplicatedRows(TableRows):
         """Return the rows of ids, with the gradient of the whole weight."""
         # On a CPU the backward of index_select is the fastest one for repeated ids, with int64.
         return weight.index_select(0, ids.long())
+
+    def put(self, weight: Tensor, ids: Tensor, values: Tensor) -> None:
+        """Write values to the rows of ids."""
+        weight[ids.to(weight.device)] = values.to(weight)
 
     def gather(
         self, weight: Tensor, ids: Tensor, most: int, bounds: Tensor, processes: ProcessGroup

@@ -18,10 +18,12 @@ from recmtl.recipe.environment import environment
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema import FittedSchema
 from recmtl.train import Trainer
+from recmtl.train.device import device_name, open_device
+from recmtl.train.distributed import tables_to_train
 
 # Keys in which a run may differ from one with the same result (of `threads`, up to rounding; of `callbacks`, as far as
 # none stops it: a run whose logger is out of reach can be resumed without it).
-WITHOUT_EFFECT = {("data", "cache"), ("trainer", "callbacks")} | {
+WITHOUT_EFFECT = {("data", "cache"), ("trainer", "callbacks"), ("trainer", "shard_tables")} | {
     ("trainer", "run", key)
     for key in ("folder", "threads", "progress", "checkpoint_every", "checkpoint_minutes", "keep")
 }
@@ -31,7 +33,13 @@ def build(parser: ArgumentParser, config: Namespace, schema: FittedSchema) -> Tr
     """Build model, balancer and trainer of a recipe, with first weights from its seed."""
     torch.manual_seed(config.trainer.run.seed)
     objects = instantiate(parser, config)
-    with explain_oom(f"the model {config.model.class_path}", "make its layers smaller"):
+    options = objects.trainer
+    spread = tables_to_train(
+        options.shard_tables,
+        options.optimization.optimizer,
+        lambda processes: open_device(device_name(options.run.device, processes)),
+    )
+    with explain_oom(f"the model {config.model.class_path}", "make its layers smaller"), spread:
         model = objects.model(schema)
     trainer = Trainer(model, objects.balancer, **vars(objects.trainer))
     trainer.recipe = partial(recipe_text, parser, config)

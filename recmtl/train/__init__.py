@@ -2,6 +2,7 @@
 
 from recmtl.errors import DivergenceError, Interrupted, RunError
 from recmtl.runs.folder import RunFolder
+from recmtl.train.optimizers import RowWiseAdagrad
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.step import Step
 from recmtl.train.trainer import Trainer
@@ -11,6 +12,7 @@ __all__ = [
     "EarlyStopping",
     "Interrupted",
     "Optimization",
+    "RowWiseAdagrad",
     "RunConfig",
     "RunError",
     "RunFolder",

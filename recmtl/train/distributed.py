@@ -1,25 +1,33 @@
-"""Training in several processes: how they start, and what they share beside gradients."""
+"""Training in several processes: how they start, and what they share beside gradients, or hold in parts."""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from recmtl.balance import ProcessGroup
-from recmtl.balance.distributed import SINGLE_PROCESS
+from recmtl.balance.distributed import SINGLE_PROCESS, all_processes
 from recmtl.data import Rows
 from recmtl.data.loader import default_window
 from recmtl.errors import RunError
+from recmtl.features import EmbeddingTable
+from recmtl.features.embedding_table import spread_tables
+from recmtl.features.sharding import LARGE, sharded_tables
+from recmtl.io.machine import available_memory
 from recmtl.io.processes import launched, refuse_launch
+from recmtl.train.optimizers import first_state
+from recmtl.train.options import OptimizerFactory
 
 MIN_ROWS = 2  # of a batch norm in training mode
+FLOAT_BYTES = 4
+MOST_OF_MEMORY = 0.5  # of what is free; the rest is for training rows, gradients and copies
 
 
 def local_rank(processes: ProcessGroup) -> tuple[int, int]:
@@ -52,11 +60,6 @@ def process_group(minutes: float) -> Iterator[ProcessGroup]:
         raise RunError(f"the {launched()} processes did not meet at {address}:{port}: {reason}") from error
     yield all_processes()
     dist.destroy_process_group()  # not after an error: the others may have ended
-
-
-def all_processes() -> ProcessGroup:
-    """Return the processes of `torch.distributed`; this one alone if it is not initialized."""
-    return ProcessGroup(dist.group.WORLD) if dist.is_available() and dist.is_initialized() else SINGLE_PROCESS
 
 
 def smallest_window(rows: Rows, processes: ProcessGroup) -> int:
@@ -106,3 +109,95 @@ def untracked_batch_norms(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in tracked:
             norm.track_running_stats = True
+
+
+class TableSpread:
+    """Decides table by table whether its rows are spread over the processes; all processes decide the same.
+
+    Without an option, tables stay whole in each process as long as they take at most half of the memory that is free
+    for it, with the state of their optimizer.
+
+    Args:
+        option: Whether to spread large tables; ``None`` decides by memory.
+        optimizer: Builds the optimizer.
+        processes: The processes.
+        device: The device of this process.
+        held: The elements of large tables that the process holds already.
+
+    Raises:
+        RunError: The processes were given different options.
+    """
+
+    def __init__(
+        self,
+        option: bool | None,
+        optimizer: OptimizerFactory,
+        processes: ProcessGroup,
+        device: torch.device,
+        held: int = 0,
+    ) -> None:
+        self._option = option
+        self._each = FLOAT_BYTES * (1 + state_per_element(optimizer)) if option is None else 0.0
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+        beside = 1 if device.type == "cuda" else local_rank(processes)[1]
+        bytes_held = 0 if device.type == "cuda" else FLOAT_BYTES * held
+        options, found = zip(*processes.all_gather_object((option, free / beside + bytes_held)), strict=True)
+        for rank, other in enumerate(options):
+            if other != options[0]:
+                raise RunError(f"process 0 trains with `shard_tables` {options[0]}, process {rank} with {other}")
+        self._left = MOST_OF_MEMORY * min(found)
+
+    def __call__(self, elements: int) -> bool:
+        """Return whether to spread the rows of a table of so many elements."""
+        if self._option is not None:
+            return self._option
+        if self._each * elements > self._left:
+            return True
+        self._left -= self._each * elements
+        return False
+
+
+@contextmanager
+def tables_to_train(
+    option: bool | None, optimizer: OptimizerFactory, device: Callable[[ProcessGroup], torch.device]
+) -> Iterator[None]:
+    """Spread the tables of a model that is built within the block as `shard_tables` says, each drawn by its owners.
+
+    `device` opens the device of this process, which is asked for its memory.
+    """
+    processes = all_processes()
+    if option is False or (option is None and processes.size == 1):
+        yield
+        return
+    with sharded_tables(processes, TableSpread(option, optimizer, processes, device(processes))):
+        yield
+
+
+def shard_tables(
+    model: nn.Module, option: bool | None, optimizer: OptimizerFactory, processes: ProcessGroup, device: torch.device
+) -> None:
+    """Spread the large tables of a model over the processes as the option says: those of the first process.
+
+    Raises:
+        ValueError: The model was built with tables that are spread, and the option says that they are not.
+    """
+    if option is False and spread_tables(model):
+        raise ValueError(
+            "the model was built within `sharded_tables`, and `shard_tables` is false: leave one of them out"
+        )
+    tables = [m for m in model.modules() if isinstance(m, EmbeddingTable) and not m.sharded]
+    large = [table for table in tables if table.weight.numel() > LARGE]
+    if processes.size == 1 or not large:
+        return
+    spread = TableSpread(option, optimizer, processes, device, sum(table.weight.numel() for table in large))
+    for table in large:
+        if spread(table.weight.numel()):
+            processes.broadcast([table.weight])
+            table.shard(processes)
+
+
+def state_per_element(optimizer: OptimizerFactory) -> float:
+    """Return how many numbers an optimizer keeps for each element of a table: Adam 2, SGD with momentum 1."""
+    sample = torch.zeros(2, 16)
+    state = first_state(optimizer, sample).values()
+    return sum(value.numel() for value in state if isinstance(value, Tensor) and value.dim()) / sample.numel()

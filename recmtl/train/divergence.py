@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from recmtl.balance import Balancer, zero_nonfinite_gradients
+from recmtl.balance import Balancer, ProcessGroup, zero_nonfinite_gradients
 from recmtl.balance.backward import on_host
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.errors import DivergenceError
 from recmtl.features import EmbeddingTable
+from recmtl.features.embedding_table import spread_tables
 from recmtl.models.links import link_of
 from recmtl.runs.folder import BEST, CHECKPOINTS
 from recmtl.train.setup import TrainingSetup
@@ -39,7 +41,8 @@ class NonFiniteCounter:
     """Counts the steps in which a task, a layer's gradient or a feature's embedding gradient is not finite.
 
     All state is on the device and updated in place, so that the steps of a CUDA graph count too. Of tables in row mode
-    the gathered rows are checked; `limit` consecutive steps are too many.
+    the gathered rows are checked, in all processes if the rows are spread over them; `limit` consecutive steps are too
+    many.
     """
 
     def __init__(
@@ -61,6 +64,10 @@ class NonFiniteCounter:
         self.names = [*(f"task {t}" for t in self._tasks), *(names[id(tensor)] for tensor in tensors), *features]
         self._gradients = slice(len(self._tasks), len(self._tasks) + len(tensors))
         self._place = {id(tensor): place for place, tensor in enumerate(tensors)}
+        spread = {id(table.weight) for table in tables if table.sharded}
+        of_features = [id(table.weight) in spread for table in self._tables for _ in table.owners]
+        flags = [*(False for _ in self._tasks), *(id(tensor) in spread for tensor in tensors), *of_features]
+        self._spread = torch.tensor(flags, device=balancer.skipped.device).nonzero().flatten() if spread else None
         self._balancer, self._limit = balancer, limit
         self.skipped = balancer.skipped.clone()  # by the end of the last step
         self.steps = self.skipped.new_zeros(())
@@ -76,6 +83,8 @@ class NonFiniteCounter:
         pairs = zip(self._tables, norms, strict=True)  # of a marked table, features with bad norms
         features = [marks[self._place[id(table.weight)]] > (norm < math.inf) for table, norm in pairs]
         bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
+        if self._spread is not None:  # each process has seen its own rows
+            bad[self._spread] = self._balancer.processes.sum(bad[self._spread])[0] > 0
         self.skipped.copy_(self._balancer.skipped)
         self.steps += 1
         self.counts += bad
@@ -160,16 +169,21 @@ class DivergenceMonitor:
         self._check_losses(done, losses, read["first_losses"])
 
     def check_weights(self, done: int) -> None:
-        """Raise a `DivergenceError` if weights are not finite. Waits for the device."""
+        """Raise a `DivergenceError`, in all processes, if weights are not finite. Waits for the device."""
         tensors = float_tensors(self._setup.model)
-        self._check_finite(done, tensors, finite_by_tensor(tensors.values()))
+        finite = finite_by_tensor(tensors.values())
+        if spread_tables(self._setup.model):
+            finite = self._setup.processes.sum(~finite)[0] == 0
+        self._check_finite(done, tensors, finite)
 
     def _small_tensors(self) -> dict[str, Tensor]:
-        return {name: t for name, t in float_tensors(self._setup.model).items() if t.numel() <= SMALL_TENSOR}
+        spread = {f"{name}.weight" for name in spread_tables(self._setup.model)}  # of which processes have other parts
+        tensors = float_tensors(self._setup.model)
+        return {name: t for name, t in tensors.items() if t.numel() <= SMALL_TENSOR and name not in spread}
 
     def _check_finite(self, done: int, tensors: Iterable[str], finite: Tensor) -> None:
         names = [name for name, good in zip(tensors, finite.tolist(), strict=True) if not good]
-        bad = [part for name in names for part in nonfinite_parts(self._setup.model, name)]
+        bad = [part for name in names for part in nonfinite_parts(self._setup.model, name, self._setup.processes)]
         if bad:
             since = self._finite_at + 1
             when = f"in step {done}" if done <= since else f"in one of the steps {since} to {done}"
@@ -262,14 +276,15 @@ def finite_by_tensor(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack(largest).isfinite()
 
 
-def nonfinite_parts(model: nn.Module, name: str) -> list[str]:
+def nonfinite_parts(model: nn.Module, name: str, processes: ProcessGroup = SINGLE_PROCESS) -> list[str]:
     """Return the name of a tensor that is not all finite; of an embedding table, those of the features."""
     module, _, last = name.rpartition(".")
     table = model.get_submodule(module)
     if not (isinstance(table, EmbeddingTable) and last == "weight"):
         return [name]
-    rows = zip(table.owners, table.by_owner(table.weight.detach()), strict=True)
-    return [f"feature {owner}" for owner, own in rows if own.numel() and not own.isfinite().all()]
+    found = table.owners_of(~table.weight.detach().isfinite().all(1))
+    every = processes.all_gather_object(found) if table.sharded else [found]
+    return [f"feature {owner}" for owner in table.owners if any(owner in each for each in every)]
 
 
 def shortened(names: Iterable[str]) -> str:

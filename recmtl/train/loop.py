@@ -21,6 +21,7 @@ from recmtl.runs.checkpoints import Checkpoints
 from recmtl.runs.folder import LAST, RunFolder
 from recmtl.train.best_weights import BestWeights
 from recmtl.train.continuation import load_optimizers
+from recmtl.train.describe import describe_setup
 from recmtl.train.device import rng_state, set_rng_state
 from recmtl.train.divergence import DivergenceMonitor
 from recmtl.train.gradient_stats import diagnosis
@@ -28,7 +29,7 @@ from recmtl.train.monitor import LossMeter, host_copies, named_values, step_reco
 from recmtl.train.optimizers import on_host
 from recmtl.train.predictor import Predictor
 from recmtl.train.progress import TrainingProgress
-from recmtl.train.setup import TrainingSetup, check_same, check_unchanged, describe_setup, run_fingerprint
+from recmtl.train.setup import TrainingSetup, check_same, check_unchanged, run_fingerprint
 from recmtl.train.signals import StopRequested, StopSignals
 from recmtl.train.step import Step
 
@@ -135,8 +136,7 @@ class TrainingLoop:
         done, start = divmod(self._done, len(self._loader))
         for batch in self._loader.epoch(done + 1, start):
             self._done += 1
-            every = self._setup.gradient_stats_every
-            with_stats = every > 0 and self._done % every == 0
+            with_stats = (every := self._setup.gradient_stats_every) > 0 and self._done % every == 0
             losses = self._step(batch, with_stats)  # [K]
             self._meter.update(losses, batch.total_rows)
             if self._done == 1:

@@ -13,7 +13,9 @@ from torch import Tensor
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.data import Batch, Loader, Rows
+from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, Predictions, own_metrics
+from recmtl.features.embedding_table import spread_tables
 from recmtl.io.machine import explain_oom
 from recmtl.train.device import autocast, cpu_threads, inference_options, matmul_precision
 from recmtl.train.prediction_shares import PredictionShares
@@ -116,6 +118,11 @@ class Predictor:
     @contextmanager
     def _inference(self) -> Iterator[None]:
         """Put the model into evaluation mode within a block, without gradients."""
+        if self._processes.size < self._setup.processes.size and spread_tables(self._setup.model):
+            raise RunError(
+                f"the tables of the model are spread over {self._setup.processes.size} processes, which look up rows "
+                "together: one alone, such as a callback in the first, cannot predict"
+            )
         model, device, threads = self._setup.model, self._setup.device, cpu_threads(self._setup.run.threads)
         options = inference_options(device, self._setup.optimization)
         mode = model.training

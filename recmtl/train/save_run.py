@@ -64,6 +64,7 @@ def python_recipe(setup: TrainingSetup) -> str:
         "gradient_stats_every": setup.gradient_stats_every,
         "balance_domains": setup.balance_domains,
         "calibration": plain(setup.calibration, "calibration"),
+        "shard_tables": setup.shard_tables,
         "optimization": {name: plain(value, f"optimization.{name}") for name, value in optimization.items()},
         "stopping": {name: plain(value, f"stopping.{name}") for name, value in vars(setup.stopping).items()},
         "run": {name: plain(value, f"run.{name}") for name, value in run.items()},

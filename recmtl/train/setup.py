@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,20 @@ import torch
 from torch.optim import Optimizer
 
 from recmtl.balance import Balancer, ProcessGroup, RepresentationBalancer, Sum
+from recmtl.balance.distributed import all_processes
 from recmtl.calibration import Method
 from recmtl.callbacks import Callback
 from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.evaluate import own_metrics
-from recmtl.features import EmbeddingTable
-from recmtl.io.machine import busy_warning, explain_oom, threads_warning, waits_passively
+from recmtl.features.embedding_table import spread_tables
+from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
-from recmtl.schema import funnel_basis, replaced_rates
-from recmtl.train.device import check_gpu_options, cpu_threads, describe_precision, device_name, open_device
-from recmtl.train.distributed import all_processes, local_rank, smallest_window
+from recmtl.train.device import check_gpu_options, device_name, open_device
+from recmtl.train.distributed import shard_tables as spread_over
+from recmtl.train.distributed import smallest_window
 from recmtl.train.monitor import MetricMonitor, few_rows_note, label_parts
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
 from recmtl.train.trained_run import TrainedRun
@@ -63,6 +63,7 @@ class TrainingSetup:
         calibration: How the model is calibrated when it is trained; ``None`` does not.
         start: The run whose optimizers' states training starts with; ``None`` starts with new ones.
         callbacks: What is called while it trains, beside `metrics.jsonl` and TensorBoard in the run folder.
+        shard_tables: Whether large tables are spread over the processes; ``None`` where memory does not hold them.
     """
 
     model: RankingModel
@@ -79,6 +80,7 @@ class TrainingSetup:
     start: TrainedRun | None = None
     calibration: Method | Mapping[str, Method] | None = None
     callbacks: tuple[Callback, ...] = ()
+    shard_tables: bool | None = None
 
     @classmethod
     def build(
@@ -91,8 +93,9 @@ class TrainingSetup:
         optimization: Optimization,
         stopping: EarlyStopping,
         run: RunConfig,
+        shard_tables: bool | None = None,
     ) -> Self:
-        """Check the parts, put the balancer into the model, and move the model to its device."""
+        """Check the parts, put the balancer into the model, and move the model, or its part of it, to its device."""
         if epochs < 1:
             raise ValueError(f"`epochs` must be at least 1, got {epochs}")
         if gradient_stats_every < 0:
@@ -125,9 +128,15 @@ class TrainingSetup:
             processes,
             device,
             folder,
+            shard_tables=shard_tables,
         )
         setup.metric_monitor()
         install_balancer(model, balancer)
+        spread_over(model, shard_tables, optimization.optimizer, processes, device)
+        if run.folder and spread_tables(model):
+            raise RunError(
+                "a run folder cannot hold tables that are spread over processes: leave out the folder or `shard_tables`"
+            )
         with explain_oom(f"the model on {device}", "give smaller tables or layers"):
             model.to(device)
         return setup
@@ -183,8 +192,10 @@ class TrainingSetup:
         return loader
 
     def broadcast_model(self) -> None:
-        """Replace the parameters and buffers of the model by those of the first process."""
-        self.processes.broadcast((*self.model.parameters(), *self.model.buffers()))
+        """Replace the parameters and buffers of the model by those of the first process, but for spread tables."""
+        spread = {id(table.weight) for table in spread_tables(self.model).values()}
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        self.processes.broadcast(tensor for tensor in tensors if id(tensor) not in spread)
 
     def load_weights(self, state: Mapping[str, Any], folder: Path) -> None:
         """Load the weights of a checkpoint; raise a `RunError` if they do not fit the schema or the model."""
@@ -257,49 +268,6 @@ def install_balancer(model: RankingModel, balancer: Balancer) -> None:
     model.fork = balancer
 
 
-def describe_setup(setup: TrainingSetup, train: Rows, valid: Rows | None) -> list[str]:
-    """Describe a training in a few lines: rows, features, parameters, device, run folder, and a busy machine.
-
-    All processes call it.
-    """
-    model = setup.model
-    kinds = Counter(type(feature).__name__ for feature in model.schema.schema.features)
-    tables = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, EmbeddingTable)}
-    dense = sum(p.numel() for p in model.parameters() if id(p) not in tables)
-    processes = setup.processes.size
-    where = [str(setup.device), *([f"{processes} processes"] if processes > 1 else [])]
-    with cpu_threads(setup.run.threads):
-        threads = torch.get_num_threads()
-        precision = describe_precision(setup.device, setup.optimization.precision)
-    waiting = "passively" if waits_passively() else "actively"
-    several = f"{threads} threads waiting {waiting}"
-    here = local_rank(setup.processes)[1] if processes > 1 else 1
-    warned = (threads_warning(threads, here), busy_warning(threads, here))
-    validated = "no validation rows" if valid is None else f"{len(valid):,} validation rows"
-    return [
-        f"rows: {len(train):,} training rows in batches of {setup.batch_size(train):,}, {validated}",
-        f"features: {', '.join(f'{count} {kind}' for kind, count in kinds.items())}",
-        f"model: {type(model).__name__} with {type(setup.balancer).__name__}, "
-        f"{sum(tables.values()):,} parameters in embedding tables and {dense:,} dense ones",
-        f"device: {', '.join(where)}, {several if threads > 1 else '1 thread'}, {precision}",
-        f"run folder: {setup.run.folder or 'none'}",
-        *funnel_note(model),
-        *model.schema.task_notes,
-        *([] if valid is None else setup.few_rows_note(valid)),
-        *(warning for warning in warned if warning),
-    ]
-
-
-def funnel_note(model: RankingModel) -> list[str]:
-    """Return a sentence on rates of the funnel that have heads and are reported by what follows from others."""
-    schema, heads = model.schema.schema, list(model.heads)
-    basis = " and ".join(funnel_basis(schema, heads))
-    return [
-        f"funnel: {name} has a head of its own, and is reported as it follows from {basis}, so that all rates agree"
-        for name in replaced_rates(schema, heads)
-    ]
-
-
 def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, valid: Rows | None) -> dict[str, Any]:
     """Return by name what the result of a training depends on, as far as it can be written down."""
     settings = ", ".join(f"{name}={value}" for name, value in optimizer.defaults.items())
@@ -326,7 +294,10 @@ def run_fingerprint(setup: TrainingSetup, optimizer: Optimizer, train: Rows, val
 
 def process_fingerprint(setup: TrainingSetup, resume: bool) -> dict[str, Any]:
     """Return by name what several processes must agree on before they exchange tensors."""
-    sizes = {f"size of {name}": tuple(tensor.shape) for name, tensor in setup.model.named_parameters()}
+    spread = {f"{name}.weight": table for name, table in spread_tables(setup.model).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in setup.model.named_parameters()}
+    shapes |= {name: (table.rows, table.width) for name, table in spread.items()}
+    sizes = {f"size of {name}": shape for name, shape in shapes.items()} | {"spread tables": list(spread)}
     run = setup.run
     kept = {"run folder": bool(run.folder), "window": run.window, "checkpoint_every": run.checkpoint_every}
     names = {"model": type(setup.model).__name__, "balancer": type(setup.balancer).__name__}

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
+from recmtl.features.sharding import LARGE
 from recmtl.io.machine import keep_freed_memory
 from recmtl.models import RankingModel
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
@@ -26,7 +27,7 @@ from recmtl.train.fp16 import LossScaler
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization, OptimizerFactory
 
-ROW_MODE = 1_000_000  # elements of a table above which a step gathers its rows; smaller tables fit into a cache
+ROW_MODE = LARGE  # elements of a table above which a step gathers its rows
 
 
 class Step:
@@ -59,7 +60,7 @@ class Step:
         keep_freed_memory()
         self._model, self._balancer, self._options = model, balancer, options
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
-        self._tables = [t for t in tables if t.weight.numel() > ROW_MODE and t.weight.requires_grad]
+        self._tables = [t for t in tables if t.weight.requires_grad and (t.sharded or t.weight.numel() > ROW_MODE)]
         self.row_optimizers = [SparseRowOptimizer(table, options.optimizer) for table in self._tables]
         by_rows = {id(table.weight) for table in self._tables}
         self._own = [p for p in own_parameters(model, balancer) if id(p) not in by_rows]
@@ -122,8 +123,9 @@ class Step:
             norms, cosines = gradient_stats(losses, leaves, self._balancer.processes)
             self.gradient_stats = GradientStats(self._scaler.unscaled(norms) if self._scaler else norms, cosines)
         moved = [*self._own, *(table.gathered.rows for table in self._tables)]
+        of_tables = [shared for table in self._tables for shared in table.shared_tensors()]
         known = {id(leaf.tensor) for leaf in leaves}
-        private = (tensor for tensor in moved if id(tensor) not in known)
+        private = [leaf for leaf in (*map(SharedTensor, self._own), *of_tables) if id(leaf.tensor) not in known]
         self._balancer.backward(losses, leaves, shared.last, private, penalty)
         self._update(moved)
         if rows is not None:
@@ -159,11 +161,21 @@ class Step:
     def _take(self, moved: Sequence[Tensor]) -> None:
         self.nonfinite.update(moved)
         if self._options.clip_norm is not None:
-            nn.utils.clip_grad_norm_(moved, self._options.clip_norm)
+            self._clip(moved, self._options.clip_norm)
         for row_optimizer in self.row_optimizers:
             row_optimizer.step(self.optimizers[0].param_groups[0]["lr"])
         for optimizer in self.optimizers:
             optimizer.step()
+
+    def _clip(self, moved: Sequence[Tensor], most: float) -> None:
+        """Scale the gradients down to a norm; of rows that are spread over processes, that of all processes counts."""
+        spread = {id(table.gathered.rows) for table in self._tables if table.sharded}
+        gradients = {id(tensor): tensor.grad for tensor in moved if tensor.grad is not None}
+        norm = nn.utils.get_total_norm([g for name, g in gradients.items() if name not in spread])
+        if spread:
+            own = nn.utils.get_total_norm([g for name, g in gradients.items() if name in spread])
+            norm = torch.hypot(norm, self._balancer.processes.norm(own.to(norm)))
+        nn.utils.clip_grads_with_norm_(moved, most, norm)
 
     def _can_be_recorded(self) -> bool:
         if self._scaler is not None:

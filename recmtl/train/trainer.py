@@ -75,6 +75,9 @@ class Trainer:
             `metrics.jsonl` and, if it is installed, TensorBoard are two of them that need not be named.
         calibration: Calibrate the trained model on the validation rows: ``isotonic``, ``platt`` or ``temperature``, or
             one of them for each task that is named. A task that these rows cannot calibrate gets a note.
+        shard_tables: Spread the rows of embedding tables of more than a million elements over the processes, each of
+            which holds and trains its part; ``None`` spreads those that would take more than half of the memory that is
+            free for each process, with their optimizer's state. The result is the same.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
@@ -104,6 +107,7 @@ class Trainer:
         balancer_state: BalancerState = "keep",
         callbacks: Sequence[Callback] = (),
         calibration: Methods | None = None,
+        shard_tables: bool | None = None,
     ) -> None:
         check_methods(calibration)
         start = None if init_from is None else TrainedRun.open(init_from)
@@ -111,7 +115,7 @@ class Trainer:
             own = model.fork if isinstance(model.fork, Balancer) else Sum()
             balancer = own if start is None else start.balancer()
         self.setup = TrainingSetup.build(
-            model, balancer, epochs, gradient_stats_every, balance_domains, optimization, stopping, run
+            model, balancer, epochs, gradient_stats_every, balance_domains, optimization, stopping, run, shard_tables
         )
         if start is not None:
             start.load_weights(model, balancer_state)

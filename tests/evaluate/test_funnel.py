@@ -5,7 +5,7 @@ import pytest
 
 import recmtl
 from recmtl.evaluate import Predictions, complete, measure
-from recmtl.train.setup import funnel_note
+from recmtl.train.describe import funnel_note
 
 FUNNEL = recmtl.Funnel("click", "conversion")
 CTR, CVR, CTCVR = (

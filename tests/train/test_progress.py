@@ -10,10 +10,10 @@ import torch
 import recmtl
 from recmtl.evaluate import Metrics
 from recmtl.train import Optimization, RunConfig, Step
+from recmtl.train import describe as describe_module
 from recmtl.train import progress as progress_module
-from recmtl.train import setup as training_setup
+from recmtl.train.describe import describe_setup
 from recmtl.train.progress import TrainingProgress, duration
-from recmtl.train.setup import describe_setup
 
 
 def trainer(data: recmtl.PreparedData, **run: object) -> recmtl.Trainer:
@@ -26,7 +26,7 @@ def trainer(data: recmtl.PreparedData, **run: object) -> recmtl.Trainer:
 def test_the_setup_in_five_lines(
     aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_setup, "describe_precision", lambda device, precision: f"{precision} by oneDNN")
+    monkeypatch.setattr(describe_module, "describe_precision", lambda device, precision: f"{precision} by oneDNN")
     ready = trainer(aliexpress)
     tables = sum(table.weight.numel() for table in ready.model.encoder.tables)
     dense = sum(p.numel() for p in ready.model.parameters()) - tables

@@ -176,13 +176,14 @@ def encode_numbers(
     if findings:
         for feature, values in raw.items():
             findings.add_numbers(values, feature, constant(feature, fitted))
-    columns = [transformed(values, feature, fitted) for feature, values in raw.items()]
-    columns += [indicator(values, f, fitted) for f, values in raw.items() if f.missing_indicator]
+    indicated = [feature for feature in raw if feature.missing_indicator]
     largest = np.finfo(np.float32).max
-    matrix = np.empty((batch.num_rows, len(columns)), np.float32)
+    matrix = np.empty((batch.num_rows, len(raw) + len(indicated)), np.float32)
     with np.errstate(over="ignore"):  # clipped below
-        for position, values in enumerate(columns):
-            matrix[:, position] = values
+        for position, (feature, values) in enumerate(raw.items()):  # each while a cache holds it
+            matrix[:, position] = transformed(values, feature, fitted)
+        for position, feature in enumerate(indicated, len(raw)):
+            matrix[:, position] = indicator(raw[feature], feature, fitted)
     return np.clip(matrix, -largest, largest, out=matrix)
 
 

@@ -38,6 +38,7 @@ ORDER = (
     "reproduction",
     "replays",
     "report",
+    "plan",
     "cli",
     "__main__",
 )

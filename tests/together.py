@@ -83,6 +83,12 @@ class ThreadGroup(ProcessGroup):
         for tensor, parts in zip(tensors, zip(*every, strict=True), strict=True):
             tensor.copy_(sum(parts))
 
+    @torch.no_grad()
+    def all_to_all(self, tensor: Tensor, given: Sequence[int], taken: Sequence[int]) -> Tensor:
+        self.sent += tensor.nbytes
+        every = self.all_gather_object(tensor.detach().split(list(given)))
+        return torch.cat([parts[self.rank] for parts in every])
+
     def _gather(self, tensor: Tensor) -> list[Tensor]:
         self.sent += tensor.nbytes
         return self.all_gather_object(tensor)

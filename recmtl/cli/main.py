@@ -13,8 +13,7 @@ from types import FrameType
 
 from recmtl._version import __version__
 from recmtl.cli.catalogue import check_command, check_spelling, command_help, load_catalogue, overview
-from recmtl.cli.exit import BAD_INPUT, INTERRUPTED, end, one_line
-from recmtl.cli.terminal import lasting_output
+from recmtl.cli.terminal import BAD_INPUT, INTERRUPTED, end, lasting_output, one_line
 from recmtl.errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError, UsageError
 
 HELP = ("-h", "--help")

@@ -8,8 +8,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from recmtl.cli.console import print_line, text_table, wide_console
-from recmtl.cli.exit import end
 from recmtl.cli.parser import usage_errors
+from recmtl.cli.terminal import end
 from recmtl.errors import Interrupted
 from recmtl.evaluate.metrics import metric_title
 from recmtl.recipe.options import parse_recipe, recipe_parser

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 
 from recmtl.cli.console import print_line
-from recmtl.cli.exit import FAILED, end, one_line
 from recmtl.cli.parser import call_command, command_parser
+from recmtl.cli.terminal import FAILED, end, one_line
 from recmtl.errors import Interrupted, LostRankError, RunError, UntrustedError, UsageError
 from recmtl.io.machine import explain_oom
 from recmtl.io.processes import launched, launched_rank

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from inspect import Parameter, signature
 from pathlib import Path
 
-from recmtl.cli.exit import BAD_INPUT, end
+from recmtl.cli.terminal import BAD_INPUT, end
 from recmtl.errors import UsageError
 
 NEEDED = ("uvicorn", "httptools", "starlette", "orjson", "prometheus_client", "onnxruntime")

@@ -1,4 +1,4 @@
-"""Standard output and error to which any text can be written, also after their reader has gone."""
+"""Standard output and error to which any text can be written, also after their reader has gone, and a command's end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ READER_GONE = (errno.EPIPE, errno.EIO)  # a closed pipe, a terminal that was hun
 PLAIN_SIGNS = {"·": "-", "–": "-", "−": "-", "…": "...", "→": "->", "×": "x", "²": "2", "±": "+-"}
 PLAIN_SIGNS |= {"≥": ">=", "≤": "<=", "†": "+", "‡": "++"}
 PLAIN = "recmtl.plain"
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses
 
 
 def plain_text(error: UnicodeError) -> tuple[str, int]:
@@ -84,3 +85,17 @@ def lasting_output() -> Iterator[None]:
             stack.callback(output.close_unwritten)
             stack.enter_context(redirect(cast(TextIO, output)))
         yield
+
+
+def end(text: str, status: int) -> int:
+    """Print why a command ends, and return its exit status."""
+    sys.stderr.write(f"recmtl: {text}\n")
+    sys.stderr.flush()
+    return status
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.strerror}: {str(error.filename)!r}"
+    return " ".join(str(error).split())

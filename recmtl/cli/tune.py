@@ -9,8 +9,8 @@ from jsonargparse import ArgumentParser
 from rich.text import Text
 
 from recmtl.cli.console import print_line, text_table, wide_console
-from recmtl.cli.exit import INTERRUPTED, end
 from recmtl.cli.parser import usage_errors
+from recmtl.cli.terminal import INTERRUPTED, end
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.tuning.progress import TuningBar
 from recmtl.tuning.recipes import SearchedRecipe

@@ -28,6 +28,7 @@ COMMANDS = (
     "export",
     "report",
     "serve",
+    "plan",
     "cache",
 )
 

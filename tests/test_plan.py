@@ -1,0 +1,175 @@
+"""`recmtl plan`: its formulas against bytes that are counted, in messages and in memory, and what it advises."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import recmtl
+from recmtl.balance import ProcessGroup
+from recmtl.balance.row_exchange import exchange_rows
+from recmtl.cli.main import main
+from recmtl.data import Loader
+from recmtl.features.row_places import RowPlaces
+from recmtl.plan import MOST_IDS, Machine, Plan, Workload, advice, asked_bytes, exchanged_bytes, summed_bytes
+from recmtl.train import Optimization, Step
+from recmtl.train import step as step_module
+from tests.together import in_threads
+
+LARGE = Workload(rows=10**9, ids=10**9, processes=64, batch_size=64 * 2048)
+OPTIMIZERS = {torch.optim.Adam: 2, torch.optim.Adagrad: 1, torch.optim.SGD: 0}
+
+
+def made(
+    data: recmtl.PreparedData, method: type, processes: ProcessGroup, optimizer: type = torch.optim.Adam
+) -> tuple[recmtl.RankingModel, Step]:
+    torch.manual_seed(0)
+    model, balancer = recmtl.SharedBottom(data.schema, layers=[4], tower_layers=[2]), method()
+    recmtl.Trainer(model, balancer, run=recmtl.RunConfig(progress=False, device="cpu"))
+    balancer.processes = processes
+    return model, Step(model, balancer, Optimization(40, optimizer), 20)
+
+
+@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.PCGrad])
+def test_messages_of_whole_tables_are_as_many_bytes(
+    method: type, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two processes; what the towers and the shared layers have is added up as often as the formula says."""
+    monkeypatch.setattr(step_module, "ROW_MODE", 0)
+
+    def sent(processes: ProcessGroup) -> tuple[float, float]:
+        model, step = made(small, method, processes)
+        batch = next(Loader(small.train, 40, processes=processes).epoch())
+        own = [len(table._ids_in_table(batch.ids, batch.lists).unique()) for table in step._tables]
+        most = [max(counts) for counts in zip(*processes.all_gather_object(own), strict=True)]
+        before = processes.sent
+        step(batch)
+        tables = [table.gathered.rows for table in step._tables]
+        layers = [p for p in model.parameters() if all(p is not t.weight for t in step._tables)]
+        shared = sum(t.tensor.numel() for t in model.shared().tensors) - sum(rows.numel() for rows in tables)
+        passes = len(model.objectives) if method is recmtl.PCGrad else 1
+        found = summed_bytes(len(model.objectives), sum(p.numel() for p in layers), passes, shared)
+        for rows, count in zip(tables, most, strict=True):
+            whole = Plan(Workload(1, len(rows), rows.shape[1], processes=2, batch_size=10**9, passes=passes)).sent()
+            found += 8 + 4 * count + whole["rows and gradients"]
+        return processes.sent - before, found
+
+    for counted, expected in in_threads(2, sent):
+        assert counted == expected
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_messages_of_spread_tables_are_as_many_bytes(passes: int) -> None:
+    """Each process looks up as many distinct rows of float64 by int64 ids."""
+    width, distinct = 3, 5
+
+    def sent(processes: ProcessGroup) -> tuple[float, float]:
+        places = RowPlaces(12, processes.size, processes.rank)
+        own = torch.zeros(places.own, width, dtype=torch.float64, requires_grad=True)
+        ids = torch.arange(processes.rank, processes.rank + distinct)
+        owners, each = places.owners_of(ids), [1] * processes.size
+        taken = owners.bincount(minlength=processes.size)
+        before = processes.sent
+        given = processes.all_to_all(taken, each, each).tolist()
+        asked = processes.all_to_all(places.places_of(ids)[owners.argsort()], taken.tolist(), given)
+        found = exchange_rows(own, asked - places.start, given, taken.tolist(), processes)
+        for _ in range(passes):
+            found.sum().backward(retain_graph=True)
+        expected = asked_bytes(distinct, processes.size, index=8)
+        return processes.sent - before, expected + exchanged_bytes(distinct, width, passes, sum(given), number=8)
+
+    for number in (2, 4):
+        several = in_threads(number, sent)
+        assert all(counted == expected for counted, expected in several)
+        drawn = Plan(Workload(1, 10**9, width, 1, processes=number, batch_size=number * distinct, passes=passes), True)
+        assert drawn.sent()["rows and gradients"] == pytest.approx(4 * width * distinct * (1 + passes), rel=1e-6)
+
+
+@pytest.mark.parametrize(("optimizer", "kept"), OPTIMIZERS.items())
+def test_memory_is_as_many_bytes(
+    optimizer: type, kept: int, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_module, "ROW_MODE", 0)
+    _, step = made(small, recmtl.Sum, ProcessGroup(), optimizer)
+    batch = next(Loader(small.train, 40, seed=0).epoch())
+    step(batch)
+    for rows in step.row_optimizers:
+        weight = rows.table.weight
+        held = list(rows.state_dict()["elements"].values())
+        sizes = Workload(1, *weight.shape, kept=kept)
+        assert Plan(sizes).table_bytes == weight.nbytes + sum(value.nbytes for value in held)
+        for processes in (2, 3, 200):
+            spread = Plan(replace(sizes, processes=processes, batch_size=processes), sharded=True)
+            largest = max(RowPlaces(sizes.ids, processes, rank).own for rank in range(processes))
+            assert spread.table_bytes == 4 * sizes.row_numbers * largest
+    packed = small.train.packed()
+    assert (
+        packed.shape[1] * 4
+        == Workload(
+            1, 1, columns=batch.ids.shape[1], numbers=batch.numeric.shape[1], tasks=batch.labels.shape[1] + 1
+        ).row_bytes
+    )  # one more number, the weight
+
+
+def test_distinct_ids_by_counting() -> None:
+    """No skew has more than evenly drawn ids."""
+    sizes = Workload(1, 50, columns=2)
+    generator = torch.Generator().manual_seed(0)
+    evenly = torch.randint(50, (2000, 60), generator=generator)
+    assert sizes.distinct(30) == pytest.approx(sum(len(row.unique()) for row in evenly) / 2000, rel=0.01)
+    skewed = torch.multinomial(1 / torch.arange(1.0, 51), 2000 * 60, True, generator=generator).view(2000, 60)
+    assert sum(len(row.unique()) for row in skewed) / 2000 < sizes.distinct(30)
+    assert math.isclose(sizes.distinct(1), 50 * (1 - (1 - 1 / 50) ** 2))
+
+
+def test_bytes_of_spread_tables_do_not_grow_with_the_processes() -> None:
+    spread = [Plan(replace(LARGE, processes=n, batch_size=2048 * n), sharded=True).sent() for n in (2, 64)]
+    assert spread[0]["rows and gradients"] == spread[1]["rows and gradients"]
+    whole = [Plan(replace(LARGE, processes=n, batch_size=2048 * n)).sent() for n in (2, 64)]
+    assert whole[1]["rows and gradients"] > 30 * whole[0]["rows and gradients"]
+
+
+def test_what_breaks_first() -> None:
+    """192 GB of tables with Adam; 3 GB of each of 64 processes, 1 GB with one number for a row."""
+
+    def first(sizes: Workload, gigabytes: float) -> str:
+        return advice(sizes, Machine(memory=gigabytes * 1e9))[0]
+
+    assert "192.0 GB of tables and optimizer in each process, which has 80.0 GB" in first(LARGE, 80)
+    assert first(LARGE, 80).endswith(": `--trainer.shard_tables true` spreads them")
+    assert "recmtl.RowWiseAdagrad" in first(LARGE, 2)
+    assert first(LARGE, 200).startswith("whole tables fit")
+    assert "128 processes with `--trainer.shard_tables true` hold it" in first(replace(LARGE, kept=0), 0.6)
+    assert "no number of processes" in first(LARGE, 0.001)
+    alone = first(replace(LARGE, processes=1, batch_size=2048), 80)
+    assert alone.endswith("4 processes with `--trainer.shard_tables true` hold it")
+    assert str(f"{MOST_IDS:,}") in first(replace(LARGE, ids=3 * 10**9), 80)
+
+
+def test_time_is_bound_by_what_is_slowest() -> None:
+    spread = Plan(LARGE, sharded=True)
+    slow = Machine(disk=1e6)
+    assert spread.step_seconds(slow) == pytest.approx(2048 * LARGE.row_bytes / 1e6)
+    assert advice(LARGE, slow)[-1].startswith("most of a step goes into reading rows")
+    steps = math.ceil(10**9 / LARGE.batch_size)
+    assert spread.epoch_seconds(slow) == pytest.approx(steps * spread.step_seconds(slow))
+
+
+def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--rows", "1000000000", "--ids", "1000000000", "--processes", "64", "--batch_size", "131072"]
+    assert main(["plan", *sizes, "--balancer", "PCGrad"]) == 0
+    out = capsys.readouterr().out
+    printed = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()]
+    page = Path(__file__).parents[1] / "docs/howto/plan_a_large_training.md"
+    quoted = [line for line in page.read_text().split("## What breaks first")[0].splitlines() if line.startswith("| ")]
+    assert len(quoted) > 10
+    assert [line for line in quoted[1:] if [cell.strip() for cell in line.strip("|").split("|")] not in printed] == []
+    assert "`--trainer.shard_tables true`" in out
+    assert main(["plan", *sizes[:4]]) == 0
+    assert "spread over processes" not in capsys.readouterr().out.splitlines()[1]
+    assert main(["plan", *sizes[:6], "--batch_size", "63"]) == 2
+    assert capsys.readouterr().err == "recmtl: `batch_size` must be at least 64, got 63\n"
+    assert main(["plan", *sizes, "--balancer", "PCGard"]) == 2
+    assert "did you mean 'PCGrad'" in capsys.readouterr().err

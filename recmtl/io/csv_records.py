@@ -89,7 +89,13 @@ class CsvRecords:
         Raises:
             DataError: A quote is never closed, or the file is not CSV.
         """
-        return itertools.islice(self._with_header(), 1, None)
+        records, before = itertools.islice(self._with_header(), 1, None), self._location.lines_before
+        return ((line + before, record) for line, record in records)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no record; of a piece of a file this does not count the lines before it."""
+        return next(itertools.islice(self._with_header(), 1, None), None) is None
 
     def wrong_width(self, line: int, record: Sequence[str]) -> str:
         """Return where a record is that has another number of values than the header, and how many."""
@@ -124,7 +130,7 @@ class CsvRecords:
         return start
 
     def _with_header(self) -> Iterator[tuple[int, list[str]]]:
-        """Yield header and records, and the line where each begins."""
+        """Yield header and records, and the line of the file or piece where each begins."""
         if self._header:
             yield 0, self._header
         with io.TextIOWrapper(
@@ -132,22 +138,25 @@ class CsvRecords:
         ) as text:
             lines = iter(partial(text.readline, LINE_CHARACTERS), "")
             reader = csv.reader(itertools.chain(lines, SENTINEL), delimiter=self.separator, escapechar=self._escape)
-            before = self._location.lines_before
-            line, held = before + 1, (0, [""])
+            line, held = 1, (0, [""])
             try:
                 for record in reader:
                     if record:
                         if held[0]:
                             yield held
                         held = line, record
-                    line = before + reader.line_num + 1
+                    line = reader.line_num + 1
             except csv.Error as error:
                 reason = f"not CSV: {error}"
                 if "field limit" in str(error):
                     reason = f"a value has more than {csv.field_size_limit():,} characters, or a quote is never closed"
-                raise DataError(f"{self.name}, line {line}: {reason}") from error
+                raise DataError(f"{self._place(line)}: {reason}") from error
             if held[1] != [""]:
-                raise DataError(f"{self.name}, line {held[0]}: a quote is opened in this row and never closed")
+                raise DataError(f"{self._place(held[0])}: a quote is opened in this row and never closed")
+
+    def _place(self, line: int) -> str:
+        """Return the file and the line, given that of the piece."""
+        return f"{self.name}, line {line + self._location.lines_before}"
 
 
 def _detect_separator(start: bytes) -> str:

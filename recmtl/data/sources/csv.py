@@ -72,7 +72,7 @@ class CsvSource(Source):
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows: numbers as float64, the rest as integers or text; as bytes if that fails."""
-        if next(iter(self._records), None) is None:
+        if self._records.empty:
             return
         types = {c: pa.float64() if c in numbers else pa.string() for c in columns}
         done = 0

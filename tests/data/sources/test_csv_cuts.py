@@ -126,3 +126,11 @@ def test_notes_of_pieces_add_up(tmp_path: Path) -> None:
         list(each.batches(["c"], frozenset()))
     expected = [f"3 lines of {tmp_path / 'a.csv'} are within quoted values"]
     assert joined_notes(source.notes) == joined_notes(note for piece in pieces for note in piece.notes) == expected
+
+
+def test_lines_before_a_piece_are_counted_for_errors_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a file of n pieces would be read n / 2 times."""
+    source = write(tmp_path / "a.csv", LINES)
+    monkeypatch.setattr(ByteRange, "lines_before", None)
+    batches = [batch for piece in source.cut(50) for batch in piece.batches(["c"], frozenset())]
+    assert sum(batch.num_rows for batch in batches) == len(LINES)

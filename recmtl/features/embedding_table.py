@@ -187,6 +187,13 @@ class EmbeddingTable(nn.Module):
         assert isinstance(self.storage, ShardedRows)
         return self.storage.as_dtensor(own)
 
+    @property
+    def own_ids(self) -> Tensor:
+        """The ids of the rows of the weight, int64."""
+        if isinstance(self.storage, ShardedRows):
+            return self.storage.places.own_rows().to(self.weight.device)
+        return torch.arange(self.rows, device=self.weight.device)
+
     def ids_at(self, start: int, stop: int) -> Tensor:
         """Return the ids of the rows at places from `start` up to `stop`, as tables are kept in files, int64."""
         return RowPlaces(self.rows, 1, 0).own_rows(start, stop)

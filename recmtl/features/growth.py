@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,13 @@ from recmtl.schema.extend import unchanged_ids
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
 DRAWN = -1  # the origin of a row that stays what it is drawn as
+
+
+class TrainedRows(Protocol):
+    """The rows of a trained parameter, by their numbers."""
+
+    def __getitem__(self, numbers: Tensor, /) -> Tensor:
+        """Return rows, ``[n]`` to ``[n, …]``."""
 
 
 class RowOrigins(NamedTuple):
@@ -37,16 +44,18 @@ class RowOrigins(NamedTuple):
         beside, share = (None if values is None else values[rows] for values in (self.beside, self.share))
         return RowOrigins(self.source[rows], self.kept[rows], beside, share)
 
-    def grown(self, trained: Tensor, drawn: Tensor) -> Tensor:
+    def grown(self, trained: TrainedRows, drawn: Tensor) -> Tensor:
         """Return the rows of a parameter, given the trained ones and those that were drawn."""
         found, taken = drawn.detach().clone(), self.source >= 0
         found[taken] = trained[self.source[taken]].to(found)
         if self.beside is not None and self.share is not None:
             mixed = self.share > 0  # others stay bit for bit
-            found[mixed] = torch.lerp(found[mixed], trained[self.beside[mixed]].to(found), self.share[mixed, None])
+            found[mixed] = torch.lerp(
+                found[mixed], trained[self.beside[mixed]].to(found), self.share[mixed, None].to(found)
+            )
         return found
 
-    def moved(self, state: Tensor, initial: Tensor) -> Tensor:
+    def moved(self, state: TrainedRows, initial: Tensor) -> Tensor:
         """Return the optimizer state of the rows, given that of the trained ones and that of a new row."""
         found = initial.detach().clone()
         found[self.kept] = state[self.source[self.kept]].to(found)

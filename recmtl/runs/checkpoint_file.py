@@ -7,6 +7,7 @@ import mmap
 import os
 import pickle
 import re
+import shutil
 import struct
 import warnings
 from collections.abc import Mapping
@@ -75,8 +76,12 @@ def replace_checkpoint(
     processes: ProcessGroup = SINGLE_PROCESS,
 ) -> None:
     """Write a checkpoint like `write_with_tables` in place of the one that a folder holds."""
-    with replaced_folder(folder) if folder else nullcontext() as path:
-        write_with_tables(path, state, tables, processes)
+    if tables:
+        with replaced_folder(folder) if folder else nullcontext() as path:
+            write_with_tables(path, state, tables, processes)
+    elif folder:
+        write_checkpoint(folder / CHECKPOINT, state)
+        shutil.rmtree(folder / TABLES, ignore_errors=True)  # of the one before
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -21,6 +21,7 @@ from recmtl.runs.checkpoint_file import (
     TABLES,
     has_valid_checksum,
     read_checkpoint,
+    replace_checkpoint,
     write_with_tables,
 )
 from recmtl.runs.folder import BEST, CHECKPOINTS, LOG, STEP, STEP_DIGITS, RunFolder
@@ -123,6 +124,25 @@ class Checkpoints:
         if folder and not folder.cut_log(state["log"]):
             done = int(path.name[-STEP_DIGITS:])
             note(f"{folder.path / LOG} is damaged: what it lacks of the steps up to {done} stays lost")
+
+
+def save_checkpoint(
+    folder: RunFolder | None,
+    name: str,
+    state: dict[str, Any],
+    tables: Mapping[str, Tensor] = {},
+    processes: ProcessGroup = SINGLE_PROCESS,
+) -> None:
+    """Write a checkpoint that is no step's, in place of the one before.
+
+    Args:
+        folder: The run folder; ``None`` in all processes but the first.
+        name: Its name, `BEST` or `OPTIMIZERS`.
+        state: The state without tables that are spread over processes.
+        tables: Those tables, which all processes write together.
+        processes: The processes.
+    """
+    replace_checkpoint(folder.checkpoint(name).parent if folder else None, state, tables, processes)
 
 
 def read_intact(path: Path) -> tuple[dict[str, Any], list[TableParts]]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 
+from recmtl.balance import ProcessGroup
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.errors import MAX_SHOWN, DataError, RunError
 from recmtl.io.files import check_local, digest, fsync, locked, new_file, raise_if_disk_full
 from recmtl.io.untrusted import from_json, read_text
-from recmtl.runs.checkpoint_file import CHECKPOINT, read_checkpoint, replace_checkpoint
+from recmtl.runs.checkpoint_file import CHECKPOINT, TABLES, read_checkpoint
 from recmtl.schema import FittedSchema
 from recmtl.schema.serialization import FITTED_FILES, load_fitted, save_fitted
 from recmtl.schema.validation import is_number
@@ -259,29 +261,31 @@ class RunFolder:
         found = sorted((self.path / CHECKPOINTS).glob(STEP.format("[0-9]" * STEP_DIGITS)))
         return {int(folder.name[-STEP_DIGITS:]): folder for folder in found}
 
-    def save_best(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of the best weights."""
-        replace_checkpoint(self.checkpoint(BEST).parent, state)
-
-    def save_optimizers(self, state: dict[str, Any]) -> None:
-        """Write the checkpoint of the optimizers' states."""
-        replace_checkpoint(self.checkpoint(OPTIMIZERS).parent, state)
-
     def parent(self) -> dict[str, Any]:
         """Read what identifies the run that this one started from; it is empty if there was none."""
         return self._read_object(PARENT)
 
-    def load_checkpoint(self, name: str, device: torch.device | str = "cpu") -> dict[str, Any]:
+    def load_checkpoint(
+        self, name: str, device: torch.device | str = "cpu", processes: ProcessGroup = SINGLE_PROCESS
+    ) -> dict[str, Any]:
         """Read a checkpoint, ``best`` or ``last``, without executing code.
+
+        Args:
+            name: The name of the checkpoint.
+            device: Where its tensors go.
+            processes: Those that all read it, and each check their share of the files of tables beside it.
 
         Raises:
             RunError: The checkpoint is missing or damaged.
         """
         path = self.checkpoint(name)
         try:
-            return read_checkpoint(path, device)
+            state = read_checkpoint(path, device)
         except FileNotFoundError:
             raise RunError(self.no_run(f"there is no {path}", "a run with a checkpoint")) from None
+        if TABLES in state:
+            state[TABLES].check(processes)
+        return state
 
     def schema(self) -> FittedSchema:
         """Read the fitted schema.

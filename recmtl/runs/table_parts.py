@@ -56,8 +56,8 @@ class TableParts:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> parts = TableParts.write(folder, {"weight": torch.arange(6.0).view(3, 2)})
-        >>> parts.sizes
-        {'weight': torch.Size([3, 2])}
+        >>> parts.forms["weight"].shape
+        torch.Size([3, 2])
         >>> for start, rows in parts.blocks("weight"):
         ...     print(start, rows.tolist())
         0 [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]]
@@ -133,9 +133,19 @@ class TableParts:
             raise RunError(damage)
 
     @property
-    def sizes(self) -> dict[str, torch.Size]:
-        """The size of each table by name."""
-        return {name: table.size for name, table in self._tables.items()}
+    def forms(self) -> dict[str, Tensor]:
+        """The tables by name as tensors of their sizes and types, without data."""
+        found = self._tables.items()
+        return {name: torch.empty(t.size, dtype=t.properties.dtype, device="meta") for name, t in found}
+
+    def check_forms(self, tables: Mapping[str, Tensor]) -> None:
+        """Raise a `ValueError` unless there are tables of these names, sizes and types."""
+        forms = self.forms
+        for name, table in tables.items():
+            found = forms.get(name)
+            if found is None or (found.shape, found.dtype) != (table.shape, table.dtype):
+                is_there = "missing" if found is None else f"a tensor of {found.dtype} {list(found.shape)}"
+                raise ValueError(f"{name!r} is {is_there}, expected a tensor of {table.dtype} {list(table.shape)}")
 
     def load(self, tables: Mapping[str, Tensor]) -> None:
         """Fill tables in place; each process fills its own part of a `DTensor`, without the others.
@@ -143,22 +153,33 @@ class TableParts:
         Raises:
             ValueError: There is no table of that name, size and type.
         """
-        wanted = {}
-        for name, table in tables.items():
-            found = self._tables.get(name)
-            if found is None or (found.size, found.properties.dtype) != (table.size(), table.dtype):
-                is_there = "missing" if found is None else f"a tensor of {found.properties.dtype} {list(found.size)}"
-                raise ValueError(f"{name!r} is {is_there}, expected a tensor of {table.dtype} {list(table.size())}")
-            wanted[name] = _Rows(*own_rows(table))
-        self._read(wanted)
+        self.check_forms(tables)
+        self._read({name: _Rows(*own_rows(table)) for name, table in tables.items()})
 
     def blocks(self, name: str) -> Iterator[tuple[int, Tensor]]:
         """Yield the number of a first row and the rows from there on, until all rows of a table were read."""
-        table = self._tables[name]
-        for chunk in sorted(table.chunks, key=lambda chunk: chunk.offsets[0]):
-            rows = torch.empty(chunk.sizes, dtype=table.properties.dtype)
-            self._read({name: _Rows(chunk.offsets[0], rows)})
-            yield chunk.offsets[0], rows
+        for chunk in self._chunks(name):
+            yield chunk.offsets[0], self._chunk(name, chunk)
+
+    def rows(self, name: str, numbers: Tensor) -> Tensor:
+        """Return rows of a table by their numbers, ``[n]`` to ``[n, …]``, reading one piece of it at a time."""
+        rising, order = numbers.sort()
+        form = self.forms[name]
+        found = torch.empty((len(numbers), *form.shape[1:]), dtype=form.dtype)
+        for chunk in self._chunks(name):
+            bounds = torch.tensor([chunk.offsets[0], chunk.offsets[0] + chunk.sizes[0]])
+            start, stop = torch.searchsorted(rising, bounds).tolist()
+            if start < stop:
+                found[order[start:stop]] = self._chunk(name, chunk)[rising[start:stop] - chunk.offsets[0]]
+        return found
+
+    def _chunks(self, name: str) -> list[ChunkStorageMetadata]:
+        return sorted(self._tables[name].chunks, key=lambda chunk: chunk.offsets[0])
+
+    def _chunk(self, name: str, chunk: ChunkStorageMetadata) -> Tensor:
+        rows = torch.empty(chunk.sizes, dtype=self._tables[name].properties.dtype)
+        self._read({name: _Rows(chunk.offsets[0], rows)})
+        return rows
 
     def _read(self, wanted: Mapping[str, _Rows]) -> None:
         """Read ranges of rows; the planner and the reader are those of `load`, without its messages."""

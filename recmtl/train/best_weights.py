@@ -7,7 +7,9 @@ import copy
 from torch import Tensor, nn
 
 from recmtl.features.embedding_table import spread_tables
-from recmtl.runs.folder import BEST
+from recmtl.features.saved_tables import spread_weights, whole_weights
+from recmtl.runs.checkpoints import save_checkpoint
+from recmtl.runs.folder import BEST, RunFolder
 from recmtl.train.setup import TrainingSetup
 
 
@@ -20,23 +22,24 @@ class BestWeights:
 
     def save(self, epoch: int) -> None:
         """Keep the weights as they are."""
-        model = self._setup.model
-        if self._setup.folder:
-            state = {"fingerprint": model.schema.fingerprint, "epoch": epoch, "model": model.state_dict()}
-            self._setup.folder.save_best(state)
-        elif not self._setup.run.folder:
-            own = model.state_dict() if self._setup.processes.first else spread_weights(model)
+        model, setup = self._setup.model, self._setup
+        if setup.run.folder:
+            state = {"fingerprint": model.schema.fingerprint, "epoch": epoch, "model": whole_weights(model)}
+            save_checkpoint(setup.folder, BEST, state, spread_weights(model), setup.processes)
+        else:
+            own = model.state_dict() if setup.processes.first else own_weights(model)
             self._weights = copy.deepcopy(own)
 
     def load(self) -> None:
         """Load the weights that were kept."""
+        setup = self._setup
         if self._weights is not None:
-            self._setup.model.load_state_dict(self._weights, strict=self._setup.processes.first)
-        elif self._setup.folder:
-            state = self._setup.folder.load_checkpoint(BEST, self._setup.device)
-            self._setup.load_weights(state, self._setup.folder.path)
+            setup.model.load_state_dict(self._weights, strict=setup.processes.first)
+        elif setup.folder or spread_tables(setup.model):
+            folder = RunFolder(setup.run.folder or "")
+            setup.load_weights(folder.load_checkpoint(BEST, setup.device, setup.processes), folder.path)
 
 
-def spread_weights(model: nn.Module) -> dict[str, Tensor]:
+def own_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return this process's part of the tables that are spread over processes, by name."""
     return {f"{name}.weight": table.weight.detach() for name, table in spread_tables(model).items()}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import SINGLE_PROCESS, all_processes
@@ -28,6 +32,7 @@ from recmtl.train.options import OptimizerFactory
 MIN_ROWS = 2  # of a batch norm in training mode
 FLOAT_BYTES = 4
 MOST_OF_MEMORY = 0.5  # of what is free; the rest is for training rows, gradients and copies
+POLL_SECONDS = 0.05
 
 
 def local_rank(processes: ProcessGroup) -> tuple[int, int]:
@@ -53,13 +58,41 @@ def process_group(minutes: float) -> Iterator[ProcessGroup]:
     if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
         refuse_launch(f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}, expected a host and a port")
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    patience = timedelta(minutes=minutes)
     try:
-        dist.init_process_group(backend, timeout=timedelta(minutes=minutes))
+        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) == 0:
+            dist.init_process_group(backend, timeout=patience)
+        else:
+            store, rank, size = next(rendezvous("env://", timeout=patience))
+            store = PrefixStore(agreed_prefix(store, rank, size, patience), store)
+            dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=size)
     except (RuntimeError, ValueError) as error:  # every error of torch.distributed is a RuntimeError
         reason = str(error).partition("\n")[0]
         raise RunError(f"the {launched()} processes did not meet at {address}:{port}: {reason}") from error
     yield all_processes()
     dist.destroy_process_group()  # not after an error: the others may have ended
+
+
+def agreed_prefix(store: Store, rank: int, size: int, patience: timedelta) -> str:
+    """Return a prefix for the keys of a store that all processes agree on, and that no earlier ones have used.
+
+    ``torchrun`` keeps its store when it starts processes again, with the addresses of those that have ended: a process
+    that reads them waits in vain. Here what an earlier process has written is told by the random names in it.
+    """
+    own, deadline = uuid4().hex, time.monotonic() + patience.total_seconds()
+    if rank > 0:
+        store.set(f"recmtl/{rank}", own)
+        prefix: str = store.get(f"recmtl/{own}").decode()  # waits for the first process to answer this one
+        store.set(f"recmtl/{prefix}/{rank}", "")
+        return prefix
+    while not all(store.check([f"recmtl/{own}/{other}"]) for other in range(1, size)):
+        for other in range(1, size):
+            if store.check([f"recmtl/{other}"]):
+                store.set(f"recmtl/{store.get(f'recmtl/{other}').decode()}", own)
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"not all of the {size} processes have come")
+        time.sleep(POLL_SECONDS)
+    return own
 
 
 def smallest_window(rows: Rows, processes: ProcessGroup) -> int:

@@ -16,9 +16,11 @@ from recmtl.callbacks import FitResult, TrainingContext
 from recmtl.callbacks.callback_list import CallbackList
 from recmtl.data import Rows
 from recmtl.errors import CallbackError, Interrupted, RunError
+from recmtl.features.saved_tables import spread_weights, whole_weights
 from recmtl.io.machine import is_out_of_memory
-from recmtl.runs.checkpoints import Checkpoints
-from recmtl.runs.folder import LAST, RunFolder
+from recmtl.runs.checkpoint_file import TABLES
+from recmtl.runs.checkpoints import Checkpoints, save_checkpoint
+from recmtl.runs.folder import LAST, OPTIMIZERS, RunFolder
 from recmtl.train.best_weights import BestWeights
 from recmtl.train.continuation import load_optimizers
 from recmtl.train.describe import describe_setup
@@ -76,8 +78,7 @@ class TrainingLoop:
         self._failure: str | None = None  # of a callback in any process
         self._run_path = Path(setup.run.folder) if setup.run.folder else None
         self._callbacks = CallbackList.of_process(setup.callbacks, first, self._run_path, setup.run.tensorboard)
-        keep, minutes = setup.run.keep, setup.run.checkpoint_minutes
-        self._checkpoints = Checkpoints(setup.folder, keep, minutes) if setup.folder else None
+        self._checkpoints = Checkpoints(setup.folder, setup.run.keep, setup.run.checkpoint_minutes, setup.processes)
         self._stop = StopSignals(setup.run.folder is not None)
         self._predictor = Predictor(setup, setup.processes)
         self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.model.loss_names)
@@ -88,7 +89,7 @@ class TrainingLoop:
             self._restore(saved)
             self._callbacks.load_state_dict(saved["callbacks"] if first else [], note)
         elif setup.start:
-            load_optimizers(setup.start, self._step, setup.model, note)
+            load_optimizers(setup.start, self._step, setup, note)
 
     def run(self) -> FitResult:
         """Train, and load the best weights; the last weights stay if no validation row has a label."""
@@ -109,17 +110,17 @@ class TrainingLoop:
         return self._result()
 
     def _result(self) -> FitResult:
-        setup, window = self._setup, self._loader.window
+        setup, window, step = self._setup, self._loader.window, self._step
         return FitResult(
             best=self._monitor.best,
             seconds=time.perf_counter() - self._start,
             rows_per_second=self._meter.rows_per_second,
             batch_size=self._loader.batch_size,
             window=window if window < len(self._loader.rows) else None,
-            skipped=self._step.nonfinite.skipped_steps(),
+            skipped=step.nonfinite.skipped_steps(),
             records=tuple(self._records),
             stopped=self._stopped,
-            optimizers={} if setup.run.folder else on_host(self._step.optimizer_states()),
+            optimizers={} if setup.run.folder else on_host({**step.optimizer_states(), TABLES: step.spread_states()}),
         )
 
     def _train(self) -> None:
@@ -229,7 +230,7 @@ class TrainingLoop:
             self._stopped = f"no better {monitor.monitor} in {monitor.waited} evaluations"
 
     def _load_best(self) -> None:
-        setup = self._setup
+        setup, step = self._setup, self._step
         if not self._monitor.decided:
             if self._step.average:
                 self._step.average.replace_weights()
@@ -240,8 +241,8 @@ class TrainingLoop:
             self._progress.note(self._monitor.note)
         setup.broadcast_model()
         setup.balancer.skipped.copy_(self._step.nonfinite.skipped)  # of all steps, not those up to the best
-        if setup.folder and setup.run.optimizers:
-            setup.folder.save_optimizers(self._step.optimizer_states())
+        if setup.run.folder and setup.run.optimizers:
+            save_checkpoint(setup.folder, OPTIMIZERS, step.optimizer_states(), step.spread_states(), setup.processes)
 
     def _record_step(self) -> None:
         epoch, number = self._position
@@ -269,7 +270,7 @@ class TrainingLoop:
         Raises:
             StopRequested: A process got a signal, or a callback failed.
         """
-        late, callbacks = self._checkpoints is not None and self._checkpoints.late, self._callbacks
+        late, callbacks = self._checkpoints.late, self._callbacks
         mine = (self._stop.signal or 0, late, callbacks.stop_reason, callbacks.failure)
         signals, lates, reasons, failures = zip(*self._processes.all_gather_object(mine), strict=True)
         self._stopped, self._failure = self._stopped or reasons[0], failures[0]  # the first process has the callbacks
@@ -284,9 +285,8 @@ class TrainingLoop:
         if run.folder and (due or regular):
             with self._meter.paused():
                 self._divergence.check_weights(self._done)
-                state = self._state()
-                if self._checkpoints:
-                    self._checkpoints.save(self._done, state, {}, self._monitor.decided)
+                tables = spread_weights(self._setup.model) | self._step.spread_states()
+                self._checkpoints.save(self._done, self._state(), tables, self._monitor.decided)
             self._call("on_checkpoint")
 
     def _stop_here(self) -> None:
@@ -317,7 +317,7 @@ class TrainingLoop:
             "stopped": self._stopped,
             "callbacks": self._callbacks.state_dict(),
             "window": self._loader.window,
-            "model": model.state_dict(),
+            "model": whole_weights(model),
             "training": self._step.state_dict(),
             "generators": self._processes.all_gather_object(rng_state(self._setup.device)),
             "watch": self._monitor.state_dict(),
@@ -343,7 +343,7 @@ class TrainingLoop:
     def _load_state(self, saved: Mapping[str, Any]) -> None:
         """Load all but the weights and the random number generators."""
         self._done, self._evaluation_due, self._stopped = saved["done"], saved["unmeasured"], saved["stopped"]
-        self._step.load_state_dict(saved["training"])
+        self._step.load_state_dict(saved["training"], saved.get(TABLES))
         self._monitor.load_state_dict(saved["watch"])
         self._meter.load_state_dict(saved["meter"])
         self._divergence.load_state_dict(saved["soundness"], self._done)

@@ -57,11 +57,12 @@ class SparseRowOptimizer:
         gathered.put(self._table.weight, rows)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of all rows, and whether there is any."""
-        return {"started": self._started, "counts": self._counts, "elements": self._elements}
+        """Return the state of all rows, and whether there is any; of a table that is spread, without `elements`."""
+        elements = {} if self._table.sharded else self._elements
+        return {"started": self._started, "counts": self._counts, "elements": elements}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load what `state_dict` returned; raise a `ValueError` if it is that of another table or optimizer."""
+        """Load what `state_dict` returned, with `elements`; raise a `ValueError` if it does not fit."""
         weight = self._table.weight
         form = first_state(self._factory, weight.new_zeros(2, weight.shape[1])) if state["started"] else {}
         by_row = {name: value for name, value in form.items() if _has_rows(value, 2)}
@@ -77,13 +78,22 @@ class SparseRowOptimizer:
         self._elements = {name: whole.to(device) for name, whole in state["elements"].items()}
 
     @property
+    def elements(self) -> dict[str, Tensor]:
+        """What it keeps of each row of the weight that this process has, by name."""
+        return self._elements
+
+    @property
     def table(self) -> EmbeddingTable:
         """The table."""
         return self._table
 
     def whole(self) -> dict[str, Any]:
-        """Return the state of all rows in the form of one parameter's; empty before the first step."""
-        return {**self._counts, **self._elements} if self._started else {}
+        """Return the state of all rows in the form of one parameter's; empty before the first step.
+
+        Of a table that is spread over processes, it is without `elements`.
+        """
+        state = self.state_dict()
+        return {**state["counts"], **state["elements"]} if self._started else {}
 
     def load_whole(self, state: Mapping[str, Any]) -> None:
         """Load what `whole` returned."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import FunctionType
@@ -13,11 +14,16 @@ from typing import Any
 import yaml
 from torch import nn
 
+from recmtl.balance import ProcessGroup
 from recmtl.balance.constructor_checks import constructor_options
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.callbacks import FitResult
 from recmtl.errors import RunError
+from recmtl.features.saved_tables import spread_weights, whole_weights
 from recmtl.io.import_paths import path_of
-from recmtl.runs.folder import OPTIMIZERS, RunFolder
+from recmtl.runs.checkpoint_file import TABLES
+from recmtl.runs.checkpoints import copy_folder, save_checkpoint
+from recmtl.runs.folder import BEST, OPTIMIZERS, RunFolder
 from recmtl.train.setup import TrainingSetup
 
 ADVICE = "give a class or function of a module that can be imported, or `functools.partial` of a class"
@@ -36,24 +42,35 @@ def save_run(setup: TrainingSetup, result: FitResult, recipe: str | None, path: 
         RunError: An argument of a part cannot be written down, or the folder holds something.
     """
     text = python_recipe(setup) if recipe is None else recipe
-    folder, model = RunFolder(path), setup.model
-    with folder.held():
-        folder.check_free()
-        folder.begin(text)
-        folder.create(model.schema, setup.start.record() if setup.start else None)
-        folder.save_best({"fingerprint": model.schema.fingerprint, "epoch": 0, "model": model.state_dict()})
-        states = _optimizer_states(setup, result)
-        if states:
-            folder.save_optimizers(states)
-        if model.calibration is not None:
-            model.calibration.save(folder)
-        folder.finish({"best": {"monitor": setup.metric_monitor().monitor, "value": result.best}})
+    model, tables = setup.model, spread_weights(setup.model)
+    processes = setup.processes if tables else SINGLE_PROCESS
+    folder = RunFolder(path) if processes.first else None
+    with folder.held() if folder else nullcontext():
+        if folder:
+            folder.check_free()
+            folder.begin(text)
+            folder.create(model.schema, setup.start.record() if setup.start else None)
+        state = {"fingerprint": model.schema.fingerprint, "epoch": 0, "model": whole_weights(model)}
+        save_checkpoint(folder, BEST, state, tables, processes)
+        _save_optimizers(setup, result, folder, processes)
+        if folder:
+            if model.calibration is not None:
+                model.calibration.save(folder)
+            folder.finish({"best": {"monitor": setup.metric_monitor().monitor, "value": result.best}})
 
 
-def _optimizer_states(setup: TrainingSetup, result: FitResult) -> dict[str, Any]:
-    if setup.folder and setup.folder.checkpoint(OPTIMIZERS).exists():
-        return setup.folder.load_checkpoint(OPTIMIZERS)
-    return dict(result.optimizers)
+def _save_optimizers(
+    setup: TrainingSetup, result: FitResult, folder: RunFolder | None, processes: ProcessGroup
+) -> None:
+    """Write the states of the optimizers, if there are any: in the run folder of the trainer, or in memory."""
+    own = setup.folder.checkpoint(OPTIMIZERS).parent if setup.folder else None
+    if setup.run.folder:
+        target = folder.checkpoint(OPTIMIZERS).parent if folder else None
+        copy_folder(own if own and own.exists() else None, target, processes)
+    elif result.optimizers:
+        state = dict(result.optimizers)
+        tables = state.pop(TABLES, {})
+        save_checkpoint(folder, OPTIMIZERS, state, tables, processes)
 
 
 def python_recipe(setup: TrainingSetup) -> str:

@@ -19,6 +19,7 @@ from recmtl.data import DataError, Loader, Rows
 from recmtl.errors import RunError
 from recmtl.evaluate import own_metrics
 from recmtl.features.embedding_table import spread_tables
+from recmtl.features.saved_tables import load_model
 from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
@@ -133,10 +134,6 @@ class TrainingSetup:
         setup.metric_monitor()
         install_balancer(model, balancer)
         spread_over(model, shard_tables, optimization.optimizer, processes, device)
-        if run.folder and spread_tables(model):
-            raise RunError(
-                "a run folder cannot hold tables that are spread over processes: leave out the folder or `shard_tables`"
-            )
         with explain_oom(f"the model on {device}", "give smaller tables or layers"):
             model.to(device)
         return setup
@@ -202,7 +199,7 @@ class TrainingSetup:
         if state.get("fingerprint") != self.model.schema.fingerprint:
             raise RunError(f"the checkpoint of {str(folder)!r} was trained on another schema than the model's")
         try:
-            self.model.load_state_dict(state["model"])
+            load_model(self.model, state)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())
             raise RunError(f"the checkpoint of {str(folder)!r} does not fit the model: {detail}") from error

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
 from recmtl.features import EmbeddingTable
+from recmtl.features.saved_tables import own_elements, saved_elements, spread_elements
 from recmtl.features.sharding import LARGE
 from recmtl.io.machine import keep_freed_memory
 from recmtl.models import RankingModel
@@ -26,6 +27,9 @@ from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler
 from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
 from recmtl.train.options import Optimization, OptimizerFactory
+
+if TYPE_CHECKING:
+    from recmtl.runs.table_parts import TableParts
 
 ROW_MODE = LARGE  # elements of a table above which a step gathers its rows
 
@@ -192,18 +196,26 @@ class Step:
                 group["lr"] = torch.tensor(float(group["lr"]), device=self._rates_on)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimizers, schedules and counts; that of the balancer is in the model's."""
+        """Return the state of optimizers, schedules and counts, without that of the balancer and `spread_states`."""
         parts = {name: [part.state_dict() for part in parts] for name, parts in self._parts.items()}
         average = self.average.state_dict() if self.average else None
         scale = self._scaler.state_dict() if self._scaler else None
         return {**parts, "incidents": self.nonfinite.state_dict(), "average": average, "loss_scale": scale}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load what `state_dict` returned; raise a `ValueError` if it is that of other optimizers."""
+    def spread_states(self) -> dict[str, Tensor]:
+        """Return the states of those tables' optimizers that are spread over processes, each process its part."""
+        names, found = self._names, dict[str, Tensor]()
+        for rows in self.row_optimizers:
+            found |= spread_elements(names[id(rows.table.weight)], rows.table, rows.elements)
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Any], parts: TableParts | None = None) -> None:
+        """Load what `state_dict` and `spread_states` returned; raise a `ValueError` if it is of other optimizers."""
         for (optimizer, factory), saved in zip(self.factories(), state["optimizers"], strict=True):
             load_optimizer(optimizer, saved, factory)
         for rows, saved in zip(self.row_optimizers, state["rows"], strict=True):
-            rows.load_state_dict(saved)
+            kept = saved_elements(self._names[id(rows.table.weight)], parts)
+            rows.load_state_dict(saved | {"elements": own_elements(rows.table, saved["elements"], kept)})
         for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
             own = schedule.state_dict()
             schedule.load_state_dict(own | {name: saved[name] for name, value in own.items() if type(value) is int})
@@ -215,9 +227,11 @@ class Step:
         self._put_rates()
 
     def optimizer_states(self) -> dict[str, Any]:
-        """Return the state of all optimizers by the names of the parameters; that of a table has all of its rows."""
-        names = {id(parameter): name for name, parameter in self._model.named_parameters()}
-        found = []
+        """Return the state of all optimizers by the names of the parameters, without `spread_states`.
+
+        That of a table has all of its rows.
+        """
+        names, found = self._names, []
         for optimizer in self.optimizers:
             states = {names[id(parameter)]: dict(state) for parameter, state in optimizer.state.items()}
             if optimizer is self.optimizers[0]:
@@ -228,6 +242,10 @@ class Step:
     def factories(self) -> list[tuple[Optimizer, OptimizerFactory]]:
         """Return the optimizers of model and balancer, and what builds each of them."""
         return list(zip(self.optimizers, (self._options.optimizer, torch.optim.Adam), strict=False))
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {id(parameter): name for name, parameter in self._model.named_parameters()}
 
     @property
     def _parts(self) -> dict[str, Sequence[Any]]:

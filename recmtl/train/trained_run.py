@@ -14,8 +14,10 @@ from recmtl.balance import Balancer
 from recmtl.balance.restoring import balancer_of_state
 from recmtl.errors import RunError
 from recmtl.features.growth import RowOrigins, model_origins
+from recmtl.features.saved_tables import saved_weights
 from recmtl.io.files import digest
 from recmtl.models import RankingModel
+from recmtl.runs.checkpoint_file import TABLES, read_checkpoint
 from recmtl.runs.folder import BEST, RunFolder
 from recmtl.schema import FittedSchema
 
@@ -58,7 +60,7 @@ class TrainedRun:
 
     def balancer(self) -> Balancer:
         """Return a new balancer like that of the run."""
-        return self._balancer_of(self.folder.load_checkpoint(BEST)["model"])
+        return self._balancer_of(read_checkpoint(self.folder.checkpoint(BEST))["model"])
 
     def _balancer_of(self, state: Mapping[str, Any]) -> Balancer:
         try:
@@ -86,12 +88,12 @@ class TrainedRun:
         Raises:
             RunError: The checkpoint is damaged or that of another model, or the balancer is another one.
         """
-        state = dict(self.folder.load_checkpoint(BEST)["model"])
-        own = model.state_dict()
+        assert isinstance(model.fork, Balancer)
+        saved = self.folder.load_checkpoint(BEST, processes=model.fork.processes)
+        state, own = {**saved["model"], **saved_weights(saved.get(TABLES), model)}, model.state_dict()
         for name, origins in self.origins(model).items():
             if name in state and state[name].shape[1:] == own[name].shape[1:]:
                 state[name] = origins.grown(state[name], own[name].cpu())
-        assert isinstance(model.fork, Balancer)
         if balancer == "fresh":
             self._check_views(model, state)
             state = {name: value for name, value in state.items() if not name.startswith(FORK)}

@@ -15,7 +15,8 @@ import recmtl
 from recmtl.calibration import Calibration, fit_calibration
 from recmtl.cli.main import main
 from recmtl.evaluate import Predictions
-from recmtl.runs.folder import RunFolder
+from recmtl.runs.checkpoints import save_checkpoint
+from recmtl.runs.folder import BEST, RunFolder
 
 SHIFT = 2.0  # of the log-odds of each task, planted
 
@@ -46,7 +47,7 @@ def run(aliexpress: recmtl.PreparedData, tmp_path: Path) -> Path:
     shift(trainer)
     state = {"fingerprint": aliexpress.schema.fingerprint, "epoch": 1, "model": trainer.model.state_dict()}
     trainer.folder.begin(trainer_recipe(tmp_path / "made"))
-    trainer.folder.save_best(state)
+    save_checkpoint(trainer.folder, BEST, state)
     trainer.finish({"valid": aliexpress.valid, "test": aliexpress.test})
     return tmp_path / "run"
 

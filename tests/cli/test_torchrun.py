@@ -5,9 +5,11 @@ import os
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
+import recmtl
 from recmtl.cli.main import main
 from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder
@@ -28,9 +30,12 @@ def options(csv: Path, tmp_path: Path) -> list[str]:
     ]
 
 
-def torchrun(python: Path, number: int, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def torchrun(
+    python: Path, number: int, *arguments: str, restarts: int = 0, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """`--` keeps torchrun from reading options that are not its own."""
     command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)]
+    command += ["--max-restarts", str(restarts)]
     return subprocess.run(
         [*command, "-m", "--", "recmtl", *arguments],
         capture_output=True,
@@ -90,6 +95,74 @@ def outcome(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     weights = read_checkpoint(RunFolder(folder).checkpoint("best"))["model"]
     tasks = json.loads((folder / "metrics.json").read_text())["test"]
     return weights, {name: metrics["auc"] for name, metrics in tasks.items()}
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from recmtl import Callback
+from recmtl.runs.table_parts import FileSystemWriter
+
+class Killed(Callback):
+    \"\"\"Kills the first process once, after its first checkpoint, when the next is half written.\"\"\"
+    def on_checkpoint(self, context):
+        marker = Path(os.environ["MARKER"])
+        if not marker.exists():
+            marker.touch()
+            FileSystemWriter.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+"""
+LARGE = """
+features:
+  - {categorical: categorical_1, hash_buckets: 70000, width: 16}
+  - {categorical: categorical_2, width: 4}
+  - {numeric: numerical_1}
+tasks: [{name: ctr, label: click}, {name: ctcvr, label: conversion}]
+funnel: [click, conversion]
+keys: [search_id]
+"""
+
+
+def test_a_run_with_spread_tables_outlives_a_killed_process(
+    csv: Path, tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun starts it again, and it ends as one process without faults does, by which its folder can be used."""
+    (tmp_path / "killer.py").write_text(KILLED)
+    (tmp_path / "large.yaml").write_text(LARGE)
+    rows = [*("--data.train", str(csv / "train.csv"), "--data.valid", str(csv / "valid.csv"))]
+    options = ["train", "--data.card", str(tmp_path / "large.yaml"), *rows, "--data.cache", str(tmp_path / "cache")]
+    options += ["--model", "SharedBottom", "--model.layers", "[16,8]", "--model.tower_layers", "[8]"]
+    options += ["--balancer", "PCGrad", "--trainer.epochs", "2", "--trainer.optimization.batch_size", "200"]
+    options += ["--trainer.run.tensorboard", "false", "--trainer.shard_tables", "true"]
+    folder, one = tmp_path / "killed", tmp_path / "one"
+    killed = ["--trainer.callbacks", "[killer.Killed]", "--trust", "killer", "--trainer.run.checkpoint_every", "8"]
+    path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "MARKER": str(tmp_path / "mark")}
+    found = torchrun(warm_python, 2, *options, *killed, "--run", str(folder), "--resume", restarts=1, **path)
+    assert found.returncode == 0, found.stderr
+    assert (tmp_path / "mark").exists()
+    assert found.stdout.count("training rows/s") == 1
+    assert not list(folder.rglob(".*.partial"))
+    assert (folder / "checkpoints/best/tables/__1_0.distcp").exists()
+    assert main([*options, "--run", str(one)]) == 0
+    models = [recmtl.load_run(run).model.state_dict() for run in (folder, one)]
+    for name, value in models[1].items():
+        assert models[0][name].allclose(value, atol=1e-5), name
+    logs = [[record["valid"] for record in RunFolder(run).records() if "valid" in record] for run in (folder, one)]
+    assert [record["ctr"]["auc"] for record in logs[0]] == pytest.approx([r["ctr"]["auc"] for r in logs[1]], abs=1e-3)
+    test = str(csv / "test.csv")
+    predictions = []
+    for run in (folder, one):
+        capsys.readouterr()
+        assert main(["evaluate", str(run), "--rows", test, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)
+        assert main(["predict", str(run), "--rows", test, "--out", str(tmp_path / f"{run.name}.csv")]) == 0
+        assert main(["export", str(run), "--out", str(tmp_path / f"{run.name}-exported")]) == 0
+        predictions += [pd.read_csv(tmp_path / f"{run.name}.csv"), recmtl.Scorer(tmp_path / f"{run.name}-exported")]
+    pd.testing.assert_frame_equal(predictions[0], predictions[2], atol=1e-5)
+    assert main(["report", str(folder), str(one), "--out", str(tmp_path / "report.html")]) == 0
+    more = ["--continue", str(folder), "--data.train", test, "--run", str(tmp_path / "more"), "--trainer.epochs", "1"]
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MARKER", path["MARKER"])
+    assert main(["train", *more, "--trust", "killer"]) == 0
 
 
 BROKEN = """

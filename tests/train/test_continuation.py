@@ -140,7 +140,7 @@ def assert_rows_keep_their_state(run: TrainedRun, again: recmtl.Trainer, sparse:
     """Compare the state of each row of a table, feature by feature and category by category, with that of the run."""
     step, notes = Step(again.model, again.balancer, again.setup.optimization, 10), list[str]()
     assert bool(step.row_optimizers) == sparse
-    load_optimizers(run, step, again.model, notes.append)
+    load_optimizers(run, step, again.setup, notes.append)
     assert notes == []
     before = run.folder.load_checkpoint(OPTIMIZERS)["optimizers"][0]["state"]
     now = step.optimizer_states()["optimizers"][0]["state"]

@@ -103,7 +103,7 @@ def finished(data: recmtl.PreparedData, setting: Setting, processes: ProcessGrou
     found |= {name: whole(table, table.weight, processes) for name, table in tables.items()}
     for index, own in enumerate(step.row_optimizers):
         state = own.state_dict()
-        found |= {f"{name} {index}": whole(own.table, value, processes) for name, value in state["elements"].items()}
+        found |= {f"{name} {index}": whole(own.table, value, processes) for name, value in own.elements.items()}
         found |= {f"{name} {index}": value.double() for name, value in state["counts"].items()}
     counts = torch.stack([step.nonfinite.counts, step.nonfinite.first, step.nonfinite.reached])
     assert counts.any() == setting.broken
@@ -186,7 +186,7 @@ def fitted(processes: ProcessGroup, by_owners: bool) -> Fitted:
         )
 
 
-def refused(processes: ProcessGroup, folder: Path) -> list[str]:
+def refused(processes: ProcessGroup) -> list[str]:
     """What several processes are told of what they cannot do."""
     data, found = data_for("MMOE"), []
 
@@ -198,7 +198,6 @@ def refused(processes: ProcessGroup, folder: Path) -> list[str]:
     attempt(CallbackError, callbacks=[Measuring(data.valid)])
     attempt(ValueError, by_owners=True, shard_tables=False)
     attempt(RunError, shard_tables=processes.rank == 0)
-    attempt(RunError, run=recmtl.RunConfig(folder, device="cpu", progress=False))
     with small_tables_count():
         trainer = trainer_of(processes, data)
     with pytest.raises(RuntimeError, match="trained by the rows that a step gathers") as error:
@@ -261,7 +260,7 @@ def pieces(processes: ProcessGroup, folder: Path) -> dict[str, Any]:
 
 def everything(processes: ProcessGroup, settings: list[Setting], folder: Path, fit: bool) -> tuple[Any, ...]:
     fits = [fitted(processes, by_owners) for by_owners in (False, True)] if fit else []
-    sentences = refused(processes, folder / "run") if fit and processes.size > 1 else []
+    sentences = refused(processes) if fit and processes.size > 1 else []
     return trained(processes, settings), fits, pieces(processes, folder), sentences
 
 
@@ -309,7 +308,6 @@ def check_refused(sentences: list[str], number: int) -> None:
         f"the tables of the model are spread over {number} processes, which look up rows together: one alone",
         "the model was built within `sharded_tables`, and `shard_tables` is false",
         "process 0 trains with `shard_tables` True, process 1 with False",
-        "a run folder cannot hold tables that are spread over processes",
         "a table that is spread over processes is trained by the rows that a step gathers",
     ]
     assert len(sentences) == len(expected)

@@ -13,6 +13,8 @@ import recmtl
 from recmtl.balance.shared import BackwardInputs
 from recmtl.evaluate import metric_names
 from recmtl.runs.checkpoint_file import write_checkpoint
+from recmtl.runs.checkpoints import save_checkpoint
+from recmtl.runs.folder import BEST
 from recmtl.train import RunFolder
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.options import EarlyStopping, Optimization, RunConfig
@@ -471,7 +473,7 @@ def test_a_failed_write_of_a_checkpoint_is_a_run_error(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(recmtl.RunError, match=r"best/checkpoint\.pt cannot be written: is the disk full\?$"):
-        RunFolder(tmp_path).save_best({})
+        save_checkpoint(RunFolder(tmp_path), BEST, {})
     assert list((tmp_path / "checkpoints/best").iterdir()) == []
 
 

@@ -9,6 +9,7 @@ import torch
 
 import recmtl
 from recmtl.evaluate import Metrics
+from recmtl.io import display as display_module
 from recmtl.train import Optimization, RunConfig, Step
 from recmtl.train import describe as describe_module
 from recmtl.train import progress as progress_module
@@ -69,7 +70,8 @@ def test_a_slow_step_is_shown_whatever_the_interval_of_the_log(
     aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With lines that are due at once; the log has one record per epoch."""
-    monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
+    for module in (display_module, progress_module):
+        monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
     trainer(aliexpress).fit(aliexpress.train)
     lines = [line for line in capsys.readouterr().err.splitlines() if " step " in line and "loss" in line]
     assert len(lines) == 20

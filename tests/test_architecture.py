@@ -152,6 +152,12 @@ def test_a_file_reads_in_one_sitting(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
+def test_test_files_have_different_names() -> None:
+    """pytest imports two files of one name as one module."""
+    names = [path.name for path in ROOT.glob("tests/**/*.py") if path.name != "conftest.py"]
+    assert [name for name in names if names.count(name) > 1] == []
+
+
 def test_a_call_enters_few_files() -> None:
     entered = files_entered()
     for call, most in MOST_ENTERED.items():

@@ -219,7 +219,7 @@ def test_what_shares_nothing_is_trained_with_the_sum_alone(
 @each_model
 def test_parts_divide_their_tensors(cls: type, style: LayerStyle, aliexpress: recmtl.PreparedData) -> None:
     shared = built(cls, aliexpress, style=style).shared()
-    for tensor, parts, part_of_row, bounds in shared.tensors:
+    for tensor, parts, part_of_row, bounds, _ in shared.tensors:
         if part_of_row is None:
             assert tensor.shape[0] % parts == 0
         else:

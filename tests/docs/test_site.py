@@ -99,7 +99,7 @@ def test_no_page_overflows_complains_or_fetches_from_elsewhere(site: Path, addre
     assert [url for url in sent if not url.startswith((address, "data:", "blob:", "about:"))] == []
 
 
-@pytest.mark.parametrize(("place", "width"), zip(("served", "opened from its folder"), WIDTHS, strict=True))
+@pytest.mark.parametrize(("place", "width"), [*zip(("served", "opened from its folder"), WIDTHS, strict=True)])
 def test_search_finds_a_section(width: int, place: str, site: Path, address: str, chromium: "Chrome") -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait

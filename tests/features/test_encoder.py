@@ -85,7 +85,7 @@ def test_gradient_reaches_the_looked_up_rows_alone(small: recmtl.PreparedData) -
     encoder, rows = FeatureEncoder(small.schema, width=3), batch(small, 2)
     encoder(rows).square().sum().backward()
     for table in encoder.tables:
-        used = set(table._places(rows.ids, rows.lists).tolist())
+        used = set(table._ids_in_table(rows.ids, rows.lists).tolist())
         touched = set(table.weight.grad.abs().sum(1).nonzero().flatten().tolist())
         assert touched <= used
 
@@ -124,7 +124,7 @@ def test_tables_that_memory_does_not_hold(
     small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch, buckets: list[int], message: str
 ) -> None:
     """They are refused before anything is allocated."""
-    monkeypatch.setattr("recmtl.features.embedding_table.available_memory", lambda: 4 * 16 * 10**9)
+    monkeypatch.setattr("recmtl.features.sharding.available_memory", lambda: 4 * 16 * 10**9)
     features = [recmtl.Categorical(f"user{i}", hash_buckets=size) for i, size in enumerate(buckets)]
     schema = dataclasses.replace(small.schema, schema=recmtl.Schema(features, small.schema.schema.tasks))
     with pytest.raises((ValueError, OutOfMemoryError), match=message):

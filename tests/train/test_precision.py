@@ -15,7 +15,7 @@ import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.train import device as module
 from recmtl.train.options import Optimization
-from recmtl.train.setup import describe_setup
+from recmtl.train.describe import describe_setup
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -1,10 +1,13 @@
-"""Tables that are spread over processes: python -m benchmarks.sharded [--json FILE]
+"""Tables that are spread over processes: python -m benchmarks.sharded [--part PART] [--json FILE]
+
+Each part can be measured by itself; its results replace those of the same part in the file.
 
 1. Steps of MMOE on AliExpress-shaped rows with 16 tables of 200,000 rows, in so many processes of one thread that talk
    by gloo: CPU milliseconds of a step (all threads of a process) and bytes sent, with tables that each process holds
    whole and with tables spread over the processes, taken in turns in the same processes.
 2. A training whose tables and their optimizer's state exceed the memory limit of a process (RLIMIT_DATA): it is refused
    in one process, and trains in two with the same limit each.
+3. Whether several processes train as one does in float64, with every balancer: see `sharded_equality`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from torch.multiprocessing.spawn import start_processes
 
 import recmtl
 from benchmarks.generated import BATCH, COLUMNS, ENCODER, batches, generated, with_vocabularies
+from benchmarks.sharded_equality import METHODS as BALANCERS
+from benchmarks.sharded_equality import equality
 from recmtl.balance.distributed import all_processes
 from recmtl.features.embedding_table import spread_tables
 from recmtl.io.machine import explain_oom, peak_memory
@@ -35,6 +40,7 @@ from recmtl.train import Step
 
 METHODS = ("Sum", "PCGrad", "MetaBalance")
 LARGE = [200_000] * COLUMNS
+PARTS = ("steps", "memory", "equality")
 TURN = 5  # steps of one kind, before those of the other
 MEGABYTE = 1 << 20
 
@@ -118,13 +124,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--rows", type=int, default=4_000_000, help="of the table of the second part, 16 numbers each")
     parser.add_argument("--megabytes", type=int, default=600, help="that a process may take for it")
-    parser.add_argument("--part", choices=("steps", "memory"), help="only one of the parts")
+    parser.add_argument("--part", choices=PARTS, help="only one of the parts")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    results: dict[str, Any] = {}
-    if arguments.part != "memory":
+    before = json.loads(arguments.json.read_text()) if arguments.json and arguments.json.is_file() else {}
+    results: dict[str, Any] = before.get("results", {})
+    parts = (arguments.part,) if arguments.part else PARTS
+    if "steps" in parts:
         results["steps"] = steps_in(arguments.processes, arguments.rounds)
-    if arguments.part != "steps":
+    if "equality" in parts:
+        results["equality"] = equality([method.__name__ for method in BALANCERS])
+    if "memory" in parts:
         results["memory"] = {n: memory_in(n, arguments.rows, arguments.megabytes) for n in (1, 2)}
         for number, found in results["memory"].items():
             Console().print(f"{number} process{'es' * (number > 1)}, {arguments.megabytes} MB each:", *found)

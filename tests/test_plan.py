@@ -1,24 +1,28 @@
 """`recmtl plan`: its formulas against bytes that are counted, in messages and in memory, and what it advises."""
 
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.balance.row_exchange import exchange_rows
 from recmtl.cli.main import main
-from recmtl.data import Loader
+from recmtl.data import Loader, Share
 from recmtl.features.row_places import RowPlaces
 from recmtl.plan import MOST_IDS, Machine, Plan, Workload, advice, asked_bytes, exchanged_bytes, summed_bytes
-from recmtl.train import Optimization, Step
+from recmtl.train import Optimization, Step, distributed
+from recmtl.train import setup as trainer_setup
 from recmtl.train import step as step_module
-from tests.together import in_threads
+from tests.together import in_threads, place
 
 LARGE = Workload(rows=10**9, ids=10**9, processes=64, batch_size=64 * 2048)
+TABLES = 2  # of the small rows, which have embeddings of two widths
 OPTIMIZERS = {torch.optim.Adam: 2, torch.optim.Adagrad: 1, torch.optim.SGD: 0}
 
 
@@ -85,6 +89,49 @@ def test_messages_of_spread_tables_are_as_many_bytes(passes: int) -> None:
         assert all(counted == expected for counted, expected in several)
         drawn = Plan(Workload(1, 10**9, width, 1, processes=number, batch_size=number * distinct, passes=passes), True)
         assert drawn.sent()["rows and gradients"] == pytest.approx(4 * width * distinct * (1 + passes), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.PCGrad])
+def test_a_step_with_spread_tables_sends_as_many_bytes(
+    method: type, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a trainer's step; of 4 processes as many as of 2 that have the same rows, but for the counts of ids."""
+    own = threading.local()
+    monkeypatch.setattr(trainer_setup, "all_processes", lambda: own.processes)
+    monkeypatch.setattr(distributed, "LARGE", 0)
+    batch = next(Loader(small.train, 40, seed=0).epoch())
+
+    def sent(processes: ProcessGroup) -> tuple[int, float]:
+        own.processes = processes
+        model = recmtl.SharedBottom(small.schema, layers=[4], tower_layers=[2])
+        run = recmtl.RunConfig(progress=False, device="cpu")
+        trainer = recmtl.Trainer(model, method(), run=run, shard_tables=True)
+        step = Step(model, trainer.balancer, Optimization(20), 20)
+        half = batch.part(place(processes.rank % 2, 2))
+        before = processes.sent
+        step(replace(half, share=Share(20 * processes.size, processes)))
+        sent, tasks = processes.sent - before, len(model.objectives)
+        passes = tasks if method is recmtl.PCGrad else 1
+        tables = {id(table.weight) for table in step._tables}
+        layers = [parameter for parameter in model.parameters() if id(parameter) not in tables]
+        of_shared = sum(t.tensor.numel() for t in model.shared().tensors if t.exchanged is None)
+        found = summed_bytes(tasks, sum(map(Tensor.numel, layers)), passes, of_shared)
+        for table in step._tables:
+            assert table.sharded
+            ids, width = table.gathered.ids, table.width
+            asked = torch.cat(processes.all_gather_object(ids))
+            given = (table.storage.places.owners_of(asked) == processes.rank).sum().item()
+            found += asked_bytes(len(ids), processes.size) + exchanged_bytes(len(ids), width, passes, given)
+            found += 8 * (1 + len(table.owners))  # whether gradients are finite
+            found += 4 * (tasks + tasks**2) * len(table.owners) * (passes > 1)  # norms and inner products
+        return sent, found
+
+    several = {number: in_threads(number, sent) for number in (2, 4)}
+    assert [counted for found in several.values() for counted, _ in found] == [
+        expected for found in several.values() for _, expected in found
+    ]
+    means = {number: sum(counted for counted, _ in found) / number for number, found in several.items()}
+    assert means[4] - means[2] == 2 * 8 * TABLES
 
 
 @pytest.mark.parametrize(("optimizer", "kept"), OPTIMIZERS.items())

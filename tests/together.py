@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -88,6 +88,13 @@ class ThreadGroup(ProcessGroup):
         self.sent += tensor.nbytes
         every = self.all_gather_object(tensor.detach().split(list(given)))
         return torch.cat([parts[self.rank] for parts in every])
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        for tensor in tensors:
+            tensor.data.copy_(self.all_gather_object(tensor.detach().clone())[0])
+
+    def broadcast_object(self, value: Any) -> Any:
+        return self.all_gather_object(value)[0]
 
     def _gather(self, tensor: Tensor) -> list[Tensor]:
         self.sent += tensor.nbytes

@@ -10,12 +10,13 @@ from typing import Any
 import pandas as pd
 
 from recmtl.calibration import Method
-from recmtl.cli.console import print_line, text_table, wide_console
+from recmtl.cli.console import print_line, silence_others, text_table, wide_console
 from recmtl.cli.evaluate import encoded_rows
 from recmtl.cli.parser import usage_errors
 from recmtl.recipe.calibrate_run import calibrate_run
 from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
+from recmtl.train.distributed import process_group
 
 
 def calibrate_command(
@@ -29,6 +30,9 @@ def calibrate_command(
 ) -> None:
     """Calibrate the probabilities of a finished run on labelled rows.
 
+    Several processes of torchrun predict the rows in shares, and the first calibrates; tables that were spread over
+    processes are spread over these.
+
     Args:
         run: The run folder. Its predictions and metrics become those of the calibrated model.
         rows: Labelled raw files that the model was not trained on, or a prepared dataset, whose validation rows are
@@ -41,10 +45,10 @@ def calibrate_command(
     """
     encode = partial(encoded_rows, rows=reading.place(rows), reading=reading, text=text, split="valid")
     methods: Method | dict[str, Method] = dict.fromkeys(task, method) if task else method
-    with usage_errors():
+    with process_group() as processes, silence_others(processes), usage_errors():
         found = calibrate_run(run, encode, methods, trust)
-    print_calibration(found, f"calibration on the {found['split'].iloc[0]} rows")
-    print_line(f"{method} · run in {run}")
+        print_calibration(found, f"calibration on the {found['split'].iloc[0]} rows")
+        print_line(f"{method} · run in {run}")
 
 
 def print_calibration(found: pd.DataFrame, title: str) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -17,6 +19,7 @@ from recmtl.data import Description
 from recmtl.io.display import Display
 
 if TYPE_CHECKING:  # they need torch, which not every command does
+    from recmtl.balance import ProcessGroup
     from recmtl.evaluate import Interval, Metrics
     from recmtl.train.gradient_stats import PairSummary
 
@@ -25,6 +28,16 @@ COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out"
 SHARE_COLUMNS = ("missing", "unknown", "unseen", "beyond")  # the beginnings of their names
 SMALL_SHARE, SMALL_SHIFT = 0.01, 0.1  # below which a column hardly differs between two splits
 MAX_CATEGORY = 24  # characters of a category that are shown
+
+
+@contextmanager
+def silence_others(processes: ProcessGroup) -> Iterator[None]:
+    """Silence all but the first of several processes within a block; their errors are printed outside of it."""
+    if processes.first:
+        yield
+        return
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield
 
 
 class RowCounter(Display):

@@ -8,7 +8,7 @@ from json import dumps
 from pathlib import Path
 from typing import Any
 
-from recmtl.cli.console import RowCounter, print_domains, print_line, print_metrics, print_note
+from recmtl.cli.console import RowCounter, print_domains, print_line, print_metrics, print_note, silence_others
 from recmtl.cli.parser import usage_errors
 from recmtl.data import PreparedData, Rows
 from recmtl.data.sources.open import digests, open_sources
@@ -29,12 +29,14 @@ from recmtl.evaluate.own_metrics import ALL
 from recmtl.evaluate.ranking import K
 from recmtl.io.location import public_name
 from recmtl.io.partitions import Partitions
+from recmtl.io.processes import launched
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
 from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import SplitName, Thinning
 from recmtl.train import Trainer
+from recmtl.train.distributed import process_group
 
 
 def evaluate_command(
@@ -52,6 +54,9 @@ def evaluate_command(
     text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
     """Measure the best weights of a run on labelled rows, or the predictions of any model.
+
+    Several processes of torchrun predict the rows in shares, and the first measures them; tables that were spread over
+    processes are spread over these.
 
     Args:
         run: The run folder, unless `--predictions` are given.
@@ -75,7 +80,10 @@ def evaluate_command(
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     chosen = reading.place(rows or predictions or "")
+    measured: Predictions | None
     if predictions is not None and card is not None and run is None and rows is None:
+        if launched() > 1:
+            raise UsageError("`recmtl evaluate --predictions` is one process: start it without torchrun")
         schema = replace(presets.card(card), **text)
         measured, title = Predictions.read(schema, chosen, group), public_name(predictions)
         measured = measured.with_thinning(reading.thinning) if reading.thinning else measured
@@ -83,10 +91,13 @@ def evaluate_command(
         for note in measured.notes:
             print_note(note)
     elif run is not None and rows is not None and predictions is None and card is None:
-        measured = predict_labelled(run, chosen, trust, reading, text)
+        with process_group() as processes, silence_others(processes):
+            measured = predict_labelled(run, chosen, trust, reading, text)
         title = f"{run} on {public_name(rows)}"
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
+    if measured is None:  # the first of several processes has them
+        return
     measured = measured if group is None else measured.grouped_by(group)
     measured = with_own_metrics(measured, metrics or ())
     print_evaluation(measured, k, draws, json, title)
@@ -112,10 +123,10 @@ def predict_labelled(
     trust: Sequence[str],
     reading: RowOptions,
     text: Mapping[str, Any],
-) -> Predictions:
-    """Predict labelled rows with a run."""
+) -> Predictions | None:
+    """Predict labelled rows with a run; of several processes the first gets the predictions of all."""
     trainer = load_run(run, trust)
-    return trainer.predictor.predict(encoded_rows(trainer, rows, reading, text))
+    return trainer.predictor.shares(encoded_rows(trainer, rows, reading, text)).gathered()
 
 
 def encoded_rows(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from recmtl.cli.console import RowCounter, print_line
+from recmtl.cli.console import RowCounter, print_line, silence_others
 from recmtl.cli.evaluate import note_of_thinning, prepared_rows
 from recmtl.data import encode_rows
 from recmtl.data.sources.open import open_sources
@@ -22,6 +23,7 @@ from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
 from recmtl.schema import Schema, Thinning
 from recmtl.schema.text_format import TextFormat
+from recmtl.train.distributed import process_group
 
 
 def predict_command(
@@ -34,6 +36,9 @@ def predict_command(
 ) -> None:
     """Predict with the best weights of a run, and write keys, labels and predictions.
 
+    Several processes of torchrun predict the rows in shares, and the first writes them; tables that were spread over
+    processes are spread over these.
+
     Args:
         run: The run folder.
         rows: Raw files, with or without labels, or a prepared dataset, whose test rows are taken.
@@ -45,12 +50,21 @@ def predict_command(
     """
     check_free(out)
     check_suffix(out)
+    with process_group() as processes, silence_others(processes):
+        count = _predict(run, rows, out if processes.first else None, trust, reading, text)
+        print_line(f"{count:,} predictions in {public_name(out)}")
+
+
+def _predict(
+    run: Path, rows: str, out: str | None, trust: Sequence[str], reading: RowOptions, text: Mapping[str, Any]
+) -> int:
+    """Predict rows, write the predictions in the process that names a file, and return their number."""
     given, thinning = reading.place(rows), reading.thinning
     trainer = load_run(run, trust)
     schema = trainer.model.schema
     form = replace(schema.schema.text_format, **text)
     count = 0
-    with RowCounter() as counter, TableWriter(out) as writer:
+    with RowCounter() as counter, TableWriter(out) if out is not None else nullcontext() as writer:
         prepared = prepared_rows(given, thinning, text)
         present = common_columns(given, form) if prepared is None else schema.schema.unfeatured
         if prepared is None and any(label in present for label in schema.schema.labels):
@@ -58,9 +72,11 @@ def predict_command(
         check_labels(thinning, schema.schema, present, rows)
         raw = encode_rows(schema, given, False, counter, reading.bad_rows, counter.print_notes, thinning, form)
         for part in raw if prepared is None else [prepared]:
-            writer.write(only_columns(trainer.predictor.predict(part), present).table())
+            for table in trainer.predictor.shares(part).map(lambda share: only_columns(share, present)).tables():
+                if writer is not None:
+                    writer.write(table)
             count += len(part)
-    print_line(f"{count:,} predictions in {public_name(out)}")
+    return count
 
 
 def check_labels(thinning: Thinning | None, schema: Schema, present: frozenset[str], rows: str) -> None:

@@ -18,6 +18,8 @@ from recmtl.io.machine import explain_oom
 from recmtl.io.processes import launched, launched_rank
 from recmtl.recipe.option_errors import parse_options
 
+TOGETHER = ("train", "evaluate", "predict", "calibrate")  # commands of which torchrun may start several processes
+
 
 def run_command(name: str, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status.
@@ -25,7 +27,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
     Raises:
         UsageError: Its options cannot be used.
     """
-    if launched() > 1 and name != "train":
+    if launched() > 1 and name not in TOGETHER:
         raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
     if names_own_modules(name, arguments) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # the last: a file here takes no installed module's place

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,15 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import all_processes
-from recmtl.cli.console import RowCounter, print_domains, print_gradient_stats, print_line, print_metrics, print_note
+from recmtl.cli.console import (
+    RowCounter,
+    print_domains,
+    print_gradient_stats,
+    print_line,
+    print_metrics,
+    print_note,
+    silence_others,
+)
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
@@ -27,7 +34,7 @@ from recmtl.recipe.trust import schema_to_train
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
-from recmtl.train.distributed import process_group
+from recmtl.train.distributed import MINUTES, process_group
 from recmtl.train.gradient_stats import summarize_pairs
 
 RESUME_HELP = "Resume the run in `--run` from its last checkpoint, with the recipe that lies there."
@@ -102,18 +109,8 @@ def train_parser() -> ArgumentParser:
     parser.add_argument("--continue", type=str | None, default=None, metavar="RUN", help=CONTINUE_HELP)
     parser.add_argument("--resume", action="store_true", help=RESUME_HELP)
     parser.add_argument("--trust", action="append", metavar="MODULE", default=[], help=TRUST_HELP)
-    parser.add_argument("--timeout", type=float, default=10.0, help=TIMEOUT_HELP)
+    parser.add_argument("--timeout", type=float, default=MINUTES, help=TIMEOUT_HELP)
     return parser
-
-
-@contextmanager
-def silence_others(processes: ProcessGroup) -> Iterator[None]:
-    """Silence all but the first of several processes within a block; their errors are printed outside of it."""
-    if processes.first:
-        yield
-        return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
 
 
 def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:

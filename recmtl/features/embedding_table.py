@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
+PLACES = "places"  # in a state, which rows of a table that is spread over processes its weight has
+
+
 class Field(NamedTuple):
     """The embeddings of one feature in a batch.
 
@@ -74,8 +77,8 @@ class EmbeddingTable(nn.Module):
     batch, each finds the distinct ids of its own rows, learns those of the others, and gathers the rows of all: so
     their gradients have one shape and can be summed.
 
-    The rows may be spread over processes (`sharded_tables`, `shard`): `weight` then has those of this process, and all
-    processes look up together. Such a table is trained in row mode alone.
+    The rows may be spread over processes (`sharded_tables`, `shard`): `weight` and the `state_dict` then have those of
+    this process, and all processes look up together. Such a table is trained in row mode alone.
 
     Attributes:
         storage: Where the rows lie.
@@ -171,8 +174,20 @@ class EmbeddingTable(nn.Module):
         own = storage.own_part(self.weight.detach())
         self.weight, self.storage = nn.Parameter(own, self.weight.requires_grad), storage
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.sharded:
+            destination[f"{prefix}{PLACES}"] = torch.tensor(self._own_places)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load a weight; of one with all rows, by their ids, a table that is spread takes its part."""
+        found = state_dict.pop(f"{prefix}{PLACES}", None)
+        if found is not None and tuple(found.tolist()) != self._own_places:
+            rest[-1].append(
+                f"{prefix}weight has the rows at places {found.tolist()} of a table that is spread over processes, "
+                f"expected those at {[*self._own_places]}: load a run folder, which has all"
+            )
+            return
         whole = state_dict.get(f"{prefix}weight")
         if isinstance(self.storage, ShardedRows) and isinstance(whole, Tensor) and len(whole) == self.rows:
             state_dict[f"{prefix}weight"] = self.storage.own_part(whole)
@@ -186,6 +201,12 @@ class EmbeddingTable(nn.Module):
         """
         assert isinstance(self.storage, ShardedRows)
         return self.storage.as_dtensor(own)
+
+    @property
+    def _own_places(self) -> tuple[int, int]:
+        """The first place of the rows of the weight, and that after the last one."""
+        start = self.storage.places.start if isinstance(self.storage, ShardedRows) else 0
+        return start, start + len(self.weight)
 
     @property
     def own_ids(self) -> Tensor:

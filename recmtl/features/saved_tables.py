@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.features import EmbeddingTable
+from recmtl.features.embedding_table import PLACES
 from recmtl.features.row_places import RowPlaces
 from recmtl.runs.checkpoint_file import TABLES
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 def whole_weights(model: nn.Module) -> dict[str, Any]:
     """Return the state of a model without the tables that are spread over processes."""
     spread = {name for name, table in table_weights(model) if table.sharded}
+    spread |= {name.removesuffix("weight") + PLACES for name in spread}
     return {name: value for name, value in model.state_dict().items() if name not in spread}
 
 

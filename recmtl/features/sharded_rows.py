@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -107,6 +107,15 @@ class ShardedRows(TableRows):
         parts = parts_of(owned, bounds)
         gathered = GatheredRows(places, rows, None, *parts, distinct.long(), exchanged, route.slots)
         return gathered, route.slots.index_select(0, inverse)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedRows:
+        return self  # holds no rows
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"a table that is spread over {self.processes.size} processes cannot be pickled, as each has a part of it: "
+            "save it by `Trainer.save`"
+        )
 
     def _route(self, ids: Tensor) -> Route:
         """Tell the owners of distinct ids what this process asks them for, and learn what it is asked for."""

@@ -20,6 +20,8 @@ from recmtl.errors import OutOfMemoryError
 UNLIMITED = 1 << 60
 # Limit and usage, by the version of cgroups.
 CGROUP_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}
+# What a process may use at most (`ulimit -v`, `ulimit -d`), and the line of /proc/self/status that says what it uses.
+OWN_LIMITS = {resource.RLIMIT_AS: "VmSize", resource.RLIMIT_DATA: "VmData"}
 # Messages of torch when an allocation fails, or its size overflows. They also identify `torch.OutOfMemoryError`.
 REFUSED = re.compile(r"can't allocate memory|not enough memory|out of memory|[Oo]verflow")
 WAIT_POLICY, NUM_THREADS = "OMP_WAIT_POLICY", "OMP_NUM_THREADS"
@@ -52,11 +54,31 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or REFUSED.search(str(error)) is not None
 
 
-def available_memory() -> int:
-    """Return the bytes that this process can still allocate: free system memory, or less if a cgroup limits it."""
+def available_memory(processes: int = 1) -> int:
+    """Return the bytes that this process can still allocate, one of so many that work alike on this machine.
+
+    It is a share of the free system memory, or of what a cgroup leaves if it is limited; or less if the process itself
+    is limited (`ulimit -v`, `ulimit -d`).
+    """
     meminfo = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.is_file() else None
-    return min([int(found[1]) * 1024 if found else UNLIMITED, *_left_in_cgroups(Path("/"))])
+    shared = min([int(found[1]) * 1024 if found else UNLIMITED, *_left_in_cgroups(Path("/"))])
+    return min([shared // processes, *_left_of_own_limits()])
+
+
+def _left_of_own_limits() -> Iterator[int]:
+    """Yield what the limits of this process itself leave it."""
+    for limit, name in OWN_LIMITS.items():
+        most, used = resource.getrlimit(limit)[0], _process_status(name)
+        if most != resource.RLIM_INFINITY and used is not None:
+            yield max(0, most - used)
+
+
+def _process_status(name: str) -> int | None:
+    """Return the bytes in a line of /proc/self/status; ``None`` where there is none."""
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
@@ -76,11 +98,9 @@ def _page_cache(folder: Path) -> int:
 
 def peak_memory() -> int:
     """Return the peak resident memory in bytes; `getrusage` includes that of the program that started the process."""
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    kilobytes = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
     unit = 1 if sys.platform == "darwin" else 1024
-    return kilobytes[0] * 1024 if kilobytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = _process_status("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if peak is None else peak
 
 
 def cgroup_folders(controller: str, root: Path) -> Iterator[tuple[Path, Version]]:

@@ -303,7 +303,10 @@ class RankingModel(RecordedModule, ABC):
         return self.calibration(self.schema.schema, found) if self.calibration is not None and calibrated else found
 
     def fold(self) -> Self:
-        """Return a copy for export that predicts the same without a balancer: rotations become part of the towers."""
+        """Return a copy for export that predicts the same without a balancer: rotations become part of the towers.
+
+        Tables that are spread over processes stay so: all of them fold, and look up together.
+        """
         model = copy.deepcopy(self, {id(self.schema): self.schema})
         heads = model.fork.fold(model.heads.values(), self.view_features)
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from recmtl.evaluate import Predictions, calibration_table
 from recmtl.recipe.load import load_run
 from recmtl.runs.folder import REPORTED, RunFolder
 from recmtl.train import Trainer
-from recmtl.train.calibrating import save_calibration
+from recmtl.train.calibrating import in_first, save_calibration
 
 
 def calibrate_run(
@@ -25,7 +26,8 @@ def calibrate_run(
 ) -> pd.DataFrame:
     """Calibrate a finished run on labelled rows, and write the calibration into its folder.
 
-    Its predictions and metrics become those of the calibrated model; a calibration that it had is replaced.
+    Its predictions and metrics become those of the calibrated model; a calibration that it had is replaced. Several
+    processes all call it with the same rows, and the first writes.
 
     Args:
         run: The run folder.
@@ -45,12 +47,19 @@ def calibrate_run(
     """
     folder = RunFolder(run)
     trainer = load_run(run, trust)
-    with folder.held():
-        found, shown = trainer.calibrate(rows(trainer) if callable(rows) else rows, method), "given"
-        assert trainer.model.calibration is not None
-        save_calibration(folder, trainer.model.calibration)
-        for split in REPORTED[::-1]:
-            if folder.predictions(split).is_file():
-                predictions = Predictions.read(trainer.model.schema.schema, folder.predictions(split))
-                found, shown = calibration_table(predictions), split
+    processes = trainer.setup.processes
+    with folder.held() if processes.first else nullcontext():
+        found = trainer.calibrate(rows(trainer) if callable(rows) else rows, method)
+        return in_first(processes, lambda: _saved(folder, trainer, found))
+
+
+def _saved(folder: RunFolder, trainer: Trainer, found: pd.DataFrame) -> pd.DataFrame:
+    """Write the calibration of a trainer into its run, and return the table of the rows there, or else the given."""
+    assert trainer.model.calibration is not None
+    save_calibration(folder, trainer.model.calibration)
+    shown = "given"
+    for split in REPORTED[::-1]:
+        if folder.predictions(split).is_file():
+            predictions = Predictions.read(trainer.model.schema.schema, folder.predictions(split))
+            found, shown = calibration_table(predictions), split
     return found.assign(split=shown)

@@ -15,6 +15,7 @@ from recmtl._version import __version__
 from recmtl.data import Rows, encode_rows
 from recmtl.data.sources.open import Data
 from recmtl.errors import DataError, RunError, SchemaError
+from recmtl.features.embedding_table import spread_tables
 from recmtl.io.files import new_folder
 from recmtl.io.untrusted import read_text
 from recmtl.recipe.load import load_run
@@ -118,6 +119,10 @@ def export_model(
         >>> recmtl.export_model("runs/first", "model")  # doctest: +SKIP
     """
     out = Path(out)
+    if isinstance(run, Trainer) and spread_tables(run.model):
+        raise RunError(
+            "the tables of the model are spread over processes: export its run folder, which one process can read"
+        )
     for name, value, known in (("format", format, GRAPHS), ("weights", weights, WEIGHTS)):
         if value not in known:
             raise DataError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")

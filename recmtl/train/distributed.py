@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from recmtl.balance import ProcessGroup
-from recmtl.balance.distributed import SINGLE_PROCESS, all_processes
+from recmtl.balance.distributed import all_processes
 from recmtl.data import Rows
 from recmtl.data.loader import default_window
 from recmtl.errors import RunError
@@ -32,6 +32,7 @@ from recmtl.train.options import OptimizerFactory
 MIN_ROWS = 2  # of a batch norm in training mode
 FLOAT_BYTES = 4
 MOST_OF_MEMORY = 0.5  # of what is free; the rest is for training rows, gradients and copies
+MINUTES = 10.0  # that processes wait for each other
 POLL_SECONDS = 0.05
 
 
@@ -43,15 +44,17 @@ def local_rank(processes: ProcessGroup) -> tuple[int, int]:
 
 
 @contextmanager
-def process_group(minutes: float) -> Iterator[ProcessGroup]:
+def process_group(minutes: float = MINUTES) -> Iterator[ProcessGroup]:
     """Join the processes that ``torchrun`` started within a block; each waits so many minutes for the others.
+
+    A program that has initialized `torch.distributed` itself has joined them.
 
     Raises:
         UsageError: The variables of ``torchrun`` are set in part, or wrong.
         RunError: The processes did not meet in that time.
     """
-    if launched() == 1:
-        yield SINGLE_PROCESS
+    if launched() == 1 or (dist.is_available() and dist.is_initialized()):
+        yield all_processes()
         return
     address = os.environ.get("MASTER_ADDR", "").strip()
     port = os.environ.get("MASTER_PORT", "").strip()
@@ -171,10 +174,10 @@ class TableSpread:
     ) -> None:
         self._option = option
         self._each = FLOAT_BYTES * (1 + state_per_element(optimizer)) if option is None else 0.0
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
-        beside = 1 if device.type == "cuda" else local_rank(processes)[1]
-        bytes_held = 0 if device.type == "cuda" else FLOAT_BYTES * held
-        options, found = zip(*processes.all_gather_object((option, free / beside + bytes_held)), strict=True)
+        gpu = device.type == "cuda"
+        free = torch.cuda.mem_get_info(device)[0] if gpu else available_memory(local_rank(processes)[1])
+        bytes_held = 0 if gpu else FLOAT_BYTES * held
+        options, found = zip(*processes.all_gather_object((option, free + bytes_held)), strict=True)
         for rank, other in enumerate(options):
             if other != options[0]:
                 raise RunError(f"process 0 trains with `shard_tables` {options[0]}, process {rank} with {other}")

@@ -261,13 +261,13 @@ class DivergenceMonitor:
 
 def float_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return by name the floating-point tensors of a model's state."""
-    tensors = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor) and t.numel()}
+    tensors = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     return {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
 
 
 def finite_by_tensor(tensors: Iterable[Tensor]) -> Tensor:
     """Return whether all entries of each tensor are finite, bool ``[tensors]`` on their device."""
-    tensors = list(tensors)
+    tensors = [tensor if tensor.numel() else tensor.new_zeros(1) for tensor in tensors]
     if not tensors:
         return torch.ones(0, dtype=torch.bool)
     if on_host(tensors[0]):

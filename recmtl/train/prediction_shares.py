@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -80,18 +80,25 @@ class PredictionShares:
         Args:
             place: The file; ``None`` in the other processes.
         """
-        exchange = self._exchange
-        if exchange.size == 1 and place is not None:
-            self._own.write(place)
-            return
-        own = self._own.table()
         with ExitStack() as stack:
             writer = stack.enter_context(TableWriter(place)) if place is not None else None
-            for rank, rows in enumerate(exchange.gather(np.array([len(own)]))):
-                for start in range(0, max(1, *rows.tolist()), CHUNK):
-                    for part in exchange.tables_to_first(own.slice(start, CHUNK) if rank == exchange.rank else None):
-                        if writer is not None:
-                            writer.write(part)
+            for part in self.tables():
+                if writer is not None:
+                    writer.write(part)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Yield all predictions in the first process, a part of another's share at a time; nothing in the others."""
+        own, exchange = self._own.table(), self._exchange
+        if exchange.size == 1:
+            yield own
+            return
+        for rank, rows in enumerate(exchange.gather(np.array([len(own)]))):
+            for start in range(0, max(1, *rows.tolist()), CHUNK):
+                yield from exchange.tables_to_first(own.slice(start, CHUNK) if rank == exchange.rank else None)
+
+    def map(self, change: Callable[[Predictions], Predictions]) -> PredictionShares:
+        """Return the predictions that a function makes of those of each process."""
+        return PredictionShares(change(self._own), self._exchange)
 
     def gathered(self) -> Predictions | None:
         """Return all predictions, in the first process; ``None`` in the others."""

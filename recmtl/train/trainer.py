@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 
 from recmtl.balance import Balancer, Sum
+from recmtl.balance.distributed import SINGLE_PROCESS
 from recmtl.calibration import Calibration
 from recmtl.callbacks import Callback, FitResult
 from recmtl.callbacks.callback_list import checked_callbacks
@@ -22,6 +23,7 @@ from recmtl.data.preparation.part_work import Progress
 from recmtl.data.sources.open import Data
 from recmtl.errors import RunError
 from recmtl.evaluate import Metrics, table
+from recmtl.features.embedding_table import spread_tables
 from recmtl.io.csv_records import BadRows
 from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
@@ -320,7 +322,8 @@ class Trainer:
         """Load the weights of a checkpoint, ``best`` with the run's calibration or ``last``.
 
         Those of ``best`` were measured, and are an average of weights if `Optimization.ema` is not 0. Those of ``last``
-        are the weights from which training goes on, not their average.
+        are the weights from which training goes on, not their average. Several processes with tables that are spread
+        over them all call it.
 
         Args:
             name: The checkpoint.
@@ -332,7 +335,8 @@ class Trainer:
         folder = folder or self.folder
         if folder is None:
             raise RunError("there is no run folder to load from: give `run=RunConfig(folder=…)`")
-        self.setup.load_weights(folder.load_checkpoint(name, self.setup.device), folder.path)
+        processes = self.setup.processes if spread_tables(self.model) else SINGLE_PROCESS
+        self.setup.load_weights(folder.load_checkpoint(name, self.setup.device, processes), folder.path)
         self.model.calibration = Calibration.read(folder) if name == BEST else None
         return self
 

@@ -1,8 +1,10 @@
-"""`recmtl train` under torchrun."""
+"""Commands under torchrun."""
 
 import json
 import os
 import subprocess
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +12,11 @@ import pytest
 import torch
 
 import recmtl
+from recmtl.balance import ProcessGroup
 from recmtl.cli.main import main
 from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder
+from tests.together import together
 
 pytestmark = pytest.mark.slow
 
@@ -149,20 +153,61 @@ def test_a_run_with_spread_tables_outlives_a_killed_process(
     logs = [[record["valid"] for record in RunFolder(run).records() if "valid" in record] for run in (folder, one)]
     assert [record["ctr"]["auc"] for record in logs[0]] == pytest.approx([r["ctr"]["auc"] for r in logs[1]], abs=1e-3)
     test = str(csv / "test.csv")
-    predictions = []
+    predictions, measured = [], []
     for run in (folder, one):
         capsys.readouterr()
         assert main(["evaluate", str(run), "--rows", test, "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)
+        measured.append(capsys.readouterr().out)
         assert main(["predict", str(run), "--rows", test, "--out", str(tmp_path / f"{run.name}.csv")]) == 0
         assert main(["export", str(run), "--out", str(tmp_path / f"{run.name}-exported")]) == 0
         predictions += [pd.read_csv(tmp_path / f"{run.name}.csv"), recmtl.Scorer(tmp_path / f"{run.name}-exported")]
     pd.testing.assert_frame_equal(predictions[0], predictions[2], atol=1e-5)
     assert main(["report", str(folder), str(one), "--out", str(tmp_path / "report.html")]) == 0
+    check_commands_of_two(folder, csv, predictions[0], measured[0], tmp_path, capsys)
     more = ["--continue", str(folder), "--data.train", test, "--run", str(tmp_path / "more"), "--trainer.epochs", "1"]
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MARKER", path["MARKER"])
     assert main(["train", *more, "--trust", "killer"]) == 0
+
+
+SCALED = ["--method", "temperature", "--task", "ctr"]
+
+
+def check_commands_of_two(
+    run: Path,
+    csv: Path,
+    predicted: pd.DataFrame,
+    measured: str,
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Two processes, each with its part of the tables, write and print what one does, and calibrate alike."""
+    printed = together(2, place / "two", commands, run, csv, place / "two.csv")
+    assert printed[0]["predict"] == f"{len(predicted):,} predictions in {place / 'two.csv'}\n"
+    assert [*printed[1].values()] == [""] * 3
+    pd.testing.assert_frame_equal(pd.read_csv(place / "two.csv"), predicted, atol=1e-6)
+    found, expected = json.loads(printed[0]["evaluate"]), json.loads(measured)
+    assert found.keys() == expected.keys()
+    for task, metrics in expected.items():
+        assert found[task]["auc"] == pytest.approx(metrics["auc"], abs=1e-4)
+        assert found[task]["intervals"].keys() == metrics["intervals"].keys()
+    calibrated = [run.joinpath("calibration.json").read_bytes(), printed[0]["calibrate"]]
+    capsys.readouterr()
+    assert main(["calibrate", str(run), "--rows", str(csv / "train.csv"), *SCALED]) == 0
+    assert [run.joinpath("calibration.json").read_bytes(), capsys.readouterr().out] == calibrated
+
+
+def commands(processes: ProcessGroup, run: Path, csv: Path, out: Path) -> dict[str, str]:
+    """What each process prints."""
+    os.environ |= {"RANK": str(processes.rank), "WORLD_SIZE": str(processes.size)}
+    options = {"predict": ["--out", str(out)], "evaluate": ["--json"], "calibrate": SCALED}
+    printed = {}
+    for command, given in options.items():
+        rows = str(csv / ("train.csv" if command == "calibrate" else "test.csv"))
+        with redirect_stdout(StringIO()) as text:
+            assert main([command, str(run), "--rows", rows, *given]) == 0
+        printed[command] = text.getvalue()
+    return printed
 
 
 BROKEN = """
@@ -192,11 +237,11 @@ def test_a_process_that_fails_ends_all_with_its_traceback(
     assert failed.stderr.count("raise ArithmeticError") == 1
 
 
-@pytest.mark.parametrize("command", ["compare", "prepare", "evaluate", "demo"])
+@pytest.mark.parametrize("command", ["compare", "prepare", "demo", "evaluate --predictions"])
 def test_other_commands_are_one_process(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main([command]) == 2
+    assert main([*command.split(), *["rows.csv", "--card", "aliexpress"] * command.startswith("evaluate")]) == 2
     assert f"`recmtl {command}` is one process: start it without torchrun" in capsys.readouterr().err

@@ -1,10 +1,11 @@
 """Free memory as the system's files report it."""
 
+import resource
 from pathlib import Path
 
 import pytest
 
-from recmtl.io.machine import _left_in_cgroups, available_memory
+from recmtl.io.machine import OWN_LIMITS, _left_in_cgroups, _process_status, available_memory
 
 MEBI = 1 << 20
 
@@ -49,3 +50,17 @@ def test_memory_left_by_cgroups(files: dict[str, str], left: list[int], tmp_path
 
 def test_available_memory_is_plausible() -> None:
     assert MEBI < available_memory() < 1 << 50
+    assert available_memory(4) == pytest.approx(available_memory() / 4, rel=0.1)
+
+
+@pytest.mark.parametrize(("limit", "used"), OWN_LIMITS.items())
+def test_own_limits_count(limit: int, used: str) -> None:
+    """Those of a process are its own, however many work beside it."""
+    before, taken = resource.getrlimit(limit), _process_status(used)
+    assert taken is not None
+    try:
+        resource.setrlimit(limit, (taken + 256 * MEBI, before[1]))
+        found = available_memory(), available_memory(3)
+    finally:
+        resource.setrlimit(limit, before)
+    assert all(192 * MEBI <= each <= 256 * MEBI for each in found)

@@ -4,7 +4,9 @@ Every table is spread, however small: of some, processes own no row, or none tha
 those of `test_distributed`: tasks with rows in one process alone, lists, shared vocabularies, empty parts of batches.
 """
 
+import copy
 import functools
+import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import torch
 from cases import Case
 from test_distributed import DEFAULTS, OTHER_SETTINGS, batches, built, data_for, error
-from together import together
+from together import in_threads, together
 from torch import Tensor, nn
 
 import recmtl
@@ -30,6 +32,7 @@ from recmtl.train import Optimization, Step
 from recmtl.train import distributed as sharding
 from recmtl.train import step as step_module
 from recmtl.train.describe import describe_setup
+from recmtl.train.divergence import finite_by_tensor
 
 LIMIT = 1e-12
 SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -314,10 +317,44 @@ def check_refused(sentences: list[str], number: int) -> None:
     assert all(part in sentence for part, sentence in zip(expected, sentences, strict=True)), sentences
 
 
+def test_what_needs_whole_tables_says_so(small: recmtl.PreparedData, tmp_path: Path) -> None:
+    """A copy has the same part; a part is not taken for another, nor for a whole table, nor pickled or exported."""
+
+    def attempt(processes: ProcessGroup) -> tuple[list[str], dict[str, Tensor]]:
+        model = recmtl.SharedBottom(small.schema, layers=[4], tower_layers=[2])
+        trainer = recmtl.Trainer(model, run=recmtl.RunConfig(device="cpu", progress=False))
+        for table in tables_of(model):
+            table.shard(processes)
+        copied = trainer.fold()
+        assert [len(table.weight) for table in tables_of(copied)] == [len(table.weight) for table in tables_of(model)]
+        model.load_state_dict(copy.deepcopy(model.state_dict()))
+        found = []
+        states = processes.all_gather_object(model.state_dict())
+        refused: list[Callable[[], object]] = [
+            lambda: model.load_state_dict(states[1 - processes.rank]),
+            lambda: pickle.dumps(model),
+            lambda: recmtl.export_model(trainer, tmp_path / "model"),
+        ]
+        for call in refused:
+            with pytest.raises((RunError, RuntimeError, TypeError)) as error:
+                call()
+            found.append(str(error.value))
+        return found, states[0]
+
+    for found, part in in_threads(2, attempt):
+        assert "weight has the rows at places " in found[0]
+        assert "of a table that is spread over processes, expected those at " in found[0]
+        assert found[1].startswith("a table that is spread over 2 processes cannot be pickled")
+        assert "which one process can read" in found[2]
+        with pytest.raises(RuntimeError, match=r"rows at places \[0, 5\] of a table that is spread over processes"):
+            recmtl.SharedBottom(small.schema, layers=[4], tower_layers=[2]).load_state_dict(part)
+    assert finite_by_tensor([torch.empty(0, 3), torch.tensor([torch.inf])]).tolist() == [True, False]
+
+
 def test_tables_are_spread_where_memory_does_not_hold_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adam keeps two numbers for each weight: 1,000 take 12,000 bytes. Half of the memory may be taken."""
     spread = functools.partial(sharding.TableSpread, optimizer=torch.optim.Adam, processes=ProcessGroup())
-    monkeypatch.setattr(sharding, "available_memory", lambda: 30_000)
+    monkeypatch.setattr(sharding, "available_memory", lambda processes: 30_000)
     each = spread(None, device=torch.device("cpu"))
     assert [each(size) for size in (1_000, 1_000, 200)] == [False, True, False]
     assert [spread(option, device=torch.device("cpu"))(1_000) for option in (True, False)] == [True, False]

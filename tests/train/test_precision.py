@@ -14,8 +14,8 @@ import torch
 import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.train import device as module
-from recmtl.train.options import Optimization
 from recmtl.train.describe import describe_setup
+from recmtl.train.options import Optimization
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -121,7 +121,7 @@ def alone(*arguments: object) -> Figures:
 
 def trainings(prepared: Path, steps: int, turns: int) -> dict[str, Figures]:
     """The ways to hold the rows, in turns: of each the run with the median speed."""
-    size = (prepared / "train.arrow").stat().st_size
+    size = sum(shard.stat().st_size for shard in prepared.glob("train-*.arrow"))
     runs: dict[str, list[Figures]] = {}
     with cgroup_of(size // 4) as cgroup:
         ways = {"in memory": (1.0, ""), "in windows of an eighth": (1 / 8, "")}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import recmtl
-from benchmarks import comparison, coverage, data, metrics, preparing, serving, serving_http, tuned
+from benchmarks import comparison, coverage, data, metrics, preparing, serving, serving_http, sharded_equality, tuned
 from benchmarks.comparison import cut
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.serving import export
@@ -43,6 +43,17 @@ def test_intervals_hold_what_they_promise() -> None:
             plain = title.endswith("plain") and name == "rows clustered by search"
             assert plain or 93 <= row["covered_percent"] <= most, (name, title)
     assert results["rows clustered by search"]["auc, DeLong plain"]["covered_percent"] < 80
+
+
+def test_several_processes_train_as_one_with_every_balancer() -> None:
+    """In float64; the state of FAMO moves by small differences of logarithms, which magnify rounding."""
+    engines = json.loads((RESULTS / "sharded.json").read_text())["results"]["equality"]
+    assert list(engines) == list(sharded_equality.ENGINES)
+    for found in engines.values():
+        assert set(found) == {method.__name__ for method in sharded_equality.METHODS}
+        for name, numbers in found.items():
+            assert [*map(int, numbers)] == [*sharded_equality.PROCESSES]
+            assert max(numbers.values()) <= (2e-12 if name == "FAMO" else 2e-15), name
 
 
 def test_metrics_are_timed_beside_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:

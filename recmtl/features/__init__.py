@@ -12,6 +12,7 @@ from recmtl.features.numeric_embeddings import (
 )
 from recmtl.features.sharding import sharded_tables
 from recmtl.features.spline_embeddings import SplineEmbeddings
+from recmtl.features.torchrec_rows import TorchRecRows
 
 __all__ = [
     "EmbeddingTable",
@@ -24,5 +25,6 @@ __all__ = [
     "PiecewiseLinearEmbeddings",
     "PlainNumbers",
     "SplineEmbeddings",
+    "TorchRecRows",
     "sharded_tables",
 ]

@@ -168,9 +168,9 @@ class EmbeddingTable(nn.Module):
         """Whether the rows are spread over processes."""
         return isinstance(self.storage, ShardedRows)
 
-    def shard(self, processes: ProcessGroup) -> None:
+    def shard(self, processes: ProcessGroup, storage_class: type[ShardedRows] = ShardedRows) -> None:
         """Spread the rows of the whole table over processes, which all call it: keep those of this process."""
-        storage = ShardedRows(self.rows, processes)
+        storage = storage_class(self.rows, processes)
         own = storage.own_part(self.weight.detach())
         self.weight, self.storage = nn.Parameter(own, self.weight.requires_grad), storage
 

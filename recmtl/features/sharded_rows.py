@@ -68,8 +68,8 @@ class ShardedRows(TableRows):
                 "trainer, or look it up under `torch.no_grad()`"
             )
         distinct, inverse = torch.unique(ids, return_inverse=True)  # [D], [n]
-        route = self._route(distinct)
-        rows = weight.detach().index_select(0, self.places.own_places_of(route.asked))
+        route = self._route(weight, distinct)
+        rows = self._look_up(weight, self.places.own_places_of(route.asked))
         found = self.processes.all_to_all(rows, route.given, route.taken)  # [D, width]
         return found.index_select(0, route.slots.index_select(0, inverse))
 
@@ -99,10 +99,10 @@ class ShardedRows(TableRows):
     ) -> tuple[GatheredRows, Tensor]:
         """Gather the distinct rows of this process that any process looks up into a new leaf, and exchange them."""
         distinct, inverse = torch.unique(ids, return_inverse=True)  # [D], [n]
-        route = self._route(distinct)
+        route = self._route(weight, distinct)
         owned, asked = torch.unique(route.asked, return_inverse=True)  # [U], rising: a feature's rows stand together
         places = self.places.own_places_of(owned)  # [U]
-        rows = weight.detach().index_select(0, places).requires_grad_()  # [U, width]
+        rows = self._look_up(weight, places).requires_grad_()  # [U, width]
         exchanged = exchange_rows(rows, asked, route.given, route.taken, self.processes)  # [D, width]
         parts = parts_of(owned, bounds)
         gathered = GatheredRows(places, rows, None, *parts, distinct.long(), exchanged, route.slots)
@@ -117,7 +117,11 @@ class ShardedRows(TableRows):
             "save it by `Trainer.save`"
         )
 
-    def _route(self, ids: Tensor) -> Route:
+    def _look_up(self, weight: Tensor, places: Tensor) -> Tensor:
+        """Return the rows of the weight at places, ``[n]`` to ``[n, width]``, without a gradient."""
+        return weight.detach().index_select(0, places)
+
+    def _route(self, weight: Tensor, ids: Tensor) -> Route:
         """Tell the owners of distinct ids what this process asks them for, and learn what it is asked for."""
         owners, each = self.places.owners_of(ids), [1] * self.processes.size  # [D]
         order = owners.argsort(stable=True)

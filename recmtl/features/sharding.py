@@ -29,6 +29,7 @@ ADVICE = (
 class _Sharding(NamedTuple):
     processes: ProcessGroup
     spread: Callable[[int], bool]  # whether to spread a table of so many elements
+    storage: type[ShardedRows]
 
 
 _SHARDING: ContextVar[_Sharding | None] = ContextVar("sharding", default=None)
@@ -36,7 +37,9 @@ _SHARDING: ContextVar[_Sharding | None] = ContextVar("sharding", default=None)
 
 @contextmanager
 def sharded_tables(
-    processes: ProcessGroup | None = None, spread: Callable[[int], bool] = lambda elements: True
+    processes: ProcessGroup | None = None,
+    spread: Callable[[int], bool] = lambda elements: True,
+    storage: type[ShardedRows] = ShardedRows,
 ) -> Iterator[None]:
     """Spread the rows of large embedding tables over processes: for models that are built within the block.
 
@@ -46,6 +49,7 @@ def sharded_tables(
     Args:
         processes: The processes; ``None`` takes those of `torch.distributed`.
         spread: Whether to spread such a table of so many elements; the same in all processes. By default it is.
+        storage: What holds and looks up the rows; `recmtl.features.TorchRecRows` does it by TorchRec.
 
     Example:
         >>> from recmtl.features import EmbeddingTable
@@ -56,7 +60,7 @@ def sharded_tables(
         >>> table.weight.shape  # of two processes each would have 150,000 rows
         torch.Size([300000, 4])
     """
-    token = _SHARDING.set(_Sharding(all_processes() if processes is None else processes, spread))
+    token = _SHARDING.set(_Sharding(all_processes() if processes is None else processes, spread, storage))
     try:
         yield
     finally:
@@ -87,7 +91,7 @@ def new_rows(sizes: Mapping[str, int], rows: int, width: int) -> tuple[TableRows
     with _explained(sizes, rows, width, places.own):
         weight = drawn_rows(seed, places, width)
     if processes.size > 1:
-        return ShardedRows(rows, processes), weight
+        return sharding.storage(rows, processes), weight
     in_order = torch.empty_like(weight)
     in_order[places.own_rows()] = weight
     return ReplicatedRows(), in_order

@@ -23,17 +23,20 @@ from recmtl.data.loader import default_window
 from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
 from recmtl.features.embedding_table import spread_tables
+from recmtl.features.sharded_rows import ShardedRows
 from recmtl.features.sharding import LARGE, sharded_tables
+from recmtl.features.torchrec_rows import TorchRecRows
 from recmtl.io.machine import available_memory
 from recmtl.io.processes import launched, refuse_launch
 from recmtl.train.optimizers import first_state
-from recmtl.train.options import OptimizerFactory
+from recmtl.train.options import OptimizerFactory, ShardTables
 
 MIN_ROWS = 2  # of a batch norm in training mode
 FLOAT_BYTES = 4
 MOST_OF_MEMORY = 0.5  # of what is free; the rest is for training rows, gradients and copies
 MINUTES = 10.0  # that processes wait for each other
 POLL_SECONDS = 0.05
+STORAGES = {"torchrec": TorchRecRows}  # of `shard_tables`; otherwise `ShardedRows`
 
 
 def local_rank(processes: ProcessGroup) -> tuple[int, int]:
@@ -166,7 +169,7 @@ class TableSpread:
 
     def __init__(
         self,
-        option: bool | None,
+        option: ShardTables,
         optimizer: OptimizerFactory,
         processes: ProcessGroup,
         device: torch.device,
@@ -186,7 +189,7 @@ class TableSpread:
     def __call__(self, elements: int) -> bool:
         """Return whether to spread the rows of a table of so many elements."""
         if self._option is not None:
-            return self._option
+            return bool(self._option)
         if self._each * elements > self._left:
             return True
         self._left -= self._each * elements
@@ -195,28 +198,29 @@ class TableSpread:
 
 @contextmanager
 def tables_to_train(
-    option: bool | None, optimizer: OptimizerFactory, device: Callable[[ProcessGroup], torch.device]
+    option: ShardTables, optimizer: OptimizerFactory, device: Callable[[ProcessGroup], torch.device]
 ) -> Iterator[None]:
     """Spread the tables of a model that is built within the block as `shard_tables` says, each drawn by its owners.
 
     `device` opens the device of this process, which is asked for its memory.
     """
-    processes = all_processes()
+    processes, storage = all_processes(), storage_of(option)
     if option is False or (option is None and processes.size == 1):
         yield
         return
-    with sharded_tables(processes, TableSpread(option, optimizer, processes, device(processes))):
+    with sharded_tables(processes, TableSpread(option, optimizer, processes, device(processes)), storage):
         yield
 
 
 def shard_tables(
-    model: nn.Module, option: bool | None, optimizer: OptimizerFactory, processes: ProcessGroup, device: torch.device
+    model: nn.Module, option: ShardTables, optimizer: OptimizerFactory, processes: ProcessGroup, device: torch.device
 ) -> None:
     """Spread the large tables of a model over the processes as the option says: those of the first process.
 
     Raises:
         ValueError: The model was built with tables that are spread, and the option says that they are not.
     """
+    storage = storage_of(option)
     if option is False and spread_tables(model):
         raise ValueError(
             "the model was built within `sharded_tables`, and `shard_tables` is false: leave one of them out"
@@ -229,7 +233,16 @@ def shard_tables(
     for table in large:
         if spread(table.weight.numel()):
             processes.broadcast([table.weight])
-            table.shard(processes)
+            table.shard(processes, storage)
+
+
+def storage_of(option: ShardTables) -> type[ShardedRows]:
+    """Return what holds the rows of tables that are spread over processes; raise a `ValueError` if it is unknown."""
+    if not isinstance(option, str):
+        return ShardedRows
+    if option not in STORAGES:
+        raise ValueError(f"`shard_tables` must be true, false or one of {[*STORAGES]}, got {option!r}")
+    return STORAGES[option]
 
 
 def state_per_element(optimizer: OptimizerFactory) -> float:

@@ -17,6 +17,7 @@ OptimizerFactory = Callable[[Iterable[Tensor]], Optimizer]
 Schedule = Literal["constant", "linear", "cosine"]
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 Nonfinite = Literal["skip", "error"]
+ShardTables = bool | Literal["torchrec"] | None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import shard_tables as spread_over
 from recmtl.train.distributed import smallest_window
 from recmtl.train.monitor import MetricMonitor, few_rows_note, label_parts
-from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig, ShardTables
 from recmtl.train.trained_run import TrainedRun
 
 OWNERS: weakref.WeakKeyDictionary[Balancer, weakref.ref[RankingModel]] = weakref.WeakKeyDictionary()
@@ -64,7 +64,8 @@ class TrainingSetup:
         calibration: How the model is calibrated when it is trained; ``None`` does not.
         start: The run whose optimizers' states training starts with; ``None`` starts with new ones.
         callbacks: What is called while it trains, beside `metrics.jsonl` and TensorBoard in the run folder.
-        shard_tables: Whether large tables are spread over the processes; ``None`` where memory does not hold them.
+        shard_tables: Whether large tables are spread over the processes, and by what; ``None`` where memory does not
+            hold them.
     """
 
     model: RankingModel
@@ -81,7 +82,7 @@ class TrainingSetup:
     start: TrainedRun | None = None
     calibration: Method | Mapping[str, Method] | None = None
     callbacks: tuple[Callback, ...] = ()
-    shard_tables: bool | None = None
+    shard_tables: ShardTables = None
 
     @classmethod
     def build(
@@ -94,7 +95,7 @@ class TrainingSetup:
         optimization: Optimization,
         stopping: EarlyStopping,
         run: RunConfig,
-        shard_tables: bool | None = None,
+        shard_tables: ShardTables = None,
     ) -> Self:
         """Check the parts, put the balancer into the model, and move the model, or its part of it, to its device."""
         if epochs < 1:

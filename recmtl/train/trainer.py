@@ -41,7 +41,7 @@ from recmtl.train.calibrating import (
 )
 from recmtl.train.device import check_precision, cpu_threads
 from recmtl.train.loop import TrainingLoop
-from recmtl.train.options import EarlyStopping, Optimization, RunConfig
+from recmtl.train.options import EarlyStopping, Optimization, RunConfig, ShardTables
 from recmtl.train.predictor import Predictor
 from recmtl.train.save_run import save_run
 from recmtl.train.setup import TrainingSetup, check_same, process_fingerprint
@@ -79,7 +79,8 @@ class Trainer:
             one of them for each task that is named. A task that these rows cannot calibrate gets a note.
         shard_tables: Spread the rows of embedding tables of more than a million elements over the processes, each of
             which holds and trains its part; ``None`` spreads those that would take more than half of the memory that is
-            free for each process, with their optimizer's state. The result is the same.
+            free for each process, with their optimizer's state. The result is the same. ``torchrec`` spreads them by
+            TorchRec, which is the extra ``torchrec``: its kernels look rows up, and its messages carry their ids.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
@@ -109,7 +110,7 @@ class Trainer:
         balancer_state: BalancerState = "keep",
         callbacks: Sequence[Callback] = (),
         calibration: Methods | None = None,
-        shard_tables: bool | None = None,
+        shard_tables: ShardTables = None,
     ) -> None:
         check_methods(calibration)
         start = None if init_from is None else TrainedRun.open(init_from)

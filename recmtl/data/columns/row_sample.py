@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 from recmtl.data.columns.values import Codes, Floats, stable_hash
 from recmtl.schema.statistics import MAX_KNOTS
 
-SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows buffered before the sample is cut again
+SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows held beside them before the sample is cut again
+MOST_BLOCKS = 256  # of rows held; more are joined
 MAX_QUANTILES = 256  # of each numeric feature
 
 
@@ -21,6 +23,18 @@ class SampledFrom(NamedTuple):
     limit: int = 2**64 - 1
 
 
+class Block(NamedTuple):
+    """Some rows: their hashes ``[rows]`` and values ``[columns, rows]``."""
+
+    hashes: npt.NDArray[np.uint64]
+    values: Floats
+
+    def up_to(self, limit: np.uint64) -> Block:
+        """Return the rows whose hash is at most a limit."""
+        (low,) = np.nonzero(self.hashes <= limit)
+        return self if len(low) == len(self.hashes) else Block(self.hashes[low], self.values.take(low, axis=1))
+
+
 class RowSample:
     """Exact ranges of numeric columns, and a uniform sample of rows: those with the lowest hash of the row number.
 
@@ -29,8 +43,8 @@ class RowSample:
     """
 
     def __init__(self, columns: int, sample: SampledFrom | None = None) -> None:
-        (self._next, limit), self._held = sample or SampledFrom(), 0
-        self._hashes, self._values = np.empty(0, np.uint64), np.empty((columns, 0))  # the rows held, and spare places
+        self._next, limit = sample or SampledFrom()
+        self._blocks: list[Block] = []
         self._sorted: dict[int, Floats] = {}  # columns, until rows are added
         self._limit = np.uint64(limit)  # the highest hash in the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
@@ -39,13 +53,14 @@ class RowSample:
         """Add a batch ``[columns, rows]``; NaN is missing."""
         hashes = stable_hash(np.arange(self._next, self._next + values.shape[1]))
         self._next += values.shape[1]
-        self._keep_all(hashes, values)
+        (low,) = np.nonzero(hashes <= self._limit)
+        self._keep([Block(hashes[low], values.take(low, axis=1))])
         self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
         self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
 
     def merge(self, later: RowSample) -> None:
-        """Add the rows of another sample."""
-        self._keep_all(later._hashes[: later._held], later._values[:, : later._held])
+        """Add the rows of another sample, which must not be used further."""
+        self._keep(block.up_to(self._limit) for block in later._blocks)
         self._low, self._high = np.fmin(self._low, later._low), np.fmax(self._high, later._high)
 
     @property
@@ -55,42 +70,31 @@ class RowSample:
         return int(self._limit)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process needs: the rows held, without spare places."""
+        """Return what another process needs: the rows of the sample."""
         self._cut()
-        held = {"_hashes": self._hashes[: self._held], "_values": self._values[:, : self._held], "_sorted": {}}
-        return self.__dict__ | held
+        return self.__dict__ | {"_sorted": {}}
 
-    def _keep_all(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
-        """Buffer those of some rows ``[columns, rows]`` whose hash is below the limit."""
+    @property
+    def _held(self) -> int:
+        """How many rows are held."""
+        return sum(len(block.hashes) for block in self._blocks)
+
+    def _keep(self, blocks: Iterable[Block]) -> None:
+        """Hold rows; so many are reduced to the sample, or to one block, as there is room for."""
         self._sorted.clear()
-        for start in range(0, len(hashes), SPARE):
-            self._keep(hashes[start : start + SPARE], values[:, start : start + SPARE])
-
-    def _keep(self, hashes: npt.NDArray[np.uint64], values: Floats) -> None:
-        """Buffer the rows, at most `SPARE`, whose hash is below the limit."""
-        (low,) = np.nonzero(hashes <= self._limit)
-        if self._held + len(low) > SAMPLE + SPARE:
+        self._blocks += [block for block in blocks if len(block.hashes)]
+        if self._held > SAMPLE + SPARE:
             self._cut()
-        self._reserve(self._held + len(low))
-        places = slice(self._held, self._held + len(low))
-        self._hashes[places], self._values[:, places] = hashes[low], values.take(low, axis=1)
-        self._held += len(low)
-
-    def _reserve(self, rows: int) -> None:
-        """Make room for so many rows, and for more to come."""
-        if rows > len(self._hashes):
-            spare = min(max(rows, 2 * len(self._hashes)), SAMPLE + SPARE) - self._held
-            self._hashes = np.append(self._hashes[: self._held], np.empty(spare, np.uint64))
-            self._values = np.append(self._values[:, : self._held], np.empty((len(self._values), spare)), axis=1)
+        if len(self._blocks) > MOST_BLOCKS:
+            hashes, values = zip(*self._blocks, strict=True)
+            self._blocks = [Block(np.concatenate(hashes), np.concatenate(values, axis=1))]
 
     def _cut(self) -> None:
-        """Reduce the buffer to the sample."""
+        """Reduce the rows held to the sample."""
         if self._held > SAMPLE:
-            kept = np.zeros(self._held, np.bool_)
-            kept[np.argpartition(self._hashes[: self._held], SAMPLE - 1)[:SAMPLE]] = True
-            free, moved = np.flatnonzero(~kept[:SAMPLE]), SAMPLE + np.flatnonzero(kept[SAMPLE:])
-            self._hashes[free], self._values[:, free] = self._hashes[moved], self._values[:, moved]
-            self._held, self._limit = SAMPLE, self._hashes[:SAMPLE].max()
+            hashes = np.concatenate([block.hashes for block in self._blocks])
+            self._limit = np.partition(hashes, SAMPLE - 1)[SAMPLE - 1]
+            self._blocks = [block.up_to(self._limit) for block in self._blocks]
 
     @property
     def ranges(self) -> tuple[Floats, Floats]:
@@ -142,7 +146,7 @@ class RowSample:
         """Return the sampled values of a column, sorted, its minimum and its maximum; 0 if it has no value."""
         self._cut()
         if column not in self._sorted:
-            values = self._values[column, : self._held]
+            values = np.concatenate([np.empty(0), *(block.values[column] for block in self._blocks)])
             self._sorted[column] = np.sort(values[~np.isnan(values)])
         values = self._sorted[column]
         low, high = float(self._low[column]), float(self._high[column])

@@ -13,6 +13,7 @@ from recmtl.io.byte_range import ByteRange
 
 QUOTE, LINE_FEED = ord('"'), ord("\n")
 FIELD_ENDS = b"\r\n"  # beside the separator
+SEARCH_BYTES = 1 << 18  # of a block that a cache holds
 
 
 class ChunkScan(NamedTuple):
@@ -34,15 +35,15 @@ def scan_chunk(chunk: ByteRange, separator: str) -> ChunkScan:
     some, and one of an odd number ends it. So a run of an even number never changes whether a quote is open. One of an
     odd number at the beginning of a value changes it, and any other one leaves none open.
     """
-    text = bytes(chunk.read())
+    text = memoryview(chunk.read())
     starts, lengths = _quote_runs(chunk, text)
     odd = lengths % 2 == 1
     starts = starts[odd]
     if not len(starts):
-        place = text.find(b"\n") + 1
+        place = _find(text, b"\n") + 1
         return ChunkScan((False, True), (chunk.start + place if place else None, None))
     letters = np.frombuffer(text, np.uint8)
-    if not chunk.start and text.startswith(codecs.BOM_UTF8):
+    if not chunk.start and bytes(text[:3]) == codecs.BOM_UTF8:
         letters = np.append(np.full(3, LINE_FEED, np.uint8), letters[3:])  # a value begins behind it
     before = letters[starts - 1] if starts[0] else np.append(_letter_before(chunk), letters[starts[1:] - 1])
     opens = np.isin(before, np.frombuffer(FIELD_ENDS + separator.encode(), np.uint8))  # [runs], if none is open
@@ -52,9 +53,18 @@ def scan_chunk(chunk: ByteRange, separator: str) -> ChunkScan:
     return ChunkScan((first, second), (_placed(chunk, cut), _placed(chunk, other)))
 
 
-def _quote_runs(chunk: ByteRange, text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _find(text: memoryview, letter: bytes) -> int:
+    """Return the first place of a letter, -1 if there is none; blocks are copied, as a view cannot be searched."""
+    for start in range(0, len(text), SEARCH_BYTES):
+        place = bytes(text[start : start + SEARCH_BYTES]).find(letter)
+        if place >= 0:
+            return start + place
+    return -1
+
+
+def _quote_runs(chunk: ByteRange, text: memoryview) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the first place and the length of each run of quotes that begins in a chunk ``[runs]``."""
-    if text.find(b'"') < 0:
+    if _find(text, b'"') < 0:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     places = np.flatnonzero(np.frombuffer(text, np.uint8) == QUOTE)
     first = np.append(True, np.diff(places) > 1)

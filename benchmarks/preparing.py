@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 MEGA = 1_000_000
+WORKERS = 4
 Result = dict[str, float]
 # In a process of its own: what a process starts would count its memory.
 WRITE_PARQUET = (
@@ -66,6 +67,13 @@ def prepare(file: Path, out: Path) -> Result:
     ends["checksums"] = time.process_time()
     order = sorted(ends, key=lambda name: ends[name])
     return {name: ends[name] - (ends[order[i - 1]] if i else 0.0) for i, name in enumerate(order)}
+
+
+def prepare_by_workers(file: Path, out: Path) -> Result:
+    import recmtl
+
+    recmtl.prepare(recmtl.card("aliexpress"), file, out=out, workers=WORKERS)
+    return {}
 
 
 def prepare_parquet(file: Path, out: Path) -> Result:
@@ -118,6 +126,7 @@ WAYS: Mapping[str, tuple[str, Callable[[Path, Path], Result]]] = {  # the packag
     "parse: Polars": ("polars", parse_polars),
     "parse: DuckDB": ("duckdb", parse_duckdb),
     "prepare: recmtl": ("recmtl", prepare),
+    "prepare: recmtl, 4 workers": ("recmtl", prepare_by_workers),
     "prepare: recmtl, from Parquet": ("recmtl", prepare_parquet),
     "the same job: Polars, streaming": ("polars", job_polars),
     "the same job: DuckDB": ("duckdb", job_duckdb),

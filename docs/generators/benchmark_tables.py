@@ -133,6 +133,30 @@ def data() -> str:
     return f"{machine(content)}\n\n{table(['', *units.values()], rows)}"
 
 
+def preparing() -> str | None:
+    """Return the table of `benchmarks.preparing`: CPU seconds and memory; ``None`` if it is not recorded."""
+    if not (RESULTS / "preparing.json").exists():
+        return None
+    content = record("preparing")
+    rows = [
+        (name, f"{row['cpu_seconds']:.1f}", f"{row['ratio']:.2f}", f"{row['peak_megabytes']:,.0f}")
+        for name, row in content["results"].items()
+    ]
+    headers = ["", "CPU seconds", "over parsing by pyarrow", "peak MB"]
+    seconds = {name.removeprefix("prepare: recmtl"): row["cpu_seconds"] for name, row in content["results"].items()}
+    one, parquet = content["results"]["prepare: recmtl"], seconds[""] / seconds[", from Parquet"]
+    goals = [
+        (one["ratio"] <= 1.6, f"{one['ratio']:.2f} times the seconds of parsing, where the goal is 1.6"),
+        (
+            seconds[", 4 workers"] <= 1.25 * seconds[""],
+            f"{seconds[', 4 workers'] / seconds['']:.2f} times with 4 workers, of 1.25",
+        ),
+        (parquet >= 1.5, f"{parquet:.2f} times the rows per CPU second from Parquet, of 1.5"),
+    ]
+    said = "; ".join(f"{text} ({'met' if met else 'missed'})" for met, text in goals)
+    return f"{machine(content)}\n\nPreparing takes {said}.\n\n{table(headers, rows)}"
+
+
 def memory() -> str:
     """Return the table of `benchmarks.memory`: what a step holds beyond tables and moments."""
     content = record("memory")
@@ -215,6 +239,13 @@ The time of a training step over that of a step with `Sum`, which is one plain b
 which the step waits for rows.
 
 {data()}
+
+## Preparing
+
+One CSV file of 462 MB (two columns of a million categories), each line in a process of its own, its start included.
+CPU seconds are those of all its processes, the memory is that of the largest one.
+
+{preparing() or "There is no recorded result of `python -m benchmarks.preparing` yet, so no figures are published."}
 
 ## Memory
 

@@ -13,10 +13,15 @@ Result = TypeVar("Result")
 def prefetch(jobs: Iterable[Callable[[], Result]], threads: int = 1) -> Iterator[Result]:
     """Yield the results of jobs in their order, while as many later jobs as there are threads already run.
 
+    Without threads a job runs when its result is asked for.
+
     An exception is raised in order as well, after the results of the jobs before it. A reader that stops early does
     not wait for jobs that run. It must not: the garbage collector may close an abandoned reading within any thread, one
     of its own too, and within any lock, such as the one that `threading` holds where a thread starts and where it ends.
     """
+    if not threads:
+        yield from (job() for job in jobs)
+        return
     waiting: deque[Future[Result]] = deque()
     coming, failed = iter(jobs), None
     pool, wait = ThreadPoolExecutor(threads), True

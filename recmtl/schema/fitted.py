@@ -294,7 +294,7 @@ class FittedSchema:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of everything that affects encoding: equal fingerprints encode equally."""
-        digest = hashlib.sha256(json.dumps(self.to_dict(), indent=1, ensure_ascii=False).encode())
+        digest = hashlib.sha256(json.dumps(self.to_dict(), ensure_ascii=False).encode())
         for name in sorted(self.vocabularies):
             digest.update(name.encode())
             for start in range(0, len(self.vocabularies[name]), DIGEST_CHUNK):

@@ -24,7 +24,7 @@ from recmtl.schema.thinning import Thinning
 SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE = "schema.json", "vocabularies.arrow", "label_counts.arrow"
 HISTORY_FILE = "history.arrow"
 FITTED_FILES = (SCHEMA_FILE, VOCABULARY_FILE, LABEL_COUNTS_FILE, HISTORY_FILE)
-LAYOUT = 5  # of these files
+LAYOUT = 6  # of these files
 VOCABULARY_LAYOUT = pa.schema([("feature", pa.string()), ("category", pa.large_string())])
 LABEL_COUNTS_LAYOUT = pa.schema([("rows", pa.float64()), ("positives", pa.float64())])  # of a feature and task: by id
 FINGERPRINT = "fingerprint"
@@ -42,7 +42,8 @@ def save_fitted(fitted: FittedSchema, folder: Path) -> None:
         "digest": history_digest(history),
     }
     content = {"layout": LAYOUT, **fitted.to_dict(), FINGERPRINT: fitted.fingerprint, "history": days}
-    (folder / SCHEMA_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    lines = (f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items())
+    (folder / SCHEMA_FILE).write_text("{\n" + ",\n".join(lines) + "\n}", encoding="utf-8")
     _write_history(history, folder / HISTORY_FILE)
     with ipc.new_file(str(folder / VOCABULARY_FILE), VOCABULARY_LAYOUT) as writer:
         for name, values in fitted.vocabularies.items():

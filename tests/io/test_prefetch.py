@@ -6,7 +6,7 @@ import pytest
 from recmtl.io.prefetch import prefetch
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("threads", [0, 1, 2, 5])
 def test_results_keep_the_order_of_the_jobs(threads):
     first = threading.Event()
 
@@ -19,7 +19,7 @@ def test_results_keep_the_order_of_the_jobs(threads):
     assert list(prefetch((lambda i=i: job(i) for i in range(20)), threads)) == list(range(20))
 
 
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [0, 1, 3])
 def test_no_more_jobs_are_taken_than_there_are_threads(threads):
     asked = 0
 

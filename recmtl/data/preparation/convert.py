@@ -32,15 +32,16 @@ def convert(
     use: Callable[[pa.RecordBatch, RowNumbers], Converted],
     skipped: BadRowCounter | None = None,
     integer_keys: Collection[str] = (),
-    threads: int = 1,
+    threads: int = 0,
     allow_empty: bool = False,
     first_row: int = 0,
 ) -> Iterator[Converted]:
     """Read the schema's columns of several sources and convert them batch by batch.
 
     `use` converts a batch, given the number of each of its rows across all sources, from `first_row` on; if it depends
-    on the batches before, `threads` must be 1. `skipped` counts the rows that do not parse, which are then left out;
-    ``None`` makes the first of them an error. `integer_keys` are the carried columns that must hold integers.
+    on the batches before, `threads` must be at most 1; 0 converts in this one. `skipped` counts the rows that do not
+    parse, which are then left out; ``None`` makes the first of them an error. `integer_keys` are the carried columns
+    that must hold integers.
     """
     numbers = {f.name for f in schema.numbers} | {*schema.labels, *schema.weights} - schema.class_labels.keys()
     numbers -= set(schema.carried)  # ids, which numbers would round

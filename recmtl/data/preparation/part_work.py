@@ -29,7 +29,7 @@ from recmtl.errors import BadValueError
 from recmtl.io.files import new_file
 from recmtl.schema import FittedSchema, Schema, Thinning
 
-ENCODERS = 2  # batches encoded at the same time
+ENCODERS = 1  # batches encoded while the one before is written
 MOST_ROWS = 1 << 40  # of a part: its rows are numbered from its own number times this
 PARSED = "parsed"  # the folder with the rows of parsed text
 

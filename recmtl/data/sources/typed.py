@@ -17,7 +17,7 @@ from recmtl.io.formats import index_columns, plain_batch, replace_words
 from recmtl.io.location import Location
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
 
-FRAME_ROWS = 1 << 16  # of tables in memory and Parquet files
+FRAME_ROWS = 1 << 14  # of tables in memory and Parquet files: their columns fit in a cache
 DIGEST_BLOCKS, DIGEST_ROWS = 64, 1 << 10  # of which a digest is taken, evenly spaced
 
 
@@ -106,7 +106,10 @@ class ParquetSource(BlockSource):
 
     def _open(self) -> pq.ParquetFile:
         place = self._location
-        return pq.ParquetFile(place.path, filesystem=place.filesystem, page_checksum_verification=True)
+        file = pa.memory_map(place.path) if place.on_disk else place.path
+        return pq.ParquetFile(
+            file, filesystem=None if place.on_disk else place.filesystem, page_checksum_verification=True
+        )
 
     def _schema(self) -> pa.Schema:
         with self._open() as file:
@@ -121,7 +124,7 @@ class ParquetSource(BlockSource):
     def _read(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
             groups = range(self._first_block, min(self._end_block, file.num_row_groups))
-            for batch in file.iter_batches(batch_size=FRAME_ROWS, row_groups=groups, columns=columns):
+            for batch in file.iter_batches(FRAME_ROWS, row_groups=groups, columns=columns, use_threads=False):
                 yield batch.select(columns)
 
 

@@ -86,9 +86,10 @@ def learned(cuts: list[int], moved: bool = False, limit: bool = False) -> Fitter
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Samples are cut and counts are merged, as those of many rows are."""
+    """Samples are cut and joined and counts are merged, as those of many rows are."""
     monkeypatch.setattr(row_sample, "SAMPLE", 100)
     monkeypatch.setattr(row_sample, "SPARE", 30)
+    monkeypatch.setattr(row_sample, "MOST_BLOCKS", 3)
     monkeypatch.setattr("recmtl.data.columns.vocabularies.MERGE_AFTER", 20)
     monkeypatch.setattr("recmtl.data.columns.vocabularies.SMALL_INTEGERS", 7)
 

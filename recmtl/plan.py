@@ -32,6 +32,9 @@ class Machine:
         operations: Per second, as layers reach them.
         network: Bytes per second that a process can send.
         disk: Bytes of training rows per second that a process can read.
+
+    Raises:
+        ValueError: One of them is not above 0.
     """
 
     memory: float = 80e9
@@ -39,6 +42,11 @@ class Machine:
     operations: float = 10e12
     network: float = 25e9
     disk: float = 1e9
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ValueError(f"`{name}` must be above 0, got {value:g}")
 
 
 @dataclass(frozen=True)

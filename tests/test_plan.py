@@ -218,5 +218,7 @@ def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> Non
     assert "spread over processes" not in capsys.readouterr().out.splitlines()[1]
     assert main(["plan", *sizes[:6], "--batch_size", "63"]) == 2
     assert capsys.readouterr().err == "recmtl: `batch_size` must be at least 64, got 63\n"
+    assert main(["plan", *sizes, "--network", "0"]) == 2
+    assert capsys.readouterr().err == "recmtl: `network` must be above 0, got 0\n"
     assert main(["plan", *sizes, "--balancer", "PCGard"]) == 2
     assert "did you mean 'PCGrad'" in capsys.readouterr().err

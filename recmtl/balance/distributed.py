@@ -1,5 +1,6 @@
 """Several processes that share each batch: sums over all of them."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
@@ -22,7 +23,8 @@ def explain_lost_rank() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        text = str(error) or type(error).__name__
+        reason = re.sub(r"^\[\S+\] ", "", text.splitlines()[0]).partition(". ")[0]  # without gloo's place and advice
         raise LostRankError(f"another process has ended, or did not answer in time: {reason}") from error
 
 

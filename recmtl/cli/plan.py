@@ -56,7 +56,7 @@ def plan_command(
     kept = 1 / width if optimizer == BY_ROW and width > 0 else KEPT.get(optimizer, 0.0)
     with usage_errors():
         sizes = Workload(rows, ids, width, columns, numbers, tasks, parameters, processes, batch_size, passes, kept)
-    machine = Machine(memory * 1e9, bandwidth * 1e9, operations * 1e12, network * 1e9, disk * 1e9)
+        machine = Machine(memory * 1e9, bandwidth * 1e9, operations * 1e12, network * 1e9, disk * 1e9)
     print_plans([Plan(sizes, sharded) for sharded in TABLES.values() if processes > 1 or not sharded], machine)
     for sentence in advice(sizes, machine):
         print_line(sentence)

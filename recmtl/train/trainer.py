@@ -79,8 +79,9 @@ class Trainer:
             one of them for each task that is named. A task that these rows cannot calibrate gets a note.
         shard_tables: Spread the rows of embedding tables of more than a million elements over the processes, each of
             which holds and trains its part; ``None`` spreads those that would take more than half of the memory that is
-            free for each process, with their optimizer's state. The result is the same. ``torchrec`` spreads them by
-            TorchRec, which is the extra ``torchrec``: its kernels look rows up, and its messages carry their ids.
+            free for each process, with their optimizer's state. Gradients are the same, but a recipe's spread tables
+            begin with other random numbers than whole ones, as by another seed. ``torchrec`` spreads them by TorchRec,
+            which is the extra ``torchrec``: its kernels look rows up, and its messages carry their ids.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.

@@ -95,7 +95,7 @@ def _read_shared(path: Path) -> Shared[Any]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreparePlan:
     """How parts are fitted, counted and encoded; the last three are known after fitting.
 
     Args:
@@ -123,7 +123,7 @@ class Job(NamedTuple):
     """A part and what is done with it; `examples` of bad rows are missing, and samples take hashes up to a limit."""
 
     part: Part
-    plan: Shared[Plan]
+    plan: Shared[PreparePlan]
     examples: int
     sample_limit: int = SampledFrom().limit
 
@@ -229,7 +229,7 @@ def encode_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
 
 
 def _encoded(
-    plan: Plan, split: str, findings: EncodingFindings, batch: pa.RecordBatch, numbers: RowNumbers
+    plan: PreparePlan, split: str, findings: EncodingFindings, batch: pa.RecordBatch, numbers: RowNumbers
 ) -> dict[str, pa.RecordBatch]:
     """Encode a batch of a split; training rows may be held out for another one.
 

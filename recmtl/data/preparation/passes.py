@@ -15,7 +15,7 @@ from recmtl.data.preparation.part_work import (
     Job,
     Part,
     PartResult,
-    Plan,
+    PreparePlan,
     Progress,
     Shared,
     Work,
@@ -42,7 +42,7 @@ class Passes:
         progress: Called with what is being done and the number of rows just read.
     """
 
-    def __init__(self, plan: Plan, parts: Sequence[Part], work: PartMap | None, progress: Progress) -> None:
+    def __init__(self, plan: PreparePlan, parts: Sequence[Part], work: PartMap | None, progress: Progress) -> None:
         self._plan, self._work, self._progress = plan, work, progress
         self._train = [part for part in parts if part.split == "train"]
         self._others = [part for part in parts if part.split != "train"]
@@ -104,7 +104,7 @@ class Passes:
         self,
         function: Work,
         activity: str,
-        plan: Plan,
+        plan: PreparePlan,
         parts: Sequence[Part],
         skipped: BadRowCounter | None,
         limit: Callable[[], int] | None = None,

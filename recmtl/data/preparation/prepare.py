@@ -11,7 +11,7 @@ from pathlib import Path
 
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts
-from recmtl.data.preparation.part_work import PARSED, Holdout, Plan, Progress, ignore_progress
+from recmtl.data.preparation.part_work import PARSED, Holdout, PreparePlan, Progress, ignore_progress
 from recmtl.data.preparation.parts import PartMap, cut_into_parts, part_map, portable, portable_fitted
 from recmtl.data.preparation.passes import Passes
 from recmtl.data.preparation.thinned_files import thinned_splits
@@ -95,7 +95,7 @@ def prepare(
         folder = stack.enter_context(new)
         (folder / PARSED).mkdir()
         work = stack.enter_context(part_map(workers, sources))
-        plan = Plan(folder, portable(resolved), holdouts, skip, thinned)
+        plan = PreparePlan(folder, portable(resolved), holdouts, skip, thinned)
         passes = Passes(plan, cut_into_parts(sources, work or map), work, progress)
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
         total = passes.fit(fitter, sources["train"])

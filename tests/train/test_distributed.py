@@ -59,10 +59,9 @@ OTHERS: dict[str, Callable[..., RankingModel]] = {
 }
 DEFAULTS = [case for case in CASES if not case.options and not case.cooperative]
 Setting = tuple[str, Case, bool]  # model, balancer, whether tables are in row mode
-# Every balancer with one model by whole tables and with another by rows; the third has one view for all heads, which
-# those read that work on views.
+# Every balancer by rows in two processes, and those with options by whole tables in three. SharedBottom has one
+# view for all heads, which balancers read that work on views.
 SETTINGS: list[Setting] = [
-    *(("MMOE", case, False) for case in DEFAULTS),
     *(("ESMM", case, True) for case in DEFAULTS),
     *(("SharedBottom", case, False) for case in DEFAULTS if issubclass(case.method, RepresentationBalancer)),
     *(("SharedBottom", Case(method, {}), False) for method in (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad)),

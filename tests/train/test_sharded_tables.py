@@ -98,7 +98,7 @@ def finished(data: recmtl.PreparedData, setting: Setting, processes: ProcessGrou
     if setting.broken:
         break_gradients(next(iter(tables.values())))
     found: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches(data, processes, 1)):
+    for number, batch in enumerate(batches(data, processes)):
         found[f"losses {number}"] = step(batch, with_stats=number % 5 == 0)
         if number % 5 == 0 and step.gradient_stats is not None:
             found |= {f"norms {number}": step.gradient_stats.norms, f"cosines {number}": step.gradient_stats.cosines}

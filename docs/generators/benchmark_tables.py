@@ -211,6 +211,18 @@ def sharded() -> str:
     return f"{machine(content)}\n\n{table(['balancer', *headers], rows)}"
 
 
+def sharded_steps() -> str:
+    """Return the table of steps of `benchmarks.sharded`: whole tables in two processes, and spread ones."""
+    rows = []
+    for name, found in record("sharded")["results"]["steps"].items():
+        whole, spread = found["whole"], found["spread"]
+        times = [kind["cpu_milliseconds"] for kind in (whole, spread)]
+        sent = (f"{kind['bytes'] / 1e6:.2f}" for kind in (whole, spread))
+        rows.append((name, *(f"{time:.0f}" for time in times), f"{times[1] / times[0]:.2f}", *sent))
+    headers = ["balancer", "whole, CPU ms", "spread, CPU ms", "ratio", "whole, MB sent", "spread, MB sent"]
+    return table(headers, rows)
+
+
 def page() -> str:
     """Return the page of benchmarks."""
     return f"""# Benchmarks
@@ -278,6 +290,10 @@ of MMOE in float64 with a table of 64,000 rows: whole in each process, or spread
 state, which moves by small differences of logarithms of losses, and these magnify rounding.
 
 {sharded()}
+
+A step of two processes with 16 tables of 200,000 rows, whole or spread, by the median of rounds in turn:
+
+{sharded_steps()}
 
 ## Balancers on planted problems
 

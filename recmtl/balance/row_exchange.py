@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import as_real, has_hooks, leaves_of, nodes_of, on_host
+from recmtl.balance.backward import as_real, has_hooks, leaves_of, nodes_of
 from recmtl.balance.distributed import ProcessGroup
 from recmtl.balance.shared import SharedTensor
 
@@ -14,11 +14,11 @@ from recmtl.balance.shared import SharedTensor
 def exchange_rows(
     rows: Tensor, places: Tensor, given: Sequence[int], taken: Sequence[int], processes: ProcessGroup
 ) -> Tensor:
-    """Give each process the rows that it asked for, and return those that this process asked the others for.
+    """Send each process the rows that it requested, and return those that this process requested.
 
-    All processes call it together, also one that owns or reads no row. On the way back the gradients return to the
-    owner of each row, which adds them up in one order, so that its gradient is that of the whole batch. A process whose
-    losses do not depend on the rows takes part in every backward pass all the same: a balancer does it with
+    It is a collective: every process calls it, also one that owns or reads no row. The backward pass sends gradients to
+    the owner of each row, which sums them in a fixed order, so that its gradient is that of the whole batch. A process
+    whose losses do not depend on the rows takes part in every backward pass all the same: a balancer does it with
     `SharedTensor(rows, …, exchanged=…)`.
 
     Args:
@@ -65,16 +65,7 @@ class _Exchange(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (places,) = ctx.saved_tensors
         returned = ctx.processes.all_to_all(gradient, ctx.taken, ctx.given)  # [Σ given, width]
-        return _summed(returned, places, ctx.shape), None, None, None, None
-
-
-def _summed(values: Tensor, places: Tensor, shape: Sequence[int]) -> Tensor:
-    """Add values `[n, width]` up at their places in zeros of a shape, on every device in the same order each time."""
-    if on_host(values):
-        return values.new_zeros(shape).index_add_(0, places, values)
-    ordered, order = places.sort(stable=True)
-    bounds = torch.searchsorted(ordered, torch.arange(shape[0] + 1, device=places.device))
-    return torch.segment_reduce(values.index_select(0, order), "sum", offsets=bounds, unsafe=True)
+        return SharedTensor(returned, ctx.shape[0], places).sums(returned), None, None, None, None  # [U, width]
 
 
 def check_exchanges(leaves: Sequence[SharedTensor], processes: ProcessGroup) -> None:

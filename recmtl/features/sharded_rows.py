@@ -122,7 +122,7 @@ class ShardedRows(TableRows):
         return weight.detach().index_select(0, places)
 
     def _route(self, weight: Tensor, ids: Tensor) -> Route:
-        """Tell the owners of distinct ids what this process asks them for, and learn what it is asked for."""
+        """Send distinct ids to the owners of their rows, and receive the ids that other processes request."""
         owners, each = self.places.owners_of(ids), [1] * self.processes.size  # [D]
         order = owners.argsort(stable=True)
         slots = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))

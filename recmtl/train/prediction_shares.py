@@ -106,7 +106,6 @@ class PredictionShares:
         if exchange.size == 1:
             return own
         keys = exchange.tables_to_first(own.keys)
-
         rows: dict[str, Any] = {"keys": pa.concat_tables(keys) if keys else own.keys}
         for name in ("weight", "sampling_weight"):
             array = getattr(own, name)

@@ -212,11 +212,13 @@ def test_exchanged_rows_are_no_plain_tensor() -> None:
 
 def test_gradients_are_summed_in_one_order_on_every_device() -> None:
     """As a GPU does it, without atomic additions."""
-    from recmtl.balance import row_exchange
+    from recmtl.balance import shared
 
     values, places = torch.randn(50, WIDTH, dtype=torch.float64), torch.randint(7, (50,))
+    rows = torch.zeros(9, WIDTH, dtype=torch.float64, requires_grad=True)
+    found = exchange_rows(rows, places, [50], [50], ProcessGroup())
     expected = torch.zeros(9, WIDTH, dtype=torch.float64).index_add_(0, places, values)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(row_exchange, "on_host", lambda tensor: False)
-        found = row_exchange._summed(values, places, (9, WIDTH))
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
+        patch.setattr(shared, "on_host", lambda tensor: False)
+        found.backward(values)
+    torch.testing.assert_close(rows.grad, expected, rtol=0, atol=1e-14)

@@ -180,16 +180,12 @@ def fit_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
             raise
         return int(batch.num_rows)
 
-    skipped, rows = job.counter, 0
-    for done in convert(plan.schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
-        rows += done
-        progress("fit", done)
-    return PartResult(part, rows, skipped, fitter)
+    return _read(job._replace(part=part), use, fitter, partial(progress, "fit"))
 
 
 def count_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
     """Count the labels of the training rows of a part by fold and id. Find their sums."""
-    part, plan = job.part, job.plan.content
+    plan = job.plan.content
     assert plan.fitted is not None
     sums = FoldSums(plan.fitted, plan.counted)
 
@@ -198,11 +194,19 @@ def count_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
         sums.add(batch if kept.all() else batch.filter(pa.array(kept)), folds[kept])
         return int(batch.num_rows)
 
-    skipped, rows = job.counter, 0
-    for done in convert(plan.schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
+    return _read(job, use, sums, partial(progress, "count labels"))
+
+
+def _read(
+    job: Job, use: Callable[[pa.RecordBatch, RowNumbers], int], found: Any, progress: Callable[[int], None]
+) -> PartResult:
+    """Use the rows of a part, batch by batch, and return what this has found."""
+    part, skipped, rows = job.part, job.counter, 0
+    schema = job.plan.content.schema
+    for done in convert(schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
         rows += done
-        progress("count labels", done)
-    return PartResult(part, rows, skipped, sums)
+        progress(done)
+    return PartResult(part, rows, skipped, found)
 
 
 def encode_part(job: Job, progress: Progress = ignore_progress) -> PartResult:

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
+TORCHREC = torchrec fbgemm-gpu-cpu tensordict pyvers pyre-extensions typing-inspect
 
 .PHONY: demo test test-slow test-faults check lint types examples docs clean
 
@@ -40,9 +41,11 @@ docs: $(INSTALLED)
 clean:
 	rm -rf $(VENV) build dist
 
-# torch first: asked for by itself it is the pinned build and nothing more.
+# torch first: asked for by itself it is the pinned build and nothing more. TorchRec last, without its dependencies, which
+# ask for the CUDA build; where there is no wheel of it, its tests are skipped.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,docs]'
+	-$(BIN)/python -m pip install --quiet --no-deps -c constraints.txt $(TORCHREC)
 	touch $@

@@ -47,7 +47,9 @@ def parse_polars(file: Path, out: Path) -> Result:
 def parse_duckdb(file: Path, out: Path) -> Result:
     import duckdb
 
-    duckdb.sql(f"SELECT sum(COLUMNS(*)) FROM '{file}'").fetchall()
+    rows = duckdb.sql(f"SELECT sum(COLUMNS(*)) FROM '{file}'")
+    assert rows is not None
+    rows.fetchall()
     return {}
 
 

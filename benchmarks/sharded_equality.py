@@ -1,8 +1,8 @@
 """Steps of several processes against those of one: the part `equality` of `benchmarks.sharded`.
 
 MMOE with a table of 64,000 rows of width 16 takes a few steps in float64 with every balancer, by one process and by
-2, 3 and 4: with the table whole in each of them, and spread over them. What is recorded is the largest relative
-difference of a parameter, a state of the balancer or the table, ‖found − expected‖ / ‖expected‖.
+2, 3 and 4: with the table whole in each of them, spread over them, and spread by TorchRec. What is recorded is the
+largest relative difference of a parameter, a state of the balancer or the table, ‖found − expected‖ / ‖expected‖.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import inspect
 import tempfile
 from dataclasses import replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -28,10 +29,12 @@ from recmtl.balance import Balancer
 from recmtl.balance.distributed import all_processes
 from recmtl.features.embedding_table import spread_tables
 from recmtl.train import Step
+from recmtl.train.options import ShardTables
 
 EXPORTS = [getattr(balance, name) for name in balance.__all__]
 METHODS = [c for c in EXPORTS if inspect.isclass(c) and issubclass(c, Balancer) and not inspect.isabstract(c)]
-ENGINES = {"whole": False, "spread": True}
+ENGINES: dict[str, ShardTables] = {"whole": False, "spread": True, "torchrec": "torchrec"}
+INSTALLED = [engine for engine in ENGINES if engine != "torchrec" or find_spec("torchrec")]
 PROCESSES = (2, 3, 4)
 STEPS, ROWS = 5, 120
 SIZES = [4_000] * COLUMNS  # of more than a million elements in all, which are spread and trained by rows
@@ -41,13 +44,13 @@ OPTIONS = recmtl.Optimization(
 State = dict[str, Tensor]
 
 
-def trained(data: recmtl.PreparedData, method: type[Balancer], spread: bool) -> State:
+def trained(data: recmtl.PreparedData, method: type[Balancer], engine: str) -> State:
     """Return the floating-point state of a model after some steps, whole tables by id."""
     processes, schema = all_processes(), with_vocabularies(data.schema, SIZES)
     torch.manual_seed(0)
     model = recmtl.MMOE(schema, layers=[16, 8], tower_layers=[8], encoder=ENCODER)
     run = recmtl.RunConfig(device="cpu", progress=False)
-    trainer = recmtl.Trainer(model, method(), run=run, optimization=OPTIONS, shard_tables=spread)
+    trainer = recmtl.Trainer(model, method(), run=run, optimization=OPTIONS, shard_tables=ENGINES[engine])
     model.double()  # with the state of the balancer
     step = Step(model, trainer.balancer, OPTIONS, STEPS)
     for batch in batches(data, schema, STEPS, ROWS):
@@ -66,7 +69,7 @@ def difference(found: State, expected: State) -> float:
     return max(norm / expected[name].norm().item() if norm else 0.0 for name, norm in norms.items())
 
 
-def compare(rank: int, number: int, folder: str, names: list[str]) -> None:
+def compare(rank: int, number: int, folder: str, names: list[str], engines: list[str]) -> None:
     """Write what the first of so many processes finds, against what one has written."""
     torch.set_num_threads(1)
     if number > 1:
@@ -76,9 +79,9 @@ def compare(rank: int, number: int, folder: str, names: list[str]) -> None:
     for method in (method for method in METHODS if method.__name__ in names):
         one = Path(folder, f"{method.__name__}.pt")
         if number == 1:
-            torch.save(trained(data, method, False), one)
+            torch.save(trained(data, method, "whole"), one)
             continue
-        states = {engine: trained(data, method, spread) for engine, spread in ENGINES.items()}
+        states = {engine: trained(data, method, engine) for engine in engines}
         if rank == 0:
             expected = torch.load(one)
             found[method.__name__] = {engine: difference(state, expected) for engine, state in states.items()}
@@ -88,17 +91,19 @@ def compare(rank: int, number: int, folder: str, names: list[str]) -> None:
         dist.destroy_process_group()
 
 
-def equality(names: list[str], processes: tuple[int, ...] = PROCESSES) -> dict[str, dict[str, dict[str, float]]]:
+def equality(
+    names: list[str], engines: list[str], processes: tuple[int, ...] = PROCESSES
+) -> dict[str, dict[str, dict[str, float]]]:
     """Return the largest relative differences by engine, balancer and number of processes, and print them."""
-    found: dict[str, dict[str, dict[str, float]]] = {engine: {name: {} for name in names} for engine in ENGINES}
+    found: dict[str, dict[str, dict[str, float]]] = {engine: {name: {} for name in names} for engine in engines}
     with tempfile.TemporaryDirectory() as folder:
         for number in (1, *processes):
-            start_processes(compare, (number, folder, names), nprocs=number)  # type: ignore[no-untyped-call]
+            start_processes(compare, (number, folder, names, engines), nprocs=number)  # type: ignore[no-untyped-call]
             for name, of_engines in torch.load(Path(folder, f"{number}.pt")).items():
                 for engine, value in of_engines.items():
                     found[engine][name][str(number)] = value
-    table = Table("balancer", *(f"{engine}, {number}" for engine in ENGINES for number in processes))
+    table = Table("balancer", *(f"{engine}, {number}" for engine in engines for number in processes))
     for name in names:
-        table.add_row(name, *(f"{value:.0e}" for engine in ENGINES for value in found[engine][name].values()))
+        table.add_row(name, *(f"{value:.0e}" for engine in engines for value in found[engine][name].values()))
     Console().print(table)
     return found

@@ -2,7 +2,7 @@
 
 SharedBottom with every balancer, single-task training, boosted trees and a logistic regression, on a part of the rows
 of *census* (Census-Income, FOLDER as of `benchmarks.comparison`) or on generated rows in the layout of *aliexpress*.
-The options of each net are searched on validation rows by the same number of trials: the learning rate and the
+The options of each are searched on validation rows by the same number of trials: of nets the learning rate and the
 balancer's own options, of `FixedWeights` the weight of each task. Then each is trained from five seeds with its best
 options, and measured on the test rows. What is finished in the folder of `--out` is not run again, so that it can be
 interrupted; the tables go to `--results` as Markdown.
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     prepared = map(recmtl.PreparedData.open, (folder / "cache").iterdir())
     splits = next(data.splits for data in prepared if "test" in data.splits)
     counts = ", ".join(f"{len(rows):,} {name}" for name, rows in splits.items())
-    title = f"All nets with {given.trials} trials each, on {TITLES[given.name]}"
+    title = f"All methods with {given.trials} trials each, on {TITLES[given.name]}"
     what = f"`python -m benchmarks.tuned {given.name}{' FOLDER' if given.folder else ''}`: {counts} rows"
     write(comparison, title, what, given.results / f"tuned_{given.name}.md")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from recmtl.errors import UsageError
@@ -14,11 +14,11 @@ def did_you_mean(name: str, known: Iterable[str], quote: str = "'", most: int = 
     return f"; did you mean {' or '.join(f'{quote}{other}{quote}' for other in near)}?" if near else ""
 
 
-def unknown_option(owner: str, name: str, known: Iterable[str], otherwise: str) -> UsageError:
+def unknown_option(owner: str, name: str, known: Mapping[str, str], otherwise: str) -> UsageError:
     """Build the error of an option that its owner does not have.
 
     The nearest option is the one whose last word is spelled alike, first of those beside it; else the one whose first
-    word is. `otherwise` ends the message if there is none.
+    word is. It is proposed in the spelling that `known` has for it. `otherwise` ends the message if there is none.
     """
     beside, _, word = name.removeprefix("--").rpartition(".")
     whole = {other.removeprefix("--"): other for other in known}
@@ -32,4 +32,4 @@ def unknown_option(owner: str, name: str, known: Iterable[str], otherwise: str) 
         proposed = whole[near[0]]
     else:
         return UsageError(f"{owner} has no option `{name}`{otherwise}")
-    return UsageError(f"{owner} has no option `{name}`; did you mean `{proposed}`?")
+    return UsageError(f"{owner} has no option `{name}`; did you mean `{known[proposed]}`?")

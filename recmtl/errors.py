@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from signal import Signals
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import numpy as np
     import numpy.typing as npt
 
 MAX_SHOWN = 80  # characters of a value in a message
+MAX_NAMES_LISTED = 6  # in a message
 LONGEST_INTEGER = 4096  # bits that Python writes in digits
+
+
+class Sendable(BaseException):
+    """An exception that is made of something else than its message, and can be sent to another process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, vars(self))
+
+
+def _restored(kind: type[BaseException], message: tuple[object, ...], attributes: dict[str, Any]) -> BaseException:
+    error = kind.__new__(kind, *message)
+    vars(error).update(attributes)
+    return error
 
 
 class DataError(ValueError):
@@ -22,7 +39,7 @@ class ExistsError(DataError):
     """A folder to be written that exists already."""
 
 
-class BadValueError(ValueError):
+class BadValueError(Sendable, ValueError):
     """A value that does not parse. The reader of the file adds where it stands.
 
     Args:
@@ -45,7 +62,7 @@ class BadValueError(ValueError):
         return f"column {self.column!r}: {shown(self.value)} is not {self.expected}"
 
 
-class RequestError(ValueError):
+class RequestError(Sendable, ValueError):
     """A request to score rows that cannot be read.
 
     Attributes:
@@ -67,7 +84,7 @@ class RunError(ValueError):
     """A run folder or checkpoint that cannot be used."""
 
 
-class UntrustedError(RunError):
+class UntrustedError(Sendable, RunError):
     """A recipe of a run that names a class, by its import path, of a module that is not trusted.
 
     Attributes:
@@ -81,7 +98,7 @@ class UntrustedError(RunError):
         self.on_command_line = f"{found}add `--trust {module}` and call recmtl from the folder that holds the module"
 
 
-class CallbackError(RunError):
+class CallbackError(Sendable, RunError):
     """A callback that raised: its exception is the cause.
 
     Args:
@@ -117,12 +134,49 @@ class Interrupted(KeyboardInterrupt):
         self.folder, self.status = folder, 128 + signal
 
 
+class Terminated(KeyboardInterrupt):
+    """A signal asked a command to end: what is half written is removed.
+
+    Attributes:
+        status: The exit status of the command: 129 (SIGHUP) or 143 (SIGTERM).
+    """
+
+    def __init__(self, signal: Signals) -> None:
+        super().__init__(f"ended by {signal.name}")
+        self.status = 128 + signal
+
+
 class LostRankError(RuntimeError):
     """Another process has ended, or did not answer in time."""
 
 
 class UsageError(ValueError):
     """Command-line options that are invalid or do not fit together."""
+
+
+# Errors that a command prints in one line.
+EXPECTED = (UsageError, DataError, SchemaError, RunError, DivergenceError, OutOfMemoryError, OSError)
+
+
+class ToldError(Exception):
+    """The end of a process by an error that another process prints.
+
+    Args:
+        error: The error.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def sendable_error(error: Exception) -> Exception:
+    """Return an error as it can be sent to another process: itself, or one with its type and message as text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an exception of the user's raises
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def shown(value: object) -> str:
@@ -134,6 +188,24 @@ def shown(value: object) -> str:
     is_number = type(value).__module__ == "numpy" and not isinstance(value, str)
     text = str(value) if is_number else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number of things as it is shown in a message.
+
+    Example:
+        >>> counted(1, "row"), counted(2_000, "row"), counted(2, "process")
+        ('1 row', '2,000 rows', '2 processes')
+    """
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def shortened(names: Iterable[str]) -> str:
+    """Join names by commas, only the first ones if there are many."""
+    names = list(names)
+    more = f" and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else ""
+    return ", ".join(names[:MAX_NAMES_LISTED]) + more
 
 
 def unreadable(name: str, error: Exception) -> DataError:

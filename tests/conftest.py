@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import recmtl
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.train import artifacts
-from tests import undrawn
+from tests import unseen  # noqa: F401
 from tests.warm_python import warm_python as started
 
 LONGEST = ("test_first_gpu", "test_claims", "test_distributed", "test_readme")  # minutes each; first, for even ends
@@ -69,8 +70,8 @@ def _idle_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The plots of a run are drawn, which `tests.undrawn` saves all other tests."""
-    monkeypatch.setattr(artifacts, "_save_png", undrawn.save_png)
+    """The plots of a run are drawn, which `tests.unseen` saves all other tests."""
+    monkeypatch.setattr(artifacts, "Figure", Figure)
 
 
 @pytest.fixture

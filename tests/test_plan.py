@@ -3,8 +3,10 @@
 import math
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +15,22 @@ import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.balance.row_exchange import exchange_rows
 from recmtl.cli.main import main
+from recmtl.cli.plan import sizes_of_recipe
 from recmtl.data import Loader, Share
+from recmtl.features import EmbeddingTable
 from recmtl.features.row_places import RowPlaces
-from recmtl.plan import MOST_IDS, Machine, Plan, Workload, advice, asked_bytes, exchanged_bytes, summed_bytes
+from recmtl.plan.advice import MOST_IDS, advice
+from recmtl.plan.balancing import balanced_by, sizes_of_balancer
+from recmtl.plan.formulas import (
+    KEPT,
+    Machine,
+    Plan,
+    Workload,
+    asked_bytes,
+    exchanged_bytes,
+    measured_bytes,
+    summed_bytes,
+)
 from recmtl.train import Optimization, Step, distributed
 from recmtl.train import setup as trainer_setup
 from recmtl.train import step as step_module
@@ -23,7 +38,7 @@ from tests.together import in_threads, place
 
 LARGE = Workload(rows=10**9, ids=10**9, processes=64, batch_size=64 * 2048)
 TABLES = 2  # of the small rows, which have embeddings of two widths
-OPTIMIZERS = {torch.optim.Adam: 2, torch.optim.Adagrad: 1, torch.optim.SGD: 0}
+OPTIMIZERS = [torch.optim.Adam, torch.optim.Adagrad, torch.optim.SGD, recmtl.RowWiseAdagrad]
 
 
 def made(
@@ -36,7 +51,12 @@ def made(
     return model, Step(model, balancer, Optimization(40, optimizer), 20)
 
 
-@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.PCGrad])
+SPLITTER = partial(recmtl.NormalizedSplitter, projection="before")
+ROTATED = partial(recmtl.RotoGrad, normalize_losses=True)
+OF_HEADS = [recmtl.GradDrop, recmtl.NormalizedSplitter, SPLITTER, recmtl.RotoGrad, ROTATED]
+
+
+@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.PCGrad, recmtl.FAMO, recmtl.GradNorm, *OF_HEADS])
 def test_messages_of_whole_tables_are_as_many_bytes(
     method: type, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,10 +71,13 @@ def test_messages_of_whole_tables_are_as_many_bytes(
         before = processes.sent
         step(batch)
         tables = [table.gathered.rows for table in step._tables]
-        layers = [p for p in model.parameters() if all(p is not t.weight for t in step._tables)]
+        balanced = {id(p) for p in step._balancer.parameters()} | {id(t.weight) for t in step._tables}
+        layers = [p for p in model.parameters() if id(p) not in balanced]
         shared = sum(t.tensor.numel() for t in model.shared().tensors) - sum(rows.numel() for rows in tables)
         passes = len(model.objectives) if method is recmtl.PCGrad else 1
-        found = summed_bytes(len(model.objectives), sum(p.numel() for p in layers), passes, shared)
+        tasks, own = len(model.objectives), sizes_of_balancer(model, step._balancer)["balancer_sent"]
+        found = summed_bytes(tasks, sum(p.numel() for p in layers), passes, shared)
+        found += balanced_by(Workload(1, 1, tasks=tasks, balancer_sent=own), type(step._balancer)).balancer_sent
         for rows, count in zip(tables, most, strict=True):
             whole = Plan(Workload(1, len(rows), rows.shape[1], processes=2, batch_size=10**9, passes=passes)).sent()
             found += 8 + 4 * count + whole["rows and gradients"]
@@ -91,9 +114,10 @@ def test_messages_of_spread_tables_are_as_many_bytes(passes: int) -> None:
         assert drawn.sent()["rows and gradients"] == pytest.approx(4 * width * distinct * (1 + passes), rel=1e-6)
 
 
-@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.PCGrad])
+@pytest.mark.parametrize("clip", [None, 0.1])
+@pytest.mark.parametrize("method", [recmtl.Sum, recmtl.FAMO, recmtl.MetaBalance, recmtl.PCGrad, recmtl.CAGrad])
 def test_a_step_with_spread_tables_sends_as_many_bytes(
-    method: type, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
+    method: type, clip: float | None, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a trainer's step; of 4 processes as many as of 2 that have the same rows, but for the counts of ids."""
     own = threading.local()
@@ -106,38 +130,38 @@ def test_a_step_with_spread_tables_sends_as_many_bytes(
         model = recmtl.SharedBottom(small.schema, layers=[4], tower_layers=[2])
         run = recmtl.RunConfig(progress=False, device="cpu")
         trainer = recmtl.Trainer(model, method(), run=run, shard_tables=True)
-        step = Step(model, trainer.balancer, Optimization(20), 20)
+        step = Step(model, trainer.balancer, Optimization(20, clip_norm=clip), 20)
         half = batch.part(place(processes.rank % 2, 2))
         before = processes.sent
         step(replace(half, share=Share(20 * processes.size, processes)))
         sent, tasks = processes.sent - before, len(model.objectives)
-        passes = tasks if method is recmtl.PCGrad else 1
+        planned = balanced_by(Workload(1, 1, tasks=tasks), method)
+        passes = planned.passes
         tables = {id(table.weight) for table in step._tables}
         layers = [parameter for parameter in model.parameters() if id(parameter) not in tables]
         of_shared = sum(t.tensor.numel() for t in model.shared().tensors if t.exchanged is None)
-        found = summed_bytes(tasks, sum(map(Tensor.numel, layers)), passes, of_shared)
+        found = summed_bytes(tasks, sum(map(Tensor.numel, layers)), passes, of_shared) + planned.balancer_sent
         for table in step._tables:
             assert table.sharded
             ids, width = table.gathered.ids, table.width
             asked = torch.cat(processes.all_gather_object(ids))
             given = (table.storage.places.owners_of(asked) == processes.rank).sum().item()
-            found += asked_bytes(len(ids), processes.size) + exchanged_bytes(len(ids), width, passes, given)
-            found += 8 * (1 + len(table.owners))  # whether gradients are finite
-            found += 4 * (tasks + tasks**2) * len(table.owners) * (passes > 1)  # norms and inner products
-        return sent, found
+            found += planned.forwards * asked_bytes(len(ids), processes.size)
+            found += exchanged_bytes(len(ids), width, passes, planned.forwards * given)
+        features = sum(len(table.owners) for table in step._tables)
+        assert len(step._tables) == TABLES
+        return sent, found + measured_bytes(TABLES, features, planned.measured, clip is not None)
 
     several = {number: in_threads(number, sent) for number in (2, 4)}
     assert [counted for found in several.values() for counted, _ in found] == [
         expected for found in several.values() for _, expected in found
     ]
     means = {number: sum(counted for counted, _ in found) / number for number, found in several.items()}
-    assert means[4] - means[2] == 2 * 8 * TABLES
+    assert means[4] - means[2] == 2 * 8 * TABLES * (1 + method.needs_losses_after_step)
 
 
-@pytest.mark.parametrize(("optimizer", "kept"), OPTIMIZERS.items())
-def test_memory_is_as_many_bytes(
-    optimizer: type, kept: int, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_memory_is_as_many_bytes(optimizer: type, small: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_module, "ROW_MODE", 0)
     _, step = made(small, recmtl.Sum, ProcessGroup(), optimizer)
     batch = next(Loader(small.train, 40, seed=0).epoch())
@@ -145,7 +169,8 @@ def test_memory_is_as_many_bytes(
     for rows in step.row_optimizers:
         weight = rows.table.weight
         held = list(rows.state_dict()["elements"].values())
-        sizes = Workload(1, *weight.shape, kept=kept)
+        kept, kept_by_row = KEPT[optimizer.__name__]
+        sizes = Workload(1, *weight.shape, kept=kept, kept_by_row=kept_by_row)
         assert Plan(sizes).table_bytes == weight.nbytes + sum(value.nbytes for value in held)
         for processes in (2, 3, 200):
             spread = Plan(replace(sizes, processes=processes, batch_size=processes), sharded=True)
@@ -158,6 +183,19 @@ def test_memory_is_as_many_bytes(
             1, 1, columns=batch.ids.shape[1], numbers=batch.numeric.shape[1], tasks=batch.labels.shape[1] + 1
         ).row_bytes
     )  # one more number, the weight
+
+
+@pytest.mark.parametrize("method", [recmtl.ExcessMTL, recmtl.DBMTL, recmtl.RotoGrad, recmtl.FAMO])
+def test_state_of_a_balancer_is_as_many_bytes(method: type, small: recmtl.PreparedData) -> None:
+    model, step = made(small, method, ProcessGroup())
+    held = sizes_of_balancer(model, step._balancer)["balancer_held"]
+    step(next(Loader(small.train, 40, seed=0).epoch()))
+    own = list(step._balancer.parameters())
+    states = [optimizer.state[p] for optimizer in step.optimizers for p in own if p in optimizer.state]
+    kept = [value for state in states for value in state.values() if value.dim()]
+    gradients = [p.grad for p in own if p.grad is not None]
+    assert len(gradients) == len(own) == len(kept) / 2
+    assert held == sum(value.nbytes for value in (*own, *gradients, *kept, *step._balancer.buffers()))
 
 
 def test_distinct_ids_by_counting() -> None:
@@ -176,6 +214,70 @@ def test_bytes_of_spread_tables_do_not_grow_with_the_processes() -> None:
     assert spread[0]["rows and gradients"] == spread[1]["rows and gradients"]
     whole = [Plan(replace(LARGE, processes=n, batch_size=2048 * n)).sent() for n in (2, 64)]
     assert whole[1]["rows and gradients"] > 30 * whole[0]["rows and gradients"]
+
+
+def test_sizes_of_a_prepared_dataset(small: recmtl.PreparedData) -> None:
+    """Those of the model that would be trained on it, but for sizes that are given."""
+    model = recmtl.SharedBottom(small.schema)
+    tables = [module for module in model.modules() if isinstance(module, EmbeddingTable)]
+    sizes = Workload.of(small, processes=2, tasks=5)
+    assert (sizes.rows, sizes.processes, sizes.tasks) == (len(small.train), 2, 5)
+    lists = [small.train.table[f"list:{block.name}"].to_pylist() for block in small.schema.list_blocks]
+    elements = sum(len(ids) for column in lists for ids in column) / len(small.train)
+    assert (sizes.tables, sizes.columns) == (len(tables), math.ceil(small.schema.id_columns + elements))
+    assert sizes.ids == sum(table.rows for table in tables)
+    assert sizes.ids * sizes.width == pytest.approx(sum(table.weight.numel() for table in tables))
+
+
+RECIPE = """
+model: {class_path: SharedBottom, init_args: {layers: [4], encoder: {width: 7}}}
+balancer: PCGrad
+trainer: {optimization: {batch_size: 64, clip_norm: 1, optimizer: recmtl.RowWiseAdagrad}}
+"""
+
+
+def test_sizes_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the model that it builds, of which a table of 20 GB is not allocated."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    rows = pd.DataFrame({"user": [*"abc"] * 4, "item": [*"ab"] * 6, "x": range(12), "click": [0, 1] * 6, "pay": 0})
+    features = [recmtl.Categorical("user"), recmtl.Categorical("item", width=3), recmtl.Numeric("x")]
+    tasks = [recmtl.Task("click", "click"), recmtl.Task("pay", "pay")]
+    data = recmtl.prepare(recmtl.Schema(features, tasks), rows, holdout=0)
+    model = recmtl.SharedBottom(data.schema, layers=[4], encoder=partial(recmtl.FeatureEncoder, width=7))
+    tables = [module.weight.numel() for module in model.modules() if isinstance(module, EmbeddingTable)]
+    large = [recmtl.Categorical("user", hash_buckets=700_000_000), *features[1:]]
+    data = recmtl.prepare(recmtl.Schema(large, tasks), rows, out=tmp_path / "data", holdout=0)
+    found, sizes, balancer, kept = sizes_of_recipe(str(tmp_path / "recipe.yaml"), data)
+    assert (found, balancer, kept) == (data, recmtl.PCGrad, (0, 1))
+    ids = sum(block.size for block in data.schema.id_blocks)
+    assert sizes == {
+        "parameters": sum(p.numel() for p in model.parameters()) - sum(tables),
+        "tasks": 2,
+        "batch_size": 64,
+        "clipped": True,
+        "ids": ids,
+        "tables": 2,
+        "width": pytest.approx(7, abs=1e-6),
+        "balancer_sent": 0,
+        "balancer_held": 8 * 9 + 4 * 2,  # nine int64 and two float32
+    }
+    assert ids > 700_000_000
+    (tmp_path / "open.yaml").write_text(RECIPE.replace("batch_size: 64, ", ""))
+    for count, size in ((None, 32), (10**9, 2048)):  # as `recmtl train` chooses it
+        assert sizes_of_recipe(str(tmp_path / "open.yaml"), data, count)[1]["batch_size"] == size
+    _, other, method, _ = sizes_of_recipe(str(tmp_path / "recipe.yaml"), data, balancer="RotoGrad")
+    assert method is recmtl.RotoGrad
+    assert other["balancer_sent"] == 8 * 3 + 4 * (3 + 2 * 4 * 4)  # rotations of the 4 numbers that two heads read
+    by_domain = recmtl.Schema([*features, recmtl.Categorical("site")], tasks, domain="site")
+    (tmp_path / "domains.yaml").write_text(RECIPE.replace("trainer: {", "trainer: {balance_domains: true, "))
+    sites = recmtl.prepare(by_domain, rows.assign(site=[*"xyz"] * 4), holdout=0)
+    assert sizes_of_recipe(str(tmp_path / "domains.yaml"), sites)[1]["tasks"] > 2 * 2
+    given = [str(tmp_path / "data"), "--config", str(tmp_path / "recipe.yaml"), "--ids", "1e9"]
+    for options, gigabytes in ([[], "32.000"], [["--width", "99"], "400.000"]):  # one number a row, whatever its width
+        assert main(["plan", *given, *options]) == 0
+        assert f"│{gigabytes}│" in capsys.readouterr().out.replace(" ", "")
+    assert main(["plan", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert "names no training rows: give the folder of a prepared dataset" in capsys.readouterr().err
 
 
 def test_what_breaks_first() -> None:
@@ -199,13 +301,13 @@ def test_time_is_bound_by_what_is_slowest() -> None:
     spread = Plan(LARGE, sharded=True)
     slow = Machine(disk=1e6)
     assert spread.step_seconds(slow) == pytest.approx(2048 * LARGE.row_bytes / 1e6)
-    assert advice(LARGE, slow)[-1].startswith("most of a step goes into reading rows")
+    assert advice(LARGE, slow)[-1].startswith("with spread tables, most of a step goes into reading rows")
     steps = math.ceil(10**9 / LARGE.batch_size)
     assert spread.epoch_seconds(slow) == pytest.approx(steps * spread.step_seconds(slow))
 
 
 def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["--rows", "1000000000", "--ids", "1000000000", "--processes", "64", "--batch_size", "131072"]
+    sizes = ["--rows", "1e9", "--ids", "1_000_000_000", "--processes", "64", "--batch_size", "131072"]
     assert main(["plan", *sizes, "--balancer", "PCGrad"]) == 0
     out = capsys.readouterr().out
     printed = [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()]
@@ -222,3 +324,7 @@ def test_the_command_prints_both_ways(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "recmtl: `network` must be above 0, got 0\n"
     assert main(["plan", *sizes, "--balancer", "PCGard"]) == 2
     assert "did you mean 'PCGrad'" in capsys.readouterr().err
+    assert main(["plan", *sizes[:2]]) == 2
+    assert "give the folder of a prepared dataset, a recipe by `--config`, or `--rows`" in capsys.readouterr().err
+    assert main(["plan", "--rows", "1.5e0", *sizes[2:]]) == 2
+    assert "`--rows` must be an integer or null, got '1.5e0'" in capsys.readouterr().err

@@ -1,7 +1,10 @@
 """Work done by several processes that share each batch."""
 
+import importlib
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -40,11 +43,41 @@ def one_of_them(
     arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment)  # the server has that of its start
+    importlib.import_module("tests.unseen")
     torch.set_num_threads(1)
     address = f"file://{folder / 'address'}"
     dist.init_process_group("gloo", address, timedelta(minutes=2), world_size=number, rank=rank)
     torch.save(work(ProcessGroup(dist.group.WORLD), *arguments), folder / f"{rank}.pt")
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+# Forks, so that 20 launches import torch once; each process ends by C's `exit`, as that of a whole interpreter does.
+LAUNCHES = """
+import ctypes, os, sys
+import torch, torch.distributed as dist
+from recmtl.balance import ProcessGroup
+{work}
+torch.set_num_threads(1)
+for launch in range(20):
+    ranks = []
+    for rank in range(2):
+        ranks.append(os.fork())
+        if not ranks[-1]:
+            dist.init_process_group("gloo", f"file://{{sys.argv[1]}}/{{launch}}", rank=rank, world_size=2)
+            work(ProcessGroup(dist.group.WORLD))
+            dist.destroy_process_group()
+            ctypes.CDLL(None).exit(3)
+    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks), flush=True)
+"""
+
+
+def check_launches(work: str, folder: Path) -> None:
+    """Check that 20 launches of two processes, which do `work(processes)` of a program, end cleanly, without a word."""
+    command = [sys.executable, "-W", "error", "-c", LAUNCHES.format(work=work), str(folder)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert found.stdout.split() == ["3"] * 40, found.stderr
+    assert not found.stderr
 
 
 def place(rank: int, size: int) -> ProcessGroup:

@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 IMPORTED = ["pandas", "pytest", "recmtl.cli.running", "recmtl.comparison", "torch._dynamo", "torch.distributed.run"]
 IMPORTED += ["torch.utils.tensorboard", "matplotlib.backends.backend_agg", "scipy.stats", "sklearn.linear_model"]
-IMPORTED += ["attrs", "docstring_parser", "pyarrow.acero", "pyarrow.dataset", "rich._emoji_codes", "tests.undrawn"]
+IMPORTED += ["attrs", "docstring_parser", "pyarrow.acero", "pyarrow.dataset", "rich._emoji_codes", "tests.unseen"]
 CLIENT = """#!{python} -SE
 import json, os, signal, socket, sys
 connection = socket.socket(socket.AF_UNIX)

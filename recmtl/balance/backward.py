@@ -94,21 +94,6 @@ def has_hooks(leaf: Tensor) -> bool:
     return bool(getattr(leaf, "_post_accumulate_grad_hooks", None)) or hasattr(leaf, "_in_backward_optimizers")
 
 
-def gradients_of(
-    loss: Tensor, tensors: Sequence[Tensor], summed: bool, through: Sequence[Tensor] = ()
-) -> Sequence[Tensor | None]:
-    """Return the loss's gradient of each tensor, None for one that it does not reach; the graph stays.
-
-    The pass goes `through` these tensors in any case. Gradients that will be summed in place are clones, as autograd
-    may return one tensor for two losses, or zeros.
-    """
-    found: Sequence[Tensor | None] = [None] * len(tensors)
-    if roots := [*([loss] if loss.requires_grad else []), *through]:
-        starts = [torch.ones_like(root) if root is loss else zero_like(root) for root in roots]
-        found = torch.autograd.grad(roots, tensors, starts, retain_graph=True, allow_unused=True)
-    return zeros_if_none([None if g is None else g.clone() for g in found], tensors) if summed else found
-
-
 def zeros_if_none(gradients: Sequence[Tensor | None], tensors: Sequence[Tensor] | None = None) -> list[Tensor]:
     """Return the gradients with zeros for None, shaped like the tensors or else like the first gradient."""
     if tensors is None:
@@ -191,29 +176,38 @@ def zero_nonfinite_gradients(tensors: Iterable[Tensor]) -> Tensor:
         >>> x.grad
         tensor([1., 0., 0.])
     """
+    return nonfinite_and_zero(tensors)[0]
+
+
+@torch.no_grad()
+def nonfinite_and_zero(tensors: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Do what `zero_nonfinite_gradients` does, and return as well whether each gradient is missing or all zeros."""
     tensors = list(tensors)
     gradients = [t.grad if t.grad is not None and t.grad.numel() else None for t in tensors]
     present = [gradient for gradient in gradients if gradient is not None]
     if not present:
-        return torch.zeros(len(tensors), dtype=torch.bool, device=tensors[0].device if tensors else None)
+        none_found = torch.zeros(len(tensors), dtype=torch.bool, device=tensors[0].device if tensors else None)
+        return none_found, ~none_found
     if not on_host(present[0]):
         return _zero_nonfinite_together(gradients)
     none = (torch.zeros((), device=present[0].device),) * 2
     # Minimum and maximum are not finite if any entry is not, and cost a fraction of a norm.
     ends = [end.float() for g in gradients for end in (none if g is None else torch.aminmax(as_real(g)))]
-    found = ~torch.stack(ends).isfinite().view(-1, 2).all(1)  # [tensors]
+    both = torch.stack(ends).view(-1, 2)  # [tensors, 2]
+    found = ~both.isfinite().all(1)
     for gradient, nonfinite in zip(gradients, found.tolist(), strict=True):
         if gradient is not None and nonfinite:
             gradient.nan_to_num_(0.0, 0.0, 0.0)
-    return found
+    return found, (both == 0).all(1)
 
 
-def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Do what `zero_nonfinite_gradients` does with few launches: small gradients go through one buffer per type."""
+def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """Do what `nonfinite_and_zero` does with few launches: small gradients go through one buffer per type."""
     present = [as_real(gradient) for gradient in gradients if gradient is not None]
     largest = iter(torch._foreach_norm(present, math.inf))
     norms = [_scalar(0.0, present[0].dtype, present[0].device) if g is None else next(largest) for g in gradients]
-    found = ~(torch.stack(norms) < math.inf)  # [tensors]
+    stacked = torch.stack(norms)  # [tensors]
+    found = ~(stacked < math.inf)
     large = [gradient for gradient in present if gradient.numel() > SMALL_GRADIENT]
     for gradient in large:
         gradient.nan_to_num_(0.0, 0.0, 0.0)
@@ -223,7 +217,7 @@ def _zero_nonfinite_together(gradients: Sequence[Tensor | None]) -> Tensor:
             flat = torch.cat([gradient.flatten() for gradient in small]).nan_to_num_(0.0, 0.0, 0.0)
             parts = torch.split(flat, [gradient.numel() for gradient in small])
             torch._foreach_copy_(small, [part.view_as(g) for part, g in zip(parts, small, strict=True)])
-    return found
+    return found, stacked == 0
 
 
 class ScaledLosses(nn.Module):

@@ -1,9 +1,9 @@
 """Several processes that share each batch: sums over all of them."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from recmtl.balance.backward import pop_gradients, zeros_if_none
 from recmtl.balance.shared import SharedTensor
-from recmtl.errors import LostRankError
+from recmtl.errors import LostRankError, sendable_error
 
 Value = TypeVar("Value")
 
@@ -160,6 +160,24 @@ class ProcessGroup:
         if self.size > 1:
             dist.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
+
+    def in_first(self, work: Callable[[], Value]) -> Value:
+        """Return in all processes what a function returns in the first one, or raise its error.
+
+        Raises:
+            Exception: What the function raises; one that cannot be sent is a `RuntimeError` in the other processes.
+        """
+        if self.size == 1:
+            return work()
+        found, failure = None, None
+        try:
+            found = work() if self.first else None
+        except Exception as error:
+            failure = error
+        found, told = self.broadcast_object((found, failure and sendable_error(failure)))
+        if told is not None:
+            raise told if failure is None else failure
+        return cast(Value, found)
 
     @explain_lost_rank()
     def all_gather_object(self, value: Value) -> list[Value]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recmtl.balance.backward import gradients_of, masked
+from recmtl.balance.backward import masked, zero_like, zeros_if_none
 from recmtl.balance.bypass import bypass_forks
 from recmtl.balance.distributed import SINGLE_PROCESS, ProcessGroup, exchanges, gradients_to_sum
 from recmtl.balance.row_exchange import check_exchanges
@@ -63,3 +63,18 @@ def gradient_stats(
     norms = gram.diagonal().sqrt()
     scale = torch.outer(norms, norms)
     return GradientStats(norms, masked(gram / scale, scale > 0))
+
+
+def gradients_of(
+    loss: Tensor, tensors: Sequence[Tensor], summed: bool, through: Sequence[Tensor] = ()
+) -> Sequence[Tensor | None]:
+    """Return the loss's gradient of each tensor, None for one that it does not reach; the graph stays.
+
+    The pass goes `through` these tensors in any case. Gradients that will be summed in place are clones, as autograd
+    may return one tensor for two losses, or zeros.
+    """
+    found: Sequence[Tensor | None] = [None] * len(tensors)
+    if roots := [*([loss] if loss.requires_grad else []), *through]:
+        starts = [torch.ones_like(root) if root is loss else zero_like(root) for root in roots]
+        found = torch.autograd.grad(roots, tensors, starts, retain_graph=True, allow_unused=True)
+    return zeros_if_none([None if g is None else g.clone() for g in found], tensors) if summed else found

@@ -49,7 +49,7 @@ class RotationMatrices(nn.Module):
         return self.get_parameter(self.orthogonal_map)
 
     def factors(self) -> Factors:
-        """Return what `rotated` and its kin take, tensors `[H, ·, ·]`; only the first of them carries a gradient.
+        """Return what `rotated` and others take, tensors `[H, ·, ·]`; only the first of them has a gradient.
 
         It is either the rotations, or stands for the weights and is followed by the `_factors` of I − S.
         """

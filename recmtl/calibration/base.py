@@ -11,7 +11,6 @@ import numpy.typing as npt
 from torch import Tensor
 
 Floats = npt.NDArray[np.float64]
-EPSILON = float(np.finfo(np.float64).eps)  # probabilities are taken as at least this far from 0 and 1
 
 
 class Calibrator(ABC):
@@ -46,9 +45,3 @@ class Calibrator(ABC):
     def to_dict(self) -> dict[str, Any]:
         """Return the fitted numbers as plain data."""
         return asdict(self)  # type: ignore[call-overload, no-any-return]
-
-
-def log_odds(probabilities: Floats) -> Floats:
-    """Return log-odds of probabilities, those of 0 and 1 within 2⁻⁵² of them."""
-    clipped = np.clip(probabilities, EPSILON, 1 - EPSILON)
-    return np.asarray(np.log(clipped) - np.log1p(-clipped))

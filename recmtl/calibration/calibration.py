@@ -103,6 +103,14 @@ class Calibration:
             raise RunError(f"{path} is damaged: {error}") from error
 
 
+def shown_methods(methods: Mapping[str, str]) -> str:
+    """Return in words which method calibrates which tasks: ``platt (ctr, cvr), temperature (category)``."""
+    tasks: dict[str, list[str]] = {}
+    for task, method in methods.items():
+        tasks.setdefault(method, []).append(task)
+    return ", ".join(f"{method} ({', '.join(names)})" for method, names in tasks.items())
+
+
 def _calibrator(content: dict[str, Any]) -> Calibrator:
     return METHODS[content.pop("method")](**content)
 

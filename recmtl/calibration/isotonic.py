@@ -20,7 +20,8 @@ class Isotonic(Calibrator):
 
     Pool-adjacent-violators (Zadrozny & Elkan 2002) merges neighbours in the order of the predictions into blocks whose
     mean labels rise. Between the blocks' weighted mean predictions the function is linear, as in centered isotonic
-    regression (Oron & Flournoy 2017), so that predictions keep their order; it goes on to (0, 0) and (1, 1).
+    regression (Oron & Flournoy 2017), so that predictions keep their order; it goes on to (0, 0) and (1, 1), but not
+    beyond the block of a prediction of 0 or 1.
 
     Note:
         A lowest block without a positive, of weight n, gets $\bar y / (n + 1)$ instead of 0, as with one more row of
@@ -61,7 +62,8 @@ class Isotonic(Calibrator):
         if y[-1] >= 1:
             y[-1] = max((total[-1] + mean) / (total[-1] + 1), *y[-2:-1])
         inner = (x > APART) & (x < 1 - APART)
-        ends = (0.0 if x[0] > APART else y[0]), (1.0 if x[-1] < 1 - APART else y[-1])
+        low, high = predictions.min(), predictions.max()
+        ends = (0.0 if low > APART else y[0]), (1.0 if high < 1 - APART else y[-1])
         x, y = np.r_[0.0, x[inner], 1.0], np.r_[ends[0], y[inner], ends[1]]
         apart = np.r_[True, np.diff(x) > APART]
         return cls(tuple(x[apart]), tuple(np.clip(y[apart], 0, 1)))

@@ -12,13 +12,14 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from torch import Tensor
 
-from recmtl.calibration.base import EPSILON, Calibrator, Floats
+from recmtl.calibration.base import Floats
+from recmtl.calibration.log_odds import EPSILON, LogOddsCalibrator
 
 COLDEST = 1e-3  # temperature: labels that predictions separate would have 0
 
 
 @dataclass(frozen=True)
-class Temperature(Calibrator):
+class Temperature(LogOddsCalibrator):
     r"""$p' \propto p^{1/T}$ with the lowest log-loss (Guo et al. 2017), of two classes or more.
 
     One number changes how sure the predictions are, and no order of classes: of two classes $p' = \sigma(\frac1T \log
@@ -26,20 +27,21 @@ class Temperature(Calibrator):
 
     Args:
         temperature: $T$, above 0; above 1 makes predictions less sure.
+        highest: The highest calibrated probability of a binary task, as of `Platt`.
     """
 
     temperature: float
     kinds = ("binary", "multiclass")
-    fewest = 10
 
     def __post_init__(self) -> None:
         """Check the number, which may come from a file."""
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ValueError(f"expected a `temperature` above 0, got {self.temperature!r}")
+        super().__post_init__()
 
     @classmethod
-    def fit(cls, predictions: Floats, labels: Floats, weight: Floats) -> Self:
-        """Fit on rows: the derivative of the log-loss by 1/T rises, and is 0 at the optimum."""
+    def _fit(cls, predictions: Floats, labels: Floats, weight: Floats) -> Self:
+        # the derivative of the log-loss by 1/T rises, and is 0 at the optimum
         weight = weight / weight.sum()
         classes = np.stack([1 - predictions, predictions], 1) if predictions.ndim == 1 else predictions
         logits = np.log(np.clip(classes, EPSILON, 1))  # [rows, C]
@@ -52,6 +54,8 @@ class Temperature(Calibrator):
             return float(weight @ ((softmax(inverse * logits, 1) * logits).sum(1) - own))
 
         if derivative(0.0) >= 0:
+            if predictions.ndim == 2:
+                raise ValueError("predictions are no surer of the classes of the labels than of the others")
             raise ValueError("predictions are too high or too low throughout, or fall where labels rise: take platt")
         if derivative(1 / COLDEST) <= 0:
             return cls(COLDEST)
@@ -63,4 +67,4 @@ class Temperature(Calibrator):
         if p.ndim == 2:
             return torch.softmax(p.clamp(EPSILON, 1).log() / self.temperature, 1)
         p = p.clamp(EPSILON, 1 - EPSILON)
-        return ((p.log() - (-p).log1p()) / self.temperature).sigmoid()
+        return ((p.log() - (-p).log1p()) / self.temperature).sigmoid().clamp(max=self.highest)

@@ -31,8 +31,8 @@ class TrainingContext:
         best: Its best value so far; ``None`` if it was never defined.
         records: What was logged so far, one mapping per line of `metrics.jsonl`.
         measure: Measures prepared rows, such as those of another day, with the model as it is: its metrics by task.
-        log: Logs numbers of your own by name, nested as you like, to `metrics.jsonl` and all loggers; not to be called
-            in `on_record`.
+        log: Logs numbers of your own by name, nested as you like, to `metrics.jsonl` and all loggers; one that is not
+            finite is null there. Not to be called in `on_record`.
         stop: Ends the training after the current step; the reason is shown. The best weights are loaded, as always.
     """
 

@@ -34,7 +34,7 @@ class CallbackList:
         self._failed: set[int] = set()
         self.stop_reason: str | None = None
         self.failure: str | None = None
-        self.cause: Exception | None = None
+        self.cause: BaseException | None = None
 
     @classmethod
     def of_process(cls, callbacks: Sequence[Callback], first: bool, folder: Path | None, tensorboard: bool) -> Self:
@@ -86,7 +86,9 @@ class CallbackList:
     def _guarded(self, callback: Callback, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:  # whatever a user's callback raises
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's callback raises, also SystemExit
             self._failed.add(id(callback))
             if self.failure is None:
                 own = isinstance(error, DataError | RunError | UsageError)
@@ -114,7 +116,7 @@ def _values_in(state: Any) -> Iterable[Any]:
 
 
 def checked_callbacks(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
-    """Return callbacks as a tuple; raise a `ValueError` if one is none."""
+    """Return callbacks as a tuple; raise a `ValueError` if an entry is no callback."""
     given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
     for callback in given:
         if not isinstance(callback, Callback):

@@ -28,9 +28,13 @@ class MLflow(Callback):
     Args:
         experiment: The experiment, which is created if it does not exist.
         name: The name of the run; ``None`` takes that of the run folder.
+
+    Raises:
+        RunError: The package is not installed.
     """
 
     def __init__(self, experiment: str = "recmtl", name: str | None = None) -> None:
+        require("mlflow", self, "mlflow")
         self._experiment, self._name = experiment, name
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
@@ -38,8 +42,7 @@ class MLflow(Callback):
         self._finished = False
 
     def on_fit_start(self, context: TrainingContext) -> None:
-        """Create a run with the options as its parameters, or open the one to go on in."""
-        require("mlflow", self, "mlflow")
+        """Create a run with the options as its parameters, or reopen the one that is resumed."""
         from mlflow.tracking import MlflowClient  # an extra
 
         self._client, self._finished, self._logged = MlflowClient(), False, set()
@@ -97,5 +100,5 @@ class MLflow(Callback):
         return {"run_id": self._run_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the id of the run to go on in."""
+        """Load the id of the run to resume."""
         self._run_id = state["run_id"]

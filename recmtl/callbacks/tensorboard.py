@@ -21,9 +21,13 @@ class TensorBoard(Callback):
 
     A training with a folder has it if the package is installed, unless `RunConfig.tensorboard` is false. When a
     training resumes, older event files no longer count after its checkpoint.
+
+    Raises:
+        RunError: The package is not installed.
     """
 
     def __init__(self) -> None:
+        require("tensorboard", self, "tensorboard")
         self._writer: SummaryWriter | None = None
         self._folder = Path()
         self._hook = threading.excepthook
@@ -32,7 +36,6 @@ class TensorBoard(Callback):
         """Open an event file."""
         if context.folder is None:
             return
-        require("tensorboard", self, "tensorboard")
         from torch.utils.tensorboard import SummaryWriter  # an extra
 
         self._folder, self._hook = context.folder, threading.excepthook

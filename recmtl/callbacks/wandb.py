@@ -26,9 +26,13 @@ class WandB(Callback):
         project: The project.
         name: The name of the run; ``None`` takes that of the run folder.
         entity: The user or team; ``None`` takes the default one.
+
+    Raises:
+        RunError: The package is not installed.
     """
 
     def __init__(self, project: str = "recmtl", name: str | None = None, entity: str | None = None) -> None:
+        require("wandb", self, "wandb")
         self._project, self._name, self._entity = project, name, entity
         self._run: Run | None = None
         self._run_id: str | None = None
@@ -37,8 +41,7 @@ class WandB(Callback):
         self._finished = False
 
     def on_fit_start(self, context: TrainingContext) -> None:
-        """Create a run with the options as its configuration, or open the one to go on in."""
-        require("wandb", self, "wandb")
+        """Create a run with the options as its configuration, or reopen the one that is resumed."""
         import wandb  # an extra
 
         if context.step == 0:
@@ -80,5 +83,5 @@ class WandB(Callback):
         return {"run_id": self._run_id, "logged": self._logged}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Load the id of the run to go on in."""
+        """Load the id of the run to resume."""
         self._run_id, self._logged = state["run_id"], state["logged"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recmtl.cli.console import print_cached, print_line
 from recmtl.data.store.cache import default_cache, find_cached, remove_cached, remove_stale
-from recmtl.errors import UsageError
+from recmtl.errors import UsageError, counted
 
 
 def cache_command(
@@ -42,4 +42,4 @@ def cache_command(
     else:
         print_cached(list(shown.values()), f"{'removed from' if action == 'clear' else 'in'} {folder}")
     if action == "clear" and len(shown) < len(found):
-        sys.stderr.write(f"{len(found) - len(shown)} datasets stay: they are being prepared\n")
+        sys.stderr.write(f"being prepared, so not removed: {counted(len(found) - len(shown), 'dataset')}\n")

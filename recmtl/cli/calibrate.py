@@ -10,9 +10,11 @@ from typing import Any
 import pandas as pd
 
 from recmtl.calibration import Method
+from recmtl.calibration.calibration import shown_methods
 from recmtl.cli.console import print_line, silence_others, text_table, wide_console
 from recmtl.cli.evaluate import encoded_rows
 from recmtl.cli.parser import usage_errors
+from recmtl.io.joining import MINUTES
 from recmtl.recipe.calibrate_run import calibrate_run
 from recmtl.recipe.row_options import ALL_ROWS, RowOptions
 from recmtl.recipe.short_options import NO_OPTIONS
@@ -25,6 +27,7 @@ def calibrate_command(
     method: Method = "isotonic",
     task: Sequence[str] | None = None,
     trust: Sequence[str] = (),
+    timeout: float = MINUTES,
     reading: RowOptions = ALL_ROWS,
     text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
@@ -37,18 +40,21 @@ def calibrate_command(
         run: The run folder. Its predictions and metrics become those of the calibrated model.
         rows: Labelled raw files that the model was not trained on, or a prepared dataset, whose validation rows are
             taken.
-        method: `isotonic`, a rising function; `platt`, a line on the log-odds; or `temperature`, one factor on them.
+        method: `isotonic`, a rising function; `platt`, a line on the log-odds; or `temperature`, one factor on them,
+            which a multi-class task takes in any case.
         task: A task to calibrate, by default all with probabilities; may be repeated.
         trust: A further module whose classes the run's recipe may name; may be repeated.
+        timeout: Minutes that processes started by torchrun wait for each other.
         reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run.
     """
     encode = partial(encoded_rows, rows=reading.place(rows), reading=reading, text=text, split="valid")
     methods: Method | dict[str, Method] = dict.fromkeys(task, method) if task else method
-    with process_group() as processes, silence_others(processes), usage_errors():
+    with process_group(timeout) as processes, silence_others(processes), usage_errors():
         found = calibrate_run(run, encode, methods, trust)
         print_calibration(found, f"calibration on the {found['split'].iloc[0]} rows")
-        print_line(f"{method} · run in {run}")
+        used = found.dropna(subset=["method"])
+        print_line(f"{shown_methods(dict(zip(used['task'], used['method'], strict=True)))} · run in {run}")
 
 
 def print_calibration(found: pd.DataFrame, title: str) -> None:

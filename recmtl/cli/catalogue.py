@@ -73,7 +73,7 @@ def check_command(name: str, catalogue: Mapping[str, Any]) -> None:
 
 def check_spelling(name: str, command: Mapping[str, Any], arguments: Sequence[str]) -> None:
     """Check that a command has the options that are given; those of a named class are left to its parser."""
-    listed = [flag for option in command["options"] for flag in option["flags"]]
+    listed = {flag: option["flags"][0] for option in command["options"] for flag in option["flags"]}
     for argument in arguments:
         flag = argument.partition("=")[0].removesuffix("+")
         if flag == "--":

@@ -17,11 +17,13 @@ from rich.text import Text
 
 from recmtl.cli.console import text_table, wide_console
 from recmtl.cli.parser import usage_errors
+from recmtl.cli.terminal import end, interrupted_status
 from recmtl.comparison.grid import Grid, GridRun
 from recmtl.comparison.progress import GridBar, RunEnd
 from recmtl.comparison.runner import run_grid, tune_grid
 from recmtl.comparison.tables import ResultTable, result_tables
 from recmtl.comparison.tuned import TRIALS, Budget
+from recmtl.errors import counted
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.tuning.progress import TuningBar
 
@@ -40,12 +42,15 @@ def compare_command(arguments: Sequence[str]) -> int:
     tuned = None
     if not given.tuned and (given.trials is not None or given.search is not None):
         raise ValueError("`--trials` and `--search` say how options are searched: give `--tuned` as well")
-    if given.tuned:
-        budget = Budget(TRIALS if given.trials is None else given.trials, given.search)
-        with TuningBar() as searching:
-            tuned = tune_grid(parser, arguments, grid, given.out, budget, searching, given.jobs)
-    with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
-        comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs, tuned)
+    try:
+        if given.tuned:
+            budget = Budget(TRIALS if given.trials is None else given.trials, given.search)
+            with TuningBar() as searching:
+                tuned = tune_grid(parser, arguments, grid, given.out, budget, searching, given.jobs, given.metric)
+        with LiveTable() if sys.stderr.isatty() else GridBar() as progress:
+            comparison = run_grid(parser, arguments, grid, given.out, progress, given.metric, given.jobs, tuned)
+    except KeyboardInterrupt as error:
+        return end(f"{str(error) or 'interrupted'}: the same command resumes it", interrupted_status(error))
     print_tables(result_tables(comparison, given.metric))
     return SOME_FAILED if (comparison.runs["state"] != "finished").any() else 0
 
@@ -101,8 +106,8 @@ def compare_parser() -> ArgumentParser:
     parser.add_argument(
         "--tuned",
         action="store_true",
-        help="First search the options of each model and balancer on the validation rows, by the same number of "
-        "trials; its seeds have the best ones. Baselines are not searched.",
+        help="First search the options of each model and balancer, and of each baseline those that it is not given, on "
+        "the validation rows by the same number of trials; its seeds have the best ones.",
     )
     trials = f"With `--tuned`, the trials of each, by default {TRIALS}."
     parser.add_argument("--trials", type=int | None, default=None, metavar="N", help=trials)
@@ -111,7 +116,8 @@ def compare_parser() -> ArgumentParser:
         type=Path | None,
         default=None,
         metavar="SPACE",
-        help="With `--tuned`, the search space, as of `tune`; by default learning rate and options of the balancer.",
+        help="With `--tuned`, the search space of models and balancers, as of `tune`; by default learning rate and "
+        "options of the balancer.",
     )
     parser.add_argument(
         "--out",
@@ -178,7 +184,7 @@ class LiveTable:
 
     def _render(self) -> Table | Text:
         if not self._runs:
-            return Text(" · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items()))
+            return Text(" · ".join(f"{name}: {counted(count, 'row')}" for name, count in self._rows.items()))
         by_variant: dict[object, dict[int, GridRun]] = {}
         for run in self._runs.values():
             by_variant.setdefault(run.variant, {})[run.seed] = run

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -16,6 +17,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from recmtl.data import Description
+from recmtl.data.profiling.description import number_text
+from recmtl.errors import counted
 from recmtl.io.display import Display
 
 if TYPE_CHECKING:  # they need torch, which not every command does
@@ -51,7 +54,7 @@ class RowCounter(Display):
     def __call__(self, what: str, rows: int) -> None:
         """Add rows to the count of one kind of work."""
         self._rows[what] = self._rows.get(what, 0) + rows
-        text = " · ".join(f"{name}: {count:,} rows" for name, count in self._rows.items())
+        text = " · ".join(f"{name}: {counted(count, 'row')}" for name, count in self._rows.items())
         self._bar.update(self._task, description=text)
         self.note_if_due(text)
 
@@ -90,7 +93,10 @@ def print_metrics(
     frame = table(dict(metrics))
     for position, (column, values) in enumerate((extra or {}).items(), start=1):
         frame.insert(position, column, [values.get(str(task)) for task in frame.index])
-    reasons = {task: m.reason for task, m in metrics.items() if m.reason}
+    reasons: dict[str, list[str]] = {}
+    for task, measured in metrics.items():
+        if measured.reason:
+            reasons.setdefault(measured.reason, []).append(task)
     frame = frame.drop(columns="reason", errors="ignore")
     rows = []
     for name, found in frame.items():
@@ -100,8 +106,8 @@ def print_metrics(
     console = wide_console()
     console.print(title, markup=False)
     console.print(text_table(["", *map(str, frame.index)], rows))
-    for task, reason in reasons.items():
-        console.print(f"{task}: {reason}", markup=False)
+    for reason, tasks in reasons.items():
+        console.print(f"{', '.join(tasks)}: {reason}", markup=False)
 
 
 def print_domains(
@@ -188,7 +194,7 @@ def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:
     console = wide_console()
     if datasets:
         console.print(shown)
-    console.print(f"{len(datasets)} datasets, {total} {title}", markup=False)
+    console.print(f"{counted(len(datasets), 'dataset')}, {total} {title}", markup=False)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str | Text]], left: int = 1) -> Table:
@@ -214,7 +220,12 @@ def _frame_table(frame: pd.DataFrame) -> Table:
         side: JustifyMethod = "right" if pd.api.types.is_numeric_dtype(kind) else "left"
         shown.add_column(str(name), justify=side, overflow="fold", no_wrap=i == 0)
     for row in frame.itertuples(index=False):
-        shown.add_row(*(Text(_cell_text(str(c), v, "{:.3g}")) for c, v in zip(frame.columns, row, strict=True)))
+        shown.add_row(
+            *(
+                Text(_cell_text(str(c), v, partial(number_text, digits=3)))
+                for c, v in zip(frame.columns, row, strict=True)
+            )
+        )
     return shown
 
 
@@ -222,9 +233,11 @@ def _interval_text(interval: Interval | None) -> str:
     return f" [{interval.low:.4f}, {interval.high:.4f}]" if interval else ""
 
 
-def _cell_text(column: str, value: Any, plain: str = "{:.4f}") -> str:
+def _cell_text(column: str, value: Any, plain: Callable[[float], str] = "{:.4f}".format) -> str:
     if pd.isna(value):
         return "–"
     if isinstance(value, str):
         return value
-    return COLUMN_FORMATS.get(column, SHARE_FORMAT if column.startswith(SHARE_COLUMNS) else plain).format(value)
+    if column in COLUMN_FORMATS or column.startswith(SHARE_COLUMNS):
+        return COLUMN_FORMATS.get(column, SHARE_FORMAT).format(value)
+    return plain(value)

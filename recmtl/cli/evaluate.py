@@ -27,9 +27,10 @@ from recmtl.evaluate import (
 from recmtl.evaluate.intervals import DRAWS
 from recmtl.evaluate.own_metrics import ALL
 from recmtl.evaluate.ranking import K
+from recmtl.io.joining import MINUTES
 from recmtl.io.location import public_name
 from recmtl.io.partitions import Partitions
-from recmtl.io.processes import launched
+from recmtl.io.processes import joined_on_error, launched
 from recmtl.recipe import presets
 from recmtl.recipe.load import load_run
 from recmtl.recipe.row_options import ALL_ROWS, RowOptions
@@ -50,6 +51,7 @@ def evaluate_command(
     json: bool = False,
     metrics: Sequence[str] | None = None,
     trust: Sequence[str] = (),
+    timeout: float = MINUTES,
     reading: RowOptions = ALL_ROWS,
     text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
@@ -72,6 +74,7 @@ def evaluate_command(
         metrics: A metric of your own beside those of the run: the import path of a function, `my_module.hit_rate`, for
             one task `ctr=my_module.hit_rate`; may be repeated.
         trust: A further module whose classes the run's recipe may name; may be repeated.
+        timeout: Minutes that processes started by torchrun wait for each other.
         reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run or from the card.
     """
@@ -80,27 +83,29 @@ def evaluate_command(
     if draws < 0 or draws == 1:
         raise UsageError(f"`--draws` must be 0 or at least 2, got {draws}")
     chosen = reading.place(rows or predictions or "")
-    measured: Predictions | None
+
+    def show(measured: Predictions, title: str) -> None:
+        measured = measured if group is None else measured.grouped_by(group)
+        print_evaluation(with_own_metrics(measured, metrics or ()), k, draws, json, title)
+
     if predictions is not None and card is not None and run is None and rows is None:
         if launched() > 1:
-            raise UsageError("`recmtl evaluate --predictions` is one process: start it without torchrun")
+            with joined_on_error():
+                raise UsageError("`recmtl evaluate --predictions` is one process: start it without torchrun")
         schema = replace(presets.card(card), **text)
         measured, title = Predictions.read(schema, chosen, group), public_name(predictions)
         measured = measured.with_thinning(reading.thinning) if reading.thinning else measured
         measured.check(title)
         for note in measured.notes:
             print_note(note)
+        show(measured, title)
     elif run is not None and rows is not None and predictions is None and card is None:
-        with process_group() as processes, silence_others(processes):
-            measured = predict_labelled(run, chosen, trust, reading, text)
-        title = f"{run} on {public_name(rows)}"
+        with process_group(timeout) as processes, silence_others(processes):
+            found = predict_labelled(run, chosen, trust, reading, text)
+            if found is not None:  # in the first of several processes
+                show(found, f"{run} on {public_name(rows)}")
     else:
         raise UsageError("give either a run and `--rows`, or `--predictions` and `--card`")
-    if measured is None:  # the first of several processes has them
-        return
-    measured = measured if group is None else measured.grouped_by(group)
-    measured = with_own_metrics(measured, metrics or ())
-    print_evaluation(measured, k, draws, json, title)
 
 
 def with_own_metrics(predictions: Predictions, given: Sequence[str]) -> Predictions:
@@ -158,7 +163,7 @@ def print_evaluation(predictions: Predictions, k: int, draws: int, json: bool, t
     with RowCounter() as counter:
         for name, found in scores.items():
             metrics[name] = metrics_of(found, k)
-            intervals[name] = intervals_of(found, list(metrics[name].values), draws)
+            intervals[name] = intervals_of(found, list(metrics[name].values), draws, k=k)
             counter("measure", len(found))
     if json:
         ends = {name: {m: [i.low, i.high] for m, i in found.items()} for name, found in intervals.items()}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from recmtl.cli.console import print_line, print_note
+from recmtl.errors import counted
 from recmtl.evaluate.metrics import metric_title
 from recmtl.serving.export import WeightsCost, export_model
 from recmtl.serving.graph import Format
@@ -33,7 +34,9 @@ def export_command(
     """
     found = export_model(run, out, format, weights, rows, trust)
     where = "" if found.precision == "fp32" else ", computed in fp32,"
-    print_line(f"on {found.rows:,} rows predictions differ from the run's{where} by at most {found.difference:.1e}")
+    print_line(
+        f"on {counted(found.rows, 'row')} predictions differ from the run's{where} by at most {found.difference:.1e}"
+    )
     if where:
         changed = f"which changes its predictions by up to {found.precision_difference:.1e}"
         print_line(f"the run itself predicts in {found.precision}, {changed}; the exported model computes in fp32")

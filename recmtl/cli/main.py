@@ -6,29 +6,34 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
+from typing import Any
 
 from recmtl._version import __version__
 from recmtl.cli.catalogue import check_command, check_spelling, command_help, load_catalogue, overview
-from recmtl.cli.terminal import BAD_INPUT, INTERRUPTED, end, lasting_output, one_line
-from recmtl.errors import DataError, DivergenceError, OutOfMemoryError, RunError, SchemaError, UsageError
+from recmtl.cli.terminal import BAD_INPUT, FAILED, end, interrupted_status, lasting_output, one_line
+from recmtl.errors import EXPECTED, LostRankError, Terminated, ToldError, UsageError
+from recmtl.io.processes import joined_on_error
 
 HELP = ("-h", "--help")
+ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; bad input ends in one line and exit status 2."""
-    with lasting_output():
+    with lasting_output(), handled(ENDING, terminate):
         try:
             status = run(sys.argv[1:] if arguments is None else arguments)
             sys.stdout.flush()  # a disk may be full
-        except (UsageError, DataError, SchemaError, RunError, DivergenceError, OutOfMemoryError, OSError) as error:
+        except EXPECTED as error:
             return end(one_line(error), BAD_INPUT)
-        except KeyboardInterrupt:
-            return end("interrupted", INTERRUPTED)
+        except ToldError as told:
+            return FAILED if isinstance(told.error, LostRankError) else BAD_INPUT
+        except KeyboardInterrupt as error:
+            return end(str(error) or "interrupted", interrupted_status(error))
         return status
 
 
@@ -44,8 +49,9 @@ def run(arguments: Sequence[str]) -> int:
     check_command(name, catalogue)
     if any(argument in HELP for argument in rest):
         return print_text(command_help(catalogue[name]))
-    check_spelling(name, catalogue[name], rest)
-    with exit_at_interrupt():
+    with joined_on_error():
+        check_spelling(name, catalogue[name], rest)
+    with handled((signal.SIGINT, *ENDING), leave):
         running = import_module("recmtl.cli.running")
         import_module(f"recmtl.cli.{name}")
     status: int = running.run_command(name, rest)
@@ -60,21 +66,31 @@ def check_text(arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def exit_at_interrupt() -> Iterator[None]:
-    """Exit at once on SIGINT while modules are imported: an extension module may swallow the exception."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        os._exit(end("interrupted", INTERRUPTED))
-
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Handle signals within a block, but for those that are ignored, or that a program handles."""
+    own = (signal.SIG_DFL, signal.default_int_handler, terminate)
     here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, leave)
+    before = {number: found for number in numbers if here and (found := signal.getsignal(number)) in own}
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, found in before.items():
+            signal.signal(number, found)
+
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """Exit at once, as an exception may be lost within an extension module that is being imported."""
+    error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(signal.Signals(number))
+    os._exit(end(str(error) or "interrupted", interrupted_status(error)))
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """Raise an exception, on which unfinished files are removed; a second signal is ignored meanwhile."""
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise Terminated(signal.Signals(number))
 
 
 def print_text(text: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jsonargparse import ArgumentParser
@@ -12,7 +12,7 @@ from recmtl.cli.catalogue import command_help
 from recmtl.errors import UsageError
 from recmtl.recipe.classes import class_options, find_class, known_names
 from recmtl.recipe.option_errors import check_arguments, declared_type, option_type
-from recmtl.recipe.option_types import listed_class, named_class, placeholder
+from recmtl.recipe.option_types import alternatives, listed_class, named_class, placeholder
 from recmtl.recipe.options import DEFAULT_CLASSES, resolve_arguments
 
 # The headings of a help text by the keys that options begin with; the order is that of the help text.
@@ -109,7 +109,7 @@ def _heading(action: Action, headings: Mapping[str, str]) -> str:
 
 
 def _value(action: Action) -> str:
-    """Return what stands for the value of an option."""
+    """Return the placeholder for the value of an option."""
     name, metavar = action.dest.rpartition(".")[2], str(action.metavar or "")
     if action.nargs == 0:
         return ""
@@ -119,7 +119,8 @@ def _value(action: Action) -> str:
         value = metavar
     elif action.option_strings:
         kind = declared_type(action)
-        value = placeholder(kind) if kind in (int, float) else VALUES.get(name, placeholder(kind))
+        is_number = not {int, float}.isdisjoint(alternatives(kind))
+        value = placeholder(kind) if is_number else VALUES.get(name, placeholder(kind))
     else:
         value = name.upper()
     optional = value if action.option_strings else f"[{value}]"
@@ -135,15 +136,16 @@ def _default(value: Any) -> str | None:
     return str(list(value)) if isinstance(value, tuple) else str(value).lower() if value is True else str(value)
 
 
-def class_help(parser: ArgumentParser, arguments: Sequence[str]) -> str | None:
-    """Return the help that arguments such as `--model.help MMOE` or `--model.encoder.help` ask for; `None` if none do.
+def class_help(build: Callable[[], ArgumentParser], arguments: Sequence[str]) -> str | None:
+    """Return the help of a class, if arguments contain `--model.help MMOE` or `--model.encoder.help`, else `None`.
 
-    Without a name it is that of the class that the arguments before it name, or of the default.
+    Without a name it is the class that an earlier argument chooses, or else the default one. The parser is built only
+    if the arguments ask for such help.
     """
     for position, argument in enumerate(arguments):
         flag, _, name = argument.partition("=")
         if flag.startswith("--") and flag.endswith(".help"):
-            key = flag[2:].removesuffix(".help")
+            key, parser = flag[2:].removesuffix(".help"), build()
             named = check_arguments(parser, [*DEFAULT_CLASSES, *resolve_arguments(arguments[:position])])
             kind = option_type(parser, key, named)
             if not named_class(kind):

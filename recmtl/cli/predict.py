@@ -12,8 +12,9 @@ from recmtl.cli.console import RowCounter, print_line, silence_others
 from recmtl.cli.evaluate import note_of_thinning, prepared_rows
 from recmtl.data import encode_rows
 from recmtl.data.sources.open import open_sources
-from recmtl.errors import UsageError
+from recmtl.errors import UsageError, counted
 from recmtl.evaluate import Predictions
+from recmtl.io.joining import MINUTES
 from recmtl.io.location import public_name
 from recmtl.io.output import check_free
 from recmtl.io.partitions import Partitions
@@ -31,6 +32,7 @@ def predict_command(
     rows: str,
     out: str,
     trust: Sequence[str] = (),
+    timeout: float = MINUTES,
     reading: RowOptions = ALL_ROWS,
     text: Mapping[str, Any] = NO_OPTIONS,
 ) -> None:
@@ -45,14 +47,15 @@ def predict_command(
         out: The file to write, which must not exist yet: Parquet, CSV or Arrow by its suffix, on disk or at a URI such
             as `s3://bucket/predictions.parquet`.
         trust: A further module whose classes the run's recipe may name; may be repeated.
+        timeout: Minutes that processes started by torchrun wait for each other.
         reading: Which rows are read, and how they were thinned.
         text: How text in these files is read, where it differs from the training rows of the run.
     """
-    check_free(out)
-    check_suffix(out)
-    with process_group() as processes, silence_others(processes):
+    with process_group(timeout) as processes, silence_others(processes):
+        processes.in_first(lambda: check_free(out))
+        check_suffix(out)
         count = _predict(run, rows, out if processes.first else None, trust, reading, text)
-        print_line(f"{count:,} predictions in {public_name(out)}")
+        print_line(f"{counted(count, 'prediction')} in {public_name(out)}")
 
 
 def _predict(

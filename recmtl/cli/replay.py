@@ -9,8 +9,7 @@ from jsonargparse import ArgumentParser
 
 from recmtl.cli.console import print_line, text_table, wide_console
 from recmtl.cli.parser import usage_errors
-from recmtl.cli.terminal import end
-from recmtl.errors import Interrupted
+from recmtl.cli.terminal import end, interrupted_status
 from recmtl.evaluate.metrics import metric_title
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.replays.progress import ReplayBar
@@ -36,8 +35,8 @@ def replay_command(arguments: Sequence[str]) -> int:
         raise ValueError("give `--out`, the folder to write")
     try:
         found = run_replay(parser, config, config.out, config.modes, config.warm_epochs, ReplayBar())
-    except Interrupted as stopped:
-        return end(f"{stopped}: the same command resumes it", stopped.status)
+    except KeyboardInterrupt as error:
+        return end(f"{str(error) or 'interrupted'}: the same command resumes it", interrupted_status(error))
     print_replay(found)
     write_replay_report(found, found.folder / "report.html")
     print_line(f"tables and report.html in {found.folder}")

@@ -48,8 +48,8 @@ def print_reproduction(found: Reproduction) -> None:
         [
             task,
             f"{own.published:.4f}",
-            f"{own.mean:.4f}{_interval(own.low, own.high)}",
-            f"{own.difference:+.4f}{_interval(own.difference_low, own.difference_high, '+')}".replace("-", "−"),
+            _figure(own.mean, own.low, own.high),
+            _figure(own.difference, own.difference_low, own.difference_high, "+").replace("-", "−"),
             own.verdict,
         ]
         for task, own in found.tasks.items()
@@ -59,14 +59,16 @@ def print_reproduction(found: Reproduction) -> None:
         console.print(note, markup=False)
 
 
-def _interval(low: float, high: float, sign: str = "") -> str:
-    """Return an interval of an AUC, or with a sign of a difference of two, as far as such values can be.
+def _figure(value: float, low: float, high: float, sign: str = "") -> str:
+    """Return an AUC, or with a sign a difference of two, with its interval as far as such values can be.
 
-    Of one that is wider than AUC itself, as two seeds may have it, there is nothing to show.
+    Of an interval that is wider than AUC itself, as two seeds may have it, there is nothing to show.
     """
+    if math.isnan(value):
+        return "–"
     if math.isnan(low):
-        return ""
+        return f"{value:{sign}.4f}"
     if high - low > 1:
-        return " [–]"
+        return f"{value:{sign}.4f} [–]"
     low, high = max(low, -1.0 if sign else 0.0), min(high, 1.0)
-    return f" [{low:{sign}.4f}, {high:{sign}.4f}]"
+    return f"{value:{sign}.4f} [{low:{sign}.4f}, {high:{sign}.4f}]"

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from recmtl.cli.console import print_line
 from recmtl.cli.parser import call_command, command_parser
-from recmtl.cli.terminal import FAILED, end, one_line
+from recmtl.cli.terminal import FAILED, end, interrupted_status, one_line
 from recmtl.errors import Interrupted, LostRankError, RunError, UntrustedError, UsageError
 from recmtl.io.machine import explain_oom
-from recmtl.io.processes import launched, launched_rank
+from recmtl.io.processes import joined_on_error, launched, launched_rank
 from recmtl.recipe.option_errors import parse_options
 
 TOGETHER = ("train", "evaluate", "predict", "calibrate")  # commands of which torchrun may start several processes
@@ -28,7 +28,8 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
         UsageError: Its options cannot be used.
     """
     if launched() > 1 and name not in TOGETHER:
-        raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
+        with joined_on_error():
+            raise UsageError(f"`recmtl {name}` is one process: start it without torchrun")
     if names_own_modules(name, arguments) and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # the last: a file here takes no installed module's place
     try:
@@ -43,6 +44,10 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             if launched_rank() == 0:  # the first of several processes prints it for all
                 end(f"{error}: resume it with `{resume_command(error.folder)}`", error.status)
         return error.status
+    except KeyboardInterrupt as error:
+        if launched_rank() == 0:
+            raise
+        return interrupted_status(error)
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
@@ -50,11 +55,13 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     command = getattr(module, f"{name}_command")
     if not hasattr(module, f"{name}_parser"):
         parser = command_parser(name, command)
-        call_command(command, vars(parser.instantiate(parse_options(parser, arguments))))
+        with joined_on_error():
+            options = vars(parser.instantiate(parse_options(parser, arguments)))
+        call_command(command, options)
         return 0
     from recmtl.cli.option_help import class_help  # with what a recipe can name
 
-    text = class_help(getattr(module, f"{name}_parser")(), arguments)  # of a command that takes the keys of a recipe
+    text = class_help(getattr(module, f"{name}_parser"), arguments)  # of a command that takes the keys of a recipe
     if text:
         print_line(text)
         return 0

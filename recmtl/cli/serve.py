@@ -39,7 +39,7 @@ def serve_command(
         threads: Threads of a worker's network.
         max_rows: Rows of a request.
         max_body: Bytes of a request's body.
-        max_waiting: Requests that wait in a worker; those beyond are told to come back.
+        max_waiting: Requests that may wait in a worker; further ones get status 503 and `Retry-After`.
         timeout: Seconds that a body may take, and a request may wait.
         batch_wait: Milliseconds for which a request of few rows waits for others, to be scored with them.
         watch: Seconds between two looks for a new model; 0 never looks.

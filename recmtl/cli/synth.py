@@ -13,6 +13,7 @@ from recmtl.data.synthetic.bayes import TaskTruth
 from recmtl.data.synthetic.days import plant_days
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.data.synthetic.planted import plant as write_planted
+from recmtl.errors import counted
 from recmtl.schema import SplitName
 
 
@@ -87,7 +88,7 @@ def synth_command(
             truth = synthesize(out, rows, seed=seed, progress=progress, **options)
             kept, tests = sum(file.rows for file in truth.files.values()), truth.test
     bayes = ", ".join(f"{name} {task.auc:.4f}" for name, task in tests.items() if task.auc is not None)
-    print_line(f"{kept:,} rows in {out} · Bayes AUC of {whose}: {bayes}")
+    print_line(f"{counted(kept, 'row')} in {out} · Bayes AUC of {whose}: {bayes}")
 
 
 def _check_left_out(options: Mapping[str, object], why: str) -> None:

@@ -69,7 +69,7 @@ class Output:
             self._drop()
 
     def _drop(self) -> None:
-        """Let all that is and will be written go nowhere."""
+        """Discard what has been written and all that will be written."""
         with suppress(OSError), open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
@@ -92,6 +92,11 @@ def end(text: str, status: int) -> int:
     sys.stderr.write(f"recmtl: {text}\n")
     sys.stderr.flush()
     return status
+
+
+def interrupted_status(error: KeyboardInterrupt) -> int:
+    """Return the exit status of a command that a signal ended: 128 and the number of the signal."""
+    return getattr(error, "status", INTERRUPTED)
 
 
 def one_line(error: Exception) -> str:

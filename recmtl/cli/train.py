@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
@@ -24,21 +25,24 @@ from recmtl.cli.console import (
 from recmtl.cli.parser import usage_errors
 from recmtl.errors import UsageError
 from recmtl.evaluate import Metrics
+from recmtl.io.joining import MINUTES
+from recmtl.io.processes import joined_on_error
 from recmtl.recipe.continue_run import continued_recipe
 from recmtl.recipe.data import open_data
 from recmtl.recipe.environment import environment_changes
 from recmtl.recipe.load import resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, recipe_of_run
+from recmtl.recipe.recipe import build, check_to_train, instantiate, recipe_of_run
+from recmtl.recipe.shared_data import open_shared_data
 from recmtl.recipe.trust import schema_to_train
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LAST, RECIPE
 from recmtl.train import RunFolder, Trainer
-from recmtl.train.distributed import MINUTES, process_group
+from recmtl.train.distributed import process_group
 from recmtl.train.gradient_stats import summarize_pairs
 
 RESUME_HELP = "Resume the run in `--run` from its last checkpoint, with the recipe that lies there."
-TIMEOUT_HELP = "Minutes that processes started by torchrun wait for each other."
+TIMEOUT_HELP = "Minutes that processes started by torchrun wait for each other, but while one prepares raw files."
 CONTINUE_HELP = (
     "Train the model of a finished run on the rows of another day, by its recipe: `--continue RUN --data.train FILE`. "
     "Options that are given replace those of the recipe."
@@ -51,10 +55,8 @@ TRUST_HELP = (
 def train_command(arguments: Sequence[str]) -> int:
     """Train a model and measure it on the test rows."""
     parser = train_parser()
-    with usage_errors():
+    with joined_on_error(), usage_errors():
         config = parse_recipe(parser, arguments)
-    if not config.timeout > 0:
-        raise UsageError(f"`--timeout` must be a number of minutes above 0, got {config.timeout}")
     config.trainer.run.folder = config.run or config.trainer.run.folder
     with process_group(config.timeout) as processes, silence_others(processes):
         return _train_and_print(parser, arguments, config, processes)
@@ -63,15 +65,8 @@ def train_command(arguments: Sequence[str]) -> int:
 def _train_and_print(
     parser: ArgumentParser, arguments: Sequence[str], config: Namespace, processes: ProcessGroup
 ) -> int:
-    begun = config.resume and (Path(str(config.trainer.run.folder)) / RECIPE).exists()
-    if config.resume and processes.first:
-        config = recipe_to_resume(parser, arguments, config)
-    elif config["continue"] and processes.first:
-        config = recipe_to_continue(parser, arguments, config)
-    if config.data.card and not (config["continue"] or begun):
-        config.trust = None  # the user names the card, and so what the card names
-    config = processes.broadcast_object(config)  # the other processes may not see the run folder
-    if config.resume and processes.broadcast_object(RunFolder(config.trainer.run.folder).finished):
+    config = processes.in_first(lambda: recipe_to_train(parser, arguments, config))  # others may not see the run folder
+    if config.resume and processes.in_first(lambda: RunFolder(config.trainer.run.folder).finished):
         print_line(f"{config.trainer.run.folder!r} holds a finished run: there is nothing to resume")
         if processes.first:
             prune(RunFolder(config.trainer.run.folder), 0)  # checkpoints are left if the process was killed at the end
@@ -113,6 +108,18 @@ def train_parser() -> ArgumentParser:
     return parser
 
 
+def recipe_to_train(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
+    """Return the recipe of the run to resume or to continue, or the given options."""
+    begun = config.resume and (Path(str(config.trainer.run.folder)) / RECIPE).exists()
+    if config.resume:
+        config = recipe_to_resume(parser, arguments, config)
+    elif config["continue"]:
+        config = recipe_to_continue(parser, arguments, config)
+    if config.data.card and not (config["continue"] or begun):
+        config.trust = None  # the user names the card, and so what the card names
+    return config
+
+
 def recipe_to_resume(parser: ArgumentParser, arguments: Sequence[str], config: Namespace) -> Namespace:
     """Return the recipe of the run in `--run`, or the given options if there is no run yet."""
     if not config.trainer.run.folder:
@@ -139,6 +146,16 @@ def recipe_to_continue(parser: ArgumentParser, arguments: Sequence[str], config:
     return config
 
 
+@contextmanager
+def folder_to_write(folder: RunFolder, resume: bool) -> Iterator[None]:
+    """Lock a run folder within a block, before any work, and check that one can write a run into it."""
+    with folder.held():
+        folder.has_recipe = resume
+        if not (resume and folder.checkpoint(LAST).exists()):
+            folder.check_free(resume)
+        yield
+
+
 def train(
     parser: ArgumentParser, config: Namespace, resume: bool = False, trust: Sequence[str] | None = None
 ) -> tuple[Trainer, dict[str, dict[str, Metrics]]]:
@@ -150,17 +167,17 @@ def train(
     name = str(config.trainer.run.folder or Path("runs") / time.strftime("%Y%m%d-%H%M%S"))
     config.trainer.run.folder = processes.broadcast_object(name)
     folder = RunFolder(config.trainer.run.folder)
-    with folder.held() if processes.first else nullcontext():  # before any work: it also checks that one can write
-        folder.has_recipe = resume
-        if processes.first and not (resume and folder.checkpoint(LAST).exists()):
-            folder.check_free(resume)
+    with ExitStack() as stack:
+        processes.in_first(lambda: stack.enter_context(folder_to_write(folder, resume)))
         with usage_errors():
-            options = instantiate(parser, config).data
+            objects = instantiate(parser, config)
         with RowCounter() as counter:
-            data = open_data(options, counter)
-            counter.print_notes(*data.notes)
+            opened = partial(open_data, objects.data, counter, partial(check_to_train, config, trust))
+            data = open_shared_data(opened, processes)
+            repeated = data.schema.task_notes if config.trainer.run.progress else []  # by the training
+            counter.print_notes(*(note for note in data.notes if note not in repeated))
         with usage_errors():
-            trainer = build(parser, config, schema_to_train(data.schema, trust))
+            trainer = build(parser, config, schema_to_train(data.schema, trust), objects)
         if trainer.folder:  # in the process that writes it
             trainer.setup = replace(trainer.setup, folder=folder)
         new = trainer.folder and not (resume and (folder.path / RECIPE).exists())

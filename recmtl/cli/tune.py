@@ -10,7 +10,7 @@ from rich.text import Text
 
 from recmtl.cli.console import print_line, text_table, wide_console
 from recmtl.cli.parser import usage_errors
-from recmtl.cli.terminal import INTERRUPTED, end
+from recmtl.cli.terminal import end, interrupted_status
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.tuning.progress import TuningBar
 from recmtl.tuning.recipes import SearchedRecipe
@@ -42,8 +42,9 @@ def tune_command(arguments: Sequence[str]) -> int:
             tuning = run_tuning(
                 recipe, given.out, given.search, given.trials, given.jobs, given.pruner, given.seed, progress
             )
-    except KeyboardInterrupt:
-        return end("interrupted: the same command goes on with the next trial", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        why = f"{str(error) or 'interrupted'}: the same command goes on with the next trial"
+        return end(why, interrupted_status(error))
     print_tuning(tuning)
     return 0
 

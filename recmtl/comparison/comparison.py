@@ -16,7 +16,7 @@ from recmtl.comparison.jobs import RUNS_FOLDER, error_of, state_of
 from recmtl.comparison.tuned import TunedVariant
 from recmtl.errors import RunError
 from recmtl.evaluate import LOWER_IS_BETTER, monitors
-from recmtl.evaluate.measures import BinaryMeasure
+from recmtl.evaluate.metrics import grouped_metrics
 from recmtl.io.files import new_file
 from recmtl.runs.folder import RunFolder
 from recmtl.schema import Schema
@@ -192,7 +192,7 @@ class Comparison:
             return {}
         finished = next(path for path in map(self.path, self.grid) if state_of(path) == "finished")
         schema = RunFolder(finished).schema().schema
-        grouped = schema.group is not None or BinaryMeasure.grouped[0] in self.metrics
+        grouped = schema.group is not None or not grouped_metrics().isdisjoint(self.metrics)
         by_task = metrics_by_task(schema, metric, grouped, self._own)
         of_own = self.metrics.loc[self.metrics["task"].notna(), ["task", *self._own]] if self._own else self.metrics
         without = {(task, name) for name in self._own for task, v in of_own.groupby("task")[name] if v.isna().all()}

@@ -133,7 +133,7 @@ def seeds_difference(first: Sequence[float], second: Sequence[float], paired: bo
 
 
 def correct_p_values(frame: pd.DataFrame, comparisons: int) -> pd.DataFrame:
-    """Apply Holm's correction for so many possible comparisons to the tests made; mark significant differences.
+    """Apply Holm's correction for a number of possible comparisons; mark significant differences.
 
     Comparisons that were not tested count as p = 1.
     """

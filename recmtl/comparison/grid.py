@@ -141,11 +141,11 @@ class Grid:
         return runs
 
     def _baseline_runs(self, shared: Mapping[str, Any]) -> Iterator[GridRun]:
-        """Yield the runs of the baselines, which have the data of a recipe, its own metrics and their group."""
+        """Yield the runs of the baselines, which have the data of a recipe, its monitor, group and own metrics."""
         for entry in map(GridEntry.parse, self.baselines):
             named = json.loads(entry.option) if entry.option.startswith("{") else {"class_path": entry.option}
             variant, measured = Variant(entry.name, ""), shared["trainer"]["stopping"]
-            measured = {key: measured[key] for key in ("group", "metrics")}
+            measured = {key: measured[key] for key in ("monitor", "group", "metrics")}
             for seed in self._seeds:
                 recipe = {"data": shared["data"], "baseline": named, "seed": seed} | measured
                 yield GridRun(variant, seed, recipe)
@@ -166,7 +166,9 @@ def _dotted(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def with_seed(recipe: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Return a recipe with another seed for the run, and for the balancer if it has one."""
+    """Return a recipe with another seed for the run, and for the balancer if it has one; or that of a baseline."""
+    if "baseline" in recipe:
+        return recipe | {"seed": seed}
     run, options = recipe["trainer"]["run"] | {"seed": seed}, recipe["balancer"].get("init_args") or {}
     balancer = recipe["balancer"] | ({"init_args": options | {"seed": seed}} if "seed" in options else {})
     return recipe | {"balancer": balancer, "trainer": recipe["trainer"] | {"run": run}}

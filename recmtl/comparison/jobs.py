@@ -18,9 +18,9 @@ import yaml
 from recmtl.comparison.grid import GridRun
 from recmtl.comparison.progress import GridProgress, RunEnd
 from recmtl.errors import RunError
-from recmtl.io.files import new_file
+from recmtl.io.files import new_file, remove_partial
 from recmtl.io.machine import threads_variable
-from recmtl.io.processes import end_process, killed_by
+from recmtl.io.processes import deferred_signals, end_process, killed_by
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.recipe import differences, read_recipe
 from recmtl.recipe.trust import named_modules
@@ -74,7 +74,7 @@ def differs_in(run: GridRun, folder: Path, keys: Sequence[str]) -> bool:
 
 
 def _changes(run: GridRun, folder: Path) -> list[tuple[str, Any, Any]]:
-    """Return in what the recipe of a finished run differs from the one that it would be run with now."""
+    """Return the keys in which a finished run's recipe differs from its current one, with both values."""
     try:
         return list(differences(from_yaml(read_text(folder / RECIPE)), run.recipe))
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -148,10 +148,10 @@ class Job:
         last = next((line for line in reversed(lines) if line.strip()), silent)
         return last.strip().removeprefix("recmtl: ")
 
-    def stop(self) -> None:
-        """Terminate the process."""
-        self.process.terminate()
+    def stopped(self) -> None:
+        """Wait for the process, which was asked to end, and remove what it has left half written."""
         end_process(self.process, STOP_SECONDS)
+        remove_partial(self.folder)
 
 
 def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, ...], progress: GridProgress) -> None:
@@ -162,11 +162,14 @@ def run_jobs(runs: Sequence[GridRun], folder: Path, jobs: int, lock: tuple[int, 
             while waiting and len(running) < jobs:
                 run = waiting.popleft()
                 progress.start(run)
-                running.append(Job.start(run, folder / run.name, lock, jobs, progress.warn))
+                with deferred_signals():  # a process that is started is among those to be stopped
+                    running.append(Job.start(run, folder / run.name, lock, jobs, progress.warn))
             for job in [job for job in running if job.ended()]:
                 running.remove(job)
                 progress.finish(end_of(job.run, job.folder, time.monotonic() - job.started))
             time.sleep(POLL_SECONDS)
     finally:
         for job in running:
-            job.stop()
+            job.process.terminate()
+        for job in running:
+            job.stopped()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,19 @@ from recmtl.comparison.export import write_tables
 from recmtl.comparison.grid import Entry, Grid, GridRun, Variant
 from recmtl.comparison.jobs import RUNS_FOLDER, check_finished, differs_in, end_of, run_jobs, state_of
 from recmtl.comparison.progress import GridBar, GridProgress
-from recmtl.comparison.tuned import SEARCHES, Budget, TunedGrid, tune_runs
+from recmtl.comparison.tuned import SEARCHES, Budget, TunedGrid, is_searched, tune_runs
 from recmtl.data import PreparedData
 from recmtl.errors import DataError, RunError
 from recmtl.evaluate import own_metrics
 from recmtl.io.files import check_local, locked
-from recmtl.models.base import loss_options
+from recmtl.models.loss_options import loss_options
 from recmtl.recipe.data import open_data
+from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import instantiate
+from recmtl.recipe.recipe import check_recipes, data_options, instantiate
 from recmtl.runs.checkpoints import prune
 from recmtl.runs.folder import LOCK_FILE, RunFolder
-from recmtl.schema import Task
+from recmtl.schema import Schema, Task
 from recmtl.tuning.progress import TuningBar, TuningProgress
 
 
@@ -66,8 +68,9 @@ def compare(
         metric: The metric in the tables, for the tasks that have it; by default each task's main metric (AUC if
             binary).
         jobs: How many runs at once.
-        tuned: What each model and balancer is searched with before, on the validation rows: its runs have the best
-            options then, and are trained anew if more trials find others. ``None`` takes those of the recipe.
+        tuned: What each model and balancer, and each baseline, is searched with before, on the validation rows: its
+            runs have the best options then, and are trained anew if more trials find others. ``None`` takes those of
+            the recipe.
         progress: Whether to show progress.
 
     Raises:
@@ -84,7 +87,7 @@ def compare(
     parser, folder, found = recipe_parser("recmtl compare"), Path(out), None
     if tuned is not None:
         with TuningBar(progress) as searching:
-            found = tune_grid(parser, arguments, grid, folder, tuned, searching, jobs)
+            found = tune_grid(parser, arguments, grid, folder, tuned, searching, jobs, metric)
     with GridBar(progress) as bar:
         return run_grid(parser, arguments, grid, folder, bar, metric, jobs, found)
 
@@ -113,14 +116,13 @@ def run_grid(
     with locked(out / LOCK_FILE) as lock:
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
-        data = prepared(parser, arguments, progress, () if tuned is None else tuned.notes)
+        said = () if tuned is None else tuned.notes
+        config = parse_recipe(parser, arguments)
+        options = instantiate(parser, config).data if tuned is None else data_options(config)
+        data = prepared(options, progress, partial(check_grid, runs, metric), said)
         for sentence in baseline_notes(data.schema.schema.tasks) if len(nets) < len(runs) else ():
             progress.warn(sentence)
         comparison = Comparison(out, "test" if "test" in data.splits else "valid", runs, searched)
-        grouped = [run.recipe["trainer"]["stopping"]["group"] for run in nets] + [data.schema.schema.group]
-        given = [run.recipe["trainer"]["stopping"]["metrics"] for run in nets]
-        own = {metric.name for found in given for metrics in own_metrics(found).values() for metric in metrics}
-        metrics_by_task(data.schema.schema, metric, any(grouped), own)
         keys = {} if tuned is None else tuned.keys
         finished = keep_finished(comparison, data.fingerprint, keys, progress.warn)
         progress.begin(runs)
@@ -141,8 +143,9 @@ def tune_grid(
     budget: Budget,
     progress: TuningProgress,
     jobs: int = 1,
+    metric: str | None = None,
 ) -> TunedGrid:
-    """Search the options of each model and balancer of a grid by the same number of trials.
+    """Search the options of each model and balancer of a grid, and of each baseline, by the same number of trials.
 
     Raises:
         ValueError: The grid has learning rates, which the search is to find, or an option is out of range.
@@ -154,17 +157,33 @@ def tune_grid(
     with locked(out / LOCK_FILE) as lock:
         if lock is None:
             raise RunError(f"another process is using {str(out)!r}: wait for it, or give another `--out`")
-        check_searched(out)
-        return tune_runs(parser, arguments, grid.runs(parser, arguments), out, budget, jobs, progress)
+        runs = grid.runs(parser, arguments)
+        check_searched(out, {run.variant for run in runs if is_searched(run)})
+        return tune_runs(parser, arguments, runs, out, budget, jobs, progress, partial(check_grid, runs, metric))
 
 
-def check_searched(folder: Path) -> None:
-    """Check that no run of a comparison was finished with options that were not searched, before any search."""
+def check_grid(runs: Sequence[GridRun], metric: str | None, schema: Schema) -> None:
+    """Check that the runs of a grid can have a schema, and that tasks have the metric of the tables.
+
+    Raises:
+        ValueError: One cannot, or no task has it.
+    """
+    recipes = [run.recipe for run in runs if not run.variant.is_baseline]
+    check_recipes(recipes, schema)
+    stopping = [recipe["trainer"]["stopping"] for recipe in recipes]
+    grouped = any(one["group"] for one in stopping) or schema.group is not None
+    own = {m.name for one in stopping for metrics in own_metrics(one["metrics"]).values() for m in metrics}
+    metrics_by_task(schema, metric, grouped, own)
+
+
+def check_searched(folder: Path, searched: Collection[Variant]) -> None:
+    """Check, before any search, that no finished run of the variants to be searched has options that were not."""
     if not (folder / CONTENT).is_file():
         return
     found = Comparison.open(folder)
     for run in found.grid:
-        if not (run.variant.is_baseline or run.variant in found.tuned) and state_of(found.path(run)) == "finished":
+        untuned = run.variant in searched and run.variant not in found.tuned
+        if untuned and state_of(found.path(run)) == "finished":
             raise RunError(f"{str(folder)!r} holds runs whose options were not searched: give another `--out`")
 
 
@@ -230,7 +249,7 @@ def is_data_of(folder: Path, fingerprint: str) -> bool:
 
 def baseline_notes(tasks: Sequence[Task]) -> list[str]:
     """Return a sentence on each task whose loss has options that no baseline knows."""
-    unknown = {task.name: [o for o in loss_options(task) if o not in ("`weight`", "`weight_column`")] for task in tasks}
+    unknown = {task.name: [option for option in loss_options(task) if option != "`weight`"] for task in tasks}
     return [
         f"the baselines leave out the {' and '.join(options)} of task {name!r}"
         for name, options in unknown.items()
@@ -239,10 +258,13 @@ def baseline_notes(tasks: Sequence[Task]) -> list[str]:
 
 
 def prepared(
-    parser: ArgumentParser, arguments: Sequence[str], progress: GridProgress, said: Sequence[str] = ()
+    options: DataOptions,
+    progress: GridProgress,
+    check: Callable[[Schema], None],
+    said: Sequence[str] = (),
 ) -> PreparedData:
     """Open the data of all runs; raw files are prepared into the cache once. Notes that were said are not repeated."""
-    data = open_data(instantiate(parser, parse_recipe(parser, arguments)).data, progress.count_rows)
+    data = open_data(options, progress.count_rows, check)
     for note in data.notes:
         if note not in said:
             progress.warn(note)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,6 +14,7 @@ from recmtl.balance import FixedWeights
 from recmtl.comparison.comparison import Comparison
 from recmtl.comparison.differences import VARIANT, possible_pairs, variants_of
 from recmtl.comparison.grid import Variant
+from recmtl.errors import counted
 
 TIED = "‡"
 NO_VALUE = "–"
@@ -40,14 +42,38 @@ class ResultTable:
 def result_tables(comparison: Comparison, metric: str | None = None) -> list[ResultTable]:
     """Return the table of a comparison, with `FixedWeights` among searched balancers the differences to it.
 
-    If single-task training is among its models, the transfer table follows.
+    If single-task training is among its models, the transfer table follows. A model, baseline or balancer whose class
+    is that of no other is named by the class, and a note below the first table tells its options.
     """
     tables = [main_table(comparison, metric)]
     if comparison.has_tuned_weights:
         tables.append(fixed_weights_table(comparison, metric))
     if comparison.single:
         tables.append(transfer_table(comparison, comparison.single, metric))
-    return tables
+    classes = class_by_name(run.variant for run in comparison.grid)
+    first, *others = [_with_names(table, classes) for table in tables]
+    told = [f"{cls} is {name}" for name, cls in classes.items()]
+    return [replace(first, notes=[*first.notes, *([f"Options: {'; '.join(told)}."] if told else [])]), *others]
+
+
+def class_by_name(variants: Iterable[Variant]) -> dict[str, str]:
+    """Return the class of each name with options in which no other name among the models, or balancers, begins."""
+    models, balancers = zip(*dict.fromkeys((v.model, v.balancer) for v in variants), strict=True)
+    found: dict[str, str] = {}
+    for names in (dict.fromkeys(models), dict.fromkeys(balancers)):
+        classes = {name: name.partition("(")[0] for name in names}
+        counts = Counter(classes.values())
+        found |= {name: cls for name, cls in classes.items() if name != cls and counts[cls] == 1}
+    return found
+
+
+def _with_names(table: ResultTable, names: Mapping[str, str]) -> ResultTable:
+    """Return a table in which names are replaced."""
+    rows = [[cell._replace(text=names.get(cell.text, cell.text)) for cell in row] for row in table.rows]
+    notes = [*table.notes]
+    for name, other in names.items():
+        notes = [note.replace(name, other) for note in notes]
+    return replace(table, rows=rows, notes=notes)
 
 
 def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable:
@@ -60,7 +86,7 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
         of_variant = runs[[other == variant for other in variants_of(runs)]]
         values = [cells.get((variant, task), ResultCell(NO_VALUE)) for task in metrics]
         rows.append([*_key_cells(variant, runs), *values, *_cost_cells(of_variant), *_tuned_cells(comparison, variant)])
-    level = f"at 95 % (Holm, {_plural(possible_pairs(means), 'pair')} of variants)"
+    level = f"at 95 % (Holm, {counted(possible_pairs(means), 'pair')} of variants)"
     untuned = _untuned(comparison)
     notes = [
         f"Mean ± standard deviation over the seeds, on the {comparison.split} rows. Bold: best. {TIED}: not "
@@ -82,7 +108,7 @@ def main_table(comparison: Comparison, metric: str | None = None) -> ResultTable
 def fixed_weights_table(comparison: Comparison, metric: str | None = None) -> ResultTable:
     """Return the difference of each balancer to `FixedWeights` with the same model, task by task."""
     tests = comparison.differences(metric, FIXED)
-    counts, lower = _plural(int(tests["p"].notna().sum()), "comparison"), comparison.lower_is_better
+    counts, lower = counted(int(tests["p"].notna().sum()), "comparison"), comparison.lower_is_better
     notes = [
         f"Difference to {FIXED}, whose task weights were found by as many trials, on the {comparison.split} rows, with "
         f"uncorrected 95 % intervals. Bold: significant at 95 % ({_tests(_metrics_of(tests))}; Holm's correction over "
@@ -104,7 +130,7 @@ def _gains(task: str, tests: pd.DataFrame, counts: str, lower: Collection[str]) 
     ]
     rest = len(tests) - len(better) - len(worse)
     return (
-        f"{task}: against {FIXED}, {' and '.join(said)}; {_plural(rest, 'variant')} not significantly different, at "
+        f"{task}: against {FIXED}, {' and '.join(said)}; {counted(rest, 'variant')} not significantly different, at "
         f"95 % (Holm, {counts})."
     )
 
@@ -112,7 +138,7 @@ def _gains(task: str, tests: pd.DataFrame, counts: str, lower: Collection[str]) 
 def transfer_table(comparison: Comparison, single: str, metric: str | None = None) -> ResultTable:
     """Return the difference of each variant to single-task training, task by task."""
     tests = comparison.differences(metric, single)
-    level, lower = f"at 95 % (Holm, {_plural(int(tests['p'].notna().sum()), 'comparison')})", comparison.lower_is_better
+    level, lower = f"at 95 % (Holm, {counted(int(tests['p'].notna().sum()), 'comparison')})", comparison.lower_is_better
     notes = [
         f"Difference to {single} on the {comparison.split} rows, with uncorrected 95 % intervals. Bold: significant at "
         f"95 % ({_tests(_metrics_of(tests))}; Holm's correction over all comparisons).{_untuned(comparison)}",
@@ -160,10 +186,10 @@ def _conclusion(task: str, means: pd.DataFrame, tests: pd.DataFrame, level: str)
     if not worse:
         return f"{task}: no variant differs significantly from the best, {best[0]}, {level}."
     if not tied:
-        return f"{task}: {best[0]} is significantly better than {_plural(worse, 'other variant')}, {level}."
+        return f"{task}: {best[0]} is significantly better than {counted(worse, 'other variant')}, {level}."
     return (
-        f"{task}: {_plural(tied, 'variant')} not significantly different from the best, {best[0]}; "
-        f"{_plural(worse, 'variant')} significantly worse, {level}."
+        f"{task}: {counted(tied, 'variant')} not significantly different from the best, {best[0]}; "
+        f"{counted(worse, 'variant')} significantly worse, {level}."
     )
 
 
@@ -175,16 +201,23 @@ def _why_untested(means: pd.DataFrame) -> str:
 
 
 def _transfer(task: str, tests: pd.DataFrame, level: str, lower: Collection[str]) -> str:
-    """Return the variants with negative and with positive transfer; of baselines there is none."""
-    tests = tests[tests["balancer"] != ""]
-    better, worse = _signs(tests, lower)
+    """Return the variants with negative and with positive transfer, and the baselines that differ, which have none."""
+    if tests["p"].isna().all():
+        return f"{task}: not tested against single-task training."
+    is_net = tests["balancer"] != ""
+    nets, baselines = tests[is_net], tests[~is_net]
+    variant = "variant" if is_net.all() else "net" if is_net.any() else "baseline"
+    better, worse = _signs(nets, lower)
     found = {"negative": ", ".join(worse), "positive": ", ".join(better)}
     parts = [f"{sign} transfer with {variants}" for sign, variants in found.items() if variants]
-    rest = int((~tests["apart"]).sum())
-    if not parts:
-        return f"{task}: no variant differs significantly from single-task training, {level}."
-    if rest:
-        parts.append(f"{_plural(rest, 'variant')} not significantly different from single-task training")
+    rest = int((~nets["apart"]).sum())
+    if rest and parts:
+        parts.append(f"{counted(rest, variant)} not significantly different from single-task training")
+    better, worse = _signs(baselines, lower)
+    beside = {"better": ", ".join(better), "worse": ", ".join(worse)}
+    if not parts and (rest or not better + worse):
+        parts = [f"no {variant} differs significantly from single-task training"]
+    parts += [f"{names} significantly {side} than single-task training" for side, names in beside.items() if names]
     return f"{task}: {'; '.join(parts)}, {level}."
 
 
@@ -204,9 +237,9 @@ def _tuned_cells(comparison: Comparison, variant: Variant) -> list[ResultCell]:
 
 
 def _untuned(comparison: Comparison) -> str:
-    """Return a sentence that names the baselines beside searched variants; nothing if there are none."""
+    """Return a sentence that names the baselines beside searched variants that were not; nothing if there are none."""
     variants = dict.fromkeys(run.variant for run in comparison.grid) if comparison.tuned else ()
-    names = [variant.model for variant in variants if variant.is_baseline]
+    names = [variant.model for variant in variants if variant.is_baseline and variant not in comparison.tuned]
     return f" Untuned: {', '.join(names)}." if names else ""
 
 
@@ -220,14 +253,14 @@ def _tuned_notes(comparison: Comparison) -> Iterator[str]:
     said = f"{_span([each.trials for each in found])} trials each" + (f" ({'; '.join(ended)})" if ended else "")
     yield f"Options: the best of a search on the validation rows, {said}; the seeds were trained with them."
     if _untuned(comparison):
-        yield "Baselines have the options that they were given, which were not searched."
+        yield "Untuned baselines have the options that they were given."
     for variant, result in comparison.tuned.items():
         if result.error:
             yield f"Left out: {variant}: {result.error}"
 
 
 def _span(counts: Sequence[int]) -> str:
-    """Return the lowest and the highest of numbers, or the one that all are."""
+    """Return the range of numbers as text, or the number if all are equal."""
     low, high = min(counts), max(counts)
     return str(low) if low == high else f"{low} to {high}"
 
@@ -250,7 +283,7 @@ def _failures(runs: pd.DataFrame) -> Iterator[str]:
         yield f"Failed: {variant}, seed {run.seed}: {run.error}"
     unfinished = int((runs["state"] == "unfinished").sum())
     if unfinished:
-        yield f"{_plural(unfinished, 'run')} not finished."
+        yield f"{counted(unfinished, 'run')} not finished."
 
 
 def _by_variant(frame: pd.DataFrame) -> Iterator[tuple[Variant, Any]]:
@@ -289,7 +322,3 @@ def _difference(row: Any) -> str:
     if math.isnan(row.estimate):
         return NO_VALUE
     return f"{row.estimate:+.4f} [{row.low:+.4f}, {row.high:+.4f}]".replace("-", "−")
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

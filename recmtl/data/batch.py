@@ -28,8 +28,8 @@ class Batch:
         lists: The ids of each multi-valued feature, in the order of the features.
         task_weights: float32 ``[B, columns]``, the weights of single tasks' rows, in the order of the schema's
             `task_weights`; ``None`` if no task has any.
-        groups: int32 ``[B]``, the number of each row's group, whose rows stand one after the other; ``None`` if the
-            batch was not cut between groups.
+        groups: int32 ``[B]``, the number of each row's group; the rows of a group are consecutive. ``None`` if groups
+            were not kept together.
         largest_group: The most rows of a group in any batch, where there are `groups`.
     """
 

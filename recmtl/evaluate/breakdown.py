@@ -13,7 +13,7 @@ DECILES = 10
 
 
 def class_table(scores: Scores) -> pd.DataFrame:
-    r"""Return how well each class of a multi-class task is told from the others.
+    r"""Return how well each class of a multi-class task is separated from the others.
 
     A row is predicted to be of its most probable class, the first of equal ones. With row weights $w$, recall is
     $\sum w\,[y = c,\, \hat y = c] / \sum w\,[y = c]$, precision the same over $\sum w\,[\hat y = c]$.

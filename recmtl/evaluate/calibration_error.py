@@ -10,6 +10,7 @@ from scipy import sparse
 
 from recmtl.evaluate.binary import CALIBRATION_BINS, SortedScores
 from recmtl.evaluate.confidence import check_level
+from recmtl.evaluate.measures.multiclass import top_class
 from recmtl.evaluate.scores import Floats, Scores
 
 SIMULATIONS, SEED = 4000, 0  # of gaps: their noise, the same for all scores
@@ -46,21 +47,23 @@ def calibration_error(scores: Scores, level: float = 0.95, bins: int = CALIBRATI
     2.5 % of errors. Noise adds least to gaps that are alike, so the upper end takes all $|\gamma_b|$ as equal. It adds
     most where many are 0, so the lower end takes as 0 all gaps but those of at least two standard deviations.
 
+    Of a multi-class task it is the error of the highest probability of each row, by `top_class`.
+
     Args:
-        scores: The rows of a binary task, with probabilities.
+        scores: The rows of a binary or a multi-class task, with probabilities.
         level: The confidence level.
         bins: The number of bins.
 
     Returns:
-        ``None`` without rows, or if they have probabilities of several classes.
+        ``None`` without rows.
 
     Raises:
         ValueError: `level` is not between 0 and 1.
     """
     check_level(level)
-    if not len(scores) or scores.predictions.ndim > 1:
+    if not len(scores):
         return None
-    weight, gaps, covariance = gap_moments(scores, bins)
+    weight, gaps, covariance = gap_moments(top_class(scores) if scores.task.has_classes else scores, bins)
     found, variance = float(weight @ np.abs(gaps)), np.diag(covariance)
     values, vectors = np.linalg.eigh(covariance)
     draws = np.random.default_rng(SEED).normal(size=(SIMULATIONS, len(gaps)))

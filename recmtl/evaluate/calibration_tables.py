@@ -13,10 +13,11 @@ from recmtl.errors import SchemaError
 from recmtl.evaluate.calibration_error import calibration_error
 from recmtl.evaluate.confidence import t_quantile
 from recmtl.evaluate.measures import MEASURES
+from recmtl.evaluate.measures.multiclass import top_class
 from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
-from recmtl.evaluate.slices import MOST_SLICES, FeatureValues, distinct_texts, range_names
+from recmtl.evaluate.slices import FEW_POSITIVES, MOST_SLICES, FeatureValues, distinct_texts, range_names
 from recmtl.io.spellings import TICKS
 from recmtl.schema.unix_time import unix_unit
 
@@ -26,7 +27,9 @@ LEVEL = 0.95
 
 
 def calibration_table(predictions: Predictions) -> pd.DataFrame:
-    """Return how well each binary task is calibrated: as the model predicts it and, if it is, calibrated.
+    """Return how well each task with probabilities is calibrated: as the model predicts it and, if it is, calibrated.
+
+    Of a multi-class task it is the highest probability of each row, beside the share of rows that are of that class.
 
     Rows on which the calibration was fitted flatter it: take test rows.
 
@@ -38,11 +41,12 @@ def calibration_table(predictions: Predictions) -> pd.DataFrame:
     before, after = predictions.before_calibration(), predictions if predictions.uncalibrated else None
     rows = []
     for stage, found in zip(STAGES, (before, after), strict=True):
-        for scores in calibratable(found) if found else ():
+        for scores in with_probabilities(found) if found else ():
             error = calibration_error(scores)
             ends = (error.ece, error.low, error.high, error.noise) if error else (np.nan,) * 4
             logloss = metrics_of(scores, names=["logloss"]).values["logloss"]
-            rows.append((scores.task.name, stage, len(scores), *means(scores), *ends, logloss))
+            shown = top_class(scores) if scores.task.has_classes else scores
+            rows.append((scores.task.name, stage, len(scores), *means(shown), *ends, logloss))
     columns = ["task", "stage", "rows", "predicted", "observed", "ece", "low", "high", "noise", "logloss"]
     frame = pd.DataFrame(rows, columns=columns)
     order = list(dict.fromkeys(frame["task"]))
@@ -55,12 +59,14 @@ def calibration_by_slice(predictions: Predictions, values: FeatureValues, most: 
     Returns:
         A row for each task and value with the columns `task`, `value`, `rows`, `positives`, `predicted` and `observed`
         (weighted means), and `calibration`, the one over the other, with its interval `low` to `high` (see
-        `calibration_interval`). The value furthest from 1 comes first, those without an interval last.
+        `calibration_interval`). The value furthest from 1 comes first, those with fewer than 10 positives or without an
+        interval last.
     """
     parts = ((value, predictions.select(mask)) for value, mask in values.parts(most))
     frame = _ratio_table(parts, "value")
     far = np.log(frame["calibration"].where(frame["low"].notna())).abs()
-    frame = frame.assign(far=far).sort_values("far", ascending=False, kind="stable").drop(columns="far")
+    frame = frame.assign(few=frame["positives"] < FEW_POSITIVES, far=-far)
+    frame = frame.sort_values(["few", "far"], kind="stable").drop(columns=["few", "far"])
     order = [task.name for task in predictions.schema.reported_tasks]
     return frame.sort_values("task", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
 
@@ -117,11 +123,11 @@ def calibration_interval(scores: Scores, level: float = LEVEL) -> tuple[float, f
     return ratio, ratio * float(np.exp(-spread)), ratio * float(np.exp(spread))
 
 
-def calibratable(predictions: Predictions) -> Iterator[Scores]:
-    """Yield the scores of the binary tasks whose rows have probabilities."""
+def with_probabilities(predictions: Predictions) -> Iterator[Scores]:
+    """Yield the scores of the binary and multi-class tasks whose rows all have probabilities."""
     for scores in predictions.scores().values():
-        valid = MEASURES[scores.task.kind].is_valid(scores.predictions)
-        if scores.task.kind == "binary" and len(scores) and valid.all():
+        probable = "ece" in MEASURES[scores.task.kind].metrics
+        if probable and len(scores) and MEASURES[scores.task.kind].is_valid(scores.predictions).all():
             yield scores
 
 
@@ -135,7 +141,8 @@ def _ratio_table(parts: Iterator[tuple[str, Predictions]], what: str) -> pd.Data
     rows = [
         (scores.task.name, name, len(scores), scores.positives, *means(scores), *calibration_interval(scores))
         for name, part in parts
-        for scores in calibratable(part)
+        for scores in with_probabilities(part)
+        if not scores.task.has_classes
     ]
     columns = ["task", what, "rows", "positives", "predicted", "observed", "calibration", "low", "high"]
     frame = pd.DataFrame(rows, columns=columns)

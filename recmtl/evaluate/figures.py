@@ -319,7 +319,7 @@ def _ink() -> str:
 
 
 def _finish(axes: Axes, fewest: int = 2, **legend: Any) -> Axes:
-    """Add a grid and, for at least so many lines, a legend."""
+    """Add a grid and, from a minimum number of lines on, a legend."""
     axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()

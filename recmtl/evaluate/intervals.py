@@ -13,6 +13,7 @@ from recmtl.evaluate.confidence import check_level, t_quantile
 from recmtl.evaluate.delong import Clusters, DeLongComponents
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import INFLATED, measure_of, select_metrics, unmeasurable
+from recmtl.evaluate.ranking import K
 from recmtl.evaluate.scores import Floats, Scores
 
 DRAWS = 200  # default number of bootstrap draws
@@ -68,7 +69,12 @@ def auc_interval(scores: Scores, level: float = 0.95) -> Interval | None:
 
 
 def bootstrap_intervals(
-    scores: Scores, names: Collection[str] | None = None, draws: int = 1000, seed: int = 0, level: float = 0.95
+    scores: Scores,
+    names: Collection[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    k: int = K,
 ) -> dict[str, Interval]:
     """Return bootstrap intervals of metrics, drawing groups (without groups, rows) with replacement.
 
@@ -85,6 +91,7 @@ def bootstrap_intervals(
         draws: The number of draws.
         seed: The seed of the draws.
         level: The confidence level.
+        k: The cutoff of NDCG and recall.
 
     Returns:
         The intervals of the defined metrics; none if fewer than two clusters have positives or negatives.
@@ -93,13 +100,13 @@ def bootstrap_intervals(
         ValueError: `level` is not between 0 and 1, or `draws` is below 2.
     """
     check_level(level)
-    wanted = select_metrics(scores, names)
+    wanted = select_metrics(scores, names, k)
     blocked = unmeasurable(scores, wanted)
     measured = [name for name in wanted if name not in blocked and name not in INFLATED]
     count = MEASURES[scores.task.kind].effective_clusters(scores)
     if not measured or count < 2:
         return {}
-    estimates, drawn = bootstrap(scores, measured, draws, seed)
+    estimates, drawn = bootstrap(scores, measured, draws, seed, k)
     tail = float(special.ndtr(-t_quantile(level, count - 1) * (count / (count - 1)) ** 0.5))
     intervals = {}
     for name, values in zip(measured, drawn.T, strict=True):
@@ -111,34 +118,37 @@ def bootstrap_intervals(
 
 
 def intervals_of(
-    scores: Scores, names: Collection[str] | None = None, draws: int = DRAWS, level: float = 0.95
+    scores: Scores, names: Collection[str] | None = None, draws: int = DRAWS, level: float = 0.95, k: int = K
 ) -> dict[str, Interval]:
     """Return the interval of each metric: `auc_interval` for the AUC, `bootstrap_intervals` for the others.
 
-    That of the expected calibration error (`ece`) is by `calibration_error`: it is the interval of the true error, from
-    which the noise is taken out that the estimate has in it, so it may lie below the estimate.
+    The interval of the expected calibration error (`ece`) is from `calibration_error`: it is that of the true error,
+    without the noise in the estimate, so it may lie below the estimate.
 
     Args:
         scores: The rows.
         names: The metrics; ``None`` takes all that the task has.
         draws: The number of bootstrap draws; 0 leaves out bootstrap intervals.
         level: The confidence level.
+        k: The cutoff of NDCG and recall.
     """
-    wanted = select_metrics(scores, names)
+    wanted = select_metrics(scores, names, k)
     drawn = [name for name in wanted if name != "auc"]
-    intervals = bootstrap_intervals(scores, drawn, draws, level=level) if draws and drawn else {}
+    intervals = bootstrap_intervals(scores, drawn, draws, level=level, k=k) if draws and drawn else {}
     delong = auc_interval(scores, level) if "auc" in wanted else None
     error = calibration_error(scores, level) if "ece" in wanted and "ece" not in unmeasurable(scores, ["ece"]) else None
     closed = {"ece": Interval(error.ece, error.low, error.high, level)} if error else {}
     return {**({"auc": delong} if delong else {}), **intervals, **closed}
 
 
-def bootstrap(scores: Scores, names: Collection[str], draws: int, seed: int) -> tuple[dict[str, float], Floats]:
+def bootstrap(
+    scores: Scores, names: Collection[str], draws: int, seed: int, k: int = K
+) -> tuple[dict[str, float], Floats]:
     """Return metrics and their bootstrap draws ``[draws, names]``; the same seed and clusters give the same draws."""
     if draws < 2:
         raise ValueError(f"`draws` must be at least 2, got {draws}")
     _, count = scores.clusters
-    measure, rng = measure_of(scores, list(names)), np.random.default_rng(seed)
+    measure, rng = measure_of(scores, list(names), k), np.random.default_rng(seed)
     drawn = np.empty((draws, len(names)))
     for row in drawn:
         times = np.bincount(rng.integers(count, size=count), minlength=count).astype(np.float64)

@@ -57,6 +57,11 @@ def metric_names(kind: str, grouped: bool, k: int = K) -> tuple[str, ...]:
     return measure.metrics + (tuple(name.format(k=k) for name in measure.grouped) if grouped else ())
 
 
+def grouped_metrics(k: int = K) -> frozenset[str]:
+    """Return the metrics of rows with groups, of all kinds of tasks."""
+    return frozenset(name.format(k=k) for measure in MEASURES.values() for name in measure.grouped)
+
+
 def check_own(metrics: OwnMetrics, tasks: Sequence[Task]) -> None:
     """Check that own metrics belong to tasks, and have no name of recmtl's.
 
@@ -84,7 +89,8 @@ class Metrics:
         capped: The rows in which a rate of a funnel was lowered, as a step was likelier than the one before it;
             ``None`` for a rate that cannot be.
         groups: The number of groups; ``None`` without grouped metrics.
-        groups_left_out: The number of groups with one class alone, which are left out of grouped metrics.
+        groups_left_out: The number of groups with one class alone, or of equal amounts, which are left out of grouped
+            metrics.
     """
 
     values: dict[str, float | None]
@@ -107,8 +113,8 @@ def metrics_of(scores: Scores, k: int = K, names: Collection[str] | None = None)
 
     Binary tasks: AUC and average precision (`pr_auc`), exact and with correct ties; log-loss; normalised entropy
     (`ne`); `calibration`, the mean prediction over the mean label; `ece`, the expected calibration error in 15 bins of
-    equal weight. With groups also `gauc`, `ndcg@k` and `recall@k`, see `by_group`. Regression: `mae`, `rmse` and `r2`.
-    Other kinds: see their measure in `recmtl.evaluate.measures`.
+    equal weight. With groups also `gauc`, `ndcg@k` and `recall@k`, see `by_group`, of amounts `ndcg@k`. Regression:
+    `mae`, `rmse` and `r2`. Other kinds: see their measure in `recmtl.evaluate.measures`.
     A row of weight w counts like w rows. Metrics of the user's own, in `scores.own`, come last.
 
     Args:

@@ -65,7 +65,9 @@ class OwnMetric:
         arrays = [array if array is None else _read_only(array) for array in (predictions, labels, weight, groups)]
         try:
             value: Any = self.function(*arrays)  # type: ignore[arg-type]
-        except Exception as error:  # whatever a user's function raises
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever a user's function raises, also SystemExit
             return np.nan, f"{self.name} raised {type(error).__name__}: {' '.join(str(error).split())}"
         if not isinstance(value, Real) and not (isinstance(value, np.ndarray) and value.ndim == 0):
             return np.nan, f"{self.name} must return a number, got {shown(value)}"

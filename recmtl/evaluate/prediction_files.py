@@ -58,7 +58,7 @@ def _read_columns(source: Source, schema: Schema, group: str | None) -> pa.Table
 
 
 def _with_ids(batch: pa.RecordBatch, ids: Collection[str], source: str) -> pa.RecordBatch:
-    """Return rows whose keys and groups are text or integers; one that is none, or not exact, raises `DataError`."""
+    """Return rows with keys and groups as text or integers; raise a `DataError` for other types and inexact numbers."""
     for name in ids:
         column = batch.column(name)
         if pa.types.is_nested(column.type):
@@ -81,7 +81,7 @@ def _weighted(table: pa.Table) -> pa.Table:
 
 
 def _check_memory(source: Source, columns: int) -> None:
-    """Check that the columns to read fit into memory: rows that are alike take next to nothing in a file."""
+    """Check that the columns to read fit into memory: rows that are alike take little room in a file."""
     size, free = (source.rows or 0) * columns * FLOAT_BYTES, available_memory()
     if size > free:
         raise DataError(f"{source.name} cannot be read: its rows need at least {size:,} bytes, but {free:,} are free")

@@ -118,7 +118,7 @@ class Predictions:
         return {task: metrics_of(of_task, k, names) for task, of_task in self.needed(names).scores().items()}
 
     def needed(self, names: Collection[str] | None) -> Predictions:
-        """Return what metrics need, those named or all: without groups, nobody has to number these."""
+        """Return the scores for metrics, named ones or all; groups are numbered only for those that use them."""
         ungrouped = {name for kind in MEASURES.values() for name in kind.metrics}
         return replace(self, keys=pa.table({})) if names is not None and ungrouped.issuperset(names) else self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recmtl.evaluate.binary import block_starts, block_sums
@@ -12,10 +13,11 @@ K = 10  # default of NDCG@k and recall@k
 
 
 def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.DataFrame:
-    """Measure each group of a binary task: AUC, NDCG@k and recall@k.
+    """Measure each group of a binary task by AUC, NDCG@k and recall@k, or of amounts by NDCG@k.
 
-    In a group with one class alone all three are undefined. Tied predictions count with the mean over all their orders
-    (McSherry & Najork 2008), so a constant predictor scores like chance.
+    The gain of a row in NDCG is its label, and the discount is log2(1 + place). In a group with one class alone, or of
+    equal amounts, all are undefined. Tied predictions count with the mean over all their orders (McSherry & Najork
+    2008), so a constant predictor scores like chance.
 
     A row's weight weights its pairs in the AUC, and its gain in NDCG and recall. There a row takes one place of the
     list; a row of a thinned file takes those of all the rows it stands for.
@@ -30,48 +32,59 @@ def by_group(scores: Scores, k: int = K, order: Integers | None = None) -> pd.Da
 
     Returns:
         A row for each group, in ascending order, with the columns `rows`, `weight` (of all its rows), `positives`
-        (their number), `gain` (their mean weight), `auc`, `ndcg` and `recall`.
+        (their number), `gain` (their mean weight), `auc`, `ndcg` and `recall`; of amounts `rows`, `weight`, `labels`
+        (their sum), `gain` (the mean weight, by label) and `ndcg`.
 
     Raises:
-        ValueError: The rows have no groups, or k is below 1.
+        ValueError: The rows have no groups, the task is neither binary nor an amount, or k is below 1.
     """
     if scores.groups is None:
         raise ValueError("metrics by group need `groups`, got rows without")
+    if scores.task.kind not in ("binary", "amount"):
+        raise ValueError(f"metrics by group are of binary tasks and amounts, got one of kind {scores.task.kind!r}")
     if k < 1:
         raise ValueError(f"`k` must be at least 1, got {k}")
+    binary = scores.task.kind == "binary"
     order = np.argsort(scores.predictions) if order is None else order
     order = order[np.argsort(scores.groups[order], kind="stable")]
     groups, labels = scores.groups[order], scores.labels[order]
     weight = np.ones(len(order)) if scores.weight is None else scores.weight[order]
     ties = block_starts(groups, scores.predictions[order])  # [T], T pairs of a group and a distinct prediction
     starts = block_starts(groups[ties])  # [G], in ties
-    gains, shown = block_sums(weight * labels, ties), block_sums(weight, ties)
+    gains = block_sums(weight * labels, ties)
     taken = np.ones(len(order)) if scores.sampling_weight is None else scores.sampling_weight[order]
     places = block_sums(taken, ties)
+    firsts = ties[starts]  # [G], in rows
+    rows, total = np.diff(firsts, append=len(order)), block_sums(labels, firsts)
+    shown, gain = block_sums(weight, firsts), block_sums(gains, starts)
+    mixed = (total > 0) & (total < rows) if binary else _differ(labels, firsts, rows)
+    hard = binary and not scores.soft
     frame = pd.DataFrame(
         {
-            "rows": np.diff(ties[starts], append=len(order)),
-            "weight": block_sums(shown, starts),
-            "positives": block_sums(labels, ties[starts]).astype(np.float64 if scores.soft else np.int64),
+            "rows": rows,
+            "weight": shown,
+            "positives" if binary else "labels": total.astype(np.int64) if hard else total,
+            "gain": np.divide(gain, total, out=np.zeros(len(total)), where=total > 0),
         },
-        index=pd.Index(groups[ties[starts]], name="group"),
+        index=pd.Index(groups[firsts], name="group"),
     )
-    mixed = ((frame.positives > 0) & (frame.positives < frame.rows)).to_numpy()
-    gain = block_sums(gains, starts)
-    hard = scores.weight is None and not scores.soft
-    best = _ideal_dcg(labels, weight * labels, taken, block_starts(groups), k, hard)
+    best = _ideal_dcg(labels, weight * labels, taken, firsts, k, hard and scores.weight is None)
     first, last = _places(places, starts, k)
     span = np.maximum(places, np.finfo(float).tiny)
     dcg = block_sums(gains * (_discounted(last, k) - _discounted(first, k)) / span, starts)
-    found = block_sums(gains * (last - first) / span, starts)
-    for name, part, whole in (
-        ("auc", _won(gains, shown - gains, starts), gain * (frame.weight.to_numpy() - gain)),
-        ("ndcg", dcg, best),
-        ("recall", found, gain),
-    ):
+    quotients = {"ndcg": (dcg, best)}
+    if binary:
+        found = block_sums(gains * (last - first) / span, starts)
+        won = _won(gains, block_sums(weight, ties) - gains, starts)
+        quotients = {"auc": (won, gain * (shown - gain)), **quotients, "recall": (found, gain)}
+    for name, (part, whole) in quotients.items():
         frame[name] = np.divide(part, whole, out=np.full(len(frame), np.nan), where=mixed)
-    frame.insert(3, "gain", np.divide(gain, frame.positives, out=np.zeros(len(frame)), where=frame.positives > 0))
     return frame
+
+
+def _differ(labels: Floats, starts: Integers, rows: Integers) -> npt.NDArray[np.bool_]:
+    """Return which groups have labels that differ ``[G]``, from where they start and their numbers of rows."""
+    return block_sums((labels != np.repeat(labels[starts], rows)).astype(np.float64), starts) > 0
 
 
 def _won(positives: Floats, negatives: Floats, starts: Integers) -> Floats:
@@ -102,7 +115,7 @@ def _discounted(places: Floats, k: int) -> Floats:
 
 
 def _ideal_dcg(labels: Floats, gains: Floats, taken: Floats, starts: Integers, k: int, unweighted: bool) -> Floats:
-    """Return the best DCG of each group ``[G]``: positives first, in descending order of their gains per place."""
+    """Return the best DCG of each group ``[G]``: rows in descending order of their gains per place."""
     if unweighted:
         return _discounted(block_sums(labels, starts), k)
     group = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(labels)))
@@ -117,16 +130,18 @@ def _ideal_dcg(labels: Floats, gains: Floats, taken: Floats, starts: Integers, k
 
 
 class Averages:
-    """Averages of grouped metrics over the groups with both classes.
+    """Averages of grouped metrics over the groups with both classes, or with different amounts.
 
-    AUC is weighted by impressions (the weight of a group's rows), NDCG and recall by the mean weight of its positives,
-    so groups of unweighted rows count alike. `groups` is the result of `by_group`.
+    AUC is weighted by impressions (the weight of a group's rows), NDCG and recall by the mean weight of its positives
+    (of amounts: the mean weight, by label), so groups of unweighted rows count alike. `groups` is the result of
+    `by_group`.
     """
 
     def __init__(self, groups: pd.DataFrame, k: int = K) -> None:
-        mixed = groups.auc.notna().to_numpy()
+        mixed = groups.ndcg.notna().to_numpy()
         self.groups, self.left_out = len(mixed), int((~mixed).sum())
         columns = {"gauc": ("auc", "weight"), f"ndcg@{k}": ("ndcg", "gain"), f"recall@{k}": ("recall", "gain")}
+        columns = {name: pair for name, pair in columns.items() if pair[0] in groups}
         self._shares = {name: np.where(mixed, groups[share], 0.0) for name, (_, share) in columns.items()}  # [G] each
         self._values = {name: np.where(mixed, groups[value], 0.0) for name, (value, _) in columns.items()}
 

@@ -58,20 +58,6 @@ class Scores:
         """The number of positives, to which soft labels add up."""
         return round(float(self.labels.sum()))
 
-    def split_soft(self) -> Scores:
-        """Return each row with a soft label as two: a positive and a negative, with parts of its weight."""
-        if not self.soft:
-            return self
-        halves, weight = np.tile(np.arange(len(self)), 2), np.ones(len(self)) if self.weight is None else self.weight
-        labels = np.repeat([1.0, 0.0], len(self))
-        return scores_of(
-            self.task,
-            labels,
-            self.predictions[halves],
-            np.concatenate([weight * self.labels, weight * (1 - self.labels)]),
-            None if self.groups is None else self.groups[halves],
-        )
-
     @cached_property
     def clusters(self) -> tuple[Integers, int]:
         """The cluster of each row ``[rows]`` and the number of clusters; clusters are the groups, or the rows.

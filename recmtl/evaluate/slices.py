@@ -102,7 +102,7 @@ class FeatureValues:
 
 
 def distinct_texts(numbers: Floats, digits: int) -> list[str]:
-    """Write distinct numbers with at least so many digits, and as many as tell them apart."""
+    """Format distinct numbers with a minimum of digits, or more if they would look the same."""
     texts = [f"{number:.{digits}g}" for number in numbers]
     return texts if len(set(texts)) == len(texts) or digits >= MOST_DIGITS else distinct_texts(numbers, digits + 1)
 

@@ -113,7 +113,7 @@ def sampling_weight_column(schema: Schema, table: pa.Table, source: str) -> Floa
 
 
 def check_task(task: Task, labels: Floats, values: Floats, source: str, condition: bool = False) -> None:
-    """Check labels and predictions of a task, ``[rows]`` or ``[rows, C]``, the latter where there is a label.
+    """Check the labels of a task ``[rows]``, and its predictions ``[rows]`` or ``[rows, C]`` of rows with a label.
 
     Args:
         task: The task.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from recmtl.balance.shared import SharedTensor
-from recmtl.data.columns.numeric import transformed
+from recmtl.data.columns.numeric import number_encoders
 from recmtl.schema import FittedSchema
 
 
@@ -294,5 +294,5 @@ def bin_edges(schema: FittedSchema, bins: int) -> list[Tensor]:
     found = []
     for feature in schema.numeric:
         edges = np.quantile(schema.quantiles[feature.name], np.linspace(0, 1, bins + 1), method="inverted_cdf")
-        found.append(torch.from_numpy(np.unique(transformed(edges, feature, schema).astype(np.float32))))
+        found.append(torch.from_numpy(np.unique(number_encoders(schema)[feature.name](edges).astype(np.float32))))
     return found

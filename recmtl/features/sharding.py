@@ -21,14 +21,14 @@ LARGE = 1_000_000  # elements of a table above which its rows may be spread, and
 MOST_ROWS = (1 << 31) - 1  # that an int32 id can address
 BLOCK = 1 << 16  # places whose rows are drawn by one generator
 ADVICE = (
-    "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`, or spread the table over the "
-    "processes of `torchrun` by `--trainer.shard_tables true`"
+    "give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`, or train by `torchrun` with "
+    "`--trainer.shard_tables true`, which spreads the table over the processes"
 )
 
 
 class _Sharding(NamedTuple):
     processes: ProcessGroup
-    spread: Callable[[int], bool]  # whether to spread a table of so many elements
+    spread: Callable[[int, int], bool]  # whether to spread a table of so many rows and a width
     storage: type[ShardedRows]
 
 
@@ -38,17 +38,17 @@ _SHARDING: ContextVar[_Sharding | None] = ContextVar("sharding", default=None)
 @contextmanager
 def sharded_tables(
     processes: ProcessGroup | None = None,
-    spread: Callable[[int], bool] = lambda elements: True,
+    spread: Callable[[int, int], bool] = lambda rows, width: True,
     storage: type[ShardedRows] = ShardedRows,
 ) -> Iterator[None]:
     """Spread the rows of large embedding tables over processes: for models that are built within the block.
 
-    Of a table of more than a million elements each process holds and draws its own rows alone. The numbers do not
-    depend on the number of processes, a single one draws the same. All processes build the same model.
+    Of a table of more than a million elements each process holds and draws its own rows alone. They are the rows that
+    such a table has which is whole, for any number of processes. All processes build the same model.
 
     Args:
         processes: The processes; ``None`` takes those of `torch.distributed`.
-        spread: Whether to spread such a table of so many elements; the same in all processes. By default it is.
+        spread: Whether to spread such a table, by its rows and width; the same in all processes. By default it is.
         storage: What holds and looks up the rows; `recmtl.features.TorchRecRows` does it by TorchRec.
 
     Example:
@@ -81,32 +81,48 @@ def new_rows(sizes: Mapping[str, int], rows: int, width: int) -> tuple[TableRows
         raise ValueError(
             f"a table can have at most {MOST_ROWS:,} rows, got {rows:,}: give some of {list(sizes)} another `width`"
         )
-    sharding = _SHARDING.get()
-    if sharding is None or rows * width <= LARGE or not sharding.spread(rows * width):
+    if rows * width <= LARGE:
         with _explained(sizes, rows, width, rows):
             return ReplicatedRows(), torch.randn(rows, width).mul_(INITIAL_STD)
-    processes = sharding.processes
-    seed = processes.broadcast_object(int(torch.randint(1 << 32, ())))
-    places = RowPlaces(rows, processes.size, processes.rank)
-    with _explained(sizes, rows, width, places.own):
-        weight = drawn_rows(seed, places, width)
-    if processes.size > 1:
-        return sharding.storage(rows, processes), weight
-    in_order = torch.empty_like(weight)
-    in_order[places.own_rows()] = weight
-    return ReplicatedRows(), in_order
+    sharding, seed = _SHARDING.get(), int(torch.randint(1 << 32, ()))
+    if sharding is None or sharding.processes.size == 1 or not sharding.spread(rows, width):
+        with _explained(sizes, rows, width, rows):
+            return ReplicatedRows(), whole_table(seed, rows, width)
+    storage = sharding.storage(rows, sharding.processes)
+    with _explained(sizes, rows, width, storage.places.own):
+        return storage, own_rows(sharding.processes.broadcast_object(seed), storage.places, width)
 
 
-def drawn_rows(seed: int, places: RowPlaces, width: int) -> Tensor:
-    """Draw this process's rows in the order of their places; each block of places has a generator of its own seed."""
+def whole_table(seed: int, rows: int, width: int) -> Tensor:
+    """Draw all rows of a table in the order of their ids."""
+    places, weight = RowPlaces(rows, 1, 0), torch.empty(rows, width)
+    for start, drawn in drawn_blocks(seed, places, width):
+        weight.index_copy_(0, places.own_rows(start, start + len(drawn)), drawn.to(weight))
+    return weight
+
+
+def own_rows(seed: int, places: RowPlaces, width: int) -> Tensor:
+    """Draw this process's rows of a table in the order of their places."""
     weight = torch.empty(places.own, width)
+    for start, drawn in drawn_blocks(seed, places, width):
+        weight[start : start + len(drawn)] = drawn
+    return weight
+
+
+def drawn_blocks(seed: int, places: RowPlaces, width: int) -> Iterator[tuple[int, Tensor]]:
+    """Draw this process's rows by blocks of places, each by a generator of its own seed.
+
+    Yields:
+        The place of the first row, counted from this process's first one, and the rows, valid until the next ones.
+    """
+    generator, room = torch.Generator(), torch.empty(min(BLOCK, places.rows), width, device="cpu")
     stop = places.start + places.own
     for block in range(places.start // BLOCK, -(-stop // BLOCK)):
-        generator = torch.Generator().manual_seed((seed + block) % (1 << 32))
-        drawn = torch.randn(min(BLOCK, places.rows - block * BLOCK), width, generator=generator).mul_(INITIAL_STD)
-        start, end = max(places.start, block * BLOCK), min(stop, (block + 1) * BLOCK)
-        weight[start - places.start : end - places.start] = drawn[start - block * BLOCK : end - block * BLOCK]
-    return weight
+        first, last = block * BLOCK, min((block + 1) * BLOCK, places.rows)
+        generator.manual_seed((seed + block) % (1 << 32))
+        drawn = room[: last - first].normal_(0, INITIAL_STD, generator=generator)
+        start = max(places.start, first)
+        yield start - places.start, drawn[start - first : min(stop, last) - first]
 
 
 @contextmanager

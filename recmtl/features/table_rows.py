@@ -50,6 +50,9 @@ class TableRows(ABC):
     An id counts from the table's first row, whatever the feature; `weight` is what this process has of the table.
     """
 
+    def check(self, weight: Tensor) -> None:  # noqa: B027
+        """Check that the rows of a weight can be looked up; before a training, as its type may change until then."""
+
     @abstractmethod
     def read(self, weight: Tensor, ids: Tensor) -> Tensor:
         """Return the rows of ids, ``[n]`` to ``[n, width]``."""

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import pyarrow as pa
 
-from recmtl.errors import DataError
+from recmtl.errors import DataError, counted
 
 INVALID_UTF8 = "\ufffd\ue000"  # replaces bytes that are not UTF-8, and occurs nowhere else
 REPLACE_INVALID = "recmtl.invalid_utf8"  # the error handler that replaces them
@@ -100,7 +100,7 @@ class CsvRecords:
     def wrong_width(self, line: int, record: Sequence[str]) -> str:
         """Return where a record is that has another number of values than the header, and how many."""
         expected, start = len(self.columns), self._start()
-        found = f"{self.name}, line {line}: {len(record)} columns, expected {expected}"
+        found = f"{self.name}, line {line}: {counted(len(record), 'column')}, expected {expected}"
         if self._escape is None and b'\\"' in start:
             return f"{found}; the file has quotes after a backslash: say {SAY_ESCAPE} if it escapes them"
         rows = [text.lstrip(b'"')[:1] for text in start.split(b"\n", 3)[1:3]]

@@ -113,6 +113,14 @@ def new_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove the files and folders that a killed process has left half written below a folder."""
+    for path in [*folder.rglob(".*.partial")]:
+        shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # a folder, which is gone
+            path.unlink()
+
+
 def fsync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to disk."""
     if sys.platform == "win32":  # which cannot sync a folder, or a file opened for reading

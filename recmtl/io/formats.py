@@ -221,7 +221,8 @@ def plain_array(array: pa.Array) -> pa.Array:
         ends = np.concatenate([[0], np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False))])
         elements = plain_array(pc.list_flatten(array))
         return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), elements, mask=array.is_null())
-    return array.cast(_without_views(array.type))
+    plain = _without_views(array.type)
+    return array if plain == array.type else array.cast(plain)
 
 
 def is_plain(kind: pa.DataType) -> bool:

@@ -58,7 +58,9 @@ def imported(path: str, what: str = "class") -> Any:
                 f"there is no module {error.name!r}, neither in the working directory {str(Path.cwd())!r} nor installed"
             ) from error
         raise UsageError(f"module {module!r} cannot be imported: {error}") from error
-    except Exception as error:  # whatever a user's module raises
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's module raises, also SystemExit
         raise UsageError(f"module {module!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(found, attribute):
         kind = type if what == "class" else object

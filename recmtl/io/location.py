@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -41,11 +42,25 @@ Wanted: TypeAlias = Callable[[Mapping[str, str | None], str], bool]
 
 @dataclass(frozen=True)
 class Location:
-    """A file, a folder or a glob in a filesystem; `prefix` is the part of its URI before the path."""
+    """A file, a folder or a glob in a filesystem.
+
+    Args:
+        path: The path.
+        filesystem: The filesystem.
+        prefix: The part of its URI before the path.
+        given: The path that was given, if another process has made it absolute.
+    """
 
     path: str
     filesystem: fs.FileSystem
     prefix: str = ""
+    given: str | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Make a path on disk absolute for another process, which may run in another folder."""
+        if not self.on_disk or os.path.isabs(self.path):
+            return vars(self)
+        return vars(self) | {"path": os.path.join(os.getcwd(), self.path), "given": self.path}
 
     @classmethod
     def of(cls, place: str | Path) -> Location:
@@ -68,7 +83,7 @@ class Location:
     @property
     def name(self) -> str:
         """The path or URI without options and credentials."""
-        return self.prefix + self.path
+        return self.prefix + (self.given or self.path)
 
     @property
     def on_disk(self) -> bool:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
-from recmtl.errors import UsageError
+from recmtl.errors import EXPECTED, ToldError, UsageError
+
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def end_process(process: subprocess.Popen[Any], seconds: float) -> None:
@@ -17,6 +23,28 @@ def end_process(process: subprocess.Popen[Any], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Let signals that end a command wait for the end of a block, such as one that starts a process and notes it.
+
+    Python delivers signals to the main thread: in others, this does nothing. Ignored signals stay ignored.
+    """
+    came: list[int] = []
+    before = {number: signal.getsignal(number) for number in ENDING}
+    deferred = {number: found for number, found in before.items() if callable(found)}
+    if threading.current_thread() is not threading.main_thread():
+        deferred = {}
+    for number in deferred:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, found in deferred.items():
+            signal.signal(number, found)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def killed_by(status: int) -> str | None:
@@ -64,3 +92,25 @@ def _launch_number(name: str, least: int) -> int | None:
 def refuse_launch(reason: str) -> NoReturn:
     """Raise the error of variables that ``torchrun`` would set otherwise."""
     raise UsageError(f"{reason}: start several processes with torchrun; to start one, unset RANK and WORLD_SIZE")
+
+
+@contextmanager
+def joined_on_error() -> Iterator[None]:
+    """Join the processes if an expected error, such as that of a wrong option, ends a block before they have met.
+
+    So an error of all is printed once, and that of one process ends the others. If they do not meet, each raises its
+    own.
+    """
+    try:
+        yield
+    except EXPECTED as error:
+        if launched() == 1:
+            raise
+        joined = import_module("recmtl.io.joining").joined  # which imports torch
+        try:
+            with joined():
+                raise
+        except ToldError:
+            raise
+        except Exception:
+            raise error from error.__cause__

@@ -16,11 +16,14 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from recmtl import errors
+from recmtl.io.machine import keep_freed_memory
+from recmtl.io.messages import Message, pack, send
 
 
 def main(module: str, *descriptors: str) -> None:
     """Fork a process for each end of a connection, and wait for them."""
     importlib.import_module(module)
+    keep_freed_memory()
     ends = [int(descriptor) for descriptor in descriptors]
     children = set[int]()
     for end in ends:
@@ -47,24 +50,26 @@ def serve(connection: Connection) -> None:
     """Call functions until the other end of the connection is closed."""
     try:
         while True:
-            connection.send(answer(_call, connection.recv_bytes()))
+            good, found = answer(_call, connection.recv_bytes())
+            send(connection, found if good else pack((False, found)))
     except (EOFError, OSError):
         return
 
 
-def _call(request: bytes) -> object:
+def _call(request: bytes) -> Message:
     function, argument = pickle.loads(request)
-    return function(argument)
+    return pack((True, function(argument)))
 
 
-def answer(function: Callable[[Any], object], argument: Any) -> tuple[bool, object]:
+def answer(function: Callable[[Any], Any], argument: Any) -> tuple[bool, Any]:
     """Return whether a function ends well, and its result or else its exception, with the lines that raised it."""
     try:
         return True, function(argument)
     except Exception as error:
+        found = errors.sendable_error(error)
         if type(error).__module__ != errors.__name__:
-            error.add_note(traceback.format_exc())
-        return False, error
+            found.add_note(traceback.format_exc())
+        return False, found
 
 
 if __name__ == "__main__":

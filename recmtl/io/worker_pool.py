@@ -9,15 +9,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, TypeVar
 
 from recmtl.errors import DataError
 from recmtl.io.machine import threads_variable
+from recmtl.io.messages import receive
 from recmtl.io.processes import killed_by
 
-GRACE_SECONDS = 2.0  # that the end of a process takes to be told
+GRACE_SECONDS = 2.0  # to wait for the exit status of a process that was lost
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -29,10 +31,21 @@ class WorkerPool:
     Args:
         workers: How many there are.
         module: The module that they need.
+
+    Raises:
+        DataError: The system has no forks, or opens no more connections.
     """
 
     def __init__(self, workers: int, module: str) -> None:
-        pairs = [socket.socketpair() for _ in range(workers)]
+        if not hasattr(os, "fork"):
+            raise DataError(f"{sys.platform} does not fork processes: leave `workers` at 1")
+        pairs = list[tuple[socket.socket, socket.socket]]()
+        try:
+            pairs.extend(socket.socketpair() for _ in range(workers))
+        except OSError as error:
+            for end in chain.from_iterable(pairs):
+                end.close()
+            raise DataError(f"only {len(pairs):,} of {workers:,} `workers` can start: {error.strerror}") from error
         theirs = [other.fileno() for _, other in pairs]
         self._process = subprocess.Popen(
             [sys.executable, "-W", "ignore", "-m", "recmtl.io.worker", module, *map(str, theirs)],
@@ -51,7 +64,7 @@ class WorkerPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """End the processes: at once if they work in vain. None is left behind."""
+        """End all processes; those that still work are killed."""
         if self._busy:
             self._kill()
         for connection in [*self._idle, *self._busy]:
@@ -83,8 +96,9 @@ class WorkerPool:
                 number, argument = next(coming, (-1, None))
                 if number < 0:
                     break
-                connection = self._idle.pop()
-                self._busy[connection] = number
+                connection = self._idle[-1]
+                self._busy[connection] = number  # first: an interrupt in between must not lose it
+                self._idle.pop()
                 with suppress(OSError):  # it has died, which its end tells
                     connection.send((function, argument))
             if place in results:
@@ -104,7 +118,7 @@ class WorkerPool:
     def _take(self, connection: Connection) -> tuple[int, tuple[bool, Any]]:
         """Wait for the answer of a process; return the number of its argument, then whether it is a result, and it."""
         try:
-            answer: tuple[bool, Any] = connection.recv()
+            answer: tuple[bool, Any] = receive(connection)
         except (EOFError, OSError):
             how = None
             with suppress(subprocess.TimeoutExpired):

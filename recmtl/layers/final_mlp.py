@@ -12,7 +12,7 @@ from recmtl.layers.mlp import MLP, LayerStyle
 
 
 class FinalMLP(Interaction):
-    r"""The two streams of FinalMLP: two MLPs, each behind a gate of its own, and bilinear products of their outputs.
+    r"""The two streams of FinalMLP: two MLPs, each with a gate on its input, and bilinear products of their outputs.
 
     Mao et al., "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction", AAAI 2023, arXiv:2304.00902. For the
     streams s = 1, 2 and the heads j = 1…k, with o_s cut into k parts o_{s,j}:

@@ -12,8 +12,9 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.models.esmm import checked_rates
-from recmtl.schema import FittedSchema
+from recmtl.models.esmm import check_funnel
+from recmtl.models.loss_options import check_untrained
+from recmtl.schema import FittedSchema, Schema
 
 
 class AITM(RankingModel):
@@ -72,11 +73,11 @@ class AITM(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        rates = checked_rates("AITM", schema)
         if not layers:
             raise ValueError("`layers` must hold at least one layer, got none")
         if not 0 <= penalty_weight < math.inf:
             raise ValueError(f"`penalty_weight` must be at least 0, got {penalty_weight}")
+        rates = schema.schema.funnel_rates
         tasks = [step.joint for step in rates]
         super().__init__(schema, tasks, encoder)
         self.penalty_weight = penalty_weight
@@ -86,6 +87,12 @@ class AITM(RankingModel):
         self.passed_on = nn.ModuleList(MLP(width, [width], style, expand=False) for _ in self._before)
         self.attention = nn.ModuleList(style.linear(width, width, stacked=3) for _ in self._before)
         self.build_heads(tasks, width, tower_layers, style, towers)
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check that there is a funnel and no other task, and that conditional rates have no options of a loss."""
+        check_funnel(cls.__name__, schema)
+        check_untrained(cls.__name__, schema.tasks, [step.joint for step in schema.funnel_rates])
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return what each step reads, in the order of the funnel."""

@@ -18,17 +18,16 @@ from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.head import Head, default_tower
 from recmtl.models.links import link_of, predictions_of
+from recmtl.models.loss_options import check_untrained
 from recmtl.models.losses import Losses
 from recmtl.models.recorded_module import RecordedModule
 from recmtl.models.thinned_rows import all_rows_logits, counts_sampling_weights
-from recmtl.schema import FittedSchema, Task
-from recmtl.schema.card_entries import changed_options
+from recmtl.schema import FittedSchema, Schema, Task
 
 Tower = Callable[[int], nn.Module]
 """Builds a tower from D, the width of its view: a module from ``[B, D]`` to ``[B]``, ``[B, 1]`` or ``[B, C]``."""
 EncoderFactory = Callable[[FittedSchema], FeatureEncoder]
 """Builds the encoder of a model from the fitted schema."""
-LOSS_OPTIONS = ("weight", "weight_column", "loss", "pos_weight", "label_smoothing", "ranking_loss")  # of a task
 
 
 class Shared(NamedTuple):
@@ -81,7 +80,7 @@ class RankingModel(RecordedModule, ABC):
       one head each, and all that comes after the fork: heads and balancer.
 
     Balancers, towers of your own, checkpoints, export and recipes then work as with the models of the package.
-    ``outputs``, ``losses``, ``penalty`` and ``expert_usage`` are optional.
+    ``outputs``, ``losses``, ``penalty``, ``expert_usage`` and ``check_schema`` are optional.
 
     With ``LayerStyle(ensemble=k)`` the model is k networks that share weights. Their rows stand side by side, b·k + i
     for member i: the first layers of the trunk make ``[B·k, …]`` of ``[B, …]``, and so the views are ``[B·k, D]``. In
@@ -144,6 +143,7 @@ class RankingModel(RecordedModule, ABC):
         encoder: EncoderFactory | None = FeatureEncoder,
     ) -> None:
         super().__init__()
+        self.check_schema(schema.schema)
         self.schema = schema
         self.objectives = tuple(schema.schema.tasks if objectives is None else objectives)
         check_untrained(type(self).__name__, schema.schema.tasks, self.objectives)
@@ -156,6 +156,16 @@ class RankingModel(RecordedModule, ABC):
         self.view_features = 0
         self.ensemble = 1
         self.register_load_state_dict_pre_hook(_restore_fork)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check what the model needs of a schema, such as a funnel; by default nothing.
+
+        The constructor calls it, and a recipe before any row is read.
+
+        Raises:
+            ValueError: The schema lacks it, or has a task that the model cannot have.
+        """
 
     def build_heads(
         self,
@@ -312,27 +322,6 @@ class RankingModel(RecordedModule, ABC):
         model.heads = nn.ModuleDict(dict(zip(model.heads, heads, strict=True)))
         model.fork = IdentityFork()
         return model
-
-
-def loss_options(task: Task) -> list[str]:
-    """Return those options of a task's loss, in backticks, that differ from their defaults."""
-    return [f"`{name}`" for name in LOSS_OPTIONS if name in changed_options(task)]
-
-
-def check_untrained(model: str, tasks: Sequence[Task], objectives: Sequence[Task]) -> None:
-    """Check that tasks without a loss, of a model of that name, have no option that would change one.
-
-    Raises:
-        ValueError: One has.
-    """
-    named = {task.name for task in objectives}
-    for task in (task for task in tasks if task.name not in named):
-        if found := loss_options(task):
-            trained = ", ".join(f"{one.name} (label {one.label!r})" for one in objectives)
-            raise ValueError(
-                f"{model} has no loss of task {task.name!r}, in which its {' and '.join(found)} would count: "
-                f"leave out such options, or give them to tasks whose losses it trains, which are {trained}"
-            )
 
 
 def _restore_fork(model: nn.Module, state_dict: Mapping[str, Any], prefix: str, *_: object) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from recmtl.data import Batch
 from recmtl.layers import LayerStyle
-from recmtl.schema import DomainColumn, FittedSchema
+from recmtl.schema import DomainColumn, FittedSchema, Schema
 from recmtl.schema.fitted import FIRST, MOST_DOMAINS
 
 
@@ -22,18 +22,28 @@ def checked_domain(who: str, schema: FittedSchema) -> DomainColumn:
     Raises:
         ValueError: The schema has no domain, or one of too many categories.
     """
+    check_has_domain(who, schema.schema)
     column = schema.domain
-    if column is None:
-        raise ValueError(
-            f"{who} needs a schema with a `domain`, the feature that says which domain a row belongs to, got one "
-            "without: write `domain` on the card, or `--domain COLUMN` without a card"
-        )
+    assert column is not None
     if len(column.categories) > MOST_DOMAINS:
         raise ValueError(
             f"{who} takes at most {MOST_DOMAINS} domains, got {len(column.categories):,} categories of "
             f"{column.block.name!r}: set `max_vocabulary` or `min_count` of that feature, which leave the rarest out"
         )
     return column
+
+
+def check_has_domain(who: str, schema: Schema) -> None:
+    """Check that a schema has a domain, which `who` needs.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if schema.domain is None:
+        raise ValueError(
+            f"{who} needs a schema with a `domain`, the feature that says which domain a row belongs to, got one "
+            "without: write `domain` on the card, or `--domain COLUMN` without a card"
+        )
 
 
 def check_one_network(model: str, style: LayerStyle) -> None:

@@ -13,9 +13,9 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.models.esmm import checked_rates, joint_logits
+from recmtl.models.esmm import check_funnel, joint_logits
 from recmtl.models.thinned_rows import all_rows_logits
-from recmtl.schema import FittedSchema, StepRates, Task
+from recmtl.schema import FittedSchema, Schema, StepRates, Task
 
 Estimator = Literal["ips", "dr"]
 IMPUTATION = "imputation"  # the head that predicts the loss of the tower of a conditional rate
@@ -90,7 +90,7 @@ class ESCM2(RankingModel):
             raise ValueError(f"`estimator` must be one of {get_args(Estimator)}, got {estimator!r}")
         if not max_weight >= 1:
             raise ValueError(f"`max_weight` must be at least 1, got {max_weight}")
-        rates = self._rates = checked_rates("ESCM2", schema)
+        rates = self._rates = schema.schema.funnel_rates
         objectives = [task for step in rates for task in dict.fromkeys((step.conditional, step.joint))]
         super().__init__(schema, objectives, encoder)
         self.estimator, self.max_weight = estimator, max_weight
@@ -102,6 +102,18 @@ class ESCM2(RankingModel):
         own = [(self._imputations[s.label], s.conditional) for s in self._later if self._imputations]
         heads += [Task(name, of.label, of.given, weight_column=of.weight_column) for name, of in own]
         self.build_heads(heads, self.encoder.out_features, tower_layers, style, towers)
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check that there is a funnel and no other task, and that conditional rates have no ranking loss."""
+        check_funnel(cls.__name__, schema)
+        conditional = [step.conditional for step in schema.funnel_rates if step.parent is not None]
+        for task in schema.tasks:
+            if task in conditional and task.ranking_loss is not None:
+                raise ValueError(
+                    f"{cls.__name__} has a loss of its own for the conditional rate {task.name!r}: leave out its "
+                    "`ranking_loss`"
+                )
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the encoder's output for each tower, with an ensemble that of each member."""

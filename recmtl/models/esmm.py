@@ -11,7 +11,8 @@ from recmtl.data import Batch
 from recmtl.features import FeatureEncoder
 from recmtl.layers import LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.schema import FittedSchema, StepRates
+from recmtl.models.loss_options import check_untrained
+from recmtl.schema import FittedSchema, Schema, StepRates
 
 
 class ESMM(RankingModel):
@@ -61,11 +62,17 @@ class ESMM(RankingModel):
         towers: Mapping[str, Tower] | None = None,
         encoder: EncoderFactory = FeatureEncoder,
     ) -> None:
-        self._rates = checked_rates("ESMM", schema)
+        self._rates = schema.schema.funnel_rates
         super().__init__(schema, [step.joint for step in self._rates], encoder)
         self.expansion = style.expansion(self.encoder.out_features)
         heads = [step.conditional for step in self._rates]
         self.build_heads(heads, self.encoder.out_features, tower_layers, style, towers)
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check that there is a funnel and no other task, and that conditional rates have no options of a loss."""
+        check_funnel(cls.__name__, schema)
+        check_untrained(cls.__name__, schema.tasks, [step.joint for step in schema.funnel_rates])
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the encoder's output for each tower, with an ensemble that of each member."""
@@ -81,18 +88,25 @@ class ESMM(RankingModel):
         return shared._replace(last=tuple(t.tensor for t in shared.tensors))
 
 
-def checked_rates(model: str, schema: FittedSchema) -> tuple[StepRates, ...]:
-    """Return the rates of a schema that has a funnel and no other tasks, for a model of that name."""
-    rates, tasks = schema.schema.funnel_rates, schema.schema.funnel_tasks
-    if not rates:
+def check_funnel(model: str, schema: Schema) -> None:
+    """Check that a schema has a funnel and no other tasks, which a model of that name needs.
+
+    Raises:
+        ValueError: It has not.
+    """
+    if not schema.funnel_rates:
         raise ValueError(
             f"{model} needs a schema with a `funnel`, the labels of its steps, got one without: write "
             "`recmtl.Funnel(click, conversion)`, `funnel` on a card, or `--funnel click conversion`"
         )
-    for task in schema.schema.tasks:
-        if task not in tasks:
+    for task in schema.tasks:
+        if task.kind != "binary" and schema.funnel and task.label in schema.funnel.labels:
+            raise ValueError(
+                f"{model} predicts rates of the funnel's steps, whose labels are 0 or 1: the kind of task "
+                f"{task.name!r}, with the label {task.label!r} of a step, must be binary, got {task.kind!r}"
+            )
+        if task not in schema.funnel_tasks:
             raise ValueError(f"{model} predicts only the tasks of the funnel, got a schema with task {task.name!r}")
-    return rates
 
 
 def joint_logits(rates: Sequence[StepRates], logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

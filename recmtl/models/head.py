@@ -48,11 +48,19 @@ class Head(nn.Module):
                 f"the tower of head {self._name!r} must map [{rows}, {features}] to {expected}, got "
                 f"{list(output.shape)}"
             )
+        in_training = self.training and torch.is_grad_enabled()
+        if in_training and not output.requires_grad and has_weights_to_train(self.tower):
+            raise ValueError(f"the tower of head {self._name!r} has weights to train, but its output has no gradient")
         output = (output.flatten() if self.outputs == 1 else output).to(self.bias.dtype)
         output = (output if self.ensemble == 1 else by_member(output, self.ensemble)) + self.bias
         if self.label_mean is None or self.label_deviation is None:
             return output
         return output * self.label_deviation + self.label_mean
+
+
+def has_weights_to_train(module: nn.Module) -> bool:
+    """Return whether a module has parameters that are not frozen."""
+    return any(parameter.requires_grad for parameter in module.parameters())
 
 
 def default_tower(in_features: int, layers: Sequence[int], style: LayerStyle, outputs: int = 1) -> nn.Module:

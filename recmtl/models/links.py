@@ -85,6 +85,10 @@ class Link(ABC):
         """Return what makes logits and labels those that the loss takes, the same whatever the unit of the label."""
         return _unchanged
 
+    def ranking_scores(self, task: Task, logits: Tensor, schema: FittedSchema) -> Tensor:
+        """Return the scores by which a ranking loss orders rows, ``[B]`` or ``[B, k]``, free of the label's unit."""
+        return logits
+
 
 class Sigmoid(Link):
     """Of binary tasks: logits are the log-odds of a probability."""
@@ -143,6 +147,10 @@ class Identity(Link):
         """Return what takes the mean from both, and divides them by the deviation, of the training rows' labels."""
         mean, deviation = schema.label_moments(task)
         return partial(_standardized, mean, deviation)
+
+    def ranking_scores(self, task: Task, logits: Tensor, schema: FittedSchema) -> Tensor:
+        """Return the values in deviations of the label."""
+        return logits / self.unit(task, schema)
 
 
 class Softmax(Link):
@@ -222,8 +230,7 @@ class ZeroInflatedLogNormal(LogMean):
         """Return logits of the mean probability and the mean expected value, with the mean s."""
         whole = logits.double()
         a, spread = mean_probability_logit(whole[..., 0]), whole[..., 2].mean(1)
-        log_parts = F.logsigmoid(whole[..., 0]) + whole[..., 1] + self._half_variance(whole[..., 2], task, schema)
-        log_mean = log_parts.logsumexp(1) - math.log(logits.shape[1])
+        log_mean = self.ranking_scores(task, whole, schema).logsumexp(1) - math.log(logits.shape[1])
         mean = log_mean - F.logsigmoid(a) - self._half_variance(spread, task, schema)
         return torch.stack([a, mean, spread], -1).to(logits.dtype)
 
@@ -237,6 +244,11 @@ class ZeroInflatedLogNormal(LogMean):
         """Return what standardizes μ and the logarithms of labels above 0 by those of the training rows."""
         _, mean, deviation = schema.log_moments[task.name]
         return partial(_with_standardized_logs, mean, deviation)
+
+    def ranking_scores(self, task: Task, logits: Tensor, schema: FittedSchema) -> Tensor:
+        """Return the logarithms of the expected values."""
+        a, mean, spread = logits.unbind(-1)
+        return F.logsigmoid(a) + mean + self._half_variance(spread, task, schema)
 
 
 LINKS: Mapping[str, Link] = {

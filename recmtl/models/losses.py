@@ -14,7 +14,7 @@ from recmtl.data import Batch
 from recmtl.layers.ensemble import by_member
 from recmtl.models.domains import checked_domain, domains_of
 from recmtl.models.links import link_of
-from recmtl.models.ranking_losses import RANKING_LOSSES, RankedRows
+from recmtl.models.ranking_losses import RANKING_LOSSES, RankedRows, by_row
 from recmtl.models.row_losses import RowLoss, row_loss
 from recmtl.schema import DomainColumn, FittedSchema, Task
 from recmtl.schema.task_kinds import TASK_KINDS
@@ -199,9 +199,8 @@ class Losses:
     def _ranked(self, term: TaskLoss, logits: Tensor, batch: Batch) -> WeightedMean:
         """Return the ranking loss of a task, a mean over the groups of the whole batch."""
         assert term.task.ranking_loss is not None
-        counting = term.counts(batch)  # [B]
-        counting = counting if logits.dim() == 1 else counting[:, None].expand_as(logits)
-        scores = masked(logits / term.deviation, counting)  # [B] or [B, k]
+        counted_logits = masked(logits, by_row(term.counts(batch), logits))
+        scores = link_of(term.task).ranking_scores(term.task, counted_logits, self._schema)  # [B] or [B, k]
         ranked = self._ranked_rows(term, batch, logits.dtype)
         of_rows, counted = RANKING_LOSSES[term.task.ranking_loss](scores, ranked)
         return WeightedMean(of_rows if of_rows.dim() == 1 else of_rows.mean(1), counted)
@@ -258,7 +257,6 @@ class TaskLoss:
         label: The column of its label.
         given: That of its condition, if it has one.
         weight: The column of its rows' own weights, if it has any.
-        deviation: The unit of its logits.
         outputs: How many logits a row has.
     """
 
@@ -267,7 +265,6 @@ class TaskLoss:
     label: int
     given: int | None
     weight: int | None
-    deviation: float
     outputs: int = 1
 
     @classmethod
@@ -276,8 +273,7 @@ class TaskLoss:
         labels, weights = schema.schema.labels.index, schema.schema.task_weights.index
         given = labels(task.given) if task.given else None
         own = weights(task.weight_column) if task.weight_column else None
-        unit = schema.label_moments(task).deviation
-        return cls(task, row_loss, labels(task.label), given, own, unit, task.outputs)
+        return cls(task, row_loss, labels(task.label), given, own, task.outputs)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of each row, ``[B]`` or ``[B, k]``, from logits and labels of that shape."""

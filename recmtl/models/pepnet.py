@@ -12,8 +12,8 @@ from recmtl.features import EmbeddingTable, FeatureEncoder
 from recmtl.features.pooling import side_by_side
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.models.domains import check_one_network, checked_domain
-from recmtl.schema import FittedSchema, IdBlock
+from recmtl.models.domains import check_has_domain, check_one_network, checked_domain
+from recmtl.schema import FittedSchema, IdBlock, Schema
 
 
 class PEPNet(RankingModel):
@@ -107,6 +107,11 @@ class PEPNet(RankingModel):
             for _ in self.objectives
         )
         self.build_heads(self.objectives, layers[-1], tower_layers, style, towers)
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check that there is a domain."""
+        check_has_domain(cls.__name__, schema)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the output of each task's network."""

@@ -112,8 +112,10 @@ def pairwise(scores: Tensor, rows: RankedRows) -> tuple[Tensor, Tensor]:
 def listwise(scores: Tensor, rows: RankedRows) -> tuple[Tensor, Tensor]:
     r"""Return the cross-entropy of the soft-max over a group (ListNet, Cao et al., ICML 2007, section 4.2).
 
-    A row of weight w stands for w rows, and the labels, numbers from 0, are shares of a distribution. The loss of the
-    batch is the mean over the groups with two different labels, weighted by the weight $W_g$ of their rows:
+    A row of weight w stands for w rows, and the labels over their sum, whether 0 and 1 or amounts, are the distribution
+    that the soft-max is to have. The scores of an amount are logarithms of expected values, so that its soft-max is the
+    expected share of each row. The loss of the batch is the mean over the groups with two different labels, weighted by
+    the weight $W_g$ of their rows:
 
     $$
     L = \frac{1}{\sum_g W_g} \sum_g W_g \sum_i \frac{w_i y_i}{\sum_j w_j y_j}
@@ -143,7 +145,7 @@ def listwise(scores: Tensor, rows: RankedRows) -> tuple[Tensor, Tensor]:
 
 
 def by_row(values: Tensor, like: Tensor) -> Tensor:
-    """Return values with further dimensions behind theirs, so that they multiply a tensor with as many as `like`."""
+    """Return values with trailing dimensions of size 1, so that they broadcast over a tensor with as many as `like`."""
     return values.view(*values.shape, *(1,) * (like.dim() - values.dim()))
 
 

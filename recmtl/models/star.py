@@ -16,8 +16,8 @@ from recmtl.features.growth import RowOrigins, domain_origins
 from recmtl.features.pooling import side_by_side
 from recmtl.layers import MLP, LayerStyle
 from recmtl.models.base import EncoderFactory, RankingModel, Shared, Tower
-from recmtl.models.domains import check_one_network, checked_domain, domains_of
-from recmtl.schema import FittedSchema
+from recmtl.models.domains import check_has_domain, check_one_network, checked_domain, domains_of
+from recmtl.schema import FittedSchema, Schema
 
 DOMAIN_WIDTH = 8  # of the embedding that the auxiliary network reads
 
@@ -95,6 +95,11 @@ class STAR(RankingModel):
         self.domain_embedding = EmbeddingTable([self._domain.block], DOMAIN_WIDTH)
         self.auxiliary = MLP(width + DOMAIN_WIDTH, auxiliary_layers, style)
         self.build_heads(self.objectives, layers[-1] + auxiliary_layers[-1], tower_layers, style, towers)
+
+    @classmethod
+    def check_schema(cls, schema: Schema) -> None:
+        """Check that there is a domain."""
+        check_has_domain(cls.__name__, schema)
 
     def trunk(self, batch: Batch) -> tuple[Tensor, ...]:
         """Return the outputs of star and auxiliary network side by side, once per head."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,7 @@ from recmtl.evaluate import Predictions, calibration_table
 from recmtl.recipe.load import load_run
 from recmtl.runs.folder import REPORTED, RunFolder
 from recmtl.train import Trainer
-from recmtl.train.calibrating import in_first, save_calibration
+from recmtl.train.calibrating import save_calibration, with_methods
 
 
 def calibrate_run(
@@ -37,8 +37,9 @@ def calibrate_run(
         trust: Modules of your own whose classes the recipe names, as in `load_run`.
 
     Returns:
-        The `calibration_table` of the run's test rows, if it has predictions of them, or else of its validation rows
-        or the given ones; the column `split` says which.
+        The `calibration_table` of the run's test rows, if it has predictions of them with labels of a calibrated task,
+        or else of its validation rows or the given ones; the column `split` says which, and `method` what calibrates
+        each task.
 
     Raises:
         ValueError: As of `Trainer.calibrate`.
@@ -48,9 +49,10 @@ def calibrate_run(
     folder = RunFolder(run)
     trainer = load_run(run, trust)
     processes = trainer.setup.processes
-    with folder.held() if processes.first else nullcontext():
+    with ExitStack() as stack:
+        processes.in_first(lambda: stack.enter_context(folder.held()))
         found = trainer.calibrate(rows(trainer) if callable(rows) else rows, method)
-        return in_first(processes, lambda: _saved(folder, trainer, found))
+        return processes.in_first(lambda: _saved(folder, trainer, found))
 
 
 def _saved(folder: RunFolder, trainer: Trainer, found: pd.DataFrame) -> pd.DataFrame:
@@ -61,5 +63,7 @@ def _saved(folder: RunFolder, trainer: Trainer, found: pd.DataFrame) -> pd.DataF
     for split in REPORTED[::-1]:
         if folder.predictions(split).is_file():
             predictions = Predictions.read(trainer.model.schema.schema, folder.predictions(split))
-            found, shown = calibration_table(predictions), split
+            table = with_methods(calibration_table(predictions), trainer.model.calibration)
+            if table["method"].notna().any():  # without labels of a calibrated task there is nothing to show
+                found, shown = table, split
     return found.assign(split=shown)

@@ -11,8 +11,9 @@ from typing import Any, get_args, get_origin
 from jsonargparse import ArgumentParser
 
 from recmtl.did_you_mean import did_you_mean
-from recmtl.errors import UsageError
-from recmtl.io.import_paths import imported
+from recmtl.errors import LostRankError, ToldError, UsageError
+from recmtl.io.import_paths import imported, is_within, path_of
+from recmtl.io.machine import is_out_of_memory
 from recmtl.recipe.option_types import alternatives, named_class, placeholder
 
 CLASS_KEYS = {"class_path", "init_args", "dict_kwargs"}  # of a mapping that names a class
@@ -67,6 +68,18 @@ def find_class(name: str, key: str, kind: Any) -> Any:
     if isinstance(found, type) and not issubclass(found, base):
         raise UsageError(f"{name!r} is no {what}: it must be a subclass of {base.__name__}")
     return found
+
+
+def instance(cls: type, *arguments: Any, **options: Any) -> Any:
+    """Return an instance of a class that a recipe names; a `UsageError` names one of the user's own that raises."""
+    try:
+        return cls(*arguments, **options)
+    except (KeyboardInterrupt, LostRankError, ToldError):
+        raise
+    except BaseException as error:  # whatever a class of the user's raises, also SystemExit
+        if is_within(cls.__module__, ("recmtl", "torch")) or is_out_of_memory(error):
+            raise
+        raise UsageError(f"{path_of(cls)!r} cannot be instantiated: {type(error).__name__}: {error}") from error
 
 
 def _subclasses(base: type) -> Iterator[type]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from recmtl.data import PreparedData, prepare
 from recmtl.data.sources.open import Data
 from recmtl.recipe.data import open_data
 from recmtl.recipe.data_options import DataOptions
-from recmtl.recipe.load import as_argument, existing_cache, without_vector_files
+from recmtl.recipe.load import as_argument, existing_cache, without_replaced, without_vector_files
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import build, instantiate, read_recipe, recipe_of_run
+from recmtl.recipe.recipe import build, check_to_train, instantiate, read_recipe, recipe_of_run
 from recmtl.recipe.trust import check_trust, schema_to_train
 from recmtl.runs.folder import RECIPE, RunFolder
 from recmtl.schema.extend import Statistics
@@ -79,12 +80,13 @@ def continue_run(
     new = RunFolder(config.trainer.run.folder)
     with new.held():
         new.check_free()
-        made = instantiate(parser, config).data
+        objects = instantiate(parser, config)
         in_files = all(isinstance(data, str | Path) for data in paths.values() if data is not None)
-        data = open_data(made) if in_files else _prepared(made, train, valid, test)
+        check = partial(check_to_train, config, trusted)
+        data = open_data(objects.data, check=check) if in_files else _prepared(objects.data, train, valid, test)
         for sentence in data.notes:
             note(sentence)
-        trainer = build(parser, config, schema_to_train(data.schema, trusted))
+        trainer = build(parser, config, schema_to_train(data.schema, trusted), objects)
         if trainer.folder:
             trainer.setup = replace(trainer.setup, folder=new)
         with recipe_of_run(parser, config, new):
@@ -115,7 +117,8 @@ def continued_recipe(
     It names the run as the one whose schema and weights it goes on from, so that it can be resumed.
     """
     run = RunFolder(folder)
-    begun = without_vector_files(read_recipe(run))  # the checkpoint has the weights
+    found = without_replaced(parser, read_recipe(run), arguments)
+    begun = without_vector_files(found)  # the checkpoint has the weights
     check_trust(begun, tuple(trust), run.path / RECIPE)
     kept = {name: begun["data"][name] for name in EVERY_DAY if name in begun["data"]}
     begun["data"] = kept | {"cache": existing_cache(begun["data"].get("cache")), "extend": str(run.path)}

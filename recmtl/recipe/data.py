@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -23,9 +23,21 @@ from recmtl.schema import Schema, SplitName
 from recmtl.schema.readings import infer_columns
 from recmtl.schema.text_format import TEXT_OPTIONS
 
+RECIPE_CARD = "--data.card"  # how a card is given where a recipe may name one
 
-def open_data(options: DataOptions, progress: Progress = lambda what, rows: None) -> PreparedData:
-    """Open the data of a recipe; raw files are prepared into the cache first."""
+
+def open_data(
+    options: DataOptions,
+    progress: Progress = lambda what, rows: None,
+    check: Callable[[Schema], None] = lambda schema: None,
+) -> PreparedData:
+    """Open the data of a recipe; raw files are prepared into the cache first.
+
+    Args:
+        options: The data of the recipe.
+        progress: Called with the current activity and the number of rows just read.
+        check: Called with the schema as soon as it is known, before rows are prepared.
+    """
     if options.train is None:
         raise DataError("there are no training rows: give `--data.train`")
     if (Path(options.train) / MANIFEST).is_file():
@@ -39,14 +51,30 @@ def open_data(options: DataOptions, progress: Progress = lambda what, rows: None
             raise DataError(f"{options.train!r} is a prepared dataset: its labels and columns are those of its card")
         if options.thinning:
             raise DataError(f"{options.train!r} is a prepared dataset: say `negative_rate` when it is prepared")
-        return PreparedData.open(options.train)
+        found = PreparedData.open(options.train)
+        check(found.schema.schema)
+        return found
     rows = rows_by_split(options)
     train = rows["train"] or options.train
     schema, notes, extension = None, list[str](), options.extension
     if extension is None or options.card is not None:
         schema, notes = data_schema(options, train)
-    said = (options.holdout, options.cache, progress, options.bad_rows, options.thinning, extension)
-    data = prepare_cached(schema, train, rows["valid"], rows["test"], *said)
+        check(schema)
+    else:
+        check(extension.schema.schema)
+    data = prepare_cached(
+        schema,
+        train,
+        rows["valid"],
+        rows["test"],
+        options.holdout,
+        options.cache,
+        progress,
+        options.bad_rows,
+        options.thinning,
+        extension,
+        options.workers,
+    )
     notes += missing_days(rows.values())
     return replace(data, notes=(*notes, *data.notes))
 
@@ -79,7 +107,7 @@ def missing_days(splits: Iterable[Any]) -> list[str]:
 
 
 def data_schema(
-    options: DataOptions, train: str | Partitions, card_option: str = "--data.card"
+    options: DataOptions, train: str | Partitions, card_option: str = RECIPE_CARD
 ) -> tuple[Schema, list[str]]:
     """Return the schema of a card, or one inferred from the training rows with notes: what was inferred, and leaks.
 
@@ -91,10 +119,14 @@ def data_schema(
     if options.card is not None:
         if options.inferred:
             named = " and ".join(f"`{name}`" for name in options.inferred)
-            key = "; a key of the card groups metrics by `--trainer.stopping.group`" if options.group else ""
+            of_recipe = f" (`{RECIPE_CARD} null` if a recipe names it)" if card_option == RECIPE_CARD else ""
+            key = (
+                "; to group metrics by a key of the card, train with `--trainer.stopping.group`"
+                if options.group
+                else ""
+            )
             raise DataError(
-                f"the card {options.card!r} says what the columns are: leave out {named}, or "
-                f"the card (`{card_option} null` if a recipe names it){key}"
+                f"the card {options.card!r} says what the columns are: leave out {named}, or the card{of_recipe}{key}"
             )
         return card(options.card), []
     funnel = funnel_of(options.funnel)

@@ -60,6 +60,7 @@ class DataOptions:
             writes it; by default a quote is doubled.
         holdout: The share of the training groups to hold out if there are no validation rows.
         cache: The folder of prepared datasets; by default `recmtl` in the user's cache folder.
+        workers: How many processes prepare raw files; the result does not depend on it.
         bad_rows: What to do with rows that do not parse: stop at the first, or skip and count them.
         negative_rate: The share of negative rows that was kept where files were thinned; 1 if they were not.
         negative_labels: A label column; a row is negative if none of those named is 1 in it, by default none of all
@@ -100,6 +101,7 @@ class DataOptions:
     escape: str | None = None
     holdout: float = 0.1
     cache: Path | None = None
+    workers: int = 1
     bad_rows: BadRows = "error"
     negative_rate: float = 1.0
     negative_labels: list[str] = field(default_factory=list)

@@ -14,7 +14,8 @@ from jsonargparse import ArgumentParser, Namespace
 
 from recmtl.data.store.cache import find_cached
 from recmtl.errors import RunError
-from recmtl.recipe.options import parse_recipe, recipe_parser
+from recmtl.recipe.option_errors import given_keys
+from recmtl.recipe.options import parse_recipe, recipe_parser, resolve_arguments
 from recmtl.recipe.recipe import build, complete_recipe, differences, read_recipe
 from recmtl.recipe.trust import check_links, check_trust
 from recmtl.runs.folder import RECIPE, RunFolder
@@ -44,7 +45,7 @@ def load_run(folder: str | Path, trust: str | Sequence[str] = ()) -> Trainer:
     recipe = without_vector_files(recipe)
     without_callbacks(recipe)
     check_trust(recipe, (trust,) if isinstance(trust, str) else tuple(trust), run.path / RECIPE)
-    parser = recipe_parser("recmtl")
+    parser = recipe_parser("recmtl train")
     recipe["trainer"]["run"] |= {"folder": None, "progress": False, "device": None, "threads": None}
     recipe["trainer"]["init_from"] = None
     without_gpu_options(recipe)
@@ -62,10 +63,11 @@ def resumed_recipe(
     """Return the recipe of a run to resume."""
     run = RunFolder(folder)
     begun = read_recipe(run)
-    check_trust(without_vector_files(copy.deepcopy(begun)), tuple(trust), run.path / RECIPE)
+    used = without_replaced(parser, begun, arguments)
+    check_trust(without_vector_files(copy.deepcopy(used)), tuple(trust), run.path / RECIPE)
     check_links(run.path)
-    begun["data"]["cache"] = existing_cache(begun["data"].get("cache"))
-    config = parse_recipe(parser, ["--config", as_argument(begun), *arguments])
+    begun["data"]["cache"] = used["data"]["cache"] = existing_cache(begun["data"].get("cache"))
+    config = parse_recipe(parser, ["--config", as_argument(used), *arguments])
     for key, before, now in differences(begun, complete_recipe(parser, config)):
         raise RunError(f"{str(run.path)!r} was begun with `{key}` {before!r}, got {now!r}: leave the option out")
     return config
@@ -91,6 +93,20 @@ def without_gpu_options(recipe: Any) -> None:
     if precision in GPU_PRECISIONS:
         options["precision"] = "fp32"
         warnings.warn(f"the run was trained in {precision!r} on a GPU: predictions are computed in 'fp32'")
+
+
+def without_replaced(parser: ArgumentParser, recipe: Any, arguments: Sequence[str]) -> Any:
+    """Return a recipe without the callbacks and own metrics that arguments replace, which are not to be trusted."""
+    given = set(given_keys(parser, [*resolve_arguments(arguments)]))
+    found = copy.deepcopy(recipe)
+    for key in given & {"trainer.callbacks", "trainer.stopping.metrics"}:
+        *groups, last = key.split(".")
+        place = found
+        for group in groups:
+            place = place.get(group) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place.pop(last, None)
+    return found
 
 
 def without_callbacks(recipe: Any) -> None:

@@ -6,10 +6,14 @@ first unknown name or class, or wrong value, is reported.
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, Action, ArgumentError
+import json
+import re
+import shlex
+from argparse import SUPPRESS, Action, ArgumentError, _AppendAction
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -17,21 +21,113 @@ from recmtl.did_you_mean import unknown_option
 from recmtl.errors import UsageError, shown
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.recipe.classes import CLASS_KEYS, class_options, find_class
-from recmtl.recipe.option_types import accepted, listed_class, mapped_type, named_class
+from recmtl.recipe.option_types import accepted, alternatives, listed_class, mapped_type, named_class
 
 Option = tuple[str, Any]  # dotted key and value
+POWER_OF_TEN = re.compile(r"\d+(\.\d+)?[eE]\+?\d{1,2}")
 
 
 def parse_options(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     """Parse options; a `UsageError` explains the first one that is wrong, and names its recipe if it stands in one."""
     try:
-        config: Namespace = parser.parse_args(arguments)
+        config: Namespace = parser.parse_args([*written_out(parser, arguments)])
     except Exception as error:  # a user's module that is imported may raise any
         check_arguments(parser, arguments)
         if isinstance(error, ArgumentError):
-            raise UsageError(" ".join(str(error).split())) from error
+            hint = repeated_hint(parser, arguments) if "unrecognized arguments" in str(error) else ""
+            raise UsageError(" ".join(str(error).split()) + hint) from error
         raise
     return config
+
+
+def repeated_hint(parser: ArgumentParser, arguments: Sequence[str]) -> str:
+    """Return how the first option that takes one value at a time, but was given several, is repeated; or nothing."""
+    words = [word for a in arguments for word in (a.split("=", 1) if a.startswith("--") else [a])]
+    for flag, first, second in zip(words, words[1:], words[2:], strict=False):
+        action = parser._option_string_actions.get(flag)
+        if isinstance(action, _AppendAction) and not second.startswith("--"):
+            return f": {one_at_a_time(flag, first, second)}"
+    return ""
+
+
+def one_at_a_time(flag: str, first: str, second: str) -> str:
+    """Return how an option that takes one value at a time is given two."""
+    given = " ".join(f"{flag} {shlex.quote(value)}" for value in (first, second))
+    return f"`{flag}` takes one value and is repeated for further ones, `{given}`"
+
+
+def written_out(parser: ArgumentParser, arguments: Iterable[str]) -> Iterator[str]:
+    """Write whole numbers such as `1e9` in digits, which the option parser wants of an integer, also in recipes."""
+    flag, named = "", dict[str, str]()
+    for argument in arguments:
+        option, equals, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
+        if option and (equals or not argument.startswith("--")):
+            yield argument.removesuffix(value) + _written_out(parser, option, value, named)
+        else:
+            yield argument
+        flag = "" if equals else option
+
+
+def _written_out(parser: ArgumentParser, option: str, value: str, named: dict[str, str]) -> str:
+    """Return the text of an option, or its recipe, with whole numbers in digits."""
+    action = parser._option_string_actions.get(option)
+    key = "" if option == "--config" else action.dest if action else option[2:].removesuffix("+")
+    try:
+        recipe = value if key or value.startswith("{") else read_text(Path(value))
+        content = from_yaml(recipe) if not key or value.startswith(("{", "[")) else value
+    except (OSError, ValueError):
+        return value  # which is explained when it is parsed
+    given = [content] if option.endswith("+") and not isinstance(content, list) else content
+    found = _in_digits(parser, given, key, named)
+    if found == given and str(found) == str(given):  # 1000 and 1000.0 are equal
+        return value
+    found = found[0] if given is not content else found
+    return str(found) if isinstance(found, int) else json.dumps(found)
+
+
+def _in_digits(parser: ArgumentParser, value: Any, key: str, named: dict[str, str]) -> Any:
+    """Return options with whole numbers as integers; `named` has the texts before them, such as names of classes."""
+    if isinstance(value, dict):
+        order = sorted(value, key=lambda name: name != "class_path")
+        found = {
+            n: _in_digits(parser, value[n], key if n in CLASS_KEYS else f"{key}.{n}".lstrip("."), named) for n in order
+        }
+        return {name: found[name] for name in value}
+    if isinstance(value, str) and not POWER_OF_TEN.fullmatch(value):
+        for below in [other for other in named if other.startswith(f"{key}.")]:
+            del named[below]
+        named[key] = value
+    if not isinstance(value, float | list) and not (isinstance(value, str) and POWER_OF_TEN.fullmatch(value)):
+        return value
+    try:
+        kind = option_type(parser, key, named)
+        if (base := listed_class(kind)) and isinstance(value, list):
+            return [_entry_in_digits(entry, key, base) for entry in value]
+    except Exception:  # explained when it is parsed; a user's module that is imported may raise any
+        return value
+    return whole(kind, value)
+
+
+def _entry_in_digits(entry: Any, key: str, base: type) -> Any:
+    """Return an entry of a list of classes with whole numbers as integers."""
+    if not isinstance(entry, dict) or "init_args" not in entry:
+        return entry
+    parser = class_options(find_class(entry["class_path"], key, base), key, base)
+    return entry | {"init_args": _in_digits(parser, entry["init_args"], key, {})}
+
+
+def whole(kind: Any, value: Any) -> Any:
+    """Return a whole number such as `1e9` as an integer, if a type accepts integers alone; of a list, its members."""
+    kinds = alternatives(kind)
+    if isinstance(value, list):
+        members = [get_args(member)[0] for member in kinds if get_origin(member) in (list, tuple, Sequence)]
+        return [whole(members[0], item) for item in value] if len(members) == 1 else value
+    if int not in kinds or {float, str} & {*kinds}:
+        return value
+    if isinstance(value, str) and POWER_OF_TEN.fullmatch(value):
+        number = Decimal(value)
+        return int(number) if number == number.to_integral_value() else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, str]:
@@ -67,6 +163,21 @@ def option_values(parser: ArgumentParser, arguments: Sequence[str]) -> Iterator[
             flag = ""
 
 
+def given_keys(parser: ArgumentParser, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the dotted keys whose values arguments give, also in recipes: each group of options, and each option."""
+    for key, value in option_values(parser, arguments):
+        if key != "config":
+            yield from _keys(_from_argument(key, value), key)
+        else:
+            yield from _keys(from_yaml(value if value.startswith("{") else read_text(Path(value))))
+
+
+def _keys(value: Any, key: str = "") -> Iterator[str]:
+    yield key
+    for name in value if isinstance(value, dict) else ():
+        yield from _keys(value[name], f"{key}.{name}".lstrip("."))
+
+
 def _from_argument(key: str, value: str) -> Any:
     """Return the value of an option: text, or a mapping if it begins like one."""
     try:
@@ -96,7 +207,9 @@ def check_options(parser: ArgumentParser, options: Iterable[Option], named: dict
         elif (listed := listed_class(kind)) and isinstance(entries := _listed(value), list):
             for entry in entries:
                 check_entry(entry, key, listed, mark)
-        elif not accepts(kind, value) and not (named_class(kind) and value == {}):
+        elif not any(accepts(kind, v) for v in (value, whole(kind, _listed(value)))) and (
+            value or not named_class(kind)
+        ):
             raise UsageError(f"`{mark}{key}` must be {accepted(kind)}, got {value!r}")
 
 
@@ -119,9 +232,9 @@ def check_entry(entry: Any, key: str, base: type, mark: str) -> None:
         raise UsageError(f"{named['class_path']!r} is no class: it must be a subclass of {base.__name__}")
     parser = class_options(found, key, base)
     parser.prog = found.__name__
-    check_options(parser, nested_options(named.get("init_args", {}), key), {}, mark)
+    given = named.get("init_args") or {}
+    check_options(parser, nested_options(given, key) if given else (), {}, mark)
     missing = [action.dest for action in parser._actions if action.required]
-    given = named.get("init_args", {})
     if any(name.rpartition(".")[2] not in given for name in missing):
         raise UsageError(f"`{found.__name__}` needs `{missing[0].rpartition('.')[2]}`: it can be given in Python alone")
 
@@ -150,9 +263,13 @@ def option_type(
     names = [action.dest for action in actions]
     if any(name.startswith(f"{key}.") for name in names):
         return dict
-    beside = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")] or names
-    listed = f": it has {', '.join(name.removeprefix(within) for name in beside) or 'none'}"
-    raise unknown_option(owner or f"`{parser.prog}`", f"{mark}{key}", [f"{mark}{name}" for name in names], listed)
+    if owner:
+        beside = [name for name in names if name.startswith(f"{key.partition('.')[0]}.")] or names
+        otherwise = f": it has {', '.join(name.removeprefix(within) for name in beside) or 'none'}"
+    else:
+        otherwise = f": `{parser.prog} --help` lists them"
+    spelled = {f"{mark}{a.dest}": a.option_strings[0] if mark and a.option_strings else a.dest for a in actions}
+    raise unknown_option(owner or f"`{parser.prog}`", f"{mark}{key}", spelled, otherwise)
 
 
 def accepts(kind: Any, value: Any) -> bool:

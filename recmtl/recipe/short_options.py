@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 from recmtl.did_you_mean import did_you_mean
 from recmtl.errors import UsageError
 from recmtl.io.untrusted import from_yaml
+from recmtl.recipe.option_errors import one_at_a_time
 from recmtl.schema import Funnel
 from recmtl.schema.funnel import check_steps
 from recmtl.schema.readings import ColumnKind
@@ -37,6 +38,8 @@ SHORT_OPTIONS: Mapping[str, str] = {
     "--since": "--data.since",
     "--until": "--data.until",
     "--date_key": "--data.date_key",
+    "--bad_rows": "--data.bad_rows",
+    "--allow_repeat": "--data.allow_repeat",
 }
 REPEATED = (
     "--label",
@@ -64,6 +67,8 @@ NEEDED = {
     "--since": "a day, such as 2024-01-31",
     "--until": "a day, such as 2024-01-31",
     "--date_key": "the key of a folder, such as `date`",
+    "--bad_rows": "`error` or `skip`",
+    "--allow_repeat": "`true` or `false`",
 }
 
 
@@ -99,6 +104,8 @@ def write_out(arguments: Sequence[str]) -> list[str]:
             values.setdefault(short, []).append(json.dumps([value]) if words else value)
             while short == "--funnel" and waiting and not waiting[0].startswith("--"):
                 values[short].append(waiting.popleft())
+            if waiting and not waiting[0].startswith("--"):
+                raise UsageError(f"unrecognized arguments: {waiting[0]}: {one_at_a_time(flag, value, waiting[0])}")
         else:
             value = "\\x7e" if (short, value) == ("--separator", "~") else value  # which is null to the parser
             written.append(f"{SHORT_OPTIONS[short]}={value}")

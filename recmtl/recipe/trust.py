@@ -19,7 +19,7 @@ from recmtl.io.untrusted import from_yaml
 from recmtl.models.own_loss import OwnLoss
 from recmtl.recipe.classes import CLASS_KEYS
 from recmtl.recipe.presets import card
-from recmtl.schema import FittedSchema
+from recmtl.schema import FittedSchema, Schema
 from recmtl.schema.serialization import with_trust
 
 TRUSTED = ("recmtl", "torch.nn", "torch.optim")
@@ -115,13 +115,22 @@ def schema_to_train(schema: FittedSchema, trust: Sequence[str] | None) -> Fitted
         trust: The modules; ``None`` trusts all that the schema names.
 
     Raises:
-        RunError: A loss is not trusted, or cannot be imported.
+        RunError: As of `check_losses`.
     """
     found = with_trust(schema, trust)
-    for task in found.schema.tasks:
+    check_losses(found.schema)
+    return found
+
+
+def check_losses(schema: Schema) -> None:
+    """Import the losses of one's own.
+
+    Raises:
+        RunError: A loss is not trusted, cannot be imported, or is no function.
+    """
+    for task in schema.tasks:
         if task.own_loss:
             _ = OwnLoss(task).function
-    return found
 
 
 def modules_to_trust(recipe: Mapping[str, Any]) -> list[str]:

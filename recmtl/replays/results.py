@@ -228,5 +228,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
         if found["layout"] != LAYOUT or not {"days", "empty", "modes", "recipe", "rows"} <= {*found}:
             raise ValueError(f"its layout is {found['layout']!r}, expected {LAYOUT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{str(path)!r} is no record of a replay, or a damaged one: give another `--out`") from error
+        raise RunError(
+            f"{str(path)!r} is no record of a replay, or a damaged one: replay into another folder"
+        ) from error
     return dict(found)

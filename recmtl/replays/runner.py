@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +28,15 @@ from recmtl.recipe.data_options import DataOptions
 from recmtl.recipe.load import load_run, resumed_recipe
 from recmtl.recipe.options import parse_recipe, recipe_parser
 from recmtl.recipe.presets import card
-from recmtl.recipe.recipe import build, complete_recipe, differences, instantiate, recipe_of_run
+from recmtl.recipe.recipe import (
+    build,
+    check_to_train,
+    complete_recipe,
+    data_options,
+    differences,
+    instantiate,
+    recipe_of_run,
+)
 from recmtl.recipe.trust import named_modules, schema_to_train
 from recmtl.replays.progress import ReplayBar
 from recmtl.replays.results import CONTENT, LAYOUT, Replay, read_content
@@ -163,7 +172,7 @@ class _Runner:
             RunError: The folder holds something else.
         """
         begun = _begun(out)
-        options: DataOptions = instantiate(parser, config).data
+        options = data_options(config)
         rows = Partitions(options.train or "", options.since, options.until, options.date_key)
         by_day = _files_by_day(rows)
         days, empty = tuple(by_day), _days_without_rows(options, rows, by_day)
@@ -233,14 +242,15 @@ class _Runner:
         with folder.held():
             folder.has_recipe = resume
             started = time.perf_counter()
-            data = open_data(instantiate(self.parser, config).data)
+            objects = instantiate(self.parser, config)
+            data = open_data(objects.data, check=partial(check_to_train, config, self._trust()))
             with new_file(self._preparing(step)) as file:
                 file.write_text(
                     json.dumps({"train_rows": len(data.train), "prepare_seconds": time.perf_counter() - started})
                 )
             for sentence in data.notes if step.run == FIRST else ():
                 self.note(sentence)
-            trainer = build(self.parser, config, schema_to_train(data.schema, self._trust()))
+            trainer = build(self.parser, config, schema_to_train(data.schema, self._trust()), objects)
             trainer.setup = replace(trainer.setup, folder=folder)
             with nullcontext() if resume else recipe_of_run(self.parser, config, folder):
                 trainer.fit(data.train, data.splits.get("valid"), resume, self.note)

@@ -7,7 +7,10 @@ from functools import partial
 
 import pandas as pd
 
+from recmtl.calibration import Calibration
+from recmtl.calibration.calibration import shown_methods
 from recmtl.data.preparation.part_work import Progress
+from recmtl.errors import counted
 from recmtl.evaluate import figures
 from recmtl.evaluate.calibration_tables import (
     calibration_by_slice,
@@ -21,10 +24,12 @@ from recmtl.report.elements import Heading, Part, Picture, Section, Table, Text
 from recmtl.report.figures import picture
 from recmtl.report.run_data import PredictedRows
 from recmtl.report.runs import ReportedRun
+from recmtl.runs.folder import RunFolder
 
 HOW = (
     "Calibration error: the mean gap between predicted and observed rates in 15 bins, with the 95 % interval of the "
-    "true error. Noise: the error that right predictions would show on these rows."
+    "true error; of a multi-class task, between the probability of the most probable class and the share of rows of "
+    "that class. Noise: the error that right predictions would show on these rows."
 )
 ADVICE = "No run is calibrated: `recmtl calibrate RUN --rows FILE` does so, on rows that it was not trained on."
 RATIO = "mean prediction over mean label with 95 % intervals"
@@ -33,7 +38,7 @@ RATIO = "mean prediction over mean label with 95 % intervals"
 def calibration_section(
     runs: Sequence[ReportedRun], slices: Sequence[str], rows: str | None, time: str | None, progress: Progress
 ) -> Section:
-    """Build the tables of how well binary tasks are calibrated.
+    """Build the tables of how well probabilities are calibrated.
 
     Args:
         runs: The runs.
@@ -50,6 +55,9 @@ def calibration_section(
             continue
         if not parts:
             parts.append(Text(HOW if any(r.predictions.uncalibrated for r in runs) else f"{HOW} {ADVICE}"))
+        calibration = Calibration.read(RunFolder(run.path))
+        if calibration:
+            parts.append(Text(f"Calibrated by {shown_methods(calibration.methods)}{suffix}."))
         parts.append(_error_table(frame, suffix))
         features = PredictedRows(run, rows, progress)
         for name in slices:
@@ -86,7 +94,7 @@ def _pictures(found: pd.DataFrame, column: str) -> Iterator[Picture]:
         shown = of_task.rename(columns={"period": "day"})
         title = f"{task}: calibration over {column}"
         low, high = shown["calibration"].min(), shown["calibration"].max()
-        words = f"{title}: from {low:.3f} to {high:.3f} in {len(shown)} periods."
+        words = f"{title}: from {low:.3f} to {high:.3f} in {counted(len(shown), 'period')}."
         numbers = shown[["day", "calibration", "low", "high"]]
         draw = partial(figures.by_day, {str(task): shown}, "calibration", "prediction over label")
         yield picture(title, words, draw, numbers)
@@ -99,5 +107,5 @@ def _tables(found: pd.DataFrame, what: str, caption: str, ordered: bool) -> Iter
         shown = pd.DataFrame({what: of_task[what].array, "calibration": ratios, "rows": of_task["rows"].array})
         shown["positives"] = of_task["positives"].array
         few = (of_task["positives"] < FEW_POSITIVES).tolist()
-        grey = f"; grey: fewer than {FEW_POSITIVES} positives" if any(few) else ""
+        grey = f"; grey{'' if ordered else ' and last'}: fewer than {FEW_POSITIVES} positives" if any(few) else ""
         yield Table.of(shown, f"{task}: calibration {caption}{grey}", faint=few, beside=True, ordered=ordered)

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from recmtl.data import Description
+from recmtl.errors import counted
 from recmtl.evaluate.figures import dead_experts
 from recmtl.evaluate.history import diagnosis_curves, metric_curves
+from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import LOWER_IS_BETTER, metric_title
 from recmtl.report.runs import ReportedRun
+from recmtl.schema.task_kinds import TASK_KINDS
 
+SectionName = Literal["data", "metrics", "calibration", "curves", "experts", "learning", "balance"]
+ORDER: tuple[SectionName, ...] = get_args(SectionName)  # the most serious first
 CHANGE = 0.01  # of a validation metric, relative, that counts as overfitting or as still learning
 CALIBRATION_ERROR = 0.05  # of the mean prediction, relative
 FEW_POSITIVES = 50  # of a task: the intervals are wide
+CHANCE = {
+    "auc": (0.5, "negatives are ranked above positives"),
+    "macro_auc": (0.5, "rows of other classes are ranked above those of a class"),
+    "gini": (0.0, "lower labels are ranked above higher ones"),
+}  # the value of a metric by chance, and what a lower one says
 CONFLICT = -0.05  # the mean cosine of two gradients
 
 
@@ -27,7 +37,7 @@ class Finding:
 
     about: str  # tasks and runs; empty for a whole sentence
     says: str
-    section: str
+    section: SectionName
 
     @property
     def text(self) -> str:
@@ -60,13 +70,12 @@ def findings(
         Finding(", ".join(finding.about for finding in same), says, section)
         for (says, section), same in _by_content(found).items()
     ]
-    order = ("data", "metrics", "calibration", "experts", "learning", "balance")
-    return sorted(found, key=lambda finding: order.index(finding.section))
+    return sorted(found, key=lambda finding: ORDER.index(finding.section))
 
 
-def _by_content(found: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]]:
+def _by_content(found: Sequence[Finding]) -> dict[tuple[str, SectionName], list[Finding]]:
     """Group findings that say the same of several tasks or runs."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
+    groups: dict[tuple[str, SectionName], list[Finding]] = {}
     for finding in found:
         groups.setdefault((finding.says, finding.section), []).append(finding)
     return groups
@@ -75,24 +84,29 @@ def _by_content(found: Sequence[Finding]) -> dict[tuple[str, str], list[Finding]
 def of_task(name: str, found: Mapping[Any, Mapping[Any, Any]], calibrated: bool = False) -> Iterator[Finding]:
     """Yield what stands out of a task of a run, given the rows of its `metric_frame` by metric."""
     first = next(iter(found.values()))
-    missing = [metric_title(metric) for metric, row in found.items() if np.isnan(row["value"])]
+    missing = {metric_title(metric): row["reason"] for metric, row in found.items() if np.isnan(row["value"])}
     if missing:
-        yield Finding(name, f"{', '.join(missing)} undefined, as {first['reason'] or 'no row counts'}", "metrics")
-    auc, ne, r2 = (found.get(metric) for metric in ("auc", "ne", "r2"))
-    if auc and auc["low"] <= 0.5 <= auc["high"]:
-        yield Finding(name, "not better than chance, as far as these rows can tell", "metrics")
-    elif auc and auc["high"] < 0.5:
-        yield Finding(name, "worse than chance: negatives are ranked above positives", "metrics")
-    if (ne and ne["value"] > 1) or (r2 and r2["value"] < 0):
-        yield Finding(name, "worse than predicting the mean label for every row", "metrics")
-    if first["positives"] < FEW_POSITIVES:
-        yield Finding(name, f"{first['positives']:,.0f} positives are few, so the intervals are wide", "metrics")
+        reasons = "; ".join(dict.fromkeys(missing.values()))
+        yield Finding(name, f"{', '.join(missing)} undefined, as {reasons}", "metrics")
+    for metric, (chance, wrong) in CHANCE.items():
+        ranks = found.get(metric)
+        if ranks and ranks["low"] <= chance <= ranks["high"]:
+            yield Finding(name, "not better than chance, as far as these rows can tell", "metrics")
+        elif ranks and ranks["high"] < chance:
+            yield Finding(name, f"worse than chance: {wrong}", "metrics")
+    loss = found.get(MEASURES[first["kind"]].fallback)
+    if loss and 0 < first["constant"] < loss["value"]:
+        constant = "the shares of the classes" if TASK_KINDS[first["kind"]].has_classes else "the mean label"
+        yield Finding(name, f"worse than predicting {constant} for every row", "metrics")
+    if 0 < first["positives"] < FEW_POSITIVES:
+        few = counted(int(first["positives"]), "positive")
+        yield Finding(name, f"only {few}, so the intervals are wide", "metrics")
     mean = found.get("calibration")
     if mean and abs(mean["value"] - 1) > CALIBRATION_ERROR and not mean["low"] <= 1 <= mean["high"]:
         side = "high" if mean["value"] > 1 else "low"
         binary = not np.isnan(first["positives"])
         advice = ", which `recmtl calibrate` mends" if binary and not calibrated else ""
-        where = "calibration" if binary else "curves"
+        where: SectionName = "calibration" if binary else "curves"
         yield Finding(name, f"predictions are {abs(mean['value'] - 1):.0%} too {side} in the mean{advice}", where)
 
 

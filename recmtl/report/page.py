@@ -74,7 +74,7 @@ def write_report(
 
 
 def check_report(out: str | Path) -> None:
-    """Check that a report can be written to a file: there is none yet, or it is a report."""
+    """Check that a report can be written to a path: there is no file yet, or it is a report."""
     location = locate_output(out)
     if not location.filesystem.get_file_info(location.path).is_file:
         return
@@ -102,7 +102,7 @@ def report_html(
     """
     domains = {d if (d := r.fitted.schema.domain) in r.predictions.keys.column_names else None for r in runs}
     slices = [*dict.fromkeys([*filter(None, domains if len(domains) == 1 else ()), *slices])]
-    metrics, differences = metric_frame(runs, draws, progress=progress), difference_frame(runs)
+    metrics, differences = metric_frame(runs, draws, progress=progress), difference_frame(runs, draws)
     data = sections.describe_runs(runs, progress)
     found = findings(runs, metrics, [(d.runs, d.description) for d in data])
     content = [

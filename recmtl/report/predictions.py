@@ -25,11 +25,16 @@ ScoresOfRuns = Mapping[str, Scores]  # by the name of the run
 def prediction_section(runs: Sequence[ReportedRun]) -> Section:
     """Show the predictions of each task beside its labels, by what its kind has."""
     parts: list[Part] = []
-    for name in dict.fromkeys(name for run in runs for name in run.scores):
-        scores = {run.name: run.scores[name] for run in runs if len(run.scores.get(name, ()))}
-        kind = next(run.scores[name].task.kind for run in runs if name in run.scores)
-        found = list(PARTS_OF_KIND[kind](name, scores))
-        parts += [Heading(name), *found] if found else []
+    by_task: dict[tuple[str, str], dict[str, Scores]] = {}  # which may be of another kind in another run
+    for run in runs:
+        for name, scores in run.scores.items():
+            if len(scores):
+                by_task.setdefault((name, scores.task.kind), {})[run.name] = scores
+    names = [name for name, _ in by_task]
+    for name, kind in sorted(by_task, key=lambda task: names.index(task[0])):
+        found = list(PARTS_OF_KIND[kind](name, by_task[name, kind]))
+        title = name if names.count(name) == 1 else f"{name} ({kind})"
+        parts += [Heading(title), *found] if found else []
     return Section("curves", "Predictions and labels", parts)
 
 

@@ -42,11 +42,6 @@ def run_data(run: ReportedRun, progress: Progress) -> PreparedData:
     return data
 
 
-def feature_values(run: ReportedRun, name: str, rows: str | None, progress: Progress) -> FeatureValues:
-    """Return the values of one feature in the predicted rows of a run; arguments as of `PredictedRows`."""
-    return PredictedRows(run, rows, progress).values(name)
-
-
 @dataclass(frozen=True)
 class PredictedRows:
     """The features of the predicted rows of a run; prepared data is opened and checked once for all features.

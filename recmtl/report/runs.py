@@ -11,7 +11,6 @@ from typing import Any
 
 from recmtl.data import PreparedData
 from recmtl.errors import RunError
-from recmtl.evaluate.metrics import metrics_of
 from recmtl.evaluate.own_metrics import own_metrics
 from recmtl.evaluate.predictions import Predictions
 from recmtl.evaluate.scores import Scores
@@ -51,11 +50,6 @@ class ReportedRun:
     def scores(self) -> dict[str, Scores]:
         """The scores of each reported task."""
         return self.predictions.scores()
-
-    @cached_property
-    def auc_scores(self) -> dict[str, Scores]:
-        """The scores of the tasks with a defined AUC."""
-        return {n: s for n, s in self.scores.items() if metrics_of(s, names=["auc"]).values.get("auc") is not None}
 
     @classmethod
     def open(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from recmtl.data import Description
 from recmtl.data.preparation.part_work import Progress
+from recmtl.errors import counted
 from recmtl.evaluate.history import Curves, diagnosis_curves, loss_curves, metric_curves, weight_curves
 from recmtl.evaluate.metrics import metric_title
 from recmtl.report import figures
@@ -23,9 +24,11 @@ from recmtl.report.tables import (
     on_same_rows,
 )
 
+HOW_TESTED = "Tests are paired by rows: DeLong's of the AUC, and by the bootstrap of other metrics."
+
 
 def metric_section(runs: Sequence[ReportedRun], frame: pd.DataFrame, differences: pd.DataFrame, draws: int) -> Section:
-    """Build the tables of metrics and, for several runs, of their differences in AUC."""
+    """Build the tables of metrics and, for several runs, of their differences."""
     parts: list[Part] = [Text(_how_measured(runs, draws)), *metric_tables(frame, len(runs) > 1)]
     notes = metric_notes(frame)
     if notes:
@@ -37,7 +40,7 @@ def metric_section(runs: Sequence[ReportedRun], frame: pd.DataFrame, differences
 
 def _how_measured(runs: Sequence[ReportedRun], draws: int) -> str:
     rows = "; ".join(
-        f"{run.name}: {len(next(iter(run.predictions.labels.values()))):,} {run.split} rows" for run in runs
+        f"{run.name}: {counted(len(next(iter(run.predictions.labels.values()))), f'{run.split} row')}" for run in runs
     )
     groups = sorted({run.fitted.schema.group for run in runs if run.fitted.schema.group})
     clustered = f", clustered by {' or '.join(groups)}" if groups else ""
@@ -50,12 +53,14 @@ def _differences(runs: Sequence[ReportedRun], frame: pd.DataFrame) -> Iterator[P
     different = [run.name for run in others if not on_same_rows(first, run)]
     if different:
         yield Text(
-            f"Not compared with {first.name}, because they were measured on other rows or with other row weights: "
-            f"{', '.join(different)}."
+            f"Not compared with {first.name}, because they were measured on other rows or labels, or with other row "
+            f"weights: {', '.join(different)}."
         )
     if len(frame):
-        yield Text(difference_note(frame))
+        yield Text(f"{HOW_TESTED} {difference_note(frame)}")
         yield difference_table(frame, first.name)
+    elif len(different) < len(others):
+        yield Text("No main metric could be tested on a task of the same name and kind.")
 
 
 def learning_section(runs: Sequence[ReportedRun]) -> Section:
@@ -85,7 +90,9 @@ def balance_section(runs: Sequence[ReportedRun]) -> Section:
     for run in runs:
         parts += _balance_pictures(run, f" ({run.name})" if len(runs) > 1 else "")
     if not any(diagnosis_curves(run.records, "cosine") for run in runs):
-        parts.append(Text("Gradients were not measured: `--trainer.gradient_stats_every N` does so every N steps."))
+        parts.append(
+            Text("Gradients were not measured: train with `--trainer.gradient_stats_every N` to do so every N steps.")
+        )
     return Section("balance", "Task weights and gradients", parts)
 
 

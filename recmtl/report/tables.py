@@ -12,16 +12,16 @@ import pandas as pd
 from recmtl.data.preparation.part_work import Progress
 from recmtl.evaluate.intervals import DRAWS, Interval, intervals_of
 from recmtl.evaluate.measures import MEASURES
-from recmtl.evaluate.metrics import metric_title, metrics_of
+from recmtl.evaluate.metrics import LOWER_IS_BETTER, main_metric, metric_title, metrics_of
 from recmtl.evaluate.scores import Scores
-from recmtl.evaluate.significance import auc_difference, holm, same_rows
+from recmtl.evaluate.significance import holm, main_difference, same_rows
 from recmtl.report.elements import Table, TableCell, signed, table_cell
 from recmtl.report.runs import ReportedRun
 
 MOST_TASKS = 6  # columns of a table
 NUMBER_COLUMNS = ("value", "low", "high", "groups", "left_out")
 METRIC_COLUMNS = ("run", "task", "kind", "rows", "positives", "mean", "constant", "metric", "reason", *NUMBER_COLUMNS)
-DIFFERENCE_COLUMNS = ("task", "run", "against", "difference", "low", "high", "p", "p_holm")
+DIFFERENCE_COLUMNS = ("task", "metric", "run", "against", "difference", "low", "high", "p", "p_holm")
 
 
 def metric_frame(
@@ -42,7 +42,7 @@ def metric_frame(
         The columns ``run``, ``task``, ``kind``, ``rows``, ``positives``, ``mean`` (the mean label),
         ``constant`` (the log-loss, or what the kind of task has in its place, of predicting the mean for every row),
         ``metric``, ``reason`` (why it is undefined), ``value``, ``low``, ``high``, ``groups`` and ``left_out`` (the
-        groups with one class alone).
+        groups without metrics).
     """
     rows: list[tuple[Any, ...]] = []
     for run in runs:
@@ -62,6 +62,8 @@ def _metric_rows(run: str, scores: Scores, draws: int, level: float) -> Iterator
     kind = MEASURES[scores.task.kind]
     without = replace(scores, predictions=kind.constant(scores)) if metrics.rows else scores
     constant = metrics_of(without, names=[kind.fallback]).values[kind.fallback]
+    if metrics.rows and not scores.soft and not np.ptp(scores.labels):
+        constant = 0.0  # what is more is rounding
     task = run, scores.task.name, scores.task.kind, metrics.rows, metrics.positives, mean, constant
     groups = metrics.groups, metrics.groups_left_out
     for name, value in metrics.values.items():
@@ -128,30 +130,37 @@ def metric_notes(frame: pd.DataFrame) -> list[str]:
     ]
     left_out = frame[frame["left_out"] > 0].drop_duplicates("name").to_dict("records")
     return notes + [
-        f"{row['name']}: {row['left_out']:,.0f} of {row['groups']:,.0f} groups have one class alone and are left out "
-        "of grouped metrics"
+        f"{row['name']}: {row['left_out']:,.0f} of {row['groups']:,.0f} groups have {MEASURES[row['kind']].left_out} "
+        "and are left out of grouped metrics"
         for row in left_out
     ]
 
 
-def difference_frame(runs: Sequence[ReportedRun], level: float = 0.95) -> pd.DataFrame:
-    """Compare the AUC of each run with that of the first, paired by rows; runs on other rows are left out.
+def difference_frame(runs: Sequence[ReportedRun], draws: int = DRAWS, level: float = 0.95) -> pd.DataFrame:
+    """Compare the main metric of each task with that of the first run, paired by rows; other rows are left out.
+
+    Tasks of the same name that are of another kind, or have other classes, are left out as well.
+
+    Tests are those of `main_difference`: DeLong's of the AUC, and of other metrics by a paired bootstrap.
 
     Args:
         runs: The runs.
+        draws: The number of bootstrap draws; 0 compares the AUC alone.
         level: The confidence level of the intervals.
 
     Returns:
-        The columns ``task``, ``run``, ``against``, ``difference``, ``low``, ``high``, ``p`` and ``p_holm`` (corrected
-        for the number of comparisons in the table).
+        The columns ``task``, ``metric``, ``run``, ``against``, ``difference``, ``low``, ``high``, ``p`` and ``p_holm``
+        (corrected for the number of comparisons in the table).
     """
     first, *others = runs
     rows = []
     for run in (run for run in others if on_same_rows(first, run)):
-        for task in (task for task in first.auc_scores if task in run.auc_scores):
-            found = auc_difference([run.auc_scores[task]], [first.auc_scores[task]], level)
+        for name in _shared_tasks(first, run):
+            metric = main_metric(first.scores[name].task)
+            tested = metric == "auc" or draws
+            found = main_difference(run.scores[name], first.scores[name], level, draws) if tested else None
             if found:
-                rows.append((task, run.name, first.name, found.estimate, found.low, found.high, found.p))
+                rows.append((name, metric, run.name, first.name, found.estimate, found.low, found.high, found.p))
     frame = pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS[:-1]))
     return frame.assign(p_holm=holm(frame["p"].tolist()) if rows else [])
 
@@ -159,25 +168,33 @@ def difference_frame(runs: Sequence[ReportedRun], level: float = 0.95) -> pd.Dat
 def on_same_rows(a: ReportedRun, b: ReportedRun) -> bool:
     """Return whether two runs were measured on the same rows: equal labels, groups and row weights in the same order.
 
-    For each task that both have, the same rows must count.
+    Labels are those that both have, at least one; for each task that both have, the same rows must count.
     """
-    labels = a.predictions.labels
-    other = b.predictions.labels
+    labels, other = a.predictions.labels, b.predictions.labels
+    classes, other_classes = ({c: t.classes for c, t in r.fitted.schema.class_labels.items()} for r in (a, b))
+    shared = [c for c in labels if c in other and classes.get(c) == other_classes.get(c)]
     group = a.fitted.schema.group
     return (
-        labels.keys() == other.keys()
-        and all(np.array_equal(labels[name], other[name], equal_nan=True) for name in labels)
+        bool(shared)
+        and all(np.array_equal(labels[name], other[name], equal_nan=True) for name in shared)
         and group == b.fitted.schema.group
         and (group is None or a.predictions.keys[group].equals(b.predictions.keys[group]))
-        and all(same_rows(a.scores[name], b.scores[name]) for name in a.scores if name in b.scores)
+        and all(same_rows(a.scores[name], b.scores[name]) for name in _shared_tasks(a, b))
     )
 
 
+def _shared_tasks(a: ReportedRun, b: ReportedRun) -> list[str]:
+    """Return the tasks that both runs have, of the same kind and classes."""
+    ours, theirs = ({n: (s.task.kind, s.task.classes) for n, s in run.scores.items()} for run in (a, b))
+    return [name for name in ours if ours[name] == theirs.get(name)]
+
+
 def difference_table(frame: pd.DataFrame, against: str) -> Table:
-    """Build the table of differences in AUC."""
+    """Build the table of differences."""
     rows = [
         [
             TableCell(d["task"], key=d["task"]),
+            TableCell(title := metric_title(d["metric"]), key=title),
             TableCell(d["run"], key=d["run"]),
             TableCell(signed(d["difference"]), f"{signed(d['low'])} to {signed(d['high'])}", d["difference"], True),
             table_cell(d["p"], "p"),
@@ -185,8 +202,8 @@ def difference_table(frame: pd.DataFrame, against: str) -> Table:
         ]
         for d in frame.to_dict("records")
     ]
-    header = ["task", "run", "AUC difference", "p", "p, Holm"]
-    return Table(f"AUC minus that of {against} on the same rows, with 95 % intervals", header, rows)
+    header = ["task", "metric", "run", "difference", "p", "p, Holm"]
+    return Table(f"Metric minus that of {against} on the same rows, with 95 % intervals", header, rows)
 
 
 def difference_note(frame: pd.DataFrame, level: float = 0.95) -> str:
@@ -196,8 +213,8 @@ def difference_note(frame: pd.DataFrame, level: float = 0.95) -> str:
     if not significant:
         return f"No difference is significant {test}."
     parts = [
-        f"{d['run']} is {'better' if d['difference'] > 0 else 'worse'} than {d['against']} on {d['task']} "
-        f"by {abs(d['difference']):.4f}"
+        f"{d['run']} is {'worse' if (d['difference'] > 0) == (d['metric'] in LOWER_IS_BETTER) else 'better'} than "
+        f"{d['against']} on {d['task']} by {abs(d['difference']):.4f} in {metric_title(d['metric'])}"
         for d in significant
     ]
     return (

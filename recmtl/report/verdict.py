@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from recmtl.errors import counted
 from recmtl.evaluate.measures import MEASURES
 from recmtl.evaluate.metrics import metric_title
 from recmtl.io.untrusted import from_yaml
@@ -57,13 +58,15 @@ def _trained(run: ReportedRun, named: bool) -> str:
     last = max((record.get("step", 0), record.get("epoch", 0)) for record in run.records) if run.records else (0, 0)
     kinds = [KIND_NAMES[type(feature)] for feature in run.fitted.schema.features]
     tasks = len(run.fitted.schema.reported_tasks)
-    learnt = f" in {_plural(last[1], 'epoch')} ({_plural(last[0], 'step')})" if last[0] else ""
+    learnt = f" in {counted(last[1], 'epoch')} ({counted(last[0], 'step')})" if last[0] else ""
     rows = run.fitted.history.rows
+    seen = f" on {counted(rows, 'row')}" if rows else ""
+    measured = counted(len(next(iter(run.predictions.labels.values()))), f"{run.split} row")
     method = f"{model} with {balancer}" if balancer else model
     return (
-        f"{f'{run.name}: ' if named else ''}{method} for {_plural(tasks, 'task')}"
-        f"{learnt}{f' on {rows:,} rows' if rows else ''} with {_plural(len(kinds), 'feature')}; "
-        f"measured on {len(next(iter(run.predictions.labels.values()))):,} {run.split} rows"
+        f"{f'{run.name}: ' if named else ''}{method} for {counted(tasks, 'task')}"
+        f"{learnt}{seen} with {counted(len(kinds), 'feature')}; "
+        f"measured on {measured}"
     )
 
 
@@ -132,7 +135,3 @@ def _other(found: pd.DataFrame, difference: Mapping[Any, Any] | None) -> str:
 def _untested(runs: Sequence[ReportedRun], differences: pd.DataFrame) -> Iterator[str]:
     if len(runs) > 1 and len(differences):
         yield "Other seeds may give other results: `recmtl compare` trains several."
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

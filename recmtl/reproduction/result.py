@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,7 +16,7 @@ import pandas as pd
 from recmtl._version import __version__
 from recmtl.data import PreparedData, Rows
 from recmtl.data.columns.values import as_text, stable_hash
-from recmtl.errors import RunError
+from recmtl.errors import RunError, counted
 from recmtl.io.files import new_file
 from recmtl.io.untrusted import read_text
 from recmtl.reproduction.published import Preset
@@ -108,7 +109,7 @@ class Reproduction:
         return [
             f"verdict: {self.verdict}{why}",
             f"published: {source['title']}, {source['url']}. {source['known']}",
-            f"here: {len(self.seeds)} runs; {SELECTION}. {source['differences']}",
+            f"here: {counted(len(self.seeds), 'run')}; {SELECTION}. {source['differences']}",
             f"test rows: {test.rows:,}, sha256 {test.sha256}",
         ]
 
@@ -116,9 +117,12 @@ class Reproduction:
         """Write the result into a file."""
         content = asdict(self) | {"verdict": self.verdict, "selection": SELECTION}
         for task, found in self.tasks.items():
-            content["tasks"][task]["verdict"] = found.verdict
+            known = {
+                name: None if value != value else value for name, value in asdict(found).items()
+            }  # JSON has no NaN
+            content["tasks"][task] = known | {"verdict": found.verdict}
         with new_file(path) as file:
-            file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -140,5 +144,6 @@ class Reproduction:
 
 
 def _finding(content: Mapping[str, Any]) -> TaskFinding:
-    numbers = {field.name: content[field.name] for field in fields(TaskFinding) if field.name != "values"}
+    given = {field.name: content[field.name] for field in fields(TaskFinding) if field.name != "values"}
+    numbers = {name: math.nan if value is None else value for name, value in given.items()}
     return TaskFinding(values=tuple(content["values"]), **numbers)

@@ -66,6 +66,8 @@ def reproduce(
     check_local(folder)
     with GridBar(progress) as bar:
         rows = prepared(preset, data, folder / DATA_FOLDER, bar)
+        for doubt in doubts_of_setting(preset, rows, options or {}):
+            bar.warn(f"the verdict will be that nothing can be said: {doubt}")
         comparison = train(preset, folder, seeds, options or {}, jobs, bar)
     found = result(preset, comparison, rows, options or {})
     found.save(result_file(preset, out))
@@ -137,14 +139,19 @@ def result(preset: Preset, comparison: Comparison, data: PreparedData, options: 
 
 def doubts_of(preset: Preset, comparison: Comparison, data: PreparedData, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield why nothing can be said, whatever the figures are."""
-    rows, least = len(data.test), preset.dataset.least_test_rows
-    if rows < least:
-        yield f"{rows:,} test rows are not those of the figure, which has more than {least:,}"
-    if options:
-        yield f"the setting was changed by {', '.join(f'{key}={value}' for key, value in options.items())}"
+    yield from doubts_of_setting(preset, data, options)
     runs = comparison.runs
     for run in runs[runs["state"] == "failed"].itertuples():
         yield f"the run of seed {run.seed} failed: {run.error}"
     finished = int((runs["state"] == "finished").sum())
     if finished < FEWEST:
         yield f"finished runs: {finished}, where a spread over seeds needs at least {FEWEST}"
+
+
+def doubts_of_setting(preset: Preset, data: PreparedData, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield why nothing can be said, whatever the runs will be."""
+    rows, least = len(data.test), preset.dataset.least_test_rows
+    if rows < least:
+        yield f"{rows:,} test rows are not those of the figure, which has more than {least:,}"
+    if options:
+        yield f"the setting was changed by {', '.join(f'{key}={value}' for key, value in options.items())}"

@@ -85,11 +85,11 @@ class Checkpoints:
         """Return the last intact training state and roll the run folder back to it; ``None`` without checkpoints.
 
         All processes call it and get the state. Each damaged checkpoint and a damaged log are passed to `note`, in the
-        first process; a `RunError` says that no checkpoint is intact.
+        first process; in all of them a `RunError` says that no checkpoint is intact.
         """
         folder, processes = self._folder, self._processes
         readable = self._readable(note)
-        while found := processes.broadcast_object(next(readable, None)):
+        while found := processes.in_first(lambda: next(readable, None)):
             path, state, tables = found
             damage = next(filter(None, (parts.damage(processes) for parts in tables)), None)
             if damage is None:
@@ -97,8 +97,8 @@ class Checkpoints:
                 return state
             if folder:
                 note(f"{damage}; an older one is looked for")
-        if folder and folder.steps():
-            raise RunError(f"all checkpoints of {str(folder.path)!r} are damaged: begin a run in another folder")
+        if begun := processes.in_first(lambda: str(folder.path) if folder and folder.steps() else None):
+            raise RunError(f"all checkpoints of {begun!r} are damaged: begin a run in another folder")
         return None
 
     def _readable(self, note: Callable[[str], None]) -> Iterator[tuple[Path, dict[str, Any], list[TableParts]]]:
@@ -191,27 +191,34 @@ def prune(folder: RunFolder, keep: int) -> None:
 
 
 def copy_folder(source: Path | None, target: Path | None, processes: ProcessGroup = SINGLE_PROCESS) -> None:
-    """Copy the files of a folder, each process its share of them.
+    """Copy the files of a folder that the first process finds, each process its share of them.
 
     Args:
-        source: The folder; ``None`` copies nothing. That of the first process counts.
-        target: The folder to which they are copied; that of the first process counts.
+        source: The folder, in the first process; ``None`` copies nothing.
+        target: The folder to which they are copied, in the first process.
         processes: The processes, which all call it.
 
     Raises:
         RunError: A process could not copy a file.
     """
-    source, target = processes.broadcast_object((source, target))
-    if source is None or target is None:
+
+    def listed() -> tuple[Path, Path, list[Path]] | None:
+        if source is None or target is None:
+            return None
+        return source, target, sorted(file.relative_to(source) for file in source.rglob("*") if file.is_file())
+
+    found = processes.in_first(listed)  # a disk may show the others a list that is not up to date
+    if found is None:
         return
+    old, new, files = found
     failure = None
     try:
-        for file in sorted(file for file in source.rglob("*") if file.is_file())[processes.rank :: processes.size]:
-            copy = target / file.relative_to(source)
+        for name in files[processes.rank :: processes.size]:
+            copy = new / name
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+            shutil.copyfile(old / name, copy)
             fsync(copy)
     except OSError as error:
-        failure = f"{str(source)!r} cannot be copied to {str(target)!r}: {os.strerror(error.errno or 0)}"
+        failure = f"{str(old)!r} cannot be copied to {str(new)!r}: {os.strerror(error.errno or 0)}"
     if failures := list(filter(None, processes.all_gather_object(failure))):
         raise RunError(failures[0])

@@ -116,7 +116,7 @@ class RunFolder:
     def abandon(self) -> None:
         """Remove the recipe of a run that has not begun."""
         if not (self.path / SCHEMA).exists():
-            (self.path / RECIPE).unlink()
+            (self.path / RECIPE).unlink(missing_ok=True)
             (self.path / BEGUN).unlink(missing_ok=True)
 
     def _is_start(self) -> bool:

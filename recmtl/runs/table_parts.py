@@ -96,12 +96,12 @@ class TableParts:
         own = {file.name: digest(file) for file in path.glob(f"__{processes.rank}_*")}
         if processes.first:
             own[METADATA] = digest(path / METADATA)
+        fsync(path)  # before the others know: the first process may then rename it
         checksums = dict(item for found in processes.all_gather_object(own) for item in found.items())
         parts = cls(path, checksums)
         for name in checksums if processes.first else ():
             if not (path / name).is_file():
                 raise RunError(f"{path / name}, which another process wrote, is not there: {SHARED_DISK}")
-        fsync(path)
         return parts
 
     @classmethod

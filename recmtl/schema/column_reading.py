@@ -11,7 +11,7 @@ from recmtl.schema.features import KIND_NAMES, Categorical, Feature
 LEFT_OUT, UNDECIDED = "left out", "undecided"
 FEW = 20  # distinct values, or fewer, show no pattern
 MIN_COUNT = 2  # of a category: one that is seen once teaches nothing
-REFUSED = "an error when data is prepared; `--data.bad_rows skip` leaves such rows out"
+REFUSED = "an error when data is prepared; `--bad_rows skip` leaves such rows out"
 CATEGORY = "a category of its own"
 LONGEST = 24  # characters of a value that are shown
 IDENTIFIER = re.compile(

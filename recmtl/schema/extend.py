@@ -92,7 +92,7 @@ class Extension:
                 named = f"{files[seen]} already{history.first_name(seen, files[seen])}"
                 raise DataError(
                     f"the run was trained on the rows of {named}: give new ones, or let them count twice "
-                    "(`--data.allow_repeat true`, or `allow_repeat` of the command or function)"
+                    "(`--allow_repeat true`, or `allow_repeat` of the command or function)"
                 )
         return own
 
@@ -231,7 +231,7 @@ def _combined(*tables: pa.Table | None) -> pa.Table:
 
 
 def _placed(values: pa.Array, ages: Ages, added: pa.Array) -> tuple[pa.Array, Ages]:
-    """Put new categories into the free places of a vocabulary, then behind its end."""
+    """Give new categories the free ids of a vocabulary, then ids after its last one."""
     free = np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[: len(added)]
     if len(free):
         places = np.full(len(values), -1)

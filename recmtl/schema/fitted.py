@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl.errors import counted
 from recmtl.schema.features import CALENDAR, Binned, Categorical, Feature, MultiCategorical, Numeric, Timestamp
 from recmtl.schema.history import FitHistory
 from recmtl.schema.schema import Schema
@@ -182,7 +183,7 @@ class FittedSchema:
 
     def __repr__(self) -> str:
         categories = sum(map(len, self.vocabularies.values()))
-        return f"FittedSchema({self.schema!r}; {categories:,} categories, {self.id_columns} id columns)"
+        return f"FittedSchema({self.schema!r}; {categories:,} categories, {counted(self.id_columns, 'id column')})"
 
     def _repr_html_(self) -> str:
         """Return tables of the features and tasks for notebooks."""

@@ -52,7 +52,7 @@ class Funnel:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The label columns; each stands behind the one that must have happened before."""
+        """The label columns; each follows the one that must have happened before."""
         return tuple(label for label, _ in self.steps)
 
     @property
@@ -166,7 +166,7 @@ def check_steps(given: Sequence[tuple[str, str | None]]) -> None:
 
 
 def _ordered(given: Sequence[tuple[str, str | None]]) -> Iterator[tuple[str, str | None]]:
-    """Yield steps so that each stands behind the one before it, and otherwise in their order."""
+    """Yield steps so that each follows its parent, and otherwise in their order."""
     left: list[tuple[str, str | None]] = list(given)
     known: set[str | None] = {None}
     while left:

@@ -120,7 +120,7 @@ def nearly_numbers(c: ColumnValues) -> Reading | None:
     words = c.other_words.take(pa.array(np.argsort(-c.rows_with(c.other_words), kind="stable")))
     what = f"numbers in {share:.1%} of its rows, and text such as {str(words[0])!r} in others"
     skip = "which leaves such rows out, of the test rows too"
-    return ask(c, what, f"{null_words(words)}, or `--kind {c.name}=numeric` with `--data.bad_rows skip`, {skip}")
+    return ask(c, what, f"{null_words(words)}, or `--kind {c.name}=numeric` with `--bad_rows skip`, {skip}")
 
 
 def are_codes(c: ColumnValues) -> bool:

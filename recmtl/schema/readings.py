@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -91,10 +91,7 @@ class InferredColumns:
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KIND_NAMES.values() if counts[kind])
         read = sum(counts.values()) - counts[LEFT_OUT]
         notes = [f"read {read} columns of {self.source} by {self.rows:,} of its rows: {kinds}"]
-        left_out = [f"{r.column} ({r.reason})" for r in self.readings if not r.used]
-        if left_out:
-            more = f" and {len(left_out) - SHOWN} more" * (len(left_out) > SHOWN)
-            notes.append(f"{LEFT_OUT}: {', '.join(left_out[:SHOWN])}{more}")
+        notes += left_out_notes(self.readings)
         forms = [
             f"{r.column} ({r.feature.format})"
             for r in self.readings
@@ -105,6 +102,14 @@ class InferredColumns:
             notes.append(f"read as dates, in every file in the same format: {', '.join(forms[:SHOWN])}{more}")
         labels = dict.fromkeys((task.label, task.kind) for task in self.tasks if task.kind in READ_AS)
         return notes + [f"label {label!r} {READ_AS[kind].format(label=label)}" for label, kind in labels]
+
+
+def left_out_notes(readings: Sequence[Reading]) -> Iterator[str]:
+    """Yield a note on the columns that are left out, if there are any."""
+    left_out = [f"{r.column} ({r.reason})" for r in readings if not r.used]
+    if left_out:
+        more = f" and {len(left_out) - SHOWN} more" * (len(left_out) > SHOWN)
+        yield f"{LEFT_OUT}: {', '.join(left_out[:SHOWN])}{more}"
 
 
 def infer_columns(
@@ -121,13 +126,14 @@ def infer_columns(
     tasks = [tasks] if isinstance(tasks, str) else tasks
     sample = read_sample(data, TextFormat(**format_options(roles)), bad_rows)
     kinds = kinds or {}
-    found = tuple(task if isinstance(task, Task) else read_label(sample, task, kinds) for task in tasks)
+    funnel = roles.get("funnel")
+    steps = funnel.labels if funnel else ()
+    found = tuple(task if isinstance(task, Task) else read_label(sample, task, kinds, steps) for task in tasks)
     kinds = {
         name: kind for name, kind in kinds.items() if kind not in TASK_KINDS or name not in {t.label for t in found}
     }
-    funnel = roles.get("funnel")
     used = [name for task in found for name in (task.label, task.given, task.weight_column)]
-    used += funnel.labels if funnel else []
+    used += steps
     used += [roles.get("group"), *roles.get("keys", ()), roles.get("weight")]
     named = {name for name in used if name is not None}
     for name in named:
@@ -146,16 +152,17 @@ def infer_columns(
     return InferredColumns(sample.name, sample.table.num_rows, found, readings, sample)
 
 
-def read_label(sample: Sample, given: str, kinds: Mapping[str, str] = NO_KINDS) -> Task:
+def read_label(sample: Sample, given: str, kinds: Mapping[str, str] = NO_KINDS, steps: Collection[str] = ()) -> Task:
     """Return the task of a label column.
 
-    It is binary if the column holds 0 and 1, a regression if it holds more than two numbers, multi-class if it holds
-    text, and otherwise of the kind that is said.
+    It is binary if the column is a step of a funnel or holds 0 and 1, a regression if it holds more than two numbers,
+    multi-class if it holds text, and otherwise of the kind that is said.
 
     Args:
         sample: The rows.
         given: The column, whose name the task has, or ``TASK=COLUMN``.
         kinds: The kind of columns that is said, among them perhaps that of the label.
+        steps: The labels of a funnel. What they hold is checked when rows are read, which names the line.
 
     Raises:
         SchemaError: There is no such column, or it holds something else.
@@ -167,7 +174,7 @@ def read_label(sample: Sample, given: str, kinds: Mapping[str, str] = NO_KINDS) 
     if said in TASK_KINDS:
         return Task(task, name, kind=said)  # type: ignore[arg-type]
     values = sample.column(name)
-    if values.is_boolean or not values.present:
+    if name in steps or values.is_boolean or not values.present:
         return Task(task, name)
     numbers = values.numbers
     if numbers is None:

@@ -108,7 +108,7 @@ class CsvReading:
     examples: list[str] = field(default_factory=list)
 
     def skip(self, records: CsvRecords, rows: int) -> None:
-        """Count records of a file that are skipped; an unclosed quote is an error, as it may have swallowed many rows.
+        """Count records of a file that are skipped; an unclosed quote is an error, as many rows may be one value.
 
         Raises:
             DataError: For the first one, with the file and the line, unless bad rows are skipped.
@@ -131,16 +131,17 @@ def read_sample(data: Rows, text: TextFormat = PLAIN_TEXT, bad_rows: BadRows = "
     if not parts:
         raise SchemaError("a schema cannot be inferred from an empty list of files")
     name, reading = _name_of(parts[0]), CsvReading(text, bad_rows)
+    more = f" and {len(parts) - 1:,} more" if len(parts) > 1 else ""
     try:
         table = _read_parts(parts, reading)
     except (DataError, SchemaError) as error:
         raise error if isinstance(parts[0], Location) else SchemaError(str(error)) from None
     except (OSError, TypeError, ValueError, csv.Error) as error:
         shown = name if name.startswith("the ") else repr(name)
-        raise SchemaError(f"cannot infer a schema from {shown}: {' '.join(str(error).split())}") from error
+        raise SchemaError(f"cannot infer a schema from {shown}{more}: {' '.join(str(error).split())}") from error
     if not table.num_rows:
-        raise SchemaError(f"there are no rows in {name}")
-    return Sample(name, table, text, tuple(left_out(reading.skipped, reading.examples)))
+        raise SchemaError(f"there are no rows in {name}{more}")
+    return Sample(f"{name}{more}", table, text, tuple(left_out(reading.skipped, reading.examples)))
 
 
 def _parts(data: Rows) -> Iterator[Part]:

@@ -105,7 +105,7 @@ class Schema:
         check_roles(self.tasks, self.group, self.weight, self.carried)
 
     def _check_names(self) -> None:
-        """Check that no name stands for two things."""
+        """Check that no name is used twice."""
         named = {"key": self.keys, "domain": (self.domain,) if self.domain else (), "weight": self.task_weights}
         check_prediction_names(self.tasks, self.reported_tasks, named)
         check_class_labels(self.tasks, self.conditions)
@@ -324,8 +324,8 @@ class Schema:
         Args:
             data: A CSV, Parquet or Arrow file, a glob, folder or list of these, a DataFrame, or an Arrow table.
             tasks: The prediction targets, or the names of their label columns, which may name the task as well
-                (``"TASK=COLUMN"``): a binary task if the column holds 0 and 1, a regression if it holds more than two
-                numbers, multi-class if it holds text. They are left out of the features.
+                (``"TASK=COLUMN"``): a binary task if the column is a step of the funnel or holds 0 and 1, a regression
+                if it holds more than two numbers, multi-class if it holds text. They are left out of the features.
             kinds: What columns are that the rules read as something else, by name or pattern: ``categorical``,
                 ``multi_categorical``, ``numeric``, ``binned``, ``timestamp``, or ``drop`` to leave one out; and the
                 kind of the task of a label, such as ``{"rating": "multiclass"}``.

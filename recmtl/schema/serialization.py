@@ -137,13 +137,19 @@ def with_trust(fitted: FittedSchema, trust: Collection[str] | None) -> FittedSch
         fitted: The schema.
         trust: The modules to trust; ``None`` trusts all that the schema names.
     """
-    if not any(is_import_path(task.loss) for task in fitted.schema.tasks):
-        return fitted
+    schema = schema_with_trust(fitted.schema, trust)
+    return fitted if schema is fitted.schema else replace(fitted, schema=schema)
+
+
+def schema_with_trust(schema: Schema, trust: Collection[str] | None) -> Schema:
+    """Return a schema that is not fitted, as `with_trust` does."""
+    if not any(is_import_path(task.loss) for task in schema.tasks):
+        return schema
     tasks = [
         replace(task, loss=_with_trust(str(task.loss), trust)) if is_import_path(task.loss) else task
-        for task in fitted.schema.tasks
+        for task in schema.tasks
     ]
-    return replace(fitted, schema=replace(fitted.schema, tasks=tasks))
+    return replace(schema, tasks=tasks)
 
 
 def _with_trust(path: str, trust: Collection[str] | None) -> str:

@@ -43,5 +43,5 @@ TASK_KINDS: Mapping[KindName, TaskKind] = {
     "binary": TaskKind(("bce", "focal"), 0, 1, ("pairwise", "listwise"), pos_weight=True, label_smoothing=True),
     "regression": TaskKind(("mse", "mae", "huber"), rankings=("pairwise",)),
     "multiclass": TaskKind(("ce",), label_smoothing=True, has_classes=True),
-    "amount": TaskKind(("poisson", "tweedie", "ziln"), 0, outputs={"ziln": 3}),
+    "amount": TaskKind(("poisson", "tweedie", "ziln"), 0, rankings=("pairwise", "listwise"), outputs={"ziln": 3}),
 }

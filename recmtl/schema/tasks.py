@@ -44,8 +44,8 @@ class Task:
             probabilities of the label, as the loss takes the shift out of them; see `with_pos_weight`.
         label_smoothing: Of a binary or a multi-class task: ε, the share of each label that is replaced by the label
             rate, or by those of the classes, in the training loss alone.
-        ranking_loss: ``pairwise`` or, of a binary task, ``listwise``: a loss over the rows of each
-            `group` of the schema, beside the other one; ``None`` for none.
+        ranking_loss: ``pairwise`` or, of labels from 0, ``listwise``: a loss over the rows of each `group` of the
+            schema, beside the other one; ``None`` for none. A multi-class task has none, as its classes have no order.
         ranking_weight: Its factor.
         classes: The classes of a multi-class task, in the order of the predictions. Empty takes those of the training
             rows: numbers by value, text in the order of its code points.
@@ -93,15 +93,16 @@ class Task:
     def _check_kind(self) -> None:
         """Check that the kind has what the options change."""
         kind = TASK_KINDS[self.kind]
-        for name, possible in (("pos_weight", kind.pos_weight), ("label_smoothing", kind.label_smoothing)):
+        has = {"pos_weight": kind.pos_weight, "label_smoothing": kind.label_smoothing, "ranking_loss": kind.rankings}
+        for name, possible in has.items():
             if not possible and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise SchemaError(
                     f"Task {self.name!r}: a {self.kind} task has no `{name}`, got {getattr(self, name)!r}"
                 )
         if self.ranking_loss is not None and self.ranking_loss not in kind.rankings:
-            known = f"must be one of {', '.join(kind.rankings)}" if kind.rankings else "is none it has"
             raise SchemaError(
-                f"Task {self.name!r}: `ranking_loss` of a {self.kind} task {known}, got {self.ranking_loss!r}"
+                f"Task {self.name!r}: `ranking_loss` of a {self.kind} task must be one of {', '.join(kind.rankings)}, "
+                f"got {self.ranking_loss!r}"
             )
 
     @property
@@ -127,7 +128,7 @@ class Task:
     @property
     def own_loss(self) -> bool:
         """Whether the loss is a function of the user's own."""
-        return callable(self.loss) or is_import_path(self.loss)
+        return is_import_path(self.loss) or (callable(self.loss) and not isinstance(self.loss, type))
 
     @property
     def label_key(self) -> LabelKey:

@@ -95,7 +95,7 @@ def question_of(c: ColumnValues, found: FoundDates) -> Reading | None:
         return None
     said = f"`--date_format {shlex.quote(f'{c.name}={found.formats[0]}')}`" if found.formats[0] else ""
     said = said or f"`--kind {c.name}=timestamp`"
-    skip = f"or {said} with `--data.bad_rows skip`, which leaves such rows out, of the test rows too"
+    skip = f"or {said} with `--bad_rows skip`, which leaves such rows out, of the test rows too"
     other, share = str(found.others[0]), found.rows / c.present
     form = f"{found.form} in {share:.1%} of its rows, and text such as {other!r} in others"
     if found.in_any > found.rows or formats_of(other):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -146,9 +148,11 @@ def _refused(network: ServedNetwork, what: str, error: Exception) -> str:
 
 def _place(error: BaseException) -> str:
     """Return the innermost line of an error that is neither in torch nor in recmtl."""
+    modules = [sys.modules[name] for name in ("torch", "recmtl", "onnxscript", "onnx_ir") if name in sys.modules]
+    others = tuple(str(Path(module.__file__).parent) + os.sep for module in modules if module.__file__)
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not {"torch", "recmtl", "onnxscript", "onnx_ir"} & {*Path(f.filename).parts}]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and own[-1].filename != __file__ else ""
+    own = [frame for frame in frames if not frame.filename.startswith(("<", *others))]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
 
 
 def _clean(model: onnx_ir.Model) -> None:

@@ -32,17 +32,18 @@ def finish_run(setup: TrainingSetup, result: FitResult, splits: Mapping[str, Row
         Interrupted: A signal asked to stop; the run can be finished from its checkpoint.
         RunError: Another process is at work in the run folder.
     """
-    if setup.folder is None:
-        return _measure_and_save(setup, result, splits)
-    steps = list(setup.folder.steps())
-    with setup.folder.held(), StopSignals(bool(steps)) as stop:
-        try:
-            with stop.interruptible():
-                measured = _measure_and_save(setup, result, splits)
-        except StopRequested:
-            assert stop.signal is not None
-            raise Interrupted(stop.signal, setup.folder.path, steps[-1]) from None
-        prune(setup.folder, 0)
+    with setup.folder_held():
+        if setup.folder is None:
+            return _measure_and_save(setup, result, splits)
+        steps = list(setup.folder.steps())
+        with StopSignals(bool(steps)) as stop:
+            try:
+                with stop.interruptible():
+                    measured = _measure_and_save(setup, result, splits)
+            except StopRequested:
+                assert stop.signal is not None
+                raise Interrupted(stop.signal, setup.folder.path, steps[-1]) from None
+            prune(setup.folder, 0)
     return measured
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar, cast
 
 import pandas as pd
 
-from recmtl.balance import ProcessGroup
 from recmtl.calibration import Calibration, Method, fit_calibration
 from recmtl.calibration.base import Calibrator
 from recmtl.calibration.calibration import (
@@ -24,7 +22,6 @@ from recmtl.train.artifacts import plain_metrics
 from recmtl.train.predictor import Predictor
 from recmtl.train.setup import TrainingSetup
 
-Value = TypeVar("Value")
 Methods = Method | dict[str, Method]
 
 
@@ -38,13 +35,13 @@ def calibrate_model(setup: TrainingSetup, predictor: Predictor, rows: Rows, meth
     """Fit the calibration of a model, which its predictions take from then on, in the first of several processes.
 
     Returns:
-        The `calibration_table` of the calibrated predictions of the rows.
+        The `calibration_table` of the calibrated predictions of the rows, with the column `method`.
     """
     model = setup.model
     before, model.calibration = model.calibration, None
     try:
         predictions = predictor.shares(rows).gathered()
-        model.calibration, found = in_first(setup.processes, lambda: _fit_and_measure(predictions, method))
+        model.calibration, found = setup.processes.in_first(lambda: _fit_and_measure(predictions, method))
     except Exception:
         model.calibration = before
         raise
@@ -54,7 +51,12 @@ def calibrate_model(setup: TrainingSetup, predictor: Predictor, rows: Rows, meth
 def _fit_and_measure(predictions: Predictions | None, method: Methods) -> tuple[Calibration, pd.DataFrame]:
     assert predictions is not None  # in the first process
     calibration = fit_calibration(predictions, method)
-    return calibration, calibration_table(calibration.applied(predictions))
+    return calibration, with_methods(calibration_table(calibration.applied(predictions)), calibration)
+
+
+def with_methods(found: pd.DataFrame, calibration: Calibration) -> pd.DataFrame:
+    """Return a `calibration_table` with the column `method`, missing for a rate that follows from calibrated ones."""
+    return found.assign(method=found["task"].map(calibration.methods))
 
 
 def calibrate_after_training(
@@ -73,7 +75,7 @@ def calibrate_after_training(
         note("the model is not calibrated: there are no validation rows")
         return
     predictions = predictor.shares(valid).gathered()
-    setup.model.calibration, notes = in_first(setup.processes, lambda: _fit_what_can_be(predictions, method))
+    setup.model.calibration, notes = setup.processes.in_first(lambda: _fit_what_can_be(predictions, method))
     for line in notes:
         note(line)
 
@@ -91,20 +93,6 @@ def _fit_what_can_be(
         except DataError as error:
             notes.append(str(error))
     return calibration_of(found, predictions) if found else None, notes
-
-
-def in_first(processes: ProcessGroup, work: Callable[[], Value]) -> Value:
-    """Return in all processes what a function returns in the first one, or raise its error."""
-    found: Value | Exception | None = None
-    if processes.first:
-        try:
-            found = work()
-        except Exception as error:
-            found = error
-    found = processes.broadcast_object(found)
-    if isinstance(found, Exception):
-        raise found
-    return cast(Value, found)
 
 
 def save_calibration(folder: RunFolder, calibration: Calibration) -> None:

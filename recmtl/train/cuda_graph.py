@@ -97,7 +97,7 @@ class CudaGraph:
 
 
 def _release(graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
-    """Give back the memory pool of a record that failed, so that the allocator no longer takes it for being recorded.
+    """Release the memory pool of a recording that failed, so that the allocator stops recording into it.
 
     If the device refuses to end a record, torch leaves the pool open: `empty_cache` and later records would fail.
     """

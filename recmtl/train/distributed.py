@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
-from uuid import uuid4
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from recmtl.balance import ProcessGroup
 from recmtl.balance.distributed import all_processes
@@ -26,16 +19,14 @@ from recmtl.features.embedding_table import spread_tables
 from recmtl.features.sharded_rows import ShardedRows
 from recmtl.features.sharding import LARGE, sharded_tables
 from recmtl.features.torchrec_rows import TorchRecRows
+from recmtl.io.joining import MINUTES, joined
 from recmtl.io.machine import available_memory
-from recmtl.io.processes import launched, refuse_launch
-from recmtl.train.optimizers import first_state
+from recmtl.train.optimizers import check_optimizer, first_state
 from recmtl.train.options import OptimizerFactory, ShardTables
 
 MIN_ROWS = 2  # of a batch norm in training mode
 FLOAT_BYTES = 4
 MOST_OF_MEMORY = 0.5  # of what is free; the rest is for training rows, gradients and copies
-MINUTES = 10.0  # that processes wait for each other
-POLL_SECONDS = 0.05
 STORAGES = {"torchrec": TorchRecRows}  # of `shard_tables`; otherwise `ShardedRows`
 
 
@@ -48,57 +39,9 @@ def local_rank(processes: ProcessGroup) -> tuple[int, int]:
 
 @contextmanager
 def process_group(minutes: float = MINUTES) -> Iterator[ProcessGroup]:
-    """Join the processes that ``torchrun`` started within a block; each waits so many minutes for the others.
-
-    A program that has initialized `torch.distributed` itself has joined them.
-
-    Raises:
-        UsageError: The variables of ``torchrun`` are set in part, or wrong.
-        RunError: The processes did not meet in that time.
-    """
-    if launched() == 1 or (dist.is_available() and dist.is_initialized()):
+    """Join the processes that ``torchrun`` started within a block, as `joined` does."""
+    with joined(minutes):
         yield all_processes()
-        return
-    address = os.environ.get("MASTER_ADDR", "").strip()
-    port = os.environ.get("MASTER_PORT", "").strip()
-    if not address or not port.isdecimal() or not 0 < int(port) < 1 << 16:
-        refuse_launch(f"MASTER_ADDR is {address!r} and MASTER_PORT {port!r}, expected a host and a port")
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    patience = timedelta(minutes=minutes)
-    try:
-        if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) == 0:
-            dist.init_process_group(backend, timeout=patience)
-        else:
-            store, rank, size = next(rendezvous("env://", timeout=patience))
-            store = PrefixStore(agreed_prefix(store, rank, size, patience), store)
-            dist.init_process_group(backend, timeout=patience, store=store, rank=rank, world_size=size)
-    except (RuntimeError, ValueError) as error:  # every error of torch.distributed is a RuntimeError
-        reason = str(error).partition("\n")[0]
-        raise RunError(f"the {launched()} processes did not meet at {address}:{port}: {reason}") from error
-    yield all_processes()
-    dist.destroy_process_group()  # not after an error: the others may have ended
-
-
-def agreed_prefix(store: Store, rank: int, size: int, patience: timedelta) -> str:
-    """Return a prefix for the keys of a store that all processes agree on, and that no earlier ones have used.
-
-    ``torchrun`` keeps its store when it starts processes again, with the addresses of those that have ended: a process
-    that reads them waits in vain. Here what an earlier process has written is told by the random names in it.
-    """
-    own, deadline = uuid4().hex, time.monotonic() + patience.total_seconds()
-    if rank > 0:
-        store.set(f"recmtl/{rank}", own)
-        prefix: str = store.get(f"recmtl/{own}").decode()  # waits for the first process to answer this one
-        store.set(f"recmtl/{prefix}/{rank}", "")
-        return prefix
-    while not all(store.check([f"recmtl/{own}/{other}"]) for other in range(1, size)):
-        for other in range(1, size):
-            if store.check([f"recmtl/{other}"]):
-                store.set(f"recmtl/{store.get(f'recmtl/{other}').decode()}", own)
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"not all of the {size} processes have come")
-        time.sleep(POLL_SECONDS)
-    return own
 
 
 def smallest_window(rows: Rows, processes: ProcessGroup) -> int:
@@ -176,7 +119,7 @@ class TableSpread:
         held: int = 0,
     ) -> None:
         self._option = option
-        self._each = FLOAT_BYTES * (1 + state_per_element(optimizer)) if option is None else 0.0
+        self._kept = numbers_kept(optimizer) if option is None else (0.0, 0.0)
         gpu = device.type == "cuda"
         free = torch.cuda.mem_get_info(device)[0] if gpu else available_memory(local_rank(processes)[1])
         bytes_held = 0 if gpu else FLOAT_BYTES * held
@@ -186,13 +129,15 @@ class TableSpread:
                 raise RunError(f"process 0 trains with `shard_tables` {options[0]}, process {rank} with {other}")
         self._left = MOST_OF_MEMORY * min(found)
 
-    def __call__(self, elements: int) -> bool:
-        """Return whether to spread the rows of a table of so many elements."""
+    def __call__(self, rows: int, width: int) -> bool:
+        """Return whether to spread the rows of a table of a width."""
         if self._option is not None:
             return bool(self._option)
-        if self._each * elements > self._left:
+        by_weight, by_row = self._kept
+        taken = FLOAT_BYTES * rows * (width * (1 + by_weight) + by_row)
+        if taken > self._left:
             return True
-        self._left -= self._each * elements
+        self._left -= taken
         return False
 
 
@@ -231,7 +176,7 @@ def shard_tables(
         return
     spread = TableSpread(option, optimizer, processes, device, sum(table.weight.numel() for table in large))
     for table in large:
-        if spread(table.weight.numel()):
+        if spread(*table.weight.shape):
             processes.broadcast([table.weight])
             table.shard(processes, storage)
 
@@ -245,8 +190,16 @@ def storage_of(option: ShardTables) -> type[ShardedRows]:
     return STORAGES[option]
 
 
-def state_per_element(optimizer: OptimizerFactory) -> float:
-    """Return how many numbers an optimizer keeps for each element of a table: Adam 2, SGD with momentum 1."""
-    sample = torch.zeros(2, 16)
-    state = first_state(optimizer, sample).values()
-    return sum(value.numel() for value in state if isinstance(value, Tensor) and value.dim()) / sample.numel()
+def numbers_kept(optimizer: OptimizerFactory) -> tuple[float, float]:
+    """Return how many numbers an optimizer keeps for each weight of a table, and for each row: Adam 2 and 0."""
+    check_optimizer(optimizer)
+    rows, width = 2, 16
+    narrow, wide = (_state_size(optimizer, torch.zeros(rows, size)) / rows for size in (width, 2 * width))
+    by_weight = (wide - narrow) / width
+    return by_weight, narrow - width * by_weight
+
+
+def _state_size(optimizer: OptimizerFactory, table: Tensor) -> int:
+    """Return how many numbers an optimizer keeps for a table."""
+    state = first_state(optimizer, table).values()
+    return sum(value.numel() for value in state if isinstance(value, Tensor) and value.dim())

@@ -10,22 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from recmtl.balance import Balancer, ProcessGroup, zero_nonfinite_gradients
-from recmtl.balance.backward import on_host
+from recmtl.balance import Balancer, ProcessGroup
+from recmtl.balance.backward import nonfinite_and_zero, on_host
 from recmtl.balance.distributed import SINGLE_PROCESS
-from recmtl.errors import DivergenceError
+from recmtl.errors import DivergenceError, shortened
 from recmtl.features import EmbeddingTable
 from recmtl.features.embedding_table import spread_tables
 from recmtl.models.links import link_of
 from recmtl.runs.folder import BEST, CHECKPOINTS
 from recmtl.train.setup import TrainingSetup
 
-COUNTER_STATE = ("steps", "counts", "streaks", "first", "reached", "skipped")
+COUNTER_STATE = ("steps", "counts", "streaks", "first", "reached", "trained", "skipped")
 LOSS_FACTOR = 100.0  # times the loss of the first step or of the label rate: training that learns stays below
 SQUARED_LOSSES = {"mse"}  # which grow with the square of an error
 HIGH_STEPS = 20  # a loss that stays too high for so many steps ends training
+SKIPPED_STEPS = 3  # in a row, at least, end a training that goes on: the only step of an epoch may be a bad one
 SMALL_TENSOR = 1_000_000  # elements; larger tensors are not checked at every logged step
-MAX_NAMES_LISTED = 6  # in a message
 
 
 class NonFiniteEvent(NamedTuple):
@@ -42,7 +42,7 @@ class NonFiniteCounter:
 
     All state is on the device and updated in place, so that the steps of a CUDA graph count too. Of tables in row mode
     the gathered rows are checked, in all processes if the rows are spread over them; `limit` consecutive steps are too
-    many.
+    many, without those in which a task had no label. `trained` is the last step that trained a task or a tensor.
     """
 
     def __init__(
@@ -69,35 +69,48 @@ class NonFiniteCounter:
         flags = [*(False for _ in self._tasks), *(id(tensor) in spread for tensor in tensors), *of_features]
         self._spread = torch.tensor(flags, device=balancer.skipped.device).nonzero().flatten() if spread else None
         self._balancer, self._limit = balancer, limit
-        self.skipped = balancer.skipped.clone()  # by the end of the last step
-        self.steps = self.skipped.new_zeros(())
-        state = self.skipped.new_zeros(4, len(self.names))
-        self.counts, self.streaks, self.first, self.reached = state.unbind()
-        self._steps_found = state[2:]  # first, reached
+        self.skipped, self.steps = balancer.skipped.clone(), balancer.skipped.new_zeros(())  # by the last step's end
+        self._matrices = [n for n, tensor in enumerate(tensors, len(self._tasks)) if tensor.dim() > 1]
+        self._none = torch.zeros(len(self.names), dtype=torch.bool, device=self.skipped.device)
+        state = self.skipped.new_zeros(5, len(self.names))
+        self.counts, self.streaks, self.trained, self.first, self.reached = state.unbind()
+        self._steps_found = state[3:]  # first, reached
 
     @torch.no_grad()
     def update(self, tensors: Sequence[Tensor]) -> None:
         """Set the non-finite entries of a step's gradients (layers, then gathered rows) to zero, and count them."""
         norms = [table.gradient_norms() for table in self._tables]
-        marks = zero_nonfinite_gradients(tensors)
+        marks, zero = nonfinite_and_zero(tensors)
         pairs = zip(self._tables, norms, strict=True)  # of a marked table, features with bad norms
         features = [marks[self._place[id(table.weight)]] > (norm < math.inf) for table, norm in pairs]
-        bad = torch.cat([self._balancer.skipped != self.skipped, marks, *features])
+        left_out, of_features = self._balancer.skipped != self.skipped, self._none[self._gradients.stop :]
+        both = torch.cat([left_out, marks, *features, self._absent(), zero, of_features]).view(2, -1)
+        bad, still = both
         if self._spread is not None:  # each process has seen its own rows
-            bad[self._spread] = self._balancer.processes.sum(bad[self._spread])[0] > 0
+            found, moved = self._balancer.processes.sum(bad[self._spread], ~still[self._spread])
+            bad[self._spread], still[self._spread] = found > 0, moved == 0
         self.skipped.copy_(self._balancer.skipped)
         self.steps += 1
         self.counts += bad
-        self.streaks.add_(1).mul_(bad)
+        stopped = both.any(0)
+        self.streaks.add_(bad).mul_(stopped)
+        torch.where(stopped, self.trained, self.steps, out=self.trained)
         now = (self._steps_found == 0) & torch.stack([bad, self.streaks == self._limit])
         torch.where(now, self.steps, self._steps_found, out=self._steps_found)
 
+    def _absent(self) -> Tensor:
+        """Return which tasks have a loss of exactly 0, as those without a label in the batch have, bool ``[tasks]``."""
+        losses = self._balancer.losses
+        return self._none[: len(self._tasks)] if losses is None or len(losses) != len(self._tasks) else losses == 0
+
     def skip(self, tensors: Sequence[Tensor]) -> None:
         """Count a step that was skipped as a whole, and what was not finite in it if the tensors are given."""
+        trained = self.trained.clone()
         if tensors:
             self.update(tensors)
         else:
             self.steps += 1
+        self.trained.copy_(trained)
 
     def events(self, state: Mapping[str, Tensor] | None = None) -> list[NonFiniteEvent]:
         """Return what was not finite so far, by a `state_dict` that was read before. Waits for the device without."""
@@ -116,6 +129,24 @@ class NonFiniteCounter:
         counts["gradients"] = int(state["counts"][self._gradients].sum())
         return {name: count for name, count in counts.items() if count}
 
+    def idle(self) -> int:
+        """Return how many steps, up to the last one, trained nothing. Waits for the device.
+
+        In such a step every task was left out or had no label, or no weight matrix had a finite gradient other than 0.
+        """
+        trained = self.trained.tolist()
+        of_tasks, of_matrices = trained[: len(self._tasks)], [trained[place] for place in self._matrices]
+        return int(self.steps - min(max(part) for part in (of_tasks, of_matrices) if part))
+
+    def skipped_in_a_row(self, ended: bool, overflows: int) -> int:
+        """Return what `idle` does, or 0 if fewer than 3 of these steps were not finite. Waits for the device.
+
+        One is enough if a training `ended` that trained nothing. `overflows` of them were not taken.
+        """
+        idle, streaks = self.idle(), self.streaks.tolist()
+        failed = max(overflows, *streaks[: len(self._tasks)], *(streaks[place] for place in self._matrices))
+        return idle if failed >= (1 if ended and idle == int(self.steps) else SKIPPED_STEPS) else 0
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the counts."""
         return {name: getattr(self, name) for name in COUNTER_STATE}
@@ -129,15 +160,28 @@ class NonFiniteCounter:
 class DivergenceMonitor:
     """Ends training that has diverged.
 
-    That is: weights are not finite, too many consecutive steps were not, or the loss of an objective stays far above
-    that of the first step and that of predicting the label rate. `note` is called once for each problem that training
-    may overcome. The losses ``[K]`` of the first step must be set as `first_losses`.
+    That is: weights are not finite, too many consecutive steps were not, all steps of an epoch were skipped, or the
+    loss of an objective stays far above that of the first step and that of predicting the label rate. The losses
+    ``[K]`` of the first step must be set as `first_losses`.
+
+    Args:
+        setup: The setup.
+        counter: Counts what was not finite.
+        optimizer: The optimizer of the model.
+        skipped_in_a_row: What `Step.skipped_in_a_row` returns.
+        note: Called once for each problem that training may overcome.
     """
 
     def __init__(
-        self, setup: TrainingSetup, counter: NonFiniteCounter, optimizer: Optimizer, note: Callable[[str], None]
+        self,
+        setup: TrainingSetup,
+        counter: NonFiniteCounter,
+        optimizer: Optimizer,
+        skipped_in_a_row: Callable[[bool], int],
+        note: Callable[[str], None],
     ) -> None:
         self._setup, self._counter, self._optimizer, self._note = setup, counter, optimizer, note
+        self._skipped_in_a_row = skipped_in_a_row
         self.first_losses: Tensor | None = None
         self._high_since: dict[str, int] = {}  # the step of the first of the last logs in which a loss was too high
         self._finite_at = 0  # the last step after which all weights were finite
@@ -175,6 +219,25 @@ class DivergenceMonitor:
         if spread_tables(self._setup.model):
             finite = self._setup.processes.sum(~finite)[0] == 0
         self._check_finite(done, tensors, finite)
+
+    def check_skipped(self, done: int, epoch: int, ended: bool) -> None:
+        """Raise a `DivergenceError` if all steps of an epoch or of the training were skipped. Waits for the device.
+
+        Args:
+            done: The number of steps done.
+            epoch: The number of steps of an epoch.
+            ended: Whether no step follows.
+        """
+        skipped = self._skipped_in_a_row(ended)
+        limit = max(epoch, SKIPPED_STEPS)
+        if skipped < (min(done, limit) if ended else limit):
+            return
+        names = shortened(self._with_own_loss(event).name for event in self._counter.events())
+        which = f"all {done} steps" if skipped >= done else f"the last {skipped} steps, up to step {done},"
+        precision = self._setup.optimization.precision
+        other = "" if precision == "fp32" else f", or train in `precision` 'fp32' instead of {precision!r}"
+        reason = f"{which} trained nothing because losses or gradients were not finite{f' ({names})' if names else ''}"
+        self._end(f"{reason}: look at labels and numbers, {self._advice}{other}", trained=skipped < done)
 
     def _small_tensors(self) -> dict[str, Tensor]:
         spread = {f"{name}.weight" for name in spread_tables(self._setup.model)}  # of which processes have other parts
@@ -244,8 +307,8 @@ class DivergenceMonitor:
         decay = " or `weight_decay`" if any(group.get("weight_decay") for group in groups) else ""
         return f"lower the learning rate ({float(groups[0]['lr']):g} by now){decay}{clip}"
 
-    def _end(self, reason: str) -> None:
-        folder = self._setup.folder
+    def _end(self, reason: str, trained: bool = True) -> None:
+        folder = self._setup.folder if trained else None
         kept = [*folder.steps().values()] if folder else []
         if folder and not kept and folder.checkpoint(BEST).exists():
             kept = [folder.path / CHECKPOINTS / BEST]
@@ -285,10 +348,3 @@ def nonfinite_parts(model: nn.Module, name: str, processes: ProcessGroup = SINGL
     found = table.owners_of(~table.weight.detach().isfinite().all(1))
     every = processes.all_gather_object(found) if table.sharded else [found]
     return [f"feature {owner}" for owner in table.owners if any(owner in each for each in every)]
-
-
-def shortened(names: Iterable[str]) -> str:
-    """Join names by commas, only the first ones if there are many."""
-    names = list(names)
-    more = f" and {len(names) - MAX_NAMES_LISTED} more" if len(names) > MAX_NAMES_LISTED else ""
-    return ", ".join(names[:MAX_NAMES_LISTED]) + more

@@ -21,10 +21,12 @@ class LossScaler:
 
     Attributes:
         scaler: The scaler, for the balancer.
+        skipped: The number of steps that were not taken since the last one that trained something.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.scaler = GradScaler(device.type)
+        self.skipped = 0
 
     def scaled(self, losses: Mapping[str, Tensor], penalty: Tensor | None) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return the losses and the penalty times the scale."""
@@ -48,6 +50,7 @@ class LossScaler:
             self.scaler.update()
         else:
             step.step()
+        self.skipped += not step.taken
         return step.taken
 
     @property
@@ -56,13 +59,14 @@ class LossScaler:
         return self.scaler.get_scale() < 1
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scale, and the steps since it changed."""
-        return self.scaler.state_dict()
+        """Return the scale, the steps since it changed, and the steps skipped."""
+        return self.scaler.state_dict() | {"skipped": self.skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load what `state_dict` returned; raise a `ValueError` if it is something else."""
         check_state_like(state, self.state_dict(), "the loss scale")
         self.scaler.load_state_dict(state)
+        self.skipped = state["skipped"]
 
 
 class _WholeStep(Optimizer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from functools import cached_property
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from recmtl.callbacks import FitResult, TrainingContext
 from recmtl.callbacks.callback_list import CallbackList
+from recmtl.callbacks.records import logged
 from recmtl.data import Rows
 from recmtl.errors import CallbackError, Interrupted, RunError
 from recmtl.features.saved_tables import spread_weights, whole_weights
@@ -82,9 +82,10 @@ class TrainingLoop:
         self._stop = StopSignals(setup.run.folder is not None)
         self._predictor = Predictor(setup, setup.processes)
         self._monitor, self._meter = setup.metric_monitor(), LossMeter(setup.model.loss_names)
-        self._divergence = DivergenceMonitor(setup, self._step.nonfinite, self._step.optimizers[0], note)
-        if setup.processes.size > 1:
-            check_same(setup.processes.all_gather_object(self._fingerprint))
+        counter, optimizer, skipped = self._step.nonfinite, self._step.optimizers[0], self._step.skipped_in_a_row
+        self._divergence = DivergenceMonitor(setup, counter, optimizer, skipped, note)
+        self._fingerprint = run_fingerprint(setup, optimizer, self._loader.rows, valid)
+        check_same(setup.processes.all_gather_object(self._fingerprint))
         if saved is not None:
             self._restore(saved)
             self._callbacks.load_state_dict(saved["callbacks"] if first else [], note)
@@ -166,6 +167,8 @@ class TrainingLoop:
         if self._evaluation_due or last:
             with self._meter.paused():
                 self._divergence.check_weights(self._done)
+        if last:
+            self._divergence.check_skipped(self._done, len(self._loader), epoch == self._setup.epochs)
         if self._evaluation_due:
             self._evaluate()
         if last:
@@ -176,6 +179,8 @@ class TrainingLoop:
         if self._stopped is not None and self._valid is not None and number not in self._evaluate_after:
             self._evaluation_due = True
             self._evaluate()
+        if self._stopped is not None:
+            self._divergence.check_skipped(self._done, len(self._loader), ended=True)
         self._save_if_due(ended or late or self._stopped is not None)
 
     def _call(self, method: str, *arguments: Any) -> None:
@@ -185,7 +190,6 @@ class TrainingLoop:
 
     @property
     def _context(self) -> TrainingContext:
-        monitor = self._monitor
         return TrainingContext(
             model=self._setup.model,
             options=self._fingerprint,
@@ -194,13 +198,13 @@ class TrainingLoop:
             epochs=self._setup.epochs,
             step=self._done,
             steps=self._setup.epochs * len(self._loader),
-            monitor=monitor.monitor,
-            higher_is_better=monitor.higher_is_better,
-            value=monitor.last,
-            best=monitor.best,
+            monitor=self._monitor.monitor,
+            higher_is_better=self._monitor.higher_is_better,
+            value=self._monitor.last,
+            best=self._monitor.best,
             records=self._records,
             measure=Predictor(self._setup).measure,
-            log=self._record,
+            log=lambda content: self._record(logged(content)),
             stop=self._callbacks.stop,
         )
 
@@ -301,10 +305,6 @@ class TrainingLoop:
         assert self._stop.signal is not None
         assert self._run_path is not None
         raise Interrupted(self._stop.signal, self._run_path, self._done) from None
-
-    @cached_property
-    def _fingerprint(self) -> dict[str, Any]:
-        return run_fingerprint(self._setup, self._step.optimizers[0], self._loader.rows, self._valid)
 
     def _state(self) -> dict[str, Any]:
         """Return all that the rest of the training depends on."""

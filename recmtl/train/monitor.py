@@ -248,11 +248,11 @@ def label_parts(rows: Rows) -> Iterator[dict[str, npt.NDArray[np.float64]]]:
 
 def _few(task: Task, rows: float, labels: float) -> list[str]:
     """Return in words the counts of a task that are small, given its rows and the sum of their labels."""
-    counts = {"rows": int(rows)}
+    counts = {"row": int(rows)}
     if task.kind == "binary":
         positives = round(labels)
-        counts |= {"positives": positives, "negatives": int(rows) - positives}
-    return [f"{count} {what}" for what, count in counts.items() if count < FEW_ROWS[what]]
+        counts |= {"positive": positives, "negative": int(rows) - positives}
+    return [f"{count} {what}{'s' * (count != 1)}" for what, count in counts.items() if count < FEW_ROWS[f"{what}s"]]
 
 
 def host_copies(values: Mapping[str, Tensor | float | None]) -> dict[str, Any]:

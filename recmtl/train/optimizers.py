@@ -231,6 +231,14 @@ def first_state(factory: OptimizerFactory, tensor: Tensor) -> dict[str, Any]:
     return dict(optimizer.state.get(sample, {}))
 
 
+def check_optimizer(factory: OptimizerFactory) -> None:
+    """Raise a `ValueError` if an optimizer takes no step by gradients alone: L-BFGS computes losses, too."""
+    try:
+        first_state(factory, torch.zeros(2, 2))
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"the optimizer cannot train a ranking model: {error}; give another one") from error
+
+
 def fused(optimizer: Optimizer) -> Optimizer:
     """Switch an optimizer to its fused implementation, if it has one for its device and the user chose none.
 

@@ -46,7 +46,8 @@ class Optimization:
             updated in place. Steps that several processes share are never recorded.
         nonfinite: What happens to a loss or a gradient that is NaN or infinite. ``skip``: the task is left out of the
             shared gradient, entries of other gradients are set to 0, and the step is counted; ``error``: training ends.
-        nonfinite_steps: With ``skip``, the number of consecutive such steps of one task or layer that ends training.
+        nonfinite_steps: With ``skip``, the number of consecutive such steps of one task or layer that ends training;
+            steps in which a task has no label do not count.
 
     Raises:
         ValueError: An option is out of its range.
@@ -99,11 +100,12 @@ class EarlyStopping:
     Args:
         monitor: The metric of the validation rows that decides: a task's own such as ``ctcvr.auc`` or ``ctr.logloss``,
             or the mean of one over the objectives for which it is defined: ``auc``. If the schema has a group, or
-            `group` names a key, ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it. ``None`` takes ``auc``,
-            ``r2`` if every objective is a regression, or ``auc+r2`` if some are: the mean over the objectives of the
-            AUC of each binary task and the R² of each regression. Of equal values of a metric that ranks rows, such as
-            AUC, that with the lower log-loss is better. An undefined metric is no improvement, and does not count
-            towards the patience; if it was never defined, the log-loss (of regressions: RMSE) decides.
+            `group` names a key, ``gauc``, ``ndcg@10`` and ``recall@10`` are measured within it, and ``ndcg@10`` of
+            amounts. ``None`` takes ``auc``, ``r2`` if every objective is a regression, or ``auc+r2`` if some are: the
+            mean over the objectives of the AUC of each binary task and the R² of each regression. Of equal values of a
+            metric that ranks rows, such as AUC, that with the lower log-loss is better. An undefined metric is no
+            improvement, and does not count towards the patience; if it was never defined, the log-loss (of regressions:
+            RMSE) decides.
         patience: Stop after this number of evaluations without improvement; ``None`` trains all epochs.
         min_delta: An improvement must be larger than this.
         evaluations: The number of evaluations per epoch.

@@ -175,11 +175,12 @@ class PredictionShares:
         """Return own metrics, which the first process computes from all rows, and why some are undefined."""
         exchange = self._exchange
         rows: dict[str, Any] = {name: exchange.to_first(array) for name, array in _arrays(scores).items()}
-        found: tuple[dict[str, float], dict[str, str]] = {}, {}
-        if exchange.processes.first:
+
+        def work() -> tuple[dict[str, float], dict[str, str]]:
             measure = OwnMeasure(replace(scores, **rows), [metric for metric in scores.own if metric.name in names])
-            found = measure(), measure.reasons
-        return exchange.processes.broadcast_object(found)
+            return measure(), measure.reasons
+
+        return exchange.processes.in_first(work)
 
 
 def _arrays(scores: Scores) -> dict[str, Array]:

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from recmtl.errors import counted
 from recmtl.evaluate import Metrics
 from recmtl.io.display import LINE_SECONDS, Display
 
@@ -26,7 +27,7 @@ class CountingBar(Display):
     def count_rows(self, what: str, rows: int) -> None:
         """Count rows that were just read or written while data is prepared."""
         self._rows[what] = self._rows.get(what, 0) + rows
-        text = f"{what}: {self._rows[what]:,} rows"
+        text = f"{what}: {counted(self._rows[what], 'row')}"
         self._bar.update(self._task, description=text)
         self.note_if_due(text)
 

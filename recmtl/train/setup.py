@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -24,6 +25,7 @@ from recmtl.io.machine import explain_oom
 from recmtl.models import RankingModel
 from recmtl.models.base import IdentityFork
 from recmtl.runs.folder import RunFolder
+from recmtl.schema import Schema, Task
 from recmtl.train.device import check_gpu_options, device_name, open_device
 from recmtl.train.distributed import shard_tables as spread_over
 from recmtl.train.distributed import smallest_window
@@ -135,6 +137,8 @@ class TrainingSetup:
         setup.metric_monitor()
         install_balancer(model, balancer)
         spread_over(model, shard_tables, optimization.optimizer, processes, device)
+        for table in spread_tables(model).values():
+            table.storage.check(table.weight)
         with explain_oom(f"the model on {device}", "give smaller tables or layers"):
             model.to(device)
         return setup
@@ -146,23 +150,20 @@ class TrainingSetup:
 
     def metric_monitor(self) -> MetricMonitor:
         """Build the monitor of the validation metric; raise a `ValueError` if the tasks do not have it."""
-        schema = self.model.schema.schema
-        reported = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
-        group = self.stopping.group
-        if group is not None and group not in schema.carried:
-            known = ", ".join(map(repr, schema.carried)) or "none"
-            raise ValueError(
-                f"`trainer.stopping.group` must be the group or a key of the schema, which are {known}, got {group!r}: "
-                f"name it by `--group {group}`, or in `keys` of the card"
-            )
-        grouped = (group or schema.group) is not None
-        return MetricMonitor(self.stopping, self.model.objectives, list(reported.values()), grouped)
+        return monitor_of(self.stopping, self.model.schema.schema, self.model.objectives)
 
     def few_rows_note(self, valid: Rows) -> list[str]:
         """Return a sentence if few validation rows of a monitored task decide which weights are best."""
         schema, monitored = self.model.schema.schema, self.metric_monitor().tasks
         tasks = {task.name: task for task in (*schema.reported_tasks, *self.model.objectives)}
         return few_rows_note([tasks[name] for name in monitored], label_parts(valid))
+
+    @contextmanager
+    def folder_held(self) -> Iterator[None]:
+        """Lock the run folder within a block in the process that writes it; all processes raise its error."""
+        with ExitStack() as stack:
+            self.processes.in_first(lambda: stack.enter_context(self.folder.held()) if self.folder else None)
+            yield
 
     def check_rows(self, rows: Rows) -> None:
         """Raise a `DataError` unless rows were prepared with the model's schema."""
@@ -204,6 +205,28 @@ class TrainingSetup:
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())
             raise RunError(f"the checkpoint of {str(folder)!r} does not fit the model: {detail}") from error
+
+
+def monitor_of(stopping: EarlyStopping, schema: Schema, objectives: Sequence[Task]) -> MetricMonitor:
+    """Build the monitor of the validation metric of a model with these objectives.
+
+    Raises:
+        ValueError: The tasks do not have the metric, or the group is no column of the schema's that is kept.
+    """
+    check_group(stopping.group, schema)
+    reported = {task.name: task for task in (*schema.reported_tasks, *objectives)}
+    grouped = (stopping.group or schema.group) is not None
+    return MetricMonitor(stopping, objectives, list(reported.values()), grouped)
+
+
+def check_group(group: str | None, schema: Schema) -> None:
+    """Raise a `ValueError` if metrics are to be grouped by a column that is neither the schema's group nor a key."""
+    if group is not None and group not in schema.carried:
+        known = ", ".join(map(repr, schema.carried)) or "none"
+        raise ValueError(
+            f"`trainer.stopping.group` must be the group or a key of the schema, which are {known}, got {group!r}: "
+            f"name it by `--group {group}`, or in `keys` of the card"
+        )
 
 
 def default_batch_size(rows: int) -> int:
@@ -263,6 +286,8 @@ def install_balancer(model: RankingModel, balancer: Balancer) -> None:
         head_names=list(model.heads),
         elements=sum(tensor.elements for tensor in model.shared().tensors),
     )
+    if {parameter.dtype for parameter in model.parameters()} == {torch.float64}:
+        balancer.double()  # not with the first batch, when the average of its weights is made
     model.fork = balancer
 
 

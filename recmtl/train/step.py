@@ -15,17 +15,26 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from recmtl.balance import Balancer, GradientStats, SharedTensor, gradient_stats
 from recmtl.data import Batch, Share
+from recmtl.errors import RunError
 from recmtl.features import EmbeddingTable
 from recmtl.features.saved_tables import own_elements, saved_elements, spread_elements
 from recmtl.features.sharding import LARGE
 from recmtl.io.machine import keep_freed_memory
 from recmtl.models import RankingModel
+from recmtl.models.head import has_weights_to_train
 from recmtl.train.cuda_graph import CudaGraph, Graph, GraphedStep, recordable
 from recmtl.train.device import autocast, matmul_precision
 from recmtl.train.distributed import average_statistics, frozen_batch_norms, untracked_batch_norms
 from recmtl.train.divergence import NonFiniteCounter
 from recmtl.train.fp16 import LossScaler
-from recmtl.train.optimizers import SparseRowOptimizer, WeightAverage, fused, learning_rate_factor, load_optimizer
+from recmtl.train.optimizers import (
+    SparseRowOptimizer,
+    WeightAverage,
+    check_optimizer,
+    fused,
+    learning_rate_factor,
+    load_optimizer,
+)
 from recmtl.train.options import Optimization, OptimizerFactory
 
 if TYPE_CHECKING:
@@ -62,6 +71,7 @@ class Step:
         graph: Graph | None = None,
     ) -> None:
         keep_freed_memory()
+        check_optimizer(options.optimizer)
         self._model, self._balancer, self._options = model, balancer, options
         tables = (module for module in model.modules() if isinstance(module, EmbeddingTable))
         self._tables = [t for t in tables if t.weight.requires_grad and (t.sharded or t.weight.numel() > ROW_MODE)]
@@ -119,6 +129,9 @@ class Step:
         with autocast(batch.labels.device, self._options), few:
             logits = self._model(batch)
         losses, penalty = self._model.losses(logits, batch), self._model.penalty(logits, batch)
+        terms = [*losses.values(), *([] if penalty is None else [penalty])]
+        if not any(term.requires_grad for term in terms) and has_weights_to_train(self._model):
+            raise RunError("no loss of the model has a gradient, but it has weights to train")
         if self._scaler:
             losses, penalty = self._scaler.scaled(losses, penalty)
         shared = self._model.shared()
@@ -161,6 +174,8 @@ class Step:
         self.taken = self._scaler.update([*moved, *self._rotations], lambda: self._take(moved))
         if not self.taken:
             self.nonfinite.skip(moved if self._scaler.exhausted else ())
+        elif self._scaler.skipped and not self.nonfinite.idle():
+            self._scaler.skipped = 0
 
     def _take(self, moved: Sequence[Tensor]) -> None:
         self.nonfinite.update(moved)
@@ -194,6 +209,15 @@ class Step:
         if self._rates_on is not None:
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = torch.tensor(float(group["lr"]), device=self._rates_on)
+
+    def skipped_in_a_row(self, ended: bool) -> int:
+        """Return how many steps, up to the last one, trained nothing. Waits for the device.
+
+        None in fp16 while the scale is still being lowered, unless training has `ended`.
+        """
+        if self._scaler and not (ended or self._scaler.exhausted):
+            return 0
+        return self.nonfinite.skipped_in_a_row(ended, self._scaler.skipped if self._scaler else 0)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of optimizers, schedules and counts, without that of the balancer and `spread_states`."""

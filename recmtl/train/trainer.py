@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,9 @@ class Trainer:
             one of them for each task that is named. A task that these rows cannot calibrate gets a note.
         shard_tables: Spread the rows of embedding tables of more than a million elements over the processes, each of
             which holds and trains its part; ``None`` spreads those that would take more than half of the memory that is
-            free for each process, with their optimizer's state. Gradients are the same, but a recipe's spread tables
-            begin with other random numbers than whole ones, as by another seed. ``torchrec`` spreads them by TorchRec,
-            which is the extra ``torchrec``: its kernels look rows up, and its messages carry their ids.
+            free for each process, with their optimizer's state. The training is the same for all of them.
+            ``torchrec`` spreads them by TorchRec, which is the extra ``torchrec``: its kernels look rows up, and its
+            messages carry their ids.
 
     Raises:
         RunError: The run to start from is unfinished, does not fit the model, or was balanced otherwise.
@@ -198,7 +197,7 @@ class Trainer:
             raise DataError("there are no training rows")
         if resume and self.setup.run.folder is None:
             raise RunError("there is no run folder to go on in: give `run=RunConfig(folder=…)`")
-        with self.folder.held() if self.folder else nullcontext(), cpu_threads(self.setup.run.threads):
+        with self.setup.folder_held(), cpu_threads(self.setup.run.threads):
             self.result = self._fit(train, valid if valid is not None and len(valid) else None, resume, note)
         return self
 
@@ -207,8 +206,8 @@ class Trainer:
         check_same(setup.processes.all_gather_object(process_fingerprint(setup, resume)))
         check_precision(setup.device, setup.optimization.precision, setup.processes)
         saved = Checkpoints(self.folder, processes=setup.processes).restore(note) if resume else None
-        if self.folder and saved is None:
-            self.folder.check_free(resume)
+        if saved is None:
+            setup.processes.in_first(lambda: self.folder.check_free(resume) if self.folder else None)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             torch.manual_seed((setup.processes.rank << 32) + setup.run.seed)
             setup.model.calibration = None
@@ -243,7 +242,8 @@ class Trainer:
                 takes ``temperature`` in any case), or the method of each task that is to be calibrated.
 
         Returns:
-            How well the tasks were and are calibrated on these rows, which flatters: see `calibration_table`.
+            How well the tasks were and are calibrated on these rows, which flatters: see `calibration_table`. The
+            column `method` says what calibrates each task; it is missing for a rate that follows from others.
 
         Raises:
             ValueError: A method or a task is unknown, or a task cannot be calibrated by this method.

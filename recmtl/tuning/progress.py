@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,7 +10,8 @@ from typing import Any, Protocol
 from recmtl.train.progress import CountingBar
 from recmtl.tuning.study import Outcome
 
-SECTIONS = ("trainer.optimization.optimizer.", "trainer.optimization.", "trainer.", "model.", "balancer.")
+SECTIONS = ("trainer.optimization.optimizer.", "trainer.optimization.", "trainer.", "model.", "balancer.", "baseline.")
+SHARED = "trainer.optimization."  # what names of the same ending need not say
 DIGITS = 4  # of a value that is shown
 
 
@@ -40,9 +42,11 @@ class TrialEnd:
 
 
 def shown_values(values: Mapping[str, Any]) -> str:
-    """Return the values of options as text, their names without the section of the recipe."""
-    sections = {name: next((s for s in SECTIONS if name.startswith(s)), "") for name in values}
-    return ", ".join(f"{name.removeprefix(sections[name])} {shown_value(value)}" for name, value in values.items())
+    """Return the values of options as text, their names without the section of the recipe, if this tells them apart."""
+    short = {name: name.removeprefix(next((s for s in SECTIONS if name.startswith(s)), "")) for name in values}
+    counts = Counter(short.values())
+    names = {name: text if counts[text] == 1 else name.removeprefix(SHARED) for name, text in short.items()}
+    return ", ".join(f"{names[name]} {shown_value(value)}" for name, value in values.items())
 
 
 def shown_value(value: Any) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, ClassVar
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -16,10 +16,11 @@ from recmtl.errors import DataError
 from recmtl.recipe.data import open_data
 from recmtl.recipe.option_errors import check_arguments, nested_options
 from recmtl.recipe.options import DEFAULT_CLASSES, parse_recipe, resolve_arguments
-from recmtl.recipe.recipe import build, complete_recipe, instantiate
-from recmtl.schema import FittedSchema
+from recmtl.recipe.recipe import build, check_recipes, complete_recipe, instantiate
+from recmtl.schema import FittedSchema, Schema
 from recmtl.train import Trainer
 from recmtl.tuning.space import SearchSpace
+from recmtl.tuning.trials import NetTrials
 
 LEARNING_RATE, BALANCER_RATE = "trainer.optimization.optimizer.lr", "trainer.optimization.balancer_rate"
 DEFAULT_RATE = 0.001  # of the optimizers
@@ -33,11 +34,12 @@ class SearchedRecipe:
 
     Args:
         parser: The parser that has its options.
-        arguments: The options that make it, as one types them.
+        arguments: Its options, as command-line arguments.
     """
 
     parser: ArgumentParser
     arguments: tuple[str, ...]
+    runner: ClassVar[type[NetTrials]] = NetTrials
 
     def complete(self, options: Sequence[str] = ()) -> dict[str, Any]:
         """Return all keys of the recipe with further options, to train it."""
@@ -49,8 +51,7 @@ class SearchedRecipe:
 
     def _without_test(self, arguments: Sequence[str]) -> Namespace:
         config = parse_recipe(self.parser, arguments)
-        config.data.test = config.data.test_since = config.data.test_until = None
-        config.data.thinned = [name for name in config.data.thinned if name != "test"]
+        forget_test_rows(config.data)
         config.trainer.run.folder, config.trainer.run.progress = None, False
         return config
 
@@ -65,16 +66,25 @@ class SearchedRecipe:
         return dict(nested_options(self.of_trial()))
 
     def trainer(self, schema: FittedSchema, options: Sequence[str] = ()) -> Trainer:
-        """Build the trainer of the recipe, which says what is monitored and which tasks there are."""
-        return build(self.parser, self._without_test([*self.arguments, *options]), schema)
+        """Build the trainer of the recipe, without callbacks: what is monitored and which tasks there are."""
+        config = self._without_test([*self.arguments, *options])
+        config.trainer.callbacks = []
+        return build(self.parser, config, schema)
 
-    def open_data(self, progress: Progress) -> PreparedData:
+    def open_data(self, progress: Progress, check: Callable[[Schema], None] | None = None) -> PreparedData:
         """Open the training and validation rows.
 
+        Args:
+            progress: Called with the current activity and the number of rows just read.
+            check: Called with the schema before rows are prepared; ``None`` checks that it fits this recipe.
+
         Raises:
+            UsageError: The model or the trainer of a recipe cannot have the schema of the data.
             DataError: They cannot be read, or there are no validation rows.
         """
-        data = open_data(instantiate(self.parser, self._without_test(self.arguments)).data, progress)
+        config = self._without_test(self.arguments)
+        check = check or partial(check_recipes, [config])
+        data = open_data(instantiate(self.parser, config).data, progress, check)
         if not len(data.splits.get("valid", ())):
             raise DataError(
                 "there are no validation rows to compare trials on: give `--data.valid`, or a `--data.holdout` above 0"
@@ -94,6 +104,15 @@ class SearchedRecipe:
         """Return what is searched if nothing else is said: the learning rate, and the options of the balancer."""
         rate = float(self.options.get(LEARNING_RATE) or DEFAULT_RATE)
         return {LEARNING_RATE: {"low": rate / 10, "high": rate * 10, "log": True}, **balancer_space(trainer)}
+
+
+def forget_test_rows(data: MutableMapping[str, Any] | Namespace) -> None:
+    """Take the test rows out of the data options of a recipe."""
+    for key in ("test", "test_since", "test_until"):
+        data[key] = None
+    data["thinned"] = [name for name in data["thinned"] if name != "test"]
+    if not data["thinned"]:  # nothing else was
+        data["negative_rate"], data["negative_labels"], data["thinned"] = 1.0, [], ["train"]
 
 
 def balancer_space(trainer: Trainer) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ import pandas as pd
 from recmtl.errors import RunError
 from recmtl.io.untrusted import from_yaml, read_text
 from recmtl.tuning.record import SearchRecord
-from recmtl.tuning.space import SearchOption
+from recmtl.tuning.space import Range, SearchOption
 from recmtl.tuning.study import (
     ERROR,
     JOURNAL,
@@ -99,8 +99,11 @@ class Tuning:
             seconds = trial.user_attrs.get(SECONDS)
             fixed = dict(zip(COLUMNS, (number, state, value, len(seen), seconds, reason), strict=True))
             rows.append(fixed | {name: trial.params.get(name) for name in self.options})
-        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.options])
-        return frame.astype({"value": float, "seconds": float})
+        frame = pd.DataFrame(rows, columns=[*COLUMNS, *self.options], dtype=object)  # a choice of 4 is not 4.0
+        ranges = {option.name: option.values for option in self._options if isinstance(option.values, Range)}
+        numbers = {name: "Int64" if values.integer else "float64" for name, values in ranges.items()}
+        fixed_types = {"trial": "int64", "value": "float64", "evaluations": "int64", "seconds": "float64"}
+        return frame.astype(fixed_types | numbers)
 
     @property
     def best_value(self) -> float | None:
@@ -163,15 +166,17 @@ class Tuning:
 
         The best quarter is that of the finished trials which have the option.
         """
-        frame, shares = self.trials, self.importances()
+        frame, shares, best = self.trials, self.importances(), self.best_options
         finished = frame[frame["state"] == "finished"].sort_values("value", ascending=not self.record.higher_is_better)
         rows = []
         for option in self._options:
-            having = finished[option.name].dropna()
-            quarter = having.head(max(1, round(len(having) / 4)))
-            best = self.best_options.get(option.name)
-            rows.append((option.name, shares[option.name], best, spread(quarter), str(option.values)))
-        return pd.DataFrame(rows, columns=["option", "importance", "best", "best quarter", "searched"])
+            taken = self._taken(option.name)
+            having = [taken[number] for number in finished["trial"] if number in taken]
+            quarter = having[: max(1, round(len(having) / 4))]
+            of_best = best.get(option.name, float("nan"))
+            rows.append((option.name, shares[option.name], of_best, spread(quarter), str(option.values)))
+        columns = ["option", "importance", "best", "best quarter", "searched"]
+        return pd.DataFrame(rows, columns=columns, dtype=object).astype({"importance": float})
 
     def choices(self) -> pd.DataFrame:
         """A row per choice of each option that has choices: its trials, its best value, and their median.
@@ -181,19 +186,25 @@ class Tuning:
         rows = []
         pick = "max" if self.record.higher_is_better else "min"
         for option in self._options:
+            taken = self._taken(option.name)
             for label in option.values.labels:
-                of_choice = self.trials[self.trials[option.name].map(str) == str(label)]
+                numbers = [number for number, value in taken.items() if str(value) == str(label)]
+                of_choice = self.trials[self.trials["trial"].isin(numbers)]
                 counts = [int((of_choice["state"] == state).sum()) for state in STATES.values()]
-                value = of_choice["value"].agg(pick) if len(of_choice) else None
-                rows.append((option.name, label, *counts, value, of_choice["value"].median()))
-        return pd.DataFrame(rows, columns=["option", "choice", *STATES.values(), "best", "median"])
+                values = of_choice["value"]
+                rows.append((option.name, label, *counts, values.agg(pick), values.median()))
+        frame = pd.DataFrame(rows, columns=["option", "choice", *STATES.values(), "best", "median"], dtype=object)
+        return frame.astype(dict.fromkeys(STATES.values(), int) | {"best": float, "median": float})
+
+    def _taken(self, name: str) -> dict[int, Any]:
+        """Return the value of an option, which may be ``None``, by the numbers of the trials that have it."""
+        ended = ended_trials(self.study).items()
+        return {number: trial.params[name] for number, trial in ended if name in trial.params}
 
 
-def spread(values: pd.Series) -> str:
+def spread(values: Sequence[Any]) -> str:
     """Return the range of numbers, or the values that are no numbers."""
-    found = list(values)
-    if not found:
-        return ""
-    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in found):
-        return f"{min(found):.3g} to {max(found):.3g}"
-    return ", ".join(dict.fromkeys(map(str, found)))
+    if values and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        ends = min(values), max(values)
+        return " to ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in ends)
+    return ", ".join(dict.fromkeys(map(str, values)))

@@ -68,7 +68,7 @@ class Range:
         return [int(end) if self.integer else end for end in (self.low, self.high)]
 
     def value(self, found: Any) -> Any:
-        """Return what a value in a study stands for."""
+        """Return the option value that a value in a study encodes."""
         return found
 
     def __str__(self) -> str:
@@ -97,7 +97,7 @@ class Choices:
         return self.value(trial.suggest_categorical(name, self.labels))
 
     def value(self, found: Any) -> Any:
-        """Return what a value in a study stands for."""
+        """Return the option value that a value in a study encodes."""
         return self.values[self.labels.index(found)]
 
     def __str__(self) -> str:
@@ -109,7 +109,7 @@ class SearchOption:
     """A key that is searched.
 
     Args:
-        key: The dotted key, as one types it.
+        key: The dotted key, as on the command line.
         values: What it can be.
         when: The classes that must be chosen for it, with the keys that name them.
         mapping: The key of the mapping that this one is an entry of; ``None`` if it is an option by itself.
@@ -302,7 +302,7 @@ def read_range(key: str, content: Mapping[str, Any], kind: Any) -> Range:
     if log and low <= 0:
         raise UsageError(f"`{key}`: with `log`, `low` must be above 0, got {low:g}")
     if step is not None and (log or not 0 < step <= high - low):
-        reason = "there is none with `log`" if log else f"it must be above 0 and at most {high - low:g}"
+        reason = "a logarithmic range has no step" if log else f"it must be above 0 and at most {high - low:g}"
         raise UsageError(f"`{key}`: the `step` cannot be {step:g}: {reason}")
     if step is not None:
         high = low + math.floor((high - low) / step * (1 + 1e-12)) * step

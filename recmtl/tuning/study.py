@@ -1,19 +1,18 @@
-"""A search on disk: what belongs to it, and its trials in a journal of Optuna."""
+"""A search on disk: its record, and its trials in a journal of Optuna."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from recmtl.errors import RunError, UsageError
+from recmtl.errors import RunError, UsageError, counted
 from recmtl.io.files import new_file
-from recmtl.tuning.recipes import SearchedRecipe
 from recmtl.tuning.record import RECORD, Pruner, SearchRecord
 from recmtl.tuning.space import SearchOption, SearchSpace
 
@@ -61,6 +60,20 @@ class Outcome:
     pruned: bool = False
 
 
+class Searched(Protocol):
+    """What is searched: the recipes of its trials, and what trains them."""
+
+    @property
+    def runner(self) -> type[Any]:
+        """The `TrialRunner` that trains its trials in a process of their own."""
+
+    def of_trial(self, options: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the recipe of a trial, without test rows, with options as command-line arguments."""
+
+    def complete(self, options: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the recipe to train with options, test rows included."""
+
+
 def open_study(folder: Path, record: SearchRecord) -> optuna.Study:
     """Open the study in a folder, whose lock is held, and cut off a line that a killed process did not finish."""
     import optuna
@@ -85,14 +98,14 @@ def journal(path: Path) -> optuna.storages.JournalStorage:
 
 
 class NoLock:
-    """A lock of a journal that locks nothing: Optuna's own outlives a killed process."""
+    """A lock of a journal that does nothing, as Optuna's own remains when a process is killed."""
 
     def acquire(self) -> bool:
-        """Take the lock."""
+        """Acquire the lock."""
         return True
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
 
 
 def cut_unfinished_line(path: Path) -> None:
@@ -130,7 +143,7 @@ class Search:
 
     Args:
         folder: The folder.
-        recipe: The recipe.
+        recipe: What is searched.
         space: What is searched.
         record: What belongs to the search.
         trials: How many trials shall end.
@@ -139,9 +152,7 @@ class Search:
         RunError: The folder holds another search, or one with more trials.
     """
 
-    def __init__(
-        self, folder: Path, recipe: SearchedRecipe, space: SearchSpace, record: SearchRecord, trials: int
-    ) -> None:
+    def __init__(self, folder: Path, recipe: Searched, space: SearchSpace, record: SearchRecord, trials: int) -> None:
         self.folder, self.space, self.record, self.trials = folder, space, record, trials
         self._recipe = recipe
         if (folder / RECORD).exists():
@@ -154,9 +165,8 @@ class Search:
         self._running: dict[int, Trial] = {}
         self._abandon_killed()
         if len(self.ended()) > trials:
-            raise RunError(
-                f"{str(folder)!r} holds {len(self.ended())} trials: give `--trials` of at least that, got {trials}"
-            )
+            found = counted(len(self.ended()), "trial")
+            raise RunError(f"{str(folder)!r} holds {found}: give `--trials` of at least that, got {trials}")
 
     def _abandon_killed(self) -> None:
         """Mark the trials that ran when the process was killed: their numbers are free again."""
@@ -170,6 +180,11 @@ class Search:
     def ended(self) -> dict[int, FrozenTrial]:
         """Return the trials that ended by themselves, by number."""
         return ended_trials(self._study)
+
+    @property
+    def runner(self) -> type[Any]:
+        """The `TrialRunner` that trains its trials."""
+        return self._recipe.runner
 
     @property
     def waiting(self) -> int:
@@ -196,7 +211,7 @@ class Search:
             return Proposal(number, values, None, " ".join(str(error).split()))
 
     def _seed(self, number: int, name: str) -> None:
-        """Give each choice a sampler of its own: what was drawn before does not matter."""
+        """Seed a new sampler for each option, so that its draw does not depend on earlier ones."""
         from optuna.samplers import TPESampler
 
         seed = zlib.crc32(f"{self.record.seed} {number} {name}".encode())
@@ -217,7 +232,8 @@ class Search:
 
         others = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         values = [t.intermediate_values[evaluation] for t in others if evaluation in t.intermediate_values]
-        return f"after evaluation {evaluation}, worse than the median {median(values):.4f} of {len(values)} trials"
+        middle = f"the median {median(values):.4f} of {counted(len(values), 'trial')}"
+        return f"after evaluation {evaluation}, worse than {middle}"
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """End a trial."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from recmtl.errors import counted
 from recmtl.io.files import new_file
 from recmtl.tuning.progress import shown_value, shown_values
 from recmtl.tuning.results import BEST, Tuning
@@ -66,7 +67,7 @@ def notes(tuning: Tuning) -> list[str]:
     trials, record = tuning.trials, tuning.record
     counts = {state: int((trials["state"] == state).sum()) for state in ("finished", "pruned", "failed")}
     said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    found = [f"{len(trials)} trials: {said}."]
+    found = [f"{counted(len(trials), 'trial')}: {said}."]
     if tuning.best_value is not None:
         options = shown_values(tuning.best_options)
         found.append(
@@ -78,9 +79,9 @@ def notes(tuning: Tuning) -> list[str]:
         found.append(f"{counts['failed'] - MOST_FAILURES} more failed: trials.csv has the reasons.")
     if counts["pruned"]:
         found.append(
-            f"{counts['pruned']} of {len(trials)} trials were pruned, each against others at the same evaluation: "
-            "options that learn slowly at first may be lost so. trials.csv says when and against what; `--pruner "
-            "none` trains all to their end."
+            f"Pruned: {counts['pruned']} of {counted(len(trials), 'trial')}, each against others at the same "
+            "evaluation: options that learn slowly at first may be lost so. trials.csv says when and against what; "
+            "`--pruner none` trains all to their end."
         )
     found.append(
         "Importance: share in the variance of the finished trials, of a class's options among its own trials; rough "
@@ -109,5 +110,4 @@ def percent(share: Any) -> str:
 
 def shown(value: Any) -> str:
     """Return a value of a table as text."""
-    missing = value is None or (isinstance(value, float) and math.isnan(value))
-    return NONE if missing else shown_value(value)
+    return NONE if isinstance(value, float) and math.isnan(value) else shown_value(value)

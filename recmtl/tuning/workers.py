@@ -59,7 +59,7 @@ class Worker:
     def start(self, search: Search, proposal: Proposal) -> None:
         """Train a trial."""
         self.search, self.proposal, self._started = search, proposal, time.monotonic()
-        self._send(proposal.recipe)
+        self._send((search.runner, proposal.recipe))
 
     def _send(self, message: Any) -> None:
         with suppress(OSError):  # it has died, which its end tells

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from recmtl.balance.backward import float32_products, full_precision
 from recmtl.data import Batch, Loader
 from recmtl.train import Optimization, Step
 
+PACKAGE = str(Path(recmtl.__file__).parent) + os.sep
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linalg_matrix_exp")
 WITH_PRODUCTS = (
     recmtl.AlignedMTL,
@@ -50,8 +53,8 @@ def of_balancer() -> bool:
     """Whether the innermost frame of the package is the balancer's; none within a backward pass is the model's."""
     for frame, _ in traceback.walk_stack(sys._getframe()):
         path = frame.f_code.co_filename
-        if "/recmtl/" in path or path.endswith("torch/autograd/graph.py"):
-            return "/recmtl/balance/" in path
+        if path.startswith(PACKAGE) or path.endswith("torch/autograd/graph.py"):
+            return path.startswith(f"{PACKAGE}balance{os.sep}")
     return False
 
 

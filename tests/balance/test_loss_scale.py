@@ -1,6 +1,7 @@
 """Losses that a GradScaler scales, or that are divided for accumulation, move weights and state as others do."""
 
 import copy
+import functools
 import pickle
 import warnings
 
@@ -74,7 +75,7 @@ def same_state(a, b):
 
 
 @every_balancer
-@pytest.mark.parametrize("exponent", [1, 4, 10, 16, 24])
+@pytest.mark.parametrize("exponent", [1, 10, 24])
 def test_a_scaled_step_is_the_plain_step_times_the_scale(method, exponent):
     """Bit for bit, as all scales are powers of two; private gradients and those of rotations, too."""
     plain, scaled, scale = Problem(method), Problem(method), 2.0**exponent
@@ -132,11 +133,16 @@ def train(method, half, skipped=None, steps=40):
     return problem, [after < before for before, after in zip(scales, [*scales[1:], scaler.get_scale()], strict=True)]
 
 
+@functools.cache
+def skipped_by_the_sum():
+    return train(Sum, half=True)[1]
+
+
 @every_balancer
 def test_fp16_is_fp32_with_the_same_steps_skipped(method):
     problem, skipped = train(method, half=True)
     expected, _ = train(method, half=False, skipped=skipped)
-    _, of_sum = train(Sum, half=True)
+    of_sum = skipped_by_the_sum()
     # The scale falls as under the plain sum, or not so far where weights are below 1.
     smaller = 4 * issubclass(method, LossValueBalancer)
     assert 0 <= of_sum.index(False) - skipped.index(False) <= smaller
@@ -151,8 +157,7 @@ def test_fp16_is_fp32_with_the_same_steps_skipped(method):
 
 
 @every_balancer
-@pytest.mark.parametrize("task", range(K))
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(("task", "value"), [(0, torch.nan), (1, torch.inf), (2, -torch.inf)])
 def test_what_is_not_finite_reaches_the_scaler_and_moves_no_state(method, task, value):
     problem = Problem(method)
     scaler = problem.balancer.scaler = scaler_of(2.0**10)

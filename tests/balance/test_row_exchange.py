@@ -1,8 +1,6 @@
 """Rows that are spread over processes, against one process with all of them."""
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from together import together
+from together import check_launches, together
 from torch import Tensor
 
 from recmtl import balance
@@ -119,41 +117,24 @@ def test_rows_and_their_gradients_travel(tmp_path: Path) -> None:
         assert each["sent"] == 8 + 4 * 8  # its length, and as many numbers as the longest one has
 
 
-# Forks, so that 20 launches import torch once; each process ends by C's `exit`, as that of a whole interpreter does.
-LAUNCHES = """
-import ctypes, os, sys
-import torch, torch.distributed as dist, torch.fx.experimental.symbolic_shapes
-from recmtl.balance import PCGrad, ProcessGroup, SharedTensor, exchange_rows
+LAUNCH = """
+import torch.fx.experimental.symbolic_shapes
+from recmtl.balance import PCGrad, SharedTensor, exchange_rows
 
-def work(rank, address):
-    dist.init_process_group("gloo", f"file://{address}", rank=rank, world_size=2)
-    processes, balancer = ProcessGroup(dist.group.WORLD), PCGrad()
+def work(processes):
+    balancer = PCGrad()
     balancer.processes = processes
     for _ in range(3):
         rows = torch.ones(4, 2, dtype=torch.float64, requires_grad=True)
         read = exchange_rows(rows, torch.arange(4), [2, 2], [2, 2], processes)
         balancer.backward([read.sum(), (read[:, 0] - read[:, 1]).sum()], [SharedTensor(rows, exchanged=read)])
-    dist.destroy_process_group()
-
-torch.set_num_threads(1)
-for launch in range(20):
-    ranks = []
-    for rank in range(2):
-        ranks.append(os.fork())
-        if not ranks[-1]:
-            work(rank, f"{sys.argv[1]}/{launch}")
-            ctypes.CDLL(None).exit(3)
-    print(*(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in ranks), flush=True)
 """
 
 
 @pytest.mark.slow
 def test_twenty_launches_end_cleanly(tmp_path: Path) -> None:
     """A collective of torch's functional ones ended 3 of 20 with an abort, after their work was done."""
-    command = [sys.executable, "-W", "error", "-c", LAUNCHES, str(tmp_path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    assert found.stdout.split() == ["3"] * 40, found.stderr
-    assert not found.stderr
+    check_launches(LAUNCH, tmp_path)
 
 
 def test_counts_that_do_not_fit_are_refused() -> None:

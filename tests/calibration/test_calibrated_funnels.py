@@ -24,6 +24,25 @@ def planted(seed: int, count: int = 20_000) -> tuple[dict[str, npt.NDArray[np.fl
     return {"ctr": ctr, "cvr": cvr, "ctcvr": ctr * cvr}, Predictions(SCHEMA, values, labels, None, pa.table({}))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_rates_that_were_lowered_to_1_leave_the_others_as_good_as_they_were(method: str) -> None:
+    """A function of log-odds that is fitted on such rows as well is nearly flat: it loses what the model knows."""
+    found = []
+    for seed in (0, 1):
+        truth, predictions = planted(seed)
+        noise = np.random.default_rng(seed + 2).normal(size=len(truth["ctr"]))
+        values = {"ctr": truth["ctr"], "ctcvr": np.minimum(0.999, truth["ctcvr"] * np.exp(0.2 * noise))}
+        found.append((truth, Predictions(SCHEMA, values, predictions.labels, None, pa.table({}))))
+    (_, train), (truth, test) = found
+    after = fit_calibration(train, method).applied(test)
+    clicked = test.labels["click"] == 1
+    raw, values = (p.scores()["cvr"].predictions for p in (test, after))
+    assert (raw == 1).mean() == pytest.approx(0.06, abs=0.01)
+    assert np.abs(values - truth["cvr"][clicked]).mean() < np.abs(raw - truth["cvr"][clicked]).mean()
+    assert after.metrics()["cvr"].values["logloss"] < 0.57 < test.metrics()["cvr"].values["logloss"]
+    assert values.mean() == pytest.approx(test.labels["buy"][clicked].mean(), rel=0.02)
+
+
 @pytest.mark.parametrize("method", ["platt", "isotonic"])
 def test_a_derived_rate_is_calibrated_on_its_own_rows(method: str) -> None:
     """Its function is that of a model that predicts it; each rate is nearer to the truth, and none is capped."""

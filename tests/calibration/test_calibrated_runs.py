@@ -15,6 +15,9 @@ import recmtl
 from recmtl.calibration import Calibration, fit_calibration
 from recmtl.cli.main import main
 from recmtl.evaluate import Predictions
+from recmtl.report import open_runs
+from recmtl.report.calibration import calibration_section
+from recmtl.report.elements import Text
 from recmtl.runs.checkpoints import save_checkpoint
 from recmtl.runs.folder import BEST, RunFolder
 
@@ -116,6 +119,28 @@ def test_a_finished_run_is_calibrated_and_again(run: Path, aliexpress: recmtl.Pr
     measured = loaded.evaluate(aliexpress.test)
     assert metrics["test"]["ctr"]["logloss"] == pytest.approx(measured.loc["ctr", "logloss"], rel=1e-9)
     assert found.loc["uncalibrated", "low"]["ctr"] > found.loc["calibrated", "high"]["ctr"]
+
+
+def test_the_method_that_was_used_is_shown_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A multi-class task takes temperature scaling whatever the method of the others is."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=600)})
+    frame["click"] = (frame["x"] + rng.normal(size=600) > 0).astype(int)
+    frame["kind"] = rng.choice(["a", "b", "c"], 600)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    path, rows = tmp_path / "run", str(tmp_path / "rows.csv")
+    quick = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--model.layers", "[4]", "--run", str(path)]
+    data = ["--data.train", rows, "--data.test", rows, "--label", "click", "--label", "kind"]
+    assert main(["train", *data, "--model", "SharedBottom", *quick]) == 0
+    assert main(["calibrate", str(path), "--rows", rows, "--method", "platt"]) == 0
+    used = "platt (click), temperature (kind)"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{used} · run in {path}"
+    tasks_in_file = json.loads((path / "calibration.json").read_text())["tasks"]
+    assert {task: found["method"] for task, found in tasks_in_file.items()} == {"click": "platt", "kind": "temperature"}
+    found = recmtl.load_run(path).calibrate(rows, "platt")
+    assert dict(zip(found["task"], found["method"], strict=True)) == {"click": "platt", "kind": "temperature"}
+    section = calibration_section(open_runs([path]), [], None, None, lambda what, rows: None)
+    assert f"Calibrated by {used}." in [part.text for part in section.parts if isinstance(part, Text)]
 
 
 def test_what_cannot_be_calibrated_is_said_and_changes_nothing(run: Path, aliexpress: recmtl.PreparedData) -> None:
@@ -271,3 +296,17 @@ def test_the_command_prints_both_stages(
     assert "must name tasks of ctr" in capsys.readouterr().err
     assert main(["predict", str(run), "--rows", f"{csv}/test.csv", "--out", str(tmp_path / "p.csv")]) == 0
     assert main(["evaluate", str(run), "--rows", f"{csv}/test.csv", "--draws", "0"]) == 0
+
+
+def test_a_run_whose_test_rows_have_no_labels_is_calibrated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=600)})
+    frame["click"] = (frame["x"] + rng.normal(size=600) > 0).astype(int)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.assign(click=None).to_csv(tmp_path / "test.csv", index=False)
+    path, rows = tmp_path / "run", str(tmp_path / "rows.csv")
+    quick = ["--trainer.epochs", "1", "--trainer.run.progress", "false", "--model.layers", "[4]", "--run", str(path)]
+    data = ["--data.train", rows, "--data.test", str(tmp_path / "test.csv"), "--label", "click"]
+    assert main(["train", *data, "--model", "SharedBottom", *quick]) == 0
+    assert main(["calibrate", str(path), "--rows", rows]) == 0
+    assert "calibration on the valid rows" in capsys.readouterr().out

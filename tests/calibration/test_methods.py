@@ -11,7 +11,7 @@ from sklearn.calibration import _SigmoidCalibration
 from sklearn.isotonic import IsotonicRegression
 
 from recmtl.calibration import METHODS, Isotonic, Platt, Temperature
-from recmtl.calibration.base import log_odds
+from recmtl.calibration.log_odds import log_odds
 from recmtl.evaluate import binary_metrics, calibration_error, scores_of
 from recmtl.schema import Task
 
@@ -146,6 +146,26 @@ def test_an_order_that_would_be_reversed_is_refused(method: str) -> None:
         METHODS[method].fit(1 - p, labels, weight)
 
 
+@pytest.mark.parametrize("method", ["platt", "temperature"])
+def test_predictions_of_1_get_their_mean_label_joined_with_those_above_it(method: str) -> None:
+    p, labels, weight = rows(5, 2000)
+    certain, of_certain = np.ones(50), (np.arange(50) % 5 > 0).astype(float)
+    found = METHODS[method].fit(np.append(p, certain), np.append(labels, of_certain), np.append(weight, certain))
+    alone = METHODS[method].fit(p, labels, weight)
+    line, highest = applied(alone, p), found.to_dict()["highest"]
+    np.testing.assert_array_equal(applied(found, p), np.minimum(line, highest))
+    above = line >= highest
+    of_these = np.append(labels[above], of_certain)
+    assert highest == pytest.approx(np.average(of_these, weights=np.append(weight[above], certain)), abs=0.02)
+    assert applied(found, certain).tolist() == [highest] * 50
+    assert alone.to_dict()["highest"] == 1
+
+
+def test_classes_that_cannot_be_calibrated_are_not_advised_a_method_of_binary_tasks() -> None:
+    with pytest.raises(ValueError, match=r"no surer of the classes of the labels than of the others$"):
+        METHODS["temperature"].fit(np.full((100, 4), 0.25), np.arange(100) % 4, np.ones(100))
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_certain_predictions_and_separated_labels_stay_finite(method: str) -> None:
     p = np.repeat([0.0, 1e-300, 0.2, 0.9, 1.0], 100)
@@ -163,6 +183,7 @@ def test_certain_predictions_and_separated_labels_stay_finite(method: str) -> No
         ("isotonic", {"x": [0.0, 1.0], "y": [0.2, 0.1]}),
         ("isotonic", {"x": [0.0, 1.0], "y": [0.2, float("nan")]}),
         ("platt", {"slope": -1.0, "intercept": 0.0}),
+        ("platt", {"slope": 1.0, "intercept": 0.0, "highest": 0.0}),
         ("temperature", {"temperature": 0.0}),
     ],
 )

@@ -1,12 +1,14 @@
 """Callbacks: what they see, and how they stop a training, fail, and resume."""
 
 import json
+import math
 import shutil
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from together import together
@@ -236,6 +238,50 @@ def test_own_numbers_are_logged(aliexpress: recmtl.PreparedData, tmp_path: Path)
     assert [r for r in fit.folder.records() if "test" in r] == [r for r in fit.result.records if "test" in r]
     whole = trainer(aliexpress).fit(aliexpress.train, aliexpress.valid)
     assert all(torch.equal(value, fit.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
+
+
+class Logs(Callback):
+    """Logs something at an evaluation."""
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+    def on_evaluation(self, context: TrainingContext, metrics: Mapping[str, Any]) -> None:
+        context.log(self.content)
+
+
+def test_numbers_that_are_not_finite_are_logged_as_null(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    content = {"own": {"loss": np.float32("nan"), "up": [math.inf, 1], "rows": np.int64(3), "reason": "none"}}
+    fit = trainer(aliexpress, Logs(content), folder=tmp_path, epochs=1).fit(aliexpress.train, aliexpress.valid)
+    found = [record["own"] for record in fit.folder.records() if "own" in record]
+    assert found == 2 * [{"loss": None, "up": [None, 1], "rows": 3, "reason": "none"}]
+    assert [record["own"] for record in fit.result.records if "own" in record] == found
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"own": {"loss": torch.ones(2)}}, r"takes numbers, text, lists and mappings, got tensor\(\[1., 1.\]\)"),
+        ({"own": {3: 4}}, "takes text as names, got 3"),
+        ({"step": 3}, "adds 'step' itself: leave it out"),
+        (0.5, "takes a mapping of numbers by name, got 0.5"),
+    ],
+)
+def test_a_callback_that_logs_something_else_is_named(
+    content: Any, said: str, aliexpress: recmtl.PreparedData, tmp_path: Path
+) -> None:
+    said = f"the callback Logs failed in `on_evaluation`: ValueError: `context.log` {said}; the training up to step 5"
+    with pytest.raises(CallbackError, match=said):
+        trainer(aliexpress, Logs(content), folder=tmp_path).fit(aliexpress.train, aliexpress.valid)
+
+
+def test_a_callback_that_exits_is_named(aliexpress: recmtl.PreparedData, tmp_path: Path) -> None:
+    class Exits(Callback):
+        def on_evaluation(self, context: TrainingContext, metrics: Mapping[str, Any]) -> None:
+            raise SystemExit(4)
+
+    with pytest.raises(CallbackError, match="callback Exits failed in `on_evaluation`: SystemExit: 4; the training"):
+        trainer(aliexpress, Exits(), folder=tmp_path).fit(aliexpress.train, aliexpress.valid)
 
 
 @pytest.mark.parametrize("given", [Seen, [Seen], ["PrintMetrics"]])

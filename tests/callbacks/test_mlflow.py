@@ -4,6 +4,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 import recmtl
 from recmtl.callbacks import FitResult, TrainingContext, records
+from recmtl.cli.main import main
 
 
 @dataclass
@@ -138,10 +140,18 @@ def test_a_resumed_training_writes_each_point_once(server: Server, context: Call
 
 
 @pytest.mark.parametrize(("logger", "extra"), [(recmtl.MLflow, "mlflow"), (recmtl.WandB, "wandb")])
-def test_the_extra_is_named_where_it_is_missing(
-    logger: Any, extra: str, context: Callable[..., TrainingContext], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_extra_is_named_where_it_is_missing(logger: Any, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "find_spec", lambda name: None)
     said = rf"^{logger.__name__} needs '{extra}': pip install 'recmtl\[{extra}\]'$"
     with pytest.raises(recmtl.RunError, match=said):
-        logger().on_fit_start(context(step=0))
+        logger()
+
+
+def test_a_missing_extra_is_told_before_rows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    arguments = ["--data.train", str(tmp_path / "no.csv"), "--label", "click", "--run", str(tmp_path / "run")]
+    assert main(["train", *arguments, "--trainer.callbacks", "[MLflow]"]) == 2
+    assert capsys.readouterr().err == "recmtl: MLflow needs 'mlflow': pip install 'recmtl[mlflow]'\n"
+    assert not (tmp_path / "run").exists()

@@ -68,7 +68,7 @@ def test_without_tensorboard_the_log_remains(
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 7, "epoch": 1, "loss": {"ctr": 0.5}}
     with pytest.raises(recmtl.RunError, match=r"^TensorBoard needs 'tensorboard': pip install 'recmtl\[tensorboard\]'"):
-        TensorBoard().on_fit_start(context())
+        TensorBoard()
 
 
 def test_a_restart_voids_older_event_files_from_its_first_step_on(tmp_path: Path, context: Make) -> None:

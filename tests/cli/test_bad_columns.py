@@ -194,6 +194,6 @@ def test_a_word_says_what_a_column_is(form: str, tmp_path: Path) -> None:
 
 def test_rows_that_do_not_fit_can_be_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = with_column([*map(str, NUMBERS[:-1]), "many"])
-    options = ["--kind", "x=numeric", "--data.bad_rows", "skip"]
+    options = ["--kind", "x=numeric", "--bad_rows", "skip"]
     assert train(frame, "csv", tmp_path, *options)["x"] == "Numeric"
     assert "line 301, column 'x': 'many' is not a number" in capsys.readouterr().err

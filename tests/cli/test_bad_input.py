@@ -65,7 +65,7 @@ class TestData:
             (
                 "g,c,x,y,z\n1,a,1,0,0\n2,b,inf,1,0\n",
                 "{path}, line 3, column 'x': inf is not a finite number: at least 1 row has an infinite one; leave "
-                "out such rows (`--data.bad_rows skip`, or `bad_rows` of the command or function), drop the column, or "
+                "out such rows (`--bad_rows skip`, or `bad_rows` of the command or function), drop the column, or "
                 "leave the cells empty",
             ),
             (

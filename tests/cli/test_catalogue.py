@@ -1,8 +1,10 @@
 """Help and spelling come from a list of options that is that of the parsers, and import nothing heavy."""
 
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,11 @@ HEAVY = ("torch", "numpy", "pandas", "pyarrow", "jsonargparse", "rich")
 def test_the_catalogue_lists_the_options_of_the_parsers() -> None:
     assert load_catalogue() == current_catalogue(), "run `python -m recmtl.cli.write_catalogue`"
     assert tuple(load_catalogue()) == COMMANDS
+
+
+def test_numbers_of_rows_are_no_files() -> None:
+    values = {name: {o["flags"][0]: o["value"] for o in load_catalogue()[name]["options"]} for name in COMMANDS}
+    assert [values[name]["--rows"] for name in ("plan", "synth", "predict")] == ["N", "N", "FILE"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -107,3 +114,11 @@ def test_an_interrupt_while_a_command_starts_is_one_line() -> None:
     process.send_signal(signal.SIGINT)
     error = process.communicate(timeout=60)[1]
     assert (process.returncode, error) == (130, "recmtl: interrupted\n")
+
+
+def test_messages_about_rows_name_options_that_all_commands_have() -> None:
+    """Files below recipes are read by commands with and without a recipe, whose long spellings only the former have."""
+    folder = Path(recmtl.__file__).parent
+    files = [file for part in ("io", "schema", "data", "evaluate") for file in (folder / part).rglob("*.py")]
+    named = [file.name for file in files if re.search(r"`--(data|trainer|model)\.", file.read_text())]
+    assert named == ["cache.py"]  # which also says what `recmtl cache` takes

@@ -189,6 +189,17 @@ class TestRefused:
         assert not (place / "run").exists()
 
 
+def test_a_card_beside_columns_is_refused_by_options_that_the_command_has(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said, columns = "the card 'aliexpress' says what the columns are: leave out `group`, or the card", ["--group", "a"]
+    key = "; to group metrics by a key of the card, train with `--trainer.stopping.group`"
+    prepared = refused(capsys, ["prepare", "--train", "my.csv", "--card", "aliexpress", *columns, "--out", "out"])
+    assert f"{said}{key}" in prepared
+    trained = refused(capsys, ["train", *SMALL, *DATA, "--data.card", "aliexpress", *columns, "--run", "run"])
+    assert f"{said} (`--data.card null` if a recipe names it){key}" in trained
+
+
 def test_a_label_may_name_its_task(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     frame = rows(0).rename(columns={"click": "items", "buy": "buy.now"})
     frame.to_csv("named.csv", index=False)
@@ -293,7 +304,7 @@ def test_inferring_names_the_columns_that_give_a_label_away(
     frame["score"] = frame["buy"] + np.random.default_rng(0).uniform(0, 0.9, ROWS)
     frame.loc[3, "score"] = np.inf  # such rows are left out of the search
     frame.to_csv("leak.csv", index=False)
-    options = {"train": ["--data.train", "leak.csv", *SMALL, "--data.bad_rows", "skip"]}
+    options = {"train": ["--data.train", "leak.csv", *SMALL, "--bad_rows", "skip"]}
     options["prepare"] = ["--train", "leak.csv", "--out", "prepared", "--bad_rows", "skip"]
     main([command, *options[command], "--label", "buy", "--drop", "click"])
     said = " ".join("".join(capsys.readouterr()).split())
@@ -321,3 +332,23 @@ def test_leaks_are_searched_in_few_rows_of_all(monkeypatch: pytest.MonkeyPatch) 
 def test_rows_of_which_none_parses_are_not_searched() -> None:
     rows = pa.table({"x": ["oops"] * 5, "y": ["0"] * 5})
     assert leak_warnings(rows, recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("y", "y")])) == []
+
+
+@pytest.mark.parametrize("model", ["ESMM", "ESCM2", "AITM", "MMOE"])
+@pytest.mark.parametrize(
+    ("values", "says"), [([0.0, 2.5], "'2.5' is not"), ([1, 2], "'2' is not"), (["yes", "no"], "'no' is not")]
+)
+def test_a_step_of_a_funnel_that_is_not_binary_is_named_with_its_line(
+    model: str, values: list[object], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the model: it would be a regression or multi-class if it were no step."""
+    frame = pd.DataFrame({"x": np.arange(ROWS) / 7, "click": np.arange(ROWS) % 2, "step": values * (ROWS // 2)})
+    frame.loc[5, "step"] = 3 if values == [0.0, 2.5] else frame.loc[5, "step"]  # more than two numbers
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    command = ["train", "--data.train", str(tmp_path / "a.csv"), "--funnel", "click", "step", *SMALL[:-4]]
+    err = refused_last(capsys, [*command, "--model", model, "--run", str(tmp_path / "run")])
+    assert "a.csv, line " in err
+    assert f"column 'step': {says} a binary label: expected 0" in err
+    assert (
+        recmtl.Schema.infer(frame, ["click", "step"], funnel=recmtl.Funnel("click", "step")).tasks[1].kind == "binary"
+    )

@@ -9,8 +9,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import recmtl
+from recmtl.cli.console import print_metrics
 from recmtl.cli.main import main
-from recmtl.evaluate import auc_interval, bootstrap_intervals, prediction_files
+from recmtl.evaluate import Metrics, auc_interval, bootstrap_intervals, prediction_files
 
 CARD = """
 features:
@@ -206,6 +207,16 @@ def test_rows_are_grouped_by_the_column_asked_for(
     assert said in capsys.readouterr().err
 
 
+def test_metrics_of_any_cutoff_have_intervals(
+    frame: pd.DataFrame, card: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(frame, card, "--json", "--draws", "20", "--k", "3") == 0
+    found = json.loads(capsys.readouterr().out)["ctr"]
+    for name in ("ndcg@3", "recall@3"):
+        low, high = found["intervals"][name]
+        assert low < found[name] < high
+
+
 def test_predictions_that_memory_does_not_hold(
     frame: pd.DataFrame, card: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -219,3 +230,9 @@ def test_predictions_that_memory_does_not_hold(
     file = Path(card).parent / "predictions.parquet"
     said = f"recmtl: {file} cannot be read: its rows need at least {size:,} bytes, but {size - 1:,} are free\n"
     assert capsys.readouterr().err == said
+
+
+def test_a_reason_of_several_tasks_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    reasons = {"ctr": "hits raised KeyError: 1", "cvr": "no rows", "ctcvr": "hits raised KeyError: 1"}
+    print_metrics({task: Metrics({"auc": None}, 5, reason=text) for task, text in reasons.items()}, "rows")
+    assert capsys.readouterr().out.splitlines()[-2:] == ["ctr, ctcvr: hits raised KeyError: 1", "cvr: no rows"]

@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from recmtl.cli.main import main
 from recmtl.errors import UsageError
+from recmtl.io import joining
 from recmtl.io.processes import launched, launched_rank
 
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -73,7 +74,7 @@ def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         raise dist.DistStoreError("Timed out after 4 seconds waiting for clients.\nwith a stack")
 
     set_variables(monkeypatch, MEETING)
-    monkeypatch.setattr(dist, "init_process_group", time_out)
+    monkeypatch.setattr(joining, "rendezvous", time_out)
     assert main(["train", "--data.train", "x.csv", "--data.labels", "[click]"]) == 2
     said = "recmtl: the 2 processes did not meet at localhost:29500: Timed out after 4 seconds waiting for clients.\n"
     assert capsys.readouterr().err == said

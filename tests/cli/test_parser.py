@@ -1,5 +1,6 @@
 """Wrong options are explained in the user's words, with the nearest name that there is."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ from recmtl.recipe.options import parse_recipe, recipe_parser
             "there is no module 'torch.nn.Linea': module 'torch.nn' has no class 'Linea'; ",
         ),
         (["--model.towers", "{ctr: "], "`--model.towers` is not YAML: while parsing"),
-        (["--nope", "1"], "`test` has no option `--nope`: it has "),
+        (["--nope", "1"], "`test` has no option `--nope`: `test --help` lists them"),
     ],
 )
 def test_one_sentence(arguments: list[str], said: str) -> None:
@@ -200,3 +201,104 @@ def test_an_own_class_that_is_not_found(
     error = capsys.readouterr().err
     assert said.format(here=Path.cwd()) in error
     assert error.count("\n") == 1
+
+
+def test_whole_numbers_are_integers() -> None:
+    """As `1e9` where an integer alone is asked for; text stays as it is."""
+    said = ["--trainer.epochs", "2e1", "--trainer.optimization.batch_size=1.5e+3", "--trainer.run.seed", "1_000"]
+    config = parse_recipe(recipe_parser("test"), [*said, "--data.labels+", "1e2", "--data.group", "1e9"])
+    found = config.trainer
+    assert (found.epochs, found.optimization.batch_size, found.run.seed) == (20, 1500, 1000)
+    assert (config.data.labels, config.data.group) == (["1e2"], "1e9")
+
+
+class Counted(recmtl.callbacks.Callback):
+    """A callback of one's own with an integer option."""
+
+    def __init__(self, every: int = 1, share: float = 1.0) -> None:
+        self.every, self.share = every, share
+
+
+COUNTS = """
+data: {nulls: ["1e5"], group: 1e3}
+model: {class_path: MMOE, init_args: {experts: 1e1, layers: [1e2, 64], encoder: {width: 1_6}}}
+balancer: {class_path: RLW, init_args: {seed: 2e1}}
+trainer: {epochs: 1e1, optimization: {batch_size: 1.5e+3, clip_norm: 1e1},
+          callbacks: [{class_path: CLASS, init_args: {every: 1e3, share: 1e1}}]}
+""".replace("CLASS", f"{__name__}.Counted")
+
+
+def test_whole_numbers_of_classes_and_in_recipes_are_integers(tmp_path: Path) -> None:
+    (tmp_path / "counts.yaml").write_text(COUNTS)
+    parser, file = recipe_parser("test"), ["--config", str(tmp_path / "counts.yaml")]
+    config = parse_recipe(parser, file)
+    model, trainer = config.model.init_args, config.trainer
+    found = (model.experts, model.layers, model.encoder.init_args.width, config.balancer.init_args.seed)
+    assert repr(found) == "(10, [100, 64], 16, 20)"
+    assert repr((trainer.epochs, trainer.optimization.batch_size)) == "(10, 1500)"
+    assert trainer.optimization.clip_norm == 10.0
+    assert repr(trainer.callbacks[0].init_args.every) == "1000"
+    assert trainer.callbacks[0].init_args.share == 10.0
+    assert (config.data.nulls, config.data.group) == (["1e5"], "1e3")
+    said = ["--model.experts", "2e1", "--model.layers=[2e2,3]", "--balancer", "RLW", "--balancer.seed=1_000"]
+    said += ["--trainer.callbacks+", json.dumps({"class_path": f"{__name__}.Counted", "init_args": {"every": "2e2"}})]
+    config = parse_recipe(parser, [*file, *said])
+    found = (config.model.init_args.experts, config.model.init_args.layers, config.balancer.init_args.seed)
+    assert repr(found) == "(20, [200, 3], 1000)"
+    assert repr([callback.init_args.every for callback in config.trainer.callbacks]) == "[1000, 200]"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("experts: 1e1", "experts: 1.5", "`model.experts` must be an integer, got 1.5"),
+        ("experts: 1e1", "experts: 15e-1", "`model.experts` must be an integer, got '15e-1'"),
+        ("seed: 2e1", "seed: 2.5e0", "`balancer.seed` must be an integer, got '2.5e0'"),
+        ("epochs: 1e1", "epochs: 1.5", "`trainer.epochs` must be an integer, got 1.5"),
+        ("every: 1e3", "every: 0.5", "`trainer.callbacks.every` must be an integer, got 0.5"),
+        ("clip_norm: 1e1", "clip_norm: x", "`trainer.optimization.clip_norm` must be a number or null, got 'x'"),
+    ],
+)
+def test_other_numbers_are_no_integers(old: str, new: str, said: str, tmp_path: Path) -> None:
+    """The message names the file, and not the whole numbers that are accepted."""
+    path = tmp_path / "counts.yaml"
+    path.write_text(COUNTS.replace(old, new))
+    with pytest.raises(UsageError) as error:
+        parse_recipe(recipe_parser("test"), ["--config", str(path)])
+    assert str(error.value) == f"{path}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["train", "--data.train", "a.csv", "--label", "view", "click"], "`--label view --label click`"),
+        (["train", "--data.train", "a.csv", "--drop=x", "y", "--group", "g"], "`--drop x --drop y`"),
+        (
+            ["train", "--data.train", "a.csv", "--data.labels", "view", "a b"],
+            "`--data.labels view --data.labels 'a b'`",
+        ),
+        (["train", "--data.train", "a.csv", "--label", "view", "--trust", "a", "b"], "`--trust a --trust b`"),
+        (["describe", "a.csv", "--label", "view", "click"], "`--label view --label click`"),
+        (["describe", "a.csv", "--label=view", "--drop", "x", "y"], "`--drop x --drop y`"),
+        (["prepare", "--label=view", "click", "--out", "b"], "`--label view --label click`"),
+    ],
+)
+def test_several_values_of_an_option_that_is_repeated(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert f"takes one value and is repeated for further ones, {said}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("--data.label", "--label"), ("--data.drops", "--drop"), ("--data.cards", "--data.card")]
+)
+def test_an_option_is_proposed_as_its_help_spells_it(
+    wrong: str, right: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", wrong, "view"]) == 2
+    assert f"has no option `{wrong}`; did you mean `{right}`?" in capsys.readouterr().err
+    with pytest.raises(UsageError, match=f"did you mean `{right}`"):
+        parse_recipe(recipe_parser("test"), [wrong, "view"])
+    with pytest.raises(UsageError, match=r"no option `data\.label`; did you mean `data\.labels`"):
+        parse_recipe(recipe_parser("test"), ["--config", '{"data": {"label": "view"}}'])

@@ -3,19 +3,28 @@
 import json
 import os
 import subprocess
+import time
+from collections import Counter
 from contextlib import redirect_stdout
+from datetime import timedelta
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import torch.distributed as dist
 
 import recmtl
 from recmtl.balance import ProcessGroup
 from recmtl.cli.main import main
+from recmtl.recipe.data import open_data
+from recmtl.recipe.data_options import DataOptions
+from recmtl.recipe.shared_data import open_shared_data
 from recmtl.runs.checkpoint_file import read_checkpoint
 from recmtl.train import RunFolder
+from tests.large_card import LARGE_CARD
 from tests.together import together
 
 pytestmark = pytest.mark.slow
@@ -115,30 +124,22 @@ class Killed(Callback):
             marker.touch()
             FileSystemWriter.finish = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 """
-LARGE = """
-features:
-  - {categorical: categorical_1, hash_buckets: 70000, width: 16}
-  - {categorical: categorical_2, width: 4}
-  - {numeric: numerical_1}
-tasks: [{name: ctr, label: click}, {name: ctcvr, label: conversion}]
-funnel: [click, conversion]
-keys: [search_id]
-"""
 
 
 def test_a_run_with_spread_tables_outlives_a_killed_process(
     csv: Path, tmp_path: Path, warm_python: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """torchrun starts it again, and it ends as one process without faults does, by which its folder can be used."""
+    """torchrun starts it again, and it ends as one process with whole tables does, by which its folder can be used."""
     (tmp_path / "killer.py").write_text(KILLED)
-    (tmp_path / "large.yaml").write_text(LARGE)
+    (tmp_path / "large.yaml").write_text(LARGE_CARD)
     rows = [*("--data.train", str(csv / "train.csv"), "--data.valid", str(csv / "valid.csv"))]
     options = ["train", "--data.card", str(tmp_path / "large.yaml"), *rows, "--data.cache", str(tmp_path / "cache")]
     options += ["--model", "SharedBottom", "--model.layers", "[16,8]", "--model.tower_layers", "[8]"]
     options += ["--balancer", "PCGrad", "--trainer.epochs", "2", "--trainer.optimization.batch_size", "200"]
-    options += ["--trainer.run.tensorboard", "false", "--trainer.shard_tables", "true"]
+    options += ["--trainer.run.tensorboard", "false"]
     folder, one = tmp_path / "killed", tmp_path / "one"
     killed = ["--trainer.callbacks", "[killer.Killed]", "--trust", "killer", "--trainer.run.checkpoint_every", "8"]
+    killed += ["--trainer.shard_tables", "true"]
     path = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}", "MARKER": str(tmp_path / "mark")}
     found = torchrun(warm_python, 2, *options, *killed, "--run", str(folder), "--resume", restarts=1, **path)
     assert found.returncode == 0, found.stderr
@@ -146,7 +147,7 @@ def test_a_run_with_spread_tables_outlives_a_killed_process(
     assert found.stdout.count("training rows/s") == 1
     assert not list(folder.rglob(".*.partial"))
     assert (folder / "checkpoints/best/tables/__1_0.distcp").exists()
-    assert main([*options, "--run", str(one)]) == 0
+    assert main([*options, "--trainer.shard_tables", "false", "--run", str(one)]) == 0
     models = [recmtl.load_run(run).model.state_dict() for run in (folder, one)]
     for name, value in models[1].items():
         assert models[0][name].allclose(value, atol=1e-5), name
@@ -197,8 +198,26 @@ def check_commands_of_two(
     assert [run.joinpath("calibration.json").read_bytes(), capsys.readouterr().out] == calibrated
 
 
+def prepared_by_one(processes: ProcessGroup, csv: Path, cache: Path) -> None:
+    """One prepares the rows, for longer than the messages of the others may take, which open what it has written."""
+    processes.all_gather_object(None)
+    impatient, work = ProcessGroup(dist.new_group(timeout=timedelta(seconds=3))), Counter[str]()
+
+    def progress(what: str, rows: int) -> None:
+        time.sleep(4 * (not work))
+        work[what] += rows
+
+    options = DataOptions("aliexpress", str(csv / "train.csv"), cache=cache)
+    data = open_shared_data(partial(open_data, options, progress), impatient)
+    assert bool(work) == processes.first
+    assert data.folder is not None
+    assert data.folder.parent == cache
+    assert len({*processes.all_gather_object(data.fingerprint)}) == 1
+
+
 def commands(processes: ProcessGroup, run: Path, csv: Path, out: Path) -> dict[str, str]:
     """What each process prints."""
+    prepared_by_one(processes, csv, out.with_suffix(".cache"))
     os.environ |= {"RANK": str(processes.rank), "WORLD_SIZE": str(processes.size)}
     options = {"predict": ["--out", str(out)], "evaluate": ["--json"], "calibrate": SCALED}
     printed = {}

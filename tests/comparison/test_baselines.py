@@ -1,6 +1,7 @@
 """Models of other libraries: what they read, that they learn, and their place in a comparison."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from recmtl.comparison.baselines.base import Examples, TaskRows, quality
 from recmtl.comparison.baselines.histgb import CommonCategories
 from recmtl.comparison.baselines.inputs import LISTED, examples_of, id_places, input_matrix
 from recmtl.comparison.baselines.run import fit_baseline
-from recmtl.comparison.grid import Grid, Variant
+from recmtl.comparison.baselines.searched import BaselineTrials, SearchedBaseline
+from recmtl.comparison.grid import Grid, GridRun, Variant
 from recmtl.comparison.runner import baseline_notes
 from recmtl.comparison.tables import result_tables
+from recmtl.comparison.tuned import is_searched
 from recmtl.errors import DataError, RunError, UsageError
 from recmtl.recipe.options import recipe_parser
 
@@ -57,6 +60,18 @@ def test_each_learns_planted_labels(name: str, kind: str) -> None:
     np.testing.assert_array_equal(again.predict(rows.valid.x), model.predict(rows.valid.x))
     other = BASELINES[name].fit(rows, BASELINES[name].defaults, 1, 1).predict(rows.valid.x)
     assert (name == "logistic") == np.array_equal(other, model.predict(rows.valid.x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_ends_of_each_searched_option_are_taken(name: str) -> None:
+    rows, baseline = planted("binary"), BASELINES[name]
+    few_trees, found = replace(rows, valid=None), {}
+    for option, values in baseline.search_space.items():
+        for end in values.extremes:
+            model = baseline.fit(few_trees, {**baseline.defaults, option: end}, 0, 1)
+            found[option, end] = model.predict(rows.valid.x)
+            assert quality(rows.task, rows.valid, found[option, end]) > 0.6, (option, end)
+        assert not np.array_equal(*[found[option, end] for end in values.extremes]), option
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -193,7 +208,8 @@ def test_the_grid_names_baselines(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Grid(["MMOE"], seeds=[4], baselines=["histgb", entry]).runs(recipe_parser("test"), [])
     assert [run.name for run in runs] == ["MMOE-Sum-4", "histgb-4", "lightgbm_num_leaves=7-4"]
     assert [str(run.variant) for run in runs[1:]] == ["histgb", "lightgbm(num_leaves=7)"]
-    assert runs[2].recipe | {"data": {}} == {"data": {}, "baseline": entry, "seed": 4, "group": None, "metrics": {}}
+    measured = {"monitor": None, "group": None, "metrics": {}}
+    assert runs[2].recipe | {"data": {}} == {"data": {}, "baseline": entry, "seed": 4} | measured
     with pytest.raises(ValueError, match="`baselines` must be of lightgbm, histgb, logistic, got 'forest'"):
         Grid(["MMOE"], baselines=["forest"])
     monkeypatch.setattr(module, "find_spec", lambda _: None)
@@ -208,10 +224,43 @@ def test_a_baseline_is_in_the_tables_but_transfers_nothing(plant: Plant) -> None
     assert [cell.text for cell in main.rows[2][:2]] == ["lightgbm", "–"]
     assert main.notes[1].startswith("a: lightgbm is significantly better than 2 other variants")
     assert transfer.rows[1][2].bold
-    assert transfer.notes[1].startswith("a: no variant differs significantly from single-task training")
+    assert transfer.notes[1].startswith(
+        "a: no net differs significantly from single-task training; lightgbm significantly better than single-task "
+        "training, at 95 %"
+    )
     beside = comparison.differences(reference="lightgbm")
     assert set(beside["reference"]) == {"lightgbm"}
     assert Comparison("", "test", [run for run in comparison.grid if run.variant != net]).single is None
+
+
+def test_a_trial_of_a_baseline_is_measured_as_the_nets_are(tmp_path: Path) -> None:
+    """By the monitor, on the validation rows alone, with the options of the trial over those that are given."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=300), "user": np.arange(300) % 60})
+    frame = frame.assign(a=(frame.x + rng.normal(size=300) > 0).astype(int), b=rng.integers(0, 2, 300))
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("a", "a"), recmtl.Task("b", "b")], group="user")
+    data = recmtl.prepare(schema, frame[:150], frame[150:225], frame[225:], tmp_path / "data")
+    entry = {"class_path": "logistic", "init_args": {"max_iter": 50}}
+    shared = {
+        "data": {"train": str(tmp_path / "data"), "test": "none.csv", "thinned": ["test"], "negative_rate": 0.5},
+        "seed": 0,
+    }
+    for monitor in ("a.auc", "gauc", "logloss"):
+        recipe = shared | {"baseline": entry, "monitor": monitor, "group": None, "metrics": {}}
+        searched = SearchedBaseline(recipe)
+        (option,) = searched.space.options
+        of_trial = searched.of_trial([f"--{option.key}=0.5"])
+        assert of_trial["baseline"]["init_args"] == {"max_iter": 50, "penalty": 0.5}
+        expected = dict.fromkeys(("test", "test_since", "test_until")) | {"thinned": ["train"], "negative_rate": 1.0}
+        assert of_trial["data"] == shared["data"] | expected | {"negative_labels": []}
+        value, pruned = BaselineTrials().train(of_trial, None)
+        predicted = fit_baseline(data, "logistic", {"max_iter": 50, "penalty": 0.5}, 0, 1)[0]["valid"]
+        of_task = {name: module.metrics_of(scores).values for name, scores in predicted.scores().items()}
+        expected = of_task["a"]["auc"] if monitor == "a.auc" else np.mean([of_task[n][monitor] for n in ("a", "b")])
+        assert value == pytest.approx(expected, abs=1e-12)
+        assert not pruned
+    fixed = shared | {"baseline": {"class_path": "logistic", "init_args": {"penalty": 1.0}}}
+    assert not is_searched(GridRun(Variant("logistic", ""), 0, fixed))
 
 
 @pytest.mark.slow

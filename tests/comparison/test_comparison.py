@@ -11,10 +11,11 @@ from planted import Plant
 from scipy.stats import ttest_ind, ttest_rel
 
 import recmtl
+from recmtl.comparison import Comparison
 from recmtl.comparison.differences import correct_p_values, possible_pairs, seeds_difference
-from recmtl.comparison.grid import Variant
+from recmtl.comparison.grid import GridRun, Variant
 from recmtl.evaluate import Predictions, auc_difference
-from recmtl.train import RunError
+from recmtl.train import RunError, RunFolder
 
 BEST, EQUAL, WORSE = Variant("MMOE", "Sum"), Variant("MMOE", "PCGrad"), Variant("ESMM", "Sum")
 SIGNALS = {WORSE: {"a": 0.5, "b": 1.0}, BEST: {"a": 2.0, "b": 1.0}, EQUAL: {"a": 1.99, "b": 1.0}}
@@ -164,3 +165,18 @@ def test_the_error_rate_holds_although_the_data_choose_the_best_variant(over: st
 def test_pairs_are_counted_over_the_tasks() -> None:
     means = pd.DataFrame({"task": list("aaaabbb"), "mean": [1, 2, 3, np.nan, 1, 2, 3]})
     assert possible_pairs(means) == 3 + 3
+
+
+def test_amounts_are_compared_within_a_key_by_which_the_runs_are_measured(tmp_path: Path) -> None:
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("spent", "spent", kind="amount")], keys=["user"])
+    frame = pd.DataFrame({"x": range(40), "user": np.arange(40) % 4, "spent": np.arange(40.0)})
+    data = recmtl.prepare(schema, frame, test=frame)
+    grid = [GridRun(variant, seed, {}) for variant in (BEST, WORSE) for seed in range(2)]
+    comparison = Comparison(tmp_path, "test", grid)
+    for number, run in enumerate(grid):
+        folder = RunFolder(comparison.path(run))
+        folder.create(data.schema)
+        folder.finish({"test": {"spent": {"gini": 0.1 * number, "ndcg@10": 0.2 * number}}, "seconds": 1.0})
+    comparison.save("planted")
+    found = comparison.table("ndcg@10")
+    assert (found["metric"].unique().tolist(), found["mean"].tolist()) == (["ndcg@10"], pytest.approx([0.1, 0.5]))

@@ -190,4 +190,27 @@ def test_without_variance_nothing_is_significant(plant: Plant, monkeypatch: pyte
     monkeypatch.setattr("recmtl.comparison.differences.auc_difference", lambda *_: None)
     main, transfer = result_tables(plant(SIGNALS))
     assert main.notes[1] == "a: not tested: the variance of auc cannot be estimated."
-    assert transfer.notes[1].startswith("a: no variant differs significantly from single-task training")
+    assert transfer.notes[1] == "a: not tested against single-task training."
+
+
+def test_a_class_that_stands_once_is_named_without_its_options(plant: Plant) -> None:
+    bottom, balancer = "SharedBottom(layers=[64, 32], tower_layers=[16])", "MetaBalance(beta=0.5)"
+    names = [
+        (bottom, "Sum"),
+        ("MMOE(experts=2)", "Sum"),
+        ("MMOE(experts=4)", "Sum"),
+        (bottom, balancer),
+        ("logistic", ""),
+    ]
+    comparison = plant({Variant(*name): {"a": signal} for name, signal in zip(names, range(5), strict=True)})
+    main, *_ = result_tables(comparison)
+    assert [[cell.text for cell in row[:2]] for row in main.rows] == [
+        ["SharedBottom", "Sum"],
+        ["MMOE(experts=2)", "Sum"],
+        ["MMOE(experts=4)", "Sum"],
+        ["SharedBottom", "MetaBalance"],
+        ["logistic", "–"],
+    ]
+    assert main.notes[-1] == f"Options: SharedBottom is {bottom}; MetaBalance is {balancer}."
+    assert not any(bottom in note or balancer in note for note in main.notes[:-1])
+    assert {*comparison.table()["model"]} == {name for name, _ in names}  # as in `table.csv`

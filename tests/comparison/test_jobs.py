@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -38,6 +39,18 @@ if "seed: 666" in recipe and not (run.parent / "mended").exists():
 if "seed: 9\\n" in recipe and not (run.parent / "mended").exists():
     os.kill(os.getpid(), signal.SIGKILL)
 if "seed: 77" in recipe:
+    (run / ".half.partial").mkdir()
+    (run / ".half.partial" / ".file.partial").touch()
+
+    def asked(*signal):
+        (run / "asked").touch()
+        while {path.parent.name for path in run.parent.glob("*/started")} - {
+            path.parent.name for path in run.parent.glob("*/asked")
+        }:
+            time.sleep(0.01)
+        sys.exit(1)
+
+    signal.signal(signal.SIGTERM, asked)
     (run / "starting").write_text(str(os.getpid()))
     (run / "starting").rename(run / "started")
     time.sleep(60)
@@ -195,20 +208,48 @@ def test_permuted_values_are_other_data(
 def test_an_interrupt_stops_running_jobs_and_keeps_finished_runs(
     go: Callable[..., recmtl.Comparison], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ended, started = module.Job.ended, out / "cells" / "MMOE-Sum-77" / "started"
+    """All of them are asked at once, and what they leave half written is removed."""
+    ended, started = module.Job.ended, [out / "cells" / f"MMOE-Sum-{seed}" / "started" for seed in (77, 770)]
 
     def interrupted(job: module.Job) -> bool:
-        if started.exists():
+        if all(path.exists() for path in started):
             raise KeyboardInterrupt
         return ended(job)
 
     monkeypatch.setattr(module.Job, "ended", interrupted)
+    monkeypatch.setattr(module, "STOP_SECONDS", 30.0)
+    begun = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        go([1, 77])
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(started.read_text()), 0)
-    assert list(recmtl.Comparison.open(out).runs["state"]) == ["finished", "unfinished"]
+        go([1, 77, 770], jobs=2)
+    assert time.monotonic() - begun < module.STOP_SECONDS
+    for path in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.read_text()), 0)
+    assert list(recmtl.Comparison.open(out).runs["state"]) == ["finished", "unfinished", "unfinished"]
+    assert not [*out.rglob("*.partial")]
     assert not (out / ".lock").exists()
+
+
+def test_an_interrupt_while_a_job_starts_leaves_no_process(
+    go: Callable[..., recmtl.Comparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = subprocess.Popen, list[int]()
+
+    def interrupted(*command: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = start(*command, **options)
+        started.append(process.pid)
+        signal.raise_signal(signal.SIGINT)
+        return process
+
+    monkeypatch.setattr(module.subprocess, "Popen", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to be ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go([77])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(started[0], 0)
 
 
 def test_the_orphan_of_a_killed_comparison_still_holds_the_lock(

@@ -17,7 +17,7 @@ from recmtl.comparison.runner import check_searched, keep_finished, prepared
 from recmtl.comparison.tables import fixed_weights_table, main_table, result_tables
 from recmtl.comparison.tuned import TunedVariant
 from recmtl.errors import DataError, RunError
-from recmtl.recipe.options import recipe_parser
+from recmtl.recipe.data_options import DataOptions
 
 OPTIONS = {
     "data.card": "aliexpress",
@@ -39,7 +39,15 @@ def test_each_row_is_searched_alike_and_then_trained_with_its_best_options(csv: 
         budget = recmtl.Budget(2, search)
         given = options | {"data.test": str(test)}
         found = recmtl.compare(
-            {}, tmp_path / "out", [MODEL], ["Sum", "FixedWeights"], 1, options=given, tuned=budget, progress=False
+            {},
+            tmp_path / "out",
+            [MODEL],
+            ["Sum", "FixedWeights"],
+            1,
+            baselines=["logistic"],
+            options=given,
+            tuned=budget,
+            progress=False,
         )
         return Comparison.open(found.folder)
 
@@ -47,8 +55,8 @@ def test_each_row_is_searched_alike_and_then_trained_with_its_best_options(csv: 
     with pytest.raises(DataError):
         compare(tmp_path / "test.csv")  # after all searches, which opened no test rows
     searches = {path.name: recmtl.Tuning(path) for path in (tmp_path / "out" / "searches").iterdir() if path.is_dir()}
-    assert sorted(searches) == ["SharedBottom_layers=_4-FixedWeights", "SharedBottom_layers=_4-Sum"]
-    assert [len(tuning.trials) for tuning in searches.values()] == [2, 2]
+    assert sorted(searches) == ["SharedBottom_layers=_4-FixedWeights", "SharedBottom_layers=_4-Sum", "logistic"]
+    assert [len(tuning.trials) for tuning in searches.values()] == [2, 2, 2]
     with pytest.raises(DataError, match="none"):
         compare(tmp_path / "none.csv")  # before
     options["trainer.epochs"] = 2
@@ -57,7 +65,12 @@ def test_each_row_is_searched_alike_and_then_trained_with_its_best_options(csv: 
     options["trainer.epochs"] = 1
     comparison = compare()
     assert {found.trials for found in comparison.tuned.values()} == {2}
-    for run in comparison.grid:
+    *nets, linear = comparison.grid
+    best = searches["logistic"].best_options["baseline.penalty"]
+    assert f"penalty {best:.4g}" in comparison.tuned[linear.variant].options
+    result = json.loads((comparison.path(linear) / "metrics.json").read_text())
+    assert result["best"]["value"] == searches["logistic"].best_value
+    for run in nets:
         tuning, tuned = searches[run.variant.name], comparison.tuned[run.variant]
         recipe, best = (
             recmtl.Tuning(tuning.folder).best_recipe,
@@ -94,10 +107,12 @@ def test_more_trials_train_anew_what_they_change(
     everything = {run.name for run in before.grid}
     with pytest.raises(RunError, match=r"which is 0\.2 now: give another"):
         kept({tuned: 0.2})  # they were not searched before
-    with pytest.raises(RunError, match="whose options were not searched: give another `--out`"):
-        check_searched(before.folder)
+    for one in (tuned, trees):
+        with pytest.raises(RunError, match="whose options were not searched: give another `--out`"):
+            check_searched(before.folder, [one])
+    check_searched(before.folder, [])
     assert kept({}) == everything
-    check_searched(before.folder)
+    check_searched(before.folder, [tuned, other])
     with pytest.raises(RunError, match=r"`trainer\.epochs` 1, which is 2 now"):
         kept({tuned: 0.2}, epochs=2)
     with pytest.raises(RunError, match="lightgbm"):
@@ -115,7 +130,7 @@ def recipe_of(variant: Variant, rate: float, epochs: int = 1) -> dict[str, Any]:
     return {"model": variant.model, "trainer": {"epochs": epochs, "optimization": {"optimizer": optimizer}}}
 
 
-def test_baselines_beside_searched_options_are_called_untuned(plant: Plant) -> None:
+def test_baselines_whose_options_were_all_given_are_called_untuned(plant: Plant) -> None:
     net, trees = Variant("MMOE", "Sum"), Variant("lightgbm", "")
     comparison = plant({net: {"a": 1.0}, trees: {"a": 3.0}, Variant("logistic", ""): {"a": 0.0}})
     assert not any("ntuned" in note for note in main_table(comparison).notes)
@@ -125,6 +140,11 @@ def test_baselines_beside_searched_options_are_called_untuned(plant: Plant) -> N
     assert "lightgbm is significantly better than 2 other variants" in sentence
     assert sentence.endswith(" Untuned: lightgbm, logistic.")
     assert [[cell.text for cell in row[-2:]] for row in table.rows] == [["20", "lr 0.01"], *[["–", "untuned"]] * 2]
+    comparison.tuned[trees] = TunedVariant(20, "num_leaves 7")
+    notes = main_table(comparison).notes
+    assert next(note for note in notes if note.startswith("a: ")).endswith(" Untuned: logistic.")
+    comparison.tuned[Variant("logistic", "")] = TunedVariant(20, "penalty 1")
+    assert not any("ntuned" in note for note in main_table(comparison).notes)
     assert any(
         "20 trials each (2 ended early, worse than the median at the same evaluation; 1 failed)" in note
         for note in table.notes
@@ -172,5 +192,5 @@ def test_notes_that_the_search_has_shown_are_not_repeated(monkeypatch: pytest.Mo
     monkeypatch.setattr(runner, "open_data", lambda *given: data)
     said: list[str] = []
     observer: Any = SimpleNamespace(warn=said.append, count_rows=None)
-    prepared(recipe_parser("recmtl compare"), ["--data.train=rows.csv"], observer, ["a column is constant"])
+    prepared(DataOptions("rows.csv"), observer, lambda schema: None, ["a column is constant"])
     assert said == ["a test label is missing"]

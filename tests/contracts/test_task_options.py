@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from recmtl.data import Batch, Loader
 from recmtl.layers import LayerStyle
 from recmtl.serving.encoder_files import encoder_dict
 from recmtl.train import Optimization, Step
+from recmtl.train.describe import untrained_weights_note
 
 MODELS = [c for c in (getattr(models, n) for n in models.__all__) if isinstance(c, type) and not inspect.isabstract(c)]
 MODELS = [c for c in MODELS if issubclass(c, models.RankingModel)]
@@ -106,27 +108,33 @@ def test_domains_are_balanced(balancer: type, data: recmtl.PreparedData, batch: 
     assert Step(trainer.model, trainer.balancer, Optimization(), 20)(batch).isfinite().all()
 
 
-def test_options_of_a_loss_that_a_model_replaces_are_refused(data: recmtl.PreparedData, batch: Batch) -> None:
+def test_a_ranking_loss_of_a_rate_whose_loss_a_model_replaces_is_refused_before_any_row_is_read() -> None:
+    """By the schema alone, as a recipe is checked; a funnel and a domain are asked for likewise."""
     tasks = [recmtl.Task("cvr", "conversion", given="click", ranking_loss="pairwise")]
-    schema = dataclasses.replace(data.schema, schema=dataclasses.replace(data.schema.schema, tasks=tasks))
-    schema = dataclasses.replace(
-        schema, rates={**schema.rates, ("conversion", "click"): schema.rates["conversion", None]}
-    )
-    model = models.ESCM2(schema, tower_layers=[4])
-    with pytest.raises(
-        ValueError, match="the model has a loss of its own for task 'cvr': leave out its `ranking_loss`"
-    ):
-        model.losses(model(batch), batch)
+    schema = dataclasses.replace(recmtl.card("aliexpress"), tasks=tasks)
+    with pytest.raises(ValueError, match="ESCM2 has a loss of its own for the conditional rate 'cvr': leave out its"):
+        models.ESCM2.check_schema(schema)
+    plain = dataclasses.replace(schema, tasks=[recmtl.Task("ctr", "click")], funnel=None)
+    for cls in MODELS:
+        needed = {"ESMM": "funnel", "AITM": "funnel", "ESCM2": "funnel", "STAR": "domain", "PEPNet": "domain"}
+        needed = needed.get(cls.__name__)
+        with pytest.raises(ValueError, match=f"`{needed}`") if needed else nullcontext():
+            cls.check_schema(plain)
 
 
 @pytest.mark.parametrize("cls", MODELS, ids=lambda c: c.__name__)
 def test_options_of_a_conditional_task_count_or_are_refused(cls: type, conditional: recmtl.PreparedData) -> None:
-    """With every model: its rows' weights change its loss, or are an error with the other options of a loss."""
+    """With every model: its rows' weights change its loss, or a note says that they count in metrics alone."""
     style = LayerStyle(ensemble=1 if cls in ONE_NETWORK else 2)
     if cls in (models.ESMM, models.AITM):
-        said = r"has no loss of task 'cvr', .* `weight` and `weight_column` .* ctr \(label 'click'\), ctcvr"
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=r"has no loss of task 'cvr', .* `weight` .* ctr \(label 'click'\), ctcvr"):
             setup_of(conditional, cls, balance.Sum, style)
+        tasks = [dataclasses.replace(task, weight=1.0) for task in conditional.schema.schema.tasks]
+        schema = dataclasses.replace(
+            conditional.schema, schema=dataclasses.replace(conditional.schema.schema, tasks=tasks)
+        )
+        (note,) = untrained_weights_note(cls(schema))
+        assert note == f"task 'cvr': {cls.__name__} has no loss of it, so its `weight_column` counts in metrics alone"
         return
     batch = next(Loader(conditional.train, 600).epoch())
     trainer = setup_of(conditional, cls, balance.Sum, style)

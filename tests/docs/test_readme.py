@@ -8,6 +8,7 @@ import pytest
 
 from docs.generators import balancers, benchmark_tables
 from recmtl.cli.catalogue import load_catalogue
+from recmtl.comparison.tables import TIED
 from tests.docs.blocks import ROOT, Page, blocks_of
 from tests.docs.test_pages import quick
 
@@ -69,6 +70,56 @@ def test_what_is_said_of_balancing_is_what_was_recorded() -> None:
     assert re.search(
         r"On ctcvr, 5 rows cannot be told apart from the best, ESMM with PCGrad; 1 row is worse", aliexpress
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "better"),
+    [
+        ("census", {"income": "none", "never_married": "none"}),
+        ("aliexpress", {"ctr": "none", "cvr": "SharedBottom with IMTLL", "ctcvr": "none"}),
+    ],
+)
+def test_what_is_said_of_tuned_balancers_is_what_was_recorded(name: str, better: dict[str, str]) -> None:
+    table = (RESULTS / f"tuned_{name}.md").read_text()
+    trials = re.findall(r"^\| \S+ \| \S+ \| .* \| 5 \| .* \| (\d+) \| ", table, re.M)
+    assert trials == ["20"] * (len(balancers.names()) + 1 + 3)  # and single-task training, and baselines
+    for task, who in better.items():
+        others = 29 - (who != "none")
+        same = f"against FixedWeights, {who} better and none worse; {others} variants not significantly different"
+        assert f"{task}: {same}" in table
+        assert f"{task}: no net differs significantly from single-task training" in table
+
+
+def test_what_is_said_of_means_and_baselines_beside_tuned_balancers_is_what_was_recorded() -> None:
+    census, aliexpress = (tuned_cells(name) for name in ("census", "aliexpress"))
+    single, lightgbm, histgb, logistic = "SingleTask with Sum", "lightgbm", "histgb", "logistic"
+    for cells, task in ((census, 0), (aliexpress, 0)):
+        assert max(cells, key=lambda name: mean(cells[name][task])) == lightgbm
+        assert TIED in cells[single][task]
+    cvr = {name: mean(cells[1]) for name, cells in aliexpress.items()}
+    assert cvr["SharedBottom with FixedWeights"] < cvr["SharedBottom with Sum"] < cvr["SharedBottom with IMTLL"]
+    shared = {name for name in cvr if name.startswith("SharedBottom")}
+    assert {name for name in shared if cvr[name] <= cvr[single]} == {"SharedBottom with NormalizedSplitter"}
+    assert max(cvr, key=lambda name: cvr[name]) == logistic
+    assert TIED in aliexpress[single][1]
+    to_single = (RESULTS / "tuned_aliexpress.md").read_text().rpartition("FixedWeights, whose")[2]
+    significant = {name: re.search(rf"^\| {name} \| – \| (.*) \|$", to_single, re.M) for name in (logistic, histgb)}
+    worse = {
+        name: [cell.startswith("**−") for cell in found[1].split(" | ")] for name, found in significant.items() if found
+    }
+    assert worse == {logistic: [True, False, True], histgb: [False, True, False]}
+
+
+def tuned_cells(name: str) -> dict[str, list[str]]:
+    """Return the cells of each row's tasks in the first recorded table of tuned models."""
+    table, *_ = (RESULTS / f"tuned_{name}.md").read_text().split("\nMean ± ")
+    rows = re.findall(r"^\| (\w+) \| (\w+|–) \| (.*?) \| 5 \| ", table, re.M)
+    return {model if own == "–" else f"{model} with {own}": cells.split(" | ") for model, own, cells in rows}
+
+
+def mean(cell: str) -> float:
+    """Return the mean in a cell such as `0.7998 ± 0.0022`."""
+    return float(cell.strip("*").split(" ± ")[0])
 
 
 def test_the_number_of_balancers_is_that_of_their_pages() -> None:

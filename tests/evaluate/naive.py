@@ -1,5 +1,7 @@
 """Naive float64 versions of the metrics and their variances, from the definitions: O(rows²)."""
 
+import itertools
+
 import numpy as np
 
 from recmtl.evaluate import Scores
@@ -46,6 +48,17 @@ def obuchowski(first: Scores, second: Scores | None = None) -> float:
     i10, i01, i = len(set(ours)), len(set(theirs)), len(set(groups))
     m, n_ = x.sum(), n.sum()
     return float(s10 * i10 / (i10 - 1) / m / m + s01 * i01 / (i01 - 1) / n_ / n_ + 2 * s11 * i / (i - 1) / m / n_)
+
+
+def ndcg(gains: np.ndarray, predictions: np.ndarray, k: int) -> float:
+    """The NDCG@k of one list: the mean over all orders of its rows in which no prediction is below the next one's."""
+
+    def dcg(order: tuple[int, ...]) -> float:
+        return float(sum(gains[row] / np.log2(2 + place) for place, row in enumerate(order[:k])))
+
+    orders = itertools.permutations(range(len(gains)))
+    found = [dcg(order) for order in orders if (np.diff(predictions[list(order)]) <= 0).all()]
+    return float(np.mean(found)) / dcg(tuple(np.argsort(-gains)))
 
 
 def drawn(rows: int, seed: int = 0, levels: int = 9, groups: int | None = None, weighted: bool = False) -> Scores:

@@ -64,6 +64,29 @@ def test_the_interval_holds_the_true_error(truth: str) -> None:
         assert found.noise > 0.02  # which the metric takes for error
 
 
+def test_that_of_classes_is_that_of_the_most_probable_one() -> None:
+    """An interval that holds the metric's true error, and the same table as of the binary task "it is that class"."""
+    rng = np.random.default_rng(0)
+    task = recmtl.Task("stars", "stars", kind="multiclass", classes=[1, 2, 3])
+    p = rng.dirichlet([1, 2, 3], 3000)
+    labels = (rng.random(3000)[:, None] > p.cumsum(1)).sum(1).astype(float)
+    right, sure = scores_of(task, labels, p), scores_of(task, labels, p**3 / (p**3).sum(1, keepdims=True))
+    for scores in (right, sure):
+        top, values = scores.predictions.argmax(1), metrics_of(scores).values
+        binary = scores_of(TASK, (labels == top).astype(float), scores.predictions.max(1))
+        assert calibration_error(scores) == calibration_error(binary)
+        assert intervals_of(scores, ["ece"], draws=0)["ece"].estimate == pytest.approx(values["ece"], abs=1e-12)
+    assert calibration_error(right).low < 0.005 < 0.1 < calibration_error(sure).low
+    schema = recmtl.Schema(features=[recmtl.Numeric("x")], tasks=[task])
+    given = Predictions(
+        schema, {"stars": right.predictions}, {"stars": labels}, None, pa.table({"day": np.zeros(3000)})
+    )
+    (row,) = calibration_table(given).to_dict("records")
+    assert (row["predicted"], row["observed"]) == pytest.approx((p.max(1).mean(), (labels == p.argmax(1)).mean()))
+    assert row["logloss"] == pytest.approx(metrics_of(right).values["logloss"])
+    assert not len(calibration_by_slice(given, FeatureValues.of_text(pa.chunked_array([["a"] * 3000]), "x"), 3))
+
+
 def test_the_error_is_the_metric_and_the_covariance_a_naive_one() -> None:
     rng = np.random.default_rng(0)
     p, groups = predicted(rng, 900), rng.integers(0, 60, 900)
@@ -164,6 +187,16 @@ def test_the_slice_furthest_from_right_comes_first() -> None:
     assert found["value"].iloc[0] == "y"
     assert found["low"].iloc[0] < 1 / 0.7 < found["high"].iloc[0]
     assert found["rows"].tolist() == [2000] * 3
+
+
+def test_slices_with_few_positives_come_last_however_far_from_right() -> None:
+    slices = np.arange(6000) % 3
+    slices[:40] = 3
+    given = predictions(pa.array(slices), np.choose(slices, [1.0, 0.7, 1.0, 0.3]))
+    found = calibration_by_slice(given, FeatureValues.of(["x", "y", "z", "rare"], slices))
+    assert found["value"].tolist()[::3] == ["y", "rare"]
+    assert 1 < found["positives"].iloc[3] < 10
+    assert found["calibration"].iloc[3] > found["calibration"].iloc[0]
 
 
 def test_the_table_shows_both_stages() -> None:

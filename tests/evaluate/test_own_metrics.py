@@ -111,6 +111,10 @@ def nan(scores: Any, labels: Any, weights: Any, groups: Any) -> float:
     return float("nan")
 
 
+def exits(scores: Any, labels: Any, weights: Any, groups: Any) -> float:
+    raise SystemExit(3)
+
+
 def raises(scores: Any, labels: Any, weights: Any, groups: Any) -> float:
     raise KeyError("a\nlong  story")
 
@@ -127,6 +131,7 @@ def writes(scores: Any, labels: Any, weights: Any, groups: Any) -> float:
         (array, "array must return a number, got [1. 1.]"),
         (nan, "nan returned nan"),
         (raises, "raises raised KeyError: 'a\\nlong story'"),
+        (exits, "exits raised SystemExit: 3"),
         (writes, "writes raised ValueError: assignment destination is read-only"),
     ],
 )

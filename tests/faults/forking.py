@@ -153,11 +153,12 @@ def run(
 
 
 def warm_up() -> None:
-    """Import what is otherwise imported lazily, and replace drawing, which is slow and not tested here."""
+    """Import what is otherwise imported lazily, and replace what is slow and not tested: drawing, waiting for disks."""
     for name in ("recmtl.cli.running", *(f"recmtl.cli.{name}" for name in load_catalogue()), *IMPORTED):
         importlib.import_module(name)
     torch.optim.Adam([torch.zeros(1, requires_grad=True)])
     Figure.savefig = lambda self, file, **_: Path(file).write_bytes(b"a picture")
+    os.fsync = lambda descriptor: None  # what a killed process has written stays written
 
 
 def digest_command(data: Path) -> None:

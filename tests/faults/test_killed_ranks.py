@@ -19,15 +19,18 @@ PATIENCE = 240  # seconds: a start takes about 10
 WAIT = 0.1  # minutes that processes wait for each other
 
 
-def torchrun(python: Path | str, cache: Path, *arguments: object) -> subprocess.Popen[str]:
+def torchrun(
+    python: Path | str, cache: Path, *arguments: object, restarts: int = 0, **variables: str
+) -> subprocess.Popen[str]:
     command = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", str(restarts)]
     command += ["--shutdown-timeout", "3", "-m", "--"]  # seconds that a process that hangs has to end
     return subprocess.Popen(
         [*command, "recmtl", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RECMTL_CACHE": str(cache)},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RECMTL_CACHE": str(cache)} | variables,
     )
 
 

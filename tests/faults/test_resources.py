@@ -108,4 +108,4 @@ def test_a_table(rows: Path, tmp_path: Path, forker: Forker, tally: Tally) -> No
     assert said.startswith("memory does not hold an embedding table of 1,000,0")
     assert "rows × 16, 1,000,000,002 of them for 'categorical_1'" in said
     assert ": give the feature fewer `hash_buckets`, a larger `min_count` or a smaller `width`" in said
-    assert said.endswith("or spread the table over the processes of `torchrun` by `--trainer.shard_tables true`")
+    assert said.endswith("with `--trainer.shard_tables true`, which spreads the table over the processes")

@@ -144,3 +144,12 @@ def test_needs_a_funnel_and_no_other_task(small: recmtl.PreparedData) -> None:
     schema = dataclasses.replace(small.schema, schema=dataclasses.replace(small.schema.schema, funnel=None))
     with pytest.raises(ValueError, match=r"needs a schema with a `funnel`, .*`--funnel click conversion`"):
         AITM(schema)
+
+
+def test_the_task_of_a_step_must_be_binary() -> None:
+    amount = recmtl.Task("paid", "buy", kind="regression")
+    schema = recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("click", "click"), amount], funnel=CHAIN)
+    for model in (AITM, recmtl.ESMM, recmtl.ESCM2):
+        said = rf"^{model.__name__} .* the kind of task 'paid', with the label 'buy' of a step, must be binary"
+        with pytest.raises(ValueError, match=said):
+            model.check_schema(schema)

@@ -55,6 +55,22 @@ def test_a_tower_of_the_wrong_shape_is_named(aliexpress: recmtl.PreparedData, sh
         model(next(Loader(aliexpress.train, 8).epoch()))
 
 
+def test_a_tower_without_a_gradient_is_named(aliexpress: recmtl.PreparedData) -> None:
+    class Detached(nn.Linear):
+        def forward(self, view: torch.Tensor) -> torch.Tensor:
+            return super().forward(view).detach()
+
+    towers = {"ctr": lambda features: Detached(features, 1)}
+    model = recmtl.SharedBottom(aliexpress.schema, layers=[4], towers=towers)
+    batch = next(Loader(aliexpress.train, 8).epoch())
+    with pytest.raises(ValueError, match="tower of head 'ctr' has weights to train, but its output has no gradient"):
+        model(batch)
+    with torch.no_grad():
+        model(batch)
+    model.heads["ctr"].tower.requires_grad_(False)
+    model(batch)
+
+
 def test_towers_must_name_heads(aliexpress: recmtl.PreparedData) -> None:
     with pytest.raises(ValueError, match=r"`towers` must name heads \(ctr, ctcvr\), got 'cvr'"):
         recmtl.MMOE(aliexpress.schema, towers={"cvr": nn.Identity})

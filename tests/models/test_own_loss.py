@@ -192,3 +192,74 @@ def test_a_function_is_saved_by_its_path(tmp_path: Path) -> None:
     for mine, theirs in zip(trained(named).model.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
     assert dataclasses.replace(loaded.tasks[0], weight=2.0).own_loss
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z, y: (z - y).detach() ** 2,
+        lambda z, y: y**2,
+        lambda z, y: torch.ones_like(z),
+        torch.no_grad()(entropy),
+    ],
+    ids=["detached", "labels", "constant", "no_grad"],
+)
+def test_a_loss_without_a_gradient_is_refused(loss: object) -> None:
+    with pytest.raises(recmtl.RunError, match=r"the loss .* of task 'y' has no gradient: compute it from the logits"):
+        trained(prepared(loss))
+
+
+def test_a_loss_of_nothing_but_zeros_needs_no_gradient() -> None:
+    """Such as one of pairs has it in a batch without any."""
+
+    def odd(z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        calls.append(len(z))
+        return entropy(z, y) if len(calls) % 2 else torch.zeros_like(y)
+
+    calls: list[int] = []
+    trained(prepared(odd))
+    assert len(calls) > 2
+
+
+def test_a_loss_is_measured_without_a_gradient() -> None:
+    """Rows are measured without gradients, and so is a frozen model."""
+    data = prepared(entropy)
+    losses = Losses(data.schema, data.schema.schema.tasks)
+    logits = torch.zeros(80, requires_grad=True)
+    with torch.inference_mode():
+        assert losses({"y": logits}, batch_of(data))["y"].item() > 0
+    assert losses({"y": logits.detach()}, batch_of(data))["y"].item() > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"pos_weight": 3.0, "label_smoothing": 0.1}], ids=["plain", "weighted"])
+def test_a_loss_may_change_what_it_gets(options: dict) -> None:
+    def doubled(logits: Tensor, labels: Tensor) -> Tensor:
+        return entropy(2 * logits, labels / 2)
+
+    def in_place(logits: Tensor, labels: Tensor) -> Tensor:
+        return entropy(logits.mul_(2), labels.div_(2))
+
+    found, expected = (trained(prepared(loss, **options)) for loss in (in_place, doubled))
+    for mine, theirs in zip(found.model.parameters(), expected.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_loss_that_exits_is_named() -> None:
+    def leaving(logits: Tensor, labels: Tensor) -> Tensor:
+        sys.exit(3)
+
+    with pytest.raises(recmtl.RunError, match=r"leaving' of task 'y' raised SystemExit: 3"):
+        trained(prepared(leaving))
+
+
+def test_an_interrupt_is_no_fault_of_the_loss() -> None:
+    def interrupted(logits: Tensor, labels: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(prepared(interrupted))
+
+
+def test_a_class_is_no_loss() -> None:
+    with pytest.raises(recmtl.SchemaError, match=r"or the import path of your own .*, got <class 'torch.nn"):
+        recmtl.Task("y", "y", loss=torch.nn.BCEWithLogitsLoss)

@@ -49,6 +49,17 @@ def run(data: recmtl.PreparedData, balancer: Balancer, **options: object) -> rec
     return recmtl.Trainer(CrossNet(data.schema), balancer, epochs=1, optimization=optimization, run=config)
 
 
+def test_a_model_without_a_gradient_is_refused(aliexpress: recmtl.PreparedData) -> None:
+    class Detached(recmtl.SharedBottom):
+        def forward(self, batch: recmtl.Batch) -> dict[str, Tensor]:
+            return {name: logits.detach() for name, logits in super().forward(batch).items()}
+
+    model = Detached(aliexpress.schema, layers=[4])
+    trainer = recmtl.Trainer(model, epochs=1, run=recmtl.RunConfig(progress=False, device="cpu"))
+    with pytest.raises(recmtl.RunError, match="no loss of the model has a gradient, but it has weights to train"):
+        trainer.fit(aliexpress.train)
+
+
 def test_shared_tensors_have_a_part_per_feature_and_expert(aliexpress: recmtl.PreparedData) -> None:
     model = CrossNet(aliexpress.schema)
     parts = {id(s.tensor): s.parts for s in model.shared().tensors}

@@ -135,6 +135,8 @@ TASKS = (
     recmtl.Task("ctr", "click", ranking_loss="pairwise", ranking_weight=0.5, weight_column="own"),
     recmtl.Task("cvr", "buy", given="click", ranking_loss="listwise", weight=2.0),
     recmtl.Task("stay", "stay", kind="regression", ranking_loss="pairwise"),
+    recmtl.Task("seconds", "seconds", kind="amount", ranking_loss="pairwise"),
+    recmtl.Task("paid", "paid", kind="amount", loss="ziln", ranking_loss="listwise"),
 )
 PLAIN = tuple(dataclasses.replace(task, ranking_loss=None) for task in TASKS)
 
@@ -152,6 +154,8 @@ def grouped() -> recmtl.PreparedData:
             "click": np.where(rng.random(rows) < 0.1, np.nan, click),
             "buy": rng.integers(0, 2, rows),
             "stay": 50 + 10 * rng.normal(size=rows),
+            "seconds": 1000 * rng.exponential(size=rows).round(1),
+            "paid": rng.lognormal(3, 2, rows) * (rng.random(rows) < 0.5),
             "own": rng.uniform(0, 2, rows),
             "row": rng.uniform(0.5, 2, rows),
         }
@@ -165,48 +169,71 @@ def batches(data: recmtl.PreparedData, size: int, **options: Any) -> list[Batch]
     return list(Loader(data.train, size, seed=0, grouped=True, **options).epoch())
 
 
+def logits_of(rows: int) -> dict[str, Tensor]:
+    """Random logits of the tasks, three of a zero-inflated amount."""
+    generator = torch.Generator().manual_seed(0)
+    return {task.name: torch.randn(rows, *[3] * (task.outputs > 1), generator=generator) for task in TASKS}
+
+
 def test_the_loss_of_a_task_is_both_losses(grouped: recmtl.PreparedData) -> None:
-    """The labels, the condition, the weights and the unit of each task, against the loops."""
+    """The labels, the condition, the weights and the scores of each task, against the loops."""
     (batch,) = batches(grouped, 400)
-    logits = torch.randn(400, generator=torch.Generator().manual_seed(0))
-    found = Losses(grouped.schema, TASKS)(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
-    plain = Losses(grouped.schema, PLAIN)(dict.fromkeys(("ctr", "cvr", "stay"), logits), batch)
-    scores, groups = logits.double().numpy(), batch.groups.numpy()
-    click, buy, stay = batch.labels.double().numpy().T
+    logits, schema = logits_of(400), grouped.schema
+    found, plain = (Losses(schema, tasks)(logits, batch) for tasks in (TASKS, PLAIN))
+    scores, groups = {name: of_task.double().numpy() for name, of_task in logits.items()}, batch.groups.numpy()
+    click, buy, stay, seconds, paid = batch.labels.double().numpy().T
     row, own = batch.weight.double().numpy(), batch.task_weights[:, 0].double().numpy()
     known = ~np.isnan(click)
-    ctr = pairwise_by_loops(scores, np.nan_to_num(click), row * own * known, groups)
-    cvr = listwise_by_loops(scores, buy, row * (click == 1), groups)
-    spread = pairwise_by_loops(scores / grouped.schema.label_moments(TASKS[2]).deviation, stay, row, groups, True)
-    assert (found["ctr"] - plain["ctr"]).item() == pytest.approx(0.5 * ctr, rel=1e-4)
-    assert (found["cvr"] - plain["cvr"]).item() == pytest.approx(2 * cvr, rel=1e-4)
-    assert (found["stay"] - plain["stay"]).item() == pytest.approx(spread, rel=1e-4)
+    a, mean, spread = scores["paid"].T
+    spread = schema.log_moments["paid"].deviation * np.logaddexp(0, spread)
+    expected = np.exp(mean + spread**2 / 2) / (1 + np.exp(-a))
+    deviation = schema.label_moments(TASKS[2]).deviation
+    for name, weight, loss in (
+        ("ctr", 0.5, pairwise_by_loops(scores["ctr"], np.nan_to_num(click), row * own * known, groups)),
+        ("cvr", 2.0, listwise_by_loops(scores["cvr"], buy, row * (click == 1), groups)),
+        ("stay", 1.0, pairwise_by_loops(scores["stay"] / deviation, stay, row, groups, True)),
+        ("seconds", 1.0, pairwise_by_loops(scores["seconds"], seconds, row, groups, True)),
+        ("paid", 1.0, listwise_by_loops(np.log(expected), paid, row, groups)),
+    ):
+        assert (found[name] - plain[name]).item() == pytest.approx(weight * loss, rel=1e-4), name
+
+
+def test_the_unit_of_an_amount_does_not_matter_for_its_ranking_loss(grouped: recmtl.PreparedData) -> None:
+    """Amounts in pence instead of pounds, with expected values to match: only expected shares are compared."""
+    (batch,) = batches(grouped, 400)
+    amounts, scores = batch.labels[:, 3].double(), logits_of(400)["seconds"].double()
+    for loss in (pairwise, listwise):
+        one, other = (
+            loss(scores + shift, RankedRows(batch.groups, amounts * math.exp(shift), batch.weight.double(), 6, True))
+            for shift in (0.0, math.log(100))
+        )
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("number", [2, 3])
 def test_shares_of_processes_add_up_to_the_loss_of_the_batch(grouped: recmtl.PreparedData, number: int) -> None:
     whole, losses = batches(grouped, 64), Losses(grouped.schema, TASKS)
-    logits = [torch.randn(len(batch)) for batch in whole]
+    logits = [logits_of(len(batch)) for batch in whole]
 
     def parts_of(processes: ProcessGroup) -> list[dict[str, Tensor]]:
         found = []
         for part, of_batch in zip(batches(grouped, 64, processes=processes), logits, strict=True):
             sizes = processes.all_gather_object(len(part))
-            assert sum(sizes) == len(of_batch)
-            own = torch.split(of_batch, sizes)[processes.rank]
-            found.append(losses(dict.fromkeys(("ctr", "cvr", "stay"), own), part))
-        assert processes.sent == len(whole) * 4 * 6  # the counts of three losses of rows, and three of groups
+            assert sum(sizes) == len(of_batch["ctr"])
+            own = {name: torch.split(of_task, sizes)[processes.rank] for name, of_task in of_batch.items()}
+            found.append(losses(own, part))
+        assert processes.sent == len(whole) * 4 * 2 * len(TASKS)  # the counts of losses of rows, and of groups
         return found
 
     parts = in_threads(number, parts_of)
     for batch, of_batch, *own in zip(whole, logits, *parts, strict=True):
-        for name, loss in losses(dict.fromkeys(("ctr", "cvr", "stay"), of_batch), batch).items():
+        for name, loss in losses(of_batch, batch).items():
             torch.testing.assert_close(sum(part[name] for part in own), loss)
 
 
 def test_the_losses_of_domains_add_up(grouped: recmtl.PreparedData) -> None:
     (batch,) = batches(grouped, 400)
-    losses, logits = Losses(grouped.schema, TASKS), dict.fromkeys(("ctr", "cvr", "stay"), torch.randn(400))
+    losses, logits = Losses(grouped.schema, TASKS), logits_of(400)
     whole = losses(logits, batch)
     losses.split_by_domain(True)
     split = losses(logits, batch)
@@ -217,11 +244,13 @@ def test_the_losses_of_domains_add_up(grouped: recmtl.PreparedData) -> None:
 def test_a_batch_that_was_not_cut_between_groups_is_refused(grouped: recmtl.PreparedData) -> None:
     (batch,) = Loader(grouped.train, 400).epoch()
     with pytest.raises(ValueError, match="'ctr' needs batches that are cut between groups: give `grouped=True`"):
-        Losses(grouped.schema, TASKS)(dict.fromkeys(("ctr", "cvr", "stay"), torch.zeros(400)), batch)
+        Losses(grouped.schema, TASKS)(logits_of(400), batch)
 
 
 def test_options_that_a_task_cannot_have() -> None:
     with pytest.raises(recmtl.SchemaError, match="'y': `ranking_loss` of a regression task must be one of pairwise"):
         recmtl.Task("y", "y", kind="regression", ranking_loss="listwise")
+    with pytest.raises(recmtl.SchemaError, match="'y': a multiclass task has no `ranking_loss`, got 'pairwise'"):
+        recmtl.Task("y", "y", kind="multiclass", ranking_loss="pairwise")
     with pytest.raises(recmtl.SchemaError, match="`ranking_loss` of task 'y' needs a `group`"):
         recmtl.Schema([recmtl.Numeric("x")], [recmtl.Task("y", "y", ranking_loss="listwise")])

@@ -17,7 +17,7 @@ from recmtl.balance import Balancer, SharedTensor, Sizes
 from recmtl.features import EmbeddingTable
 from recmtl.schema import Categorical, IdBlock
 
-STEPS, RATE, ROTATION_RATE, LIMIT = 12, 0.003, 0.02, 1e-10
+STEPS, RATE, ROTATION_RATE, LIMIT = 8, 0.003, 0.02, 1e-10
 FEATURES, ROWS, D = 3, 40, 4
 OWN, SHARED = (0, 1, 2), (0, 1, 0)  # the table of each feature: one each, or the last one has the first one's
 DOUBLE = {"dtype": torch.float64}

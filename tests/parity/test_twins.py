@@ -1,6 +1,6 @@
 """A model laid out for speed with its balancer trains as a net of separate modules with the balancer's naive twin.
 
-One wide layer for all experts and one flat table for all features are, part by part, separate tensors; over 20 steps in
+One wide layer for all experts and one flat table for all features are, part by part, separate tensors; over 12 steps in
 float64 all gradients, weights and rotations stay equal. `pytest -s` prints the largest relative error of each method.
 """
 
@@ -27,7 +27,7 @@ from recmtl.models import Losses, RankingModel
 from recmtl.models.esmm import product_logit
 from recmtl.train.step import in_row_mode
 
-STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 20, 24, 0.05, 0.02, 1e-10
+STEPS, ROWS, RATE, ROTATION_RATE, LIMIT = 12, 24, 0.05, 0.04, 1e-10
 MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
 # Options are tried with MMOE, which has every kind of part, and those of views with ESMM, too, whose heads and
 # objectives differ; to all other options a model is a list of tensors.
@@ -306,10 +306,13 @@ def test_equals_the_naive_twin(
     assert worst <= LIMIT
 
 
-@pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize(
-    ("cls", "find"),
-    [(recmtl.MMOE, distinct_ids), (recmtl.MMOE, padded), (recmtl.ESMM, padded)],
+    ("cls", "find", "method"),
+    [  # every balancer with exact slots: test_parts.py
+        *((recmtl.MMOE, padded, method) for method in BALANCERS),
+        *((recmtl.MMOE, distinct_ids, method) for method in KINDS),
+        *((recmtl.ESMM, padded, method) for method in KINDS),
+    ],
     ids=lambda f: f.__name__,
 )
 def test_row_mode_equals_the_naive_twin(

@@ -11,6 +11,7 @@ import yaml
 
 import recmtl
 from recmtl.cli.main import main
+from recmtl.errors import UsageError
 from recmtl.runs.folder import RunFolder
 from recmtl.schema.serialization import LAYOUT
 from recmtl.train import Step
@@ -77,6 +78,15 @@ def test_seen_files_are_named(days: Path, tmp_path: Path, capsys: pytest.Capture
     assert "the model was trained on the given rows of" in " ".join(capsys.readouterr().err.split())
     assert main(["evaluate", f"{days}/first", "--rows", f"{days}/day3.csv"]) == 0
     assert "was trained on" not in capsys.readouterr().err
+
+
+def test_a_monitor_that_does_not_exist_is_refused_before_rows_are_prepared(
+    days: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recmtl.recipe.data.prepare_cached", lambda *_: pytest.fail("rows were prepared"))
+    options = ["--trainer.stopping.monitor=click.auuc"]
+    with pytest.raises(UsageError, match=r"`monitor` must name one of the metrics .*, got 'click.auuc'"):
+        recmtl.continue_run(days / "first", days / "day2.csv", folder=tmp_path / "next", options=options)
 
 
 def test_a_continuation_is_continued(days: Path, tmp_path: Path) -> None:

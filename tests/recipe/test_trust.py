@@ -20,7 +20,9 @@ import yaml
 
 from recmtl import callbacks
 from recmtl.cli.main import main
+from recmtl.errors import UntrustedError
 from recmtl.recipe.classes import known_names
+from recmtl.recipe.continue_run import continued_recipe
 from recmtl.recipe.load import load_run, resumed_recipe
 from recmtl.recipe.options import recipe_parser
 from recmtl.recipe.recipe import read_recipe
@@ -442,3 +444,36 @@ def test_callbacks_of_a_trusted_module_may_have_any_text(run: Path, monkeypatch:
         check_trust(recipe, (), run / "recipe.yaml")
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     load_run(run)  # which has no callbacks
+
+
+@pytest.mark.parametrize("spelling", [["--trainer.callbacks", "[]"], ["--config", "{trainer: {callbacks: []}}"]])
+def test_what_options_replace_needs_no_trust(run: Path, evil: Path, spelling: list[str]) -> None:
+    recipe = read_recipe(RunFolder(run))
+    recipe["trainer"]["callbacks"] = [{"class_path": "evil_module.Sum"}]
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    parser = recipe_parser("test")
+    assert resumed_recipe(parser, spelling, run).trainer.callbacks == []
+    assert continued_recipe(parser, [*spelling, "--data.train", "day.csv"], run).trainer.callbacks == []
+    for given in ([], ["--trainer.callbacks+", "[]"], ["--trainer.callbacks+=PrintMetrics"]):
+        with pytest.raises(UntrustedError, match=r"names 'evil_module.Sum'"):
+            resumed_recipe(parser, given, run)
+    recipe["balancer"] = {"class_path": "evil_module.Sum"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(UntrustedError, match=r"names 'evil_module.Sum'"):
+        resumed_recipe(parser, spelling, run)
+    assert not evil.exists()
+
+
+def test_own_metrics_that_options_replace_need_no_trust(run: Path, evil: Path) -> None:
+    recipe = read_recipe(RunFolder(run))
+    recipe["trainer"]["stopping"]["metrics"] = {"all": ["evil_module.hits"]}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    parser, rows = recipe_parser("test"), ["--data.train", "day.csv"]
+    config = continued_recipe(parser, [*rows, "--trainer.stopping.metrics", "{}"], run)
+    assert config.trainer.stopping.metrics == {}
+    with pytest.raises(RunError, match=r"was begun with `trainer.stopping.metrics.*evil_module.hits"):
+        resumed_recipe(parser, ["--trainer.stopping.metrics", "{}"], run)
+    for given in (rows, [*rows, "--trainer.stopping.metrics.ctr", "[recmtl.evaluate.auc]"]):
+        with pytest.raises(UntrustedError, match=r"names 'evil_module.hits'"):
+            continued_recipe(parser, given, run)
+    assert not evil.exists()

@@ -18,9 +18,10 @@ from recmtl.cli.main import main
 from recmtl.data.sources.open import has_rows
 from recmtl.errors import DataError, RunError
 from recmtl.evaluate import auc_interval, metrics_of
+from recmtl.io.files import locked
 from recmtl.replays.steps import ReplayStep, steps_of
 from recmtl.report.replay_page import replay_html
-from recmtl.runs.folder import RunFolder
+from recmtl.runs.folder import LOCK_FILE, RunFolder
 from recmtl.schema.text_format import TextFormat
 
 ROOT = Path(__file__).parents[2]
@@ -263,6 +264,10 @@ def test_a_killed_replay_goes_on(
             time.sleep(0.01)
         process.kill()
         process.wait()
+        free = False
+        while not free:  # the process that was started warm ends a moment after the one that stands for it
+            with locked(out / LOCK_FILE) as lock:
+                free = lock is not None
         assert not (out / "runs" / run / "metrics.json").exists()
     found = recmtl.replay({}, out, options=options, progress=False)
     assert found.metrics.equals(finished.metrics)

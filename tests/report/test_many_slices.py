@@ -7,7 +7,7 @@ import pytest
 from recmtl.evaluate.slices import slice_table
 from recmtl.report import open_runs, run_data, slices
 from recmtl.report.elements import Picture, Table, Text
-from recmtl.report.run_data import feature_values
+from recmtl.report.run_data import PredictedRows
 
 NAMES = ["shop", "genres", "price"]
 
@@ -26,7 +26,7 @@ def test_of_many_slices_those_that_differ_most_are_drawn(first: Path, monkeypatc
     (run,) = open_runs([first])
     gaps = {}
     for name in NAMES:
-        table = slice_table(run.predictions, feature_values(run, name, None, quiet))
+        table = slice_table(run.predictions, PredictedRows(run, None, quiet).values(name))
         for task, of_task in table.groupby("task"):
             gaps[f"{task}: AUC by {name}"] = of_task["low"].max() - of_task["high"].min()
     parts = slices.slice_section([run], NAMES, None, quiet).parts

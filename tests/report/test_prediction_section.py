@@ -58,7 +58,10 @@ def test_runs_without_a_binary_task_have_a_verdict() -> None:
     _, result = _results(frame, pd.DataFrame())
     assert result.startswith("seconds: Gini 1.0000")
     found = frame[frame["task"] == "seconds"].set_index("metric").to_dict("index")
-    assert [*of_task("seconds", found)] == [Finding("seconds", "predictions are 100% too high in the mean", "curves")]
+    assert [*of_task("seconds", found)] == [
+        Finding("seconds", "worse than predicting the mean label for every row", "metrics"),
+        Finding("seconds", "predictions are 100% too high in the mean", "curves"),
+    ]
 
 
 def test_an_amount_is_shown_by_decile_and_a_task_without_rows_is_left_out() -> None:

@@ -20,11 +20,12 @@ from sklearn.metrics import roc_auc_score
 from recmtl.cli.main import main
 from recmtl.data import DataError
 from recmtl.evaluate import auc_difference
+from recmtl.evaluate.significance import main_difference
 from recmtl.evaluate.slices import slice_table
 from recmtl.report import difference_frame, metric_frame, open_runs, report_html
 from recmtl.report.figures import SERIES
-from recmtl.report.run_data import feature_values
-from recmtl.report.tables import difference_note, metric_tables, on_same_rows
+from recmtl.report.run_data import PredictedRows
+from recmtl.report.tables import difference_note, metric_notes, metric_tables, on_same_rows
 from recmtl.schema import SchemaError, Task
 from recmtl.train import RunError
 
@@ -185,15 +186,22 @@ def test_runs_are_compared_with_the_first(folder: Path, first: Path) -> None:
     )
     assert set(frame["against"]) == {first.name}
     assert (frame["p_holm"] >= frame["p"]).all()
+    assert frame["metric"].to_dict() == {"ctr": "auc", "cvr": "auc", "stay": "mae"}
+    found = main_difference(runs[1].scores["stay"], runs[0].scores["stay"])
+    assert tuple(frame.loc["stay", ["difference", "p"]]) == pytest.approx((found.estimate, found.p))
+    assert "stay" not in difference_frame(runs, draws=0)["task"].tolist()
 
 
 def test_the_note_lists_significant_differences() -> None:
-    known = {"task": "ctr", "run": "b", "against": "a", "low": 0.0, "high": 0.0, "p": 0.0}
-    frame = pd.DataFrame([known | {"difference": -0.02, "p_holm": 0.01}, known | {"difference": 0.5, "p_holm": 0.06}])
+    known = {"task": "ctr", "metric": "auc", "run": "b", "against": "a", "low": 0.0, "high": 0.0, "p": 0.0}
+    stay = known | {"task": "stay", "metric": "mae", "difference": -0.1, "p_holm": 0.01}
+    lower, chance = known | {"difference": -0.02, "p_holm": 0.01}, known | {"difference": 0.5, "p_holm": 0.06}
+    frame = pd.DataFrame([lower, stay, chance])
     said = difference_note(frame)
     assert said == (
-        "Significant at 95% (Holm, comparisons: 2): b is worse than a on ctr by 0.0200. This holds for these runs: "
-        "other seeds may give other results (`recmtl compare` trains several)."
+        "Significant at 95% (Holm, comparisons: 3): b is worse than a on ctr by 0.0200 in AUC; b is better than a on "
+        "stay by 0.1000 in MAE. This holds for these runs: other seeds may give other results (`recmtl compare` trains "
+        "several)."
     )
     assert difference_note(frame.tail(1)).startswith("No difference is significant at 95%")
 
@@ -206,8 +214,8 @@ def test_other_rows_are_not_compared(folder: Path, first: Path, tmp_path: Path) 
     assert not on_same_rows(*runs)
     assert difference_frame(runs).empty
     text = " ".join(Reader(report_html(runs, draws=0)).text["p"])
-    said = "Not compared with <b>first&1, because they were measured on other rows or with other row weights: third."
-    assert said in text
+    said = "Not compared with <b>first&1, because they were measured on other rows or labels, or with other row weights"
+    assert f"{said}: third." in text
 
 
 @pytest.mark.parametrize(
@@ -230,14 +238,14 @@ def test_other_weights_or_conditions_are_not_compared(
 @pytest.mark.parametrize("feature", ["shop", "genres", "count", "price"])
 def test_slices_by_raw_and_by_prepared_rows_agree(folder: Path, first: Path, feature: str) -> None:
     (run,) = open_runs([first])
-    prepared, raw = (feature_values(run, feature, given, quiet) for given in (None, f"{folder}/test.csv"))
+    prepared, raw = (PredictedRows(run, given, quiet).values(feature) for given in (None, f"{folder}/test.csv"))
     tables = [slice_table(run.predictions, values).sort_values(["task", "rows", "value"]) for values in (prepared, raw)]
     pd.testing.assert_frame_equal(*(table.reset_index(drop=True) for table in tables))
 
 
 def test_a_slice_worked_by_hand(folder: Path, first: Path) -> None:
     (run,) = open_runs([first])
-    table = slice_table(run.predictions, feature_values(run, "shop", None, quiet)).set_index(["task", "value"])
+    table = slice_table(run.predictions, PredictedRows(run, None, quiet).values("shop")).set_index(["task", "value"])
     predicted = pd.read_parquet(first / "predictions" / "test.parquet")
     mine = predicted[(rows(600, 2)["shop"] == SCRIPT).to_numpy()]
     found = table.loc[("ctr", SCRIPT)]
@@ -254,18 +262,18 @@ def test_rows_that_were_not_predicted_are_errors(folder: Path, first: Path, tmp_
     with pytest.raises(
         DataError, match=r"other.csv, row 18, column 'click': [01], but the predicted row has [01]: exp"
     ):
-        feature_values(run, "shop", str(tmp_path / "other.csv"), quiet)
+        PredictedRows(run, str(tmp_path / "other.csv"), quiet).values("shop")
     with pytest.raises(DataError, match="has 400 rows, expected the 600 that were predicted"):
-        feature_values(run, "shop", f"{folder}/valid.csv", quiet)
+        PredictedRows(run, f"{folder}/valid.csv", quiet).values("shop")
     with pytest.raises(SchemaError, match="there is no column 'nothing' in"):
-        feature_values(run, "nothing", f"{folder}/test.csv", quiet)
+        PredictedRows(run, f"{folder}/test.csv", quiet).values("nothing")
     with pytest.raises(SchemaError, match="no feature 'nothing', expected one of shop, genres, price, count"):
-        feature_values(run, "nothing", None, quiet)
+        PredictedRows(run, None, quiet).values("nothing")
 
 
 def test_slices_by_the_group_need_no_data(first: Path) -> None:
     (run,) = open_runs([first])
-    values = feature_values(run, "search", "no/such/file.csv", quiet)
+    values = PredictedRows(run, "no/such/file.csv", quiet).values("search")
     assert len(slice_table(run.predictions, values).query("task == 'ctr'")) == 5  # bins of equal shares
 
 
@@ -278,7 +286,7 @@ def test_a_report_without_the_data(folder: Path, first: Path, tmp_path: Path) ->
     assert "so only its fitted schema is described" in " ".join(read.text["p"])
     assert {"shop", "price"} <= set(read.text["th"])
     with pytest.raises(DataError, match=r"give `--rows`: .*gone\.csv"):
-        feature_values(runs[0], "shop", None, quiet)
+        PredictedRows(runs[0], None, quiet).values("shop")
 
 
 def test_runs_that_cannot_be_reported(folder: Path, first: Path, tmp_path: Path) -> None:
@@ -351,3 +359,19 @@ def test_many_tasks_take_several_tables(first: Path) -> None:
 def test_a_page_is_the_same_each_time(first: Path) -> None:
     pages = [report_html(open_runs([first]), ["shop"], draws=5) for _ in range(2)]
     assert pages[0] == pages[1]
+
+
+def test_a_note_says_which_groups_are_left_out_of_grouped_metrics() -> None:
+    task = {"run": "run", "reason": None, "groups": 2000.0}
+    frame = pd.DataFrame(
+        [
+            {**task, "task": "ctr", "kind": "binary", "metric": "gauc", "left_out": 1200.0},
+            {**task, "task": "ctr", "kind": "binary", "metric": "ndcg@10", "left_out": 1200.0},
+            {**task, "task": "watch", "kind": "amount", "metric": "ndcg@10", "left_out": 3.0},
+            {**task, "task": "spent", "kind": "amount", "metric": "ndcg@10", "left_out": 0.0},
+        ]
+    )
+    assert metric_notes(frame) == [
+        "ctr: 1,200 of 2,000 groups have one class alone and are left out of grouped metrics",
+        "watch: 3 of 2,000 groups have equal labels and are left out of grouped metrics",
+    ]

@@ -1,6 +1,7 @@
 """A published setting on generated rows, from raw files to the verdict."""
 
 import json
+import math
 
 import numpy as np
 import pandas as pd
@@ -23,8 +24,11 @@ SMALL = {"trainer.epochs": 2, "model.layers": [16], "model.tower_layers": [8], "
 def test_raw_and_processed_layout(csv, tmp_path, warm_jobs, capsys):
     """From end to end; the epochs are chosen without the labels of the test rows, which are turned around in one."""
     synthesize(tmp_path / "raw", 3000, seed=1, click_rate=0.2, conversion_rate=0.3, layout="raw")
-    raw = reproduce("aliexpress-nl", "mmoe", tmp_path / "raw", tmp_path / "a", 2, options=SMALL, progress=False)
+    raw = reproduce("aliexpress-nl", "mmoe", tmp_path / "raw", tmp_path / "a", 2, options=SMALL)
     assert raw.verdict == "cannot say"
+    said, trained, _ = " ".join(capsys.readouterr().err.split()).partition("seed 0")
+    assert trained
+    assert "the verdict will be that nothing can be said: 300 test rows are not" in said
     assert raw.doubts[0] == "300 test rows are not those of the figure, which has more than 1,000,000"
     assert raw.doubts[1].startswith("the setting was changed by trainer.epochs=2")
     assert [*raw.tasks] == ["ctr", "ctcvr"]
@@ -109,3 +113,17 @@ def test_intervals_are_shown_as_far_as_an_auc_can_be(values, shown, capsys):
     print_reproduction(Reproduction("d", "m", source, {"ctr": find_task(0.6, values, 1)}, (), digest, (0, 1)))
     said = capsys.readouterr().out
     assert all(text in said for text in shown)
+
+
+def test_a_task_without_an_auc_is_null_in_the_file(capsys, tmp_path):
+    tasks = {"ctr": find_task(0.7, [0.6], 5, 2), "ctcvr": find_task(0.7, [], 5, 2)}
+    source = {"title": "t", "url": "u", "known": "k", "differences": "d"}
+    split = {"test": SplitDigest(200, "0" * 64)}
+    result = Reproduction("aliexpress-nl", "MMOE", source, tasks, [], split, [0])
+    result.save(tmp_path / "r.json")
+    content = json.loads((tmp_path / "r.json").read_text(), parse_constant=pytest.fail)
+    assert (content["tasks"]["ctr"]["mean"], content["tasks"]["ctr"]["sd"]) == (0.6, None)
+    assert content["tasks"]["ctcvr"]["mean"] is None
+    assert math.isnan(Reproduction.open(tmp_path / "r.json").tasks["ctcvr"].mean)
+    print_reproduction(result)
+    assert "nan" not in capsys.readouterr().out

@@ -105,7 +105,7 @@ def test_what_is_no_date(name: str, values: list[Any], kind: str) -> None:
             [*written("%d.%m.%Y"), "never"],
             "in 99.4% of its rows, and text such as 'never' in others: say `--kind x=categorical`, `--kind x=drop` (in "
             "Python `kinds={'x': 'drop'}`), `--null never` if such text stands for a missing value (in Python "
-            "`nulls=['never']`), or `--date_format x=%d.%m.%Y` with `--data.bad_rows skip`",
+            "`nulls=['never']`), or `--date_format x=%d.%m.%Y` with `--bad_rows skip`",
         ),
         (
             [*written("%Y-%m-%d"), "0000-00-00"],

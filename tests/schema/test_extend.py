@@ -194,7 +194,7 @@ def test_bad_days_are_refused_in_one_sentence() -> None:
     rows = pd.DataFrame({"c": list("ab"), "click": [0, 1]})
     with pytest.raises(
         recmtl.DataError,
-        match=r"^the run was trained on the rows of the train frame already: give new .*`--data.allow_repeat true",
+        match=r"^the run was trained on the rows of the train frame already: give new .*`--allow_repeat true",
     ):
         prepared(list("aabc"), first)
     assert len(prepared(list("aabc"), Extension(first.schema, allow_repeat=True)).schema.history.files) == 1

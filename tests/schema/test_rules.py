@@ -591,3 +591,10 @@ def test_ids_that_went_through_a_float_are_left_out(form: Any) -> None:
     assert (reading.used, reading.reason) == (False, reason)
     frame = pd.DataFrame({"user_id": [form(2**60)] * 4, "z": [0, 1, 2, 3], "y": [0, 1, 0, 1]})
     assert [f.name for f in Schema.infer(frame, ["y"], drop=["user_id"]).features] == ["z"]
+
+
+def test_several_files_are_named_as_such(tmp_path: Path) -> None:
+    for name in "abc":
+        pd.DataFrame({"x": [*range(20)], "click": [0, 1] * 10}).to_parquet(tmp_path / f"{name}.parquet")
+    found = infer_columns(tmp_path, ["click"])
+    assert found.notes[0].startswith(f"read 1 columns of {tmp_path / 'a.parquet'} and 2 more by 60 of its rows: ")

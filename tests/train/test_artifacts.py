@@ -56,7 +56,9 @@ def test_saved_predictions_give_the_saved_metrics(
         capped = {task: metrics.pop("capped", 0) for task, metrics in result[name].items()}
         assert capped["ctcvr"] == capped["cvr"] >= 0  # which a file of all three no longer says
         again = measure(schema, read.values, read.labels, read.weight, read.keys)
-        assert result[name] == {task: m.to_dict() for task, m in again.items()}
+        assert result[name].keys() == again.keys()
+        for task, measured in again.items():  # sums of BLAS may differ in the last bit
+            assert result[name][task] == pytest.approx(measured.to_dict(), rel=1e-12, abs=0, nan_ok=True)
         assert set(metric_names("binary", True)) <= set(result[name]["ctr"])
     assert 0 < result["seconds"] < 600
 

@@ -92,8 +92,8 @@ def data_for(name: str) -> recmtl.PreparedData:
     tasks = [recmtl.Task("ctr", "click"), recmtl.Task("cvr", "conversion", given="click")]
     tasks += [recmtl.Task("ctcvr", "conversion")] + [recmtl.Task("early", "early")] * (name[:4] not in ("ESMM", "ESCM"))
     features = [
-        recmtl.Categorical("user", width=3),
-        recmtl.MultiCategorical("genres", width=3),
+        recmtl.Categorical("user", width=4),
+        recmtl.MultiCategorical("genres", width=4),
         recmtl.Numeric("price"),
     ]
     if name in OTHERS:

@@ -107,8 +107,14 @@ def test_nonfinite_tasks_and_layers_are_reported_with_their_first_step(
     assert all(p.isfinite().all() for p in fitted.model.parameters())
 
 
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("balancer", BALANCERS, ids=lambda b: b.__name__)
+@pytest.mark.parametrize(
+    ("balancer", "value"),
+    [  # both with every balancer by itself: tests/balance/test_nonfinite.py
+        *((balancer, torch.nan) for balancer in BALANCERS),
+        *((balancer, torch.inf) for balancer in (recmtl.Sum, recmtl.FAMO, recmtl.PCGrad, recmtl.RotoGrad)),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else str(value),
+)
 def test_a_loss_that_is_not_finite_leaves_out_its_task_alone(
     balancer: type, value: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,13 +235,20 @@ def test_large_tables_are_checked_before_a_checkpoint(
     assert not (tmp_path / "checkpoints").exists()
 
 
-HIGH = r"the training has diverged by step (76|114): the loss of 'ct.*, and was 0\.\d+ in the first step.*"
-NOT_FINITE = r"not finite in 100 steps in a row, up to step 10\d: task ctr, .*"
-RATES = [(torch.optim.Adam, 1e3, HIGH), (torch.optim.Adam, 1e12, NOT_FINITE), (torch.optim.SGD, 1e12, NOT_FINITE)]
+HIGH = r"the training has diverged by step (76|114): the loss of 'ct.*, and was 0\.\d+ in the first step.*: "
+SKIPPED = (
+    r"the last 7\d steps, up to step 76, trained nothing because losses or gradients were not finite \(task ctr, .*\): "
+    "look at labels and numbers, "
+)
+RATES = [
+    (recmtl.MMOE, torch.optim.Adam, 1e3, HIGH),
+    (recmtl.SharedBottom, torch.optim.Adam, 1e3, HIGH),
+    (recmtl.SharedBottom, torch.optim.Adam, 1e12, SKIPPED),
+    (recmtl.SharedBottom, torch.optim.SGD, 1e12, SKIPPED),
+]
 
 
-@pytest.mark.parametrize(("optimizer", "rate", "message"), RATES, ids=[f"{o.__name__}-{r:g}" for o, r, _ in RATES])
-@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.MMOE], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(("cls", "optimizer", "rate", "message"), RATES)
 def test_a_far_too_high_learning_rate_ends_training(
     cls: type, optimizer: type, rate: float, message: str, aliexpress: recmtl.PreparedData
 ) -> None:
@@ -245,7 +258,7 @@ def test_a_far_too_high_learning_rate_ends_training(
     run = RunConfig(device="cpu", progress=False)
     run = recmtl.Trainer(cls(aliexpress.schema), None, 3, optimization=options, stopping=stopping, run=run)
     advice = re.escape(f"lower the learning rate ({rate:g} by now), or set `clip_norm`")
-    with pytest.raises(DivergenceError, match=f"^{message}: {advice}$"):
+    with pytest.raises(DivergenceError, match=f"^{message}{advice}$"):
         run.fit(aliexpress.train, aliexpress.valid)
 
 
@@ -267,7 +280,7 @@ def test_limits_worked_by_hand(small: recmtl.PreparedData) -> None:
     model = recmtl.SharedBottom(small.schema, layers=[4])
     run = recmtl.Trainer(model, run=RunConfig(device="cpu", progress=False))
     counter = NonFiniteCounter(model, run.balancer, [], [], limit=1)
-    monitor = DivergenceMonitor(run.setup, counter, torch.optim.SGD(model.parameters()), pytest.fail)
+    monitor = DivergenceMonitor(run.setup, counter, torch.optim.SGD(model.parameters()), lambda _: 0, pytest.fail)
     p = small.schema.rate(model.objectives[0]).mean
     entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p))
     for first, expected in {
@@ -279,8 +292,10 @@ def test_limits_worked_by_hand(small: recmtl.PreparedData) -> None:
             assert right is None or limit == pytest.approx(right, rel=1e-6)
 
 
-@pytest.mark.parametrize("rate", [0.0, 1e-4, 0.03])
-@pytest.mark.parametrize("cls", [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    ("cls", "rate"),  # of rates that move less, one model each
+    [(recmtl.SharedBottom, 0.03), (recmtl.MMOE, 0.03), (recmtl.ESMM, 0.03), (recmtl.MMOE, 1e-4), (recmtl.ESMM, 0.0)],
+)
 def test_nothing_is_noted_at_a_sane_rate(
     cls: type, rate: float, aliexpress: recmtl.PreparedData, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,23 @@ def test_a_training_is_judged_within_a_key(group: str) -> None:
     assert expected.groups == {"user_id": 25, "search": 150}[group]
 
 
+def test_amounts_are_monitored_within_a_key() -> None:
+    def rows(seed: int) -> pd.DataFrame:
+        given = frame(seed)
+        return given.assign(seconds=np.round(given["user_id"] % 5 * given["click"] * np.exp(given["x"])))
+
+    tasks = [recmtl.Task("watch", "seconds", kind="amount"), recmtl.Task("stay", "seconds", kind="regression")]
+    schema = recmtl.Schema(FEATURES[1:], tasks, keys=["user_id"])
+    data = recmtl.prepare(schema, rows(0), valid=rows(1))
+    stopping = recmtl.EarlyStopping(monitor="ndcg@10", group="user_id")
+    trainer = recmtl.Trainer(recmtl.SharedBottom(data.schema, layers=[4]), stopping=stopping, **RUN)
+    trainer.fit(data.train, data.valid)
+    measured = trainer.predictor.measure(data.valid)
+    assert trainer.result.best == measured["watch"].values["ndcg@10"]
+    assert (measured["watch"].groups, measured["watch"].groups_left_out) == (25, 5)  # the amounts of every fifth are 0
+    assert "ndcg@10" not in measured["stay"].values
+
+
 def test_a_schema_without_a_group_is_judged_within_a_key() -> None:
     trainer, data = trained(recmtl.Schema(FEATURES, TASKS, keys=["user_id"]), group="user_id")
     assert trainer.predictor.measure(data.valid)["ctr"].groups == 25

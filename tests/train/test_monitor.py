@@ -140,7 +140,7 @@ def test_few_validation_rows_are_noted() -> None:
     assert few_rows_note([CTR], iter([{"click": np.zeros(80)}, {"click": np.ones(20)}, None])) == []  # takes two
     assert "99 rows of task 'ctr'" in few_rows_note([CTR], [{"click": np.repeat([0.0, 1.0], [60, 39])}])[0]
     (note,) = few_rows_note([STAY], [{"stay": np.array([1.0, np.nan])}])
-    assert "1 rows of task 'stay'" in note
+    assert "decide which weights are best, and so mostly chance: 1 row of task 'stay'" in note
 
 
 def test_labels_are_counted_in_parts(aliexpress: recmtl.PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,6 +157,12 @@ def test_metrics_within_groups_can_be_monitored_if_there_are_groups() -> None:
     assert "gauc" not in grouped.names  # not worth its time while training
     with pytest.raises(ValueError, match="`monitor` must name one of the metrics"):
         monitor_of(monitor="ctr.gauc")
+    spent = Task("spent", "spent", kind="amount")
+    both = MetricMonitor(EarlyStopping(monitor="ndcg@10"), [CTR, spent], [CTR, spent], grouped=True)
+    measured = {"ctr": Metrics({"ndcg@10": 0.3}, 10), "spent": Metrics({"ndcg@10": 0.5}, 10)}
+    assert (both.value(measured), both.higher_is_better) == (0.4, True)
+    with pytest.raises(ValueError, match=r"gini, poisson_deviance, rmse, mae, ndcg@10, got 'spent.gauc'$"):
+        MetricMonitor(EarlyStopping(monitor="spent.gauc"), [spent], [spent], grouped=True)
 
 
 def test_calibration_cannot_be_monitored() -> None:

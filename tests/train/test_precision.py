@@ -174,3 +174,15 @@ def test_threads_follow_the_limit_of_a_container_unless_they_are_given(
     with module.cpu_threads(wanted):
         assert now[-1] == used
     assert now[-1] == torchs
+
+
+@pytest.mark.parametrize("name", ["Sum", "GradNorm", "RotateOnly", "RotoGrad", "RotoGradNorm", "NormalizedSplitter"])
+def test_a_model_in_float64_is_trained_in_it(name: str, small: recmtl.PreparedData) -> None:
+    model = recmtl.MMOE(small.schema, layers=[4], tower_layers=[4], experts=2).double()
+    run = recmtl.RunConfig(progress=False, device="cpu")
+    trainer = recmtl.Trainer(
+        model, getattr(recmtl, name)(), epochs=1, optimization=Optimization(batch_size=50), run=run
+    )
+    trainer.fit(small.train, small.valid)
+    kinds = {state.dtype for state in model.state_dict().values() if state.is_floating_point()}
+    assert kinds == {torch.float64}

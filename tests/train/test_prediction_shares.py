@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmtl.balance import ProcessGroup
 from recmtl.evaluate import MEASURES, Metrics, Predictions, domain_metrics, domain_scores, own_metrics
 from recmtl.evaluate.predictions import complete
 from recmtl.schema import Categorical, Funnel, Numeric, Schema, Task
@@ -70,9 +71,9 @@ class Threads:
         return found
 
 
-class Thread:
+class Thread(ProcessGroup):
     def __init__(self, threads: Threads, rank: int) -> None:
-        self.threads, self.rank, self.size, self.first = threads, rank, threads.size, rank == 0
+        self.threads, self.rank, self.size = threads, rank, threads.size
 
     def all_gather_object(self, value: Any) -> list[Any]:
         return self.threads.meet(self.rank, value)
@@ -182,6 +183,7 @@ def test_metrics_of_shares_are_those_of_all_rows(kind: str, size: int) -> None:
     if kind == "plain":
         assert expected["cvr"].capped > 0
         assert expected["ctr"].groups > 250
+        assert "ndcg@10" in expected["spent"].values
 
 
 def test_no_process_holds_all_rows() -> None:

@@ -2,18 +2,23 @@
 
 import re
 import time
+from dataclasses import replace
+from itertools import product
 
 import pandas as pd
 import pytest
 import torch
+from together import place
 
 import recmtl
 from recmtl.evaluate import Metrics
+from recmtl.features import EmbeddingTable
 from recmtl.io import display as display_module
+from recmtl.schema import Categorical, IdBlock
 from recmtl.train import Optimization, RunConfig, Step
 from recmtl.train import describe as describe_module
 from recmtl.train import progress as progress_module
-from recmtl.train.describe import describe_setup
+from recmtl.train.describe import describe_setup, spread_note
 from recmtl.train.progress import TrainingProgress, duration
 
 
@@ -32,7 +37,7 @@ def test_the_setup_in_five_lines(
     tables = sum(table.weight.numel() for table in ready.model.encoder.tables)
     dense = sum(p.numel() for p in ready.model.parameters()) - tables
     expected = [
-        "rows: 2,400 training rows in batches of 256, 300 validation rows",
+        "rows: 2,400 for training in batches of 256, 300 for validation",
         "features: 16 Categorical, 63 Numeric",
         f"model: SharedBottom with PCGrad, {tables:,} parameters in embedding tables and {dense:,} dense ones",
         "device: cpu, 1 thread, fp32 by oneDNN",
@@ -43,8 +48,27 @@ def test_the_setup_in_five_lines(
     assert capsys.readouterr().err.splitlines()[:5] == expected
     assert (
         describe_setup(ready.setup, aliexpress.train, None)[0]
-        == "rows: 2,400 training rows in batches of 256, no validation rows"
+        == "rows: 2,400 for training in batches of 256, none for validation"
     )
+
+
+def test_the_setup_says_that_no_table_is_spread(aliexpress: recmtl.PreparedData) -> None:
+    setup = trainer(aliexpress).setup
+    whys = {1: "there is one process", 2: "no table has more than 1,000,000 elements"}
+    for (processes, why), option in product(whys.items(), (True, "torchrec")):
+        several = replace(setup, processes=place(0, processes), shard_tables=option)
+        assert spread_note(several) == [f"tables: none is spread by `shard_tables`, as {why}"]
+    assert spread_note(setup) == []
+
+
+def test_a_table_that_one_process_holds_alone(aliexpress: recmtl.PreparedData) -> None:
+    rows = 300_000
+    table = EmbeddingTable([IdBlock(Categorical("user", hash_buckets=rows), rows, 0, 1)], width=4)
+    setup = trainer(aliexpress).setup
+    table.shard(setup.processes)
+    setup.model.add_module("user", table)
+    (note,) = spread_note(setup)
+    assert note == "tables: 1,200,000 of these parameters are spread over 1 process"
 
 
 def test_the_setup_names_tasks_whose_labels_say_nothing() -> None:

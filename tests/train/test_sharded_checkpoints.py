@@ -172,9 +172,9 @@ def test_two_save_three_and_one_resume(tmp_path: Path) -> None:
                 again = trainer_of(name, None, ProcessGroup()).load("best", RunFolder(folder / name))
                 outputs = again.predictor.outputs(data_for(name).valid)
                 check_same(Fitted([], outputs, []), expected[name]._replace(losses=[]))
-        flip(tmp_path / "three/MMOE/checkpoints/best/tables/__2_0.distcp")
+        flip(tmp_path / "three/ESMM/checkpoints/best/tables/__2_0.distcp")
         with pytest.raises(recmtl.RunError, match=r"the part .*__2_0.distcp of the tables is damaged: its content"):
-            again.load("best", RunFolder(tmp_path / "three/MMOE"))
+            again.load("best", RunFolder(tmp_path / "three/ESMM"))
 
 
 def flip(path: Path) -> None:

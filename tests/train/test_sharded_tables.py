@@ -1,7 +1,8 @@
 """Tables whose rows are spread over processes train as in one process, 10 steps in float64.
 
-Every table is spread, however small: of some, processes own no row, or none that a batch looks up. Rows and models are
-those of `test_distributed`: tasks with rows in one process alone, lists, shared vocabularies, empty parts of batches.
+Every table is spread, however small: of some, processes own no row, or none that a batch looks up. They are drawn by
+their owners, those of one process whole: a seed gives the same numbers. Rows and models are those of
+`test_distributed`: tasks with rows in one process alone, lists, shared vocabularies, empty parts of batches.
 """
 
 import copy
@@ -9,6 +10,7 @@ import functools
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,12 +29,14 @@ from recmtl.data import IdLists
 from recmtl.errors import CallbackError, RunError
 from recmtl.features import EmbeddingTable, FeatureEncoder
 from recmtl.features import sharding as drawing
+from recmtl.features.sharded_rows import ShardedRows
 from recmtl.schema import Categorical, IdBlock, MultiCategorical
 from recmtl.train import Optimization, Step
 from recmtl.train import distributed as sharding
 from recmtl.train import step as step_module
 from recmtl.train.describe import describe_setup
 from recmtl.train.divergence import finite_by_tensor
+from recmtl.train.options import ShardTables
 
 LIMIT = 1e-12
 SGD = functools.partial(torch.optim.SGD, lr=0.05, momentum=0.9)
@@ -45,6 +49,7 @@ class Setting(NamedTuple):
     optimizer: Callable[..., torch.optim.Optimizer] = SGD
     clip_norm: float = 1.0
     broken: bool = False  # gradients of one id are infinite in some steps
+    scaled: bool = False  # losses are, as in fp16, but nothing is computed in it
 
 
 SUM, PCGRAD, METABALANCE = (Case(method, {}) for method in (recmtl.Sum, recmtl.PCGrad, recmtl.MetaBalance))
@@ -64,6 +69,7 @@ OPTIONS = [
     Setting("MMOE", METABALANCE, clip_norm=NO_CLIP),
     Setting("MMOE", METABALANCE, broken=True),
     Setting("ESMM", SUM, broken=True),
+    Setting("ESMM", SUM, broken=True, scaled=True),
     Setting("SingleTask", SUM),
     Setting("SharedBottom", Case(recmtl.GradNorm, {})),
 ]
@@ -81,25 +87,30 @@ def whole(table: EmbeddingTable, own: Tensor, processes: ProcessGroup) -> Tensor
     return torch.empty_like(by_place).index_copy_(0, table.ids_at(0, table.rows), by_place)
 
 
-def trained(processes: ProcessGroup, settings: list[Setting]) -> list[dict[str, Tensor]]:
+def trained(
+    processes: ProcessGroup, settings: list[Setting], storage: type[ShardedRows] = ShardedRows
+) -> list[dict[str, Tensor]]:
     """Weights, optimizer states, losses, counts of what was not finite, and measured gradients of each setting."""
     data = {name: data_for(name) for name in dict.fromkeys(setting.model for setting in settings)}
-    return [finished(data[setting.model], setting, processes) for setting in settings]
+    return [finished(data[setting.model], setting, processes, storage) for setting in settings]
 
 
-def finished(data: recmtl.PreparedData, setting: Setting, processes: ProcessGroup) -> dict[str, Tensor]:
-    model, balancer = built(setting.model, setting.balancer, data, processes)
+def finished(
+    data: recmtl.PreparedData, setting: Setting, processes: ProcessGroup, storage: type[ShardedRows]
+) -> dict[str, Tensor]:
+    spread = recmtl.sharded_tables(processes, storage=storage) if processes.size > 1 else nullcontext()
+    with small_tables_count(), spread:
+        model, balancer = built(setting.model, setting.balancer, data, processes)
     tables = {f"{name}.weight": m for name, m in model.named_modules() if isinstance(m, EmbeddingTable)}
-    for table in tables.values() if processes.size > 1 else ():
-        table.shard(processes)
     options = Optimization(30, setting.optimizer, clip_norm=setting.clip_norm, balancer_rate=0.02, nonfinite_steps=2)
     with small_tables_count():
-        step = Step(model, balancer, options, 10)
+        step = Step(model, balancer, replace(options, precision="fp16") if setting.scaled else options, 10)
     if setting.broken:
         break_gradients(next(iter(tables.values())))
     found: dict[str, Tensor] = {}
     for number, batch in enumerate(batches(data, processes)):
         found[f"losses {number}"] = step(batch, with_stats=number % 5 == 0)
+        found[f"taken {number}"] = torch.tensor(float(step.taken))
         if number % 5 == 0 and step.gradient_stats is not None:
             found |= {f"norms {number}": step.gradient_stats.norms, f"cosines {number}": step.gradient_stats.cosines}
     found |= {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
@@ -109,7 +120,7 @@ def finished(data: recmtl.PreparedData, setting: Setting, processes: ProcessGrou
         found |= {f"{name} {index}": whole(own.table, value, processes) for name, value in own.elements.items()}
         found |= {f"{name} {index}": value.double() for name, value in state["counts"].items()}
     counts = torch.stack([step.nonfinite.counts, step.nonfinite.first, step.nonfinite.reached])
-    assert counts.any() == setting.broken
+    assert counts.any() == (setting.broken and not setting.scaled)
     return found | {"not finite": counts.double()}
 
 
@@ -171,11 +182,11 @@ def trainer_of(
     return recmtl.Trainer(model, recmtl.PCGrad(), **given)
 
 
-def fitted(processes: ProcessGroup, by_owners: bool) -> Fitted:
+def fitted(processes: ProcessGroup, by_owners: bool, option: ShardTables = True) -> Fitted:
     """Train by the trainer, without a run folder; tables are drawn by their owners, or whole and then cut."""
     data = data_for("MMOE")
     with small_tables_count():
-        trainer = trainer_of(processes, data, by_owners).fit(data.train, data.valid)
+        trainer = trainer_of(processes, data, by_owners, shard_tables=option).fit(data.train, data.valid)
         table = tables_of(trainer.model)[-1]
         shares = processes.all_gather_object(trainer.predictor.outputs(data.valid))
         return Fitted(
@@ -215,11 +226,17 @@ def pieces(processes: ProcessGroup, folder: Path) -> dict[str, Any]:
         torch.manual_seed(1)
         tiny = EmbeddingTable([IdBlock(Categorical("day"), 2, 0, 1)], 3)
         block = IdBlock(Categorical("item"), 23, 0, 1)
-        table = EmbeddingTable([block, IdBlock(MultiCategorical("seen", share_with="item"), 23, 0, 4)], 2)
+        blocks = [block, IdBlock(MultiCategorical("seen", share_with="item"), 23, 0, 4)]
+        table = EmbeddingTable(blocks, 2)
         data = data_for("MMOE")
-        encoder = FeatureEncoder(data.schema, 3, {"user": folder / "vectors.csv"}, freeze=True)
+        encoder = FeatureEncoder(data.schema, 4, {"user": folder / "vectors.csv"}, freeze=True)
     assert tiny.sharded == table.sharded == spread
     drawn = whole(table, table.weight, processes)
+    with small_tables_count():
+        torch.manual_seed(1)
+        kept_whole = [EmbeddingTable([IdBlock(Categorical("day"), 2, 0, 1)], 3), EmbeddingTable(blocks, 2)]
+    assert torch.equal(kept_whole[1].weight, drawn)
+    assert kept_whole[0].weight.equal(whole(tiny, tiny.weight, processes))
     table.put_rows(block, torch.tensor([3, 22]), torch.tensor([[1.0, 2], [3, 4]]))
     count = 5 if processes.rank == processes.size - 1 else 0
     ids = torch.arange(count, dtype=torch.int32)[:, None]
@@ -272,9 +289,11 @@ def everything(processes: ProcessGroup, settings: list[Setting], folder: Path, f
 def test_equals_one_process(number: int, settings: list[Setting], tmp_path: Path) -> None:
     """With the balancers by two processes, with other models by three, with other options by four."""
     given = settings, tmp_path, number == 2
-    vectors = pd.DataFrame({"user": [1, 4, 7], "a": [1.0, 2, 3], "b": [4.0, 5, 6], "c": [7.0, 8, 9]})
+    vectors = pd.DataFrame({"user": [1, 4, 7], **{name: [1.0, 2, 3] for name in "abcd"}})
     vectors.to_csv(tmp_path / "vectors.csv", index=False)
     ((one, one_fitted, one_piece, _),) = together(1, tmp_path, everything, *given)
+    for by_trainer, by_owners in [one_fitted] * bool(one_fitted):
+        assert torch.equal(by_trainer.weight, by_owners.weight)
     several = together(number, tmp_path / "several", everything, *given)
     for setting, found, expected in zip(settings, several[0][0], one, strict=True):
         assert found.keys() == expected.keys()
@@ -356,10 +375,15 @@ def test_tables_are_spread_where_memory_does_not_hold_them(monkeypatch: pytest.M
     spread = functools.partial(sharding.TableSpread, optimizer=torch.optim.Adam, processes=ProcessGroup())
     monkeypatch.setattr(sharding, "available_memory", lambda processes: 30_000)
     each = spread(None, device=torch.device("cpu"))
-    assert [each(size) for size in (1_000, 1_000, 200)] == [False, True, False]
-    assert [spread(option, device=torch.device("cpu"))(1_000) for option in (True, False)] == [True, False]
+    assert [each(rows, 10) for rows in (100, 100, 20)] == [False, True, False]
+    assert [spread(option, device=torch.device("cpu"))(100, 10) for option in (True, False)] == [True, False]
     held = spread(None, device=torch.device("cpu"), held=2_000)
-    assert [held(1_000), held(1_000)] == [False, True]
-    sizes = {"Adam": 2, "SGD": 0, "RowWiseAdagrad": 1 / 16, "Adagrad": 1}
+    assert [held(100, 10), held(100, 10)] == [False, True]
+    by_row = spread(None, optimizer=recmtl.RowWiseAdagrad, device=torch.device("cpu"))
+    assert [by_row(1_000, 2), by_row(251, 2), by_row(250, 2)] == [False, True, False]  # 12 bytes a row
+    sizes = {"Adam": (2, 0), "SGD": (0, 0), "RowWiseAdagrad": (0, 1), "Adagrad": (1, 0)}
     for name, numbers in sizes.items():
-        assert sharding.state_per_element(getattr(torch.optim, name, recmtl.RowWiseAdagrad)) == numbers
+        assert sharding.numbers_kept(getattr(torch.optim, name, recmtl.RowWiseAdagrad)) == numbers
+    for optimizer in (torch.optim.LBFGS, torch.optim.SparseAdam):  # one wants losses, one sparse gradients
+        with pytest.raises(ValueError, match=rf"^the optimizer cannot train a ranking model: {optimizer.__name__}"):
+            sharding.numbers_kept(optimizer)

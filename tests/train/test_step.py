@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -16,19 +17,20 @@ from recmtl.train import Optimization, Step
 from recmtl.train import step as step_module
 from recmtl.train.cuda_graph import sync_debug_mode
 
-MODELS = [recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM]
-EVERY_CASE = [
-    pytest.mark.parametrize("row_mode", [False, True], ids=["dense", "rows"]),
-    pytest.mark.parametrize("method", BALANCERS, ids=lambda method: method.__name__),
-    pytest.mark.parametrize("cls", MODELS, ids=lambda cls: cls.__name__),
+KINDS = (recmtl.Sum, recmtl.GradNorm, recmtl.PCGrad, recmtl.NormalizedSplitter, recmtl.RotoGrad)
+# Every balancer has the tensors of one model, and leaves of rows with those of another; the rest is one of each kind.
+CASES = [
+    (cls, method, row_mode)
+    for cls in (recmtl.SharedBottom, recmtl.MMOE, recmtl.ESMM)
+    for row_mode in (False, True)
+    for method in (BALANCERS if (cls, row_mode) in {(recmtl.SharedBottom, False), (recmtl.MMOE, True)} else KINDS)
 ]
 ADAM = partial(torch.optim.Adam, lr=0.01, eps=1e-6)
-
-
-def every_case(test: object) -> object:
-    for mark in EVERY_CASE:
-        test = mark(test)
-    return test
+every_case = pytest.mark.parametrize(
+    ("cls", "method", "row_mode"),
+    CASES,
+    ids=lambda value: value.__name__ if isinstance(value, type) else "rows" if value else "dense",
+)
 
 
 def prepared(
@@ -56,7 +58,7 @@ def test_no_step_reads_a_value_from_the_device(
 ) -> None:
     monkeypatch.setattr(step_module, "ROW_MODE", 0 if row_mode else 1 << 40)
     step, _ = prepared(aliexpress, cls, method, without_values, torch.float32, 3)
-    for batch in list(Loader(aliexpress.train, 50).epoch())[:3]:
+    for batch in itertools.islice(Loader(aliexpress.train, 50).epoch(), 3):
         losses = step(moved(batch, without_values, torch.float32))
     assert losses.shape == (2,)
     assert losses.device.type == without_values

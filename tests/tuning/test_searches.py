@@ -11,10 +11,11 @@ import pytest
 
 from recmtl.errors import RunError
 from recmtl.tuning import Tuning
+from recmtl.tuning.progress import shown_values
 from recmtl.tuning.record import SearchRecord
 from recmtl.tuning.space import Choices, Range, SearchOption, SearchSpace
 from recmtl.tuning.study import JOURNAL, Outcome, Search
-from recmtl.tuning.tables import notes, tables, write_results
+from recmtl.tuning.tables import markdown, notes, tables, write_results
 
 OPTIONS = (
     SearchOption("lr", Range(0.001, 1.0, log=True)),
@@ -120,7 +121,7 @@ def test_a_trial_below_the_median_at_the_same_evaluation_is_pruned_with_its_reas
     row = Tuning(tmp_path).trials.loc[slow.number]
     assert (row["state"], row["value"], row["evaluations"]) == ("pruned", 0.21, 2)
     assert row["reason"] == "after evaluation 2, worse than the median 0.2200 of 5 trials"
-    assert any("1 of 7 trials were pruned" in note and "learn slowly" in note for note in notes(Tuning(tmp_path)))
+    assert any("Pruned: 1 of 7 trials" in note and "learn slowly" in note for note in notes(Tuning(tmp_path)))
 
 
 def test_no_pruner_prunes_nothing_and_lower_may_be_better(tmp_path: Path) -> None:
@@ -195,3 +196,41 @@ def test_damage_is_said(tmp_path: Path, damage: Callable[[Path], None], message:
     damage(tmp_path)
     with pytest.raises(RunError, match=message):
         _ = Tuning(tmp_path).trials
+
+
+def test_options_of_the_same_name_are_told_apart() -> None:
+    rate, other = "trainer.optimization.optimizer.lr", "balancer.lr"
+    assert shown_values({rate: 0.00321, "model.experts": 8}) == "lr 0.00321, experts 8"
+    assert shown_values({rate: 0.00321, other: 0.5}) == "optimizer.lr 0.00321, balancer.lr 0.5"
+
+
+def test_choices_are_counted_by_the_trials_that_took_them(tmp_path: Path) -> None:
+    """Whole numbers that only some trials have, ``None`` beside numbers, and both kinds of numbers."""
+    space = SearchSpace(
+        (
+            SearchOption("balancer", Choices(("Sum", "GradNorm"))),
+            SearchOption("layers", Choices((2, 4)), (("balancer", "GradNorm"),)),
+            SearchOption("clip", Choices((None, 0.5, 1))),
+            SearchOption("batch", Choices((1024, 4096))),
+        ),
+        {},
+    )
+    search = Search(tmp_path, Recipe(), space, replace(RECORD, space=space.record()), 12)  # type: ignore[arg-type]
+    drawn = []
+    while search.waiting:
+        proposal = search.ask()
+        drawn.append(dict(proposal.values))
+        search.tell(proposal.number, Outcome(0.5 + 0.1 * (drawn[-1]["clip"] is None), 1.0))
+    tuning = Tuning(tmp_path)
+    found = {(option, choice): count for option, choice, count, *_ in tuning.choices().itertuples(index=False)}
+    assert set(found) >= {("layers", 2), ("layers", 4), ("clip", None), ("clip", 0.5), ("clip", 1)}
+    missing = object()
+    assert found == {
+        (name, choice): sum(values.get(name, missing) == choice for values in drawn) for name, choice in found
+    }
+    assert found["clip", None] > 0 < found["layers", 4]
+    summary = tuning.summary().set_index("option")
+    assert summary.loc["clip", ["best", "best quarter"]].tolist() == [None, "None"]
+    assert summary.loc["batch", "best quarter"] in ("1024 to 1024", "4096 to 4096", "1024 to 4096")
+    assert "| clip | None |" in "\n".join(map(markdown, tables(tuning)))
+    assert set(tuning.trials["layers"].dropna().map(str)) <= {"2", "4"}

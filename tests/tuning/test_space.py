@@ -108,6 +108,7 @@ def test_lists_are_one_value_in_a_study() -> None:
     ("text", "message"),
     [
         ("model.layer: [[8]]", "MMOE has no option `model.layer`; did you mean `model.layers`?"),
+        ("nosuch.key: [1]", "`recmtl tune` has no option `nosuch.key`: `recmtl tune --help` lists them"),
         ("balancer: {GradNorn: {}}", "there is no balancer 'GradNorn'; did you mean 'GradNorm'?"),
         ("balancer: {PCGrad: {alpha: [1.0]}}", "PCGrad has no option `balancer.alpha`"),
         ("{}", "the search space is empty"),
@@ -116,7 +117,7 @@ def test_lists_are_one_value_in_a_study() -> None:
         ("balancer.alpha: {low: 1}", "`balancer.alpha`: a range needs `high`"),
         ("balancer.alpha: {low: 1, high: 2, lgo: true}", "a range has low, high, log, step, got 'lgo'"),
         ("balancer.alpha: {low: 0, high: 2, log: true}", "with `log`, `low` must be above 0, got 0"),
-        ("balancer.alpha: {low: 1, high: 2, log: true, step: 1}", "there is none with `log`"),
+        ("balancer.alpha: {low: 1, high: 2, log: true, step: 1}", "a logarithmic range has no step"),
         ("balancer.alpha: {low: 1, high: 2, step: 3}", "it must be above 0 and at most 1"),
         ("balancer.alpha: {low: a, high: 2}", "`low` must be a number, got 'a'"),
         ("model.experts: {low: 1.5, high: 2}", "`model.experts` must be an integer"),

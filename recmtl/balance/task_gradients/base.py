@@ -197,6 +197,7 @@ class TaskGradientBalancer(Balancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives", "parts")
+    uses_products: ClassVar[bool] = False  # whether weights depend on inner products, beside norms
 
     def _balance(self, inputs: BackwardInputs) -> None:
         losses, shared = inputs.losses, inputs.shared

@@ -42,6 +42,7 @@ class GramBalancer(TaskGradientBalancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
+    uses_products: ClassVar[bool] = True
     factors: Tensor
     shares: Tensor | None
 

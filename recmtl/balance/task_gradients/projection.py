@@ -36,6 +36,7 @@ class ProjectionBalancer(TaskGradientBalancer, ABC):
     """
 
     depends_on: ClassVar[tuple[str, ...]] = ("objectives",)
+    uses_products: ClassVar[bool] = True
     factors: Tensor
 
     def __init__(self, reduction: Literal["mean", "sum"] = "mean", scope: Literal["whole", "part"] = "whole") -> None:

@@ -154,8 +154,15 @@ class FAMO(LossValueBalancer):
         values = self.processes.sum(loss_values(self._in_order(losses)))[0]
         with self._between_steps():
             present = (self.before > 0) & (values > 0) & is_finite(values)
-            fell = masked(self.before.log() - values.log(), present)
+            fell = masked(log_ratio(self.before, values), present)
             shares = present_softmax(self.adam.values, present)  # z
             self.adam.step(masked(shares * (fell - (shares * fell).sum()), present), present)
             self.before.zero_()
         self._forget()
+
+
+def log_ratio(first: Tensor, second: Tensor) -> Tensor:
+    """Return log(first / second) of positive numbers; if they are near to each other, without rounding logarithms."""
+    difference = first - second
+    near = difference.abs() < torch.minimum(first, second)
+    return torch.where(near, (difference / second).log1p(), first.log() - second.log())

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from recmtl.balance.backward import as_real, gradients_of, has_hooks, masked
+from recmtl.balance.backward import as_real, has_hooks, masked
 from recmtl.balance.constructor_checks import check_rate
 from recmtl.balance.distributed import ProcessGroup, exchanges, gradients_to_sum
+from recmtl.balance.gradient_stats import gradients_of
 from recmtl.balance.shared import SharedTensor, Sizes
 from recmtl.balance.task_adam import TaskAdam
 from recmtl.balance.weighting.base import LossWeightBalancer

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from recmtl.errors import UsageError
 from recmtl.evaluate import MEASURES, metrics_of, scores_of
 from recmtl.schema import Task
+from recmtl.tuning.space import Range
 
 TREES = 1000  # at most
 PATIENCE = 50  # stopped after this many trees without a better value on the validation rows
@@ -82,12 +83,14 @@ class Baseline:
         name: Its name on the command line.
         fit: Fits a model on rows, with options of the library, a seed and a number of threads.
         package: The package that it needs.
+        search_space: What is searched of its options if a comparison is tuned.
         defaults: Options where none are given.
     """
 
     name: str
     fit: Callable[[TaskRows, Options, int, int], FittedBaseline]
     package: str
+    search_space: Mapping[str, Range]
     defaults: Options = field(default_factory=dict)
 
     def check_installed(self) -> None:

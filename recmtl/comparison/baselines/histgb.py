@@ -22,9 +22,17 @@ from recmtl.comparison.baselines.base import (
     of_all_classes,
     quality,
 )
+from recmtl.tuning.space import Range
 
 CATEGORIES = 254  # and one for all that are rarer: scikit-learn takes 255
 DEFAULTS = {"learning_rate": 0.05, "max_features": 0.8}  # columns are drawn, so that seeds differ
+SEARCH_SPACE = {
+    "learning_rate": Range(0.01, 0.2, log=True),
+    "max_leaf_nodes": Range(7, 127, log=True, integer=True),
+    "min_samples_leaf": Range(5, 100, log=True, integer=True),
+    "l2_regularization": Range(0.001, 10, log=True),
+    "max_features": Range(0.4, 1.0),
+}
 LOSSES = {"regression": "squared_error", "amount": "poisson", "mae": "absolute_error"}  # by kind, or by loss
 
 
@@ -56,7 +64,7 @@ def _most_frequent(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def fit_histgb(rows: TaskRows, options: Options, seed: int, threads: int) -> FittedBaseline:
-    """Fit scikit-learn's trees, up to the one that is best on the validation rows by the metric that stops nets."""
+    """Fit scikit-learn's trees, stopped where the metric that stops nets is best on the validation rows."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from threadpoolctl import threadpool_limits
 
@@ -104,4 +112,4 @@ def fit_histgb(rows: TaskRows, options: Options, seed: int, threads: int) -> Fit
     return FittedBaseline(predict, nodes, best + 1)
 
 
-HISTGB = Baseline("histgb", fit_histgb, "sklearn", DEFAULTS)
+HISTGB = Baseline("histgb", fit_histgb, "sklearn", SEARCH_SPACE, DEFAULTS)

@@ -19,12 +19,20 @@ from recmtl.comparison.baselines.base import (
     Options,
     TaskRows,
 )
+from recmtl.tuning.space import Range
 
 DEFAULTS = {
     "learning_rate": 0.05,
     "feature_fraction": 0.8,  # rows and columns are drawn, so that seeds differ
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
+}
+SEARCH_SPACE = {
+    "learning_rate": Range(0.01, 0.2, log=True),
+    "num_leaves": Range(7, 127, log=True, integer=True),
+    "min_data_in_leaf": Range(5, 100, log=True, integer=True),
+    "lambda_l2": Range(0.001, 10, log=True),
+    "feature_fraction": Range(0.4, 1.0),
 }
 OBJECTIVES = {"binary": "binary", "regression": "regression", "multiclass": "multiclass", "amount": "poisson"}
 LOSSES = {"mae": "regression_l1", "huber": "huber", "tweedie": "tweedie"}  # where the task names another loss
@@ -73,4 +81,4 @@ def _metric(rows: TaskRows) -> str:
     return "binary_logloss" if metric == "auc" and one_class else metric
 
 
-LIGHTGBM = Baseline("lightgbm", fit_lightgbm, "lightgbm", DEFAULTS)
+LIGHTGBM = Baseline("lightgbm", fit_lightgbm, "lightgbm", SEARCH_SPACE, DEFAULTS)

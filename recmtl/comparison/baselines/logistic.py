@@ -17,9 +17,11 @@ from recmtl.comparison.baselines.base import (
     of_all_classes,
     quality,
 )
+from recmtl.tuning.space import Range
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of the L2 penalty: the validation rows choose
 DEFAULTS = {"max_iter": 100}
+SEARCH_SPACE = {"penalty": Range(0.001, 1000, log=True)}
 CLASSIFIED = ("binary", "multiclass")  # kinds of tasks
 
 
@@ -75,4 +77,4 @@ def _predict(model: Any, x: Any, rows: TaskRows) -> Floats:
     return np.asarray(values, np.float64)
 
 
-LOGISTIC = Baseline("logistic", fit_logistic, "sklearn", DEFAULTS)
+LOGISTIC = Baseline("logistic", fit_logistic, "sklearn", SEARCH_SPACE, DEFAULTS)

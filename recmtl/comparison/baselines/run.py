@@ -17,14 +17,18 @@ from recmtl.comparison.baselines import BASELINES
 from recmtl.comparison.baselines.base import FittedBaseline, Floats, Inputs, TaskRows
 from recmtl.comparison.baselines.inputs import input_matrix, task_rows
 from recmtl.data import DataError, PreparedData
-from recmtl.evaluate import MEASURES, Predictions, metrics_of, own_metrics
+from recmtl.evaluate import Predictions, metrics_of, own_metrics
 from recmtl.evaluate.own_metrics import described
 from recmtl.io.machine import explain_oom, peak_memory
 from recmtl.recipe.data import open_data
 from recmtl.recipe.environment import environment
 from recmtl.recipe.options import parse_recipe, recipe_parser
-from recmtl.recipe.recipe import instantiate
+from recmtl.recipe.recipe import data_options
 from recmtl.runs.folder import REPORTED, RunFolder
+from recmtl.schema import Schema
+from recmtl.train.monitor import MetricMonitor
+from recmtl.train.options import EarlyStopping
+from recmtl.train.setup import monitor_of
 
 
 def fit_baseline(
@@ -87,7 +91,7 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
     """Fit the baseline of a recipe, and write a finished run folder.
 
     Args:
-        recipe: The `data` of a recipe, the `baseline` (`class_path` and `init_args`), and `seed`,
+        recipe: The `data` of a recipe, the `baseline` (`class_path` and `init_args`), and `seed`, `monitor`,
             `group` and `metrics`.
         path: The folder.
 
@@ -96,9 +100,7 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
         ValueError: The library refuses an option.
     """
     parser = recipe_parser("recmtl compare")
-    data = open_data(
-        instantiate(parser, parse_recipe(parser, [f"--config={json.dumps({'data': recipe['data']})}"])).data
-    )
+    data = open_data(data_options(parse_recipe(parser, [f"--config={json.dumps({'data': recipe['data']})}"])))
     baseline, folder, threads = recipe["baseline"], RunFolder(path), torch.get_num_threads()
     head = "".join(f"# {line}\n" for line in environment(threads))
     started = time.monotonic()
@@ -109,19 +111,27 @@ def run_baseline(recipe: Mapping[str, Any], path: Path) -> None:
         folder.create(data.schema)
         own = own_metrics(recipe["metrics"])
         result: dict[str, Any] = {"own_metrics": described(own)} if own else {}
+        predictions = {split: replace(predicted, own=own) for split, predicted in predictions.items()}
         for split, predicted in predictions.items():
-            predicted = replace(predicted, own=own)
             folder.predictions(split).parent.mkdir(exist_ok=True)
             predicted.write(folder.predictions(split))
             result[split] = {task: metrics_of(scores).to_dict() for task, scores in predicted.scores().items()}
         sizes = {task: {"parameters": model.parameters, "trees": model.trees} for task, model in models.items()}
+        monitor = monitor_of_baseline(recipe, data.schema.schema)
+        best = {"monitor": monitor.monitor, "value": monitored(monitor, predictions.get("valid"))}
         costs = {"seconds": time.monotonic() - started, "peak_memory_bytes": peak_memory(), "device": "cpu"}
-        folder.finish(result | {"best": best_value(data, result.get("valid", {})), "models": sizes} | costs)
+        folder.finish(result | {"best": best, "models": sizes} | costs)
 
 
-def best_value(data: PreparedData, measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a comparison's progress shows: the mean over the tasks of their metric on the validation rows."""
-    metrics = {task.name: MEASURES[task.kind].monitor for task in data.schema.schema.tasks}
-    values = [measured.get(task, {}).get(metric) for task, metric in metrics.items()]
-    known = [value for value in values if value is not None]
-    return {"monitor": "+".join(dict.fromkeys(metrics.values())), "value": float(np.mean(known)) if known else None}
+def monitor_of_baseline(recipe: Mapping[str, Any], schema: Schema) -> MetricMonitor:
+    """Return the monitor of the validation metric that the nets beside a baseline have."""
+    stopping = EarlyStopping(recipe["monitor"], group=recipe["group"], metrics=recipe["metrics"])
+    return monitor_of(stopping, schema, schema.tasks)
+
+
+def monitored(monitor: MetricMonitor, predicted: Predictions | None) -> float | None:
+    """Return the value of the monitored metric of predictions; ``None`` if it is undefined, or there are no rows."""
+    scores = predicted.scores() if predicted is not None else {}
+    if not all(task in scores for task in monitor.tasks):
+        return None
+    return monitor.value({task: metrics_of(scores[task], names=monitor.names) for task in monitor.tasks})

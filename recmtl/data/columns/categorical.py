@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from operator import attrgetter
-from threading import Lock
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from recmtl.data.columns.id_lists import EncodedLists, Ids, cut_lists
+from recmtl.data.columns.lookups import integer_lookup, text_lookup
 from recmtl.data.columns.numeric import encode_bins
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import Codes, as_lists, as_text, find_integers, stable_hash
+from recmtl.data.columns.values import as_lists, as_text, stable_hash
 from recmtl.data.columns.variation import CUT, CalendarVariation, EncodingFindings, as_trained, category_variations
-from recmtl.data.columns.vocabularies import SMALL_INTEGERS, VocabularyBuilder
+from recmtl.data.columns.vocabularies import VocabularyBuilder
 from recmtl.schema import Binned, Categorical, FittedSchema, MultiCategorical, Schema, Timestamp
 from recmtl.schema.features import KIND_NAMES
 from recmtl.schema.fitted import FIRST, MISSING, UNKNOWN
 
-HASH_CHUNK = 1 << 20  # categories hashed at a time, as Python text
 MOST = 0.5  # of the values of a column
 
 
@@ -127,7 +123,7 @@ def encode_ids(
 
     Ids that no training row has are replaced as in `as_trained`; `findings` counts such rows, and lists that are cut.
     """
-    ids, lists = np.empty((batch.num_rows, fitted.id_columns), np.int32), []
+    ids, lists = np.empty((batch.num_rows, fitted.id_columns), np.int32, order="F"), []
     for feature, (first, *others) in groupby(fitted.id_blocks, attrgetter("feature")):
         column = batch.column(feature.name)
         if isinstance(feature, MultiCategorical):
@@ -153,7 +149,7 @@ def encode_feature(
     if pa.types.is_int64(column.type) and not fitted.schema.owner(feature).hash_buckets:
         return lookup_integers(fitted, feature, column)[:, None]
     values, codes = as_text(column, feature.name)
-    return np.append(lookup(fitted, feature, values), MISSING)[codes, None]
+    return np.append(lookup(fitted, feature, values), np.int32(MISSING))[codes, None]
 
 
 def encode_list(
@@ -167,84 +163,19 @@ def encode_list(
     return cut_lists(lookup(fitted, feature, values)[codes], lengths, longest, feature.keep)
 
 
-def lookup(fitted: FittedSchema, feature: Categorical, values: pa.StringArray) -> Codes:
+def lookup(fitted: FittedSchema, feature: Categorical, values: pa.StringArray) -> Ids:
     """Return the id of each value of a feature, `UNKNOWN` if it is not in the vocabulary ``[values]``."""
     owner = fitted.schema.owner(feature)
     if owner.hash_buckets:
-        return (stable_hash(values) % np.uint64(owner.hash_buckets)).astype(np.int64) + FIRST
-    return _ids_of(_cached_lookup(fitted, owner, TextLookup)(values))
+        return (stable_hash(values) % np.uint64(owner.hash_buckets)).astype(np.int32) + np.int32(FIRST)
+    return text_lookup(fitted, owner.name)(values)
 
 
-def lookup_integers(fitted: FittedSchema, feature: Categorical, column: pa.Int64Array) -> Codes:
+def lookup_integers(fitted: FittedSchema, feature: Categorical, column: pa.Int64Array) -> Ids:
     """Return the id of each integer of a feature that is not hashed ``[rows]``."""
-    integers = column.fill_null(0).to_numpy(zero_copy_only=False)
-    ids = _ids_of(_cached_lookup(fitted, fitted.schema.owner(feature), IntegerLookup)(integers))
-    ids[column.is_null().to_numpy(zero_copy_only=False)] = MISSING
+    nulls = column.is_null().to_numpy(zero_copy_only=False) if column.null_count else None
+    integers = column.to_numpy() if nulls is None else column.fill_null(0).to_numpy()
+    ids = integer_lookup(fitted, fitted.schema.owner(feature).name)(integers)
+    if nulls is not None:
+        ids[nulls] = MISSING
     return ids
-
-
-def _ids_of(positions: Codes) -> Codes:
-    return np.where(positions < 0, UNKNOWN, positions + FIRST)
-
-
-class TextLookup:
-    """Finds text in a vocabulary by sorted 64-bit hashes; text is compared, so collisions are harmless."""
-
-    def __init__(
-        self, vocabulary: pa.Array, hashed: Callable[[pa.Array], npt.NDArray[np.uint64]] = stable_hash
-    ) -> None:
-        self._vocabulary, self._hashed = vocabulary, hashed
-        starts = range(0, len(vocabulary), HASH_CHUNK)
-        chunks = [hashed(vocabulary.slice(start, HASH_CHUNK)) for start in starts]
-        hashes = np.concatenate([np.empty(0, np.uint64), *chunks])
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
-
-    def __call__(self, values: pa.StringArray) -> Codes:
-        """Return the position of each value in the vocabulary, -1 if it is not in it ``[values]``."""
-        hashes = self._hashed(values)
-        order = np.argsort(hashes)  # searches for sorted values share the cache
-        first, last = (np.searchsorted(self._hashes, hashes[order], side) for side in ("left", "right"))
-        found = np.full(len(values), -1, np.int64)
-        while len(order := order[first < last]):
-            first, last = first[first < last], last[first < last]
-            candidates = self._order[first]
-            same = pc.equal(self._vocabulary.take(pa.array(candidates)), values.take(pa.array(order)))
-            equal = same.fill_null(False).to_numpy(zero_copy_only=False)
-            found[order[equal]] = candidates[equal]
-            first = first + 1
-        return found
-
-
-class IntegerLookup:
-    """Finds integers among the canonical integers of a vocabulary of text."""
-
-    def __init__(self, vocabulary: pa.Array) -> None:
-        positions, integers = find_integers(vocabulary)
-        small = (integers >= 0) & (integers < SMALL_INTEGERS)
-        self._table = np.full(int(integers[small].max(initial=-1)) + 2, -1, np.int64)  # last entry: any other integer
-        self._table[integers[small]] = positions[small]
-        self._large, self._positions = pd.Index(integers[~small]), np.append(positions[~small], -1)
-
-    def __call__(self, integers: Codes) -> Codes:
-        """Return the position of each integer in the vocabulary, -1 if it is not in it ``[integers]``."""
-        others = len(self._table) - 1
-        found = self._table[np.where(integers.view(np.uint64) < others, integers, others)]
-        if len(self._large) == 0:
-            return found
-        return np.where(found < 0, self._positions[self._large.get_indexer(pd.Index(integers))], found)
-
-
-_lookups_lock = Lock()
-_lookups: WeakKeyDictionary[FittedSchema, dict[tuple[str, type], TextLookup | IntegerLookup]] = WeakKeyDictionary()
-
-
-def _cached_lookup(
-    fitted: FittedSchema, owner: Categorical, kind: type[TextLookup] | type[IntegerLookup]
-) -> Callable[..., Codes]:
-    """Return the lookup of a vocabulary, built once per fitted schema."""
-    with _lookups_lock:
-        lookups = _lookups.setdefault(fitted, {})
-        if (owner.name, kind) not in lookups:
-            lookups[owner.name, kind] = kind(fitted.vocabularies[owner.name])
-        return lookups[owner.name, kind]

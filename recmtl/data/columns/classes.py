@@ -73,7 +73,7 @@ class ClassReader:
         return places
 
     def merge(self, later: ClassReader) -> dict[str, list[int]]:
-        """Number the classes of later rows behind those seen so far; return for each label the number of each of them.
+        """Number the classes of later rows after those seen so far; return for each label the number of each of them.
 
         Raises:
             DataError: A label has too many values for classes.

@@ -34,7 +34,7 @@ def repeat_list(constant: Sequence[int], rows: int) -> EncodedLists:
     return EncodedLists(np.tile(np.array(constant, np.int32), rows), np.full(rows, len(constant), np.int64))
 
 
-def cut_lists(ids: Codes, lengths: Codes, longest: int, keep: Keep) -> EncodedLists:
+def cut_lists(ids: Ids, lengths: Codes, longest: int, keep: Keep) -> EncodedLists:
     """Keep the first or last ids of each list; an empty list becomes "missing".
 
     Args:

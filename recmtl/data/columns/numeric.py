@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from recmtl.data.columns.interpolation import interpolation
+from recmtl.data.columns.once import OncePerSchema
 from recmtl.data.columns.row_sample import RowSample, SampledFrom
-from recmtl.data.columns.values import Codes, Floats, as_numbers
-from recmtl.data.columns.variation import CONSTANT, EncodingFindings
+from recmtl.data.columns.values import Codes, Floats, RowNumbers, as_numbers
+from recmtl.data.columns.variation import CONSTANT, EncodingFindings, Limits, limits_of
 from recmtl.errors import DataError
 from recmtl.schema import Binned, FittedSchema, Moments, Numeric
 from recmtl.schema.fitted import FIRST, MISSING
 
+INTERPOLATED = {"knots": (-1.0, 1.0), "quantile": (0.0, 1.0)}  # what transforms map the first and last quantile to
+LARGEST = float(np.finfo(np.float32).max)
 PLACES = ("knots", "quantile", "min_max")  # transforms that tell apart what rounding hides from moments
 
 
@@ -29,17 +34,23 @@ class NumericFitter:
         self._moments, self._sample = MomentSums(len(features)), RowSample(len(features), sample)
         self._rows = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Add a batch of training rows."""
+    def add(self, batch: pa.RecordBatch, kept: RowNumbers | None = None) -> None:
+        """Add a batch of training rows, or those rows of it that are kept."""
         if not self._features:
             return
-        self._rows += batch.num_rows
-        values = np.stack([clipped(batch.column(f.name), f, self._decimal) for f in self._features])  # [columns, rows]
-        self._sample.add(values)
-        for column, feature in enumerate(self._features):
-            if isinstance(feature, Numeric) and feature.transform == "log1p":
-                values[column] = signed_log(values[column])
-        self._moments.add(values)
+        rows = batch.num_rows if kept is None else len(kept)
+        self._rows += rows
+        hashes, places = self._sample.choose(rows)
+        sampled, found = np.empty((len(self._features), len(places))), np.empty((len(self._features), 5))
+        for column, feature in enumerate(self._features):  # all of one while a cache holds it
+            values = clipped(batch.column(feature.name), feature, self._decimal)
+            values = values if kept is None else values.take(kept)
+            values.take(places, out=sampled[column], mode="clip")
+            found[column, :2] = np.fmin.reduce(values, initial=np.inf), np.fmax.reduce(values, initial=-np.inf)
+            logarithmic = isinstance(feature, Numeric) and feature.transform == "log1p"
+            found[column, 2:] = moments_of(signed_log(values) if logarithmic else values)
+        self._sample.add(hashes, sampled, *found[:, :2].T)
+        self._moments.add(*found[:, 2:].T)
 
     def merge(self, later: NumericFitter) -> None:
         """Add what was learned from later rows."""
@@ -116,37 +127,35 @@ class NumericFitter:
         return notes
 
 
+def moments_of(values: Floats) -> tuple[float, float, float]:
+    """Return how many of some numbers ``[rows]`` are present, their mean, and their squared deviations from it."""
+    with np.errstate(over="ignore", invalid="ignore"):  # `NumericFitter.moments` reports overflow
+        mean = float(values.sum()) / max(len(values), 1)
+        if math.isnan(mean):
+            values = values[~np.isnan(values)]
+            mean = float(values.sum()) / max(len(values), 1)
+        deviations = values - mean
+        return len(values), mean, float(np.einsum("r,r->", deviations, deviations))
+
+
 class MomentSums:
     """Streaming mean and deviation of numeric columns in float64 (Chan's pairwise update)."""
 
     def __init__(self, columns: int) -> None:
         self.rows, self._mean, self._squares = np.zeros(columns), np.zeros(columns), np.zeros(columns)
 
-    def add(self, values: Floats) -> None:
-        """Add a batch ``[columns, rows]``; NaN is missing."""
-        with np.errstate(over="ignore", invalid="ignore"):  # `NumericFitter.moments` reports overflow
-            rows = np.full(len(values), float(values.shape[1]))
-            mean = values.sum(axis=1) / max(values.shape[1], 1)
-            if np.isnan(mean).any():
-                present = ~np.isnan(values)
-                rows = present.sum(axis=1).astype(np.float64)
-                mean = np.where(present, values, 0).sum(axis=1) / np.maximum(rows, 1)
-                values = np.where(present, values, mean[:, None])
-            deviations = values - mean[:, None]  # [columns, rows]
-            self._combine(rows, mean, np.einsum("cr,cr->c", deviations, deviations))
+    def add(self, rows: Floats, mean: Floats, squares: Floats) -> None:
+        """Add rows: what `moments_of` returns of each column, all ``[columns]``."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = np.maximum(self.rows + rows, 1)
+            delta = mean - self._mean
+            self._squares += squares + delta**2 * self.rows * rows / total
+            self._mean += delta * rows / total
+        self.rows += rows
 
     def merge(self, later: MomentSums) -> None:
         """Add the rows of other sums."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            self._combine(later.rows, later._mean, later._squares)
-
-    def _combine(self, rows: Floats, mean: Floats, squares: Floats) -> None:
-        """Add rows, given their number, mean and squared deviations from it, of each column."""
-        total = np.maximum(self.rows + rows, 1)
-        delta = mean - self._mean
-        self._squares += squares + delta**2 * self.rows * rows / total
-        self._mean += delta * rows / total
-        self.rows += rows
+        self.add(later.rows, later._mean, later._squares)
 
     def moments(self) -> list[Moments]:
         """Return mean and deviation of each column: 0 if it is constant, not finite if it overflows."""
@@ -172,30 +181,75 @@ def encode_numbers(
 
     What is the same in every training row is so in every row; `findings` counts the rows in which it was not.
     """
-    raw = {f: clipped(batch.column(f.name), f, fitted.schema.decimal) for f in fitted.numeric}
-    if findings:
-        for feature, values in raw.items():
-            findings.add_numbers(values, feature, constant(feature, fitted))
-    indicated = [feature for feature in raw if feature.missing_indicator]
-    largest = np.finfo(np.float32).max
-    matrix = np.empty((batch.num_rows, len(raw) + len(indicated)), np.float32)
-    with np.errstate(over="ignore"):  # clipped below
-        for position, (feature, values) in enumerate(raw.items()):  # each while a cache holds it
-            matrix[:, position] = transformed(values, feature, fitted)
-        for position, feature in enumerate(indicated, len(raw)):
-            matrix[:, position] = indicator(raw[feature], feature, fitted)
-    return np.clip(matrix, -largest, largest, out=matrix)
+    encoders, indicators = number_encoders(fitted), count(len(fitted.numeric))
+    width = len(encoders) + sum(bool(feature.missing_indicator) for feature in fitted.numeric)
+    matrix = np.empty((batch.num_rows, width), np.float32, order="F")
+    for column, feature in enumerate(fitted.numeric):  # all of one while a cache holds it
+        values, encoder = clipped(batch.column(feature.name), feature, fitted.schema.decimal), encoders[feature.name]
+        limits = limits_of(values)
+        if findings:
+            findings.add_numbers(values, limits, feature, encoder.constant)
+        matrix[:, column] = encoder(values, limits)
+        if feature.missing_indicator:
+            matrix[:, next(indicators)] = encoder.indicator(values)
+    return matrix
 
 
-def indicator(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Return 1 where a value is missing, 0 elsewhere; the same in all rows if training rows do not vary."""
-    share = fitted.missing[feature.name]
-    return np.full(len(values), share) if share in (0, 1) else np.isnan(values).astype(np.float64)
+class NumberEncoder:
+    """Transforms the numbers of a feature to model inputs.
+
+    Args:
+        fitted: The fitted schema.
+        feature: The feature.
+
+    Attributes:
+        constant: The number that it is in every training row, up to rounding; ``None`` if it varies.
+    """
+
+    def __init__(self, fitted: FittedSchema, feature: Numeric) -> None:
+        quantiles, self._transform = fitted.quantiles[feature.name], feature.transform
+        self._moments, self._missing = fitted.moments[feature.name], fitted.missing[feature.name]
+        self.constant = constant(feature, fitted)
+        self._low, self._high = quantiles[0], quantiles[-1]
+        self._center = fitted.medians.get(feature.name, self._moments.mean)  # of the transform `knots`
+        if self._transform == "quantile":
+            self._center = float(np.median(quantiles))
+        if self._transform in INTERPOLATED:
+            self._interpolation = interpolation(quantiles, *INTERPOLATED[self._transform])
+
+    def __call__(self, values: Floats, limits: Limits | None = None) -> Floats:
+        """Transform clipped values ``[rows]``; missing ones are filled in, and a constant stands in every row."""
+        limits = limits or limits_of(values)
+        if self.constant is not None:
+            values, limits = np.full(len(values), self.constant), Limits(self.constant, self.constant)
+        if self._transform == "log1p":
+            values = signed_log(values)
+        if np.isnan(limits.low):
+            values = np.where(np.isnan(values), self._center, values)
+        if self._transform in INTERPOLATED:  # of equal quantiles the last counts: the share ≤ x
+            return self._interpolation(values, limits.within(self._low, self._high))
+        with np.errstate(over="ignore"):
+            return np.clip(self._scaled(values), -LARGEST, LARGEST)
+
+    def _scaled(self, values: Floats) -> Floats:
+        if self._transform == "none":
+            return values
+        if self._transform == "min_max":
+            return (values - self._low) / (self._high - self._low or 1.0)
+        mean, deviation = self._moments
+        return (values - mean) / deviation if deviation else np.zeros(len(values))
+
+    def indicator(self, values: Floats) -> npt.NDArray[np.bool_] | float:
+        """Return whether values are missing ``[rows]``, or a number for all rows if training rows do not vary."""
+        return self._missing if self._missing in (0, 1) else np.isnan(values)
+
+
+number_encoders = OncePerSchema(lambda fitted: {f.name: NumberEncoder(fitted, f) for f in fitted.numeric})
 
 
 def constant(feature: Numeric, fitted: FittedSchema) -> float | None:
     """Return the number that a feature is in every training row, up to rounding; ``None`` if it varies."""
-    low, *_, high = (*fitted.quantiles[feature.name], fitted.quantiles[feature.name][-1])
+    low, high = fitted.quantiles[feature.name][0], fitted.quantiles[feature.name][-1]
     if low == high:
         return low
     mean, deviation = fitted.moments[feature.name]
@@ -210,7 +264,7 @@ def encode_bins(
     """Return the bin id of each row ``[rows]``; a value equal to an edge belongs to the lower bin."""
     values = clipped(column, feature, fitted.schema.decimal)
     if findings and feature.name not in fitted.constants:
-        findings.add_range(feature.name, values)
+        findings.add_range(feature.name, values, limits_of(values))
     elif findings and feature.name in fitted.ranges:  # the only bin holds other values, too
         findings.add(feature.name, CONSTANT, ~np.isnan(values) & (values != fitted.ranges[feature.name][0]))
     return np.where(np.isnan(values), MISSING, FIRST + np.searchsorted(fitted.quantiles[feature.name], values))
@@ -220,35 +274,6 @@ def clipped(column: pa.Array, feature: Numeric | Binned, decimal: str) -> Floats
     """Return the column of a feature ``[rows]``, clipped to its limits; NaN is missing."""
     values = as_numbers(column, feature.name, decimal)
     return np.clip(values, *feature.clip) if feature.clip else values
-
-
-def transformed(values: Floats, feature: Numeric, fitted: FittedSchema) -> Floats:
-    """Transform clipped values of a feature to model inputs; missing values are filled in.
-
-    A feature that is the same in every training row is read as that in every row.
-    """
-    fixed = constant(feature, fitted)
-    if fixed is not None:
-        values = np.full(len(values), fixed)
-    (mean, deviation), quantiles = fitted.moments[feature.name], fitted.quantiles[feature.name]
-    if feature.transform == "log1p":
-        values = signed_log(values)
-    center = fitted.medians.get(feature.name, mean)  # there is one if the transform is `knots`
-    if feature.transform == "quantile":
-        center = float(np.median(quantiles))
-    missing = np.isnan(values)
-    filled = np.where(missing, center, values) if missing.any() else values
-    if feature.transform == "none":
-        return filled
-    if feature.transform == "knots":
-        places = interpolation(quantiles, -1.0, 1.0)(filled)
-        return np.clip(places, -1, 1, out=places)  # knots may be a denormal apart
-    if feature.transform == "quantile":  # of equal quantiles the last counts: the share ≤ x
-        return interpolation(quantiles, 0.0, 1.0)(filled)
-    if feature.transform == "min_max":
-        low, high = quantiles[0], quantiles[-1]
-        return (filled - low) / (high - low or 1.0)
-    return (filled - mean) / deviation if deviation else np.zeros(len(filled))
 
 
 def signed_log(values: Floats) -> Floats:

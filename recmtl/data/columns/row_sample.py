@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from recmtl.data.columns.values import Codes, Floats, stable_hash
+from recmtl.data.columns.values import Codes, Floats, RowNumbers, stable_hash
 from recmtl.schema.statistics import MAX_KNOTS
 
 SAMPLE, SPARE = 100_000, 50_000  # rows sampled for quantiles, and rows held beside them before the sample is cut again
@@ -49,14 +49,24 @@ class RowSample:
         self._limit = np.uint64(limit)  # the highest hash in the sample
         self._low, self._high = np.full(columns, np.inf), np.full(columns, -np.inf)
 
-    def add(self, values: Floats) -> None:
-        """Add a batch ``[columns, rows]``; NaN is missing."""
-        hashes = stable_hash(np.arange(self._next, self._next + values.shape[1]))
-        self._next += values.shape[1]
-        (low,) = np.nonzero(hashes <= self._limit)
-        self._keep([Block(hashes[low], values.take(low, axis=1))])
-        self._low = np.fmin(self._low, np.fmin.reduce(values, axis=1, initial=np.inf))
-        self._high = np.fmax(self._high, np.fmax.reduce(values, axis=1, initial=-np.inf))
+    def choose(self, rows: int) -> tuple[npt.NDArray[np.uint64], RowNumbers]:
+        """Return the hashes and the places of those among the next rows that the sample may take."""
+        hashes = stable_hash(np.arange(self._next, self._next + rows))
+        self._next += rows
+        (places,) = np.nonzero(hashes <= self._limit)
+        return hashes[places], places
+
+    def add(self, hashes: npt.NDArray[np.uint64], values: Floats, low: Floats, high: Floats) -> None:
+        """Add the chosen rows.
+
+        Args:
+            hashes: Their hashes ``[chosen]``.
+            values: Their values ``[columns, chosen]``; NaN is missing.
+            low: The lowest value of each column in all rows ``[columns]``.
+            high: The highest one.
+        """
+        self._keep([Block(hashes, values)])
+        self._low, self._high = np.fmin(self._low, low), np.fmax(self._high, high)
 
     def merge(self, later: RowSample) -> None:
         """Add the rows of another sample, which must not be used further."""
@@ -80,7 +90,7 @@ class RowSample:
         return sum(len(block.hashes) for block in self._blocks)
 
     def _keep(self, blocks: Iterable[Block]) -> None:
-        """Hold rows; so many are reduced to the sample, or to one block, as there is room for."""
+        """Hold rows; too many of them are reduced to the sample, and too many blocks are joined."""
         self._sorted.clear()
         self._blocks += [block for block in blocks if len(block.hashes)]
         if self._held > SAMPLE + SPARE:

@@ -36,6 +36,7 @@ MAX_INT64, MIN_INT64 = "9223372036854775807", "-9223372036854775808"
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+RowNumbers = npt.NDArray[np.int64]
 
 
 def as_text(array: pa.Array, column: str, ids: bool = True) -> tuple[pa.StringArray, Codes]:

@@ -170,13 +170,15 @@ def as_trained(ids: Ids, lists: list[EncodedLists], fitted: FittedSchema, findin
     A block that is the same in every training row is so in all. "Missing" becomes "unknown" in a feature that no
     training row lacks, as its embedding would stay what it is drawn as. `findings` counts the rows.
     """
+    missing = bool((ids == MISSING).any())
     for feature, blocks in groupby(fitted.id_blocks, attrgetter("feature")):
         varying = []
         for block in blocks:
             found = lists[block.start].values if block.listed else ids[:, block.start]
             constant = fitted.constants.get(block.name)
             if constant is None:
-                varying.append(found)
+                if block.listed or missing:
+                    varying.append(found)
                 continue
             if findings:
                 differ = lists[block.start].differ(constant) if block.listed else found != constant
@@ -190,6 +192,22 @@ def as_trained(ids: Ids, lists: list[EncodedLists], fitted: FittedSchema, findin
                 findings.add(feature.name, LACKING, varying[0] == MISSING)  # of a list the only id
             for found in varying:
                 found[found == MISSING] = UNKNOWN
+
+
+class Limits(NamedTuple):
+    """The lowest and the highest of some numbers: both NaN if one is missing, infinite if there are none."""
+
+    low: float
+    high: float
+
+    def within(self, low: float, high: float) -> bool:
+        """Return whether none is missing, lower or higher."""
+        return low <= self.low and self.high <= high
+
+
+def limits_of(values: Floats) -> Limits:
+    """Return the limits of numbers ``[rows]``."""
+    return Limits(float(values.min(initial=np.inf)), float(values.max(initial=-np.inf)))
 
 
 class FoundCounts(NamedTuple):
@@ -247,39 +265,34 @@ class EncodingFindings:
             with self._lock:
                 self._counts[name, what] += rows
 
-    def add_numbers(self, values: Floats, feature: Numeric, constant: float | None) -> None:
+    def add_numbers(self, values: Floats, limits: Limits, feature: Numeric, constant: float | None) -> None:
         """Count the rows in which a number is missing as it never was, or is not the constant that it was."""
-        if constant is None and self._within_range(feature.name, values):
-            return
-        share, missing = self._fitted.missing[feature.name], np.isnan(values)
+        share = self._fitted.missing[feature.name]
         if constant is not None:
+            missing = np.isnan(values)
             other = ~missing if share == 1 else ~missing & ~np.isclose(values, constant, rtol=1e-9, atol=0)
             self.add(feature.name, CONSTANT, other)
         else:
-            self.add_range(feature.name, values)
-        if share == 0:
-            self.add(feature.name, LACKING, missing)
+            self.add_range(feature.name, values, limits)
+        if share == 0 and np.isnan(limits.low):
+            self.add(feature.name, LACKING, np.isnan(values))
 
-    def _within_range(self, name: str, values: Floats) -> bool:
-        """Count the rows if all have a number, within the range of the training rows; otherwise return ``False``."""
-        low, high = self._fitted.ranges.get(name, (np.inf, -np.inf))
-        within = len(values) > 0 and bool(low <= values.min() and values.max() <= high)  # never if one is NaN
-        if within:
-            self._count(name, PRESENT, len(values))
-        return within
-
-    def add_range(self, name: str, values: Floats) -> None:
+    def add_range(self, name: str, values: Floats, limits: Limits) -> None:
         """Count the rows in which a number is outside of the range of the training rows."""
-        if name in self._fitted.ranges and not self._within_range(name, values):
-            low, high = self._fitted.ranges[name]
-            beyond = (values < low) | (values > high)
-            self.add(name, PRESENT, ~np.isnan(values))
-            self.add(name, BEYOND, beyond)
-            if beyond.any():
-                with self._lock:
-                    seen = self._beyond.get(name, [])
-                    if len(seen) <= FEW_BEYOND:  # then no more are looked for
-                        self._beyond[name] = np.union1d(seen, values[beyond])[: FEW_BEYOND + 1].tolist()
+        if name not in self._fitted.ranges:
+            return
+        low, high = self._fitted.ranges[name]
+        if limits.within(low, high):
+            self._count(name, PRESENT, len(values))
+            return
+        beyond = (values < low) | (values > high)
+        self.add(name, PRESENT, ~np.isnan(values))
+        self.add(name, BEYOND, beyond)
+        if beyond.any():
+            with self._lock:
+                seen = self._beyond.get(name, [])
+                if len(seen) <= FEW_BEYOND:  # then no more are looked for
+                    self._beyond[name] = np.union1d(seen, values[beyond])[: FEW_BEYOND + 1].tolist()
 
     def _beyond_note(self, name: str) -> Iterator[str]:
         """Yield a sentence if more numbers are outside of the range of the training rows than chance explains."""

@@ -46,7 +46,7 @@ class VocabularyBuilder:
         largest = int(integers.max(initial=0))
         if largest < SMALL_INTEGERS and integers.min(initial=0) >= 0:
             if largest >= len(self._small):
-                self._small = np.append(self._small, np.zeros(max(largest, len(self._small)) + 1, np.int64))
+                self._small = _grown(self._small, max(largest + 1, 2 * len(self._small)))
             np.add.at(self._small, integers, 1)
         else:
             values, counts = np.unique(integers, return_counts=True)
@@ -54,11 +54,18 @@ class VocabularyBuilder:
 
     def merge(self, later: VocabularyBuilder) -> None:
         """Add the counts of later rows."""
-        size = max(len(self._small), len(later._small))
-        self._small = np.pad(self._small, (0, size - len(self._small)))
+        self._small = _grown(self._small, len(later._small))
         self._small[: len(later._small)] += later._small
         self._integers.merge(later._integers)
         self._text.merge(later._text)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs: counts of small integers in as few bytes as hold them."""
+        used = np.trim_zeros(self._small, "b")
+        return self.__dict__ | {"_small": used.astype(np.min_scalar_type(used.max(initial=0)))}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"_small": state["_small"].astype(np.int64)})
 
     @cached_property
     def counts(self) -> pa.Table:
@@ -86,6 +93,15 @@ class VocabularyBuilder:
         counted = pc.sum(self.counts["count"]).as_py() or 1
         self.left_out = 1 - (pc.sum(kept["count"]).as_py() or 0) / counted
         return kept["category"].combine_chunks()
+
+
+def _grown(counts: Codes, size: int) -> Codes:
+    """Return counts of at least so many integers: those behind the known ones are 0."""
+    if len(counts) >= size:
+        return counts
+    grown = np.zeros(size, np.int64)
+    grown[: len(counts)] = counts
+    return grown
 
 
 class MergedCounts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from recmtl.data.columns.classes import class_codes
 from recmtl.data.columns.timestamps import calendar_ids
-from recmtl.data.columns.values import Floats, as_integers, as_lists, as_numbers, as_text, stable_hash
+from recmtl.data.columns.values import Floats, RowNumbers, as_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.data.sources.bad_rows import BadRowCounter, Checks
 from recmtl.data.sources.base import Source
 from recmtl.errors import BadValueError, DataError, unreadable
@@ -22,7 +22,6 @@ from recmtl.schema import Categorical, MultiCategorical, Schema, Timestamp
 from recmtl.schema.tasks import lowest_label
 
 Converted = TypeVar("Converted")
-RowNumbers: TypeAlias = npt.NDArray[np.int64]
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -82,7 +81,7 @@ def _with_ways_out(bad: BadValueError, schema: Schema) -> BadValueError:
         column = ", drop the column" if bad.column not in schema.unfeatured else ""
         bad.expected += (
             f": at least {rows:,} row{'s have' if rows > 1 else ' has'} an infinite one; leave out such rows "
-            f"(`--data.bad_rows skip`, or `bad_rows` of the command or function){column}, or leave the cells empty"
+            f"(`--bad_rows skip`, or `bad_rows` of the command or function){column}, or leave the cells empty"
         )
     return bad
 

@@ -79,10 +79,11 @@ def _encode_key(fitted: FittedSchema, column: pa.Array, key: str) -> pa.Array:
 
 def select_rows(encoded: pa.RecordBatch, mask: npt.NDArray[np.bool_]) -> pa.RecordBatch:
     """Return the rows of an encoded batch that a mask selects."""
+    rows = np.flatnonzero(mask)
 
     def selected(column: pa.Array) -> pa.Array:
         if pa.types.is_fixed_size_list(column.type):
-            return from_matrix(to_matrix(column)[mask])  # far faster than Arrow's filter
+            return from_matrix(to_matrix(column).take(rows, axis=0))  # far faster than Arrow's filter
         return column.filter(pa.array(mask))
 
     return pa.RecordBatch.from_arrays([selected(column) for column in encoded.columns], encoded.schema.names)

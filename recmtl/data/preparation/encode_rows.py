@@ -48,22 +48,17 @@ def encode_rows(
         SchemaError: A column is missing.
     """
     read = schema if text is None else replace(schema, schema=replace(schema.schema, **vars(text)))
-    skipped, thinned = (
-        bad_row_counter(bad_rows),
-        thinning.resolve(schema.schema) if thinning else None,
-    )
+    skipped, thinned = bad_row_counter(bad_rows), thinning.resolve(schema.schema) if thinning else None
     sources = open_sources(data, "given", read.schema.text_format)
     optional = frozenset() if labelled else schema.schema.unfeatured
     for source in sources:
         schema.schema.resolve([*source.columns, *optional], source.name)
     findings = EncodingFindings(read, "given")
-    for batch in convert(
-        read.schema,
-        sources,
-        lambda batch, _: encode_batch(read, batch, findings=findings),
-        skipped,
-        schema.integer_keys,
-    ):
+
+    def encode(batch: pa.RecordBatch, numbers: object) -> pa.RecordBatch:
+        return encode_batch(read, batch, findings=findings)
+
+    for batch in convert(read.schema, sources, encode, skipped, schema.integer_keys):
         progress("encode", batch.num_rows)
         yield Rows(schema, pa.Table.from_batches([batch]), thinning=thinned)
     for sentence in (*(skipped.notes() if skipped else ()), *findings.notes()):

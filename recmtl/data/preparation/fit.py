@@ -13,9 +13,10 @@ from recmtl.data.columns.categorical import CategoryFitter
 from recmtl.data.columns.classes import ClassReader
 from recmtl.data.columns.numeric import NumericFitter
 from recmtl.data.columns.row_sample import SampledFrom
-from recmtl.data.columns.values import Codes, Floats, all_integers
+from recmtl.data.columns.values import Codes, Floats, RowNumbers, all_integers
 from recmtl.data.preparation.convert import label_column, row_weights
-from recmtl.schema import FittedSchema, LabelRate, Numeric, Schema, SchemaError, Task, Thinning
+from recmtl.errors import BadValueError, counted
+from recmtl.schema import Binned, FittedSchema, LabelRate, Numeric, Schema, SchemaError, Task, Thinning
 from recmtl.schema.extend import Extension
 from recmtl.schema.fitted import LogMoments
 from recmtl.schema.history import FitHistory
@@ -35,6 +36,8 @@ class Fitter:
 
     def __init__(self, schema: Schema, thinning: Thinning | None = None, sample: SampledFrom | None = None) -> None:
         self._schema, self._thinning = schema, thinning
+        features = (f.name for f in schema.features if not isinstance(f, Numeric | Binned))
+        self._others = [*dict.fromkeys([*features, *schema.labels, *schema.carried, *schema.weights])]
         self._categories = CategoryFitter(schema)
         self._numeric = NumericFitter(schema.numbers, schema.decimal, sample)
         keys = [*(task.label_key for task in schema.reported_tasks), *((label, None) for label in schema.labels)]
@@ -47,17 +50,29 @@ class Fitter:
         self._class_weights = {task.name: np.zeros(0) for task in schema.tasks if task.has_classes}
         self.rows = 0
 
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Learn from a batch of training rows."""
+    def add(self, batch: pa.RecordBatch, kept: RowNumbers | None = None) -> None:
+        """Learn from a batch of training rows, or from those rows of it that are kept."""
+        self._numeric.add(batch, kept)
+        others = batch.select(self._others)
+        if kept is None:
+            self._add_others(others)
+            return
+        try:
+            self._add_others(others.take(kept))
+        except BadValueError as bad:
+            bad.row = int(kept[bad.row])
+            raise
+
+    def _add_others(self, batch: pa.RecordBatch) -> None:
+        """Learn what is not learned of numbers."""
         self.rows += batch.num_rows
         self._categories.add(batch)
-        self._numeric.add(batch)
         self._add_labels(batch)
         for key, integer in self._integer_keys.items():
             self._integer_keys[key] = integer and all_integers(batch.column(key), key)
 
     def merge(self, later: Fitter) -> None:
-        """Add what a fitter has learned from the rows behind those of this one."""
+        """Add what a fitter has counted on the rows that follow those of this one."""
         self.rows += later.rows
         self._categories.merge(later._categories)
         self._numeric.merge(later._numeric)
@@ -178,8 +193,8 @@ class Fitter:
         for name in self._thinning.negative_labels if self._thinning else ():
             if self._soft[name]:
                 raise SchemaError(
-                    f"label {name!r} is between 0 and 1 in {self._soft[name]:,} training rows, which does not say "
-                    "whether a row is negative: name `negative_labels` that are 0 or 1"
+                    f"label {name!r} is between 0 and 1 in {counted(self._soft[name], 'training row')}, which does not "
+                    "say whether a row is negative: name `negative_labels` that are 0 or 1"
                 )
 
     def _with_indicators(self) -> Schema:
@@ -217,12 +232,14 @@ class Fitter:
 
     def _notes(self, fitted: FittedSchema) -> list[str]:
         found = [
-            f"{rows:,} training rows have a {label} without a {parent}"
+            f"{counted(rows, 'training row')} {'has' if rows == 1 else 'have'} a {label} without a {parent}"
             for (label, parent), rows in self._out_of_order.items()
             if rows
         ]
         soft = {name: rows for name, rows in self._soft.items() if rows}
-        found += [f"label {n!r} is soft: between 0 and 1 in {rows:,} training rows" for n, rows in soft.items()]
+        found += [
+            f"label {n!r} is soft: between 0 and 1 in {counted(rows, 'training row')}" for n, rows in soft.items()
+        ]
         return [*found, *fitted.task_notes]
 
 

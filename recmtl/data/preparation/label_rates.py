@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from recmtl.data.columns.categorical import encode_feature
 from recmtl.data.columns.id_lists import Ids
-from recmtl.data.columns.values import Codes, Floats
-from recmtl.data.preparation.convert import RowNumbers, group_hashes, label_column, row_weights
+from recmtl.data.columns.values import Codes, Floats, RowNumbers
+from recmtl.data.preparation.convert import group_hashes, label_column, row_weights
 from recmtl.errors import DataError
 from recmtl.io.machine import available_memory
 from recmtl.schema import FittedSchema, LabelCounts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
@@ -14,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from recmtl._version import __version__
 from recmtl.data.columns.id_lists import Ids
 from recmtl.data.columns.row_sample import SampledFrom
+from recmtl.data.columns.values import RowNumbers
 from recmtl.data.columns.variation import EncodingFindings, FoundCounts
-from recmtl.data.preparation.convert import RowNumbers, convert, group_hashes
+from recmtl.data.preparation.convert import convert, group_hashes
 from recmtl.data.preparation.encode_batch import encode_batch, select_rows
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts, FoldSums, encode_label_rates, folds_of
@@ -25,7 +26,7 @@ from recmtl.data.preparation.thinned_files import NegativeShares
 from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import CountedNote, Source, spool_parsed
 from recmtl.data.store.format import WrittenShard, write_shards
-from recmtl.errors import BadValueError
+from recmtl.errors import DataError
 from recmtl.io.files import new_file
 from recmtl.schema import FittedSchema, Schema, Thinning
 
@@ -84,14 +85,23 @@ class Shared(Generic[Content]):
     def __reduce__(self) -> tuple[Any, ...]:
         """Write the file the first time."""
         if not self._path.exists():
-            with new_file(self._path) as file:
-                file.write_bytes(pickle.dumps(self.content, protocol=5))
+            with new_file(self._path) as path, path.open("wb") as file:
+                for content in (__version__, self.content):
+                    pickle.dump(content, file, protocol=5)
         return _read_shared, (self._path,)
 
 
 @lru_cache(maxsize=1)
 def _read_shared(path: Path) -> Shared[Any]:
-    return Shared(pickle.loads(path.read_bytes()), path)
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        seen = "give `prepare` an `out` that all machines see under the same path"
+        raise DataError(f"a worker finds no file {str(path)!r}: {seen}") from error
+    with file:
+        if (version := pickle.load(file)) != __version__:
+            raise DataError(f"a worker has recmtl {__version__}, and `prepare` was called by {version}: install one")
+        return Shared(pickle.load(file), path)
 
 
 @dataclass(frozen=True)
@@ -120,7 +130,14 @@ class PreparePlan:
 
 
 class Job(NamedTuple):
-    """A part and what is done with it; `examples` of bad rows are missing, and samples take hashes up to a limit."""
+    """A part and what is done with it.
+
+    Attributes:
+        part: The part.
+        plan: How it is done.
+        examples: How many examples of bad rows are still needed.
+        sample_limit: The highest hash of a row that the sample of rows still takes.
+    """
 
     part: Part
     plan: Shared[PreparePlan]
@@ -134,7 +151,7 @@ class Job(NamedTuple):
 
 
 class PartResult(NamedTuple):
-    """What was done with a part: its good rows, what was counted of bad ones, and what was found."""
+    """The result of work on a part: how many good rows it has, the count of its bad rows, and what was learned."""
 
     part: Part
     rows: int
@@ -163,7 +180,7 @@ def ignore_progress(activity: str, rows: int) -> None:
 
 
 def fit_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
-    """Learn from the training rows of a part; text is parsed into files. Find a fitter and the part as it is parsed."""
+    """Learn from the training rows of a part, and parse its text into files; return a fitter and the parsed part."""
     part, plan = job.part, job.plan.content
     folder = plan.folder / PARSED / part.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,46 +188,48 @@ def fit_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
     thinning = plan.thinning.of("train") if plan.thinning else None
     fitter = Fitter(plan.schema, thinning, SampledFrom(part.first_row, job.sample_limit))
 
-    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        kept = ~plan.holdout.mask(batch, numbers)
-        try:
-            fitter.add(batch if kept.all() else batch.filter(pa.array(kept)))
-        except BadValueError as bad:
-            bad.row = int(np.flatnonzero(kept)[bad.row])
-            raise
-        return int(batch.num_rows)
+    def add(batch: pa.RecordBatch, numbers: RowNumbers, kept: RowNumbers) -> None:
+        fitter.add(batch, kept if len(kept) < batch.num_rows else None)
 
-    return _read(job._replace(part=part), use, fitter, partial(progress, "fit"))
+    return _read(job._replace(part=part), add, fitter, partial(progress, "fit"))
 
 
 def count_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
-    """Count the labels of the training rows of a part by fold and id. Find their sums."""
+    """Count the labels of the training rows of a part by fold and id; return a `FoldSums`."""
     plan = job.plan.content
     assert plan.fitted is not None
     sums = FoldSums(plan.fitted, plan.counted)
 
-    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
-        kept, folds = ~plan.holdout.mask(batch, numbers), folds_of(plan.schema.group, batch, numbers)
-        sums.add(batch if kept.all() else batch.filter(pa.array(kept)), folds[kept])
-        return int(batch.num_rows)
+    def add(batch: pa.RecordBatch, numbers: RowNumbers, kept: RowNumbers) -> None:
+        rows = batch.take(kept) if len(kept) < batch.num_rows else batch
+        sums.add(rows, folds_of(plan.schema.group, rows, numbers[kept]))
 
-    return _read(job, use, sums, partial(progress, "count labels"))
+    return _read(job, add, sums, partial(progress, "count labels"))
 
 
 def _read(
-    job: Job, use: Callable[[pa.RecordBatch, RowNumbers], int], found: Any, progress: Callable[[int], None]
+    job: Job,
+    add: Callable[[pa.RecordBatch, RowNumbers, RowNumbers], None],
+    found: Any,
+    progress: Callable[[int], None],
 ) -> PartResult:
-    """Use the rows of a part, batch by batch, and return what this has found."""
-    part, skipped, rows = job.part, job.counter, 0
-    schema = job.plan.content.schema
-    for done in convert(schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
+    """Add a part to what is found by batches, the numbers of their rows, and the places of those not held out."""
+    part, plan, skipped, rows = job.part, job.plan.content, job.counter, 0
+
+    def use(batch: pa.RecordBatch, numbers: RowNumbers) -> int:
+        (kept,) = np.nonzero(~plan.holdout.mask(batch, numbers))
+        if len(kept):
+            add(batch, numbers, kept)
+        return int(batch.num_rows)
+
+    for done in convert(plan.schema, part.sources, use, skipped, allow_empty=True, first_row=part.first_row):
         rows += done
         progress(done)
     return PartResult(part, rows, skipped, found)
 
 
 def encode_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
-    """Encode a part to a shard of its split; its parsed rows are removed. Find an `Encoded`."""
+    """Encode a part to shards, and return an `Encoded`; it can be done again, if the result is lost."""
     part, plan, fitted, rows = job.part, job.plan.content, job.plan.content.fitted, 0
     assert fitted is not None
     findings = EncodingFindings(fitted, part.split)
@@ -227,7 +246,6 @@ def encode_part(job: Job, progress: Progress = ignore_progress) -> PartResult:
             yield from ((split, batch) for split, batch in splits.items() if batch.num_rows)
 
     shards = write_shards(plan.folder, part.number, shares.counted(batches()) if shares else batches())
-    shutil.rmtree(plan.folder / PARSED / part.name, ignore_errors=True)
     notes = [note for source in part.sources for note in source.notes]
     return PartResult(part, rows, skipped, Encoded(shards, findings.found, shares, notes))
 

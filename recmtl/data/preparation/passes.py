@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,10 +24,10 @@ from recmtl.data.preparation.part_work import (
     encode_part,
     fit_part,
 )
-from recmtl.data.preparation.parts import PartMap, portable_fitted
+from recmtl.data.preparation.parts import portable_fitted
 from recmtl.data.preparation.thinned_files import NegativeShares
 from recmtl.data.sources.bad_rows import BadRowCounter
-from recmtl.data.sources.base import CountedNote, Source, joined_notes
+from recmtl.data.sources.base import CountedNote, PartMap, Source, joined_notes
 from recmtl.data.store.format import WrittenShard
 from recmtl.errors import DataError
 from recmtl.schema import FittedSchema
@@ -85,6 +86,7 @@ class Passes:
         notes, shards, rows = list[str | CountedNote](), [], dict.fromkeys(sources, 0)
         for result in self._results(encode_part, "encode", plan, [*self._train, *self._others], skipped):
             part, found = result.part, result.found
+            shutil.rmtree(plan.folder / PARSED / part.name, ignore_errors=True)
             findings[part.split].merge(found.findings)
             if shares:
                 shares.merge(found.shares)
@@ -109,7 +111,7 @@ class Passes:
         skipped: BadRowCounter | None,
         limit: Callable[[], int] | None = None,
     ) -> Iterator[PartResult]:
-        """Yield what is done with each part, in order, and count bad rows; what is known by then spares later parts."""
+        """Yield the result of each part, in order; later jobs carry limits from earlier results."""
         shared = Shared(plan, plan.folder / PARSED / activity.replace(" ", "_"))
 
         def jobs() -> Iterator[Job]:

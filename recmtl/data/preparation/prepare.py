@@ -6,16 +6,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from recmtl.data.preparation.fit import Fitter
 from recmtl.data.preparation.label_rates import FoldCounts
 from recmtl.data.preparation.part_work import PARSED, Holdout, PreparePlan, Progress, ignore_progress
-from recmtl.data.preparation.parts import PartMap, cut_into_parts, part_map, portable, portable_fitted
+from recmtl.data.preparation.parts import (
+    check_workers,
+    cut_into_parts,
+    part_map,
+    portable,
+    portable_fitted,
+    sharing_notes,
+)
 from recmtl.data.preparation.passes import Passes
 from recmtl.data.preparation.thinned_files import thinned_splits
 from recmtl.data.sources.bad_rows import BadRowCounter
+from recmtl.data.sources.base import PartMap
 from recmtl.data.sources.open import Data, digests, open_sources
 from recmtl.data.store.format import number_shards, write_manifest
 from recmtl.data.store.prepared import PreparedData
@@ -76,6 +85,7 @@ def prepare(
     """
     if not 0 <= holdout < 1:
         raise DataError(f"`holdout` must be in [0, 1), got {holdout}")
+    check_workers(workers)
     keep_freed_memory()
     skip = skips(bad_rows)
     extension = open_extension(extend) if extend is not None else None
@@ -92,11 +102,12 @@ def prepare(
         resolved = extension.check(resolved, thinned.of("train") if thinned else None, files)
     with ExitStack() as stack:
         new = new_folder(Path(out)) if out is not None else _temporary_folder()
-        folder = stack.enter_context(new)
+        folder = stack.enter_context(new).absolute()  # workers may run in another one
         (folder / PARSED).mkdir()
         work = stack.enter_context(part_map(workers, sources))
         plan = PreparePlan(folder, portable(resolved), holdouts, skip, thinned)
-        passes = Passes(plan, cut_into_parts(sources, work or map), work, progress)
+        parts = cut_into_parts(sources, work or map)
+        passes = Passes(plan, parts, work, progress)
         fitter = Fitter(resolved, thinned.of("train") if thinned else None)
         total = passes.fit(fitter, sources["train"])
         fitted, notes = fitter.finish(files, extension)
@@ -114,8 +125,10 @@ def prepare(
         save_fitted(fitted, folder)
         manifest = write_manifest(folder, *number_shards(folder, shards), [*notes, *found], thinned)
         if out is None:
-            return PreparedData.stored(folder, manifest, fitted, mapped=False).held()
-    return PreparedData.stored(Path(out), manifest, fitted)
+            data = PreparedData.stored(folder, manifest, fitted, mapped=False).held()
+    if out is not None:
+        data = PreparedData.stored(Path(out), manifest, fitted)
+    return replace(data, notes=(*data.notes, *sharing_notes(workers, parts)))
 
 
 @contextmanager

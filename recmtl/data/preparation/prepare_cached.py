@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recmtl.data.preparation.part_work import Progress
+from recmtl.data.preparation.parts import check_workers
 from recmtl.data.preparation.prepare import prepare
 from recmtl.data.store.cache import (
     DAY,
@@ -42,6 +43,7 @@ def prepare_cached(
     bad_rows: BadRows = "error",
     thinning: Thinning | None = None,
     extension: Extension | None = None,
+    workers: int = 1,
 ) -> PreparedData:
     """Prepare raw files, or open what was prepared from files of the same content by the same schema.
 
@@ -49,6 +51,7 @@ def prepare_cached(
     training reads all of it anyway, and the raw files were read for their key. A damaged one is prepared again, and a
     note says so.
     """
+    check_workers(workers)
     splits = {"train": train, "valid": valid, "test": test}
     paths = {name: files_of(files) for name, files in splits.items() if files}
     contents = {name: [content_key(path) for path in files] for name, files in paths.items()}
@@ -65,9 +68,8 @@ def prepare_cached(
             if found is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 try:
-                    found = prepare(
-                        schema, train, valid, test, folder, holdout, progress, bad_rows, thinning, extension
-                    )
+                    said = (holdout, progress, bad_rows, thinning, extension, workers)
+                    found = prepare(schema, train, valid, test, folder, *said)
                 except ExistsError:  # another process was faster, on a file system without locks
                     return PreparedData.open(folder)
                 write_origin(folder, paths, {name: len(rows) for name, rows in found.splits.items()})

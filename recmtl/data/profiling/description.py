@@ -14,6 +14,7 @@ from recmtl.data.columns.values import Codes, Floats
 from recmtl.data.profiling.cautions import cautions
 from recmtl.data.profiling.leaks import Leak, search_leaks
 from recmtl.data.profiling.tally import SplitTally
+from recmtl.errors import counted
 from recmtl.schema import Schema, Task
 
 SHARES = ("missing", "unknown", "unseen", "beyond", "share")  # how the names of columns with shares begin
@@ -48,7 +49,7 @@ class Description:
             others whose category the training rows lack (of a list: of its elements), the share of numbers outside of
             the range of the training rows (of raw data, in the sample), and the difference of means in deviations of
             the training rows.
-        notes: Columns without information, and what was not examined.
+        notes: Columns that are left out or without information, and what was not examined.
     """
 
     warnings: tuple[str, ...]
@@ -66,8 +67,9 @@ class Description:
     def summary(self) -> list[str]:
         """The rows of each split, the number of columns of each kind, and a line for each task."""
         counts = self.columns["kind"].value_counts(sort=False).items() if len(self.columns) else ()
-        rows = ", ".join(f"{count:,} {split} rows" for split, count in self.rows.items())
-        lines = [f"{rows}; {len(self.columns):,} columns: {', '.join(f'{count:,} {kind}' for kind, count in counts)}"]
+        rows = ", ".join(counted(count, f"{split} row") for split, count in self.rows.items())
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts)
+        lines = [f"{rows}; {counted(len(self.columns), 'column')}: {kinds}"]
         for task, found in self.labels.groupby("task", sort=False):
             lines.append(f"task {task}: {', '.join(map(_label_text, found.to_dict('records')))}")
         return lines
@@ -81,8 +83,8 @@ class Description:
         return {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), pd.DataFrame)}
 
     def __repr__(self) -> str:
-        counts = f"{len(self.columns)} columns; {len(self.warnings)} warnings; {len(self.notes)} notes"
-        return f"Description({counts})"
+        found = {"column": len(self.columns), "warning": len(self.warnings), "note": len(self.notes)}
+        return f"Description({'; '.join(counted(count, what) for what, count in found.items())})"
 
     def _repr_html_(self) -> str:
         """Return warnings, summary, tables and notes for a notebook; large tables are folded."""
@@ -92,7 +94,7 @@ class Description:
         for name, table in self._tables().items():
             if not table.empty:
                 unfolded = " open" if len(table) <= UNFOLDED_ROWS else ""
-                shown = f"<summary><strong>{name}</strong> ({len(table):,} rows)</summary>{_html_table(table)}"
+                shown = f"<summary><strong>{name}</strong> ({counted(len(table), 'row')})</summary>{_html_table(table)}"
                 parts.append(f"<details{unfolded}>{shown}</details>")
         notes = "".join(f"<li>{escape(text)}</li>" for text in self.notes)
         return "".join([*parts, f"<ul>{notes}</ul>" if notes else ""])
@@ -100,10 +102,10 @@ class Description:
 
 def _label_text(row: Mapping[Any, Any]) -> str:
     """Return the labels of a split in words."""
-    rows = f"{row['rows']:,} {row['split']} rows"
+    rows = counted(row["rows"], f"{row['split']} row")
     if pd.isna(row["positives"]):
-        return f"mean {row['mean']:.4g} of {rows}"
-    return f"{row['positives']:,.0f} positives in {rows} ({row['mean']:.2%})"
+        return f"mean {number_text(row['mean'])} of {rows}"
+    return f"{counted(int(row['positives']), 'positive')} in {rows} ({row['mean']:.2%})"
 
 
 def _html_table(table: pd.DataFrame) -> str:
@@ -111,7 +113,7 @@ def _html_table(table: pd.DataFrame) -> str:
     shown = table.astype(object)
     for name, column in table.items():
         if pd.api.types.is_float_dtype(column.dtype):
-            shown[name] = column.map(_percent if str(name).startswith(SHARES) else _number)
+            shown[name] = column.map(_percent if str(name).startswith(SHARES) else number_text)
     return str(shown.to_html(index=False, na_rep="–", border=0))
 
 
@@ -119,8 +121,11 @@ def _percent(value: float) -> str:
     return "–" if pd.isna(value) else f"{value:.2%}"
 
 
-def _number(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:,.4g}"
+def number_text(value: float, digits: int = 4) -> str:
+    """Write a number with some digits; the whole part of one below a million has all of its own, such as 2016."""
+    if pd.isna(value):
+        return "–"
+    return f"{value:.0f}" if 10 ** (digits - 1) <= abs(value) < 1e6 else f"{value:.{digits}g}"
 
 
 def describe_splits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from recmtl.data.columns.history_leaks import HistoryLeaks
 from recmtl.data.columns.timestamps import as_times
-from recmtl.data.columns.values import as_lists, as_numbers, as_text, read_numbers
-from recmtl.data.preparation.convert import RowNumbers, convert, label_column, no_rows
+from recmtl.data.columns.values import RowNumbers, as_lists, as_numbers, as_text, read_numbers
+from recmtl.data.preparation.convert import convert, label_column, no_rows
 from recmtl.data.preparation.part_work import Progress
 from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
 from recmtl.data.profiling.leaks import category_codes
@@ -34,7 +34,7 @@ from recmtl.io.spellings import TICKS, digits_of
 from recmtl.schema import Binned, Categorical, Feature, MultiCategorical, Numeric, Schema, Task, Timestamp
 from recmtl.schema.column_reading import Reading
 from recmtl.schema.features import KIND_NAMES
-from recmtl.schema.readings import infer_columns
+from recmtl.schema.readings import infer_columns, left_out_notes
 from recmtl.schema.text_format import TextFormat, format_options
 
 QUANTILE_LEVELS = {"5 %": 0.05, "25 %": 0.25, "50 %": 0.5, "75 %": 0.75, "95 %": 0.95}
@@ -261,8 +261,8 @@ def _describe_tallies(
         warnings=(*_reading_warnings(readings), *_infinite_warnings(splits), *_unnamed_warnings(unnamed)),
         notes=(
             *bad_row_notes,
-            *_reading_notes(readings),
-            *_column_notes(train),
+            *left_out_notes(readings),
+            *_column_notes(train, {r.column for r in readings if not r.used}),
             *train.histories.notes(),
         ),
     )
@@ -274,13 +274,6 @@ def _with_reasons(columns: pd.DataFrame, readings: Sequence[Reading]) -> pd.Data
         reasons = {r.column: r.reason for r in readings}
         columns.insert(2, "reason", [reasons.get(name, "") for name in columns["column"]])
     return columns
-
-
-def _reading_notes(readings: Sequence[Reading]) -> Iterator[str]:
-    """Yield a note on each column that cannot be read."""
-    for reading in readings:
-        if reading.feature is None:
-            yield f"column {reading.column!r} is left out: {reading.reason}"
 
 
 def _reading_warnings(readings: Sequence[Reading]) -> Iterator[str]:
@@ -323,14 +316,16 @@ def _infinite_warnings(splits: Mapping[str, RawTally]) -> Iterator[str]:
         for name, infinite in tally.infinite.items():
             yield (
                 f"column {name!r} has an infinite value in {infinite:,} of {tally.rows:,} {split} rows, counted as "
-                "missing here: an error when data is prepared; leave out such rows (`--data.bad_rows skip`) or the "
+                "missing here: an error when data is prepared; leave out such rows (`--bad_rows skip`) or the "
                 "column"
             )
 
 
-def _column_notes(train: RawTally) -> Iterator[str]:
-    """Yield a note on each column without information or with more categories than are counted."""
+def _column_notes(train: RawTally, left_out: Collection[str]) -> Iterator[str]:
+    """Yield a note on each column without information or with more categories than are counted, if not left out."""
     for name, tally in (train.numbers | train.categories).items():
+        if name in left_out:
+            continue
         if tally.missing == tally.rows:
             yield f"column {name!r} is missing in every row"
         elif tally.distinct == 1 and (name in train.numbers or not tally.missing):

@@ -29,7 +29,7 @@ FORM = "features such as 205\\x02ID\\x03VALUE with \\x01 between them"
 
 
 class AliCcp(RawReader):
-    """Impressions in recommendations of Taobao; the features of a user stand in a file of their own.
+    """Impressions in recommendations of Taobao; the features of users are in a separate file.
 
     A field of several ids is text with ``|`` between them. The values of features are not read.
     """

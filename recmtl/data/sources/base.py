@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from abc import ABC, abstractmethod
@@ -9,14 +10,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from recmtl.errors import BadValueError, DataError
 
-Scans = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # as `map`, perhaps in other processes
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+
+class PartMap(Protocol):
+    """As `map`: yields the result of a function for each argument, in order, from wherever it is called."""
+
+    def __call__(self, function: Callable[[Argument], Result], arguments: Iterable[Argument], /) -> Iterable[Result]:
+        """Call the function."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class Source(ABC):
     index: tuple[str, ...] = ()  # those of the columns that are the index of a pandas frame
     parses = False  # from text, which is slower than reading parsed rows again
     notes: tuple[str | CountedNote, ...] = ()  # of the last complete reading
-    size: int | None = None  # its bytes, if they are known
+    size: float = math.inf  # its bytes, as far as they are known
     portable = False  # whether it can be sent to another process, which then reads it
     rows: int | None = None  # their number, where it is known before they are read
     digest: Callable[[], str] | None = None  # tells files of other content apart
@@ -65,12 +74,12 @@ class Source(ABC):
                 If set, a source without types of its own returns all columns as bytes.
         """
 
-    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+    def cut(self, size: int, work: PartMap = map) -> Sequence[Source]:
         """Return the source in pieces of about so many bytes, in the order of the rows; as a whole if it has none.
 
         Args:
             size: The bytes.
-            scans: How parts of the file are searched for places to cut.
+            work: Calls the function that searches parts of the file for places to cut.
         """
         return [self]
 
@@ -170,7 +179,7 @@ class ParsedSpool(DerivedSource):
 
 
 def without_blank_names(columns: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of a file; several without a name, as spreadsheets write behind the last one, are left out."""
+    """Return the columns of a file; several without a name, as spreadsheets write after the last one, are left out."""
     several = columns.count("") > 1
     return tuple(column for column in columns if column or not several)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from recmtl.data.columns.values import cast_integer_columns
-from recmtl.data.sources.base import CountedNote, Scans, Source, without_blank_names
+from recmtl.data.sources.base import CountedNote, PartMap, Source, without_blank_names
 from recmtl.data.sources.csv_cuts import cuts_of, scan_chunk
 from recmtl.errors import BadValueError
 from recmtl.io.archives import Member
@@ -53,17 +54,17 @@ class CsvSource(Source):
             location, records.separator if records else text.separator, self._header, text.escape
         )
         self.portable = not isinstance(location, Member)
-        self.size = None if isinstance(location, Member) else location.size
+        self.size = math.inf if isinstance(location, Member) else location.size
         self._all_columns = self._records.columns
         self.columns, self.unnamed = without_blank_names(self._all_columns), self._all_columns.count("")
 
-    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+    def cut(self, size: int, work: PartMap = map) -> Sequence[Source]:
         """Return pieces of a plain file, each of which ends with a record; with an escape character it has none."""
         file = self._location
         if not isinstance(file, Location) or file.is_compressed or self._text.escape or file.size <= size:
             return [self]
         chunks = [ByteRange(file, start, min(start + size, file.size)) for start in range(0, file.size, size)]
-        cuts = cuts_of(scans(partial(scan_chunk, separator=self._records.separator), chunks))
+        cuts = cuts_of(work(partial(scan_chunk, separator=self._records.separator), chunks))
         bounds = [0, *(cut for cut in cuts if cut < file.size), file.size]
         ranges = [ByteRange(file, *bound) for bound in itertools.pairwise(bounds)]
         return [CsvSource(piece, self._text, self if piece.start else None) for piece in ranges]
@@ -144,15 +145,19 @@ class CsvSource(Source):
             (batch,) = table.combine_chunks().to_batches() or [None]
             return batch
 
-        def jobs(stream: pa.NativeFile) -> Iterator[Callable[[], pa.RecordBatch | None]]:
+        def jobs(parts: Iterator[memoryview]) -> Iterator[Callable[[], pa.RecordBatch | None]]:
             header = self._header
-            for part in _split_at_lines(stream, PART_BYTES * self._width):
+            for part in parts:
                 yield partial(parse, part, header)
                 header = list(self._all_columns)
 
+        size = PART_BYTES * self._width
         try:
+            if isinstance(self._location, ByteRange):
+                yield from filter(None, prefetch(jobs(_split_range(self._location, size)), PARSERS))
+                return
             with self._location.stream() as stream:
-                yield from filter(None, prefetch(jobs(stream), PARSERS))
+                yield from filter(None, prefetch(jobs(_split_at_lines(stream, size)), PARSERS))
         except pa.ArrowInvalid as error:  # without the line
             if "conversion error" not in str(error):
                 self._records.check()
@@ -161,7 +166,7 @@ class CsvSource(Source):
     def _parse_sequentially(
         self, types: dict[str, pa.DataType], malformed: Callable[[], None] | None
     ) -> Iterator[pa.RecordBatch]:
-        """Parse the file in order; a quote still open at the end is an error, as it may have swallowed many rows."""
+        """Parse the file in order; an unclosed quote is an error, as many rows may be one value."""
         last, suspect, skipped = self._all_columns[-1], False, 0
 
         def skip(record: pacsv.InvalidRow) -> str:
@@ -253,13 +258,32 @@ def _split_at_lines(stream: pa.NativeFile, size: int) -> Iterator[memoryview]:
     rest = b""
     while read := stream.read(size):
         part = rest + read
-        end = part.rfind(b"\n", len(rest)) + 1
-        if part.find(b'"', len(rest)) >= 0 or not end:
-            raise _QuoteError
+        end = _end_of_lines(part, len(rest))
         yield memoryview(part)[:end]
         rest = part[end:]
     if rest:
         yield memoryview(rest)
+
+
+def _split_range(text: ByteRange, size: int) -> Iterator[memoryview]:
+    """Split a piece of a file as `_split_at_lines` does, but read again what is behind the last line break."""
+    done = text.start
+    with text.reader() as read:
+        for start in range(text.start, text.end, size):
+            part = read(done, min(start + size, text.end))
+            end = _end_of_lines(part, start - done)
+            yield memoryview(part)[:end]
+            done += end
+        if done < text.end:
+            yield memoryview(read(done, text.end))
+
+
+def _end_of_lines(part: bytes, searched: int) -> int:
+    """Return the place behind the last line break, given how many bytes at the beginning have no break and no quote."""
+    end = part.rfind(b"\n", searched) + 1
+    if part.find(b'"', searched) >= 0 or not end:
+        raise _QuoteError
+    return end
 
 
 def _replace_invalid_utf8(stream: pa.NativeFile) -> pa.NativeFile:

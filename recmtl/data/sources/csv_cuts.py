@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -35,15 +35,16 @@ def scan_chunk(chunk: ByteRange, separator: str) -> ChunkScan:
     some, and one of an odd number ends it. So a run of an even number never changes whether a quote is open. One of an
     odd number at the beginning of a value changes it, and any other one leaves none open.
     """
-    text = memoryview(chunk.read())
+    with chunk.reader() as read:
+        text = b"" if _place(chunk, read, b'"') is None else read(chunk.start, chunk.end)
+        line = _place(chunk, read, b"\n")
     starts, lengths = _quote_runs(chunk, text)
     odd = lengths % 2 == 1
     starts = starts[odd]
     if not len(starts):
-        place = _find(text, b"\n") + 1
-        return ChunkScan((False, True), (chunk.start + place if place else None, None))
+        return ChunkScan((False, True), (None if line is None else line + 1, None))
     letters = np.frombuffer(text, np.uint8)
-    if not chunk.start and bytes(text[:3]) == codecs.BOM_UTF8:
+    if not chunk.start and text.startswith(codecs.BOM_UTF8):
         letters = np.append(np.full(3, LINE_FEED, np.uint8), letters[3:])  # a value begins behind it
     before = letters[starts - 1] if starts[0] else np.append(_letter_before(chunk), letters[starts[1:] - 1])
     opens = np.isin(before, np.frombuffer(FIELD_ENDS + separator.encode(), np.uint8))  # [runs], if none is open
@@ -53,18 +54,18 @@ def scan_chunk(chunk: ByteRange, separator: str) -> ChunkScan:
     return ChunkScan((first, second), (_placed(chunk, cut), _placed(chunk, other)))
 
 
-def _find(text: memoryview, letter: bytes) -> int:
-    """Return the first place of a letter, -1 if there is none; blocks are copied, as a view cannot be searched."""
-    for start in range(0, len(text), SEARCH_BYTES):
-        place = bytes(text[start : start + SEARCH_BYTES]).find(letter)
-        if place >= 0:
-            return start + place
-    return -1
+def _place(chunk: ByteRange, read: Callable[[int, int], bytes], letter: bytes) -> int | None:
+    """Return the first place of a letter in a chunk, given what reads its bytes; ``None`` if there is none."""
+    for start in range(chunk.start, chunk.end, SEARCH_BYTES):
+        found = read(start, min(start + SEARCH_BYTES, chunk.end)).find(letter)
+        if found >= 0:
+            return start + found
+    return None
 
 
-def _quote_runs(chunk: ByteRange, text: memoryview) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the first place and the length of each run of quotes that begins in a chunk ``[runs]``."""
-    if _find(text, b'"') < 0:
+def _quote_runs(chunk: ByteRange, text: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first place and the length of each run of quotes that begins in a chunk ``[runs]``, given its text."""
+    if not text:
         return np.empty(0, np.int64), np.empty(0, np.int64)
     places = np.flatnonzero(np.frombuffer(text, np.uint8) == QUOTE)
     first = np.append(True, np.diff(places) > 1)
@@ -83,7 +84,7 @@ def _letter_before(chunk: ByteRange) -> int:
 
 
 def _quotes_behind(chunk: ByteRange) -> int:
-    """Return how many quotes follow a chunk at once."""
+    """Return how many quotes follow a chunk immediately."""
     count = 0
     while text := chunk.around(chunk.end + count, chunk.end + count + 64):
         more = len(text) - len(text.lstrip(b'"'))
@@ -96,7 +97,7 @@ def _quotes_behind(chunk: ByteRange) -> int:
 def _scan(
     opens: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], lines: npt.NDArray[np.int64], is_open: bool
 ) -> tuple[bool, int | None]:
-    """Return whether a quote is open behind a chunk, and the first place behind a line break outside of quotes."""
+    """Return whether a quote is open after a chunk, and the first place after a line break outside of quotes."""
     changes = np.cumsum(opens)
     closed = np.maximum.accumulate(np.where(opens, -1, changes))  # changes before the last run that leaves none open
     after = np.where(closed < 0, changes + is_open, changes - closed) % 2 == 1  # [runs], whether one is open behind it

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
-from recmtl.data.sources.base import DerivedSource, Scans, Source
+from recmtl.data.sources.base import DerivedSource, PartMap, Source
 
 
 class PartSource(DerivedSource):
@@ -23,9 +23,9 @@ class PartSource(DerivedSource):
         self.index, self.unnamed, self._keys = source.index, source.unnamed, keys
         self.columns = (*source.columns, *keys)
 
-    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+    def cut(self, size: int, work: PartMap = map) -> Sequence[Source]:
         """Return the pieces of the file, with the further columns."""
-        return [PartSource(piece, self._keys) for piece in self._source.cut(size, scans)]
+        return [PartSource(piece, self._keys) for piece in self._source.cut(size, work)]
 
     def batches(
         self, columns: Sequence[str], numbers: frozenset[str], malformed: Callable[[], None] | None = None

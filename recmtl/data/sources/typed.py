@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
-from recmtl.data.sources.base import Scans, Source, without_blank_names
+from recmtl.data.sources.base import PartMap, Source, without_blank_names
 from recmtl.io.formats import index_columns, plain_batch, replace_words
 from recmtl.io.location import Location
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat
@@ -82,9 +82,9 @@ class BlockSource(TypedSource):
     def _sizes(self) -> list[tuple[int, int]]:
         """Return the rows and bytes of each block of the file."""
 
-    def cut(self, size: int, scans: Scans = map) -> Sequence[Source]:
+    def cut(self, size: int, work: PartMap = map) -> Sequence[Source]:
         """Return pieces of whole blocks; a file of no more than so many bytes is one."""
-        if self.size is not None and self.size <= size:
+        if self.size <= size:
             return [self]
         blocks, pieces, begin, row = self._sizes(), list[Source](), 0, 0
         for end in range(1, len(blocks) + 1):
@@ -114,18 +114,24 @@ class ParquetSource(BlockSource):
     def _schema(self) -> pa.Schema:
         with self._open() as file:
             self.rows = file.metadata.num_rows
+            self.size = sum(size for _, size in _sizes_of_groups(file))
             return file.schema_arrow
 
     def _sizes(self) -> list[tuple[int, int]]:
         with self._open() as file:
-            groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
-            return [(group.num_rows, group.total_byte_size) for group in groups]
+            return _sizes_of_groups(file)
 
     def _read(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         with self._open() as file:
             groups = range(self._first_block, min(self._end_block, file.num_row_groups))
             for batch in file.iter_batches(FRAME_ROWS, row_groups=groups, columns=columns, use_threads=False):
                 yield batch.select(columns)
+
+
+def _sizes_of_groups(file: pq.ParquetFile) -> list[tuple[int, int]]:
+    """Return the rows of each row group, and its bytes before compression."""
+    groups = (file.metadata.row_group(number) for number in range(file.num_row_groups))
+    return [(group.num_rows, group.total_byte_size) for group in groups]
 
 
 class ArrowSource(BlockSource):

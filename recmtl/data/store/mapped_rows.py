@@ -65,7 +65,7 @@ class MappedRows:
             start = stop
 
     def _chunks(self, table: int) -> tuple[list[pa.RecordBatch], Integers]:
-        """Return the record batches of a table, and the first row of each, then that behind the last."""
+        """Return the record batches of a table, and the first row of each, then the number of rows."""
         if table not in self._known:
             chunks = [chunk for chunk in self._table(table).to_batches() if chunk.num_rows]
             self._known[table] = chunks, self._starts[table] + np.cumsum([0, *(chunk.num_rows for chunk in chunks)])

@@ -32,7 +32,7 @@ from recmtl.data.store.format import (
     shard_file,
 )
 from recmtl.data.store.group_numbers import group_numbers
-from recmtl.errors import DataError
+from recmtl.errors import DataError, counted
 from recmtl.schema import SAMPLING_WEIGHT, FittedSchema, Thinning
 from recmtl.schema.serialization import load_fitted
 
@@ -71,7 +71,7 @@ class Rows:
         return int(self._starts[-1])
 
     def __repr__(self) -> str:
-        return f"Rows({self.name}: {len(self):,} rows; {summary(self.schema)})"
+        return f"Rows({self.name}: {counted(len(self), 'row')}; {summary(self.schema)})"
 
     @cached_property
     def table(self) -> pa.Table:
@@ -234,7 +234,7 @@ def _fill(block: npt.NDArray[np.int32], column: pa.ChunkedArray) -> None:
 
 def summary(fitted: FittedSchema) -> str:
     """Return the number of features and the names of the tasks in a few words."""
-    return f"{len(fitted.schema.features)} features; tasks {', '.join(t.name for t in fitted.schema.tasks)}"
+    return f"{counted(len(fitted.schema.features), 'feature')}; tasks {', '.join(t.name for t in fitted.schema.tasks)}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -245,11 +245,13 @@ class PreparedData:
         schema: The fitted schema.
         splits: The rows of each split: ``train``, and ``valid`` and ``test`` if there are any.
         notes: Findings of fitting: columns and tasks without information, rows that contradict the funnel.
+        folder: Where its files lie; ``None`` if it is held in memory.
     """
 
     schema: FittedSchema
     splits: Mapping[str, Rows]
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
     def __repr__(self) -> str:
         rows = " · ".join(f"{name} {len(split):,}" for name, split in self.splits.items())
@@ -320,7 +322,7 @@ class PreparedData:
                     for path, rows in zip(paths, manifest.rows[name], strict=True)
                 ]
                 splits[name] = Rows(schema, files, name, thinning.of(name) if thinning else None)
-        return cls(schema, splits, tuple(manifest.notes))
+        return cls(schema, splits, tuple(manifest.notes), folder if mapped else None)
 
     def held(self) -> PreparedData:
         """Return the dataset after all of its files have been read, which may then go."""

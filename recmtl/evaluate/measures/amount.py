@@ -11,7 +11,7 @@ from scipy import special
 
 from recmtl.evaluate.binary import EPSILON, ScoreHistogram, auc_of, block_starts, block_sums, ratio, ratio_of
 from recmtl.evaluate.measures.base import Measure
-from recmtl.evaluate.ranking import K
+from recmtl.evaluate.ranking import Averages, K, by_group
 from recmtl.evaluate.scores import Floats, Integers, RowTotals, Scores
 
 
@@ -21,20 +21,25 @@ class AmountMeasure(Measure):
     `gini` says how well rows are ordered: 2·Σ y·F / Σ y − 1, where F is the share of the weight below a row and half of
     that at its prediction, over the same with the rows in the order of their labels; 1 is the best order, 0 chance, and
     with labels of 0 and 1 it is 2·AUC − 1. `poisson_deviance` is the mean of 2·(y·log(y/p) − y + p), `calibration` the
-    sum of the predictions over that of the labels; `rmse` and `mae` are in the unit of the label.
+    sum of the predictions over that of the labels; `rmse` and `mae` are in the unit of the label. NDCG is the mean over
+    the groups whose labels differ, and the gain of a row is its label (`by_group`).
     """
 
     title = "Amounts"
     metrics = ("gini", "poisson_deviance", "rmse", "mae", "calibration")
+    grouped = ("ndcg@{k}",)
     monitor, fallback, ties = "gini", "poisson_deviance", "poisson_deviance"
     fast = frozenset({"gini", "poisson_deviance"})
     by_domain = ("gini", "poisson_deviance", "calibration")
     needs_valid = frozenset({"poisson_deviance", "calibration"})
     expected, valid = "a number of at least 0", "numbers of at least 0"
+    left_out = "equal labels"
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K, totals: RowTotals | None = None) -> None:
         super().__init__(scores, names, k, totals)
         self._orders: dict[str, tuple[Integers, Integers]] = {}  # rows in order, and where ties start
+        if not set(names) <= set(self.metrics):
+            self.averages = Averages(by_group(scores, k), k)
 
     def histograms(self, times: Floats | None = None) -> dict[str, ScoreHistogram]:
         """Return the rows in the order of predictions and of labels: as positives Σ w·y, as negatives Σ w."""
@@ -54,8 +59,11 @@ class AmountMeasure(Measure):
     def sums(self, histograms: Mapping[str, ScoreHistogram], times: Floats | None = None) -> dict[str, Floats]:
         """Return the sums of each metric; `times` as for `Measure`."""
         orders = {"gini": np.concatenate([h.auc_sums() for h in histograms.values()])} if histograms else {}
-        of_rows = {name: getattr(self, f"_{name}") for name in self._names if name != "gini"}
-        return {**orders, **{name: sums(self._weights(times)) for name, sums in of_rows.items()}}
+        of_rows = {name: getattr(self, f"_{name}") for name in self._names if name != "gini" and name in self.metrics}
+        found = {**orders, **{name: sums(self._weights(times)) for name, sums in of_rows.items()}}
+        if self.averages is not None:
+            found |= {name: self.averages.sums(name, times) for name in self._names if name not in self.metrics}
+        return found
 
     @staticmethod
     def value(name: str, sums: Floats) -> float:
@@ -87,8 +95,10 @@ class AmountMeasure(Measure):
 
     @staticmethod
     def why_undefined(totals: RowTotals) -> str:
-        """Return why the order or the calibration is undefined."""
-        return "every label is 0" if not totals.labels else "every label is the same"
+        """Return why the order of all rows or of those of groups, or the calibration, is undefined."""
+        if math.isclose(totals.low, totals.high):
+            return "every label is the same" if totals.labels else "every label is 0"
+        return "no group has different labels"
 
     @staticmethod
     def effective_clusters(scores: Scores) -> int:

@@ -34,7 +34,8 @@ class Measure(ABC):
         needs_valid: The metrics that need predictions that are `valid`.
         expected: What a column of predictions holds, in words.
         valid: What valid predictions are, in words.
-        averages: The averages of grouped metrics, if any was asked for.
+        left_out: What the rows of a group have that is left out of grouped metrics.
+        averages: The averages of grouped metrics; ``None`` if none is measured.
 
     Args:
         scores: The rows.
@@ -54,6 +55,7 @@ class Measure(ABC):
     needs_valid: ClassVar[frozenset[str]] = frozenset()
     expected: ClassVar[str] = "a number"
     valid: ClassVar[str] = "finite"
+    left_out: ClassVar[str] = "one class alone"
 
     def __init__(self, scores: Scores, names: Sequence[str], k: int = K, totals: RowTotals | None = None) -> None:
         self._scores, self._names, self._k, self._totals = scores, names, k, totals

@@ -36,7 +36,7 @@ class MulticlassMeasure(Measure):
     `macro_auc` is the mean over the classes of the AUC of a class against all others; a class that no row has, or
     every row, is left out. `logloss` is the mean of −log of the probability of the label's class, `accuracy` the share
     of rows whose most probable class is the label (the first of equal ones), and `ece` the expected calibration error
-    of the highest probability of a row. With a weight a row counts like so many.
+    of the highest probability of a row. A row of weight w counts like w rows.
 
     Shape:
         - predictions: ``[rows, C]``; labels: ``[rows]``, the numbers of classes from 0 to C − 1

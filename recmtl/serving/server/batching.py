@@ -109,7 +109,7 @@ class Batcher:
             self._busy = False
 
     def _take(self, now: float) -> Iterator[_Waiting]:
-        """Take a request from the queue, and the small ones behind a small one; drop those that waited too long."""
+        """Take a request from the queue, with the small ones after a small one; drop those that waited too long."""
         rows = 0
         while self._queue:
             first = self._queue[0]
@@ -151,7 +151,7 @@ def shares_call(request: ScoreRequest) -> bool:
 
 
 def score_requests(model: ScoringModel, requests: Sequence[ScoreRequest]) -> list[Scores | Exception]:
-    """Score several requests in one call; one by one if that fails, so that a bad one disturbs no other."""
+    """Score several requests in one call; one by one if that fails, so that a bad one does not fail the others."""
     if len(requests) > 1:
         try:
             return list(_score_merged(model, requests))

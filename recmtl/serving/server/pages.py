@@ -1,4 +1,4 @@
-"""All that a server answers beside scores: health, manifest, metrics, and what a request looks like."""
+"""The answers of a server that are no scores: health, manifest, metrics, and an example of a request."""
 
 from __future__ import annotations
 

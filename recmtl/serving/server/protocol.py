@@ -41,7 +41,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431, f"the headers have more than {MAX_HEADERS:,} bytes")
 
     def on_message_begin(self) -> None:
-        """Start the time limit of a request that came right behind another."""
+        """Start the time limit of a request that was sent right after another."""
         if self._timer is None:
             self._start_timer()
         super().on_message_begin()

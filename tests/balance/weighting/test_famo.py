@@ -10,6 +10,7 @@ from torch import nn
 
 import recmtl
 from recmtl.balance import FAMO, BalancedModule
+from recmtl.balance.weighting.famo import log_ratio
 from recmtl.data import Loader
 from recmtl.train import Step
 from recmtl.train import step as step_module
@@ -34,6 +35,15 @@ def test_a_step_by_hand():
     torch.testing.assert_close(balancer.adam.values, torch.tensor([-0.1, 0.1], dtype=torch.float64))
     z = torch.tensor([-0.1, 0.1], dtype=torch.float64).softmax(0)
     torch.testing.assert_close(step(balancer, 1.0, 1.0), z)
+
+
+def test_the_logarithm_of_a_ratio_near_to_one_is_not_rounded():
+    """Differences of logarithms would be off by up to 1 % here; far losses neither overflow nor underflow."""
+    first = torch.tensor([0.003, 0.1, 2.0, 1e-30, 1e30, 3.0])
+    second = torch.tensor([0.0030001, 0.0999999, 1.0, 1e30, 1e-30, 3.0])
+    found = log_ratio(first, second)
+    torch.testing.assert_close(found, (first.double() / second.double()).log().float(), rtol=3e-7, atol=0)
+    assert abs((first.log() - second.log())[1] / found[1] - 1) > 0.01
 
 
 def test_absent_and_negative_losses_take_no_part():

@@ -7,7 +7,8 @@ import pytest
 
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns import categorical, vocabularies
-from recmtl.data.columns.categorical import CategoryFitter, TextLookup
+from recmtl.data.columns.categorical import CategoryFitter
+from recmtl.data.columns.lookups import TextLookup
 from recmtl.data.columns.vocabularies import VocabularyBuilder
 from recmtl.data.store.format import IDS, LIST_PREFIX
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
@@ -33,10 +34,10 @@ class TestTextLookup:
     def test_equals_a_dictionary(self, kind):
         rng = np.random.default_rng(0)
         words = [f"w{i}" for i in rng.permutation(3000)]
-        places = {word: place for place, word in enumerate(words[:1000])}
+        ids = {word: place for place, word in enumerate(words[:1000], FIRST)}
         values = [words[i] for i in rng.integers(0, 3000, 5000)] + [None, ""]
         found = TextLookup(pa.array(words[:1000], kind))(pa.array(values))
-        assert found.tolist() == [places.get(value, -1) for value in values]
+        assert found.tolist() == [ids.get(value, UNKNOWN) for value in values]
 
     @pytest.mark.parametrize("buckets", [1, 3])
     def test_equal_hashes_of_different_text(self, buckets):
@@ -48,15 +49,15 @@ class TestTextLookup:
         vocabulary = ["a", "bb", "", "ccc", "dd", "e"]
         values = ["e", "ddd", "a", None, "bb", "", "x", "dd", "ccc"]
         found = TextLookup(pa.array(vocabulary), hashed)(pa.array(values))
-        assert found.tolist() == [vocabulary.index(v) if v in vocabulary else -1 for v in values]
+        assert found.tolist() == [FIRST + vocabulary.index(v) if v in vocabulary else UNKNOWN for v in values]
 
     def test_hashing_in_chunks(self, monkeypatch):
         vocabulary, values = pa.array([f"v{i}" for i in range(100)]), pa.array(["v99", "v0", "v50", "no"])
-        monkeypatch.setattr("recmtl.data.columns.categorical.HASH_CHUNK", 7)
-        assert TextLookup(vocabulary)(values).tolist() == [99, 0, 50, -1]
+        monkeypatch.setattr("recmtl.data.columns.lookups.HASH_CHUNK", 7)
+        assert TextLookup(vocabulary)(values).tolist() == [FIRST + 99, FIRST, FIRST + 50, UNKNOWN]
 
     def test_empty(self):
-        assert TextLookup(pa.array([], pa.string()))(pa.array(["a", None])).tolist() == [-1, -1]
+        assert TextLookup(pa.array([], pa.string()))(pa.array(["a", None])).tolist() == [UNKNOWN, UNKNOWN]
         assert TextLookup(pa.array(["a"]))(pa.array([], pa.string())).tolist() == []
 
     def test_built_once_per_fitted_schema(self, monkeypatch):

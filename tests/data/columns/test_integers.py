@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -6,11 +8,12 @@ from hypothesis import strategies as st
 
 import recmtl
 from recmtl.data import prepare
-from recmtl.data.columns.categorical import IntegerLookup
+from recmtl.data.columns.lookups import IntegerLookup
 from recmtl.data.columns.values import cast_integer_columns, find_integers, parse_integers
 from recmtl.data.columns.vocabularies import SMALL_INTEGERS, VocabularyBuilder
 from recmtl.data.sources import csv as csv_source
 from recmtl.schema import Categorical, MultiCategorical, Schema, Task
+from recmtl.schema.fitted import FIRST, UNKNOWN
 
 WHOLE = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-100, 100))
 ODD = st.sampled_from(["007", "-0", "+5", " 5", "5 ", "0x1F", "0xFFFFF", "1e3", "5.0", "", "x", "٣", str(2**63)])
@@ -57,12 +60,12 @@ class TestLookup:
     @given(st.sets(WHOLE.map(str) | ODD, max_size=12), st.lists(WHOLE, max_size=12))
     def test_equals_a_dictionary(self, small, vocabulary, numbers):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recmtl.data.columns.categorical.SMALL_INTEGERS", small)
+            patch.setattr("recmtl.data.columns.lookups.SMALL_INTEGERS", small)
             vocabulary = sorted(vocabulary)
             numbers = [*numbers, *(int(v) for v in vocabulary if _plain(v) == v)]
             found = IntegerLookup(pa.array(vocabulary, pa.large_string()))(np.array(numbers, np.int64))
-        places = {text: i for i, text in enumerate(vocabulary)}
-        assert found.tolist() == [places.get(str(number), -1) for number in numbers]
+        ids = {text: i for i, text in enumerate(vocabulary, FIRST)}
+        assert found.tolist() == [ids.get(str(number), UNKNOWN) for number in numbers]
 
 
 class TestCounts:
@@ -70,13 +73,25 @@ class TestCounts:
     @given(st.lists(st.lists(st.none() | WHOLE, max_size=8), max_size=5))
     def test_equals_counting_text(self, small, batches):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("recmtl.data.columns.categorical.SMALL_INTEGERS", small)
+            patch.setattr("recmtl.data.columns.vocabularies.SMALL_INTEGERS", small)
             numbers, texts = VocabularyBuilder(Categorical("c")), VocabularyBuilder(Categorical("c"))
             for batch in batches:
                 numbers.add_integers(pa.array(batch, pa.int64()))
                 present = [str(value) for value in batch if value is not None]
                 texts.add(pa.array(present, pa.string()), np.arange(len(present)))
             assert numbers.vocabulary().to_pylist() == texts.vocabulary().to_pylist()
+
+    def test_another_process_gets_few_bytes_and_counts_on(self):
+        counts, rows = VocabularyBuilder(Categorical("c")), np.repeat(np.arange(1000), 3)
+        counts.add_integers(pa.array(rows))
+        sent = pickle.dumps(counts)
+        assert len(sent) < 1000 + 1500  # of a byte each
+        received = pickle.loads(sent)
+        received.add_integers(pa.array(np.full(300, 5)))
+        assert received.counts["count"][:7].to_pylist() == [3, 3, 3, 3, 3, 303, 3]
+        empty = pickle.loads(pickle.dumps(VocabularyBuilder(Categorical("c"))))
+        empty.merge(received)
+        assert empty.counts.equals(received.counts)
 
     def test_category_counted_as_integer_and_as_text(self):
         counts = VocabularyBuilder(Categorical("c", min_count=3))

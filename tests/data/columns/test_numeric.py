@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns import row_sample
-from recmtl.data.columns.numeric import MomentSums, NumericFitter
+from recmtl.data.columns.numeric import MomentSums, NumericFitter, moments_of
 from recmtl.data.columns.row_sample import RowSample
 from recmtl.data.store.format import IDS, NUMERIC
 from recmtl.schema import Binned, Numeric, Schema, Task
@@ -34,6 +34,12 @@ def encoded(feature, train, x):
     return encode(fit(feature, train)[0], x)[:, 0]
 
 
+def add(sample, values):
+    """Add rows to a sample ``[columns, rows]``."""
+    hashes, places = sample.choose(values.shape[1])
+    sample.add(hashes, values[:, places], np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1))
+
+
 class TestMoments:
     @settings(max_examples=40, deadline=None)
     @given(
@@ -44,7 +50,8 @@ class TestMoments:
     def test_equal_numpy_over_batches(self, batches):
         sums = MomentSums(2)
         for batch in batches:
-            sums.add(np.array(batch, dtype=np.float64).reshape(-1, 2).T)
+            columns = np.array(batch, dtype=np.float64).reshape(-1, 2).T
+            sums.add(*np.array([moments_of(column) for column in columns]).T)
         rows = np.array([row for batch in batches for row in batch], dtype=np.float64).reshape(-1, 2)
         for column, moments in zip(rows.T, sums.moments(), strict=True):
             present = column[~np.isnan(column)]
@@ -59,7 +66,7 @@ class TestMoments:
         values = 1.7e9 + np.arange(1000.0)
         sums = MomentSums(1)
         for part in np.split(values, 10):
-            sums.add(part[None])
+            sums.add(*np.array([moments_of(part)]).T)
         assert sums.moments() == [pytest.approx((values.mean(), values.std()), rel=1e-12)]
 
     def test_log1p_and_clip_come_first(self):
@@ -98,7 +105,7 @@ class TestSample:
     def learned(self, values, parts):
         sample = RowSample(values.shape[1])
         for part in np.array_split(values, parts):
-            sample.add(part.T)
+            add(sample, part.T)
         return sample
 
     def test_sample_of_few_rows_is_complete(self):
@@ -142,7 +149,7 @@ class TestSample:
         monkeypatch.setattr(row_sample, "SAMPLE", 1)
         values = np.full((100, 1), np.nan)
         chosen = RowSample(1)
-        chosen.add(np.arange(100.0)[None])
+        add(chosen, np.arange(100.0)[None])
         (row,) = chosen.quantiles(0)[:1].astype(int)
         values[(row + 1) % 100], values[(row + 2) % 100] = 3.0, 5.0
         assert self.learned(values, 4).quantiles(0).tolist() == [3.0, 5.0]
@@ -213,7 +220,7 @@ class TestTransforms:
     def test_every_value_with_a_step_of_rows_is_a_knot(self, drawn):
         values, counts = (np.array(column) for column in zip(*dict(drawn).items(), strict=True))
         sample = RowSample(1)
-        sample.add(np.repeat(values, counts)[None].astype(float)[:, : row_sample.SAMPLE])
+        add(sample, np.repeat(values, counts)[None].astype(float)[:, : row_sample.SAMPLE])
         present, counts = np.unique(np.repeat(values, counts)[: row_sample.SAMPLE], return_counts=True)
         knots = sample.knots(0)
         assert (np.diff(knots) > 0).all()

@@ -109,7 +109,7 @@ class TestRates:
         schema = Schema([Categorical("c")], [Task("ctr", "click")], funnel=Funnel("click", "buy"))
         fitted, notes = learn(schema, {"c": list("abcd"), "click": [1, 1, 0, 0], "buy": [1, 0, 0, 1]})
         assert [fitted.rate(t) for t in schema.reported_tasks] == [(4, 0.5), (2, 0.5), (4, 0.5)]
-        assert notes == ["1 training rows have a buy without a click"]
+        assert notes == ["1 training row has a buy without a click"]
 
     @pytest.mark.parametrize(("labels", "share"), [([0, 0], "0"), ([1, 1, None], "1")])
     def test_one_class(self, labels, share):

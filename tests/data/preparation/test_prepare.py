@@ -216,6 +216,14 @@ class TestHoldout:
         with pytest.raises(DataError, match="every training row fell into the held-out share"):
             prepare(PLAIN, pd.DataFrame({"c": ["a"], "y": [0], "g": [1]}), holdout=0.99)
 
+    def test_a_fault_of_rows_that_are_all_held_out(self):
+        """Of a column of the wrong type there is one row that names it, also if none of the batch is fitted."""
+        good = pd.DataFrame({"c": ["a", "b"] * 20, "y": [0, 1] * 20, "g": range(40)})
+        held_out = prepare(PLAIN, good, holdout=0.5).valid.keys.column("g").to_pylist()[:1]
+        bad = pd.DataFrame({"c": [["a", "b"]], "y": [1], "g": held_out})
+        with pytest.raises(DataError, match=r"row 1, column 'c': \['a', 'b'\] is not one category"):
+            prepare(PLAIN, [good, bad], holdout=0.5)
+
 
 class TestFaults:
     """Each error is one sentence with the file and, if known, line, column and value."""

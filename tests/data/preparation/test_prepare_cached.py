@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from recmtl.data import DataError
+from recmtl.data.preparation import parts
 from recmtl.data.preparation import prepare_cached as prepare_cached_module
 from recmtl.data.preparation.prepare_cached import prepare_cached
 from recmtl.data.store import cache as cache_module
@@ -65,6 +66,16 @@ def test_the_key_depends_on_content_and_not_on_names(tmp_path, path, prepared):
     (tmp_path / "b.csv").write_text(ROWS + "v9,1\n")
     assert "v9" in open_cached(tmp_path, str(tmp_path / "b.csv"), holdout=0).schema.vocabularies["c"].to_pylist()
     assert len(prepared) == 2
+
+
+@pytest.mark.slow
+def test_the_key_does_not_depend_on_workers(tmp_path, path, prepared, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", 100)
+    data = open_cached(tmp_path, path, workers=2)
+    assert open_cached(tmp_path, path).fingerprint == data.fingerprint
+    assert prepared == [data.folder]
+    with pytest.raises(DataError, match="`workers` must be at least 1"):
+        open_cached(tmp_path, path, workers=0)
 
 
 def test_the_key_depends_on_splits_holdout_schema_and_suffix(tmp_path, path, prepared):

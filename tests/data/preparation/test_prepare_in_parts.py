@@ -1,15 +1,19 @@
 """Prepared in parts: the same, bit for bit, for any number of workers; and as one part gives, up to rounding."""
 
+import errno
 import hashlib
+import os
 import pickle
 import signal
+import socket
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +25,8 @@ import recmtl
 from recmtl.data import DataError, PreparedData, prepare
 from recmtl.data.preparation import part_work
 from recmtl.data.preparation import parts as parts_module
+from recmtl.data.preparation.parts import cut_into_parts
+from recmtl.data.sources.open import open_sources
 from recmtl.io.worker_pool import WorkerPool
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, Task, Thinning
 
@@ -151,6 +157,21 @@ def test_rows_without_a_group_are_held_out_alike_in_every_pass(tmp_path: Path) -
     assert data.schema.rates["click", None].rows == len(keys["train"])
 
 
+@pytest.mark.usefixtures("small")
+def test_work_whose_result_is_lost_is_done_again(tmp_path: Path) -> None:
+    """As on a cluster that has lost a machine: the result is the same."""
+
+    def twice(function: Callable[[Any], Any], arguments: Iterable[Any]) -> Iterator[Any]:
+        for argument in arguments:
+            function(argument)
+            yield function(argument)
+
+    path = csv(FRAME, tmp_path / "a.csv")
+    for name, workers in (("one", 1), ("two", twice)):
+        prepare(SCHEMA, path, test=path, out=tmp_path / name, workers=workers)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_errors_and_bad_rows_name_the_first_lines(tmp_path: Path, pools: list[WorkerPool]) -> None:
@@ -190,8 +211,93 @@ def test_a_killed_worker_is_an_error_and_leaves_nothing(tmp_path: Path, monkeypa
     with pytest.raises(DataError, match=r"a worker process was killed by SIGKILL \(out of memory\?\): give fewer"):
         prepare(SCHEMA, path, out=tmp_path / "out", workers=3)
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
-    with pytest.raises(DataError, match="`workers` must be at least 1, got 0"):
-        prepare(SCHEMA, path, workers=0)
+
+
+class Pool:
+    """A stand-in for `WorkerPool` that does the work here."""
+
+    numbers: ClassVar[list[int]] = []
+    map = map
+
+    def __init__(self, workers: int, module: str) -> None:
+        self.numbers.append(workers)
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.mark.usefixtures("small")
+def test_no_more_workers_than_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that are wanted if there are as many; rows that they cannot share are named, but not in the folder."""
+    monkeypatch.setattr(parts_module, "WorkerPool", Pool)
+    schema = Schema([Categorical("c")], [Task("click", "click")])
+    for kind in ("csv", "gzip"):
+        Pool.numbers.clear()
+        path, folders = KINDS[kind](FRAME, tmp_path / f"{kind}.csv"), [tmp_path / f"{kind}-{i}" for i in (1, 3, 1000)]
+        notes = [prepare(schema, path, out=o, workers=w).notes for o, w in zip(folders, (1, 3, 1000), strict=True)]
+        parts = len([*folders[0].glob("train-*.arrow")])
+        assert Pool.numbers[0] == 3
+        assert parts <= Pool.numbers[1] < 100
+        for found in notes[1:]:  # a piece of a file ends with a line, behind the bytes of a part
+            said = [note for note in found if note.startswith("one worker has read all 0 MB of ")]
+            assert len(said) == (kind == "gzip")
+            assert {*found} - {*said} == {*notes[0]}
+        assert content(folders[0]) == content(folders[1]) == content(folders[2])
+    for workers in (2, map):
+        data = {"train": tmp_path / "csv.csv", "test": FRAME}
+        (note,) = {*prepare(schema, **data, workers=workers).notes} - {*prepare(schema, **data).notes}  # type: ignore[arg-type]
+        assert note == (
+            "one process has prepared all rows, as `workers` cannot share the test frame: they share CSV, Parquet and "
+            "Arrow files"
+        )
+
+
+@pytest.mark.parametrize("kind", ["csv", "gzip", "parquet"])
+def test_files_that_are_too_small_to_share_are_named_with_a_way_out(kind: str, tmp_path: Path) -> None:
+    schema = Schema([Categorical("c")], [Task("click", "click")])
+    path = KINDS[kind](FRAME, tmp_path / f"rows.{kind}")
+    alone, shared = (prepare(schema, path, workers=workers).notes for workers in (1, 2))
+    unpack = ", of compressed files once they are unpacked" if kind == "gzip" else ""
+    small = f"one process has prepared all rows, 0 MB, as `workers` share more than 67 MB alone{unpack}"
+    assert [*shared] == [*alone, small]
+
+
+def test_small_files_are_put_together_and_large_ones_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the bytes of their rows: those of Parquet before they are compressed."""
+    rows = pa.Table.from_pandas(FRAME[["x", "c", "click"]])
+    for number in range(40):
+        pq.write_table(rows.slice(number, 5), tmp_path / f"a{number}.parquet")
+    pq.write_table(pa.concat_tables([rows] * 20), tmp_path / "b.parquet", row_group_size=100, compression="zstd")
+    sources = {"train": open_sources(tmp_path)}
+    monkeypatch.setattr(parts_module, "PART_BYTES", 5000)
+    parts = cut_into_parts(sources, map)
+    sizes = [sum(source.size for source in part.sources) for part in parts]
+    assert max(sizes) <= 5000
+    assert all(sum(pair) > 5000 for pair in pairwise(sizes))
+    assert len(parts[0].sources) > 5
+    assert sum(source.rows or 0 for part in parts for source in part.sources) == 200 + 20 * ROWS
+
+
+def test_workers_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in (0, -1, None, "2"):
+        with pytest.raises(DataError, match=f"`workers` must be at least 1, or a function like `map`, got {number!r}"):
+            prepare(SCHEMA, tmp_path / "none.csv", workers=number)  # type: ignore[arg-type]
+    pairs = iter([socket.socketpair()])
+
+    def few() -> Any:
+        for pair in pairs:
+            return pair
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socketpair", few)
+    with pytest.raises(DataError, match="only 1 of 3 `workers` can start: Too many open files"):
+        WorkerPool(3, part_work.__name__)
+    monkeypatch.delattr(os, "fork")
+    with pytest.raises(DataError, match="does not fork processes: leave `workers` at 1"):
+        WorkerPool(3, part_work.__name__)
 
 
 def test_shards_hold_all_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,11 +311,27 @@ def test_shards_hold_all_rows_in_order(tmp_path: Path, monkeypatch: pytest.Monke
     assert PreparedData.open(tmp_path / "out").fingerprint == data.fingerprint
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_two_workers_of_ray_give_the_same_files(tmp_path: Path) -> None:
+    ray = pytest.importorskip("ray", reason="no Ray")
+    path = quoted(FRAME, tmp_path / "a.csv")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        for name, workers in (("one", 1), ("ray", recmtl.ray_map)):
+            prepare(SCHEMA, path, out=tmp_path / name, workers=workers)
+        with pytest.raises(DataError, match=r"a\.csv, line 2, column 'c'"):
+            prepare(Schema([Numeric("c")], SCHEMA.tasks), path, workers=recmtl.ray_map)
+    finally:
+        ray.shutdown()
+    assert content(tmp_path / "ray") == content(tmp_path / "one")
+
+
 class Ray:
     """A stand-in for Ray: tasks run when they are asked for, and are pickled as by it."""
 
     def __init__(self) -> None:
-        self.started, self.cancelled = 0, 0
+        self.started, self.cancelled, self.awaited = 0, 0, 0
 
     def is_initialized(self) -> bool:
         return self.started > 0
@@ -229,6 +351,10 @@ class Ray:
     def cancel(self, task: Any, force: bool) -> None:
         self.cancelled += 1
 
+    def wait(self, tasks: list[Any], num_returns: int, timeout: float) -> None:
+        assert (len(tasks), timeout > 0) == (num_returns, True)
+        self.awaited += num_returns
+
 
 @pytest.mark.usefixtures("small")
 def test_ray_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,9 +364,9 @@ def test_ray_gives_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         prepare(SCHEMA, path, out=tmp_path / name, workers=workers)
     assert content(tmp_path / "ray") == content(tmp_path / "one")
     assert (ray.started, ray.cancelled) == (1, 0)
-    with pytest.raises(DataError, match=r"a\.csv, line 3, column 'c'"):
+    with pytest.raises(DataError, match=r"a\.csv, line 2, column 'c'"):
         prepare(Schema([Numeric("c")], SCHEMA.tasks), path, workers=recmtl.ray_map)
-    assert ray.cancelled > 0
+    assert ray.cancelled == ray.awaited > 0  # they may still write
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(DataError, match=r"`ray_map` needs Ray: install it with `pip install 'recmtl\[ray\]'`"):
         prepare(SCHEMA, path, workers=recmtl.ray_map)

@@ -124,7 +124,7 @@ def test_soft_labels_do_not_say_which_rows_are_negative() -> None:
     schema = dataclasses.replace(SCHEMA, tasks=[recmtl.Task("ctr", "click")], funnel=None)
     rows = frame(50).astype({"click": float})
     rows.loc[3, "click"] = 0.5
-    with pytest.raises(recmtl.SchemaError, match="'click' is between 0 and 1 in 1 training rows"):
+    with pytest.raises(recmtl.SchemaError, match="'click' is between 0 and 1 in 1 training row"):
         recmtl.prepare(schema, rows, holdout=0, thinning=recmtl.Thinning(0.1))
 
 

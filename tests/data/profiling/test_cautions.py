@@ -136,3 +136,14 @@ def test_later_times_are_no_unseen_categories() -> None:
     described = recmtl.describe(rows, test=later, schema=schema)
     assert described.drift["unseen"].isna().all()
     assert not any("among those of the training" in warning for warning in described.warnings)
+
+
+def test_columns_that_are_left_out_are_noted_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also in brief; and not once more as constant."""
+    rows = frame("ts").assign(user=[f"u{i}" for i in range(600)], one=7)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert main(["describe", str(tmp_path / "rows.csv"), "--label", "click", "--kind", "ts=drop", "--brief"]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert notes == ["note: left out: ts (as you say), user (differs in every row), one ('7' in every row)"]

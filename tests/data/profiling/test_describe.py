@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 import recmtl
+from recmtl.cli.main import main
 from recmtl.data import DataError, describe, prepare
 from recmtl.data.profiling import tally
 from recmtl.schema import Categorical, MultiCategorical, Numeric, Schema, SchemaError, Task, Timestamp
@@ -284,13 +285,24 @@ def test_bad_rows_are_left_out_and_counted(tmp_path):
 
 def test_a_notebook_shows_tables_and_repr_a_line():
     description = describe(leaky().rename(columns={"noisy": "<b>"}), labels=["click"])
-    assert repr(description) == "Description(3 columns; 1 warnings; 0 notes)"
+    assert repr(description) == "Description(3 columns; 1 warning; 0 notes)"
     shown = description._repr_html_()
     assert "<li>column &#x27;&lt;b&gt;&#x27; alone separates label" in shown
     assert "<b>" not in shown
     folded = ("leaks", "columns", "values", "numbers", "labels", "files")
     assert [name for name in folded if f"<strong>{name}</strong>" in shown] == [*folded[:-1]]  # no files
     assert shown.index("Warnings") < shown.index("2,000 train rows; 3 columns: 1 categorical, 2 numeric")
+
+
+def test_large_numbers_keep_their_whole_part(tmp_path, capsys):
+    rows = pd.DataFrame({"year": np.arange(1990, 2024), "income": np.arange(34) * 1002, "click": np.arange(34) % 2})
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert main(["describe", str(tmp_path / "rows.csv"), "--label", "click", "--kind", "year=numeric"]) == 0
+    shown = capsys.readouterr().out
+    assert {"1990", "2023", "33066"} <= set(shown.split())
+    html = describe(rows, labels=["click"], kinds={"year": "numeric"})._repr_html_()
+    assert all(f"<td>{number}</td>" in html for number in ("1990", "2023", "33066"))
+    assert "e+0" not in shown + html
 
 
 def test_columns_that_cannot_be_read_or_decided_are_noted():
@@ -303,7 +315,7 @@ def test_columns_that_cannot_be_read_or_decided_are_noted():
         "undecided",
         "numbers in 99.7% of its rows, and text such as 'many' in others",
     )
-    assert found.notes[0] == "column 's' is left out: values of type struct<a: int64>"
+    assert found.notes[0] == "left out: s (values of type struct<a: int64>)"
     assert found.warnings[0].startswith("column 'n' holds numbers in 99.7% of its rows")
     with pytest.raises(DataError, match="give either a card or `drop`"):
         describe(frame, SCHEMA, drop=["n"])
@@ -331,7 +343,7 @@ def test_infinite_values_are_counted_and_noted(tmp_path, form):
         frame.to_csv(data, index=False)
     found = describe(data, labels=["y"], weight="w", test=frame[:5])
     columns = by(found.columns, "column")
-    error = "an error when data is prepared; `--data.bad_rows skip` leaves such rows out"
+    error = "an error when data is prepared; `--bad_rows skip` leaves such rows out"
     assert columns["x"]["reason"] == f"198 distinct numbers, from 0 to 28.4286; infinite in 2 rows: {error}"
     assert columns["few"]["reason"] == "5 distinct whole numbers; infinite in 1 row: a category of its own"
     assert columns["ts"]["reason"].endswith(f"; infinite in 1 row: {error}")

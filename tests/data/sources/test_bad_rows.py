@@ -193,7 +193,7 @@ class TestEncode:
         path = write(tmp_path / "a.csv", [*GOOD, "1\n"])
         data = prepare_cached(SCHEMA, str(path), holdout=0, cache=tmp_path / "cache", bad_rows="skip")
         assert len(data.train) == 40
-        with pytest.raises(DataError, match="1 columns, expected 7"):
+        with pytest.raises(DataError, match="1 column, expected 7"):
             prepare_cached(SCHEMA, str(path), holdout=0, cache=tmp_path / "cache")
 
 

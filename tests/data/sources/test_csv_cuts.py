@@ -3,6 +3,8 @@
 import csv
 import io
 import itertools
+import tempfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recmtl.data.preparation.convert import convert
+from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources.base import Source, joined_notes
 from recmtl.data.sources.csv_cuts import cuts_of, scan_chunk
 from recmtl.data.sources.open import open_sources
@@ -96,7 +99,7 @@ LINES = [f"v{i},{i % 2}" for i in range(40)]
     [
         (30, "v,7", "line 33, column 'y': '7'"),
         (30, "v,x", "line 33, column 'y': 'x'"),
-        (30, "v", "line 33: 1 columns, expected 2"),
+        (30, "v", "line 33: 1 column, expected 2"),
         (30, '"v,1', "line 33: a quote is opened in this row and never closed"),
     ],
 )
@@ -134,3 +137,22 @@ def test_lines_before_a_piece_are_counted_for_errors_alone(tmp_path: Path, monke
     monkeypatch.setattr(ByteRange, "lines_before", None)
     batches = [batch for piece in source.cut(50) for batch in piece.batches(["c"], frozenset())]
     assert sum(batch.num_rows for batch in batches) == len(LINES)
+
+
+@given(st.text("ab,\n", max_size=40), st.text("ab,\n", max_size=9), st.booleans(), st.integers(1, 12))
+def test_a_piece_is_split_as_a_file_is(text: str, before: str, quoted: bool, size: int) -> None:
+    def split(parts: Iterator[memoryview]) -> list[bytes] | None:
+        try:
+            return [bytes(part) for part in parts]
+        except csv_source._QuoteError:
+            return None
+
+    whole = (text + '"' * quoted).encode()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        path.write_bytes(before.encode() + whole + b"behind")
+        piece = ByteRange(Location.of(path), len(before), len(before) + len(whole))
+        found = split(csv_source._split_range(piece, size))
+    assert found == split(csv_source._split_at_lines(pa.BufferReader(whole), size))
+    assert found is None or b"".join(found) == whole
+    assert found is None or not quoted

@@ -62,7 +62,7 @@ def test_is_what_the_user_says(form, tmp_path):
     assert {f.name for f in schema.features} == {"x", "g"}
     assert set(recmtl.prepare(schema, data, holdout=0).schema.vocabularies["g"].to_pylist()) == set("abc")
     described = recmtl.describe(data, labels=["click"])
-    assert f"column 'g' is left out: {INDEX}" in described.notes
+    assert f"left out: g ({INDEX}), day ({INDEX})" in described.notes
 
 
 def test_a_metadata_of_another_program_is_passed_over(tmp_path):

@@ -13,7 +13,7 @@ from recmtl.data.preparation.fit import Fitter
 from recmtl.data.sources import csv as csv_source
 from recmtl.data.sources import typed as sources
 from recmtl.data.sources.open import open_sources
-from recmtl.errors import BadValueError, DataError
+from recmtl.errors import BadValueError, DataError, counted
 from recmtl.io.location import expand
 from recmtl.schema import Categorical, Schema, Task
 from recmtl.schema.text_format import TextFormat
@@ -182,7 +182,7 @@ class TestFaults:
     @pytest.mark.parametrize(("record", "count"), [(b"b", 1), (b"b,2,3", 3), (b"b,2,", 3)])
     def test_wrong_number_of_columns(self, tmp_path, before, line, record, count):
         path = write(tmp_path / "a.csv", b"c,n\n" + before + record + b"\nc,3\n")
-        assert error(path) == f"{path}, line {line}: {count} columns, expected 2"
+        assert error(path) == f"{path}, line {line}: {counted(count, 'column')}, expected 2"
 
     def test_unclosed_quote(self, tmp_path):
         path = write(tmp_path / "a.csv", b'c,n\na,1\n"b,2\nc,3\n')

@@ -86,7 +86,7 @@ def test_equal_rows_have_one_fingerprint_in_memory_and_on_disk(tmp_path, monkeyp
     frame.to_csv(tmp_path / "rows.csv", index=False)
     frame.to_parquet(tmp_path / "rows.parquet", index=False)
     files = {"csv": tmp_path / "rows.csv", "parquet": tmp_path / "rows.parquet"}
-    train = {"frame": frame, "frames": [FRAME] * 400, **files}[form]
+    train = {"frame": frame, "frames": [frame[start : start + 100] for start in range(0, 1200, 100)], **files}[form]
     made = [prepare(SCHEMA, train, test=FRAME, out=out) for out in (None, None, tmp_path / "a", tmp_path / "b")]
     for split in ("train", "valid", "test"):
         assert len({data.splits[split].fingerprint for data in (*made, PreparedData.open(tmp_path / "a"))}) == 1

@@ -1,4 +1,4 @@
-"""What a training of given sizes asks of each process: memory, messages and time, worked out from formulas.
+"""The memory, messages and time that a training of given sizes needs in each process, by formulas.
 
 Symbols: N processes share batches of B rows, b = ⌈B/N⌉ of them each. A row has c id columns; all tables together have
 R rows of width w. K losses are balanced in `passes` backward passes, P numbers are trained beside the tables.
@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
+
+from recmtl.data import PreparedData
+from recmtl.features.encoder import default_width
 
 NUMBER, INDEX = 4, 4  # bytes of a float32, and of an id, int32
-MOST_IDS = (1 << 31) - 1  # rows of a table that an int32 id can address
-# Numbers that an optimizer keeps for each weight, by its class; one for a whole row is 1/w.
-KEPT: Mapping[str, float] = {"Adam": 2, "AdamW": 2, "Adagrad": 1, "SGD": 0}
 BY_ROW = "RowWiseAdagrad"
+# Numbers that an optimizer keeps for each weight of a table, and for each row, by its class.
+KEPT: Mapping[str, tuple[float, float]] = {"Adam": (2, 0), "AdamW": (2, 0), "Adagrad": (1, 0), "SGD": (0, 0)} | {
+    BY_ROW: (0, 1)
+}
+SAMPLE_ROWS = 100_000  # in which the elements of lists are counted
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Workload:
     Args:
         rows: Training rows.
         ids: Rows of all embedding tables together, R.
-        width: Of the tables, w.
+        width: Of the tables, w; if it differs, the mean over their rows.
         columns: Id columns of a row, c.
         numbers: Numeric columns of a row.
         tasks: Losses, K.
@@ -65,6 +71,13 @@ class Workload:
         batch_size: Rows of the whole batch, B.
         passes: Backward passes of a step: 1, or K where tasks' gradients are balanced.
         kept: Numbers that the optimizer keeps for each weight of a table.
+        kept_by_row: Numbers that it keeps for each row of a table, whatever its width.
+        tables: Embedding tables, T: one for the features of a width.
+        measured: Numbers by which the balancer measures the gradients of a feature's rows: K norms, K² inner products.
+        clipped: Whether the gradient of the model is clipped.
+        forwards: Forward passes of a step: 2 of FAMO, which computes the losses again after it.
+        balancer_sent: Bytes that the balancer adds up over the processes beside losses, counts and gradients.
+        balancer_held: Bytes of the balancer's state and of what it trains, with the optimizer.
 
     Raises:
         ValueError: A size is below 1, or a batch has fewer rows than there are processes.
@@ -72,7 +85,7 @@ class Workload:
 
     rows: int
     ids: int
-    width: int = 16
+    width: float = 16
     columns: int = 30
     numbers: int = 0
     tasks: int = 2
@@ -81,12 +94,44 @@ class Workload:
     batch_size: int = 2048
     passes: int = 1
     kept: float = 2.0
+    kept_by_row: float = 0.0
+    tables: int = 1
+    measured: int = 0
+    clipped: bool = False
+    forwards: int = 1
+    balancer_sent: int = 0
+    balancer_held: int = 0
 
     def __post_init__(self) -> None:
-        least = {"rows": 1, "ids": 1, "width": 1, "columns": 1, "numbers": 0, "tasks": 1, "parameters": 1}
+        least = {"rows": 1, "ids": 1, "width": 1, "columns": 1, "numbers": 0, "tasks": 1, "parameters": 1, "tables": 1}
         for name, smallest in (least | {"processes": 1, "batch_size": self.processes}).items():
             if getattr(self, name) < smallest:
                 raise ValueError(f"`{name}` must be at least {smallest:,}, got {getattr(self, name):,}")
+
+    @classmethod
+    def of(cls, data: PreparedData, **given: Any) -> Workload:
+        """Return the sizes of a training on a prepared dataset, with embeddings of the default widths.
+
+        Args:
+            data: The dataset.
+            **given: Sizes that are not those of the dataset, such as `processes`.
+        """
+        schema, tables = data.schema, dict[int, dict[Any, int]]()
+        for block in schema.id_blocks:
+            tables.setdefault(block.width or default_width(block.first_size), {})[block.owner] = block.size
+        of_width = {width: sum(sizes.values()) for width, sizes in tables.items()} or {1: 1}  # next to none
+        first = data.train.span(0, SAMPLE_ROWS)
+        elements = sum(int(lists.offsets[-1]) for lists in first.lists()) / max(1, len(first))
+        found = {
+            "rows": len(data.train),
+            "ids": sum(of_width.values()),
+            "width": sum(width * rows for width, rows in of_width.items()) / sum(of_width.values()),
+            "columns": max(1, math.ceil(schema.id_columns + elements)),
+            "numbers": schema.numeric_columns,
+            "tasks": len(schema.schema.tasks),
+            "tables": len(of_width),
+        }
+        return cls(**{**found, **given})
 
     @property
     def own_rows(self) -> int:
@@ -101,7 +146,7 @@ class Workload:
     @property
     def row_numbers(self) -> float:
         """The numbers that a table and its optimizer hold for a row."""
-        return self.width * (1 + self.kept)
+        return self.width * (1 + self.kept) + self.kept_by_row
 
     def distinct(self, rows: int) -> float:
         """Return how many distinct ids so many rows have, at most on average.
@@ -113,7 +158,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a training asks of each process, with whole tables in all of them or with their rows spread.
+    """What a training needs in each process, with whole tables in all of them or with their rows spread.
 
     Args:
         sizes: The sizes.
@@ -131,7 +176,7 @@ class Plan:
 
     @property
     def table_bytes(self) -> int:
-        """Tables and their optimizer: 4·w·(1 + kept) bytes for each row that a process holds, R or ⌈R/N⌉."""
+        """Tables and optimizer: 4·(w·(1 + kept) + kept_by_row) bytes for each row that a process holds, R or ⌈R/N⌉."""
         held = math.ceil(self.sizes.ids / self.sizes.processes) if self.sharded else self.sizes.ids
         return int(NUMBER * self.sizes.row_numbers * held)
 
@@ -158,6 +203,7 @@ class Plan:
         return {
             "tables and optimizer": self.table_bytes,
             "layers and optimizer": NUMBER * sizes.parameters * (3 + gradients),
+            "balancer": sizes.balancer_held,
             "rows of a step": NUMBER * rows,
             "batches": sizes.own_rows * (2 * sizes.row_bytes + 2 * NUMBER * sizes.columns * sizes.width),
         }
@@ -166,38 +212,46 @@ class Plan:
         """Return the bytes that a process gives to messages in a step, by what they are for."""
         sizes, of_rows = self.sizes, NUMBER * self.sizes.width * self.sizes.passes
         if sizes.processes == 1:
-            return dict.fromkeys(("gradients of layers", "ids", "rows and gradients"), 0.0)
+            return dict.fromkeys(("gradients of layers", "ids", "rows and gradients", "norms, products and flags"), 0.0)
+        measured = 0.0
         if self.sharded:
-            ids, rows = asked_bytes(self.read, sizes.processes), exchanged_bytes(self.read, sizes.width, sizes.passes)
+            measured = measured_bytes(sizes.tables, sizes.columns, sizes.measured, sizes.clipped)
+            ids = sizes.forwards * asked_bytes(self.read, sizes.processes)
+            rows = exchanged_bytes(self.read, sizes.width, sizes.passes, sizes.forwards * self.read)
         else:
             ids, rows = 8 + INDEX * sizes.distinct(sizes.own_rows), of_rows * self.read
-        layers = summed_bytes(sizes.tasks, sizes.parameters, sizes.passes)
-        return {"gradients of layers": layers, "ids": ids, "rows and gradients": rows}
+        layers = summed_bytes(sizes.tasks, sizes.parameters, sizes.passes) + sizes.balancer_sent
+        return {
+            "gradients of layers": layers,
+            "ids": ids,
+            "rows and gradients": rows,
+            "norms, products and flags": measured,
+        }
 
     def host_memory(self) -> dict[str, float]:
-        """Return bytes of the machine's memory: the order of an epoch, and the mapped rows, which processes share."""
+        """Return bytes of host memory: the order of an epoch in each process, and the rows that all of them map."""
         rows = float(self.sizes.rows)
-        return {"order of the rows": 8 * rows, "rows, shared by its processes": rows * self.sizes.row_bytes}
+        return {"order of the rows": 8 * rows, "rows, which processes of a machine share": rows * self.sizes.row_bytes}
 
     def seconds(self, machine: Machine) -> dict[str, float]:
         """Return the seconds of a step, by what takes them; rows are read while the step before is computed.
 
-        A layer takes 2 operations for a weight and row on the way forward, and 4 in each backward pass. A row of a
+        A layer takes 2 operations for a weight and row in each forward pass, and 4 in each backward pass. A row of a
         table is read where it is looked up, written back by each pass, and read and written with its moments. A ring
         that adds up sends 2·(N − 1)/N of the bytes, one that gathers N − 1 times its own (Patarasu and Yuan, 2009), and
         an all-to-all (N − 1)/N.
         """
         sizes, sent, others = self.sizes, self.sent(), self.sizes.processes - 1
-        summed, ids, of_rows = sent.values()
+        summed, ids, of_rows, measured = sent.values()
         if self.sharded:
-            carried = (2 * summed + ids + of_rows) * others / sizes.processes
+            carried = (2 * (summed + measured) + ids + of_rows) * others / sizes.processes
         else:
             carried = 2 * (summed + of_rows) * others / sizes.processes + ids * others
-        looked_up = sizes.own_rows * sizes.columns * sizes.width * (1 + sizes.passes)
+        looked_up = sizes.own_rows * sizes.columns * sizes.width * (sizes.forwards + sizes.passes)
         moved = NUMBER * (2 * looked_up + 2 * self.updated * (sizes.row_numbers + sizes.passes * sizes.width))
         return {
             "reading rows": sizes.own_rows * sizes.row_bytes / machine.disk,
-            "layers": (2 + 4 * sizes.passes) * sizes.parameters * sizes.own_rows / machine.operations,
+            "layers": (2 * sizes.forwards + 4 * sizes.passes) * sizes.parameters * sizes.own_rows / machine.operations,
             "tables": moved / machine.bandwidth,
             "messages": carried / machine.network,
         }
@@ -232,7 +286,7 @@ def asked_bytes(distinct: float, processes: int, index: int = INDEX) -> float:
 
 
 def exchanged_bytes(
-    distinct: float, width: int, passes: int = 1, given: float | None = None, number: int = NUMBER
+    distinct: float, width: float, passes: int = 1, given: float | None = None, number: int = NUMBER
 ) -> float:
     """Return the bytes of rows that are spread, which a process gives to others, and of the gradients that it returns.
 
@@ -242,54 +296,11 @@ def exchanged_bytes(
     return number * width * ((distinct if given is None else given) + passes * distinct)
 
 
-def advice(sizes: Workload, machine: Machine) -> list[str]:
-    """Return in sentences what breaks first, and which option helps."""
-    found = []
-    if sizes.ids > MOST_IDS:
-        found.append(
-            f"a table has at most {MOST_IDS:,} rows: the {sizes.ids:,} must be those of several tables, "
-            "as features of different `width` have"
-        )
-    whole, spread = Plan(sizes), Plan(sizes, sharded=True)
-    taken = f"{_giga(whole.table_bytes)} of tables and optimizer in each process, which has {_giga(machine.memory)}"
-    if whole.fits(machine):
-        found.append(f"whole tables fit: {taken}")
-    elif sizes.processes == 1:
-        found.append(f"a process does not hold it: {taken}: {_processes(sizes, machine)}")
-    elif spread.fits(machine):
-        found.append(f"whole tables do not fit: {taken}: `--trainer.shard_tables true` spreads them")
-    else:
-        found.append(f"tables do not fit, even if they are spread: {_smaller(sizes, machine)}")
-    best = spread if sizes.processes > 1 and not whole.fits(machine) else whole
-    seconds = best.seconds(machine)
-    slowest = max(seconds, key=lambda name: seconds[name])
-    found.append(f"most of a step goes into {slowest}: {SLOWEST[slowest]}")
-    return found
+def measured_bytes(tables: int, features: int, measured: int = 0, clipped: bool = False, number: int = NUMBER) -> int:
+    """Return the bytes of what each process finds in its part of spread tables, and all of them add up.
 
-
-SLOWEST = {
-    "reading rows": "a faster disk, or rows on the disk of each machine, lets processes wait less",
-    "layers": "more processes, smaller layers or `--trainer.optimization.precision bf16` shorten an epoch",
-    "tables": "a smaller `width`, or a balancer with one backward pass, moves fewer numbers",
-    "messages": "a balancer with one backward pass, a smaller `width`, or a faster network sends them sooner",
-}
-
-
-def _smaller(sizes: Workload, machine: Machine) -> str:
-    by_row = replace(sizes, kept=1 / sizes.width)
-    if sizes.kept > by_row.kept and Plan(by_row, sharded=True).fits(machine):
-        return f"`--trainer.optimization.optimizer recmtl.{BY_ROW}` keeps one number for a row of a table"
-    return _processes(sizes, machine)
-
-
-def _processes(sizes: Workload, machine: Machine) -> str:
-    """Return how many processes hold the tables, with the batch of each as it is."""
-    for power in range(1, 21):
-        more = replace(sizes, processes=1 << power, batch_size=sizes.own_rows << power)
-        if more.processes > sizes.processes and Plan(more, sharded=True).fits(machine):
-            return f"{more.processes:,} processes with `--trainer.shard_tables true` hold it"
-    return "no number of processes holds it: give fewer rows to a batch, or a smaller `width`"
-
-
-def _giga(number: float) -> str:
-    return f"{number / 1e9:,.1f} GB"
+    Of each of T tables and F features whether its gradients are finite, and whether one is not 0, each in a float64; of
+    each feature the norms and inner products by which a method on task gradients measures them; and the norm of all of
+    them, to clip.
+    """
+    return 16 * (tables + features) + number * (measured * features + clipped)

@@ -1,0 +1,1 @@
+"""What a training of given sizes needs, by formulas."""

@@ -42,6 +42,7 @@ from benchmarks import rechub
 from recmtl.data import Batch, encode_rows
 from recmtl.data.synthetic.generate import synthesize
 from recmtl.features import FeatureEncoder
+from recmtl.io.spellings import NullWords
 from recmtl.recipe.environment import environment
 from recmtl.serving.feature_encoders import Vocabulary
 from recmtl.serving.network import inputs_of
@@ -202,7 +203,7 @@ def look_ups(categories: int, requests: int, folder: Path) -> Measured:
     versions = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
     model = helper.make_model(helper.make_graph([node], "g", [ends], [ids]), opset_imports=versions, ir_version=9)
     onnx.save(model, folder / "strings.onnx")
-    session, vocabulary = onnx_session(folder / "strings.onnx"), Vocabulary(names, [""])
+    session, vocabulary = onnx_session(folder / "strings.onnx"), Vocabulary(names, NullWords([""]))
     rng = np.random.default_rng(0)
     columns = [[f"item {i}" for i in rng.integers(0, categories * 10 // 9, STRINGS)] for _ in range(DIFFERENT)]
     within = [session.run(None, {"x": np.array(column, object)})[0].tolist() for column in columns]
@@ -220,10 +221,10 @@ def vocabulary_load(categories: int, folder: Path) -> dict[str, float]:
     names = [f"{value:016x}" for value in rng.integers(0, 2**62, categories).tolist()]
     (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
     start = time.process_time()
-    Vocabulary(json.loads((folder / "names.json").read_text(encoding="utf-8")), [""])
+    Vocabulary(json.loads((folder / "names.json").read_text(encoding="utf-8")), NullWords([""]))
     seconds = time.process_time() - start
     tracemalloc.start()
-    loaded = Vocabulary(json.loads((folder / "names.json").read_text(encoding="utf-8")), [""])
+    loaded = Vocabulary(json.loads((folder / "names.json").read_text(encoding="utf-8")), NullWords([""]))
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return {"categories": len(loaded) - 2, "cpu_seconds": round(seconds, 3), "mebibytes": round(held / 2**20, 1)}

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from recmtl.errors import DataError, unreadable
 from recmtl.io.location import Location
+from recmtl.io.spellings import NullWords
 
 PARQUET, IPC, CSV = "parquet", "ipc", "csv"
 SUFFIXES = {".parquet": PARQUET, ".pq": PARQUET, ".arrow": IPC, ".feather": IPC}
@@ -247,12 +248,31 @@ def _without_views(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_without_views(kind.value_type), kind.list_size) if pa.types.is_fixed_size_list(kind) else kind
 
 
-def replace_words(array: pa.Array, words: Collection[str]) -> pa.Array:
-    """Return an array of text or bytes, or a dictionary of these, with null in place of some words."""
-    if pa.types.is_dictionary(array.type):
-        dictionary = replace_words(array.dictionary, words)
+def replace_nulls(array: pa.Array, nulls: NullWords) -> pa.Array:
+    """Return an array of text, bytes or numbers, or a dictionary of these, with null in place of some words."""
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        dictionary = replace_nulls(array.dictionary, nulls)
         return array if dictionary is array.dictionary else pa.DictionaryArray.from_arrays(array.indices, dictionary)
-    if array.type not in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+    if kind in (pa.string(), pa.large_string(), pa.binary(), pa.large_binary()):
+        found = pc.is_in(array, pa.array(nulls, kind))
+        if nulls.spellings:
+            found = pc.or_(found, pc.match_substring_regex(array, nulls.spellings).fill_null(False))
+    elif nulls.numbers and (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        found = _is_number(array, nulls.numbers)
+    else:
         return array
-    found = pc.is_in(array, pa.array(list(words), array.type))
     return pc.if_else(found, None, array) if pc.any(found, min_count=0).as_py() else array
+
+
+def _is_number(array: pa.Array, numbers: Collection[int | float]) -> pa.BooleanArray:
+    """Return which numbers are some others, rounded to their type ``[rows]``."""
+    if pa.types.is_integer(array.type):
+        limits = np.iinfo(array.type.to_pandas_dtype())
+        whole = [n for n in numbers if isinstance(n, int) and limits.min <= n <= limits.max]
+        return pc.is_in(array, pa.array(whole, array.type))
+    others = pa.array([float(number) for number in numbers])
+    if pa.types.is_decimal(array.type):
+        return pc.is_in(array.cast(others.type), others)
+    wide = array.cast(pa.float32()) if pa.types.is_float16(array.type) else array
+    return pc.is_in(wide, others.cast(array.type, safe=False).cast(wide.type))

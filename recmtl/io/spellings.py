@@ -6,7 +6,8 @@ The patterns mean the same to Python and to Arrow; this file needs the standard 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Self
 
 # Text read as missing in any column: what pandas, Polars, DuckDB, Spark, Hive, R and databases write.
 NULLS = ("", "nan", "NaN", "null", "NULL", "None", "NA", "<NA>", "\\N")
@@ -19,6 +20,8 @@ NUMBER = "a number"
 FINITE = "a finite number"
 # Of a regular expression; no character can be read in two ways, so that a search takes linear time.
 DECIMAL_NUMBER = r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
+PLAIN_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(?:\.([0-9]+))?")
 
 WHOLE_NUMBER = r"^(-?[0-9]+)\.0+$"
 SPELLINGS = ((WHOLE_NUMBER, r"\1"), (r"^True$", "true"), (r"^False$", "false"))  # how pandas writes values
@@ -57,3 +60,39 @@ def digits_of(date_format: str | None) -> int:
     """Return the number of digits of a format that consists of digits alone, such as ``%Y%m%d``; 0 for any other."""
     parts = re.findall(r"%.|[^%]+", date_format or "")
     return sum(DIGITS_OF[part] for part in parts) if set(parts) <= set(DIGITS_OF) else 0
+
+
+class NullWords(tuple[str, ...]):
+    """Words for a missing value. One that is a number stands for it, as a value and however text spells it.
+
+    ``-999`` also stands for ``-999.0``, and for the integer and the float in a table that has types.
+
+    Attributes:
+        numbers: Those that are numbers, the whole ones as integers.
+        spellings: A regular expression of how text spells these; ``None`` if there are none.
+    """
+
+    numbers: frozenset[int | float]
+    spellings: str | None
+
+    def __new__(cls, words: Iterable[str] = NULLS) -> Self:
+        """Find the numbers among some words."""
+        own = super().__new__(cls, words)
+        found = [match for match in map(PLAIN_NUMBER.fullmatch, own) if match]
+        parts = [(match[1], (match[2] or "").rstrip("0")) for match in found]
+        own.numbers = frozenset(float(f"{whole}.{rest}") if rest else int(whole) for whole, rest in parts)
+        spelled = (rf"{whole}[.,]{rest}0*" if rest else rf"{whole}(?:[.,]0*)?" for whole, rest in parts)
+        own.spellings = f"^(?:{'|'.join(spelled)})$" if parts else None
+        return own
+
+    def __contains__(self, value: object) -> bool:
+        """Return whether text or a number stands for a missing value."""
+        if isinstance(value, str):
+            return super().__contains__(value) or bool(self.spellings and re.fullmatch(self.spellings, value))
+        try:
+            return value in self.numbers
+        except TypeError:  # it has no hash, as a list or a NaN that signals
+            return False
+
+
+COMMON_NULLS = NullWords()

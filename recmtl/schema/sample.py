@@ -35,10 +35,11 @@ from recmtl.io.formats import (
     index_columns,
     is_column,
     plain_table,
-    replace_words,
+    replace_nulls,
 )
 from recmtl.io.location import COMPRESSIONS, Location
 from recmtl.io.partitions import Partitions, files_of
+from recmtl.io.spellings import NullWords
 from recmtl.schema.column_values import ColumnValues
 from recmtl.schema.text_format import PLAIN_TEXT, TextFormat, keep_null_words
 
@@ -182,7 +183,7 @@ def _read_parts(parts: Sequence[Part], reading: CsvReading) -> pa.Table:
 def _read_part(part: Part, reading: CsvReading) -> Iterator[pa.Table]:
     """Read the head of a part of the data, then its blocks; missing values are null."""
     for table in _raw_tables(part, reading):
-        columns = [_without_words(column, reading.text.null_words) for column in plain_table(table).columns]
+        columns = [_without_nulls(column, reading.text.null_words) for column in plain_table(table).columns]
         named = [(name, column) for name, column in zip(table.column_names, columns, strict=True) if name]
         names = [name for name, _ in named]
         yield pa.Table.from_arrays([column for _, column in named], names=names, metadata=table.schema.metadata)
@@ -209,8 +210,8 @@ def _raw_tables(part: Part, reading: CsvReading) -> Iterator[pa.Table]:
         yield pa.concat_tables(tables, promote_options="permissive").slice(0, HEAD_ROWS)
 
 
-def _without_words(column: pa.ChunkedArray, words: Sequence[str]) -> pa.ChunkedArray:
-    return pa.chunked_array([replace_words(chunk, words) for chunk in column.chunks], column.type)
+def _without_nulls(column: pa.ChunkedArray, nulls: NullWords) -> pa.ChunkedArray:
+    return pa.chunked_array([replace_nulls(chunk, nulls) for chunk in column.chunks], column.type)
 
 
 def _checked(table: pa.Table, name: str) -> pa.Table:

@@ -60,7 +60,8 @@ class Schema:
             market, a page. Metrics are shown by domain, and the column is carried through to the predictions.
         separator: The column separator of CSV files; ``None`` detects it in the header.
         header: The columns of CSV files without a header line; empty takes the first line of each file.
-        nulls: The words for a missing value in text; ``None`` takes those of common writers, such as ``NULL``.
+        nulls: The words for a missing value; ``None`` takes those of common writers, such as ``NULL``. One that is a
+            number stands for it however it is written, and in columns of numbers.
         decimal: The decimal mark of numbers in text, ``.`` or ``,``.
         escape: The character before a quote within a quoted value of CSV files, as Spark writes ``\"``.
         description: What the dataset is and where it comes from.

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from recmtl.errors import SchemaError
 from recmtl.io.list_text import BRACKETED, UNCLOSED
-from recmtl.io.spellings import EXACT_INTEGERS, FLOAT_OF_ID, NO_NUMBER, NULLS, SCIENTIFIC
+from recmtl.io.spellings import COMMON_NULLS, EXACT_INTEGERS, FLOAT_OF_ID, NO_NUMBER, SCIENTIFIC, NullWords
 from recmtl.schema.validation import check_separator
 
 DECIMALS = (".", ",")
@@ -28,7 +28,8 @@ class TextFormat:
         separator: The column separator of CSV files, perhaps written out as ``\t`` or ``\x01``; ``None`` detects it in
             the header.
         header: The columns of CSV files that have no header line; empty takes the first line of each file.
-        nulls: Words for a missing value, in any column; ``None`` takes those of common writers.
+        nulls: Words for a missing value, in any column; ``None`` takes those of common writers. One that is a number,
+            such as ``-999``, stands for it however it is written, and in columns of numbers.
         decimal: The decimal mark of numbers, ``.`` or ``,``.
         escape: The character before a quote within a quoted value, as Spark writes ``\"``; ``None`` expects ``""``.
     """
@@ -57,9 +58,9 @@ class TextFormat:
             raise SchemaError(f"`separator` and `decimal` must differ, got {self.decimal!r} for both")
 
     @property
-    def null_words(self) -> tuple[str, ...]:
+    def null_words(self) -> NullWords:
         """The words for a missing value, the empty one among them."""
-        return NULLS if self.nulls is None else tuple(dict.fromkeys(("", *self.nulls)))
+        return COMMON_NULLS if self.nulls is None else NullWords(dict.fromkeys(("", *self.nulls)))
 
 
 TEXT_OPTIONS = tuple(option.name for option in fields(TextFormat))

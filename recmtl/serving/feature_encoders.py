@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.errors import RequestError, shown
+from recmtl.io.spellings import NullWords
 from recmtl.serving.raw_values import (
     UnreadableError,
     calendar_parts,
@@ -68,15 +69,15 @@ class Vocabulary(dict[Any, int]):
         nulls: The words for a missing value.
     """
 
-    def __init__(self, categories: Sequence[str | None], nulls: Collection[str]) -> None:
+    def __init__(self, categories: Sequence[str | None], nulls: NullWords) -> None:
         ids: dict[Any, int] = dict(zip(categories, range(FIRST, FIRST + len(categories)), strict=True))
         ids.pop(None, None)
-        self._nulls = frozenset(nulls)
+        self._nulls = nulls
         self._hidden = {word: ids.get(word, UNKNOWN) for word in nulls}  # of values that are written otherwise
         self._has_integers = len(categories) <= BY_INTEGER
         if self._has_integers:
             ids |= {int(c): ids[c] for c in [*ids] if c[-1:].isdigit() and CANONICAL.fullmatch(c)}
-        super().__init__(ids | dict.fromkeys((None, *nulls), MISSING))
+        super().__init__(ids | dict.fromkeys((None, *nulls, *nulls.numbers), MISSING))
 
     def ids(self, values: Sequence[Any]) -> list[int]:
         """Return the id of each value."""
@@ -108,8 +109,8 @@ class Vocabulary(dict[Any, int]):
 class Buckets:
     """Categories by their hash."""
 
-    def __init__(self, buckets: int, nulls: Collection[str]) -> None:
-        self._buckets, self._nulls = buckets, frozenset(nulls)
+    def __init__(self, buckets: int, nulls: NullWords) -> None:
+        self._buckets, self._nulls = buckets, nulls
 
     def ids(self, values: Sequence[Any]) -> list[int]:
         """Return the id of each value."""
@@ -151,8 +152,8 @@ def plain_values(name: str, values: Column) -> Sequence[Any]:
 class ListEncoder:
     """Any number of categories per row: the ids of all rows one after the other, and their lengths."""
 
-    def __init__(self, entry: Entry, lookup: Lookup, nulls: Collection[str]) -> None:
-        self.name, self._lookup, self._nulls = entry["name"], lookup, frozenset(nulls)
+    def __init__(self, entry: Entry, lookup: Lookup, nulls: NullWords) -> None:
+        self.name, self._lookup, self._nulls = entry["name"], lookup, nulls
         self._separator, self._longest, self._keep = entry["separator"], entry["longest"], entry["keep"]
         self._missing, self._constant = entry["missing_id"], entry["constant"]
 
@@ -177,7 +178,7 @@ class ListEncoder:
 class BinEncoder:
     """One number per row: the id of its bin."""
 
-    def __init__(self, entry: Entry, nulls: Collection[str], decimal: str) -> None:
+    def __init__(self, entry: Entry, nulls: NullWords, decimal: str) -> None:
         self.name, self._edges = entry["name"], entry["edges"]
         self._missing, self._constant = entry["missing_id"], entry["constant"]
         self._low, self._high = limits(entry)
@@ -211,18 +212,18 @@ class NumberReader:
         decimal: The decimal mark of text.
     """
 
-    def __init__(self, nulls: Collection[str], decimal: str) -> None:
-        self._nulls, self._decimal = frozenset(nulls), decimal
+    def __init__(self, nulls: NullWords, decimal: str) -> None:
+        self._nulls, self._decimal = nulls, decimal
 
     def read(self, names: Sequence[str], columns: Sequence[Column]) -> Floats:
         """Return the numbers of some columns ``[columns, rows]``, given their names for errors."""
         parts: list[Any] = []
         for name, column in zip(names, columns, strict=True):
             if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
-                parts.append(column.astype(np.float64).tobytes())
+                parts.append(self._present(column).astype(np.float64).tobytes())
                 continue
             try:
-                parts.append(array("d", column))
+                parts.append(self._present(array("d", column)))
             except (TypeError, OverflowError, ValueError):  # text, nothing, or a NaN that signals
                 parts.append(array("d", located(name, column, self._parsed)))
         numbers = np.frombuffer(bytearray().join(parts)).reshape(len(columns), -1)
@@ -231,6 +232,14 @@ class NumberReader:
                 located(name, column, self._parsed)
         return numbers
 
+    def _present(self, numbers: Any) -> Any:
+        """Return an array with NaN in place of the numbers that stand for missing values, as its type rounds them."""
+        if not self._nulls.numbers:
+            return numbers
+        values = np.asarray(numbers)
+        others = np.array([*self._nulls.numbers], values.dtype if values.dtype.kind == "f" else np.float64)
+        return np.where(np.isin(values, others), np.nan, values)
+
     def _parsed(self, values: Sequence[Any]) -> list[float]:
         return [number_of(value, self._nulls, self._decimal) for value in values]
 
@@ -238,8 +247,8 @@ class NumberReader:
 class TimeEncoder:
     """A date or time per row: a column of ids for each calendar part."""
 
-    def __init__(self, entry: Entry, nulls: Collection[str]) -> None:
-        self.name, self._nulls, self._parts = entry["name"], frozenset(nulls), entry["parts"]
+    def __init__(self, entry: Entry, nulls: NullWords) -> None:
+        self.name, self._nulls, self._parts = entry["name"], nulls, entry["parts"]
         self._missing, self._constants = entry["missing_id"], entry["constants"]  # of each part, or nothing
         self._parse = time_parser(entry["format"])
         self._ids_of_text = lru_cache(CACHED_TIMES)(self._ids_of)

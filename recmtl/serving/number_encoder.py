@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from recmtl.io.spellings import NullWords
 from recmtl.serving.feature_encoders import Column, Entry, Floats, NumberReader, limits
 
 LARGEST = np.finfo(np.float32).max
@@ -22,7 +23,7 @@ class NumberEncoder:
         decimal: The decimal mark of text.
     """
 
-    def __init__(self, entries: Sequence[Entry], nulls: Collection[str], decimal: str) -> None:
+    def __init__(self, entries: Sequence[Entry], nulls: NullWords, decimal: str) -> None:
         self._names, self._reader = [entry["name"] for entry in entries], NumberReader(nulls, decimal)
         self._low, self._high = (_column(side) for side in zip(*map(limits, entries), strict=True))
         self._clips = bool(np.isfinite([*self._low, *self._high]).any())

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -68,7 +68,7 @@ class UnreadableError(ValueError):
     """A value that does not parse; the text is what would be accepted."""
 
 
-def text_of(value: Any, nulls: Collection[str], ids: bool = True) -> str | None:
+def text_of(value: Any, nulls: Container[Any], ids: bool = True) -> str | None:
     """Return a category as text, ``None`` if it is missing; with `ids`, refuse floats that stand for several integers.
 
     Integers are written exactly, whole floats as integers, booleans as ``true`` and ``false``, and text that spells one
@@ -81,13 +81,13 @@ def text_of(value: Any, nulls: Collection[str], ids: bool = True) -> str | None:
     if isinstance(value, bool | np.bool_):
         return "true" if value else "false"
     if isinstance(value, int | np.integer):
-        return str(_checked(int(value)))
+        return None if value in nulls else str(_checked(int(value)))
     if isinstance(value, float | np.floating):
-        return _float_text(value, ids)
+        return None if value in nulls else _float_text(value, ids)
     if isinstance(value, bytes):
         return text_of(_decoded(value), nulls, ids)
     if isinstance(value, Decimal) and not value.is_snan():
-        return None if value.is_nan() else _canonical(format(value, "f"), ids)
+        return None if value.is_nan() or value in nulls else _canonical(format(value, "f"), ids)
     if type(value).__name__ in NOTHING:
         return None
     if isinstance(value, datetime.datetime):
@@ -166,7 +166,7 @@ def _shortest(number: float) -> str:
     return f"{'-' * sign}{mantissa}e{places:+d}" if places > 0 else f"{'-' * sign}{mantissa}e{places:d}"
 
 
-def number_of(value: Any, nulls: Collection[str], decimal: str = ".") -> float:
+def number_of(value: Any, nulls: Container[Any], decimal: str = ".") -> float:
     """Return a finite number, NaN if it is missing."""
     if isinstance(value, str):
         number = _parse_number(value, nulls, decimal)
@@ -177,7 +177,7 @@ def number_of(value: Any, nulls: Collection[str], decimal: str = ".") -> float:
     elif isinstance(value, bool | np.bool_):
         return float(value)
     elif isinstance(value, int | np.integer | float | np.floating | Decimal):
-        number = _float_of(value)
+        number = math.nan if value in nulls else _float_of(value)
     else:
         raise UnreadableError(A_NUMBER)
     if math.isinf(number):
@@ -193,7 +193,7 @@ def _float_of(value: Any) -> float:
     return math.inf  # an integer of more digits
 
 
-def _parse_number(text: str, nulls: Collection[str], decimal: str) -> float:
+def _parse_number(text: str, nulls: Container[Any], decimal: str) -> float:
     if text in nulls:
         return math.nan
     pointed = text if decimal == "." else text.replace(".", NO_NUMBER).replace(decimal, ".")
@@ -212,7 +212,7 @@ def _parse_number(text: str, nulls: Collection[str], decimal: str) -> float:
     raise UnreadableError(A_NUMBER)
 
 
-def elements_of(value: Any, separator: str, nulls: Collection[str]) -> list[Any]:
+def elements_of(value: Any, separator: str, nulls: Container[Any]) -> list[Any]:
     """Return the elements of a list, which may be text: split at the separator, or written as Python or JSON do.
 
     They are not yet text; text among them is stripped, and missing elements are left in.
@@ -240,7 +240,7 @@ def _split(text: str, separator: str) -> list[str]:
     return text.split(separator)
 
 
-def seconds_of(value: Any, nulls: Collection[str], parse: Callable[[str], int | None]) -> int | None:
+def seconds_of(value: Any, nulls: Container[Any], parse: Callable[[str], int | None]) -> int | None:
     """Return the second of a date or time since 1970, local as written; ``None`` if it is missing."""
     if isinstance(value, datetime.date) and type(value).__name__ not in NOTHING:
         clock = value.hour * 3600 + value.minute * 60 + value.second if isinstance(value, datetime.datetime) else 0

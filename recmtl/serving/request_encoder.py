@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recmtl.errors import MAX_SHOWN, RequestError, shown
+from recmtl.io.spellings import NullWords
 from recmtl.serving.feature_encoders import (
     BinEncoder,
     Buckets,
@@ -52,7 +53,7 @@ class RequestEncoder:
     def __init__(self, folder: Path) -> None:
         content = json.loads((folder / ENCODER_FILE).read_text(encoding="utf-8"))
         vocabularies = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
-        self.nulls, self.decimal = frozenset(content["nulls"]), content["decimal"]
+        self.nulls, self.decimal = NullWords(content["nulls"]), content["decimal"]
         self.ignored = frozenset(content["ignored"])
         self.entries: dict[str, Entry] = {entry["name"]: entry for entry in content["features"]}
         self.fields = tuple(self.entries)

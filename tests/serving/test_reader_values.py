@@ -19,7 +19,7 @@ from recmtl.data import prepare
 from recmtl.data.preparation.encode_batch import encode_batch
 from recmtl.data.store.format import IDS, LIST_PREFIX, NUMERIC, to_matrix
 from recmtl.errors import BadValueError, RequestError
-from recmtl.io.formats import plain_array, replace_words
+from recmtl.io.formats import plain_array, replace_nulls
 from recmtl.schema import (
     Binned,
     Categorical,
@@ -134,6 +134,11 @@ FORMATS: list[tuple[str, dict[str, Any]]] = [
     ("integers", {"nulls": ["17", "-4"]}),
     ("knots", {"nulls": ["nul", "1.5"], "decimal": ","}),
     ("binned", {"decimal": ","}),
+    ("standardize", {"nulls": ["17", "0.1", "-4.0"]}),
+    ("clipped bins", {"nulls": ["-1", "0.50"]}),
+    ("buckets", {"nulls": ["3", "1.5"]}),
+    ("list of buckets", {"nulls": ["3.0", "0.5"]}),
+    ("seconds", {"nulls": ["1717171717", "17"]}),
     ("dates", {"nulls": ["2024-05-06", "1970"]}),
     ("digits", {"nulls": ["20240506"]}),
 ]
@@ -155,7 +160,7 @@ def encoder_of(fitted: FittedSchema, folder: Path) -> RequestEncoder:
 
 def by_training(fitted: FittedSchema, values: Sequence[Any]) -> list[Any]:
     """Encode values, of one type, of the column `x` as training does; a refused one is `None`."""
-    column = replace_words(plain_array(pa.array(values)), fitted.schema.text_format.null_words)
+    column = replace_nulls(plain_array(pa.array(values)), fitted.schema.text_format.null_words)
     kept, found = np.arange(len(values)), [None] * len(values)
     while len(kept):
         own = column.take(pa.array(kept))

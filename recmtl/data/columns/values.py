@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recmtl.errors import BadValueError
-from recmtl.io.formats import plain_array, replace_words
+from recmtl.io.formats import plain_array, replace_nulls
 from recmtl.io.list_text import parse_list
 from recmtl.io.spellings import (
+    COMMON_NULLS,
     DECIMAL_NUMBER,
     FINITE,
     MISSING_NUMBERS,
     NAN_SPELLINGS,
-    NULLS,
     NUMBER,
     ONE_CATEGORY,
     ROUNDED,
     SPELLINGS,
     TRUTH_VALUES,
     UNCLOSED_LIST,
+    NullWords,
 )
 from recmtl.schema.text_format import bracketed, rounded_ids, unclosed, with_decimal_point
 
@@ -102,7 +103,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def as_lists(
-    array: pa.Array, separator: str, column: str, nulls: Sequence[str] = NULLS
+    array: pa.Array, separator: str, column: str, nulls: NullWords = COMMON_NULLS
 ) -> tuple[pa.StringArray, Codes, Codes]:
     """Return distinct elements of a column of lists, codes of all elements ``[Σ lengths]``, and lengths ``[rows]``.
 
@@ -120,7 +121,7 @@ def as_lists(
         elements = decode_bytes(pc.list_flatten(array), column)
         if pa.types.is_string(elements.type) or pa.types.is_large_string(elements.type):
             elements = pc.utf8_trim_whitespace(elements)
-        values, codes = as_text(replace_words(elements, nulls), column)
+        values, codes = as_text(replace_nulls(elements, nulls), column)
     except BadValueError as bad:
         if bad.mask is None:  # of the whole column
             raise

@@ -22,6 +22,7 @@ from recmtl.data.preparation.part_work import Progress
 from recmtl.data.profiling.description import NO_TASK, Description, describe_splits
 from recmtl.data.profiling.leaks import category_codes
 from recmtl.data.profiling.prepared import describe_prepared
+from recmtl.data.profiling.sentinels import sentinel_warnings
 from recmtl.data.profiling.tally import CategoryTally, LabelTally, SplitTally
 from recmtl.data.sources.bad_rows import BadRowCounter
 from recmtl.data.sources.base import Source
@@ -258,7 +259,12 @@ def _describe_tallies(
         numbers=pd.DataFrame(numbers, columns=named).replace([np.inf, -np.inf], np.nan),
         values=_top_categories(train),
         files=_file_labels(splits),
-        warnings=(*_reading_warnings(readings), *_infinite_warnings(splits), *_unnamed_warnings(unnamed)),
+        warnings=(
+            *_reading_warnings(readings),
+            *_infinite_warnings(splits),
+            *_unnamed_warnings(unnamed),
+            *sentinel_warnings(sample, [f.name for f in schema.features if f.name in train.numbers]),
+        ),
         notes=(
             *bad_row_notes,
             *left_out_notes(readings),

@@ -12,8 +12,8 @@ from recmtl.data import DataError, encode_rows, prepare
 from recmtl.data.columns.timestamps import calendar_ids
 from recmtl.data.store.format import IDS
 from recmtl.errors import BadValueError
-from recmtl.io.formats import replace_words
-from recmtl.io.spellings import NULLS
+from recmtl.io.formats import replace_nulls
+from recmtl.io.spellings import NullWords
 from recmtl.schema import Schema, Task, Timestamp
 from recmtl.schema.features import CALENDAR
 from recmtl.schema.fitted import FIRST, MISSING
@@ -69,7 +69,7 @@ def test_column_with_a_time_zone():
 )
 @pytest.mark.parametrize("encoded", [False, True])
 def test_text_with_an_offset_keeps_its_local_time(text, encoded):
-    array = replace_words(pa.array([*(text.format(time) for time in TIMES), None, "", "NaN"]), NULLS)
+    array = replace_nulls(pa.array([*(text.format(time) for time in TIMES), None, "", "NaN"]), NullWords())
     assert ids(array.dictionary_encode() if encoded else array) == [expected(time) for time in [*TIMES, *[None] * 3]]
 
 

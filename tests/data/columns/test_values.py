@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 
 from recmtl.data.columns.values import all_integers, as_lists, as_numbers, as_text, stable_hash
 from recmtl.errors import BadValueError
-from recmtl.io.formats import replace_words
-from recmtl.io.spellings import NULLS
+from recmtl.io.formats import replace_nulls
+from recmtl.io.spellings import NullWords
 
 
 def texts(array):
     """Return the text of each row as a source gives it, None where it is missing."""
-    values, codes = as_text(replace_words(array if isinstance(array, pa.Array) else pa.array(array), NULLS), "c")
+    values, codes = as_text(replace_nulls(array if isinstance(array, pa.Array) else pa.array(array), NullWords()), "c")
     return [None if code < 0 else values[code].as_py() for code in codes]
 
 
@@ -90,7 +90,7 @@ class TestText:
             texts(bad)
         assert (caught.value.row, caught.value.mask.tolist()) == (1, [False, True])
 
-    @pytest.mark.parametrize("null", NULLS)
+    @pytest.mark.parametrize("null", NullWords())
     def test_missing_text_of_csv_files_is_missing_everywhere(self, null):
         assert texts([null, "a"]) == [None, "a"]
 
@@ -242,7 +242,7 @@ class TestHash:
     ],
 )
 def test_all_integers(values, expected):
-    assert all_integers(replace_words(pa.array(values), NULLS), "k") is expected
+    assert all_integers(replace_nulls(pa.array(values), NullWords()), "k") is expected
     assert all_integers(pa.array([], pa.string()), "k") is True
     assert all_integers(pa.array([2**63], pa.uint64()), "k") is False
 

@@ -204,6 +204,8 @@ class Balancer(ScaledLosses, TrainingEvents, ABC):
         last, others = listed_tensors("last", last), as_shared_tensors(private, "private")
         try:
             ordered = self._in_order(losses)
+            if any(shared.tensor.dtype == torch.float64 for shared in tensors):
+                ordered = [loss.double() for loss in ordered]  # an autocast or a loss of one's own may narrow them
             self._check_leaves(ordered, [*tensors, *others])
             self._check_parallel()
             self._warn_of_scaled(ordered)

@@ -83,3 +83,25 @@ def test_commands_that_keep_what_is_finished_say_so(
     models = ["--models", "MMOE"] if command == "compare" else []
     assert main([command, *models, "--data.train", "days", "--label", "click", "--out", str(tmp_path)]) == 143
     assert capsys.readouterr().err.splitlines()[-1] == f"recmtl: ended by SIGTERM: the same command {said}"
+
+
+OWN = """
+import recmtl
+
+class Exits(recmtl.SharedBottom):
+    def forward(self, batch):
+        exit(0)
+"""
+
+
+def test_own_code_that_exits_is_named(
+    csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No command ends with the status of success because a module of the user's exits."""
+    (tmp_path / "exiting.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    rows = ["--data.card", "aliexpress", "--data.train", str(csv / "valid.csv")]
+    model = ["--model", "exiting.Exits", "--model.layers", "[2]", "--model.tower_layers", "[2]"]
+    assert main(["train", *rows, *model, "--run", "run"]) == 2
+    place = f"recmtl: {tmp_path / 'exiting.py'}, line 6, ended the command by SystemExit: 0"
+    assert capsys.readouterr().err.splitlines()[-1] == place

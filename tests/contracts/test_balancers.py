@@ -422,6 +422,14 @@ def test_bfloat16_autocast(method, inside):
         assert tensor.dtype in (torch.float32, torch.int64, torch.uint8)
 
 
+def test_losses_narrower_than_the_gradients(method):
+    """Those of a model in float64 may be cast to float32, by a loss of one's own."""
+    net, balancer, other = Net(), made(method), made(method)
+    for seed in range(3):
+        found = step(net, balancer, seed, lambda losses: [loss.float() for loss in losses])
+        assert_close(found, step(net, other, seed), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("cast", ["half", "bfloat16"])
 def test_state_is_not_cast_down(method, cast):
     net, balancer = Net(dtype=torch.float32), made(method)

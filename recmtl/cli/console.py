@@ -30,6 +30,7 @@ COUNT_FORMAT, SHARE_FORMAT = "{:,.0f}", "{:.2%}"
 COLUMN_FORMATS = dict.fromkeys(("rows", "positives", "groups", "groups_left_out", "capped", "vocabulary"), COUNT_FORMAT)
 SHARE_COLUMNS = ("missing", "unknown", "unseen", "beyond")  # the beginnings of their names
 SMALL_SHARE, SMALL_SHIFT = 0.01, 0.1  # below which a column hardly differs between two splits
+MOST_CLASSES = 10  # of a task, in a table
 MAX_CATEGORY = 24  # characters of a category that are shown
 
 
@@ -173,12 +174,22 @@ def _described(description: Description) -> dict[str, pd.DataFrame]:
     )
     left_out = f" ({int((~differs).sum())} columns that hardly differ are left out)" if not differs.all() else ""
     return {
-        "labels": description.labels,
-        "labels by file": description.files,
+        **_frequent_classes("labels", description.labels),
+        **_frequent_classes("labels by file", description.files),
         "columns": columns,
         "numbers": description.numbers,
         f"against the training rows{left_out}": drift[differs],
     }
+
+
+def _frequent_classes(title: str, labels: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the table of labels with the most frequent classes of each task, by its title."""
+    if "class" not in labels:
+        return {title: labels}
+    keys = [name for name in ("split", "file", "task") if name in labels]
+    places = labels.groupby(keys)["positives"].rank(ascending=False, method="first")
+    rare = int((places > MOST_CLASSES).sum())
+    return {f"{title} ({counted(rare, 'rarer class')} left out)" if rare else title: labels[~(places > MOST_CLASSES)]}
 
 
 def print_cached(datasets: Sequence[Mapping[str, Any]], title: str) -> None:

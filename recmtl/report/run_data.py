@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from recmtl.data import Description, PreparedData, Rows, describe
 from recmtl.data.preparation.part_work import Progress
-from recmtl.data.profiling.description import LABEL_COLUMNS
+from recmtl.data.profiling.description import label_table
+from recmtl.data.profiling.tally import LabelRow
 from recmtl.data.sources.open import open_sources
 from recmtl.data.store.format import MANIFEST
 from recmtl.errors import DataError
@@ -94,7 +97,7 @@ def describe_run(run: ReportedRun, progress: Progress) -> tuple[Description, str
     else:
         return describe(data), ""
     empty = pd.DataFrame()
-    labels = pd.DataFrame([*_training_labels(run.fitted), *_predicted_labels(run)], columns=LABEL_COLUMNS)
+    labels = label_table([*_training_labels(run.fitted), *_predicted_labels(run)])
     columns = _schema_columns(run.fitted)
     return Description((), {}, empty, columns, empty, empty, labels, empty, empty, ()), reason
 
@@ -109,24 +112,25 @@ def _schema_columns(fitted: FittedSchema) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype({"vocabulary": "Int64", "mean": float, "deviation": float})
 
 
-def _training_labels(fitted: FittedSchema) -> list[tuple[str, str, int, float, float]]:
+def _training_labels(fitted: FittedSchema) -> list[LabelRow]:
     rows = []
     for task in fitted.schema.tasks:
         rate = fitted.unthinned_rate(task)
         shares = zip(task.classes, fitted.class_shares.get(task.name, ()), strict=True)
-        means = {f"{task.name} = {name}": share for name, share in shares} or {task.name: rate.mean}
-        rows += [("train", name, rate.rows, np.nan, mean) for name, mean in means.items()]
+        means: dict[str | None, float] = {str(name): share for name, share in shares} or {None: rate.mean}
+        rows += [LabelRow("train", task.name, name, rate.rows, np.nan, mean) for name, mean in means.items()]
     return rows
 
 
-def _predicted_labels(run: ReportedRun) -> list[tuple[str, str, int, float, float]]:
+def _predicted_labels(run: ReportedRun) -> list[LabelRow]:
     rows = []
     for name, scores in run.scores.items():
-        labels = {f"{name} = {c}": scores.labels == place for place, c in enumerate(scores.task.classes)}
-        for named, values in (labels or {name: scores.labels}).items() if len(scores) else ():
-            counted = labels or scores.task.kind == "binary"
+        labels: dict[str | None, npt.NDArray[Any]] = {None: scores.labels}
+        if scores.task.has_classes:
+            labels = {str(c): scores.labels == place for place, c in enumerate(scores.task.classes)}
+        for of_class, values in labels.items() if len(scores) else ():
+            counted = scores.task.has_classes or scores.task.kind == "binary"
             positives = float(values.sum()) if counted else np.nan
-            rows.append(
-                (run.split, named, len(scores), positives, float(np.average(values, weights=scores.sampling_weight)))
-            )
+            mean = float(np.average(values, weights=scores.sampling_weight))
+            rows.append(LabelRow(run.split, name, of_class, len(scores), positives, mean))
     return rows

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from recmtl.errors import shortened
 from recmtl.io.list_text import parse_list
 from recmtl.io.spellings import TICKS
 from recmtl.schema import Categorical, Numeric, Schema
@@ -69,8 +71,11 @@ def cautions(
 
 def _labels(labels: pd.DataFrame) -> Iterator[str]:
     """Yield tasks with few positives or negatives, and rates that differ between the splits."""
-    binary = labels[labels["positives"].notna()]
-    for task, found in binary.groupby("task", sort=False):
+    counts = labels[labels["positives"].notna()]
+    for task, found in counts.groupby("task", sort=False):
+        if "class" in found and found["class"].notna().any():
+            yield from _classes(task, found)
+            continue
         by_split = found.set_index("split").to_dict("index")
         train = by_split.pop("train", None)
         if train is None:
@@ -79,14 +84,46 @@ def _labels(labels: pd.DataFrame) -> Iterator[str]:
             if count < FEW_POSITIVES:
                 yield f"task {task!r} has {count:,.0f} {what}{'' if count == 1 else 's'} among its training rows"
         for split, other in by_split.items():
-            pooled = (train["positives"] + other["positives"]) / (train["rows"] + other["rows"])
-            error = (pooled * (1 - pooled) * (1 / train["rows"] + 1 / other["rows"])) ** 0.5
-            low, high = sorted((train["mean"], other["mean"]))
-            if high > RATE * low and high - low > DEVIATIONS * error:
+            if _differ(train, other):
                 yield (
                     f"task {task!r}: {other['mean']:.2%} of the {split} rows are positive, {train['mean']:.2%} of the "
                     "training rows: probabilities will be off"
                 )
+
+
+def _classes(task: object, labels: pd.DataFrame) -> Iterator[str]:
+    """Yield how many classes of a task are rare, and how many are more or less frequent in another split."""
+    splits: dict[Any, dict[Any, dict[Any, Any]]] = {
+        split: found.set_index("class").to_dict("index") for split, found in labels.groupby("split", sort=False)
+    }
+    train = splits.pop("train", {})
+    rare = [(found["positives"], name) for name, found in train.items() if found["positives"] < FEW_POSITIVES]
+    if rare:
+        named = shortened(f"{name} {count:,.0f}" for count, name in sorted(rare, key=itemgetter(0)))
+        yield f"task {task!r}: {_some(rare, train)} fewer than {FEW_POSITIVES} training rows: {named}"
+    for split, others in splits.items():
+        changed = [
+            f"{name} {others[name]['mean']:.2%} ({found['mean']:.2%})"
+            for name, found in train.items()
+            if name in others and _differ(found, others[name])
+        ]
+        if changed:
+            yield (
+                f"task {task!r}: {_some(changed, train)} another share of the {split} rows than of the training rows, "
+                f"so probabilities will be off: {shortened(changed)}"
+            )
+
+
+def _some(classes: Sized, of: Sized) -> str:
+    return f"{len(classes)} of {len(of)} classes {'has' if len(classes) == 1 else 'have'}"
+
+
+def _differ(train: Mapping[Any, Any], other: Mapping[Any, Any]) -> bool:
+    """Return whether two shares of positives differ by more than chance."""
+    pooled = (train["positives"] + other["positives"]) / (train["rows"] + other["rows"])
+    error = (pooled * (1 - pooled) * (1 / train["rows"] + 1 / other["rows"])) ** 0.5
+    low, high = sorted((train["mean"], other["mean"]))
+    return bool(high > RATE * low and high - low > DEVIATIONS * error)
 
 
 def _drift(row: Mapping[Any, Any], missing: float | None) -> Iterator[str]:

@@ -18,10 +18,11 @@ from recmtl.errors import counted
 from recmtl.schema import Schema, Task
 
 SHARES = ("missing", "unknown", "unseen", "beyond", "share")  # how the names of columns with shares begin
+NAMED_CLASSES = 4  # of a task, in a line, beside the rarest one
 UNFOLDED_ROWS = 12  # of a table in a notebook
 WARNING_STYLE = "border-left: 4px solid #c0392b; padding: 0.25em 0.75em"
 NO_TASK = Task("(none)", "(none)")  # of raw rows whose labels are not known: a schema needs a task
-LABEL_COLUMNS = ["split", "task", "rows", "positives", "mean"]
+LABEL_COLUMNS = ["split", "task", "class", "rows", "positives", "mean"]
 FILE_COLUMNS = ["split", "file", *LABEL_COLUMNS[1:]]
 VALUE_COLUMNS = ["column", "value", "rows", "share"]
 DRIFT_COLUMNS = ["split", "column", "missing", "unseen", "beyond", "shift"]
@@ -43,7 +44,8 @@ class Description:
         values: The most frequent categories of each column of raw data.
         numbers: Range, mean and deviation of each numeric column. Of raw data also quantiles, taken from a sample; of
             prepared data as they are encoded, beside the mean and deviation of the raw ones.
-        labels: For each split and task the rows that count, the positive ones and the mean label.
+        labels: For each split and task the rows that count, the positive ones and the mean label; if there is a
+            multi-class task, also ``class``, and a line for each class.
         files: The same for each file of raw data, if a split has several.
         drift: Differences of the other splits from the training rows: the share that is missing, the share of the
             others whose category the training rows lack (of a list: of its elements), the share of numbers outside of
@@ -71,7 +73,8 @@ class Description:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in counts)
         lines = [f"{rows}; {counted(len(self.columns), 'column')}: {kinds}"]
         for task, found in self.labels.groupby("task", sort=False):
-            lines.append(f"task {task}: {', '.join(map(_label_text, found.to_dict('records')))}")
+            splits = [_label_text(rows) for _, rows in found.groupby("split", sort=False)]
+            lines.append(f"task {task}: {', '.join(splits)}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,9 +103,21 @@ class Description:
         return "".join([*parts, f"<ul>{notes}</ul>" if notes else ""])
 
 
-def _label_text(row: Mapping[Any, Any]) -> str:
-    """Return the labels of a split in words."""
-    rows = counted(row["rows"], f"{row['split']} row")
+def label_table(rows: Iterable[Sequence[Any]], columns: Sequence[str] = LABEL_COLUMNS) -> pd.DataFrame:
+    """Return the table of labels, without a column of classes if there are none."""
+    table = pd.DataFrame([tuple(row) for row in rows], columns=list(columns))
+    return table.drop(columns="class") if table["class"].isna().all() else table
+
+
+def _label_text(labels: pd.DataFrame) -> str:
+    """Return the labels of a task in a split in words; of several classes the most and the least frequent ones."""
+    first, *others = labels.sort_values("positives", ascending=False, kind="stable").to_dict("records")
+    rows = counted(first["rows"], f"{first['split']} row")
+    if others:
+        named = [f"{row['class']} {row['mean']:.2%}" for row in (first, *others)]
+        shown = [*named[:NAMED_CLASSES], "…", named[-1]] if len(named) > NAMED_CLASSES + 1 else named
+        return f"{counted(len(named), 'class')} in {rows}: {', '.join(shown)}"
+    row = first
     if pd.isna(row["positives"]):
         return f"mean {number_text(row['mean'])} of {rows}"
     return f"{counted(int(row['positives']), 'positive')} in {rows} ({row['mean']:.2%})"
@@ -148,20 +163,19 @@ def describe_splits(
         what = "quantiles and columns that give a label away"
         unsearched.append(f"{what} are those of a sample of {sample.num_rows:,} of {train.rows:,} rows")
     rows = {name: split.rows for name, split in splits.items()}
-    counted = [row for name, split in splits.items() for row in split.labels.table(name)]
     drift = [(name, *row) for name, split in splits.items() if name != "train" for row in split.drift(train)]
     tables = {
         "columns": columns,
         "values": pd.DataFrame(list(values), columns=VALUE_COLUMNS),
         "numbers": numbers,
-        "labels": pd.DataFrame(counted, columns=LABEL_COLUMNS),
+        "labels": label_table(row for name, split in splits.items() for row in split.labels.table(name)),
         "drift": pd.DataFrame(drift, columns=DRIFT_COLUMNS),
     }
     return Description(
         warnings=(*map(str, leaks), *warnings, *cautions(schema, rows, **tables)),
         rows=rows,
         leaks=pd.DataFrame(leaks, columns=Leak._fields),
-        files=pd.DataFrame(list(files), columns=FILE_COLUMNS),
+        files=label_table(files, FILE_COLUMNS),
         notes=(*notes, *unsearched),
         **tables,
     )

@@ -301,7 +301,7 @@ def _unnamed_warnings(unnamed: int) -> Iterator[str]:
         yield f"{what} left out: give a feature a name in the header"
 
 
-def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[str, str, str, int, float, float]]:
+def _file_labels(splits: Mapping[str, RawTally]) -> Iterator[tuple[Any, ...]]:
     """Yield the labels of each file, unless every split has a single file."""
     if all(len(split.files) == 1 for split in splits.values()):
         return

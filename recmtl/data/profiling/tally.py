@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,26 @@ DISTINCT_CATEGORIES = 1_000_000  # counted of a categorical column
 DISTINCT_NUMBERS = 100_000  # counted of a numeric column
 SAMPLE_ROWS = 200_000
 STREAM = 6151  # of random numbers, other than those that synthetic rows are made of
+
+
+class LabelRow(NamedTuple):
+    """The labels of a task in a split, or of one class of it.
+
+    Attributes:
+        split: The split.
+        task: The task.
+        of_class: The class; ``None`` if the task has none.
+        rows: The rows that count.
+        positives: Those of them that are positive, or of the class; NaN of a task of numbers.
+        mean: The mean label, or the share of the class.
+    """
+
+    split: str
+    task: str
+    of_class: str | None
+    rows: int
+    positives: float
+    mean: float
 
 
 class CategoryTally:
@@ -192,23 +212,20 @@ class LabelTally:
                 self._counts[task] = np.pad(before, (0, max(0, size - len(before))))
                 self._counts[task] += np.bincount(label[valid].astype(np.int64), minlength=len(self._counts[task]))
 
-    def table(self, split: str) -> list[tuple[str, str, int, float, float]]:
-        """Return split, task, rows, positive rows (NaN for a regression) and mean of each task that has rows.
-
-        A multi-class task has a line for each class, ``TASK = CLASS``: as if it were a task of its own.
-        """
+    def table(self, split: str) -> list[LabelRow]:
+        """Return the labels of each task that has rows; a multi-class task has a line for each class."""
         return [row for task in self._tasks for row in self._rows(split, task)]
 
-    def _rows(self, split: str, task: Task) -> Iterator[tuple[str, str, int, float, float]]:
+    def _rows(self, split: str, task: Task) -> Iterator[LabelRow]:
         if task in self._sums:
             rows, total = self._sums[task]
             positives = float(total) if task.kind == "binary" else float("nan")
-            yield from [(split, task.name, int(rows), positives, float(total / rows))] if rows else []
+            yield from [LabelRow(split, task.name, None, int(rows), positives, float(total / rows))] if rows else []
             return
         counts = self._counts[task]
         for name, number in self._classes(task.label).items() if counts.sum() else ():
             count = int(counts[number]) if number < len(counts) else 0
-            yield split, f"{task.name} = {name}", int(counts.sum()), float(count), count / int(counts.sum())
+            yield LabelRow(split, task.name, name, int(counts.sum()), float(count), count / int(counts.sum()))
 
 
 class SplitTally(ABC):

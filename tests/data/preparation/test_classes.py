@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 import recmtl
+from recmtl.cli.console import MOST_CLASSES, print_description
 from recmtl.schema.serialization import load_fitted, save_fitted
 
 STARS = recmtl.Task("stars", "rating", kind="multiclass")
@@ -137,4 +138,24 @@ def test_a_card_holds_the_classes(tmp_path: Path) -> None:
 
 def test_describe_counts_each_class() -> None:
     found = recmtl.describe(frame_of(["b", "a", "a", None]), schema=schema_of(STARS)).labels
-    assert found[["task", "rows", "positives"]].values.tolist() == [["stars = a", 3, 2.0], ["stars = b", 3, 1.0]]
+    columns = found[["task", "class", "rows", "positives"]]
+    assert columns.values.tolist() == [["stars", "a", 3, 2.0], ["stars", "b", 3, 1.0]]
+
+
+def test_describe_sums_up_many_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = frame_of([f"c{i}" for i in range(20) for _ in range(60)] + ["rare"] * 3)
+    test = frame_of([f"c{i}" for i in range(20) for _ in range(60)] + ["c7"] * 300)
+    found = recmtl.describe(frame, schema=schema_of(STARS), test=test)
+    assert found.summary[1] == (
+        "task stars: 21 classes in 1,203 train rows: c0 4.99%, c1 4.99%, c10 4.99%, c11 4.99%, …, rare 0.25%, "
+        "20 classes in 1,500 test rows: c7 24.00%, c0 4.00%, c1 4.00%, c10 4.00%, …, c9 4.00%"
+    )
+    assert [text for text in found.warnings if text.startswith("task")] == [
+        "task 'stars': 1 of 21 classes has fewer than 50 training rows: rare 3",
+        "task 'stars': 1 of 21 classes has another share of the test rows than of the training rows, so probabilities "
+        "will be off: c7 24.00% (4.99%)",
+    ]
+    print_description(found, "rows")
+    printed = capsys.readouterr().out
+    assert "labels (21 rarer classes left out)" in printed
+    assert printed.count("│ stars │") == 2 * MOST_CLASSES

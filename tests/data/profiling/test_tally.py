@@ -114,8 +114,8 @@ def test_labels_count_only_if_their_condition_holds():
         stay = np.array(click) * 2.0
         tally.add({"click": np.array(click), "buy": np.array(buy), "stay": stay, "none": stay * NAN})
     ctr, cvr, regression = tally.table("train")
-    assert ctr == ("train", "ctr", 4, 3, 0.75)
-    assert cvr == ("train", "cvr", 2, 1, 0.5)
-    assert regression[:3] == ("train", "stay", 4)
-    assert np.isnan(regression[3])
-    assert regression[4] == 1.5
+    assert ctr == ("train", "ctr", None, 4, 3, 0.75)
+    assert cvr == ("train", "cvr", None, 2, 1, 0.5)
+    assert regression[:4] == ("train", "stay", None, 4)
+    assert np.isnan(regression.positives)
+    assert regression.mean == 1.5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from signal import Signals
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MAX_SHOWN = 80  # characters of a value in a message
 MAX_NAMES_LISTED = 6  # in a message
 LONGEST_INTEGER = 4096  # bits that Python writes in digits
+SITE = "_sitebuiltins"  # the module of `exit`
 
 
 class Sendable(BaseException):
@@ -177,6 +179,19 @@ def sendable_error(error: Exception) -> Exception:
     except Exception:  # whatever an exception of the user's raises
         return RuntimeError(f"{type(error).__name__}: {error}")
     return error
+
+
+def exit_error(error: SystemExit) -> UsageError:
+    """Return the error of the user's own code that exits, with its file and line."""
+    *_, (frame, line) = (found for found in walk_tb(error.__traceback__) if found[0].f_globals["__name__"] != SITE)
+    return UsageError(f"{frame.f_code.co_filename}, line {line}, ended the command by SystemExit: {error}")
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of an error in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.strerror}: {str(error.filename)!r}"
+    return " ".join(str(error).split())
 
 
 def shown(value: object) -> str:

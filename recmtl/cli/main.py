@@ -14,8 +14,8 @@ from typing import Any
 
 from recmtl._version import __version__
 from recmtl.cli.catalogue import check_command, check_spelling, command_help, load_catalogue, overview
-from recmtl.cli.terminal import BAD_INPUT, FAILED, end, interrupted_status, lasting_output, one_line
-from recmtl.errors import EXPECTED, LostRankError, Terminated, ToldError, UsageError
+from recmtl.cli.terminal import BAD_INPUT, FAILED, end, interrupted_status, lasting_output
+from recmtl.errors import EXPECTED, LostRankError, Terminated, ToldError, UsageError, one_line
 from recmtl.io.processes import joined_on_error
 
 HELP = ("-h", "--help")

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from traceback import walk_tb
 
 from recmtl.cli.console import print_line
 from recmtl.cli.parser import call_command, command_parser
-from recmtl.cli.terminal import FAILED, end, interrupted_status, one_line
-from recmtl.errors import Interrupted, LostRankError, RunError, UntrustedError, UsageError
+from recmtl.cli.terminal import FAILED, end, interrupted_status
+from recmtl.errors import Interrupted, LostRankError, RunError, UntrustedError, UsageError, exit_error, one_line
 from recmtl.io.machine import explain_oom
 from recmtl.io.processes import joined_on_error, launched, launched_rank
 from recmtl.recipe.option_errors import parse_options
 
-SITE = "_sitebuiltins"  # the module of `exit`
 TOGETHER = ("train", "evaluate", "predict", "calibrate")  # commands of which torchrun may start several processes
 
 
@@ -51,13 +49,7 @@ def run_command(name: str, arguments: Sequence[str]) -> int:
             raise
         return interrupted_status(error)
     except SystemExit as error:
-        raise UsageError(f"{exit_place(error)} ended the command by SystemExit: {error}") from error
-
-
-def exit_place(error: SystemExit) -> str:
-    """Return the file and line of the user's own code that exits."""
-    *_, (frame, line) = (found for found in walk_tb(error.__traceback__) if found[0].f_globals["__name__"] != SITE)
-    return f"{frame.f_code.co_filename}, line {line},"
+        raise exit_error(error) from error
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:

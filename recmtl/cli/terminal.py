@@ -97,10 +97,3 @@ def end(text: str, status: int) -> int:
 def interrupted_status(error: KeyboardInterrupt) -> int:
     """Return the exit status of a command that a signal ended: 128 and the number of the signal."""
     return getattr(error, "status", INTERRUPTED)
-
-
-def one_line(error: Exception) -> str:
-    """Return the message of an error in one line."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror if error.filename is None else f"{error.strerror}: {str(error.filename)!r}"
-    return " ".join(str(error).split())

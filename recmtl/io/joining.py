@@ -19,7 +19,16 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from recmtl.errors import EXPECTED, LostRankError, RunError, ToldError, UsageError, sendable_error
+from recmtl.errors import (
+    EXPECTED,
+    LostRankError,
+    RunError,
+    ToldError,
+    UsageError,
+    exit_error,
+    one_line,
+    sendable_error,
+)
 from recmtl.io.processes import launched, refuse_launch
 
 MINUTES, LONGEST = 10.0, 365 * 24 * 60.0  # that processes wait for each other
@@ -39,7 +48,7 @@ def joined(minutes: float = MINUTES) -> Iterator[None]:
         minutes: How long the processes wait for each other, at the start and in each message.
 
     Raises:
-        UsageError: The minutes are out of range, or the variables of ``torchrun`` are incomplete or wrong.
+        UsageError: The minutes are out of range, or the variables of ``torchrun`` are wrong, or own code exits.
         RunError: The processes did not meet in that time.
         KeyboardInterrupt: A signal has ended another process.
         ToldError: Another process prints the error by which all end.
@@ -52,8 +61,8 @@ def joined(minutes: float = MINUTES) -> Iterator[None]:
     ending = _Ending(_meet(timedelta(minutes=minutes)), dist.get_rank(), dist.get_world_size())
     try:
         yield
-    except Exception as error:
-        found = ending.after(error)
+    except (Exception, SystemExit) as error:
+        found = ending.after(exit_error(error) if isinstance(error, SystemExit) else error)
         if found is None or found is error:
             raise
         raise found from None
@@ -166,7 +175,7 @@ class _Ending:
             error.args = (f"{who}: {error}",)
             return error
         if isinstance(error, EXPECTED):
-            return RunError(f"{who}: {error}")
+            return RunError(f"{who}: {one_line(error)}")
         return LostRankError(f"{who} failed: {type(error).__name__}: {error}")
 
     def _is_read(self) -> bool:

@@ -219,6 +219,7 @@ def copy_folder(source: Path | None, target: Path | None, processes: ProcessGrou
             shutil.copyfile(old / name, copy)
             fsync(copy)
     except OSError as error:
-        failure = f"{str(old)!r} cannot be copied to {str(new)!r}: {os.strerror(error.errno or 0)}"
+        who = f" by process {processes.rank} of {processes.size}" if processes.size > 1 else ""
+        failure = f"{str(old)!r} cannot be copied to {str(new)!r}{who}: {os.strerror(error.errno or 0)}"
     if failures := list(filter(None, processes.all_gather_object(failure))):
         raise RunError(failures[0])

@@ -92,7 +92,8 @@ class TableParts:
         except CheckpointException as error:
             rank, (cause, _) = min(error.failures.items())
             who = f" by process {rank} of {processes.size}" if processes.size > 1 else ""
-            raise RunError(f"the tables in {path} cannot be written{who}: {_reason(cause)}") from cause
+            unseen = f": {SHARED_DISK}" if isinstance(cause, FileNotFoundError) else ""
+            raise RunError(f"the tables in {path} cannot be written{who}: {_reason(cause)}{unseen}") from cause
         own = {file.name: digest(file) for file in path.glob(f"__{processes.rank}_*")}
         if processes.first:
             own[METADATA] = digest(path / METADATA)
@@ -114,10 +115,17 @@ class TableParts:
         return cls(folder, checksums)
 
     def damage(self, processes: ProcessGroup = SINGLE_PROCESS) -> str | None:
-        """Return a sentence on a damaged or missing file; several processes each check their share of the files."""
+        """Return a sentence on a damaged or missing file; several processes each check their share of the files.
+
+        Raises:
+            RunError: A process does not see the folder, which the first one does.
+        """
         own = sorted(self.checksums)[processes.rank :: processes.size]
         found = next(filter(None, map(self._damage_of, own)), None)
-        return next(filter(None, processes.all_gather_object(found)), None)
+        seen, damages = zip(*processes.all_gather_object((self.folder.is_dir(), found)), strict=True)
+        if seen[0] and not all(seen):
+            raise RunError(f"process {seen.index(False)} of {len(seen)} does not see {self.folder}: {SHARED_DISK}")
+        return next(filter(None, damages), None)
 
     def _damage_of(self, name: str) -> str | None:
         path = self.folder / name

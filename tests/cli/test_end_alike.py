@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -65,6 +66,14 @@ def bug(*_: Any) -> None:
     raise ArithmeticError("a bug")
 
 
+def leave(*_: Any) -> None:
+    sys.exit(0)
+
+
+def deny(*_: Any) -> None:
+    raise PermissionError(13, "Permission denied", "a file")
+
+
 def end(*_: Any) -> None:
     signal.raise_signal(signal.SIGTERM)
 
@@ -75,6 +84,8 @@ def interrupt(*_: Any) -> None:
 
 FAULTS = {
     "bug": (predictor, "process_rows", bug),
+    "exit": (predictor, "process_rows", leave),
+    "denied": (predictor, "process_rows", deny),
     "ended": (predictor, "process_rows", end),
     "interrupted": (predictor, "process_rows", interrupt),
     "finish": (artifacts, "Predictor", end),
@@ -105,6 +116,8 @@ def test_all_end_by_the_error_of_one(csv: Path, tmp_path: Path, monkeypatch: pyt
         "task": ["calibrate", run, *rows, "--task", "like", "--timeout", "1"],
         "other": ["evaluate", run, *rows],
         "bug": ["evaluate", run, *rows],
+        "exit": ["evaluate", run, *rows],
+        "denied": ["evaluate", run, *rows],
         "ended": ["evaluate", run, *rows],
         "interrupted": ["predict", run, *rows, "--out", tmp_path / "interrupted.csv"],
         "finish": [*options, "--run", tmp_path / "unfinished"],
@@ -121,6 +134,8 @@ def test_all_end_by_the_error_of_one(csv: Path, tmp_path: Path, monkeypatch: pyt
         "out": f"recmtl: {str(file / 'predictions.csv')!r} cannot be written: {str(file)!r} is a file",
         "task": "recmtl: ",
         "other": "recmtl: process 1 of 2: ",
+        "exit": f"recmtl: process 1 of 2: {__file__}, line {leave.__code__.co_firstlineno + 1}, ended the command by ",
+        "denied": "recmtl: process 1 of 2: Permission denied: 'a file'",
     }
     for name, beginning in said.items():
         status, lines = first[name]

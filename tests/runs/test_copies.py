@@ -35,6 +35,6 @@ def test_a_process_copies_its_share_of_what_the_first_finds(tmp_path: Path) -> N
     assert sorted(file.name for file in target.rglob("*") if file.is_file()) == ["a", "b", "z"]
     copy_folder(None, None, Second((source, tmp_path / "second", names[:2])))
     assert [file.name for file in (tmp_path / "second").rglob("*") if file.is_file()] == ["b"]
-    with pytest.raises(RunError, match=r"source' cannot be copied to .*third': No such file or directory"):
+    with pytest.raises(RunError, match=r"source' cannot be copied to .*third' by process 1 of 2: No such file"):
         copy_folder(None, None, Second((source, tmp_path / "third", names)))
     copy_folder(None, None, Second(None))

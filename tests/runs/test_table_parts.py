@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recmtl.balance import ProcessGroup
 from recmtl.errors import RunError
 from recmtl.runs import table_parts
 from recmtl.runs.checkpoint_file import CHECKPOINT, TABLES, read_checkpoint, replace_checkpoint
@@ -56,6 +57,26 @@ def test_a_full_disk_is_said_to_be_full(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+class First(ProcessGroup):
+    """The first of two processes; what the second one says is given."""
+
+    def __init__(self, said: Any) -> None:
+        super().__init__()
+        self.size, self._said = 2, said
+
+    def all_gather_object(self, value: Any) -> list[Any]:
+        return [value, self._said]
+
+
+def test_a_process_that_does_not_see_the_folder_is_named(tmp_path: Path) -> None:
+    """Its tables are not damaged."""
+    parts = TableParts.write(tmp_path, whole_tables())
+    missing = "the part … of the tables is missing"
+    with pytest.raises(RunError, match=f"^process 1 of 2 does not see {tmp_path}: put the run folder on a disk that"):
+        parts.damage(First((False, missing)))
+    assert parts.damage(First((True, missing))) == missing
 
 
 def test_tables_of_another_kind_are_refused(tmp_path: Path) -> None:
